@@ -1,0 +1,21 @@
+"""Fixtures for every room."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.small_bundle import make_small_bundle
+from vitascope.model import Model
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that knows colours; treat it as read-only."""
+    return make_small_bundle(tmp_path_factory.mktemp("bundle") / "small-colours")
+
+
+@pytest.fixture(scope="session")
+def small_model(small_bundle: Path) -> Model:
+    return Model.open(small_bundle, threads=1, device="cpu")

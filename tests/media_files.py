@@ -1,0 +1,188 @@
+"""Real media files for tests, written with PyAV and Pillow.
+
+A counter frame shows its own number as bars, so that a test can say which frame it was given even
+after lossy coding and resizing.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+BITS = 10
+BAR = 16
+COUNTER_WIDTH, COUNTER_HEIGHT = BITS * BAR, 64
+_X264 = {"preset": "veryfast", "crf": "20"}
+
+
+def counter_frame(number: int) -> Pixels:
+    """(64, 160, 3): ``number`` in binary, one bar of 16 pixels per bit, lowest bit first."""
+    bars = np.array([(number >> bit) & 1 for bit in range(BITS)], np.uint8) * 255
+    row = np.repeat(bars, BAR)
+    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (COUNTER_HEIGHT, COUNTER_WIDTH, 3)))
+
+
+def read_counter(frame: Pixels) -> int:
+    """The number that a counter frame of any size shows."""
+    height, width, _ = frame.shape
+    line = frame[height // 4 : 3 * height // 4].mean(axis=(0, 2))
+    centres = ((np.arange(BITS) + 0.5) * width / BITS).astype(int)
+    return int(sum(1 << bit for bit, at in enumerate(centres) if line[at] > 127))
+
+
+def solid(color: tuple[int, int, int], width: int = 96, height: int = 64) -> Pixels:
+    """(height, width, 3) of one colour, 0 to 255."""
+    return np.full((height, width, 3), color, np.uint8)
+
+
+def write_video(
+    path: Path,
+    frames: Iterable[Pixels],
+    *,
+    codec: str = "libx264",
+    rate: int = 25,
+    gop: int = 250,
+    b_frames: int = 3,
+    starts: Sequence[float] | None = None,
+    sound_seconds: float = 0.0,
+    sound_start: float = 0.0,
+    rotation: int = 0,
+    pix_fmt: str = "yuv420p",
+    pixel_aspect: Fraction | None = None,
+    colorspace: int | None = None,
+    format: str | None = None,
+    options: dict[str, str] | None = None,
+    muxer_options: dict[str, str] | None = None,
+) -> Path:
+    """Encode ``frames`` and return ``path``.
+
+    ``starts``: when each frame begins (s), for variable frame rates and for a start that is not 0.
+    ``rotation``: degrees counter-clockwise that a player must turn the picture, noted in the header.
+    """
+    frames = list(frames)
+    height, width, _ = frames[0].shape
+    time_base = Fraction(1, 12800) if starts is not None else Fraction(1, rate)
+    with av.open(str(path), "w", format=format, container_options=muxer_options or {}) as container:
+        stream: Any = container.add_stream(codec, rate=rate, options=options or _default_options(codec))
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.gop_size = gop
+        if codec in ("libx264", "mpeg4", "mpeg2video", "libx265"):
+            stream.max_b_frames = b_frames
+        stream.time_base = stream.codec_context.time_base = time_base
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
+        if colorspace is not None:
+            stream.codec_context.colorspace = colorspace
+        if rotation:
+            stream.set_display_rotation(rotation)
+        sound: Any = container.add_stream("aac", rate=16000) if sound_seconds else None
+        sound_packets = _sound(sound, sound_seconds, sound_start) if sound is not None else iter(())
+        coming = next(sound_packets, None)
+        for number, pixels in enumerate(frames):
+            shown = number / rate if starts is None else starts[number]
+            while coming is not None and coming.pts * coming.time_base <= shown:
+                container.mux(coming)  # players and probes expect sound and picture side by side
+                coming = next(sound_packets, None)
+            frame: Any = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame = frame.reformat(format=pix_fmt, dst_colorspace=colorspace, interpolation="BICUBIC")
+            frame.time_base = time_base
+            frame.pts = number if starts is None else round(starts[number] / time_base)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+        while coming is not None:
+            container.mux(coming)
+            coming = next(sound_packets, None)
+    return path
+
+
+def _default_options(codec: str) -> dict[str, str]:
+    return {
+        "libx264": _X264,
+        "libvpx-vp9": {"cpu-used": "8", "deadline": "realtime", "crf": "30", "b": "0"},
+        "libx265": {"preset": "ultrafast", "x265-params": "log-level=none"},
+    }.get(codec, {})
+
+
+def _sound(stream: Any, seconds: float, start: float = 0.0) -> Iterator[Any]:
+    """Encoded packets of a tone."""
+    rate, size = 16000, 1024
+    for first in range(0, int(seconds * rate), size):
+        wave = (0.2 * np.sin(np.arange(first, first + size) * 0.1)).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(wave[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, first + round(start * rate), Fraction(1, rate)
+        yield from stream.encode(frame)
+    yield from stream.encode()
+
+
+def write_counter_video(path: Path, count: int, **options: Any) -> Path:
+    """``count`` (at most 1024) counter frames; options as for ``write_video``."""
+    return write_video(path, [counter_frame(number) for number in range(count)], **options)
+
+
+def write_color_video(path: Path, color: tuple[int, int, int], seconds: float = 2.0, **options: Any) -> Path:
+    """A video of one colour."""
+    rate = options.setdefault("rate", 10)
+    return write_video(path, [solid(color)] * round(seconds * rate), **options)
+
+
+def write_audio_only(path: Path, seconds: float = 1.0) -> Path:
+    """An MP4 (or what the suffix says) with sound and no picture."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("aac", rate=16000)
+        container.mux(list(_sound(stream, seconds)))
+    return path
+
+
+def write_without_frames(path: Path) -> Path:
+    """A container with a video stream and not one frame."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.start_encoding()
+    return path
+
+
+def write_picture(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
+    """A still picture: (H, W), (H, W, 3) or (H, W, 4) uint8; the suffix says the format."""
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def write_animation(
+    path: Path, frames: Sequence[NDArray[Any]], milliseconds: Sequence[int], **options: Any
+) -> Path:
+    """An animated GIF, WebP or PNG, by suffix, with how long each frame stays."""
+    images = [Image.fromarray(frame) for frame in frames]
+    if path.suffix == ".webp":
+        options.setdefault("lossless", True)
+    durations = [float(value) for value in milliseconds]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=durations, loop=0, **options)
+    return path
+
+
+def cut(source: Path, target: Path, share: float) -> Path:
+    """The first ``share`` (0 to 1) of the bytes of ``source``."""
+    data = source.read_bytes()
+    target.write_bytes(data[: int(len(data) * share)])
+    return target
+
+
+def write_png_header(path: Path, width: int, height: int) -> Path:
+    """A PNG that states a size and has next to no pixels: what a decompression bomb looks like."""
+    fields = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", fields), (b"IDAT", zlib.compress(bytes(1024))), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks:
+        data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,286 @@
+"""A real bundle in a few milliseconds: hand-made graphs that know colours.
+
+A video is its mean colour, softly assigned to eight named colours; a text is the colours it names. So
+"a red thing" is closest to a red video, the match logit is high when text and video agree, "which
+colour is it" is answered from the visual tokens, and "is it red" with yes or no.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from vitascope.manifest import GRAPHS_OF_TASK
+
+COLOURS = {
+    "red": (1, 0, 0),
+    "green": (0, 1, 0),
+    "blue": (0, 0, 1),
+    "yellow": (1, 1, 0),
+    "cyan": (0, 1, 1),
+    "magenta": (1, 0, 1),
+    "white": (1, 1, 1),
+    "black": (0, 0, 0),
+}
+ANSWERS = [*COLOURS, "yes", "no"]
+STREAMS: list[dict[str, Any]] = [
+    {"name": "high", "frames": 1, "height": 64, "width": 64, "placement": "middle"},
+    {"name": "low", "frames": 6, "height": 32, "width": 32, "placement": "uniform"},
+]
+TEXT_LENGTH = 16
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+_WORDS = [
+    *("a", "an", "the", "thing", "ball", "square", "circle", "video", "of", "on", "in", "is", "it", "moves"),
+    *("left", "right", "up", "down", "and", "which", "what", "colour", "color", "shape", "big", "small"),
+    *("dog", "cat", "car", "person", "there", "?", "."),
+]
+VOCABULARY = {word: number for number, word in enumerate([*_SPECIAL, *COLOURS, *_WORDS])}
+_ASKING = ("which", "what")
+Array = NDArray[Any]
+
+
+def make_small_bundle(
+    folder: Path,
+    *,
+    seed: int = 0,
+    width: int = 16,
+    tasks: Sequence[str] = ("retrieval", "matching", "answering"),
+    external_data: bool = False,
+) -> Path:
+    """Write the bundle into ``folder`` (made when missing) and return it.
+
+    ``seed`` and ``width`` (D and W, at least 8) change the vectors and so the fingerprint. With
+    ``external_data`` the video and text graphs keep their weights in one shared ``weights.bin``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights.bin").unlink(missing_ok=True)
+    weights = _weights(seed, width)
+    makers = {"text": _text_graph, "video": _video_graph, "match": _match_graph, "answer": _answer_graph}
+    graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
+    for graph in graphs:
+        model = makers[graph](weights)
+        if external_data:
+            _move_outside(model, folder / "weights.bin")
+        (folder / f"{graph}.onnx").write_bytes(model.SerializeToString())
+    _tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "MODEL_CARD.md").write_text("# Small bundle\n\nKnows eight colours. For tests.\n")
+    (folder / "parity.json").write_text("{}\n")
+    if "answering" in tasks:
+        (folder / "answers.json").write_text(json.dumps(ANSWERS))
+    write_manifest(folder, _manifest(graphs, width, tasks))
+    return folder
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write ``manifest`` with ``files`` made anew from what is in ``folder``."""
+    files = {
+        path.name: {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size}
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.name != "manifest.json"
+    }
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": files}, indent=1))
+
+
+def _manifest(graphs: Sequence[str], width: int, tasks: Sequence[str]) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "name": "small-colours",
+        "version": "1",
+        "architecture": "mean-colour",
+        "tasks": list(tasks),
+        "streams": STREAMS,
+        "graphs": {graph: f"{graph}.onnx" for graph in graphs},
+        "vector_width": width,
+        "visual_tokens": len(STREAMS),
+        "visual_width": width,
+        "text_length": TEXT_LENGTH,
+        "temperature": 0.05,
+        "answers": "answers.json" if "answering" in tasks else None,
+        "calibration": {"match_scale": 1.0, "fused_similarity": 4.0, "fused_match": 0.5, "fused_bias": -2.0},
+        "training_data": ["none"],
+        "licence": "MIT",
+    }
+
+
+def _weights(seed: int, width: int) -> dict[str, Array]:
+    """directions (K, D): orthogonal, one per colour; words (vocabulary, D); named (vocabulary, K + 1)."""
+    count = len(COLOURS)
+    if width < count:
+        raise ValueError(f"width: {width}; at least {count} was expected")
+    random = np.random.default_rng(seed)
+    orthogonal, _ = np.linalg.qr(random.normal(size=(width, width)))
+    directions = orthogonal[:count].astype(np.float32)
+    words = 0.03 * random.normal(size=(len(VOCABULARY), width))
+    named = np.zeros((len(VOCABULARY), count + 1), np.float32)
+    for number, colour in enumerate(COLOURS):
+        words[VOCABULARY[colour]] = directions[number]
+        named[VOCABULARY[colour], number] = 1
+    for word in _ASKING:
+        named[VOCABULARY[word], count] = 1
+    palette = np.array(list(COLOURS.values()), np.float32)
+    return {"directions": directions, "words": words.astype(np.float32), "named": named, "palette": palette}
+
+
+def _model(
+    name: str, nodes: list[Any], inputs: list[Any], outputs: list[Any], constants: dict[str, Array]
+) -> onnx.ModelProto:
+    tensors = [numpy_helper.from_array(np.ascontiguousarray(array), key) for key, array in constants.items()]
+    graph = helper.make_graph(nodes, name, inputs, outputs, tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+def _value(name: str, kind: int, shape: list[Any]) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _text_inputs() -> list[Any]:
+    return [_value(name, TensorProto.INT64, ["B", "L"]) for name in ("input_ids", "attention_mask")]
+
+
+def _video_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+    node = helper.make_node
+    width = weights["directions"].shape[1]
+    nodes, inputs, tokens = [], [], []
+    for stream in STREAMS:
+        name = stream["name"]
+        shape = ["B", "C", stream["frames"], stream["height"], stream["width"], 3]
+        inputs.append(_value(name, TensorProto.UINT8, shape))
+        nodes += [
+            node("Cast", [name], [f"{name}_float"], to=TensorProto.FLOAT),
+            node("ReduceMean", [f"{name}_float"], [f"{name}_sum"], axes=[1, 2, 3, 4], keepdims=0),
+            node("Div", [f"{name}_sum", "full"], [f"{name}_mean"]),  # (B, 3)
+            node("Unsqueeze", [f"{name}_mean", "axis1"], [f"{name}_row"]),
+            node("Sub", [f"{name}_row", "palette"], [f"{name}_gap"]),  # (B, K, 3)
+            node("ReduceSumSquare", [f"{name}_gap"], [f"{name}_far"], axes=[2], keepdims=0),
+            node("Mul", [f"{name}_far", "sharpness"], [f"{name}_near"]),
+            node("Softmax", [f"{name}_near"], [f"{name}_colours"], axis=1),
+            node("MatMul", [f"{name}_colours", "directions"], [f"{name}_vector"]),  # (B, D)
+            node("Unsqueeze", [f"{name}_vector", "axis1"], [f"{name}_token"]),
+        ]
+        tokens.append(f"{name}_token")
+    nodes += [
+        node("Concat", tokens, ["visual_tokens"], axis=1),
+        node("ReduceMean", ["visual_tokens"], ["pooled"], axes=[1], keepdims=0),
+        node("LpNormalization", ["pooled"], ["vector"], axis=1, p=2),
+    ]
+    outputs = [
+        _value("vector", TensorProto.FLOAT, ["B", width]),
+        _value("visual_tokens", TensorProto.FLOAT, ["B", len(STREAMS), width]),
+    ]
+    constants = {
+        "full": np.float32(255),
+        "sharpness": np.float32(-8),
+        "axis1": np.array([1], np.int64),
+        "palette": weights["palette"],
+        "directions": weights["directions"],
+    }
+    return _model("video", nodes, inputs, outputs, {k: np.asarray(v) for k, v in constants.items()})
+
+
+def _masked_sum(table: str, result: str) -> list[Any]:
+    node = helper.make_node
+    return [
+        node("Gather", [table, "input_ids"], ["rows"], axis=0),
+        node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        node("Unsqueeze", ["mask", "axis2"], ["mask_column"]),
+        node("Mul", ["rows", "mask_column"], ["shown_rows"]),
+        node("ReduceSum", ["shown_rows", "axis1"], [result], keepdims=0),
+    ]
+
+
+def _text_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+    width = weights["words"].shape[1]
+    nodes = [
+        *_masked_sum("words", "total"),
+        helper.make_node("LpNormalization", ["total"], ["vector"], axis=1, p=2),
+    ]
+    constants = {"words": weights["words"], "axis1": np.array([1]), "axis2": np.array([2])}
+    outputs = [_value("vector", TensorProto.FLOAT, ["B", width])]
+    return _model("text", nodes, _text_inputs(), outputs, constants)
+
+
+def _agreement(weights: dict[str, Array]) -> tuple[list[Any], list[Any], dict[str, Array]]:
+    """Nodes that give seen (B, K), asked (B, K + 1), agree (B, 1) and mentioned (B, 1)."""
+    node = helper.make_node
+    width, count = weights["directions"].shape[1], len(COLOURS)
+    nodes = [
+        *_masked_sum("named", "asked"),
+        node("ReduceMean", ["visual_tokens"], ["pooled"], axes=[1], keepdims=0),
+        node("MatMul", ["pooled", "to_colours"], ["seen"]),
+        node("Slice", ["asked", "zero", "count", "axis1"], ["colours"]),
+        node("Mul", ["colours", "seen"], ["both"]),
+        node("ReduceSum", ["both", "axis1"], ["agree"], keepdims=1),
+        node("ReduceMax", ["colours"], ["mentioned"], axes=[1], keepdims=1),
+    ]
+    inputs = [*_text_inputs(), _value("visual_tokens", TensorProto.FLOAT, ["B", len(STREAMS), width])]
+    constants = {
+        "named": weights["named"],
+        "to_colours": weights["directions"].T,
+        "axis1": np.array([1]),
+        "axis2": np.array([2]),
+        "zero": np.array([0]),
+        "count": np.array([count]),
+    }
+    return nodes, inputs, constants
+
+
+def _match_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+    node = helper.make_node
+    nodes, inputs, constants = _agreement(weights)
+    nodes += [
+        node("Mul", ["agree", "twice"], ["double"]),
+        node("Sub", ["double", "mentioned"], ["balance"]),
+        node("Mul", ["balance", "strength"], ["column"]),
+        node("Squeeze", ["column", "axis1"], ["match_logit"]),
+    ]
+    constants |= {"twice": np.array(2, np.float32), "strength": np.array(6, np.float32)}
+    return _model("match", nodes, inputs, [_value("match_logit", TensorProto.FLOAT, ["B"])], constants)
+
+
+def _answer_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+    node = helper.make_node
+    nodes, inputs, constants = _agreement(weights)
+    nodes += [
+        node("Mul", ["seen", "ten"], ["colour_logits"]),
+        node("Mul", ["agree", "twenty"], ["yes"]),
+        node("Sub", ["mentioned", "agree"], ["missing"]),
+        node("Mul", ["missing", "twenty"], ["no"]),
+        node("Concat", ["colour_logits", "yes", "no"], ["answer_logits"], axis=1),
+    ]
+    constants |= {"ten": np.array(10, np.float32), "twenty": np.array(20, np.float32)}
+    outputs = [_value("answer_logits", TensorProto.FLOAT, ["B", len(ANSWERS)])]
+    return _model("answer", nodes, inputs, outputs, constants)
+
+
+def _move_outside(model: onnx.ModelProto, path: Path) -> None:
+    """Append the large tensors to ``path`` and leave references to it."""
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) < 128:
+            continue
+        start = path.stat().st_size if path.exists() else 0
+        with path.open("ab") as file:
+            file.write(tensor.raw_data)
+        for key, value in (("location", path.name), ("offset", start), ("length", len(tensor.raw_data))):
+            tensor.external_data.add(key=key, value=str(value))
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+
+
+def _tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        special_tokens=[(token, VOCABULARY[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer

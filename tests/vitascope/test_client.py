@@ -1,0 +1,175 @@
+"""The client: what it asks, what it makes of errors, and the whole of it against a running service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from vitascope import errors
+from vitascope.client import Client, ServiceError
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def client_of(handler: Handler) -> Client:
+    """A client whose requests go to ``handler`` instead of the network."""
+    return Client("http://service", transport=httpx.MockTransport(handler))
+
+
+def problem(status: int, code: str, detail: str) -> httpx.Response:
+    body = {
+        "type": f"urn:vitascope:problem:{code}",
+        "title": "x",
+        "status": status,
+        "detail": detail,
+        "code": code,
+    }
+    return httpx.Response(status, json=body, headers={"content-type": "application/problem+json"})
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("collection_not_found", 404, errors.CollectionNotFound),
+        ("collection_exists", 409, errors.CollectionExists),
+        ("fingerprint_mismatch", 409, errors.FingerprintMismatch),
+        ("media_corrupt", 422, errors.MediaCorrupt),
+        ("task_missing", 409, errors.TaskMissing),
+        ("invalid_filter", 422, errors.FilterError),
+    ],
+)
+def test_a_problem_raises_the_error_that_the_runtime_would(
+    code: str, status: int, kind: type[errors.VitascopeError]
+) -> None:
+    with (
+        client_of(lambda request: problem(status, code, "the reason")) as client,
+        pytest.raises(kind) as raised,
+    ):
+        client.search("videos", "a dog")
+    assert type(raised.value) is kind
+    assert str(raised.value) == "the reason"
+
+
+def test_a_problem_without_a_name_here_keeps_status_and_document() -> None:
+    with (
+        client_of(lambda request: problem(413, "payload_too_large", "too much")) as client,
+        pytest.raises(ServiceError, match="too much") as raised,
+    ):
+        client.models()
+    assert raised.value.status == 413
+    assert raised.value.problem["code"] == "payload_too_large"
+
+
+def test_an_error_page_of_something_in_between_is_reported_by_its_status() -> None:
+    with (
+        client_of(lambda request: httpx.Response(502, text="<h1>Bad Gateway</h1>")) as client,
+        pytest.raises(ServiceError, match="502") as raised,
+    ):
+        client.models()
+    assert raised.value.status == 502
+
+
+def test_a_service_that_is_not_there_is_named() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused")
+
+    with client_of(refuse) as client:
+        assert not client.is_ready()
+        with pytest.raises(ServiceError, match="http://service cannot be reached"):
+            client.models()
+
+
+def test_a_service_that_does_not_answer_in_time_is_named() -> None:
+    def wait(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("too slow")
+
+    with client_of(wait) as client, pytest.raises(ServiceError, match="in time"):
+        client.models()
+
+
+def test_waiting_for_a_service_that_ended_does_not_wait() -> None:
+    with (
+        client_of(lambda request: httpx.Response(503)) as client,
+        pytest.raises(ServiceError, match="ended before it was ready"),
+    ):
+        client.wait_until_ready(timeout=3600, alive=lambda: False)
+
+
+def test_search_sends_only_what_was_given() -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append((request.url.path, json.loads(request.content)))
+        return httpx.Response(200, json={"text": "a dog", "results": []})
+
+    with client_of(answer) as client:
+        client.search("videos", "a dog")
+        client.search("a/b", "a dog", limit=3, where={"year": 2024}, rerank=20)
+    assert sent[0] == ("/v1/collections/videos/search", {"text": "a dog", "limit": 10, "rerank": 0})
+    body = {"text": "a dog", "limit": 3, "rerank": 20, "filter": {"year": 2024}}
+    assert sent[1] == ("/v1/collections/a/b/search", body)
+
+
+def test_a_name_with_a_slash_stays_one_part_of_the_path() -> None:
+    paths = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        paths.append(request.url.raw_path)
+        return httpx.Response(200, json={})
+
+    with client_of(answer) as client:
+        client.collection("../models")
+    assert paths == [b"/v1/collections/..%2Fmodels"]
+
+
+def test_all_videos_follows_the_cursor_to_the_end() -> None:
+    pages = {None: (["1", "2"], "c1"), "c1": (["3"], "c2"), "c2": ([], None)}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        ids, following = pages[request.url.params.get("cursor")]
+        return httpx.Response(200, json={"videos": [{"id": i} for i in ids], "next_cursor": following})
+
+    with client_of(answer) as client:
+        assert [video["id"] for video in client.all_videos("videos")] == ["1", "2", "3"]
+
+
+def test_an_upload_carries_the_file_its_name_and_metadata(tmp_path: Path) -> None:
+    file = tmp_path / "dog.mp4"
+    file.write_bytes(b"not really a video")
+    bodies = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read())
+        return httpx.Response(201, json={"id": "1"})
+
+    with client_of(answer) as client:
+        assert client.add_video("videos", file, title="Dog", metadata={"year": 2024}) == {"id": "1"}
+    assert b'filename="dog.mp4"' in bodies[0]
+    assert b"not really a video" in bodies[0]
+    assert b'{"year": 2024}' in bodies[0]
+    assert b"Dog" in bodies[0]
+
+
+def test_a_file_that_cannot_be_read_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise AssertionError("nothing should be sent")
+
+    with client_of(answer) as client, pytest.raises(errors.InvalidInput, match=r"missing\.mp4"):
+        client.score_file(tmp_path / "missing.mp4", ["a dog"])
+
+
+def test_waiting_for_a_job_ends_with_its_end() -> None:
+    states = iter(["queued", "running", "succeeded"])
+    seen = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"id": "1", "state": next(states)})
+
+    with client_of(answer) as client:
+        job = client.wait_for_job("videos", "1", interval=0, on_change=lambda job: seen.append(job["state"]))
+    assert job["state"] == "succeeded"
+    assert seen == ["queued", "running", "succeeded"]

@@ -1,0 +1,233 @@
+"""The `vitascope` command as people and scripts meet it: help, output, exit statuses, and what it imports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.small_bundle import make_small_bundle
+from vitascope.command import MOUNTS, Mount, main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The small bundle as the default, and data in a folder of the test's own."""
+    folder = make_small_bundle(tmp_path / "bundle")
+    monkeypatch.setenv("VITASCOPE_BUNDLE", str(folder))
+    monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "120")
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder with a red, a green and a blue picture."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, color in (("red", (220, 10, 10)), ("green", (10, 220, 10)), ("blue", (10, 10, 220))):
+        Image.fromarray(np.full((64, 64, 3), color, np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> dict[str, Any]:
+    assert main([*arguments, "--json"]) == status
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+# Help
+
+
+def test_without_arguments_it_lists_every_command_and_where_to_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for name, mount in MOUNTS.items():
+        assert f"{name} " in out
+        assert mount.summary in out
+    assert 'vitascope search "a red square moves left"' in out
+
+
+@pytest.mark.parametrize("name", ["index", "search", "score", "ask", "serve", "bundle"])
+def test_help_of_each_serving_command_teaches_by_example(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out
+    assert out.count(f"vitascope {name}") >= 2
+
+
+@pytest.mark.parametrize("name", MOUNTS)
+def test_every_command_that_is_listed_is_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: vitascope {name}" in capsys.readouterr().out
+
+
+def test_importing_the_command_imports_no_heavy_package() -> None:
+    """`vitascope --help` must answer at once and must work where only a part is installed."""
+    heavy = ["torch", "transformers", "fastapi", "faiss", "onnxruntime", "av", "index", "service", "training"]
+    code = f"import sys, vitascope.command as c; c.main([]); print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# Mistakes and defects
+
+
+def test_a_mistake_is_one_line_on_stderr_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", "missing.mp4", "a dog"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("vitascope: ")
+    assert "missing.mp4" in captured.err
+
+
+def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["serch", "a dog"])
+    assert ended.value.code == 2
+    assert "serch" in capsys.readouterr().err
+
+
+def mount_fake(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    """Mount a command `fake` that calls ``run``."""
+    module = SimpleNamespace(COMMANDS={"fake": (lambda parser: None, run)})
+    monkeypatch.setitem(sys.modules, "fake_room", module)
+    monkeypatch.setitem(MOUNTS, "fake", Mount("fake_room", "does something"))
+
+
+@pytest.mark.parametrize(
+    ("package", "hint"),
+    [
+        ("torch", "make train-env"),
+        ("timm.models", ".[cpu,train,pretrained]"),
+        ("onnxruntime", '".[cpu]"'),
+        ("tensorrt", '".[tensorrt]"'),
+    ],
+)
+def test_a_missing_package_says_what_to_install(
+    package: str, hint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: argparse.Namespace) -> dict[str, Any]:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    mount_fake(monkeypatch, run)
+    assert main(["fake"]) == 2
+    err = capsys.readouterr().err
+    assert hint in err
+    assert package in err
+    assert "`fake`" in err
+
+
+def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(args: argparse.Namespace) -> dict[str, Any]:
+        raise ModuleNotFoundError("No module named 'vitascope.nonsense'", name="vitascope.nonsense")
+
+    mount_fake(monkeypatch, run)
+    with pytest.raises(ModuleNotFoundError):
+        main(["fake"])
+
+
+def test_an_interrupt_ends_with_status_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(args: argparse.Namespace) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    mount_fake(monkeypatch, run)
+    assert main(["fake"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_command_without_a_presentation_is_listed_and_has_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mount_fake(monkeypatch, lambda args: {"checkpoint": "runs/a[1]", "steps": 7, "losses": [1.5]})
+    assert main(["fake"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["checkpoint", "runs/a[1]"],
+        ["steps", "7"],
+        ["losses", "[1.5]"],
+    ]
+    assert run_json(capsys, "fake") == {"checkpoint": "runs/a[1]", "steps": 7, "losses": [1.5]}
+
+
+# Scores, answers, bundles
+
+
+def test_score_prefers_the_right_caption(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(pictures / "red.png")
+    result = run_json(capsys, "score", file, "a blue thing", "a red thing")
+    assert result["file"] == file
+    blue, red = result["scores"]
+    assert [blue["caption"], red["caption"]] == ["a blue thing", "a red thing"]
+    for key in ("similarity", "match", "fused", "clipscore"):
+        assert red[key] > blue[key]
+    assert red["clipscore"] == pytest.approx(2.5 * red["similarity"])
+
+
+def test_score_without_a_matching_graph_still_gives_similarity(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make_small_bundle(tmp_path / "plain", tasks=("retrieval",))
+    file = str(pictures / "red.png")
+    score = run_json(capsys, "score", file, "a red thing", "--bundle", str(plain))["scores"][0]
+    assert score["match"] is None
+    assert score["fused"] is None
+    assert score["similarity"] > 0.5
+    assert main(["score", file, "a red thing", "--bundle", str(plain)]) == 0
+    assert "a red thing" in capsys.readouterr().out
+
+
+def test_ask_answers_best_first(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_json(capsys, "ask", str(pictures / "green.png"), "what color is it?", "--top", "3")
+    assert result["answers"][0]["text"] == "green"
+    assert len(result["answers"]) == 3
+    probabilities = [a["probability"] for a in result["answers"]]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_ask_of_a_bundle_that_cannot_answer_says_so(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = make_small_bundle(tmp_path / "plain", tasks=("retrieval",))
+    assert main(["ask", str(pictures / "red.png"), "what?", "--bundle", str(plain)]) == 2
+    assert "answering" in capsys.readouterr().err
+
+
+def test_bundle_info_tells_tasks_and_streams(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    info = run_json(capsys, "bundle", "info")
+    assert info["tasks"] == ["retrieval", "matching", "answering"]
+    assert len(info["fingerprint"]) == 64
+    assert main(["bundle", "info", str(bundle)]) == 0
+    out = capsys.readouterr().out
+    assert "6 frames of 32x32, uniform" in out
+    assert info["fingerprint"] in out
+
+
+def test_bundle_verify_notices_one_flipped_byte(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_json(capsys, "bundle", "verify")["verified"] is True
+    graph = next(bundle.glob("*video*.onnx"))
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(bytes(content))
+    assert main(["bundle", "verify"]) == 2
+    assert graph.name in capsys.readouterr().err

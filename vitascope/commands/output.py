@@ -1,0 +1,108 @@
+"""What subcommands print: JSON for scripts, short tables for people, progress while something takes long."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """One JSON object on standard output, UTF-8, readable."""
+    json.dump(result, sys.stdout, indent=2, ensure_ascii=False, default=str)
+    print()
+
+
+def show_listing(result: dict[str, Any], console: Console) -> None:
+    """Any result, key by key: what a subcommand without a presentation of its own gets."""
+    table = plain_table()
+    for key, value in result.items():
+        nested = isinstance(value, dict | list)
+        text = json.dumps(value, ensure_ascii=False, default=str) if nested else str(value)
+        table.add_row(escape(key), escape(text))
+    console.print(table)
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without lines. A column named with a leading ``>`` is right-aligned."""
+    table = Table(box=None, show_header=bool(columns), pad_edge=False, header_style="bold")
+    for name in columns:
+        if name.startswith(">"):
+            table.add_column(name[1:], justify="right")
+        else:
+            table.add_column(name, overflow="fold")
+    return table
+
+
+def span(start: float, end: float) -> str:
+    """A clip's start and end (seconds) as ``m:ss-m:ss``; a picture, which has no duration, as nothing."""
+    return "" if end <= start else f"{clock(start)}-{clock(end)}"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Steps:
+    """A bar on standard error while something takes long; nothing without a terminal, or when quiet."""
+
+    def __init__(self, what: str, *, quiet: bool = False) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            disable=quiet or not sys.stderr.isatty(),
+            transient=True,
+        )
+        self._task = self._bar.add_task(what, total=None, note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._bar.stop()
+
+    def show(self, done: int, total: int, note: str = "") -> None:
+        """``done`` of ``total`` steps; ``note`` names the present one."""
+        self._bar.update(self._task, completed=done, total=total, note=escape(note[-40:]))
+
+
+def show_hits(results: list[dict[str, Any]], console: Console) -> None:
+    """Search results of the service or of `vitascope search`, best first."""
+    if not results:
+        console.print("nothing found")
+        return
+    reranked = any(result["fused"] is not None for result in results)
+    table = plain_table(*([">fused", ">match"] if reranked else []), ">similarity", ">clip", "video")
+    for result in results:
+        scores = [number(result[name]) for name in ("fused", "match") if reranked]
+        where = span(result["start"], result["end"])
+        table.add_row(*scores, number(result["similarity"]), where, escape(_name(result["video"])))
+    console.print(table)
+
+
+def number(value: float | None) -> str:
+    """Three decimals; a dash where there is none."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _name(video: dict[str, Any]) -> str:
+    """Where the file is, if that is this machine's business; the service tells titles only."""
+    path = video.get("path")
+    if path is None:
+        return str(video["title"])
+    return os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)

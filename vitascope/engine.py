@@ -1,0 +1,113 @@
+"""Graph engines: named arrays in, named arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from vitascope.errors import BundleCorrupt, EngineError, InvalidInput
+
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+Array = NDArray[Any]
+
+_PROVIDERS: dict[str, list[str]] = {
+    "cpu": ["CPUExecutionProvider"],
+    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+_BROKEN_GRAPH = {"InvalidProtobuf", "InvalidGraph", "NoModel"}
+
+
+class ArraySpec(NamedTuple):
+    """What a graph states of an input or output; a dimension that may vary is None."""
+
+    dtype: str
+    """NumPy's name."""
+    shape: tuple[int | None, ...]
+
+
+class Engine(Protocol):
+    """One graph, ready to run; safe to share between threads."""
+
+    @property
+    def inputs(self) -> Mapping[str, ArraySpec]: ...
+    @property
+    def outputs(self) -> Mapping[str, ArraySpec]: ...
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name. Raises EngineError."""
+
+
+class OnnxRuntimeEngine:
+    """A graph run by ONNX Runtime."""
+
+    def __init__(self, path: Path, threads: int = 0, device: Device = "auto") -> None:
+        """Load the graph at ``path``.
+
+        ``threads``: threads within one operator, 0 for one per core. ``device``: "auto" takes CUDA where
+        it works and else the CPU; the others are taken at their word.
+        Raises EngineError when the device is not really used, BundleCorrupt when the graph is not valid.
+        """
+        if threads < 0:
+            raise InvalidInput(f"threads: {threads}; 0 (one per core) or more was expected")
+        self.path = path
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Waiting threads that spin take the cores from decoding and from other requests.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = _session(path, options, device)
+        self.providers: list[str] = list(self._session.get_providers())
+        """Where the graph really runs, best first."""
+        self.inputs = {i.name: _spec(i) for i in self._session.get_inputs()}
+        self.outputs = {o.name: _spec(o) for o in self._session.get_outputs()}
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        names = list(self.outputs)
+        try:
+            results = self._session.run(names, dict(inputs))
+        except Exception as error:  # the library's errors share no base but Exception
+            shapes = {name: tuple(array.shape) for name, array in inputs.items()}
+            raise EngineError(f"{self.path.name}: failed on inputs of shapes {shapes}: {error}") from error
+        return {name: np.asarray(array) for name, array in zip(names, results, strict=True)}
+
+
+def _session(path: Path, options: onnxruntime.SessionOptions, device: Device) -> onnxruntime.InferenceSession:
+    if device not in ("auto", *_PROVIDERS):
+        raise InvalidInput(f"device: {device!r}; expected one of auto, {', '.join(_PROVIDERS)}")
+    built_in = onnxruntime.get_available_providers()
+    tried = device if device != "auto" else "cuda" if "CUDAExecutionProvider" in built_in else "cpu"
+    wanted = _PROVIDERS[tried]
+    if device != "auto" and wanted[0] not in built_in:
+        raise EngineError(
+            f"device: {device!r} is not built into the installed onnxruntime (it has {', '.join(built_in)}); "
+            "install the GPU build or use device 'cpu'"
+        )
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=[provider for provider in wanted if provider in built_in]
+        )
+    except Exception as error:  # the library's errors share no base but Exception
+        if type(error).__name__ in _BROKEN_GRAPH:
+            raise BundleCorrupt(f"{path.name}: not a valid ONNX graph: {error}") from error
+        raise EngineError(f"{path.name}: cannot be loaded on {tried}: {error}") from error
+    # ONNX Runtime falls back to the CPU without an error when a GPU library is missing.
+    used = session.get_providers()
+    if device != "auto" and wanted[0] not in used:
+        raise EngineError(
+            f"device: {device!r} was asked for but {path.name} runs on {', '.join(used)}; "
+            "check the GPU driver and libraries, or use device 'cpu'"
+        )
+    return session
+
+
+def _spec(argument: onnxruntime.NodeArg) -> ArraySpec:
+    names = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
+    dtype = names.get(argument.type, argument.type.removeprefix("tensor(").removesuffix(")"))
+    shape = tuple(size if isinstance(size, int) else None for size in argument.shape or ())
+    return ArraySpec(dtype, shape)

@@ -1,0 +1,121 @@
+"""A bundle's graphs as engines: loaded when first needed, checked against the manifest, results checked.
+
+Shape letters: B videos, C clips, F frames, H height, W width, V visual tokens, L text tokens, D vector
+width, N answers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import numpy as np
+
+from vitascope.bundle import Bundle
+from vitascope.engine import Array, ArraySpec, Device, Engine, OnnxRuntimeEngine
+from vitascope.errors import BundleCorrupt, EngineError, TaskMissing
+from vitascope.manifest import GRAPHS_OF_TASK, Manifest
+
+Specs = dict[str, ArraySpec]
+
+
+def stated_graph(manifest: Manifest, graph: str, answers: int) -> tuple[Specs, Specs]:
+    """(inputs, outputs) that the manifest implies for "text", "video", "match" or "answer"."""
+    text = {name: ArraySpec("int64", (None, None)) for name in ("input_ids", "attention_mask")}
+    tokens = ArraySpec("float32", (None, manifest.visual_tokens, manifest.visual_width))
+    vector = ArraySpec("float32", (None, manifest.vector_width))
+    if graph == "text":
+        return text, {"vector": vector}
+    if graph == "video":
+        streams = {
+            s.name: ArraySpec("uint8", (None, None, s.frames, s.height, s.width, 3)) for s in manifest.streams
+        }
+        return streams, {"vector": vector, "visual_tokens": tokens}
+    if graph == "match":
+        return {**text, "visual_tokens": tokens}, {"match_logit": ArraySpec("float32", (None,))}
+    return {**text, "visual_tokens": tokens}, {"answer_logits": ArraySpec("float32", (None, answers))}
+
+
+class Graphs:
+    """Engines by graph name; safe to share between threads."""
+
+    def __init__(self, bundle: Bundle, threads: int, device: Device) -> None:
+        self.bundle = bundle
+        self.threads = threads
+        self.device: Device = device
+        self._engines: dict[str, Engine] = {}
+        self._loading = threading.Lock()
+
+    @property
+    def names(self) -> list[str]:
+        """The graphs that the bundle has."""
+        return sorted(self.bundle.manifest.graphs)
+
+    def engine(self, graph: str) -> Engine:
+        """The engine of a graph. Raises TaskMissing, BundleCorrupt and EngineError."""
+        if graph in self._engines:
+            return self._engines[graph]
+        with self._loading:
+            if graph not in self._engines:
+                self._engines[graph] = self._load(graph)
+            return self._engines[graph]
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All stated outputs of one run, checked: finite and of the stated shape. Raises EngineError."""
+        results = self.engine(graph).run(inputs)
+        rows = len(next(iter(inputs.values())))
+        checked = {}
+        for name, tail in self.stated_outputs(graph).items():
+            array, shape = results[name], (rows, *tail)
+            if array.shape != shape:
+                raise EngineError(f"{graph}: {name} came out as {array.shape}; {shape} was expected")
+            if not np.isfinite(array).all():
+                raise EngineError(f"{graph}: {name} has values that are not finite numbers")
+            checked[name] = array
+        return checked
+
+    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
+        """The shape of each output without its first axis, B."""
+        _, outputs = stated_graph(self.bundle.manifest, graph, len(self.bundle.answers))
+        return {name: tuple(size or 0 for size in spec.shape[1:]) for name, spec in outputs.items()}
+
+    def _load(self, graph: str) -> Engine:
+        path = self.bundle.graph_path(graph)
+        if path is None:
+            tasks = [task for task, graphs in GRAPHS_OF_TASK.items() if graph in graphs]
+            raise TaskMissing(
+                f"{self.bundle.manifest.name}: no graph {graph!r}, so no {' or '.join(tasks)}; "
+                f"the bundle's tasks are {', '.join(self.bundle.manifest.tasks)}"
+            )
+        engine = OnnxRuntimeEngine(path, self.threads, self.device)
+        inputs, outputs = stated_graph(self.bundle.manifest, graph, len(self.bundle.answers))
+        if set(engine.inputs) != set(inputs):
+            raise BundleCorrupt(
+                f"{path.name}: inputs {sorted(engine.inputs)}; {sorted(inputs)} were expected"
+            )
+        if missing := sorted(set(outputs) - set(engine.outputs)):
+            raise BundleCorrupt(f"{path.name}: outputs {sorted(engine.outputs)}; {missing} missing")
+        for name, spec in inputs.items():
+            _check_spec(f"{path.name}: input {name!r}", engine.inputs[name], spec)
+        for name, spec in outputs.items():
+            if engine.outputs[name].shape:  # a graph need not state the shapes of its outputs
+                _check_spec(f"{path.name}: output {name!r}", engine.outputs[name], spec, is_output=True)
+        return engine
+
+
+def _check_spec(what: str, found: ArraySpec, expected: ArraySpec, *, is_output: bool = False) -> None:
+    """Raise BundleCorrupt unless type, rank and fixed sizes agree; inputs must not fix what varies."""
+    agree = found.dtype == expected.dtype and len(found.shape) == len(expected.shape)
+    for have, want in zip(found.shape, expected.shape, strict=False):
+        if have != want and not (is_output and (have is None or want is None)):
+            # An input size that the graph leaves open accepts what the manifest states.
+            agree = agree and have is None
+    if not agree:
+        raise BundleCorrupt(
+            f"{what} is {_written(found)}; {_written(expected)} was expected from the manifest"
+        )
+
+
+def _written(spec: ArraySpec) -> str:
+    sizes = ", ".join("any" if size is None else str(size) for size in spec.shape)
+    return f"{spec.dtype} ({sizes})"

@@ -1,0 +1,141 @@
+"""The bundle's manifest: everything that the serving half knows about a model.
+
+Shape letters: B videos, C clips, F frames, H height, W width (pixels), V visual tokens, L text tokens, D vector width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Task = Literal["retrieval", "matching", "answering"]
+GraphName = Literal["text", "video", "match", "answer"]
+GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
+    "retrieval": ("text", "video"),
+    "matching": ("video", "match"),
+    "answering": ("video", "answer"),
+}
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RelativePath = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors: a typing mistake in a manifest must not pass unnoticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FrameStream(Strict):
+    """What the visual graph eats under this name: uint8 RGB, (B, C, frames, height, width, 3)."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    frames: Annotated[int, Field(ge=1, le=256)]
+    height: Annotated[int, Field(ge=8, le=4096, description="pixels")]
+    width: Annotated[int, Field(ge=8, le=4096, description="pixels")]
+    placement: Literal["middle", "uniform"]
+    """middle: around the middle of the clip; uniform: the centres of `frames` equal parts of the clip."""
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    """stretch: ignore the aspect ratio; crop: cover and cut the centre; pad: contain, black borders."""
+
+
+class FileEntry(Strict):
+    """One file of the bundle."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Calibration(Strict):
+    """How raw scores become probabilities, fitted on validation pairs (Platt, 1999).
+
+    match = sigmoid(match_scale * match_logit + match_bias)
+    fused = sigmoid(fused_similarity * similarity + fused_match * match_logit + fused_bias)
+    """
+
+    match_scale: float = 1.0
+    match_bias: float = 0.0
+    fused_similarity: float = 0.0
+    fused_match: float = 1.0
+    fused_bias: float = 0.0
+    answer_temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Answer logits are divided by it before the softmax."""
+
+
+class Manifest(Strict):
+    """`manifest.json`. Paths are relative to the bundle's folder, with forward slashes."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    version: str
+    architecture: str
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    streams: Annotated[list[FrameStream], Field(min_length=1)]
+    graphs: dict[GraphName, RelativePath]
+    files: dict[RelativePath, FileEntry]
+    vector_width: Annotated[int, Field(ge=1)]
+    visual_tokens: Annotated[int, Field(ge=1)]
+    visual_width: Annotated[int, Field(ge=1)]
+    text_length: Annotated[int, Field(ge=2, le=4096, description="tokens, special ones included")]
+    temperature: Annotated[float, Field(gt=0, description="cosines are divided by it in training")]
+    tokenizer: RelativePath = "tokenizer.json"
+    answers: RelativePath | None = None
+    """A JSON list of strings in the order of the answer logits."""
+    model_card: RelativePath = "MODEL_CARD.md"
+    parity_report: RelativePath = "parity.json"
+    calibration: Calibration = Calibration()
+    precision: str = "float32"
+    training_data: list[str] = []
+    metrics: dict[str, float] = {}
+    licence: str
+    extra: dict[str, Any] = {}
+
+    @field_validator("files")
+    @classmethod
+    def _paths_stay_inside(cls, files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise ValueError(f"files: {name!r} leaves the bundle; a relative path inside it was expected")
+        return files
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Manifest:
+        needed = {g for task in self.tasks for g in GRAPHS_OF_TASK[task]}
+        missing = sorted(needed - set(self.graphs))
+        if missing:
+            raise ValueError(f"graphs: {missing} missing; tasks {self.tasks} need {sorted(needed)}")
+        if "answering" in self.tasks and self.answers is None:
+            raise ValueError("answers: null; the task 'answering' needs an answer vocabulary")
+        named = [*self.graphs.values(), self.tokenizer, self.model_card, self.parity_report]
+        named += [self.answers] if self.answers else []
+        unlisted = sorted(set(named) - set(self.files))
+        if unlisted:
+            raise ValueError(f"files: {unlisted} used but not listed with a SHA-256")
+        if len({s.name for s in self.streams}) != len(self.streams):
+            raise ValueError(f"streams: names {[s.name for s in self.streams]} repeat; unique names were expected")
+        numbers = [*self.calibration.model_dump().values(), *self.metrics.values(), self.temperature]
+        if not all(math.isfinite(n) for n in numbers):
+            raise ValueError("calibration, metrics, temperature: a number is not finite")
+        return self
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that decides a vector: graphs, weights, tokenizer, streams, text length.
+
+        Two bundles with one fingerprint may fill one collection; texts, metrics and the card do not count.
+        """
+        prose = {self.model_card, self.parity_report}
+        parts = {
+            "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in prose},
+            "graphs": dict(sorted(self.graphs.items())),
+            "streams": [s.model_dump() for s in self.streams],
+            "text_length": self.text_length,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

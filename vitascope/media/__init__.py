@@ -1,0 +1,1 @@
+"""Reading frames of video, animations and still pictures by time in seconds."""

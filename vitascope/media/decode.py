@@ -1,0 +1,71 @@
+"""Frames of any readable file at wanted times in seconds."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vitascope.errors import InvalidInput
+from vitascope.media.container import open_video
+from vitascope.media.frame import Frame, Pixels
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
+from vitascope.media.picture import picture_frames
+from vitascope.media.sniff import sniff
+from vitascope.media.timing import frame_seconds
+from vitascope.media.video import video_frames
+
+DECODING_THREADS = 2
+
+
+def frames_at(
+    path: str | os.PathLike[str],
+    times: Sequence[float],
+    limits: MediaLimits = DEFAULT_LIMITS,
+    *,
+    threads: int = DECODING_THREADS,
+) -> Iterator[tuple[list[int], Frame]]:
+    """Each distinct frame that ``times`` (s, any order) need, with the positions it answers.
+
+    The frame for a time is the one on screen then: the last that starts at or before it, clamped to
+    the first and the last. A still picture answers every time. Each frame is decoded once; a frame
+    is only valid until the next one is taken. ``threads``: decoder threads, 0 for one per core.
+
+    Raises InvalidInput for a time that is not finite; MediaUnsupported, MediaCorrupt, MediaTooLarge and
+    MediaError as the file deserves.
+    """
+    for time in times:
+        if not math.isfinite(time):
+            raise InvalidInput(f"times: {time}; finite seconds were expected")
+    if not times:
+        return
+    times = [min(max(time, 0.0), limits.max_seconds) for time in times]
+    file = Path(path)
+    signature = sniff(file, limits)
+    if signature.demuxer is None:
+        seconds = frame_seconds(file, signature.container, limits.max_frames)
+        check_seconds(file, sum(seconds), limits)
+        yield from picture_frames(file, signature.container, seconds, times, limits)
+        return
+    with open_video(file, signature, limits, threads) as video:
+        check_seconds(file, video.stated_duration or 0.0, limits)
+        yield from video_frames(video, times, limits)
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    times: Sequence[float],
+    limits: MediaLimits = DEFAULT_LIMITS,
+    *,
+    threads: int = DECODING_THREADS,
+) -> list[Pixels]:
+    """The frames on screen at ``times`` (s), each (H, W, 3) uint8 RGB, upright, at the displayed size.
+
+    Equal frames may be one and the same array. Errors as in ``frames_at``.
+    """
+    answers: dict[int, Pixels] = {}
+    for positions, frame in frames_at(path, times, limits, threads=threads):
+        pixels = frame.rgb(frame.width, frame.height)
+        answers.update(dict.fromkeys(positions, pixels))
+    return [answers[position] for position in range(len(times))]

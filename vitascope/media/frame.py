@@ -1,0 +1,53 @@
+"""One decoded frame, whatever decoded it, and how it becomes pixels of a wanted size."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) uint8 RGB, upright."""
+
+
+class Frame(Protocol):
+    """``width`` and ``height`` are in displayed pixels: turned upright, with square pixels."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    def rgb(self, width: int, height: int) -> Pixels:
+        """The whole frame resized to (height, width, 3), without regard to the aspect ratio."""
+
+
+def fitted(frame: Frame, width: int, height: int, fit: str) -> Pixels:
+    """``frame`` as (height, width, 3).
+
+    stretch ignores the aspect ratio; crop covers the target and cuts the centre; pad shows all of the
+    frame, centred on black.
+    """
+    if fit == "stretch":
+        return frame.rgb(width, height)
+    scales = (width / frame.width, height / frame.height)
+    scale = max(scales) if fit == "crop" else min(scales)
+    inner_width = max(1, round(frame.width * scale))
+    inner_height = max(1, round(frame.height * scale))
+    if fit == "crop":
+        inner = frame.rgb(max(inner_width, width), max(inner_height, height))
+        top, left = (inner.shape[0] - height) // 2, (inner.shape[1] - width) // 2
+        return inner[top : top + height, left : left + width]
+    inner = frame.rgb(min(inner_width, width), min(inner_height, height))
+    canvas: Pixels = np.zeros((height, width, 3), np.uint8)
+    top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
+    canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return canvas
+
+
+def over_white(rgba: NDArray[Any]) -> Pixels:
+    """(H, W, 4) uint8 with straight alpha, composited over white: (H, W, 3) uint8."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    mixed = (rgba[..., :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
+    pixels: Pixels = mixed.astype(np.uint8)
+    return pixels

@@ -1,0 +1,62 @@
+"""What a file may cost before it is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitascope.errors import MediaError, MediaTooLarge
+
+CONTAINERS = frozenset(
+    {"mp4", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "png", "jpeg", "gif", "webp"}
+)
+CODECS = frozenset(
+    {
+        *("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg1video", "mpeg2video", "h263", "flv1", "theora"),
+        *("mjpeg", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "prores", "dnxhd", "ffv1", "huffyuv", "ffvhuff"),
+        *("rawvideo", "qtrle", "png", "dvvideo", "vp6f", "flashsv"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MediaLimits:
+    """Limits on one media file; beyond them ``MediaTooLarge`` (or ``MediaError`` under ``min_side``)."""
+
+    max_bytes: int = 4 * 1024**3
+    """Size of the file."""
+    max_pixels: int = 4096 * 2304
+    """Width times height of one frame; checked on the header, before pixels are allocated."""
+    max_seconds: float = 4 * 3600.0
+    """Duration."""
+    max_frames: int = 1_000_000
+    """Frames in the file, as far as the header states them, and frames decoded in one call."""
+    min_side: int = 8
+    """Pixels; the shorter side must have at least as many."""
+    containers: frozenset[str] = CONTAINERS
+    """Container names that are read, out of ``CONTAINERS``."""
+    codecs: frozenset[str] = CODECS
+    """Video codec names (as FFmpeg has them) that are decoded."""
+
+
+DEFAULT_LIMITS = MediaLimits()
+
+
+def check_pixels(path: Path, width: int, height: int, limits: MediaLimits) -> None:
+    """Raise MediaTooLarge or MediaError unless the frame size (pixels) is within ``limits``."""
+    if width * height > limits.max_pixels:
+        raise MediaTooLarge(
+            f"{path.name}: {width}x{height} pixels; at most {limits.max_pixels} pixels are decoded"
+        )
+    if min(width, height) < limits.min_side:
+        raise MediaError(
+            f"{path.name}: {width}x{height} pixels; at least {limits.min_side} each way were expected"
+        )
+
+
+def check_seconds(path: Path, seconds: float, limits: MediaLimits) -> None:
+    """Raise MediaTooLarge when a duration (s) is beyond ``limits``."""
+    if seconds > limits.max_seconds:
+        raise MediaTooLarge(
+            f"{path.name}: {seconds:.1f} seconds; at most {limits.max_seconds:.0f} seconds are read"
+        )

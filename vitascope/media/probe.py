@@ -1,0 +1,96 @@
+"""What a media file is, without decoding its pixels."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av.error
+
+from vitascope.errors import MediaCorrupt
+from vitascope.media.container import OpenVideo, open_video
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
+from vitascope.media.picture import open_picture, upright_size
+from vitascope.media.sniff import Signature, sniff
+from vitascope.media.timing import frame_seconds
+from vitascope.media.video import video_frames
+
+Kind = Literal["video", "picture", "animation"]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What is known of a file. Sizes are pixels as shown: upright, with square pixels."""
+
+    kind: Kind
+    container: str
+    """One of ``limits.CONTAINERS``."""
+    codec: str
+    width: int
+    height: int
+    duration: float
+    """Seconds; 0.0 for a picture."""
+    frame_count: int | None
+    """None where the container does not state it."""
+    has_audio: bool
+
+
+def probe(path: str | os.PathLike[str], limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
+    """Describe the file at ``path``; at most one frame is decoded.
+
+    Raises MediaUnsupported, MediaCorrupt, MediaTooLarge and MediaError.
+    """
+    file = Path(path)
+    signature = sniff(file, limits)
+    if signature.demuxer is None:
+        return _probe_picture(file, signature, limits)
+    with open_video(file, signature, limits, threads=1) as video:
+        frame = next((frame for _, frame in video_frames(video, [0.0], limits)), None)
+        if frame is None:
+            raise MediaCorrupt(f"{file.name}: not a single frame can be decoded")
+        duration = video.stated_duration or _measured_seconds(video)
+        check_seconds(file, duration, limits)
+        return MediaInfo(
+            kind="video",
+            container=signature.container,
+            codec=video.stream.codec_context.codec.canonical_name,
+            width=frame.width,
+            height=frame.height,
+            duration=round(duration, 6),
+            frame_count=video.stream.frames or None,
+            has_audio=bool(video.container.streams.audio),
+        )
+
+
+def _probe_picture(file: Path, signature: Signature, limits: MediaLimits) -> MediaInfo:
+    seconds = frame_seconds(file, signature.container, limits.max_frames)
+    check_seconds(file, sum(seconds), limits)
+    with open_picture(file, signature.container, limits) as image:
+        width, height = upright_size(image)
+    moves = len(seconds) > 1
+    return MediaInfo(
+        kind="animation" if moves else "picture",
+        container=signature.container,
+        codec=signature.container,
+        width=width,
+        height=height,
+        duration=round(sum(seconds), 6) if moves else 0.0,
+        frame_count=len(seconds) if moves else 1,
+        has_audio=False,
+    )
+
+
+def _measured_seconds(video: OpenVideo) -> float:
+    """The duration of a file that does not state it, by reading all packets without decoding."""
+    end = Fraction(0)
+    try:
+        for packet in video.container.demux(video.stream):
+            if packet.pts is not None:
+                shown_until = (packet.pts + (packet.duration or 0)) * video.time_base - video.origin
+                end = max(end, shown_until)
+    except (av.error.FFmpegError, ValueError):
+        pass
+    return float(end)

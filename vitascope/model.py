@@ -1,0 +1,265 @@
+"""The four things a bundle can do: embed text, embed video, judge a pair, answer a question.
+
+Shape letters: B videos, C clips, F frames, H height, W width (pixels, or of a visual token), V visual
+tokens, L text tokens, D vector width, N answers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitascope.bundle import Bundle
+from vitascope.engine import Array, Device
+from vitascope.errors import InvalidInput
+from vitascope.graphs import Graphs
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.probe import probe
+from vitascope.media.sample import sample_streams
+from vitascope.tokenise import MAX_CHARACTERS
+
+Floats = NDArray[np.float32]
+Streams = Mapping[str, NDArray[np.uint8]]
+
+_CLIPS_AT_ONCE = 64
+"""Clips of one file whose frames are held in memory together."""
+
+
+@dataclass(frozen=True)
+class VideoEmbedding:
+    """vectors (B, D) float32, each of length 1; visual_tokens (B, V, W) float32."""
+
+    vectors: Floats
+    visual_tokens: Floats
+
+
+@dataclass(frozen=True)
+class Match:
+    """logits (B,) float32; probabilities (B,) float32 that text and video belong together."""
+
+    logits: Floats
+    probabilities: Floats
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One entry of the answer vocabulary and its probability among all."""
+
+    text: str
+    probability: float
+
+
+class Model:
+    """A bundle at work; safe to share between threads. Graphs are loaded when first needed."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        threads: int = 0,
+        device: Device = "auto",
+        *,
+        batch_size: int = 32,
+        max_characters: int = MAX_CHARACTERS,
+    ) -> None:
+        """``threads`` and ``device`` as for ``OnnxRuntimeEngine``.
+
+        Batches larger than ``batch_size`` are run in pieces. ``max_characters``: of one text.
+        """
+        if batch_size < 1:
+            raise InvalidInput(f"batch_size: {batch_size}; at least 1 was expected")
+        self.bundle = bundle
+        self.batch_size = batch_size
+        self._graphs = Graphs(bundle, threads, device)
+        self._tokenizer = bundle.tokenizer(max_characters)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], threads: int = 0, device: Device = "auto") -> Model:
+        """Open the bundle in the folder ``path``; raises as ``Bundle.open``."""
+        return cls(Bundle.open(path), threads, device)
+
+    def warm(self) -> None:
+        """Load every graph and run each once, so that the first request is as fast as the others."""
+        stated = self.bundle.manifest
+        streams = {s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in stated.streams}
+        tokens = np.zeros((1, stated.visual_tokens, stated.visual_width), np.float32)
+        ids, mask = self._tokenizer.encode(["warm"])
+        for graph in self._graphs.names:
+            if graph == "video":
+                self._graphs.run(graph, streams)
+                continue
+            inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
+            if graph != "text":
+                inputs["visual_tokens"] = tokens
+            self._graphs.run(graph, inputs)
+
+    def embed_text(self, texts: Sequence[str]) -> Floats:
+        """Vectors (B, D) float32 of length 1, one per text.
+
+        Texts longer than the bundle's text length in tokens are cut. Raises TextError for an empty or
+        blank text or one beyond the limit of characters; TaskMissing; EngineError.
+        """
+        self._graphs.engine("text")
+        return self._with_texts("text", texts, None)["vector"]
+
+    def embed_video(self, streams: Streams) -> VideoEmbedding:
+        """Embed B videos of C clips each from their frame streams: name -> (B, C, F, H, W, 3) uint8 RGB.
+
+        ``sample_streams`` makes them (without B). Raises InvalidInput, naming the stream, when dtype or
+        shape is not what the manifest states; TaskMissing; EngineError.
+        """
+        self._graphs.engine("video")
+        count = self._check_streams(streams)
+        stated = self.bundle.manifest
+        vectors = np.empty((count, stated.vector_width), np.float32)
+        tokens = np.empty((count, stated.visual_tokens, stated.visual_width), np.float32)
+        for rows in self._pieces(count):
+            results = self._graphs.run(
+                "video", {s.name: np.ascontiguousarray(streams[s.name][rows]) for s in stated.streams}
+            )
+            vectors[rows], tokens[rows] = results["vector"], results["visual_tokens"]
+        return VideoEmbedding(vectors, tokens)
+
+    def match(self, texts: Sequence[str], visual_tokens: NDArray[np.floating]) -> Match:
+        """Judge B pairs: texts[i] with visual_tokens[i]; visual_tokens is (B, V, W) of any float type.
+
+        Raises TextError, InvalidInput, TaskMissing and EngineError.
+        """
+        self._graphs.engine("match")
+        logits = self._with_texts("match", texts, visual_tokens)["match_logit"]
+        fit = self.bundle.manifest.calibration
+        return Match(logits, _sigmoid(fit.match_scale * logits.astype(np.float64) + fit.match_bias))
+
+    def fused(self, similarity: NDArray[np.floating], match_logits: NDArray[np.floating]) -> Floats:
+        """The score that results are ranked by after reranking: (B,) float32 from 0 to 1.
+
+        ``similarity``: cosines (B,); ``match_logits``: (B,). Raises InvalidInput when shapes differ.
+        """
+        if np.shape(similarity) != np.shape(match_logits):
+            raise InvalidInput(
+                f"similarity {np.shape(similarity)} and match_logits {np.shape(match_logits)}: "
+                "equal shapes were expected"
+            )
+        fit = self.bundle.manifest.calibration
+        return _sigmoid(
+            fit.fused_similarity * np.asarray(similarity, np.float64)
+            + fit.fused_match * np.asarray(match_logits, np.float64)
+            + fit.fused_bias
+        )
+
+    def answer(
+        self, questions: Sequence[str], visual_tokens: NDArray[np.floating], top: int = 5
+    ) -> list[list[Answer]]:
+        """The ``top`` likeliest answers to questions[i] about visual_tokens[i] (B, V, W), best first.
+
+        Fewer where the vocabulary is smaller. Raises TextError, InvalidInput, TaskMissing, EngineError.
+        """
+        if top < 1:
+            raise InvalidInput(f"top: {top}; at least 1 was expected")
+        self._graphs.engine("answer")
+        logits = self._with_texts("answer", questions, visual_tokens)["answer_logits"]
+        scaled = logits.astype(np.float64) / self.bundle.manifest.calibration.answer_temperature
+        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True, initial=-np.inf))
+        probabilities = weights / weights.sum(axis=1, keepdims=True)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        return [
+            [Answer(self.bundle.answers[entry], float(row[entry])) for entry in order]
+            for row, order in zip(probabilities, best, strict=True)
+        ]
+
+    def embed_file(
+        self,
+        path: str | os.PathLike[str],
+        clips: Sequence[tuple[float, float]] | None = None,
+        limits: MediaLimits = DEFAULT_LIMITS,
+    ) -> VideoEmbedding:
+        """Embed each clip (start, end in s) of a media file: one row per clip; the whole file by default.
+
+        Raises media errors as ``probe`` and ``sample_streams`` do; TaskMissing; EngineError.
+        """
+        self._graphs.engine("video")
+        spans = [(0.0, probe(path, limits).duration)] if clips is None else list(clips)
+        streams = self.bundle.manifest.streams
+        parts = []
+        for first in range(0, max(1, len(spans)), _CLIPS_AT_ONCE):
+            sampled = sample_streams(path, streams, spans[first : first + _CLIPS_AT_ONCE], limits)
+            parts.append(self.embed_video({name: frames[:, None] for name, frames in sampled.items()}))
+        return VideoEmbedding(
+            np.concatenate([part.vectors for part in parts]),
+            np.concatenate([part.visual_tokens for part in parts]),
+        )
+
+    def _with_texts(
+        self, graph: str, texts: Sequence[str], visual_tokens: NDArray[np.floating] | None
+    ) -> dict[str, Floats]:
+        """Run a graph that takes texts, and perhaps a video for each, in pieces."""
+        if isinstance(texts, str):
+            raise InvalidInput("texts: one string; a list of strings was expected")
+        tokens = None if visual_tokens is None else self._check_tokens(len(texts), visual_tokens)
+        ids, mask = self._tokenizer.encode(texts)
+        parts: list[dict[str, Array]] = []
+        for rows in self._pieces(len(texts)):
+            longest = max(1, int(mask[rows].sum(axis=1).max()))
+            inputs: dict[str, Array] = {
+                "input_ids": ids[rows, :longest],
+                "attention_mask": mask[rows, :longest],
+            }
+            if tokens is not None:
+                inputs["visual_tokens"] = tokens[rows]
+            parts.append(self._graphs.run(graph, inputs))
+        outputs = self._graphs.stated_outputs(graph)
+        return {
+            name: np.concatenate([np.empty((0, *tail), np.float32), *(part[name] for part in parts)])
+            for name, tail in outputs.items()
+        }
+
+    def _pieces(self, count: int) -> list[slice]:
+        return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]
+
+    def _check_tokens(self, texts: int, tokens: NDArray[np.floating]) -> Floats:
+        stated = self.bundle.manifest
+        expected = (texts, stated.visual_tokens, stated.visual_width)
+        if not isinstance(tokens, np.ndarray) or tokens.dtype.kind != "f" or tokens.shape != expected:
+            raise InvalidInput(f"visual_tokens: {_described(tokens)}; floats of shape {expected} expected")
+        return np.ascontiguousarray(tokens, np.float32)
+
+    def _check_streams(self, streams: Streams) -> int:
+        """B, after checking every stream."""
+        stated = self.bundle.manifest.streams
+        names = sorted(s.name for s in stated)
+        if sorted(streams) != names:
+            raise InvalidInput(f"streams: {sorted(streams)}; {names} were expected")
+        shared: tuple[int, ...] | None = None
+        for stream in stated:
+            array = streams[stream.name]
+            tail = (stream.frames, stream.height, stream.width, 3)
+            shape = np.shape(array)
+            if (
+                not isinstance(array, np.ndarray)
+                or array.dtype != np.uint8
+                or len(shape) != 6
+                or shape[2:] != tail
+                or shape[1] < 1
+                or shape[:2] != (shared or shape[:2])
+            ):
+                wanted = ("B", "C") if shared is None else shared
+                written = ", ".join(map(str, (*wanted, *tail)))
+                raise InvalidInput(
+                    f"streams[{stream.name!r}]: {_described(array)}; uint8 of shape ({written}) was expected"
+                )
+            shared = shape[:2]
+        assert shared is not None
+        return shared[0]
+
+
+def _sigmoid(x: NDArray[np.float64]) -> Floats:
+    """Without overflow for large negative values."""
+    half: Floats = (0.5 * (1.0 + np.tanh(0.5 * x))).astype(np.float32)
+    return half
+
+
+def _described(value: object) -> str:
+    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
