@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.data.corpus_files import BLUE, GREEN, RED, Color, animation, movie, picture
+from training.data.example import Example, Question
+from training.data.packed import (
+    STILL_STREAMS,
+    VIDEO_STREAMS,
+    Media,
+    Origin,
+    Packed,
+    open_packed,
+    write_packed,
+)
+from training.data.webdataset import CorpusError, EncodedMedia
+
+ORIGIN = Origin("a test", "none needed", "all in one")
+
+
+def pictures(colors: Iterable[Color]) -> list[tuple[Example, Media]]:
+    return [
+        (Example(f"k{i}", (f"picture {i}",), still=True), EncodedMedia(f"{i}.jpg", picture(color)))
+        for i, color in enumerate(colors)
+    ]
+
+
+def mean_colors(packed: Packed, stream: str, row: int) -> np.ndarray:
+    return np.asarray(packed.arrays[stream][row], np.float64).mean(axis=(1, 2))
+
+
+def test_a_picture_is_stored_with_one_frame_per_stream(tmp_path: Path) -> None:
+    question = Question("what color is it?", ("red",), "colour")
+    example = Example("one", ("a red thing",), questions=(question,), still=True)
+    write_packed(
+        tmp_path / "colors" / "val", STILL_STREAMS, [(example, EncodedMedia("a.jpg", picture(RED)))], ORIGIN
+    )
+    packed = open_packed(tmp_path / "colors" / "val")
+    assert packed.examples == [example]
+    assert {name: array.shape for name, array in packed.arrays.items()} == {
+        "high": (1, 1, 224, 224, 3),
+        "low": (1, 1, 112, 112, 3),
+    }
+    np.testing.assert_allclose(mean_colors(packed, "high", 0), [RED], atol=6)
+    assert packed.info["licence"] == "none needed"
+    assert (packed.info["corpus"], packed.info["split"]) == ("colors", "val")
+
+
+def test_a_video_is_sampled_over_its_whole_length_and_in_its_middle(tmp_path: Path) -> None:
+    movie(tmp_path / "a.mp4", [RED, GREEN, BLUE], frames_each=8)
+    write_packed(tmp_path / "out", VIDEO_STREAMS, [(Example("a"), tmp_path / "a.mp4")], ORIGIN)
+    packed = open_packed(tmp_path / "out")
+    np.testing.assert_allclose(mean_colors(packed, "low", 0), [RED, RED, GREEN, GREEN, BLUE, BLUE], atol=12)
+    np.testing.assert_allclose(mean_colors(packed, "high", 0), [GREEN], atol=12)
+
+
+def test_an_animated_picture_is_a_video(tmp_path: Path) -> None:
+    media = EncodedMedia("a.webp", animation([RED, GREEN, BLUE]))
+    write_packed(tmp_path / "out", VIDEO_STREAMS, [(Example("a"), media)], ORIGIN)
+    packed = open_packed(tmp_path / "out")
+    np.testing.assert_allclose(mean_colors(packed, "low", 0), [RED, RED, GREEN, GREEN, BLUE, BLUE], atol=3)
+
+
+def test_worker_processes_give_the_same_corpus_in_the_same_order(tmp_path: Path) -> None:
+    items = pictures([RED, GREEN, BLUE] * 6)
+    for workers in (1, 2):
+        write_packed(tmp_path / str(workers), STILL_STREAMS, iter(items), ORIGIN, workers=workers)
+    one, two = open_packed(tmp_path / "1"), open_packed(tmp_path / "2")
+    assert [e.key for e in two.examples] == [example.key for example, _ in items]
+    assert one.examples == two.examples
+    np.testing.assert_array_equal(one.arrays["low"], two.arrays["low"])
+
+
+def test_a_broken_file_is_left_out_and_named(tmp_path: Path) -> None:
+    items = pictures([RED, GREEN, BLUE])
+    items[1] = (items[1][0], EncodedMedia("1.jpg", picture()[:120]))
+    info = write_packed(tmp_path / "out", STILL_STREAMS, items, ORIGIN, max_skipped=0.5)
+    packed = open_packed(tmp_path / "out")
+    assert [e.key for e in packed.examples] == ["k0", "k2"]
+    np.testing.assert_allclose(mean_colors(packed, "low", 1), [BLUE], atol=6)
+    assert [s["key"] for s in info["skipped"]] == ["k1"]
+    assert info["skipped"][0]["reason"].startswith("media_corrupt: ")
+    assert packed.info["skipped"] == info["skipped"]
+
+
+def test_too_many_broken_files_fail_and_leave_what_was_there(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write_packed(folder, STILL_STREAMS, pictures([RED]), ORIGIN)
+    broken: list[tuple[Example, Media]] = [(Example("bad"), EncodedMedia("bad.jpg", b"nothing"))]
+    with pytest.raises(CorpusError, match=r"1 of 4 media .* 1\.0% may fail .*bad \(media_unsupported"):
+        write_packed(folder, STILL_STREAMS, pictures([GREEN] * 3) + broken, ORIGIN)
+    assert [e.key for e in open_packed(folder).examples] == ["k0"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="the source is empty"):
+        write_packed(tmp_path / "out", STILL_STREAMS, [], ORIGIN)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_may_occur_once_only(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="key: 'k0' occurs twice"):
+        write_packed(tmp_path / "out", STILL_STREAMS, pictures([RED]) * 2, ORIGIN)
+
+
+def test_packing_again_replaces_the_split(tmp_path: Path) -> None:
+    write_packed(tmp_path / "out", STILL_STREAMS, pictures([RED, RED]), ORIGIN)
+    write_packed(tmp_path / "out", STILL_STREAMS, pictures([BLUE]), ORIGIN)
+    packed = open_packed(tmp_path / "out")
+    assert len(packed) == 1
+    np.testing.assert_allclose(mean_colors(packed, "low", 0), [BLUE], atol=6)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("damage", ["examples", "array", "pack", "missing array"])
+def test_a_damaged_split_is_refused_with_the_name_of_the_file(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "out"
+    write_packed(folder, STILL_STREAMS, pictures([RED, GREEN]), ORIGIN)
+    if damage == "examples":
+        lines = (folder / "examples.jsonl").read_text().replace("picture 1", "picture 2")
+        (folder / "examples.jsonl").write_text(lines)
+        message = r"examples\.jsonl: its SHA-256"
+    elif damage == "array":
+        np.save(folder / "low.npy", np.zeros((3, 1, 112, 112, 3), np.uint8))
+        message = r"low\.npy: uint8 \(3, .*uint8 \(2, "
+    elif damage == "pack":
+        (folder / "pack.json").write_text("{")
+        message = r"pack\.json: not JSON"
+    else:
+        (folder / "high.npy").unlink()
+        message = r"high\.npy"
+    with pytest.raises(CorpusError, match=message):
+        open_packed(folder)
+
+
+def test_a_folder_that_is_no_packed_split_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"pack\.json: missing"):
+        open_packed(tmp_path)

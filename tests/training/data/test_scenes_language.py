@@ -1,0 +1,294 @@
+"""What is said of a clip: true captions, wrong captions that differ little, questions with one answer."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from training.data.scenes.captions import captions_of, speaks_of_held_out
+from training.data.scenes.description import Clause, Description, Mention, describe, holds
+from training.data.scenes.generate import example_of
+from training.data.scenes.sampling import sample_world
+from training.data.scenes.splits import HELD_OUT_COLOUR_SHAPE
+from training.data.scenes.wording import DIGIT_WORDS, SYNONYMS, phrase
+from training.data.scenes.world import Background, Event, Thing, World
+
+Example = tuple[World, dict[str, Any]]
+BACKGROUND = Background("flat", (122, 132, 140), (130, 140, 148), 20, 0)
+
+
+def ordered_world() -> World:
+    """A large red star with a 7 moves left, then a small striped blue ring grows; a green heart is still."""
+    moves = Event("moves", 0.1, 1.3, -60.0, "left", "slow")
+    grows = Event("grows", 1.7, 2.9, 1.9)
+    things = (
+        Thing("star", "red", "large", "plain", 7, 60, 200, 90, (moves,)),
+        Thing("ring", "blue", "small", "striped", None, 34, 60, 60, (grows,)),
+        Thing("heart", "green", "small", "plain", None, 34, 260, 140, ()),
+    )
+    return World("trio", things, BACKGROUND, (0, 1, 2), 0, 0)
+
+
+@pytest.fixture(scope="module")
+def train() -> list[Example]:
+    return [example_of(0, "train", index) for index in range(250)]
+
+
+@pytest.fixture(scope="module")
+def test_split() -> list[Example]:
+    return [example_of(0, "test", index) for index in range(250)]
+
+
+def test_a_description_is_judged_by_the_world_and_not_by_its_words() -> None:
+    world = ordered_world()
+    told = describe(world)
+    assert holds(told, world)
+    star, ring = Mention("red", "star"), Mention("blue", "ring")
+    first, second = Clause(0, "moves", "left"), Clause(1, "grows")
+    assert holds(Description((star, ring), (first, second), "then"), world)
+    assert not holds(Description((star, ring), (second, first), "then"), world)
+    assert not holds(Description((star, ring), (first, second), "together"), world)
+    assert not holds(Description((star,), (Clause(0, "moves", "right"),)), world)
+    assert not holds(Description((star,), (Clause(0, "moves", "left", "fast"),)), world)
+    assert not holds(Description((star,), (Clause(0, "stays"),)), world)
+    assert holds(Description((Mention(shape="heart"),), (Clause(0, "stays"),)), world)
+    assert not holds(Description((star, replace(star, digit=7)), ()), world)  # two red stars are claimed
+    assert not holds(replace(told, count=2), world)
+
+
+def test_collisions_and_passes_are_judged_by_partner_side_and_depth() -> None:
+    event = Event("passes", 0.1, 2.9, 180.0, "right", None, 1, "behind")
+    things = (
+        Thing("star", "red", "large", "plain", None, 60, 70, 90, (event,)),
+        Thing("ring", "blue", "large", "plain", None, 60, 160, 90, ()),
+    )
+    world = World("occlusion", things, BACKGROUND, (0, 1), 0, 0)
+    mentions = (Mention("red", "star"), Mention("blue", "ring"))
+    right = Clause(0, "passes", "right", None, 1, "behind")
+    assert holds(Description(mentions, (right,)), world)
+    assert not holds(Description(mentions, (replace(right, depth="in front of"),)), world)
+    assert not holds(Description(mentions, (replace(right, direction="left"),)), world)
+    assert not holds(Description(mentions, (replace(right, subject=1, target=0),)), world)
+
+
+def test_a_changed_description_differs_from_the_right_one_only_where_it_is_wrong() -> None:
+    told = replace(describe(ordered_world()), count=None)
+    wrong = replace(told, mentions=(replace(told.mentions[0], colour="white"), *told.mentions[1:]))
+    for style in range(60):
+        right_words, wrong_words = phrase(told, style).lower().split(), phrase(wrong, style).lower().split()
+        differing = [(a, b) for a, b in zip(right_words, wrong_words, strict=True) if a != b]
+        assert differing == [("red", "white")]
+
+
+def test_exchanged_order_exchanges_nothing_else() -> None:
+    told = replace(describe(ordered_world()), count=None)
+    first, second, *rest = told.clauses
+    reversed_order = replace(told, clauses=(second, first, *rest))
+    for style in range(60):
+        one, other = phrase(told, style), phrase(reversed_order, style)
+        assert one != other
+        words = [Counter(re.findall(r"[a-z]+", text.lower())) for text in (one, other)]
+        assert words[0] == words[1]
+
+
+def test_every_caption_is_true(test_split: list[Example]) -> None:
+    for index, (world, _) in enumerate(test_split):
+        for caption in captions_of(world, Random(index)):
+            assert holds(caption.description, world), caption.text
+
+
+def _says(text: str, word: str) -> bool:
+    ways = {*SYNONYMS.get(word, (word,)), {"striped": "stripes", "dotted": "dots"}.get(word, word)}
+    return any(re.search(rf"\b{way}\b", text.lower()) for way in ways)
+
+
+def test_the_first_two_captions_tell_everything(train: list[Example]) -> None:
+    for world, record in train:
+        for caption in record["captions"][:2]:
+            for thing in world.things:
+                wanted = [thing.colour, thing.shape, thing.size]
+                wanted += [] if thing.pattern == "plain" else [thing.pattern]
+                assert all(_says(caption, word) for word in wanted), (caption, thing)
+                if thing.digit is not None:
+                    assert _says(caption, str(thing.digit)) or _says(caption, DIGIT_WORDS[thing.digit])
+
+
+def test_captions_are_varied(train: list[Example]) -> None:
+    for _, record in train:
+        assert len(set(record["captions"])) == len(record["captions"]) >= 4
+    firsts = [record["captions"][0].lower() for _, record in train]
+    assert len(set(firsts)) == len(firsts)
+
+
+def test_every_clip_has_four_kinds_of_minimally_wrong_captions(train: list[Example]) -> None:
+    seen: Counter[str] = Counter()
+    for _, record in train:
+        minimal = [n["kind"] for n in record["negatives"] if n["grade"] == 1]
+        assert len(set(minimal)) >= 4
+        seen.update(minimal)
+        assert {n["grade"] for n in record["negatives"]} == {1, 2, 3}
+        assert all(n["caption"] not in record["captions"] for n in record["negatives"])
+        assert all(0 <= n["of"] < len(record["captions"]) for n in record["negatives"])
+    expected = {
+        "colour",
+        "shape",
+        "size",
+        "pattern",
+        "digit",
+        "direction",
+        "motion",
+        "order",
+        "swap",
+        "count",
+    }
+    assert set(seen) == expected
+
+
+def _colour_claims(text: str) -> set[str]:
+    return {
+        word for word in ("red", "green", "blue", "yellow", "orange", "white", "black") if _says(text, word)
+    }
+
+
+def test_a_wrong_colour_is_wrong_of_the_clip(train: list[Example]) -> None:
+    """Judged from the words alone: with one colour changed the multiset of colours cannot be that of the clip."""
+    wrong = [(w, n) for w, r in train for n in r["negatives"] if (n["grade"], n["kind"]) == (1, "colour")]
+    assert wrong
+    for world, negative in wrong:
+        pairs = {(t.colour, t.shape) for t in world.things}
+        named = [
+            (colour, shape)
+            for colour in ("red", "green", "blue", "yellow", "purple", "orange", "white", "black")
+            for shape in ("circle", "square", "triangle", "star", "cross", "diamond", "ring", "heart")
+            for way in SYNONYMS.get(colour, (colour,))
+            for noun in SYNONYMS.get(shape, (shape,))
+            if re.search(rf"\b{way} {noun}\b", negative["caption"].lower())
+        ]
+        assert set(named) != pairs, negative
+
+
+def test_training_text_never_names_a_held_out_object(train: list[Example]) -> None:
+    for _, record in train:
+        texts = [n["caption"] for n in record["negatives"]] + [q["question"] for q in record["questions"]]
+        for text in texts:
+            assert not any(
+                re.search(rf"\b{colour} {shape}\b", text.lower()) for colour, shape in HELD_OUT_COLOUR_SHAPE
+            )
+
+
+def test_speaking_of_a_held_out_motion_is_noticed() -> None:
+    assert speaks_of_held_out(Description((Mention("red", "star"),), (Clause(0, "moves", "down"),)))
+    assert not speaks_of_held_out(Description((Mention("red", "star"),), (Clause(0, "moves", "up"),)))
+
+
+def test_questions_ask_six_to_ten_different_things(train: list[Example]) -> None:
+    kinds = set()
+    for _, record in train:
+        asked = [q["question"] for q in record["questions"]]
+        assert 6 <= len(asked) <= 10
+        assert len(set(asked)) == len(asked)
+        assert all(len(q["answers"]) == 1 and " " not in q["answers"][0] for q in record["questions"])
+        kinds |= {q["kind"] for q in record["questions"]}
+    expected = {
+        "what",
+        "colour",
+        "count",
+        "yesno",
+        "direction",
+        "order",
+        "digit",
+        "size",
+        "pattern",
+        "motion",
+    }
+    assert kinds == expected
+
+
+def test_answers_are_balanced(train: list[Example]) -> None:
+    answers: dict[str, Counter[str]] = {}
+    for _, record in train:
+        for question in record["questions"]:
+            answers.setdefault(question["kind"], Counter())[question["answers"][0]] += 1
+    for kind, most in (("yesno", 0.58), ("size", 0.62), ("pattern", 0.45), ("colour", 0.25), ("what", 0.25)):
+        assert max(answers[kind].values()) / answers[kind].total() < most, kind
+    assert len(answers["digit"]) == 10
+
+
+def _thing_named(world: World, question: str) -> Thing | None:
+    """The one object that a question names, found by the words of the question."""
+    words = set(re.findall(r"[a-z]+", question))
+    shapes = {t.shape for t in world.things} & words
+    colours = {t.colour for t in world.things} & words
+    found = [
+        t for t in world.things if (not shapes or t.shape in shapes) and (not colours or t.colour in colours)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+@pytest.mark.parametrize(
+    ("kind", "opening", "attribute"),
+    [
+        ("what", "what shape is", "shape"),
+        ("colour", "what color is the ", "colour"),
+        ("size", "", "size"),
+        ("pattern", "", "pattern"),
+        ("digit", "what number", "digit"),
+    ],
+)
+def test_answers_are_right(test_split: list[Example], kind: str, opening: str, attribute: str) -> None:
+    checked = 0
+    for world, record in test_split:
+        for question in record["questions"]:
+            if (
+                question["kind"] == kind
+                and question["question"].startswith(opening)
+                and " that " not in question["question"]
+            ):
+                thing = _thing_named(world, question["question"])
+                assert thing is not None, question
+                assert question["answers"] == [str(getattr(thing, attribute))]
+                checked += 1
+    assert checked > 20
+
+
+def test_order_questions_name_the_first() -> None:
+    found = set()
+    for index in range(400):
+        world, record = example_of(0, "train", index)
+        if world.kind != "ordered":
+            continue
+        first, second = sorted(world.things, key=lambda t: t.events[0].start)
+        for question in record["questions"]:
+            if question["kind"] != "order":
+                continue
+            text, answer = question["question"], question["answers"][0]
+            if text.startswith("which"):
+                assert answer == (first.colour if "color" in text else first.shape)
+            else:
+                early, late = text.split(" before ")
+                named = (_thing_named(world, early), _thing_named(world, late))
+                assert (answer == "yes") == (named == (first, second))
+            found.add(text.split()[0])
+    assert found == {"which", "does"}
+
+
+def test_transcripts_lie_within_the_clip_and_are_sometimes_off_topic(train: list[Example]) -> None:
+    texts = []
+    for _, record in train:
+        segments = record["transcript"]
+        assert segments
+        assert [s["start"] for s in segments] == sorted(s["start"] for s in segments)
+        assert all(0 <= s["start"] < s["end"] <= 3.0 for s in segments)
+        texts += [s["text"] for s in segments]
+    off_topic = sum("subscribe" in text or "pasta" in text or "microphone" in text for text in texts)
+    assert 0 < off_topic < len(texts) / 4
+
+
+def test_the_same_clip_is_told_in_the_same_words_again() -> None:
+    assert example_of(3, "val", 5) == example_of(3, "val", 5)
+    assert sample_world(3, "val", 5) == example_of(3, "val", 5)[0]

@@ -1,0 +1,144 @@
+"""HD-VILA's shapes, sizes, freezing and the properties its users rely on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
+from training.models.text import masked_mean
+
+
+@pytest.fixture(scope="module")
+def small() -> HdVila:
+    torch.manual_seed(0)
+    return HdVila(small_config()).eval()
+
+
+def small_config(**changes: object) -> HdVilaConfig:
+    numbers = tiny(answers=7).model_dump() | {
+        "high_height": 64,
+        "high_width": 64,
+        "low_height": 32,
+        "low_width": 32,
+        "low_frames": 4,
+        "grid_height": 2,
+        "grid_width": 2,
+        "hybrid_width": 32,
+        "text_width": 48,
+        "text_layers": 1,
+        "fused_layers": 1,
+        "text_intermediate": 64,
+        "vocabulary": 100,
+        "max_positions": 32,
+        "text_length": 16,
+        "vector_width": 24,
+        "answer_hidden": 16,
+    }
+    return HdVilaConfig.model_validate(numbers | changes)
+
+
+def frames(batch: int, clips: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    high = torch.randint(0, 256, (batch, clips, 1, 64, 64, 3), dtype=torch.uint8)
+    low = torch.randint(0, 256, (batch, clips, 4, 32, 32, 3), dtype=torch.uint8)
+    return high, low
+
+
+def test_shapes_of_all_four_steps(small: HdVila) -> None:
+    high, low = frames(3, 2)
+    ids = torch.randint(1, 100, (3, 9))
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        vector, tokens = small.encode_video(high, low)
+        text, states = small.encode_text(ids, mask)
+        fused = small.fuse(states, mask, tokens)
+        assert vector.shape == text.shape == (3, 24)
+        assert tokens.shape == (3, 4, 32)
+        assert fused.shape == (3, 9 + 4, 48)
+        assert small.match_logits(fused).shape == (3,)
+        assert small.answer_logits(fused).shape == (3, 7)
+    assert torch.allclose(vector.norm(dim=-1), torch.ones(3), atol=1e-5)
+    assert torch.allclose(text.norm(dim=-1), torch.ones(3), atol=1e-5)
+
+
+def test_padding_does_not_change_a_text(small: HdVila) -> None:
+    ids = torch.randint(1, 100, (1, 6))
+    padded = torch.nn.functional.pad(ids, (0, 5))
+    mask = torch.tensor([[1] * 6 + [0] * 5])
+    with torch.no_grad():
+        alone, _ = small.encode_text(ids, torch.ones_like(ids))
+        among, _ = small.encode_text(padded, mask)
+    assert torch.allclose(alone, among, atol=1e-5)
+
+
+def test_order_of_frames_matters(small: HdVila) -> None:
+    high, low = frames(1, 1)
+    with torch.no_grad():
+        forward, _ = small.encode_video(high, low)
+        backward, _ = small.encode_video(high, low.flip(2))
+    assert (forward - backward).abs().max() > 1e-4
+
+
+def test_both_streams_matter(small: HdVila) -> None:
+    high, low = frames(1, 1)
+    with torch.no_grad():
+        whole, _ = small.encode_video(high, low)
+        without_detail, _ = small.encode_video(torch.full_like(high, 127), low)
+        without_motion, _ = small.encode_video(high, torch.full_like(low, 127))
+    assert (whole - without_detail).abs().max() > 1e-4
+    assert (whole - without_motion).abs().max() > 1e-4
+
+
+def test_other_frame_counts_and_sizes_run_by_interpolation(small: HdVila) -> None:
+    high = torch.randint(0, 256, (1, 1, 1, 128, 128, 3), dtype=torch.uint8)
+    low = torch.randint(0, 256, (1, 1, 9, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        vector, tokens = small.encode_video(high, low)
+    assert vector.shape == (1, 24)
+    assert tokens.shape == (1, 16, 32)
+
+
+def test_clips_are_averaged(small: HdVila) -> None:
+    high, low = frames(1, 2)
+    with torch.no_grad():
+        _, both = small.encode_video(high, low)
+        _, first = small.encode_video(high[:, :1], low[:, :1])
+        _, second = small.encode_video(high[:, 1:], low[:, 1:])
+    assert torch.allclose(both, (first + second) / 2, atol=1e-5)
+
+
+def test_frozen_backbone_stages_get_no_gradient() -> None:
+    model = HdVila(small_config())
+    high, low = frames(2, 1)
+    vector, _ = model.train().encode_video(high, low)
+    vector[0, 0].backward()
+    gradients = {n: p.grad is not None for n, p in model.video.high.named_parameters()}
+    assert not any(g for n, g in gradients.items() if n.startswith(("stages.0.", "stages.1.", "stages.2.")))
+    assert any(g for n, g in gradients.items() if n.startswith("stages.4."))
+
+
+def test_training_mode_keeps_frozen_statistics() -> None:
+    model = HdVila(small_config()).train()
+    before = {n: b.clone() for n, b in model.video.named_buffers()}
+    model.encode_video(*frames(2, 1))
+    assert all(torch.equal(before[n], b) for n, b in model.video.named_buffers())
+
+
+def test_base_is_the_published_size() -> None:
+    cfg = base()
+    assert [s.model_dump() for s in cfg.streams()] == [
+        {"name": "high", "frames": 1, "height": 640, "width": 1024, "placement": "middle", "fit": "stretch"},
+        {"name": "low", "frames": 6, "height": 160, "width": 256, "placement": "uniform", "fit": "stretch"},
+    ]
+    assert cfg.visual_tokens == 160
+
+
+def test_config_refuses_a_grid_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"grid_height: 3 given.*32 / 16 = 2 was expected"):
+        small_config(grid_height=3)
+
+
+def test_masked_mean_ignores_padding() -> None:
+    states = torch.tensor([[[1.0], [3.0], [100.0]]])
+    assert masked_mean(states, torch.tensor([[1, 1, 0]])).item() == 2.0

@@ -1,0 +1,178 @@
+"""Batches as a pure function of (recipe, step): what makes resuming after a kill exact.
+
+Shape letters: B videos, F frames, H W pixels, L text tokens, Q questions per video.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from training.answers import whole_answer
+from training.data.packed import Packed, open_packed
+from training.masking import IGNORED
+from training.recipe import Source, Stage
+from vitascope.tokenise import Tokenizer
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids and mask, both (B, L) int64."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input. `times`: which learned times the frames stand for (stills use only two of them)."""
+
+    source: Source
+    high: Tensor  # (B, 1, 1, H, W, 3) uint8 or float, 0..255
+    low: Tensor  # (B, 1, F, H', W', 3)
+    times: Tensor | None
+    groups: Tensor  # (B,) int64
+    rows: np.ndarray  # (B,) positions in the packed corpus
+    captions: Tokens | None
+    wrong: Tokens | None
+    """One minimally wrong caption per video, where the corpus has them."""
+    questions: Tokens | None  # (B * Q, L)
+    answers: Tensor | None  # (B * Q,) int64, -100 where the vocabulary lacks it
+
+
+def schedule(stage: Stage, seed: int) -> np.ndarray:
+    """(steps,) index of the source of each step, drawn by weight."""
+    weights = np.array([source.weight for source in stage.sources])
+    return np.random.default_rng([seed, 17]).choice(len(weights), size=stage.steps, p=weights / weights.sum())
+
+
+class Batches:
+    """Batches of one stage by step number. Two objects built alike give equal batches."""
+
+    def __init__(
+        self, stage: Stage, data: Path, tokenizer: Tokenizer, vocabulary: list[str], seed: int, frames: int
+    ) -> None:
+        self.stage, self.seed, self.frames = stage, seed, frames
+        self.tokenizer = tokenizer
+        self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
+        self.packed = [open_packed(data / source.corpus / source.split) for source in stage.sources]
+        self.order = schedule(stage, seed)
+        self.groups = [_group_ids(packed, source) for packed, source in zip(self.packed, stage.sources, strict=True)]
+        self.usable = [_usable(p, s) for p, s in zip(self.packed, stage.sources, strict=True)]
+
+    def __call__(self, step: int) -> Batch:
+        """The batch of this step (0-based, inside the stage)."""
+        which = int(self.order[step])
+        source, packed = self.stage.sources[which], self.packed[which]
+        earlier = int((self.order[:step] == which).sum())
+        rows = self._rows(which, earlier)
+        rng = np.random.default_rng([self.seed, which, step])
+        high = torch.from_numpy(packed.arrays["high"][rows])[:, None]
+        low = torch.from_numpy(packed.arrays["low"][rows])[:, None]
+        times = None
+        if low.shape[2] == 1 and self.frames > 2:
+            # A still needs one neighbour only: its learned time is drawn, so that every time is trained.
+            neighbour = int(rng.choice([t for t in range(self.frames) if t != self.frames // 2]))
+            times = torch.tensor([self.frames // 2, neighbour])
+        high, low = augment(high, low, source, rng)
+        examples = [packed.examples[row] for row in rows]
+        captions = wrong = questions = answers = None
+        if {"contrastive", "match", "masked_words"} & set(source.objectives):
+            captions = self._tokens([_pick_caption(e.captions, source, rng) for e in examples])
+            if all(e.negatives for e in examples):
+                wrong = self._tokens([_pick_wrong(e.negatives, rng) for e in examples])
+        if "answer" in source.objectives:
+            asked = [q for e in examples for q in _pick_questions(e.questions, source.questions, rng)]
+            questions = self._tokens([q.question for q in asked])
+            answers = torch.tensor([self.answer_ids.get(whole_answer(q), IGNORED) for q in asked])
+        groups = torch.from_numpy(self.groups[which][rows])
+        return Batch(source, high, low, times, groups, rows, captions, wrong, questions, answers)
+
+    def _rows(self, which: int, earlier: int) -> np.ndarray:
+        """Rows of the source's batch number `earlier`: epochs of seeded permutations, cut into whole batches."""
+        usable, batch = self.usable[which], self.stage.sources[which].batch
+        per_epoch = max(len(usable) // batch, 1)
+        epoch, place = divmod(earlier, per_epoch)
+        order = np.random.default_rng([self.seed, which, 31, epoch]).permutation(usable)
+        return np.sort(order[place * batch : (place + 1) * batch])
+
+    def _tokens(self, texts: list[str]) -> Tokens:
+        ids, mask = self.tokenizer.encode(texts)
+        return Tokens(torch.from_numpy(ids), torch.from_numpy(mask))
+
+
+def _group_ids(packed: Packed, source: Source) -> np.ndarray:
+    if source.group_by is None:
+        return np.arange(len(packed.examples))
+    values = [e.key if source.group_by == "key" else str(e.attributes[source.group_by]) for e in packed.examples]
+    return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _usable(packed: Packed, source: Source) -> np.ndarray:
+    asks = "answer" in source.objectives
+    says = bool({"contrastive", "match", "masked_words"} & set(source.objectives))
+    rows = [
+        i
+        for i, e in enumerate(packed.examples[: source.limit])
+        if (not asks or e.questions) and (not says or e.captions)
+    ]
+    if not rows:
+        raise ValueError(
+            f"corpus: {source.corpus}/{source.split} has no example usable for {sorted(source.objectives)}"
+        )
+    return np.array(rows)
+
+
+def _pick_caption(captions: tuple[str, ...], source: Source, rng: np.random.Generator) -> str:
+    return captions[0 if source.captions == "first" else int(rng.integers(len(captions)))]
+
+
+def _pick_wrong(negatives: tuple, rng: np.random.Generator) -> str:  # type: ignore[type-arg]
+    minimal = [n.caption for n in negatives if n.grade == 1] or [n.caption for n in negatives]
+    return str(minimal[int(rng.integers(len(minimal)))])
+
+
+def _pick_questions(questions: tuple, count: int, rng: np.random.Generator) -> list:  # type: ignore[type-arg]
+    """`count` different questions, repeating only where there are fewer."""
+    order = rng.permutation(len(questions))
+    return [questions[order[i % len(order)]] for i in range(count)]
+
+
+def augment(high: Tensor, low: Tensor, source: Source, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Random crop (one window per batch), mirror and brightness/contrast (per video), as the source asks.
+
+    high, low: (B, C, F, H, W, 3) uint8. The same window and mirroring go to both streams. Returns the same
+    shapes, float 0..255 where anything was changed.
+    """
+    if source.crop < 1.0 or source.scale < 1.0:
+        keep = rng.uniform(source.crop, 1.0, size=2)
+        offset = rng.uniform(0.0, 1.0 - keep)
+        high, low = (_crop(x, keep, offset, source.scale, cell) for x, cell in ((high, 32), (low, 16)))
+    b = high.shape[0]
+    if source.flip:
+        mirrored = torch.from_numpy(rng.random(b) < 0.5)
+        for x in (high, low):
+            x[mirrored] = x[mirrored].flip(-2)
+    if source.jitter:
+        shape = (b, 1, 1, 1, 1, 1)
+        gain = torch.from_numpy(rng.uniform(1 - source.jitter, 1 + source.jitter, shape).astype(np.float32))
+        shift = torch.from_numpy(rng.uniform(-64 * source.jitter, 64 * source.jitter, shape).astype(np.float32))
+        high, low = ((x.float() * gain + shift).clamp_(0, 255) for x in (high, low))
+    return high, low
+
+
+def _crop(frames: Tensor, keep: np.ndarray, offset: np.ndarray, scale: float, cell: int) -> Tensor:
+    """Cut a window (shares `keep` of the sides, at `offset`) and resize it to `scale` of the sides, whole cells."""
+    b, c, f, h, w, _ = frames.shape
+    top, left = int(offset[0] * h), int(offset[1] * w)
+    bottom, right = top + max(int(keep[0] * h), 8), left + max(int(keep[1] * w), 8)
+    size = (max(round(h * scale / cell), 1) * cell, max(round(w * scale / cell), 1) * cell)
+    window = frames[:, :, :, top:bottom, left:right].flatten(0, 2).permute(0, 3, 1, 2).float()
+    if window.shape[2:] != size:
+        window = F.interpolate(window, size, mode="bilinear", align_corners=False, antialias=scale < 1.0)
+    return window.permute(0, 2, 3, 1).reshape(b, c, f, *size, 3)

@@ -1,0 +1,114 @@
+"""Checkpoints: safetensors and JSON only, written beside and swapped in whole, so that a kill leaves one behind.
+
+A checkpoint folder holds `model.safetensors`, `optimizer.safetensors`, `config.json` (architecture), `recipe.json`,
+`answers.json`, `tokenizer.json` and `state.json` (the next step).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from training.models.hdvila import HdVila, HdVilaConfig
+from training.recipe import Recipe
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model and everything needed to use it."""
+
+    model: HdVila
+    answers: list[str]
+    recipe: Recipe
+    tokenizer: Path
+    step: int
+
+
+def save(
+    folder: Path,
+    model: HdVila,
+    optimizer: torch.optim.Optimizer | None,
+    recipe: Recipe,
+    answers: list[str],
+    tokenizer: Path,
+    step: int,
+) -> None:
+    """Write a checkpoint; an existing one at `folder` is replaced only when the new one is complete on disk."""
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, part / "model.safetensors")
+    if optimizer is not None:
+        save_file(_moments(model, optimizer), part / "optimizer.safetensors")
+    (part / "config.json").write_text(model.cfg.model_dump_json(indent=1))
+    (part / "recipe.json").write_text(recipe.model_dump_json(indent=1))
+    (part / "answers.json").write_text(json.dumps(answers, ensure_ascii=False, indent=0))
+    (part / "state.json").write_text(json.dumps({"step": step}))
+    shutil.copyfile(tokenizer, part / "tokenizer.json")
+    for path in part.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    part.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find(folder: Path) -> Path | None:
+    """The usable checkpoint at `folder`: itself, or what a kill in the middle of `save` left aside."""
+    for candidate in (folder, folder.with_name(folder.name + ".old")):
+        if (candidate / "state.json").exists():
+            return candidate
+    return None
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read a checkpoint. Raises FileNotFoundError naming the folder, or RuntimeError with the keys that differ."""
+    found = find(folder)
+    if found is None:
+        raise FileNotFoundError(f"checkpoint: nothing at {folder}; a folder with state.json was expected")
+    config = HdVilaConfig.model_validate_json((found / "config.json").read_text())
+    model = HdVila(config)
+    model.load_state_dict(load_file(found / "model.safetensors"), strict=True)
+    return Checkpoint(
+        model=model,
+        answers=json.loads((found / "answers.json").read_text()),
+        recipe=Recipe.model_validate_json((found / "recipe.json").read_text()),
+        tokenizer=found / "tokenizer.json",
+        step=json.loads((found / "state.json").read_text())["step"],
+    )
+
+
+def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    """Put the stored moments back; False where the checkpoint has none."""
+    found = find(folder)
+    if found is None or not (found / "optimizer.safetensors").exists():
+        return False
+    stored = load_file(found / "optimizer.safetensors")
+    for name, parameter in model.named_parameters():
+        if f"{name}.step" in stored:
+            state = {moment: stored[f"{name}.{moment}"].clone() for moment in MOMENTS}
+            optimizer.state[parameter] = {"step": stored[f"{name}.step"].clone(), **state}
+    return True
+
+
+def _moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        state = optimizer.state.get(parameter)
+        if state:
+            for key in ("step", *MOMENTS):
+                out[f"{name}.{key}"] = torch.as_tensor(state[key]).contiguous().clone()
+    return out

@@ -1,0 +1,1 @@
+"""Corpora: loaders of the original formats, and the packed form that training reads."""

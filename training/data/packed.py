@@ -1,0 +1,261 @@
+"""A packed corpus: the decoded frames of one split as memory-mapped arrays, and one line of JSON per example.
+
+OUT/<corpus>/<split>/
+    <stream>.npy     uint8 (N, F, H, W, 3), RGB, one array per frame stream
+    examples.jsonl   N lines, in the order of the arrays
+    pack.json        streams, source, licence, split rule, count, what was skipped, SHA-256 of examples.jsonl
+
+Decoding is done once, by the decoder and sampler that serving uses: training and serving see the same pixels.
+Shape letters: N examples, F frames, H height, W width (pixels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.array_file import GrowingArray
+from training.data.example import Example, ExampleError
+from training.data.webdataset import CorpusError, EncodedMedia
+from vitascope.errors import MediaError
+from vitascope.manifest import FrameStream
+from vitascope.media.probe import probe
+from vitascope.media.sample import sample_streams
+
+PACK_NAME = "pack.json"
+EXAMPLES_NAME = "examples.jsonl"
+FORMAT = 1
+
+VIDEO_STREAMS = (
+    FrameStream(name="high", frames=1, height=224, width=224, placement="middle"),
+    FrameStream(name="low", frames=6, height=112, width=112, placement="uniform"),
+)
+STILL_STREAMS = tuple(stream.model_copy(update={"frames": 1}) for stream in VIDEO_STREAMS)
+"""A picture stands still: one stored frame stands for all frames of a stream."""
+
+Frames = dict[str, NDArray[np.uint8]]
+Media = Path | EncodedMedia
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a corpus comes from, under which terms, and by which rule it is split. Goes into pack.json."""
+
+    source: str
+    licence: str
+    split_rule: str
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An open packed split. `arrays[stream.name]`: uint8 (N, F, H, W, 3), memory-mapped and read-only."""
+
+    folder: Path
+    streams: tuple[FrameStream, ...]
+    arrays: Mapping[str, NDArray[np.uint8]]
+    examples: list[Example]
+    info: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+
+def open_packed(folder: Path) -> Packed:
+    """Open a split. Raises CorpusError when a file is missing or does not agree with pack.json."""
+    info = _read_info(folder)
+    examples = _read_examples(folder, str(info["examples_sha256"]))
+    streams = tuple(FrameStream.model_validate(s) for s in info["streams"])
+    arrays: dict[str, NDArray[np.uint8]] = {}
+    for stream in streams:
+        path = folder / f"{stream.name}.npy"
+        try:
+            array = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise CorpusError(f"{path}: {error}; pack the corpus again") from error
+        expected = (info["count"], stream.frames, stream.height, stream.width, 3)
+        if array.shape != expected or array.dtype != np.uint8:
+            raise CorpusError(f"{path}: {array.dtype} {array.shape}; uint8 {expected} was expected")
+        arrays[stream.name] = array
+    if len(examples) != info["count"]:
+        raise CorpusError(f"{folder / EXAMPLES_NAME}: {len(examples)} lines; {info['count']} were expected")
+    return Packed(folder, streams, arrays, examples, info)
+
+
+def write_packed(
+    folder: Path,
+    streams: Sequence[FrameStream],
+    items: Iterable[tuple[Example, Media]],
+    origin: Origin,
+    *,
+    workers: int = 1,
+    max_skipped: float = 0.01,
+) -> dict[str, Any]:
+    """Decode every item and write the split. The folder appears, or is replaced, only when all is written.
+
+    Media that cannot be decoded are left out and named, with the reason, under "skipped". The items keep
+    their order, whatever the number of worker processes. Returns the content of pack.json.
+    Raises CorpusError when a key repeats, no item is left or more than the share `max_skipped` was left out.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        count, skipped = _write_items(unfinished, streams, items, workers)
+        _check_skipped(folder, count, skipped, max_skipped)
+        info = {
+            "format": FORMAT,
+            "corpus": folder.parent.name,
+            "split": folder.name,
+            **asdict(origin),
+            "streams": [stream.model_dump() for stream in streams],
+            "count": count,
+            "skipped": skipped,
+            "examples_sha256": _sha256(unfinished / EXAMPLES_NAME),
+        }
+        (unfinished / PACK_NAME).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        _replace(folder, unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return info
+
+
+def read_media(media: Media, streams: Sequence[FrameStream]) -> Frames:
+    """The frames of a whole file as one clip, {stream name: uint8 (F, H, W, 3)}. Raises MediaError."""
+    if isinstance(media, EncodedMedia):
+        # The decoder reads files: what it is given is what serving is given, and limits apply alike.
+        with tempfile.TemporaryDirectory(prefix="packing-") as folder:
+            path = Path(folder) / Path(media.name).name
+            path.write_bytes(media.data)
+            return read_media(path, streams)
+    clips = sample_streams(media, streams, [(0.0, probe(media).duration)])
+    return {name: frames[0] for name, frames in clips.items()}
+
+
+def _write_items(
+    folder: Path,
+    streams: Sequence[FrameStream],
+    items: Iterable[tuple[Example, Media]],
+    workers: int,
+) -> tuple[int, list[dict[str, str]]]:
+    shapes = {s.name: (s.frames, s.height, s.width, 3) for s in streams}
+    skipped: list[dict[str, str]] = []
+    keys: set[str] = set()
+    with ExitStack() as files:
+        lines = files.enter_context(open(folder / EXAMPLES_NAME, "w", encoding="utf-8"))
+        arrays = {
+            name: files.enter_context(GrowingArray(folder / f"{name}.npy", shape))
+            for name, shape in shapes.items()
+        }
+        for example, frames in _decoded(items, streams, workers):
+            if example.key in keys:
+                raise CorpusError(f"key: {example.key!r} occurs twice; the keys of a split must be unique")
+            if isinstance(frames, str):
+                skipped.append({"key": example.key, "reason": frames})
+            else:
+                for name, array in arrays.items():
+                    array.append(frames[name])
+                lines.write(example.to_json() + "\n")
+                keys.add(example.key)
+    return len(keys), skipped
+
+
+def _decoded(
+    items: Iterable[tuple[Example, Media]], streams: Sequence[FrameStream], workers: int
+) -> Iterator[tuple[Example, Frames | str]]:
+    """Each example with its frames, or with the reason why there are none; in order."""
+    task = partial(_frames_or_reason, streams=tuple(streams))
+    if workers <= 1:
+        for example, media in items:
+            yield example, task(media)
+        return
+    # A window of waiting results keeps memory bounded however long the corpus is.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting: deque[tuple[Example, Future[Frames | str]]] = deque()
+        for example, media in items:
+            waiting.append((example, pool.submit(task, media)))
+            if len(waiting) >= 8 * workers:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        for done, future in waiting:
+            yield done, future.result()
+
+
+def _frames_or_reason(media: Media, streams: tuple[FrameStream, ...]) -> Frames | str:
+    try:
+        return read_media(media, streams)
+    except MediaError as error:
+        return f"{error.code}: {error}"
+
+
+def _check_skipped(folder: Path, count: int, skipped: list[dict[str, str]], max_skipped: float) -> None:
+    total = count + len(skipped)
+    if count and len(skipped) <= max_skipped * total:
+        return
+    named = "; ".join(f"{s['key']} ({s['reason']})" for s in skipped[:5])
+    raise CorpusError(
+        f"{folder}: {len(skipped)} of {total} media could not be used, at most {max_skipped:.1%} may fail "
+        f"and one must remain: {named or 'the source is empty'}"
+    )
+
+
+def _replace(folder: Path, finished: Path) -> None:
+    finished.chmod(0o755)
+    if not folder.exists():
+        os.rename(finished, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    os.rename(folder, old / folder.name)
+    os.rename(finished, folder)
+    shutil.rmtree(old)
+
+
+def _read_info(folder: Path) -> Mapping[str, Any]:
+    path = folder / PACK_NAME
+    try:
+        info = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CorpusError(f"{path}: missing; a packed split was expected there") from None
+    except ValueError as error:
+        raise CorpusError(f"{path}: not JSON ({error})") from None
+    needed = ("format", "streams", "count", "examples_sha256")
+    if not isinstance(info, dict) or any(name not in info for name in needed):
+        raise CorpusError(f"{path}: an object with {', '.join(needed)} was expected")
+    if info["format"] != FORMAT:
+        raise CorpusError(f"{path}: format: {info['format']!r}; {FORMAT} was expected, pack the corpus again")
+    return info
+
+
+def _read_examples(folder: Path, expected_sha256: str) -> list[Example]:
+    path = folder / EXAMPLES_NAME
+    if not path.is_file():
+        raise CorpusError(f"{path}: missing; pack the corpus again")
+    if _sha256(path) != expected_sha256:
+        raise CorpusError(f"{path}: its SHA-256 is not the one in {PACK_NAME}; pack the corpus again")
+    examples = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                examples.append(Example.from_json(line))
+            except ExampleError as error:
+                raise CorpusError(f"{path}:{number}: {error}") from None
+    return examples
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

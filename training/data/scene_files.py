@@ -1,0 +1,48 @@
+"""Reading what the scenes generator wrote: SOURCE/<split>/examples.jsonl, with the media files beside it.
+
+Each line is an object with "key", "media" (a file name in the split's folder) and the fields of an Example;
+"held_out" (true for combinations that occur in the test split alone) and "scene" become attributes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from training.data.example import Example, ExampleError, example_of, required_text
+from training.data.packed import Media, Origin
+from training.data.text_file import numbered_lines
+from training.data.webdataset import CorpusError
+
+ORIGIN = Origin(
+    source="training.data.scenes, the generator of this project",
+    licence="that of this project",
+    split_rule="by the generator: some combinations of color, shape and motion occur in the test split alone",
+)
+_ATTRIBUTES = ("held_out", "scene")
+
+
+def scenes(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
+    """Every generated scene of a split, in file order. Raises CorpusError naming file, line and field."""
+    path = folder / split / "examples.jsonl"
+    for number, line in numbered_lines(path):
+        try:
+            yield _scene(path.parent, line)
+        except ExampleError as error:
+            raise CorpusError(f"{path}:{number}: {error}") from None
+
+
+def _scene(folder: Path, line: str) -> tuple[Example, Media]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ExampleError(f"not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ExampleError(f"{line[:60]!r}; a JSON object was expected")
+    media = folder / required_text(record, "media")
+    if not media.is_file():
+        raise ExampleError(f"media: {media} is missing")
+    attributes = {name: record[name] for name in _ATTRIBUTES if name in record}
+    fields = {name: value for name, value in record.items() if name not in (*_ATTRIBUTES, "media")}
+    return example_of({**fields, "attributes": attributes}), media

@@ -1,0 +1,248 @@
+"""The captions of a clip and its graded wrong captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+from training.data.scenes.description import Clause, Description, Mention, describe, holds
+from training.data.scenes.splits import is_held_out
+from training.data.scenes.vocabulary import COLOURS, DIRECTIONS, PATTERNS, SHAPES, SIZES, SPEEDS, TURN_SENSE, TURNING, TURNS
+from training.data.scenes.wording import phrase
+from training.data.scenes.world import World
+
+GRADE_1, GRADE_2, GRADE_3 = 8, 2, 2  # how many wrong captions of each grade a clip has at most
+Change = Callable[[Random, Description], Description | None]
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A right caption with what it says and how it was worded."""
+
+    text: str
+    description: Description
+    style: int
+
+
+def captions_of(world: World, rng: Random) -> list[Caption]:
+    """Five different true captions. The first two say everything that tells the clip from others."""
+    everything = replace(describe(world), count=None)
+    wanted = [
+        everything,
+        everything,
+        replace(_partial(everything, rng), count=len(world.things)),
+        _partial(everything, rng),
+        _glimpse(everything, rng),
+    ]
+    captions: list[Caption] = []
+    for description in wanted:
+        while True:
+            style = rng.randrange(2**31)
+            text = phrase(description, style)
+            if text not in [c.text for c in captions]:
+                break
+        captions.append(Caption(text, description, style))
+    return captions
+
+
+def _partial(description: Description, rng: Random) -> Description:
+    """All objects and motions, each without some of size, pattern, digit and speed."""
+    mentions = tuple(
+        replace(
+            m,
+            size=m.size if rng.random() < 0.4 else None,
+            pattern=m.pattern if rng.random() < 0.5 else None,
+            digit=m.digit if rng.random() < 0.4 else None,
+        )
+        for m in description.mentions
+    )
+    clauses = tuple(replace(c, speed=c.speed if rng.random() < 0.5 else None) for c in description.clauses)
+    return replace(description, mentions=mentions, clauses=clauses)
+
+
+def _glimpse(description: Description, rng: Random) -> Description:
+    """One or two events, the objects by colour and shape or one of the two, nothing of what stays still."""
+    moving = tuple(c for c in description.clauses if c.motion != "stays")
+    mentions = []
+    for m in description.mentions:
+        named = rng.choice(("both", "colour", "shape"))
+        mentions.append(Mention(m.colour if named != "shape" else None, m.shape if named != "colour" else None))
+    return only_used(replace(description, mentions=tuple(mentions), clauses=moving or description.clauses, count=None))
+
+
+def only_used(description: Description) -> Description:
+    """The description without the mentions that no clause speaks of."""
+    used = sorted({i for c in description.clauses for i in (c.subject, c.target) if i is not None})
+    clauses = tuple(
+        replace(c, subject=used.index(c.subject), target=None if c.target is None else used.index(c.target))
+        for c in description.clauses
+    )
+    return replace(description, mentions=tuple(description.mentions[i] for i in used), clauses=clauses)
+
+
+def _with_mention(description: Description, index: int, mention: Mention) -> Description:
+    mentions = tuple(mention if i == index else m for i, m in enumerate(description.mentions))
+    return replace(description, mentions=mentions)
+
+
+def _with_clause(description: Description, index: int, clause: Clause) -> Description:
+    clauses = tuple(clause if i == index else c for i, c in enumerate(description.clauses))
+    return replace(description, clauses=clauses)
+
+
+def _other(rng: Random, values: tuple[Any, ...], value: Any) -> Any:
+    return rng.choice([v for v in values if v != value])
+
+
+def _change_attribute(name: str, values: tuple[Any, ...]) -> Change:
+    def change(rng: Random, description: Description) -> Description | None:
+        told = [i for i, m in enumerate(description.mentions) if getattr(m, name) is not None]
+        if not told and name == "pattern":
+            told = list(range(len(description.mentions)))
+        if not told:
+            return None
+        index = rng.choice(told)
+        mention = description.mentions[index]
+        allowed = values
+        if name == "shape":  # a circle cannot be seen to rotate
+            turns = [c for c in description.clauses if c.subject == index and c.motion == "rotates"]
+            if turns:
+                allowed = TURN_SENSE if any(c.direction for c in turns) else TURNING
+        new: dict[str, Any] = {name: _other(rng, allowed, getattr(mention, name))}
+        return _with_mention(description, index, replace(mention, **new))
+
+    return change
+
+
+def _change_direction(rng: Random, description: Description) -> Description | None:
+    told = [i for i, c in enumerate(description.clauses) if c.direction]
+    if not told:
+        return None
+    index = rng.choice(told)
+    clause = description.clauses[index]
+    values = TURNS if clause.motion == "rotates" else DIRECTIONS if clause.motion == "moves" else ("left", "right")
+    return _with_clause(description, index, replace(clause, direction=_other(rng, values, clause.direction)))
+
+
+def _change_motion(rng: Random, description: Description) -> Description | None:
+    index = rng.randrange(len(description.clauses))
+    clause = description.clauses[index]
+    if clause.depth:
+        return _with_clause(description, index, replace(clause, depth=_other(rng, ("in front of", "behind"), clause.depth)))
+    if clause.speed and rng.random() < 0.5:
+        return _with_clause(description, index, replace(clause, speed=_other(rng, SPEEDS, clause.speed)))
+    if clause.motion == "collides" or any(c.target == clause.subject for c in description.clauses):
+        return None
+    motions = ["moves", "grows", "shrinks", "appears", "disappears"]
+    if description.mentions[clause.subject].shape in TURNING:
+        motions.append("rotates")
+    alone = len([c for c in description.clauses if c.subject == clause.subject]) == 1
+    if alone and clause.motion not in ("appears", "disappears"):  # what appears may well be called still
+        motions.append("stays")
+    motion = _other(rng, tuple(motions), clause.motion)
+    direction = rng.choice(DIRECTIONS) if motion == "moves" else None
+    changed = _with_clause(description, index, Clause(clause.subject, motion, direction))
+    moving = [c for c in changed.clauses if c.motion != "stays"]
+    if len({(c.subject, c.motion, c.direction) for c in moving}) < len(moving):
+        return None
+    relation = description.relation if len(moving) == 2 else None
+    if len(moving) == 2 and relation is None:
+        relation = "together"
+    return replace(changed, relation=relation) if len(moving) < 3 else None
+
+
+def _change_order(rng: Random, description: Description) -> Description | None:
+    if description.relation != "then":
+        return None
+    first, second, *rest = description.clauses
+    return replace(description, clauses=(second, first, *rest))
+
+
+def _swap(rng: Random, description: Description) -> Description | None:
+    """Two objects exchange what is said of one attribute, or what they do."""
+    if len(description.mentions) < 2:
+        return None
+    a, b = rng.sample(range(len(description.mentions)), 2)
+    name = rng.choice(("colour", "shape", "digit", "deeds"))
+    if name == "deeds":
+        if any(c.target is not None or c.motion == "rotates" for c in description.clauses):
+            return None
+        turned = {a: b, b: a}
+        return replace(description, clauses=tuple(replace(c, subject=turned.get(c.subject, c.subject)) for c in description.clauses))
+    one, other = description.mentions[a], description.mentions[b]
+    if name == "shape" and any(c.motion == "rotates" for c in description.clauses):
+        return None
+    of_a: dict[str, Any] = {name: getattr(one, name)}
+    of_b: dict[str, Any] = {name: getattr(other, name)}
+    if None in of_a.values() or None in of_b.values():
+        return None
+    return _with_mention(_with_mention(description, a, replace(one, **of_b)), b, replace(other, **of_a))
+
+
+def _change_count(rng: Random, description: Description) -> Description | None:
+    if description.count is None:
+        return None
+    return replace(description, count=_other(rng, (1, 2, 3), description.count))
+
+
+CHANGES: dict[str, Change] = {
+    "colour": _change_attribute("colour", tuple(COLOURS)),
+    "shape": _change_attribute("shape", SHAPES),
+    "size": _change_attribute("size", tuple(SIZES)),
+    "pattern": _change_attribute("pattern", PATTERNS[1:]),
+    "digit": _change_attribute("digit", tuple(range(10))),
+    "direction": _change_direction,
+    "motion": _change_motion,
+    "order": _change_order,
+    "swap": _swap,
+    "count": _change_count,
+}
+
+
+def speaks_of_held_out(description: Description) -> bool:
+    """Whether some mention, with what it does, is of a pair held out for the test split."""
+    for index, mention in enumerate(description.mentions):
+        deeds = tuple((c.motion, c.direction) for c in description.clauses if c.subject == index)
+        if is_held_out(mention.colour, mention.shape, deeds):
+            return True
+    return False
+
+
+def negatives_of(world: World, captions: list[Caption], other: World, held_out: bool, rng: Random) -> list[dict[str, Any]]:
+    """Wrong captions, each false of the world: grade 1 has one change, grade 2 two, grade 3 is of the world ``other``.
+
+    ``held_out`` allows pairs of the test split in them.
+    """
+    negatives: list[dict[str, Any]] = []
+
+    def add(caption: int, description: Description | None, style: int, grade: int, kind: str) -> bool:
+        if description is None or holds(description, world) or (speaks_of_held_out(description) and not held_out):
+            return False
+        text = phrase(description, style)
+        if text in [n["caption"] for n in negatives]:
+            return False
+        negatives.append({"caption": text, "of": caption, "grade": grade, "kind": kind})
+        return True
+
+    kinds = rng.sample(list(CHANGES), len(CHANGES))
+    for kind in kinds:
+        source = 2 if kind == "count" else rng.choice((0, 1))
+        caption = captions[source]
+        if len(negatives) < GRADE_1:
+            any(add(source, CHANGES[kind](rng, caption.description), caption.style, 1, kind) for _ in range(12))
+    for _ in range(30):
+        if sum(n["grade"] == 2 for n in negatives) == GRADE_2:
+            break
+        source = rng.choice((0, 1))
+        kind, then = rng.sample([k for k in CHANGES if k not in ("count", "swap", "order")], 2)
+        once = CHANGES[kind](rng, captions[source].description)
+        if once is not None and not holds(once, world):
+            twice = CHANGES[then](rng, once)
+            if twice is not None and twice != once and twice != captions[source].description:
+                add(source, twice, captions[source].style, 2, kind)
+    elsewhere = replace(describe(other), count=None)
+    for _ in range(GRADE_3):
+        add(rng.choice((0, 1)), elsewhere, rng.randrange(2**31), 3, "other")
+    return negatives

@@ -1,0 +1,194 @@
+"""Drawing a world as frames and as an H.264 MP4."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from random import Random
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw
+
+from training.data.scenes.motion import frame_times, state_at
+from training.data.scenes.vocabulary import COLOURS, FPS, HEIGHT, WIDTH
+from training.data.scenes.world import Background, Thing, World
+
+OVERSAMPLE = 3
+MARGIN = 4  # pixels of background beyond each edge, for the shaking camera
+Point = tuple[float, float]
+
+# Five by seven, drawn about 10 by 18 pixels: clear in a 224x224 frame, lost in a 112x112 one.
+DIGITS = (
+    "01110 10001 10001 10001 10001 10001 01110",
+    "00100 01100 00100 00100 00100 00100 01110",
+    "01110 10001 00001 00110 01000 10000 11111",
+    "11110 00001 00001 01110 00001 00001 11110",
+    "00010 00110 01010 10010 11111 00010 00010",
+    "11111 10000 11110 00001 00001 10001 01110",
+    "01110 10000 10000 11110 10001 10001 01110",
+    "11111 00001 00010 00100 00100 01000 01000",
+    "01110 10001 10001 01110 10001 10001 01110",
+    "01110 10001 10001 01111 00001 00001 01110",
+)
+
+
+def outline(shape: str) -> list[Point]:
+    """The corners of the shape with diameter 1 around (0, 0), y downwards. A ring gives its outer edge."""
+    if shape in ("circle", "ring"):
+        return [(0.5 * math.cos(k * math.pi / 30), 0.5 * math.sin(k * math.pi / 30)) for k in range(60)]
+    if shape == "square":
+        return [(-0.44, -0.44), (0.44, -0.44), (0.44, 0.44), (-0.44, 0.44)]
+    if shape == "triangle":
+        return [(0.0, -0.54), (0.47, 0.4), (-0.47, 0.4)]
+    if shape == "diamond":
+        return [(0.0, -0.57), (0.34, 0.0), (0.0, 0.57), (-0.34, 0.0)]
+    if shape == "star":
+        radii = (0.56, 0.23)
+        angles = [math.pi * k / 5 - math.pi / 2 for k in range(10)]
+        return [(radii[k % 2] * math.cos(a), radii[k % 2] * math.sin(a)) for k, a in enumerate(angles)]
+    if shape == "cross":
+        a, b = 0.17, 0.5
+        return [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+    if shape == "heart":
+        steps = [k * math.pi / 24 for k in range(48)]
+        return [
+            (
+                16 * math.sin(t) ** 3 / 33,
+                -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 31 - 0.08,
+            )
+            for t in steps
+        ]
+    raise ValueError(f"shape {shape!r} is not one of the shapes that can be drawn")
+
+
+def second_tone(colour: str) -> tuple[int, int, int]:
+    """The tone of stripes and dots: a lighter or darker shade, so that the object keeps its colour's name."""
+    if colour in ("black", "white"):  # away from the greys of the backgrounds
+        return (72, 72, 76) if colour == "black" else (190, 190, 194)
+    rgb = COLOURS[colour]
+    if colour == "yellow":
+        return (rgb[0] * 5 // 9, rgb[1] * 5 // 9, rgb[2] * 5 // 9)
+    lift = 0.62
+    return (int(rgb[0] + (255 - rgb[0]) * lift), int(rgb[1] + (255 - rgb[1]) * lift), int(rgb[2] + (255 - rgb[2]) * lift))
+
+
+def _pattern(thing: Thing, side: int) -> Image.Image:
+    """A square of ``side`` pixels, upright, in the object's colour and pattern."""
+    canvas = Image.new("RGB", (side, side), COLOURS[thing.colour])
+    draw, tone = ImageDraw.Draw(canvas), second_tone(thing.colour)
+    pitch = (10 if thing.size == "small" else 14) * OVERSAMPLE
+    centre = side // 2
+    if thing.pattern == "striped":
+        for y in range(centre % pitch - pitch, side, pitch):
+            draw.rectangle((0, y, side, y + pitch // 2 - 1), fill=tone)
+    elif thing.pattern == "dotted":
+        radius = round(pitch * 0.3)
+        for row, y in enumerate(range(centre % pitch - pitch, side + pitch, pitch)):
+            for x in range(centre % pitch - pitch + (row % 2) * pitch // 2, side + pitch, pitch):
+                draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tone)
+    return canvas
+
+
+def _digit(thing: Thing) -> Image.Image:
+    """The digit on its plate, 14 x 22 pixels."""
+    ink, plate = ((20, 20, 20), (255, 255, 255)) if thing.colour == "black" else ((255, 255, 255), (16, 16, 16))
+    rows = DIGITS[thing.digit or 0].split()
+    glyph = Image.fromarray(np.array([[int(bit) * 255 for bit in row] for row in rows], dtype=np.uint8))
+    glyph = glyph.resize((60, 108), Image.Resampling.NEAREST).resize((10, 18), Image.Resampling.BOX)
+    canvas = Image.new("RGB", (14, 22), plate)
+    canvas.paste(ink, (2, 2), glyph)
+    return canvas
+
+
+def draw_thing(thing: Thing, scale: float = 1.0, angle: float = 0.0) -> Image.Image:
+    """The object as an RGBA picture just large enough for it, its centre in the middle; ``angle`` in degrees."""
+    diameter = thing.diameter * scale
+    half = math.ceil(0.6 * diameter) + 2
+    side = 2 * half * OVERSAMPLE
+    grown = diameter * OVERSAMPLE
+    cos, sin = math.cos(math.radians(angle)) * grown, math.sin(math.radians(angle)) * grown
+    middle = side / 2
+    points = [(middle + x * cos - y * sin, middle + x * sin + y * cos) for x, y in outline(thing.shape)]
+    mask = Image.new("L", (side, side), 0)
+    ImageDraw.Draw(mask).polygon(points, fill=255)
+    paint = _pattern(thing, side)
+    if angle:
+        paint = paint.rotate(-angle, Image.Resampling.BILINEAR)
+    edge = (205, 205, 208) if thing.colour == "black" else (26, 26, 30)
+    draw = ImageDraw.Draw(paint)
+    draw.line([*points, points[0], points[1]], fill=edge, width=int(1.7 * OVERSAMPLE), joint="curve")
+    if thing.shape == "ring":
+        inner = 0.27 * grown
+        box = (middle - inner, middle - inner, middle + inner, middle + inner)
+        ImageDraw.Draw(mask).ellipse(box, fill=0)
+        wider = inner + OVERSAMPLE
+        box = (middle - wider, middle - wider, middle + wider, middle + wider)
+        draw.ellipse(box, outline=edge, width=int(1.7 * OVERSAMPLE))
+    paint.putalpha(mask)
+    sprite = paint.resize((2 * half, 2 * half), Image.Resampling.BOX)
+    if thing.digit is not None:  # always upright and equally large: only then does its name stay what it is
+        sprite.paste(_digit(thing), (half - 7, half - 11))
+    return sprite
+
+
+def draw_background(background: Background) -> Image.Image:
+    """The background with its margin: RGB, WIDTH + 2 MARGIN by HEIGHT + 2 MARGIN pixels."""
+    height, width = HEIGHT + 2 * MARGIN, WIDTH + 2 * MARGIN
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    period = background.period
+    if background.kind == "flat":
+        share = np.zeros((height, width), np.float32)
+    elif background.kind == "gradient":
+        share = y / height if background.seed % 2 else x / width
+    elif background.kind == "checker":
+        share = ((x // period + y // period) % 2).astype(np.float32)
+    elif background.kind == "stripes":
+        share = (((x + y * (background.seed % 3 - 1)) // period) % 2).astype(np.float32)
+    elif background.kind == "noise":
+        share = np.random.default_rng(background.seed).random((height // 2, width // 2), dtype=np.float32)
+        share = share.repeat(2, axis=0).repeat(2, axis=1)
+    else:
+        raise ValueError(f"background kind {background.kind!r} is not one that can be drawn")
+    first, second = np.array(background.first, np.float32), np.array(background.second, np.float32)
+    mixed = first + (second - first) * share[..., None]
+    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+
+
+def render(world: World) -> Iterator[Image.Image]:
+    """The frames in order, each RGB and WIDTH x HEIGHT pixels."""
+    background = draw_background(world.background)
+    camera = Random(world.shake_seed)
+    sprites: dict[tuple[int, float, float], Image.Image] = {}
+    for time in frame_times():
+        frame = background.copy()
+        for index in world.drawing_order:
+            state = state_at(world.things[index], time)
+            if state.opacity <= 0:
+                continue
+            key = (index, round(state.scale, 2), round(state.angle, 1))
+            if key not in sprites:
+                sprites[key] = draw_thing(world.things[index], key[1], key[2])
+            sprite = sprites[key]
+            mask = sprite.getchannel("A")
+            if state.opacity < 1:
+                mask = mask.point([int(level * state.opacity) for level in range(256)])
+            corner = (round(state.x) + MARGIN - sprite.width // 2, round(state.y) + MARGIN - sprite.height // 2)
+            frame.paste(sprite, corner, mask)
+        dx, dy = (camera.randint(-world.shake, world.shake) + MARGIN for _ in range(2))
+        yield frame.crop((dx, dy, dx + WIDTH, dy + HEIGHT))
+
+
+def encode(world: World) -> bytes:
+    """The clip as an MP4 file: H.264, yuv420p, 12 frames per second, 3 seconds."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        # One thread: how x264 divides the work among threads would otherwise show in the bytes.
+        stream.options = {"crf": "23", "preset": "veryfast", "threads": "1"}
+        for picture in render(world):
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
+    return buffer.getvalue()

@@ -1,0 +1,91 @@
+"""Tar archives, read member by member: WebDataset shards (KEY.jpg + KEY.json), packages of registries."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vitascope.errors import InvalidInput
+
+PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
+
+
+class CorpusError(InvalidInput):
+    """A missing or malformed file of a corpus; names the file, the line (or member) and the field."""
+
+    code = "invalid_corpus"
+
+
+@dataclass(frozen=True)
+class EncodedMedia:
+    """An encoded picture or video held in memory; `name` ends in the format's extension."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One key of a shard. `shard` and `key` name it in errors."""
+
+    shard: Path
+    key: str
+    media: EncodedMedia
+    record: dict[str, Any]
+
+
+def tar_members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """(name, content) of the regular files whose name is wanted, in one pass over a plain or gzipped archive.
+
+    Raises CorpusError naming the archive when it is missing, truncated or no tar archive.
+    """
+    try:
+        with tarfile.open(archive, "r|*") as tar:
+            for member in tar:
+                if not member.isfile() or not wanted(member.name):
+                    continue
+                stream = tar.extractfile(member)
+                assert stream is not None  # isfile() was checked
+                yield member.name, stream.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise CorpusError(f"{archive}: {error}; a readable tar archive was expected") from error
+
+
+def shard_paths(folder: Path, split: str) -> list[Path]:
+    """The shards SPLIT-NNNNN.tar of a split in order, none when the folder holds no such shard."""
+    return sorted(folder.glob(f"{split}-[0-9]*.tar"))
+
+
+def read_shard(shard: Path) -> Iterator[Sample]:
+    """Every key of a shard, in order. Raises CorpusError when a key lacks its picture or its JSON."""
+    parts: dict[str, bytes] = {}
+    current: str | None = None
+    for name, content in tar_members(shard, lambda _: True):
+        # The key ends at the first dot of the file name, as WebDataset defines it.
+        stem, _, extension = PurePosixPath(name).name.partition(".")
+        if current is not None and stem != current:
+            yield _sample(shard, current, parts)
+            parts = {}
+        current = stem
+        parts[extension.lower()] = content
+    if current is not None:
+        yield _sample(shard, current, parts)
+
+
+def _sample(shard: Path, key: str, parts: dict[str, bytes]) -> Sample:
+    pictures = sorted(PICTURES & set(parts))
+    if not pictures:
+        raise CorpusError(f"{shard}: {key}: has {sorted(parts)}; one of {sorted(PICTURES)} was expected")
+    if "json" not in parts:
+        raise CorpusError(f"{shard}: {key}.json: missing; every picture needs its annotation")
+    try:
+        record = json.loads(parts["json"])
+    except ValueError as error:
+        raise CorpusError(f"{shard}: {key}.json: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise CorpusError(f"{shard}: {key}.json: {type(record).__name__}; a JSON object was expected")
+    return Sample(shard, key, EncodedMedia(f"{key}.{pictures[0]}", parts[pictures[0]]), record)

@@ -1,0 +1,1 @@
+"""Measuring a model or a bundle: retrieval, caption scoring, answers, calibration, what each stream contributes."""

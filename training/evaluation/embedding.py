@@ -1,0 +1,63 @@
+"""Embedding a packed corpus with any encoder.
+
+Shape letters: N examples, F frames, D vector width, V visual tokens, W their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from training.data.packed import Packed
+from training.evaluation.encoder import Encoder
+
+Alter = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+"""Changes the streams before they are embedded (ablations)."""
+
+
+def streams_of(packed: Packed, rows: np.ndarray, low_frames: int) -> dict[str, np.ndarray]:
+    """The frame streams of some rows, (n, 1, F, H, W, 3) uint8; a still's one neighbour is repeated."""
+    low = packed.arrays["low"][rows][:, None]
+    if low.shape[2] == 1:
+        low = np.repeat(low, low_frames, axis=2)
+    return {"high": packed.arrays["high"][rows][:, None], "low": low}
+
+
+def embed_corpus(
+    encoder: Encoder, packed: Packed, *, low_frames: int = 6, batch: int = 32, alter: Alter | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors (N, D) float32 and visual tokens (N, V, W) float16 of every example."""
+    vectors, tokens = [], []
+    for start in range(0, len(packed.examples), batch):
+        rows = np.arange(start, min(start + batch, len(packed.examples)))
+        streams = streams_of(packed, rows, low_frames)
+        out = encoder.embed_video(alter(streams) if alter else streams)
+        vectors.append(out.vectors)
+        tokens.append(out.visual_tokens.astype(np.float16))
+    return np.concatenate(vectors), np.concatenate(tokens)
+
+
+def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int = 128) -> np.ndarray:
+    """(N, D) float32. Sorted by length inside, so that little is spent on padding."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    rows: list[np.ndarray] = [np.empty(0)] * len(texts)
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        for i, vector in zip(part, encoder.embed_text([texts[i] for i in part]), strict=True):
+            rows[i] = vector
+    return np.stack(rows)
+
+
+def match_logits(
+    encoder: Encoder, texts: Sequence[str], tokens: np.ndarray, rows: Sequence[int], batch: int = 128
+) -> np.ndarray:
+    """(n,) match logits of texts[i] with the visual tokens of row rows[i]."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    out = np.empty(len(texts))
+    index = np.asarray(rows)
+    for start in range(0, len(order), batch):
+        part = order[start : start + batch]
+        visual = tokens[index[part]].astype(np.float32)
+        out[part] = encoder.match([texts[i] for i in part], visual).logits
+    return out

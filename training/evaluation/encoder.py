@@ -1,0 +1,108 @@
+"""What evaluation needs of a model: the runtime's methods, met by a bundle and by a torch model alike.
+
+Shape letters: B items, D vector width, V visual tokens, W their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.models.hdvila import HdVila
+from vitascope.manifest import Calibration
+from vitascope.model import Answer, Match, VideoEmbedding
+from vitascope.tokenise import Tokenizer
+
+
+class Encoder(Protocol):
+    """The part of `vitascope.model.Model` that evaluation calls."""
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...
+    def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding: ...
+    def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match: ...
+    def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray: ...
+    def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]: ...
+
+
+class TorchEncoder:
+    """An HD-VILA model behind the runtime's methods; for validation during training and for parity checks."""
+
+    def __init__(
+        self, model: HdVila, tokenizer: Tokenizer, answers: list[str], calibration: Calibration | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.answers = model, tokenizer, answers
+        self.calibration = calibration or Calibration()
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """(B, D) float32, L2-normalised."""
+        with _quiet(self.model):
+            return _numpy(self.model.encode_text(*self._tokens(texts))[0])
+
+    def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding:
+        """Streams (B, C, F, H, W, 3) uint8 -> vectors (B, D) and visual tokens (B, V, W)."""
+        high, low = (torch.from_numpy(np.ascontiguousarray(streams[name])) for name in ("high", "low"))
+        with _quiet(self.model):
+            vector, tokens = self.model.encode_video(high, low)
+        return VideoEmbedding(vectors=_numpy(vector), visual_tokens=_numpy(tokens))
+
+    def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
+        """Match logits and calibrated probabilities, both (B,)."""
+        with _quiet(self.model):
+            logits = _numpy(self.model.match_logits(self._fused(texts, visual_tokens)))
+        c = self.calibration
+        return Match(logits=logits, probabilities=_sigmoid(c.match_scale * logits + c.match_bias))
+
+    def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
+        """The fused score, (B,) in 0..1."""
+        c = self.calibration
+        return _sigmoid(c.fused_similarity * similarity + c.fused_match * match_logits + c.fused_bias)
+
+    def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
+        """The `top` answers to each question, most probable first."""
+        with _quiet(self.model):
+            logits = self.model.answer_logits(self._fused(questions, visual_tokens)).float()
+        best = (logits / self.calibration.answer_temperature).softmax(dim=-1).topk(min(top, len(self.answers)))
+        return [
+            [Answer(self.answers[i], float(p)) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
+            for values, indices in zip(best.values, best.indices, strict=True)
+        ]
+
+    def _fused(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Tensor:
+        ids, mask = self._tokens(texts)
+        _, states = self.model.encode_text(ids, mask)
+        return self.model.fuse(states, mask, torch.from_numpy(np.asarray(visual_tokens, dtype=np.float32)))
+
+    def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        ids, mask = self.tokenizer.encode(list(texts))
+        return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+class _quiet:
+    """Evaluation mode without gradients; the model's former mode is restored."""
+
+    def __init__(self, model: HdVila) -> None:
+        self.model = model
+        self.no_grad = torch.no_grad()
+
+    def __enter__(self) -> None:
+        self.was_training = self.model.training
+        self.model.eval()
+        self.no_grad.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self.no_grad.__exit__(None, None, None)
+        self.model.train(self.was_training)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    result: np.ndarray = tensor.float().cpu().numpy()
+    return result
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    result: np.ndarray = 1.0 / (1.0 + np.exp(-np.asarray(x, dtype=np.float64)))
+    return result

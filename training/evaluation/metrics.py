@@ -1,0 +1,84 @@
+"""The field's metrics from their formulas, with ties treated fairly.
+
+Retrieval ranks: MSR-VTT protocol (R@K, MdR, MnR). Where scores tie, every order of the tied items is equally likely,
+so that a matrix of equal scores gives chance and not 100%.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.stats import kendalltau, rankdata
+
+
+def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest possible rank (1-based) of the best relevant item of each query.
+
+    scores (Q, N): higher is better. relevant: per query the columns that count as right.
+    """
+    low, high = np.empty(len(scores)), np.empty(len(scores))
+    for q, columns in enumerate(relevant):
+        best = scores[q, columns].max()
+        better = int((scores[q] > best).sum())
+        equal_right = int((scores[q, columns] == best).sum())
+        equal = int((scores[q] == best).sum())
+        low[q] = better + 1
+        # The first of several tied right items comes no later than after all tied wrong ones.
+        high[q] = better + equal - equal_right + 1
+    return low, high
+
+
+def retrieval(scores: np.ndarray, relevant: Sequence[np.ndarray], at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """Expected R@K in percent over the order of ties, median and mean rank."""
+    low, high = best_ranks(scores, relevant)
+    out = {}
+    for k in at:
+        chance = np.clip((k - low + 1) / (high - low + 1), 0.0, 1.0)
+        out[f"R@{k}"] = float(100.0 * chance.mean())
+    middle = (low + high) / 2
+    return out | {"MdR": float(np.median(middle)), "MnR": float(middle.mean())}
+
+
+def clip_score(similarity: np.ndarray) -> np.ndarray:
+    """CLIPScore = 2.5 * max(cosine, 0) (Hessel et al., 2021)."""
+    return 2.5 * np.maximum(np.asarray(similarity), 0.0)
+
+
+def tau_c(scores: Sequence[float], judgements: Sequence[float]) -> float:
+    """Kendall's tau-c times 100, as Flickr8k-Expert is reported."""
+    return float(100.0 * kendalltau(scores, judgements, variant="c").statistic)
+
+
+def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
+    """VQAv2 soft accuracy: min(n / 3, 1) averaged over the leave-one-out sets of the people's answers."""
+    if len(people) < 2:
+        raise ValueError(f"people: {len(people)} answers; at least 2 were expected")
+    scores = [
+        min(sum(p == answer for j, p in enumerate(people) if j != left) / 3.0, 1.0) for left in range(len(people))
+    ]
+    return float(np.mean(scores))
+
+
+def pairwise_accuracy(right: np.ndarray, wrong: np.ndarray) -> float:
+    """Percent of pairs whose right item scores higher; a tie counts half."""
+    right, wrong = np.asarray(right), np.asarray(wrong)
+    return float(100.0 * ((right > wrong) + 0.5 * (right == wrong)).mean())
+
+
+def calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error with equal-width bins (Guo et al., 2017), as a fraction."""
+    probabilities, correct = np.asarray(probabilities, dtype=float), np.asarray(correct, dtype=float)
+    index = np.minimum((probabilities * bins).astype(int), bins - 1)
+    error = 0.0
+    for b in range(bins):
+        inside = index == b
+        if inside.any():
+            error += inside.mean() * abs(probabilities[inside].mean() - correct[inside].mean())
+    return float(error)
+
+
+def average_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks with ties averaged, 1 for the highest."""
+    ranks: np.ndarray = rankdata(-np.asarray(values), method="average")
+    return ranks

@@ -1,0 +1,154 @@
+"""Everything that is reported about a bundle or a checkpoint, by corpus.
+
+The numbers of `docs/results.md` come from here: `vitascope evaluate BUNDLE --data DIR --judgements DIR`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from training import checkpoint
+from training.data.flickr8k import expert_judgements
+from training.data.packed import Packed, open_packed
+from training.evaluation.answers import exact_answers
+from training.evaluation.captions import expert_agreement, wrong_caption_accuracy
+from training.evaluation.embedding import embed_corpus
+from training.evaluation.encoder import Encoder, TorchEncoder
+from training.evaluation.retrieval import caption_retrieval, concept_retrieval
+from training.evaluation.streams import ALTERATIONS
+from vitascope.manifest import MANIFEST_NAME
+from vitascope.model import Model
+from vitascope.tokenise import Tokenizer
+
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured, and where the data lies."""
+
+    encoder: Encoder
+    low_frames: int
+    data: Path
+    split: str
+    judgements: Path | None
+
+    def packed(self, corpus: str, split: str | None = None) -> Packed:
+        return open_packed(self.data / corpus / (split or self.split))
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    split: str = "test",
+    corpora: Sequence[str] | None = None,
+    judgements: Path | None = None,
+    out: Path | None = None,
+) -> dict[str, Numbers]:
+    """Measure `model` (bundle or checkpoint folder) on every packed corpus in `data` that is known here.
+
+    Returns {corpus: {metric: value}}; percentages unless a name says otherwise.
+    """
+    encoder, low_frames = open_encoder(model)
+    subject = Subject(encoder, low_frames, data, split, judgements)
+    wanted = corpora or [name for name in MEASURES if (data / name / split).is_dir()]
+    if unknown := sorted(set(wanted) - set(MEASURES)):
+        raise ValueError(f"corpus: {unknown}; some of {sorted(MEASURES)} were expected")
+    results = {name: {k: round(v, 4) for k, v in MEASURES[name](subject).items()} for name in wanted}
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def open_encoder(model: Path) -> tuple[Encoder, int]:
+    """A bundle's runtime or a checkpoint's torch model, and how many low-resolution frames it eats."""
+    if (model / MANIFEST_NAME).exists():
+        runtime = Model.open(model)
+        (low,) = [s.frames for s in runtime.bundle.manifest.streams if s.name == "low"]
+        return runtime, low
+    held = checkpoint.load(model)
+    tokenizer = Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length)
+    return TorchEncoder(held.model, tokenizer, held.answers), held.model.cfg.low_frames
+
+
+def _flickr8k(subject: Subject) -> Numbers:
+    packed = subject.packed("flickr8k")
+    vectors, tokens = embed_corpus(subject.encoder, packed, low_frames=subject.low_frames)
+    out = caption_retrieval(subject.encoder, packed, vectors)
+    if subject.judgements is not None and subject.split == "test":
+        judgements = expert_judgements(subject.judgements)
+        out |= expert_agreement(subject.encoder, packed, vectors, tokens, judgements)
+    return out
+
+
+def _daquar(subject: Subject) -> Numbers:
+    packed = subject.packed("daquar")
+    _, tokens = embed_corpus(subject.encoder, packed, low_frames=subject.low_frames)
+    return exact_answers(subject.encoder, packed, tokens)
+
+
+def _scenes(subject: Subject) -> Numbers:
+    packed = subject.packed("scenes")
+    encoder = subject.encoder
+    vectors, tokens = embed_corpus(encoder, packed, low_frames=subject.low_frames)
+    out = caption_retrieval(encoder, packed, vectors, captions=1)
+    out |= wrong_caption_accuracy(encoder, packed, vectors, tokens)
+    out |= exact_answers(encoder, packed, tokens)
+    held_out = [i for i, e in enumerate(packed.examples) if e.attributes.get("held_out")]
+    if held_out:
+        part = replace(packed, examples=[packed.examples[i] for i in held_out])
+        exact = exact_answers(encoder, part, tokens[held_out])
+        out["exact (held-out combinations)"] = exact["exact"]
+    for name, alter in ALTERATIONS.items():
+        vectors, tokens = embed_corpus(encoder, packed, low_frames=subject.low_frames, alter=alter)
+        scores = caption_retrieval(encoder, packed, vectors, captions=1)
+        exact = exact_answers(encoder, packed, tokens)
+        out |= {f"{k} [{name}]": v for k, v in scores.items() if k.startswith("t2v R")}
+        out |= {f"{k} [{name}]": v for k, v in exact.items() if k.startswith("exact")}
+    return out
+
+
+def _pictogram_videos(subject: Subject) -> Numbers:
+    """Labels as queries; the gallery is every skin-tone-free animation of every split."""
+    splits = {split: subject.packed("pictogram_videos", split) for split in ("train", "val", "test")}
+    vectors = np.concatenate(
+        [embed_corpus(subject.encoder, p, low_frames=subject.low_frames)[0] for p in splits.values()]
+    )
+    labels = [e.captions[0] for p in splits.values() for e in p.examples]
+    # Several concepts may carry one label; any of them is a right answer to it.
+    out: Numbers = {"gallery": float(len(labels))}
+    subsets, start = {"all": range(len(labels))}, 0
+    for split, packed in splits.items():
+        subsets[split] = range(start, start + len(packed.examples))
+        start += len(packed.examples)
+    for name, rows in subsets.items():
+        queries = [labels[i] for i in rows]
+        found = concept_retrieval(subject.encoder, queries, queries, vectors, labels)
+        out |= {f"{k} ({name} concepts)": v for k, v in found.items()}
+    test = splits[subject.split]
+    _, tokens = embed_corpus(subject.encoder, test, low_frames=subject.low_frames)
+    return out | exact_answers(subject.encoder, test, tokens)
+
+
+def _pictogram_stills(subject: Subject) -> Numbers:
+    packed = subject.packed("pictogram_stills")
+    vectors, tokens = embed_corpus(subject.encoder, packed, low_frames=subject.low_frames)
+    labels = [e.captions[0] for e in packed.examples]
+    queries = sorted(set(labels))
+    out = concept_retrieval(subject.encoder, queries, queries, vectors, labels)
+    return out | exact_answers(subject.encoder, packed, tokens)
+
+
+MEASURES: dict[str, Callable[[Subject], Numbers]] = {
+    "scenes": _scenes,
+    "pictogram_videos": _pictogram_videos,
+    "pictogram_stills": _pictogram_stills,
+    "flickr8k": _flickr8k,
+    "daquar": _daquar,
+}

@@ -1,0 +1,35 @@
+"""Text-video retrieval over a packed corpus, both directions."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from training.data.packed import Packed
+from training.evaluation.embedding import embed_texts
+from training.evaluation.encoder import Encoder
+from training.evaluation.metrics import retrieval
+
+
+def caption_retrieval(
+    encoder: Encoder, packed: Packed, vectors: np.ndarray, captions: int | None = None
+) -> dict[str, float]:
+    """`t2v R@1` … and `v2t R@1` …; video to text counts the best of a video's captions.
+
+    captions: use only the first so many captions of each example (None: all).
+    """
+    texts = [c for e in packed.examples for c in e.captions[:captions]]
+    owner = np.concatenate([np.full(len(e.captions[:captions]), i) for i, e in enumerate(packed.examples)])
+    scores = embed_texts(encoder, texts) @ vectors.T  # (texts, videos)
+    to_video = retrieval(scores, [np.array([o]) for o in owner])
+    to_text = retrieval(scores.T, [np.flatnonzero(owner == i) for i in range(len(packed.examples))])
+    return {f"t2v {k}": v for k, v in to_video.items()} | {f"v2t {k}": v for k, v in to_text.items()}
+
+
+def concept_retrieval(
+    encoder: Encoder, queries: list[str], query_groups: list[str], vectors: np.ndarray, groups: list[str]
+) -> dict[str, float]:
+    """Queries against a gallery in which several videos may show the concept (`groups`) that is asked for."""
+    scores = embed_texts(encoder, queries) @ vectors.T
+    gallery = np.array(groups)
+    found = retrieval(scores, [np.flatnonzero(gallery == g) for g in query_groups])
+    return {f"t2v {k}": v for k, v in found.items()}

@@ -1,0 +1,261 @@
+"""The training loop: recipe in, checkpoint out, exact resume in between.
+
+Launch one process with `vitascope train RECIPE`, several with `accelerate launch -m vitascope train RECIPE`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training import checkpoint, curves
+from training.answers import build_vocabulary
+from training.batches import Batches, Tokens
+from training.data.packed import open_packed
+from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
+from training.models.pretrained import load_pretrained, text_folder
+from training.names import class_names, teacher_probabilities
+from training.recipe import Recipe, Stage
+from training.steps import NameTargets, WordMasking, losses, word_masking
+from vitascope.tokenise import Tokenizer
+
+Validate = Callable[[HdVila, list[str], Path], dict[str, float]]
+"""(model, answers, tokenizer file) -> metrics for the log."""
+
+
+def train(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    *,
+    start_from: Path | None = None,
+    validate: Validate | None = None,
+    stop_after: int | None = None,
+) -> Path:
+    """Run a recipe to its end, going on from `out`'s checkpoint if there is one. Returns the checkpoint folder.
+
+    data: folder of packed corpora. start_from: a checkpoint whose weights the run begins with (fine-tuning).
+    stop_after: stop (with a checkpoint) after so many steps of this call; the next call goes on exactly there.
+    """
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+    latest = out / "checkpoint"
+    step, model, answers, tokenizer_file = _begin(recipe, data, latest, start_from)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
+    words = word_masking(tokenizer_file, model.cfg.vocabulary)
+    log_path = out / "log.jsonl"
+    _cut_log(log_path, step)
+    last = min(recipe.total_steps, step + (stop_after or recipe.total_steps))
+    with log_path.open("a") as log, _progress() as progress:
+        task = progress.add_task(recipe.name, total=recipe.total_steps, completed=step)
+        while step < last:
+            index, inner = recipe.locate(step)
+            stage = recipe.stages[index]
+            end = min(last, step - inner + stage.steps)
+            run = _StageRun(recipe, stage, index, data, out, model, tokenizer, words, answers, accelerator)
+            if inner:
+                checkpoint.restore_optimizer(latest, model, run.optimizer)
+            while step < end:
+                row = run.step(inner, step)
+                step, inner = step + 1, inner + 1
+                finished = step == end
+                if validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):
+                    row |= {f"val/{k}": v for k, v in validate(model, answers, tokenizer_file).items()}
+                log.write(json.dumps(row) + "\n")
+                log.flush()
+                progress.update(task, advance=1, description=_status(stage, row))
+                if (finished or step % recipe.checkpoint_every == 0) and accelerator.is_main_process:
+                    checkpoint.save(latest, model, run.optimizer, recipe, answers, tokenizer_file, step)
+    if accelerator.is_main_process and log_path.stat().st_size:
+        curves.plot(log_path, out / "curves.png")
+    return latest
+
+
+class _StageRun:
+    """One stage's optimizer, batches and schedule."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: Stage,
+        index: int,
+        data: Path,
+        out: Path,
+        model: HdVila,
+        tokenizer: Tokenizer,
+        words: WordMasking,
+        answers: list[str],
+        accelerator: Accelerator,
+    ) -> None:
+        self.recipe, self.stage, self.index, self.accelerator = recipe, stage, index, accelerator
+        rank = accelerator.process_index
+        self.seed = recipe.seed * 1000 + index + 100_003 * rank
+        self.model = model
+        self.batches = Batches(stage, data, tokenizer, answers, self.seed, model.cfg.frames)
+        _freeze(model, stage)
+        optimizer = torch.optim.AdamW(_groups(model, stage), betas=recipe.betas, weight_decay=recipe.weight_decay)
+        self.prepared, wrapped = accelerator.prepare(model, optimizer)
+        self.optimizer = wrapped.optimizer
+        self.words = words
+        self.names = _name_targets(stage, self.batches, tokenizer, out)
+
+    def step(self, inner: int, step: int) -> dict[str, float]:
+        """One optimisation step; its log row."""
+        begun = time.perf_counter()
+        # Dropout, masking and stochastic depth depend on the step alone, so a resumed run repeats them.
+        torch.manual_seed(self.seed * 1_000_003 + inner)
+        rate = self.stage.learning_rate * schedule_factor(inner, self.stage)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+        batch = self.batches(inner)
+        with self.accelerator.autocast():
+            parts = losses(self.model, batch, inner, self.words, self.names)
+            total = sum(batch.source.objectives[name] * loss for name, loss in parts.items())
+        if not isinstance(total, torch.Tensor) or not math.isfinite(total.item()):
+            raise FloatingPointError(
+                f"loss: {total} at step {step} of stage {self.stage.name!r} on {batch.source.corpus}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(total)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+        row: dict[str, float] = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
+        row |= {f"loss/{name} {batch.source.corpus}": round(loss.item(), 5) for name, loss in parts.items()}
+        row["seconds"] = round(time.perf_counter() - begun, 3)
+        return row
+
+
+def schedule_factor(inner: int, stage: Stage) -> float:
+    """Linear warm-up, then linear decay to `final_scale` (HD-VILA, section 4.1)."""
+    warm = max(int(stage.warmup * stage.steps), 1)
+    if inner < warm:
+        return (inner + 1) / warm
+    done = (inner - warm) / max(stage.steps - warm, 1)
+    return 1.0 - (1.0 - stage.final_scale) * done
+
+
+def configuration(recipe: Recipe, answers: int) -> HdVilaConfig:
+    """The recipe's architecture: its size with its changes."""
+    made = {"tiny": tiny, "base": base}[recipe.size](answers)
+    return HdVilaConfig.model_validate(made.model_dump() | recipe.model)
+
+
+def _begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> tuple[int, HdVila, list[str], Path]:
+    if checkpoint.find(latest):
+        held = checkpoint.load(latest)
+        if not _continues(held.recipe, recipe, held.step):
+            raise ValueError(f"out: {latest.parent} holds a run of another recipe; an empty folder was expected")
+        return held.step, held.model, held.answers, held.tokenizer
+    latest.parent.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    answers = build_vocabulary(
+        example for corpus in recipe.answers_from for example in open_packed(data / corpus / "train").examples
+    )
+    model = HdVila(configuration(recipe, len(answers)))
+    tokenizer = text_folder() / "tokenizer.json"
+    if start_from is not None:
+        held = checkpoint.load(start_from)
+        model, answers, tokenizer = held.model, held.answers, held.tokenizer
+    elif recipe.start == "pretrained":
+        load_pretrained(model)
+        _start_answers(model, answers, tokenizer)
+    return 0, model, answers, tokenizer
+
+
+def _continues(held: Recipe, recipe: Recipe, step: int) -> bool:
+    """The same recipe, or one that differs only in stages that the run has not reached."""
+    if held == recipe:
+        return True
+    begun = held.locate(step - 1)[0] + 1 if step else 0
+    rest = {"stages", "validate", "validate_every", "checkpoint_every"}
+    same = held.model_dump(exclude=rest) == recipe.model_dump(exclude=rest)
+    return same and held.stages[:begun] == recipe.stages[:begun]
+
+
+def _start_answers(model: HdVila, answers: list[str], tokenizer_file: Path) -> None:
+    """Answer weights start as the text encoder's vectors of the answers: similar answers begin alike."""
+    if model.answer_head is None or model.cfg.answer_hidden != model.cfg.text_width:
+        return
+    tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
+    output = model.answer_head[-1]
+    assert isinstance(output, torch.nn.Linear)
+    model.eval()
+    with torch.no_grad():
+        for start in range(0, len(answers), 256):
+            ids, mask = (torch.from_numpy(a) for a in tokenizer.encode(answers[start : start + 256]))
+            _, states = model.encode_text(ids, mask)
+            weights = mask[:, :, None].float()
+            mean = (states * weights).sum(1) / weights.sum(1)
+            output.weight[start : start + 256] = torch.nn.functional.normalize(mean, dim=-1)
+        output.weight.sub_(output.weight.mean(dim=0))
+        output.bias.zero_()
+
+
+def _freeze(model: HdVila, stage: Stage) -> None:
+    """`stage_one`: encoders stand still. Backbone stages frozen by the architecture stay frozen always."""
+    encoders = set(model.stage_one_parameters())
+    always = {f"video.{stream}.stages.{i}." for stream in ("high", "low") for i in range(model.cfg.frozen_stages)}
+    for name, parameter in model.named_parameters():
+        architecture = name.startswith(tuple(always)) if always else False
+        parameter.requires_grad_(not architecture and not (stage.frozen == "stage_one" and name in encoders))
+    model.train()
+
+
+def _groups(model: HdVila, stage: Stage) -> list[dict[str, object]]:
+    scales = {
+        "video.high.": stage.backbone_scale,
+        "video.low.": stage.backbone_scale,
+        "text.": stage.text_scale,
+    }
+    by_scale: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = next((s for prefix, s in scales.items() if name.startswith(prefix)), 1.0)
+            by_scale.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+    groups: list[dict[str, object]] = []
+    for (scale, decays), parameters in by_scale.items():
+        group: dict[str, object] = {"params": parameters, "scale": scale, "lr": 0.0}
+        groups.append(group if decays else group | {"weight_decay": 0.0})
+    return groups
+
+
+def _name_targets(stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Path) -> NameTargets | None:
+    teacher = {
+        source.corpus: teacher_probabilities(packed, out / "teacher" / f"{source.corpus}.npy")
+        for source, packed in zip(stage.sources, batches.packed, strict=True)
+        if "names" in source.objectives
+    }
+    if not teacher:
+        return None
+    ids, mask = tokenizer.encode(class_names())
+    return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)), teacher)
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop log rows past the checkpoint: a resumed run writes them again."""
+    rows = curves.read_log(path) if path.exists() else []
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        refresh_per_second=1,
+    )
+
+
+def _status(stage: Stage, row: dict[str, float]) -> str:
+    shown = [f"{key[5:]} {value:.3f}" for key, value in row.items() if key.startswith("loss/")]
+    return f"{stage.name}: " + ", ".join(shown)

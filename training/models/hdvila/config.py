@@ -1,0 +1,168 @@
+"""The numbers of HD-VILA, in the published size and in one that two CPU cores can train.
+
+`tiny` and `base` run the same code; only what is written here differs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from vitascope.manifest import FrameStream
+
+
+class HdVilaConfig(BaseModel):
+    """Architecture of one HD-VILA model; stored beside every checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: str
+    backbone: str
+    """timm name of both convolutional encoders (they share no weights)."""
+    image_mean: tuple[float, float, float]
+    """Subtracted from pixel values in 0..255."""
+    image_std: tuple[float, float, float]
+    frozen_stages: Annotated[int, Field(ge=0, le=5)]
+    """Leading backbone stages that never learn (0: the whole encoder learns)."""
+    frozen_norm: bool
+    """Keep the backbone's BatchNorm at its pretrained statistics; needed for small batches."""
+    high_height: int
+    high_width: int
+    low_height: int
+    low_width: int
+    low_frames: Annotated[int, Field(ge=2)]
+    """Low-resolution neighbours of the one high-resolution frame."""
+    grid_height: int
+    """Rows of visual tokens per frame; (low height / 16) must equal it."""
+    grid_width: int
+    hybrid_width: int
+    hybrid_heads: int
+    hybrid_layers: int
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    centre_weight: Annotated[float, Field(ge=0, le=1)]
+    """Share of the middle frame (which carries the high resolution) in the mean over frames. The published
+    model takes the plain mean: 1 / (low_frames + 1)."""
+    text_width: int
+    text_heads: int
+    text_layers: int
+    """Text encoder: the first layers of one split BERT."""
+    fused_layers: int
+    """Multi-modal encoder: the layers after the split, on [text; visual tokens]."""
+    text_intermediate: int
+    vocabulary: int
+    max_positions: int
+    text_length: int
+    """Tokens per text, special ones included."""
+    vector_width: int
+    temperature: float
+    answer_hidden: int
+    answers: int = 0
+    """Size of the answer vocabulary; 0: no answer head."""
+    dropout: float = 0.1
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> HdVilaConfig:
+        for axis in ("height", "width"):
+            grid, low = getattr(self, f"grid_{axis}"), getattr(self, f"low_{axis}")
+            if grid * 16 != low:
+                raise ValueError(f"grid_{axis}: {grid} given; low_{axis} {low} / 16 = {low / 16:g} was expected")
+            if getattr(self, f"high_{axis}") % (grid * 32):
+                high = getattr(self, f"high_{axis}")
+                raise ValueError(
+                    f"high_{axis}: {high} given; a multiple of 32 * grid_{axis} = {32 * grid} was expected"
+                )
+        return self
+
+    @property
+    def frames(self) -> int:
+        """Frames of the hybrid sequence: the low-resolution ones and the middle one."""
+        return self.low_frames + 1
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.grid_height * self.grid_width
+
+    def streams(self) -> list[FrameStream]:
+        """What the visual graph eats, as the bundle's manifest states it."""
+        high = FrameStream(name="high", frames=1, height=self.high_height, width=self.high_width, placement="middle")
+        low = FrameStream(
+            name="low",
+            frames=self.low_frames,
+            height=self.low_height,
+            width=self.low_width,
+            placement="uniform",
+        )
+        return [high, low]
+
+
+def base(answers: int = 0) -> HdVilaConfig:
+    """The published configuration (XPretrain `hd-vila`; HD-VILA, sections 3.2 and 4.1)."""
+    return HdVilaConfig(
+        size="base",
+        backbone="resnet50",
+        image_mean=(123.675, 116.28, 103.53),
+        image_std=(58.395, 57.12, 57.375),
+        frozen_stages=0,
+        frozen_norm=False,
+        high_height=640,
+        high_width=1024,
+        low_height=160,
+        low_width=256,
+        low_frames=6,
+        grid_height=10,
+        grid_width=16,
+        hybrid_width=1024,
+        hybrid_heads=16,
+        hybrid_layers=4,
+        drop_path=0.1,
+        centre_weight=1 / 7,
+        text_width=1024,
+        text_heads=16,
+        text_layers=12,
+        fused_layers=12,
+        text_intermediate=4096,
+        vocabulary=30522,
+        max_positions=512,
+        text_length=50,
+        vector_width=1024,
+        temperature=0.05,
+        answer_hidden=2048,
+        answers=answers,
+    )
+
+
+def tiny(answers: int = 0) -> HdVilaConfig:
+    """Trains on two CPU cores: EfficientNet-Lite0 encoders, MiniLM-L6 as text encoder, three fused layers."""
+    return HdVilaConfig(
+        size="tiny",
+        backbone="tf_efficientnet_lite0",
+        image_mean=(127.0, 127.0, 127.0),
+        image_std=(128.0, 128.0, 128.0),
+        frozen_stages=3,
+        frozen_norm=True,
+        high_height=224,
+        high_width=224,
+        low_height=112,
+        low_width=112,
+        low_frames=6,
+        grid_height=7,
+        grid_width=7,
+        hybrid_width=256,
+        hybrid_heads=4,
+        hybrid_layers=2,
+        drop_path=0.05,
+        centre_weight=0.5,
+        text_width=384,
+        text_heads=12,
+        text_layers=6,
+        fused_layers=3,
+        text_intermediate=1536,
+        vocabulary=30522,
+        max_positions=512,
+        text_length=64,
+        vector_width=256,
+        temperature=0.05,
+        answer_hidden=384,
+        answers=answers,
+    )

@@ -1,0 +1,104 @@
+"""HD-VILA wired: vectors for retrieval, fused states for matching, masked words and answers (section 3).
+
+Shape letters: B samples, C clips, F frames, V visual tokens, L text tokens, D width of the fused layers,
+W width of the visual tokens, E width of the shared vector space.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.models.hdvila.config import HdVilaConfig
+from training.models.hdvila.video import VideoEncoder
+from training.models.text import MaskedWordHead, TextTransformer, VisualEmbeddings, masked_mean
+
+STAGE_ONE = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.")
+"""Parameter prefixes that stage 1 trains and stage 2 freezes, besides the text layers (section 3.4)."""
+
+
+class HdVila(nn.Module):
+    """Four public steps (`encode_video`, `encode_text`, `fuse`, heads), so that each can be exported alone."""
+
+    def __init__(self, cfg: HdVilaConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.video = VideoEncoder(cfg)
+        self.text = TextTransformer(
+            width=cfg.text_width,
+            heads=cfg.text_heads,
+            text_layers=cfg.text_layers,
+            fused_layers=cfg.fused_layers,
+            intermediate=cfg.text_intermediate,
+            vocabulary=cfg.vocabulary,
+            max_positions=cfg.max_positions,
+            dropout=cfg.dropout,
+        )
+        self.text_pool = nn.Linear(cfg.text_width, cfg.text_width)
+        # Starts as the identity: with a pretrained sentence encoder the masked mean is already meaningful.
+        nn.init.eye_(self.text_pool.weight)
+        nn.init.zeros_(self.text_pool.bias)
+        self.text_project = nn.Linear(cfg.text_width, cfg.vector_width)
+        self.video_project = nn.Linear(cfg.hybrid_width, cfg.vector_width)
+        self.visual_embeddings = VisualEmbeddings(
+            visual_width=cfg.hybrid_width,
+            width=cfg.text_width,
+            rows=cfg.grid_height,
+            columns=cfg.grid_width,
+            dropout=cfg.dropout,
+        )
+        self.word_head = MaskedWordHead(cfg.text_width, cfg.vocabulary)
+        self.match_head = nn.Linear(cfg.text_width, 1)
+        self.answer_head = (
+            nn.Sequential(
+                nn.Linear(cfg.text_width, cfg.answer_hidden),
+                nn.ReLU(),
+                nn.Dropout(cfg.dropout),
+                nn.Linear(cfg.answer_hidden, cfg.answers),
+            )
+            if cfg.answers
+            else None
+        )
+
+    def encode_video(self, high: Tensor, low: Tensor, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """high (B, C, 1, H, W, 3), low (B, C, F - 1, H', W', 3), pixels 0..255 of any dtype.
+
+        Returns the L2-normalised vector (B, E) and the visual tokens (B, V, W), both means over clips.
+        """
+        b, c = high.shape[:2]
+        tokens = self.video(high.flatten(0, 1), low.flatten(0, 1), times)
+        tokens = tokens.reshape(b, c, *tokens.shape[1:]).mean(dim=1)
+        return F.normalize(self.video_project(tokens.mean(dim=1)), dim=-1), tokens
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """ids and mask (B, L) -> the L2-normalised vector (B, E) and the text states (B, L, D)."""
+        states = self.text.encode(input_ids, attention_mask)
+        pooled = torch.tanh(self.text_pool(masked_mean(states, attention_mask)))
+        return F.normalize(self.text_project(pooled), dim=-1), states
+
+    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, visual_BVW: Tensor) -> Tensor:
+        """Fused states (B, L + V, D); position 0 is [CLS]."""
+        return self.text.fuse(text_BLD, attention_mask, self.visual_embeddings(visual_BVW))
+
+    def match_logits(self, fused: Tensor) -> Tensor:
+        """(B, L + V, D) -> (B,): how well text and video belong together, before calibration."""
+        logits: Tensor = self.match_head(fused[:, 0]).squeeze(-1)
+        return logits
+
+    def answer_logits(self, fused: Tensor) -> Tensor:
+        """(B, L + V, D) -> (B, answers)."""
+        if self.answer_head is None:
+            raise ValueError("answers: 0 in this model's config; an answer vocabulary was expected")
+        logits: Tensor = self.answer_head(fused[:, 0])
+        return logits
+
+    def word_logits(self, states: Tensor) -> Tensor:
+        """(n, D) fused states of masked positions -> (n, vocabulary)."""
+        logits: Tensor = self.word_head(states, self.text.word_embeddings)
+        return logits
+
+    def stage_one_parameters(self) -> list[str]:
+        """Names of all parameters of the two encoders and their projections."""
+        layers = tuple(f"text.bert.encoder.layer.{i}." for i in range(self.cfg.text_layers))
+        return [name for name, _ in self.named_parameters() if name.startswith(STAGE_ONE + layers)]

@@ -1,0 +1,68 @@
+"""Losses that every system here shares. Shape letters: B samples, E vector width, n masked positions."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed
+import torch.distributed.nn
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def contrastive(
+    video_BE: Tensor, text_BE: Tensor, temperature: float, groups: Tensor, wrong_text: Tensor | None = None
+) -> Tensor:
+    """Symmetric contrastive loss over the batch of all ranks (HD-VILA, section 3.4, equations 3 to 5).
+
+    groups (B,) int: samples of one group are no negatives of one another; the target is shared among them.
+    wrong_text (M, E): further texts that are wrong for every video of the batch (hard negatives, video to text only).
+    """
+    video, text, groups = _gathered(video_BE), _gathered(text_BE), _gathered(groups)
+    same = (groups[:, None] == groups[None, :]).float()
+    target = same / same.sum(dim=1, keepdim=True)
+    logits = video @ text.T / temperature  # (B, B)
+    to_text = logits
+    if wrong_text is not None:
+        to_text = torch.cat([logits, video @ wrong_text.T / temperature], dim=1)
+        none = torch.zeros(target.shape[0], wrong_text.shape[0], device=target.device)
+        target_text = torch.cat([target, none], dim=1)
+    else:
+        target_text = target
+    # cross_entropy takes class probabilities as target
+    return 0.5 * (F.cross_entropy(to_text.float(), target_text) + F.cross_entropy(logits.T.float(), target))
+
+
+def _gathered(x: Tensor) -> Tensor:
+    """Concatenation over ranks, differentiable; itself when alone."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return x
+    if x.dtype.is_floating_point:
+        return torch.cat(torch.distributed.nn.all_gather(x.contiguous()))
+    parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def match(positive: Tensor, negative: Tensor) -> Tensor:
+    """Image-text matching: binary cross-entropy of match logits (SOHO, section 3.3; HD-VILA's unused head)."""
+    logits = torch.cat([positive, negative]).float()
+    labels = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).float()
+    return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+def masked_words(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of (n, vocabulary) logits at masked positions; 0 when nothing was masked."""
+    return F.cross_entropy(logits.float(), targets) if len(targets) else logits.sum() * 0.0
+
+
+def answer(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy over the answer vocabulary; targets of -100 (answer unknown to it) do not count."""
+    if not bool((targets >= 0).any()):
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits.float(), targets, ignore_index=-100)
+
+
+def names(video_BE: Tensor, name_NE: Tensor, teacher_BN: Tensor, temperature: float) -> Tensor:
+    """Soft-label cross-entropy between a classifier's probabilities (B, N) and the video's over embedded names."""
+    log_student = F.log_softmax((video_BE @ name_NE.T).float() / temperature, dim=-1)
+    return -(teacher_BN * log_student).sum(dim=-1).mean()

@@ -1,0 +1,126 @@
+"""A training recipe: one TOML file from which a checkpoint can be made again.
+
+A recipe has stages; a stage draws batches from a weighted mixture of packed corpora; every source states which
+objectives learn from it and with what weight.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Objective = Literal["contrastive", "names", "masked_words", "match", "answer"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Strict):
+    """One packed corpus inside a stage's mixture."""
+
+    corpus: str
+    """Folder below the data folder, e.g. `flickr8k`."""
+    split: str = "train"
+    weight: Annotated[float, Field(gt=0)]
+    """Share of the stage's steps, relative to the other sources."""
+    batch: Annotated[int, Field(ge=2)]
+    """Videos per step."""
+    objectives: dict[Objective, float]
+    questions: Annotated[int, Field(ge=1)] = 1
+    """Questions asked about each video of a batch (objective `answer`)."""
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Smallest share of each side that a random crop keeps; 1 switches cropping off."""
+    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Both streams are shrunk to this share of their sides (rounded to whole cells of the grid): cheaper epochs
+    early on. Contrastive and names only; the fused layers need the configured grid."""
+    flip: bool = False
+    """Mirror at random. Not for corpora whose texts speak of left and right."""
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of brightness and contrast."""
+    limit: int | None = None
+    """Use the first so many examples only."""
+    captions: Literal["any", "first"] = "any"
+    group_by: str | None = None
+    """An attribute (or `key`) whose equal values are not negatives of one another."""
+
+
+class Stage(Strict):
+    """A run of steps with one mixture and one schedule (linear warm-up, linear decay)."""
+
+    name: str
+    steps: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    backbone_scale: float = 0.3
+    """Learning rate of the convolutional encoders, relative."""
+    text_scale: float = 0.2
+    """Learning rate of the text Transformer and its embeddings, relative."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    final_scale: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Learning rate at the last step, relative to the peak."""
+    frozen: Literal["nothing", "stage_one"] = "nothing"
+    """`stage_one`: both encoders stand still and only fused layers and heads learn (HD-VILA, section 3.4)."""
+    sources: Annotated[list[Source], Field(min_length=1)]
+
+
+class Recipe(Strict):
+    """Everything that decides a checkpoint besides the data itself."""
+
+    name: str
+    size: Literal["tiny", "base"]
+    seed: int = 0
+    start: Literal["pretrained", "scratch"] = "pretrained"
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    clip_norm: float = 5.0
+    threads: int = 0
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between checkpoints."""
+    validate_every: Annotated[int, Field(ge=1)] = 1000
+    validate: list[str] = []
+    """Corpora whose validation split is measured."""
+    answers_from: list[str] = []
+    """Corpora whose training answers make the answer vocabulary."""
+    model: dict[str, float | int | bool | str] = {}
+    """Changes to the size's configuration, by field name."""
+    stages: Annotated[list[Stage], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _small_streams_stay_unfused(self) -> Recipe:
+        for stage in self.stages:
+            for source in stage.sources:
+                fused = sorted(set(source.objectives) - {"contrastive", "names"})
+                if source.scale < 1.0 and fused:
+                    raise ValueError(f"scale: {source.scale} of {source.corpus!r} with {fused}; 1.0 was expected")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_are_known(self) -> Recipe:
+        asks = {s.corpus for stage in self.stages for s in stage.sources if "answer" in s.objectives}
+        if unknown := sorted(asks - set(self.answers_from)):
+            raise ValueError(f"answers_from: {unknown} are asked questions but give no answers to the vocabulary")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages: names {names} repeat; unique names were expected")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """Global step -> (stage index, step inside that stage)."""
+        for index, stage in enumerate(self.stages):
+            if step < stage.steps:
+                return index, step
+            step -= stage.steps
+        raise ValueError(f"step: {step} past the end of recipe {self.name!r} ({self.total_steps} steps)")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read and check a TOML recipe. Raises FileNotFoundError, tomllib.TOMLDecodeError, pydantic.ValidationError."""
+    with path.open("rb") as file:
+        return Recipe.model_validate(tomllib.load(file))
