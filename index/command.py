@@ -1,0 +1,286 @@
+"""`vitascope index` and `vitascope search`: folders in, clips out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from vitascope.commands.options import add_bundle, add_collection, add_data, add_engine, add_server
+from vitascope.commands.output import Steps, plain_table, show_hits
+from vitascope.errors import CollectionExists, CollectionNotFound, Conflict, InvalidInput
+
+if TYPE_CHECKING:
+    from index.collection import Collection
+    from index.jobs import Job, JobItem, JobOptions
+    from index.library import Library
+    from index.search import RankedHit
+    from vitascope.model import Model
+
+RERANK = 20
+FAILURES_SHOWN = 20
+
+INDEX_EPILOG = """\
+Files are recognised by their content: what the collection has already is skipped, under any name, so the
+command can be repeated. Interrupted or killed, it goes on where it stopped. A file that cannot be read is
+listed with the reason, and the exit status is then 3.
+
+examples:
+  vitascope index ~/Videos
+  vitascope index /mnt/cameras --collection cameras --metadata site=north --metadata year=2024
+  vitascope index lectures --clip-length 20 --clip-overlap 5
+  vitascope index ~/Videos --json | jq .failures
+"""
+
+SEARCH_EPILOG = """\
+Clips are ranked by similarity (cosine of the sentence's and the clip's vectors). The best of them are then
+judged by the fusion model and ordered by the fused score; --rerank says how many, and 0 leaves that out.
+
+examples:
+  vitascope search "a red square moves left"
+  vitascope search "two people at a table" --collection cameras --limit 3
+  vitascope search "a dog" --filter '{"site": "north", "year": {"gte": 2020}}' --json
+  vitascope search "a dog" --server http://127.0.0.1:8000
+"""
+
+
+def add_index_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = INDEX_EPILOG
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="videos and pictures, with all below it")
+    parser.add_argument("--flat", action="store_true", help="not what is in folders below it")
+    parser.add_argument(
+        "--clip-length", type=float, default=8.0, metavar="S", help="seconds per clip (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--clip-overlap",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="seconds shared by neighbours (default: 0)",
+    )
+    parser.add_argument(
+        "--metadata",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="noted with every video added, for filters; numbers, true and false are taken as such",
+    )
+    for add in (add_collection, add_data, add_bundle, add_engine):
+        add(parser)
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = SEARCH_EPILOG
+    parser.add_argument("text", metavar="SENTENCE", help="what to look for, in quotes")
+    parser.add_argument("--limit", type=int, default=10, metavar="N", help="results (default: %(default)s)")
+    parser.add_argument(
+        "--rerank", type=int, metavar="N", help=f"clips to judge (default: {RERANK} if the bundle can match)"
+    )
+    parser.add_argument("--filter", metavar="JSON", help="on metadata, see the examples")
+    for add in (add_collection, add_data, add_bundle, add_engine, add_server):
+        add(parser)
+
+
+def run_index(args: argparse.Namespace) -> dict[str, Any]:
+    from index.jobs import JobOptions
+    from index.library import Library
+    from index.segment import Segmentation
+    from vitascope.model import Model
+
+    metadata = dict(_key_and_value(text) for text in args.metadata)
+    options = JobOptions(not args.flat, Segmentation(args.clip_length, args.clip_overlap), metadata)
+    if not args.folder.is_dir():
+        raise InvalidInput(f"folder: {str(args.folder)!r} is not a folder; an existing folder was expected")
+    model = Model.open(args.bundle, threads=args.threads, device=args.device)
+    with Library(collections_folder(args.data)) as library:
+        collection = _open_or_create(library, args.collection, model)
+        resumed = _finish_interrupted(collection, model, args.folder, options, quiet=args.json)
+        return {
+            "collection": args.collection,
+            **_index(collection, model, args.folder, options, resumed, args.json),
+        }
+
+
+def collections_folder(data: Path) -> Path:
+    """Where the service, too, keeps its collections."""
+    return data / "collections"
+
+
+def _key_and_value(text: str) -> tuple[str, str | float | int | bool]:
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise InvalidInput(f"metadata: {text!r}; KEY=VALUE was expected")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return key, parsed if isinstance(parsed, str | float | int) else value
+
+
+def _open_or_create(library: Library, name: str, model: Model) -> Collection:
+    try:
+        collection = library.create(name, model)
+    except CollectionExists:
+        collection = library.open(name)
+    collection.require(model.bundle.fingerprint)
+    return collection
+
+
+def _finish_interrupted(
+    collection: Collection, model: Model, folder: Path, options: JobOptions, *, quiet: bool
+) -> list[Job]:
+    """Run interrupted jobs of the same folder to their end; files that came since are not in them."""
+    from index.jobs import jobs
+
+    found = [
+        job
+        for job in jobs(collection)
+        if job.state in ("queued", "running")
+        and job.folder == str(folder.absolute())
+        and job.options == options
+    ]
+    return [_run(collection, model, job, quiet=quiet) for job in found]
+
+
+def _index(
+    collection: Collection, model: Model, folder: Path, options: JobOptions, resumed: list[Job], quiet: bool
+) -> dict[str, Any]:
+    from index.jobs import create_folder_job, items
+
+    job = create_folder_job(
+        collection,
+        folder,
+        recursive=options.recursive,
+        segmentation=options.segmentation,
+        metadata=options.metadata,
+    )
+    job = _run(collection, model, job, quiet=quiet)
+    added = job.counts.succeeded + sum(earlier.counts.succeeded for earlier in resumed)
+    stats = collection.stats()
+    return {
+        "folder": job.folder,
+        "job": str(job.id),
+        "resumed": [str(earlier.id) for earlier in resumed],
+        "files": job.counts.total,
+        "added": added,
+        "skipped": job.counts.total - added - job.counts.failed,
+        "failed": job.counts.failed,
+        "failures": [{"file": i.path, "reason": i.reason} for i in items(collection, job.id, "failed")],
+        "videos": stats.videos,
+        "clips": stats.clips,
+    }
+
+
+def _run(collection: Collection, model: Model, job: Job, *, quiet: bool) -> Job:
+    """Run the job to its end with a bar. Raises Conflict when it did not succeed as a whole."""
+    from index.jobs import run_job
+
+    with Steps("indexing", quiet=quiet) as steps:
+
+        def on_item(item: JobItem, done: int, total: int) -> None:
+            steps.show(done, total, Path(item.path).name)
+
+        job = run_job(collection, model, job.id, on_item=on_item)
+    if job.state != "succeeded":
+        raise Conflict(f"job {job.id} of {job.folder}: {job.state}{f': {job.error}' if job.error else ''}")
+    return job
+
+
+def show_index(result: dict[str, Any], console: Console) -> None:
+    failed = f", [red]{result['failed']} failed[/red]" if result["failed"] else ""
+    console.print(
+        f"{result['added']} added, {result['skipped']} skipped{failed}: collection "
+        f"[bold]{escape(result['collection'])}[/bold] has {result['videos']} videos, {result['clips']} clips"
+    )
+    if result["failures"]:
+        table = plain_table("file", "reason")
+        for failure in result["failures"][:FAILURES_SHOWN]:
+            table.add_row(escape(failure["file"]), escape(failure["reason"] or ""))
+        console.print(table)
+        if (more := result["failed"] - FAILURES_SHOWN) > 0:
+            console.print(f"and {more} more; --json lists up to 1000")
+
+
+def run_search(args: argparse.Namespace) -> dict[str, Any]:
+    if args.server:
+        return _search_remotely(args)
+    from index.filters import parse_filter
+    from index.library import Library
+    from index.search import search_text
+    from vitascope.model import Model
+
+    where = None if args.filter is None else parse_filter(_filter_json(args.filter))
+    folder = collections_folder(args.data)
+    if not folder.is_dir():  # opening a library would make it
+        raise _no_collection(args.collection, args.data, [])
+    model = Model.open(args.bundle, threads=args.threads, device=args.device)
+    with Library(folder) as library:
+        if args.collection not in library.names():
+            raise _no_collection(args.collection, args.data, library.names())
+        rerank = _rerank(args.rerank, model.bundle.manifest.tasks)
+        hits = search_text(library.open(args.collection), model, args.text, args.limit, where, rerank)
+        return {"text": args.text, "results": [_result(hit) for hit in hits]}
+
+
+def _search_remotely(args: argparse.Namespace) -> dict[str, Any]:
+    from vitascope.client import Client
+
+    where = None if args.filter is None else _filter_json(args.filter)
+    with Client(args.server) as client:
+        tasks = client.models()["models"][0]["tasks"] if args.rerank is None else []
+        rerank = _rerank(args.rerank, tasks)
+        return client.search(args.collection, args.text, limit=args.limit, where=where, rerank=rerank)
+
+
+def _filter_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidInput(f"filter: {text!r} is not JSON ({error}); an object was expected") from error
+
+
+def _rerank(asked: int | None, tasks: list[Any]) -> int:
+    if asked is not None:
+        return asked
+    return RERANK if "matching" in tasks else 0
+
+
+def _no_collection(name: str, data: Path, names: list[str]) -> CollectionNotFound:
+    there = f"there are {', '.join(names)}" if names else "there is none"
+    return CollectionNotFound(
+        f"collection: {name!r} is not in {data}; {there}. `vitascope index FOLDER` makes one"
+    )
+
+
+def _result(ranked: RankedHit) -> dict[str, Any]:
+    """The same keys as the service's results, as far as they apply here."""
+    hit, video = ranked.hit, ranked.hit.video
+    return {
+        "clip_id": str(hit.clip_id),
+        "start": hit.start,
+        "end": hit.end,
+        "similarity": ranked.similarity,
+        "match": ranked.match,
+        "fused": ranked.fused,
+        "video": {
+            "id": str(video.id),
+            "title": video.title,
+            "path": video.path,
+            "duration": video.duration,
+            "metadata": video.metadata,
+        },
+    }
+
+
+def show_search(result: dict[str, Any], console: Console) -> None:
+    show_hits(result["results"], console)
+
+
+COMMANDS = {
+    "index": (add_index_arguments, run_index, show_index),
+    "search": (add_search_arguments, run_search, show_search),
+}

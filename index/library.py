@@ -1,0 +1,160 @@
+"""All collections below one folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import threading
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+
+from index.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
+from index.collection import Collection
+from index.snapshot import sync_folder
+from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, StorageError, VitascopeError
+from vitascope.manifest import Manifest
+from vitascope.model import Model
+
+NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+# A collection comes and goes by renaming a folder, so that there is never half of one under its name.
+_NEW, _GONE = ".new-", ".gone-"
+
+
+class Library:
+    """Collections in the folders of ``root``, each opened once per process and shared by its threads."""
+
+    def __init__(self, root: Path) -> None:
+        """Use ``root``, made if missing. Raises StorageError."""
+        self.root = root
+        self._lock = threading.RLock()
+        self._open: dict[str, Collection] = {}
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            leftovers = [entry for entry in root.iterdir() if entry.name.startswith(_GONE)]
+        except OSError as error:
+            raise StorageError(f"{root}: cannot be used for collections: {error}") from error
+        for folder in leftovers:  # a process was killed while dropping
+            _discard(folder)
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every collection opened here."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def names(self) -> list[str]:
+        """The names of all collections, sorted. Raises StorageError."""
+        try:
+            entries = list(self.root.iterdir())
+        except OSError as error:
+            raise StorageError(f"{self.root}: {error}") from error
+        return sorted(
+            e.name for e in entries if NAME_PATTERN.fullmatch(e.name) and (e / CATALOGUE_NAME).is_file()
+        )
+
+    def create(self, name: str, source: Manifest | Model) -> Collection:
+        """An empty collection for vectors of this bundle.
+
+        Raises InvalidInput for a name outside ``NAME_PATTERN``, CollectionExists and StorageError.
+        """
+        folder = self._folder(name)
+        manifest = source if isinstance(source, Manifest) else source.bundle.manifest
+        meta = {
+            "fingerprint": manifest.fingerprint(),
+            "bundle": f"{manifest.name} {manifest.version}",
+            "vector_width": str(manifest.vector_width),
+            "visual_tokens": str(manifest.visual_tokens),
+            "visual_width": str(manifest.visual_width),
+            "created_at": repr(time.time()),
+        }
+        beside = self.root / f"{_NEW}{uuid.uuid4().hex}"
+        try:
+            if folder.exists():
+                raise CollectionExists(f"collection {name}: exists already")
+            beside.mkdir()
+            create_catalogue(beside / CATALOGUE_NAME, meta)
+            sync_folder(beside)
+            _rename_new(beside, folder)
+            sync_folder(self.root)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot create the collection: {error}") from error
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+        return self.open(name)
+
+    def open(self, name: str) -> Collection:
+        """The collection of this name; the same object for every caller in this process.
+
+        Raises InvalidInput, CollectionNotFound and StorageError.
+        """
+        folder = self._folder(name)
+        with self._lock:
+            known = self._open.get(name)
+            if known is not None:
+                if known.is_current():
+                    return known
+                # Another process dropped it, and perhaps created it again.
+                self._open.pop(name).close()
+            collection = Collection(folder)
+            self._open[name] = collection
+            return collection
+
+    def drop(self, name: str) -> None:
+        """Delete a collection; the media files stay. Raises CollectionNotFound and StorageError."""
+        folder = self._folder(name)
+        gone = self.root / f"{_GONE}{uuid.uuid4().hex}"
+        with self._lock:
+            if not (folder / CATALOGUE_NAME).is_file():
+                raise CollectionNotFound(f"collection {name}: there is no collection of this name")
+            known = self._open.pop(name, None)
+            try:
+                os.rename(folder, gone)
+                sync_folder(self.root)
+            except FileNotFoundError as error:
+                raise CollectionNotFound(f"collection {name}: there is no collection of this name") from error
+            except OSError as error:
+                raise StorageError(f"{folder}: cannot be dropped: {error}") from error
+            finally:
+                if known is not None:
+                    known.catalogue.close()
+        _discard(gone)
+
+    def _folder(self, name: str) -> Path:
+        if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+            raise InvalidInput(
+                f"collection name: {name!r}; 1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit, "
+                "were expected"
+            )
+        return self.root / name
+
+
+def _rename_new(beside: Path, folder: Path) -> None:
+    try:
+        os.rename(beside, folder)
+    except OSError as error:
+        if folder.exists():  # another process was faster
+            raise CollectionExists(f"collection {folder.name}: exists already") from error
+        raise
+
+
+def _discard(folder: Path) -> None:
+    """Tell the processes that still have the collection open, then delete it."""
+    with suppress(VitascopeError):
+        catalogue = Catalogue(folder / CATALOGUE_NAME)
+        try:
+            catalogue.mark_dropped()
+        finally:
+            catalogue.close()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,197 @@
+"""What a collection takes and gives back, and the checks on what it takes."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from vitascope.errors import InvalidInput
+
+Scalar = str | float | int | bool
+Float32 = npt.NDArray[np.float32]
+
+VIDEO_FIELDS = ("video_id", "content_sha256", "path", "title", "duration", "width", "height", "added_at")
+"""What a filter knows of every video; metadata may not use these names, nor those of the operators."""
+RESERVED_KEYS = frozenset({*VIDEO_FIELDS, "and", "or", "not"})
+MAX_KEYS = 64
+MAX_KEY_LENGTH = 128
+MAX_TEXT_LENGTH = 10_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class NewVideo:
+    """A video about to be added. ``duration`` in seconds (0 for a picture), sizes in pixels."""
+
+    content_sha256: str
+    path: str
+    title: str
+    duration: float
+    width: int
+    height: int
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class NewClip:
+    """A clip about to be added: span in seconds, ``vector`` (D,), ``visual_tokens`` (V, W), kept as float16."""
+
+    start: float
+    end: float
+    vector: npt.NDArray[np.floating]
+    visual_tokens: npt.NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A video of the collection. ``duration`` in seconds, sizes in pixels, ``added_at`` in Unix seconds."""
+
+    id: int
+    content_sha256: str
+    path: str
+    title: str
+    duration: float
+    width: int
+    height: int
+    metadata: dict[str, Scalar]
+    added_at: float
+    clip_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """A span of a video, in seconds; a picture's only clip is 0 to 0."""
+
+    id: int
+    video_id: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A clip that was found. ``similarity`` is the cosine of its vector and the query's."""
+
+    clip_id: int
+    video_id: int
+    start: float
+    end: float
+    similarity: float
+    video: Video
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """How much a collection holds."""
+
+    videos: int
+    clips: int
+
+
+def check_text(name: str, value: object, limit: int = MAX_TEXT_LENGTH) -> str:
+    """``value`` if it is a string that can be stored. Raises InvalidInput."""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name}: {value!r} is of type {type(value).__name__}; a string was expected")
+    if len(value) > limit:
+        raise InvalidInput(f"{name}: {len(value)} characters; at most {limit} were expected")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidInput(f"{name}: {value!r} holds a NUL or a lone surrogate; Unicode text was expected")
+    return value
+
+
+def check_scalar(name: str, value: object) -> Scalar:
+    """``value`` if it is a string, finite number or boolean that can be stored. Raises InvalidInput."""
+    if isinstance(value, str):
+        return check_text(name, value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise InvalidInput(
+        f"{name}: {value!r}; a string, a finite number of at most 64 bits or a boolean was expected"
+    )
+
+
+def check_metadata(metadata: Mapping[str, object]) -> dict[str, Scalar]:
+    """``metadata`` with every key and value checked. Raises InvalidInput naming the key."""
+    if not isinstance(metadata, Mapping):
+        raise InvalidInput(f"metadata: {metadata!r}; an object of keys and values was expected")
+    if len(metadata) > MAX_KEYS:
+        raise InvalidInput(f"metadata: {len(metadata)} keys; at most {MAX_KEYS} were expected")
+    checked = {}
+    for key, value in metadata.items():
+        check_text("metadata key", key, MAX_KEY_LENGTH)
+        if not key or key in RESERVED_KEYS:
+            raise InvalidInput(
+                f"metadata: key {key!r} is empty or reserved; reserved are {', '.join(sorted(RESERVED_KEYS))}"
+            )
+        checked[key] = check_scalar(f"metadata[{key!r}]", value)
+    return checked
+
+
+def check_video(video: NewVideo) -> NewVideo:
+    """``video`` if the collection can hold it. Raises InvalidInput."""
+    if not isinstance(video.content_sha256, str) or not _SHA256.fullmatch(video.content_sha256):
+        raise InvalidInput(
+            f"content_sha256: {video.content_sha256!r}; 64 lower-case hex digits were expected"
+        )
+    check_text("path", video.path)
+    check_text("title", video.title)
+    if not math.isfinite(video.duration) or video.duration < 0:
+        raise InvalidInput(f"duration: {video.duration!r}; finite seconds, not negative, were expected")
+    if video.width < 1 or video.height < 1:
+        raise InvalidInput(
+            f"width, height: {video.width}x{video.height}; at least one pixel each was expected"
+        )
+    check_metadata(video.metadata)
+    return video
+
+
+def check_span(start: float, end: float) -> tuple[float, float]:
+    """(start, end) as floats if it is a span, or (0, 0) for a picture. Raises InvalidInput."""
+    start, end = float(start), float(end)
+    is_picture = start == end == 0
+    if not (math.isfinite(start) and math.isfinite(end) and start >= 0 and (start < end or is_picture)):
+        raise InvalidInput(f"clip: {start} to {end} s; 0 <= start < end (0 to 0 for a picture) was expected")
+    return start, end
+
+
+def check_vector(vector: npt.ArrayLike, width: int) -> Float32:
+    """``vector`` (D,) as float32 of length 1. Raises InvalidInput for another width, NaN, infinity, zero."""
+    try:
+        array = np.asarray(vector, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"vector: {error}; {width} numbers were expected") from error
+    if array.shape != (width,):
+        raise InvalidInput(f"vector: shape {array.shape}; ({width},) was expected")
+    length = float(np.linalg.norm(array))
+    if not math.isfinite(length) or length < 1e-12:
+        raise InvalidInput(f"vector: its length is {length}; finite numbers, not all zero, were expected")
+    return (array / length).astype(np.float32)
+
+
+def check_tokens(tokens: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
+    """``tokens`` (V, W) as float16. Raises InvalidInput for another shape or what float16 cannot hold."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        try:
+            array = np.asarray(tokens).astype("<f2")
+        except (TypeError, ValueError) as error:
+            raise InvalidInput(f"visual_tokens: {error}; an array {shape} was expected") from error
+    if array.shape != shape:
+        raise InvalidInput(f"visual_tokens: shape {array.shape}; {shape} was expected")
+    if not np.isfinite(array).all():
+        raise InvalidInput("visual_tokens: not finite as float16; finite numbers below 65504 were expected")
+    return array
+
+
+def metadata_json(metadata: Mapping[str, Scalar]) -> str:
+    """The stored form of metadata."""
+    return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)
