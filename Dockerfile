@@ -1,0 +1,42 @@
+# The serving image: runtime, index and service, without torch.
+#   docker build --build-arg EXTRA=cpu --tag vitascope:cpu .
+#   docker build --build-arg EXTRA=gpu --tag vitascope:gpu .     (onnxruntime-gpu and faiss-gpu; some GB of CUDA libraries)
+
+FROM python:3.11-slim-bookworm AS build
+# cpu or gpu; the two exclude each other in one environment.
+ARG EXTRA=cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+RUN python -m venv /opt/venv
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY vitascope ./vitascope
+COPY index ./index
+COPY service ./service
+COPY training ./training
+COPY model_export ./model_export
+RUN /opt/venv/bin/pip install --constraint constraints.txt ".[${EXTRA}]" \
+    && /opt/venv/bin/python -m compileall -q /opt/venv/lib
+
+FROM python:3.11-slim-bookworm
+LABEL org.opencontainers.image.title="Vitascope" \
+      org.opencontainers.image.description="Search, check and question folders of video" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# A fixed number, so that the owner of mounted folders can be set from outside.
+RUN groupadd --gid 10001 vitascope \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin vitascope \
+    && install -d -o 10001 -g 10001 /data /videos
+COPY --from=build /opt/venv /opt/venv
+COPY bundles/hd-vila-tiny /opt/vitascope/bundle
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    VITASCOPE_BUNDLE=/opt/vitascope/bundle \
+    VITASCOPE_DATA_DIR=/data
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+ENTRYPOINT ["vitascope"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]

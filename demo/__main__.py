@@ -1,0 +1,113 @@
+"""`make demo`: videos, index, service, and one search, one caption score and one question over HTTP.
+
+Everything it writes is in `.demo`. The collection's folder is named after the bundle's fingerprint, so a
+new bundle gets a collection of its own, and a second start finds everything indexed. Environment:
+VITASCOPE_BUNDLE (another model), DEMO_PORT (8000; when taken, any free one), DEMO_EXIT=1 (end after the tour;
+the default where output is no terminal).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from demo.scenes import write_videos
+from demo.tour import tour
+from vitascope.bundle import Bundle
+from vitascope.client import Client
+from vitascope.commands.options import DEFAULT_COLLECTION, default_bundle
+from vitascope.errors import VitascopeError
+
+HOME = Path(".demo")
+HOST = "127.0.0.1"
+
+
+def main() -> int:
+    console = Console(highlight=False)
+    began = time.monotonic()
+    try:
+        bundle = Bundle.open(default_bundle())
+        console.print(
+            f"[bold]model[/bold]   {bundle.manifest.name} {bundle.manifest.version} in {bundle.folder}"
+        )
+        videos = write_videos(HOME / "videos")
+        console.print(f"[bold]videos[/bold]  {len(videos)} in {HOME / 'videos'}")
+        settings = _settings(bundle)
+        indexed = _vitascope(settings, "index", str(HOME / "videos"), "--collection", DEFAULT_COLLECTION)
+        if indexed != 0:
+            return indexed
+        with _service(settings) as (server, client):
+            console.print(f"[bold]service[/bold] [green]{client.url}[/green]  (page, and /openapi.json)\n")
+            tour(client, console)
+            console.print(f"\n[dim]{time.monotonic() - began:.1f} s since the start[/dim]")
+            if sys.stdout.isatty() and not os.environ.get("DEMO_EXIT"):
+                console.print(f"The service stays at [green]{client.url}[/green]. Ctrl-C ends it.")
+                return server.wait()
+    except VitascopeError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        console.print("\nended")
+    return 0
+
+
+def _settings(bundle: Bundle) -> dict[str, str]:
+    """The environment of the commands that the demonstration runs."""
+    data = HOME / f"data-{bundle.fingerprint[:12]}"
+    return {
+        **os.environ,
+        "VITASCOPE_BUNDLE": str(bundle.folder.resolve()),
+        "VITASCOPE_DATA_DIR": str(data.resolve()),
+    }
+
+
+def _vitascope(settings: dict[str, str], *arguments: str) -> int:
+    return subprocess.run(
+        [sys.executable, "-m", "vitascope", *arguments], env=settings, check=False
+    ).returncode
+
+
+@contextlib.contextmanager
+def _service(settings: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Client]]:
+    """A service in a process of its own, ready for requests, ended on leaving."""
+    port = _free_port(int(os.environ.get("DEMO_PORT", "8000")))
+    log = HOME / "serve.log"
+    command = [sys.executable, "-m", "vitascope", "serve", "--host", HOST, "--port", str(port)]
+    with log.open("wb") as sink, Client(f"http://{HOST}:{port}") as client:
+        server = subprocess.Popen(command, env=settings, stdout=sink, stderr=sink)
+        try:
+            try:
+                client.wait_until_ready(alive=lambda: server.poll() is None)
+            except VitascopeError:
+                print(log.read_text(errors="replace"), file=sys.stderr)
+                raise
+            yield server, client
+        finally:
+            server.terminate()
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def _free_port(wanted: int) -> int:
+    """``wanted`` if nobody listens there, else one that the system gives."""
+    for port in (wanted, 0):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((HOST, port))
+            found: int = probe.getsockname()[1]
+            return found
+    raise VitascopeError(f"port: no free port on {HOST}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,46 @@
+"""One search, one caption score and one question over HTTP, with the commands that ask the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from vitascope.client import Client
+from vitascope.commands import ask, score
+from vitascope.commands.options import DEFAULT_COLLECTION
+from vitascope.commands.output import show_hits
+
+SENTENCE = "a red square moves left"
+FILE = "red-square-moves-left"
+CAPTIONS = ("a red square moves left", "a red square moves right", "a green circle grows")
+QUESTION = "what color is the square?"
+RESULTS, RERANK = 3, 12
+
+
+def tour(client: Client, console: Console) -> None:
+    """Ask the service three things and print what it says. Raises what `Client` raises."""
+    videos = list(client.all_videos(DEFAULT_COLLECTION))
+    _heading(console, "search", f'"{SENTENCE}" among {len(videos)} videos')
+    found = client.search(DEFAULT_COLLECTION, SENTENCE, limit=RESULTS, rerank=RERANK)
+    show_hits(found["results"], console)
+
+    video = next(v for v in videos if v["title"] == FILE)
+    _heading(console, "score", f"three captions for {FILE}.mp4")
+    score.show(client.score(CAPTIONS, collection=DEFAULT_COLLECTION, video_id=video["id"]), console)
+
+    _heading(console, "ask", f'{FILE}.mp4 "{QUESTION}"')
+    ask.show(client.ask(QUESTION, collection=DEFAULT_COLLECTION, video_id=video["id"], top=3), console)
+
+    console.print("\n[bold]yours[/bold]  ask it something yourself:")
+    console.print(f'  .venv/bin/vitascope search "a star and a circle" --server {client.url}', soft_wrap=True)
+    console.print(f"  {_curl(client.url, {'text': 'a star and a circle'})}", soft_wrap=True, markup=False)
+
+
+def _heading(console: Console, what: str, asked: str) -> None:
+    console.print(f"\n[bold]{what}[/bold]  {asked}", markup=True)
+
+
+def _curl(url: str, body: dict[str, Any]) -> str:
+    fields = ", ".join(f'"{name}": "{value}"' for name, value in body.items())
+    return f"curl -s {url}/v1/collections/{DEFAULT_COLLECTION}/search --json '{{{fields}}}'"

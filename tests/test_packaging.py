@@ -1,0 +1,178 @@
+"""The repository as people get it: what is declared, pinned and shipped, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.tools import find_tool
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+ROOMS = ("vitascope", "index", "service", "training", "model_export")
+SERVING = ("vitascope", "index", "service")
+DISTRIBUTION_OF = {
+    "PIL": "pillow",
+    "faiss": "faiss-cpu",
+    "multipart": "python-multipart",
+    "starlette": "fastapi",
+    "pydantic_core": "pydantic",
+    "annotated_types": "pydantic",
+}
+
+
+def names(requirements: list[str]) -> set[str]:
+    found = (re.match(r"[A-Za-z0-9._-]+", requirement) for requirement in requirements)
+    return {match.group().lower() for match in found if match}
+
+
+def third_party_imports(room: str) -> set[str]:
+    """Top-level names imported anywhere in a room, also inside functions; not ours and not Python's."""
+    found: set[str] = set()
+    for path in (ROOT / room).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                found.add(node.module.split(".")[0])
+    return {name for name in found if name not in sys.stdlib_module_names and name not in ROOMS}
+
+
+@pytest.mark.parametrize("room", SERVING)
+def test_the_serving_image_has_every_package_that_a_serving_room_imports(room: str) -> None:
+    """`pip install .[cpu]` is all that the image gets; TensorRT is optional and imported where it is."""
+    installed = names(PROJECT["dependencies"]) | names(EXTRAS["cpu"]) | {"tensorrt"}
+    needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(room)}
+    assert needed - installed == set()
+
+
+@pytest.mark.parametrize("room", ["training", "model_export"])
+def test_the_training_extra_has_every_package_that_a_learning_room_imports(room: str) -> None:
+    extras = EXTRAS["cpu"] + EXTRAS["train"] + EXTRAS["pretrained"]
+    needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(room)}
+    assert needed - names(PROJECT["dependencies"] + extras) == set()
+
+
+def test_nothing_that_the_serving_image_installs_is_for_training() -> None:
+    assert (names(PROJECT["dependencies"]) | names(EXTRAS["cpu"])) & names(EXTRAS["train"]) == set()
+
+
+def test_every_declared_package_is_pinned_exactly_or_is_torch() -> None:
+    """The environment of `make demo` must be the one that was tested."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = {
+        m.group(1).lower(): m.group(2)
+        for line in lines
+        if (m := re.match(r"([A-Za-z0-9._-]+)([=<>].*)", line))
+    }
+    declared = names([*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra)])
+    unpinned = {name for name in declared - {"tensorrt"} if not pins.get(name, "").startswith("==")}
+    assert unpinned == {"torch", "torchvision"}
+    assert pins["torch"] == ">=2.9,<3"
+
+
+def test_pins_name_no_local_build_and_no_place() -> None:
+    text = (ROOT / "constraints.txt").read_text()
+    assert "+cpu" not in text
+    assert "://" not in text
+    assert "@ " not in text
+
+
+def test_cpu_and_gpu_builds_share_no_package() -> None:
+    """They own the same modules, so no other extra may bring one of them along either."""
+    builds = {"onnxruntime", "onnxruntime-gpu", "faiss-cpu", "faiss-gpu"}
+    assert names(EXTRAS["cpu"]) & names(EXTRAS["gpu"]) == set()
+    assert names(EXTRAS["cpu"]) | names(EXTRAS["gpu"]) == builds
+    for extra in ("train", "pretrained", "dev", "tensorrt"):
+        assert names(EXTRAS[extra]) & builds == set()
+
+
+def test_every_room_is_part_of_the_wheel() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert sorted(wheel["packages"]) == sorted(ROOMS)
+    for room in ROOMS:
+        assert (ROOT / room / "__init__.py").is_file()
+
+
+def test_the_dockerfile_has_no_lint() -> None:
+    done = subprocess.run([find_tool("hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout + done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_everything_that_the_dockerfile_copies_reaches_the_builder() -> None:
+    """The build context leaves out what .dockerignore does not let in."""
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copies = re.findall(r"^COPY (?!--from)(.+)$", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    sources = {source.split("/")[0] for line in copies for source in line.split()[:-1]}
+    assert sources
+    assert sources - let_in == set()
+
+
+def compose(*profiles: str) -> dict[str, Any]:
+    """docker-compose.yml as docker-compose itself understands it."""
+    asked = [part for profile in profiles for part in ("--profile", profile)]
+    command = [find_tool("docker-compose"), *asked, "config"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    answer: dict[str, Any] = yaml.safe_load(done.stdout)
+    return answer
+
+
+def test_compose_starts_the_cpu_service_alone_by_default() -> None:
+    assert set(compose()["services"]) == {"service"}
+
+
+def test_compose_offers_indexing_and_gpu_as_profiles() -> None:
+    services = compose("index", "gpu")["services"]
+    assert set(services) == {"service", "index", "gpu"}
+    assert services["index"]["restart"] == "no"
+    devices = services["gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert [device["capabilities"] for device in devices] == [["gpu"]]
+
+
+def test_no_container_may_write_outside_its_data_or_gain_rights() -> None:
+    for service in compose("index", "gpu")["services"].values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["user"] == "10001:10001"
+        assert "memory" in service["deploy"]["resources"]["limits"]
+        binds = [volume for volume in service["volumes"] if volume["type"] == "bind"]
+        assert binds
+        assert all(volume["read_only"] for volume in binds)
+        assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", []))
+
+
+def test_second_make_has_nothing_to_do(tmp_path: Path) -> None:
+    """A stamp newer than what it was made from keeps `make demo` from installing again."""
+    make = find_tool("make")
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    (tmp_path / ".venv" / ".runtime").touch()
+    asked = [make, "--question", "--directory", str(tmp_path), "env"]
+    assert subprocess.run(asked).returncode == 0
+    (tmp_path / "constraints.txt").write_text("numpy==1\n")
+    assert subprocess.run(asked).returncode == 1
+
+
+def test_make_says_what_is_missing_where_environments_cannot_be_made(tmp_path: Path) -> None:
+    """Debian's python3 without python3-venv."""
+    python = tmp_path / "python3"
+    python.write_text('#!/bin/sh\ncase "$2" in *ensurepip*) exit 1;; esac\necho Python 3.11.0\n')
+    python.chmod(0o755)
+    command = [find_tool("make"), "env", f"PYTHON={python}", f"VENV={tmp_path}/venv"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "apt-get install python3-venv" in done.stderr
