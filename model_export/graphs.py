@@ -1,0 +1,189 @@
+"""The four graphs of a bundle, each a small wrapper around the training model with named inputs and outputs.
+
+Shape letters: B videos or texts, C clips, F frames, H W pixels, L text tokens, V visual tokens, K their width,
+D vector width, N answers.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from training.models.hdvila import HdVila, HdVilaConfig
+from vitascope.manifest import GraphName
+
+OPSET = 20
+"""The first with Gelu; ONNX Runtime and TensorRT both read it."""
+
+Arrays = dict[str, np.ndarray]
+
+
+class TextGraph(nn.Module):
+    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalised."""
+
+    def __init__(self, model: HdVila) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        vector, _ = self.model.encode_text(input_ids, attention_mask)
+        return vector
+
+
+class VideoGraph(nn.Module):
+    """high, low (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalised, and visual_tokens (B, V, K)."""
+
+    def __init__(self, model: HdVila) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.encode_video(high, low)
+
+
+class MatchGraph(nn.Module):
+    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> match_logit (B,)."""
+
+    def __init__(self, model: HdVila) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
+        _, states = self.model.encode_text(input_ids, attention_mask)
+        return self.model.match_logits(self.model.fuse(states, attention_mask, visual_tokens))
+
+
+class AnswerGraph(nn.Module):
+    """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> answer_logits (B, N)."""
+
+    def __init__(self, model: HdVila) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
+        _, states = self.model.encode_text(input_ids, attention_mask)
+        return self.model.answer_logits(self.model.fuse(states, attention_mask, visual_tokens))
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """What is exported under one name. `axes`: per input, which axes are free and what they are called."""
+
+    name: GraphName
+    module: nn.Module
+    axes: Mapping[str, Mapping[int, str]]
+    outputs: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(self.axes)
+
+
+def graph_specs(model: HdVila) -> list[GraphSpec]:
+    """The graphs that this model can fill: all four, or three where it has no answer head."""
+    text = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}}
+    fused = text | {"visual_tokens": {0: "batch"}}
+    streams = {stream.name: {0: "batch", 1: "clips"} for stream in model.cfg.streams()}
+    specs = [
+        GraphSpec("video", VideoGraph(model), streams, ("vector", "visual_tokens")),
+        GraphSpec("text", TextGraph(model), text, ("vector",)),
+        GraphSpec("match", MatchGraph(model), fused, ("match_logit",)),
+    ]
+    if model.cfg.answers:
+        specs.append(GraphSpec("answer", AnswerGraph(model), fused, ("answer_logits",)))
+    return specs
+
+
+def random_streams(cfg: HdVilaConfig, rng: np.random.Generator, batch: int, clips: int) -> Arrays:
+    """Frame streams by name, uint8 (B, C, F, H, W, 3): a coarse random picture under fine noise.
+
+    Noise alone is flat after a few strides, and every clip would look the same to the model.
+    """
+    out = {}
+    for s in cfg.streams():
+        coarse = rng.integers(0, 256, (batch, clips, s.frames, 4, 4, 3))
+        picture = coarse.repeat(-(-s.height // 4), axis=3).repeat(-(-s.width // 4), axis=4)
+        picture = picture[:, :, :, : s.height, : s.width]
+        out[s.name] = np.clip(picture + rng.integers(-40, 41, picture.shape), 0, 255).astype(np.uint8)
+    return out
+
+
+def random_tokens(cfg: HdVilaConfig, rng: np.random.Generator, batch: int, length: int) -> Arrays:
+    """input_ids and attention_mask (B, L) int64; the first row is full, the others are padded at random."""
+    ids = rng.integers(0, cfg.vocabulary, (batch, length))
+    kept = rng.integers(2, length + 1, batch)
+    kept[0] = length
+    mask = (np.arange(length) < kept[:, None]).astype(np.int64)
+    return {"input_ids": ids.astype(np.int64), "attention_mask": mask}
+
+
+def export_graph(spec: GraphSpec, cfg: HdVilaConfig) -> onnx.ModelProto:
+    """One graph in float32, weights inside. The module is left in evaluation mode."""
+    example = _example(spec, cfg)
+    names = {name for axes in spec.axes.values() for name in axes.values()}
+    limits = {"length": {"min": 2, "max": cfg.text_length}}
+    dims = {name: torch.export.Dim(name, **limits.get(name, {})) for name in names}
+    shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in spec.axes.values())
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            spec.module.eval().float(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            input_names=list(spec.inputs),
+            output_names=list(spec.outputs),
+            verbose=False,
+        )
+    if program is None:
+        raise RuntimeError(f"{spec.name}: the exporter returned nothing; an ONNX program was expected")
+    return _without_traces(program.model_proto)
+
+
+def export_graphs(model: HdVila) -> dict[GraphName, onnx.ModelProto]:
+    """All graphs of a model, float32, by name."""
+    return {spec.name: export_graph(spec, model.cfg) for spec in graph_specs(model)}
+
+
+def _example(spec: GraphSpec, cfg: HdVilaConfig) -> tuple[Tensor, ...]:
+    # No axis is 1: torch.export takes a 1 for a constant.
+    rng = np.random.default_rng(0)
+    if spec.name == "video":
+        arrays = random_streams(cfg, rng, 2, 2)
+    else:
+        arrays = random_tokens(cfg, rng, 3, min(7, cfg.text_length))
+        arrays["visual_tokens"] = rng.normal(size=(3, cfg.visual_tokens, cfg.hybrid_width)).astype(np.float32)
+    return tuple(torch.from_numpy(arrays[name]) for name in spec.inputs)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the exporter's notes (stack traces with paths of the exporting machine) and intermediate shapes."""
+    graph = model.graph
+    del graph.value_info[:]
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter prints its progress and warns of its own deprecations; neither says anything about the model."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,84 @@
+"""The application: routes, errors and the page around one service.
+
+There are no API keys yet, so whoever reaches the service may use it: ``run.serve`` refuses to listen on an address that
+other machines reach unless the settings say that this is meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import FileResponse
+from starlette.staticfiles import StaticFiles
+
+from service.envelope import Envelope
+from service.openapi import describe
+from service.problems import install
+from service.routes import collections, health, jobs, looks, media, models, search, videos
+from service.settings import Settings
+from service.state import Service, open_service
+
+STATIC = Path(__file__).parent / "static"
+
+page = APIRouter(include_in_schema=False)
+
+
+def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
+    """The application; it opens a service by ``settings`` when it starts, or takes over the one given.
+
+    Starting raises BundleError and StorageError. The model is warmed in the background; `/readyz` tells when it is done.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        opened = service or await asyncio.to_thread(open_service, settings)
+        app.state.service = opened
+        warming = asyncio.create_task(asyncio.to_thread(opened.warm))
+        try:
+            yield
+        finally:
+            await warming
+            await asyncio.to_thread(opened.close)
+
+    app = FastAPI(
+        title="Vitascope",
+        version=_version(),
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from another host
+        redoc_url=None,
+    )
+    app.openapi = describe(app)  # type: ignore[method-assign]
+    for routes in (health, collections, videos, media, jobs, search, looks, models):
+        app.include_router(routes.router)
+    app.include_router(page)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    install(app)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "HEAD", "POST", "DELETE"],
+            allow_headers=["Content-Type", "X-Request-ID"],
+            expose_headers=["Location", "X-Request-ID", "Retry-After"],
+        )
+    app.add_middleware(Envelope, settings=settings)
+    return app
+
+
+@page.get("/")
+async def index_page() -> FileResponse:
+    """The page for people."""
+    return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+
+def _version() -> str:
+    try:
+        return version("vitascope")
+    except PackageNotFoundError:
+        return "0"

@@ -1,0 +1,61 @@
+"""`vitascope serve`: the service, its address and places taken from arguments before the environment."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vitascope.commands.options import default_bundle, default_data
+
+EPILOG = """\
+Everything else is a setting in the environment, with a safe default:
+  VITASCOPE_ALLOWED_ROOTS='["/videos"]'    folders that indexing jobs may name
+  VITASCOPE_MAX_UPLOAD_BYTES=1073741824    and the other limits: see service/settings.py
+  VITASCOPE_ALLOWED_HOSTS='["search.lan"]' names that the service is reached by
+  VITASCOPE_ALLOW_UNAUTHENTICATED=true     listen on more than 127.0.0.1 although there are no API keys yet
+
+examples:
+  vitascope serve
+  vitascope serve --port 9000 --data ~/vitascope-data
+  VITASCOPE_ALLOWED_ROOTS='["/mnt/videos"]' vitascope serve
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument("--host", metavar="ADDRESS", help="VITASCOPE_HOST; default: 127.0.0.1")
+    parser.add_argument(
+        "--port", type=int, metavar="N", help="VITASCOPE_PORT; default: 8000; 0: any free one"
+    )
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        metavar="FOLDER",
+        help=f"model bundle (VITASCOPE_BUNDLE; default: {default_bundle()})",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help=f"data folder (VITASCOPE_DATA_DIR; default: {default_data()})",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads for the model (default: one per core)"
+    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "tensorrt"), help="where the graphs run")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    # Here, so that --help needs no web framework.
+    from service.run import serve
+    from service.settings import read_settings
+
+    names = {"data": "data_dir"}
+    keys = ("host", "port", "bundle", "data", "threads", "device")
+    given = {names.get(key, key): getattr(args, key) for key in keys if getattr(args, key) is not None}
+    serve(read_settings(**given))
+    return {"served": True}
+
+
+COMMANDS = {"serve": (add_arguments, run, lambda result, console: None)}

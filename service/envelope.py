@@ -1,0 +1,173 @@
+"""What surrounds every request: its id, who may send it, how large it may be, the headers of the answer, and what
+happens when all else fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from urllib.parse import urlsplit
+
+import anyio
+from fastapi import HTTPException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import HostRefused, OriginRefused, PayloadTooLarge
+from service.problems import domain_problem, unexpected_problem
+from service.settings import Settings, is_loopback
+from vitascope.errors import VitascopeError
+
+_log = logging.getLogger("vitascope.service")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
+FORM_OVERHEAD = 1024**2
+"""Bytes that a form may have besides its file."""
+DRAIN_BYTES = 64 * 1024**2
+DRAIN_SECONDS = 5.0
+
+CONTENT_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "media-src 'self' blob:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+SECURITY_HEADERS = {
+    "content-security-policy": CONTENT_POLICY,
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class Envelope:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        scope.setdefault("state", {})["request_id"] = _request_id(headers)
+        exchange = _Exchange(scope, receive, send, self._body_limit(headers))
+        try:
+            self._check_host(headers)
+            self._check_origin(scope, headers)
+            _check_length(headers, exchange.limit)
+            await self.app(scope, exchange.receive, exchange.send)
+        except VitascopeError as error:
+            await domain_problem(scope, error)(scope, exchange.receive, exchange.send)
+        except Exception:
+            _log.exception("request %s: %s %s", scope["state"]["request_id"], scope["method"], scope["path"])
+            if exchange.started:
+                raise  # half an answer is out: only closing the connection tells the client
+            await unexpected_problem(scope)(scope, exchange.receive, exchange.send)
+
+    def _check_host(self, headers: Headers) -> None:
+        """Names that are not ours point here by rebinding: a page elsewhere would speak to this service."""
+        host = _host_name(headers.get("host", ""))
+        if not (is_loopback(host) or host in {self.settings.host, *self.settings.allowed_hosts}):
+            raise HostRefused(
+                f"Host: {host!r}; this service is known as {', '.join(['localhost', *self.settings.allowed_hosts])}. "
+                "Further names go into VITASCOPE_ALLOWED_HOSTS"
+            )
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        """Forms of other origins are sent by browsers without asking first (no preflight); refuse them here."""
+        origin = headers.get("origin")
+        if scope["method"] not in _CHANGING or origin is None or origin in self.settings.cors_origins:
+            return
+        if urlsplit(origin).netloc != headers.get("host"):
+            raise OriginRefused(f"Origin: {origin!r}; only this service's own page may do this")
+
+    def _body_limit(self, headers: Headers) -> int:
+        is_form = headers.get("content-type", "").startswith("multipart/")
+        return self.settings.max_upload_bytes + FORM_OVERHEAD if is_form else self.settings.max_body_bytes
+
+
+class _Exchange:
+    """One request and its answer: counts what comes in, adds headers to what goes out."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        self.scope = scope
+        self.limit = limit
+        self.started = False
+        self._receive = receive
+        self._send = send
+        self._received = 0
+        self._complete = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._complete = not message.get("more_body", False)
+            self._received += len(message.get("body", b""))
+            if self._received > self.limit:
+                # FastAPI lets only this exception through while it reads a body.
+                raise HTTPException(
+                    413, f"body: more than {self.limit} bytes; at most that many were expected"
+                )
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.scope["state"]["request_id"]
+            for name, value in SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if is_last and not self._complete and _has_body(Headers(scope=self.scope)):
+            # Whoever is still sending sees a broken connection in place of the answer. So: the answer first, then
+            # throw away what comes, within bounds, and only then the end.
+            await self._send({**message, "more_body": True})
+            await self._drain()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+    async def _drain(self) -> None:
+        drained = 0
+        with anyio.move_on_after(DRAIN_SECONDS):
+            while drained < DRAIN_BYTES:
+                message = await self._receive()
+                drained += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+
+
+def _check_length(headers: Headers, limit: int) -> None:
+    stated = headers.get("content-length", "0")
+    if stated.isdecimal() and int(stated) > limit:
+        raise PayloadTooLarge(f"Content-Length: {stated}; at most {limit} bytes were expected")
+
+
+def _has_body(headers: Headers) -> bool:
+    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _host_name(header: str) -> str:
+    """A Host header without its port."""
+    return (
+        header[: header.index("]") + 1] if header.startswith("[") and "]" in header else header.split(":")[0]
+    )

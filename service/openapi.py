@@ -1,0 +1,113 @@
+"""How the interface describes itself: errors of every route, bodies read by hand, one document."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from service.problems import CONTENT_TYPE, TYPE_PREFIX
+from service.schemas.base import Problem
+
+MEANING = {
+    400: ("bad_request", "The request cannot be read."),
+    403: ("path_forbidden", "Outside the folders that the service may read."),
+    404: ("collection_not_found", "There is no such thing."),
+    409: ("fingerprint_mismatch", "The state of things does not allow this."),
+    413: ("payload_too_large", "Larger than a limit in bytes, pixels, seconds or frames."),
+    415: ("media_unsupported", "A type of body or media that is not read here."),
+    416: ("range_not_satisfiable", "The range names no byte of the file."),
+    422: ("validation_failed", "A value is not what was expected; the answer names it."),
+    503: ("not_ready", "The model is not ready."),
+    507: ("storage_error", "Storage failed; nothing was acknowledged."),
+}
+
+DESCRIPTION = """\
+Search, check and question video. Three numbers are kept apart everywhere:
+
+* **similarity**: cosine of the vectors of text and clip, -1 to 1; cheap, what a search ranks by
+* **match**: calibrated probability, by the fusion model, that the text describes the clip
+* **fused**: both together, 0 to 1; what results are ranked by after reranking
+
+Errors are problem details (RFC 9457) with a stable `code`. Times are seconds, sizes are bytes or pixels. Ids and cursors
+are opaque. There are no API keys yet: the service listens on 127.0.0.1 unless it is told that something in front of it
+decides who comes in.
+"""
+
+TAGS = [
+    {"name": "collections", "description": "Sets of videos, each filled by one model."},
+    {"name": "videos", "description": "Whole files: upload, list, play, delete."},
+    {"name": "jobs", "description": "Folders on the service's machine, indexed in the background."},
+    {"name": "search", "description": "Clips by a sentence."},
+    {"name": "scores", "description": "How well captions describe a clip."},
+    {"name": "answers", "description": "Questions about a clip."},
+    {"name": "models", "description": "What the model can do, and what it was made of."},
+    {"name": "health", "description": "For whoever watches over the service."},
+]
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The errors of a route for its documentation, besides those that every route has."""
+    return {status: _response(*MEANING[status], status) for status in statuses} | {
+        "default": {
+            "description": "Any other error: a Host or Origin header that is not allowed (421, 403), a fault (500).",
+            "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+    }
+
+
+def _response(code: str, meaning: str, status: int) -> dict[str, Any]:
+    example = {
+        "type": TYPE_PREFIX + code,
+        "title": meaning.rstrip("."),
+        "status": status,
+        "detail": "What was wrong with which value, and what was expected.",
+        "code": code,
+        "instance": "/v1/…",
+        "request_id": "3f2a…",
+    }
+    content = {"schema": {"$ref": "#/components/schemas/Problem"}, "example": example}
+    return {"description": meaning, "content": {CONTENT_TYPE: content}}
+
+
+def form_body(schema: type[BaseModel], also_json: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The documentation of a form with a file and the fields of ``schema``, or the same as JSON without the file."""
+    form = _inlined(schema)
+    file = {"type": "string", "format": "binary", "description": "video or picture, known by its content"}
+    form["properties"] = {"file": file, **form.get("properties", {})}
+    form["required"] = ["file", *form.get("required", [])]
+    content: dict[str, Any] = {}
+    if also_json is not None:
+        content["application/json"] = {"schema": _inlined(also_json)}
+    content["multipart/form-data"] = {"schema": form}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: type[BaseModel]) -> dict[str, Any]:
+    described = schema.model_json_schema()
+    if "$defs" in described:
+        raise TypeError(f"{schema.__name__}: only schemas without parts of their own can be a form")
+    return described
+
+
+def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """The function that makes the OpenAPI document of ``app``, once."""
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(
+                title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS
+            )
+            schemas = made["components"]["schemas"]
+            problem = Problem.model_json_schema(
+                mode="serialization", ref_template="#/components/schemas/{model}"
+            )
+            schemas.update(problem.pop("$defs"))
+            schemas["Problem"] = problem
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    return document

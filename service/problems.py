@@ -1,0 +1,155 @@
+"""Errors as problem details (RFC 9457, ``application/problem+json``), and the one table of their statuses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
+
+from service import errors as here
+from vitascope import errors
+
+_log = logging.getLogger("vitascope.service")
+
+CONTENT_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:vitascope:problem:"
+
+STATUS_OF: dict[type[errors.VitascopeError], int] = {
+    errors.InvalidInput: 422,
+    errors.MediaUnsupported: 415,
+    errors.MediaTooLarge: 413,
+    errors.MediaCorrupt: 422,
+    errors.MediaError: 422,
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.TaskMissing: 409,
+    errors.StorageError: 507,
+    errors.EngineError: 503,
+    errors.BundleError: 503,
+    here.BadRequest: 400,
+    here.HostRefused: 421,
+    here.OriginRefused: 403,
+    here.PathForbidden: 403,
+    here.PayloadTooLarge: 413,
+    here.ContentTypeUnsupported: 415,
+    here.RangeNotSatisfiable: 416,
+    here.NotReady: 503,
+    errors.VitascopeError: 500,
+}
+"""A class that is not named takes the status of the nearest one that it is derived from."""
+
+OPEN_FAULTS = (here.NotReady,)
+"""Faults of the server whose message is meant for the client. Others may name paths, and only the log gets them."""
+
+CODE_OF_STATUS = {
+    400: "bad_request",
+    404: "route_not_found",
+    405: "method_not_allowed",
+    413: "payload_too_large",
+    415: "content_type_unsupported",
+    422: "validation_failed",
+}
+
+_FAULT_DETAIL = {
+    503: "The model could not do this; the log of the service says why, under the id of this request.",
+    507: "Storage failed and nothing was acknowledged; the log of the service says why, under the id of this request.",
+}
+_UNEXPECTED = "Something went wrong in the service; its log says what, under the id of this request."
+
+
+def status_of(error: errors.VitascopeError) -> int:
+    """The HTTP status of a domain error."""
+    return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+
+
+def problem(
+    scope: Scope,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    fields: Sequence[dict[str, str]] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """One error answer. ``fields`` name the parts of the request that are wrong and what was expected."""
+    body: dict[str, Any] = {
+        "type": TYPE_PREFIX + code,
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "instance": scope.get("path", ""),
+        "request_id": scope.get("state", {}).get("request_id", ""),
+    }
+    if fields:
+        body["errors"] = list(fields)
+    return JSONResponse(body, status, headers, CONTENT_TYPE)
+
+
+def domain_problem(scope: Scope, error: errors.VitascopeError) -> Response:
+    """The answer to a domain error; a fault of the server is logged and does not tell its details."""
+    status = status_of(error)
+    detail = str(error)
+    if status >= 500 and not isinstance(error, OPEN_FAULTS):
+        _log.error(
+            "request %s: %s: %s", scope.get("state", {}).get("request_id"), error.code, error, exc_info=error
+        )
+        detail = _FAULT_DETAIL.get(status, _UNEXPECTED)
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return problem(scope, status, error.code, detail, headers=headers)
+
+
+def unexpected_problem(scope: Scope) -> Response:
+    """The answer to a defect."""
+    return problem(scope, 500, "internal_error", _UNEXPECTED)
+
+
+def install(app: FastAPI) -> None:
+    """Let every error that a route raises become a problem."""
+
+    async def domain(request: Request, error: Exception) -> Response:
+        assert isinstance(error, errors.VitascopeError)
+        return domain_problem(request.scope, error)
+
+    async def http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _http_problem(request, error)
+
+    async def validation(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _validation_problem(request, error)
+
+    app.add_exception_handler(errors.VitascopeError, domain)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, validation)
+
+
+def _http_problem(request: Request, error: HTTPException) -> Response:
+    status = error.status_code
+    detail = str(error.detail)
+    headers = dict(error.headers or {})
+    if status == 404:
+        detail = f"{request.url.path}: there is nothing at this path; /openapi.json lists what there is"
+    elif status == 405:
+        detail = f"{request.method} is not possible here; {headers.get('Allow', 'another method')} is"
+    return problem(request.scope, status, CODE_OF_STATUS.get(status, "http_error"), detail, headers=headers)
+
+
+def _validation_problem(request: Request, error: RequestValidationError) -> Response:
+    fields = []
+    for one in error.errors():
+        place, *rest = map(str, one["loc"])
+        what = (
+            one["msg"] if one["type"] != "json_invalid" else f"not JSON: {one['ctx']['error']} at {rest[0]}"
+        )
+        name = place if one["type"] == "json_invalid" else ".".join(rest) or place
+        fields.append({"in": place, "field": name, "message": what})
+    detail = "; ".join(f"{one['field']}: {one['message']}" for one in fields[:5])
+    return problem(request.scope, 422, "validation_failed", detail, fields=fields)

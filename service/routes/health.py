@@ -1,0 +1,24 @@
+"""Whether the service is alive, and whether it can work."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.openapi import errors
+from service.schemas.base import Health
+from service.state import ServiceState
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez", summary="Is the service alive", responses=errors())
+async def livez() -> Health:
+    """200 as long as the process answers."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", summary="Can the service work", responses=errors(503))
+async def readyz(service: ServiceState) -> Health:
+    """200 once the model is warm and jobs are being run; 503 before that, and when it failed."""
+    service.check_ready()
+    return Health(status="ok")

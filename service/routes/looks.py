@@ -1,0 +1,109 @@
+"""Caption scores and answers: about a stored video (JSON), or about a file that comes along (a form) and is not kept."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from fastapi import APIRouter, Request
+
+from service.cursors import at_most
+from service.errors import ContentTypeUnsupported
+from service.forms import invalid, parse_fields, read_form, validated
+from service.looking import Look, answer, check_texts, look_at_upload, look_at_video, score
+from service.openapi import errors, form_body
+from service.schemas.tasks import (
+    AnswerFields,
+    AnswerForm,
+    AnswerRequest,
+    AnswerResponse,
+    ClipOf,
+    Part,
+    ScoreFields,
+    ScoreForm,
+    ScoreRequest,
+    ScoreResponse,
+)
+from service.state import ReadyService, Service
+
+router = APIRouter(prefix="/v1")
+
+Body = TypeVar("Body", bound=Part)
+Form = TypeVar("Form", bound=Part)
+ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
+
+
+@router.post(
+    "/caption-scores",
+    tags=["scores"],
+    summary="Score captions",
+    responses=ERRORS,
+    openapi_extra=form_body(ScoreForm, also_json=ScoreRequest),
+)
+async def score_captions(request: Request, service: ReadyService) -> ScoreResponse:
+    """How well each caption describes a clip: similarity, CLIPScore, match and fused score, each for itself."""
+
+    def check(fields: ScoreFields) -> None:
+        at_most("captions", len(fields.captions), service.settings.max_captions)
+        check_texts(service, "captions", fields.captions)
+
+    async with _asked(request, service, ScoreRequest, ScoreForm, check) as (fields, look):
+        return await service.heavy.run(lambda: score(service, look(), fields.captions))
+
+
+@router.post(
+    "/answers",
+    tags=["answers"],
+    summary="Answer a question",
+    responses=ERRORS,
+    openapi_extra=form_body(AnswerForm, also_json=AnswerRequest),
+)
+async def answer_question(request: Request, service: ReadyService) -> AnswerResponse:
+    """The likeliest answers to a question about a clip, out of the model's vocabulary, with their probabilities."""
+
+    def check(fields: AnswerFields) -> None:
+        at_most("top", fields.top, service.settings.max_answers)
+        check_texts(service, "question", [fields.question])
+
+    async with _asked(request, service, AnswerRequest, AnswerForm, check) as (fields, look):
+        return await service.heavy.run(lambda: answer(service, look(), fields.question, fields.top))
+
+
+@asynccontextmanager
+async def _asked(
+    request: Request,
+    service: Service,
+    as_json: type[Body],
+    as_form: type[Form],
+    check: Callable[[Body | Form], None],
+) -> AsyncIterator[tuple[Body | Form, Callable[[], Look]]]:
+    """(what was asked, a function that looks at the clip it was asked about; it runs in a thread)."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        body = validated(as_json, await _json(request))
+        assert isinstance(body, ClipOf)
+        check(body)
+        yield body, lambda: look_at_video(service, body.collection, body.video_id, body.start, body.end)
+        return
+    if kind != "multipart/form-data":
+        raise ContentTypeUnsupported(
+            f"Content-Type: {kind[:80]!r}; application/json (a stored video) or multipart/form-data (a file) was expected"
+        )
+    async with read_form(
+        request,
+        service.media.new_upload(),
+        service.light,
+        max_file_bytes=service.settings.max_upload_bytes,
+        max_field_bytes=service.settings.max_field_bytes,
+    ) as form:
+        fields = parse_fields(as_form, form.fields, lists=("captions",))
+        check(fields)
+        yield fields, lambda: look_at_upload(service, form.upload, fields.start, fields.end)
+
+
+async def _json(request: Request) -> object:
+    try:
+        return await request.json()
+    except (ValueError, RecursionError) as error:
+        raise invalid("body", f"not JSON ({error})") from error

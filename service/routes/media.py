@@ -1,0 +1,110 @@
+"""What is in a video: the file itself, in ranges, and pictures of it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from PIL import Image
+from starlette.datastructures import MutableHeaders
+from starlette.responses import FileResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from index.records import Video
+from service.errors import BadRequest, RangeNotSatisfiable
+from service.looking import readable_path
+from service.media_store import media_type
+from service.openapi import errors
+from service.problems import domain_problem
+from service.schemas.base import Seconds
+from service.state import Service, ServiceState
+from vitascope.media.decode import read_frames
+
+router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"])
+
+KEPT = "private, max-age=3600"
+"""Content never changes under an address: another content is another video."""
+SANDBOX = "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsafe-inline'; sandbox"
+JPEG_QUALITY = 85
+
+
+class MediaFile(FileResponse):
+    """A file or a part of it; impossible ranges become problems like every other error."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refused: list[Message] = []
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                refused.append(message)
+            if not refused:
+                await send(message)
+
+        await super().__call__(scope, receive, watched)
+        if refused:
+            wanted = MutableHeaders(scope=scope).get("range", "")
+            kind = RangeNotSatisfiable if refused[0]["status"] == 416 else BadRequest
+            problem = domain_problem(
+                scope, kind(f"Range: {wanted[:80]!r}; bytes=first-last inside the file was expected")
+            )
+            content_range = MutableHeaders(scope=refused[0]).get("content-range")
+            if content_range is not None:
+                problem.headers["content-range"] = content_range
+            await problem(scope, receive, send)
+
+
+@router.api_route(
+    "/media",
+    methods=["GET", "HEAD"],
+    summary="Play a video",
+    response_class=Response,
+    responses={
+        200: {"content": {"video/*": {}, "image/*": {}}, "description": "The file."},
+        206: {"content": {"video/*": {}, "image/*": {}}, "description": "A part of the file."},
+    }
+    | errors(400, 403, 404, 416, 507),
+)
+async def get_media(name: str, video_id: str, service: ServiceState) -> Response:
+    """The file as it was added, with range requests (RFC 9110)."""
+    video, path = await service.light.run(_find, service, name, video_id)
+    headers = {"Cache-Control": KEPT, "Content-Security-Policy": SANDBOX, "Content-Disposition": "inline"}
+    return MediaFile(path, headers=headers, media_type=media_type(video.path))
+
+
+@router.get(
+    "/thumbnail",
+    summary="Picture of a video",
+    response_class=Response,
+    responses={
+        200: {"content": {"image/jpeg": {}}, "description": "A JPEG picture."},
+        304: {"description": "The client has it already."},
+    }
+    | errors(403, 404, 413, 415, 422, 507),
+)
+async def get_thumbnail(
+    name: str, video_id: str, request: Request, service: ServiceState, t: Annotated[Seconds, Query()] = 0.0
+) -> Response:
+    """The frame on screen at `t` seconds (the last one, beyond the end), as a small JPEG."""
+    video, path = await service.light.run(_find, service, name, video_id)
+    tag = f'"{video.content_sha256[:32]}-{t:.6g}-{service.settings.thumbnail_side}"'
+    headers = {"ETag": tag, "Cache-Control": KEPT}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    picture = await service.heavy.run(_thumbnail, service, path, t)
+    return Response(picture, headers=headers, media_type="image/jpeg")
+
+
+def _find(service: Service, name: str, video_id: str) -> tuple[Video, Path]:
+    video = service.video(name, video_id)
+    return video, readable_path(service, video)
+
+
+def _thumbnail(service: Service, path: Path, time: float) -> bytes:
+    pixels = read_frames(path, [time], service.settings.media_limits(), threads=1)[0]
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((service.settings.thumbnail_side,) * 2)
+    written = io.BytesIO()
+    picture.save(written, "JPEG", quality=JPEG_QUALITY)
+    return written.getvalue()

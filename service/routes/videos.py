@@ -1,0 +1,108 @@
+"""Videos of a collection: uploaded, listed, looked at, deleted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from index.filters import Filter, parse_filter
+from service.cursors import cut, page_limit, read_cursor
+from service.forms import parse_fields, read_form
+from service.openapi import errors, form_body
+from service.schemas.library import UploadFields, Video, Videos, VideoWithClips
+from service.state import ReadyService, Service, ServiceState
+from service.uploads import add_upload
+from service.views import video_view, video_with_clips
+from vitascope.errors import FilterError
+
+router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"])
+
+
+@router.post(
+    "",
+    status_code=201,
+    summary="Upload a video",
+    responses={200: {"model": Video, "description": "The collection has this content already."}}
+    | errors(400, 404, 409, 413, 415, 422, 503, 507),
+    openapi_extra=form_body(UploadFields),
+)
+async def upload_video(name: str, request: Request, response: Response, service: ReadyService) -> Video:
+    """Keep a video or picture and index it; when this answers, it can be found, and survives a crash.
+
+    What kind of file it is, is told by its content, not by its name. The same content again is not indexed again: the
+    answer is 200 with the video that is there, and title and metadata stay as they are.
+    """
+    # Before a byte is taken in: is there such a collection, and does the model fit it?
+    await service.light.run(service.collection, name, for_model=True)
+    settings = service.settings
+    async with read_form(
+        request,
+        service.media.new_upload(),
+        service.light,
+        max_file_bytes=settings.max_upload_bytes,
+        max_field_bytes=settings.max_field_bytes,
+    ) as form:
+        fields = parse_fields(UploadFields, form.fields)
+        ingested = await service.heavy.run(add_upload, service, name, form.upload, fields)
+    response.status_code = 201 if ingested.created else 200
+    response.headers["Location"] = f"/v1/collections/{name}/videos/{ingested.video.id}"
+    return video_view(name, ingested.video)
+
+
+@router.get("", summary="List videos", responses=errors(400, 404, 422, 507))
+async def list_videos(
+    name: str,
+    service: ServiceState,
+    limit: Annotated[int | None, Query(ge=1, description="videos on a page")] = None,
+    cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")] = None,
+    filter: Annotated[str | None, Query(description='JSON, such as {"camera": "north"}')] = None,
+) -> Videos:
+    """A page of videos, in the order in which they were added."""
+    size = page_limit(limit, service.settings)
+    return await service.light.run(_page, service, name, size, read_cursor(cursor), _query_filter(filter))
+
+
+@router.get("/{video_id}", summary="Look at a video", responses=errors(404, 507))
+async def get_video(name: str, video_id: str, service: ServiceState) -> VideoWithClips:
+    """A video, and the clips that it was cut into."""
+    return await service.light.run(_with_clips, service, name, video_id)
+
+
+@router.delete("/{video_id}", status_code=204, summary="Delete a video", responses=errors(404, 507))
+async def delete_video(name: str, video_id: str, service: ServiceState) -> None:
+    """Remove a video from the collection, and its file if it was uploaded; files in folders stay."""
+    await service.light.run(_delete, service, name, video_id)
+
+
+def _page(service: Service, name: str, limit: int, after: int | None, where: Filter | None) -> Videos:
+    page, more = cut(service.collection(name).videos(limit + 1, after, where), limit, lambda video: video.id)
+    return Videos(videos=[video_view(name, video) for video in page], next_cursor=more)
+
+
+def _query_filter(text: str | None) -> Filter | None:
+    if text is None:
+        return None
+    try:
+        return parse_filter(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise FilterError(f"filter: not JSON ({error}); an object was expected") from error
+
+
+def _with_clips(service: Service, name: str, video_id: str) -> VideoWithClips:
+    video = service.video(name, video_id)
+    return video_with_clips(name, video, service.collection(name).clips(video.id))
+
+
+def _delete(service: Service, name: str, video_id: str) -> None:
+    video = service.video(name, video_id)
+    path = Path(video.path)
+    collection = service.collection(name)
+    with service.media.turn(name, video.content_sha256):
+        if not service.media.owns(path):
+            collection.delete_video(video.id)
+            return
+        with service.media.intent(service.library, name, path, video.content_sha256):
+            collection.delete_video(video.id)

@@ -1,0 +1,79 @@
+"""Run the service: ``python -m service``, or ``vitascope serve``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+import threading
+
+import uvicorn
+
+from service.app import create_app
+from service.settings import Settings, read_settings
+from service.state import open_service
+from vitascope.errors import InvalidInput, VitascopeError
+
+MISTAKE = 2
+
+
+def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM, then finish what is in flight.
+
+    There are no API keys yet: an address that other machines reach is refused unless ``allow_unauthenticated`` is set.
+    Raises InvalidInput for that and for an address that cannot be used, BundleError and StorageError when there is
+    nothing to serve.
+    """
+    settings.check_reach()
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # Before the service is opened: whoever starts a second one by mistake should hear of the port.
+    with _listen(settings) as listener:
+        service = open_service(settings)
+        config = uvicorn.Config(
+            create_app(settings, service),
+            log_config=None,
+            log_level=settings.log_level,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+        )
+        print(f"Vitascope is at {_address(listener)}", file=sys.stderr, flush=True)
+        if threading.current_thread() is threading.main_thread():
+            # uvicorn stops cleanly on SIGTERM and then raises it again; by then it must not count as a crash.
+            signal.signal(signal.SIGTERM, lambda number, frame: None)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def main() -> int:
+    """Settings from the environment; 0 after SIGTERM, 2 with one line on standard error when it cannot start."""
+    try:
+        serve(read_settings())
+    except VitascopeError as error:
+        print(f"vitascope: cannot serve: {error.code}: {error}", file=sys.stderr)
+        return MISTAKE
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host.strip("[]"), settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise InvalidInput(
+            f"host, port: cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; a free port "
+            "of this machine was expected"
+        ) from error
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

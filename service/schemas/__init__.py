@@ -1,0 +1,1 @@
+"""What goes over the wire: JSON in and out, with examples."""

@@ -1,0 +1,127 @@
+"""Collections, the videos in them, and their clips."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from service.schemas.base import Id, Metadata, Request, Response, example
+
+COLLECTION: dict[str, Any] = {
+    "name": "holidays",
+    "videos": 12,
+    "clips": 70,
+    "bundle": "hd-vila-tiny 1.0.0",
+    "fingerprint": "9f0c…64 hexadecimal digits",
+    "compatible": True,
+    "created_at": 1764000000.0,
+}
+VIDEO: dict[str, Any] = {
+    "id": "3",
+    "title": "beach",
+    "duration": 17.4,
+    "width": 1280,
+    "height": 720,
+    "media_type": "video/mp4",
+    "content_sha256": "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+    "metadata": {"camera": "north", "year": 2024},
+    "clips": 3,
+    "added_at": 1764000000.0,
+    "media_url": "/v1/collections/holidays/videos/3/media",
+    "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=8.7",
+}
+SPAN: dict[str, Any] = {
+    "id": "41",
+    "start": 8.0,
+    "end": 17.4,
+    "media_url": "/v1/collections/holidays/videos/3/media#t=8,17.4",
+    "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12.7",
+}
+
+
+class NewCollection(Request):
+    """A collection to be made. It belongs to the model in use: vectors of another one never get in."""
+
+    model_config = example(name="holidays")
+
+    name: Annotated[str, Field(description="1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit")]
+
+
+class Collection(Response):
+    """A collection of videos, filled by one model."""
+
+    model_config = example(**COLLECTION)
+
+    name: str
+    videos: int
+    clips: int
+    bundle: Annotated[str, Field(description="name and version of the model that fills it")]
+    fingerprint: Annotated[str, Field(description="of that model")]
+    compatible: Annotated[
+        bool, Field(description="whether that is the model in use; if not: no search, no adding")
+    ]
+    created_at: Annotated[float, Field(description="Unix seconds")]
+
+
+class Collections(Response):
+    """All collections, by name."""
+
+    model_config = example(collections=[COLLECTION])
+
+    collections: list[Collection]
+
+
+class Video(Response):
+    """A whole file."""
+
+    model_config = example(**VIDEO)
+
+    id: Id
+    title: str
+    duration: Annotated[float, Field(description="seconds; 0 for a picture")]
+    width: Annotated[int, Field(description="pixels")]
+    height: Annotated[int, Field(description="pixels")]
+    media_type: str
+    content_sha256: str
+    metadata: Metadata
+    clips: Annotated[int, Field(description="how many clips it was cut into")]
+    added_at: Annotated[float, Field(description="Unix seconds")]
+    media_url: str
+    thumbnail_url: Annotated[str, Field(description="JPEG; `t` in seconds may be changed")]
+
+
+class ClipSpan(Response):
+    """A span of a video: the unit that is indexed and found."""
+
+    model_config = example(**SPAN)
+
+    id: Id
+    start: Annotated[float, Field(description="seconds")]
+    end: Annotated[float, Field(description="seconds")]
+    media_url: str
+    thumbnail_url: str
+
+
+class VideoWithClips(Video):
+    """A video and its clips in order."""
+
+    model_config = example(**VIDEO, spans=[SPAN])
+
+    spans: list[ClipSpan]
+
+
+class Videos(Response):
+    """A page of videos, in the order in which they were added."""
+
+    model_config = example(videos=[VIDEO], next_cursor="eyJhZnRlciI6M30")
+
+    videos: list[Video]
+    next_cursor: Annotated[str | None, Field(description="`cursor` of the next page; null on the last")]
+
+
+class UploadFields(Request):
+    """What may go with an uploaded file."""
+
+    title: Annotated[str | None, Field(max_length=500)] = None
+    metadata: Metadata = {}

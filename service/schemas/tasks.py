@@ -1,0 +1,191 @@
+"""The three tasks: search, caption scores, answers.
+
+Three numbers that are never mixed up. similarity: cosine of the two vectors, -1 to 1. match: calibrated probability of
+the fusion model, 0 to 1. fused: both together, 0 to 1, what results are ranked by after reranking.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from service.schemas.base import Id, Probability, Request, Response, Seconds, example
+from service.schemas.library import VIDEO, Video
+
+SIMILARITY = "cosine of the text's and the clip's vectors, -1 to 1"
+MATCH = "calibrated probability, by the fusion model, that the text describes the clip"
+FUSED = "similarity and match together, 0 to 1"
+CLIPSCORE = "2.5 * max(similarity, 0) (Hessel and others, 2021)"
+
+Similarity = Annotated[float, Field(ge=-1, le=1, description=SIMILARITY)]
+
+
+class SearchRequest(Request):
+    """A sentence, and which clips to look among."""
+
+    model_config = example(
+        text="a dog runs on the beach", limit=10, filter={"year": {"gte": 2020}}, rerank=20
+    )
+
+    text: str
+    limit: Annotated[int, Field(ge=1, description="how many results")] = 10
+    rerank: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="this many of the most similar clips get match and fused, and are ordered by fused",
+        ),
+    ] = 0
+    filter: Annotated[
+        dict[str, Any] | None,
+        Field(description='on metadata, such as {"camera": "north", "year": {"gte": 2020}}'),
+    ] = None
+    group: Annotated[
+        Literal["clip", "video"], Field(description="video: only the best clip of each video")
+    ] = "clip"
+
+
+class SearchResult(Response):
+    """A clip that was found."""
+
+    clip_id: Id
+    start: Annotated[float, Field(description="seconds")]
+    end: Annotated[float, Field(description="seconds")]
+    similarity: Similarity
+    match: Annotated[Probability | None, Field(description=f"{MATCH}; null where it was not reranked")]
+    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where it was not reranked")]
+    video: Video
+    media_url: Annotated[str, Field(description="plays the clip: the file with #t=start,end")]
+    thumbnail_url: str
+
+
+RESULT: dict[str, Any] = {
+    "clip_id": "41",
+    "start": 8.0,
+    "end": 16.0,
+    "similarity": 0.41,
+    "match": 0.93,
+    "fused": 0.9,
+    "video": VIDEO,
+    "media_url": "/v1/collections/holidays/videos/3/media#t=8,16",
+    "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12",
+}
+
+
+class SearchResponse(Response):
+    """Clips, best first: reranked ones by fused score, then the others by similarity."""
+
+    model_config = example(text="a dog runs on the beach", results=[RESULT])
+
+    text: str
+    results: list[SearchResult]
+
+
+class Part(Request):
+    """A part of a file; all of it when nothing is given."""
+
+    start: Annotated[Seconds | None, Field(description="seconds; 0 when not given")] = None
+    end: Annotated[Seconds | None, Field(description="seconds; the file's duration when not given")] = None
+
+    @model_validator(mode="after")
+    def _is_ordered(self) -> Self:
+        start = self.start or 0.0
+        if self.end is not None and not (start < self.end or start == self.end == 0):
+            raise ValueError(f"start {start:g}, end {self.end:g}: start before end was expected")
+        return self
+
+
+class ClipOf(Part):
+    """A stored video, or a part of it."""
+
+    collection: str
+    video_id: Id
+
+
+class ScoreFields(Request):
+    """Captions to be compared."""
+
+    captions: Annotated[list[str], Field(min_length=1)]
+
+
+class ScoreRequest(ScoreFields, ClipOf):
+    """Captions for a stored video or a part of it."""
+
+    model_config = example(collection="holidays", video_id="3", captions=["a dog runs", "a cat sleeps"])
+
+
+class ScoreForm(ScoreFields, Part):
+    """Captions for a file that comes along; `captions` once for each."""
+
+
+class CaptionScore(Response):
+    """How one caption describes the clip."""
+
+    caption: str
+    similarity: Similarity
+    clipscore: Annotated[float, Field(ge=0, description=CLIPSCORE)]
+    match: Annotated[Probability | None, Field(description=f"{MATCH}; null where the model cannot match")]
+    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where the model cannot match")]
+
+
+SCORE: dict[str, Any] = {
+    "caption": "a dog runs",
+    "similarity": 0.41,
+    "clipscore": 1.025,
+    "match": 0.93,
+    "fused": 0.9,
+}
+
+
+class ScoreResponse(Response):
+    """Scores in the order of the captions."""
+
+    model_config = example(video=None, start=0.0, end=17.4, scores=[SCORE])
+
+    video: Annotated[Video | None, Field(description="null for an uploaded file")]
+    start: Annotated[float, Field(description="seconds")]
+    end: Annotated[float, Field(description="seconds")]
+    scores: list[CaptionScore]
+
+
+class AnswerFields(Request):
+    """A question."""
+
+    question: str
+    top: Annotated[int, Field(ge=1, description="how many answers")] = 5
+
+
+class AnswerRequest(AnswerFields, ClipOf):
+    """A question about a stored video or a part of it."""
+
+    model_config = example(collection="holidays", video_id="3", question="what animal is it?", top=3)
+
+
+class AnswerForm(AnswerFields, Part):
+    """A question about a file that comes along."""
+
+
+class Answer(Response):
+    """One entry of the model's answer vocabulary."""
+
+    text: str
+    probability: Annotated[Probability, Field(description="among all entries of the vocabulary")]
+
+
+class AnswerResponse(Response):
+    """Answers, likeliest first. A low first probability means that the model does not know."""
+
+    model_config = example(
+        question="what animal is it?",
+        video=None,
+        start=0.0,
+        end=17.4,
+        answers=[{"text": "dog", "probability": 0.81}],
+    )
+
+    question: str
+    video: Annotated[Video | None, Field(description="null for an uploaded file")]
+    start: Annotated[float, Field(description="seconds")]
+    end: Annotated[float, Field(description="seconds")]
+    answers: list[Answer]

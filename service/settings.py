@@ -1,0 +1,106 @@
+"""Every setting of the service, with safe defaults; each is the environment variable ``VITASCOPE_<NAME>``.
+
+Lists are written as JSON: ``VITASCOPE_ALLOWED_ROOTS='["/videos"]'``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from vitascope.commands.options import default_bundle, default_data
+from vitascope.errors import InvalidInput
+from vitascope.media.limits import MediaLimits
+
+Count = Annotated[int, Field(ge=1)]
+MIB = 1024**2
+
+
+class Settings(BaseSettings):
+    """Where things are, who may come in, and how much one request may ask for. Sizes in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="VITASCOPE_", frozen=True, extra="forbid")
+
+    # Where things are
+    data_dir: Path = Field(default_factory=default_data)
+    bundle: Path = Field(default_factory=default_bundle)
+    device: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
+    threads: Annotated[int, Field(ge=0, description="threads for the model; 0: one per core")] = 0
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="0: any free one")] = 8000
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+
+    # Who may come in
+    allow_unauthenticated: bool = False
+    """Listen on an address that other machines reach although there are no API keys yet."""
+    allowed_hosts: list[str] = []
+    """Host names that requests may carry, without port, besides those of this machine itself."""
+    cors_origins: list[str] = []
+    """Other web origins whose pages may use the service, such as ``https://portal.example``."""
+    allowed_roots: list[Path] = []
+    """Folders that indexing jobs may name, besides ``incoming`` in the data folder."""
+
+    # How much one request may ask for
+    max_upload_bytes: Count = 512 * MIB
+    max_body_bytes: Annotated[Count, Field(description="every body that is no upload")] = MIB
+    max_field_bytes: Annotated[Count, Field(description="one field of a form that is no file")] = 256 * 1024
+    max_captions: Count = 64
+    max_text_characters: Count = 4000
+    max_results: Count = 100
+    max_rerank: Count = 100
+    max_answers: Count = 50
+    page_size: Count = 50
+    max_page_size: Annotated[Count, Field(le=999)] = 200
+    thumbnail_side: Annotated[Count, Field(ge=16, le=2048, description="pixels, the longer side")] = 320
+    max_pixels: Annotated[Count, Field(description="of one frame")] = 4096 * 2304
+    max_video_seconds: Annotated[float, Field(gt=0)] = 4 * 3600.0
+    max_video_frames: Count = 1_000_000
+
+    # How much happens at once
+    workers: Annotated[Count, Field(description="requests that decode or wait for the model")] = 4
+    readers: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
+    shutdown_seconds: Annotated[
+        float, Field(ge=0, description="for requests in flight and the running job")
+    ] = 20.0
+
+    def media_limits(self) -> MediaLimits:
+        """What a media file may cost before it is refused; uploads have their own limit in bytes."""
+        return MediaLimits(
+            max_pixels=self.max_pixels, max_seconds=self.max_video_seconds, max_frames=self.max_video_frames
+        )
+
+    def roots(self) -> list[Path]:
+        """The folders that indexing jobs may name; a relative name is below the first."""
+        return [self.data_dir / "incoming", *self.allowed_roots]
+
+    def check_reach(self) -> None:
+        """Raise InvalidInput for an address that others reach while nobody is asked for a key."""
+        if not self.allow_unauthenticated and not is_loopback(self.host):
+            raise InvalidInput(
+                f"host: {self.host!r} can be reached by other machines, and the service has no API keys yet; a "
+                "loopback address such as 127.0.0.1 was expected. Where something in front of the service decides "
+                "who comes in, set VITASCOPE_ALLOW_UNAUTHENTICATED=true"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` (a name or an address, without port) is this machine and no other."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def read_settings(**given: object) -> Settings:
+    """Settings from ``given``, then the environment, then the defaults. Raises InvalidInput naming each key."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['input']!r}: {e['msg']}" for e in error.errors()]
+        raise InvalidInput(f"settings (VITASCOPE_…): {'; '.join(wrong)}") from error

@@ -1,0 +1,133 @@
+"""What one running service holds: the model, the library, owned media, the job worker, and its threads."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from index.collection import Collection
+from index.library import NAME_PATTERN, Library
+from index.records import Video
+from service.cursors import record_number
+from service.errors import NotReady
+from service.media_store import MediaStore
+from service.settings import Settings
+from service.turns import Pool, TurnTakingModel
+from service.worker import JobWorker
+from vitascope.bundle import Bundle
+from vitascope.errors import CollectionNotFound, VitascopeError
+
+_log = logging.getLogger("vitascope.service")
+
+
+@dataclass
+class Service:
+    """Everything that routes work with; ``open_service`` makes it."""
+
+    settings: Settings
+    model: TurnTakingModel
+    library: Library
+    media: MediaStore
+    worker: JobWorker
+    heavy: Pool
+    """Threads for requests that decode media or wait for the model."""
+    light: Pool
+    """Threads for requests that read the catalogue or files; never behind those of the model."""
+    is_warm: bool = False
+    failure: str | None = field(default=None)
+    """Why the model could not be warmed."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the bundle in use."""
+        return self.model.bundle.fingerprint
+
+    def warm(self) -> None:
+        """Load and run every graph, then let requests and jobs begin. A failure is kept for `/readyz`."""
+        try:
+            self.model.warm()
+        except VitascopeError as error:
+            self.failure = f"{error.code}: the model cannot be used; the log of the service says why"
+            _log.error("warming the model failed: %s: %s", error.code, error)
+            return
+        self.is_warm = True
+        self.worker.start()
+
+    def close(self) -> None:
+        """Stop the worker and close all files."""
+        self.worker.stop(self.settings.shutdown_seconds)
+        self.library.close()
+        self.media.close()
+
+    def check_ready(self) -> None:
+        """Raise NotReady while the model is not warm, or the thread that runs jobs has died."""
+        if self.failure is not None:
+            raise NotReady(self.failure)
+        if not self.is_warm:
+            raise NotReady("the model is being loaded; try again in a moment")
+        if not self.worker.is_alive:
+            raise NotReady("the thread that runs jobs has ended; the log of the service says why")
+
+    def collection(self, name: str, *, for_model: bool = False) -> Collection:
+        """An open collection; ``for_model``: only if the model in use is the one that fills it.
+
+        Raises CollectionNotFound, FingerprintMismatch and StorageError.
+        """
+        if not NAME_PATTERN.fullmatch(name):
+            raise CollectionNotFound(f"collection {name[:80]!r}: there is no collection of this name")
+        collection = self.library.open(name)
+        if for_model:
+            collection.require(self.fingerprint)
+        return collection
+
+    def video(self, name: str, video_id: str) -> Video:
+        """A video. Raises CollectionNotFound, VideoNotFound and StorageError."""
+        return self.collection(name).get_video(record_number(video_id))
+
+
+def open_service(settings: Settings) -> Service:
+    """Open the bundle and the library and finish what a killed service left half done.
+
+    Raises BundleError and its kinds, StorageError, and Busy when another service has the data folder.
+    """
+    # First, so that a broken bundle is named before anything is written.
+    bundle = Bundle.open(settings.bundle)
+    model = TurnTakingModel(
+        bundle, settings.threads, settings.device, max_characters=settings.max_text_characters
+    )
+    with ExitStack() as undo:
+        media = MediaStore(settings.data_dir.absolute())
+        undo.callback(media.close)
+        library = Library(settings.data_dir / "collections")
+        undo.callback(library.close)
+        media.recover(library)
+        undo.pop_all()
+    return Service(
+        settings=settings,
+        model=model,
+        library=library,
+        media=media,
+        worker=JobWorker(library, model, settings.media_limits()),
+        heavy=Pool(settings.workers),
+        light=Pool(settings.readers),
+    )
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _ready_service(request: Request) -> Service:
+    service = _service(request)
+    service.check_ready()
+    return service
+
+
+ServiceState = Annotated[Service, Depends(_service)]
+ReadyService = Annotated[Service, Depends(_ready_service)]
+"""For routes that need the model: 503 until it is warm."""

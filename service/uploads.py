@@ -1,0 +1,65 @@
+"""What happens with a file that came in: probed, kept, indexed; or looked at once and forgotten."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from index.ingest import Ingested, ingest_file
+from service.forms import Upload
+from service.schemas.library import UploadFields
+from service.state import Service
+from vitascope.errors import MediaError, StorageError
+from vitascope.media.probe import probe
+
+
+def add_upload(service: Service, name: str, upload: Upload, fields: UploadFields) -> Ingested:
+    """Keep an uploaded file and index it, or find the video that has the same content already.
+
+    Raises CollectionNotFound, FingerprintMismatch, InvalidInput, media errors, EngineError and StorageError; nothing
+    is left behind then.
+    """
+    collection = service.collection(name, for_model=True)
+    limits = service.settings.media_limits()
+    title = Path(upload.name).stem if fields.title is None else fields.title
+    with service.media.turn(name, upload.sha256), called(upload.path, upload.name):
+        known = collection.find_by_hash(upload.sha256)
+        if known is not None:
+            return Ingested(known, created=False)
+        info = probe(upload.path, limits)
+        path = service.media.path_of(name, upload.sha256, info.container)
+        with service.media.intent(service.library, name, path, upload.sha256), called(path, upload.name):
+            _move(upload.path, path)
+            return ingest_file(
+                collection, service.model, path, title=title, metadata=fields.metadata, limits=limits
+            )
+
+
+@contextmanager
+def called(path: Path, name: str) -> Iterator[None]:
+    """Media errors about ``path`` speak of ``name``, which is what the client knows the file by."""
+    try:
+        yield
+    except MediaError as error:
+        raise type(error)(str(error).replace(str(path), name).replace(path.name, name)) from error
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, target)
+        _sync(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be kept: {error}") from error
+
+
+def _sync(path: Path) -> None:
+    """The catalogue will promise this file: it must survive what the catalogue survives."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""Records of the index as JSON schemas, with the addresses of their media."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+from index.collection import Collection
+from index.records import Clip, Video
+from index.search import RankedHit
+from service.media_store import media_type
+from service.schemas import library as schemas
+from service.schemas.tasks import SearchResult
+
+
+def collection_view(collection: Collection, fingerprint: str) -> schemas.Collection:
+    """A collection, seen while the model of ``fingerprint`` is in use. Raises StorageError."""
+    stats = collection.stats()
+    return schemas.Collection(
+        name=collection.name,
+        videos=stats.videos,
+        clips=stats.clips,
+        bundle=collection.bundle_name,
+        fingerprint=collection.fingerprint,
+        compatible=collection.fingerprint == fingerprint,
+        created_at=collection.created_at,
+    )
+
+
+def video_view(collection: str, video: Video) -> schemas.Video:
+    """A video of the collection of this name."""
+    return schemas.Video(
+        id=str(video.id),
+        title=video.title,
+        duration=video.duration,
+        width=video.width,
+        height=video.height,
+        media_type=media_type(video.path),
+        content_sha256=video.content_sha256,
+        metadata=video.metadata,
+        clips=video.clip_count,
+        added_at=video.added_at,
+        media_url=media_url(collection, video),
+        thumbnail_url=thumbnail_url(collection, video, 0.0, video.duration),
+    )
+
+
+def video_with_clips(collection: str, video: Video, clips: list[Clip]) -> schemas.VideoWithClips:
+    """A video and its clips."""
+    spans = [
+        schemas.ClipSpan(
+            id=str(clip.id),
+            start=clip.start,
+            end=clip.end,
+            media_url=media_url(collection, video, clip.start, clip.end),
+            thumbnail_url=thumbnail_url(collection, video, clip.start, clip.end),
+        )
+        for clip in clips
+    ]
+    return schemas.VideoWithClips(**dict(video_view(collection, video)), spans=spans)
+
+
+def result_view(collection: str, ranked: RankedHit) -> SearchResult:
+    """A clip that a search found."""
+    hit = ranked.hit
+    return SearchResult(
+        clip_id=str(hit.clip_id),
+        start=hit.start,
+        end=hit.end,
+        similarity=ranked.similarity,
+        match=ranked.match,
+        fused=ranked.fused,
+        video=video_view(collection, hit.video),
+        media_url=media_url(collection, hit.video, hit.start, hit.end),
+        thumbnail_url=thumbnail_url(collection, hit.video, hit.start, hit.end),
+    )
+
+
+def media_url(collection: str, video: Video, start: float = 0.0, end: float = 0.0) -> str:
+    """Where the file is; with a span, it is played from start to end (a media fragment)."""
+    fragment = f"#t={start:.6g},{end:.6g}" if end > start else ""
+    return f"{_address(collection, video)}/media{fragment}"
+
+
+def thumbnail_url(collection: str, video: Video, start: float, end: float) -> str:
+    """The picture in the middle of a span."""
+    return f"{_address(collection, video)}/thumbnail?t={(start + end) / 2:.6g}"
+
+
+def _address(collection: str, video: Video) -> str:
+    return f"/v1/collections/{quote(collection, safe='')}/videos/{video.id}"
+
+
+def display_name(path: str) -> str:
+    """What a file is called in messages."""
+    return Path(path).name

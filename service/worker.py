@@ -1,0 +1,108 @@
+"""One thread that runs indexing jobs, one after the other, and takes up at the start what an earlier service left."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from index.jobs import jobs, run_job
+from index.library import Library
+from vitascope.errors import Conflict, FingerprintMismatch, NotFound, VitascopeError
+from vitascope.media.limits import MediaLimits
+from vitascope.model import Model
+
+_log = logging.getLogger("vitascope.service")
+
+BUSY_SECONDS = 5.0
+"""Until a job that another process is running is looked at again."""
+FAULT_SECONDS = 30.0
+"""Until a job that met a fault (disk full, engine failed) is tried again."""
+JOBS_AT_ONCE = 1000
+
+Key = tuple[str, int]
+"""(collection, job id)"""
+
+
+class JobWorker:
+    """Runs the jobs that it is told of. What is waiting is kept by the catalogue; here are only the reminders."""
+
+    def __init__(self, library: Library, model: Model, limits: MediaLimits) -> None:
+        self._library = library
+        self._model = model
+        self._limits = limits
+        self._due: dict[Key, float] = {}
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are being run."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin, with the jobs that are not finished."""
+        with self._changed:
+            if not self._stopping:
+                self._thread.start()
+
+    def submit(self, collection: str, job_id: int, delay: float = 0.0) -> None:
+        """Run this job when its turn comes, not before ``delay`` seconds."""
+        with self._changed:
+            self._due[collection, job_id] = time.monotonic() + delay
+            self._changed.notify()
+
+    def stop(self, timeout: float) -> None:
+        """Let the file at hand be finished, for at most ``timeout`` seconds; its job goes on at the next start."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _work(self) -> None:
+        self._find_unfinished()
+        while (key := self._next()) is not None:
+            self._run(*key)
+
+    def _find_unfinished(self) -> None:
+        for name in self._library.names():
+            try:
+                collection = self._library.open(name)
+                if collection.fingerprint != self._model.bundle.fingerprint:
+                    continue
+                found = jobs(collection, JOBS_AT_ONCE)
+            except VitascopeError as error:
+                _log.error("collection %s: its jobs cannot be read: %s", name, error)
+                continue
+            for job in reversed(found):  # oldest first
+                if job.state in ("queued", "running"):
+                    self.submit(name, job.id)
+
+    def _next(self) -> Key | None:
+        """The next job whose time has come; None when the service stops."""
+        with self._changed:
+            while not self._stopping:
+                now = time.monotonic()
+                ready = [key for key, at in self._due.items() if at <= now]
+                if ready:
+                    del self._due[ready[0]]
+                    return ready[0]
+                self._changed.wait(min(self._due.values()) - now if self._due else None)
+        return None
+
+    def _run(self, name: str, job_id: int) -> None:
+        try:
+            collection = self._library.open(name)
+            job = run_job(
+                collection, self._model, job_id, should_stop=lambda: self._stopping, limits=self._limits
+            )
+            _log.info("collection %s: job %d is %s", name, job_id, job.state)
+        except (NotFound, FingerprintMismatch) as error:
+            _log.warning("collection %s: job %d is dropped: %s", name, job_id, error)
+        except Conflict:
+            self.submit(name, job_id, BUSY_SECONDS)
+        except Exception:  # whatever it is, the other jobs go on
+            _log.exception("collection %s: job %d is tried again in %g s", name, job_id, FAULT_SECONDS)
+            self.submit(name, job_id, FAULT_SECONDS)
