@@ -9,7 +9,9 @@ the default where output is no terminal).
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -31,21 +33,21 @@ HOST = "127.0.0.1"
 
 
 def main() -> int:
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     began = time.monotonic()
+    # Whoever ends this process means the service as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         bundle = Bundle.open(default_bundle())
-        console.print(
-            f"[bold]model[/bold]   {bundle.manifest.name} {bundle.manifest.version} in {bundle.folder}"
-        )
+        console.print(f"[bold]model[/bold]   {bundle.manifest.name} {bundle.manifest.version} in {bundle.folder}")
         videos = write_videos(HOME / "videos")
         console.print(f"[bold]videos[/bold]  {len(videos)} in {HOME / 'videos'}")
-        settings = _settings(bundle)
+        settings = _settings(bundle, videos[0].parent)
         indexed = _vitascope(settings, "index", str(HOME / "videos"), "--collection", DEFAULT_COLLECTION)
         if indexed != 0:
             return indexed
         with _service(settings) as (server, client):
-            console.print(f"[bold]service[/bold] [green]{client.url}[/green]  (page, and /openapi.json)\n")
+            console.print(f"[bold]service[/bold] [green]{client.url}[/green]")
             tour(client, console)
             console.print(f"\n[dim]{time.monotonic() - began:.1f} s since the start[/dim]")
             if sys.stdout.isatty() and not os.environ.get("DEMO_EXIT"):
@@ -59,20 +61,20 @@ def main() -> int:
     return 0
 
 
-def _settings(bundle: Bundle) -> dict[str, str]:
+def _settings(bundle: Bundle, videos: Path) -> dict[str, str]:
     """The environment of the commands that the demonstration runs."""
     data = HOME / f"data-{bundle.fingerprint[:12]}"
     return {
         **os.environ,
         "VITASCOPE_BUNDLE": str(bundle.folder.resolve()),
         "VITASCOPE_DATA_DIR": str(data.resolve()),
+        # The page may play what is in here.
+        "VITASCOPE_ALLOWED_ROOTS": json.dumps([str(videos.resolve())]),
     }
 
 
 def _vitascope(settings: dict[str, str], *arguments: str) -> int:
-    return subprocess.run(
-        [sys.executable, "-m", "vitascope", *arguments], env=settings, check=False
-    ).returncode
+    return subprocess.run([sys.executable, "-m", "vitascope", *arguments], env=settings, check=False).returncode
 
 
 @contextlib.contextmanager

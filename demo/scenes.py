@@ -49,12 +49,8 @@ def _collide(left: Thing, right: Thing) -> tuple[Thing, Thing]:
     """Both come in from the sides, touch in the middle and go back."""
     travel, reach = 70.0, 0.47 * left.diameter
     return (
-        replace(
-            left, x=160 - reach - travel, events=(Event("collides", 0.2, 2.8, travel, "right", None, 1),)
-        ),
-        replace(
-            right, x=160 + reach + travel, events=(Event("collides", 0.2, 2.8, -travel, "left", None, 0),)
-        ),
+        replace(left, x=160 - reach - travel, events=(Event("collides", 0.2, 2.8, travel, "right", None, 1),)),
+        replace(right, x=160 + reach + travel, events=(Event("collides", 0.2, 2.8, -travel, "left", None, 0),)),
     )
 
 

@@ -141,9 +141,7 @@ class Catalogue:
     def _connect(self) -> sqlite3.Connection:
         # mode=rw: opening never creates a file where a collection has gone.
         uri = f"{self.path.absolute().as_uri()}?mode=rw"
-        connection = sqlite3.connect(
-            uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = FULL")
@@ -160,9 +158,7 @@ class Catalogue:
         if application != APPLICATION_ID:
             raise StorageError(f"{self.path}: application id {application:#x}; a catalogue was expected")
         if version != SCHEMA_VERSION:
-            raise StorageError(
-                f"{self.path}: catalogue schema {version}; this version reads {SCHEMA_VERSION}"
-            )
+            raise StorageError(f"{self.path}: catalogue schema {version}; this version reads {SCHEMA_VERSION}")
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise StorageError(f"{self.path}: journal mode {mode}; this file system does not allow wal")

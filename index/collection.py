@@ -1,5 +1,4 @@
-"""A collection: videos, their clips, vectors and fused tokens; filled by one bundle, searched by vectors of
-the same.
+"""A collection: videos, clips, vectors and fused tokens of one bundle, searched by vectors of the same.
 
 Shape letters: N clips asked for, V visual tokens, W their width, D vector width.
 """
@@ -7,8 +6,6 @@ Shape letters: N clips asked for, V visual tokens, W their width, D vector width
 from __future__ import annotations
 
 import json
-import sqlite3
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,15 +24,22 @@ from index.records import (
     Hit,
     NewClip,
     NewVideo,
-    Scalar,
     Stats,
     Video,
-    check_metadata,
     check_span,
     check_tokens,
     check_vector,
     check_video,
-    metadata_json,
+)
+from index.rows import (
+    VIDEO_COLUMNS,
+    allowed_clips,
+    find_video,
+    hits_of,
+    insert_video,
+    log_change,
+    next_clip,
+    read_video,
 )
 from index.snapshot import SNAPSHOT_NAME
 from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, StorageError, VideoNotFound
@@ -43,9 +47,7 @@ from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, Storag
 __all__ = ["Clip", "Collection", "Hit", "NewClip", "NewVideo", "Stats", "Video"]
 
 MAX_K = 10_000
-MAX_PAGE = 1000
-_VIDEO_COLUMNS = "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
-_Row = tuple[object, ...]
+MAX_PAGE = 10_000
 
 
 class Collection:
@@ -76,34 +78,35 @@ class Collection:
     def __enter__(self) -> Collection:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
-        """Snapshot the vectors if that is worth it, close the files; harmless when done twice or after a drop."""
+        """Snapshot the vectors if worth it and close the files; harmless done twice or after a drop."""
         try:
             if not self.catalogue.closed:
                 self._live.save_if_due(closing=True)
-        except NotFound:
-            pass  # dropped meanwhile
         finally:
             self.catalogue.close()
 
     def is_current(self) -> bool:
         """Whether this object is open and still the collection that its folder holds."""
+        if self.catalogue.closed:
+            return False
         try:
             with self.catalogue.read():
                 return self.catalogue.is_file_in_place()
-        except (NotFound, StorageError):
+        except NotFound:
             return False
+        except StorageError:
+            return True  # a fault, to be met and named by whoever works with it
 
     def require(self, fingerprint: str) -> None:
         """Raise FingerprintMismatch unless a bundle of this fingerprint filled the collection."""
         if fingerprint != self.fingerprint:
             raise FingerprintMismatch(
-                f"collection {self.name}: filled by bundle {self.bundle_name}, fingerprint {self.fingerprint[:12]}; "
+                f"collection {self.name}: filled by bundle {self.bundle_name}, "
+                f"fingerprint {self.fingerprint[:12]}; "
                 f"the bundle in use has {fingerprint[:12]}. Use that bundle, or index into a new collection"
             )
 
@@ -131,20 +134,20 @@ class Collection:
         blobs = [check_vector(clip.vector, self.width).astype("<f4").tobytes() for clip in clips]
         tokens = [check_tokens(clip.visual_tokens, self._tokens_shape).tobytes() for clip in clips]
         with self.catalogue.write() as connection:
-            known = _find(connection, "content_sha256 = ?", video.content_sha256)
+            known = find_video(connection, "content_sha256 = ?", video.content_sha256)
             if known is not None:
                 return known, False
-            first_clip = _next_clip(connection)
+            first_clip = next_clip(connection)
             ids = range(first_clip, first_clip + len(clips))
-            video_id = _insert_video(connection, video, first_clip, len(clips))
+            video_id = insert_video(connection, video, first_clip, len(clips))
             connection.executemany(
                 "INSERT INTO clips (id, video_id, start, end) VALUES (?, ?, ?, ?)",
                 [(i, video_id, start, end) for i, (start, end) in zip(ids, spans, strict=True)],
             )
             connection.executemany("INSERT INTO vectors VALUES (?, ?)", zip(ids, blobs, strict=True))
             connection.executemany("INSERT INTO tokens VALUES (?, ?)", zip(ids, tokens, strict=True))
-            _log_change(connection, "add", first_clip, len(clips))
-            added = _find(connection, "id = ?", video_id)
+            log_change(connection, "add", first_clip, len(clips))
+            added = find_video(connection, "id = ?", video_id)
         assert added is not None
         self._live.note_written(len(clips))
         return added, True
@@ -157,27 +160,28 @@ class Collection:
             ).fetchone()
             if row is None:
                 raise self._no_video(video_id)
-            _log_change(connection, "delete", row[0], row[1])
+            log_change(connection, "delete", row[0], row[1])
         self._live.note_written(row[1])
 
     # Reading
 
-    def videos(
-        self, limit: int = 100, after_id: int | None = None, where: Filter | None = None
-    ) -> list[Video]:
-        """At most ``limit`` videos that pass the filter, by id, from after ``after_id`` on. Raises InvalidInput."""
+    def videos(self, limit: int = 100, after_id: int | None = None, where: Filter | None = None) -> list[Video]:
+        """At most ``limit`` videos that pass the filter, by id, from after ``after_id`` on.
+
+        Raises InvalidInput.
+        """
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidInput(f"limit: {limit}; 1 to {MAX_PAGE} was expected")
         clause, parameters = where_clause(where)
-        query = f"SELECT {_VIDEO_COLUMNS} FROM videos WHERE id > ? AND ({clause}) ORDER BY id LIMIT ?"
+        query = f"SELECT {VIDEO_COLUMNS} FROM videos WHERE id > ? AND ({clause}) ORDER BY id LIMIT ?"
         with self.catalogue.read() as connection:
             rows = connection.execute(query, (_checked_id(after_id or 0), *parameters, limit))
-            return [_video(row) for row in rows]
+            return [read_video(row) for row in rows]
 
     def get_video(self, video_id: int) -> Video:
         """The video of this id. Raises VideoNotFound."""
         with self.catalogue.read() as connection:
-            video = _find(connection, "id = ?", _checked_id(video_id))
+            video = find_video(connection, "id = ?", _checked_id(video_id))
         if video is None:
             raise self._no_video(video_id)
         return video
@@ -185,12 +189,12 @@ class Collection:
     def find_by_hash(self, content_sha256: str) -> Video | None:
         """The video whose file has this SHA-256 (hex), or None."""
         with self.catalogue.read() as connection:
-            return _find(connection, "content_sha256 = ?", content_sha256)
+            return find_video(connection, "content_sha256 = ?", content_sha256)
 
     def clips(self, video_id: int) -> list[Clip]:
         """The clips of a video in order. Raises VideoNotFound."""
         with self.catalogue.read() as connection:
-            if _find(connection, "id = ?", _checked_id(video_id)) is None:
+            if find_video(connection, "id = ?", _checked_id(video_id)) is None:
                 raise self._no_video(video_id)
             rows = connection.execute(
                 "SELECT id, video_id, start, end FROM clips WHERE video_id = ? ORDER BY id", (video_id,)
@@ -198,7 +202,7 @@ class Collection:
             return [Clip(*row) for row in rows]
 
     def visual_tokens(self, clip_ids: Sequence[int]) -> Float32:
-        """The visual tokens of these clips, (N, V, W) float32 in their order. Raises NotFound naming the ids."""
+        """The visual tokens of these clips, (N, V, W) float32 in their order. Raises NotFound with the ids."""
         found = self.stored_tokens(clip_ids)
         missing = [clip_id for clip_id in clip_ids if clip_id not in found]
         if missing:
@@ -226,9 +230,9 @@ class Collection:
             raise InvalidInput(f"k: {k!r}; a whole number from 1 to {MAX_K} was expected")
         query = check_vector(vector, self.width)
         with self._live.level() as (connection, index):
-            allowed = None if where is None else _allowed_clips(connection, where)
+            allowed = None if where is None else allowed_clips(connection, where)
             found = vectors.search(index, query, k, allowed)
-            return _hits(connection, found)
+            return hits_of(connection, found)
 
     def _tokens(self, blob: bytes) -> Float32:
         tokens = np.frombuffer(blob, "<f2")
@@ -243,92 +247,3 @@ class Collection:
 def _checked_id(value: int) -> int:
     """An id that SQLite can look up; ids beyond 64 bits name nothing."""
     return value if -(2**63) <= value < 2**63 else -1
-
-
-def _video(row: _Row) -> Video:
-    return Video(*row[:7], json.loads(str(row[7])), *row[8:])  # type: ignore[arg-type]
-
-
-def _find(connection: sqlite3.Connection, condition: str, value: int | str) -> Video | None:
-    row = connection.execute(f"SELECT {_VIDEO_COLUMNS} FROM videos WHERE {condition}", (value,)).fetchone()
-    return None if row is None else _video(row)
-
-
-def _next_clip(connection: sqlite3.Connection) -> int:
-    """The next clip id: above every id ever given out, deleted ones included (AUTOINCREMENT keeps count)."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'clips'").fetchone()
-    return 1 + (row[0] if row else 0)
-
-
-def _insert_video(connection: sqlite3.Connection, video: NewVideo, first_clip: int, clip_count: int) -> int:
-    metadata = check_metadata(video.metadata)
-    row = connection.execute(
-        "INSERT INTO videos (content_sha256, path, title, duration, width, height, metadata, added_at,"
-        " first_clip, clip_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-        (
-            *(
-                video.content_sha256,
-                video.path,
-                video.title,
-                float(video.duration),
-                video.width,
-                video.height,
-            ),
-            *(metadata_json(metadata), time.time(), first_clip, clip_count),
-        ),
-    ).fetchone()
-    connection.executemany(
-        "INSERT INTO video_metadata VALUES (?, ?, ?, ?)",
-        [(row[0], key, _kind_of(value), value) for key, value in metadata.items()],
-    )
-    return int(row[0])
-
-
-def _kind_of(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    return "text" if isinstance(value, str) else "number"
-
-
-def _log_change(connection: sqlite3.Connection, kind: str, first_clip: int, clip_count: int) -> None:
-    connection.execute(
-        "INSERT INTO changes (kind, first_clip, clip_count) VALUES (?, ?, ?)", (kind, first_clip, clip_count)
-    )
-
-
-def _allowed_clips(connection: sqlite3.Connection, where: Filter) -> npt.NDArray[np.bool_]:
-    """True at the id of every clip whose video passes the filter."""
-    clause, parameters = where_clause(where)
-    query = f"SELECT first_clip, first_clip + clip_count FROM videos WHERE {clause}"
-    spans = connection.execute(query, parameters).fetchall()
-    allowed = np.zeros(max((end for _, end in spans), default=0), dtype=bool)
-    for first, end in spans:
-        allowed[first:end] = True
-    return allowed
-
-
-def _hits(connection: sqlite3.Connection, found: Sequence[tuple[int, float]]) -> list[Hit]:
-    clip_ids = json.dumps([clip_id for clip_id, _ in found])
-    clips = {
-        row[0]: row
-        for row in connection.execute(
-            "SELECT id, video_id, start, end FROM clips WHERE id IN (SELECT value FROM json_each(?))",
-            (clip_ids,),
-        )
-    }
-    video_ids = json.dumps(sorted({row[1] for row in clips.values()}))
-    videos = {
-        video.id: video
-        for video in map(
-            _video,
-            connection.execute(
-                f"SELECT {_VIDEO_COLUMNS} FROM videos WHERE id IN (SELECT value FROM json_each(?))",
-                (video_ids,),
-            ),
-        )
-    }
-    hits = []
-    for clip_id, similarity in found:
-        _, video_id, start, end = clips[clip_id]
-        hits.append(Hit(clip_id, video_id, start, end, min(1.0, max(-1.0, similarity)), videos[video_id]))
-    return hits

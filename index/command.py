@@ -139,9 +139,7 @@ def _finish_interrupted(
     found = [
         job
         for job in jobs(collection)
-        if job.state in ("queued", "running")
-        and job.folder == str(folder.absolute())
-        and job.options == options
+        if job.state in ("queued", "running") and job.folder == str(folder.absolute()) and job.options == options
     ]
     return [_run(collection, model, job, quiet=quiet) for job in found]
 
@@ -251,9 +249,7 @@ def _rerank(asked: int | None, tasks: list[Any]) -> int:
 
 def _no_collection(name: str, data: Path, names: list[str]) -> CollectionNotFound:
     there = f"there are {', '.join(names)}" if names else "there is none"
-    return CollectionNotFound(
-        f"collection: {name!r} is not in {data}; {there}. `vitascope index FOLDER` makes one"
-    )
+    return CollectionNotFound(f"collection: {name!r} is not in {data}; {there}. `vitascope index FOLDER` makes one")
 
 
 def _result(ranked: RankedHit) -> dict[str, Any]:

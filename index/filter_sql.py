@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from index.filters import Condition, Filter, Group, Node, Not
-from index.records import VIDEO_FIELDS, Scalar
+from index.records import VIDEO_FIELDS, Scalar, kind_of
 
 _COMPARE = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 _TEXT_FIELDS = ("content_sha256", "path", "title")
@@ -38,10 +38,10 @@ def _of_video(condition: Condition) -> tuple[str, list[Scalar]]:
         expression, parameters = _of_video(Condition(condition.field, "eq", condition.value))
         return f"NOT ({expression})", parameters
     if condition.operator == "in":
-        values = [value for value in _values(condition) if _kind(value) == kind]
+        values = [value for value in _values(condition) if kind_of(value) == kind]
         return (f"{column} IN ({_marks(values)})", values) if values else ("0", [])
     value = _values(condition)[0]
-    if _kind(value) != kind:  # A text is never a number: no video matches.
+    if kind_of(value) != kind:  # A text is never a number: no video matches.
         return "0", []
     return _comparison(column, condition.operator, value)
 
@@ -52,7 +52,7 @@ def _of_metadata(condition: Condition) -> tuple[str, list[Scalar]]:
         return f"NOT ({expression})", parameters
     by_kind: dict[str, list[Scalar]] = {}
     for value in _values(condition):
-        by_kind.setdefault(_kind(value), []).append(value)
+        by_kind.setdefault(kind_of(value), []).append(value)
     tests, parameters = [], [condition.field]
     for kind, values in by_kind.items():
         if condition.operator == "in":
@@ -75,13 +75,6 @@ def _comparison(column: str, operator: str, value: Scalar) -> tuple[str, list[Sc
 
 def _values(condition: Condition) -> tuple[Scalar, ...]:
     return condition.value if isinstance(condition.value, tuple) else (condition.value,)
-
-
-def _kind(value: Scalar) -> str:
-    """The kind under which the catalogue keeps a value of this type."""
-    if isinstance(value, bool):
-        return "bool"
-    return "text" if isinstance(value, str) else "number"
 
 
 def _marks(values: list[Scalar]) -> str:

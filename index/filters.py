@@ -24,6 +24,7 @@ from vitascope.errors import FilterError, InvalidInput
 MAX_DEPTH = 16
 MAX_CONDITIONS = 256
 MAX_SET = 1000
+MAX_VALUES = 10_000  # in all sets together; SQLite takes 32,766 parameters
 OPERATORS = ("eq", "ne", "gt", "gte", "lt", "lte", "in", "prefix")
 RANGES = ("gt", "gte", "lt", "lte")
 
@@ -55,6 +56,20 @@ class Not:
 Node = Condition | Group | Not
 
 
+@dataclass
+class _Size:
+    conditions: int = 0
+    values: int = 0
+
+    def add(self, found: list[Condition]) -> None:
+        self.conditions += len(found)
+        self.values += sum(len(c.value) if isinstance(c.value, tuple) else 1 for c in found)
+        if self.conditions > MAX_CONDITIONS:
+            raise FilterError(f"filter: more than {MAX_CONDITIONS} conditions")
+        if self.values > MAX_VALUES:
+            raise FilterError(f"filter: more than {MAX_VALUES} values")
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """A checked filter."""
@@ -67,11 +82,11 @@ def parse_filter(json: object) -> Filter:
 
     Raises FilterError naming the field and what was expected.
     """
-    count = [0]
-    return Filter(_node(json, 1, count))
+    size = _Size()
+    return Filter(_node(json, 1, size))
 
 
-def _node(json: object, depth: int, count: list[int]) -> Node:
+def _node(json: object, depth: int, size: _Size) -> Node:
     if depth > MAX_DEPTH:
         raise FilterError(f"filter: nested deeper than {MAX_DEPTH} levels")
     if not isinstance(json, Mapping):
@@ -81,16 +96,16 @@ def _node(json: object, depth: int, count: list[int]) -> Node:
         if key in ("and", "or"):
             if not isinstance(value, list | tuple) or not value:
                 raise FilterError(f"{key}: {_shown(value)}; a list of at least one filter was expected")
-            group = tuple(_node(part, depth + 1, count) for part in value)
+            group = tuple(_node(part, depth + 1, size) for part in value)
             parts.append(Group("or" if key == "or" else "and", group))
         elif key == "not":
-            parts.append(Not(_node(value, depth + 1, count)))
+            parts.append(Not(_node(value, depth + 1, size)))
         else:
-            parts += _conditions(key, value, count)
+            parts += _conditions(key, value, size)
     return parts[0] if len(parts) == 1 else Group("and", tuple(parts))
 
 
-def _conditions(field: object, value: object, count: list[int]) -> list[Condition]:
+def _conditions(field: object, value: object, size: _Size) -> list[Condition]:
     try:
         name = check_text("filter: field", field, MAX_KEY_LENGTH)
     except InvalidInput as error:
@@ -100,10 +115,9 @@ def _conditions(field: object, value: object, count: list[int]) -> list[Conditio
     wanted = value if isinstance(value, Mapping) else {"eq": value}
     if not wanted:
         raise FilterError(f"{name}: {{}}; a value or operators out of {', '.join(OPERATORS)} were expected")
-    count[0] += len(wanted)
-    if count[0] > MAX_CONDITIONS:
-        raise FilterError(f"filter: more than {MAX_CONDITIONS} conditions")
-    return [_condition(name, operator, operand) for operator, operand in wanted.items()]
+    conditions = [_condition(name, operator, operand) for operator, operand in wanted.items()]
+    size.add(conditions)
+    return conditions
 
 
 def _condition(field: str, operator: object, operand: object) -> Condition:

@@ -46,12 +46,10 @@ NOT_MEDIA = frozenset(
         ".nfo",
         ".npy",
         ".npz",
-        ".numbers",
         ".odp",
         ".ods",
         ".odt",
         ".onnx",
-        ".pages",
         ".parquet",
         ".pdf",
         ".pem",
@@ -74,7 +72,6 @@ NOT_MEDIA = frozenset(
         ".srt",
         ".ssa",
         ".sub",
-        ".sum",
         ".tar",
         ".tex",
         ".tgz",
@@ -122,7 +119,7 @@ def _list(folder: Path, root: Path, recursive: bool) -> Iterator[Listed]:
     for entry in entries:
         path = folder / entry.name
         if not entry.is_dir(follow_symlinks=False):
-            if not (entry.is_symlink() and entry.is_dir()):
+            if not (entry.is_symlink() and os.path.isdir(path)):
                 yield _judged(path, root)
         elif recursive and not entry.name.startswith("."):
             try:

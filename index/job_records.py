@@ -17,7 +17,7 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled"]
 ITEM_STATES: tuple[ItemState, ...] = ("queued", "running", "succeeded", "failed", "skipped", "cancelled")
 FINISHED = ("succeeded", "failed", "cancelled")
-MAX_PAGE = 1000
+MAX_PAGE = 10_000
 
 _JOB_COLUMNS = "id, folder, options, state, error, cancel_requested, created_at, started_at, finished_at"
 _ITEM_COLUMNS = "job_id, position, path, state, reason, video_id, tries"
@@ -107,7 +107,7 @@ def items(
     collection: Collection,
     job_id: int,
     state: ItemState | None = None,
-    limit: int = MAX_PAGE,
+    limit: int = 1000,
     after_position: int = -1,
 ) -> list[JobItem]:
     """At most ``limit`` files of a job in order, of one state if given, beginning after ``after_position``.
@@ -130,9 +130,7 @@ def items(
 def find_job(connection: sqlite3.Connection, job_id: int) -> Job:
     """The job of this id, read in an open transaction. Raises JobNotFound."""
     in_range = -(2**63) <= job_id < 2**63
-    row = connection.execute(
-        f"SELECT {_JOB_COLUMNS} FROM jobs WHERE id = ?", (job_id if in_range else -1,)
-    ).fetchone()
+    row = connection.execute(f"SELECT {_JOB_COLUMNS} FROM jobs WHERE id = ?", (job_id if in_range else -1,)).fetchone()
     if row is None:
         raise JobNotFound(f"no job {job_id} in this collection")
     return _job(connection, row)
@@ -140,9 +138,7 @@ def find_job(connection: sqlite3.Connection, job_id: int) -> Job:
 
 def options_json(options: JobOptions) -> str:
     """The stored form of options."""
-    return json.dumps(
-        {**asdict(options), "metadata": dict(options.metadata)}, ensure_ascii=False, sort_keys=True
-    )
+    return json.dumps({**asdict(options), "metadata": dict(options.metadata)}, ensure_ascii=False, sort_keys=True)
 
 
 def _options(text: str) -> JobOptions:
@@ -151,18 +147,18 @@ def _options(text: str) -> JobOptions:
 
 
 def _job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
-    counts = connection.execute(
-        "SELECT state, count(*) FROM job_items WHERE job_id = ? GROUP BY state", (row[0],)
-    )
-    job_id, folder, options, state, error, cancel_requested, *times = row
+    counts = connection.execute("SELECT state, count(*) FROM job_items WHERE job_id = ? GROUP BY state", (row[0],))
+    job_id, folder, options, state, error, cancel_requested, created_at, started_at, finished_at = row
     return Job(
-        job_id,
-        folder,
-        _options(options),
-        state,
-        error,
-        bool(cancel_requested),
-        *times,
+        id=job_id,
+        folder=folder,
+        options=_options(options),
+        state=state,
+        error=error,
+        cancel_requested=bool(cancel_requested),
+        created_at=created_at,
+        started_at=started_at,
+        finished_at=finished_at,
         counts=JobCounts(**dict(counts)),
     )
 

@@ -37,10 +37,10 @@ def run_job(
     """Run a job to its end in this thread and return it; a finished job is returned as it is.
 
     A ``running`` job whose owner died is taken over. ``should_stop`` is asked before every file: when it says
-    True, or on an exception, the job goes back to ``queued`` and can be run again later. A file that cannot be
-    added is noted with the reason, and the job goes on; the job itself fails when its folder is gone or the
-    bundle cannot embed video. Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running it, or
-    took it over), CollectionNotFound, StorageError.
+    True, or on an exception, the job goes back to ``queued`` and can be run again later. A file that cannot
+    be added is noted with the reason, and the job goes on; the job itself fails when its folder is gone or
+    the bundle cannot embed video. Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running
+    it, or took it over), CollectionNotFound, StorageError.
     """
     collection.require(model.bundle.fingerprint)
     owner = new_owner()
@@ -128,9 +128,7 @@ class _Run:
             return replace(item, state="failed", reason=_storable(str(error)))
         except Exception as error:  # a defect in reading one file must not end the job
             _log.exception("job %d: %s", item.job_id, item.path)
-            return replace(
-                item, state="failed", reason=_storable(f"unexpected {type(error).__name__}: {error}")
-            )
+            return replace(item, state="failed", reason=_storable(f"unexpected {type(error).__name__}: {error}"))
         video = ingested.video
         # Killed between adding the video and noting so: this job added it, however often it was tried.
         of_this_job = item.tries > 1 and video.path == item.path and video.added_at >= self.job.created_at

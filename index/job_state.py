@@ -77,8 +77,7 @@ def finish(connection: sqlite3.Connection, job_id: int, state: JobState, error: 
             (state, f"not tried: {error or 'the job was cancelled'}", job_id),
         )
     connection.execute(
-        "UPDATE jobs SET state = ?, error = ?, owner = NULL, lease_until = NULL, finished_at = ?"
-        " WHERE id = ?",
+        "UPDATE jobs SET state = ?, error = ?, owner = NULL, lease_until = NULL, finished_at = ? WHERE id = ?",
         (state, error, time.time(), job_id),
     )
 
@@ -90,6 +89,4 @@ def is_abandoned(connection: sqlite3.Connection, job_id: int) -> bool:
 
 
 def _requeue(connection: sqlite3.Connection, job_id: int) -> None:
-    connection.execute(
-        "UPDATE job_items SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,)
-    )
+    connection.execute("UPDATE job_items SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,))

@@ -11,13 +11,16 @@ import uuid
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from index.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.collection import Collection
 from index.snapshot import sync_folder
 from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, StorageError, VitascopeError
 from vitascope.manifest import Manifest
-from vitascope.model import Model
+
+if TYPE_CHECKING:
+    from vitascope.model import Model
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # A collection comes and goes by renaming a folder, so that there is never half of one under its name.
@@ -34,18 +37,16 @@ class Library:
         self._open: dict[str, Collection] = {}
         try:
             root.mkdir(parents=True, exist_ok=True)
-            leftovers = [entry for entry in root.iterdir() if entry.name.startswith(_GONE)]
+            leftovers = [entry for entry in root.iterdir() if _is_leftover(entry)]
         except OSError as error:
             raise StorageError(f"{root}: cannot be used for collections: {error}") from error
-        for folder in leftovers:  # a process was killed while dropping
+        for folder in leftovers:
             _discard(folder)
 
     def __enter__(self) -> Library:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
@@ -60,9 +61,7 @@ class Library:
             entries = list(self.root.iterdir())
         except OSError as error:
             raise StorageError(f"{self.root}: {error}") from error
-        return sorted(
-            e.name for e in entries if NAME_PATTERN.fullmatch(e.name) and (e / CATALOGUE_NAME).is_file()
-        )
+        return sorted(e.name for e in entries if NAME_PATTERN.fullmatch(e.name) and (e / CATALOGUE_NAME).is_file())
 
     def create(self, name: str, source: Manifest | Model) -> Collection:
         """An empty collection for vectors of this bundle.
@@ -138,6 +137,13 @@ class Library:
                 "were expected"
             )
         return self.root / name
+
+
+def _is_leftover(entry: Path) -> bool:
+    """Whether a process that was killed while creating or dropping left this folder."""
+    if entry.name.startswith(_NEW):  # or another process is creating it at this moment
+        return entry.stat().st_mtime < time.time() - 3600
+    return entry.name.startswith(_GONE)
 
 
 def _rename_new(beside: Path, folder: Path) -> None:

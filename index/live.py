@@ -20,7 +20,7 @@ from index import vectors
 from index.catalogue import Catalogue
 from index.readers_writer import ReadersWriter
 from index.snapshot import Label, SnapshotDamaged, read_label, read_snapshot, remove_leftovers, write_snapshot
-from vitascope.errors import StorageError
+from vitascope.errors import StorageError, VitascopeError
 
 _log = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ class LiveIndex:
         self._change = 0
         self._stamp = 0
         self._written = 0
+        self._distrusted = False
 
     @contextmanager
     def level(self) -> Iterator[tuple[sqlite3.Connection, vectors.Index]]:
@@ -77,7 +78,8 @@ class LiveIndex:
     def save_if_due(self, *, closing: bool = False) -> bool:
         """Write a snapshot if enough has changed since the last; True if one was written.
 
-        A failure (disk full) is logged and costs only time at the next opening: the catalogue has everything.
+        A failure (disk or memory full, collection dropped) is logged and costs only time at the next opening:
+        the catalogue has everything, and a write that was made must not be reported as failed.
         """
         try:
             if not self._is_due(closing):
@@ -87,17 +89,18 @@ class LiveIndex:
                 serialised = faiss.serialize_index(self._index)
                 label = self._label()
             write_snapshot(self._snapshot, serialised, label)
+            self._distrusted = False
             remove_leftovers(self._snapshot)
             with self._catalogue.write() as connection:
                 connection.execute("DELETE FROM changes WHERE id < ?", (label.change - CHANGES_KEPT,))
-        except (OSError, StorageError) as error:
+        except (OSError, VitascopeError, RuntimeError, MemoryError) as error:
             _log.warning("%s: no snapshot written: %s", self._snapshot, error)
             return False
         return True
 
     def _is_due(self, closing: bool) -> bool:
         try:
-            label = read_label(self._snapshot)
+            label = None if self._distrusted else read_label(self._snapshot)
         except SnapshotDamaged:
             label = None
         with self._catalogue.read() as connection:
@@ -115,10 +118,10 @@ class LiveIndex:
 
     def _follow(self, connection: sqlite3.Connection) -> None:
         change, stamp = last_change(connection)
-        if (change, stamp) == (self._change, self._stamp) and self._index is not None:
-            return
         if self._index is None:
             self._load(connection)
+        if self._index is not None and (change, stamp) == (self._change, self._stamp):
+            return
         if self._index is None or not reaches_back(connection, self._change):
             self._rebuild(connection)
         else:
@@ -130,6 +133,7 @@ class LiveIndex:
             found = read_snapshot(self._snapshot)
         except SnapshotDamaged as error:
             _log.warning("%s: %s; rebuilding from the catalogue", self._snapshot, error)
+            self._distrusted = True
             return
         if found is None:
             return
@@ -138,6 +142,7 @@ class LiveIndex:
         of_this = label.collection_id == self._catalogue.meta["collection_id"]
         if not of_this or label.width != self._width or row is None or row[0] != label.stamp:
             _log.warning("%s: of another state of the catalogue; rebuilding", self._snapshot)
+            self._distrusted = True
             return
         self._index, self._change, self._stamp = index, label.change, label.stamp
 
@@ -195,9 +200,7 @@ def clip_count(connection: sqlite3.Connection) -> int:
 
 def changed_since(connection: sqlite3.Connection, change: int) -> int:
     """Clips added or deleted after ``change``."""
-    row = connection.execute(
-        "SELECT coalesce(sum(clip_count), 0) FROM changes WHERE id > ?", (change,)
-    ).fetchone()
+    row = connection.execute("SELECT coalesce(sum(clip_count), 0) FROM changes WHERE id > ?", (change,)).fetchone()
     return int(row[0])
 
 

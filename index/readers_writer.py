@@ -16,6 +16,11 @@ class ReadersWriter:
         self._writing = False
         self._waiting_writers = 0
 
+    @property
+    def has_waiting_writer(self) -> bool:
+        """Whether somebody waits to hold the lock alone."""
+        return self._waiting_writers > 0
+
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Hold the lock together with other readers."""

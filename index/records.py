@@ -40,7 +40,7 @@ class NewVideo:
 
 @dataclass(frozen=True, slots=True)
 class NewClip:
-    """A clip about to be added: span in seconds, ``vector`` (D,), ``visual_tokens`` (V, W), kept as float16."""
+    """A clip about to be added: span in s, ``vector`` (D,), ``visual_tokens`` (V, W), kept as float16."""
 
     start: float
     end: float
@@ -115,9 +115,7 @@ def check_scalar(name: str, value: object) -> Scalar:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    raise InvalidInput(
-        f"{name}: {value!r}; a string, a finite number of at most 64 bits or a boolean was expected"
-    )
+    raise InvalidInput(f"{name}: {value!r}; a string, a finite number of at most 64 bits or a boolean was expected")
 
 
 def check_metadata(metadata: Mapping[str, object]) -> dict[str, Scalar]:
@@ -140,17 +138,13 @@ def check_metadata(metadata: Mapping[str, object]) -> dict[str, Scalar]:
 def check_video(video: NewVideo) -> NewVideo:
     """``video`` if the collection can hold it. Raises InvalidInput."""
     if not isinstance(video.content_sha256, str) or not _SHA256.fullmatch(video.content_sha256):
-        raise InvalidInput(
-            f"content_sha256: {video.content_sha256!r}; 64 lower-case hex digits were expected"
-        )
+        raise InvalidInput(f"content_sha256: {video.content_sha256!r}; 64 lower-case hex digits were expected")
     check_text("path", video.path)
     check_text("title", video.title)
     if not math.isfinite(video.duration) or video.duration < 0:
         raise InvalidInput(f"duration: {video.duration!r}; finite seconds, not negative, were expected")
     if video.width < 1 or video.height < 1:
-        raise InvalidInput(
-            f"width, height: {video.width}x{video.height}; at least one pixel each was expected"
-        )
+        raise InvalidInput(f"width, height: {video.width}x{video.height}; at least one pixel each was expected")
     check_metadata(video.metadata)
     return video
 
@@ -190,6 +184,13 @@ def check_tokens(tokens: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[n
     if not np.isfinite(array).all():
         raise InvalidInput("visual_tokens: not finite as float16; finite numbers below 65504 were expected")
     return array
+
+
+def kind_of(value: Scalar) -> str:
+    """The kind under which the catalogue keeps a metadata value: text, number or bool."""
+    if isinstance(value, bool):
+        return "bool"
+    return "text" if isinstance(value, str) else "number"
 
 
 def metadata_json(metadata: Mapping[str, Scalar]) -> str:

@@ -6,7 +6,8 @@ Shape letters: N vectors, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import faiss
@@ -15,7 +16,8 @@ import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
-Index = Any  # faiss.IndexIDMap2; its type information differs between builds of the package
+Index = Any  # faiss.IndexIDMap2
+_engine: Any = faiss  # the package's type information lacks the arguments that its Python layer adds
 
 
 def new_index(width: int) -> Index:
@@ -36,9 +38,7 @@ def remove(index: Index, ranges: Iterable[tuple[int, int]]) -> None:
         index.remove_ids(faiss.IDSelectorBatch(np.concatenate(spans)))
 
 
-def search(
-    index: Index, vector: Float32, k: int, allowed: npt.NDArray[np.bool_] | None
-) -> list[tuple[int, float]]:
+def search(index: Index, vector: Float32, k: int, allowed: npt.NDArray[np.bool_] | None) -> list[tuple[int, float]]:
     """The (id, cosine) of the at most ``k`` vectors nearest to ``vector`` (D,), best first, ties by id.
 
     ``allowed`` says by position whether the id of that number may be found; ids beyond its end may not. It
@@ -52,7 +52,22 @@ def search(
     if allowed is not None:
         # One bit an id: 0.4 ms for 200,000 ids where IDSelectorBatch builds its hash set in 13 ms.
         bits = np.packbits(allowed, bitorder="little")
-        parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-    similarities, ids = index.search(vector[np.newaxis], wanted, params=parameters)
+        parameters = _engine.SearchParameters(sel=_engine.IDSelectorBitmap(bits))
+    with _one_thread():
+        similarities, ids = index.search(vector[np.newaxis], wanted, params=parameters)
     found = [(int(i), float(s)) for i, s in zip(ids[0], similarities[0], strict=True) if i >= 0]
     return sorted(found, key=lambda pair: (-pair[1], pair[0]))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """FAISS spreads queries over threads, not one query: more than one only waits for the others to wake up.
+
+    On a busy machine that is 10 ms and more a search. The number belongs to the calling thread alone.
+    """
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)

@@ -1,7 +1,7 @@
 """The four graphs of a bundle, each a small wrapper around the training model with named inputs and outputs.
 
-Shape letters: B videos or texts, C clips, F frames, H W pixels, L text tokens, V visual tokens, K their width,
-D vector width, N answers.
+Shape letters: B videos or texts, C clips, F frames, H W pixels, L text tokens, V visual tokens, K their
+width, D vector width, N answers.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _example(spec: GraphSpec, cfg: HdVilaConfig) -> tuple[Tensor, ...]:
 
 
 def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes (stack traces with paths of the exporting machine) and intermediate shapes."""
+    """Without the exporter's notes (stack traces name paths of this machine) and intermediate shapes."""
     graph = model.graph
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -177,7 +177,7 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and warns of its own deprecations; neither says anything about the model."""
+    """The exporter prints its progress and warns of its own deprecations; neither concerns the model."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

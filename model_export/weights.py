@@ -1,20 +1,21 @@
-"""How the weights of a bundle's graphs are stored: each tensor once, in one shared file, at a chosen precision.
+"""How the weights of a bundle's graphs are stored: each tensor once, in one file, at a chosen precision.
 
-The text encoder is part of three graphs (text, match, answer). Big tensors leave the graphs for `weights.bin`
-(ONNX external data: location, offset, length), and equal ones share one place in it.
+The text encoder is part of three graphs (text, match, answer). Big tensors leave the graphs for
+`weights.bin` (ONNX external data: location, offset, length), and equal ones share one place in it.
 
 Reduced precision is weight-only; all arithmetic stays float32:
 
-* `int8-weights`: int8 with one float32 scale per output channel (embeddings: per row), symmetric. The rule, tensor
-  by tensor: fewer than 4,096 values, or not a weight (norms, biases, positions): float32. Embedding tables with at
-  least 4,096 rows (a vocabulary): int8. Weights of MatMul, Gemm and Conv: int8 where `INT8_RULES` allows it, else
-  float16. The rules ask for enough values per output channel, whose rounding errors average out, and for a small
-  rounding error. They are stricter for convolutions, which follow one another without a normalisation between.
+* `int8-weights`: int8 with one float32 scale per output channel (embeddings: per row), symmetric. The
+  rule, tensor by tensor: fewer than 4,096 values, or not a weight (norms, biases, positions): float32.
+  Embedding tables with at least 4,096 rows (a vocabulary): int8. Weights of MatMul, Gemm and Conv: int8
+  where `INT8_RULES` allows it, else float16. The rules ask for enough values per output channel, whose
+  rounding errors average out, and for a small rounding error. They are stricter for convolutions, which
+  follow one another without a normalisation between.
 * `float16-weights`: the same tensors, all float16.
 
-A reduced weight is rebuilt by Cast (and Mul), which ONNX Runtime folds into a float32 constant when the session
-loads: a run costs what it costs in float32. Embedding rows are gathered first and rebuilt after, so that the table
-itself stays small in memory.
+A reduced weight is rebuilt by Cast (and Mul), which ONNX Runtime folds into a float32 constant when the
+session loads: a run costs what it costs in float32. Embedding rows are gathered first and rebuilt after,
+so that the table itself stays small in memory.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from typing import BinaryIO, Literal, NamedTuple
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from vitascope.manifest import GraphName
 
 Precision = Literal["float32", "float16-weights", "int8-weights"]
 
@@ -51,8 +54,8 @@ class Int8Rule(NamedTuple):
 INT8_RULES = {
     # EfficientNet-Lite0: with all weights in int8 a vector loses 1e-3 of its cosine, by this rule 2e-5.
     "Conv": Int8Rule(least_values=256, largest_error=0.0075),
-    # MiniLM: the second layers of the feed-forward blocks have outliers (errors of 1.1% to 2.1%) and cost more
-    # than all others together, which stay below 0.9%.
+    # MiniLM: the second layers of the feed-forward blocks have outliers (errors of 1.1% to 2.1%) and cost
+    # more than all others together, which stay below 0.9%.
     "MatMul": Int8Rule(least_values=64, largest_error=0.01),
     "Gemm": Int8Rule(least_values=64, largest_error=0.01),
     "Gather": Int8Rule(least_values=1, largest_error=1.0),
@@ -71,12 +74,12 @@ class Weight:
     axis: int
 
 
-def store(graphs: Mapping[str, onnx.ModelProto], folder: Path, precision: Precision) -> dict[str, str]:
+def store(graphs: Mapping[GraphName, onnx.ModelProto], folder: Path, precision: Precision) -> dict[GraphName, str]:
     """Write NAME.onnx for each graph and the shared weights.bin into `folder`; {graph name: file name}.
 
     `graphs` are not changed. The same graphs give the same bytes.
     """
-    files = {}
+    files: dict[GraphName, str] = {}
     with (folder / WEIGHTS_NAME).open("wb") as file:
         shared = _Shared(file)
         for name, graph in graphs.items():

@@ -1,1 +1,3 @@
-"""The HTTP application: collections, videos, jobs, search, caption scores and answers, and one page for people."""
+"""The HTTP application: collections, videos, jobs, search, caption scores and answers, and one page for
+people.
+"""

@@ -1,7 +1,7 @@
 """The application: routes, errors and the page around one service.
 
-There are no API keys yet, so whoever reaches the service may use it: ``run.serve`` refuses to listen on an address that
-other machines reach unless the settings say that this is meant.
+There are no API keys yet, so whoever reaches the service may use it: ``run.serve`` refuses to listen on an
+address that other machines reach unless the settings say that this is meant.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ page = APIRouter(include_in_schema=False)
 def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     """The application; it opens a service by ``settings`` when it starts, or takes over the one given.
 
-    Starting raises BundleError and StorageError. The model is warmed in the background; `/readyz` tells when it is done.
+    Starting raises BundleError and StorageError. The model is warmed in the background; `/readyz` tells when
+    it is done.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened = service or await asyncio.to_thread(open_service, settings)
+        opened = await asyncio.to_thread(open_service, settings) if service is None else service
         app.state.service = opened
         warming = asyncio.create_task(asyncio.to_thread(opened.warm))
         try:

@@ -25,9 +25,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("--host", metavar="ADDRESS", help="VITASCOPE_HOST; default: 127.0.0.1")
-    parser.add_argument(
-        "--port", type=int, metavar="N", help="VITASCOPE_PORT; default: 8000; 0: any free one"
-    )
+    parser.add_argument("--port", type=int, metavar="N", help="VITASCOPE_PORT; default: 8000; 0: any free one")
     parser.add_argument(
         "--bundle",
         type=Path,
@@ -40,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help=f"data folder (VITASCOPE_DATA_DIR; default: {default_data()})",
     )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads for the model (default: one per core)"
-    )
+    parser.add_argument("--threads", type=int, metavar="N", help="threads for the model (default: one per core)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "tensorrt"), help="where the graphs run")
 
 

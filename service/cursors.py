@@ -27,9 +27,7 @@ def read_cursor(cursor: str | None) -> int | None:
         stated = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
         place = stated["after"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadRequest(
-            f"cursor: {cursor[:80]!r}; a next_cursor of an earlier answer was expected"
-        ) from error
+        raise BadRequest(f"cursor: {cursor[:80]!r}; a next_cursor of an earlier answer was expected") from error
     if type(place) is not int or not -1 <= place < 2**63:
         raise BadRequest(f"cursor: {cursor[:80]!r}; a next_cursor of an earlier answer was expected")
     return place
@@ -50,7 +48,9 @@ def at_most(name: str, value: int, most: int) -> int:
 
 
 def cut(found: list[Entry], limit: int, place: Callable[[Entry], int]) -> tuple[list[Entry], str | None]:
-    """(a page, cursor of the next) out of ``limit`` + 1 entries asked for; the place of an entry begins what follows it."""
+    """(a page, cursor of the next) out of ``limit`` + 1 entries asked for; the place of an entry begins what
+    follows it.
+    """
     page = found[:limit]
     return page, write_cursor(place(page[-1])) if len(found) > limit else None
 

@@ -1,5 +1,5 @@
-"""What surrounds every request: its id, who may send it, how large it may be, the headers of the answer, and what
-happens when all else fails.
+"""What surrounds every request: its id, who may send it, how large it may be, the headers of the answer, and
+what happens when all else fails.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import anyio
 from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import HostRefused, OriginRefused, PayloadTooLarge
@@ -73,6 +74,8 @@ class Envelope:
             await self.app(scope, exchange.receive, exchange.send)
         except VitascopeError as error:
             await domain_problem(scope, error)(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            _log.info("request %s: the client went away", scope["state"]["request_id"])
         except Exception:
             _log.exception("request %s: %s %s", scope["state"]["request_id"], scope["method"], scope["path"])
             if exchange.started:
@@ -84,7 +87,8 @@ class Envelope:
         host = _host_name(headers.get("host", ""))
         if not (is_loopback(host) or host in {self.settings.host, *self.settings.allowed_hosts}):
             raise HostRefused(
-                f"Host: {host!r}; this service is known as {', '.join(['localhost', *self.settings.allowed_hosts])}. "
+                f"Host: {host!r}; this service is known as "
+                f"{', '.join(['localhost', *self.settings.allowed_hosts])}. "
                 "Further names go into VITASCOPE_ALLOWED_HOSTS"
             )
 
@@ -120,9 +124,7 @@ class _Exchange:
             self._received += len(message.get("body", b""))
             if self._received > self.limit:
                 # FastAPI lets only this exception through while it reads a body.
-                raise HTTPException(
-                    413, f"body: more than {self.limit} bytes; at most that many were expected"
-                )
+                raise HTTPException(413, f"body: more than {self.limit} bytes; at most that many were expected")
         return message
 
     async def send(self, message: Message) -> None:
@@ -134,7 +136,8 @@ class _Exchange:
                 headers.setdefault(name, value)
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if is_last and not self._complete and _has_body(Headers(scope=self.scope)):
-            # Whoever is still sending sees a broken connection in place of the answer. So: the answer first, then
+            # Whoever is still sending sees a broken connection in place of the answer. So: the answer first,
+            # then
             # throw away what comes, within bounds, and only then the end.
             await self._send({**message, "more_body": True})
             await self._drain()
@@ -168,6 +171,5 @@ def _request_id(headers: Headers) -> str:
 
 def _host_name(header: str) -> str:
     """A Host header without its port."""
-    return (
-        header[: header.index("]") + 1] if header.startswith("[") and "]" in header else header.split(":")[0]
-    )
+    header = header.lower()
+    return header[: header.index("]") + 1] if header.startswith("[") and "]" in header else header.split(":")[0]

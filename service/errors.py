@@ -1,4 +1,6 @@
-"""Errors that only the HTTP side has. Like all domain errors they become problems by the table in ``problems``."""
+"""Errors that only the HTTP side has. Like all domain errors they become problems by the table in
+``problems``.
+"""
 
 from __future__ import annotations
 

@@ -10,10 +10,11 @@ from vitascope.errors import NotFound
 
 
 def allowed_folder(folder: str, roots: Sequence[Path]) -> Path:
-    """The real path of ``folder`` if it lies in one of ``roots``; a relative one is looked for below the first.
+    """The real path of ``folder`` if it lies in one of ``roots``; a relative one is looked for below the
+    first.
 
-    Raises PathForbidden for anything outside, symbolic links that lead out included, whether it exists or not;
-    NotFound for a folder inside that does not exist.
+    Raises PathForbidden for anything outside, symbolic links that lead out included, whether it exists or
+    not; NotFound for a folder inside that does not exist.
     """
     refused = PathForbidden(
         f"folder: {folder!r} is outside the folders that jobs may name: {', '.join(map(str, roots))} "

@@ -1,4 +1,6 @@
-"""Uploads: multipart/form-data read as it comes in, the file straight to disk with its SHA-256, fields to memory."""
+"""Uploads: multipart/form-data read as it comes in, the file straight to disk with its SHA-256, fields to
+memory.
+"""
 
 from __future__ import annotations
 
@@ -68,9 +70,7 @@ async def read_form(
         target.unlink(missing_ok=True)
 
 
-def parse_fields(
-    schema: type[Schema], fields: Mapping[str, list[str]], *, lists: tuple[str, ...] = ()
-) -> Schema:
+def parse_fields(schema: type[Schema], fields: Mapping[str, list[str]], *, lists: tuple[str, ...] = ()) -> Schema:
     """Form fields as a schema. Those in ``lists`` may come many times; a value of ``metadata`` is JSON.
 
     Raises RequestValidationError.
@@ -110,13 +110,12 @@ def _json_object(name: str, text: str) -> object:
     return value
 
 
-async def _receive(
-    request: Request, target: Path, pool: Pool, max_file_bytes: int, max_field_bytes: int
-) -> Form:
+async def _receive(request: Request, target: Path, pool: Pool, max_file_bytes: int, max_field_bytes: int) -> Form:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise ContentTypeUnsupported(
-            f"Content-Type: {request.headers.get('content-type', '')!r}; multipart/form-data with a boundary was expected"
+            f"Content-Type: {request.headers.get('content-type', '')!r}; multipart/form-data with a "
+            "boundary was expected"
         )
     reader = _Reader(options[b"boundary"], max_file_bytes, max_field_bytes)
     file = await pool.run(_open_new, target)
@@ -198,9 +197,7 @@ class _Reader:
     def _begin_content(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         if b"name" not in options:
-            raise BadRequest(
-                "body: a part without a name; Content-Disposition: form-data; name=… was expected"
-            )
+            raise BadRequest("body: a part without a name; Content-Disposition: form-data; name=… was expected")
         name = options[b"name"].decode("utf-8", "replace")[:MAX_NAME]
         file_name = options.get(b"filename")
         if (name == "file") != (file_name is not None):
@@ -245,6 +242,8 @@ def _open_new(path: Path) -> BinaryIO:
 
 
 def _base_name(name: str) -> str:
-    """What the client calls the file, without folders and unprintable characters; for titles and messages only."""
+    """What the client calls the file, without folders and unprintable characters; for titles and messages
+    only.
+    """
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     return "".join(c for c in last if c.isprintable())[:MAX_NAME] or "upload"

@@ -36,7 +36,9 @@ class Look:
 
 
 def look_at_video(service: Service, name: str, video_id: str, start: float | None, end: float | None) -> Look:
-    """Look at a stored video. Raises CollectionNotFound, VideoNotFound, MediaMissing, media errors, InvalidInput."""
+    """Look at a stored video. Raises CollectionNotFound, VideoNotFound, MediaMissing, media errors,
+    InvalidInput.
+    """
     video = service.video(name, video_id)
     path = readable_path(service, video)
     span = clip_span(video.duration, start, end)
@@ -56,15 +58,14 @@ def look_at_upload(service: Service, upload: Upload, start: float | None, end: f
 def readable_path(service: Service, video: Video) -> Path:
     """The file of a video. Raises MediaMissing and PathForbidden.
 
-    The catalogue is trusted: who may write to it may index what he likes from the command line. Not trusted is who may
-    write to an allowed folder: a link put in the place of an indexed file must not show what lies elsewhere.
+    The catalogue is trusted: who may write to it may index what he likes from the command line. Not trusted
+    is who may write to an allowed folder: a link put in the place of an indexed file must not show what lies
+    elsewhere.
     """
     path = Path(video.path)
     roots = service.settings.roots()
     if any(path.is_relative_to(root.absolute()) for root in roots) and not is_inside(path, roots):
-        raise PathForbidden(
-            f"video {video.id}: {display_name(video.path)!r} leads out of the folder it was indexed in"
-        )
+        raise PathForbidden(f"video {video.id}: {display_name(video.path)!r} leads out of the folder it was indexed in")
     if not path.is_file():
         raise MediaMissing(f"video {video.id}: its file {display_name(video.path)!r} is gone")
     return path
@@ -76,9 +77,7 @@ def clip_span(duration: float, start: float | None, end: float | None) -> tuple[
         return 0.0, 0.0
     first, last = start or 0.0, duration if end is None else min(end, duration)
     if first >= last:
-        raise InvalidInput(
-            f"start: {first:g} s to {last:g} s; a span inside the file's {duration:g} s was expected"
-        )
+        raise InvalidInput(f"start: {first:g} s to {last:g} s; a span inside the file's {duration:g} s was expected")
     return first, last
 
 
@@ -114,9 +113,7 @@ def answer(service: Service, look: Look, question: str, top: int) -> AnswerRespo
     """The likeliest answers about the clip. Raises TextError, TaskMissing and EngineError."""
     found = service.model.answer([question], look.embedding.visual_tokens, top)[0]
     answers = [Answer(text=one.text, probability=one.probability) for one in found]
-    return AnswerResponse(
-        question=question, video=_seen(look), start=look.start, end=look.end, answers=answers
-    )
+    return AnswerResponse(question=question, video=_seen(look), start=look.start, end=look.end, answers=answers)
 
 
 def _seen(look: Look) -> schemas.Video | None:

@@ -1,8 +1,9 @@
 """Media files that the service owns: ``media/<collection>/<sha256>.<ext>`` in the data folder.
 
-A file and its row in the catalogue cannot change in one step. Before one of them changes, an intent is written; whoever
-starts after a kill finds it, looks whether the catalogue has the video, and if not removes the file. So a failed or
-killed upload leaves nothing behind, and no file that the catalogue knows is ever removed.
+A file and its row in the catalogue cannot change in one step. Before one of them changes, an intent is
+written; whoever starts after a kill finds it, looks whether the catalogue has the video, and if not removes
+the file. So a failed or killed upload leaves nothing behind, and no file that the catalogue knows is ever
+removed.
 """
 
 from __future__ import annotations
@@ -90,9 +91,7 @@ class MediaStore:
             fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._lock_file)
-            raise Busy(
-                f"data_dir: {data_dir} is in use by another service; one that is free was expected"
-            ) from error
+            raise Busy(f"data_dir: {data_dir} is in use by another service; one that is free was expected") from error
 
     def close(self) -> None:
         """Let another service use the data folder."""
@@ -117,12 +116,11 @@ class MediaStore:
             yield
 
     @contextmanager
-    def intent(
-        self, library: Library, collection: str, path: Path, sha256: str | None = None
-    ) -> Iterator[None]:
+    def intent(self, library: Library, collection: str, path: Path, sha256: str | None = None) -> Iterator[None]:
         """Around a change of the catalogue; afterwards ``path`` is there only if the catalogue knows it.
 
-        ``path`` is a file with its ``sha256``, or without one the folder of a whole collection. Raises StorageError.
+        ``path`` is a file with its ``sha256``, or without one the folder of a whole collection. Raises
+        StorageError.
         """
         note = self._intents / f"{uuid.uuid4().hex}.json"
         try:

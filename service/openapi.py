@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
-from service.problems import CONTENT_TYPE, TYPE_PREFIX
+from service.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
 
 MEANING = {
@@ -32,9 +32,9 @@ Search, check and question video. Three numbers are kept apart everywhere:
 * **match**: calibrated probability, by the fusion model, that the text describes the clip
 * **fused**: both together, 0 to 1; what results are ranked by after reranking
 
-Errors are problem details (RFC 9457) with a stable `code`. Times are seconds, sizes are bytes or pixels. Ids and cursors
-are opaque. There are no API keys yet: the service listens on 127.0.0.1 unless it is told that something in front of it
-decides who comes in.
+Errors are problem details (RFC 9457) with a stable `code`. Times are seconds, sizes are bytes or pixels. Ids
+and cursors are opaque. There are no API keys yet: the service listens on 127.0.0.1 unless it is told that
+something in front of it decides who comes in.
 """
 
 TAGS = [
@@ -49,7 +49,10 @@ TAGS = [
 ]
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+Responses = dict[int | str, dict[str, Any]]
+
+
+def errors(*statuses: int) -> Responses:
     """The errors of a route for its documentation, besides those that every route has."""
     return {status: _response(*MEANING[status], status) for status in statuses} | {
         "default": {
@@ -59,10 +62,15 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def successes(**answers: dict[str, Any]) -> Responses:
+    """What a route answers when all is well, by status: ``successes(_200={...})``."""
+    return {int(status.lstrip("_")): answer for status, answer in answers.items()}
+
+
 def _response(code: str, meaning: str, status: int) -> dict[str, Any]:
     example = {
         "type": TYPE_PREFIX + code,
-        "title": meaning.rstrip("."),
+        "title": title_of(code),
         "status": status,
         "detail": "What was wrong with which value, and what was expected.",
         "code": code,
@@ -74,7 +82,9 @@ def _response(code: str, meaning: str, status: int) -> dict[str, Any]:
 
 
 def form_body(schema: type[BaseModel], also_json: type[BaseModel] | None = None) -> dict[str, Any]:
-    """The documentation of a form with a file and the fields of ``schema``, or the same as JSON without the file."""
+    """The documentation of a form with a file and the fields of ``schema``, or the same as JSON without the
+    file.
+    """
     form = _inlined(schema)
     file = {"type": "string", "format": "binary", "description": "video or picture, known by its content"}
     form["properties"] = {"file": file, **form.get("properties", {})}
@@ -102,9 +112,7 @@ def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS
             )
             schemas = made["components"]["schemas"]
-            problem = Problem.model_json_schema(
-                mode="serialization", ref_template="#/components/schemas/{model}"
-            )
+            problem = Problem.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
             schemas.update(problem.pop("$defs"))
             schemas["Problem"] = problem
             app.openapi_schema = made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -46,7 +45,9 @@ STATUS_OF: dict[type[errors.VitascopeError], int] = {
 """A class that is not named takes the status of the nearest one that it is derived from."""
 
 OPEN_FAULTS = (here.NotReady,)
-"""Faults of the server whose message is meant for the client. Others may name paths, and only the log gets them."""
+"""Faults of the server whose message is meant for the client. Others may name paths, and only the log gets
+them.
+"""
 
 CODE_OF_STATUS = {
     400: "bad_request",
@@ -62,6 +63,11 @@ _FAULT_DETAIL = {
     507: "Storage failed and nothing was acknowledged; the log of the service says why, under the id of this request.",
 }
 _UNEXPECTED = "Something went wrong in the service; its log says what, under the id of this request."
+
+
+def title_of(code: str) -> str:
+    """The code in words."""
+    return code.replace("_", " ").capitalize()
 
 
 def status_of(error: errors.VitascopeError) -> int:
@@ -81,7 +87,7 @@ def problem(
     """One error answer. ``fields`` name the parts of the request that are wrong and what was expected."""
     body: dict[str, Any] = {
         "type": TYPE_PREFIX + code,
-        "title": HTTPStatus(status).phrase,
+        "title": title_of(code),
         "status": status,
         "detail": detail,
         "code": code,
@@ -98,9 +104,7 @@ def domain_problem(scope: Scope, error: errors.VitascopeError) -> Response:
     status = status_of(error)
     detail = str(error)
     if status >= 500 and not isinstance(error, OPEN_FAULTS):
-        _log.error(
-            "request %s: %s: %s", scope.get("state", {}).get("request_id"), error.code, error, exc_info=error
-        )
+        _log.error("request %s: %s: %s", scope.get("state", {}).get("request_id"), error.code, error, exc_info=error)
         detail = _FAULT_DETAIL.get(status, _UNEXPECTED)
     headers = {"Retry-After": "1"} if status == 503 else None
     return problem(scope, status, error.code, detail, headers=headers)
@@ -146,9 +150,7 @@ def _validation_problem(request: Request, error: RequestValidationError) -> Resp
     fields = []
     for one in error.errors():
         place, *rest = map(str, one["loc"])
-        what = (
-            one["msg"] if one["type"] != "json_invalid" else f"not JSON: {one['ctx']['error']} at {rest[0]}"
-        )
+        what = one["msg"] if one["type"] != "json_invalid" else f"not JSON: {one['ctx']['error']} at {rest[0]}"
         name = place if one["type"] == "json_invalid" else ".".join(rest) or place
         fields.append({"in": place, "field": name, "message": what})
     detail = "; ".join(f"{one['field']}: {one['message']}" for one in fields[:5])

@@ -21,14 +21,12 @@ MISTAKE = 2
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then finish what is in flight.
 
-    There are no API keys yet: an address that other machines reach is refused unless ``allow_unauthenticated`` is set.
-    Raises InvalidInput for that and for an address that cannot be used, BundleError and StorageError when there is
-    nothing to serve.
+    There are no API keys yet: an address that other machines reach is refused unless
+    ``allow_unauthenticated`` is set. Raises InvalidInput for that and for an address that cannot be used,
+    BundleError and StorageError when there is nothing to serve.
     """
     settings.check_reach()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Before the service is opened: whoever starts a second one by mistake should hear of the port.
     with _listen(settings) as listener:
         service = open_service(settings)
@@ -68,7 +66,8 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise InvalidInput(
-            f"host, port: cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; a free port "
+            f"host, port: cannot listen on {settings.host} port {settings.port}: "
+            f"{error.strerror or error}; a free port "
             "of this machine was expected"
         ) from error
     return listener

@@ -21,7 +21,9 @@ MIB = 1024**2
 
 
 class Settings(BaseSettings):
-    """Where things are, who may come in, and how much one request may ask for. Sizes in bytes, times in seconds."""
+    """Where things are, who may come in, and how much one request may ask for. Sizes in bytes, times in
+    seconds.
+    """
 
     model_config = SettingsConfigDict(env_prefix="VITASCOPE_", frozen=True, extra="forbid")
 
@@ -63,9 +65,7 @@ class Settings(BaseSettings):
     # How much happens at once
     workers: Annotated[Count, Field(description="requests that decode or wait for the model")] = 4
     readers: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
-    shutdown_seconds: Annotated[
-        float, Field(ge=0, description="for requests in flight and the running job")
-    ] = 20.0
+    shutdown_seconds: Annotated[float, Field(ge=0, description="for requests in flight and the running job")] = 20.0
 
     def media_limits(self) -> MediaLimits:
         """What a media file may cost before it is refused; uploads have their own limit in bytes."""
@@ -81,8 +81,10 @@ class Settings(BaseSettings):
         """Raise InvalidInput for an address that others reach while nobody is asked for a key."""
         if not self.allow_unauthenticated and not is_loopback(self.host):
             raise InvalidInput(
-                f"host: {self.host!r} can be reached by other machines, and the service has no API keys yet; a "
-                "loopback address such as 127.0.0.1 was expected. Where something in front of the service decides "
+                f"host: {self.host!r} can be reached by other machines, and the service has no API keys "
+                "yet; a "
+                "loopback address such as 127.0.0.1 was expected. Where something in front of the "
+                "service decides "
                 "who comes in, set VITASCOPE_ALLOW_UNAUTHENTICATED=true"
             )
 

@@ -96,9 +96,7 @@ def open_service(settings: Settings) -> Service:
     """
     # First, so that a broken bundle is named before anything is written.
     bundle = Bundle.open(settings.bundle)
-    model = TurnTakingModel(
-        bundle, settings.threads, settings.device, max_characters=settings.max_text_characters
-    )
+    model = TurnTakingModel(bundle, settings.threads, settings.device, max_characters=settings.max_text_characters)
     with ExitStack() as undo:
         media = MediaStore(settings.data_dir.absolute())
         undo.callback(media.close)

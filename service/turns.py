@@ -40,9 +40,7 @@ class TurnTakingModel(Model):
         with self._turn:
             return super().match(texts, visual_tokens)
 
-    def answer(
-        self, questions: Sequence[str], visual_tokens: NDArray[np.floating], top: int = 5
-    ) -> list[list[Answer]]:
+    def answer(self, questions: Sequence[str], visual_tokens: NDArray[np.floating], top: int = 5) -> list[list[Answer]]:
         with self._turn:
             return super().answer(questions, visual_tokens, top)
 

@@ -18,8 +18,8 @@ from vitascope.media.probe import probe
 def add_upload(service: Service, name: str, upload: Upload, fields: UploadFields) -> Ingested:
     """Keep an uploaded file and index it, or find the video that has the same content already.
 
-    Raises CollectionNotFound, FingerprintMismatch, InvalidInput, media errors, EngineError and StorageError; nothing
-    is left behind then.
+    Raises CollectionNotFound, FingerprintMismatch, InvalidInput, media errors, EngineError and StorageError;
+    nothing is left behind then.
     """
     collection = service.collection(name, for_model=True)
     limits = service.settings.media_limits()
@@ -32,9 +32,7 @@ def add_upload(service: Service, name: str, upload: Upload, fields: UploadFields
         path = service.media.path_of(name, upload.sha256, info.container)
         with service.media.intent(service.library, name, path, upload.sha256), called(path, upload.name):
             _move(upload.path, path)
-            return ingest_file(
-                collection, service.model, path, title=title, metadata=fields.metadata, limits=limits
-            )
+            return ingest_file(collection, service.model, path, title=title, metadata=fields.metadata, limits=limits)
 
 
 @contextmanager

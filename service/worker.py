@@ -1,4 +1,6 @@
-"""One thread that runs indexing jobs, one after the other, and takes up at the start what an earlier service left."""
+"""One thread that runs indexing jobs, one after the other, and takes up at the start what an earlier service
+left.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Key = tuple[str, int]
 
 
 class JobWorker:
-    """Runs the jobs that it is told of. What is waiting is kept by the catalogue; here are only the reminders."""
+    """Runs the jobs that it is told of. What is waiting is kept by the catalogue; here are only the
+    reminders.
+    """
 
     def __init__(self, library: Library, model: Model, limits: MediaLimits) -> None:
         self._library = library
@@ -54,7 +58,9 @@ class JobWorker:
             self._changed.notify()
 
     def stop(self, timeout: float) -> None:
-        """Let the file at hand be finished, for at most ``timeout`` seconds; its job goes on at the next start."""
+        """Let the file at hand be finished, for at most ``timeout`` seconds; its job goes on at the next
+        start.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -95,9 +101,7 @@ class JobWorker:
     def _run(self, name: str, job_id: int) -> None:
         try:
             collection = self._library.open(name)
-            job = run_job(
-                collection, self._model, job_id, should_stop=lambda: self._stopping, limits=self._limits
-            )
+            job = run_job(collection, self._model, job_id, should_stop=lambda: self._stopping, limits=self._limits)
             _log.info("collection %s: job %d is %s", name, job_id, job.state)
         except (NotFound, FingerprintMismatch) as error:
             _log.warning("collection %s: job %d is dropped: %s", name, job_id, error)

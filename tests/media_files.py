@@ -22,7 +22,7 @@ Pixels = NDArray[np.uint8]
 BITS = 10
 BAR = 16
 COUNTER_WIDTH, COUNTER_HEIGHT = BITS * BAR, 64
-_X264 = {"preset": "veryfast", "crf": "20"}
+_X264 = {"preset": "veryfast", "crf": "20", "sc_threshold": "0"}  # key frames only where the group ends
 
 
 def counter_frame(number: int) -> Pixels:
@@ -57,20 +57,24 @@ def write_video(
     sound_seconds: float = 0.0,
     sound_start: float = 0.0,
     rotation: int = 0,
+    mirror: bool = False,
     pix_fmt: str = "yuv420p",
     pixel_aspect: Fraction | None = None,
-    colorspace: int | None = None,
+    matrix: int | None = None,
+    tag_matrix: bool = True,
     format: str | None = None,
     options: dict[str, str] | None = None,
     muxer_options: dict[str, str] | None = None,
 ) -> Path:
-    """Encode ``frames`` and return ``path``.
+    """Encode ``frames``, (H, W, 3) or (H, W, 4) uint8, and return ``path``.
 
     ``starts``: when each frame begins (s), for variable frame rates and for a start that is not 0.
     ``rotation``: degrees counter-clockwise that a player must turn the picture, noted in the header.
+    ``matrix``: how RGB becomes YUV, 1 for BT.709 and 5 for BT.601, noted unless ``tag_matrix`` is false.
     """
     frames = list(frames)
-    height, width, _ = frames[0].shape
+    height, width, channels = frames[0].shape
+    stored = "rgba" if channels == 4 else "rgb24"
     time_base = Fraction(1, 12800) if starts is not None else Fraction(1, rate)
     with av.open(str(path), "w", format=format, container_options=muxer_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or _default_options(codec))
@@ -81,10 +85,10 @@ def write_video(
         stream.time_base = stream.codec_context.time_base = time_base
         if pixel_aspect is not None:
             stream.codec_context.sample_aspect_ratio = pixel_aspect
-        if colorspace is not None:
-            stream.codec_context.colorspace = colorspace
-        if rotation:
-            stream.set_display_rotation(rotation)
+        if matrix is not None and tag_matrix:
+            stream.codec_context.colorspace = matrix
+        if rotation or mirror:
+            stream.set_display_rotation(rotation, mirror)
         sound: Any = container.add_stream("aac", rate=16000) if sound_seconds else None
         sound_packets = _sound(sound, sound_seconds, sound_start) if sound is not None else iter(())
         coming = next(sound_packets, None)
@@ -93,8 +97,10 @@ def write_video(
             while coming is not None and coming.pts * coming.time_base <= shown:
                 container.mux(coming)  # players and probes expect sound and picture side by side
                 coming = next(sound_packets, None)
-            frame: Any = av.VideoFrame.from_ndarray(pixels, "rgb24")
-            frame = frame.reformat(format=pix_fmt, dst_colorspace=colorspace, interpolation="BICUBIC")
+            frame: Any = av.VideoFrame.from_ndarray(pixels, stored)
+            frame = frame.reformat(format=pix_fmt, dst_colorspace=matrix, interpolation="BICUBIC")
+            if matrix is not None and not tag_matrix:
+                frame.colorspace = 2
             frame.time_base = time_base
             frame.pts = number if starts is None else round(starts[number] / time_base)
             container.mux(stream.encode(frame))
@@ -158,9 +164,7 @@ def write_picture(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
     return path
 
 
-def write_animation(
-    path: Path, frames: Sequence[NDArray[Any]], milliseconds: Sequence[int], **options: Any
-) -> Path:
+def write_animation(path: Path, frames: Sequence[NDArray[Any]], milliseconds: Sequence[int], **options: Any) -> Path:
     """An animated GIF, WebP or PNG, by suffix, with how long each frame stays."""
     images = [Image.fromarray(frame) for frame in frames]
     if path.suffix == ".webp":

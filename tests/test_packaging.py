@@ -69,11 +69,7 @@ def test_nothing_that_the_serving_image_installs_is_for_training() -> None:
 def test_every_declared_package_is_pinned_exactly_or_is_torch() -> None:
     """The environment of `make demo` must be the one that was tested."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = {
-        m.group(1).lower(): m.group(2)
-        for line in lines
-        if (m := re.match(r"([A-Za-z0-9._-]+)([=<>].*)", line))
-    }
+    pins = {m.group(1).lower(): m.group(2) for line in lines if (m := re.match(r"([A-Za-z0-9._-]+)([=<>].*)", line))}
     declared = names([*PROJECT["dependencies"], *(r for extra in EXTRAS.values() for r in extra)])
     unpinned = {name for name in declared - {"tensorrt"} if not pins.get(name, "").startswith("==")}
     assert unpinned == {"torch", "torchvision"}

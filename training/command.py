@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vitascope.errors import InvalidInput
+
 RECIPES = Path(__file__).parent / "recipes"
 
 Add = Callable[[argparse.ArgumentParser], None]
@@ -20,7 +22,7 @@ def _recipe_path(name: str) -> Path:
         return path
     shipped = sorted(p.stem for p in RECIPES.glob("*.toml"))
     if name not in shipped:
-        raise SystemExit(f"recipe: {name!r}; a .toml file or one of {shipped} was expected")
+        raise InvalidInput(f"recipe: {name!r}; a .toml file or one of {shipped} was expected")
     return RECIPES / f"{name}.toml"
 
 
@@ -50,7 +52,7 @@ def _run_recipe(args: argparse.Namespace, start_from: Path | None) -> dict[str, 
         args.data,
         out,
         start_from=start_from,
-        validate=validator(recipe, args.data) if recipe.validate else None,
+        validate=validator(recipe, args.data) if recipe.validate_on else None,
         stop_after=args.stop_after,
     )
     return {"checkpoint": str(found), "log": str(out / "log.jsonl"), "curves": str(out / "curves.png")}

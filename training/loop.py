@@ -117,12 +117,13 @@ class _StageRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         batch = self.batches(inner)
+        weights: dict[str, float] = dict(batch.source.objectives)
         with self.accelerator.autocast():
             parts = losses(self.model, batch, inner, self.words, self.names)
-            total = sum(batch.source.objectives[name] * loss for name, loss in parts.items())
-        if not isinstance(total, torch.Tensor) or not math.isfinite(total.item()):
+            total = torch.stack([weights[name] * loss.float() for name, loss in parts.items()]).sum()
+        if not math.isfinite(total.item()):
             raise FloatingPointError(
-                f"loss: {total} at step {step} of stage {self.stage.name!r} on {batch.source.corpus}"
+                f"loss: {total.item()} at step {step} of stage {self.stage.name!r} on {batch.source.corpus}"
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
@@ -161,7 +162,7 @@ def _begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) ->
         example for corpus in recipe.answers_from for example in open_packed(data / corpus / "train").examples
     )
     model = HdVila(configuration(recipe, len(answers)))
-    tokenizer = text_folder() / "tokenizer.json"
+    tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else text_folder() / "tokenizer.json"
     if start_from is not None:
         held = checkpoint.load(start_from)
         model, answers, tokenizer = held.model, held.answers, held.tokenizer
@@ -176,7 +177,7 @@ def _continues(held: Recipe, recipe: Recipe, step: int) -> bool:
     if held == recipe:
         return True
     begun = held.locate(step - 1)[0] + 1 if step else 0
-    rest = {"stages", "validate", "validate_every", "checkpoint_every"}
+    rest = {"stages", "validate_on", "validate_every", "checkpoint_every"}
     same = held.model_dump(exclude=rest) == recipe.model_dump(exclude=rest)
     return same and held.stages[:begun] == recipe.stages[:begun]
 
@@ -207,6 +208,7 @@ def _freeze(model: HdVila, stage: Stage) -> None:
     for name, parameter in model.named_parameters():
         architecture = name.startswith(tuple(always)) if always else False
         parameter.requires_grad_(not architecture and not (stage.frozen == "stage_one" and name in encoders))
+        parameter.grad = None  # a gradient left from the stage before would still count in the clipped norm
     model.train()
 
 

@@ -7,10 +7,11 @@ target over the *embedded names*, which ties text to natural pictures at no labe
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from timm.data import ImageNetInfo
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
 from training.data.packed import Packed
@@ -19,7 +20,7 @@ from training.models.pretrained import imagenet_classifier
 
 def class_names() -> list[str]:
     """First synonym of each of the 1,000 classes, as a short sentence for the text encoder."""
-    info = ImageNetInfo()
+    info: Any = ImageNetInfo()  # the package carries no types
     return [f"a photo of a {info.index_to_description(i).split(',')[0]}" for i in range(info.num_classes())]
 
 
@@ -29,10 +30,10 @@ def teacher_probabilities(packed: Packed, cache: Path) -> np.ndarray:
         stored: np.ndarray = np.load(cache)
         if len(stored) == len(packed.arrays["high"]):
             return stored
-    classifier = imagenet_classifier().to(memory_format=torch.channels_last)
+    classifier = imagenet_classifier()
     rows = []
     for start in range(0, len(packed.arrays["high"]), 64):
-        frames = torch.from_numpy(np.ascontiguousarray(packed.arrays["high"][start : start + 64, 0]))
+        frames = torch.from_numpy(np.array(packed.arrays["high"][start : start + 64, 0]))
         pixels = (frames.permute(0, 3, 1, 2).float() - 127.0) / 128.0
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             rows.append(classifier(pixels).float().softmax(dim=-1).numpy().astype(np.float16))

@@ -37,7 +37,7 @@ def _gathered(x: Tensor) -> Tensor:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return x
     if x.dtype.is_floating_point:
-        return torch.cat(torch.distributed.nn.all_gather(x.contiguous()))
+        return torch.cat(torch.distributed.nn.all_gather(x.contiguous()))  # type: ignore[no-untyped-call]
     parts = [torch.empty_like(x) for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather(parts, x.contiguous())
     return torch.cat(parts)

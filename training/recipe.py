@@ -73,6 +73,8 @@ class Recipe(Strict):
     size: Literal["tiny", "base"]
     seed: int = 0
     start: Literal["pretrained", "scratch"] = "pretrained"
+    tokenizer: str | None = None
+    """Path of a BERT-like `tokenizer.json`; None: the one of the pretrained text encoder."""
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 5.0
@@ -80,7 +82,7 @@ class Recipe(Strict):
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Steps between checkpoints."""
     validate_every: Annotated[int, Field(ge=1)] = 1000
-    validate: list[str] = []
+    validate_on: list[str] = []
     """Corpora whose validation split is measured."""
     answers_from: list[str] = []
     """Corpora whose training answers make the answer vocabulary."""

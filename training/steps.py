@@ -40,8 +40,9 @@ class WordMasking:
 def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
     """The special ids of a BERT tokenizer. Raises ValueError when it has no [MASK]."""
     inner = tokenizers.Tokenizer.from_file(str(tokenizer_file))
-    special = [inner.token_to_id(word) for word in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")]
-    if None in special:
+    words = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    special = [i for i in map(inner.token_to_id, words) if i is not None]
+    if len(special) < len(words):
         raise ValueError(f"{tokenizer_file}: a special word is missing; [PAD] [UNK] [CLS] [SEP] [MASK] were expected")
     return WordMasking(mask_id=special[-1], special=torch.tensor(special), vocabulary=vocabulary)
 

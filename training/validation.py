@@ -21,7 +21,7 @@ LIMIT = 500
 
 def validator(recipe: Recipe, data: Path) -> Callable[[HdVila, list[str], Path], dict[str, float]]:
     """A function that measures the recipe's validation corpora with the model as it stands."""
-    corpora = {name: _first(open_packed(data / name / "val"), LIMIT) for name in recipe.validate}
+    corpora = {name: _first(open_packed(data / name / "val"), LIMIT) for name in recipe.validate_on}
 
     def measure(model: HdVila, answers: list[str], tokenizer: Path) -> dict[str, float]:
         encoder = TorchEncoder(model, Tokenizer.open(tokenizer, max_length=model.cfg.text_length), answers)

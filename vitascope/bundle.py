@@ -142,6 +142,4 @@ def _check_external(folder: Path, graph: str, name: str, manifest: Manifest) -> 
     for location in sorted(external_files(folder / name)):
         listed = posixpath.normpath(posixpath.join(posixpath.dirname(name), location))
         if listed not in manifest.files or "\\" in location:
-            raise BundleCorrupt(
-                f"{name}: graph {graph!r} reads weights from {location!r}; a listed file was expected"
-            )
+            raise BundleCorrupt(f"{name}: graph {graph!r} reads weights from {location!r}; a listed file was expected")

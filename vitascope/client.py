@@ -144,17 +144,18 @@ class Client:
 
     # Jobs
 
-    def create_job(self, collection: str, folder: str) -> JSON:
+    def create_job(
+        self, collection: str, folder: str, *, recursive: bool = True, metadata: Metadata | None = None
+    ) -> JSON:
         """Index a folder on the service's machine in the background; it must lie below an allowed root."""
-        return self._call("POST", _path(collection, "jobs"), json={"folder": folder})
+        body = {"folder": folder, "recursive": recursive, "metadata": dict(metadata or {})}
+        return self._call("POST", _path(collection, "jobs"), json=body)
 
     def job(self, collection: str, job_id: str) -> JSON:
         return self._call("GET", _path(collection, "jobs", job_id))
 
-    def job_items(
-        self, collection: str, job_id: str, *, state: str | None = None, cursor: str | None = None
-    ) -> JSON:
-        """One page of a job's files, of one ``state`` if given, each with the reason if it failed or was skipped."""
+    def job_items(self, collection: str, job_id: str, *, state: str | None = None, cursor: str | None = None) -> JSON:
+        """One page of a job's files, of one ``state`` if given, with the reason for a failure."""
         params = _given(state=state, cursor=cursor)
         return self._call("GET", _path(collection, "jobs", job_id, "items"), params=params)
 

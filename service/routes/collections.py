@@ -39,9 +39,7 @@ async def delete_collection(name: str, service: ServiceState) -> None:
 
 
 def _all(service: Service) -> Collections:
-    views = [
-        collection_view(service.library.open(name), service.fingerprint) for name in service.library.names()
-    ]
+    views = [collection_view(service.library.open(name), service.fingerprint) for name in service.library.names()]
     return Collections(collections=views)
 
 

@@ -23,7 +23,8 @@ Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of
 async def create_job(name: str, body: NewJob, service: ReadyService, response: Response) -> Job:
     """Index a folder on the service's machine in the background.
 
-    Jobs run one after the other and survive a restart; files whose content the collection has already are skipped.
+    Jobs run one after the other and survive a restart; files whose content the collection has already are
+    skipped.
     """
     job = await service.light.run(_create, service, name, body)
     service.worker.submit(name, job.id)
@@ -41,9 +42,7 @@ async def list_jobs(name: str, service: ServiceState, limit: Limit = None, curso
 @router.get("/{job_id}", summary="Look at a job", responses=errors(404, 507))
 async def get_job(name: str, job_id: str, service: ServiceState) -> Job:
     """How far it is."""
-    return await service.light.run(
-        lambda: _view(index_jobs.job(service.collection(name), record_number(job_id)))
-    )
+    return await service.light.run(lambda: _view(index_jobs.job(service.collection(name), record_number(job_id))))
 
 
 @router.get("/{job_id}/items", summary="List a job's files", responses=errors(400, 404, 422, 507))
@@ -57,17 +56,13 @@ async def list_job_items(
 ) -> JobItems:
     """A page of the job's files, each with its state and, where it failed or was skipped, the reason."""
     size = page_limit(limit, service.settings)
-    return await service.light.run(
-        _items, service, name, record_number(job_id), state, size, read_cursor(cursor)
-    )
+    return await service.light.run(_items, service, name, record_number(job_id), state, size, read_cursor(cursor))
 
 
 @router.delete("/{job_id}", summary="Cancel a job", responses=errors(404, 409, 507))
 async def cancel_job(name: str, job_id: str, service: ServiceState) -> Job:
     """Cancel a job: at once, or after the file at hand. What was added stays."""
-    return await service.light.run(
-        lambda: _view(index_jobs.cancel(service.collection(name), record_number(job_id)))
-    )
+    return await service.light.run(lambda: _view(index_jobs.cancel(service.collection(name), record_number(job_id))))
 
 
 def _create(service: Service, name: str, body: NewJob) -> index_jobs.Job:
@@ -84,9 +79,7 @@ def _page(service: Service, name: str, limit: int, before: int | None) -> Jobs:
 def _items(
     service: Service, name: str, job_id: int, state: ItemState | None, limit: int, after: int | None
 ) -> JobItems:
-    found = index_jobs.items(
-        service.collection(name), job_id, state, limit + 1, -1 if after is None else after
-    )
+    found = index_jobs.items(service.collection(name), job_id, state, limit + 1, -1 if after is None else after)
     page, more = cut(found, limit, lambda item: item.position)
     views = [
         JobItem(

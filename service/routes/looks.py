@@ -1,4 +1,6 @@
-"""Caption scores and answers: about a stored video (JSON), or about a file that comes along (a form) and is not kept."""
+"""Caption scores and answers: about a stored video (JSON), or about a file that comes along (a form) and is
+not kept.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ async def score_captions(request: Request, service: ReadyService) -> ScoreRespon
     openapi_extra=form_body(AnswerForm, also_json=AnswerRequest),
 )
 async def answer_question(request: Request, service: ReadyService) -> AnswerResponse:
-    """The likeliest answers to a question about a clip, out of the model's vocabulary, with their probabilities."""
+    """The likeliest answers to a question about a clip, out of the model's vocabulary, with their
+    probabilities.
+    """
 
     def check(fields: AnswerFields) -> None:
         at_most("top", fields.top, service.settings.max_answers)
@@ -88,7 +92,8 @@ async def _asked(
         return
     if kind != "multipart/form-data":
         raise ContentTypeUnsupported(
-            f"Content-Type: {kind[:80]!r}; application/json (a stored video) or multipart/form-data (a file) was expected"
+            f"Content-Type: {kind[:80]!r}; application/json (a stored video) or multipart/form-data (a "
+            "file) was expected"
         )
     async with read_form(
         request,

@@ -16,7 +16,7 @@ from index.records import Video
 from service.errors import BadRequest, RangeNotSatisfiable
 from service.looking import readable_path
 from service.media_store import media_type
-from service.openapi import errors
+from service.openapi import errors, successes
 from service.problems import domain_problem
 from service.schemas.base import Seconds
 from service.state import Service, ServiceState
@@ -55,15 +55,15 @@ class MediaFile(FileResponse):
             await problem(scope, receive, send)
 
 
-@router.api_route(
+@router.head("/media", include_in_schema=False)
+@router.get(
     "/media",
-    methods=["GET", "HEAD"],
     summary="Play a video",
     response_class=Response,
-    responses={
-        200: {"content": {"video/*": {}, "image/*": {}}, "description": "The file."},
-        206: {"content": {"video/*": {}, "image/*": {}}, "description": "A part of the file."},
-    }
+    responses=successes(
+        _200={"content": {"video/*": {}, "image/*": {}}, "description": "The file."},
+        _206={"content": {"video/*": {}, "image/*": {}}, "description": "A part of the file."},
+    )
     | errors(400, 403, 404, 416, 507),
 )
 async def get_media(name: str, video_id: str, service: ServiceState) -> Response:
@@ -77,10 +77,10 @@ async def get_media(name: str, video_id: str, service: ServiceState) -> Response
     "/thumbnail",
     summary="Picture of a video",
     response_class=Response,
-    responses={
-        200: {"content": {"image/jpeg": {}}, "description": "A JPEG picture."},
-        304: {"description": "The client has it already."},
-    }
+    responses=successes(
+        _200={"content": {"image/jpeg": {}}, "description": "A JPEG picture."},
+        _304={"description": "The client has it already."},
+    )
     | errors(403, 404, 413, 415, 422, 507),
 )
 async def get_thumbnail(

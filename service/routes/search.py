@@ -17,7 +17,8 @@ from service.views import result_view
 router = APIRouter(prefix="/v1/collections/{name}", tags=["search"])
 
 DEPTH = 8
-"""How many times more clips than videos are looked at first when only the best clip of each video is wanted."""
+"""How many times more clips than videos are looked at first when only the best clip of each video is wanted.
+"""
 
 
 @router.post("/search", summary="Find clips", responses=errors(404, 409, 422, 503, 507))

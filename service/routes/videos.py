@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from index.filters import Filter, parse_filter
 from service.cursors import cut, page_limit, read_cursor
 from service.forms import parse_fields, read_form
-from service.openapi import errors, form_body
+from service.openapi import errors, form_body, successes
 from service.schemas.library import UploadFields, Video, Videos, VideoWithClips
 from service.state import ReadyService, Service, ServiceState
 from service.uploads import add_upload
@@ -25,15 +25,15 @@ router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"])
     "",
     status_code=201,
     summary="Upload a video",
-    responses={200: {"model": Video, "description": "The collection has this content already."}}
+    responses=successes(_200={"model": Video, "description": "The collection has this content already."})
     | errors(400, 404, 409, 413, 415, 422, 503, 507),
     openapi_extra=form_body(UploadFields),
 )
 async def upload_video(name: str, request: Request, response: Response, service: ReadyService) -> Video:
     """Keep a video or picture and index it; when this answers, it can be found, and survives a crash.
 
-    What kind of file it is, is told by its content, not by its name. The same content again is not indexed again: the
-    answer is 200 with the video that is there, and title and metadata stay as they are.
+    What kind of file it is, is told by its content, not by its name. The same content again is not indexed
+    again: the answer is 200 with the video that is there, and title and metadata stay as they are.
     """
     # Before a byte is taken in: is there such a collection, and does the model fit it?
     await service.light.run(service.collection, name, for_model=True)

@@ -6,12 +6,15 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Seconds = Annotated[
-    float, Field(ge=0, allow_inf_nan=False, description="seconds from the beginning of the file")
-]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds from the beginning of the file")]
 Id = Annotated[str, Field(min_length=1, max_length=32)]
 Metadata = dict[str, str | bool | int | float]
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def example(**values: Any) -> ConfigDict:
+    """The configuration of a schema with this example."""
+    return ConfigDict(json_schema_extra={"examples": [values]})
 
 
 class Request(BaseModel):
@@ -26,8 +29,23 @@ class Response(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_mode_override="serialization")
 
 
+FIELD_PROBLEM = {"in": "body", "field": "limit", "message": "Input should be greater than or equal to 1"}
+PROBLEM = {
+    "type": "urn:vitascope:problem:validation_failed",
+    "title": "Validation failed",
+    "status": 422,
+    "detail": "limit: Input should be greater than or equal to 1",
+    "code": "validation_failed",
+    "instance": "/v1/collections/holidays/search",
+    "request_id": "63a3777712174aa7be6a6b4c38536e23",
+    "errors": [FIELD_PROBLEM],
+}
+
+
 class FieldProblem(Response):
     """One part of the request that is wrong."""
+
+    model_config = example(**FIELD_PROBLEM)
 
     in_: Annotated[str, Field(alias="in", description="body, query, path or header")]
     field: str
@@ -36,6 +54,8 @@ class FieldProblem(Response):
 
 class Problem(Response):
     """An error (RFC 9457). `code` is stable and made for programs, `detail` for people."""
+
+    model_config = example(**PROBLEM)
 
     type: str
     title: str
@@ -50,11 +70,6 @@ class Problem(Response):
 class Health(Response):
     """A sign of life."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+    model_config = example(status="ok")
 
     status: str
-
-
-def example(**values: Any) -> ConfigDict:
-    """The configuration of a schema with this example."""
-    return ConfigDict(json_schema_extra={"examples": [values]})

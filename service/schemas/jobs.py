@@ -49,7 +49,7 @@ class NewJob(Request):
         str, Field(min_length=1, max_length=4096, description="in an allowed root; relative: below incoming/")
     ]
     recursive: Annotated[bool, Field(description="also the folders in it")] = True
-    metadata: Annotated[Metadata, Field(description="goes to every video of the job")] = {}
+    metadata: Annotated[Metadata, Field(description="goes to every video of the job")] = Field(default_factory=dict)
 
 
 class JobCounts(Response):

@@ -58,9 +58,7 @@ class Collection(Response):
     clips: int
     bundle: Annotated[str, Field(description="name and version of the model that fills it")]
     fingerprint: Annotated[str, Field(description="of that model")]
-    compatible: Annotated[
-        bool, Field(description="whether that is the model in use; if not: no search, no adding")
-    ]
+    compatible: Annotated[bool, Field(description="whether that is the model in use; if not: no search, no adding")]
     created_at: Annotated[float, Field(description="Unix seconds")]
 
 
@@ -121,7 +119,9 @@ class Videos(Response):
 
 
 class UploadFields(Request):
-    """What may go with an uploaded file."""
+    """What may go with an uploaded file; `metadata` is written as JSON."""
+
+    model_config = example(title="beach", metadata={"camera": "north", "year": 2024})
 
     title: Annotated[str | None, Field(max_length=500)] = None
-    metadata: Metadata = {}
+    metadata: Metadata = Field(default_factory=dict)

@@ -8,15 +8,21 @@ from pydantic import Field
 
 from service.schemas.base import Response, example
 
+STREAM: dict[str, Any] = {
+    "name": "high",
+    "frames": 1,
+    "height": 224,
+    "width": 224,
+    "placement": "middle",
+    "fit": "stretch",
+}
 MODEL: dict[str, Any] = {
     "name": "hd-vila-tiny",
     "version": "1.0.0",
     "fingerprint": "9f0c…64 hexadecimal digits",
     "architecture": "hd-vila",
     "tasks": ["retrieval", "matching", "answering"],
-    "streams": [
-        {"name": "high", "frames": 1, "height": 224, "width": 224, "placement": "middle", "fit": "stretch"}
-    ],
+    "streams": [STREAM],
     "vector_width": 256,
     "text_length": 64,
     "answers": 1200,
@@ -30,6 +36,8 @@ MODEL: dict[str, Any] = {
 
 class FrameStream(Response):
     """Frames that the model looks at."""
+
+    model_config = example(**STREAM)
 
     name: str
     frames: int

@@ -1,7 +1,8 @@
 """The three tasks: search, caption scores, answers.
 
-Three numbers that are never mixed up. similarity: cosine of the two vectors, -1 to 1. match: calibrated probability of
-the fusion model, 0 to 1. fused: both together, 0 to 1, what results are ranked by after reranking.
+Three numbers that are never mixed up. similarity: cosine of the two vectors, -1 to 1. match: calibrated
+probability of the fusion model, 0 to 1. fused: both together, 0 to 1, what results are ranked by after
+reranking.
 """
 
 from __future__ import annotations
@@ -24,9 +25,7 @@ Similarity = Annotated[float, Field(ge=-1, le=1, description=SIMILARITY)]
 class SearchRequest(Request):
     """A sentence, and which clips to look among."""
 
-    model_config = example(
-        text="a dog runs on the beach", limit=10, filter={"year": {"gte": 2020}}, rerank=20
-    )
+    model_config = example(text="a dog runs on the beach", limit=10, filter={"year": {"gte": 2020}}, rerank=20)
 
     text: str
     limit: Annotated[int, Field(ge=1, description="how many results")] = 10
@@ -41,23 +40,7 @@ class SearchRequest(Request):
         dict[str, Any] | None,
         Field(description='on metadata, such as {"camera": "north", "year": {"gte": 2020}}'),
     ] = None
-    group: Annotated[
-        Literal["clip", "video"], Field(description="video: only the best clip of each video")
-    ] = "clip"
-
-
-class SearchResult(Response):
-    """A clip that was found."""
-
-    clip_id: Id
-    start: Annotated[float, Field(description="seconds")]
-    end: Annotated[float, Field(description="seconds")]
-    similarity: Similarity
-    match: Annotated[Probability | None, Field(description=f"{MATCH}; null where it was not reranked")]
-    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where it was not reranked")]
-    video: Video
-    media_url: Annotated[str, Field(description="plays the clip: the file with #t=start,end")]
-    thumbnail_url: str
+    group: Annotated[Literal["clip", "video"], Field(description="video: only the best clip of each video")] = "clip"
 
 
 RESULT: dict[str, Any] = {
@@ -71,6 +54,22 @@ RESULT: dict[str, Any] = {
     "media_url": "/v1/collections/holidays/videos/3/media#t=8,16",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12",
 }
+
+
+class SearchResult(Response):
+    """A clip that was found."""
+
+    model_config = example(**RESULT)
+
+    clip_id: Id
+    start: Annotated[float, Field(description="seconds")]
+    end: Annotated[float, Field(description="seconds")]
+    similarity: Similarity
+    match: Annotated[Probability | None, Field(description=f"{MATCH}; null where it was not reranked")]
+    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where it was not reranked")]
+    video: Video
+    media_url: Annotated[str, Field(description="plays the clip: the file with #t=start,end")]
+    thumbnail_url: str
 
 
 class SearchResponse(Response):
@@ -118,15 +117,7 @@ class ScoreRequest(ScoreFields, ClipOf):
 class ScoreForm(ScoreFields, Part):
     """Captions for a file that comes along; `captions` once for each."""
 
-
-class CaptionScore(Response):
-    """How one caption describes the clip."""
-
-    caption: str
-    similarity: Similarity
-    clipscore: Annotated[float, Field(ge=0, description=CLIPSCORE)]
-    match: Annotated[Probability | None, Field(description=f"{MATCH}; null where the model cannot match")]
-    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where the model cannot match")]
+    model_config = example(captions=["a dog runs", "a cat sleeps"])
 
 
 SCORE: dict[str, Any] = {
@@ -136,6 +127,18 @@ SCORE: dict[str, Any] = {
     "match": 0.93,
     "fused": 0.9,
 }
+
+
+class CaptionScore(Response):
+    """How one caption describes the clip."""
+
+    model_config = example(**SCORE)
+
+    caption: str
+    similarity: Similarity
+    clipscore: Annotated[float, Field(ge=0, description=CLIPSCORE)]
+    match: Annotated[Probability | None, Field(description=f"{MATCH}; null where the model cannot match")]
+    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where the model cannot match")]
 
 
 class ScoreResponse(Response):
@@ -165,9 +168,13 @@ class AnswerRequest(AnswerFields, ClipOf):
 class AnswerForm(AnswerFields, Part):
     """A question about a file that comes along."""
 
+    model_config = example(question="what animal is it?", top=3)
+
 
 class Answer(Response):
     """One entry of the model's answer vocabulary."""
+
+    model_config = example(text="dog", probability=0.81)
 
     text: str
     probability: Annotated[Probability, Field(description="among all entries of the vocabulary")]

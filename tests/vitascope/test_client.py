@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from PIL import Image
 
 from vitascope import errors
 from vitascope.client import Client, ServiceError
+from vitascope.command import main
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
@@ -173,3 +180,109 @@ def test_waiting_for_a_job_ends_with_its_end() -> None:
         job = client.wait_for_job("videos", "1", interval=0, on_change=lambda job: seen.append(job["state"]))
     assert job["state"] == "succeeded"
     assert seen == ["queued", "running", "succeeded"]
+
+
+# Against the service itself, over HTTP
+
+
+@pytest.fixture(scope="module")
+def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a running service, and the folder that its jobs may index."""
+    videos = tmp_path_factory.mktemp("videos")
+    for name, color in (("red", (220, 10, 10)), ("blue", (10, 10, 220))):
+        Image.fromarray(np.full((64, 64, 3), color, np.uint8)).save(videos / f"{name}.png")
+    environment = {
+        **os.environ,
+        "VITASCOPE_BUNDLE": str(small_bundle),
+        "VITASCOPE_DATA_DIR": str(tmp_path_factory.mktemp("data")),
+        "VITASCOPE_ALLOWED_ROOTS": json.dumps([str(videos)]),
+    }
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vitascope", "serve", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
+    try:
+        with Client(url) as client:
+            client.wait_until_ready(timeout=120, alive=lambda: server.poll() is None)
+        yield url, videos
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+@pytest.fixture
+def live(service: tuple[str, Path]) -> Iterator[Client]:
+    with Client(service[0]) as client:
+        yield client
+
+
+def test_a_folder_is_indexed_searched_scored_and_asked_about(live: Client, service: tuple[str, Path]) -> None:
+    live.create_collection("folder")
+    job = live.wait_for_job("folder", live.create_job("folder", str(service[1]))["id"], interval=0.05)
+    assert job["state"] == "succeeded"
+    assert {Path(item["path"]).name for item in live.job_items("folder", job["id"])["items"]} == {
+        "red.png",
+        "blue.png",
+    }
+    best = live.search("folder", "a red thing", limit=1, rerank=2)["results"][0]
+    assert best["video"]["title"] == "red"
+    of_red = {"collection": "folder", "video_id": best["video"]["id"]}
+    scores = live.score(["a blue thing", "a red thing"], **of_red)["scores"]
+    assert scores[1]["fused"] > scores[0]["fused"]
+    assert live.ask("what color is it?", **of_red, top=2)["answers"][0]["text"] == "red"
+
+
+def test_a_video_is_uploaded_filtered_listed_and_deleted(live: Client, service: tuple[str, Path]) -> None:
+    live.create_collection("uploads")
+    video = live.add_video("uploads", service[1] / "red.png", title="Red", metadata={"year": 2024})
+    assert live.video("uploads", video["id"])["title"] == "Red"
+    assert live.search("uploads", "a red thing", where={"year": 2024})["results"]
+    assert live.search("uploads", "a red thing", where={"year": 2023})["results"] == []
+    assert [v["id"] for v in live.all_videos("uploads")] == [video["id"]]
+    live.delete_video("uploads", video["id"])
+    assert list(live.all_videos("uploads")) == []
+    with pytest.raises(errors.VideoNotFound):
+        live.video("uploads", video["id"])
+    live.delete_collection("uploads")
+    assert "uploads" not in [c["name"] for c in live.collections()["collections"]]
+
+
+def test_the_errors_of_the_service_arrive_by_name(live: Client, tmp_path: Path) -> None:
+    with pytest.raises(errors.CollectionNotFound):
+        live.search("nowhere", "a dog")
+    live.create_collection("twice")
+    with pytest.raises(errors.CollectionExists):
+        live.create_collection("twice")
+    (tmp_path / "text.mp4").write_text("no video at all")
+    with pytest.raises(errors.MediaUnsupported):
+        live.add_video("twice", tmp_path / "text.mp4")
+    with pytest.raises(errors.FilterError):
+        live.search("twice", "a dog", where={"year": {"about": 2024}})
+
+
+def test_a_file_is_scored_and_asked_about_without_being_kept(live: Client, service: tuple[str, Path]) -> None:
+    before = live.collections()
+    scores = live.score_file(service[1] / "blue.png", ["a blue thing", "a red thing"])["scores"]
+    assert scores[0]["fused"] > scores[1]["fused"]
+    answers = live.ask_file(service[1] / "blue.png", "what color is it?", top=3)["answers"]
+    assert answers[0]["text"] == "blue"
+    assert live.collections() == before
+
+
+def test_the_command_can_ask_a_service(
+    live: Client, service: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, videos = service
+    live.create_collection("command")
+    live.add_video("command", videos / "blue.png")
+    asked = ["search", "a blue thing", "--collection", "command", "--server", url, "--json"]
+    assert main(asked) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["video"]["title"] == "blue"
+    assert main(["score", str(videos / "blue.png"), "a blue thing", "--server", url]) == 0
+    assert "a blue thing" in capsys.readouterr().out
+    assert main(["ask", str(videos / "blue.png"), "what color is it?", "--server", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answers"][0]["text"] == "blue"
+    assert main(["search", "a dog", "--collection", "nowhere", "--server", url]) == 2
+    assert "nowhere" in capsys.readouterr().err

@@ -61,9 +61,7 @@ def test_without_arguments_it_lists_every_command_and_where_to_start(
 
 
 @pytest.mark.parametrize("name", ["index", "search", "score", "ask", "serve", "bundle"])
-def test_help_of_each_serving_command_teaches_by_example(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_help_of_each_serving_command_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
@@ -146,9 +144,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["fake"])
 
 
-def test_an_interrupt_ends_with_status_130(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupt_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(args: argparse.Namespace) -> dict[str, Any]:
         raise KeyboardInterrupt
 
@@ -231,3 +227,106 @@ def test_bundle_verify_notices_one_flipped_byte(bundle: Path, capsys: pytest.Cap
     graph.write_bytes(bytes(content))
     assert main(["bundle", "verify"]) == 2
     assert graph.name in capsys.readouterr().err
+
+
+# Indexing and searching
+
+
+def test_what_was_indexed_is_found(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    indexed = run_json(capsys, "index", str(pictures))
+    assert {key: indexed[key] for key in ("files", "added", "skipped", "failed")} == {
+        "files": 3,
+        "added": 3,
+        "skipped": 0,
+        "failed": 0,
+    }
+    best = run_json(capsys, "search", "a green thing", "--limit", "1")["results"]
+    assert [result["video"]["title"] for result in best] == ["green"]
+    assert best[0]["video"]["path"] == str(pictures / "green.png")
+    assert best[0]["fused"] is not None
+    plain = run_json(capsys, "search", "a blue thing", "--rerank", "0")["results"]
+    assert plain[0]["video"]["title"] == "blue"
+    assert [result["fused"] for result in plain] == [None, None, None]
+
+
+def test_the_output_for_people_names_what_was_found(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["index", str(pictures)]) == 0
+    assert "3 added, 0 skipped: collection videos has 3 videos, 3 clips" in capsys.readouterr().out
+    assert main(["search", "a red thing", "--limit", "1"]) == 0
+    heading, best = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["fused", "match", "similarity", "clip", "video"]
+    assert best.rstrip().endswith("red.png")
+
+
+def test_indexing_again_adds_nothing(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_json(capsys, "index", str(pictures))
+    again = run_json(capsys, "index", str(pictures))
+    assert (again["added"], again["skipped"], again["videos"]) == (0, 3, 3)
+
+
+def test_a_file_that_cannot_be_indexed_is_listed_and_the_status_tells(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "broken.mp4").write_bytes(b"")
+    result = run_json(capsys, "index", str(pictures), status=3)
+    assert (result["added"], result["failed"]) == (3, 1)
+    assert result["failures"][0]["file"] == str(pictures / "broken.mp4")
+    assert result["failures"][0]["reason"]
+    assert main(["index", str(pictures)]) == 3
+    assert "broken.mp4" in capsys.readouterr().out
+
+
+def test_indexing_goes_on_after_an_interrupt(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vitascope.commands.output.Steps.show", interrupt)
+        assert main(["index", str(pictures)]) == 130
+    Image.fromarray(np.full((64, 64, 3), (250, 250, 250), np.uint8)).save(pictures / "white.png")
+    capsys.readouterr()
+    result = run_json(capsys, "index", str(pictures))
+    assert result["resumed"] == ["1"]
+    assert result["videos"] == 4
+    assert result["failed"] == 0
+
+
+def test_metadata_given_while_indexing_can_be_filtered_by(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_json(capsys, "index", str(pictures), "--metadata", "site=north", "--metadata", "year=2024")
+    found = run_json(capsys, "search", "a red thing", "--filter", '{"year": {"gte": 2024}, "site": "north"}')
+    assert len(found["results"]) == 3
+    assert found["results"][0]["video"]["metadata"] == {"site": "north", "year": 2024}
+    assert run_json(capsys, "search", "a red thing", "--filter", '{"year": {"lt": 2024}}')["results"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["index", "no-such-folder"], "no-such-folder"),
+        (["index", ".", "--metadata", "year"], "KEY=VALUE"),
+        (["search", "a dog", "--filter", "{"], "not JSON"),
+        (["search", "a dog", "--collection", "other"], "vitascope index FOLDER"),
+    ],
+)
+def test_mistakes_while_indexing_and_searching_are_named(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_searching_where_nothing_is_makes_no_folder(tmp_path: Path) -> None:
+    assert main(["search", "a dog", "--data", str(tmp_path / "nowhere")]) == 2
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_collection_of_another_bundle_is_refused(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_json(capsys, "index", str(pictures))
+    other = make_small_bundle(tmp_path / "other", seed=1)
+    for arguments in (["index", str(pictures)], ["search", "a red thing"]):
+        assert main([*arguments, "--bundle", str(other)]) == 2
+        assert "bundle" in capsys.readouterr().err

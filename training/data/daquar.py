@@ -90,9 +90,7 @@ def _official(folder: Path, path: Path) -> Iterator[tuple[Example, Media]]:
     for number, line in lines:
         found = _IMAGE_NAME.search(line)
         if found is None:
-            raise CorpusError(
-                f"{path}:{number}: image: none in {line[-60:]!r}; '... in the image123 ?' was expected"
-            )
+            raise CorpusError(f"{path}:{number}: image: none in {line[-60:]!r}; '... in the image123 ?' was expected")
         answer_number, answer_line = next(lines, (number + 1, ""))
         answers = tuple(part for part in (_words(a) for a in answer_line.split(",")) if part)
         if not answers or _IMAGE_NAME.search(answer_line):

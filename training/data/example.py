@@ -88,9 +88,7 @@ def example_of(record: object) -> Example:
         captions=text_list(record, "captions"),
         questions=tuple(_question(q, f"questions[{i}]") for i, q in enumerate(_list(record, "questions"))),
         negatives=tuple(_negative(n, f"negatives[{i}]") for i, n in enumerate(_list(record, "negatives"))),
-        transcript=tuple(
-            _utterance(u, f"transcript[{i}]") for i, u in enumerate(_list(record, "transcript"))
-        ),
+        transcript=tuple(_utterance(u, f"transcript[{i}]") for i, u in enumerate(_list(record, "transcript"))),
         still=_typed(record, "still", bool, False),
         attributes=dict(_typed(record, "attributes", Mapping, {})),
     )

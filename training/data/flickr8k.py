@@ -143,9 +143,7 @@ def _judgements_official(path: Path, captions: dict[str, str]) -> list[Judgement
     for number, line in numbered_lines(path):
         fields = line.split()
         if len(fields) != 5:
-            raise CorpusError(
-                f"{path}:{number}: {len(fields)} fields; image, caption id, 3 judgements were expected"
-            )
+            raise CorpusError(f"{path}:{number}: {len(fields)} fields; image, caption id, 3 judgements were expected")
         name, _, index = fields[1].partition("#")
         caption_id = f"{_key(name)}#{index}"
         if caption_id not in captions:

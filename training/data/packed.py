@@ -158,8 +158,7 @@ def _write_items(
     with ExitStack() as files:
         lines = files.enter_context(open(folder / EXAMPLES_NAME, "w", encoding="utf-8"))
         arrays = {
-            name: files.enter_context(GrowingArray(folder / f"{name}.npy", shape))
-            for name, shape in shapes.items()
+            name: files.enter_context(GrowingArray(folder / f"{name}.npy", shape)) for name, shape in shapes.items()
         }
         for example, frames in _decoded(items, streams, workers):
             if example.key in keys:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from training.data.pictogram_concepts import Concept
 from training.data.pictogram_words import SUBGROUP_NOUNS
 
-_MASS_NOUNS = frozenset(
-    {"dishware", "clothing", "money", "mail", "music", "seafood", "art", "science equipment"}
-)
+_MASS_NOUNS = frozenset({"dishware", "clothing", "money", "mail", "music", "seafood", "art", "science equipment"})
 _MOVING_LEADS = (
     "an animation of",
     "a moving picture of",
@@ -53,12 +51,7 @@ def with_article(noun: str) -> str:
     """The noun with a or an, or as it is for plurals and for names of stuff."""
     last = noun.split(" with ")[0].split()[-1].lower()
     plural = last.endswith("s") and not last.endswith(("ss", "us", "is"))
-    if (
-        plural
-        or noun in _MASS_NOUNS
-        or _WITHOUT_ARTICLE.search(noun)
-        or noun.startswith(("a ", "an ", "the "))
-    ):
+    if plural or noun in _MASS_NOUNS or _WITHOUT_ARTICLE.search(noun) or noun.startswith(("a ", "an ", "the ")):
         return noun
     sounds_like_consonant = re.match(r"(?i)(uni|use|one|euro)", noun)
     return f"{'an' if noun[0].lower() in 'aeiou' and not sounds_like_consonant else 'a'} {noun}"
@@ -84,11 +77,7 @@ def captions_of(concept: Concept, *, still: bool, style: str) -> tuple[str, ...]
     phrase = noun_phrase(concept)
     leads = _STILL_LEADS if still else _MOVING_LEADS
     category = with_article(SUBGROUP_NOUNS.get(concept.subgroup, concept.subgroup.replace("-", " ")))
-    tags = [
-        tag
-        for tag in concept.tags
-        if not (concept.group == "flags" and len(tag) <= 5) and tag != concept.label
-    ]
+    tags = [tag for tag in concept.tags if not (concept.group == "flags" and len(tag) <= 5) and tag != concept.label]
     sentences = [concept.label, f"{pick(leads, key, 'lead')} {phrase}", phrase, f"{phrase}, {category}"]
     sentences += [name for name in concept.names if len(name) > 2 and not name.startswith("flag ")][:2]
     if tags:
@@ -114,6 +103,4 @@ def shuffled(items: Sequence[str], key: str) -> list[str]:
 
 def number_of(key: str, purpose: str) -> int:
     """A 32-bit number that key and purpose alone decide."""
-    return int.from_bytes(
-        hashlib.sha1(f"{key} {purpose}".encode(), usedforsecurity=False).digest()[:4], "big"
-    )
+    return int.from_bytes(hashlib.sha1(f"{key} {purpose}".encode(), usedforsecurity=False).digest()[:4], "big")

@@ -82,9 +82,7 @@ def read_concepts(archive: Path) -> dict[str, Concept]:
     return {code: concept for code, concept in concepts.items() if not is_skin_toned(code)}
 
 
-def _concept(
-    code: str, entry: Mapping[str, Any], groups: Mapping[str, Any], names: str | list[str]
-) -> Concept:
+def _concept(code: str, entry: Mapping[str, Any], groups: Mapping[str, Any], names: str | list[str]) -> Concept:
     return Concept(
         code=code,
         label=entry["label"].replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"),

@@ -26,9 +26,9 @@ WORDINGS = {
     "what": ("what is it?", "what is this?", "what does this show?", "what can be seen here?"),
     "category": ("what kind of thing is this?", "what sort of thing is shown?", "what type of thing is it?"),
     "group": ("which group does it belong to?", "to which group does this belong?", "what group is this in?"),
-    "country": ("which country's flag is this?", "whose flag is this?", "which country has this flag?"),
+    "country": ("which country's flag is this?", "whose flag is this?", "to which country does the flag belong?"),
     "time": ("what time is it?", "what time does the clock show?", "which time is shown?"),
-    "direction": ("which direction does it point in?", "in which direction is this?", "where does it point?"),
+    "direction": ("which direction does it point in?", "in which direction does this point?", "where does it point?"),
     "colour": ("what color is it?", "which color does it have?", "what is the color of this?"),
     "yesno": ("is this {}?", "is it {}?", "does this show {}?"),
 }

@@ -40,9 +40,7 @@ _TWITTER = Package(
     "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
     "CC-BY-4.0 (Twemoji)",
 )
-_WORDS = Package(
-    "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a", "MIT"
-)
+_WORDS = Package("emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a", "MIT")
 PACKAGES = (*_MOVING, _GOOGLE, _TWITTER, _WORDS)
 Packages = Mapping[str, Path]
 Concepts = Mapping[str, Concept]

@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `prepare`, wherever it is mounted."""
     parser.add_argument("corpus", choices=CORPORA)
     parser.add_argument("--source", "--cache-dir", type=Path, required=True, help="where the corpus is read")
-    parser.add_argument(
-        "--out", type=Path, default=Path("data/packed"), help="where packed corpora are written"
-    )
+    parser.add_argument("--out", type=Path, default=Path("data/packed"), help="where packed corpora are written")
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), metavar="SPLIT")
     parser.add_argument("--workers", type=int, default=1, help="decoding processes")
 

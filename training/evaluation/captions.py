@@ -32,7 +32,7 @@ def expert_agreement(
     out = {}
     for name, values in scores.items():
         for subset, keep in (("dropped", foreign), ("all", np.ones_like(foreign))):
-            kept = np.flatnonzero(keep)
+            kept = [int(i) for i in np.flatnonzero(keep)]
             people = [float(s) for i in kept for s in judgements[i].scores]
             repeated = [float(values[i]) for i in kept for _ in judgements[i].scores]
             out[f"tau-c {name} ({subset})"] = tau_c(repeated, people)

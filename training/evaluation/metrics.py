@@ -42,7 +42,8 @@ def retrieval(scores: np.ndarray, relevant: Sequence[np.ndarray], at: Sequence[i
 
 def clip_score(similarity: np.ndarray) -> np.ndarray:
     """CLIPScore = 2.5 * max(cosine, 0) (Hessel et al., 2021)."""
-    return 2.5 * np.maximum(np.asarray(similarity), 0.0)
+    scores: np.ndarray = 2.5 * np.maximum(np.asarray(similarity), 0.0)
+    return scores
 
 
 def tau_c(scores: Sequence[float], judgements: Sequence[float]) -> float:

@@ -36,8 +36,8 @@ class TextTransformer(nn.Module):
             max_position_embeddings=max_positions,
             hidden_dropout_prob=dropout,
             attention_probs_dropout_prob=dropout,
-            attn_implementation="sdpa",
         )
+        config._attn_implementation = "sdpa"
         self.text_layers = text_layers
         self.bert = BertModel(config, add_pooling_layer=False)
 
@@ -105,4 +105,5 @@ class MaskedWordHead(nn.Module):
 
     def forward(self, states: Tensor, word_embeddings: nn.Embedding) -> Tensor:
         """(n, D) states of masked positions -> (n, vocabulary) logits."""
-        return self.transform(states) @ word_embeddings.weight.T + self.bias
+        logits: Tensor = self.transform(states) @ word_embeddings.weight.T + self.bias
+        return logits

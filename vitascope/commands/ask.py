@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
     parser.add_argument("question", metavar="QUESTION", help="a question, in quotes")
-    parser.add_argument(
-        "--top", type=int, default=5, metavar="N", help="answers to give (default: %(default)s)"
-    )
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to give (default: %(default)s)")
     add_bundle(parser)
     add_engine(parser)
     add_server(parser)
@@ -55,9 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def show(result: dict[str, Any], console: Console) -> None:
     table = plain_table(">probability", "answer")
     for position, answer in enumerate(result["answers"]):
-        table.add_row(
-            f"{answer['probability']:.3f}", escape(answer["text"]), style="bold" if position == 0 else None
-        )
+        table.add_row(f"{answer['probability']:.3f}", escape(answer["text"]), style="bold" if position == 0 else None)
     console.print(table)
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv"
 _AV_TIME_BASE = 1_000_000
+READING_ERRORS = (av.error.FFmpegError, ValueError, LookupError)
+"""What PyAV raises on damaged files; LookupError when a stream turns up that the header did not state."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,10 @@ def open_video(path: Path, signature: Signature, limits: MediaLimits, threads: i
             container_options=options,
             metadata_errors="replace",
         )
-    except (av.error.FFmpegError, ValueError) as error:
+    except READING_ERRORS as error:
         missing = missing_bytes(path, signature.container)
         cause = f"it breaks off {missing} bytes early" if missing else _reason(error)
-        raise MediaCorrupt(
-            f"{path.name}: starts like {signature.container} but cannot be opened: {cause}"
-        ) from error
+        raise MediaCorrupt(f"{path.name}: starts like {signature.container} but cannot be opened: {cause}") from error
     with container:
         stream = _main_stream(path, signature, container, limits)
         _check_size(path, stream, limits)
@@ -73,14 +73,12 @@ def open_video(path: Path, signature: Signature, limits: MediaLimits, threads: i
         stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
         try:
             yield _describe(path, signature, container, stream)
-        except (av.error.FFmpegError, ValueError, ArithmeticError) as error:
+        except (*READING_ERRORS, ArithmeticError) as error:
             # Absurd numbers in a damaged header surface late and in many ways.
             raise MediaCorrupt(f"{path.name}: cannot be read: {_reason(error)}") from error
 
 
-def _main_stream(
-    path: Path, signature: Signature, container: InputContainer, limits: MediaLimits
-) -> VideoStream:
+def _main_stream(path: Path, signature: Signature, container: InputContainer, limits: MediaLimits) -> VideoStream:
     covers = Disposition.attached_pic | Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & covers]
     if not streams and container.streams.audio:

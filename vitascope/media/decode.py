@@ -29,8 +29,8 @@ def frames_at(
     """Each distinct frame that ``times`` (s, any order) need, with the positions it answers.
 
     The frame for a time is the one on screen then: the last that starts at or before it, clamped to
-    the first and the last. A still picture answers every time. Each frame is decoded once; a frame
-    is only valid until the next one is taken. ``threads``: decoder threads, 0 for one per core.
+    the first and the last. A still picture answers every time. Each frame is decoded once.
+    ``threads``: decoder threads, 0 for one per core.
 
     Raises InvalidInput for a time that is not finite; MediaUnsupported, MediaCorrupt, MediaTooLarge and
     MediaError as the file deserves.

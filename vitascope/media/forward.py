@@ -8,10 +8,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import av.error
-
 from vitascope.errors import MediaTooLarge
-from vitascope.media.container import OpenVideo
+from vitascope.media.container import READING_ERRORS, OpenVideo
 from vitascope.media.limits import MediaLimits
 
 if TYPE_CHECKING:
@@ -65,13 +63,14 @@ class Run:
 
     def _decode_all(self) -> Iterator[VideoFrame]:
         ahead: deque[Packet[VideoStream]] = deque()
+        depth = _LOOKAHEAD if self._can_skip else 0
         for packet in self._packets():
             if self.first_key is None:
                 if not self.from_start and not packet.is_keyframe:
                     continue  # it refers to packets before the seek
                 self.first_key = packet.pts
             ahead.append(packet)
-            if len(ahead) > _LOOKAHEAD:
+            if len(ahead) > depth:
                 yield from self._decode(ahead.popleft(), ahead)
         while ahead:
             yield from self._decode(ahead.popleft(), ahead)
@@ -82,13 +81,11 @@ class Run:
             for packet in self.video.container.demux(self.video.stream):
                 if packet.size:  # the last one is empty and means: flush
                     yield packet
-        except (av.error.FFmpegError, ValueError) as error:
+        except READING_ERRORS as error:
             self.damaged += 1
             logger.info("%s: reading ends early: %s", self.video.path.name, error)
 
-    def _decode(
-        self, packet: Packet[VideoStream] | None, ahead: deque[Packet[VideoStream]]
-    ) -> Iterator[VideoFrame]:
+    def _decode(self, packet: Packet[VideoStream] | None, ahead: deque[Packet[VideoStream]]) -> Iterator[VideoFrame]:
         stream = self.video.stream
         if packet is not None and packet.pts is not None:
             skip = self._can_skip and self._is_never_shown(packet.pts, ahead)
@@ -97,7 +94,7 @@ class Run:
             self.last_sent = max(self._sent)
         try:
             frames = stream.decode(packet)
-        except (av.error.FFmpegError, ValueError) as error:
+        except READING_ERRORS as error:
             self.damaged += 1
             logger.debug("%s: a damaged packet was passed over: %s", self.video.path.name, error)
             return
@@ -109,9 +106,7 @@ class Run:
         """Note a decoded frame; False when it is not whole."""
         self.frames_left -= 1
         if self.frames_left < 0:
-            raise MediaTooLarge(
-                f"{self.video.path.name}: more than {self.limits.max_frames} frames had to be decoded"
-            )
+            raise MediaTooLarge(f"{self.video.path.name}: more than {self.limits.max_frames} frames had to be decoded")
         frame.pts = self._timestamp(frame.pts, frame.dts)
         if not self.from_start and self.first_key is not None and frame.pts < self.first_key:
             return False  # it refers to frames before the seek

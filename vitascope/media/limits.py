@@ -7,9 +7,7 @@ from pathlib import Path
 
 from vitascope.errors import MediaError, MediaTooLarge
 
-CONTAINERS = frozenset(
-    {"mp4", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "png", "jpeg", "gif", "webp"}
-)
+CONTAINERS = frozenset({"mp4", "matroska", "avi", "mpegts", "mpeg", "ogg", "flv", "png", "jpeg", "gif", "webp"})
 CODECS = frozenset(
     {
         *("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg1video", "mpeg2video", "h263", "flv1", "theora"),
@@ -45,18 +43,12 @@ DEFAULT_LIMITS = MediaLimits()
 def check_pixels(path: Path, width: int, height: int, limits: MediaLimits) -> None:
     """Raise MediaTooLarge or MediaError unless the frame size (pixels) is within ``limits``."""
     if width * height > limits.max_pixels:
-        raise MediaTooLarge(
-            f"{path.name}: {width}x{height} pixels; at most {limits.max_pixels} pixels are decoded"
-        )
+        raise MediaTooLarge(f"{path.name}: {width}x{height} pixels; at most {limits.max_pixels} pixels are decoded")
     if min(width, height) < limits.min_side:
-        raise MediaError(
-            f"{path.name}: {width}x{height} pixels; at least {limits.min_side} each way were expected"
-        )
+        raise MediaError(f"{path.name}: {width}x{height} pixels; at least {limits.min_side} each way were expected")
 
 
 def check_seconds(path: Path, seconds: float, limits: MediaLimits) -> None:
     """Raise MediaTooLarge when a duration (s) is beyond ``limits``."""
     if seconds > limits.max_seconds:
-        raise MediaTooLarge(
-            f"{path.name}: {seconds:.1f} seconds; at most {limits.max_seconds:.0f} seconds are read"
-        )
+        raise MediaTooLarge(f"{path.name}: {seconds:.1f} seconds; at most {limits.max_seconds:g} seconds are read")

@@ -90,7 +90,9 @@ def picture_frames(
     with open_picture(path, container, limits) as image:
         for number in sorted(wanted):
             try:
-                shown = _frame(image, number)
+                shown = _frame(image, number, path, limits)
+            except VitascopeError:
+                raise
             except Exception:
                 if starts[number] == 0:
                     raise
@@ -104,21 +106,22 @@ def picture_frames(
             yield wanted[number], shown
 
 
-def _frame(image: Image.Image, number: int) -> PictureFrame:
+def _frame(image: Image.Image, number: int, path: Path, limits: MediaLimits) -> PictureFrame:
     # A PNG's default image may stand outside its animation; Pillow counts it all the same.
     number += int(getattr(image, "default_image", False))
     if number:
         image.seek(number)
+        check_pixels(path, *image.size, limits)  # a GIF may grow
     return PictureFrame(_flatten(image))
 
 
 def _last_whole(path: Path, container: str, before: int, limits: MediaLimits) -> tuple[int, PictureFrame]:
     """The last frame before the broken frame ``before`` that decodes, and its number."""
     with open_picture(path, container, limits) as image:
-        whole = _frame(image, 0)
+        whole = _frame(image, 0, path, limits)
         for number in range(1, before):
             try:
-                whole = _frame(image, number)
+                whole = _frame(image, number, path, limits)
             except Exception:
                 return number - 1, whole
     return before - 1, whole
@@ -126,6 +129,7 @@ def _last_whole(path: Path, container: str, before: int, limits: MediaLimits) ->
 
 def _flatten(image: Image.Image) -> Image.Image:
     """Upright RGB; transparency over white."""
+    image.load()  # only then does Pillow know the mode of a GIF's frame
     shown = ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
     if shown.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in shown.info:
         rgba = shown.convert("RGBA")

@@ -8,10 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-import av.error
-
 from vitascope.errors import MediaCorrupt
-from vitascope.media.container import OpenVideo, open_video
+from vitascope.media.container import READING_ERRORS, OpenVideo, open_video
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
 from vitascope.media.picture import open_picture, upright_size
 from vitascope.media.sniff import Signature, sniff
@@ -91,6 +89,6 @@ def _measured_seconds(video: OpenVideo) -> float:
             if packet.pts is not None:
                 shown_until = (packet.pts + (packet.duration or 0)) * video.time_base - video.origin
                 end = max(end, shown_until)
-    except (av.error.FFmpegError, ValueError):
+    except READING_ERRORS:
         pass
     return float(end)

@@ -26,13 +26,13 @@ _SEEK_GAP = 3.0
 """Seconds between wanted frames from which seeking is tried where no index tells of the key frames."""
 _PREROLL = 2.0
 """Seconds: an MPEG program stream's timestamps are guesses for some frames after a seek."""
+_INDEXED = ("mp4", "matroska", "avi")
+"""Their indices name every key frame up to the last entry; others only know what was read so far."""
 _WITHOUT_INDEX = ("mpegts", "mpeg")
 """Here a seek by time to the start lands a few packets after it, so the first byte is sought."""
 
 
-def video_frames(
-    video: OpenVideo, times: Sequence[float], limits: MediaLimits
-) -> Iterator[tuple[list[int], Frame]]:
+def video_frames(video: OpenVideo, times: Sequence[float], limits: MediaLimits) -> Iterator[tuple[list[int], Frame]]:
     """Each distinct frame that ``times`` (s from the origin, any order) need, with the positions it answers.
 
     The frame on screen: the last that starts at or before the time; before the first frame the first,
@@ -154,7 +154,8 @@ class _Reader:
         if entry >= 0 and index[entry].timestamp > position:
             return True
         gap = self.gap / self.video.time_base
-        is_indexed = len(index) > 0 and index[-1].timestamp >= want - gap
+        has_index = self.video.signature.container in _INDEXED and len(index) > 0
+        is_indexed = has_index and index[-1].timestamp >= want - gap
         return not is_indexed and want - position > gap
 
     def _check_not_truncated(self, last: VideoFrame, want: int) -> None:

@@ -16,9 +16,7 @@ from vitascope.media.frame import Pixels, over_white
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-_SCALING = (
-    Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
-)
+_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
 _UNTAGGED = 2
 """AVCOL_SPC_UNSPECIFIED"""
 

@@ -45,9 +45,7 @@ def movie(path: Path, colors: Sequence[Color], frames_each: int = 5) -> None:
         for color in colors:
             pixels = np.broadcast_to(np.array(color, np.uint8), (48, 64, 3))
             for _ in range(frames_each):
-                container.mux(
-                    stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24"))
-                )
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")))
         container.mux(stream.encode())
 
 
@@ -71,9 +69,7 @@ def write_shard(path: Path, samples: Mapping[str, tuple[bytes, Any]]) -> Path:
     return write_tar(path, members)
 
 
-def concept(
-    label: str, code: str = "1f436", group: str = "objects", subgroup: str = "tool", **rest: Any
-) -> Concept:
+def concept(label: str, code: str = "1f436", group: str = "objects", subgroup: str = "tool", **rest: Any) -> Concept:
     return Concept(code, label, tuple(rest.pop("tags", ())), group, subgroup, **rest)
 
 
@@ -99,9 +95,7 @@ GROUPS = {
 
 def pictogram_packages(folder: Path) -> dict[str, Path]:
     """Packages with the layout of the real ones: {name: path}."""
-    moving = {
-        f"package/assets/{name}.webp": animation([RED, GREEN]) for name in ("1f436", "1f1f5-1f1ea", "1f550")
-    }
+    moving = {f"package/assets/{name}.webp": animation([RED, GREEN]) for name in ("1f436", "1f1f5-1f1ea", "1f550")}
     toned = {"package/assets/1f44b-1f3fb.webp": animation([RED, GREEN])}
     spelled = {
         "package/assets/0035-fe0f-20e3.webp": animation([RED, GREEN]),

@@ -47,9 +47,7 @@ def test_shards_give_the_same_examples_as_the_official_layout(tmp_path: Path) ->
 
 def test_all_shards_of_a_split_are_read(tmp_path: Path) -> None:
     for number, key in enumerate("abc"):
-        write_shard(
-            tmp_path / f"train-0000{number}.tar", {key: (picture(), {"captions": [f"caption {key}"]})}
-        )
+        write_shard(tmp_path / f"train-0000{number}.tar", {key: (picture(), {"captions": [f"caption {key}"]})})
     assert [example.key for example, _ in flickr8k(tmp_path, "train")] == ["a", "b", "c"]
 
 

@@ -40,9 +40,7 @@ def test_a_package_is_fetched_once_by_name_and_version(npm: Path) -> None:
 
 def test_a_file_with_another_checksum_is_refused(npm: Path) -> None:
     (npm / "served").write_bytes(b"something else")
-    with pytest.raises(
-        CorpusError, match=rf"someone-pictures-1\.2\.3\.tgz: SHA-256 .*{PACKAGE.sha256} was expected"
-    ):
+    with pytest.raises(CorpusError, match=rf"someone-pictures-1\.2\.3\.tgz: SHA-256 .*{PACKAGE.sha256} was expected"):
         fetch([PACKAGE], npm / "cache")
 
 

@@ -30,15 +30,14 @@ def pictures(colors: Iterable[Color]) -> list[tuple[Example, Media]]:
 
 
 def mean_colors(packed: Packed, stream: str, row: int) -> np.ndarray:
-    return np.asarray(packed.arrays[stream][row], np.float64).mean(axis=(1, 2))
+    means: np.ndarray = packed.arrays[stream][row].mean(axis=(1, 2))
+    return means
 
 
 def test_a_picture_is_stored_with_one_frame_per_stream(tmp_path: Path) -> None:
     question = Question("what color is it?", ("red",), "colour")
     example = Example("one", ("a red thing",), questions=(question,), still=True)
-    write_packed(
-        tmp_path / "colors" / "val", STILL_STREAMS, [(example, EncodedMedia("a.jpg", picture(RED)))], ORIGIN
-    )
+    write_packed(tmp_path / "colors" / "val", STILL_STREAMS, [(example, EncodedMedia("a.jpg", picture(RED)))], ORIGIN)
     packed = open_packed(tmp_path / "colors" / "val")
     assert packed.examples == [example]
     assert {name: array.shape for name, array in packed.arrays.items()} == {

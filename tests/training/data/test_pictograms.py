@@ -26,10 +26,7 @@ def packages(tmp_path: Path) -> dict[str, Path]:
 
 def test_videos_are_split_by_concept_without_skin_tones(packages: dict[str, Path]) -> None:
     words = read_words(packages)
-    keys = {
-        split: {example.key for example, _ in videos(packages, words, split)}
-        for split in ("train", "val", "test")
-    }
+    keys = {split: {example.key for example, _ in videos(packages, words, split)} for split in ("train", "val", "test")}
     assert keys == {
         "train": {"fluent-0035-20e3"},
         "val": {"fluent-1f436"},

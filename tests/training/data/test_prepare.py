@@ -48,9 +48,7 @@ def test_generated_scenes_are_packed(tmp_path: Path) -> None:
     folder = tmp_path / "scenes" / "train"
     folder.mkdir(parents=True)
     movie(folder / "a.mp4", [RED, GREEN])
-    (folder / "examples.jsonl").write_text(
-        json.dumps({"key": "a", "media": "a.mp4", "captions": ["it turns green"]})
-    )
+    (folder / "examples.jsonl").write_text(json.dumps({"key": "a", "media": "a.mp4", "captions": ["it turns green"]}))
     prepare("scenes", tmp_path / "scenes", tmp_path / "packed", ["train"])
     packed = open_packed(tmp_path / "packed" / "scenes" / "train")
     assert packed.arrays["low"].shape == (1, 6, 112, 112, 3)

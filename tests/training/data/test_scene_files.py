@@ -49,9 +49,7 @@ def test_everything_the_generator_says_is_kept(tmp_path: Path) -> None:
         ({"speed": 3}, r"examples\.jsonl:2: unknown fields \['speed'\]"),
     ],
 )
-def test_a_malformed_line_names_file_line_and_field(
-    tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_a_malformed_line_names_file_line_and_field(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     generated(tmp_path, LINE, {**LINE, **change})
     with pytest.raises(CorpusError, match=message):
         list(scenes(tmp_path, "test"))

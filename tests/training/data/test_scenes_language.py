@@ -61,6 +61,18 @@ def test_a_description_is_judged_by_the_world_and_not_by_its_words() -> None:
     assert not holds(replace(told, count=2), world)
 
 
+def test_events_at_the_same_time_are_not_one_after_the_other() -> None:
+    world = ordered_world()
+    star, ring, heart = world.things
+    at_once = replace(star, events=(replace(star.events[0], start=1.7, end=2.9),))
+    both = replace(world, things=(at_once, ring, heart))
+    mentions = (Mention("red", "star"), Mention("blue", "ring"))
+    clauses = (Clause(0, "moves", "left"), Clause(1, "grows"))
+    assert holds(Description(mentions, clauses, "together"), both)
+    assert not holds(Description(mentions, clauses, "then"), both)
+    assert not holds(Description(mentions, clauses[::-1], "then"), both)
+
+
 def test_collisions_and_passes_are_judged_by_partner_side_and_depth() -> None:
     event = Event("passes", 0.1, 2.9, 180.0, "right", None, 1, "behind")
     things = (
@@ -149,14 +161,8 @@ def test_every_clip_has_four_kinds_of_minimally_wrong_captions(train: list[Examp
     assert set(seen) == expected
 
 
-def _colour_claims(text: str) -> set[str]:
-    return {
-        word for word in ("red", "green", "blue", "yellow", "orange", "white", "black") if _says(text, word)
-    }
-
-
 def test_a_wrong_colour_is_wrong_of_the_clip(train: list[Example]) -> None:
-    """Judged from the words alone: with one colour changed the multiset of colours cannot be that of the clip."""
+    """Judged from the words alone: the coloured shapes that it names are not those of the clip."""
     wrong = [(w, n) for w, r in train for n in r["negatives"] if (n["grade"], n["kind"]) == (1, "colour")]
     assert wrong
     for world, negative in wrong:
@@ -176,9 +182,7 @@ def test_training_text_never_names_a_held_out_object(train: list[Example]) -> No
     for _, record in train:
         texts = [n["caption"] for n in record["negatives"]] + [q["question"] for q in record["questions"]]
         for text in texts:
-            assert not any(
-                re.search(rf"\b{colour} {shape}\b", text.lower()) for colour, shape in HELD_OUT_COLOUR_SHAPE
-            )
+            assert not any(re.search(rf"\b{colour} {shape}\b", text.lower()) for colour, shape in HELD_OUT_COLOUR_SHAPE)
 
 
 def test_speaking_of_a_held_out_motion_is_noticed() -> None:
@@ -224,9 +228,7 @@ def _thing_named(world: World, question: str) -> Thing | None:
     words = set(re.findall(r"[a-z]+", question))
     shapes = {t.shape for t in world.things} & words
     colours = {t.colour for t in world.things} & words
-    found = [
-        t for t in world.things if (not shapes or t.shape in shapes) and (not colours or t.colour in colours)
-    ]
+    found = [t for t in world.things if (not shapes or t.shape in shapes) and (not colours or t.colour in colours)]
     return found[0] if len(found) == 1 else None
 
 

@@ -9,9 +9,7 @@ from training.data.webdataset import CorpusError, read_shard, shard_paths, tar_m
 
 
 def test_every_key_comes_with_its_picture_and_its_annotation(tmp_path: Path) -> None:
-    shard = write_shard(
-        tmp_path / "train-00000.tar", {"a": (picture(), {"n": 1}), "b": (picture(), {"n": 2})}
-    )
+    shard = write_shard(tmp_path / "train-00000.tar", {"a": (picture(), {"n": 1}), "b": (picture(), {"n": 2})})
     samples = list(read_shard(shard))
     assert [(s.key, s.record, s.media.name) for s in samples] == [
         ("a", {"n": 1}, "a.jpg"),
@@ -35,9 +33,7 @@ def test_shards_are_found_in_order_and_by_split(tmp_path: Path) -> None:
         ({"a.jpg": b"x", "a.json": b"[]"}, r"a\.json: list; a JSON object"),
     ],
 )
-def test_an_incomplete_key_is_named_with_its_shard(
-    tmp_path: Path, members: dict[str, bytes], message: str
-) -> None:
+def test_an_incomplete_key_is_named_with_its_shard(tmp_path: Path, members: dict[str, bytes], message: str) -> None:
     shard = write_tar(tmp_path / "val-00000.tar", members)
     with pytest.raises(CorpusError, match=rf"val-00000\.tar: {message}"):
         list(read_shard(shard))

@@ -9,7 +9,17 @@ from typing import Any
 
 from training.data.scenes.description import Clause, Description, Mention, describe, holds
 from training.data.scenes.splits import is_held_out
-from training.data.scenes.vocabulary import COLOURS, DIRECTIONS, PATTERNS, SHAPES, SIZES, SPEEDS, TURN_SENSE, TURNING, TURNS
+from training.data.scenes.vocabulary import (
+    COLOURS,
+    DIRECTIONS,
+    PATTERNS,
+    SHAPES,
+    SIZES,
+    SPEEDS,
+    TURN_SENSE,
+    TURNING,
+    TURNS,
+)
 from training.data.scenes.wording import phrase
 from training.data.scenes.world import World
 
@@ -130,7 +140,9 @@ def _change_motion(rng: Random, description: Description) -> Description | None:
     index = rng.randrange(len(description.clauses))
     clause = description.clauses[index]
     if clause.depth:
-        return _with_clause(description, index, replace(clause, depth=_other(rng, ("in front of", "behind"), clause.depth)))
+        return _with_clause(
+            description, index, replace(clause, depth=_other(rng, ("in front of", "behind"), clause.depth))
+        )
     if clause.speed and rng.random() < 0.5:
         return _with_clause(description, index, replace(clause, speed=_other(rng, SPEEDS, clause.speed)))
     if clause.motion == "collides" or any(c.target == clause.subject for c in description.clauses):
@@ -170,7 +182,10 @@ def _swap(rng: Random, description: Description) -> Description | None:
         if any(c.target is not None or c.motion == "rotates" for c in description.clauses):
             return None
         turned = {a: b, b: a}
-        return replace(description, clauses=tuple(replace(c, subject=turned.get(c.subject, c.subject)) for c in description.clauses))
+        return replace(
+            description,
+            clauses=tuple(replace(c, subject=turned.get(c.subject, c.subject)) for c in description.clauses),
+        )
     one, other = description.mentions[a], description.mentions[b]
     if name == "shape" and any(c.motion == "rotates" for c in description.clauses):
         return None
@@ -210,8 +225,10 @@ def speaks_of_held_out(description: Description) -> bool:
     return False
 
 
-def negatives_of(world: World, captions: list[Caption], other: World, held_out: bool, rng: Random) -> list[dict[str, Any]]:
-    """Wrong captions, each false of the world: grade 1 has one change, grade 2 two, grade 3 is of the world ``other``.
+def negatives_of(
+    world: World, captions: list[Caption], other: World, held_out: bool, rng: Random
+) -> list[dict[str, Any]]:
+    """Wrong captions, each false of the world: grade 1 by one change, grade 2 by two, 3 tells of ``other``.
 
     ``held_out`` allows pairs of the test split in them.
     """

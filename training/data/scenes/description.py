@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 from training.data.scenes.world import Event, Thing, World
 
@@ -21,7 +21,10 @@ class Mention:
 
 @dataclass(frozen=True)
 class Clause:
-    """The mention ``subject`` does something, perhaps to the mention ``target``. "stays" is the motion of a still object."""
+    """The mention ``subject`` does something, perhaps to the mention ``target``.
+
+    "stays" is the motion of an object that does nothing.
+    """
 
     subject: int
     motion: str
@@ -33,7 +36,7 @@ class Clause:
 
 @dataclass(frozen=True)
 class Description:
-    """``relation`` says how the clauses that are not "stays" lie in time: "then" (in order), "together" or None."""
+    """``relation`` is how the clauses that are not "stays" lie in time: "then", "together" or None."""
 
     mentions: tuple[Mention, ...]
     clauses: tuple[Clause, ...]
@@ -42,7 +45,7 @@ class Description:
 
 
 def describe(world: World) -> Description:
-    """Everything that matters about the clip: all attributes, all motions and their order, the number of objects."""
+    """All that matters about the clip: all attributes, all motions and their order, the number of objects."""
     mentions = tuple(
         Mention(t.colour, t.shape, t.size, None if t.pattern == "plain" else t.pattern, t.digit) for t in world.things
     )
@@ -72,7 +75,7 @@ def matches(mention: Mention, thing: Thing) -> bool:
 
 
 def holds(description: Description, world: World) -> bool:
-    """Whether the description is true of the world: some choice of different objects for the mentions fits it all."""
+    """Whether the description is true of the world: some choice of different objects for them fits."""
     if description.count is not None and description.count != len(world.things):
         return False
     for chosen in permutations(range(len(world.things)), len(description.mentions)):
@@ -98,12 +101,17 @@ def _is_told_by(event: Event, clause: Clause, chosen: tuple[int, ...]) -> bool:
     if event.motion != clause.motion:
         return False
     target = None if clause.target is None else chosen[clause.target]
-    said = ((clause.direction, event.direction), (clause.speed, event.speed), (clause.depth, event.depth), (target, event.target))
+    said = (
+        (clause.direction, event.direction),
+        (clause.speed, event.speed),
+        (clause.depth, event.depth),
+        (target, event.target),
+    )
     return all(claim is None or claim == fact for claim, fact in said)
 
 
 def _in_time(relation: str | None, events: tuple[Event, ...]) -> bool:
-    following = list(zip(events, events[1:], strict=False))
+    following = list(pairwise(events))
     if relation == "then":
         return all(a.end <= b.start for a, b in following)
     if relation == "together":

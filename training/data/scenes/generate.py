@@ -33,7 +33,8 @@ LICENCE = "CC0-1.0"
 def example_of(seed: int, split: str, index: int) -> tuple[World, dict[str, Any]]:
     """Clip ``index`` of ``split`` as a world and as the record of examples.jsonl.
 
-    ``negatives[].of`` is the index of the caption a wrong one was made from, times are in seconds, lengths in pixels.
+    ``negatives[].of`` is the index of the caption that the wrong one was made from. Times are in
+    seconds, lengths in pixels.
     """
     world = sample_world(seed, split, index)
     rng = Random(f"scenes language/{seed}/{split}/{index}")
@@ -100,7 +101,7 @@ def _settle_seed(out: Path, seed: int) -> None:
 def make_corpus(out: Path, counts: dict[str, int], seed: int = 0, workers: int = 1) -> None:
     """Make all splits in ``out``, then corpus.json and split.json.
 
-    Raises SystemExit when the folder holds clips of another seed, and ValueError for a split that is not known.
+    Raises SystemExit when the folder holds clips of another seed, and ValueError for an unknown split.
     """
     if unknown := sorted(set(counts) - set(SPLITS)):
         raise ValueError(f"splits {unknown}; expected some of {list(SPLITS)}")
@@ -122,7 +123,9 @@ def make_corpus(out: Path, counts: dict[str, int], seed: int = 0, workers: int =
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Make the scenes corpus: small synthetic videos and what is said of them.")
+    parser = argparse.ArgumentParser(
+        description="Make the scenes corpus: small synthetic videos and what is said of them."
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus, made if missing")
     parser.add_argument("--train", type=int, default=8000, help="clips in the train split")
     parser.add_argument("--val", type=int, default=500, help="clips in the val split")
@@ -130,7 +133,12 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="another seed gives another corpus")
     parser.add_argument("--workers", type=int, default=2, help="processes that draw and encode")
     chosen = parser.parse_args(None if arguments is None else list(arguments))
-    make_corpus(chosen.out, {"train": chosen.train, "val": chosen.val, "test": chosen.test}, chosen.seed, chosen.workers)
+    make_corpus(
+        chosen.out,
+        {"train": chosen.train, "val": chosen.val, "test": chosen.test},
+        chosen.seed,
+        chosen.workers,
+    )
 
 
 if __name__ == "__main__":

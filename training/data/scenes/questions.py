@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 from training.data.scenes.captions import speaks_of_held_out
 from training.data.scenes.description import Clause, Description, Mention, holds
@@ -20,7 +21,7 @@ PER_CLIP = 9
 
 
 def reference(world: World, thing: Thing, rng: Random, without: str = "") -> str | None:
-    """A way to name the object that fits no other, which does not tell the attribute ``without``; None if there is none."""
+    """A name that fits only this object, without the attribute ``without``; None if there is none."""
     colour_alone = sum(t.colour == thing.colour for t in world.things) == 1
     shape_alone = sum(t.shape == thing.shape for t in world.things) == 1
     ways = []
@@ -95,7 +96,13 @@ def ask_direction(world: World, rng: Random) -> list[Asked]:
 
     moves = ("which way does {} move?", "in which direction does {} move?")
     asked = _about_each(world, rng, "", lambda t: way(t, ("moves", "passes")), moves)
-    return asked + _about_each(world, rng, "", lambda t: way(t, ("rotates",)), ("which way does {} rotate?", "which way does {} turn?"))
+    return asked + _about_each(
+        world,
+        rng,
+        "",
+        lambda t: way(t, ("rotates",)),
+        ("which way does {} rotate?", "which way does {} turn?"),
+    )
 
 
 def ask_order(world: World, rng: Random) -> list[Asked]:
@@ -140,7 +147,9 @@ def ask_size(world: World, rng: Random) -> list[Asked]:
 
 def ask_pattern(world: World, rng: Random) -> list[Asked]:
     """Whether something is plain, striped or dotted."""
-    asked = _about_each(world, rng, "", lambda t: t.pattern, ("what pattern does {} have?", "is {} plain, striped or dotted?"))
+    asked = _about_each(
+        world, rng, "", lambda t: t.pattern, ("what pattern does {} have?", "is {} plain, striped or dotted?")
+    )
     return [a for a in asked if a[1] != "plain" or rng.random() < 0.58]
 
 
@@ -164,7 +173,9 @@ def ask_motion(world: World, rng: Random) -> list[Asked]:
 
 
 def ask_yes_no(world: World, held_out: bool, rng: Random) -> list[Asked]:
-    """Whether something is there, has an attribute or does something. The answer is drawn first, so both are as frequent.
+    """Whether something is there, has an attribute or does something.
+
+    The answer is drawn first, so both are equally frequent.
 
     ``held_out`` allows pairs of the test split that the clip does not show.
     """
@@ -203,7 +214,7 @@ def _has(world: World, rng: Random, true: bool) -> tuple[str, Description] | Non
     if named is None:
         return None
     value = getattr(thing, name) if true else rng.choice(values[name])
-    new: dict[str, str] = {name: value}
+    new: dict[str, Any] = {name: value}
     mention = replace(Mention(thing.colour, thing.shape), **new)
     return f"is {named} {value}?", Description((mention,), ())
 

@@ -19,7 +19,8 @@ OVERSAMPLE = 3
 MARGIN = 4  # pixels of background beyond each edge, for the shaking camera
 Point = tuple[float, float]
 
-# Five by seven, drawn about 10 by 18 pixels: clear in a 224x224 frame, lost in a 112x112 one.
+# Five by seven, drawn 10 by 18 pixels. In a 224x224 frame each stroke is more than a pixel wide; in a 112x112 one
+# it is less, so digits blur and are harder to read, though not unreadable.
 DIGITS = (
     "01110 10001 10001 10001 10001 10001 01110",
     "00100 01100 00100 00100 00100 00100 01110",
@@ -50,7 +51,20 @@ def outline(shape: str) -> list[Point]:
         return [(radii[k % 2] * math.cos(a), radii[k % 2] * math.sin(a)) for k, a in enumerate(angles)]
     if shape == "cross":
         a, b = 0.17, 0.5
-        return [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
+        return [
+            (-a, -b),
+            (a, -b),
+            (a, -a),
+            (b, -a),
+            (b, a),
+            (a, a),
+            (a, b),
+            (-a, b),
+            (-a, a),
+            (-b, a),
+            (-b, -a),
+            (-a, -a),
+        ]
     if shape == "heart":
         steps = [k * math.pi / 24 for k in range(48)]
         return [
@@ -71,7 +85,11 @@ def second_tone(colour: str) -> tuple[int, int, int]:
     if colour == "yellow":
         return (rgb[0] * 5 // 9, rgb[1] * 5 // 9, rgb[2] * 5 // 9)
     lift = 0.62
-    return (int(rgb[0] + (255 - rgb[0]) * lift), int(rgb[1] + (255 - rgb[1]) * lift), int(rgb[2] + (255 - rgb[2]) * lift))
+    return (
+        int(rgb[0] + (255 - rgb[0]) * lift),
+        int(rgb[1] + (255 - rgb[1]) * lift),
+        int(rgb[2] + (255 - rgb[2]) * lift),
+    )
 
 
 def _pattern(thing: Thing, side: int) -> Image.Image:
@@ -103,7 +121,7 @@ def _digit(thing: Thing) -> Image.Image:
 
 
 def draw_thing(thing: Thing, scale: float = 1.0, angle: float = 0.0) -> Image.Image:
-    """The object as an RGBA picture just large enough for it, its centre in the middle; ``angle`` in degrees."""
+    """The object as an RGBA picture just large enough for it, centred; ``angle`` in degrees."""
     diameter = thing.diameter * scale
     half = math.ceil(0.6 * diameter) + 2
     side = 2 * half * OVERSAMPLE
@@ -174,14 +192,21 @@ def render(world: World) -> Iterator[Image.Image]:
             mask = sprite.getchannel("A")
             if state.opacity < 1:
                 mask = mask.point([int(level * state.opacity) for level in range(256)])
-            corner = (round(state.x) + MARGIN - sprite.width // 2, round(state.y) + MARGIN - sprite.height // 2)
+            corner = (
+                round(state.x) + MARGIN - sprite.width // 2,
+                round(state.y) + MARGIN - sprite.height // 2,
+            )
             frame.paste(sprite, corner, mask)
         dx, dy = (camera.randint(-world.shake, world.shake) + MARGIN for _ in range(2))
         yield frame.crop((dx, dy, dx + WIDTH, dy + HEIGHT))
 
 
 def encode(world: World) -> bytes:
-    """The clip as an MP4 file: H.264, yuv420p, 12 frames per second, 3 seconds."""
+    """The clip as an MP4 file: H.264, yuv420p, 12 frames per second, 3 seconds.
+
+    The bytes may differ a little from run to run, by less than what coding loses: the look-ahead of x264 (core 165,
+    with macroblock trees) reads memory that it has not written.
+    """
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS)
@@ -189,6 +214,6 @@ def encode(world: World) -> bytes:
         # One thread: how x264 divides the work among threads would otherwise show in the bytes.
         stream.options = {"crf": "23", "preset": "veryfast", "threads": "1"}
         for picture in render(world):
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")))
         container.mux(stream.encode())
     return buffer.getvalue()

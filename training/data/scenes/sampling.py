@@ -1,4 +1,4 @@
-"""Sampling a world: which objects, what they do, and where they fit without touching or leaving the picture."""
+"""Sampling a world: which objects, what they do, and where they fit without touching."""
 
 from __future__ import annotations
 
@@ -26,10 +26,26 @@ from training.data.scenes.vocabulary import (
 from training.data.scenes.world import Background, Event, Thing, World
 
 WHOLE, FIRST, SECOND = (0.1, 2.9), (0.1, 1.3), (1.7, 2.9)  # seconds
-KINDS = {"single": 0.12, "sequence": 0.1, "together": 0.18, "ordered": 0.22, "trio": 0.22, "collision": 0.08, "occlusion": 0.08}
+KINDS = {
+    "single": 0.12,
+    "sequence": 0.1,
+    "together": 0.18,
+    "ordered": 0.22,
+    "trio": 0.22,
+    "collision": 0.08,
+    "occlusion": 0.08,
+}
 REACH = 0.57  # half the extent of the widest shape, as a part of its diameter
 BORDER = 5  # pixels kept free at the edge of the picture, more than the camera shakes
-MUTED = ((122, 132, 140), (140, 128, 118), (120, 136, 122), (134, 122, 138), (150, 148, 138), (112, 118, 128), (146, 136, 120))
+MUTED = (
+    (122, 132, 140),
+    (140, 128, 118),
+    (120, 136, 122),
+    (134, 122, 138),
+    (150, 148, 138),
+    (112, 118, 128),
+    (146, 136, 120),
+)
 Window = tuple[float, float]
 
 
@@ -143,7 +159,7 @@ def _move(rng: Random, thing: Thing, window: Window) -> Event:
 
 
 def _place(rng: Random, things: list[Thing]) -> list[Thing] | None:
-    """The objects at places where none touches another or the edge at any frame; None when they do not fit."""
+    """The objects where none touches another or the edge at any frame; None when they do not fit."""
     for _ in range(40):
         placed: list[Thing] = []
         paths: list[list[tuple[float, float, float]]] = []
@@ -168,7 +184,7 @@ def _touch(one: list[tuple[float, float, float]], other: list[tuple[float, float
 
 
 def _collision(rng: Random, things: list[Thing]) -> list[Thing]:
-    """Two objects come from both sides, touch and go back. The first comes from the left or from the right."""
+    """Two objects come from both sides, touch and go back. The first comes from either side."""
     left, right = things if rng.random() < 0.5 else things[::-1]
     meeting, row = rng.randint(140, 180), rng.randint(45, 135)
     travel = rng.randint(55, 85)

@@ -1,9 +1,10 @@
 """The compositional split: pairs that are seen in the test split only.
 
-About 12% of the (colour, shape) pairs and of the (shape, motion) pairs are held out: one pair of each kind for every
-shape, and no colour or motion is taken from more than one or two shapes, so each word is still seen in training with
-nearly everything else. A train or val clip holds none of these pairs, nor does any of its wrong captions or
-questions (else "a purple heart" would always be wrong there). About half of the test clips hold at least one.
+About 12% of the (colour, shape) pairs and of the (shape, motion) pairs are held out: one pair of each kind
+for every shape, each of another colour or motion, so each word is still seen in training with nearly
+everything else. A train or val clip holds none of these pairs, nor does any of its wrong captions or
+questions (else "a purple square" would always be wrong there).
+About half of the test clips hold at least one.
 
 Colliding and passing are motions of their own and are never held out.
 """
@@ -46,7 +47,7 @@ def motion_key(motion: str, direction: str | None) -> str:
 
 
 def is_held_out(colour: str | None, shape: str | None, motions: tuple[tuple[str, str | None], ...]) -> bool:
-    """Whether an object with this colour and shape doing these (motion, direction) pairs is for the test split only."""
+    """Whether an object of this colour and shape doing these (motion, direction) pairs is for test only."""
     if (colour, shape) in HELD_OUT_COLOUR_SHAPE:
         return True
     return any((shape, motion_key(motion, direction)) in HELD_OUT_SHAPE_MOTION for motion, direction in motions)

@@ -29,7 +29,7 @@ OPENINGS = ("", "", "so ", "and now ", "look, ", "okay, ", "you can see that ", 
 
 
 def transcript_of(world: World, rng: Random) -> list[dict[str, Any]]:
-    """One to four sentences {"start", "end" (seconds, within the clip), "text"}, in the order of their starts."""
+    """One to four sentences {"start", "end" (seconds, within the clip), "text"}, ordered by their starts."""
     sentences = [_about(world, rng) for _ in range(rng.choice((1, 1, 2)))]
     sentences += [(rng.uniform(0, DURATION - 0.5), text) for text in rng.sample(OFF_TOPIC, rng.choice((0, 1, 1, 2)))]
     segments = []
@@ -48,7 +48,14 @@ def _about(world: World, rng: Random) -> tuple[float, str]:
     time = events[0].start if events else 0.5
     style = rng.randrange(2**31)
     mention = everything.mentions[clause.subject]
-    shown = rng.choice((Mention(mention.colour, mention.shape), Mention(mention.colour), Mention(None, mention.shape), mention))
+    shown = rng.choice(
+        (
+            Mention(mention.colour, mention.shape),
+            Mention(mention.colour),
+            Mention(None, mention.shape),
+            mention,
+        )
+    )
     opening = rng.choice(OPENINGS)
     if rng.random() < 0.25:
         return time, f"{opening}there is {noun_phrase(shown, style, 'name')}"

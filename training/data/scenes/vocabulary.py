@@ -1,4 +1,4 @@
-"""The closed world of `scenes`: shapes, colours, sizes, patterns and motions, and how large and fast things are."""
+"""The closed world of `scenes`: shapes, colours, sizes, patterns, motions; how large and fast they are."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (250, 250, 250),
     "black": (14, 14, 16),
 }
-SIZES: dict[str, tuple[int, int]] = {"small": (31, 37), "large": (55, 64)}  # pixels, smallest and largest diameter
+SIZES: dict[str, tuple[int, int]] = {
+    "small": (31, 37),
+    "large": (55, 64),
+}  # pixels, smallest and largest diameter
 PATTERNS = ("plain", "striped", "dotted")
 DIRECTIONS = ("left", "right", "up", "down")
 TURNS = ("clockwise", "counterclockwise")
 SPEEDS = ("slow", "fast")
 
-# A turned circle or ring looks the same; of a turned square, cross or star the sense is easily mistaken when the
-# frames are half a second apart, so only these say which way they turn.
+# A turned circle or ring looks the same. Of a turned square, cross or star the sense is easily mistaken when
+# the frames are half a second apart, so only the others say which way they turn.
 TURNING = ("square", "triangle", "star", "cross", "diamond", "heart")
 TURN_SENSE = ("triangle", "diamond", "heart")
 
@@ -36,4 +39,11 @@ GROWTH = {"small": 1.9, "large": 1.45}
 SHRINKAGE = 0.5
 
 # How often each simple motion is sampled.
-MOTION_WEIGHTS = {"moves": 0.44, "rotates": 0.15, "grows": 0.12, "shrinks": 0.12, "appears": 0.085, "disappears": 0.085}
+MOTION_WEIGHTS = {
+    "moves": 0.44,
+    "rotates": 0.15,
+    "grows": 0.12,
+    "shrinks": 0.12,
+    "appears": 0.085,
+    "disappears": 0.085,
+}

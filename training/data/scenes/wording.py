@@ -1,7 +1,7 @@
 """Putting a description into words.
 
-Every choice of words is made by its slot and a style number, not by what is said there, so the same style puts a
-description and a slightly wrong copy of it into sentences that differ only where the descriptions differ.
+Every choice of words is made by its slot and a style number, not by what is said there, so the same style
+puts a description and a slightly wrong copy of it into sentences that differ only where these differ.
 """
 
 from __future__ import annotations
@@ -39,22 +39,43 @@ MOTIONS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "rotates": (("rotates{d}", "rotating{d}"), ("turns{d}", "turning{d}"), ("spins{d}", "spinning{d}")),
     "grows": (("grows", "growing"), ("gets bigger", "getting bigger"), ("becomes larger", "becoming larger")),
-    "shrinks": (("shrinks", "shrinking"), ("gets smaller", "getting smaller"), ("becomes smaller", "becoming smaller")),
-    "appears": (("appears", "appearing"), ("shows up", "showing up"), ("comes into view", "coming into view")),
+    "shrinks": (
+        ("shrinks", "shrinking"),
+        ("gets smaller", "getting smaller"),
+        ("becomes smaller", "becoming smaller"),
+    ),
+    "appears": (
+        ("appears", "appearing"),
+        ("shows up", "showing up"),
+        ("comes into view", "coming into view"),
+    ),
     "disappears": (("disappears", "disappearing"), ("vanishes", "vanishing"), ("fades away", "fading away")),
-    "stays": (("stays still", "staying still"), ("remains motionless", "remaining motionless"), ("does nothing", "doing nothing")),
+    "stays": (
+        ("stays still", "staying still"),
+        ("remains motionless", "remaining motionless"),
+        ("does nothing", "doing nothing"),
+    ),
     "collides": (
         ("{f}collides with {t} and bounces back", "{f}colliding with {t} and bouncing back"),
         ("{f}bumps into {t} and bounces off", "{f}bumping into {t} and bouncing off"),
         ("{f}hits {t} and bounces back", "{f}hitting {t} and bouncing back"),
     ),
-    "passes": (("passes {z} {t}", "passing {z} {t}"), ("moves {z} {t}", "moving {z} {t}"), ("slides {z} {t}", "sliding {z} {t}")),
+    "passes": (
+        ("passes {z} {t}", "passing {z} {t}"),
+        ("moves {z} {t}", "moving {z} {t}"),
+        ("slides {z} {t}", "sliding {z} {t}"),
+    ),
 }
 PLURAL_STAYS = ("stay still", "remain motionless", "do nothing")
 SPEED_WORDS = {"slow": ("slowly", "slowly", "at a slow pace"), "fast": ("quickly", "fast", "at high speed")}
 TOGETHER = ("{0} while {1}", "{0} and at the same time {1}", "as {0}, {1}", "{0}, and meanwhile {1}")
 THEN = ("{0}, then {1}", "first {0}, and then {1}", "{1} after {0}", "{0} before {1}", "after {0}, {1}")
-THEN_SAME = ("{np} {0} and then {1}", "{np} first {0}, then {1}", "{np} {0} before it {1}", "{np} {0} and afterwards {1}")
+THEN_SAME = (
+    "{np} {0} and then {1}",
+    "{np} first {0}, then {1}",
+    "{np} {0} before it {1}",
+    "{np} {0} and afterwards {1}",
+)
 FRAMES = ("{}", "{}", "{}", "in this clip {}", "we see how {}", "a video in which {}", "here {}")
 COUNTED = ("{n} {o}: {}", "there {is_are} {n} {o}: {}", "{n} {o} on the screen: {}")
 
@@ -66,7 +87,9 @@ def choose(options: Sequence[str], style: int, slot: str) -> str:
 
 def noun_phrase(mention: Mention, style: int, slot: str, article: str | None = "a") -> str:
     """For example "a large striped red circle with a 7 on it"; article "a", "the" or None for none."""
-    word = {name: choose(SYNONYMS.get(value, (value,)), style, f"{slot}/{name}") for name, value in _attributes(mention)}
+    word = {
+        name: choose(SYNONYMS.get(value, (value,)), style, f"{slot}/{name}") for name, value in _attributes(mention)
+    }
     noun = word.get("shape") or choose(("object", "shape", "thing"), style, f"{slot}/noun")
     pattern_last = choose(("yes", "no", "no"), style, f"{slot}/pattern last") == "yes"
     adjectives = [word.get("size")]
@@ -80,7 +103,12 @@ def noun_phrase(mention: Mention, style: int, slot: str, article: str | None = "
         figure = choose((str(mention.digit), str(mention.digit), DIGIT_WORDS[mention.digit]), style, f"{slot}/figure")
         # "carrying" and not "with an 8 / a 7": the article would give a wrong digit away.
         joint = "and" if after else "with"
-        options = (f"{joint} the digit {figure} on it", f"{joint} the number {figure} on it", f"marked {figure}", f"carrying the number {figure}")
+        options = (
+            f"{joint} the digit {figure} on it",
+            f"{joint} the number {figure} on it",
+            f"marked {figure}",
+            f"carrying the number {figure}",
+        )
         after.append(choose(options, style, f"{slot}/digit"))
     text = " ".join([*(a for a in adjectives if a), noun, *after])
     if article == "a":
@@ -89,7 +117,12 @@ def noun_phrase(mention: Mention, style: int, slot: str, article: str | None = "
 
 
 def _attributes(mention: Mention) -> list[tuple[str, str]]:
-    named = (("colour", mention.colour), ("shape", mention.shape), ("size", mention.size), ("pattern", mention.pattern))
+    named = (
+        ("colour", mention.colour),
+        ("shape", mention.shape),
+        ("size", mention.size),
+        ("pattern", mention.pattern),
+    )
     return [(name, value) for name, value in named if value]
 
 
@@ -98,8 +131,7 @@ def verb_phrase(clause: Clause, description: Description, style: int, slot: str,
     forms = MOTIONS[clause.motion]
     if clause.motion == "moves" and clause.direction is None:
         forms = (("moves", "moving"), ("changes its place", "changing its place"))
-    kind = "passes" if clause.motion == "passes" else clause.motion
-    form = forms[zlib.crc32(f"{style}/{slot}/{kind}".encode()) % len(forms)][1 if progressive else 0]
+    form = forms[zlib.crc32(f"{style}/{slot}/{clause.motion}".encode()) % len(forms)][1 if progressive else 0]
     target = "" if clause.target is None else noun_phrase(description.mentions[clause.target], style, f"{slot}/target")
     d = clause.direction or ""
     if clause.motion == "rotates":
@@ -121,7 +153,9 @@ def phrase(description: Description, style: int) -> str:
     progressive = alone and choose(("yes", "no"), style, "progressive") == "yes"
     core = _moving_part(description, [c for _, c in moving], style, progressive)
     rest = _still_part(description, [c for _, c in still], style, progressive)
-    core = core + (choose((", and {}", " while {}", "; {}"), style, "still joint").format(rest) if core and rest else rest)
+    core = core + (
+        choose((", and {}", " while {}", "; {}"), style, "still joint").format(rest) if core and rest else rest
+    )
     if description.count is not None:
         many = description.count != 1
         objects = choose(("object", "shape"), style, "objects") + ("s" if many else "")

@@ -1,4 +1,4 @@
-"""What a clip contains: objects with attributes and timed events, a background, camera shake. No pixels, no words."""
+"""What a clip contains: objects with attributes and timed events, a background, camera shake."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from training.data.scenes.splits import is_held_out
 class Event:
     """Something an object does between ``start`` and ``end`` (seconds).
 
-    ``amount`` is signed pixels for moves, collides and passes (right and down positive), signed degrees for rotates
-    (clockwise positive), the final scale for grows and shrinks, and 0 otherwise. ``direction`` is None where
-    the eye could not tell it. ``target`` is the index of the other object of a collision or a pass, and ``depth``
-    ("in front of" or "behind") says on which side of it a passing object goes.
+    ``amount`` is signed pixels for moves, collides and passes (right and down positive), signed degrees for
+    rotates (clockwise positive), the final scale for grows and shrinks, else 0. ``direction`` is None where
+    the eye could not tell it. ``target`` is the index of the other object of a collision or a pass, and
+    ``depth`` ("in front of" or "behind") says on which side of it a passing object goes.
     """
 
     motion: str
@@ -29,7 +29,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object: its attributes, its centre at the start (pixels), its diameter (pixels) and its events in order."""
+    """An object: its attributes, diameter and centre at the start (pixels), and its events in order."""
 
     shape: str
     colour: str
@@ -48,7 +48,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Background:
-    """``kind`` is flat, gradient, checker, noise or stripes; two muted RGB colours; ``seed`` feeds the noise."""
+    """``kind``: flat, gradient, checker, noise or stripes; two muted RGB colours; ``seed`` for noise."""
 
     kind: str
     first: tuple[int, int, int]
@@ -59,7 +59,7 @@ class Background:
 
 @dataclass(frozen=True)
 class World:
-    """A whole clip. ``drawing_order`` lists object indices from the back to the front; ``shake`` is in pixels."""
+    """A whole clip. ``drawing_order``: the objects' indices from back to front; ``shake`` is in pixels."""
 
     kind: str
     things: tuple[Thing, ...]

@@ -21,22 +21,23 @@ STRIDE_16, STRIDE_32 = 3, 4
 
 def backbone_stages(model: nn.Module) -> list[nn.Sequential]:
     """The five stages (strides 2, 4, 8, 16, 32) of a timm ResNet or EfficientNet without its classifier."""
+    part = model.get_submodule
     if hasattr(model, "conv_stem"):
-        blocks = list(model.blocks)
+        blocks = list(part("blocks").children())
         return [
-            nn.Sequential(model.conv_stem, model.bn1, blocks[0]),
+            nn.Sequential(part("conv_stem"), part("bn1"), blocks[0]),
             nn.Sequential(blocks[1]),
             nn.Sequential(blocks[2]),
             nn.Sequential(*blocks[3:5]),
-            nn.Sequential(*blocks[5:], model.conv_head, model.bn2),
+            nn.Sequential(*blocks[5:], part("conv_head"), part("bn2")),
         ]
     if hasattr(model, "layer4"):
         return [
-            nn.Sequential(model.conv1, model.bn1, model.act1),
-            nn.Sequential(model.maxpool, model.layer1),
-            nn.Sequential(model.layer2),
-            nn.Sequential(model.layer3),
-            nn.Sequential(model.layer4),
+            nn.Sequential(part("conv1"), part("bn1"), part("act1")),
+            nn.Sequential(part("maxpool"), part("layer1")),
+            nn.Sequential(part("layer2")),
+            nn.Sequential(part("layer3")),
+            nn.Sequential(part("layer4")),
         ]
     raise ValueError(f"backbone: {type(model).__name__} given; a timm ResNet or EfficientNet was expected")
 
@@ -113,7 +114,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, heads, length, width / heads)
         out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).reshape(n, length, width))
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(n, length, width))
+        return projected
 
 
 class DropPath(nn.Module):
@@ -180,11 +182,11 @@ class HybridTransformer(nn.Module):
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """(N, F, Y, X, D) -> (N, F, V, D). `times`: indices (F,) of the learned time of each frame."""
         n, f, y, x, d = x_NFYXD.shape
-        position = self.position
+        position: Tensor = self.position
         if (y, x) != self.grid:
             grid = position.reshape(1, *self.grid, d).permute(0, 3, 1, 2)
             position = F.interpolate(grid, (y, x), mode="bicubic").flatten(2).transpose(1, 2)
-        time = self.time
+        time: Tensor = self.time
         if times is not None:
             time = time[:, times]
         elif f != time.shape[1]:

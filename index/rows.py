@@ -1,0 +1,92 @@
+"""Rows of the catalogue and the records they are read as; every function works in an open transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index.filter_sql import where_clause
+from index.filters import Filter
+from index.records import Hit, NewVideo, Video, check_metadata, kind_of, metadata_json
+
+VIDEO_COLUMNS = "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
+
+
+def read_video(row: tuple[Any, ...]) -> Video:
+    """The record of a row of ``VIDEO_COLUMNS``."""
+    video_id, content, path, title, duration, width, height, metadata, added_at, clip_count = row
+    values = json.loads(metadata)
+    return Video(video_id, content, path, title, duration, width, height, values, added_at, clip_count)
+
+
+def find_video(connection: sqlite3.Connection, condition: str, value: int | str) -> Video | None:
+    """The only video for which ``condition`` (SQL with one ?) holds of ``value``; None where there is none."""
+    row = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {condition}", (value,)).fetchone()
+    return None if row is None else read_video(row)
+
+
+def next_clip(connection: sqlite3.Connection) -> int:
+    """The next clip id: above every id ever given out, deleted ones included (AUTOINCREMENT keeps count)."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'clips'").fetchone()
+    return 1 + (row[0] if row else 0)
+
+
+def insert_video(connection: sqlite3.Connection, video: NewVideo, first_clip: int, clip_count: int) -> int:
+    """Write the video with its metadata and return its id."""
+    metadata = check_metadata(video.metadata)
+    row = connection.execute(
+        "INSERT INTO videos (content_sha256, path, title, duration, width, height, metadata, added_at,"
+        " first_clip, clip_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            *(video.content_sha256, video.path, video.title),
+            *(float(video.duration), video.width, video.height),
+            *(metadata_json(metadata), time.time(), first_clip, clip_count),
+        ),
+    ).fetchone()
+    connection.executemany(
+        "INSERT INTO video_metadata VALUES (?, ?, ?, ?)",
+        [(row[0], key, kind_of(value), value) for key, value in metadata.items()],
+    )
+    return int(row[0])
+
+
+def log_change(connection: sqlite3.Connection, kind: str, first_clip: int, clip_count: int) -> None:
+    """Number this change (``kind``: add or delete), so that every index learns of it."""
+    connection.execute(
+        "INSERT INTO changes (kind, first_clip, clip_count) VALUES (?, ?, ?)", (kind, first_clip, clip_count)
+    )
+
+
+def allowed_clips(connection: sqlite3.Connection, where: Filter) -> npt.NDArray[np.bool_]:
+    """True at the id of every clip whose video passes the filter."""
+    clause, parameters = where_clause(where)
+    query = f"SELECT first_clip, first_clip + clip_count FROM videos WHERE {clause}"
+    spans = connection.execute(query, parameters).fetchall()
+    allowed = np.zeros(max((end for _, end in spans), default=0), dtype=bool)
+    for first, end in spans:
+        allowed[first:end] = True
+    return allowed
+
+
+def hits_of(connection: sqlite3.Connection, found: Sequence[tuple[int, float]]) -> list[Hit]:
+    """The records of (clip id, cosine) pairs, in their order."""
+    clips = _by_id(connection, "SELECT id, video_id, start, end FROM clips", {clip_id for clip_id, _ in found})
+    rows = _by_id(connection, f"SELECT {VIDEO_COLUMNS} FROM videos", {row[1] for row in clips.values()})
+    videos = {video_id: read_video(row) for video_id, row in rows.items()}
+    hits = []
+    for clip_id, similarity in found:
+        _, video_id, start, end = clips[clip_id]
+        # Rounding can carry a cosine beyond 1 in the seventh digit.
+        hits.append(Hit(clip_id, video_id, start, end, min(1.0, max(-1.0, similarity)), videos[video_id]))
+    return hits
+
+
+def _by_id(connection: sqlite3.Connection, select: str, ids: set[int]) -> dict[int, tuple[Any, ...]]:
+    rows = connection.execute(f"{select} WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(ids)),))
+    return {row[0]: row for row in rows}

@@ -1,0 +1,80 @@
+"""The bundle's folder: documents, manifest, and the swap that makes it appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vitascope.bundle import file_sha256
+from vitascope.errors import InvalidInput
+from vitascope.manifest import MANIFEST_NAME, FileEntry, Manifest
+
+CARD_NAME, PARITY_NAME, NOTICE_NAME = "MODEL_CARD.md", "parity.json", "NOTICE.md"
+TOKENIZER_NAME, ANSWERS_NAME = "tokenizer.json", "answers.json"
+
+
+@contextmanager
+def folder_replaced_whole(out: Path) -> Iterator[Path]:
+    """A new folder beside `out` that takes its place at the end; after an error nothing of it is left.
+
+    A bundle that is there already serves until then. Raises InvalidInput when `out` is something else.
+    """
+    if out.exists() and not (out / MANIFEST_NAME).is_file():
+        raise InvalidInput(f"out: {out} exists and is not a bundle; a new folder or a bundle was expected")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield part
+        part.chmod(0o755)
+        _sync(part)
+        _swap(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_documents(folder: Path, documents: Mapping[str, str]) -> None:
+    """Text files by name, UTF-8."""
+    for name, text in documents.items():
+        (folder / name).write_text(text, "utf-8")
+
+
+def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
+    """manifest.json of `folder`: `fields`, and the size and SHA-256 of every file that is there.
+
+    Raises pydantic.ValidationError when fields are missing or a file they name is.
+    """
+    files = {
+        path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST_NAME
+    }
+    manifest = Manifest.model_validate({**fields, "files": files})
+    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    return manifest
+
+
+def answers_document(answers: list[str]) -> str:
+    """answers.json: a list in the order of the logits, one a line."""
+    return json.dumps(answers, ensure_ascii=False, indent=0) + "\n"
+
+
+def _swap(part: Path, out: Path) -> None:
+    if not out.exists():
+        part.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    out.rename(old / out.name)
+    part.rename(out)
+    shutil.rmtree(old)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

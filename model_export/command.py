@@ -1,0 +1,101 @@
+"""The `export` subcommand of `vitascope`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Add = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace], dict[str, Any]]
+
+DESCRIPTION = """\
+Turn a checkpoint into a bundle: a folder with ONNX graphs, tokenizer, answers, card and parity report, which the
+serving half opens without torch.
+
+Before the bundle appears, every graph is run beside the trained model on fresh random inputs, and with --data also
+on real ones: float32 outputs may differ by 1e-4 at most and must find the same videos first (Recall@1). With
+smaller weights a vector must keep a cosine of 0.999 and Recall@1 may move by one point. If a check fails, the
+output and the difference are named, nothing is written, and a bundle that is already there stays.
+
+MODEL may also be a bundle: then --metrics renews its card and stated metrics, and nothing else.
+"""
+EPILOG = """\
+precision of the stored weights (arithmetic is always float32, and as fast):
+  float32           as trained
+  float16-weights   half the size
+  int8-weights      about a third of the size: int8 per output channel where that is accurate, else float16
+
+examples:
+  vitascope export runs/hd-vila-tiny/checkpoint --out bundles/hd-vila-tiny --data data/packed
+  vitascope export runs/mine/checkpoint --out /srv/models/mine --precision float32 --version 2.1.0
+
+  vitascope evaluate bundles/hd-vila-tiny --data data/packed --out metrics.json
+  vitascope export bundles/hd-vila-tiny --metrics metrics.json     put the numbers into the card
+"""
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = DESCRIPTION
+    parser.epilog = EPILOG
+    parser.add_argument("model", type=Path, metavar="MODEL", help="checkpoint folder of `train`, or a bundle")
+    parser.add_argument("--out", type=Path, help="bundle folder to write (a bundle there is replaced at the end)")
+    parser.add_argument("--name", help="the bundle's name: lower case letters, digits, . _ - (default: of the folder)")
+    parser.add_argument("--version", default="1.0.0", help="the bundle's version (default: %(default)s)")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "float16-weights", "int8-weights"),
+        default="int8-weights",
+        help="how weights are stored (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="folder of packed corpora; their validation splits serve for real inputs, Recall@1 and calibration",
+    )
+    parser.add_argument("--metrics", type=Path, help="JSON file of `vitascope evaluate --out`, for the card")
+    parser.add_argument("--licence", help="terms of use (default: what the training data's terms leave)")
+    parser.add_argument("--seed", type=int, help="of the random inputs of the checks (default: a fresh one)")
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from model_export.export import export_checkpoint, restate_bundle
+    from vitascope.bundle import Bundle
+    from vitascope.errors import InvalidInput
+    from vitascope.manifest import MANIFEST_NAME
+
+    if (args.model / MANIFEST_NAME).is_file():
+        if args.metrics is None or args.out not in (None, args.model):
+            raise InvalidInput(f"{args.model} is a bundle: --metrics was expected, and no other --out")
+        bundle = Bundle.open(restate_bundle(args.model, args.metrics))
+    else:
+        if args.out is None:
+            raise InvalidInput("out: missing; the bundle folder to write was expected (--out FOLDER)")
+        out = export_checkpoint(
+            args.model,
+            args.out,
+            name=args.name,
+            version=args.version,
+            precision=args.precision,
+            data=args.data,
+            metrics=args.metrics,
+            licence=args.licence,
+            seed=args.seed,
+            say=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+        bundle = Bundle.open(out)
+    manifest = bundle.manifest
+    return {
+        "bundle": str(bundle.folder),
+        "tasks": list(manifest.tasks),
+        "precision": manifest.precision,
+        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "card": str(bundle.folder / manifest.model_card),
+        "parity": str(bundle.folder / manifest.parity_report),
+        "fingerprint": bundle.fingerprint,
+    }
+
+
+COMMANDS: dict[str, tuple[Add, Run]] = {"export": (_arguments, _export)}

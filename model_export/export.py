@@ -1,0 +1,281 @@
+"""Checkpoint in, verified bundle out.
+
+Every graph is exported in float32 and compared with the trained model; where weights are stored smaller, the smaller
+graphs are compared as well. Only then does the bundle's folder appear.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from model_export.assemble import (
+    ANSWERS_NAME,
+    CARD_NAME,
+    NOTICE_NAME,
+    PARITY_NAME,
+    TOKENIZER_NAME,
+    answers_document,
+    folder_replaced_whole,
+    write_documents,
+    write_manifest,
+)
+from model_export.calibrate import Fitted, calibrate, engine_answer_logits
+from model_export.card import Metrics, Provenance, headline_metrics, model_card, read_metrics
+from model_export.graphs import OPSET, export_graphs
+from model_export.parity import (
+    FLOAT32,
+    REDUCED,
+    Case,
+    ParityReport,
+    Tolerance,
+    check_outputs,
+    random_cases,
+    real_cases,
+)
+from model_export.recall import Embedded, check_recall, embed
+from model_export.sources import STARTS, Source, corpus_source, licence_of, notice
+from model_export.weights import Precision, store
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.data.packed import PACK_NAME, Packed, open_packed
+from training.evaluation.encoder import TorchEncoder
+from vitascope.bundle import Bundle
+from vitascope.engine import OnnxRuntimeEngine
+from vitascope.errors import InvalidInput
+from vitascope.manifest import GraphName, Manifest, Task
+from vitascope.model import Model
+from vitascope.tokenise import Tokenizer
+
+Say = Callable[[str], None]
+"""Told what happens next, for people who wait."""
+
+LIMIT = 1000
+"""Validation examples per corpus that take part in the checks and the calibration."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One export, as it was asked for."""
+
+    held: Checkpoint
+    name: str
+    version: str
+    licence: str
+    sources: list[Source]
+    corpora: dict[str, Packed]
+    tokenizer: Tokenizer
+    seed: int
+    say: Say
+
+
+def export_checkpoint(
+    model: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    version: str = "1.0.0",
+    precision: Precision = "int8-weights",
+    data: Path | None = None,
+    metrics: Path | None = None,
+    licence: str | None = None,
+    seed: int | None = None,
+    say: Say = lambda _: None,
+) -> Path:
+    """Export the checkpoint folder `model` as a bundle at `out`; returns `out`.
+
+    name: default the folder's name. data: folder of packed corpora; the validation splits of those that the
+    checkpoint was trained on are used for parity on real inputs, for equal Recall@1 and for calibration.
+    metrics: JSON of `vitascope evaluate --out`. licence: default what the training data's terms leave.
+    seed: of the random parity inputs; default a fresh one.
+
+    Raises ParityError when a graph does not answer as torch does, InvalidInput for what cannot be exported; in
+    both cases no bundle is written and one that was at `out` stays as it was.
+    """
+    job = _job(model, name or out.name, version, data, licence, seed, say)
+    measured = read_metrics(metrics) if metrics else {}
+    with folder_replaced_whole(out) as folder:
+        say("exporting graphs (torch to ONNX)")
+        graphs = export_graphs(job.held.model)
+        _Export(job, graphs, folder, precision).run(measured)
+    return out
+
+
+def restate_bundle(bundle: Path, metrics: Path) -> Path:
+    """Put an evaluation's numbers into a bundle's card and manifest. Its graphs and fingerprint stay as they are.
+
+    Raises BundleError, and InvalidInput for a bundle that was not exported here or metrics that cannot be read.
+    """
+    opened = Bundle.open(bundle)
+    measured = read_metrics(metrics)
+    if "provenance" not in opened.manifest.extra:
+        raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
+    report = ParityReport.model_validate_json((bundle / opened.manifest.parity_report).read_text("utf-8"))
+    with folder_replaced_whole(bundle) as folder:
+        for name in opened.manifest.files:
+            shutil.copyfile(bundle / name, folder / name)
+        write_documents(folder, {opened.manifest.model_card: model_card(opened.manifest, report, measured)})
+        write_manifest(folder, opened.manifest.model_dump() | {"metrics": headline_metrics(measured)})
+    return bundle
+
+
+def _job(
+    model: Path, name: str, version: str, data: Path | None, licence: str | None, seed: int | None, say: Say
+) -> _Job:
+    try:
+        held = checkpoint.load(model)
+    except FileNotFoundError as error:
+        raise InvalidInput(str(error)) from error
+    held.model.eval()
+    if len(held.answers) != held.model.cfg.answers:
+        raise InvalidInput(
+            f"{model}: {len(held.answers)} answers in its vocabulary; its answer head has {held.model.cfg.answers}"
+        )
+    names = dict.fromkeys(source.corpus for stage in held.recipe.stages for source in stage.sources)
+    sources = [corpus_source(corpus, data) for corpus in names]
+    if held.recipe.start == "pretrained":
+        sources += STARTS
+    return _Job(
+        held=held,
+        name=name,
+        version=version,
+        licence=licence or licence_of(sources),
+        sources=sources,
+        corpora=_validation_splits(list(names), data),
+        tokenizer=Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length),
+        seed=secrets.randbits(32) if seed is None else seed,
+        say=say,
+    )
+
+
+def _validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]:
+    if data is None:
+        return {}
+    found = {n: open_packed(data / n / "val") for n in names if (data / n / "val" / PACK_NAME).is_file()}
+    if not found:
+        raise InvalidInput(f"data: {data} has no validation split of {names}; {data}/CORPUS/val was expected")
+    return {name: replace(packed, examples=packed.examples[:LIMIT]) for name, packed in found.items()}
+
+
+class _Export:
+    """One bundle on its way: graphs, checks, calibration, documents."""
+
+    def __init__(
+        self, job: _Job, graphs: Mapping[GraphName, onnx.ModelProto], folder: Path, precision: Precision
+    ) -> None:
+        self.job, self.graphs, self.folder, self.precision = job, graphs, folder, precision
+        model, answers = job.held.model, job.held.answers
+        cases = random_cases(model, job.seed)
+        for graph, more in real_cases(model, job.tokenizer, job.corpora.values()).items():
+            cases[graph] += more
+        self.cases: Mapping[str, list[Case]] = cases
+        torch_side = TorchEncoder(model, job.tokenizer, answers)
+        if job.corpora:
+            job.say("embedding validation splits with torch")
+        self.expected = {n: embed(torch_side, p, model.cfg.low_frames) for n, p in job.corpora.items()}
+        self.report = ParityReport(
+            model=job.name,
+            precision=precision,
+            seed=job.seed,
+            versions={p: package_version(p) for p in ("torch", "onnx", "onnxruntime")} | {"opset": str(OPSET)},
+            tolerances={"float32": FLOAT32} | ({} if precision == "float32" else {precision: REDUCED}),
+            outputs=[],
+            recall=[],
+        )
+
+    def run(self, metrics: Metrics) -> Manifest:
+        if self.precision != "float32":
+            with tempfile.TemporaryDirectory(prefix=f".{self.folder.name}.", dir=self.folder.parent) as whole:
+                self._stage(Path(whole), "float32", FLOAT32)
+        tolerance = FLOAT32 if self.precision == "float32" else REDUCED
+        runtime, embedded = self._stage(self.folder, self.precision, tolerance)
+        fitted = self._calibrate(runtime, embedded)
+        self.job.say("writing the card")
+        fields = self._fields(fitted, headline_metrics(metrics))
+        write_documents(self.folder, {PARITY_NAME: self.report.model_dump_json(indent=1) + "\n"})
+        draft = write_manifest(self.folder, fields)
+        write_documents(self.folder, {CARD_NAME: model_card(draft, self.report, metrics)})
+        manifest = write_manifest(self.folder, fields)
+        Model.open(self.folder, device="cpu").warm()
+        return manifest
+
+    def _stage(self, folder: Path, precision: Precision, tolerance: Tolerance) -> tuple[Model, dict[str, Embedded]]:
+        """Store the graphs at one precision, compare them, and open them as a bundle."""
+        self.job.say(f"checking graphs with weights stored as {precision}")
+        files = store(self.graphs, folder, precision)
+        paths = {graph: folder / files[graph] for graph in self.graphs}
+        model, outputs = self.job.held.model, list(self.report.outputs)
+        outputs += check_outputs(model, paths, self.cases, precision, tolerance)
+        self._write_draft(folder)
+        runtime = Model.open(folder, device="cpu")
+        recall, embedded = list(self.report.recall), {}
+        for name, packed in self.job.corpora.items():
+            self.job.say(f"Recall@1 on {name}/val with weights stored as {precision}")
+            embedded[name] = embed(runtime, packed, model.cfg.low_frames)
+            recall += check_recall(self.expected[name], embedded[name], name, precision, tolerance)
+        self.report = self.report.model_copy(update={"outputs": outputs, "recall": recall})
+        return runtime, embedded
+
+    def _write_draft(self, folder: Path) -> None:
+        """A bundle that opens, with everything but its card, report and calibration."""
+        held = self.job.held
+        shutil.copyfile(held.tokenizer, folder / TOKENIZER_NAME)
+        documents = {CARD_NAME: "", PARITY_NAME: "", NOTICE_NAME: notice(self.job.sources)}
+        if held.answers:
+            documents[ANSWERS_NAME] = answers_document(held.answers)
+        write_documents(folder, documents)
+        write_manifest(folder, self._fields(Fitted(), {}))
+
+    def _calibrate(self, runtime: Model, embedded: Mapping[str, Embedded]) -> Fitted:
+        if not embedded:
+            return Fitted()
+        self.job.say("calibrating on validation splits")
+        path, logits = runtime.bundle.graph_path("answer"), None
+        if path is not None:
+            logits = engine_answer_logits(OnnxRuntimeEngine(path, device="cpu"), self.job.tokenizer)
+        return calibrate(runtime, embedded, self.job.held.answers, logits)
+
+    def _fields(self, fitted: Fitted, metrics: Mapping[str, float]) -> dict[str, Any]:
+        job, cfg, recipe = self.job, self.job.held.model.cfg, self.job.held.recipe
+        tasks: list[Task] = ["retrieval", "matching", *(["answering"] if cfg.answers else [])]  # type: ignore[list-item]
+        provenance = Provenance(
+            recipe=recipe.name,
+            seed=recipe.seed,
+            start=recipe.start,
+            step=job.held.step,
+            config=cfg,
+            answers=cfg.answers,
+            sources=job.sources,
+            calibration=fitted.facts,
+        )
+        return {
+            "name": job.name,
+            "version": job.version,
+            "architecture": f"hd-vila-{cfg.size}",
+            "tasks": tasks,
+            "streams": cfg.streams(),
+            "graphs": {graph: f"{graph}.onnx" for graph in self.graphs},
+            "vector_width": cfg.vector_width,
+            "visual_tokens": cfg.visual_tokens,
+            "visual_width": cfg.hybrid_width,
+            "text_length": cfg.text_length,
+            "temperature": cfg.temperature,
+            "tokenizer": TOKENIZER_NAME,
+            "answers": ANSWERS_NAME if cfg.answers else None,
+            "model_card": CARD_NAME,
+            "parity_report": PARITY_NAME,
+            "calibration": fitted.calibration,
+            "precision": self.precision,
+            "training_data": [f"{s.name}: {s.terms}" for s in job.sources if s not in STARTS],
+            "metrics": dict(metrics),
+            "licence": job.licence,
+            "extra": {"provenance": provenance.model_dump(mode="json")},
+        }

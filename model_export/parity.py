@@ -1,0 +1,253 @@
+"""Do a bundle's graphs answer as the trained model does? Torch against ONNX Runtime, output by output.
+
+Float32 graphs are always checked; graphs with reduced weights are checked besides, with wider tolerances.
+Shape letters: B samples, C clips, L text tokens, D vector width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from model_export.graphs import Arrays, GraphSpec, graph_specs, random_streams, random_tokens
+from model_export.weights import Precision
+from training.data.packed import Packed
+from training.evaluation.embedding import streams_of
+from training.models.hdvila import HdVila
+from vitascope.engine import OnnxRuntimeEngine
+from vitascope.errors import VitascopeError
+from vitascope.manifest import GraphName, Strict
+from vitascope.tokenise import Tokenizer
+
+Origin = Literal["random", "real"]
+
+
+class ParityError(VitascopeError):
+    """A graph does not answer as the trained model does. No bundle is written."""
+
+    code = "parity_error"
+
+
+class Tolerance(Strict):
+    """What may differ at one precision."""
+
+    max_difference: float | None
+    """Largest absolute difference of any value; None: not limited, the cosine decides."""
+    cosine: float
+    """Least cosine of a sample's output with torch's."""
+    recall: float
+    """Largest difference of Recall@1, in points. 0: every query agrees, near ties aside."""
+
+
+FLOAT32 = Tolerance(max_difference=1e-4, cosine=0.99999, recall=0.0)
+REDUCED = Tolerance(max_difference=None, cosine=0.999, recall=1.0)
+
+
+class OutputCheck(Strict):
+    """One output of one graph over all inputs of one origin."""
+
+    precision: Precision
+    graph: GraphName
+    output: str
+    inputs: Origin
+    shapes: list[list[int]]
+    """Of the output, one per run: batch sizes, clip counts and text lengths vary."""
+    max_difference: float
+    cosine: float
+    """The least over the samples; outputs of one number per sample are one vector over all samples."""
+
+
+class RecallCheck(Strict):
+    """Recall@1 in percent on one validation split."""
+
+    precision: Precision
+    corpus: str
+    direction: Literal["t2v", "v2t"]
+    queries: int
+    torch: float
+    runtime: float
+    disagreeing: int
+    """Queries that are right with one and wrong with the other, near ties (1e-5) aside."""
+
+
+class ParityReport(Strict):
+    """`parity.json` of a bundle: all that was compared before it was written."""
+
+    model: str
+    precision: Precision
+    seed: int
+    """Of the random inputs."""
+    versions: dict[str, str]
+    tolerances: dict[str, Tolerance]
+    outputs: list[OutputCheck]
+    recall: list[RecallCheck]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one run, by name."""
+
+    origin: Origin
+    inputs: Arrays
+
+
+def random_cases(model: HdVila, seed: int) -> dict[str, list[Case]]:
+    """Fresh inputs by graph: B 1, 2, 3, C 1, 2 and L 2 to the text length, so that no size can be baked in."""
+    rng = np.random.default_rng(seed)
+    cfg = model.cfg
+    videos = [random_streams(cfg, rng, batch, clips) for batch, clips in ((1, 1), (3, 2), (2, 1))]
+    lengths = ((1, 2), (3, cfg.text_length), (2, max(2, cfg.text_length // 2)), (1, cfg.text_length - 1))
+    texts = [random_tokens(cfg, rng, batch, length) for batch, length in lengths]
+    visual = _visual_tokens(model, random_streams(cfg, rng, 3, 1))
+    return _by_graph("random", videos, texts, visual)
+
+
+def real_cases(model: HdVila, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6) -> dict[str, list[Case]]:
+    """Inputs from the first examples of each corpus: its frames (also two clips each), captions, questions."""
+    videos, texts, visual = [], [], []
+    for packed in corpora:
+        rows = np.arange(min(count, len(packed.examples)))
+        streams = streams_of(packed, rows, model.cfg.low_frames)
+        videos.append(streams)
+        if len(rows) >= 2:
+            pairs = {name: _two_clips(array) for name, array in streams.items()}
+            videos.append(pairs)
+        said = [text for row in rows for text in _texts(packed, int(row))][:count]
+        if said:
+            ids, mask = tokenizer.encode(said)
+            texts.append({"input_ids": ids, "attention_mask": mask})
+            visual.append(_visual_tokens(model, streams))
+    tokens = np.concatenate(visual) if visual else np.zeros((0, 0, 0), np.float32)
+    return _by_graph("real", videos, texts, tokens)
+
+
+def check_outputs(
+    model: HdVila,
+    graphs: Mapping[GraphName, Path],
+    cases: Mapping[str, Sequence[Case]],
+    precision: Precision,
+    tolerance: Tolerance,
+) -> list[OutputCheck]:
+    """Run every case through torch and through ONNX Runtime.
+
+    Raises ParityError naming graph, output, difference and tolerance at the first output that is off.
+    """
+    out = []
+    for spec in graph_specs(model):
+        engine = OnnxRuntimeEngine(graphs[spec.name], device="cpu")
+        for origin in ("random", "real"):
+            chosen = [case for case in cases.get(spec.name, ()) if case.origin == origin]
+            if chosen:
+                out += _check_graph(spec, engine, chosen, precision, tolerance)
+    return out
+
+
+def _check_graph(
+    spec: GraphSpec,
+    engine: OnnxRuntimeEngine,
+    cases: Sequence[Case],
+    precision: Precision,
+    tolerance: Tolerance,
+) -> list[OutputCheck]:
+    wanted: dict[str, list[np.ndarray]] = {name: [] for name in spec.outputs}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in spec.outputs}
+    for case in cases:
+        expected = run_torch(spec, case.inputs)
+        actual = engine.run(case.inputs)
+        for name in spec.outputs:
+            if actual[name].shape != expected[name].shape:
+                raise ParityError(
+                    f"{spec.name}: output {name!r} is {actual[name].shape} for inputs {_shapes(case.inputs)}; "
+                    f"{expected[name].shape} was expected"
+                )
+            wanted[name].append(expected[name])
+            found[name].append(actual[name])
+    checks = []
+    for name in spec.outputs:
+        check = OutputCheck(
+            precision=precision,
+            graph=spec.name,
+            output=name,
+            inputs=cases[0].origin,
+            shapes=[list(a.shape) for a in wanted[name]],
+            max_difference=max(float(np.abs(a - b).max()) for a, b in zip(wanted[name], found[name], strict=True)),
+            cosine=_least_cosine(wanted[name], found[name]),
+        )
+        _require(check, tolerance)
+        checks.append(check)
+    return checks
+
+
+def run_torch(spec: GraphSpec, inputs: Arrays) -> Arrays:
+    """The wrapper module itself on the same inputs, float32."""
+    module = spec.module.eval()
+    with torch.no_grad():
+        result = module(*(torch.from_numpy(inputs[name]) for name in spec.inputs))
+    results = result if isinstance(result, tuple) else (result,)
+    return {name: r.numpy() for name, r in zip(spec.outputs, results, strict=True)}
+
+
+def _require(check: OutputCheck, tolerance: Tolerance) -> None:
+    where = f"{check.graph}: output {check.output!r} on {check.inputs} inputs at {check.precision}"
+    limit = tolerance.max_difference
+    # Written so that a NaN fails.
+    if limit is not None and not check.max_difference <= limit:
+        raise ParityError(f"{where} differs from torch by {check.max_difference:.3g}; at most {limit:g} was expected")
+    if not check.cosine >= tolerance.cosine:
+        raise ParityError(
+            f"{where} has cosine {check.cosine:.6f} with torch's (max difference {check.max_difference:.3g}); "
+            f"at least {tolerance.cosine:g} was expected"
+        )
+
+
+def _least_cosine(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
+    if wanted[0].ndim == 1:
+        return float(_cosines(np.concatenate(wanted)[None], np.concatenate(found)[None])[0])
+    return min(float(_cosines(a, b).min()) for a, b in zip(wanted, found, strict=True))
+
+
+def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    result: np.ndarray = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
+    return result
+
+
+def _by_graph(
+    origin: Origin, videos: Sequence[Arrays], texts: Sequence[Arrays], visual: np.ndarray
+) -> dict[str, list[Case]]:
+    fused = []
+    for text in texts:
+        rows = np.arange(len(text["input_ids"])) % max(len(visual), 1)
+        fused.append(Case(origin, text | {"visual_tokens": visual[rows]}))
+    return {
+        "video": [Case(origin, streams) for streams in videos],
+        "text": [Case(origin, text) for text in texts],
+        "match": fused,
+        "answer": fused,
+    }
+
+
+def _visual_tokens(model: HdVila, streams: Arrays) -> np.ndarray:
+    (video,) = [spec for spec in graph_specs(model) if spec.name == "video"]
+    return run_torch(video, streams)["visual_tokens"]
+
+
+def _two_clips(array: np.ndarray) -> np.ndarray:
+    """(n, 1, F, H, W, 3) -> (n // 2, 2, F, H, W, 3): neighbouring examples as clips of one video."""
+    half = len(array) // 2
+    return np.ascontiguousarray(array[: 2 * half].reshape(half, 2, *array.shape[2:]))
+
+
+def _texts(packed: Packed, row: int) -> list[str]:
+    example = packed.examples[row]
+    return [*example.captions[:1], *(q.question for q in example.questions[:1])]
+
+
+def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
+    return {name: array.shape for name, array in arrays.items()}

@@ -1,0 +1,52 @@
+"""Processes of their own that add and delete numbered videos until they are killed, and say what was acknowledged.
+
+    python -m tests.index.numbered_writer
+
+For every line "ROOT FIRST_NUMBER" on standard input one such process is forked (before FAISS or any thread has run,
+so that a start costs milliseconds). It prints "ready PID", then "+N" when number N has been added and "-N" when it
+has been deleted, each only after the call returned, and "?N" before deleting N. After its end, "gone" is printed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from index import live
+from index.library import Library
+from tests.index.numbered import content, new_video
+
+
+def main() -> None:
+    for line in sys.stdin:
+        root, first = line.split()
+        process = os.fork()
+        if process == 0:
+            write_until_killed(Path(root), int(first))
+        os.waitpid(process, 0)
+        say("gone")
+
+
+def write_until_killed(root: Path, first: int) -> None:
+    live.LEAST_CHANGED = 20  # so that kills also meet snapshots being written
+    collection = Library(root).open("videos")
+    say(f"ready {os.getpid()}")
+    for number in range(first, first + 100_000):
+        collection.add_video(*new_video(number))
+        say(f"+{number}")
+        if number % 4 == 3:
+            victim = collection.find_by_hash(content(number - 2))
+            assert victim is not None
+            say(f"?{number - 2}")
+            collection.delete_video(victim.id)
+            say(f"-{number - 2}")
+
+
+def say(line: str) -> None:
+    """One write to the pipe, so that a line is there whole or not at all."""
+    os.write(sys.stdout.fileno(), f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    main()

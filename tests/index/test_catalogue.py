@@ -1,0 +1,158 @@
+"""The SQLite file: durable by its settings, refused when it is not what it should be, alive when the disk is full."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index import catalogue as catalogue_module
+from index.catalogue import CATALOGUE_NAME
+from index.collection import Collection
+from index.library import Library
+from tests.index.numbered import WIDTH, add, new_collection, new_video, numbers_in
+from vitascope.errors import CollectionNotFound, StorageError
+
+
+def pragma(connection: sqlite3.Connection, name: str) -> object:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+
+def test_commits_are_synced_and_references_enforced(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        with collection.catalogue.write() as connection:
+            assert pragma(connection, "journal_mode") == "wal"
+            assert pragma(connection, "synchronous") == 2  # FULL
+            assert pragma(connection, "foreign_keys") == 1
+        with pytest.raises(StorageError, match="FOREIGN KEY"), collection.catalogue.write() as connection:
+            connection.execute("INSERT INTO clips (video_id, start, end) VALUES (99, 0, 1)")
+
+
+def write_half(collection: Collection) -> None:
+    with collection.catalogue.write() as connection:
+        connection.execute("INSERT INTO meta VALUES ('half', 'done')")
+        raise ZeroDivisionError
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        with pytest.raises(ZeroDivisionError):
+            write_half(collection)
+        with collection.catalogue.read() as connection:
+            assert connection.execute("SELECT * FROM meta WHERE key = 'half'").fetchall() == []
+        add(collection, 1)
+
+
+def test_a_reader_keeps_its_moment_while_a_writer_goes_on(tmp_path: Path) -> None:
+    count = "SELECT count(*) FROM videos"
+    with new_collection(tmp_path) as collection, collection.catalogue.read() as connection:
+        assert connection.execute(count).fetchone()[0] == 0
+        writer = threading.Thread(target=add, args=(collection, 1, 2))
+        writer.start()
+        writer.join()
+        assert connection.execute(count).fetchone()[0] == 0
+        assert collection.stats().videos == 2
+
+
+def change_version(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 7")
+
+
+def be_another_database(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE recipes (name)")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (change_version, "catalogue schema 7; this version reads 1"),
+        (be_another_database, "application id 0x0; a catalogue was expected"),
+        (lambda path: path.write_bytes(b"no database at all" * 100), "not a database"),
+        (lambda path: path.write_bytes(path.read_bytes()[:5000]), "malformed"),
+        (lambda path: path.write_bytes(b""), "application id 0x0"),
+    ],
+)
+def test_a_file_that_is_no_catalogue_of_this_version_is_refused(tmp_path: Path, spoil: object, message: str) -> None:
+    new_collection(tmp_path).close()
+    assert callable(spoil)
+    spoil(tmp_path / "videos" / CATALOGUE_NAME)
+    with pytest.raises(StorageError, match=message):
+        Library(tmp_path).open("videos")
+
+
+def test_opening_never_creates_a_catalogue(tmp_path: Path) -> None:
+    with pytest.raises(CollectionNotFound, match="nothing"):
+        Collection(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_a_writer_elsewhere_that_never_ends_is_an_error_and_not_a_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_collection(tmp_path).close()
+    monkeypatch.setattr(catalogue_module, "BUSY_SECONDS", 0.05)
+    with (
+        Library(tmp_path).open("videos") as collection,
+        closing(sqlite3.connect(tmp_path / "videos" / CATALOGUE_NAME, isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="locked"):
+            collection.add_video(*new_video(1))
+        assert collection.search(np.ones(WIDTH), 3) == []
+        other.execute("ROLLBACK")
+        add(collection, 1)
+        assert numbers_in(collection) == [1]
+
+
+@contextmanager
+def files_no_larger_than(size: int) -> Iterator[None]:
+    """As if the disk were full: this process cannot make any file grow beyond ``size`` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def add_until_it_fails(collection: Collection, acknowledged: list[int]) -> None:
+    for number in range(acknowledged[-1] + 1, 1000):
+        collection.add_video(*new_video(number))
+        acknowledged.append(number)
+
+
+def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(tmp_path: Path) -> None:
+    collection = new_collection(tmp_path)
+    acknowledged = [0, 1, 2]
+    first_ids = add(collection, *acknowledged)
+    log = tmp_path / "videos" / f"{CATALOGUE_NAME}-wal"
+    with files_no_larger_than(log.stat().st_size + 100_000):
+        with pytest.raises(StorageError, match=CATALOGUE_NAME):
+            add_until_it_fails(collection, acknowledged)
+        assert len(acknowledged) > 3
+        assert numbers_in(collection) == acknowledged
+        assert collection.search(np.ones(WIDTH), 5)
+    collection.delete_video(first_ids[1])
+    acknowledged.remove(1)
+    add(collection, 5000)
+    assert numbers_in(collection) == [*acknowledged, 5000]
+    assert collection.catalogue.problems() == []
+    collection.close()
+
+
+def test_a_full_disk_costs_the_snapshot_and_not_the_data(tmp_path: Path) -> None:
+    collection = new_collection(tmp_path)
+    add(collection, *range(30))
+    with files_no_larger_than(100):
+        collection.close()
+    with Library(tmp_path).open("videos") as again:
+        assert numbers_in(again) == list(range(30))

@@ -1,0 +1,187 @@
+"""Filters: what they match, and what is said about those that make no sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from index.collection import Collection, NewVideo
+from index.filters import MAX_CONDITIONS, MAX_VALUES, parse_filter
+from tests.index.numbered import COLORS, add, metadata_of, new_collection, new_video
+from vitascope.errors import FilterError
+
+TOTAL = 24
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
+    with new_collection(tmp_path_factory.mktemp("filters")) as collection:
+        add(collection, *range(TOTAL))
+        yield collection
+
+
+def matching(collection: Collection, filter_json: object) -> list[int]:
+    found = collection.videos(where=parse_filter(filter_json))
+    return [int(video.title.split()[1]) for video in found]
+
+
+def by_hand(condition: Callable[[dict[str, Any]], bool]) -> list[int]:
+    return [number for number in range(TOTAL) if condition(metadata_of(number))]
+
+
+@pytest.mark.parametrize(
+    ("filter_json", "condition"),
+    [
+        ({}, lambda m: True),
+        ({"color": "red"}, lambda m: m["color"] == "red"),
+        ({"color": "red", "even": True}, lambda m: m["color"] == "red" and m["even"]),
+        ({"number": {"gte": 5, "lt": 9}}, lambda m: 5 <= m["number"] < 9),
+        ({"weight": {"gt": 1.25, "lte": 3}}, lambda m: 1.25 < m["weight"] <= 3),
+        ({"number": 4.0}, lambda m: m["number"] == 4),
+        ({"color": {"in": ["red", "blue", 7]}}, lambda m: m["color"] in ("red", "blue")),
+        ({"color": {"in": []}}, lambda m: False),
+        ({"color": {"ne": "red"}}, lambda m: m["color"] != "red"),
+        ({"color": {"prefix": "gr"}}, lambda m: m["color"] == "green"),
+        ({"color": {"gte": "green", "lte": "green"}}, lambda m: m["color"] == "green"),
+        ({"not": {"color": "red"}}, lambda m: m["color"] != "red"),
+        ({"or": [{"color": "red"}, {"number": {"lt": 3}}]}, lambda m: m["color"] == "red" or m["number"] < 3),
+        ({"and": [{"even": False}, {"not": {"number": 3}}]}, lambda m: not m["even"] and m["number"] != 3),
+        ({"title": {"prefix": "video 1"}}, lambda m: str(m["number"]).startswith("1")),
+        ({"duration": {"lte": 4}}, lambda m: m["number"] % 3 == 0),
+        ({"path": "/videos/7.mp4"}, lambda m: m["number"] == 7),
+        ({"width": {"in": [320, "320"]}}, lambda m: True),
+    ],
+)
+def test_a_filter_matches_what_it_says(
+    collection: Collection, filter_json: object, condition: Callable[[dict[str, Any]], bool]
+) -> None:
+    assert matching(collection, filter_json) == by_hand(condition)
+
+
+@pytest.mark.parametrize("value", ["4", True, "4.0"])
+def test_values_of_another_type_are_other_values(collection: Collection, value: object) -> None:
+    assert matching(collection, {"number": value}) == []
+
+
+def test_one_is_not_true(collection: Collection) -> None:
+    assert matching(collection, {"even": 1}) == []
+    assert matching(collection, {"duration": "4"}) == []
+
+
+def test_a_field_that_no_video_has_matches_nothing_but_inequality(collection: Collection) -> None:
+    assert matching(collection, {"nobody": {"gte": 0}}) == []
+    assert matching(collection, {"nobody": {"ne": "x"}}) == list(range(TOTAL))
+
+
+def test_a_value_with_quotes_is_a_value_and_not_sql(tmp_path: Path) -> None:
+    nasty = 'it\'s "quoted"; DROP TABLE videos -- %_ \u00e4\U0001f600'
+    with new_collection(tmp_path) as collection:
+        video, clips = new_video(1)
+        collection.add_video(NewVideo(video.content_sha256, "/x", "t", 1.0, 8, 8, {nasty: nasty}), clips)
+        for filter_json in ({nasty: nasty}, {nasty: {"prefix": nasty[:9]}}, {nasty: {"in": [nasty]}}):
+            assert len(collection.videos(where=parse_filter(filter_json))) == 1
+        assert collection.videos(where=parse_filter({nasty: {"prefix": "%"}})) == []
+
+
+LEAVES = st.one_of(
+    st.builds(lambda c, op: {"color": {op: c}}, st.sampled_from(COLORS), st.sampled_from(["eq", "ne", "gte"])),
+    st.builds(
+        lambda n, op: {"number": {op: n}},
+        st.integers(0, TOTAL),
+        st.sampled_from(["eq", "ne", "gt", "gte", "lt", "lte"]),
+    ),
+    st.builds(lambda b: {"even": b}, st.booleans()),
+)
+FILTERS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.builds(lambda parts: {"and": parts}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(lambda parts: {"or": parts}, st.lists(inner, min_size=1, max_size=3)),
+        st.builds(lambda part: {"not": part}, inner),
+    ),
+    max_leaves=8,
+)
+
+
+def holds(filter_json: dict[str, Any], metadata: dict[str, Any]) -> bool:
+    """The filter's meaning once more, in Python."""
+    ((key, value),) = filter_json.items()
+    if key == "and":
+        return all(holds(part, metadata) for part in value)
+    if key == "or":
+        return any(holds(part, metadata) for part in value)
+    if key == "not":
+        return not holds(value, metadata)
+    if not isinstance(value, dict):
+        return bool(metadata[key] == value)
+    ((operator, operand),) = value.items()
+    actual = metadata[key]
+    return bool(
+        {
+            "eq": actual == operand,
+            "ne": actual != operand,
+            "gt": actual > operand,
+            "gte": actual >= operand,
+            "lt": actual < operand,
+            "lte": actual <= operand,
+        }[operator]
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(FILTERS)
+def test_any_nesting_means_what_it_says(collection: Collection, filter_json: dict[str, Any]) -> None:
+    assert matching(collection, filter_json) == by_hand(lambda m: holds(filter_json, m))
+
+
+@pytest.mark.parametrize(
+    ("filter_json", "message"),
+    [
+        ([], r"filter: \[\]; an object"),
+        ("red", "filter: 'red'; an object"),
+        ({"color": None}, "color.eq: None; a string, a finite number"),
+        ({"color": {}}, "color: {}; a value or operators out of eq, ne"),
+        ({"color": {"like": "r%"}}, "color: operator 'like'; one of eq, ne"),
+        ({"color": ["red"]}, r"color.eq: \['red'\]; a string"),
+        ({"color": {"in": "red"}}, "color.in: 'red'; a list"),
+        ({"color": {"in": [["red"]]}}, r"color.in: \['red'\]; a string"),
+        ({"color": {"prefix": 3}}, "color.prefix: 3; a string"),
+        ({"even": {"gt": True}}, "even.gt: True; a number or a string"),
+        ({"number": {"gte": float("nan")}}, "number.gte: nan; a string, a finite number"),
+        ({"number": 2**64}, "number.eq: 18446744073709551616; .* 64 bits"),
+        ({"": 1}, "name of a field is empty"),
+        ({3: 1}, "field: 3 is of type int"),
+        ({"and": []}, r"and: \[\]; a list of at least one"),
+        ({"or": {"color": "red"}}, "or: .*; a list of at least one"),
+        ({"not": 3}, "filter: 3; an object"),
+        ({"color": "a\0b"}, "color.eq: .* NUL"),
+        ({"color": "\ud800"}, "color.eq: .* surrogate"),
+        ({"or": [{"a": {"in": list(range(1000))}}] * 11}, f"more than {MAX_VALUES} values"),
+        ({"or": [{"a": 1}] * (MAX_CONDITIONS + 1)}, f"more than {MAX_CONDITIONS} conditions"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_named(filter_json: object, message: str) -> None:
+    with pytest.raises(FilterError, match=message):
+        parse_filter(filter_json)
+
+
+def test_endless_nesting_is_refused() -> None:
+    filter_json: dict[str, Any] = {"color": "red"}
+    for _ in range(5000):
+        filter_json = {"not": filter_json}
+    with pytest.raises(FilterError, match="nested deeper"):
+        parse_filter(filter_json)
+
+
+def test_the_largest_filter_that_is_allowed_runs(collection: Collection) -> None:
+    wide = {"or": [{"number": {"in": list(range(100, 1100))}}] * 9 + [{"number": 3}] * (MAX_CONDITIONS - 9)}
+    deep: dict[str, Any] = {"number": 3}
+    for _ in range(14):
+        deep = {"not": deep}
+    assert matching(collection, wide) == [3]
+    assert matching(collection, deep) == [3]

@@ -1,0 +1,194 @@
+"""One media file into a collection."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index import ingest
+from index.collection import Collection
+from index.ingest import content_sha256, ingest_file
+from index.library import Library
+from index.segment import Segmentation
+from tests.index.numbered import new_collection
+from tests.media_files import (
+    cut,
+    solid,
+    write_animation,
+    write_audio_only,
+    write_color_video,
+    write_picture,
+    write_video,
+)
+from vitascope.errors import (
+    FingerprintMismatch,
+    InvalidInput,
+    MediaCorrupt,
+    MediaError,
+    MediaTooLarge,
+    MediaUnsupported,
+    VitascopeError,
+)
+from vitascope.media.limits import MediaLimits
+from vitascope.model import Model
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+
+
+@pytest.fixture
+def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
+    with Library(tmp_path / "library") as library:
+        yield library.create("videos", small_model)
+
+
+def test_a_video_is_cut_into_clips_that_are_found_by_what_they_show(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
+    frames = [solid(color) for color in (RED, GREEN, BLUE) for _ in range(20)]
+    path = write_video(tmp_path / "three colors.mp4", frames, rate=10)
+    ingested = ingest_file(collection, small_model, path, segmentation=Segmentation(length=2.0))
+    video = ingested.video
+    assert ingested.created
+    assert (video.title, video.path) == ("three colors", str(path))
+    assert (video.width, video.height, video.clip_count) == (96, 64, 3)
+    assert video.duration == pytest.approx(6.0, abs=0.01)
+    assert video.content_sha256 == content_sha256(path)
+    for start, color in ((0.0, "red"), (2.0, "green"), (4.0, "blue")):
+        best = collection.search(small_model.embed_text([f"a {color} thing"])[0], 1)[0]
+        assert (best.start, best.video_id) == (start, video.id)
+
+
+def test_the_tokens_kept_are_those_of_the_clip(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    path = write_color_video(tmp_path / "red.mp4", RED)
+    video = ingest_file(collection, small_model, path).video
+    kept = collection.visual_tokens([clip.id for clip in collection.clips(video.id)])
+    np.testing.assert_allclose(kept, small_model.embed_file(path).visual_tokens, atol=1e-3)
+
+
+def test_a_picture_is_one_clip_without_length(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    video = ingest_file(collection, small_model, write_picture(tmp_path / "p.png", solid(BLUE))).video
+    assert video.duration == 0
+    assert [(clip.start, clip.end) for clip in collection.clips(video.id)] == [(0.0, 0.0)]
+    assert collection.search(small_model.embed_text(["blue"])[0], 1)[0].similarity > 0.9
+
+
+def test_an_animation_is_cut_like_a_video(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    path = write_animation(tmp_path / "a.webp", [solid(RED), solid(GREEN)], [2000, 2000])
+    video = ingest_file(collection, small_model, path, segmentation=Segmentation(length=2.0)).video
+    assert [(clip.start, clip.end) for clip in collection.clips(video.id)] == [(0.0, 2.0), (2.0, 4.0)]
+
+
+def test_title_and_metadata_can_be_given(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    path = write_picture(tmp_path / "p.png", solid(BLUE))
+    video = ingest_file(collection, small_model, path, title="The sea", metadata={"year": 2020}).video
+    assert (video.title, video.metadata) == ("The sea", {"year": 2020})
+
+
+def test_the_same_content_is_not_decoded_again(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_color_video(tmp_path / "red.mp4", RED)
+    first = ingest_file(collection, small_model, path)
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(path.read_bytes())
+    monkeypatch.setattr(ingest, "probe", lambda *_: pytest.fail("the file was opened again"))
+    again = ingest_file(collection, small_model, copy)
+    assert (again.created, again.video) == (False, first.video)
+
+
+def test_clips_are_embedded_a_few_at_a_time(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    embed = small_model.embed_file
+
+    def counted(path: Path, clips: list[tuple[float, float]], limits: MediaLimits) -> object:
+        sizes.append(len(clips))
+        return embed(path, clips, limits)
+
+    monkeypatch.setattr(small_model, "embed_file", counted)
+    path = write_color_video(tmp_path / "long.mp4", RED, seconds=20.0, rate=5)
+    video = ingest_file(collection, small_model, path, segmentation=Segmentation(length=1.0)).video
+    assert video.clip_count == sum(sizes) == 20
+    assert max(sizes) <= ingest.CLIPS_AT_ONCE
+
+
+def test_a_file_that_changes_meanwhile_is_not_kept(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_color_video(tmp_path / "red.mp4", RED)
+    embed = small_model.embed_file
+
+    def and_touch(*arguments: object) -> object:
+        result = embed(*arguments)  # type: ignore[arg-type]
+        os.utime(path, ns=(1, 1))
+        return result
+
+    monkeypatch.setattr(small_model, "embed_file", and_touch)
+    with pytest.raises(MediaError, match=r"red.mp4: changed while"):
+        ingest_file(collection, small_model, path)
+    assert collection.stats().videos == 0
+
+
+def test_files_that_are_no_video_are_named_and_nothing_is_kept(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
+    whole = write_color_video(tmp_path / "whole.mp4", RED)
+    cut(whole, tmp_path / "cut.mp4", 0.5)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "text.mp4").write_text("not a film at all\n" * 50)
+    write_audio_only(tmp_path / "sound.mp4")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    for name, kind in (
+        ("cut.mp4", MediaCorrupt),
+        ("empty.mp4", MediaCorrupt),
+        ("text.mp4", MediaUnsupported),
+        ("sound.mp4", MediaUnsupported),
+        ("none.mp4", MediaError),
+        ("pipe.mp4", MediaError),
+    ):
+        with pytest.raises(kind, match=name):
+            ingest_file(collection, small_model, tmp_path / name)
+    with pytest.raises(MediaTooLarge, match=r"whole.mp4: \d+ bytes; at most 100"):
+        ingest_file(collection, small_model, whole, limits=MediaLimits(max_bytes=100))
+    assert collection.stats().videos == 0
+
+
+def test_what_cannot_be_kept_is_said_before_the_work(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_picture(tmp_path / "p.png", solid(BLUE))
+    monkeypatch.setattr(ingest, "content_sha256", lambda *_: pytest.fail("the file was read"))
+    with pytest.raises(InvalidInput, match="metadata: key 'path'"):
+        ingest_file(collection, small_model, path, metadata={"path": "x"})
+    with pytest.raises(FingerprintMismatch), new_collection(tmp_path / "others") as others:
+        ingest_file(others, small_model, path)
+
+
+@pytest.mark.parametrize("failure", [MediaCorrupt("half way"), MemoryError()])
+def test_a_failure_half_way_keeps_nothing(
+    tmp_path: Path,
+    collection: Collection,
+    small_model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: VitascopeError | MemoryError,
+) -> None:
+    path = write_color_video(tmp_path / "red.mp4", RED, seconds=12.0)
+    embed = small_model.embed_file
+    calls = []
+
+    def fail_later(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) > 1:
+            raise failure
+        return embed(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(small_model, "embed_file", fail_later)
+    with pytest.raises(type(failure)):
+        ingest_file(collection, small_model, path, segmentation=Segmentation(length=1.0))
+    assert len(calls) == 2
+    assert collection.stats() == collection.stats().__class__(0, 0)

@@ -1,0 +1,179 @@
+"""The vectors on disk: read when they can be trusted, else made again from the catalogue."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from index import live
+from index.catalogue import CATALOGUE_NAME
+from index.collection import Collection
+from index.library import Library
+from index.snapshot import SNAPSHOT_NAME, Label, SnapshotDamaged, read_label, read_snapshot, write_snapshot
+from index.vectors import new_index
+from tests.index.numbered import add, new_collection, numbers_in
+
+LABEL = Label(collection_id="c", change=3, stamp=-5, width=4, clips=2)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    index = new_index(4)
+    index.add_with_ids(np.eye(4, dtype=np.float32)[:2], np.array([7, 9]))
+    write_snapshot(tmp_path / "v.faiss", faiss.serialize_index(index), LABEL)
+    return tmp_path / "v.faiss"
+
+
+def test_what_is_written_is_read(written: Path) -> None:
+    found = read_snapshot(written)
+    assert found is not None
+    assert found[1] == read_label(written) == LABEL
+    assert found[0].search(np.eye(4, dtype=np.float32)[1:2], 1)[1].tolist() == [[9]]
+    assert os.listdir(written.parent) == [written.name]
+
+
+def test_no_file_is_no_snapshot(tmp_path: Path) -> None:
+    assert read_snapshot(tmp_path / "none") is None
+    assert read_label(tmp_path / "none") is None
+
+
+def test_any_flipped_byte_is_seen_before_faiss_parses(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faiss, "deserialize_index", lambda data: pytest.fail("damaged bytes were parsed"))
+    whole = written.read_bytes()
+    for position in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << position % 8
+        written.write_bytes(damaged)
+        with pytest.raises(SnapshotDamaged):
+            read_snapshot(written)
+
+
+def test_any_truncation_is_seen(written: Path) -> None:
+    whole = written.read_bytes()
+    for length in range(len(whole)):
+        written.write_bytes(whole[:length])
+        with pytest.raises(SnapshotDamaged):
+            read_snapshot(written)
+
+
+def test_a_snapshot_that_cannot_be_written_leaves_the_old_one(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    whole = written.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_snapshot(written, np.zeros(10, np.uint8), LABEL)
+    assert written.read_bytes() == whole
+    assert os.listdir(written.parent) == [written.name]
+
+
+def closed_collection(root: Path, *numbers: int) -> Path:
+    """The folder of a collection that was filled and closed."""
+    with new_collection(root) as collection:
+        add(collection, *numbers)
+    return root / "videos"
+
+
+def reopened(root: Path) -> Collection:
+    return Library(root).open("videos")
+
+
+def test_a_restart_reads_the_snapshot_and_not_the_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed_collection(tmp_path, *range(5))
+    monkeypatch.setattr(live.LiveIndex, "_rebuild", lambda *_: pytest.fail("the index was rebuilt"))
+    monkeypatch.setattr(live.LiveIndex, "_apply", lambda *_: pytest.fail("there was something to apply"))
+    with reopened(tmp_path) as collection:
+        assert numbers_in(collection) == [0, 1, 2, 3, 4]
+
+
+def test_what_came_after_the_snapshot_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = closed_collection(tmp_path, *range(5))
+    shutil.copy(folder / SNAPSHOT_NAME, tmp_path / "old")
+    with reopened(tmp_path) as collection:
+        add(collection, 5, 6)
+        collection.delete_video(1)
+        collection.delete_video(6)
+    os.replace(tmp_path / "old", folder / SNAPSHOT_NAME)
+    monkeypatch.setattr(live.LiveIndex, "_rebuild", lambda *_: pytest.fail("the index was rebuilt"))
+    with reopened(tmp_path) as collection:
+        assert numbers_in(collection) == [1, 2, 3, 4, 6]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_damaged_snapshot_is_rebuilt_and_right(tmp_path: Path, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    folder = closed_collection(tmp_path, *range(5))
+    path = folder / SNAPSHOT_NAME
+    damaged = bytearray(path.read_bytes())
+    damaged[random.Random(seed).randrange(len(damaged))] ^= 0x10
+    path.write_bytes(damaged)
+    with caplog.at_level(logging.WARNING), reopened(tmp_path) as collection:
+        assert numbers_in(collection) == [0, 1, 2, 3, 4]
+    assert "rebuilding" in caplog.text
+    found = read_snapshot(path)  # and closing has put a whole one in its place
+    assert found is not None
+    assert found[0].ntotal == collection_size(tmp_path)
+
+
+def collection_size(root: Path) -> int:
+    with reopened(root) as collection:
+        return collection.stats().clips
+
+
+def test_a_missing_snapshot_is_rebuilt(tmp_path: Path) -> None:
+    (closed_collection(tmp_path, *range(5)) / SNAPSHOT_NAME).unlink()
+    with reopened(tmp_path) as collection:
+        assert numbers_in(collection) == [0, 1, 2, 3, 4]
+
+
+def test_a_snapshot_of_another_collection_is_not_believed(tmp_path: Path) -> None:
+    others = closed_collection(tmp_path / "others", *range(10, 15))
+    folder = closed_collection(tmp_path, *range(5))
+    shutil.copy(others / SNAPSHOT_NAME, folder / SNAPSHOT_NAME)
+    with reopened(tmp_path) as collection:
+        assert numbers_in(collection) == [0, 1, 2, 3, 4]
+
+
+def test_a_catalogue_restored_from_a_backup_does_not_believe_a_later_snapshot(tmp_path: Path) -> None:
+    folder = closed_collection(tmp_path, 0, 1)
+    shutil.copy(folder / CATALOGUE_NAME, tmp_path / "backup")
+    with reopened(tmp_path) as collection:
+        add(collection, 2, 3)
+    os.replace(tmp_path / "backup", folder / CATALOGUE_NAME)
+    later = (folder / SNAPSHOT_NAME).read_bytes()
+    with reopened(tmp_path) as collection:  # the same numbers of changes and clips, another history
+        add(collection, 12, 15)
+    (folder / SNAPSHOT_NAME).write_bytes(later)
+    with reopened(tmp_path) as collection:
+        assert numbers_in(collection) == [0, 1, 12, 15]
+
+
+def test_a_log_that_no_longer_reaches_back_means_rebuilding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = closed_collection(tmp_path, 0, 1)
+    old = (folder / SNAPSHOT_NAME).read_bytes()
+    monkeypatch.setattr(live, "CHANGES_KEPT", 0)
+    with reopened(tmp_path) as collection:
+        add(collection, *range(2, 8))
+        collection.delete_video(1)
+    (folder / SNAPSHOT_NAME).write_bytes(old)
+    with reopened(tmp_path) as collection:
+        assert numbers_in(collection) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_snapshots_are_written_while_a_collection_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "LEAST_CHANGED", 10)
+    collection = new_collection(tmp_path)
+    add(collection, *range(40))
+    label = read_label(tmp_path / "videos" / SNAPSHOT_NAME)
+    assert label is not None
+    assert label.clips >= collection.stats().clips / 2
+    collection.catalogue.close()  # as if killed
+    with reopened(tmp_path) as again:
+        assert numbers_in(again) == list(range(40))

@@ -1,0 +1,92 @@
+"""Probabilities fitted on validation pairs mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from model_export.calibrate import calibrate
+from model_export.recall import Embedded
+from training.data.example import Example, Question
+from training.data.packed import Packed
+from training.evaluation.calibration import match_calibration_error, validation_pairs
+from vitascope.manifest import Calibration
+from vitascope.model import Answer, Match, VideoEmbedding
+
+ANSWERS = ["red", "green", "blue", "yellow"]
+
+
+class Overconfident:
+    """Says of each pair what is true, three times as surely as it should, with an offset and many mistakes."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        numbers = np.array([int(text.split()[1]) for text in texts])
+        return np.stack([np.cos(numbers), np.sin(numbers)], axis=1).astype(np.float32)
+
+    def embed_video(self, streams: object) -> VideoEmbedding:
+        raise AssertionError("the corpus is embedded already")
+
+    def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
+        same = np.array([int(t.split()[1]) for t in texts]) == visual_tokens[:, 0, 0]
+        logits = 3.0 * (self.rng.normal(size=len(texts)) + np.where(same, 1.0, -1.0)) + 4.0
+        return Match(logits.astype(np.float32), logits.astype(np.float32))
+
+    def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
+        raise AssertionError("nothing is ranked here")
+
+    def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
+        raise AssertionError("answers are calibrated from logits")
+
+
+def _embedded(count: int = 300) -> Embedded:
+    examples = [
+        Example(key=str(i), captions=(f"item {i}",), questions=(Question("which ?", (ANSWERS[i % 4],), "what"),))
+        for i in range(count)
+    ]
+    tokens = np.arange(count, dtype=np.float32)[:, None, None]
+    vectors = np.stack([np.cos(np.arange(count)), np.sin(np.arange(count))], axis=1).astype(np.float32)
+    packed = Packed(Path("made-up"), (), MappingProxyType({}), examples, MappingProxyType({}))
+    return Embedded(packed, vectors, tokens, vectors)
+
+
+def _answer_logits(questions: Sequence[str], tokens: np.ndarray) -> np.ndarray:
+    """Right in about half of the cases, and always sure."""
+    rng = np.random.default_rng(len(questions))
+    truth = tokens[:, 0, 0].astype(int) % 4
+    said = np.where(rng.random(len(truth)) < 0.5, truth, rng.integers(0, 4, len(truth)))
+    return 12.0 * np.eye(4)[said] + rng.normal(size=(len(truth), 4))
+
+
+def test_match_probabilities_are_better_calibrated_on_other_pairs() -> None:
+    corpus = _embedded()
+    fitted = calibrate(Overconfident(0), {"made-up": corpus}, ANSWERS, None).calibration
+    fresh = [validation_pairs(Overconfident(1), corpus.packed, corpus.vectors, corpus.tokens, seed=1)]
+    before = match_calibration_error(fresh, Calibration())
+    after = match_calibration_error(fresh, fitted)
+    assert before > 0.2
+    assert after < 0.25 * before
+
+
+def test_answers_that_are_too_sure_are_toned_down() -> None:
+    found = calibrate(Overconfident(0), {"made-up": _embedded()}, ANSWERS, _answer_logits)
+    assert found.calibration.answer_temperature > 3.0
+    assert found.facts["answer error before"] > 0.3
+    assert found.facts["answer error after"] < 0.1
+    assert found.facts["answer questions"] == 300
+
+
+def test_without_captions_and_questions_nothing_is_changed() -> None:
+    bare = _embedded(3)
+    examples = [Example(key=e.key) for e in bare.packed.examples]
+    packed = Packed(bare.packed.folder, (), bare.packed.arrays, examples, bare.packed.info)
+    fitted = calibrate(
+        Overconfident(0), {"bare": Embedded(packed, bare.vectors, bare.tokens, None)}, ANSWERS, _answer_logits
+    )
+    assert fitted.calibration == Calibration()
+    assert fitted.facts == {}

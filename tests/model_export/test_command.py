@@ -1,0 +1,63 @@
+"""`vitascope export` as a person or a script calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vitascope.bundle import Bundle
+from vitascope.command import main
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_export_prints_one_json_object_and_writes_a_bundle(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    status = main(
+        ["export", str(folders[0]), "--out", str(out), "--data", str(folders[1]), "--version", "2.0.1", "--json"]
+    )
+    assert status == 0
+    printed = json.loads(capsys.readouterr().out)
+    bundle = Bundle.open(out)
+    assert printed["fingerprint"] == bundle.fingerprint
+    assert (
+        printed["bytes"] == sum(path.stat().st_size for path in out.iterdir()) - (out / "manifest.json").stat().st_size
+    )
+    assert (bundle.manifest.name, bundle.manifest.version, bundle.manifest.precision) == (
+        "mine",
+        "2.0.1",
+        "int8-weights",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{nowhere}", "--out", "{out}"], "checkpoint: nothing at"),
+        (["{checkpoint}"], "out: missing"),
+        (["{checkpoint}", "--out", "{out}", "--data", "{out}"], "its source and terms are not known"),
+        (["{checkpoint}", "--out", "{out}", "--data", "{data}", "--metrics", "{nowhere}"], "cannot be read"),
+        (["{bundle}"], "is a bundle: --metrics was expected"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(
+    arguments: list[str],
+    said: str,
+    folders: tuple[Path, Path],
+    bundles: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {
+        "checkpoint": folders[0],
+        "data": folders[1],
+        "out": tmp_path / "out",
+        "nowhere": tmp_path / "nowhere",
+        "bundle": bundles["float32"],
+    }
+    assert main(["export", *(a.format(**places) for a in arguments)]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,127 @@
+"""Stored weights: shared between graphs, small where that is accurate, and free of cost when running."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from model_export.graphs import random_streams, random_tokens
+from model_export.weights import Precision, quantise, store, stored_kinds
+from tests.model_export.conftest import CONFIG
+from vitascope.engine import OnnxRuntimeEngine
+from vitascope.manifest import GraphName
+
+REDUCED: tuple[Precision, ...] = ("float16-weights", "int8-weights")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_graphs_share_what_they_have_in_common(
+    bundles: dict[str, Path], graphs: dict[GraphName, onnx.ModelProto]
+) -> None:
+    alone = {name: sum(stored_kinds(graph).values()) for name, graph in graphs.items()}
+    shared = (bundles["float32"] / "weights.bin").stat().st_size
+    # match and answer bring little besides text's weights and the fused layers that they share.
+    assert shared < alone["video"] + 1.3 * alone["text"] < 0.6 * sum(alone.values())
+
+
+def test_weights_begin_on_pages_and_nothing_is_stored_twice(bundles: dict[str, Path]) -> None:
+    for folder in bundles.values():
+        places: dict[int, int] = {}
+        for path in folder.glob("*.onnx"):
+            for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+                stated = {entry.key: entry.value for entry in tensor.external_data}
+                if stated:
+                    assert stated["location"] == "weights.bin"
+                    places[int(stated["offset"])] = int(stated["length"])
+        assert all(offset % 4096 == 0 for offset, length in places.items() if length >= 65536)
+        ends = sorted((offset, offset + length) for offset, length in places.items())
+        assert all(end <= begin for (_, end), (begin, _) in pairwise(ends))
+        contents = (folder / "weights.bin").read_bytes()
+        assert len({contents[a:b] for a, b in ends}) == len(ends)
+
+
+def test_int8_weights_are_a_third_of_the_size_and_close(bundles: dict[str, Path]) -> None:
+    assert _bytes(bundles["int8-weights"]) < 0.35 * _bytes(bundles["float32"])
+    rng = np.random.default_rng(3)
+    for graph, inputs in (
+        ("video", random_streams(CONFIG, rng, 4, 2)),
+        ("text", random_tokens(CONFIG, rng, 4, CONFIG.text_length)),
+    ):
+        exact, small = (
+            OnnxRuntimeEngine(bundles[p] / f"{graph}.onnx", threads=1).run(inputs)["vector"]
+            for p in ("float32", "int8-weights")
+        )
+        cosine = (exact * small).sum(axis=1)
+        assert (cosine >= 0.999).all()
+        assert (cosine < 1.0 - 1e-7).any(), "the small weights were not used"
+
+
+@pytest.mark.parametrize("precision", REDUCED)
+def test_small_weights_cost_nothing_when_running(
+    bundles: dict[str, Path], precision: Precision, tmp_path: Path
+) -> None:
+    """ONNX Runtime folds their rebuilding when it loads; only gathered embedding rows are rebuilt per run."""
+    for graph, extra in (("video", 0), ("text", 3), ("match", 3), ("answer", 3)):
+        counts = []
+        for folder in (bundles["float32"], bundles[precision]):
+            options = onnxruntime.SessionOptions()
+            options.optimized_model_filepath = str(tmp_path / f"{graph}.onnx")
+            options.log_severity_level = 3
+            onnxruntime.InferenceSession(str(folder / f"{graph}.onnx"), options, providers=["CPUExecutionProvider"])
+            counts.append(len(onnx.load(tmp_path / f"{graph}.onnx", load_external_data=False).graph.node))
+        assert counts[0] <= counts[1] <= counts[0] + extra
+
+
+def test_quantised_channels_keep_their_own_scale() -> None:
+    values = np.array([[1.0, 1000.0], [-0.5, 250.0], [0.0, -1000.0]], np.float32)
+    small, scale = quantise(values, axis=1)
+    np.testing.assert_array_equal(small, [[127, 127], [-64, 32], [0, -127]])
+    assert scale.shape == (1, 2)
+    np.testing.assert_allclose(small * scale, values, rtol=0.02)
+
+
+def test_channels_of_zeros_stay_zero() -> None:
+    small, scale = quantise(np.zeros((3, 2), np.float32), axis=0)
+    assert not small.any()
+    assert np.isfinite(scale).all()
+
+
+def _line(weight: np.ndarray, nodes: list[onnx.NodeProto]) -> onnx.ModelProto:
+    """x -> … -> y with one weight "w"."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, weight.shape[0]])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, None])
+    graph = helper.make_graph(nodes, "line", [x], [y], [numpy_helper.from_array(weight, "w")])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_weight_with_outliers_is_kept_in_float16(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    plain = rng.uniform(-1, 1, (128, 128)).astype(np.float32)
+    wild = plain.copy()
+    wild[5] *= 40  # in every channel: int8 steps would be as large as the other values
+    kinds = {}
+    for name, weight in (("plain", plain), ("wild", wild)):
+        model = _line(weight, [helper.make_node("MatMul", ["x", "w"], ["y"])])
+        store({"text": model}, tmp_path, "int8-weights")
+        kinds[name] = set(stored_kinds(onnx.load(tmp_path / "text.onnx")))
+    assert kinds == {"plain": {"int8", "float32"}, "wild": {"float16"}}
+
+
+def test_weight_used_along_two_axes_stays_as_it_is(tmp_path: Path) -> None:
+    """A tied weight: its rows are channels here, its columns there, so no scale would fit both."""
+    weight = np.random.default_rng(0).uniform(-1, 1, (128, 128)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Gemm", ["h", "w"], ["y"], transB=1),
+    ]
+    store({"text": _line(weight, nodes)}, tmp_path, "int8-weights")
+    assert set(stored_kinds(onnx.load(tmp_path / "text.onnx"))) == {"float32"}

@@ -1,0 +1,67 @@
+"""One service for most tests, and real files to put into it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+from tests.media_files import write_color_video
+from tests.service.running import Running, serving
+
+COLORS = {"red": (220, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 220)}
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """red.mp4, green.mp4 and blue.mp4: two seconds each."""
+    folder = tmp_path_factory.mktemp("files")
+    for name, color in COLORS.items():
+        write_color_video(folder / f"{name}.mp4", color)
+    return folder
+
+
+def settings_for(bundle: Path, data: Path, **given: object) -> Settings:
+    return Settings(bundle=bundle, data_dir=data, threads=1, device="cpu", port=0, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def running(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    settings = settings_for(
+        small_bundle,
+        tmp_path_factory.mktemp("data"),
+        max_upload_bytes=2_000_000,
+        max_body_bytes=300_000,
+        max_captions=5,
+        max_text_characters=500,
+        page_size=2,
+        allowed_hosts=["search.example"],
+    )
+    with serving(settings) as service:
+        yield service
+
+
+@pytest.fixture
+def collection(running: Running) -> str:
+    """An empty collection of the test's own."""
+    name = f"test-{next(_numbers)}"
+    assert running.client.post("/v1/collections", json={"name": name}).status_code == 201
+    return name
+
+
+@pytest.fixture
+def colors(running: Running, collection: str, files: Path) -> str:
+    """A collection with a red, a green and a blue video, whose metadata tells the color and a number."""
+    for number, name in enumerate(COLORS):
+        with (files / f"{name}.mp4").open("rb") as file:
+            answer = running.client.post(
+                f"/v1/collections/{collection}/videos",
+                files={"file": (f"{name}.mp4", file)},
+                data={"metadata": f'{{"color": "{name}", "number": {number}}}'},
+            )
+        assert answer.status_code == 201, answer.text
+    return collection

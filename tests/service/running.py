@@ -1,0 +1,110 @@
+"""A real server on 127.0.0.1, in a thread of the test process or in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from service.app import create_app
+from service.settings import Settings
+from service.state import Service, open_service
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+JSON = dict[str, Any]
+
+
+@dataclass
+class Running:
+    """A service that answers, and what is behind it."""
+
+    client: httpx.Client
+    service: Service
+    settings: Settings
+
+
+@contextmanager
+def serving(settings: Settings, *, ready: bool = True) -> Iterator[Running]:
+    """A service in a thread; stopped, as by SIGTERM, at the end."""
+    service = open_service(settings)
+    config = uvicorn.Config(create_app(settings, service), port=0, log_level="critical", log_config=None)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_for(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
+            if ready:
+                wait_for(lambda: client.get("/readyz").status_code == 200)
+            yield Running(client, service, settings)
+    finally:
+        server.should_exit = True
+        thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+@contextmanager
+def process(settings: Settings) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+    """``python -m service`` in a process of its own, ready; killed at the end if it is still there."""
+    server = start(settings)
+    try:
+        assert server.stderr is not None
+        address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
+        drain = threading.Thread(target=server.stderr.read, daemon=True)  # a full pipe would stop it
+        drain.start()
+        with httpx.Client(base_url=address, timeout=PATIENCE) as client:
+            wait_for(lambda: client.get("/readyz").status_code == 200)
+            yield client, server
+    finally:
+        if server.poll() is None:
+            server.send_signal(signal.SIGKILL)
+        server.wait(PATIENCE)
+
+
+def start(settings: Settings) -> subprocess.Popen[str]:
+    """``python -m service`` with these settings as environment."""
+    given = settings.model_dump(mode="json", exclude_unset=True)
+    environment = {f"VITASCOPE_{name.upper()}": _written(value) for name, value in given.items()}
+    command = [sys.executable, "-m", "service"]
+    return subprocess.Popen(command, env={**os.environ, **environment}, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def _written(value: object) -> str:
+    return str(value) if not isinstance(value, list) else str(value).replace("'", '"')
+
+
+def wait_for(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Return when ``condition`` holds; fail after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def problem_of(response: httpx.Response, status: int, code: str) -> JSON:
+    """The problem document of an error answer, after checking its form."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem: JSON = response.json()
+    assert problem["code"] == code, problem
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:vitascope:problem:{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["instance"] == httpx.URL(str(response.request.url)).path
+    assert problem["request_id"] == response.headers["x-request-id"]
+    return problem

@@ -1,0 +1,187 @@
+"""What holds for every request: problem details, ids, limits, who may send it, headers, faults."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.service.running import Running, problem_of, wait_for
+from vitascope.errors import EngineError, StorageError
+
+
+def test_it_is_alive_and_ready(running: Running) -> None:
+    assert running.client.get("/livez").json() == {"status": "ok"}
+    assert running.client.get("/readyz").json() == {"status": "ok"}
+
+
+def test_an_unknown_path_is_a_problem(running: Running) -> None:
+    problem = problem_of(running.client.get("/v1/nothing"), 404, "route_not_found")
+    assert "/v1/nothing" in problem["detail"]
+
+
+def test_a_method_that_is_not_possible_is_a_problem_and_says_which_is(running: Running) -> None:
+    answer = running.client.put("/v1/models")
+    problem_of(answer, 405, "method_not_allowed")
+    assert answer.headers["allow"] == "GET"
+
+
+def test_an_invalid_body_names_every_field_that_is_wrong(running: Running, collection: str) -> None:
+    body = {"text": 7, "limit": 0, "rank": True}
+    answer = running.client.post(f"/v1/collections/{collection}/search", json=body)
+    problem = problem_of(answer, 422, "validation_failed")
+    assert {(e["in"], e["field"]) for e in problem["errors"]} == {("body", "text"), ("body", "limit"), ("body", "rank")}
+    assert "limit" in problem["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/collections", "/v1/caption-scores", "/v1/answers"])
+@pytest.mark.parametrize("body", [b"{", b"[1, 2]", b'"text"', b"\xff\xfe", b"[" * 100_000, b'{"name": "\\ud800"}'])
+def test_a_body_that_is_no_usable_json_is_a_problem(running: Running, path: str, body: bytes) -> None:
+    answer = running.client.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (400, 422), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_request_id_comes_back_and_a_strange_one_is_replaced(running: Running) -> None:
+    assert running.client.get("/livez", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
+    made = running.client.get("/livez", headers={"x-request-id": "a b\tc"}).headers["x-request-id"]
+    assert len(made) == 32
+
+
+def test_a_body_too_large_by_its_header_is_refused_before_it_is_read(running: Running) -> None:
+    answer = running.client.post("/v1/collections", content=b" " * 20_000_000)
+    assert "300000" in problem_of(answer, 413, "payload_too_large")["detail"]
+
+
+def test_a_body_too_large_by_what_comes_is_refused(running: Running) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 20_000_000:
+            sent += 50_000
+            yield b" " * 50_000
+
+    headers = {"content-type": "application/json"}
+    answer = running.client.post("/v1/collections", content=endless(), headers=headers)
+    problem_of(answer, 413, "payload_too_large")
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:80", "search.example:8000"])
+def test_hosts_that_are_ours(running: Running, host: str) -> None:
+    assert running.client.get("/livez", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", ""])
+def test_a_host_that_is_not_ours_is_refused(running: Running, host: str) -> None:
+    assert running.client.get("/v1/collections", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
+def test_a_page_of_another_origin_cannot_change_anything(running: Running, origin: str) -> None:
+    answer = running.client.post("/v1/collections", json={"name": "stolen"}, headers={"origin": origin})
+    problem_of(answer, 403, "origin_not_allowed")
+    assert running.client.get("/v1/collections/stolen").status_code == 404
+
+
+def test_the_own_page_may_change_things_and_no_other_origin_may_read(running: Running) -> None:
+    own = str(running.client.base_url).rstrip("/")
+    answer = running.client.post("/v1/collections", json={"name": "own"}, headers={"origin": own})
+    assert answer.status_code == 201
+    answer = running.client.get("/v1/collections", headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/nothing", "/static/app.js"])
+def test_every_answer_carries_the_security_headers(running: Running, path: str) -> None:
+    headers = running.client.get(path).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert "server" not in headers or "uvicorn" in headers["server"]  # `serve` sends none; this server is the test's
+
+
+def test_a_defect_is_a_problem_that_tells_nothing_and_the_log_tells_all(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def defect() -> list[str]:
+        raise RuntimeError("the secret of /etc/shadow")
+
+    monkeypatch.setattr(running.service.library, "names", defect)
+    with caplog.at_level(logging.ERROR, "vitascope.service"):
+        answer = running.client.get("/v1/collections", headers={"x-request-id": "find-me"})
+    problem_of(answer, 500, "internal_error")
+    assert "secret" not in answer.text
+    assert "find-me" in caplog.text
+    assert "the secret of /etc/shadow" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        (EngineError("session of /opt/secret failed"), 503, "engine_error"),
+        (StorageError("/var/secret/catalogue.sqlite3: disk I/O error"), 507, "storage_error"),
+    ],
+)
+def test_a_fault_of_the_server_does_not_tell_where_its_files_are(
+    running: Running, colors: str, monkeypatch: pytest.MonkeyPatch, fault: Exception, status: int, code: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.service.model, "embed_text", fail)
+        answer = running.client.post(f"/v1/collections/{colors}/search", json={"text": "a red thing"})
+    problem_of(answer, status, code)
+    assert "secret" not in answer.text
+    assert running.client.post(f"/v1/collections/{colors}/search", json={"text": "a red thing"}).status_code == 200
+
+
+def test_a_busy_model_keeps_nobody_from_asking_other_things(
+    running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    embed = running.service.model.embed_text
+
+    def slow(texts: list[str]) -> object:
+        entered.set()
+        leave.wait(60)
+        return embed(texts)
+
+    monkeypatch.setattr(running.service.model, "embed_text", slow)
+    answers: list[httpx.Response] = []
+    path = f"{running.client.base_url}v1/collections/{colors}/search"
+    waiting = [
+        threading.Thread(target=lambda: answers.append(httpx.post(path, json={"text": "a red thing"}, timeout=60)))
+        for _ in range(running.settings.workers + 2)
+    ]
+    for thread in waiting:
+        thread.start()
+    try:
+        assert entered.wait(60)
+        assert running.client.get("/readyz").status_code == 200
+        assert running.client.get(f"/v1/collections/{colors}/videos").status_code == 200
+        assert not answers
+    finally:
+        leave.set()
+        for thread in waiting:
+            thread.join(60)
+    assert [answer.status_code for answer in answers] == [200] * len(waiting)
+
+
+def test_a_client_that_goes_away_in_the_middle_of_an_upload_leaves_nothing(running: Running, collection: str) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n' + b"a" * 100_000
+        raise ConnectionError("gone")
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    with pytest.raises(ConnectionError):
+        running.client.post(f"/v1/collections/{collection}/videos", content=broken(), headers=headers)
+    wait_for(lambda: not list(running.service.media.uploads.iterdir()))
+    assert json.loads(running.client.get(f"/v1/collections/{collection}").text)["videos"] == 0

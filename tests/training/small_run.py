@@ -1,0 +1,110 @@
+"""A packed corpus of a few coloured squares and a recipe that learns from it in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from training.data.example import Example, Negative, Question
+from training.data.packed import Media, Origin, write_packed
+from training.recipe import Recipe
+from vitascope.manifest import FrameStream
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
+MODEL = {
+    "high_height": 64,
+    "high_width": 64,
+    "low_height": 32,
+    "low_width": 32,
+    "low_frames": 2,
+    "grid_height": 2,
+    "grid_width": 2,
+    "hybrid_width": 32,
+    "hybrid_layers": 1,
+    "text_width": 48,
+    "text_layers": 1,
+    "fused_layers": 1,
+    "text_intermediate": 64,
+    "vocabulary": 40,
+    "max_positions": 32,
+    "text_length": 16,
+    "vector_width": 24,
+    "answer_hidden": 16,
+    "frozen_stages": 0,
+}
+STREAMS = [
+    FrameStream(name="high", frames=1, height=64, width=64, placement="middle"),
+    FrameStream(name="low", frames=1, height=32, width=32, placement="uniform"),
+]
+
+
+def write_tokenizer(path: Path) -> Path:
+    """A word-level tokenizer with BERT's special words."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "square", "what", "color", "is", "it", "?", *COLOURS]
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    made.save(str(path))
+    return path
+
+
+def write_corpus(data: Path, folder: Path, copies: int = 4) -> None:
+    """`copies` noisy pictures of each colour as the corpus `squares`, splits train and val."""
+    origin = Origin(source="made in the test", licence="CC0-1.0", split_rule="all")
+    for number, split in enumerate(("train", "val")):
+        write_packed(
+            data / "squares" / split,
+            STREAMS,
+            _items(folder, split, copies, seed=number),
+            origin,
+        )
+
+
+def _items(folder: Path, split: str, copies: int, seed: int) -> Iterator[tuple[Example, Media]]:
+    rng = np.random.default_rng(seed)
+    names = list(COLOURS)
+    for copy in range(copies):
+        for i, (name, colour) in enumerate(COLOURS.items()):
+            pixels = np.clip(np.array(colour) + rng.normal(0, 12, (64, 64, 3)), 0, 255).astype(np.uint8)
+            path = folder / f"{split}-{name}-{copy}.png"
+            Image.fromarray(pixels).save(path)
+            wrong = names[(i + 1 + copy) % len(names)]
+            yield (
+                Example(
+                    key=path.stem,
+                    captions=(f"a {name} square",),
+                    questions=(Question("what color is it ?", (name,), "colour"),),
+                    negatives=(Negative(f"a {wrong} square", 0, 1, "colour"),) if wrong != name else (),
+                    still=True,
+                    attributes={"colour": name},
+                ),
+                path,
+            )
+
+
+def recipe(tokenizer: Path, *, steps: int = 8, **changes: object) -> Recipe:
+    """Two stages: contrast with answers, then the frozen fusion stage."""
+    objectives = {"contrastive": 1.0, "answer": 1.0}
+    source = {"corpus": "squares", "weight": 1.0, "batch": 8, "group_by": "colour", "crop": 0.8, "jitter": 0.1}
+    fusion = {"masked_words": 0.5, "match": 1.0, "answer": 1.0}
+    stage = {"steps": steps, "learning_rate": 3e-3, "text_scale": 1.0, "backbone_scale": 1.0}
+    fields: dict[str, object] = {
+        "name": "squares",
+        "size": "tiny",
+        "start": "scratch",
+        "tokenizer": str(tokenizer),
+        "checkpoint_every": 3,
+        "answers_from": ["squares"],
+        "model": MODEL,
+        "stages": [
+            {"name": "contrast", "sources": [source | {"objectives": objectives}], **stage},
+            {"name": "fusion", "frozen": "stage_one", "sources": [source | {"objectives": fusion}], **stage},
+        ],
+    }
+    return Recipe.model_validate(fields | changes)

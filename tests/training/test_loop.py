@@ -1,0 +1,100 @@
+"""Training as a user sees it: it learns, it goes on exactly after a kill, it freezes what it says it freezes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.small_run import recipe, write_corpus, write_tokenizer
+from training import checkpoint
+from training.data.packed import open_packed
+from training.evaluation.answers import exact_answers
+from training.evaluation.embedding import embed_corpus
+from training.evaluation.encoder import TorchEncoder
+from training.loop import schedule_factor, train
+from training.recipe import Recipe
+from vitascope.tokenise import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(data folder, tokenizer file)"""
+    folder = tmp_path_factory.mktemp("squares")
+    write_corpus(folder / "data", folder)
+    return folder / "data", write_tokenizer(folder / "tokenizer.json")
+
+
+@pytest.fixture(scope="module")
+def trained(corpus: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return train(recipe(corpus[1]), corpus[0], tmp_path_factory.mktemp("whole"))
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    corpus: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    made = recipe(corpus[1])
+    # 5 is in the middle of stage 1, 12 in the middle of stage 2; both lie between two periodic checkpoints.
+    for steps in (5, 7, None):
+        ended = train(made, corpus[0], tmp_path, stop_after=steps)
+    whole, pieces = checkpoint.load(trained), checkpoint.load(ended)
+    assert pieces.step == whole.step == made.total_steps
+    for (name, a), b in zip(whole.model.state_dict().items(), pieces.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    logs = [[json.loads(line) for line in (f.parent / "log.jsonl").open()] for f in (trained, ended)]
+    for row in [row for log in logs for row in log]:
+        row.pop("seconds")
+    assert logs[0] == logs[1]
+
+
+def test_it_learns_what_color_it_is(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    ended = checkpoint.load(train(recipe(corpus[1], steps=40), corpus[0], tmp_path))
+    packed = open_packed(corpus[0] / "squares" / "val")
+    encoder = TorchEncoder(ended.model, Tokenizer.open(ended.tokenizer, max_length=16), ended.answers)
+    _, tokens = embed_corpus(encoder, packed, low_frames=2)
+    assert exact_answers(encoder, packed, tokens)["exact"] > 60.0  # chance is 25
+
+
+def test_the_fusion_stage_leaves_both_encoders_as_they_were(
+    corpus: tuple[Path, Path], trained: Path, tmp_path: Path
+) -> None:
+    made = recipe(corpus[1])
+    before = checkpoint.load(train(made, corpus[0], tmp_path, stop_after=made.stages[0].steps)).model
+    after = checkpoint.load(trained).model
+    frozen = set(before.stage_one_parameters())
+    old, new = dict(before.named_parameters()), dict(after.named_parameters())
+    assert all(torch.equal(old[name], new[name]) for name in frozen)
+    assert any(not torch.equal(old[name], new[name]) for name in set(old) - frozen)
+
+
+def test_a_run_folder_of_another_recipe_is_refused(corpus: tuple[Path, Path], trained: Path) -> None:
+    with pytest.raises(ValueError, match="another recipe"):
+        train(recipe(corpus[1], seed=5), corpus[0], trained.parent)
+
+
+def test_curves_are_drawn(trained: Path) -> None:
+    assert (trained.parent / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_warmup_and_decay() -> None:
+    stage = recipe(Path("t.json"), steps=100).stages[0]
+    assert schedule_factor(0, stage) == pytest.approx(0.1)
+    assert schedule_factor(9, stage) == pytest.approx(1.0)
+    assert schedule_factor(99, stage) < 0.05
+
+
+def test_answers_asked_but_not_in_the_vocabulary_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"answers_from: \['squares'\]"):
+        recipe(Path("t.json"), answers_from=[])
+
+
+def test_shipped_recipes_are_valid() -> None:
+    from training.command import RECIPES
+    from training.recipe import read_recipe
+
+    found = [read_recipe(path) for path in RECIPES.glob("*.toml")]
+    assert all(isinstance(r, Recipe) and r.total_steps > 0 for r in found)
+    assert "hd-vila-tiny" in {r.name for r in found}

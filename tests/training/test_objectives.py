@@ -1,0 +1,76 @@
+"""Losses and masking: what they reward, what they must not."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from training import masking, objectives
+
+
+def test_contrastive_is_log_batch_when_nothing_is_known() -> None:
+    same = torch.ones(8, 4) / 2
+    loss = objectives.contrastive(same, same, 0.05, torch.arange(8))
+    assert loss.item() == pytest.approx(math.log(8), abs=1e-5)
+
+
+def test_contrastive_falls_when_pairs_agree() -> None:
+    eye = torch.eye(6)
+    groups = torch.arange(6)
+    assert objectives.contrastive(eye, eye, 0.05, groups) < objectives.contrastive(eye, eye.roll(1, 0), 0.05, groups)
+
+
+def test_one_group_is_not_its_own_negative() -> None:
+    pair = torch.eye(4)[[0, 0, 1, 2]]
+    shared = objectives.contrastive(pair, pair, 0.05, torch.tensor([0, 0, 1, 2]))
+    apart = objectives.contrastive(pair, pair, 0.05, torch.arange(4))
+    # The best possible loss for a shared target is log 2 on the two shared rows, nothing on the others.
+    assert shared.item() == pytest.approx(math.log(2) / 2, abs=1e-3)
+    assert apart.item() == pytest.approx(shared.item(), abs=1e-3)
+    wrong = torch.eye(4)[[0, 1, 1, 2]]
+    assert objectives.contrastive(wrong, wrong, 0.05, torch.tensor([0, 0, 1, 2])) > shared
+
+
+def test_hard_negative_texts_raise_the_loss_of_a_video_that_likes_them() -> None:
+    eye = torch.eye(4)
+    plain = objectives.contrastive(eye, eye, 0.5, torch.arange(4))
+    with_wrong = objectives.contrastive(eye, eye, 0.5, torch.arange(4), wrong_text=eye)
+    assert with_wrong > plain
+
+
+def test_unknown_answers_do_not_count() -> None:
+    logits = torch.tensor([[5.0, 0.0], [0.0, 5.0]])
+    assert objectives.answer(logits, torch.tensor([0, -100])) < 0.01
+    assert objectives.answer(logits, torch.tensor([-100, -100])) == 0.0
+
+
+def test_masking_leaves_special_words_and_padding() -> None:
+    torch.manual_seed(0)
+    ids = torch.tensor([[2, 7, 8, 9, 3, 0, 0]]).repeat(400, 1)
+    attention = (ids != 0).long()
+    special = torch.tensor([0, 1, 2, 3, 4])
+    masked, targets = masking.mask_words(ids, attention, mask_id=4, vocabulary=20, special=special, share=0.15)
+    chosen = targets != masking.IGNORED
+    assert not chosen[:, [0, 4, 5, 6]].any()
+    assert torch.equal(targets[chosen], ids[chosen])
+    assert torch.equal(masked[~chosen], ids[~chosen])
+    assert chosen[:, 1:4].float().mean().item() == pytest.approx(0.15, abs=0.04)
+    assert (masked[chosen] == 4).float().mean().item() == pytest.approx(0.8, abs=0.1)
+
+
+def test_hard_negatives_never_come_from_the_own_group() -> None:
+    torch.manual_seed(0)
+    groups = torch.tensor([0, 0, 1, 2])
+    similarity = torch.tensor([[9.0, 9.0, 0.1, 0.0]] * 4)
+    for _ in range(20):
+        picked = masking.hard_negatives(similarity, groups, 0.05)
+        assert (groups[picked] != groups).all()
+
+
+def test_hard_negatives_prefer_the_similar() -> None:
+    torch.manual_seed(0)
+    similarity = torch.tensor([[0.0, 0.9, 0.0, 0.0]] * 4)
+    picked = torch.stack([masking.hard_negatives(similarity, torch.arange(4), 0.05)[0] for _ in range(30)])
+    assert (picked == 1).all()

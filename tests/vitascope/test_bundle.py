@@ -1,0 +1,195 @@
+"""A bundle is opened whole and unchanged, or not at all."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from tests.small_bundle import make_small_bundle, write_manifest
+from vitascope.bundle import Bundle
+from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
+from vitascope.external_data import external_files
+
+FILES = sorted(
+    [
+        *("MODEL_CARD.md", "answer.onnx", "answers.json", "match.onnx", "parity.json"),
+        *("text.onnx", "tokenizer.json", "video.onnx", "weights.bin"),
+    ]
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_small_bundle(tmp_path / "bundle", external_data=True)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    stated: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return stated
+
+
+def test_an_intact_bundle_opens(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    assert sorted(bundle.manifest.files) == FILES
+    assert bundle.manifest.tasks == ["retrieval", "matching", "answering"]
+    assert bundle.answers[:3] == ["red", "green", "blue"]
+    assert len(bundle.fingerprint) == 64
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+def test_one_flipped_bit_in_any_file_is_refused(name: str, place: float, folder: Path) -> None:
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    data[round(place * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleCorrupt, match=rf"{name}: its SHA-256 is [0-9a-f]{{64}}; the manifest states"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_or_shortened_file_is_refused(name: str, folder: Path) -> None:
+    path = folder / name
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(BundleCorrupt, match=f"{name}: {size - 1} bytes; the manifest states {size} bytes"):
+        Bundle.open(folder)
+    path.unlink()
+    with pytest.raises(BundleCorrupt, match=f"{name}: missing"):
+        Bundle.open(folder)
+
+
+def test_files_that_are_not_listed_do_not_matter(folder: Path) -> None:
+    (folder / "notes.txt").write_text("seen on a Tuesday")
+    Bundle.open(folder)
+
+
+def test_links_may_not_leave_the_bundle(folder: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.json"
+    shutil.move(folder / "tokenizer.json", outside)
+    (folder / "tokenizer.json").symlink_to(outside)
+    with pytest.raises(BundleCorrupt, match=r"tokenizer\.json: a link that leaves the bundle"):
+        Bundle.open(folder)
+    linked = tmp_path / "linked"
+    linked.symlink_to(make_small_bundle(tmp_path / "other"))
+    Bundle.open(linked)  # the bundle itself may be anywhere
+
+
+def test_no_bundle_there(tmp_path: Path) -> None:
+    with pytest.raises(BundleNotFound, match="no such folder"):
+        Bundle.open(tmp_path / "absent")
+    with pytest.raises(BundleNotFound, match=r"has no manifest\.json"):
+        Bundle.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "reason"),
+    [
+        ({"schema_version": 2}, BundleUnsupported, "schema_version 2; 1 was expected"),
+        ({"tasks": ["dancing"]}, BundleUnsupported, r"tasks\.0: Input should be 'retrieval'"),
+        ({"temprature": 0.1}, BundleCorrupt, "temprature: Extra inputs are not permitted"),
+        ({"temperature": -1}, BundleCorrupt, "temperature: Input should be greater than 0"),
+        ({"vector_width": "wide"}, BundleCorrupt, "vector_width: Input should be a valid integer"),
+        ({"graphs": {}}, BundleCorrupt, "graphs: .* missing"),
+        ({"tokenizer": "other.json"}, BundleCorrupt, r"\['other\.json'\] used but not listed"),
+        ({"answers": None}, BundleCorrupt, "needs an answer vocabulary"),
+    ],
+)
+def test_a_manifest_that_makes_no_sense(
+    change: dict[str, Any], error: type[Exception], reason: str, folder: Path
+) -> None:
+    write_manifest(folder, {**manifest_of(folder), **change})
+    with pytest.raises(error, match=reason) as caught:
+        Bundle.open(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"manifest"', "[" * 100_000, "\x00\xff"])
+def test_a_manifest_that_is_not_a_json_object(text: str, folder: Path) -> None:
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(BundleCorrupt, match=r"manifest\.json"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("name", ["../outside.bin", "/etc/hostname", "a/../../b", "a\\b"])
+def test_listed_paths_stay_inside(name: str, folder: Path) -> None:
+    stated = manifest_of(folder)
+    stated["files"][name] = {"sha256": "0" * 64, "bytes": 1}
+    (folder / "manifest.json").write_text(json.dumps(stated))
+    with pytest.raises(BundleCorrupt, match="leaves the bundle"):
+        Bundle.open(folder)
+
+
+def _redirect(graph: onnx.GraphProto, location: str) -> None:
+    for tensor in graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+
+
+@pytest.mark.parametrize("location", ["../weights.bin", "/etc/hostname", "notes.txt", "./../../x", ""])
+def test_graphs_may_only_read_weights_that_were_checked(location: str, folder: Path) -> None:
+    model = onnx.load(folder / "video.onnx", load_external_data=False)
+    _redirect(model.graph, location)
+    (folder / "video.onnx").write_bytes(model.SerializeToString())
+    stated = manifest_of(folder)
+    write_manifest(folder, stated)  # the hashes are right again: only the location is wrong
+    (folder / "notes.txt").write_bytes((folder / "weights.bin").read_bytes())
+    with pytest.raises(BundleCorrupt, match=r"video\.onnx: graph 'video' reads weights from"):
+        Bundle.open(folder)
+
+
+def test_weights_hidden_in_a_branch_are_found(tmp_path: Path) -> None:
+    """Tensors also live in attributes and in the graphs of If and Loop."""
+    make_small_bundle(tmp_path, external_data=True)
+    inner = onnx.load(tmp_path / "text.onnx", load_external_data=False).graph
+    _redirect(inner, "../hidden.bin")
+    branch = onnx.helper.make_node("If", ["c"], ["y"], then_branch=inner)
+    constant = onnx.helper.make_node("Constant", [], ["k"], value=inner.initializer[0])
+    for node in (branch, constant):
+        model = onnx.helper.make_model(onnx.helper.make_graph([node], "outer", [], []))
+        (tmp_path / "outer.onnx").write_bytes(model.SerializeToString())
+        assert external_files(tmp_path / "outer.onnx") == {"../hidden.bin"}
+    function = onnx.helper.make_function("local", "f", [], ["k"], [constant], [])
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "outer", [], []), functions=[function])
+    (tmp_path / "outer.onnx").write_bytes(model.SerializeToString())
+    assert external_files(tmp_path / "outer.onnx") == {"../hidden.bin"}
+
+
+@pytest.mark.parametrize("data", [b"", b"not a graph at all", b"\x3a\xff\xff\xff\xff\x0f", b"\x0b\x0b"])
+def test_graph_files_that_are_not_graphs(data: bytes, folder: Path) -> None:
+    (folder / "text.onnx").write_bytes(data)
+    write_manifest(folder, manifest_of(folder))
+    with pytest.raises(BundleCorrupt, match=r"text\.onnx: not a readable ONNX graph"):
+        Bundle.open(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '["red", 5]', '["red", ""]', "no"])
+def test_an_answer_vocabulary_is_a_list_of_texts(text: str, folder: Path) -> None:
+    (folder / "answers.json").write_text(text)
+    write_manifest(folder, manifest_of(folder))
+    with pytest.raises(BundleCorrupt, match=r"answers\.json"):
+        Bundle.open(folder)
+
+
+def test_the_fingerprint_is_that_of_the_vectors(tmp_path: Path) -> None:
+    def fingerprint(name: str, card: str = "", **options: Any) -> str:
+        stated = {"metrics": options.pop("metrics", {}), "text_length": options.pop("text_length", 16)}
+        folder = make_small_bundle(tmp_path / name, **options)
+        if card:
+            (folder / "MODEL_CARD.md").write_text(card)
+        write_manifest(folder, {**manifest_of(folder), **stated})
+        return Bundle.open(folder).fingerprint
+
+    first = fingerprint("first")
+    assert fingerprint("again") == first
+    assert fingerprint("card", card="# Another card\n") == first
+    assert fingerprint("metrics", metrics={"recall": 0.5}) == first
+    assert fingerprint("weights", seed=1) != first
+    assert fingerprint("outside", external_data=True) != fingerprint("both", seed=1, external_data=True)
+    assert fingerprint("length", text_length=12) != first

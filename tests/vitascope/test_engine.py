@@ -1,0 +1,76 @@
+"""The ONNX Runtime engine tells the truth about devices, graphs and failures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from vitascope.engine import ArraySpec, OnnxRuntimeEngine
+from vitascope.errors import BundleCorrupt, EngineError, InvalidInput
+
+
+@pytest.fixture(scope="module")
+def engine(small_bundle: Path) -> OnnxRuntimeEngine:
+    return OnnxRuntimeEngine(small_bundle / "text.onnx", threads=1, device="cpu")
+
+
+def test_names_shapes_and_types_are_known(engine: OnnxRuntimeEngine) -> None:
+    assert engine.inputs == {
+        "input_ids": ArraySpec("int64", (None, None)),
+        "attention_mask": ArraySpec("int64", (None, None)),
+    }
+    assert engine.outputs == {"vector": ArraySpec("float32", (None, 16))}
+    assert engine.providers == ["CPUExecutionProvider"]
+
+
+def test_named_arrays_in_named_arrays_out(engine: OnnxRuntimeEngine) -> None:
+    ids = np.array([[2, 4, 3], [2, 5, 3]])
+    result = engine.run({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    assert set(result) == {"vector"}
+    assert result["vector"].shape == (2, 16)
+    assert np.linalg.norm(result["vector"], axis=1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("ids", [np.array([[10**6]]), np.array([2]), np.array([[2.0]])], ids=["value", "rank", "type"])
+def test_a_failed_run_names_graph_and_shapes(ids: np.ndarray, engine: OnnxRuntimeEngine) -> None:
+    with pytest.raises(EngineError, match=r"text\.onnx: failed on inputs of shapes .*input_ids"):
+        engine.run({"input_ids": ids, "attention_mask": np.ones((1, 1), np.int64)})
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_device_that_is_not_built_in(device: str, small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EngineError, match=f"device: '{device}' is not built into"):
+        OnnxRuntimeEngine(small_bundle / "text.onnx", device=device)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize(("device", "name"), [("cuda", "CUDA"), ("tensorrt", "Tensorrt")])
+def test_a_silent_fall_back_to_the_cpu_is_an_error(
+    device: str, name: str, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU build lists its providers as available where no GPU is, and then runs on the CPU."""
+    if f"{name}ExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("needs a build of onnxruntime without GPU support")
+    listed = [f"{n}ExecutionProvider" for n in ("Tensorrt", "CUDA", "CPU")]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    with pytest.raises(EngineError, match=f"device: '{device}' was asked for but .* CPUExecutionProvider"):
+        OnnxRuntimeEngine(small_bundle / "text.onnx", device=device)  # type: ignore[arg-type]
+    fallen_back = OnnxRuntimeEngine(small_bundle / "text.onnx", device="auto")
+    assert fallen_back.providers == ["CPUExecutionProvider"]
+
+
+def test_unknown_settings(small_bundle: Path) -> None:
+    with pytest.raises(InvalidInput, match="device: 'abacus'; expected one of auto, cpu, cuda, tensorrt"):
+        OnnxRuntimeEngine(small_bundle / "text.onnx", device="abacus")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="threads: -1"):
+        OnnxRuntimeEngine(small_bundle / "text.onnx", threads=-1)
+
+
+def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    with pytest.raises(BundleCorrupt, match=r"bad\.onnx: not a valid ONNX graph"):
+        OnnxRuntimeEngine(tmp_path / "bad.onnx", device="cpu")

@@ -1,0 +1,201 @@
+"""Files that are not what they seem get a precise error, and nothing else gets out."""
+
+from __future__ import annotations
+
+import random
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.media_files import (
+    counter_frame,
+    cut,
+    read_counter,
+    solid,
+    write_animation,
+    write_audio_only,
+    write_counter_video,
+    write_picture,
+    write_png_header,
+    write_video,
+    write_without_frames,
+)
+from vitascope.errors import MediaCorrupt, MediaError, MediaTooLarge, MediaUnsupported
+from vitascope.media.decode import read_frames
+from vitascope.media.limits import MediaLimits
+from vitascope.media.probe import probe
+
+
+def _bytes(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def _zip(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "text")
+    return path
+
+
+def _short_header(path: Path) -> Path:
+    return cut(write_counter_video(path.with_name("whole.mp4"), 20), path, 0.02)
+
+
+def _eight_k(path: Path) -> Path:
+    return write_video(path, [solid((9, 9, 9), 7680, 4320)], options={"preset": "ultrafast"})
+
+
+PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
+CONCAT = b"ffconcat version 1.0\nfile '/etc/hostname'\n"
+Case = tuple[Callable[[Path], Path], type[MediaError], str]
+BAD: dict[str, Case] = {
+    "empty.mp4": (lambda p: _bytes(p, b""), MediaCorrupt, r"empty \(0 bytes\)"),
+    "header-only.mp4": (_short_header, MediaCorrupt, "breaks off [0-9]+ bytes early"),
+    "no-frames.mp4": (write_without_frames, MediaCorrupt, "without any stream"),
+    "no-frames.mkv": (write_without_frames, MediaCorrupt, "cannot be opened"),
+    "no-frames.avi": (write_without_frames, MediaCorrupt, "not a single frame"),
+    "sound.mp4": (write_audio_only, MediaUnsupported, "audio only"),
+    "sound.mkv": (write_audio_only, MediaUnsupported, "audio only"),
+    "text.mp4": (lambda p: _bytes(p, b"not a video\n" * 50), MediaUnsupported, "the content is text"),
+    "archive.mp4": (_zip, MediaUnsupported, "a ZIP archive"),
+    "playlist.mp4": (lambda p: _bytes(p, PLAYLIST), MediaUnsupported, "the content is text"),
+    "concat.mp4": (lambda p: _bytes(p, CONCAT), MediaUnsupported, "the content is text"),
+    "noise.webm": (lambda p: _bytes(p, random.Random(0).randbytes(4000)), MediaUnsupported, "no known kind"),
+    "dot.png": (lambda p: write_picture(p, solid((1, 2, 3), 1, 1)), MediaError, "1x1 pixels; at least 8"),
+    "strip.png": (lambda p: write_picture(p, solid((1, 2, 3), 400, 2)), MediaError, "at least 8"),
+    "8k.mp4": (_eight_k, MediaTooLarge, "7680x4320 pixels; at most 9437184"),
+    "bomb.png": (lambda p: write_png_header(p, 14000, 14000), MediaTooLarge, "at most 9437184 pixels"),
+    "large.png": (lambda p: write_png_header(p, 5000, 5000), MediaTooLarge, "5000x5000"),
+    "hollow.png": (lambda p: write_png_header(p, 64, 64), MediaCorrupt, "cannot be decoded"),
+    "absent.mp4": (lambda p: p, MediaError, "no such file"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_files_are_refused_by_name_and_reason(name: str, tmp_path: Path) -> None:
+    make, error, reason = BAD[name]
+    path = make(tmp_path / name)
+    for use in (probe, lambda p: read_frames(p, [0.0])):
+        with pytest.raises(error, match=reason) as caught:
+            use(path)
+        assert type(caught.value) is error
+        assert name in str(caught.value)
+
+
+def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
+    video = write_counter_video(tmp_path / "a.mp4", 5).rename(tmp_path / "a.png")
+    picture = write_picture(tmp_path / "b.png", counter_frame(6)).rename(tmp_path / "b.mp4")
+    animation = write_animation(tmp_path / "c.gif", [counter_frame(1), counter_frame(2)], [50, 50])
+    assert probe(video).kind == "video"
+    assert probe(picture).kind == "picture"
+    assert probe(animation.rename(tmp_path / "c.txt")).kind == "animation"
+    assert read_counter(read_frames(tmp_path / "b.mp4", [0.0])[0]) == 6
+
+
+def test_odd_names_are_only_names(tmp_path: Path) -> None:
+    for name in ("concat:a|b.mp4", "http:x.mp4", "-i.mp4", "a b%03d.mp4", "ümlaut 视频.mp4"):
+        path = write_counter_video(tmp_path / "plain.mp4", 3).rename(tmp_path / name)
+        assert read_counter(read_frames(path, [0.05])[0]) == 1
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".mp4", "libx264"), (".mkv", "libx264"), (".webm", "libvpx-vp9")])
+def test_a_truncated_video_gives_what_it_has_and_no_more(suffix: str, codec: str, tmp_path: Path) -> None:
+    front = {"movflags": "faststart"} if suffix == ".mp4" else {}
+    noise = np.random.default_rng(0).integers(0, 255, (64, 160, 3), np.uint8)
+    frames = [np.maximum(counter_frame(k), np.roll(noise, k, 1) // 4) for k in range(250)]
+    whole = write_video(tmp_path / f"whole{suffix}", frames, codec=codec, gop=25, muxer_options=front)
+    half = cut(whole, tmp_path / f"half{suffix}", 0.5)
+    assert read_counter(read_frames(half, [1.02])[0]) == 25
+    with pytest.raises(MediaCorrupt, match=r"[0-9.]+ seconds can be decoded of the 10\.00 seconds"):
+        read_frames(half, [9.5])
+    nearly = cut(whole, tmp_path / f"nearly{suffix}", 0.97)
+    assert read_counter(read_frames(nearly, [9.99])[0]) > 225
+
+
+def test_a_damaged_tail_is_not_passed_off_as_a_still(tmp_path: Path) -> None:
+    whole = write_counter_video(tmp_path / "whole.mp4", 250, gop=25, muxer_options={"movflags": "faststart"})
+    data = bytearray(whole.read_bytes())
+    data[len(data) // 2 :] = bytes(len(data) - len(data) // 2)
+    damaged = _bytes(tmp_path / "damaged.mp4", bytes(data))
+    assert read_counter(read_frames(damaged, [0.5])[0]) == 12
+    with pytest.raises(MediaCorrupt, match="what follows is damaged"):
+        read_frames(damaged, [9.5])
+
+
+def test_a_damaged_middle_does_not_lose_the_rest(tmp_path: Path) -> None:
+    whole = write_counter_video(tmp_path / "whole.mp4", 250, gop=25, muxer_options={"movflags": "faststart"})
+    data = bytearray(whole.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 300] = bytes(300)
+    damaged = _bytes(tmp_path / "damaged.mp4", bytes(data))
+    frames = read_frames(damaged, [0.02, 9.9])
+    assert [read_counter(frame) for frame in frames] == [0, 247]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
+def test_truncated_animations(suffix: str, tmp_path: Path) -> None:
+    frames = [counter_frame(number) for number in range(40)]
+    whole = write_animation(tmp_path / f"whole{suffix}", frames, [50] * 40)
+    if suffix != ".gif":  # a GIF does not state how much is to come
+        with pytest.raises(MediaCorrupt, match=r"broken off|breaks off [0-9]+ bytes"):
+            probe(cut(whole, tmp_path / f"half{suffix}", 0.5))
+    if suffix != ".webp":  # a WebP is read as a whole or not at all
+        last = read_frames(cut(whole, tmp_path / f"nearly{suffix}", 0.97), [1.99])[0]
+        assert read_counter(last) >= 36
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (MediaLimits(max_bytes=100), "at most 100 bytes"),
+        (MediaLimits(max_seconds=1.5), "at most 1.5 seconds"),
+        (MediaLimits(max_frames=10), "at most 10 are read"),
+        (MediaLimits(max_pixels=5000), "160x64 pixels; at most 5000"),
+    ],
+)
+def test_each_limit_is_named(limits: MediaLimits, reason: str, tmp_path: Path) -> None:
+    video = write_counter_video(tmp_path / "v.mp4", 50)
+    animation = write_animation(tmp_path / "a.gif", [counter_frame(k) for k in range(20)], [100] * 20)
+    for path in (video, animation):
+        for use in (lambda p: probe(p, limits), lambda p: read_frames(p, [0.0], limits)):
+            with pytest.raises(MediaTooLarge, match=reason):
+                use(path)
+
+
+def test_allow_lists_can_be_narrowed(tmp_path: Path) -> None:
+    path = write_counter_video(tmp_path / "v.mp4", 3)
+    with pytest.raises(MediaUnsupported, match="content is mp4; expected one of webp"):
+        probe(path, MediaLimits(containers=frozenset({"webp"})))
+    with pytest.raises(MediaUnsupported, match="codec is 'h264'; expected one of vp9"):
+        probe(path, MediaLimits(codecs=frozenset({"vp9"})))
+
+
+def test_mutated_files_raise_media_errors_or_decode(tmp_path: Path) -> None:
+    frames = [counter_frame(number) for number in range(12)]
+    sources = [
+        write_counter_video(tmp_path / "v.mp4", 40, gop=10),
+        write_counter_video(tmp_path / "v.mkv", 40, gop=10),
+        write_counter_video(tmp_path / "v.webm", 40, codec="libvpx-vp9"),
+        write_counter_video(tmp_path / "v.avi", 40, codec="mpeg4"),
+        write_counter_video(tmp_path / "v.ts", 40, gop=10),
+        *(write_animation(tmp_path / f"a{suffix}", frames, [50] * 12) for suffix in (".gif", ".webp", ".png")),
+        write_picture(tmp_path / "p.jpg", frames[5]),
+    ]
+    refused = 0
+    for seed in range(180):
+        chance = random.Random(seed)
+        data = bytearray(sources[seed % len(sources)].read_bytes())
+        for _ in range(chance.choice([1, 4, 20])):
+            data[chance.randrange(min(len(data), chance.choice([200, 10**6])))] = chance.randrange(256)
+        if chance.random() < 0.2:
+            del data[chance.randrange(len(data)) :]
+        path = _bytes(tmp_path / "mutated", bytes(data))
+        try:
+            info = probe(path)
+            read_frames(path, [0.0, info.duration / 2, info.duration])
+        except MediaError:
+            refused += 1
+    assert 20 < refused < 180

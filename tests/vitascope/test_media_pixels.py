@@ -1,0 +1,197 @@
+"""What a frame looks like: upright, in the right colours, over white, of the displayed size."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.media_files import counter_frame, solid, write_animation, write_picture, write_video
+from vitascope.errors import MediaTooLarge
+from vitascope.media.decode import read_frames
+from vitascope.media.frame import Frame, Pixels, fitted
+from vitascope.media.limits import MediaLimits
+from vitascope.media.probe import probe
+
+RED, GREEN, BLUE, WHITE = (230, 20, 30), (20, 200, 40), (30, 40, 220), (255, 255, 255)
+
+
+def quarters(width: int = 96, height: int = 64) -> Pixels:
+    """Red, green over blue, white."""
+    frame = np.empty((height, width, 3), np.uint8)
+    half_y, half_x = height // 2, width // 2
+    frame[:half_y, :half_x], frame[:half_y, half_x:] = RED, GREEN
+    frame[half_y:, :half_x], frame[half_y:, half_x:] = BLUE, WHITE
+    return frame
+
+
+def corners(frame: Pixels) -> list[list[int]]:
+    height, width, _ = frame.shape
+    ys, xs = (height // 4, 3 * height // 4), (width // 4, 3 * width // 4)
+    return [[int(value) for value in frame[y, x]] for y in ys for x in xs]
+
+
+def assert_alike(found: Pixels, expected: Pixels, within: float = 14) -> None:
+    assert found.shape == expected.shape
+    assert np.abs(np.array(corners(found)) - np.array(corners(expected))).max() <= within
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_rotated_video_is_shown_upright(rotation: int, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "turned.mp4", [quarters()] * 3, rotation=rotation)
+    upright = np.rot90(quarters(), rotation // 90)
+    assert_alike(read_frames(path, [0.0])[0], upright)
+    info = probe(path)
+    assert (info.height, info.width) == upright.shape[:2]
+
+
+def test_mirrored_video_is_shown_as_meant(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "mirror.mp4", [quarters()] * 3, mirror=True)
+    assert_alike(read_frames(path, [0.0])[0], quarters()[:, ::-1])
+
+
+def test_wide_pixels_make_a_wider_picture(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "wide.mp4", [quarters()] * 3, pixel_aspect=Fraction(2))
+    assert_alike(read_frames(path, [0.0])[0], quarters(192, 64))
+    assert (probe(path).width, probe(path).height) == (192, 64)
+
+
+@pytest.mark.parametrize(
+    ("size", "colorspace", "tagged"),
+    [((96, 64), 5, True), ((96, 64), 1, True), ((96, 64), 5, False), ((1280, 720), 1, False)],
+    ids=["BT.601", "BT.709", "small and untagged", "HD and untagged"],
+)
+def test_colours_survive(size: tuple[int, int], colorspace: int, tagged: bool, tmp_path: Path) -> None:
+    path = tmp_path / "colours.mp4"
+    options = {"preset": "ultrafast", "crf": "10"}
+    write_video(path, [quarters(*size)] * 2, matrix=colorspace, tag_matrix=tagged, options=options, b_frames=0)
+    assert_alike(read_frames(path, [0.0])[0], quarters(*size), within=8)
+
+
+def test_transparent_video_lies_on_white(tmp_path: Path) -> None:
+    rgba = np.dstack([solid(RED), np.full((64, 96), 255, np.uint8)])
+    rgba[:, 48:, 3] = 0
+    path = write_video(tmp_path / "alpha.mkv", [rgba] * 2, codec="ffv1", pix_fmt="bgra")
+    frame = read_frames(path, [0.0])[0]
+    assert frame[30, 10].tolist() == list(RED)
+    assert frame[30, 80].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
+def test_transparent_pictures_lie_on_white(suffix: str, tmp_path: Path) -> None:
+    rgba = np.dstack([solid(RED), np.full((64, 96), 255, np.uint8)])
+    rgba[:, 48:, 3] = 0
+    options = {"lossless": True} if suffix == ".webp" else {}
+    path = write_picture(tmp_path / f"alpha{suffix}", rgba, **options)
+    frame = read_frames(path, [0.0])[0]
+    assert np.abs(frame[30, 10].astype(int) - RED).max() <= 3
+    assert frame[30, 80].tolist() == [255, 255, 255]
+
+
+def test_half_transparent_is_half_white(tmp_path: Path) -> None:
+    rgba = np.dstack([solid((0, 0, 0)), np.full((64, 96), 128, np.uint8)])
+    frame = read_frames(write_picture(tmp_path / "half.png", rgba), [0.0])[0]
+    assert np.abs(frame.astype(int) - 127).max() <= 1
+
+
+def test_transparent_animation_frames_lie_on_white(tmp_path: Path) -> None:
+    clear = np.zeros((64, 96, 4), np.uint8)
+    red = np.dstack([solid(RED), np.full((64, 96), 255, np.uint8)])
+    path = write_animation(tmp_path / "blink.webp", [red, clear], [100, 100])
+    shown = read_frames(path, [0.05, 0.15])
+    assert shown[0][0, 0].tolist() == list(RED)
+    assert shown[1][0, 0].tolist() == [255, 255, 255]
+
+
+def test_camera_orientation_is_applied_to_photographs(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter clockwise to show
+    path = write_picture(tmp_path / "camera.jpg", quarters(), exif=exif, quality=95)
+    assert_alike(read_frames(path, [0.0])[0], np.rot90(quarters(), -1))
+    assert (probe(path).width, probe(path).height) == (64, 96)
+
+
+def test_kinds_of_grey_and_palette_pictures(tmp_path: Path) -> None:
+    ramp = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (64, 1))
+    grey = read_frames(write_picture(tmp_path / "grey.png", ramp), [0.0])[0]
+    deep = read_frames(write_picture(tmp_path / "deep.png", ramp.astype(np.uint16) * 257), [0.0])[0]
+    assert np.array_equal(grey, np.dstack([ramp] * 3))
+    assert np.array_equal(deep, grey)
+    path = tmp_path / "cmyk.jpg"
+    Image.fromarray(solid(RED)).convert("CMYK").save(path, quality=95)
+    assert np.abs(read_frames(path, [0.0])[0][5, 5].astype(int) - RED).max() <= 8
+
+
+class Still:
+    """A frame of a known picture."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self.pixels = pixels
+        self.height, self.width = pixels.shape[:2]
+
+    def rgb(self, width: int, height: int) -> Pixels:
+        return np.array(Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BOX))
+
+
+def test_the_three_ways_to_fit() -> None:
+    frame: Frame = Still(quarters(120, 40))
+    stretched = fitted(frame, 32, 32, "stretch")
+    assert_alike(stretched, quarters(32, 32))
+    cropped = fitted(frame, 32, 32, "crop")
+    assert cropped.shape == (32, 32, 3)
+    assert_alike(cropped, quarters(32, 32))  # the centre holds all four quarters
+    padded = fitted(frame, 32, 32, "pad")
+    assert padded.shape == (32, 32, 3)
+    assert padded[:10].max() == padded[-10:].max() == 0
+    assert np.abs(padded[13, 4].astype(int) - RED).max() <= 8
+
+
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("size", [(8, 300), (300, 8), (31, 17)])
+def test_fitting_always_gives_the_size_asked_for(fit: str, size: tuple[int, int]) -> None:
+    assert fitted(Still(counter_frame(5)), *size, fit).shape == (size[1], size[0], 3)
+
+
+def test_shrinking_averages_instead_of_picking(tmp_path: Path) -> None:
+    """Fine stripes become grey in video as in pictures, not a random pattern."""
+    from vitascope.manifest import FrameStream
+    from vitascope.media.sample import sample_streams
+
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, ::2] = 255
+    stream = FrameStream(name="s", frames=1, height=32, width=32, placement="middle")
+    video = write_video(tmp_path / "fine.mkv", [stripes] * 2, codec="ffv1", pix_fmt="bgr0", options={})
+    picture = write_picture(tmp_path / "fine.png", stripes)
+    for path in (video, picture):
+        small = sample_streams(path, [stream], [(0.0, 0.0)])["s"]
+        assert np.abs(small.astype(int) - 127).max() <= 20
+
+
+def _growing_gif(path: Path, width: int) -> Path:
+    """A red frame of 48x64, then one of the given width whose right part is transparent."""
+    blocks = []
+    for size, clear in ((48, 0), (width, width // 2)):
+        pixels = np.zeros((64, size), np.uint8)
+        pixels[:, size - clear :] = 1
+        image = Image.fromarray(pixels, "P")
+        image.putpalette([*RED, *GREEN])
+        image.save(path, optimize=False)
+        data = path.read_bytes()
+        start = data.index(b",\0\0\0\0")
+        blocks.append((data[:start], data[start:-1]))
+    control = [b"\x21\xf9\x04" + bytes([flags]) + b"\x0a\0\x01\0" for flags in (0, 1)]
+    path.write_bytes(blocks[0][0] + control[0] + blocks[0][1] + control[1] + blocks[1][1] + b";")
+    return path
+
+
+def test_a_gif_may_grow_within_the_limits(tmp_path: Path) -> None:
+    path = _growing_gif(tmp_path / "growing.gif", 96)
+    shown = read_frames(path, [0.05, 0.15])
+    assert [frame.shape for frame in shown] == [(64, 48, 3), (64, 96, 3)]
+    assert shown[1][30, 10].tolist() == list(RED)
+    assert shown[1][30, 80].tolist() == [255, 255, 255]
+    with pytest.raises(MediaTooLarge, match="96x64 pixels; at most 4000"):
+        read_frames(path, [0.05, 0.15], MediaLimits(max_pixels=4000))

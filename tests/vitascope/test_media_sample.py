@@ -1,0 +1,95 @@
+"""Frame streams of clips, straight from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.media_files import counter_frame, read_counter, write_counter_video, write_picture
+from vitascope.errors import InvalidInput
+from vitascope.manifest import FrameStream
+from vitascope.media.sample import clip_times, sample_streams
+
+Placement = Literal["middle", "uniform"]
+
+
+def stream(name: str, frames: int, size: int, placement: Placement) -> FrameStream:
+    return FrameStream(name=name, frames=frames, height=size, width=2 * size, placement=placement)
+
+
+HIGH, LOW = stream("high", 1, 64, "middle"), stream("low", 6, 32, "uniform")
+
+
+@given(
+    frames=st.integers(1, 64),
+    placement=st.sampled_from(["middle", "uniform"]),
+    start=st.floats(0, 1e5),
+    length=st.floats(0, 1e5),
+)
+def test_clip_times_are_inside_ascending_and_symmetric(
+    frames: int, placement: Placement, start: float, length: float
+) -> None:
+    end = start + length
+    times = clip_times(stream("s", frames, 8, placement), start, end)
+    assert len(times) == frames
+    assert times == sorted(times)
+    assert start - 1e-6 <= times[0]
+    assert times[-1] <= end + 1e-6
+    for early, late in zip(times, reversed(times), strict=True):
+        assert early + late == pytest.approx(start + end, abs=1e-6)
+    if length > 1e-3:
+        assert len(set(times)) == frames
+        assert start < times[0]
+        assert times[-1] < end
+
+
+def test_uniform_takes_the_centres_of_equal_parts() -> None:
+    assert clip_times(LOW, 10.0, 16.0) == [10.5, 11.5, 12.5, 13.5, 14.5, 15.5]
+
+
+def test_one_middle_frame_is_the_middle() -> None:
+    assert clip_times(HIGH, 10.0, 16.0) == [13.0]
+
+
+@pytest.mark.parametrize("clip", [(2.0, 1.0), (-1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
+def test_an_impossible_clip_is_refused(clip: tuple[float, float]) -> None:
+    with pytest.raises(InvalidInput, match="clip"):
+        clip_times(LOW, *clip)
+
+
+def test_every_stream_of_every_clip(tmp_path: Path) -> None:
+    path = write_counter_video(tmp_path / "counter.mp4", 250)
+    sampled = sample_streams(path, [HIGH, LOW], [(0.0, 4.0), (4.0, 10.0), (1.0, 2.0)])
+    assert {name: array.shape for name, array in sampled.items()} == {
+        "high": (3, 1, 64, 128, 3),
+        "low": (3, 6, 32, 64, 3),
+    }
+    assert all(array.dtype == np.uint8 for array in sampled.values())
+    assert [read_counter(clip[0]) for clip in sampled["high"]] == [50, 175, 37]
+    expected = [[int(25 * time + 1e-6) for time in clip_times(LOW, *clip)] for clip in ((0, 4), (4, 10), (1, 2))]
+    assert [[read_counter(frame) for frame in clip] for clip in sampled["low"]] == expected
+
+
+def test_a_picture_stands_still(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "still.png", counter_frame(77))
+    sampled = sample_streams(path, [LOW], [(0.0, 0.0)])["low"]
+    assert [read_counter(frame) for frame in sampled[0]] == [77] * 6
+
+
+def test_no_clips_are_refused(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "still.png", counter_frame(1))
+    with pytest.raises(InvalidInput, match="clips"):
+        sample_streams(path, [LOW], [])
+
+
+def test_the_same_pixels_whatever_else_is_asked(tmp_path: Path) -> None:
+    """Training samples one clip, indexing many: a clip must look the same."""
+    path = write_counter_video(tmp_path / "counter.mp4", 120, gop=30)
+    alone = sample_streams(path, [LOW], [(2.0, 4.0)], threads=1)["low"][0]
+    among = sample_streams(path, [HIGH, LOW], [(0.0, 1.0), (2.0, 4.0), (0.5, 4.8)], threads=4)["low"][1]
+    assert np.array_equal(alone, among)

@@ -1,0 +1,273 @@
+"""What a model says of colours, and what it says of input that makes no sense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from tests.media_files import solid, write_color_video, write_picture, write_video
+from tests.small_bundle import COLOURS, STREAMS, make_small_bundle, write_manifest
+from vitascope.bundle import Bundle
+from vitascope.errors import BundleCorrupt, EngineError, InvalidInput, MediaError, TaskMissing, TextError
+from vitascope.model import Model, Streams
+
+NAMES = list(COLOURS)
+
+
+def colour_streams(*names: str, clips: int = 1) -> dict[str, np.ndarray]:
+    """One video of each colour."""
+    colours = np.array([COLOURS[name] for name in names], np.uint8).reshape(-1, 3) * 255
+    return {
+        s["name"]: np.array(
+            np.broadcast_to(
+                colours[:, None, None, None, None],
+                (len(names), clips, s["frames"], s["height"], s["width"], 3),
+            )
+        )
+        for s in STREAMS
+    }
+
+
+def test_texts_are_closest_to_the_videos_they_describe(small_model: Model) -> None:
+    texts = small_model.embed_text([f"a {name} thing" for name in NAMES])
+    videos = small_model.embed_video(colour_streams(*NAMES, clips=2))
+    assert texts.dtype == videos.vectors.dtype == videos.visual_tokens.dtype == np.float32
+    assert np.linalg.norm(texts, axis=1) == pytest.approx(1, abs=1e-4)
+    assert videos.visual_tokens.shape == (len(NAMES), 2, 16)
+    assert (texts @ videos.vectors.T).argmax(axis=1).tolist() == list(range(len(NAMES)))
+
+
+def test_match_agrees_with_what_is_seen(small_model: Model) -> None:
+    tokens = small_model.embed_video(colour_streams("red", "blue")).visual_tokens
+    match = small_model.match(["a red thing", "a red thing"], tokens.astype(np.float16))
+    assert match.logits.shape == match.probabilities.shape == (2,)
+    assert match.probabilities[0] > 0.95
+    assert match.probabilities[1] < 0.05
+
+
+def test_questions_are_answered_best_first(small_model: Model) -> None:
+    tokens = small_model.embed_video(colour_streams("red", "green", "blue", "blue")).visual_tokens
+    questions = ["which colour is it?", "what color is it?", "is it blue?", "is it red?"]
+    answers = small_model.answer(questions, tokens, top=3)
+    assert [found[0].text for found in answers] == ["red", "green", "yes", "no"]
+    for found in answers:
+        assert len(found) == 3
+        chances = [answer.probability for answer in found]
+        assert chances == sorted(chances, reverse=True)
+        assert sum(chances) <= 1 + 1e-9
+    everything = small_model.answer(questions[:1], tokens[:1], top=99)[0]
+    assert sum(answer.probability for answer in everything) == pytest.approx(1)
+
+
+def _recalibrated(tmp_path: Path, **calibration: float) -> Model:
+    folder = make_small_bundle(tmp_path / "bundle")
+    stated = json.loads((folder / "manifest.json").read_text())
+    write_manifest(folder, {**stated, "calibration": calibration})
+    return Model.open(folder, threads=1, device="cpu")
+
+
+def test_calibration_turns_scores_into_probabilities(tmp_path: Path) -> None:
+    model = _recalibrated(
+        tmp_path,
+        match_scale=2.0,
+        match_bias=-1.0,
+        fused_similarity=3.0,
+        fused_match=0.5,
+        fused_bias=0.25,
+        answer_temperature=1e6,
+    )
+    tokens = model.embed_video(colour_streams("red")).visual_tokens
+    match = model.match(["a red thing"], tokens)
+    assert match.probabilities[0] == pytest.approx(1 / (1 + np.exp(-(2 * match.logits[0] - 1))), rel=1e-5)
+    fused = model.fused(np.array([0.5]), np.array([-2.0]))
+    assert fused[0] == pytest.approx(1 / (1 + np.exp(-(1.5 - 1.0 + 0.25))), rel=1e-6)
+    answers = model.answer(["which colour?"], tokens, top=10)[0]
+    assert answers[0].probability == pytest.approx(answers[-1].probability, rel=1e-4)
+
+
+def test_fused_scores_stay_between_0_and_1(small_model: Model) -> None:
+    fused = small_model.fused(np.array([-1.0, 0.0, 1.0]), np.array([-1e6, 0.0, 1e6]))
+    assert fused.tolist() == sorted(fused.tolist())
+    assert (fused[0], fused[2]) == (0.0, 1.0)
+    with pytest.raises(InvalidInput, match="equal shapes"):
+        small_model.fused(np.zeros(2), np.zeros(3))
+
+
+def test_each_clip_of_a_file_is_a_row(small_model: Model, tmp_path: Path) -> None:
+    frames = [solid((255, 0, 0))] * 20 + [solid((0, 0, 255))] * 20
+    path = write_video(tmp_path / "two.mp4", frames, rate=10)
+    found = small_model.embed_file(path, [(0.0, 2.0), (2.0, 4.0)])
+    texts = small_model.embed_text(["red", "blue"])
+    assert (found.vectors @ texts.T).argmax(axis=1).tolist() == [0, 1]
+    assert small_model.embed_file(path).vectors.shape == (1, 16)
+
+
+def test_many_clips_are_more_than_one_batch(small_model: Model, tmp_path: Path) -> None:
+    path = write_color_video(tmp_path / "long.mp4", (0, 255, 0), 10.0)
+    clips = [(0.1 * number, 0.1 * number + 0.1) for number in range(99)]
+    vectors = small_model.embed_file(path, clips).vectors
+    assert vectors.shape == (99, 16)
+    assert np.abs(vectors @ vectors[0] - 1).max() < 1e-4
+
+
+def test_a_picture_is_a_video_that_stands_still(small_model: Model, tmp_path: Path) -> None:
+    picture = small_model.embed_file(write_picture(tmp_path / "p.png", solid((255, 255, 0))))
+    video = small_model.embed_file(write_color_video(tmp_path / "v.mp4", (255, 255, 0)))
+    assert picture.vectors.shape == (1, 16)
+    assert (picture.vectors @ video.vectors.T).item() > 0.99
+
+
+def test_bad_files_and_no_clips(small_model: Model, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"text")
+    with pytest.raises(MediaError, match=r"bad\.mp4"):
+        small_model.embed_file(tmp_path / "bad.mp4")
+    path = write_picture(tmp_path / "p.png", solid((255, 255, 0)))
+    with pytest.raises(InvalidInput, match="clips: none"):
+        small_model.embed_file(path, [])
+
+
+def test_batches_of_any_size_give_the_same(small_bundle: Path) -> None:
+    bundle = Bundle.open(small_bundle)
+    whole = Model(bundle, threads=1, device="cpu", batch_size=64)
+    pieces = Model(bundle, threads=1, device="cpu", batch_size=3)
+    streams = colour_streams(*NAMES)
+    texts = [f"{'a small ' * (number % 3)}{name} ball" for number, name in enumerate(NAMES)]
+    videos = pieces.embed_video(streams)
+    assert np.allclose(videos.vectors, whole.embed_video(streams).vectors, atol=1e-6)
+    assert np.allclose(pieces.embed_text(texts), whole.embed_text(texts), atol=1e-6)
+    tokens = videos.visual_tokens
+    assert np.allclose(pieces.match(texts, tokens).logits, whole.match(texts, tokens).logits, atol=1e-5)
+    assert [a[0].text for a in pieces.answer(texts, tokens)] == [a[0].text for a in whole.answer(texts, tokens)]
+    with pytest.raises(InvalidInput, match="batch_size: 0"):
+        Model(bundle, batch_size=0)
+
+
+def test_empty_batches_are_empty_answers(small_model: Model) -> None:
+    nothing = np.zeros((0, 2, 16), np.float32)
+    assert small_model.embed_text([]).shape == (0, 16)
+    assert small_model.match([], nothing).probabilities.shape == (0,)
+    assert small_model.answer([], nothing) == []
+    empty = {name: array[:0] for name, array in colour_streams("red").items()}
+    assert small_model.embed_video(empty).visual_tokens.shape == (0, 2, 16)
+
+
+def _changed(name: str, change: Callable[[np.ndarray], Any]) -> Streams:
+    streams: dict[str, Any] = dict(colour_streams("red", "blue"))
+    streams[name] = change(streams[name])
+    return streams
+
+
+@pytest.mark.parametrize(
+    ("streams", "reason"),
+    [
+        ({}, r"streams: \[\]; \['high', 'low'\] were expected"),
+        ({**colour_streams("red"), "depth": np.zeros(1)}, r"'depth'.* were expected"),
+        (_changed("low", lambda a: a.astype(np.float32)), r"streams\['low'\]: float32 of shape .* uint8"),
+        (_changed("low", lambda a: a[:, 0]), r"streams\['low'\]: .*\(2, 1, 6, 32, 32, 3\) was expected"),
+        (_changed("low", lambda a: a[:, :, :5]), r"streams\['low'\]: uint8 of shape \(2, 1, 5, 32, 32, 3\)"),
+        (_changed("low", lambda a: a[:1]), r"streams\['low'\]: .* shape \(2, 1, 6, 32, 32, 3\)"),
+        (_changed("high", lambda a: a[..., :1]), r"streams\['high'\]: .*\(B, C, 1, 64, 64, 3\) was expected"),
+        (_changed("high", lambda a: a.tolist()), r"streams\['high'\]: list"),
+        (_changed("high", lambda a: a[:, :0]), r"streams\['high'\]"),
+    ],
+)
+def test_wrong_streams_are_named(streams: Streams, reason: str, small_model: Model) -> None:
+    with pytest.raises(InvalidInput, match=reason):
+        small_model.embed_video(streams)
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [np.zeros((1, 2, 16), np.int64), np.zeros((2, 2, 16), np.float32), np.zeros((1, 3, 16), np.float32), [0]],
+)
+def test_wrong_tokens_are_named(tokens: Any, small_model: Model) -> None:
+    with pytest.raises(InvalidInput, match=r"visual_tokens: .*shape \(1, 2, 16\) expected"):
+        small_model.match(["red"], tokens)
+    with pytest.raises(InvalidInput, match="visual_tokens"):
+        small_model.answer(["which colour?"], tokens)
+
+
+def test_wrong_texts_are_named(small_model: Model) -> None:
+    tokens = np.zeros((2, 2, 16), np.float32)
+    for use in (small_model.embed_text, lambda t: small_model.match(t, tokens)):
+        with pytest.raises(TextError, match=r"texts\[1\]"):
+            use(["red", "  "])
+        with pytest.raises(InvalidInput, match="a list of strings"):
+            use("red")
+    with pytest.raises(InvalidInput, match="top: 0"):
+        small_model.answer(["red", "blue"], tokens, top=0)
+
+
+def test_missing_tasks_are_named(tmp_path: Path) -> None:
+    model = Model.open(make_small_bundle(tmp_path, tasks=["retrieval"]), threads=1)
+    tokens = model.embed_video(colour_streams("red")).visual_tokens
+    with pytest.raises(TaskMissing, match="no graph 'match', so no matching; the bundle's tasks are retrieval"):
+        model.match(["red"], tokens)
+    with pytest.raises(TaskMissing, match="'answer'"):
+        model.answer(["red"], tokens)
+    only_matching = Model.open(make_small_bundle(tmp_path / "m", tasks=["matching"]), threads=1)
+    with pytest.raises(TaskMissing, match="no graph 'text', so no retrieval"):
+        only_matching.embed_text(["red"])
+
+
+def test_a_model_can_be_shared_between_threads(small_bundle: Path) -> None:
+    model = Model.open(small_bundle, threads=1, device="cpu")
+    expected = Model.open(small_bundle, threads=1, device="cpu").embed_text(["a red thing"])
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: model.embed_text(["a red thing"]), range(40)))
+    assert all(np.array_equal(one, expected) for one in found)
+
+
+def test_warming_loads_every_graph_and_finds_broken_ones(tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path, external_data=True)
+    Model.open(folder, threads=1).warm()
+    _replace_weights(folder, "answer.onnx", lambda array: array * np.nan)
+    with pytest.raises(EngineError, match="answer: answer_logits has values that are not finite"):
+        Model.open(folder, threads=1).warm()
+
+
+def _replace_weights(folder: Path, name: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Change the float weights of a graph and put its new hash into the manifest."""
+    model = onnx.load(folder / name, load_external_data=True)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            tensor.CopyFrom(numpy_helper.from_array(change(array), tensor.name))
+    (folder / name).write_bytes(model.SerializeToString())
+    write_manifest(folder, json.loads((folder / "manifest.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"vector_width": 32}, r"text\.onnx: output 'vector' is float32 \(any, 16\); float32 \(any, 32\)"),
+        ({"graphs": {"text": "match.onnx"}}, r"match\.onnx: inputs .* were expected"),
+        ({"graphs": {"video": "text.onnx"}}, r"text\.onnx: inputs .*'high', 'low'"),
+        ({"visual_tokens": 9}, r"'visual_tokens' is float32 \(any, 2, 16\); float32 \(any, 9, 16\)"),
+        ({"streams": [{**STREAMS[0], "height": 128}, STREAMS[1]]}, r"video\.onnx: input 'high'"),
+        ({"streams": [STREAMS[0]]}, r"video\.onnx: inputs \['high', 'low'\]; \['high'\] were expected"),
+    ],
+)
+def test_graphs_must_be_what_the_manifest_says(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path)
+    stated = json.loads((folder / "manifest.json").read_text())
+    graphs = {**stated["graphs"], **change.get("graphs", {})}
+    write_manifest(folder, {**stated, **change, "graphs": graphs})
+    with pytest.raises(BundleCorrupt, match=reason):
+        Model.open(folder, threads=1).warm()
+
+
+def test_answers_must_be_as_many_as_the_logits(tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path)
+    (folder / "answers.json").write_text('["red", "green"]')
+    write_manifest(folder, json.loads((folder / "manifest.json").read_text()))
+    with pytest.raises(BundleCorrupt, match=r"'answer_logits' is float32 \(any, 10\); float32 \(any, 2\)"):
+        Model.open(folder, threads=1).warm()
