@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean
+.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -12,6 +12,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 # The first interpreter on PATH that is new enough; `make PYTHON=/path/to/python3.12 …` overrules it.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+# Where the two corpora of other people lie (docs/data.md says how to obtain them), and where ours are written.
+FLICKR8K ?= data/flickr8k
+DAQUAR ?= data/daquar
+PACKED ?= data/packed
+RUN ?= runs/hd-vila-tiny
+BUNDLE ?= bundles/hd-vila-tiny
 # Test workers.
 WORKERS ?= 2
 
@@ -43,6 +49,22 @@ format: $(VENV)/.test ## let ruff repair what it can
 env: $(VENV)/.runtime ## the environment that serves (no torch)
 
 train-env: $(VENV)/.train ## the environment that trains and exports: torch and the pretrained starts
+
+data: $(VENV)/.train ## make, fetch and pack all corpora (FLICKR8K=… DAQUAR=…)
+	$(BIN)/python -m training.data.scenes.generate --out data/scenes --train 8000 --val 500 --test 1000 --seed 0 --workers 2
+	$(BIN)/vitascope prepare scenes --source data/scenes --out $(PACKED) --workers 2
+	$(BIN)/vitascope prepare pictograms --cache-dir data/npm --out $(PACKED) --workers 2
+	$(BIN)/vitascope prepare flickr8k --source $(FLICKR8K) --out $(PACKED) --workers 2
+	$(BIN)/vitascope prepare daquar --source $(DAQUAR) --out $(PACKED) --workers 2
+
+bundle: data ## train the default bundle again, from the corpora to $(BUNDLE): about two hours on two cores
+	$(BIN)/vitascope train hd-vila-tiny --data $(PACKED) --out $(RUN)
+	$(BIN)/vitascope export $(RUN)/checkpoint --out $(BUNDLE) --data $(PACKED) --seed 0
+	$(MAKE) results
+
+results: $(VENV)/.train ## measure $(BUNDLE) on all test splits and put the numbers into its card
+	$(BIN)/vitascope evaluate $(BUNDLE) --data $(PACKED) --judgements $(FLICKR8K) --out $(RUN)/metrics.json
+	$(BIN)/vitascope export $(BUNDLE) --metrics $(RUN)/metrics.json
 
 compose-check: ## does docker-compose understand docker-compose.yml, with every profile
 	docker-compose --profile index --profile gpu config --quiet

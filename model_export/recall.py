@@ -37,9 +37,13 @@ class Embedded:
 def embed(encoder: Encoder, packed: Packed, low_frames: int) -> Embedded:
     """Every example's frames and first caption."""
     vectors, tokens = embed_corpus(encoder, packed, low_frames=low_frames)
-    said = all(example.captions for example in packed.examples)
-    texts = embed_texts(encoder, [e.captions[0] for e in packed.examples]) if said else None
+    texts = embed_texts(encoder, [e.captions[0] for e in packed.examples]) if has_captions(packed) else None
     return Embedded(packed, vectors, tokens, texts)
+
+
+def has_captions(packed: Packed) -> bool:
+    """Whether every example can be searched for."""
+    return all(example.captions for example in packed.examples)
 
 
 def check_recall(

@@ -117,7 +117,7 @@ class _StageRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         batch = self.batches(inner)
-        weights: dict[str, float] = dict(batch.source.objectives)
+        weights = {str(name): weight for name, weight in batch.source.objectives.items()}
         with self.accelerator.autocast():
             parts = losses(self.model, batch, inner, self.words, self.names)
             total = torch.stack([weights[name] * loss.float() for name, loss in parts.items()]).sum()

@@ -36,10 +36,14 @@ def lines_until_killed(start: IO[str], said: IO[str], root: Path, first: int, mo
     start.write(f"{root} {first}\n")
     start.flush()
     process = int(said.readline().removeprefix("ready "))
-    lines = [said.readline().strip() for _ in range(moment.randrange(30))]
+    lines: list[str] = []
+    for _ in range(moment.randrange(30)):
+        lines.append(said.readline().strip())
+        assert lines[-1] not in ("gone", ""), f"the writer ended by itself after {lines}"
     time.sleep(moment.uniform(0.0, 0.01))  # the instant is what is random here; nothing waits for anything
     os.kill(process, signal.SIGKILL)
     while (line := said.readline().strip()) != "gone":
+        assert line, "what starts the writers has ended"
         lines.append(line)
     return lines
 

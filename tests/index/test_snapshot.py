@@ -167,6 +167,20 @@ def test_a_log_that_no_longer_reaches_back_means_rebuilding(tmp_path: Path, monk
         assert numbers_in(collection) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_process_that_slept_through_more_than_the_log_keeps_rebuilds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "CHANGES_KEPT", 0)
+    closed_collection(tmp_path, 0, 1, 2)
+    with reopened(tmp_path) as sleeping:
+        assert numbers_in(sleeping) == [0, 1, 2]
+        with reopened(tmp_path) as busy:
+            busy.delete_video(sleeping.videos()[1].id)
+            add(busy, 3, 4)
+        assert numbers_in(sleeping) == [0, 2, 3, 4]
+        assert sum(hit.video.metadata["number"] == 1 for hit in sleeping.search(np.ones(8), 100)) == 0
+
+
 def test_snapshots_are_written_while_a_collection_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "LEAST_CHANGED", 10)
     collection = new_collection(tmp_path)

@@ -56,6 +56,19 @@ def collection(running: Running) -> str:
 @pytest.fixture
 def colors(running: Running, collection: str, files: Path) -> str:
     """A collection with a red, a green and a blue video, whose metadata tells the color and a number."""
+    fill(running, collection, files)
+    return collection
+
+
+@pytest.fixture(scope="session")
+def palette(running: Running, files: Path) -> str:
+    """The same for tests that change nothing in it."""
+    assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
+    fill(running, "palette", files)
+    return "palette"
+
+
+def fill(running: Running, collection: str, files: Path) -> None:
     for number, name in enumerate(COLORS):
         with (files / f"{name}.mp4").open("rb") as file:
             answer = running.client.post(
@@ -64,4 +77,3 @@ def colors(running: Running, collection: str, files: Path) -> str:
                 data={"metadata": f'{{"color": "{name}", "number": {number}}}'},
             )
         assert answer.status_code == 201, answer.text
-    return collection

@@ -19,6 +19,7 @@ import httpx
 import uvicorn
 
 from service.app import create_app
+from service.run import listen, server_config
 from service.settings import Settings
 from service.state import Service, open_service
 
@@ -38,15 +39,14 @@ class Running:
 
 @contextmanager
 def serving(settings: Settings, *, ready: bool = True) -> Iterator[Running]:
-    """A service in a thread; stopped, as by SIGTERM, at the end."""
+    """A service in a thread, on any free port; stopped, as by SIGTERM, at the end."""
     service = open_service(settings)
-    config = uvicorn.Config(create_app(settings, service), port=0, log_level="critical", log_config=None)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    server = uvicorn.Server(server_config(create_app(settings, service), settings))
+    listener = listen(settings)
+    port = listener.getsockname()[1]
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        wait_for(lambda: server.started)
-        port = server.servers[0].sockets[0].getsockname()[1]
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE) as client:
             if ready:
                 wait_for(lambda: client.get("/readyz").status_code == 200)

@@ -1,0 +1,56 @@
+"""The page for people, as far as it can be judged without a browser."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from service.app import STATIC
+from tests.service.running import Running
+
+PARTS = sorted(STATIC.iterdir())
+CODE = "".join(path.read_text("utf-8") for path in PARTS if path.suffix == ".js")
+PAGE = (STATIC / "index.html").read_text("utf-8")
+
+
+def test_the_page_and_all_it_names_is_served(running: Running) -> None:
+    answer = running.client.get("/")
+    assert answer.headers["content-type"].startswith("text/html")
+    named = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', answer.text))
+    imported = {f"/static/{name}" for name in re.findall(r'from "\./([^"]+)"', CODE)}
+    assert {path.name for path in PARTS} - {"index.html"} == {Path(name).name for name in named | imported}
+    kinds = {".js": "javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+    for name in named | imported:
+        part = running.client.get(name)
+        assert part.status_code == 200
+        assert kinds[Path(name).suffix] in part.headers["content-type"]
+
+
+def test_the_page_is_small_and_asks_no_other_host() -> None:
+    assert sum(path.stat().st_size for path in PARTS) < 60_000
+    for path in PARTS:
+        addresses = set(re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", path.read_text("utf-8")))
+        assert addresses <= {"http://www.w3.org"}, path  # the name of SVG, which nobody asks
+
+
+def test_the_page_needs_nothing_that_its_content_policy_forbids() -> None:
+    assert not re.search(r"<script(?![^>]*src=)|<style|\sstyle=|\son\w+=|javascript:", PAGE)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|\beval\(|new Function", CODE)
+
+
+def test_code_and_page_speak_of_the_same_elements() -> None:
+    there = set(re.findall(r'\bid="([^"]+)"', PAGE))
+    used = set(re.findall(r'\$\("([^"]+)"\)', CODE))
+    assert used <= there
+    for target in re.findall(r'(?:for|aria-labelledby)="([^"]+)"|href="#([^"]+)"', PAGE):
+        assert set(filter(None, target)) <= there
+
+
+def test_every_control_has_a_name_for_those_who_cannot_see_it() -> None:
+    for field in re.findall(r"<(?:input|textarea|select)[^>]*>", PAGE):
+        name = re.search(r'id="([^"]+)"', field)
+        labelled = name is not None and f'for="{name[1]}"' in PAGE
+        wrapped = re.search(rf"<label[^>]*>[^<]*{re.escape(field)}", PAGE)
+        assert labelled or wrapped or "hidden" in field, field
+    for attributes, text in re.findall(r"<button([^>]*)>([^<]*)</button>", PAGE):
+        assert re.search(r"\w", text) or "aria-label" in attributes or "hidden" in attributes

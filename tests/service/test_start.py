@@ -1,0 +1,177 @@
+"""Starting and stopping: what keeps the service from starting, and what it puts in order first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from service.command import COMMANDS
+from service.errors import Busy
+from service.run import serve
+from service.settings import Settings, read_settings
+from service.state import open_service
+from tests.service.conftest import settings_for
+from tests.service.running import PATIENCE, Running, problem_of, process, serving, start, wait_for
+from vitascope.errors import EngineError, InvalidInput, StorageError
+
+
+def refusal(settings: Settings) -> str:
+    """What ``python -m service`` says when it does not start."""
+    server = start(settings)
+    try:
+        _, said = server.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        raise
+    assert server.returncode == 2, said
+    assert said.count("\n") == 1, said
+    return said
+
+
+def test_a_bundle_with_a_flipped_byte_is_refused_by_name_and_nothing_is_touched(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+    graph = bytearray((bundle / "video.onnx").read_bytes())
+    graph[len(graph) // 2] ^= 1
+    (bundle / "video.onnx").write_bytes(graph)
+    said = refusal(settings_for(bundle, tmp_path / "data"))
+    assert said.startswith("vitascope: cannot serve: bundle_corrupt: video.onnx")
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "search.example"])
+def test_an_address_that_others_reach_is_refused_unless_it_is_meant(
+    small_bundle: Path, tmp_path: Path, host: str
+) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", host=host)
+    with pytest.raises(InvalidInput, match="VITASCOPE_ALLOW_UNAUTHENTICATED"):
+        serve(settings)
+    settings_for(small_bundle, tmp_path, host=host, allow_unauthenticated=True).check_reach()
+
+
+def test_a_port_in_use_is_named(small_bundle: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = settings_for(small_bundle, tmp_path / "data").model_copy(update={"port": port})
+        with pytest.raises(InvalidInput, match=str(port)):
+            serve(settings)
+
+
+def test_a_data_folder_has_one_service(running: Running) -> None:
+    with pytest.raises(Busy, match=str(running.settings.data_dir)):
+        open_service(running.settings)
+    assert running.client.get("/readyz").status_code == 200
+
+
+def test_a_data_folder_that_cannot_be_used_is_named(small_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(StorageError, match="data"):
+        open_service(settings_for(small_bundle, tmp_path / "data"))
+
+
+def test_settings_come_from_the_environment_and_mistakes_name_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VITASCOPE_MAX_CAPTIONS", "7")
+    monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", '["/videos", "/more"]')
+    settings = read_settings(port=9000)
+    assert (settings.max_captions, settings.port) == (7, 9000)
+    assert settings.allowed_roots == [Path("/videos"), Path("/more")]
+    monkeypatch.setenv("VITASCOPE_MAX_CAPTIONS", "-1")
+    with pytest.raises(InvalidInput, match=r"max_captions: '-1'"):
+        read_settings()
+
+
+def test_the_command_takes_arguments_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import argparse
+
+    served: list[Settings] = []
+    monkeypatch.setattr("service.run.serve", served.append)
+    monkeypatch.setenv("VITASCOPE_PORT", "1234")
+    monkeypatch.setenv("VITASCOPE_HOST", "::1")
+    add_arguments, run, *_ = COMMANDS["serve"]
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    run(parser.parse_args(["--port", "4321", "--data", str(tmp_path)]))
+    assert (served[0].port, served[0].host, served[0].data_dir) == (4321, "::1", tmp_path)
+
+
+def test_it_is_alive_but_not_ready_until_the_model_is_warm(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warm = threading.Event()
+    monkeypatch.setattr("service.turns.TurnTakingModel.warm", lambda self: warm.wait(PATIENCE))
+    with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
+        try:
+            assert running.client.get("/livez").status_code == 200
+            answer = running.client.get("/readyz")
+            problem_of(answer, 503, "not_ready")
+            assert answer.headers["retry-after"] == "1"
+            running.client.post("/v1/collections", json={"name": "early"})
+            answer = running.client.post("/v1/collections/early/search", json={"text": "a"})
+            problem_of(answer, 503, "not_ready")
+        finally:
+            warm.set()
+        wait_for(lambda: running.client.get("/readyz").status_code == 200)
+
+
+def test_a_model_that_cannot_be_warmed_is_never_ready(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object) -> None:
+        raise EngineError("no such device in /opt/secret")
+
+    monkeypatch.setattr("service.turns.TurnTakingModel.warm", fail)
+    with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
+        wait_for(lambda: running.service.failure is not None)
+        detail = problem_of(running.client.get("/readyz"), 503, "not_ready")["detail"]
+        assert "engine_error" in detail
+        assert "secret" not in detail
+        assert running.client.get("/livez").status_code == 200
+
+
+def test_sigterm_ends_it_cleanly(small_bundle: Path, tmp_path: Path) -> None:
+    with process(settings_for(small_bundle, tmp_path / "data")) as (client, server):
+        assert client.get("/v1/models").headers.get("server") is None
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE) == 0
+
+
+def test_what_a_kill_left_half_done_is_put_in_order(small_bundle: Path, tmp_path: Path, files: Path) -> None:
+    """Files as they lie when the process dies between writing a file and its row, or between deleting them."""
+    settings = settings_for(small_bundle, tmp_path / "data")
+    with serving(settings) as running:
+        running.client.post("/v1/collections", json={"name": "videos"})
+        upload = {"file": ("red.mp4", (files / "red.mp4").read_bytes())}
+        kept = running.client.post("/v1/collections/videos/videos", files=upload).json()
+    media = settings.data_dir / "media" / "videos"
+    known = media / f"{kept['content_sha256']}.mp4"
+    orphan = media / f"{'0' * 64}.mp4"
+    orphan.write_bytes(b"a file without a row")
+    part = settings.data_dir / "uploads" / "part"
+    part.write_bytes(b"half an upload")
+    dropped = settings.data_dir / "media" / "dropped"
+    dropped.mkdir()
+    (dropped / "a.mp4").write_bytes(b"of a collection that is gone")
+    unmarked = media / "unmarked.mp4"
+    unmarked.write_bytes(b"nobody said that this may go")
+    notes = [
+        {"collection": "videos", "path": str(orphan), "sha256": "0" * 64},
+        {"collection": "videos", "path": str(known), "sha256": kept["content_sha256"]},
+        {"collection": "dropped", "path": str(dropped), "sha256": None},
+    ]
+    for number, note in enumerate(notes):
+        (settings.data_dir / "intents" / f"{number}.json").write_text(json.dumps(note))
+    (settings.data_dir / "intents" / "half.json").write_text('{"coll')
+    with serving(settings) as running:
+        assert [path.exists() for path in (orphan, part, dropped, known, unmarked)] == [False, False, False, True, True]
+        assert list((settings.data_dir / "intents").iterdir()) == []
+        assert running.client.get(kept["media_url"]).status_code == 200
