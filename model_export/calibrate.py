@@ -19,7 +19,7 @@ from vitascope.engine import Array, Engine
 from vitascope.manifest import Calibration
 from vitascope.tokenise import Tokenizer
 
-QUESTIONS = 2000
+QUESTIONS = 1000
 """At most so many questions per corpus, spread evenly over its examples."""
 
 AnswerLogits = Callable[[Sequence[str], np.ndarray], np.ndarray]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +75,19 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     else:
         if args.out is None:
             raise InvalidInput("out: missing; the bundle folder to write was expected (--out FOLDER)")
-        out = export_checkpoint(
-            args.model,
-            args.out,
-            name=args.name,
-            version=args.version,
-            precision=args.precision,
-            data=args.data,
-            metrics=args.metrics,
-            licence=args.licence,
-            seed=args.seed,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
-        )
+        with _cleaned_up_when_terminated():
+            out = export_checkpoint(
+                args.model,
+                args.out,
+                name=args.name,
+                version=args.version,
+                precision=args.precision,
+                data=args.data,
+                metrics=args.metrics,
+                licence=args.licence,
+                seed=args.seed,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
         bundle = Bundle.open(out)
     manifest = bundle.manifest
     return {
@@ -96,6 +99,20 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
         "parity": str(bundle.folder / manifest.parity_report),
         "fingerprint": bundle.fingerprint,
     }
+
+
+@contextmanager
+def _cleaned_up_when_terminated() -> Iterator[None]:
+    """SIGTERM ends an export as Ctrl-C does: nothing half-written stays beside the bundle."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 COMMANDS: dict[str, tuple[Add, Run]] = {"export": (_arguments, _export)}

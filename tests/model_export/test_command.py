@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
+from model_export import export
 from vitascope.bundle import Bundle
 from vitascope.command import main
 
@@ -61,3 +63,20 @@ def test_mistakes_are_named_in_one_line(
     assert main(["export", *(a.format(**places) for a in arguments)]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_terminated_export_leaves_nothing_behind(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*_: object) -> None:
+        assert list(tmp_path.iterdir()), "the new folder was expected to be there by now"
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(export, "check_outputs", terminated)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(folders[0]), "--out", str(tmp_path / "mine"), "--data", str(folders[1])])
+    assert ended.value.code == 143
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -19,7 +19,7 @@ from tests.media_files import (
 )
 from tests.service.running import Running, problem_of
 
-Maker = Callable[[Path, Path], None]
+Maker = Callable[[Path, Path], object]
 
 
 def zipped(path: Path, files: Path) -> None:
