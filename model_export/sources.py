@@ -106,7 +106,7 @@ def licence_of(sources: Sequence[Source]) -> str:
     narrow = [source.name for source in sources if source.research_only]
     if not narrow:
         return "Apache-2.0"
-    return f"Research and education: so ask {', '.join(narrow)}, see NOTICE.md. The code is Apache-2.0."
+    return f"Research and education only, by the terms of {', '.join(narrow)} (NOTICE.md). The code is Apache-2.0."
 
 
 def notice(sources: Sequence[Source]) -> str:

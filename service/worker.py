@@ -45,6 +45,11 @@ class JobWorker:
         """Whether jobs are being run."""
         return self._thread.is_alive()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no further file will be begun."""
+        return self._stopping
+
     def start(self) -> None:
         """Begin, with the jobs that are not finished."""
         with self._changed:

@@ -262,11 +262,7 @@ def _error_of(response: httpx.Response) -> errors.VitascopeError:
 
 
 def _named_errors() -> dict[str, type[errors.VitascopeError]]:
-    found: dict[str, type[errors.VitascopeError]] = {}
-    waiting: list[type[errors.VitascopeError]] = [errors.VitascopeError]
-    while waiting:
-        kind = waiting.pop()
-        if kind is not ServiceError:
-            found[kind.code] = kind
-        waiting.extend(kind.__subclasses__())
-    return found
+    """The errors of `vitascope.errors` by code. Not `__subclasses__`: what a client raises must not depend on which
+    other rooms the process happens to have imported."""
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    return {kind.code: kind for kind in kinds if issubclass(kind, errors.VitascopeError)}

@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         for values in model.parameters():
             if values.ndim == 1:
                 values.add_(0.05 * torch.randn_like(values))
-        model.match_head.weight.mul_(10)
+        model.match_head.weight.mul_(3)
     tokenizer = write_tokenizer(root / "tokenizer.json")
     checkpoint.save(root / "checkpoint", model, None, recipe(tokenizer), ANSWERS, tokenizer, step=3)
     return root / "checkpoint", root / "data"

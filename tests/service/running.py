@@ -58,9 +58,9 @@ def serving(settings: Settings, *, ready: bool = True) -> Iterator[Running]:
 
 
 @contextmanager
-def process(settings: Settings) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+def process(settings: Settings, *module: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
     """``python -m service`` in a process of its own, ready; killed at the end if it is still there."""
-    server = start(settings)
+    server = start(settings, *module)
     try:
         assert server.stderr is not None
         address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
@@ -75,11 +75,11 @@ def process(settings: Settings) -> Iterator[tuple[httpx.Client, subprocess.Popen
         server.wait(PATIENCE)
 
 
-def start(settings: Settings) -> subprocess.Popen[str]:
-    """``python -m service`` with these settings as environment."""
+def start(settings: Settings, *module: str) -> subprocess.Popen[str]:
+    """``python -m service``, or another module with its arguments, with these settings as environment."""
     given = settings.model_dump(mode="json", exclude_unset=True)
     environment = {f"VITASCOPE_{name.upper()}": _written(value) for name, value in given.items()}
-    command = [sys.executable, "-m", "service"]
+    command = [sys.executable, "-m", *(module or ["service"])]
     return subprocess.Popen(command, env={**os.environ, **environment}, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import itertools
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -14,7 +16,8 @@ from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.running import JSON, PATIENCE, Running, problem_of, process, serving, wait_for
 
-MANY = 120
+MANY = 12
+SOME = 3
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def many_pictures(folder: Path) -> Path:
     """``MANY`` small pictures, all different."""
     folder.mkdir()
     for number in range(MANY):
-        write_picture(folder / f"{number:03}.png", solid((number * 2, 255 - number, number), 48, 48))
+        write_picture(folder / f"{number:03}.png", solid((number * 20, 255 - number, number), 48, 48))
     return folder
 
 
@@ -145,46 +148,58 @@ def test_an_unknown_job_is_not_found(running: Running, collection: str, job_id: 
     problem_of(running.client.delete(path), 404, "job_not_found")
 
 
-def test_a_job_is_cancelled_and_what_was_added_stays(small_bundle: Path, tmp_path: Path) -> None:
+def test_a_job_is_cancelled_and_what_was_added_stays(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = _settings(small_bundle, tmp_path)
     with serving(settings) as running:
         client = running.client
+        go_on = threading.Event()
+        _pause_after_some(running, monkeypatch, go_on.is_set)
         address = _begin(client, settings)
-        wait_for(lambda: client.get(address).json()["done"] >= 3)
-        assert client.delete(address).status_code == 200
+        wait_for(lambda: client.get(address).json()["done"] == SOME)
+        assert client.delete(address).json()["cancel_requested"]
+        go_on.set()  # the file at hand is finished, and no other is begun
         job = finished(client, address)
         assert job["state"] == "cancelled"
-        assert client.get("/v1/collections/many").json()["videos"] == job["counts"]["succeeded"] >= 3
-        assert job["counts"]["cancelled"] == MANY - job["counts"]["succeeded"]
+        assert job["counts"]["succeeded"] == SOME + 1
+        assert job["counts"]["cancelled"] == MANY - SOME - 1
+        assert client.get("/v1/collections/many").json()["videos"] == SOME + 1
         again = client.post("/v1/collections/many/jobs", json={"folder": job["folder"]}).headers["location"]
-        assert finished(client, again)["state"] == "succeeded"
+        assert finished(client, again)["counts"]["skipped"] == SOME + 1
         problem_of(client.delete(again), 409, "conflict")
 
 
-def test_a_job_survives_a_stop_and_a_kill(small_bundle: Path, tmp_path: Path) -> None:
+def test_a_job_survives_a_stop_and_a_kill(small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = _settings(small_bundle, tmp_path)
     with serving(settings) as running:  # ends as by SIGTERM, in the middle of the job
+        _pause_after_some(running, monkeypatch, lambda: running.service.worker.is_stopping)
         address = _begin(running.client, settings)
-        wait_for(lambda: running.client.get(address).json()["done"] >= 3)
-    with process(settings) as (client, server):
-        before = client.get(address).json()
-        assert before["state"] in ("queued", "running")
-        wait_for(lambda: client.get(address).json()["done"] >= before["done"] + 3)
-        os.kill(server.pid, signal.SIGKILL)
+        wait_for(lambda: running.client.get(address).json()["done"] == SOME)
+    with process(settings, "tests.service.stalling", str(SOME)) as (client, server):
+        # The file at hand was finished before the stop; now as many more, and one that is never finished.
+        wait_for(lambda: client.get(address).json()["done"] == 2 * SOME + 1)
+        assert client.get(address).json()["state"] == "running"
+        server.kill()
         server.wait(PATIENCE)
     with serving(settings) as running:
         job = finished(running.client, address)
-        assert (job["state"], job["done"]) == ("succeeded", MANY)
-        assert job["counts"]["succeeded"] == MANY
-        assert running.client.get("/v1/collections/many").json()["videos"] == MANY
-        titles, cursor = [], None
-        while True:
-            query = {"limit": "50"} | ({"cursor": cursor} if cursor else {})
-            page = running.client.get("/v1/collections/many/videos", params=query).json()
-            titles += [video["title"] for video in page["videos"]]
-            if (cursor := page["next_cursor"]) is None:
-                break
-        assert sorted(titles) == [f"{number:03}" for number in range(MANY)]
+        assert (job["state"], job["done"], job["counts"]["succeeded"]) == ("succeeded", MANY, MANY)
+        videos = running.client.get("/v1/collections/many/videos", params={"limit": 2 * MANY}).json()["videos"]
+        assert sorted(video["title"] for video in videos) == [f"{number:03}" for number in range(MANY)]
+
+
+def _pause_after_some(running: Running, monkeypatch: pytest.MonkeyPatch, go_on: Callable[[], bool]) -> None:
+    """Let the service embed ``SOME`` files and then wait for ``go_on``, once."""
+    embed = running.service.model.embed_file
+    calls = itertools.count(1)
+
+    def pausing(*args: Any) -> Any:
+        if next(calls) == SOME + 1:
+            wait_for(go_on)
+        return embed(*args)
+
+    monkeypatch.setattr(running.service.model, "embed_file", pausing)
 
 
 def _settings(bundle: Path, tmp_path: Path) -> Settings:
