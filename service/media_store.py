@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import threading
@@ -21,6 +22,8 @@ from pathlib import Path
 from index.library import Library
 from service.errors import Busy
 from vitascope.errors import CollectionNotFound, StorageError
+
+_log = logging.getLogger("vitascope.service")
 
 EXTENSION_OF = {
     "mp4": "mp4",
@@ -133,9 +136,12 @@ class MediaStore:
             self._settle(library, note)
 
     def recover(self, library: Library) -> None:
-        """Finish what a killed process left half done. Raises StorageError."""
+        """Finish what a killed process left half done; what cannot be finished is logged and kept."""
         for note in sorted(self._intents.glob("*.json")):
-            self._settle(library, note)
+            try:
+                self._settle(library, note)
+            except StorageError as error:
+                _log.error("%s: cannot be settled now: %s", note, error)
 
     def _settle(self, library: Library, note: Path) -> None:
         with suppress(ValueError, KeyError, TypeError):  # killed while writing the note: nothing had begun

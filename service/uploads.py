@@ -27,6 +27,9 @@ def add_upload(service: Service, name: str, upload: Upload, fields: UploadFields
     with service.media.turn(name, upload.sha256), called(upload.path, upload.name):
         known = collection.find_by_hash(upload.sha256)
         if known is not None:
+            place = Path(known.path)
+            if service.media.owns(place) and not place.exists():
+                _move(upload.path, place)  # somebody removed the file of the video; here it is again
             return Ingested(known, created=False)
         info = probe(upload.path, limits)
         path = service.media.path_of(name, upload.sha256, info.container)

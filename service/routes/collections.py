@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+
 from fastapi import APIRouter, Response
 
 from service.openapi import errors
 from service.schemas.library import Collection, Collections, NewCollection
 from service.state import Service, ServiceState
 from service.views import collection_view
+from vitascope.errors import CollectionNotFound, StorageError
+
+_log = logging.getLogger("vitascope.service")
 
 router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
@@ -39,8 +44,16 @@ async def delete_collection(name: str, service: ServiceState) -> None:
 
 
 def _all(service: Service) -> Collections:
-    views = [collection_view(service.library.open(name), service.fingerprint) for name in service.library.names()]
-    return Collections(collections=views)
+    views, unreadable = [], []
+    for name in service.library.names():
+        try:
+            views.append(collection_view(service.library.open(name), service.fingerprint))
+        except CollectionNotFound:
+            continue  # dropped a moment ago
+        except StorageError as error:
+            _log.error("collection %s: %s", name, error)
+            unreadable.append(name)
+    return Collections(collections=views, unreadable=unreadable)
 
 
 def _create(service: Service, name: str) -> Collection:

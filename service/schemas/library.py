@@ -65,9 +65,10 @@ class Collection(Response):
 class Collections(Response):
     """All collections, by name."""
 
-    model_config = example(collections=[COLLECTION])
+    model_config = example(collections=[COLLECTION], unreadable=[])
 
     collections: list[Collection]
+    unreadable: Annotated[list[str], Field(description="damaged ones; the log of the service says more")]
 
 
 class Video(Response):

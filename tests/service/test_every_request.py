@@ -7,11 +7,13 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.service.running import Running, problem_of, wait_for
+from tests.service.conftest import settings_for
+from tests.service.running import Running, problem_of, serving, wait_for
 from vitascope.errors import EngineError, StorageError
 
 
@@ -197,3 +199,14 @@ def test_a_client_that_goes_away_in_the_middle_of_an_upload_leaves_nothing(runni
         running.client.post(f"/v1/collections/{collection}/videos", content=broken(), headers=headers)
     wait_for(lambda: not list(running.service.media.uploads.iterdir()))
     assert json.loads(running.client.get(f"/v1/collections/{collection}").text)["videos"] == 0
+
+
+def test_an_origin_that_is_allowed_may_use_the_service(small_bundle: Path, tmp_path: Path) -> None:
+    portal = "https://portal.example"
+    with serving(settings_for(small_bundle, tmp_path / "data", cors_origins=[portal])) as running:
+        asking = {"origin": portal, "access-control-request-method": "POST"}
+        assert running.client.options("/v1/collections", headers=asking).status_code == 200
+        made = running.client.post("/v1/collections", json={"name": "a"}, headers={"origin": portal})
+        assert (made.status_code, made.headers["access-control-allow-origin"]) == (201, portal)
+        other = {"origin": "https://other.example"}
+        assert running.client.post("/v1/collections", json={"name": "b"}, headers=other).status_code == 403

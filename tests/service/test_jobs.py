@@ -23,7 +23,7 @@ SOME = 3
 @pytest.fixture
 def incoming(running: Running, request: pytest.FixtureRequest) -> Path:
     """A folder of the test's own in the one that jobs may always name."""
-    folder = running.settings.data_dir / "incoming" / request.node.name
+    folder: Path = running.settings.data_dir / "incoming" / request.node.name
     folder.mkdir()
     return folder
 

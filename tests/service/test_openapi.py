@@ -5,6 +5,7 @@ After a change that is meant: ``python -m tests.service.test_openapi`` writes th
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ SNAPSHOT = Path(__file__).parent / "openapi.json"
 UPDATE = "python -m tests.service.test_openapi"
 
 
+@functools.cache
 def document() -> dict[str, Any]:
     """The document without what changes with every release."""
     made = create_app(Settings()).openapi()

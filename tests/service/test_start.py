@@ -175,3 +175,23 @@ def test_what_a_kill_left_half_done_is_put_in_order(small_bundle: Path, tmp_path
         assert [path.exists() for path in (orphan, part, dropped, known, unmarked)] == [False, False, False, True, True]
         assert list((settings.data_dir / "intents").iterdir()) == []
         assert running.client.get(kept["media_url"]).status_code == 200
+
+
+def test_a_damaged_collection_is_named_and_the_others_work(small_bundle: Path, tmp_path: Path, files: Path) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data")
+    with serving(settings) as running:
+        for name in ("sound", "damaged"):
+            running.client.post("/v1/collections", json={"name": name})
+            upload = {"file": ("red.mp4", (files / "red.mp4").read_bytes())}
+            running.client.post(f"/v1/collections/{name}/videos", files=upload)
+    for path in (settings.data_dir / "collections" / "damaged").glob("catalogue.sqlite3*"):
+        path.write_bytes(b"noise" * 1000)
+    with serving(settings) as running:
+        listed = running.client.get("/v1/collections").json()
+        assert [each["name"] for each in listed["collections"]] == ["sound"]
+        assert listed["unreadable"] == ["damaged"]
+        answer = running.client.get("/v1/collections/damaged")
+        problem_of(answer, 507, "storage_error")
+        assert str(tmp_path) not in answer.text
+        search = running.client.post("/v1/collections/sound/search", json={"text": "a red thing"})
+        assert search.json()["results"]

@@ -243,11 +243,16 @@ def test_an_impossible_range_is_a_problem(running: Running, palette: str, files:
     problem_of(running.client.get(path, headers={"range": "lines=1-2"}), 400, "bad_request")
 
 
-def test_a_file_that_is_gone_is_said_to_be(running: Running, colors: str) -> None:
+def test_a_file_that_is_gone_is_said_to_be_and_comes_back_by_another_upload(
+    running: Running, colors: str, files: Path
+) -> None:
     red = running.client.get(f"/v1/collections/{colors}/videos").json()["videos"][0]
     (running.settings.data_dir / "media" / colors / f"{red['content_sha256']}.mp4").unlink()
     problem_of(running.client.get(red["media_url"]), 404, "media_missing")
     problem_of(running.client.get(red["thumbnail_url"]), 404, "media_missing")
+    data = (files / "red.mp4").read_bytes()
+    assert upload(running, colors, "red.mp4", data).json() == red
+    assert running.client.get(red["media_url"]).content == data
     assert running.client.delete(f"/v1/collections/{colors}/videos/{red['id']}").status_code == 204
 
 
