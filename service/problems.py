@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from service import errors as here
@@ -142,8 +143,19 @@ def _http_problem(request: Request, error: HTTPException) -> Response:
     if status == 404:
         detail = f"{request.url.path}: there is nothing at this path; /openapi.json lists what there is"
     elif status == 405:
-        detail = f"{request.method} is not possible here; {headers.get('Allow', 'another method')} is"
+        headers["Allow"] = ", ".join(_methods(request))
+        detail = f"{request.method} is not possible here; {headers['Allow']} is"
     return problem(request.scope, status, CODE_OF_STATUS.get(status, "http_error"), detail, headers=headers)
+
+
+def _methods(request: Request) -> list[str]:
+    """What is possible at the path of a request; the framework names only the methods of the first route there."""
+
+    def is_possible(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return [method for method in ("GET", "HEAD", "POST", "DELETE") if is_possible(method)]
 
 
 def _validation_problem(request: Request, error: RequestValidationError) -> Response:

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds from the beginning of the file")]
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth)]
+"""A whole number; ``true`` is none."""
 Id = Annotated[str, Field(min_length=1, max_length=32)]
 Metadata = dict[str, str | bool | int | float]
 Probability = Annotated[float, Field(ge=0, le=1)]

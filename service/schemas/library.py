@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from index.library import NAME_PATTERN
 from service.schemas.base import Id, Metadata, Request, Response, example
 
 COLLECTION: dict[str, Any] = {
@@ -45,7 +46,13 @@ class NewCollection(Request):
 
     model_config = example(name="holidays")
 
-    name: Annotated[str, Field(description="1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit")]
+    name: Annotated[
+        str,
+        Field(
+            description="1 to 63 of a-z, 0-9, _ and -, beginning with a letter or digit",
+            json_schema_extra={"pattern": f"^{NAME_PATTERN.pattern}$"},
+        ),
+    ]
 
 
 class Collection(Response):

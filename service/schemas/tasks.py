@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from service.schemas.base import Id, Probability, Request, Response, Seconds, example
+from service.schemas.base import Id, Probability, Request, Response, Seconds, Whole, example
 from service.schemas.library import VIDEO, Video
 
 SIMILARITY = "cosine of the text's and the clip's vectors, -1 to 1"
@@ -28,9 +28,9 @@ class SearchRequest(Request):
     model_config = example(text="a dog runs on the beach", limit=10, filter={"year": {"gte": 2020}}, rerank=20)
 
     text: str
-    limit: Annotated[int, Field(ge=1, description="how many results")] = 10
+    limit: Annotated[Whole, Field(ge=1, description="how many results")] = 10
     rerank: Annotated[
-        int,
+        Whole,
         Field(
             ge=0,
             description="this many of the most similar clips get match and fused, and are ordered by fused",
@@ -156,7 +156,7 @@ class AnswerFields(Request):
     """A question."""
 
     question: str
-    top: Annotated[int, Field(ge=1, description="how many answers")] = 5
+    top: Annotated[Whole, Field(ge=1, description="how many answers")] = 5
 
 
 class AnswerRequest(AnswerFields, ClipOf):

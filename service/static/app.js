@@ -172,6 +172,7 @@ function openClip(clip) {
   $("clip-part").querySelector("[value=clip]").checked = true;
   if (!$("captions").value && $("query").value.trim()) $("captions").value = `${$("query").value.trim()}\n`;
   $("clip").showModal();
+  if (matchMedia("(pointer: fine)").matches) $("captions").focus(); // on a phone it would raise the keyboard
   state.stopScreen = showLarge($("clip-screen"), clip);
 }
 

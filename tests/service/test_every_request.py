@@ -39,9 +39,14 @@ def test_an_unknown_path_is_a_problem(running: Running) -> None:
 
 
 def test_a_method_that_is_not_possible_is_a_problem_and_says_which_is(running: Running) -> None:
-    answer = running.client.put("/v1/models")
-    problem_of(answer, 405, "method_not_allowed")
-    assert answer.headers["allow"] == "GET"
+    for path, allowed in (
+        ("/v1/models", "GET"),
+        ("/v1/collections", "GET, POST"),
+        ("/v1/collections/a/videos/1/media", "GET, HEAD"),
+    ):
+        answer = running.client.put(path)
+        assert allowed in problem_of(answer, 405, "method_not_allowed")["detail"]
+        assert answer.headers["allow"] == allowed
 
 
 def test_an_invalid_body_names_every_field_that_is_wrong(running: Running, collection: str) -> None:

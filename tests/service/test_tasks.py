@@ -63,6 +63,7 @@ def test_grouping_shows_each_video_once(running: Running, collection: str, tmp_p
         ({"text": ""}, "invalid_text", "text"),
         ({"text": " \n\t"}, "invalid_text", "text"),
         ({"text": "a" * 100_000}, "invalid_text", "100000"),
+        ({"text": "a", "rerank": True}, "validation_failed", "rerank"),
         ({"text": "a", "limit": 101}, "invalid_input", "limit: 101"),
         ({"text": "a", "rerank": 101}, "invalid_input", "rerank: 101"),
         ({"text": "a", "filter": {"a": {"above": 1}}}, "invalid_filter", "above"),
