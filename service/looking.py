@@ -20,8 +20,7 @@ from service.views import display_name, video_view
 from vitascope.errors import InvalidInput, TextError
 from vitascope.media.probe import probe
 from vitascope.model import VideoEmbedding
-
-CLIPSCORE_WEIGHT = 2.5
+from vitascope.scores import clip_score
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def score(service: Service, look: Look, captions: Sequence[str]) -> ScoreRespons
         matches = match.probabilities.tolist()
         fused = model.fused(similarity, match.logits).tolist()
     scores = [
-        CaptionScore(caption=c, similarity=s, clipscore=CLIPSCORE_WEIGHT * max(s, 0.0), match=m, fused=f)
+        CaptionScore(caption=c, similarity=s, clipscore=clip_score(s), match=m, fused=f)
         for c, s, m, f in zip(captions, similarity.tolist(), matches, fused, strict=True)
     ]
     return ScoreResponse(video=_seen(look), start=look.start, end=look.end, scores=scores)

@@ -21,6 +21,7 @@ from training.batches import Batches, Tokens
 from training.data.packed import open_packed
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
 from training.models.pretrained import load_pretrained, text_folder
+from training.models.text import masked_mean
 from training.names import class_names, teacher_probabilities
 from training.recipe import Recipe, Stage
 from training.steps import NameTargets, WordMasking, losses, word_masking
@@ -194,9 +195,8 @@ def _start_answers(model: HdVila, answers: list[str], tokenizer_file: Path) -> N
         for start in range(0, len(answers), 256):
             ids, mask = (torch.from_numpy(a) for a in tokenizer.encode(answers[start : start + 256]))
             _, states = model.encode_text(ids, mask)
-            weights = mask[:, :, None].float()
-            mean = (states * weights).sum(1) / weights.sum(1)
-            output.weight[start : start + 256] = torch.nn.functional.normalize(mean, dim=-1)
+            vectors = torch.nn.functional.normalize(masked_mean(states, mask), dim=-1)
+            output.weight[start : start + 256] = vectors
         output.weight.sub_(output.weight.mean(dim=0))
         output.bias.zero_()
 

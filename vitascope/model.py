@@ -20,6 +20,7 @@ from vitascope.graphs import Graphs
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import probe
 from vitascope.media.sample import sample_streams
+from vitascope.scores import fused_score, match_probability
 from vitascope.tokenise import MAX_CHARACTERS
 
 Floats = NDArray[np.float32]
@@ -130,8 +131,7 @@ class Model:
         """
         self._graphs.engine("match")
         logits = self._with_texts("match", texts, visual_tokens)["match_logit"]
-        fit = self.bundle.manifest.calibration
-        return Match(logits, _sigmoid(fit.match_scale * logits.astype(np.float64) + fit.match_bias))
+        return Match(logits, match_probability(self.bundle.manifest.calibration, logits).astype(np.float32))
 
     def fused(self, similarity: NDArray[np.floating], match_logits: NDArray[np.floating]) -> Floats:
         """The score that results are ranked by after reranking: (B,) float32 from 0 to 1.
@@ -143,12 +143,7 @@ class Model:
                 f"similarity {np.shape(similarity)} and match_logits {np.shape(match_logits)}: "
                 "equal shapes were expected"
             )
-        fit = self.bundle.manifest.calibration
-        return _sigmoid(
-            fit.fused_similarity * np.asarray(similarity, np.float64)
-            + fit.fused_match * np.asarray(match_logits, np.float64)
-            + fit.fused_bias
-        )
+        return fused_score(self.bundle.manifest.calibration, similarity, match_logits).astype(np.float32)
 
     def answer(self, questions: Sequence[str], visual_tokens: NDArray[np.floating], top: int = 5) -> list[list[Answer]]:
         """The ``top`` likeliest answers to questions[i] about visual_tokens[i] (B, V, W), best first.
@@ -251,12 +246,6 @@ class Model:
             shared = shape[:2]
         assert shared is not None
         return shared[0]
-
-
-def _sigmoid(x: NDArray[np.float64]) -> Floats:
-    """Without overflow for large negative values."""
-    half: Floats = (0.5 * (1.0 + np.tanh(0.5 * x))).astype(np.float32)
-    return half
 
 
 def _described(value: object) -> str:

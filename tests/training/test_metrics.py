@@ -7,7 +7,6 @@ import pytest
 
 from training.evaluation.metrics import (
     calibration_error,
-    clip_score,
     pairwise_accuracy,
     retrieval,
     tau_c,
@@ -47,10 +46,6 @@ def test_best_of_several_right_items_counts() -> None:
 def test_vqa_accuracy_follows_the_leave_one_out_table(agreeing: int, expected: float) -> None:
     people = ["cat"] * agreeing + [f"other {i}" for i in range(10 - agreeing)]
     assert vqa_accuracy("cat", people) == pytest.approx(expected)
-
-
-def test_clip_score_is_never_negative() -> None:
-    assert clip_score(np.array([-0.2, 0.3])).tolist() == pytest.approx([0.0, 0.75])
 
 
 def test_tau_c_of_perfect_and_reversed_order() -> None:

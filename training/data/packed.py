@@ -11,7 +11,6 @@ Shape letters: N examples, F frames, H height, W width (pixels).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -32,6 +31,7 @@ from numpy.typing import NDArray
 from training.data.array_file import GrowingArray
 from training.data.example import Example, ExampleError
 from training.data.webdataset import CorpusError, EncodedMedia
+from vitascope.bundle import file_sha256
 from vitascope.errors import MediaError
 from vitascope.manifest import FrameStream
 from vitascope.media.probe import probe
@@ -124,7 +124,7 @@ def write_packed(
             "streams": [stream.model_dump() for stream in streams],
             "count": count,
             "skipped": skipped,
-            "examples_sha256": _sha256(unfinished / EXAMPLES_NAME),
+            "examples_sha256": file_sha256(unfinished / EXAMPLES_NAME),
         }
         (unfinished / PACK_NAME).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", "utf-8")
         _replace(folder, unfinished)
@@ -243,7 +243,7 @@ def _read_examples(folder: Path, expected_sha256: str) -> list[Example]:
     path = folder / EXAMPLES_NAME
     if not path.is_file():
         raise CorpusError(f"{path}: missing; pack the corpus again")
-    if _sha256(path) != expected_sha256:
+    if file_sha256(path) != expected_sha256:
         raise CorpusError(f"{path}: its SHA-256 is not the one in {PACK_NAME}; pack the corpus again")
     examples = []
     with open(path, encoding="utf-8") as lines:
@@ -253,8 +253,3 @@ def _read_examples(folder: Path, expected_sha256: str) -> list[Example]:
             except ExampleError as error:
                 raise CorpusError(f"{path}:{number}: {error}") from None
     return examples
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

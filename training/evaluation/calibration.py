@@ -13,6 +13,7 @@ from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
 from vitascope.manifest import Calibration
+from vitascope.scores import match_probability
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,7 @@ def match_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) ->
     """Expected calibration error of the match probability over these pairs, as a fraction."""
     logits = np.concatenate([p.logits for p in pairs])
     label = np.concatenate([p.label for p in pairs])
-    z = calibration.match_scale * logits + calibration.match_bias
-    return calibration_error(1.0 / (1.0 + np.exp(-z)), label)
+    return calibration_error(match_probability(calibration, logits), label)
 
 
 def answer_temperature(logits: np.ndarray, targets: np.ndarray) -> float:

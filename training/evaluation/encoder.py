@@ -15,6 +15,7 @@ from torch import Tensor
 from training.models.hdvila import HdVila
 from vitascope.manifest import Calibration
 from vitascope.model import Answer, Match, VideoEmbedding
+from vitascope.scores import fused_score, match_probability
 from vitascope.tokenise import Tokenizer
 
 
@@ -53,13 +54,11 @@ class TorchEncoder:
         """Match logits and calibrated probabilities, both (B,)."""
         with _quiet(self.model):
             logits = _numpy(self.model.match_logits(self._fused(texts, visual_tokens)))
-        c = self.calibration
-        return Match(logits=logits, probabilities=_sigmoid(c.match_scale * logits + c.match_bias))
+        return Match(logits=logits, probabilities=match_probability(self.calibration, logits).astype(np.float32))
 
     def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
         """The fused score, (B,) in 0..1."""
-        c = self.calibration
-        return _sigmoid(c.fused_similarity * similarity + c.fused_match * match_logits + c.fused_bias)
+        return fused_score(self.calibration, similarity, match_logits)
 
     def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
         """The `top` answers to each question, most probable first."""
@@ -100,9 +99,4 @@ class _quiet:
 
 def _numpy(tensor: Tensor) -> np.ndarray:
     result: np.ndarray = tensor.float().cpu().numpy()
-    return result
-
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    result: np.ndarray = 1.0 / (1.0 + np.exp(-np.asarray(x, dtype=np.float64)))
     return result

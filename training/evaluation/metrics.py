@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import kendalltau, rankdata
+from scipy.stats import kendalltau
 
 
 def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -38,12 +38,6 @@ def retrieval(scores: np.ndarray, relevant: Sequence[np.ndarray], at: Sequence[i
         out[f"R@{k}"] = float(100.0 * chance.mean())
     middle = (low + high) / 2
     return out | {"MdR": float(np.median(middle)), "MnR": float(middle.mean())}
-
-
-def clip_score(similarity: np.ndarray) -> np.ndarray:
-    """CLIPScore = 2.5 * max(cosine, 0) (Hessel et al., 2021)."""
-    scores: np.ndarray = 2.5 * np.maximum(np.asarray(similarity), 0.0)
-    return scores
 
 
 def tau_c(scores: Sequence[float], judgements: Sequence[float]) -> float:
@@ -77,9 +71,3 @@ def calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int 
         if inside.any():
             error += inside.mean() * abs(probabilities[inside].mean() - correct[inside].mean())
     return float(error)
-
-
-def average_ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks with ties averaged, 1 for the highest."""
-    ranks: np.ndarray = rankdata(-np.asarray(values), method="average")
-    return ranks

@@ -11,9 +11,7 @@ from rich.markup import escape
 
 from vitascope.commands.options import add_bundle, add_engine, add_server
 from vitascope.commands.output import number, plain_table
-
-CLIPSCORE_WEIGHT = 2.5
-"""CLIPScore (Hessel and others, 2021) is 2.5 * max(similarity, 0)."""
+from vitascope.scores import clip_score
 
 EPILOG = """\
 Three scores that should not be mixed up:
@@ -62,7 +60,7 @@ def score_file(args: argparse.Namespace) -> dict[str, Any]:
         matches = match.probabilities.tolist()
         fused = model.fused(similarity, match.logits).tolist()
     scores = [
-        {"caption": c, "similarity": s, "match": m, "fused": f, "clipscore": CLIPSCORE_WEIGHT * max(s, 0.0)}
+        {"caption": c, "similarity": s, "match": m, "fused": f, "clipscore": clip_score(s)}
         for c, s, m, f in zip(args.captions, similarity.tolist(), matches, fused, strict=True)
     ]
     return {"file": str(args.file), "scores": scores}
