@@ -58,8 +58,8 @@ class MatchGraph(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
-        _, states = self.model.encode_text(input_ids, attention_mask)
-        return self.model.match_logits(self.model.fuse(states, attention_mask, visual_tokens))
+        states = self.model.text.encode(input_ids, attention_mask)
+        return self.model.match_logits(states, attention_mask, visual_tokens, self.model.see(visual_tokens))
 
 
 class AnswerGraph(nn.Module):
@@ -70,8 +70,8 @@ class AnswerGraph(nn.Module):
         self.model = model
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, visual_tokens: Tensor) -> Tensor:
-        _, states = self.model.encode_text(input_ids, attention_mask)
-        return self.model.answer_logits(self.model.fuse(states, attention_mask, visual_tokens))
+        states = self.model.text.encode(input_ids, attention_mask)
+        return self.model.answer_logits(states, attention_mask, self.model.see(visual_tokens))
 
 
 @dataclass(frozen=True)

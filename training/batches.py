@@ -144,20 +144,25 @@ def _pick_questions(questions: tuple, count: int, rng: np.random.Generator) -> l
 
 
 def augment(high: Tensor, low: Tensor, source: Source, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Random crop (one window per batch), mirror and brightness/contrast (per video), as the source asks.
+    """Random window (one per batch), mirror, colour mixing, brightness and contrast (per video), as the source asks.
 
     high, low: (B, C, F, H, W, 3) uint8. The same window and mirroring go to both streams. Returns the same
     shapes, float 0..255 where anything was changed.
     """
-    if source.crop < 1.0 or source.scale < 1.0:
-        keep = rng.uniform(source.crop, 1.0, size=2)
-        offset = rng.uniform(0.0, 1.0 - keep)
+    if source.crop < 1.0 or source.scale < 1.0 or source.widen > 1.0:
+        keep = rng.uniform(source.crop, source.widen, size=2)
+        offset = rng.uniform(np.minimum(1.0 - keep, 0.0), np.maximum(1.0 - keep, 0.0))
         high, low = (_crop(x, keep, offset, source.scale, cell) for x, cell in ((high, 32), (low, 16)))
     b = high.shape[0]
     if source.flip:
         mirrored = torch.from_numpy(rng.random(b) < 0.5)
         for x in (high, low):
             x[mirrored] = x[mirrored].flip(-2)
+    if source.tint:
+        share = rng.uniform(0, source.tint, (b, 1, 1))
+        rows = share * rng.dirichlet((1.0, 1.0, 1.0), size=(b, 3)) + (1.0 - share) * np.eye(3)  # each sums to 1
+        mixing = torch.from_numpy(rows.astype(np.float32))
+        high, low = (torch.einsum("bcfhwi,boi->bcfhwo", x.float(), mixing) for x in (high, low))
     if source.jitter:
         shape = (b, 1, 1, 1, 1, 1)
         gain = torch.from_numpy(rng.uniform(1 - source.jitter, 1 + source.jitter, shape).astype(np.float32))
@@ -167,12 +172,21 @@ def augment(high: Tensor, low: Tensor, source: Source, rng: np.random.Generator)
 
 
 def _crop(frames: Tensor, keep: np.ndarray, offset: np.ndarray, scale: float, cell: int) -> Tensor:
-    """Cut a window (shares `keep` of the sides, at `offset`) and resize it to `scale` of the sides, whole cells."""
+    """Cut a window (shares `keep` of the sides, at `offset`) and resize it to `scale` of the sides, whole cells.
+
+    Where the window leaves the frame, the frame's edge goes on.
+    """
     b, c, f, h, w, _ = frames.shape
     top, left = int(offset[0] * h), int(offset[1] * w)
     bottom, right = top + max(int(keep[0] * h), 8), left + max(int(keep[1] * w), 8)
     size = (max(round(h * scale / cell), 1) * cell, max(round(w * scale / cell), 1) * cell)
-    window = frames[:, :, :, top:bottom, left:right].flatten(0, 2).permute(0, 3, 1, 2).float()
+    whole = frames.flatten(0, 2).permute(0, 3, 1, 2).float()
+    beyond = (max(-left, 0), max(right - w, 0), max(-top, 0), max(bottom - h, 0))
+    if any(beyond):
+        whole = F.pad(whole, beyond, mode="replicate")
+    top, bottom, left, right = top + beyond[2], bottom + beyond[2], left + beyond[0], right + beyond[0]
+    window = whole[:, :, top:bottom, left:right]
     if window.shape[2:] != size:
-        window = F.interpolate(window, size, mode="bilinear", align_corners=False, antialias=scale < 1.0)
+        shrinks = size[0] < window.shape[2] or size[1] < window.shape[3]
+        window = F.interpolate(window, size, mode="bilinear", align_corners=False, antialias=shrinks)
     return window.permute(0, 2, 3, 1).reshape(b, c, f, *size, 3)

@@ -61,6 +61,8 @@ def train(
         while step < last:
             index, inner = recipe.locate(step)
             stage = recipe.stages[index]
+            if stage.align_visual and not inner:
+                model.align_visual_embeddings()
             end = min(last, step - inner + stage.steps)
             run = _StageRun(recipe, stage, index, data, out, model, tokenizer, words, answers, accelerator)
             if inner:
@@ -213,9 +215,11 @@ def _freeze(model: HdVila, stage: Stage) -> None:
 
 
 def _groups(model: HdVila, stage: Stage) -> list[dict[str, object]]:
+    fused = range(model.cfg.text_layers, model.cfg.text_layers + model.cfg.fused_layers)
     scales = {
         "video.high.": stage.backbone_scale,
         "video.low.": stage.backbone_scale,
+        **{f"text.bert.encoder.layer.{i}.": stage.fused_scale for i in fused},
         "text.": stage.text_scale,
     }
     by_scale: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}

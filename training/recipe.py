@@ -32,8 +32,14 @@ class Source(Strict):
     objectives: dict[Objective, float]
     questions: Annotated[int, Field(ge=1)] = 1
     """Questions asked about each video of a batch (objective `answer`)."""
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    """Share of a caption's words that are masked (objective `masked_words`)."""
+    text_gradient: bool = True
+    """False: masked words and questions leave the text layers as they are, which saves a quarter of a step."""
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Smallest share of each side that a random crop keeps; 1 switches cropping off."""
+    widen: Annotated[float, Field(ge=1)] = 1.0
+    """Largest share of each side that a random window takes; above 1 it shrinks the picture into its border."""
     scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Both streams are shrunk to this share of their sides (rounded to whole cells of the grid): cheaper epochs
     early on. Contrastive and names only; the fused layers need the configured grid."""
@@ -41,6 +47,8 @@ class Source(Strict):
     """Mirror at random. Not for corpora whose texts speak of left and right."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of brightness and contrast."""
+    tint: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest share in which the colour channels are mixed at random; greys stay grey."""
     limit: int | None = None
     """Use the first so many examples only."""
     captions: Literal["any", "first"] = "any"
@@ -58,6 +66,10 @@ class Stage(Strict):
     """Learning rate of the convolutional encoders, relative."""
     text_scale: float = 0.2
     """Learning rate of the text Transformer and its embeddings, relative."""
+    fused_scale: float = 0.5
+    """Learning rate of the fused layers, relative."""
+    align_visual: bool = False
+    """Before the first step, visual tokens are mapped to where the text encoder puts the words they resemble."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     final_scale: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Learning rate at the last step, relative to the peak."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from training import masking, objectives
 from training.batches import Batch, Tokens
 from training.models.hdvila.model import HdVila
+from training.models.text import Seen
 from training.names import most_likely
 
 NAMES_PER_STEP = 96
@@ -53,6 +54,7 @@ def losses(model: HdVila, batch: Batch, step: int, words: WordMasking, names: Na
     temperature = model.cfg.temperature
     vector, visual = model.encode_video(batch.high, batch.low, batch.times)
     out: dict[str, Tensor] = {}
+    seen = model.see(visual) if {"match", "masked_words", "answer"} & set(wanted) else None
     if batch.captions is not None and {"contrastive", "match"} & set(wanted):
         text, states = model.encode_text(batch.captions.ids, batch.captions.mask)
         wrong = None
@@ -60,17 +62,17 @@ def losses(model: HdVila, batch: Batch, step: int, words: WordMasking, names: Na
             wrong, wrong_states = model.encode_text(batch.wrong.ids, batch.wrong.mask)
         if "contrastive" in wanted:
             out["contrastive"] = objectives.contrastive(vector, text, temperature, batch.groups, wrong)
-        if "match" in wanted:
+        if "match" in wanted and seen is not None:
             own = (states, batch.captions.mask)
             other = _negative_texts(batch, vector, text, own, temperature)
             if batch.wrong is not None:
                 # Half of the negatives are another video's caption, half differ in a single word.
                 other = _interleave(other, (wrong_states, batch.wrong.mask))
-            out["match"] = _match(model, visual, own, other)
-    if "masked_words" in wanted and batch.captions is not None:
-        out["masked_words"] = _masked_words(model, batch.captions, visual, words)
-    if "answer" in wanted and batch.questions is not None and batch.answers is not None:
-        out["answer"] = _answer(model, batch.questions, batch.answers, visual)
+            out["match"] = _match(model, visual, seen, own, other)
+    if "masked_words" in wanted and batch.captions is not None and seen is not None:
+        out["masked_words"] = _masked_words(model, batch, batch.captions, seen, words)
+    if "answer" in wanted and batch.questions is not None and batch.answers is not None and seen is not None:
+        out["answer"] = _answer(model, batch, batch.questions, batch.answers, seen)
     if "names" in wanted and names is not None and step % NAMES_INTERVAL == 0:
         out["names"] = _names(model, batch, vector, names, temperature)
     return out
@@ -102,33 +104,43 @@ def _padded(states: States, length: int) -> States:
     )
 
 
-def _match(model: HdVila, visual: Tensor, own: States, other: States) -> Tensor:
+def _match(model: HdVila, visual: Tensor, seen: Seen, own: States, other: States) -> Tensor:
     length = max(own[0].shape[1], other[0].shape[1])
-    own, other = _padded(own, length), _padded(other, length)
-    fused = model.fuse(torch.cat([own[0], other[0]]), torch.cat([own[1], other[1]]), torch.cat([visual, visual]))
-    positive, negative = model.match_logits(fused).chunk(2)
+    both = zip(_padded(own, length), _padded(other, length), strict=True)
+    # A video's right and wrong text in a row, so that its tokens are read once.
+    states, mask = (torch.stack(pair, dim=1).flatten(0, 1) for pair in both)
+    positive, negative = model.match_logits(states, mask, visual, seen).reshape(-1, 2).unbind(dim=1)
     return objectives.match(positive, negative)
 
 
-def _masked_words(model: HdVila, captions: Tokens, visual: Tensor, words: WordMasking) -> Tensor:
+def _masked_words(model: HdVila, batch: Batch, captions: Tokens, seen: Seen, words: WordMasking) -> Tensor:
     ids, targets = masking.mask_words(
         captions.ids,
         captions.mask,
         mask_id=words.mask_id,
         vocabulary=words.vocabulary,
         special=words.special,
+        share=batch.source.mask_share,
     )
-    _, states = model.encode_text(ids, captions.mask)
-    fused = model.fuse(states, captions.mask, visual)[:, : ids.shape[1]]
+    states = _states(model, Tokens(ids, captions.mask), batch.source.text_gradient)
     chosen = targets != masking.IGNORED
+    fused = model.fuse(states, captions.mask, seen)
     return objectives.masked_words(model.word_logits(fused[chosen]), targets[chosen])
 
 
-def _answer(model: HdVila, questions: Tokens, answers: Tensor, visual: Tensor) -> Tensor:
-    _, states = model.encode_text(questions.ids, questions.mask)
-    per_video = len(answers) // len(visual)
-    fused = model.fuse(states, questions.mask, visual.repeat_interleave(per_video, dim=0))
-    return objectives.answer(model.answer_logits(fused), answers)
+def _answer(model: HdVila, batch: Batch, questions: Tokens, answers: Tensor, seen: Seen) -> Tensor:
+    states = _states(model, questions, batch.source.text_gradient)
+    return objectives.answer(model.answer_logits(states, questions.mask, seen), answers)
+
+
+def _states(model: HdVila, texts: Tokens, gradient: bool) -> Tensor:
+    if gradient:
+        return model.text.encode(texts.ids, texts.mask)
+    with torch.no_grad():
+        states = model.text.encode(texts.ids, texts.mask)
+    # Autocast keeps the weights that it has cast here, without their gradient, for the rest of the step.
+    torch.clear_autocast_cache()
+    return states
 
 
 def _names(model: HdVila, batch: Batch, vector: Tensor, names: NameTargets, temperature: float) -> Tensor:

@@ -35,6 +35,7 @@ MODEL = {
     "vector_width": 24,
     "answer_hidden": 16,
     "frozen_stages": 0,
+    "dropout": 0.0,
 }
 STREAMS = [
     FrameStream(name="high", frames=1, height=64, width=64, placement="middle"),
@@ -93,7 +94,7 @@ def recipe(tokenizer: Path, *, steps: int = 8, **changes: object) -> Recipe:
     objectives = {"contrastive": 1.0, "answer": 1.0}
     source = {"corpus": "squares", "weight": 1.0, "batch": 8, "group_by": "colour", "crop": 0.8, "jitter": 0.1}
     fusion = {"masked_words": 0.5, "match": 1.0, "answer": 1.0}
-    stage = {"steps": steps, "learning_rate": 3e-3, "text_scale": 1.0, "backbone_scale": 1.0}
+    stage = {"steps": steps, "learning_rate": 3e-3, "text_scale": 1.0, "fused_scale": 1.0, "backbone_scale": 1.0}
     fields: dict[str, object] = {
         "name": "squares",
         "size": "tiny",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
-from training.models.text import masked_mean
+from training.models.text import additive_mask, masked_mean
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +52,13 @@ def test_shapes_of_all_four_steps(small: HdVila) -> None:
     with torch.no_grad():
         vector, tokens = small.encode_video(high, low)
         text, states = small.encode_text(ids, mask)
-        fused = small.fuse(states, mask, tokens)
+        seen = small.see(tokens)
+        fused = small.fuse(states, mask, seen)
         assert vector.shape == text.shape == (3, 24)
         assert tokens.shape == (3, 4, 32)
-        assert fused.shape == (3, 9 + 4, 48)
-        assert small.match_logits(fused).shape == (3,)
-        assert small.answer_logits(fused).shape == (3, 7)
+        assert fused.shape == (3, 9, 48)
+        assert small.match_logits(states, mask, tokens, seen).shape == (3,)
+        assert small.answer_logits(states, mask, seen).shape == (3, 7)
     assert torch.allclose(vector.norm(dim=-1), torch.ones(3), atol=1e-5)
     assert torch.allclose(text.norm(dim=-1), torch.ones(3), atol=1e-5)
 
@@ -70,6 +71,64 @@ def test_padding_does_not_change_a_text(small: HdVila) -> None:
         alone, _ = small.encode_text(ids, torch.ones_like(ids))
         among, _ = small.encode_text(padded, mask)
     assert torch.allclose(alone, among, atol=1e-5)
+
+
+@pytest.mark.parametrize("visual_reads_text", [True, False])
+def test_many_questions_about_a_video_are_answered_as_each_alone(visual_reads_text: bool) -> None:
+    torch.manual_seed(1)
+    model = HdVila(small_config(fused_layers=2, visual_reads_text=visual_reads_text)).eval()
+    tokens = torch.randn(2, 4, 32)
+    ids = torch.randint(1, 100, (6, 9))  # three questions about each of two videos
+    mask = torch.ones_like(ids)
+    mask[4, 6:] = 0
+    with torch.no_grad():
+        states = model.text.encode(ids, mask)
+        together = model.answer_logits(states, mask, model.see(tokens))
+        whole = model.fuse(states, mask, model.see(tokens))[:, 0]
+        first = model.text.fuse(states, mask, model.see(tokens), first_only=True)[:, 0]
+        for i in range(6):
+            alone = model.answer_logits(states[i : i + 1], mask[i : i + 1], model.see(tokens[i // 3 : i // 3 + 1]))
+            assert torch.allclose(together[i], alone[0], atol=1e-5)
+    assert torch.allclose(first, whole, atol=1e-5)
+
+
+def test_joint_reading_is_the_published_self_attention() -> None:
+    torch.manual_seed(2)
+    model = HdVila(small_config(fused_layers=2, visual_reads_text=True)).eval()
+    tokens = torch.randn(3, 4, 32)
+    ids = torch.randint(1, 100, (3, 9))
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    with torch.no_grad():
+        states = model.text.encode(ids, mask)
+        hidden = torch.cat([states, model.visual_embeddings(tokens)], dim=1)
+        everything = additive_mask(torch.cat([mask, torch.ones(3, 4, dtype=mask.dtype)], dim=1), hidden.dtype)
+        for layer in model.text.bert.encoder.layer[1:]:
+            hidden = layer(hidden, everything)
+        assert torch.allclose(model.fuse(states, mask, model.see(tokens)), hidden[:, :9], atol=1e-5)
+
+
+def test_matching_starts_as_similarity(small: HdVila) -> None:
+    tokens = torch.randn(4, 4, 32)
+    ids = torch.randint(1, 100, (4, 9))
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        text, states = small.encode_text(ids, mask)
+        similarity = (text * small.video_vector(tokens)).sum(dim=-1)
+        logits = small.match_logits(states, mask, tokens, small.see(tokens))
+    assert logits.argsort().tolist() == similarity.argsort().tolist()
+
+
+def test_aligned_visual_tokens_have_the_direction_of_their_words() -> None:
+    torch.manual_seed(3)
+    model = HdVila(small_config())
+    model.align_visual_embeddings()
+    tokens = torch.randn(5, 32)
+    with torch.no_grad():
+        as_words = model.text_project.weight @ model.visual_embeddings.project(tokens).T
+        as_video = model.video_project.weight @ tokens.T
+    cosine = torch.nn.functional.cosine_similarity(as_words, as_video, dim=0)
+    assert torch.allclose(cosine, torch.ones(5), atol=1e-4)
 
 
 def test_order_of_frames_matters(small: HdVila) -> None:

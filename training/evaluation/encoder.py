@@ -53,7 +53,9 @@ class TorchEncoder:
     def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
         """Match logits and calibrated probabilities, both (B,)."""
         with _quiet(self.model):
-            logits = _numpy(self.model.match_logits(self._fused(texts, visual_tokens)))
+            states, mask = self._states(texts)
+            visual = _visual(visual_tokens)
+            logits = _numpy(self.model.match_logits(states, mask, visual, self.model.see(visual)))
         return Match(logits=logits, probabilities=match_probability(self.calibration, logits).astype(np.float32))
 
     def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
@@ -63,21 +65,25 @@ class TorchEncoder:
     def answer(self, questions: Sequence[str], visual_tokens: np.ndarray, top: int = 5) -> list[list[Answer]]:
         """The `top` answers to each question, most probable first."""
         with _quiet(self.model):
-            logits = self.model.answer_logits(self._fused(questions, visual_tokens)).float()
+            states, mask = self._states(questions)
+            logits = self.model.answer_logits(states, mask, self.model.see(_visual(visual_tokens))).float()
         best = (logits / self.calibration.answer_temperature).softmax(dim=-1).topk(min(top, len(self.answers)))
         return [
             [Answer(self.answers[i], float(p)) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
             for values, indices in zip(best.values, best.indices, strict=True)
         ]
 
-    def _fused(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Tensor:
+    def _states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self._tokens(texts)
-        _, states = self.model.encode_text(ids, mask)
-        return self.model.fuse(states, mask, torch.from_numpy(np.asarray(visual_tokens, dtype=np.float32)))
+        return self.model.text.encode(ids, mask), mask
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer.encode(list(texts))
         return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def _visual(tokens: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.asarray(tokens, dtype=np.float32))
 
 
 class _quiet:

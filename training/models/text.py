@@ -6,13 +6,30 @@ D width of the Transformer, W width of the visual tokens.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the fused layers read of P videos: embedded tokens (P, V, D) and, where these do not depend on the
+    text, each layer's keys and values (P, heads, V, D / heads), computed once for all texts about a video."""
+
+    tokens: Tensor
+    layers: tuple[tuple[Tensor, Tensor], ...] = ()
+
+
 class TextTransformer(nn.Module):
-    """BERT whose first layers read text alone and whose last layers read [text; visual tokens]."""
+    """BERT whose first layers read text alone and whose last layers read [text; visual tokens].
+
+    visual_reads_text: True is the published joint self-attention. False: visual tokens attend to one another only,
+    so that they are computed once for many questions about a video, at a third of the cost.
+    """
 
     def __init__(
         self,
@@ -25,6 +42,8 @@ class TextTransformer(nn.Module):
         vocabulary: int,
         max_positions: int,
         dropout: float,
+        attention_dropout: float,
+        visual_reads_text: bool,
     ) -> None:
         super().__init__()
         config = BertConfig(
@@ -35,10 +54,11 @@ class TextTransformer(nn.Module):
             intermediate_size=intermediate,
             max_position_embeddings=max_positions,
             hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
+            attention_probs_dropout_prob=attention_dropout,
         )
         config._attn_implementation = "sdpa"
         self.text_layers = text_layers
+        self.visual_reads_text = visual_reads_text
         self.bert = BertModel(config, add_pooling_layer=False)
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -49,19 +69,74 @@ class TextTransformer(nn.Module):
             hidden = layer(hidden, mask)
         return hidden
 
-    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, visual_BVD: Tensor) -> Tensor:
-        """Text states (B, L, D) and embedded visual tokens (B, V, D) -> (B, L + V, D) after the fused layers."""
-        seen = torch.ones(visual_BVD.shape[:2], dtype=attention_mask.dtype, device=attention_mask.device)
-        hidden = torch.cat([text_BLD, visual_BVD], dim=1)
-        mask = additive_mask(torch.cat([attention_mask, seen], dim=1), hidden.dtype)
-        for layer in self.bert.encoder.layer[self.text_layers :]:
-            hidden = layer(hidden, mask)
-        return hidden
+    def see(self, visual_PVD: Tensor) -> Seen:
+        """Embedded visual tokens (P, V, D), made ready for `fuse`."""
+        if self.visual_reads_text:
+            return Seen(visual_PVD)
+        hidden = visual_PVD
+        layers: list[tuple[Tensor, Tensor]] = []
+        for layer in self._fused_layers:
+            layers.append(_keys_values(layer, hidden))
+            if len(layers) < len(self._fused_layers):  # what the last layer makes of them is read by nobody
+                hidden = _read(layer, hidden, *layers[-1])
+        return Seen(visual_PVD, tuple(layers))
+
+    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen, *, first_only: bool = False) -> Tensor:
+        """Text states (B, L, D) of B = n * P texts, n in a row about each video -> fused text states (B, L, D).
+
+        first_only: only the state of [CLS], (B, 1, D), at two thirds of the cost.
+        """
+        length, texts = text_BLD.shape[1], text_BLD.shape[0]
+        visible = torch.ones((texts, seen.tokens.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
+        mask = additive_mask(torch.cat([attention_mask, visible], dim=1), text_BLD.dtype)
+        hidden = text_BLD
+        if not seen.layers:
+            hidden = torch.cat([text_BLD, _repeated(seen.tokens, texts)], dim=1)
+        for index, layer in enumerate(self._fused_layers):
+            keys, values = _keys_values(layer, hidden)
+            if seen.layers:
+                visual = (_repeated(x, texts) for x in seen.layers[index])
+                keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), visual, strict=True))
+            last = index == len(self._fused_layers) - 1
+            hidden = _read(layer, hidden[:, :1] if first_only and last else hidden, keys, values, mask)
+        return hidden if first_only else hidden[:, :length]
+
+    @property
+    def _fused_layers(self) -> list[Any]:
+        return list(self.bert.encoder.layer[self.text_layers :])
 
     @property
     def word_embeddings(self) -> nn.Embedding:
         embeddings: nn.Embedding = self.bert.embeddings.word_embeddings
         return embeddings
+
+
+def _keys_values(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """A BERT layer's keys and values, each (B, heads, T, D / heads), of (B, T, D)."""
+    attention = layer.attention.self
+    return _by_head(attention.key(hidden), attention), _by_head(attention.value(hidden), attention)
+
+
+def _by_head(x: Tensor, attention: Any) -> Tensor:
+    heads = x.reshape(*x.shape[:-1], attention.num_attention_heads, attention.attention_head_size)
+    return heads.transpose(1, 2)
+
+
+def _read(layer: Any, reader: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """A BERT layer for some positions only: reader (B, R, D) attends to keys and values (B, heads, T, D / heads)."""
+    attention = layer.attention.self
+    queries = _by_head(attention.query(reader), attention)
+    dropout = attention.dropout.p if layer.training else 0.0
+    mask = None if mask is None else mask.to(queries.dtype)
+    context = F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropout)
+    attended = layer.attention.output(context.transpose(1, 2).flatten(2), reader)
+    out: Tensor = layer.output(layer.intermediate(attended), attended)
+    return out
+
+
+def _repeated(x: Tensor, texts: int) -> Tensor:
+    """(P, ...) -> (texts, ...): each video as often as texts in a row are about it."""
+    return x if x.shape[0] == texts else x.repeat_interleave(texts // x.shape[0], dim=0)
 
 
 def additive_mask(attention_mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -26,7 +26,7 @@ from training.data.scenes.transcripts import transcript_of
 from training.data.scenes.vocabulary import DURATION, FPS, HEIGHT, WIDTH
 from training.data.scenes.world import World
 
-VERSION = 1
+VERSION = 2
 LICENCE = "CC0-1.0"
 
 

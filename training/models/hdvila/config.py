@@ -60,6 +60,11 @@ class HdVilaConfig(BaseModel):
     answers: int = 0
     """Size of the answer vocabulary; 0: no answer head."""
     dropout: float = 0.1
+    attention_dropout: float = 0.1
+    """Of attention weights in the text Transformer."""
+    visual_reads_text: bool = True
+    """In the fused layers. True: the published joint self-attention. False: visual tokens attend to one another only
+    and are computed once for many texts about a video."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> HdVilaConfig:
@@ -165,4 +170,6 @@ def tiny(answers: int = 0) -> HdVilaConfig:
         temperature=0.05,
         answer_hidden=384,
         answers=answers,
+        attention_dropout=0.0,
+        visual_reads_text=False,
     )

@@ -6,13 +6,15 @@ W width of the visual tokens, E width of the shared vector space.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.hdvila.config import HdVilaConfig
 from training.models.hdvila.video import VideoEncoder
-from training.models.text import MaskedWordHead, TextTransformer, VisualEmbeddings, masked_mean
+from training.models.text import MaskedWordHead, Seen, TextTransformer, VisualEmbeddings, masked_mean
 
 STAGE_ONE = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.")
 """Parameter prefixes that stage 1 trains and stage 2 freezes, besides the text layers (section 3.4)."""
@@ -34,6 +36,8 @@ class HdVila(nn.Module):
             vocabulary=cfg.vocabulary,
             max_positions=cfg.max_positions,
             dropout=cfg.dropout,
+            attention_dropout=cfg.attention_dropout,
+            visual_reads_text=cfg.visual_reads_text,
         )
         self.text_pool = nn.Linear(cfg.text_width, cfg.text_width)
         # Starts as the identity: with a pretrained sentence encoder the masked mean is already meaningful.
@@ -50,6 +54,11 @@ class HdVila(nn.Module):
         )
         self.word_head = MaskedWordHead(cfg.text_width, cfg.vocabulary)
         self.match_head = nn.Linear(cfg.text_width, 1)
+        # Matching starts as similarity above a threshold and learns what to add to it.
+        nn.init.zeros_(self.match_head.weight)
+        nn.init.zeros_(self.match_head.bias)
+        self.match_scale = nn.Parameter(torch.tensor(0.5))
+        self.match_threshold = nn.Parameter(torch.tensor(0.5))
         self.answer_head = (
             nn.Sequential(
                 nn.Linear(cfg.text_width, cfg.answer_hidden),
@@ -69,34 +78,71 @@ class HdVila(nn.Module):
         b, c = high.shape[:2]
         tokens = self.video(high.flatten(0, 1), low.flatten(0, 1), times)
         tokens = tokens.reshape(b, c, *tokens.shape[1:]).mean(dim=1)
-        return F.normalize(self.video_project(tokens.mean(dim=1)), dim=-1), tokens
+        return self.video_vector(tokens), tokens
+
+    def video_vector(self, tokens_BVW: Tensor) -> Tensor:
+        """Visual tokens (B, V, W) -> the L2-normalised vector (B, E)."""
+        return F.normalize(self.video_project(tokens_BVW.mean(dim=1)), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """ids and mask (B, L) -> the L2-normalised vector (B, E) and the text states (B, L, D)."""
         states = self.text.encode(input_ids, attention_mask)
-        pooled = torch.tanh(self.text_pool(masked_mean(states, attention_mask)))
-        return F.normalize(self.text_project(pooled), dim=-1), states
+        return self.text_vector(states, attention_mask), states
 
-    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, visual_BVW: Tensor) -> Tensor:
-        """Fused states (B, L + V, D); position 0 is [CLS]."""
-        return self.text.fuse(text_BLD, attention_mask, self.visual_embeddings(visual_BVW))
+    def text_vector(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text states (B, L, D) and their mask -> the L2-normalised vector (B, E)."""
+        pooled = torch.tanh(self.text_pool(masked_mean(states_BLD, attention_mask)))
+        return F.normalize(self.text_project(pooled), dim=-1)
 
-    def match_logits(self, fused: Tensor) -> Tensor:
-        """(B, L + V, D) -> (B,): how well text and video belong together, before calibration."""
-        logits: Tensor = self.match_head(fused[:, 0]).squeeze(-1)
+    def see(self, visual_PVW: Tensor) -> Seen:
+        """Visual tokens of P videos (P, V, W), made ready for the heads below; do it once for many texts."""
+        return self.text.see(self.visual_embeddings(visual_PVW))
+
+    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+        """Text states (B, L, D) of B = n * P texts, n in a row about each video -> fused states (B, L, D)."""
+        return self.text.fuse(text_BLD, attention_mask, seen)
+
+    def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, visual_PVW: Tensor, seen: Seen) -> Tensor:
+        """(B,): how well text and video belong together, before calibration.
+
+        The fused [CLS] corrects the scaled similarity of the two vectors: with few matching steps a head on [CLS]
+        alone (HD-VILA leaves its own unused) stays far below what similarity already knows.
+        """
+        first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
+        video = self.video_vector(visual_PVW)
+        video = video.repeat_interleave(text_BLD.shape[0] // video.shape[0], dim=0)
+        similarity = (self.text_vector(text_BLD, attention_mask) * video).sum(dim=-1)
+        above = self.match_scale * (similarity - self.match_threshold) / self.cfg.temperature
+        logits: Tensor = self.match_head(first).squeeze(-1) + above
         return logits
 
-    def answer_logits(self, fused: Tensor) -> Tensor:
-        """(B, L + V, D) -> (B, answers)."""
+    def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+        """Question states (B, L, D), n in a row about each video -> (B, answers)."""
         if self.answer_head is None:
             raise ValueError("answers: 0 in this model's config; an answer vocabulary was expected")
-        logits: Tensor = self.answer_head(fused[:, 0])
+        first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
+        logits: Tensor = self.answer_head(first)
         return logits
 
     def word_logits(self, states: Tensor) -> Tensor:
         """(n, D) fused states of masked positions -> (n, vocabulary)."""
         logits: Tensor = self.word_head(states, self.text.word_embeddings)
         return logits
+
+    @torch.no_grad()
+    def align_visual_embeddings(self) -> None:
+        """Visual tokens enter the fused layers as the text states whose vectors would be closest to theirs.
+
+        Undoes the text projection after the video projection, at the size of a fresh layer. Without it the fused
+        layers have to learn from nothing what the contrastive stage already knows.
+        """
+        project = self.visual_embeddings.project
+        weight = torch.linalg.pinv(self.text_project.weight) @ self.video_project.weight
+        project.weight.copy_(weight * (project.weight.norm() / weight.norm()))
+        assert project.bias is not None
+        project.bias.zero_()
+        last: Any = self.text.bert.encoder.layer[self.cfg.text_layers - 1]
+        self.visual_embeddings.norm.load_state_dict(last.output.LayerNorm.state_dict())
 
     def stage_one_parameters(self) -> list[str]:
         """Names of all parameters of the two encoders and their projections."""

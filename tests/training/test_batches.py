@@ -1,0 +1,103 @@
+"""Batches: the same for the same step, and pictures altered as their source asks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.small_run import recipe, write_corpus, write_tokenizer
+from training import checkpoint
+from training.batches import Batches, augment
+from training.loop import train
+from training.recipe import Source
+from vitascope.tokenise import Tokenizer
+
+
+def source(**changes: Any) -> Source:
+    return Source.model_validate(
+        {"corpus": "c", "weight": 1.0, "batch": 4, "objectives": {"contrastive": 1.0}} | changes
+    )
+
+
+def dot(side: int) -> torch.Tensor:
+    """Four white pictures (4, 1, 1, side, side, 3) with a black square over the middle half of each side."""
+    frames = torch.full((4, 1, 1, side, side, 3), 255, dtype=torch.uint8)
+    frames[..., side // 4 : -side // 4, side // 4 : -side // 4, :] = 0
+    return frames
+
+
+def ink(frames: torch.Tensor) -> float:
+    """Share of the area that is dark."""
+    return (frames.float() < 128).float().mean().item()
+
+
+def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "data", tmp_path)
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+    stage = recipe(tokenizer).stages[0]
+
+    def made() -> Batches:
+        return Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), ["red"], 7, 3)
+
+    once, again = made(), made()
+    assert torch.equal(once(5).high, again(5).high)  # without the steps before
+    assert not torch.equal(once(5).high, once(6).high)
+
+
+def test_a_narrow_window_enlarges_and_a_wide_one_shrinks_into_the_border() -> None:
+    high, low = dot(64), dot(32)
+    rng = np.random.default_rng(0)
+    near, _ = augment(high, low, source(crop=0.6, widen=1.0), rng)
+    far = [augment(high, low, source(crop=1.0, widen=2.0), rng)[0] for _ in range(20)]
+    assert near.shape == far[0].shape == high.shape
+    assert ink(near) > ink(high)
+    assert np.mean([ink(x) for x in far]) < 0.7 * ink(high)
+    corners = torch.stack([x[..., [0, 0, -1, -1], [0, -1, 0, -1], :] for x in far])
+    assert (corners > 250).all()  # what lies beyond the picture is its border, not black
+
+
+def test_both_streams_are_cut_alike() -> None:
+    high, low = augment(dot(64), dot(32), source(crop=0.7, widen=1.6), np.random.default_rng(3))
+    assert ink(low) == pytest.approx(ink(high), abs=0.03)
+
+
+def test_tinting_changes_colours_and_leaves_greys() -> None:
+    frames = torch.zeros((4, 1, 1, 2, 2, 3), dtype=torch.uint8)
+    frames[..., 0, :, :] = 120
+    frames[..., 1, :, 0] = 200
+    tinted, _ = augment(frames, frames, source(tint=0.5), np.random.default_rng(0))
+    assert torch.allclose(tinted[..., 0, :, :], torch.full((), 120.0), atol=0.01)
+    assert (tinted[..., 1, :, :] - frames[..., 1, :, :].float()).abs().max() > 10
+    reds = tinted[:, 0, 0, 1, 0, 0]
+    assert len(reds.unique()) == 4  # every video in its own way
+    assert (reds > 100).all()  # red stays mostly red
+
+
+def test_questions_that_do_not_train_the_text_layers_leave_them_alone(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "data", tmp_path)
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+    torch.set_num_threads(1)
+
+    def change(text_gradient: bool) -> dict[str, float]:
+        plain = recipe(tokenizer, steps=2).model_dump()
+        only = plain["stages"][0]
+        only["sources"][0] |= {"objectives": {"answer": 1.0, "masked_words": 1.0}, "text_gradient": text_gradient}
+        made = recipe(tokenizer, stages=[only], weight_decay=0.0)
+        held = [
+            checkpoint.load(train(made, tmp_path / "data", tmp_path / str(text_gradient), stop_after=1)).model
+            for _ in range(2)
+        ]
+        old, new = (dict(model.named_parameters()) for model in held)
+        parts = {"text": "text.bert.encoder.layer.0.", "fused": "text.bert.encoder.layer.1.", "video": "video.low."}
+        return {
+            part: max((new[n] - old[n]).abs().max().item() for n in new if n.startswith(prefix))
+            for part, prefix in parts.items()
+        }
+
+    still, moving = change(False), change(True)
+    assert still["text"] == 0.0 < moving["text"]
+    assert min(still["fused"], still["video"]) > 0.0
