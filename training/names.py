@@ -30,6 +30,16 @@ def teacher_probabilities(packed: Packed, cache: Path) -> np.ndarray:
         stored: np.ndarray = np.load(cache)
         if len(stored) == len(packed.arrays["high"]):
             return stored
+    result = classify(packed)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    part = cache.with_suffix(".part.npy")
+    np.save(part, result)
+    part.replace(cache)
+    return result
+
+
+def classify(packed: Packed) -> np.ndarray:
+    """(N, 1000) float16 probabilities that the pretrained classifier gives each high-resolution frame."""
     classifier = imagenet_classifier()
     rows = []
     for start in range(0, len(packed.arrays["high"]), 64):
@@ -37,12 +47,7 @@ def teacher_probabilities(packed: Packed, cache: Path) -> np.ndarray:
         pixels = (frames.permute(0, 3, 1, 2).float() - 127.0) / 128.0
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             rows.append(classifier(pixels).float().softmax(dim=-1).numpy().astype(np.float16))
-    result = np.concatenate(rows)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_suffix(".part.npy")
-    np.save(part, result)
-    part.replace(cache)
-    return result
+    return np.concatenate(rows)
 
 
 def most_likely(teacher_BN: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -81,6 +81,30 @@ def test_answers_that_are_too_sure_are_toned_down() -> None:
     assert found.facts["answer questions"] == 300
 
 
+def test_a_caption_that_two_examples_share_is_wrong_for_neither() -> None:
+    corpus = _embedded(40)
+    # Two drawings of each of twenty things, under one caption.
+    shared = [Example(key=e.key, captions=(f"item {i // 2}",)) for i, e in enumerate(corpus.packed.examples)]
+    packed = Packed(corpus.packed.folder, (), corpus.packed.arrays, shared, corpus.packed.info)
+    listener = Listening()
+    pairs = validation_pairs(listener, packed, corpus.vectors, corpus.tokens)
+    right = sum(text == shared[row].captions[0] for text, row in listener.heard)
+    assert (right, len(listener.heard)) == (40, 120)
+    assert pairs.label.sum() == 40
+
+
+class Listening(Overconfident):
+    """Notes which text was matched with which row."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.heard: list[tuple[str, int]] = []
+
+    def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
+        self.heard += zip(texts, visual_tokens[:, 0, 0].astype(int).tolist(), strict=True)
+        return super().match(texts, visual_tokens)
+
+
 def test_without_captions_and_questions_nothing_is_changed() -> None:
     bare = _embedded(3)
     examples = [Example(key=e.key) for e in bare.packed.examples]

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 
 import numpy as np
 
 from training.answers import whole_answer
+from training.data.example import Question
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
 
 
-def exact_answers(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 128) -> dict[str, float]:
-    """Percent right over all questions, over single-word answers, by type; calibration error of the best answer."""
+@dataclass(frozen=True)
+class Answered:
+    """Every question of a corpus, asked once. All of length n."""
+
+    questions: list[Question]
+    rows: np.ndarray
+    """Which example each question is about."""
+    right: np.ndarray
+    probability: np.ndarray
+    """Of the answer given."""
+
+
+def ask_all(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: int = 128) -> Answered:
+    """Ask all questions of a packed corpus; a question is answered right when its whole answer set is met."""
     asked = [(i, q) for i, e in enumerate(packed.examples) for q in e.questions]
     order = sorted(range(len(asked)), key=lambda n: len(asked[n][1].question))
     right = np.zeros(len(asked), dtype=bool)
@@ -25,13 +39,24 @@ def exact_answers(encoder: Encoder, packed: Packed, tokens: np.ndarray, batch: i
         for n, best in zip(part, answers, strict=True):
             right[n] = best[0].text == whole_answer(asked[n][1])
             probability[n] = best[0].probability
+    return Answered([q for _, q in asked], np.array([i for i, _ in asked], dtype=int), right, probability)
+
+
+def exact(answered: Answered) -> dict[str, float]:
+    """Percent right over all questions, over single-word answers, by type; calibration error of the best answer."""
     by_kind: dict[str, list[int]] = defaultdict(list)
     single = []
-    for n, (_, question) in enumerate(asked):
+    for n, question in enumerate(answered.questions):
         by_kind[question.kind].append(n)
         if len(question.answers) == 1 and " " not in question.answers[0]:
             single.append(n)
+    right = answered.right
     out = {"exact": float(100 * right.mean()), "exact (single word)": float(100 * right[single].mean())}
     for kind, where in sorted(by_kind.items()):
         out[f"exact ({kind})"] = float(100 * right[where].mean())
-    return out | {"questions": float(len(asked)), "ECE": calibration_error(probability, right)}
+    return out | {"questions": float(len(right)), "ECE": calibration_error(answered.probability, right)}
+
+
+def exact_answers(encoder: Encoder, packed: Packed, tokens: np.ndarray) -> dict[str, float]:
+    """`exact` of all questions of a packed corpus."""
+    return exact(ask_all(encoder, packed, tokens))

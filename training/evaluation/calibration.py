@@ -31,16 +31,19 @@ def validation_pairs(
     """One right pair per example, one with another example's caption at random, one with a hard one.
 
     Hard: a minimally wrong caption where the corpus has them, else the most similar foreign caption of ten.
+    Raises ValueError when all captions are the same.
     """
     rng = np.random.default_rng(seed)
-    n = len(packed.examples)
     own = [e.captions[0] for e in packed.examples]
     text = embed_texts(encoder, own)
     scores = vectors @ text.T
     rows, texts, labels = [], [], []
+    captions = np.array(own)
+    if len(set(own)) < 2:
+        raise ValueError(f"captions: all {len(own)} are {own[:1]}; at least two different ones were expected")
     for i, example in enumerate(packed.examples):
-        others = rng.choice(n - 1, size=min(10, n - 1), replace=False)
-        others = others + (others >= i)
+        foreign = np.flatnonzero(captions != own[i])  # two pictures of one thing may share a caption
+        others = rng.choice(foreign, size=min(10, len(foreign)), replace=False)
         minimal = [x.caption for x in example.negatives if x.grade == 1]
         hard = minimal[int(rng.integers(len(minimal)))] if minimal else own[others[np.argmax(scores[i, others])]]
         rows += [i, i, i]

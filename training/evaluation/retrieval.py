@@ -8,6 +8,7 @@ from training.data.packed import Packed
 from training.evaluation.embedding import embed_texts
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import retrieval
+from training.names import class_names, classify
 
 
 def caption_retrieval(
@@ -33,3 +34,16 @@ def concept_retrieval(
     gallery = np.array(groups)
     found = retrieval(scores, [np.flatnonzero(gallery == g) for g in query_groups])
     return {f"t2v {k}": v for k, v in found.items()}
+
+
+def name_retrieval(encoder: Encoder, packed: Packed, vectors: np.ndarray) -> dict[str, float]:
+    """Photographs found by the name of an ImageNet class: `name R@1` ….
+
+    Nobody has labelled these photographs; a photograph counts as right for a name where the pretrained classifier
+    (which the names objective has as its teacher) puts that class first. Queries: the names that occur so.
+    """
+    names = class_names()
+    best = [names[int(row.argmax())] for row in classify(packed)]  # two cranes, bird and machine, share a name
+    queries = sorted(set(best))
+    found = concept_retrieval(encoder, queries, queries, vectors, best)
+    return {k.replace("t2v", "name"): v for k, v in found.items()} | {"name queries": float(len(queries))}
