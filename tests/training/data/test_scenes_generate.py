@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from training.data.scenes.generate import main, make_corpus
 
@@ -41,20 +38,15 @@ def test_layout(corpus: Path) -> None:
         ]
 
 
-def _looks(clip: Path) -> NDArray[np.float64]:
-    with av.open(str(clip), "r") as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(float)
-
-
-def test_the_command_makes_the_same_corpus_with_other_workers(corpus: Path, tmp_path: Path) -> None:
+def test_the_command_makes_the_same_files_with_other_workers(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_PERTURB_", "165")  # the encoder must not read memory that it has not written
     main(["--out", str(tmp_path), "--train", "3", "--val", "1", "--test", "2", "--seed", "5", "--workers", "2"])
     files = sorted(p.relative_to(corpus) for p in corpus.rglob("*") if p.is_file())
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*") if p.is_file()) == files
     for file in files:
-        if file.suffix == ".mp4":  # the encoder may choose a little differently
-            assert np.abs(_looks(tmp_path / file) - _looks(corpus / file)).mean() < 2, file
-        else:
-            assert (tmp_path / file).read_bytes() == (corpus / file).read_bytes(), file
+        assert (tmp_path / file).read_bytes() == (corpus / file).read_bytes(), file
 
 
 def test_a_stopped_run_goes_on_and_keeps_finished_clips(corpus: Path, tmp_path: Path) -> None:
@@ -66,7 +58,7 @@ def test_a_stopped_run_goes_on_and_keeps_finished_clips(corpus: Path, tmp_path: 
     (tmp_path / "train" / ".000001.mp4.99.part").write_bytes(b"half a clip")
     make_corpus(tmp_path, {"train": 3}, seed=5)
     assert kept.stat().st_mtime_ns == before
-    assert np.abs(_looks(lost) - _looks(corpus / "train" / "000001.mp4")).mean() < 2
+    assert lost.read_bytes() == (corpus / "train" / "000001.mp4").read_bytes()
     assert (tmp_path / "train" / "examples.jsonl").read_text() == (corpus / "train" / "examples.jsonl").read_text()
     assert not list((tmp_path / "train").glob(".*"))
 
