@@ -83,6 +83,9 @@ def _session(path: Path, options: onnxruntime.SessionOptions, device: Device) ->
     built_in = onnxruntime.get_available_providers()
     tried = device if device != "auto" else "cuda" if "CUDAExecutionProvider" in built_in else "cpu"
     wanted = _PROVIDERS[tried]
+    if tried != "cpu" and wanted[0] in built_in:
+        # Finds CUDA and cuDNN where pip has put them; the system's own are found without.
+        onnxruntime.preload_dlls()
     if device != "auto" and wanted[0] not in built_in:
         raise EngineError(
             f"device: {device!r} is not built into the installed onnxruntime (it has {', '.join(built_in)}); "

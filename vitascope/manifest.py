@@ -129,9 +129,10 @@ class Manifest(Strict):
     def fingerprint(self) -> str:
         """SHA-256 over all that decides a vector: graphs, weights, tokenizer, streams, text length.
 
-        Two bundles with one fingerprint may fill one collection; texts, metrics and the card do not count.
+        Two bundles with one fingerprint may fill one collection; metrics, the card, notices and other prose (`.md`)
+        do not count.
         """
-        prose = {self.model_card, self.parity_report}
+        prose = {self.parity_report} | {name for name in self.files if name.endswith(".md")}
         parts = {
             "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in prose},
             "graphs": dict(sorted(self.graphs.items())),

@@ -178,17 +178,20 @@ def test_an_answer_vocabulary_is_a_list_of_texts(text: str, folder: Path) -> Non
 
 
 def test_the_fingerprint_is_that_of_the_vectors(tmp_path: Path) -> None:
-    def fingerprint(name: str, card: str = "", **options: Any) -> str:
+    def fingerprint(name: str, card: str = "", notice: str = "", **options: Any) -> str:
         stated = {"metrics": options.pop("metrics", {}), "text_length": options.pop("text_length", 16)}
         folder = make_small_bundle(tmp_path / name, **options)
         if card:
             (folder / "MODEL_CARD.md").write_text(card)
+        if notice:
+            (folder / "NOTICE.md").write_text(notice)
         write_manifest(folder, {**manifest_of(folder), **stated})
         return Bundle.open(folder).fingerprint
 
     first = fingerprint("first")
     assert fingerprint("again") == first
     assert fingerprint("card", card="# Another card\n") == first
+    assert fingerprint("notice", notice="# Whose weights these were\n") == first
     assert fingerprint("metrics", metrics={"recall": 0.5}) == first
     assert fingerprint("weights", seed=1) != first
     assert fingerprint("outside", external_data=True) != fingerprint("both", seed=1, external_data=True)
