@@ -33,8 +33,10 @@ class Batch:
     """One step's input. `times`: which learned times the frames stand for (stills use only two of them)."""
 
     source: Source
-    high: Tensor  # (B, 1, 1, H, W, 3) uint8 or float, 0..255
-    low: Tensor  # (B, 1, F, H', W', 3)
+    high: Tensor | None  # (B, 1, 1, H, W, 3) uint8 or float, 0..255
+    low: Tensor | None  # (B, 1, F, H', W', 3)
+    visual: Tensor | None
+    """(B, V, W) float32 visual tokens of frozen encoders, in place of both streams."""
     times: Tensor | None
     groups: Tensor  # (B,) int64
     rows: np.ndarray  # (B,) positions in the packed corpus
@@ -61,6 +63,8 @@ class Batches:
         self.tokenizer = tokenizer
         self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
         self.packed = [open_packed(data / source.corpus / source.split) for source in stage.sources]
+        self.visual: list[np.ndarray | None] = [None] * len(stage.sources)
+        """Per source the visual tokens (N, V, W) of all its videos, where they are known already."""
         self.order = schedule(stage, seed)
         self.groups = [_group_ids(packed, source) for packed, source in zip(self.packed, stage.sources, strict=True)]
         self.usable = [_usable(p, s) for p, s in zip(self.packed, stage.sources, strict=True)]
@@ -72,14 +76,12 @@ class Batches:
         earlier = int((self.order[:step] == which).sum())
         rows = self._rows(which, earlier)
         rng = np.random.default_rng([self.seed, which, step])
-        high = torch.from_numpy(packed.arrays["high"][rows])[:, None]
-        low = torch.from_numpy(packed.arrays["low"][rows])[:, None]
-        times = None
-        if low.shape[2] == 1 and self.frames > 2:
-            # A still needs one neighbour only: its learned time is drawn, so that every time is trained.
-            neighbour = int(rng.choice([t for t in range(self.frames) if t != self.frames // 2]))
-            times = torch.tensor([self.frames // 2, neighbour])
-        high, low = augment(high, low, source, rng)
+        high = low = times = visual = None
+        known = self.visual[which]
+        if known is not None:
+            visual = torch.from_numpy(known[rows].astype(np.float32))
+        else:
+            high, low, times = self._pictures(packed, rows, source, rng)
         examples = [packed.examples[row] for row in rows]
         captions = wrong = questions = answers = None
         if {"contrastive", "match", "masked_words"} & set(source.objectives):
@@ -91,7 +93,19 @@ class Batches:
             questions = self._tokens([q.question for q in asked])
             answers = torch.tensor([self.answer_ids.get(whole_answer(q), IGNORED) for q in asked])
         groups = torch.from_numpy(self.groups[which][rows])
-        return Batch(source, high, low, times, groups, rows, captions, wrong, questions, answers)
+        return Batch(source, high, low, visual, times, groups, rows, captions, wrong, questions, answers)
+
+    def _pictures(
+        self, packed: Packed, rows: np.ndarray, source: Source, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        high = torch.from_numpy(packed.arrays["high"][rows])[:, None]
+        low = torch.from_numpy(packed.arrays["low"][rows])[:, None]
+        times = None
+        if low.shape[2] == 1 and self.frames > 2:
+            # A still needs one neighbour only: its learned time is drawn, so that every time is trained.
+            neighbour = int(rng.choice([t for t in range(self.frames) if t != self.frames // 2]))
+            times = torch.tensor([self.frames // 2, neighbour])
+        return *augment(high, low, source, rng), times
 
     def _rows(self, which: int, earlier: int) -> np.ndarray:
         """Rows of the source's batch number `earlier`: epochs of seeded permutations, cut into whole batches."""

@@ -19,6 +19,7 @@ from training import checkpoint, curves
 from training.answers import build_vocabulary
 from training.batches import Batches, Tokens
 from training.data.packed import open_packed
+from training.frozen import frozen_tokens
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
 from training.models.pretrained import load_pretrained, text_folder
 from training.models.text import masked_mean
@@ -64,7 +65,9 @@ def train(
             if stage.align_visual and not inner:
                 model.align_visual_embeddings()
             end = min(last, step - inner + stage.steps)
-            run = _StageRun(recipe, stage, index, data, out, model, tokenizer, words, answers, accelerator)
+            run = _StageRun(
+                recipe, stage, index, data, out, model, tokenizer, words, answers, accelerator, fresh=not inner
+            )
             if inner:
                 checkpoint.restore_optimizer(latest, model, run.optimizer)
             while step < end:
@@ -98,6 +101,8 @@ class _StageRun:
         words: WordMasking,
         answers: list[str],
         accelerator: Accelerator,
+        *,
+        fresh: bool,
     ) -> None:
         self.recipe, self.stage, self.index, self.accelerator = recipe, stage, index, accelerator
         rank = accelerator.process_index
@@ -105,6 +110,8 @@ class _StageRun:
         self.model = model
         self.batches = Batches(stage, data, tokenizer, answers, self.seed, model.cfg.frames)
         _freeze(model, stage)
+        if stage.frozen == "stage_one":
+            self.batches.visual = frozen_tokens(model, stage, self.batches.packed, out / "visual", fresh=fresh)
         optimizer = torch.optim.AdamW(_groups(model, stage), betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.prepared, wrapped = accelerator.prepare(model, optimizer)
         self.optimizer = wrapped.optimizer
@@ -140,10 +147,11 @@ class _StageRun:
 
 def schedule_factor(inner: int, stage: Stage) -> float:
     """Linear warm-up, then linear decay to `final_scale` (HD-VILA, section 4.1)."""
-    warm = max(int(stage.warmup * stage.steps), 1)
+    planned = stage.planned_steps or stage.steps
+    warm = max(int(stage.warmup * planned), 1)
     if inner < warm:
         return (inner + 1) / warm
-    done = (inner - warm) / max(stage.steps - warm, 1)
+    done = (inner - warm) / max(planned - warm, 1)
     return 1.0 - (1.0 - stage.final_scale) * done
 
 

@@ -55,6 +55,12 @@ class Source(Strict):
     group_by: str | None = None
     """An attribute (or `key`) whose equal values are not negatives of one another."""
 
+    @property
+    def alters_pictures(self) -> bool:
+        """Whether two batches may show the same video differently."""
+        changes = self.crop < 1.0 or self.widen > 1.0 or self.scale < 1.0 or self.flip
+        return changes or self.jitter > 0.0 or self.tint > 0.0
+
 
 class Stage(Strict):
     """A run of steps with one mixture and one schedule (linear warm-up, linear decay)."""
@@ -73,8 +79,13 @@ class Stage(Strict):
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     final_scale: Annotated[float, Field(ge=0, le=1)] = 0.02
     """Learning rate at the last step, relative to the peak."""
+    planned_steps: int | None = None
+    """Length that warm-up and decay are planned for, where the stage ends before its plan (None: `steps`)."""
     frozen: Literal["nothing", "stage_one"] = "nothing"
-    """`stage_one`: both encoders stand still and only fused layers and heads learn (HD-VILA, section 3.4)."""
+    """`stage_one`: both encoders stand still and only fused layers and heads learn (HD-VILA, section 3.4).
+
+    Sources that leave their pictures as they are have each video encoded once, before the first step.
+    """
     sources: Annotated[list[Source], Field(min_length=1)]
 
 

@@ -52,7 +52,7 @@ def losses(model: HdVila, batch: Batch, step: int, words: WordMasking, names: Na
     """Unweighted loss per objective of the batch's source (scalars, float32)."""
     wanted = batch.source.objectives
     temperature = model.cfg.temperature
-    vector, visual = model.encode_video(batch.high, batch.low, batch.times)
+    vector, visual = _video(model, batch)
     out: dict[str, Tensor] = {}
     seen = model.see(visual) if {"match", "masked_words", "answer"} & set(wanted) else None
     if batch.captions is not None and {"contrastive", "match"} & set(wanted):
@@ -76,6 +76,14 @@ def losses(model: HdVila, batch: Batch, step: int, words: WordMasking, names: Na
     if "names" in wanted and names is not None and step % NAMES_INTERVAL == 0:
         out["names"] = _names(model, batch, vector, names, temperature)
     return out
+
+
+def _video(model: HdVila, batch: Batch) -> tuple[Tensor, Tensor]:
+    if batch.visual is not None:
+        return model.video_vector(batch.visual), batch.visual
+    assert batch.high is not None
+    assert batch.low is not None
+    return model.encode_video(batch.high, batch.low, batch.times)
 
 
 States = tuple[Tensor, Tensor]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +71,28 @@ def test_the_fusion_stage_leaves_both_encoders_as_they_were(
     assert any(not torch.equal(old[name], new[name]) for name in set(old) - frozen)
 
 
+def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1]).model_dump()
+    for stage in plain["stages"][1:]:
+        stage["sources"][0] |= {"crop": 1.0, "jitter": 0.0}
+    made = Recipe.model_validate(plain)
+    whole = checkpoint.load(train(made, corpus[0], tmp_path / "whole")).model
+    train(made, corpus[0], tmp_path / "pieces", stop_after=made.stages[0].steps + 3)
+    kept = tmp_path / "pieces" / "visual" / "squares-train.npy"
+    written = kept.stat().st_mtime_ns
+    pieces = checkpoint.load(train(made, corpus[0], tmp_path / "pieces")).model
+    assert kept.stat().st_mtime_ns == written
+    for (name, a), b in zip(whole.state_dict().items(), pieces.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    packed = open_packed(corpus[0] / "squares" / "train")
+    high, low = (torch.from_numpy(np.array(packed.arrays[n]))[:, None] for n in ("high", "low"))
+    with torch.no_grad():
+        expected = whole.eval().encode_video(high, low.expand(-1, -1, 2, -1, -1, -1))[1]
+    assert torch.allclose(torch.from_numpy(np.load(kept)).float(), expected, atol=0.05)  # bfloat16 and float16
+
+
 def test_a_run_folder_of_another_recipe_is_refused(corpus: tuple[Path, Path], trained: Path) -> None:
     with pytest.raises(ValueError, match="another recipe"):
         train(recipe(corpus[1], seed=5), corpus[0], trained.parent)
@@ -84,6 +107,12 @@ def test_warmup_and_decay() -> None:
     assert schedule_factor(0, stage) == pytest.approx(0.1)
     assert schedule_factor(9, stage) == pytest.approx(1.0)
     assert schedule_factor(99, stage) < 0.05
+
+
+def test_a_stage_that_ends_before_its_plan_decays_as_planned() -> None:
+    short = recipe(Path("t.json"), steps=40).stages[0].model_copy(update={"planned_steps": 100})
+    long = recipe(Path("t.json"), steps=100).stages[0]
+    assert [schedule_factor(i, short) for i in range(40)] == [schedule_factor(i, long) for i in range(40)]
 
 
 def test_answers_asked_but_not_in_the_vocabulary_are_refused() -> None:
