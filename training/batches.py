@@ -5,8 +5,9 @@ Shape letters: B videos, F frames, H W pixels, L text tokens, Q questions per vi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from training.masking import IGNORED
 from training.recipe import Source, Stage
 from vitascope.tokenise import Tokenizer
 
+RANK_SEED = 100_003
+"""What a process's rank adds to a seed, so that processes alter their pictures each in its own way."""
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -26,6 +30,9 @@ class Tokens:
 
     ids: Tensor
     mask: Tensor
+
+    def to(self, device: torch.device) -> Tokens:
+        return Tokens(self.ids.to(device), self.mask.to(device))
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,12 @@ class Batch:
     questions: Tokens | None  # (B * Q, L)
     answers: Tensor | None  # (B * Q,) int64, -100 where the vocabulary lacks it
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on the device that computes."""
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: x.to(device) for n, x in held.items() if isinstance(x, Tensor | Tokens)}
+        return replace(self, **moved)
+
 
 def schedule(stage: Stage, seed: int) -> np.ndarray:
     """(steps,) index of the source of each step, drawn by weight."""
@@ -54,12 +67,25 @@ def schedule(stage: Stage, seed: int) -> np.ndarray:
 
 
 class Batches:
-    """Batches of one stage by step number. Two objects built alike give equal batches."""
+    """Batches of one stage by step number. Two objects built alike give equal batches.
+
+    Of `world` processes each takes, at every step, its own batch of the same source.
+    """
 
     def __init__(
-        self, stage: Stage, data: Path, tokenizer: Tokenizer, vocabulary: list[str], seed: int, frames: int
+        self,
+        stage: Stage,
+        data: Path,
+        tokenizer: Tokenizer,
+        vocabulary: list[str],
+        seed: int,
+        frames: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.stage, self.seed, self.frames = stage, seed, frames
+        self.rank, self.world = rank, world
         self.tokenizer = tokenizer
         self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
         self.packed = [open_packed(data / source.corpus / source.split) for source in stage.sources]
@@ -75,7 +101,7 @@ class Batches:
         source, packed = self.stage.sources[which], self.packed[which]
         earlier = int((self.order[:step] == which).sum())
         rows = self._rows(which, earlier)
-        rng = np.random.default_rng([self.seed, which, step])
+        rng = np.random.default_rng([self.seed + RANK_SEED * self.rank, which, step])
         high = low = times = visual = None
         known = self.visual[which]
         if known is not None:
@@ -110,10 +136,11 @@ class Batches:
     def _rows(self, which: int, earlier: int) -> np.ndarray:
         """Rows of the source's batch number `earlier`: epochs of seeded permutations, cut into whole batches."""
         usable, batch = self.usable[which], self.stage.sources[which].batch
-        per_epoch = max(len(usable) // batch, 1)
+        per_epoch = max(len(usable) // (batch * self.world), 1)
         epoch, place = divmod(earlier, per_epoch)
         order = np.random.default_rng([self.seed, which, 31, epoch]).permutation(usable)
-        return np.sort(order[place * batch : (place + 1) * batch])
+        first = (place * self.world + self.rank) * batch
+        return np.sort(order[first : first + batch])
 
     def _tokens(self, texts: list[str]) -> Tokens:
         ids, mask = self.tokenizer.encode(texts)

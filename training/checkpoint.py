@@ -99,7 +99,7 @@ def restore_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Opt
     stored = load_file(found / "optimizer.safetensors")
     for name, parameter in model.named_parameters():
         if f"{name}.step" in stored:
-            state = {moment: stored[f"{name}.{moment}"].clone() for moment in MOMENTS}
+            state = {moment: stored[f"{name}.{moment}"].to(parameter.device, copy=True) for moment in MOMENTS}
             optimizer.state[parameter] = {"step": stored[f"{name}.step"].clone(), **state}
     return True
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from training.data.packed import Packed
+from training.evaluation.embedding import streams_of
 from training.models.hdvila import HdVila
 from training.recipe import Stage
 
@@ -38,14 +39,15 @@ def frozen_tokens(
 
 
 def _encode(model: HdVila, packed: Packed) -> np.ndarray:
+    device = model.match_threshold.device
     training = model.training
     model.eval()
     rows = []
     for start in range(0, len(packed), BATCH):
-        high, low = (torch.from_numpy(np.array(packed.arrays[n][start : start + BATCH]))[:, None] for n in ("high", "low"))
-        if low.shape[2] < model.cfg.low_frames:  # a still: one stored frame stands for all
-            low = low.expand(-1, -1, model.cfg.low_frames, -1, -1, -1)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            rows.append(model.encode_video(high, low)[1].half().numpy())
+        part = np.arange(start, min(start + BATCH, len(packed)))
+        streams = streams_of(packed, part, model.cfg.low_frames)
+        high, low = (torch.from_numpy(streams[name]).to(device) for name in ("high", "low"))
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            rows.append(model.encode_video(high, low)[1].half().cpu().numpy())
     model.train(training)
     return np.concatenate(rows)

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed
 from accelerate import Accelerator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training import checkpoint, curves
 from training.answers import build_vocabulary
-from training.batches import Batches, Tokens
+from training.batches import RANK_SEED, Batches, Tokens
 from training.data.packed import open_packed
 from training.frozen import frozen_tokens
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
@@ -49,15 +51,18 @@ def train(
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+    main = accelerator.is_main_process
     latest = out / "checkpoint"
     step, model, answers, tokenizer_file = _begin(recipe, data, latest, start_from)
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    accelerator.wait_for_everyone()  # nobody writes what another still reads
+    model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
     words = word_masking(tokenizer_file, model.cfg.vocabulary)
     log_path = out / "log.jsonl"
-    _cut_log(log_path, step)
+    if main:
+        _cut_log(log_path, step)
     last = min(recipe.total_steps, step + (stop_after or recipe.total_steps))
-    with log_path.open("a") as log, _progress() as progress:
+    with (log_path if main else Path(os.devnull)).open("a") as log, _progress(shown=main) as progress:
         task = progress.add_task(recipe.name, total=recipe.total_steps, completed=step)
         while step < last:
             index, inner = recipe.locate(step)
@@ -74,15 +79,16 @@ def train(
                 row = run.step(inner, step)
                 step, inner = step + 1, inner + 1
                 finished = step == end
-                if validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):
+                if main and validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):
                     row |= {f"val/{k}": v for k, v in validate(model, answers, tokenizer_file).items()}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 progress.update(task, advance=1, description=_status(stage, row))
-                if (finished or step % recipe.checkpoint_every == 0) and accelerator.is_main_process:
+                if main and (finished or step % recipe.checkpoint_every == 0):
                     checkpoint.save(latest, model, run.optimizer, recipe, answers, tokenizer_file, step)
-    if accelerator.is_main_process and log_path.stat().st_size:
+    if main and log_path.stat().st_size:
         curves.plot(log_path, out / "curves.png")
+    accelerator.wait_for_everyone()
     return latest
 
 
@@ -105,18 +111,20 @@ class _StageRun:
         fresh: bool,
     ) -> None:
         self.recipe, self.stage, self.index, self.accelerator = recipe, stage, index, accelerator
-        rank = accelerator.process_index
-        self.seed = recipe.seed * 1000 + index + 100_003 * rank
+        seed = recipe.seed * 1000 + index
+        rank, world = accelerator.process_index, accelerator.num_processes
+        self.seed = seed + RANK_SEED * rank
         self.model = model
-        self.batches = Batches(stage, data, tokenizer, answers, self.seed, model.cfg.frames)
+        self.batches = Batches(stage, data, tokenizer, answers, seed, model.cfg.frames, rank=rank, world=world)
         _freeze(model, stage)
         if stage.frozen == "stage_one":
-            self.batches.visual = frozen_tokens(model, stage, self.batches.packed, out / "visual", fresh=fresh)
-        optimizer = torch.optim.AdamW(_groups(model, stage), betas=recipe.betas, weight_decay=recipe.weight_decay)
-        self.prepared, wrapped = accelerator.prepare(model, optimizer)
-        self.optimizer = wrapped.optimizer
+            with accelerator.main_process_first():  # the others read what it has written
+                fresh = fresh and accelerator.is_main_process
+                self.batches.visual = frozen_tokens(model, stage, self.batches.packed, out / "visual", fresh=fresh)
+        self.optimizer = torch.optim.AdamW(_groups(model, stage), betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.words = words
-        self.names = _name_targets(stage, self.batches, tokenizer, out)
+        with accelerator.main_process_first():
+            self.names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device)
 
     def step(self, inner: int, step: int) -> dict[str, float]:
         """One optimisation step; its log row."""
@@ -126,7 +134,7 @@ class _StageRun:
         rate = self.stage.learning_rate * schedule_factor(inner, self.stage)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        batch = self.batches(inner)
+        batch = self.batches(inner).to(self.accelerator.device)
         weights = {str(name): weight for name, weight in batch.source.objectives.items()}
         with self.accelerator.autocast():
             parts = losses(self.model, batch, inner, self.words, self.names)
@@ -137,12 +145,22 @@ class _StageRun:
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
+        if self.accelerator.num_processes > 1:
+            _average_gradients(self.model)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         row: dict[str, float] = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
         row |= {f"loss/{name} {batch.source.corpus}": round(loss.item(), 5) for name, loss in parts.items()}
         row["seconds"] = round(time.perf_counter() - begun, 3)
         return row
+
+
+def _average_gradients(model: HdVila) -> None:
+    """Mean over all processes. All of them draw from one source at a step, so the same parameters have gradients."""
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            torch.distributed.all_reduce(parameter.grad, op=torch.distributed.ReduceOp.SUM)
+            parameter.grad /= torch.distributed.get_world_size()
 
 
 def schedule_factor(inner: int, stage: Stage) -> float:
@@ -242,7 +260,9 @@ def _groups(model: HdVila, stage: Stage) -> list[dict[str, object]]:
     return groups
 
 
-def _name_targets(stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Path) -> NameTargets | None:
+def _name_targets(
+    stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Path, device: torch.device
+) -> NameTargets | None:
     teacher = {
         source.corpus: teacher_probabilities(packed, out / "teacher" / f"{source.corpus}.npy")
         for source, packed in zip(stage.sources, batches.packed, strict=True)
@@ -251,7 +271,7 @@ def _name_targets(stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Pat
     if not teacher:
         return None
     ids, mask = tokenizer.encode(class_names())
-    return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)), teacher)
+    return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)).to(device), teacher)
 
 
 def _cut_log(path: Path, step: int) -> None:
@@ -260,13 +280,14 @@ def _cut_log(path: Path, step: int) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
 
 
-def _progress() -> Progress:
+def _progress(*, shown: bool) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         refresh_per_second=1,
+        disable=not shown,
     )
 
 

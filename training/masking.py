@@ -21,12 +21,13 @@ def mask_words(
 
     special (k,): ids never masked. Returns the masked ids (B, L) and the targets (B, L), -100 where unmasked.
     """
-    eligible = attention_mask.bool() & ~torch.isin(input_ids, special)
-    chosen = eligible & (torch.rand(input_ids.shape) < share)
+    device = input_ids.device
+    eligible = attention_mask.bool() & ~torch.isin(input_ids, special.to(device))
+    chosen = eligible & (torch.rand(input_ids.shape, device=device) < share)
     targets = torch.where(chosen, input_ids, torch.full_like(input_ids, IGNORED))
-    dice = torch.rand(input_ids.shape)
+    dice = torch.rand(input_ids.shape, device=device)
     masked = torch.where(chosen & (dice < 0.8), torch.full_like(input_ids, mask_id), input_ids)
-    random_ids = torch.randint(0, vocabulary, input_ids.shape)
+    random_ids = torch.randint(0, vocabulary, input_ids.shape, device=device)
     masked = torch.where(chosen & (dice >= 0.9), random_ids, masked)
     return masked, targets
 

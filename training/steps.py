@@ -152,9 +152,9 @@ def _states(model: HdVila, texts: Tokens, gradient: bool) -> Tensor:
 
 
 def _names(model: HdVila, batch: Batch, vector: Tensor, names: NameTargets, temperature: float) -> Tensor:
-    teacher = torch.from_numpy(names.teacher[batch.source.corpus][batch.rows].astype(np.float32))
+    teacher = torch.from_numpy(names.teacher[batch.source.corpus][batch.rows].astype(np.float32)).to(vector.device)
     chosen, targets = most_likely(teacher, NAMES_PER_STEP)
     mask = names.tokens.mask[chosen]
     longest = int(mask.sum(dim=1).max())
     embedded, _ = model.encode_text(names.tokens.ids[chosen, :longest], mask[:, :longest])
-    return objectives.names(vector, embedded, targets.to(vector.device), temperature)
+    return objectives.names(vector, embedded, targets, temperature)

@@ -45,7 +45,7 @@ class TorchEncoder:
 
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding:
         """Streams (B, C, F, H, W, 3) uint8 -> vectors (B, D) and visual tokens (B, V, W)."""
-        high, low = (torch.from_numpy(np.ascontiguousarray(streams[name])) for name in ("high", "low"))
+        high, low = (self._tensor(np.ascontiguousarray(streams[name])) for name in ("high", "low"))
         with _quiet(self.model):
             vector, tokens = self.model.encode_video(high, low)
         return VideoEmbedding(vectors=_numpy(vector), visual_tokens=_numpy(tokens))
@@ -54,7 +54,7 @@ class TorchEncoder:
         """Match logits and calibrated probabilities, both (B,)."""
         with _quiet(self.model):
             states, mask = self._states(texts)
-            visual = _visual(visual_tokens)
+            visual = self._tensor(np.asarray(visual_tokens, dtype=np.float32))
             logits = _numpy(self.model.match_logits(states, mask, visual, self.model.see(visual)))
         return Match(logits=logits, probabilities=match_probability(self.calibration, logits).astype(np.float32))
 
@@ -66,7 +66,8 @@ class TorchEncoder:
         """The `top` answers to each question, most probable first."""
         with _quiet(self.model):
             states, mask = self._states(questions)
-            logits = self.model.answer_logits(states, mask, self.model.see(_visual(visual_tokens))).float()
+            visual = self._tensor(np.asarray(visual_tokens, dtype=np.float32))
+            logits = self.model.answer_logits(states, mask, self.model.see(visual)).float()
         best = (logits / self.calibration.answer_temperature).softmax(dim=-1).topk(min(top, len(self.answers)))
         return [
             [Answer(self.answers[i], float(p)) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
@@ -79,11 +80,10 @@ class TorchEncoder:
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer.encode(list(texts))
-        return torch.from_numpy(ids), torch.from_numpy(mask)
+        return self._tensor(ids), self._tensor(mask)
 
-
-def _visual(tokens: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.asarray(tokens, dtype=np.float32))
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.model.match_threshold.device)
 
 
 class _quiet:

@@ -1,0 +1,85 @@
+"""Training in several processes: one model, every process with its own share of the data."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.small_run import recipe, write_corpus, write_tokenizer
+from training import checkpoint
+from training.batches import Batches
+from training.curves import read_log
+from vitascope.tokenise import Tokenizer
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import sys
+from pathlib import Path
+import torch
+from training import loop
+from training.recipe import Recipe
+
+folder = Path(sys.argv[1])
+torch.set_num_threads(1)
+kept = {}
+average = loop._average_gradients
+def noticing(model):
+    average(model)
+    kept["model"] = model
+loop._average_gradients = noticing
+loop.train(Recipe.model_validate_json((folder / "recipe.json").read_text()), folder / "data", folder / "run")
+rank = torch.distributed.get_rank()
+torch.save(kept["model"].state_dict(), folder / f"weights-{rank}.pt")
+"""
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    write_corpus(tmp_path / "data", tmp_path)
+    made = recipe(write_tokenizer(tmp_path / "tokenizer.json"), steps=3)
+    (tmp_path / "recipe.json").write_text(made.model_dump_json())
+    return tmp_path
+
+
+def test_two_processes_train_one_model(corpus: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", PROGRAM, str(corpus)],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    complaints = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], complaints
+    first, second = (torch.load(corpus / f"weights-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    held = checkpoint.load(corpus / "run" / "checkpoint")
+    assert held.step == 6
+    assert all(torch.equal(first[name], value) for name, value in held.model.state_dict().items())
+    assert [row["step"] for row in read_log(corpus / "run" / "log.jsonl")] == list(range(6))
+
+
+def test_processes_share_an_epoch_out_among_themselves(corpus: Path) -> None:
+    stage = recipe(corpus / "tokenizer.json", steps=2).stages[0]
+    tokenizer = Tokenizer.open(corpus / "tokenizer.json", max_length=16)
+
+    def rows(rank: int, world: int, step: int) -> list[int]:
+        batches = Batches(stage, corpus / "data", tokenizer, ["red"], 7, 3, rank=rank, world=world)
+        return list(batches(step).rows)
+
+    together = rows(0, 2, 0) + rows(1, 2, 0)
+    assert sorted(together) == list(range(16))  # 16 pictures, two processes of 8
+    assert sorted(rows(0, 1, 0) + rows(0, 1, 1)) == list(range(16))
