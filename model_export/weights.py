@@ -131,7 +131,7 @@ def _weight(graph: onnx.GraphProto, tensor: TensorProto) -> Weight | None:
     if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) < SMALLEST:
         return None
     uses = {
-        _use(node, position, tensor)
+        _use(graph, node, position, tensor)
         for node in graph.node
         for position, name in enumerate(node.input)
         if name == tensor.name
@@ -140,8 +140,12 @@ def _weight(graph: onnx.GraphProto, tensor: TensorProto) -> Weight | None:
     return uses.pop() if len(uses) == 1 else None
 
 
-def _use(node: NodeProto, position: int, tensor: TensorProto) -> Weight | None:
+def _use(graph: onnx.GraphProto, node: NodeProto, position: int, tensor: TensorProto) -> Weight | None:
     dims = list(tensor.dims)
+    if node.op_type == "Transpose" and len(dims) == 2:
+        # A linear layer that is called twice keeps its transposition as a node.
+        readers = [(n.op_type, i) for n in graph.node for i, name in enumerate(n.input) if name == node.output[0]]
+        return Weight("MatMul", axis=0) if set(readers) == {("MatMul", 1)} else None
     integers = {a.name: a.i for a in node.attribute}
     if node.op_type == "Gather" and position == 0 and not integers.get("axis", 0) and len(dims) == 2:
         return Weight("Gather", axis=0) if dims[0] >= VOCABULARY_ROWS else None

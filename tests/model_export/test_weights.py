@@ -125,3 +125,25 @@ def test_weight_used_along_two_axes_stays_as_it_is(tmp_path: Path) -> None:
     ]
     store({"text": _line(weight, nodes)}, tmp_path, "int8-weights")
     assert set(stored_kinds(onnx.load(tmp_path / "text.onnx"))) == {"float32"}
+
+
+def test_a_linear_layer_that_is_called_twice_is_as_small_as_any(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(96, 128)).astype(np.float32)  # as torch keeps it: outputs by inputs
+    nodes = [
+        helper.make_node("Transpose", ["weight"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["a", "turned"], ["x"]),
+        helper.make_node("MatMul", ["b", "turned"], ["y"]),
+    ]
+    ports = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", None]) for name in "abxy"}
+    graph = helper.make_graph(
+        nodes, "twice", [ports["a"], ports["b"]], [ports["x"], ports["y"]], [numpy_helper.from_array(weight, "weight")]
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    store({"text": model}, tmp_path, "int8-weights")
+    kinds = stored_kinds(onnx.load(tmp_path / "text.onnx"))
+    assert kinds["int8"] == weight.size
+    a = rng.normal(size=(5, 128)).astype(np.float32)
+    out = OnnxRuntimeEngine(tmp_path / "text.onnx", threads=1).run({"a": a, "b": -a})
+    assert np.abs(out["x"] - a @ weight.T).max() < 0.5  # of values around 11
+    assert np.allclose(out["x"], -out["y"], atol=1e-5)
