@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.small_bundle import make_small_bundle
 from vitascope.model import Model
+
+# How long an example takes says something of the machine, not of the code.
+settings.register_profile("vitascope", deadline=None)
+settings.load_profile("vitascope")
 
 
 @pytest.fixture(scope="session")
