@@ -132,7 +132,7 @@ class Manifest(Strict):
         Two bundles with one fingerprint may fill one collection; metrics, the card, notices and other prose (`.md`)
         do not count.
         """
-        prose = {self.parity_report} | {name for name in self.files if name.endswith(".md")}
+        prose = {self.model_card, self.parity_report} | {name for name in self.files if name.endswith(".md")}
         parts = {
             "files": {n: f.sha256 for n, f in sorted(self.files.items()) if n not in prose},
             "graphs": dict(sorted(self.graphs.items())),
