@@ -39,7 +39,7 @@ def frozen_tokens(
 
 
 def _encode(model: HdVila, packed: Packed) -> np.ndarray:
-    device = model.match_threshold.device
+    device = model.device
     training = model.training
     model.eval()
     rows = []

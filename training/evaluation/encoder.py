@@ -83,7 +83,7 @@ class TorchEncoder:
         return self._tensor(ids), self._tensor(mask)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self.model.match_threshold.device)
+        return torch.from_numpy(array).to(self.model.device)
 
 
 class _quiet:

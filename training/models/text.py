@@ -91,11 +91,11 @@ class TextTransformer(nn.Module):
         mask = additive_mask(torch.cat([attention_mask, visible], dim=1), text_BLD.dtype)
         hidden = text_BLD
         if not seen.layers:
-            hidden = torch.cat([text_BLD, _repeated(seen.tokens, texts)], dim=1)
+            hidden = torch.cat([text_BLD, repeated(seen.tokens, texts)], dim=1)
         for index, layer in enumerate(self._fused_layers):
             keys, values = _keys_values(layer, hidden)
             if seen.layers:
-                visual = (_repeated(x, texts) for x in seen.layers[index])
+                visual = (repeated(x, texts) for x in seen.layers[index])
                 keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), visual, strict=True))
             last = index == len(self._fused_layers) - 1
             hidden = _read(layer, hidden[:, :1] if first_only and last else hidden, keys, values, mask)
@@ -134,7 +134,7 @@ def _read(layer: Any, reader: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     return out
 
 
-def _repeated(x: Tensor, texts: int) -> Tensor:
+def repeated(x: Tensor, texts: int) -> Tensor:
     """(P, ...) -> (texts, ...): each video as often as texts in a row are about it."""
     return x if x.shape[0] == texts else x.repeat_interleave(texts // x.shape[0], dim=0)
 

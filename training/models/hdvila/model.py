@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from training.models.hdvila.config import HdVilaConfig
 from training.models.hdvila.video import VideoEncoder
-from training.models.text import MaskedWordHead, Seen, TextTransformer, VisualEmbeddings, masked_mean
+from training.models.text import MaskedWordHead, Seen, TextTransformer, VisualEmbeddings, masked_mean, repeated
 
 STAGE_ONE = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.")
 """Parameter prefixes that stage 1 trains and stage 2 freezes, besides the text layers (section 3.4)."""
@@ -70,6 +70,11 @@ class HdVila(nn.Module):
             else None
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; its inputs belong there too."""
+        return self.match_threshold.device
+
     def encode_video(self, high: Tensor, low: Tensor, times: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """high (B, C, 1, H, W, 3), low (B, C, F - 1, H', W', 3), pixels 0..255 of any dtype.
 
@@ -109,8 +114,7 @@ class HdVila(nn.Module):
         alone (HD-VILA leaves its own unused) stays far below what similarity already knows.
         """
         first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
-        video = self.video_vector(visual_PVW)
-        video = video.repeat_interleave(text_BLD.shape[0] // video.shape[0], dim=0)
+        video = repeated(self.video_vector(visual_PVW), text_BLD.shape[0])
         similarity = (self.text_vector(text_BLD, attention_mask) * video).sum(dim=-1)
         above = self.match_scale * (similarity - self.match_threshold) / self.cfg.temperature
         logits: Tensor = self.match_head(first).squeeze(-1) + above
