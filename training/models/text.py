@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
+
+from training.models.attention import attend
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class TextTransformer(nn.Module):
         hidden: Tensor = self.bert.embeddings(input_ids=input_ids)
         mask = additive_mask(attention_mask, hidden.dtype)
         for layer in self.bert.encoder.layer[: self.text_layers]:
-            hidden = layer(hidden, mask)
+            hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
         return hidden
 
     def see(self, visual_PVD: Tensor) -> Seen:
@@ -128,7 +129,7 @@ def _read(layer: Any, reader: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     queries = _by_head(attention.query(reader), attention)
     dropout = attention.dropout.p if layer.training else 0.0
     mask = None if mask is None else mask.to(queries.dtype)
-    context = F.scaled_dot_product_attention(queries, keys, values, mask, dropout_p=dropout)
+    context = attend(queries, keys, values, mask, dropout)
     attended = layer.attention.output(context.transpose(1, 2).flatten(2), reader)
     out: Tensor = layer.output(layer.intermediate(attended), attended)
     return out

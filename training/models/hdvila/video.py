@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.models.attention import attend
+from training.models.frozen_norm import fold_frozen_norms
 from training.models.hdvila.config import HdVilaConfig
 
 STRIDE_16, STRIDE_32 = 3, 4
@@ -57,6 +59,8 @@ class ConvEncoder(nn.Module):
         self.register_buffer("std", torch.tensor(cfg.image_std).view(1, 3, 1, 1), persistent=False)
         for stage in self.stages[: cfg.frozen_stages]:
             stage.requires_grad_(False)
+        if cfg.frozen_norm:
+            fold_frozen_norms(self.stages)
 
     def train(self, mode: bool = True) -> ConvEncoder:
         super().train(mode)
@@ -113,7 +117,7 @@ class Attention(nn.Module):
         n, length, width = x.shape
         qkv = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, heads, length, width / heads)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = attend(q, k, v)
         projected: Tensor = self.proj(out.transpose(1, 2).reshape(n, length, width))
         return projected
 

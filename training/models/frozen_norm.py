@@ -1,0 +1,85 @@
+"""BatchNorm at fixed statistics, applied by the convolution before it.
+
+With fixed statistics a norm is an affine map, so that it can be part of the kernel: the activations, by far the
+largest tensors of a step, are then read and written once less in each direction.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from types import MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.norm_act import BatchNormAct2d
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+
+
+def fold_frozen_norms(module: nn.Module) -> None:
+    """Let each convolution in `module` that a BatchNorm2d follows apply that norm itself while it trains.
+
+    For norms that stay in evaluation mode. Parameters, their names and their gradients stay what they are; in
+    evaluation mode both layers run as ever.
+    """
+    leaves = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    for convolution, norm in pairwise(leaves):
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            holder: Any = convolution
+            holder.folded_norm = (norm,)  # in a tuple, so that it is not a second owner of the norm's parameters
+            holder.forward = MethodType(_convolve_and_normalise, convolution)
+            holder = norm
+            holder.folded_into = (convolution,)
+            holder.forward = MethodType(_after_folded, norm)
+
+
+def _convolve_and_normalise(self: Any, x: Tensor) -> Tensor:
+    if not self.training:
+        plain: Tensor = type(self).forward(self, x)
+        return plain
+    (norm,) = self.folded_norm
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    shift = norm.bias - norm.running_mean * scale
+    if self.bias is not None:
+        shift = shift + self.bias * scale
+    if isinstance(self, Conv2dSame):
+        x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
+    kernel = self.weight * scale[:, None, None, None]
+    geometry = (self.stride, self.padding, self.dilation, self.groups)
+    if x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        convolved: Tensor = _Convolution.apply(x, kernel, shift, geometry)  # type: ignore[no-untyped-call]
+        return convolved
+    return F.conv2d(x, kernel, shift, *geometry)
+
+
+def _after_folded(self: Any, x: Tensor) -> Tensor:
+    (convolution,) = self.folded_into
+    if not convolution.training:
+        plain: Tensor = type(self).forward(self, x)
+        return plain
+    # timm's norms bring their activation along
+    out: Tensor = self.act(self.drop(x)) if isinstance(self, BatchNormAct2d) else x
+    return out
+
+
+class _Convolution(torch.autograd.Function):
+    """F.conv2d with a bias whose gradient is a plain sum: oneDNN's own costs as much as a third of the kernel's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor, shift: Tensor, geometry: tuple[Any, ...]) -> Tensor:
+        ctx.save_for_backward(x, kernel)
+        ctx.geometry = geometry
+        return F.conv2d(x, kernel, shift, *geometry)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None]:
+        (gradient,) = gradients
+        x, kernel = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.geometry
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
+        of_x, of_kernel, _ = torch.ops.aten.convolution_backward(
+            gradient, x, kernel, None, stride, padding, dilation, False, [0, 0], groups, wanted
+        )
+        return of_x, of_kernel, gradient.sum(dim=(0, 2, 3)), None
