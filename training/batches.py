@@ -1,6 +1,7 @@
 """Batches as a pure function of (recipe, step): what makes resuming after a kill exact.
 
-Shape letters: B videos, F frames, H W pixels, L text tokens, Q questions per video.
+Shape letters: B videos, F frames, H W pixels, L text tokens, P captions per video, Q questions per video, K objects,
+A attributes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.answers import whole_answer
+from training.data.example import Example
 from training.data.packed import Packed, open_packed
+from training.data.scenes.objects import object_targets
 from training.masking import IGNORED
 from training.recipe import Source, Stage
 from vitascope.tokenise import Tokenizer
@@ -48,10 +51,15 @@ class Batch:
     groups: Tensor  # (B,) int64
     rows: np.ndarray  # (B,) positions in the packed corpus
     captions: Tokens | None
+    """(B * P, L), P in a row about each video."""
     wrong: Tokens | None
-    """One minimally wrong caption per video, where the corpus has them."""
+    """(B * P, L): beside each caption a minimally wrong one, where the corpus has them."""
     questions: Tokens | None  # (B * Q, L)
     answers: Tensor | None  # (B * Q,) int64, -100 where the vocabulary lacks it
+    places: Tensor | None = None
+    """(B, K, 2) float32: where the objects are, shares of width and height (`scenes.objects`)."""
+    classes: Tensor | None = None
+    """(B, K, A) int64: what they are, -100 where there is none."""
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on the device that computes."""
@@ -90,9 +98,13 @@ class Batches:
         self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
         self.packed = [open_packed(data / source.corpus / source.split) for source in stage.sources]
         self.visual: list[np.ndarray | None] = [None] * len(stage.sources)
-        """Per source the visual tokens (N, V, W) of all its videos, where they are known already."""
+        """Per source the visual tokens (views, N, V, W) of all its videos, where they are known already."""
         self.order = schedule(stage, seed)
         self.groups = [_group_ids(packed, source) for packed, source in zip(self.packed, stage.sources, strict=True)]
+        self.objects = [
+            object_targets([e.attributes["scene"] for e in packed.examples]) if "objects" in source.objectives else None
+            for packed, source in zip(self.packed, stage.sources, strict=True)
+        ]
         self.usable = [_usable(p, s) for p, s in zip(self.packed, stage.sources, strict=True)]
 
     def __call__(self, step: int) -> Batch:
@@ -105,21 +117,28 @@ class Batches:
         high = low = times = visual = None
         known = self.visual[which]
         if known is not None:
-            visual = torch.from_numpy(known[rows].astype(np.float32))
+            view = rng.integers(len(known), size=len(rows))
+            visual = torch.from_numpy(known[view, rows].astype(np.float32))
         else:
             high, low, times = self._pictures(packed, rows, source, rng)
         examples = [packed.examples[row] for row in rows]
         captions = wrong = questions = answers = None
         if {"contrastive", "match", "masked_words"} & set(source.objectives):
-            captions = self._tokens([_pick_caption(e.captions, source, rng) for e in examples])
+            pairs = [pair for e in examples for pair in _pick_pairs(e, source, rng)]
+            captions = self._tokens([right for right, _ in pairs])
             if all(e.negatives for e in examples):
-                wrong = self._tokens([_pick_wrong(e.negatives, rng) for e in examples])
+                wrong = self._tokens([str(false) for _, false in pairs])
         if "answer" in source.objectives:
             asked = [q for e in examples for q in _pick_questions(e.questions, source.questions, rng)]
             questions = self._tokens([q.question for q in asked])
             answers = torch.tensor([self.answer_ids.get(whole_answer(q), IGNORED) for q in asked])
         groups = torch.from_numpy(self.groups[which][rows])
-        return Batch(source, high, low, visual, times, groups, rows, captions, wrong, questions, answers)
+        places = classes = None
+        if (targets := self.objects[which]) is not None:
+            places, classes = (torch.from_numpy(target[rows]) for target in targets)
+        return Batch(
+            source, high, low, visual, times, groups, rows, captions, wrong, questions, answers, places, classes
+        )
 
     def _pictures(
         self, packed: Packed, rows: np.ndarray, source: Source, rng: np.random.Generator
@@ -169,13 +188,25 @@ def _usable(packed: Packed, source: Source) -> np.ndarray:
     return np.array(rows)
 
 
-def _pick_caption(captions: tuple[str, ...], source: Source, rng: np.random.Generator) -> str:
-    return captions[0 if source.captions == "first" else int(rng.integers(len(captions)))]
+RANDOM_CAPTION = 0.3
+"""Share of pairs whose right caption is any of the video's, not the one that the wrong caption was made from."""
 
 
-def _pick_wrong(negatives: tuple, rng: np.random.Generator) -> str:  # type: ignore[type-arg]
-    minimal = [n.caption for n in negatives if n.grade == 1] or [n.caption for n in negatives]
-    return str(minimal[int(rng.integers(len(minimal)))])
+def _pick_pairs(example: Example, source: Source, rng: np.random.Generator) -> list[tuple[str, str | None]]:
+    """`pairs` right captions, each with a minimally wrong one, repeating only where there are fewer."""
+    captions = example.captions[: 1 if source.captions == "first" else None]
+    minimal = [n for n in example.negatives if n.grade == 1] or list(example.negatives)
+    order, others = rng.permutation(len(captions)), rng.permutation(len(minimal))
+    chosen: list[tuple[str, str | None]] = []
+    for i in range(source.pairs):
+        right, wrong = captions[order[i % len(order)]], None
+        if minimal:
+            negative = minimal[others[i % len(others)]]
+            wrong = negative.caption
+            if negative.of < len(captions) and rng.random() >= RANDOM_CAPTION:
+                right = captions[negative.of]
+        chosen.append((right, wrong))
+    return chosen
 
 
 def _pick_questions(questions: tuple, count: int, rng: np.random.Generator) -> list:  # type: ignore[type-arg]

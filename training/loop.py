@@ -21,6 +21,7 @@ from training import checkpoint, curves
 from training.answers import build_vocabulary
 from training.batches import RANK_SEED, Batches, Tokens
 from training.data.packed import open_packed
+from training.data.scenes.objects import ATTRIBUTES
 from training.frozen import frozen_tokens
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
 from training.models.pretrained import load_pretrained, text_folder
@@ -120,7 +121,9 @@ class _StageRun:
         if stage.frozen == "stage_one":
             with accelerator.main_process_first():  # the others read what it has written
                 fresh = fresh and accelerator.is_main_process
-                self.batches.visual = frozen_tokens(model, stage, self.batches.packed, out / "visual", fresh=fresh)
+                self.batches.visual = frozen_tokens(
+                    model, stage, self.batches.packed, out / "visual", fresh=fresh, seed=seed
+                )
         self.optimizer = torch.optim.AdamW(_groups(model, stage), betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.words = words
         with accelerator.main_process_first():
@@ -137,7 +140,7 @@ class _StageRun:
         batch = self.batches(inner).to(self.accelerator.device)
         weights = {str(name): weight for name, weight in batch.source.objectives.items()}
         with self.accelerator.autocast():
-            parts = losses(self.model, batch, inner, self.words, self.names)
+            parts = losses(self.model, batch, self.words, self.names)
             total = torch.stack([weights[name] * loss.float() for name, loss in parts.items()]).sum()
         if not math.isfinite(total.item()):
             raise FloatingPointError(
@@ -175,8 +178,10 @@ def schedule_factor(inner: int, stage: Stage) -> float:
 
 def configuration(recipe: Recipe, answers: int) -> HdVilaConfig:
     """The recipe's architecture: its size with its changes."""
-    made = {"tiny": tiny, "base": base}[recipe.size](answers)
-    return HdVilaConfig.model_validate(made.model_dump() | recipe.model)
+    made = {"tiny": tiny, "base": base}[recipe.size](answers).model_dump()
+    if any("objects" in source.objectives for stage in recipe.stages for source in stage.sources):
+        made["object_classes"] = [len(values) for values in ATTRIBUTES.values()]
+    return HdVilaConfig.model_validate(made | recipe.model)
 
 
 def _begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> tuple[int, HdVila, list[str], Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed
 import torch.distributed.nn
@@ -44,10 +46,47 @@ def _gathered(x: Tensor) -> Tensor:
 
 
 def match(positive: Tensor, negative: Tensor) -> Tensor:
-    """Image-text matching: binary cross-entropy of match logits (SOHO, section 3.3; HD-VILA's unused head)."""
-    logits = torch.cat([positive, negative]).float()
-    labels = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)]).float()
-    return F.binary_cross_entropy_with_logits(logits, labels)
+    """Image-text matching: binary cross-entropy of match logits (SOHO, section 3.3; HD-VILA's unused head).
+
+    Logits of any number of right and of wrong pairs; both kinds weigh the same.
+    """
+    return 0.5 * (F.softplus(-positive.float()).mean() + F.softplus(negative.float()).mean())
+
+
+def ranking(right: Tensor, wrong: Tensor) -> Tensor:
+    """Logistic loss of (n,) match logits of a right caption against the wrong one made from it."""
+    return F.softplus(wrong.float() - right.float()).mean()
+
+
+def objects(
+    logits_BVC: Tensor,
+    places: Tensor,
+    classes: Tensor,
+    grid: tuple[int, int],
+    sizes: Sequence[int],
+    weights: Sequence[float],
+) -> Tensor:
+    """What each object is, read from the one visual token where it is in the middle of the clip.
+
+    logits (B, V, 1 + sum of sizes): "an object is here", then the classes of each attribute. places (B, K, 2): x and y
+    as shares of width and height. classes (B, K, A): class numbers, negative where there is no such object; of two
+    objects in one token the first counts. Returns the weighted mean over attributes plus the loss of presence.
+    """
+    rows, columns = grid
+    column, row = ((places[..., i] * n).long().clamp(0, n - 1) for i, n in enumerate((columns, rows)))
+    token = row * columns + column  # (B, K)
+    there = classes[..., 0] >= 0
+    same = (token[:, :, None] == token[:, None, :]) & there[:, None, :]
+    hidden = (same & torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril(-1)).any(dim=2)
+    present = torch.zeros(logits_BVC.shape[:2], device=logits_BVC.device)
+    present.scatter_add_(1, token, there.float())
+    logits = logits_BVC.float()
+    loss = F.binary_cross_entropy_with_logits(logits[..., 0], present.clamp(max=1.0))
+    at_object = logits.gather(1, token[..., None].expand(-1, -1, logits.shape[2]))[there & ~hidden]
+    wanted = classes[there & ~hidden]
+    parts = torch.split(at_object[:, 1:], list(sizes), dim=1)
+    by_attribute = [w * F.cross_entropy(p, wanted[:, i]) for i, (p, w) in enumerate(zip(parts, weights, strict=True))]
+    return loss + torch.stack(by_attribute).sum() / sum(weights)
 
 
 def masked_words(logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Objective = Literal["contrastive", "names", "masked_words", "match", "answer"]
+Objective = Literal["contrastive", "names", "masked_words", "match", "answer", "objects"]
 
 
 class Strict(BaseModel):
@@ -32,6 +32,8 @@ class Source(Strict):
     objectives: dict[Objective, float]
     questions: Annotated[int, Field(ge=1)] = 1
     """Questions asked about each video of a batch (objective `answer`)."""
+    pairs: Annotated[int, Field(ge=1)] = 1
+    """Right captions of each video of a batch, each with a minimally wrong one where the corpus has them."""
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of a caption's words that are masked (objective `masked_words`)."""
     text_gradient: bool = True
@@ -42,13 +44,16 @@ class Source(Strict):
     """Largest share of each side that a random window takes; above 1 it shrinks the picture into its border."""
     scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Both streams are shrunk to this share of their sides (rounded to whole cells of the grid): cheaper epochs
-    early on. Contrastive and names only; the fused layers need the configured grid."""
+    early on. Contrastive, names and objects only; the fused layers need the configured grid."""
     flip: bool = False
     """Mirror at random. Not for corpora whose texts speak of left and right."""
     jitter: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of brightness and contrast."""
     tint: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest share in which the colour channels are mixed at random; greys stay grey."""
+    views: Annotated[int, Field(ge=0)] = 0
+    """In a frozen stage, altered pictures are encoded so many times before the first step and never again; 0: anew at
+    every step. Pictures that no option alters are always encoded once."""
     limit: int | None = None
     """Use the first so many examples only."""
     captions: Literal["any", "first"] = "any"
@@ -117,9 +122,19 @@ class Recipe(Strict):
     def _small_streams_stay_unfused(self) -> Recipe:
         for stage in self.stages:
             for source in stage.sources:
-                fused = sorted(set(source.objectives) - {"contrastive", "names"})
+                fused = sorted(set(source.objectives) - {"contrastive", "names", "objects"})
                 if source.scale < 1.0 and fused:
                     raise ValueError(f"scale: {source.scale} of {source.corpus!r} with {fused}; 1.0 was expected")
+        return self
+
+    @model_validator(mode="after")
+    def _objects_stay_where_they_are(self) -> Recipe:
+        for stage in self.stages:
+            for source in stage.sources:
+                if "objects" in source.objectives and (source.crop < 1.0 or source.widen > 1.0 or source.flip):
+                    raise ValueError(
+                        f"objectives: 'objects' of {source.corpus!r} with crop, widen or flip; none was expected"
+                    )
         return self
 
     @model_validator(mode="after")

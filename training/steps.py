@@ -12,13 +12,12 @@ from torch import Tensor
 
 from training import masking, objectives
 from training.batches import Batch, Tokens
+from training.data.scenes.objects import WEIGHTS
 from training.models.hdvila.model import HdVila
 from training.models.text import Seen
 from training.names import most_likely
 
 NAMES_PER_STEP = 96
-NAMES_INTERVAL = 3
-"""The names objective runs at every third step of its source: embedding the names is as dear as the captions."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
     return WordMasking(mask_id=special[-1], special=torch.tensor(special), vocabulary=vocabulary)
 
 
-def losses(model: HdVila, batch: Batch, step: int, words: WordMasking, names: NameTargets | None) -> dict[str, Tensor]:
+def losses(model: HdVila, batch: Batch, words: WordMasking, names: NameTargets | None) -> dict[str, Tensor]:
     """Unweighted loss per objective of the batch's source (scalars, float32)."""
     wanted = batch.source.objectives
     temperature = model.cfg.temperature
@@ -61,19 +60,20 @@ def losses(model: HdVila, batch: Batch, step: int, words: WordMasking, names: Na
         if batch.wrong is not None:
             wrong, wrong_states = model.encode_text(batch.wrong.ids, batch.wrong.mask)
         if "contrastive" in wanted:
-            out["contrastive"] = objectives.contrastive(vector, text, temperature, batch.groups, wrong)
+            first = text[:: batch.source.pairs]
+            out["contrastive"] = objectives.contrastive(vector, first, temperature, batch.groups, wrong)
         if "match" in wanted and seen is not None:
-            own = (states, batch.captions.mask)
-            other = _negative_texts(batch, vector, text, own, temperature)
-            if batch.wrong is not None:
-                # Half of the negatives are another video's caption, half differ in a single word.
-                other = _interleave(other, (wrong_states, batch.wrong.mask))
-            out["match"] = _match(model, visual, seen, own, other)
+            right = (states, batch.captions.mask)
+            foreign = _foreign_texts(batch, vector, text, right, temperature)
+            false = None if batch.wrong is None else (wrong_states, batch.wrong.mask)
+            out["match"] = _match(model, visual, seen, right, foreign, false, batch.source.pairs)
     if "masked_words" in wanted and batch.captions is not None and seen is not None:
         out["masked_words"] = _masked_words(model, batch, batch.captions, seen, words)
     if "answer" in wanted and batch.questions is not None and batch.answers is not None and seen is not None:
         out["answer"] = _answer(model, batch, batch.questions, batch.answers, seen)
-    if "names" in wanted and names is not None and step % NAMES_INTERVAL == 0:
+    if "objects" in wanted and batch.places is not None and batch.classes is not None:
+        out["objects"] = _objects(model, visual, batch.places, batch.classes)
+    if "names" in wanted and names is not None:
         out["names"] = _names(model, batch, vector, names, temperature)
     return out
 
@@ -90,18 +90,13 @@ States = tuple[Tensor, Tensor]
 """Text states (B, L, D) and their mask (B, L)."""
 
 
-def _negative_texts(batch: Batch, vector: Tensor, text: Tensor, own: States, temperature: float) -> States:
+def _foreign_texts(batch: Batch, vector: Tensor, text: Tensor, own: States, temperature: float) -> States:
+    """For each caption (B * P) one of another video, the likelier the more similar that video's first caption is."""
+    pairs = batch.source.pairs
     with torch.no_grad():
-        picked = masking.hard_negatives(vector @ text.T, batch.groups, temperature)
-    return own[0][picked], own[1][picked]
-
-
-def _interleave(first: States, second: States) -> States:
-    """Even samples of `first`, odd samples of `second`, padded to one length."""
-    length = max(first[0].shape[1], second[0].shape[1])
-    a, b = (_padded(states, length) for states in (first, second))
-    odd = (torch.arange(a[0].shape[0]) % 2 == 1).to(a[0].device)
-    return torch.where(odd[:, None, None], b[0], a[0]), torch.where(odd[:, None], b[1], a[1])
+        picked = masking.hard_negatives(vector @ text[::pairs].T, batch.groups, temperature)
+    texts = (picked[:, None] * pairs + torch.arange(pairs, device=picked.device)).flatten()
+    return own[0][texts], own[1][texts]
 
 
 def _padded(states: States, length: int) -> States:
@@ -112,13 +107,24 @@ def _padded(states: States, length: int) -> States:
     )
 
 
-def _match(model: HdVila, visual: Tensor, seen: Seen, own: States, other: States) -> Tensor:
-    length = max(own[0].shape[1], other[0].shape[1])
-    both = zip(_padded(own, length), _padded(other, length), strict=True)
-    # A video's right and wrong text in a row, so that its tokens are read once.
-    states, mask = (torch.stack(pair, dim=1).flatten(0, 1) for pair in both)
-    positive, negative = model.match_logits(states, mask, visual, seen).reshape(-1, 2).unbind(dim=1)
-    return objectives.match(positive, negative)
+def _match(
+    model: HdVila, visual: Tensor, seen: Seen, right: States, foreign: States, false: States | None, pairs: int
+) -> Tensor:
+    """Right captions against those of other videos, and against minimally wrong ones where there are any."""
+    kinds = [right, foreign] if false is None else [right, foreign, false]
+    length = max(states.shape[1] for states, _ in kinds)
+    # All texts about a video in a row, so that its tokens are read once.
+    together = zip(*(_padded(kind, length) for kind in kinds), strict=True)
+    states, mask = (torch.cat([x.unflatten(0, (-1, pairs)) for x in parts], dim=1).flatten(0, 1) for parts in together)
+    logits = model.match_logits(states, mask, visual, seen).reshape(-1, len(kinds), pairs)
+    loss = objectives.match(logits[:, 0], logits[:, 1:])
+    return loss if false is None else loss + objectives.ranking(logits[:, 0], logits[:, 2])
+
+
+def _objects(model: HdVila, visual: Tensor, places: Tensor, classes: Tensor) -> Tensor:
+    rows = round((visual.shape[1] * model.cfg.grid_height / model.cfg.grid_width) ** 0.5)
+    grid = (rows, visual.shape[1] // rows)
+    return objectives.objects(model.object_logits(visual), places, classes, grid, model.cfg.object_classes, WEIGHTS)
 
 
 def _masked_words(model: HdVila, batch: Batch, captions: Tokens, seen: Seen, words: WordMasking) -> Tensor:

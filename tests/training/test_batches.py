@@ -101,3 +101,24 @@ def test_questions_that_do_not_train_the_text_layers_leave_them_alone(tmp_path: 
     still, moving = change(False), change(True)
     assert still["text"] == 0.0 < moving["text"]
     assert min(still["fused"], still["video"]) > 0.0
+
+
+def test_each_right_caption_comes_with_a_wrong_one(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "data", tmp_path, copies=2)
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+    plain = recipe(tokenizer).model_dump()
+    plain["stages"][0]["sources"][0] |= {"pairs": 3, "batch": 6, "objectives": {"match": 1.0}}
+    stage = recipe(tokenizer, stages=plain["stages"]).stages[0]
+    made = Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), [], 7, 3)(0)
+    assert made.captions is not None
+    assert made.wrong is not None
+    assert made.captions.ids.shape == made.wrong.ids.shape == (18, 5)  # [CLS] a colour square [SEP]
+    assert (made.captions.ids != made.wrong.ids).sum(dim=1).tolist() == [1] * 18
+    assert torch.equal(made.captions.ids[0], made.captions.ids[2])  # of one video, which has one caption
+
+
+def test_objects_are_refused_where_the_picture_is_cut(tmp_path: Path) -> None:
+    plain = recipe(tmp_path / "t.json").model_dump()
+    plain["stages"][0]["sources"][0]["objectives"]["objects"] = 1.0
+    with pytest.raises(ValueError, match="'objects' of 'squares' with crop"):
+        recipe(tmp_path / "t.json", stages=plain["stages"])

@@ -80,7 +80,7 @@ def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(
     made = Recipe.model_validate(plain)
     whole = checkpoint.load(train(made, corpus[0], tmp_path / "whole")).model
     train(made, corpus[0], tmp_path / "pieces", stop_after=made.stages[0].steps + 3)
-    kept = tmp_path / "pieces" / "visual" / "squares-train.npy"
+    kept = tmp_path / "pieces" / "visual" / "0-squares-train.npy"
     written = kept.stat().st_mtime_ns
     pieces = checkpoint.load(train(made, corpus[0], tmp_path / "pieces")).model
     assert kept.stat().st_mtime_ns == written
@@ -90,7 +90,19 @@ def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(
     high, low = (torch.from_numpy(np.array(packed.arrays[n]))[:, None] for n in ("high", "low"))
     with torch.no_grad():
         expected = whole.eval().encode_video(high, low.expand(-1, -1, 2, -1, -1, -1))[1]
-    assert torch.allclose(torch.from_numpy(np.load(kept)).float(), expected, atol=0.05)  # bfloat16 and float16
+    assert torch.allclose(torch.from_numpy(np.load(kept)[0]).float(), expected, atol=0.05)  # bfloat16 and float16
+
+
+def test_altered_pictures_may_be_encoded_a_few_times_for_a_whole_stage(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1]).model_dump()
+    plain["stages"][1]["sources"][0] |= {"views": 3, "jitter": 0.4}
+    train(Recipe.model_validate(plain), corpus[0], tmp_path)
+    kept = np.load(tmp_path / "visual" / "0-squares-train.npy")
+    assert kept.shape[:2] == (3, 16)
+    apart = np.abs(kept[0].astype(float) - kept[1].astype(float)).max()
+    assert apart > 1e-3  # the views differ
 
 
 def test_a_run_folder_of_another_recipe_is_refused(corpus: tuple[Path, Path], trained: Path) -> None:

@@ -46,6 +46,41 @@ def test_unknown_answers_do_not_count() -> None:
     assert objectives.answer(logits, torch.tensor([-100, -100])) == 0.0
 
 
+def test_matching_weighs_right_and_wrong_alike() -> None:
+    right, wrong = torch.tensor([0.0]), torch.zeros(5)
+    assert objectives.match(right, wrong).item() == pytest.approx(math.log(2))
+    assert objectives.match(right + 3, wrong).item() == pytest.approx(objectives.match(right, wrong - 3).item())
+
+
+def test_ranking_asks_only_which_of_a_pair_is_higher() -> None:
+    right, wrong = torch.tensor([1.0, -2.0]), torch.tensor([0.0, -3.0])
+    assert objectives.ranking(right, wrong) < objectives.ranking(wrong, right)
+    assert objectives.ranking(right, wrong).item() == pytest.approx(objectives.ranking(right + 9, wrong + 9).item())
+
+
+def told(places: list[list[float]], classes: list[list[int]], logits: torch.Tensor) -> float:
+    """Loss of one video on a 2 by 2 grid, one attribute of three classes."""
+    wanted = torch.tensor([classes]), torch.tensor([places])
+    return objectives.objects(logits, wanted[1], wanted[0], (2, 2), [3], [1.0]).item()
+
+
+def test_an_object_is_read_at_the_token_where_it_is() -> None:
+    logits = torch.full((1, 4, 4), -9.0)
+    logits[0, 1, 0] = 9.0  # something is in the upper right token
+    logits[0, 1, 2] = 9.0  # and it is of class 1
+    assert told([[0.9, 0.1]], [[1]], logits) < 0.01
+    assert told([[0.9, 0.1]], [[2]], logits) > 1.0
+    assert told([[0.1, 0.9]], [[1]], logits) > 1.0
+
+
+def test_what_is_not_there_or_hidden_does_not_count() -> None:
+    logits = torch.full((1, 4, 4), -9.0)
+    logits[0, 1, [0, 2]] = 9.0
+    alone = told([[0.9, 0.1]], [[1]], logits)
+    assert told([[0.9, 0.1], [0.0, 0.0]], [[1], [-100]], logits) == pytest.approx(alone)
+    assert told([[0.9, 0.1], [0.8, 0.2]], [[1], [0]], logits) == pytest.approx(alone)
+
+
 def test_masking_leaves_special_words_and_padding() -> None:
     torch.manual_seed(0)
     ids = torch.tensor([[2, 7, 8, 9, 3, 0, 0]]).repeat(400, 1)

@@ -59,6 +59,8 @@ class HdVilaConfig(BaseModel):
     answer_hidden: int
     answers: int = 0
     """Size of the answer vocabulary; 0: no answer head."""
+    object_classes: list[int] = []
+    """Classes of each attribute that the `objects` objective predicts of a visual token; empty: no such head."""
     dropout: float = 0.1
     attention_dropout: float = 0.1
     """Of attention weights in the text Transformer."""

@@ -53,6 +53,9 @@ class HdVila(nn.Module):
             dropout=cfg.dropout,
         )
         self.word_head = MaskedWordHead(cfg.text_width, cfg.vocabulary)
+        # One logit for "an object is here", then those of each attribute. Only training reads it.
+        classes = sum(cfg.object_classes)
+        self.object_head = nn.Linear(cfg.hybrid_width, 1 + classes) if classes else None
         self.match_head = nn.Linear(cfg.text_width, 1)
         # Matching starts as similarity above a threshold and learns what to add to it.
         nn.init.zeros_(self.match_head.weight)
@@ -126,6 +129,15 @@ class HdVila(nn.Module):
             raise ValueError("answers: 0 in this model's config; an answer vocabulary was expected")
         first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
         logits: Tensor = self.answer_head(first)
+        return logits
+
+    def object_logits(self, visual_BVW: Tensor) -> Tensor:
+        """Visual tokens (B, V, W) -> (B, V, 1 + classes of all attributes): is an object here, and what is it."""
+        if self.object_head is None:
+            raise ValueError(
+                "object_classes: empty in this model's config; the classes of each attribute were expected"
+            )
+        logits: Tensor = self.object_head(visual_BVW)
         return logits
 
     def word_logits(self, states: Tensor) -> Tensor:
