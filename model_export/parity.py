@@ -21,7 +21,8 @@ from training.evaluation.embedding import streams_of
 from training.models.hdvila import HdVila
 from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
-from vitascope.manifest import GraphName, Strict
+from vitascope.manifest import Calibration, GraphName, Strict
+from vitascope.scores import match_probability
 from vitascope.tokenise import Tokenizer
 
 Origin = Literal["random", "real"]
@@ -42,13 +43,14 @@ class Tolerance(Strict):
     """Least cosine of a sample's output with torch's."""
     recall: float
     """Largest difference of Recall@1, in points. 0: every query agrees, near ties aside."""
-    scalar_difference: float | None = None
-    """Instead of both, for outputs of one number per sample (a logit): the cosine over a batch of logits that are
-    nearly equal or near zero says nothing about any of them. 0.05 moves a probability by 0.0125 at most."""
+    probability_difference: float | None = None
+    """Instead of both, for outputs of one number per sample (a logit): largest difference of the probabilities that
+    they stand for. The cosine over a batch of logits that are nearly equal or near zero says nothing about any of
+    them, and a logit of 16 may differ by more than one of 0."""
 
 
 FLOAT32 = Tolerance(max_difference=1e-4, cosine=0.99999, recall=0.0)
-REDUCED = Tolerance(max_difference=None, cosine=0.999, recall=1.0, scalar_difference=0.05)
+REDUCED = Tolerance(max_difference=None, cosine=0.999, recall=1.0, probability_difference=0.0125)
 
 
 class OutputCheck(Strict):
@@ -63,6 +65,8 @@ class OutputCheck(Strict):
     max_difference: float
     cosine: float
     """The least over the samples; outputs of one number per sample are one vector over all samples."""
+    probability_difference: float | None = None
+    """Of outputs of one number per sample, taken as logits: the largest difference of their sigmoids."""
 
 
 class RecallCheck(Strict):
@@ -180,6 +184,7 @@ def _check_graph(
             shapes=[list(a.shape) for a in wanted[name]],
             max_difference=max(float(np.abs(a - b).max()) for a, b in zip(wanted[name], found[name], strict=True)),
             cosine=_least_cosine(wanted[name], found[name]),
+            probability_difference=_probability_difference(wanted[name], found[name]),
         )
         _require(check, tolerance)
         checks.append(check)
@@ -197,16 +202,30 @@ def run_torch(spec: GraphSpec, inputs: Arrays) -> Arrays:
 
 def _require(check: OutputCheck, tolerance: Tolerance) -> None:
     where = f"{check.graph}: output {check.output!r} on {check.inputs} inputs at {check.precision}"
-    scalar = tolerance.scalar_difference is not None and all(len(shape) == 1 for shape in check.shapes)
-    limit = tolerance.scalar_difference if scalar else tolerance.max_difference
-    # Written so that a NaN fails.
+    # Each comparison is written so that a NaN fails.
+    if tolerance.probability_difference is not None and check.probability_difference is not None:
+        if not check.probability_difference <= tolerance.probability_difference:
+            raise ParityError(
+                f"{where} differs from torch by a probability of {check.probability_difference:.3g} "
+                f"({check.max_difference:.3g} of a logit); at most {tolerance.probability_difference:g} was expected"
+            )
+        return
+    limit = tolerance.max_difference
     if limit is not None and not check.max_difference <= limit:
         raise ParityError(f"{where} differs from torch by {check.max_difference:.3g}; at most {limit:g} was expected")
-    if not scalar and not check.cosine >= tolerance.cosine:
+    if not check.cosine >= tolerance.cosine:
         raise ParityError(
             f"{where} has cosine {check.cosine:.6f} with torch's (max difference {check.max_difference:.3g}); "
             f"at least {tolerance.cosine:g} was expected"
         )
+
+
+def _probability_difference(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float | None:
+    if wanted[0].ndim != 1:
+        return None
+    plain = Calibration()  # scale 1, no bias: the sigmoid itself
+    pairs = zip(wanted, found, strict=True)
+    return max(float(np.abs(match_probability(plain, a) - match_probability(plain, b)).max()) for a, b in pairs)
 
 
 def _least_cosine(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:

@@ -55,9 +55,9 @@ INT8_RULES = {
     # EfficientNet-Lite0: with all weights in int8 a vector loses 1e-3 of its cosine, by this rule 2e-5.
     "Conv": Int8Rule(least_values=256, largest_error=0.0075),
     # MiniLM: the second layers of the feed-forward blocks have outliers (errors of 1.1% to 2.1%) and cost
-    # more than all others together, which stay below 0.9%.
-    "MatMul": Int8Rule(least_values=64, largest_error=0.01),
-    "Gemm": Int8Rule(least_values=64, largest_error=0.01),
+    # more than all others together, which stay below 0.9%. Match logits spread over 30 units ask for a little less.
+    "MatMul": Int8Rule(least_values=64, largest_error=0.008),
+    "Gemm": Int8Rule(least_values=64, largest_error=0.008),
     "Gather": Int8Rule(least_values=1, largest_error=1.0),
 }
 EXTERNAL_BYTES = 1024

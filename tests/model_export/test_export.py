@@ -10,10 +10,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from model_export import export
+from model_export import export, parity
 from model_export.export import export_checkpoint, restate_bundle
 from model_export.graphs import export_graph, graph_specs, random_streams, random_tokens
-from model_export.parity import ParityError, ParityReport, run_torch
+from model_export.parity import Case, ParityError, ParityReport, run_torch
 from tests.model_export.conftest import ANSWERS, CONFIG
 from training import checkpoint
 from training.data.packed import open_packed
@@ -116,6 +116,34 @@ def _with_a_changed_weight(graph: onnx.ModelProto, name: str) -> onnx.ModelProto
     values.flat[3] += 0.2
     tensor.CopyFrom(numpy_helper.from_array(values, name))
     return changed
+
+
+@pytest.mark.parametrize(("level", "passes"), [(12.0, True), (0.0, False)])
+def test_a_logit_is_judged_by_the_probability_that_it_stands_for(
+    model: HdVila, bundles: dict[str, Path], level: float, passes: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    visual = rng.normal(size=(2, CONFIG.visual_tokens, CONFIG.hybrid_width)).astype(np.float32)
+    case = Case("random", random_tokens(CONFIG, rng, 2, 5) | {"visual_tokens": visual})
+    (spec,) = [s for s in graph_specs(model) if s.name == "match"]
+    logits = run_torch(spec, case.inputs)["match_logit"]
+
+    class Off:
+        """An engine whose logits are 0.2 too high, all of them around `level`."""
+
+        def run(self, _: object) -> dict[str, np.ndarray]:
+            return {"match_logit": logits - logits.mean() + level + 0.2}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "run_torch", lambda *_: {"match_logit": logits - logits.mean() + level})
+        patch.setattr(parity, "OnnxRuntimeEngine", lambda *_, **__: Off())
+        paths = {s.name: bundles["float32"] / f"{s.name}.onnx" for s in graph_specs(model)}
+        if passes:
+            (check,) = parity.check_outputs(model, paths, {"match": [case]}, "int8-weights", parity.REDUCED)
+            assert check.max_difference == pytest.approx(0.2, abs=1e-4)
+        else:
+            with pytest.raises(ParityError, match=r"match: output 'match_logit' .* by a probability of 0\.0\d+"):
+                parity.check_outputs(model, paths, {"match": [case]}, "int8-weights", parity.REDUCED)
 
 
 def test_failed_export_leaves_the_bundle_that_was_there(
