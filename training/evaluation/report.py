@@ -135,7 +135,15 @@ def _pictogram_videos(subject: Subject) -> Numbers:
         out |= {f"{k} ({name} concepts)": v for k, v in found.items()}
     test = splits[subject.split]
     _, tokens = embed_corpus(subject.encoder, test, low_frames=subject.low_frames)
-    return out | exact_answers(subject.encoder, test, tokens)
+    return out | _answers(subject, test, tokens)
+
+
+def _answers(subject: Subject, packed: Packed, tokens: np.ndarray) -> Numbers:
+    """Of a model without answers (trained for retrieval alone): nothing."""
+    encoder = subject.encoder
+    if isinstance(encoder, TorchEncoder) and not encoder.answers:
+        return {}
+    return exact_answers(encoder, packed, tokens)
 
 
 def _pictogram_stills(subject: Subject) -> Numbers:
@@ -144,7 +152,7 @@ def _pictogram_stills(subject: Subject) -> Numbers:
     labels = [e.captions[0] for e in packed.examples]
     queries = sorted(set(labels))
     out = concept_retrieval(subject.encoder, queries, queries, vectors, labels)
-    return out | exact_answers(subject.encoder, packed, tokens)
+    return out | _answers(subject, packed, tokens)
 
 
 MEASURES: dict[str, Callable[[Subject], Numbers]] = {
