@@ -30,7 +30,7 @@ from training.data.scenes.world import Event, Thing
 MOST = 3
 """Objects of a scene, at most."""
 UNKNOWN = -100
-"""In place of a class: no such object, or hidden behind another in the middle of the clip."""
+"""In place of a class: no such object."""
 
 _MOTIONS = ("stays", *MOTION_WEIGHTS, "collides", "passes")
 _WAYS = (None, *DIRECTIONS, *TURNS)
