@@ -48,6 +48,7 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import TorchEncoder
+from training.models import pretrained
 from vitascope.bundle import Bundle
 from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
@@ -139,17 +140,16 @@ def _job(
         raise InvalidInput(
             f"{model}: {len(held.answers)} answers in its vocabulary; its answer head has {held.model.cfg.answers}"
         )
-    names = dict.fromkeys(source.corpus for stage in held.recipe.stages for source in stage.sources)
-    sources = [corpus_source(corpus, data) for corpus in names]
-    if held.recipe.start == "pretrained":
-        sources += STARTS
+    sources = [corpus_source(name, data) for name in held.sources if name not in pretrained.STARTS]
+    sources += [start for start in STARTS if start.name in held.sources]
+    trained_on = dict.fromkeys(source.corpus for stage in held.recipe.stages for source in stage.sources)
     return _Job(
         held=held,
         name=name,
         version=version,
         licence=licence or licence_of(sources),
         sources=sources,
-        corpora=_validation_splits(list(names), data),
+        corpora=_validation_splits(list(trained_on), data),
         tokenizer=Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length),
         seed=secrets.randbits(32) if seed is None else seed,
         say=say,

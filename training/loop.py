@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,8 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from training import checkpoint, curves
 from training.answers import build_vocabulary
 from training.batches import RANK_SEED, Batches, Tokens
+from training.checkpoint import Checkpoint
 from training.data.packed import open_packed
 from training.data.scenes.objects import ATTRIBUTES
+from training.from_bundle import ONLY_IN_TRAINING, model_of_bundle
 from training.frozen import frozen_tokens
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
 from training.models.pretrained import load_pretrained, text_folder
@@ -29,6 +32,7 @@ from training.models.text import masked_mean
 from training.names import class_names, teacher_probabilities
 from training.recipe import Recipe, Stage
 from training.steps import NameTargets, WordMasking, losses, word_masking
+from vitascope.manifest import MANIFEST_NAME
 from vitascope.tokenise import Tokenizer
 
 Validate = Callable[[HdVila, list[str], Path], dict[str, float]]
@@ -46,7 +50,7 @@ def train(
 ) -> Path:
     """Run a recipe to its end, going on from `out`'s checkpoint if there is one. Returns the checkpoint folder.
 
-    data: folder of packed corpora. start_from: a checkpoint whose weights the run begins with (fine-tuning).
+    data: folder of packed corpora. start_from: a checkpoint or bundle whose weights the run begins with (fine-tuning).
     stop_after: stop (with a checkpoint) after so many steps of this call; the next call goes on exactly there.
     """
     if recipe.threads:
@@ -54,11 +58,12 @@ def train(
     accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
     main = accelerator.is_main_process
     latest = out / "checkpoint"
-    step, model, answers, tokenizer_file = _begin(recipe, data, latest, start_from)
+    held = _begin(recipe, data, latest, start_from)
+    step, answers = held.step, held.answers
     accelerator.wait_for_everyone()  # nobody writes what another still reads
-    model = model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
-    words = word_masking(tokenizer_file, model.cfg.vocabulary)
+    model = held.model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tokenizer = Tokenizer.open(held.tokenizer, max_length=model.cfg.text_length)
+    words = word_masking(held.tokenizer, model.cfg.vocabulary)
     log_path = out / "log.jsonl"
     if main:
         _cut_log(log_path, step)
@@ -81,12 +86,15 @@ def train(
                 step, inner = step + 1, inner + 1
                 finished = step == end
                 if main and validate and (step % recipe.validate_every == 0 or step == recipe.total_steps):
-                    row |= {f"val/{k}": v for k, v in validate(model, answers, tokenizer_file).items()}
+                    row |= {f"val/{k}": v for k, v in validate(model, answers, held.tokenizer).items()}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 progress.update(task, advance=1, description=_status(stage, row))
                 if main and (finished or step % recipe.checkpoint_every == 0):
-                    checkpoint.save(latest, model, run.optimizer, recipe, answers, tokenizer_file, step)
+                    held = replace(held, step=step)
+                    checkpoint.save(latest, held, run.optimizer)
+                    # What a kill had left aside, perhaps with the tokenizer in use, is gone from now on.
+                    held = replace(held, tokenizer=latest / "tokenizer.json")
     if main and log_path.stat().st_size:
         curves.plot(log_path, out / "curves.png")
     accelerator.wait_for_everyone()
@@ -179,31 +187,60 @@ def schedule_factor(inner: int, stage: Stage) -> float:
 def configuration(recipe: Recipe, answers: int) -> HdVilaConfig:
     """The recipe's architecture: its size with its changes."""
     made = {"tiny": tiny, "base": base}[recipe.size](answers).model_dump()
-    if any("objects" in source.objectives for stage in recipe.stages for source in stage.sources):
-        made["object_classes"] = [len(values) for values in ATTRIBUTES.values()]
-    return HdVilaConfig.model_validate(made | recipe.model)
+    return HdVilaConfig.model_validate(made | _changes(recipe))
 
 
-def _begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> tuple[int, HdVila, list[str], Path]:
+def _changes(recipe: Recipe) -> dict[str, object]:
+    """What the recipe states of the architecture, and what its objectives need of it."""
+    asks = any("objects" in source.objectives for stage in recipe.stages for source in stage.sources)
+    classes = {"object_classes": [len(values) for values in ATTRIBUTES.values()]} if asks else {}
+    return {**classes, **recipe.model}
+
+
+def _changed(model: HdVila, recipe: Recipe) -> HdVila:
+    """`model` with the recipe's changes to its architecture; weights that have no place there may not get lost."""
+    config = HdVilaConfig.model_validate(model.cfg.model_dump() | _changes(recipe))
+    if config == model.cfg:
+        return model
+    torch.manual_seed(recipe.seed)
+    changed = HdVila(config)
+    weights, wanted = model.state_dict(), changed.state_dict()
+    fitting = {name: w for name, w in weights.items() if name in wanted and w.shape == wanted[name].shape}
+    unfit = sorted(n for n in {*weights, *wanted} - {*fitting} if not n.startswith(ONLY_IN_TRAINING))
+    if unfit:
+        raise ValueError(
+            f"model: {recipe.model} asks for other weights than the start has: {unfit[:3]} ({len(unfit)} in all); "
+            "changes that need none were expected"
+        )
+    changed.load_state_dict(fitting, strict=False)
+    return changed
+
+
+def _begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> Checkpoint:
+    """Where the run stands: at its last checkpoint, at what it starts from, or at the recipe's own start."""
     if checkpoint.find(latest):
         held = checkpoint.load(latest)
         if not _continues(held.recipe, recipe, held.step):
             raise ValueError(f"out: {latest.parent} holds a run of another recipe; an empty folder was expected")
-        return held.step, held.model, held.answers, held.tokenizer
+        return replace(held, recipe=recipe)
     latest.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
+    if start_from is not None:
+        if (start_from / MANIFEST_NAME).exists():
+            model, answers, tokenizer, lineage = model_of_bundle(start_from)
+        else:
+            held = checkpoint.load(start_from)
+            model, answers, tokenizer, lineage = held.model, held.answers, held.tokenizer, held.sources
+        return Checkpoint(_changed(model, recipe), answers, recipe, tokenizer, 0, lineage)
     answers = build_vocabulary(
         example for corpus in recipe.answers_from for example in open_packed(data / corpus / "train").examples
     )
     model = HdVila(configuration(recipe, len(answers)))
     tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else text_folder() / "tokenizer.json"
-    if start_from is not None:
-        held = checkpoint.load(start_from)
-        model, answers, tokenizer = held.model, held.answers, held.tokenizer
-    elif recipe.start == "pretrained":
+    if recipe.start == "pretrained":
         load_pretrained(model)
         _start_answers(model, answers, tokenizer)
-    return 0, model, answers, tokenizer
+    return Checkpoint(model, answers, recipe, tokenizer, 0)
 
 
 def _continues(held: Recipe, recipe: Recipe, step: int) -> bool:

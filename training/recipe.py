@@ -115,7 +115,7 @@ class Recipe(Strict):
     answers_from: list[str] = []
     """Corpora whose training answers make the answer vocabulary."""
     model: dict[str, float | int | bool | str] = {}
-    """Changes to the size's configuration, by field name."""
+    """Changes to the size's configuration, by field name; when fine-tuning, to the configuration of the start."""
     stages: Annotated[list[Stage], Field(min_length=1)]
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from vitascope.bundle import Bundle
 from vitascope.engine import Array, Device
 from vitascope.errors import InvalidInput
 from vitascope.graphs import Graphs
+from vitascope.manifest import Task
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import probe
 from vitascope.media.sample import sample_streams
@@ -81,6 +82,11 @@ class Model:
     def open(cls, path: str | os.PathLike[str], threads: int = 0, device: Device = "auto") -> Model:
         """Open the bundle in the folder ``path``; raises as ``Bundle.open``."""
         return cls(Bundle.open(path), threads, device)
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """What the bundle can do, as its manifest states it."""
+        return self.bundle.manifest.tasks
 
     def warm(self) -> None:
         """Load every graph and run each once, so that the first request is as fast as the others."""

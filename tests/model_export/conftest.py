@@ -12,6 +12,7 @@ from model_export import export
 from model_export.graphs import export_graphs
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
+from training.checkpoint import Checkpoint
 from training.models.hdvila import HdVila, HdVilaConfig, tiny
 from vitascope.manifest import GraphName
 
@@ -35,11 +36,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     # Untrained norms are all ones and zeros; move them, so that a forgotten one is noticed.
     with torch.no_grad():
         for values in model.parameters():
-            if values.ndim == 1:
+            if values.ndim <= 1:
                 values.add_(0.05 * torch.randn_like(values))
         model.match_head.weight.mul_(3)
     tokenizer = write_tokenizer(root / "tokenizer.json")
-    checkpoint.save(root / "checkpoint", model, None, recipe(tokenizer), ANSWERS, tokenizer, step=3)
+    checkpoint.save(root / "checkpoint", Checkpoint(model, ANSWERS, recipe(tokenizer), tokenizer, step=3))
     return root / "checkpoint", root / "data"
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from training.models.hdvila import HdVila
-from vitascope.manifest import Calibration
+from vitascope.manifest import Calibration, Task
 from vitascope.model import Answer, Match, VideoEmbedding
 from vitascope.scores import fused_score, match_probability
 from vitascope.tokenise import Tokenizer
@@ -22,6 +22,8 @@ from vitascope.tokenise import Tokenizer
 class Encoder(Protocol):
     """The part of `vitascope.model.Model` that evaluation calls."""
 
+    @property
+    def tasks(self) -> Sequence[Task]: ...
     def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding: ...
     def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match: ...
@@ -37,6 +39,11 @@ class TorchEncoder:
     ) -> None:
         self.model, self.tokenizer, self.answers = model, tokenizer, answers
         self.calibration = calibration or Calibration()
+
+    @property
+    def tasks(self) -> Sequence[Task]:
+        """What the model can do; without an answer vocabulary it does not answer."""
+        return ("retrieval", "matching", "answering") if self.answers else ("retrieval", "matching")
 
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """(B, D) float32, L2-normalised."""

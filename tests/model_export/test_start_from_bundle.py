@@ -1,0 +1,129 @@
+"""A bundle as the start of training: the model comes back as it was, learns on, and keeps its licence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model_export.export import export_checkpoint
+from tests.model_export.conftest import ANSWERS, CONFIG
+from tests.small_bundle import make_small_bundle
+from tests.training.small_run import recipe
+from training import checkpoint
+from training.data.packed import open_packed
+from training.evaluation.embedding import streams_of
+from training.evaluation.encoder import TorchEncoder
+from training.from_bundle import model_of_bundle
+from training.loop import train
+from training.models.hdvila import HdVila
+from vitascope.bundle import Bundle
+from vitascope.errors import InvalidInput
+from vitascope.model import Model
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8-weights"])
+def test_the_model_gives_the_bundles_answers(
+    bundles: dict[str, Path], folders: tuple[Path, Path], precision: str
+) -> None:
+    runtime = Model.open(bundles[precision], threads=1)
+    start = model_of_bundle(bundles[precision])
+    rebuilt = TorchEncoder(start.model, runtime.bundle.tokenizer(), start.answers, runtime.bundle.manifest.calibration)
+    packed = open_packed(folders[1] / "squares" / "val")
+    streams = streams_of(packed, np.arange(4), CONFIG.low_frames)
+    captions = [example.captions[0] for example in packed.examples[:4]]
+    ours, theirs = rebuilt.embed_video(streams), runtime.embed_video(streams)
+    np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=1e-4)
+    np.testing.assert_allclose(ours.visual_tokens, theirs.visual_tokens, atol=1e-3)
+    np.testing.assert_allclose(rebuilt.embed_text(captions), runtime.embed_text(captions), atol=1e-4)
+    tokens = theirs.visual_tokens
+    np.testing.assert_allclose(
+        rebuilt.match(captions, tokens).logits, runtime.match(captions, tokens).logits, atol=1e-3
+    )
+    asked = ["what color is it ?"] * 4
+    for mine, yours in zip(rebuilt.answer(asked, tokens), runtime.answer(asked, tokens), strict=True):
+        assert [a.text for a in mine] == [a.text for a in yours]
+    assert start.answers == ANSWERS
+    assert start.lineage == ("squares",)
+
+
+def test_float32_weights_come_back_as_they_were(bundles: dict[str, Path], model: HdVila) -> None:
+    rebuilt = model_of_bundle(bundles["float32"]).model.state_dict()
+    for name in ("match_head.weight", "text.bert.encoder.layer.1.output.dense.weight", "video.hybrid.time"):
+        assert torch.equal(rebuilt[name], model.state_dict()[name]), name
+
+
+def test_training_goes_on_from_a_bundle(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> None:
+    made = recipe(folders[0] / "tokenizer.json", steps=1, model={})
+    ended = checkpoint.load(train(made, folders[1], tmp_path, start_from=bundles["float32"]))
+    start = model_of_bundle(bundles["float32"])
+    assert ended.step == 2
+    assert ended.answers == start.answers
+    assert ended.lineage == ("squares",)
+    before, after = start.model.state_dict(), ended.model.state_dict()
+    name = "video_project.weight"
+    assert not torch.equal(before[name], after[name])
+    assert torch.nn.functional.cosine_similarity(before[name].flatten(), after[name].flatten(), dim=0) > 0.9
+
+
+def test_a_recipe_may_change_what_needs_no_other_weights(
+    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tokenizer, start = folders[0] / "tokenizer.json", bundles["float32"]
+    made = recipe(tokenizer, steps=1, model={"drop_path": 0.2})
+    ended = checkpoint.load(train(made, folders[1], tmp_path / "drop", start_from=start, stop_after=1))
+    assert ended.model.cfg == CONFIG.model_copy(update={"drop_path": 0.2})
+    deeper = recipe(tokenizer, steps=1, model={"hybrid_layers": 2})
+    with pytest.raises(ValueError, match=r"hybrid_layers.*video\.hybrid\.blocks\.1\."):
+        train(deeper, folders[1], tmp_path / "deep", start_from=start)
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_terms_of_what_came_before_stay(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[0], tmp_path / "checkpoint")
+    state = tmp_path / "checkpoint" / "state.json"
+    lineage = ["flickr8k", "EfficientNet-Lite0"]
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"lineage": lineage}))
+    bundle = Bundle.open(export_checkpoint(tmp_path / "checkpoint", tmp_path / "bundle", data=folders[1], seed=1))
+    assert bundle.manifest.licence.startswith("Research and education only, by the terms of flickr8k")
+    notice = (bundle.folder / "NOTICE.md").read_text()
+    for name in ("flickr8k", "squares", "EfficientNet-Lite0"):
+        assert f"## {name}" in notice
+    assert "all-MiniLM" not in notice
+    assert model_of_bundle(bundle.folder).lineage == ("flickr8k", "squares", "EfficientNet-Lite0")
+
+
+def test_a_bundle_that_was_not_exported_here_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no provenance with config and sources"):
+        model_of_bundle(make_small_bundle(tmp_path / "bundle"))
+
+
+def test_a_model_that_gives_other_outputs_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(bundles["float32"], tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["extra"]["provenance"]["config"]["centre_weight"] = 0.9
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InvalidInput, match=r"vector of a video of the model rebuilt .* differs by"):
+        model_of_bundle(folder)
+
+
+def test_norms_that_still_learn_cannot_come_back(bundles: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(bundles["float32"], tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["extra"]["provenance"]["config"]["frozen_norm"] = False
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InvalidInput, match="frozen_norm is false"):
+        model_of_bundle(folder)
+
+
+def test_graphs_that_lack_a_weight_are_refused_by_its_name(bundles: dict[str, Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(bundles["float32"], tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["extra"]["provenance"]["config"]["hybrid_layers"] = 2
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InvalidInput, match=r"no weights found for \['video\.hybrid\.blocks\.1\."):
+        model_of_bundle(folder)

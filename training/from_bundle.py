@@ -1,0 +1,196 @@
+"""A bundle as the start of training: the weights of its graphs, back in the model that they were exported from.
+
+The exporter folds norms into convolutions, transposes linear layers and stores equal tensors once; here each of that is
+undone by its rule. Whether all of it was undone is not believed but measured: the model is run beside the bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import GraphProto, numpy_helper
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from training.evaluation.encoder import TorchEncoder
+from training.models.hdvila import HdVila, HdVilaConfig
+from vitascope.bundle import Bundle
+from vitascope.errors import InvalidInput
+from vitascope.model import Model
+
+ONLY_IN_TRAINING = ("word_head.", "object_head.")
+"""Prefixes of parameters that no graph has; they start anew."""
+TOLERANCE = 1e-3
+"""Largest difference of an output from the bundle's, relative to 1 or to the output's largest value."""
+
+Weights = dict[str, Tensor]
+
+
+class Start(NamedTuple):
+    """A model that training goes on from, its answer vocabulary, and what it was trained on and began with."""
+
+    model: HdVila
+    answers: list[str]
+    tokenizer: Path
+    lineage: tuple[str, ...]
+
+
+def model_of_bundle(folder: Path) -> Start:
+    """The model of a bundle of `vitascope export`.
+
+    The weights are those that the bundle stores, in float32: reduced precision stays lost. Heads that only training
+    reads (masked words, objects) start anew. Raises InvalidInput where the bundle does not say which architecture it
+    holds, or where the rebuilt model does not give the bundle's outputs.
+    """
+    bundle = Bundle.open(folder)
+    provenance: Any = bundle.manifest.extra.get("provenance", {})
+    try:
+        config = HdVilaConfig.model_validate(provenance["config"])
+        lineage = tuple(str(source["name"]) for source in provenance["sources"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise InvalidInput(
+            f"{folder}: no provenance with config and sources in its manifest ({type(error).__name__}); "
+            "a bundle of `vitascope export` was expected"
+        ) from error
+    if not config.frozen_norm:
+        raise InvalidInput(f"{folder}: frozen_norm is false in its config; the statistics of norms are not in a bundle")
+    model = HdVila(config)
+    weights: Weights = {}
+    for name in ("video", "text", "match", "answer"):
+        if (path := bundle.graph_path(name)) is not None:
+            weights = _weights(onnx.load(path).graph, model) | weights
+    _complete(weights, model)
+    missing = [name for name in model.state_dict() if name not in weights]
+    if wrong := [name for name in missing if not name.startswith(ONLY_IN_TRAINING)]:
+        raise InvalidInput(f"{folder}: no weights found for {wrong[:3]} ({len(wrong)} in all) in its graphs")
+    model.load_state_dict(weights, strict=False)
+    _check(model, bundle)
+    return Start(model, bundle.answers, folder / bundle.manifest.tokenizer, lineage)
+
+
+def _weights(graph: GraphProto, model: HdVila) -> Weights:
+    """The parameters that can be told from one graph alone, by name."""
+    values = _float_values(graph)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    own = {name.removeprefix("model."): value for name, value in values.items() if name.startswith("model.")}
+    found = {name: value for name, value in own.items() if shapes.get(name) == value.shape}
+    for weight, bias in _linear_layers(graph):
+        name = bias.removeprefix("model.").removesuffix("bias") + "weight"
+        if weight in values and shapes.get(name) == values[weight].T.shape:
+            found[name] = values[weight].T
+    for norm, convolution in _norms(model).items():
+        if (shift := own.get(f"{convolution}.weight_bias")) is not None:
+            found[f"{norm}.bias"] = shift
+    multiplied = {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
+    loose = [value for name, value in values.items() if not name.startswith("model.") and name not in multiplied]
+    found |= _folded_places(loose, model)
+    return {name: torch.from_numpy(np.array(value, dtype=np.float32)) for name, value in found.items()}
+
+
+def _float_values(graph: GraphProto) -> dict[str, np.ndarray]:
+    """The graph's floating-point constants in float32, under the names that its nodes read them by."""
+    stored = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    out = {}
+    for name, value in stored.items():
+        if name.endswith("__int8"):
+            name = name.removesuffix("__int8")
+            out[name] = value.astype(np.float32) * stored[f"{name}__scale"]
+        elif value.dtype in (np.float16, np.float32):
+            out[name.removesuffix("__float16")] = value.astype(np.float32)
+    return out
+
+
+def _linear_layers(graph: GraphProto) -> list[tuple[str, str]]:
+    """(weight, bias) of every product with a constant that a bias is added to; the bias keeps its parameter's name."""
+    products = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "MatMul"}
+    pairs = []
+    for node in graph.node:
+        if node.op_type == "Add":
+            weights = [products[name] for name in node.input if name in products]
+            biases = [name for name in node.input if name.startswith("model.") and name.endswith(".bias")]
+            pairs += [(w, b) for w in weights for b in biases]
+    return pairs
+
+
+def _norms(model: nn.Module) -> dict[str, str]:
+    """Name of each BatchNorm2d -> name of the convolution before it, which the exporter folds it into."""
+    leaves = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    return {
+        after: before
+        for (before, convolution), (after, norm) in pairwise(leaves)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    }
+
+
+def _folded_places(constants: Sequence[np.ndarray], model: HdVila) -> dict[str, np.ndarray]:
+    """Learned times and places, which the exporter reshapes or adds to one another."""
+    cfg = model.cfg
+    found = {}
+    for constant in constants:
+        value = constant.squeeze()
+        if value.shape == (cfg.frames, cfg.hybrid_width):
+            found["video.hybrid.time"] = value[None]
+        if value.shape == (cfg.visual_tokens, cfg.hybrid_width):
+            found["video.hybrid.position"] = value[None]
+        if value.size == cfg.visual_tokens * cfg.text_width and value.shape[-1] == cfg.text_width:
+            value = value.reshape(cfg.grid_height, cfg.grid_width, cfg.text_width)  # row + column: any split serves
+            column = value.mean(axis=0, keepdims=True)
+            found["visual_embeddings.column"] = column
+            found["visual_embeddings.row"] = (value - column).mean(axis=1, keepdims=True)
+    return found
+
+
+def _complete(weights: Weights, model: HdVila) -> None:
+    """What follows from the weights found: parameters shared by both encoders, and norms that are folded in."""
+    for name in model.state_dict():
+        for one, other in (("video.low.", "video.high."), ("video.high.", "video.low.")):
+            # Frozen stages are equal in both encoders and stored once.
+            if name not in weights and name.startswith(one) and (twin := name.replace(one, other)) in weights:
+                weights[name] = weights[twin]
+    for norm, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):  # scale 1 and mean 0: the convolution has them already
+            weights[f"{norm}.weight"] = torch.ones_like(module.weight)
+            weights[f"{norm}.running_mean"] = torch.zeros(module.num_features)
+            weights[f"{norm}.running_var"] = torch.full((module.num_features,), 1.0 - module.eps)
+            weights[f"{norm}.num_batches_tracked"] = torch.zeros((), dtype=torch.long)
+
+
+def _check(model: HdVila, bundle: Bundle) -> None:
+    """Raises InvalidInput where an output of `model` is not the bundle's."""
+    runtime = Model(bundle)
+    rebuilt = TorchEncoder(model, bundle.tokenizer(), bundle.answers, bundle.manifest.calibration)
+    rng = np.random.default_rng(0)
+    streams = {}
+    for stream in bundle.manifest.streams:
+        coarse = rng.integers(0, 256, (2, 1, stream.frames, 4, 4, 3), dtype=np.uint8)
+        rows, columns = (np.linspace(0, 3, n).round().astype(int) for n in (stream.height, stream.width))
+        streams[stream.name] = coarse[:, :, :, rows][:, :, :, :, columns]
+    texts = ["a red square moves left", "which color is it?"]
+    expected, given = (_outputs(encoder, streams, texts) for encoder in (runtime, rebuilt))
+    for name, output in expected.items():
+        difference = float(np.abs(given[name] - output).max() / max(1.0, float(np.abs(output).max())))
+        if not difference <= TOLERANCE:
+            raise InvalidInput(
+                f"{bundle.folder}: {name} of the model rebuilt from its graphs differs by {difference:.2g}; "
+                f"at most {TOLERANCE:g} was expected. Was it exported by another version?"
+            )
+
+
+def _outputs(encoder: Model | TorchEncoder, streams: Mapping[str, np.ndarray], texts: list[str]) -> dict[str, Any]:
+    video = encoder.embed_video(streams)
+    out: dict[str, Any] = {
+        "vector of a text": encoder.embed_text(texts),
+        "vector of a video": video.vectors,
+        "visual tokens": video.visual_tokens,
+        "match logit": encoder.match(texts, video.visual_tokens).logits,
+    }
+    if "answering" in encoder.tasks:
+        answers = encoder.answer(texts, video.visual_tokens, top=1)
+        out["probability of an answer"] = np.array([best.probability for (best,) in answers])
+    return out
