@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
 from model_export import export, parity
@@ -19,7 +20,7 @@ from training import checkpoint
 from training.data.packed import open_packed
 from training.evaluation.embedding import streams_of
 from training.evaluation.encoder import TorchEncoder
-from training.models.hdvila import HdVila
+from training.models.hdvila import HdVila, HdVilaConfig
 from vitascope.bundle import Bundle
 from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
@@ -237,3 +238,16 @@ def test_metrics_that_are_not_numbers_are_refused_by_name(bundles: dict[str, Pat
     metrics.write_text('{"scenes": {"t2v R@1": "good"}}')
     with pytest.raises(InvalidInput, match=r"scenes: \{corpus: \{metric: number\}\} was expected"):
         restate_bundle(bundles["float32"], metrics)
+
+
+def test_a_shift_between_frames_is_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shifting = HdVilaConfig.model_validate(
+        CONFIG.model_dump() | {"backbone": "tf_efficientnet_lite0", "low_frames": 4, "temporal_shift": 0.125}
+    )
+    (spec,) = [s for s in graph_specs(HdVila(shifting)) if s.name == "video"]
+    onnx.save(export_graph(spec, shifting), tmp_path / "video.onnx")
+    inputs = random_streams(shifting, np.random.default_rng(3), 3, 2)
+    found = OnnxRuntimeEngine(tmp_path / "video.onnx", threads=1).run(inputs)
+    for name, wanted in run_torch(spec, inputs).items():
+        np.testing.assert_allclose(found[name], wanted, atol=1e-4, err_msg=name)

@@ -33,6 +33,9 @@ class HdVilaConfig(BaseModel):
     low_width: int
     low_frames: Annotated[int, Field(ge=2)]
     """Low-resolution neighbours of the one high-resolution frame."""
+    temporal_shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Share of channels that the learned blocks of the low-resolution encoder take from the frame before, and as many
+    from the frame after. The published model has none; only an EfficientNet can have it."""
     grid_height: int
     """Rows of visual tokens per frame; (low height / 16) must equal it."""
     grid_width: int

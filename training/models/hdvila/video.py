@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from training.models.attention import attend
 from training.models.frozen_norm import fold_frozen_norms
 from training.models.hdvila.config import HdVilaConfig
+from training.models.temporal_shift import apply_shifted, blocks_of
 
 STRIDE_16, STRIDE_32 = 3, 4
 """Backbone stages by index: stage i has stride 2 ** (i + 1)."""
@@ -50,9 +51,12 @@ class ConvEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, cfg: HdVilaConfig, stages: int) -> None:
+    def __init__(self, cfg: HdVilaConfig, stages: int, shift: float = 0.0) -> None:
         super().__init__()
+        self.shift = shift
         self.stages = nn.ModuleList(backbone_stages(timm.create_model(cfg.backbone, num_classes=0))[:stages])
+        if shift and not any(hasattr(block, "has_skip") for stage in self.stages for block in blocks_of(stage)):
+            raise ValueError(f"temporal_shift: {shift} with backbone {cfg.backbone!r}; an EfficientNet was expected")
         self.frozen_stages = cfg.frozen_stages
         self.frozen_norm = cfg.frozen_norm
         self.register_buffer("mean", torch.tensor(cfg.image_mean).view(1, 3, 1, 1), persistent=False)
@@ -70,8 +74,11 @@ class ConvEncoder(nn.Module):
                     module.eval()
         return self
 
-    def forward(self, pixels: Tensor, wanted: Iterable[int]) -> list[Tensor]:
-        """pixels (N, 3, H, W) float 0..255 -> one map (N, channels, H / stride, W / stride) per wanted stage."""
+    def forward(self, pixels: Tensor, wanted: Iterable[int], frames: int = 1) -> list[Tensor]:
+        """pixels (N, 3, H, W) float 0..255 -> one map (N, channels, H / stride, W / stride) per wanted stage.
+
+        frames: how many in a row are one video's; only an encoder with `shift` lets them see one another.
+        """
         wanted = set(wanted)
         # Divided here, not folded into the convolution, so that pretrained weights load unchanged.
         x = (pixels - self.mean) / self.std
@@ -83,12 +90,20 @@ class ConvEncoder(nn.Module):
             elif x.device.type == "cpu":
                 # On CPUs the backward pass of bfloat16 depthwise convolutions is slower than float32's.
                 with torch.autocast("cpu", enabled=False):
-                    x = stage(x.float())
+                    x = self._learned(stage, x.float(), frames)
             else:
-                x = stage(x)
+                x = self._learned(stage, x, frames)
             if index in wanted:
                 maps.append(x)
         return maps
+
+    def _learned(self, stage: nn.Module, x: Tensor, frames: int) -> Tensor:
+        if not self.shift or frames == 1:
+            out: Tensor = stage(x)
+            return out
+        for block in blocks_of(stage):
+            x = apply_shifted(block, x, frames, self.shift)
+        return x
 
     def channels(self) -> list[int]:
         """Channels of each stage's map."""
@@ -209,7 +224,7 @@ class VideoEncoder(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.high = ConvEncoder(cfg, stages=STRIDE_32 + 1)
-        self.low = ConvEncoder(cfg, stages=STRIDE_16 + 1)
+        self.low = ConvEncoder(cfg, stages=STRIDE_16 + 1, shift=cfg.temporal_shift)
         channels = self.high.channels()
         self.high_grid = nn.Conv2d(channels[STRIDE_32], cfg.hybrid_width, 1, bias=False)
         self.low_grid = nn.Conv2d(channels[STRIDE_16], cfg.hybrid_width, 1, bias=False)
@@ -224,7 +239,7 @@ class VideoEncoder(nn.Module):
         Returns (N, V, D) float: the weighted mean over frames, the middle one carrying the high resolution.
         """
         n, neighbours = low.shape[:2]
-        (low_map,) = self.low(_to_channels_first(low), (STRIDE_16,))
+        (low_map,) = self.low(_to_channels_first(low), (STRIDE_16,), neighbours)
         low_map = F.gelu(self.low_grid(low_map))
         grid = low_map.shape[2:]  # the configured one unless the streams come in another size
         low_map = low_map.reshape(n, neighbours, -1, *grid)
