@@ -257,7 +257,7 @@ class _Export:
         provenance = Provenance(
             recipe=recipe.name,
             seed=recipe.seed,
-            start=recipe.start,
+            start="a model trained before" if job.held.lineage else recipe.start,
             step=job.held.step,
             config=cfg,
             answers=cfg.answers,

@@ -94,6 +94,7 @@ def test_terms_of_what_came_before_stay(folders: tuple[Path, Path], tmp_path: Pa
     for name in ("flickr8k", "squares", "EfficientNet-Lite0"):
         assert f"## {name}" in notice
     assert "all-MiniLM" not in notice
+    assert "start: a model trained before" in (bundle.folder / "MODEL_CARD.md").read_text()
     assert model_of_bundle(bundle.folder).lineage == ("flickr8k", "squares", "EfficientNet-Lite0")
 
 
