@@ -142,14 +142,13 @@ def _job(
         )
     sources = [corpus_source(name, data) for name in held.sources if name not in pretrained.STARTS]
     sources += [start for start in STARTS if start.name in held.sources]
-    trained_on = dict.fromkeys(source.corpus for stage in held.recipe.stages for source in stage.sources)
     return _Job(
         held=held,
         name=name,
         version=version,
         licence=licence or licence_of(sources),
         sources=sources,
-        corpora=_validation_splits(list(trained_on), data),
+        corpora=_validation_splits(held.recipe.corpora, data),
         tokenizer=Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length),
         seed=secrets.randbits(32) if seed is None else seed,
         say=say,

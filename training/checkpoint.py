@@ -38,9 +38,8 @@ class Checkpoint:
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of all corpora and pretrained starts that the weights come from, each once."""
-        corpora = [source.corpus for stage in self.recipe.stages for source in stage.sources]
         starts = STARTS if self.recipe.start == "pretrained" and not self.lineage else ()
-        return tuple(dict.fromkeys([*self.lineage, *corpora, *starts]))
+        return tuple(dict.fromkeys([*self.lineage, *self.recipe.corpora, *starts]))
 
 
 def save(folder: Path, held: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:

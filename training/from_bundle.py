@@ -7,7 +7,6 @@ undone by its rule. Whether all of it was undone is not believed but measured: t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from training.evaluation.encoder import TorchEncoder
+from training.models.frozen_norm import normalised_convolutions
 from training.models.hdvila import HdVila, HdVilaConfig
 from vitascope.bundle import Bundle
 from vitascope.errors import InvalidInput
@@ -62,7 +62,7 @@ def model_of_bundle(folder: Path) -> Start:
         raise InvalidInput(f"{folder}: frozen_norm is false in its config; the statistics of norms are not in a bundle")
     model = HdVila(config)
     weights: Weights = {}
-    for name in ("video", "text", "match", "answer"):
+    for name in ("video", "match", "answer"):  # the match graph has all that the text graph has
         if (path := bundle.graph_path(name)) is not None:
             weights = _weights(onnx.load(path).graph, model) | weights
     _complete(weights, model)
@@ -84,7 +84,7 @@ def _weights(graph: GraphProto, model: HdVila) -> Weights:
         name = bias.removeprefix("model.").removesuffix("bias") + "weight"
         if weight in values and shapes.get(name) == values[weight].T.shape:
             found[name] = values[weight].T
-    for norm, convolution in _norms(model).items():
+    for convolution, norm in normalised_convolutions(model):  # the exporter folds the norm into the convolution
         if (shift := own.get(f"{convolution}.weight_bias")) is not None:
             found[f"{norm}.bias"] = shift
     multiplied = {name for node in graph.node if node.op_type == "MatMul" for name in node.input}
@@ -116,16 +116,6 @@ def _linear_layers(graph: GraphProto) -> list[tuple[str, str]]:
             biases = [name for name in node.input if name.startswith("model.") and name.endswith(".bias")]
             pairs += [(w, b) for w in weights for b in biases]
     return pairs
-
-
-def _norms(model: nn.Module) -> dict[str, str]:
-    """Name of each BatchNorm2d -> name of the convolution before it, which the exporter folds it into."""
-    leaves = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
-    return {
-        after: before
-        for (before, convolution), (after, norm) in pairwise(leaves)
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-    }
 
 
 def _folded_places(constants: Sequence[np.ndarray], model: HdVila) -> dict[str, np.ndarray]:

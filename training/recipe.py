@@ -148,6 +148,11 @@ class Recipe(Strict):
         return self
 
     @property
+    def corpora(self) -> list[str]:
+        """Names of all corpora that some stage learns from, each once."""
+        return list(dict.fromkeys(source.corpus for stage in self.stages for source in stage.sources))
+
+    @property
     def total_steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 

@@ -26,6 +26,15 @@ from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
 
+def with_config(bundle: Path, folder: Path, **changes: object) -> Path:
+    """A copy of the bundle whose manifest states another architecture."""
+    shutil.copytree(bundle, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["extra"]["provenance"]["config"] |= changes
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8-weights"])
 def test_the_model_gives_the_bundles_answers(
     bundles: dict[str, Path], folders: tuple[Path, Path], precision: str
@@ -104,27 +113,18 @@ def test_a_bundle_that_was_not_exported_here_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_gives_other_outputs_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
-    folder = shutil.copytree(bundles["float32"], tmp_path / "bundle")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["extra"]["provenance"]["config"]["centre_weight"] = 0.9
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    folder = with_config(bundles["float32"], tmp_path / "bundle", centre_weight=0.9)
     with pytest.raises(InvalidInput, match=r"vector of a video of the model rebuilt .* differs by"):
         model_of_bundle(folder)
 
 
 def test_norms_that_still_learn_cannot_come_back(bundles: dict[str, Path], tmp_path: Path) -> None:
-    folder = shutil.copytree(bundles["float32"], tmp_path / "bundle")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["extra"]["provenance"]["config"]["frozen_norm"] = False
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    folder = with_config(bundles["float32"], tmp_path / "bundle", frozen_norm=False)
     with pytest.raises(InvalidInput, match="frozen_norm is false"):
         model_of_bundle(folder)
 
 
 def test_graphs_that_lack_a_weight_are_refused_by_its_name(bundles: dict[str, Path], tmp_path: Path) -> None:
-    folder = shutil.copytree(bundles["float32"], tmp_path / "bundle")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["extra"]["provenance"]["config"]["hybrid_layers"] = 2
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    folder = with_config(bundles["float32"], tmp_path / "bundle", hybrid_layers=2)
     with pytest.raises(InvalidInput, match=r"no weights found for \['video\.hybrid\.blocks\.1\."):
         model_of_bundle(folder)

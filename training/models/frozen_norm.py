@@ -24,15 +24,23 @@ def fold_frozen_norms(module: nn.Module) -> None:
     For norms that stay in evaluation mode. Parameters, their names and their gradients stay what they are; in
     evaluation mode both layers run as ever.
     """
-    leaves = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
-    for convolution, norm in pairwise(leaves):
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            holder: Any = convolution
-            holder.folded_norm = (norm,)  # in a tuple, so that it is not a second owner of the norm's parameters
-            holder.forward = MethodType(_convolve_and_normalise, convolution)
-            holder = norm
-            holder.folded_into = (convolution,)
-            holder.forward = MethodType(_after_folded, norm)
+    for convolution_name, norm_name in normalised_convolutions(module):
+        convolution: Any = module.get_submodule(convolution_name)
+        norm: Any = module.get_submodule(norm_name)
+        convolution.folded_norm = (norm,)  # in a tuple, so that it is not a second owner of the norm's parameters
+        convolution.forward = MethodType(_convolve_and_normalise, convolution)
+        norm.folded_into = (convolution,)
+        norm.forward = MethodType(_after_folded, norm)
+
+
+def normalised_convolutions(module: nn.Module) -> list[tuple[str, str]]:
+    """(name of a Conv2d, name of the BatchNorm2d that follows it) inside `module`, in order."""
+    leaves = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    return [
+        (before, after)
+        for (before, convolution), (after, norm) in pairwise(leaves)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+    ]
 
 
 def _convolve_and_normalise(self: Any, x: Tensor) -> Tensor:
