@@ -20,7 +20,8 @@ BATCH = 32
 def frozen_tokens(
     model: HdVila, stage: Stage, packed: Sequence[Packed], folder: Path, *, fresh: bool, seed: int = 0
 ) -> list[np.ndarray | None]:
-    """Per source its visual tokens, float16 (views, N, V, W), or None where pictures are to be altered at every step.
+    """Per source its visual tokens, float16 (views, N, V, W) of the N examples that it uses, or None where pictures
+    are to be altered at every step.
 
     Kept in `folder`, so that a resumed run reads what it read before; `fresh` (a stage that begins) encodes anew.
     seed: decides how pictures are altered.
@@ -46,8 +47,9 @@ def _encode(model: HdVila, packed: Packed, source: Source, seed: Sequence[int]) 
     rng = np.random.default_rng(seed)
     model.eval()
     rows = []
-    for start in range(0, len(packed), BATCH):
-        part = np.arange(start, min(start + BATCH, len(packed)))
+    used = len(packed.examples[: source.limit])
+    for start in range(0, used, BATCH):
+        part = np.arange(start, min(start + BATCH, used))
         streams = streams_of(packed, part, model.cfg.low_frames)
         high, low = (torch.from_numpy(streams[name]) for name in ("high", "low"))
         high, low = augment(high, low, source, rng)
