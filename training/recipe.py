@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Objective = Literal["contrastive", "names", "masked_words", "match", "answer", "objects"]
+Objective = Literal["contrastive", "names", "masked_words", "masked_visual", "match", "answer", "objects"]
 
 
 class Strict(BaseModel):
@@ -98,6 +98,7 @@ class Recipe(Strict):
     """Everything that decides a checkpoint besides the data itself."""
 
     name: str
+    system: Literal["hd-vila", "soho"] = "hd-vila"
     size: Literal["tiny", "base"]
     seed: int = 0
     start: Literal["pretrained", "scratch"] = "pretrained"

@@ -87,7 +87,27 @@ class TextTransformer(nn.Module):
 
         first_only: only the state of [CLS], (B, 1, D), at two thirds of the cost.
         """
-        length, texts = text_BLD.shape[1], text_BLD.shape[0]
+        hidden = self._fused(text_BLD, attention_mask, seen, first_only=first_only)
+        return hidden if first_only else hidden[:, : text_BLD.shape[1]]
+
+    def fuse_visual(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+        """As `fuse`, but the fused states of the visual tokens, (B, V, D).
+
+        Raises ValueError where visual tokens do not read the text.
+        """
+        if seen.layers:
+            raise ValueError("visual_reads_text: false in this model's config; true was expected to fuse visual tokens")
+        return self._fused(text_BLD, attention_mask, seen)[:, text_BLD.shape[1] :]
+
+    def fuse_alone(self, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text states (B, L, D) through the fused layers without any video -> (B, L, D)."""
+        hidden, mask = text_BLD, additive_mask(attention_mask, text_BLD.dtype)
+        for layer in self._fused_layers:
+            hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
+        return hidden
+
+    def _fused(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen, *, first_only: bool = False) -> Tensor:
+        texts = text_BLD.shape[0]
         visible = torch.ones((texts, seen.tokens.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
         mask = additive_mask(torch.cat([attention_mask, visible], dim=1), text_BLD.dtype)
         hidden = text_BLD
@@ -100,7 +120,7 @@ class TextTransformer(nn.Module):
                 keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), visual, strict=True))
             last = index == len(self._fused_layers) - 1
             hidden = _read(layer, hidden[:, :1] if first_only and last else hidden, keys, values, mask)
-        return hidden if first_only else hidden[:, :length]
+        return hidden
 
     @property
     def _fused_layers(self) -> list[Any]:
