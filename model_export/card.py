@@ -106,6 +106,10 @@ IN_WORDS = {
         "SOHO, size {size} (Huang et al., CVPR 2021): an image-language model that sees a clip as its middle frame,",
         "names what it sees by the entries of a visual dictionary, and reads sentence and frame in one Transformer.",
     ),
+    "visual-parsing": (
+        "Visual Parsing, size {size} (Xue et al., NeurIPS 2021): an image-language model that sees a clip as its",
+        "middle frame, parses it by self-attention alone, and reads sentence and frame in one Transformer.",
+    ),
 }
 """What each system is, for the card."""
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.models.fused import FusedModel
-from training.models.pretrained import STARTS
+from training.models.pretrained import starts_of
 from training.models.systems import build, read_config
 from training.recipe import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-ONLY_IN_TRAINING = ("word_head.", "object_head.", "mask_embedding")
+ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "mask_embedding")
 """Prefixes of parameters that no graph has; where a model changes hands without them, they start anew."""
 
 
@@ -51,7 +51,7 @@ class Checkpoint:
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of all corpora and pretrained starts that the weights come from, each once."""
-        starts = STARTS if self.recipe.start == "pretrained" and not self.lineage else ()
+        starts = starts_of(self.model.cfg) if self.recipe.start == "pretrained" and not self.lineage else ()
         return tuple(dict.fromkeys([*self.lineage, *self.recipe.corpora, *starts]))
 
 

@@ -14,7 +14,6 @@ from training import masking, objectives
 from training.batches import Batch, Tokens
 from training.data.scenes.objects import WEIGHTS
 from training.models.fused import FusedModel
-from training.models.soho import Soho
 from training.models.text import Seen
 from training.names import most_likely
 
@@ -52,7 +51,7 @@ def losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTarge
     """Unweighted loss per objective of the batch's source (scalars, float32)."""
     wanted = batch.source.objectives
     temperature = model.cfg.temperature
-    vector, visual, entries = _video(model, batch)
+    vector, visual, parts = _video(model, batch)
     out: dict[str, Tensor] = {}
     seen = model.see(visual) if {"match", "masked_words", "answer"} & set(wanted) else None
     if batch.captions is not None and {"contrastive", "match"} & set(wanted):
@@ -70,8 +69,8 @@ def losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTarge
             out["match"] = _match(model, visual, seen, right, foreign, false, batch.source.pairs)
     if "masked_words" in wanted and batch.captions is not None and seen is not None:
         out["masked_words"] = _masked_words(model, batch, batch.captions, seen, words)
-    if "masked_visual" in wanted and batch.captions is not None:
-        out["masked_visual"] = _masked_visual(model, batch, batch.captions, visual, entries)
+    if "masked_visual" in wanted and batch.captions is not None and parts is not None:
+        out["masked_visual"] = _masked_visual(model, batch, batch.captions, visual, parts)
     if "answer" in wanted and batch.questions is not None and batch.answers is not None and seen is not None:
         out["answer"] = _answer(model, batch, batch.questions, batch.answers, seen)
     if "objects" in wanted and batch.places is not None and batch.classes is not None:
@@ -82,13 +81,13 @@ def losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTarge
 
 
 def _video(model: FusedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Vectors (B, E), visual tokens (B, V, W) and, of a model that has them, their dictionary entries (B, V)."""
+    """Vectors (B, E), visual tokens (B, V, W) and, where some are to be masked, what decides which."""
     if batch.visual is not None:
         return model.video_vector(batch.visual), batch.visual, None
     assert batch.streams is not None
-    if isinstance(model, Soho):
-        tokens, entries = model.encode_entries(batch.streams)
-        return model.video_vector(tokens), tokens, entries
+    if "masked_visual" in batch.source.objectives:
+        tokens, parts = model.encode_maskable(batch.streams)
+        return model.video_vector(tokens), tokens, parts
     return *model.encode_video(batch.streams, batch.times), None
 
 
@@ -148,16 +147,11 @@ def _masked_words(model: FusedModel, batch: Batch, captions: Tokens, seen: Seen,
     return objectives.masked_words(model.word_logits(fused[chosen]), targets[chosen])
 
 
-def _masked_visual(model: FusedModel, batch: Batch, captions: Tokens, visual: Tensor, entries: Tensor | None) -> Tensor:
+def _masked_visual(model: FusedModel, batch: Batch, captions: Tokens, visual: Tensor, parts: Tensor) -> Tensor:
     """Each video with its first caption."""
-    if not isinstance(model, Soho) or entries is None:
-        raise ValueError(
-            f"objectives: 'masked_visual' for {model.cfg.architecture} in {batch.source.corpus!r}; "
-            "it needs SOHO's dictionary, in a stage that encodes pictures"
-        )
     first = slice(None, None, batch.source.pairs)
     states = _states(model, Tokens(captions.ids[first], captions.mask[first]), batch.source.text_gradient)
-    return model.masked_visual(visual, entries, states, captions.mask[first])
+    return model.masked_visual(visual, parts, states, captions.mask[first])
 
 
 def _answer(model: FusedModel, batch: Batch, questions: Tokens, answers: Tensor, seen: Seen) -> Tensor:

@@ -142,7 +142,7 @@ def test_shapes_of_all_steps() -> None:
         assert model.match_logits(states, mask, tokens, seen).shape == (3,)
         assert model.answer_logits(states, mask, seen).shape == (3, 7)
         assert model.text.fuse_visual(states, mask, seen).shape == (3, 4, 48)
-        assert model.masked_visual(*model.encode_entries(frames(3)), states, mask).isfinite()
+        assert model.masked_visual(*model.encode_maskable(frames(3)), states, mask).isfinite()
 
 
 def test_a_text_vector_is_that_of_the_text_alone_through_all_layers() -> None:
@@ -199,7 +199,7 @@ def test_masked_visual_needs_the_dictionary(tmp_path: Path) -> None:
     write_corpus(tmp_path / "data", tmp_path)
     plain = recipe(write_tokenizer(tmp_path / "tokenizer.json")).model_dump()
     plain["stages"][0]["sources"][0]["objectives"] = {"masked_visual": 1.0}
-    with pytest.raises(ValueError, match=r"'masked_visual' for hd-vila-tiny"):
+    with pytest.raises(ValueError, match=r"'masked_visual' for hd-vila-tiny, which masks no visual tokens"):
         train(Recipe.model_validate(plain), tmp_path / "data", tmp_path / "run")
 
 

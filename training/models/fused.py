@@ -1,7 +1,7 @@
 """What every system here shares: one split text Transformer behind its own eyes, and heads on the fused states.
 
-A system (`hdvila`, `soho`) gives the video encoder and says how its visual tokens enter the fused layers; vectors for
-retrieval, matching, masked words and answers are the same for all.
+A system (`hdvila`, `soho`, `visual_parsing`) gives the video encoder and says how its visual tokens enter the fused
+layers; vectors for retrieval, matching, masked words and answers are the same for all.
 
 Shape letters: B samples, C clips, F frames, H W pixels, V visual tokens, L text tokens, D width of the fused layers,
 W width of the visual tokens, E width of the shared vector space.
@@ -147,6 +147,20 @@ class FusedModel(nn.Module, ABC):
             )
         logits: Tensor = self.object_head(visual_BVW)
         return logits
+
+    def encode_maskable(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of one clip each: visual tokens (B, V, W), and what `masked_visual` needs to choose among them.
+
+        Raises ValueError for a system that masks no visual tokens.
+        """
+        raise ValueError(f"objectives: 'masked_visual' for {self.cfg.architecture}, which masks no visual tokens")
+
+    def masked_visual(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """The loss of telling masked visual tokens from the rest and from the text, one text about each video.
+
+        tokens, parts: of `encode_maskable`. Raises ValueError for a system that masks no visual tokens.
+        """
+        raise ValueError(f"objectives: 'masked_visual' for {self.cfg.architecture}, which masks no visual tokens")
 
     def align_visual_embeddings(self) -> None:
         """Visual tokens enter the fused layers as the words they resemble (stage option `align_visual`).

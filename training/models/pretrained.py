@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.models.config import ConvConfig
+from training.models.config import ConvConfig, FusedConfig
 from training.models.convolution import ConvEncoder, backbone_stages
 from training.models.fused import FusedModel
 
@@ -58,17 +58,27 @@ def imagenet_classifier() -> nn.Module:
 
 
 def load_pretrained(model: FusedModel) -> None:
-    """Start the convolutional encoders and the text layers of a `tiny` model from the packages' weights.
+    """Start the text layers of a `tiny` model, and its CNNs if it has any, from the packages' weights.
 
     Layers beyond those of the text encoder begin as copies of its last ones.
     """
-    if not isinstance(model.cfg, ConvConfig) or model.cfg.backbone != CNN:
-        raise ValueError(f"backbone: that of {model.cfg.architecture}; pretrained weights are for {CNN}")
+    if isinstance(model.cfg, ConvConfig):
+        _load_cnn(model, model.cfg.backbone)
+    _load_text(model)
+
+
+def starts_of(cfg: FusedConfig) -> tuple[str, ...]:
+    """What `load_pretrained` gives a model of this configuration, by the names of `STARTS`."""
+    return STARTS if isinstance(cfg, ConvConfig) else STARTS[1:]
+
+
+def _load_cnn(model: FusedModel, backbone: str) -> None:
+    if backbone != CNN:
+        raise ValueError(f"backbone: {backbone!r}; pretrained weights are for {CNN}")
     stages = backbone_stages(imagenet_classifier())
     for encoder in (part for part in model.video.modules() if isinstance(part, ConvEncoder)):
         for own, pretrained in zip(encoder.stages, stages, strict=False):  # some end at stride 16
             own.load_state_dict(pretrained.state_dict())
-    _load_text(model)
 
 
 def _load_text(model: FusedModel) -> None:

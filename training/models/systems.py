@@ -1,4 +1,4 @@
-"""The systems by name: what a recipe, a checkpoint or a bundle means by `hd-vila` or `soho`."""
+"""The systems by name: what a recipe, a checkpoint or a bundle means by `hd-vila`, `soho` or `visual-parsing`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from training.models import hdvila, soho
+from training.models import hdvila, soho, visual_parsing
 from training.models.config import FusedConfig
 from training.models.fused import FusedModel
 
@@ -23,6 +23,11 @@ class System:
 SYSTEMS: Mapping[str, System] = {
     "hd-vila": System(hdvila.HdVilaConfig, hdvila.HdVila, {"tiny": hdvila.tiny, "base": hdvila.base}),
     "soho": System(soho.SohoConfig, soho.Soho, {"tiny": soho.tiny, "base": soho.base}),
+    "visual-parsing": System(
+        visual_parsing.VisualParsingConfig,
+        visual_parsing.VisualParsing,
+        {"tiny": visual_parsing.tiny, "base": visual_parsing.base},
+    ),
 }
 
 

@@ -37,8 +37,8 @@ class Soho(FusedModel):
         cfg = self.cfg
         return SineEmbeddings(width=cfg.text_width, rows=cfg.grid_height, columns=cfg.grid_width, dropout=cfg.dropout)
 
-    def encode_entries(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """streams: high (B, 1, 1, H, W, 3), pixels 0..255 -> visual tokens (B, V, D), their entries' indices (B, V)."""
+    def encode_maskable(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Visual tokens (B, V, D) and the indices of their dictionary entries, (B, V)."""
         return self.video.tokens(self.video.features(streams["high"].flatten(0, 1)))
 
     def mask_visual(self, tokens_BVD: Tensor, indices_BV: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,14 +56,11 @@ class Soho(FusedModel):
         entries = F.normalize(self.video.dictionary.entries, dim=-1)
         return F.normalize(states.float(), dim=-1) @ entries.T / self.cfg.entry_temperature
 
-    def masked_visual(self, tokens_BVD: Tensor, indices_BV: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
-        """Masked visual modelling: cross-entropy over the dictionary's entries, the text whole (section 3.3).
-
-        What `encode_entries` gives, and the states of one text about each video.
-        """
-        hidden, masked = self.mask_visual(tokens_BVD, indices_BV)
+    def masked_visual(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """Masked visual modelling: cross-entropy over the dictionary's entries, the text whole (section 3.3)."""
+        hidden, masked = self.mask_visual(tokens, parts)
         fused = self.text.fuse_visual(text_BLD, attention_mask, self.see(hidden))
-        return F.cross_entropy(self.entry_logits(fused[masked]), indices_BV[masked])
+        return F.cross_entropy(self.entry_logits(fused[masked]), parts[masked])
 
     def facts(self) -> dict[str, float]:
         return self.video.dictionary.usage()
