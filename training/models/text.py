@@ -179,7 +179,8 @@ def _weights(layer: Any, reader: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     """The attention weights of a BERT layer, (B, heads, R, T)."""
     queries = _by_head(layer.attention.self.query(reader), layer.attention.self)
     scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
-    return (scores + mask.to(scores.dtype)).softmax(dim=-1)
+    weights: Tensor = (scores + mask.to(scores.dtype)).softmax(dim=-1)
+    return weights
 
 
 def repeated(x: Tensor, texts: int) -> Tensor:

@@ -32,7 +32,6 @@ class VisualDictionary(nn.Module):
     entries: Tensor
     sizes: Tensor
     sums: Tensor
-    begun: Tensor
 
     def __init__(self, entries: int, width: int, decay: float, revive_below: float = 0.0) -> None:
         super().__init__()
@@ -40,7 +39,6 @@ class VisualDictionary(nn.Module):
         self.register_buffer("entries", torch.randn(entries, width))
         self.register_buffer("sizes", torch.zeros(entries))
         self.register_buffer("sums", self.entries.clone())
-        self.register_buffer("begun", torch.tensor(False))
         self.last_counts: Tensor | None = None
         """(K,) features of the last training step by entry, over all ranks."""
 
