@@ -17,7 +17,6 @@ from training.models.config import FusedConfig
 from training.models.fused import FusedModel
 from training.models.pretrained import load_pretrained, text_folder
 from training.models.systems import SYSTEMS, build, read_config
-from training.models.text import masked_mean
 from training.recipe import Recipe
 from vitascope.manifest import MANIFEST_NAME
 from vitascope.tokenise import Tokenizer
@@ -77,9 +76,8 @@ def _start_answers(model: FusedModel, answers: list[str], tokenizer_file: Path) 
     with torch.no_grad():
         for start in range(0, len(answers), 256):
             ids, mask = (torch.from_numpy(a) for a in tokenizer.encode(answers[start : start + 256]))
-            _, states = model.encode_text(ids, mask)
-            vectors = torch.nn.functional.normalize(masked_mean(states, mask), dim=-1)
-            output.weight[start : start + 256] = vectors
+            mean = model.text_mean(model.text.encode(ids, mask), mask)
+            output.weight[start : start + 256] = torch.nn.functional.normalize(mean, dim=-1)
         output.weight.sub_(output.weight.mean(dim=0))
         output.bias.zero_()
 

@@ -105,10 +105,14 @@ class FusedModel(nn.Module, ABC):
 
     def text_vector(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
         """Text states (B, L, D) and their mask -> the L2-normalised vector (B, E)."""
+        pooled = torch.tanh(self.text_pool(self.text_mean(states_BLD, attention_mask)))
+        return F.normalize(self.text_project(pooled), dim=-1)
+
+    def text_mean(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """Mean (B, D) of the states that a text has by itself: of a single stream, after all of its layers."""
         if self.cfg.vector_from_fused:
             states_BLD = self.text.fuse_alone(states_BLD, attention_mask)
-        pooled = torch.tanh(self.text_pool(masked_mean(states_BLD, attention_mask)))
-        return F.normalize(self.text_project(pooled), dim=-1)
+        return masked_mean(states_BLD, attention_mask)
 
     def see(self, visual_PVW: Tensor) -> Seen:
         """Visual tokens of P videos (P, V, W), made ready for the heads below; do it once for many texts."""

@@ -39,7 +39,8 @@ class VideoEncoder(nn.Module):
         (seen,) = self.cnn(channels_first(high), (STRIDE_32,))
         if self.neck_stride > 1:
             seen = F.max_pool2d(seen, self.neck_stride)
-        return self.neck(seen).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
+        features: Tensor = self.neck(seen).flatten(2).transpose(1, 2)
+        return features
 
     def tokens(self, features_NVD: Tensor) -> tuple[Tensor, Tensor]:
         """Features -> visual tokens (N, V, D) and the dictionary index of each, (N, V)."""
