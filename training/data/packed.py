@@ -48,6 +48,7 @@ VIDEO_STREAMS = (
 STILL_STREAMS = tuple(stream.model_copy(update={"frames": 1}) for stream in VIDEO_STREAMS)
 """A picture stands still: one stored frame stands for all frames of a stream."""
 
+
 @dataclass(frozen=True)
 class MediaSpan:
     """A part of a video file: from `start` to `end`, in seconds, as exactly as its frames allow."""
