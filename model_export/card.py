@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model_export.parity import ParityReport
 from model_export.sources import Source
-from training.models.hdvila import HdVilaConfig
+from training.models.systems import read_config
 from vitascope.errors import InvalidInput
 from vitascope.manifest import Manifest, Strict
 
@@ -43,7 +44,8 @@ class Provenance(Strict):
     seed: int
     start: str
     step: int
-    config: HdVilaConfig
+    config: dict[str, Any]
+    """Of the model's architecture, see `training.models.systems.read_config`."""
     answers: int
     sources: list[Source]
     """Corpora first, pretrained starts after."""
@@ -94,16 +96,32 @@ def model_card(manifest: Manifest, report: ParityReport, metrics: Metrics) -> st
     return "\n".join(line for part in parts for line in [*part(facts), ""])
 
 
+IN_WORDS = {
+    "hd-vila": (
+        "HD-VILA, size {size} (Xue et al., CVPR 2022): a video-language model that sees a clip as one",
+        "high-resolution frame and low-resolution neighbours, and a text Transformer whose last layers read the",
+        "sentence and the clip together.",
+    ),
+    "soho": (
+        "SOHO, size {size} (Huang et al., CVPR 2021): an image-language model that sees a clip as its middle frame,",
+        "names what it sees by the entries of a visual dictionary, and reads sentence and frame in one Transformer.",
+    ),
+    "visual-parsing": (
+        "Visual Parsing, size {size} (Xue et al., NeurIPS 2021): an image-language model that sees a clip as its",
+        "middle frame, parses it by self-attention alone, and reads sentence and frame in one Transformer.",
+    ),
+}
+"""What each system is, for the card."""
+
+
 def _about(f: CardFacts) -> list[str]:
-    m, c = f.manifest, f.provenance.config
+    m, c = f.manifest, read_config(f.provenance.config)
     streams = "; ".join(f"{s.name}: {s.frames} of {s.width}x{s.height} pixels, {s.placement}" for s in m.streams)
     size = sum(entry.bytes for entry in m.files.values()) / 1e6
     return [
         f"# {m.name} {m.version}",
         "",
-        f"HD-VILA, size {c.size} (Xue et al., CVPR 2022): a video-language model that sees a clip as one",
-        "high-resolution frame and low-resolution neighbours, and a text Transformer whose last layers read the",
-        "sentence and the clip together.",
+        *(line.format(size=c.size) for line in IN_WORDS[c.system]),
         "",
         "| | |",
         "|---|---|",
@@ -140,11 +158,13 @@ def _uses(f: CardFacts) -> list[str]:
 
 
 def _limits(f: CardFacts) -> list[str]:
+    count = sum(stream.frames for stream in f.manifest.streams)
+    frames = "one frame" if count == 1 else f"{count} frames"
     lines = [
         "## Known limits",
         "",
         "- Language: English only. Words that are rare in its data mean little to it.",
-        f"- Time: it sees {f.provenance.config.frames} frames of a clip, however long; what happens between is lost.",
+        f"- Time: it sees {frames} of a clip, however long; what happens between is lost.",
         "- It hears nothing, and reads no writing in the picture beyond single large digits.",
         "- World: what its data (below) shows. Other material, such as screens, maps, medical or aerial pictures,",
         "  still gets a score, and the score means little.",

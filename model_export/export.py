@@ -180,9 +180,7 @@ class _Export:
         if job.corpora:
             job.say("embedding validation splits with torch")
         self.expected = {
-            name: embed(torch_side, packed, model.cfg.low_frames)
-            for name, packed in job.corpora.items()
-            if has_captions(packed)
+            name: embed(torch_side, packed) for name, packed in job.corpora.items() if has_captions(packed)
         }
         self.report = ParityReport(
             model=job.name,
@@ -225,7 +223,7 @@ class _Export:
             if expected is None and precision != self.precision:
                 continue  # questions alone serve the calibration, which takes the graphs that are kept
             self.job.say(f"embedding {name}/val with weights stored as {precision}")
-            embedded[name] = embed(runtime, packed, model.cfg.low_frames)
+            embedded[name] = embed(runtime, packed)
             if expected is not None:
                 recall += check_recall(expected, embedded[name], name, precision, tolerance)
         self.report = self.report.model_copy(update={"outputs": outputs, "recall": recall})
@@ -258,7 +256,7 @@ class _Export:
             seed=recipe.seed,
             start="a model trained before" if job.held.lineage else recipe.start,
             step=job.held.step,
-            config=cfg,
+            config=cfg.model_dump(mode="json"),
             answers=cfg.answers,
             sources=job.sources,
             calibration=fitted.facts,
@@ -266,13 +264,13 @@ class _Export:
         return {
             "name": job.name,
             "version": job.version,
-            "architecture": f"hd-vila-{cfg.size}",
+            "architecture": cfg.architecture,
             "tasks": tasks,
             "streams": cfg.streams(),
             "graphs": {graph: f"{graph}.onnx" for graph in self.graphs},
             "vector_width": cfg.vector_width,
             "visual_tokens": cfg.visual_tokens,
-            "visual_width": cfg.hybrid_width,
+            "visual_width": cfg.visual_width,
             "text_length": cfg.text_length,
             "temperature": cfg.temperature,
             "tokenizer": TOKENIZER_NAME,

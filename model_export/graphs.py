@@ -12,13 +12,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
-from training.models.hdvila import HdVila, HdVilaConfig
+from training.models.config import FusedConfig
+from training.models.fused import FusedModel
 from vitascope.manifest import GraphName
 
 OPSET = 20
@@ -30,7 +32,7 @@ Arrays = dict[str, np.ndarray]
 class TextGraph(nn.Module):
     """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalised."""
 
-    def __init__(self, model: HdVila) -> None:
+    def __init__(self, model: FusedModel) -> None:
         super().__init__()
         self.model = model
 
@@ -40,20 +42,21 @@ class TextGraph(nn.Module):
 
 
 class VideoGraph(nn.Module):
-    """high, low (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalised, and visual_tokens (B, V, K)."""
+    """The model's streams, in their order, (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalised, and
+    visual_tokens (B, V, K)."""
 
-    def __init__(self, model: HdVila) -> None:
+    def __init__(self, model: FusedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.encode_video(high, low)
+    def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.encode_video(dict(zip((s.name for s in self.model.cfg.streams()), streams, strict=True)))
 
 
 class MatchGraph(nn.Module):
     """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> match_logit (B,)."""
 
-    def __init__(self, model: HdVila) -> None:
+    def __init__(self, model: FusedModel) -> None:
         super().__init__()
         self.model = model
 
@@ -65,7 +68,7 @@ class MatchGraph(nn.Module):
 class AnswerGraph(nn.Module):
     """input_ids, attention_mask (B, L), visual_tokens (B, V, K) -> answer_logits (B, N)."""
 
-    def __init__(self, model: HdVila) -> None:
+    def __init__(self, model: FusedModel) -> None:
         super().__init__()
         self.model = model
 
@@ -88,7 +91,7 @@ class GraphSpec:
         return tuple(self.axes)
 
 
-def graph_specs(model: HdVila) -> list[GraphSpec]:
+def graph_specs(model: FusedModel) -> list[GraphSpec]:
     """The graphs that this model can fill: all four, or three where it has no answer head."""
     text = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}}
     fused = text | {"visual_tokens": {0: "batch"}}
@@ -103,7 +106,7 @@ def graph_specs(model: HdVila) -> list[GraphSpec]:
     return specs
 
 
-def random_streams(cfg: HdVilaConfig, rng: np.random.Generator, batch: int, clips: int) -> Arrays:
+def random_streams(cfg: FusedConfig, rng: np.random.Generator, batch: int, clips: int) -> Arrays:
     """Frame streams by name, uint8 (B, C, F, H, W, 3): a coarse random picture under fine noise.
 
     Noise alone is flat after a few strides, and every clip would look the same to the model.
@@ -117,7 +120,7 @@ def random_streams(cfg: HdVilaConfig, rng: np.random.Generator, batch: int, clip
     return out
 
 
-def random_tokens(cfg: HdVilaConfig, rng: np.random.Generator, batch: int, length: int) -> Arrays:
+def random_tokens(cfg: FusedConfig, rng: np.random.Generator, batch: int, length: int) -> Arrays:
     """input_ids and attention_mask (B, L) int64; the first row is full, the others are padded at random."""
     ids = rng.integers(0, cfg.vocabulary, (batch, length))
     kept = rng.integers(2, length + 1, batch)
@@ -126,13 +129,15 @@ def random_tokens(cfg: HdVilaConfig, rng: np.random.Generator, batch: int, lengt
     return {"input_ids": ids.astype(np.int64), "attention_mask": mask}
 
 
-def export_graph(spec: GraphSpec, cfg: HdVilaConfig) -> onnx.ModelProto:
+def export_graph(spec: GraphSpec, cfg: FusedConfig) -> onnx.ModelProto:
     """One graph in float32, weights inside. The module is left in evaluation mode."""
     example = _example(spec, cfg)
     names = {name for axes in spec.axes.values() for name in axes.values()}
     limits = {"length": {"min": 2, "max": cfg.text_length}}
     dims = {name: torch.export.Dim(name, **limits.get(name, {})) for name in names}
-    shapes = tuple({axis: dims[name] for axis, name in axes.items()} for axes in spec.axes.values())
+    shapes: tuple[Any, ...] = tuple({axis: dims[name] for axis, name in axes.items()} for axes in spec.axes.values())
+    if isinstance(spec.module, VideoGraph):
+        shapes = (shapes,)  # any number of streams is one argument
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             spec.module.eval().float(),
@@ -149,19 +154,19 @@ def export_graph(spec: GraphSpec, cfg: HdVilaConfig) -> onnx.ModelProto:
     return _without_traces(program.model_proto)
 
 
-def export_graphs(model: HdVila) -> dict[GraphName, onnx.ModelProto]:
+def export_graphs(model: FusedModel) -> dict[GraphName, onnx.ModelProto]:
     """All graphs of a model, float32, by name."""
     return {spec.name: export_graph(spec, model.cfg) for spec in graph_specs(model)}
 
 
-def _example(spec: GraphSpec, cfg: HdVilaConfig) -> tuple[Tensor, ...]:
+def _example(spec: GraphSpec, cfg: FusedConfig) -> tuple[Tensor, ...]:
     # No axis is 1: torch.export takes a 1 for a constant.
     rng = np.random.default_rng(0)
     if spec.name == "video":
         arrays = random_streams(cfg, rng, 2, 2)
     else:
         arrays = random_tokens(cfg, rng, 3, min(7, cfg.text_length))
-        arrays["visual_tokens"] = rng.normal(size=(3, cfg.visual_tokens, cfg.hybrid_width)).astype(np.float32)
+        arrays["visual_tokens"] = rng.normal(size=(3, cfg.visual_tokens, cfg.visual_width)).astype(np.float32)
     return tuple(torch.from_numpy(arrays[name]) for name in spec.inputs)
 
 

@@ -18,7 +18,7 @@ from model_export.graphs import Arrays, GraphSpec, graph_specs, random_streams, 
 from model_export.weights import Precision
 from training.data.packed import Packed
 from training.evaluation.embedding import streams_of
-from training.models.hdvila import HdVila
+from training.models.fused import FusedModel
 from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
 from vitascope.manifest import Calibration, GraphName, Strict
@@ -103,7 +103,7 @@ class Case:
     inputs: Arrays
 
 
-def random_cases(model: HdVila, seed: int) -> dict[str, list[Case]]:
+def random_cases(model: FusedModel, seed: int) -> dict[str, list[Case]]:
     """Fresh inputs by graph: B 1, 2, 3, C 1, 2 and L 2 to the text length, so that no size can be baked in."""
     rng = np.random.default_rng(seed)
     cfg = model.cfg
@@ -114,12 +114,14 @@ def random_cases(model: HdVila, seed: int) -> dict[str, list[Case]]:
     return _by_graph("random", videos, texts, visual)
 
 
-def real_cases(model: HdVila, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6) -> dict[str, list[Case]]:
+def real_cases(
+    model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6
+) -> dict[str, list[Case]]:
     """Inputs from the first examples of each corpus: its frames (also two clips each), captions, questions."""
     videos, texts, visual = [], [], []
     for packed in corpora:
         rows = np.arange(min(count, len(packed.examples)))
-        streams = streams_of(packed, rows, model.cfg.low_frames)
+        streams = streams_of(packed, rows, model.cfg.streams())
         videos.append(streams)
         if len(rows) >= 2:
             pairs = {name: _two_clips(array) for name, array in streams.items()}
@@ -134,7 +136,7 @@ def real_cases(model: HdVila, tokenizer: Tokenizer, corpora: Iterable[Packed], c
 
 
 def check_outputs(
-    model: HdVila,
+    model: FusedModel,
     graphs: Mapping[GraphName, Path],
     cases: Mapping[str, Sequence[Case]],
     precision: Precision,
@@ -256,7 +258,7 @@ def _by_graph(
     }
 
 
-def _visual_tokens(model: HdVila, streams: Arrays) -> np.ndarray:
+def _visual_tokens(model: FusedModel, streams: Arrays) -> np.ndarray:
     (video,) = [spec for spec in graph_specs(model) if spec.name == "video"]
     return run_torch(video, streams)["visual_tokens"]
 

@@ -34,9 +34,9 @@ class Embedded:
     texts: np.ndarray | None
 
 
-def embed(encoder: Encoder, packed: Packed, low_frames: int) -> Embedded:
+def embed(encoder: Encoder, packed: Packed) -> Embedded:
     """Every example's frames and first caption."""
-    vectors, tokens = embed_corpus(encoder, packed, low_frames=low_frames)
+    vectors, tokens = embed_corpus(encoder, packed)
     texts = embed_texts(encoder, [e.captions[0] for e in packed.examples]) if has_captions(packed) else None
     return Embedded(packed, vectors, tokens, texts)
 

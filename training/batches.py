@@ -6,6 +6,7 @@ A attributes.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from training.data.packed import Packed, open_packed
 from training.data.scenes.objects import object_targets
 from training.masking import IGNORED
 from training.recipe import Source, Stage
+from vitascope.manifest import FrameStream
 from vitascope.tokenise import Tokenizer
 
+NEED_CAPTIONS = {"contrastive", "match", "masked_words", "masked_visual"}
 RANK_SEED = 100_003
 """What a process's rank adds to a seed, so that processes alter their pictures each in its own way."""
 
@@ -43,10 +46,10 @@ class Batch:
     """One step's input. `times`: which learned times the frames stand for (stills use only two of them)."""
 
     source: Source
-    high: Tensor | None  # (B, 1, 1, H, W, 3) uint8 or float, 0..255
-    low: Tensor | None  # (B, 1, F, H', W', 3)
+    streams: dict[str, Tensor] | None
+    """By name (B, 1, F, H, W, 3) uint8 or float, 0..255."""
     visual: Tensor | None
-    """(B, V, W) float32 visual tokens of frozen encoders, in place of both streams."""
+    """(B, V, W) float32 visual tokens of frozen encoders, in place of the streams."""
     times: Tensor | None
     groups: Tensor  # (B,) int64
     rows: np.ndarray  # (B,) positions in the packed corpus
@@ -65,6 +68,8 @@ class Batch:
         """The same batch on the device that computes."""
         held = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {n: x.to(device) for n, x in held.items() if isinstance(x, Tensor | Tokens)}
+        if self.streams is not None:
+            moved["streams"] = {name: frames.to(device) for name, frames in self.streams.items()}
         return replace(self, **moved)
 
 
@@ -87,12 +92,12 @@ class Batches:
         tokenizer: Tokenizer,
         vocabulary: list[str],
         seed: int,
-        frames: int,
+        streams: Sequence[FrameStream],
         *,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.stage, self.seed, self.frames = stage, seed, frames
+        self.stage, self.seed, self.streams = stage, seed, streams
         self.rank, self.world = rank, world
         self.tokenizer = tokenizer
         self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
@@ -114,16 +119,16 @@ class Batches:
         earlier = int((self.order[:step] == which).sum())
         rows = self._rows(which, earlier)
         rng = np.random.default_rng([self.seed + RANK_SEED * self.rank, which, step])
-        high = low = times = visual = None
+        streams = times = visual = None
         known = self.visual[which]
         if known is not None:
             view = rng.integers(len(known), size=len(rows))
             visual = torch.from_numpy(known[view, rows].astype(np.float32))
         else:
-            high, low, times = self._pictures(packed, rows, source, rng)
+            streams, times = self._pictures(packed, rows, source, rng)
         examples = [packed.examples[row] for row in rows]
         captions = wrong = questions = answers = None
-        if {"contrastive", "match", "masked_words"} & set(source.objectives):
+        if NEED_CAPTIONS & set(source.objectives):
             pairs = [pair for e in examples for pair in _pick_pairs(e, source, rng)]
             captions = self._tokens([right for right, _ in pairs])
             if all(e.negatives for e in examples):
@@ -136,21 +141,19 @@ class Batches:
         places = classes = None
         if (targets := self.objects[which]) is not None:
             places, classes = (torch.from_numpy(target[rows]) for target in targets)
-        return Batch(
-            source, high, low, visual, times, groups, rows, captions, wrong, questions, answers, places, classes
-        )
+        return Batch(source, streams, visual, times, groups, rows, captions, wrong, questions, answers, places, classes)
 
     def _pictures(
         self, packed: Packed, rows: np.ndarray, source: Source, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        high = torch.from_numpy(packed.arrays["high"][rows])[:, None]
-        low = torch.from_numpy(packed.arrays["low"][rows])[:, None]
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        streams = {s.name: torch.from_numpy(packed.arrays[s.name][rows])[:, None] for s in self.streams}
         times = None
-        if low.shape[2] == 1 and self.frames > 2:
+        total = sum(s.frames for s in self.streams)
+        if total > 2 and all(frames.shape[2] == 1 for frames in streams.values()):
             # A still needs one neighbour only: its learned time is drawn, so that every time is trained.
-            neighbour = int(rng.choice([t for t in range(self.frames) if t != self.frames // 2]))
-            times = torch.tensor([self.frames // 2, neighbour])
-        return *augment(high, low, source, rng), times
+            neighbour = int(rng.choice([t for t in range(total) if t != total // 2]))
+            times = torch.tensor([total // 2, neighbour])
+        return augment(streams, source, rng), times
 
     def _rows(self, which: int, earlier: int) -> np.ndarray:
         """Rows of the source's batch number `earlier`: epochs of seeded permutations, cut into whole batches."""
@@ -175,7 +178,7 @@ def _group_ids(packed: Packed, source: Source) -> np.ndarray:
 
 def _usable(packed: Packed, source: Source) -> np.ndarray:
     asks = "answer" in source.objectives
-    says = bool({"contrastive", "match", "masked_words"} & set(source.objectives))
+    says = bool(NEED_CAPTIONS & set(source.objectives))
     rows = [
         i
         for i, e in enumerate(packed.examples[: source.limit])
@@ -215,32 +218,37 @@ def _pick_questions(questions: tuple, count: int, rng: np.random.Generator) -> l
     return [questions[order[i % len(order)]] for i in range(count)]
 
 
-def augment(high: Tensor, low: Tensor, source: Source, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+CELLS = {"high": 32, "low": 16}
+"""Pixels of a stream that one cell of the grid of visual tokens is made of, at least."""
+
+
+def augment(streams: Mapping[str, Tensor], source: Source, rng: np.random.Generator) -> dict[str, Tensor]:
     """Random window (one per batch), mirror, colour mixing, brightness and contrast (per video), as the source asks.
 
-    high, low: (B, C, F, H, W, 3) uint8. The same window and mirroring go to both streams. Returns the same
+    streams: (B, C, F, H, W, 3) uint8 by name. The same window and mirroring go to all. Returns the same
     shapes, float 0..255 where anything was changed.
     """
+    out = dict(streams)
     if source.crop < 1.0 or source.scale < 1.0 or source.widen > 1.0:
         keep = rng.uniform(source.crop, source.widen, size=2)
         offset = rng.uniform(np.minimum(1.0 - keep, 0.0), np.maximum(1.0 - keep, 0.0))
-        high, low = (_crop(x, keep, offset, source.scale, cell) for x, cell in ((high, 32), (low, 16)))
-    b = high.shape[0]
+        out = {name: _crop(x, keep, offset, source.scale, CELLS[name]) for name, x in out.items()}
+    b = len(next(iter(out.values())))
     if source.flip:
         mirrored = torch.from_numpy(rng.random(b) < 0.5)
-        for x in (high, low):
+        for x in out.values():
             x[mirrored] = x[mirrored].flip(-2)
     if source.tint:
         share = rng.uniform(0, source.tint, (b, 1, 1))
         rows = share * rng.dirichlet((1.0, 1.0, 1.0), size=(b, 3)) + (1.0 - share) * np.eye(3)  # each sums to 1
         mixing = torch.from_numpy(rows.astype(np.float32))
-        high, low = (torch.einsum("bcfhwi,boi->bcfhwo", x.float(), mixing) for x in (high, low))
+        out = {name: torch.einsum("bcfhwi,boi->bcfhwo", x.float(), mixing) for name, x in out.items()}
     if source.jitter:
         shape = (b, 1, 1, 1, 1, 1)
         gain = torch.from_numpy(rng.uniform(1 - source.jitter, 1 + source.jitter, shape).astype(np.float32))
         shift = torch.from_numpy(rng.uniform(-64 * source.jitter, 64 * source.jitter, shape).astype(np.float32))
-        high, low = ((x.float() * gain + shift).clamp_(0, 255) for x in (high, low))
-    return high, low
+        out = {name: (x.float() * gain + shift).clamp_(0, 255) for name, x in out.items()}
+    return out
 
 
 def _crop(frames: Tensor, keep: np.ndarray, offset: np.ndarray, scale: float, cell: int) -> Tensor:

@@ -11,23 +11,36 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.models.hdvila import HdVila, HdVilaConfig
-from training.models.pretrained import STARTS
+from training.models.fused import FusedModel
+from training.models.pretrained import starts_of
+from training.models.systems import build, read_config
 from training.recipe import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+ONLY_IN_TRAINING = ("word_head.", "object_head.", "feature_head.", "mask_embedding")
+"""Prefixes of parameters that no graph has; where a model changes hands without them, they start anew."""
+
+
+class Start(NamedTuple):
+    """A model that a run begins with, its answer vocabulary, and what it was trained on and began with itself."""
+
+    model: FusedModel
+    answers: list[str]
+    tokenizer: Path
+    lineage: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A model and everything needed to use it."""
 
-    model: HdVila
+    model: FusedModel
     answers: list[str]
     recipe: Recipe
     tokenizer: Path
@@ -38,7 +51,7 @@ class Checkpoint:
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of all corpora and pretrained starts that the weights come from, each once."""
-        starts = STARTS if self.recipe.start == "pretrained" and not self.lineage else ()
+        starts = starts_of(self.model.cfg) if self.recipe.start == "pretrained" and not self.lineage else ()
         return tuple(dict.fromkeys([*self.lineage, *self.recipe.corpora, *starts]))
 
 
@@ -80,8 +93,7 @@ def load(folder: Path) -> Checkpoint:
     found = find(folder)
     if found is None:
         raise FileNotFoundError(f"checkpoint: nothing at {folder}; a folder with state.json was expected")
-    config = HdVilaConfig.model_validate_json((found / "config.json").read_text())
-    model = HdVila(config)
+    model = build(read_config(json.loads((found / "config.json").read_text())))
     model.load_state_dict(load_file(found / "model.safetensors"), strict=True)
     state = json.loads((found / "state.json").read_text())
     return Checkpoint(

@@ -8,37 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import GraphProto, numpy_helper
-from pydantic import ValidationError
 from torch import Tensor, nn
 
+from training.checkpoint import ONLY_IN_TRAINING, Start
 from training.evaluation.encoder import TorchEncoder
 from training.models.frozen_norm import normalised_convolutions
 from training.models.hdvila import HdVila, HdVilaConfig
+from training.models.systems import read_config
 from vitascope.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-ONLY_IN_TRAINING = ("word_head.", "object_head.")
-"""Prefixes of parameters that no graph has; they start anew."""
 TOLERANCE = 1e-3
 """Largest difference of an output from the bundle's, relative to 1 or to the output's largest value."""
 
 Weights = dict[str, Tensor]
-
-
-class Start(NamedTuple):
-    """A model that training goes on from, its answer vocabulary, and what it was trained on and began with."""
-
-    model: HdVila
-    answers: list[str]
-    tokenizer: Path
-    lineage: tuple[str, ...]
 
 
 def model_of_bundle(folder: Path) -> Start:
@@ -51,13 +41,17 @@ def model_of_bundle(folder: Path) -> Start:
     bundle = Bundle.open(folder)
     provenance: Any = bundle.manifest.extra.get("provenance", {})
     try:
-        config = HdVilaConfig.model_validate(provenance["config"])
+        config = read_config(provenance["config"])
         lineage = tuple(str(source["name"]) for source in provenance["sources"])
-    except (KeyError, TypeError, ValidationError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(
             f"{folder}: no provenance with config and sources in its manifest ({type(error).__name__}); "
             "a bundle of `vitascope export` was expected"
         ) from error
+    if not isinstance(config, HdVilaConfig):
+        raise InvalidInput(
+            f"{folder}: holds a model of {config.system}; its checkpoint was expected, or one of hd-vila"
+        )
     if not config.frozen_norm:
         raise InvalidInput(f"{folder}: frozen_norm is false in its config; the statistics of norms are not in a bundle")
     model = HdVila(config)

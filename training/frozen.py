@@ -11,14 +11,14 @@ import torch
 from training.batches import augment
 from training.data.packed import Packed
 from training.evaluation.embedding import streams_of
-from training.models.hdvila import HdVila
+from training.models.fused import FusedModel
 from training.recipe import Source, Stage
 
 BATCH = 32
 
 
 def frozen_tokens(
-    model: HdVila, stage: Stage, packed: Sequence[Packed], folder: Path, *, fresh: bool, seed: int = 0
+    model: FusedModel, stage: Stage, packed: Sequence[Packed], folder: Path, *, fresh: bool, seed: int = 0
 ) -> list[np.ndarray | None]:
     """Per source its visual tokens, float16 (views, N, V, W) of the N examples that it uses, or None where pictures
     are to be altered at every step.
@@ -42,7 +42,7 @@ def frozen_tokens(
     return out
 
 
-def _encode(model: HdVila, packed: Packed, source: Source, seed: Sequence[int]) -> np.ndarray:
+def _encode(model: FusedModel, packed: Packed, source: Source, seed: Sequence[int]) -> np.ndarray:
     device, training = model.device, model.training
     rng = np.random.default_rng(seed)
     model.eval()
@@ -50,10 +50,9 @@ def _encode(model: HdVila, packed: Packed, source: Source, seed: Sequence[int]) 
     used = len(packed.examples[: source.limit])
     for start in range(0, used, BATCH):
         part = np.arange(start, min(start + BATCH, used))
-        streams = streams_of(packed, part, model.cfg.low_frames)
-        high, low = (torch.from_numpy(streams[name]) for name in ("high", "low"))
-        high, low = augment(high, low, source, rng)
+        pictures = {name: torch.from_numpy(x) for name, x in streams_of(packed, part, model.cfg.streams()).items()}
+        streams = {name: x.to(device) for name, x in augment(pictures, source, rng).items()}
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
-            rows.append(model.encode_video(high.to(device), low.to(device))[1].half().cpu().numpy())
+            rows.append(model.encode_video(streams)[1].half().cpu().numpy())
     model.train(training)
     return np.concatenate(rows)

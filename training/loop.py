@@ -19,23 +19,17 @@ from accelerate import Accelerator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training import checkpoint, curves
-from training.answers import build_vocabulary
 from training.batches import RANK_SEED, Batches, Tokens
-from training.checkpoint import Checkpoint
-from training.data.packed import open_packed
-from training.data.scenes.objects import ATTRIBUTES
-from training.from_bundle import ONLY_IN_TRAINING, model_of_bundle
 from training.frozen import frozen_tokens
-from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
-from training.models.pretrained import load_pretrained, text_folder
-from training.models.text import masked_mean
+from training.models.config import ConvConfig
+from training.models.fused import FusedModel
 from training.names import class_names, teacher_probabilities
 from training.recipe import Recipe, Stage
+from training.start import begin
 from training.steps import NameTargets, WordMasking, losses, word_masking
-from vitascope.manifest import MANIFEST_NAME
 from vitascope.tokenise import Tokenizer
 
-Validate = Callable[[HdVila, list[str], Path], dict[str, float]]
+Validate = Callable[[FusedModel, list[str], Path], dict[str, float]]
 """(model, answers, tokenizer file) -> metrics for the log."""
 
 
@@ -58,7 +52,7 @@ def train(
     accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
     main = accelerator.is_main_process
     latest = out / "checkpoint"
-    held = _begin(recipe, data, latest, start_from)
+    held = begin(recipe, data, latest, start_from)
     step, answers = held.step, held.answers
     accelerator.wait_for_everyone()  # nobody writes what another still reads
     model = held.model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -111,7 +105,7 @@ class _StageRun:
         index: int,
         data: Path,
         out: Path,
-        model: HdVila,
+        model: FusedModel,
         tokenizer: Tokenizer,
         words: WordMasking,
         answers: list[str],
@@ -124,7 +118,7 @@ class _StageRun:
         rank, world = accelerator.process_index, accelerator.num_processes
         self.seed = seed + RANK_SEED * rank
         self.model = model
-        self.batches = Batches(stage, data, tokenizer, answers, seed, model.cfg.frames, rank=rank, world=world)
+        self.batches = Batches(stage, data, tokenizer, answers, seed, model.cfg.streams(), rank=rank, world=world)
         _freeze(model, stage)
         if stage.frozen == "stage_one":
             with accelerator.main_process_first():  # the others read what it has written
@@ -162,11 +156,12 @@ class _StageRun:
         self.optimizer.step()
         row: dict[str, float] = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
         row |= {f"loss/{name} {batch.source.corpus}": round(loss.item(), 5) for name, loss in parts.items()}
+        row |= {name: round(value, 3) for name, value in self.model.facts().items()}
         row["seconds"] = round(time.perf_counter() - begun, 3)
         return row
 
 
-def _average_gradients(model: HdVila) -> None:
+def _average_gradients(model: FusedModel) -> None:
     """Mean over all processes. All of them draw from one source at a step, so the same parameters have gradients."""
     for parameter in model.parameters():
         if parameter.grad is not None:
@@ -184,97 +179,11 @@ def schedule_factor(inner: int, stage: Stage) -> float:
     return 1.0 - (1.0 - stage.final_scale) * done
 
 
-def configuration(recipe: Recipe, answers: int) -> HdVilaConfig:
-    """The recipe's architecture: its size with its changes."""
-    made = {"tiny": tiny, "base": base}[recipe.size](answers).model_dump()
-    return HdVilaConfig.model_validate(made | _changes(recipe))
-
-
-def _changes(recipe: Recipe) -> dict[str, object]:
-    """What the recipe states of the architecture, and what its objectives need of it."""
-    asks = any("objects" in source.objectives for stage in recipe.stages for source in stage.sources)
-    classes = {"object_classes": [len(values) for values in ATTRIBUTES.values()]} if asks else {}
-    return {**classes, **recipe.model}
-
-
-def _changed(model: HdVila, recipe: Recipe) -> HdVila:
-    """`model` with the recipe's changes to its architecture; weights that have no place there may not get lost."""
-    config = HdVilaConfig.model_validate(model.cfg.model_dump() | _changes(recipe))
-    if config == model.cfg:
-        return model
-    torch.manual_seed(recipe.seed)
-    changed = HdVila(config)
-    weights, wanted = model.state_dict(), changed.state_dict()
-    fitting = {name: w for name, w in weights.items() if name in wanted and w.shape == wanted[name].shape}
-    unfit = sorted(n for n in {*weights, *wanted} - {*fitting} if not n.startswith(ONLY_IN_TRAINING))
-    if unfit:
-        raise ValueError(
-            f"model: {recipe.model} asks for other weights than the start has: {unfit[:3]} ({len(unfit)} in all); "
-            "changes that need none were expected"
-        )
-    changed.load_state_dict(fitting, strict=False)
-    return changed
-
-
-def _begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> Checkpoint:
-    """Where the run stands: at its last checkpoint, at what it starts from, or at the recipe's own start."""
-    if checkpoint.find(latest):
-        held = checkpoint.load(latest)
-        if not _continues(held.recipe, recipe, held.step):
-            raise ValueError(f"out: {latest.parent} holds a run of another recipe; an empty folder was expected")
-        return replace(held, recipe=recipe)
-    latest.parent.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    if start_from is not None:
-        if (start_from / MANIFEST_NAME).exists():
-            model, answers, tokenizer, lineage = model_of_bundle(start_from)
-        else:
-            held = checkpoint.load(start_from)
-            model, answers, tokenizer, lineage = held.model, held.answers, held.tokenizer, held.sources
-        return Checkpoint(_changed(model, recipe), answers, recipe, tokenizer, 0, lineage)
-    answers = build_vocabulary(
-        example for corpus in recipe.answers_from for example in open_packed(data / corpus / "train").examples
-    )
-    model = HdVila(configuration(recipe, len(answers)))
-    tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else text_folder() / "tokenizer.json"
-    if recipe.start == "pretrained":
-        load_pretrained(model)
-        _start_answers(model, answers, tokenizer)
-    return Checkpoint(model, answers, recipe, tokenizer, 0)
-
-
-def _continues(held: Recipe, recipe: Recipe, step: int) -> bool:
-    """The same recipe, or one that differs only in stages that the run has not reached."""
-    if held == recipe:
-        return True
-    begun = held.locate(step - 1)[0] + 1 if step else 0
-    rest = {"stages", "validate_on", "validate_every", "checkpoint_every"}
-    same = held.model_dump(exclude=rest) == recipe.model_dump(exclude=rest)
-    return same and held.stages[:begun] == recipe.stages[:begun]
-
-
-def _start_answers(model: HdVila, answers: list[str], tokenizer_file: Path) -> None:
-    """Answer weights start as the text encoder's vectors of the answers: similar answers begin alike."""
-    if model.answer_head is None or model.cfg.answer_hidden != model.cfg.text_width:
-        return
-    tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
-    output = model.answer_head[-1]
-    assert isinstance(output, torch.nn.Linear)
-    model.eval()
-    with torch.no_grad():
-        for start in range(0, len(answers), 256):
-            ids, mask = (torch.from_numpy(a) for a in tokenizer.encode(answers[start : start + 256]))
-            _, states = model.encode_text(ids, mask)
-            vectors = torch.nn.functional.normalize(masked_mean(states, mask), dim=-1)
-            output.weight[start : start + 256] = vectors
-        output.weight.sub_(output.weight.mean(dim=0))
-        output.bias.zero_()
-
-
-def _freeze(model: HdVila, stage: Stage) -> None:
+def _freeze(model: FusedModel, stage: Stage) -> None:
     """`stage_one`: encoders stand still. Backbone stages frozen by the architecture stay frozen always."""
     encoders = set(model.stage_one_parameters())
-    always = {f"video.{stream}.stages.{i}." for stream in ("high", "low") for i in range(model.cfg.frozen_stages)}
+    frozen = model.cfg.frozen_stages if isinstance(model.cfg, ConvConfig) else 0
+    always = {f"{backbone}stages.{i}." for backbone in model.backbones for i in range(frozen)}
     for name, parameter in model.named_parameters():
         architecture = name.startswith(tuple(always)) if always else False
         parameter.requires_grad_(not architecture and not (stage.frozen == "stage_one" and name in encoders))
@@ -282,11 +191,10 @@ def _freeze(model: HdVila, stage: Stage) -> None:
     model.train()
 
 
-def _groups(model: HdVila, stage: Stage) -> list[dict[str, object]]:
+def _groups(model: FusedModel, stage: Stage) -> list[dict[str, object]]:
     fused = range(model.cfg.text_layers, model.cfg.text_layers + model.cfg.fused_layers)
     scales = {
-        "video.high.": stage.backbone_scale,
-        "video.low.": stage.backbone_scale,
+        **dict.fromkeys(model.backbones, stage.backbone_scale),
         **{f"text.bert.encoder.layer.{i}.": stage.fused_scale for i in fused},
         "text.": stage.text_scale,
     }

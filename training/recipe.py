@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Objective = Literal["contrastive", "names", "masked_words", "match", "answer", "objects"]
+Objective = Literal["contrastive", "names", "masked_words", "masked_visual", "match", "answer", "objects"]
 
 
 class Strict(BaseModel):
@@ -98,6 +98,7 @@ class Recipe(Strict):
     """Everything that decides a checkpoint besides the data itself."""
 
     name: str
+    system: Literal["hd-vila", "soho", "visual-parsing"] = "hd-vila"
     size: Literal["tiny", "base"]
     seed: int = 0
     start: Literal["pretrained", "scratch"] = "pretrained"
@@ -114,7 +115,7 @@ class Recipe(Strict):
     """Corpora whose validation split is measured."""
     answers_from: list[str] = []
     """Corpora whose training answers make the answer vocabulary."""
-    model: dict[str, float | int | bool | str] = {}
+    model: dict[str, float | int | bool | str | list[int]] = {}
     """Changes to the size's configuration, by field name; when fine-tuning, to the configuration of the start."""
     stages: Annotated[list[Stage], Field(min_length=1)]
 
@@ -134,6 +135,17 @@ class Recipe(Strict):
                 if "objects" in source.objectives and (source.crop < 1.0 or source.widen > 1.0 or source.flip):
                     raise ValueError(
                         f"objectives: 'objects' of {source.corpus!r} with crop, widen or flip; none was expected"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _visual_tokens_are_masked_where_they_are_made(self) -> Recipe:
+        for stage in self.stages:
+            for source in stage.sources:
+                if "masked_visual" in source.objectives and stage.frozen != "nothing":
+                    raise ValueError(
+                        f"objectives: 'masked_visual' of {source.corpus!r} in stage {stage.name!r}, whose encoders are "
+                        "frozen; a stage that encodes pictures was expected"
                     )
         return self
 

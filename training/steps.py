@@ -1,4 +1,4 @@
-"""One training step of HD-VILA: a batch and its source's objectives to one loss per objective."""
+"""One training step: a batch and its source's objectives to one loss per objective."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from training import masking, objectives
 from training.batches import Batch, Tokens
 from training.data.scenes.objects import WEIGHTS
-from training.models.hdvila.model import HdVila
+from training.models.fused import FusedModel
 from training.models.text import Seen
 from training.names import most_likely
 
@@ -47,11 +47,11 @@ def word_masking(tokenizer_file: Path, vocabulary: int) -> WordMasking:
     return WordMasking(mask_id=special[-1], special=torch.tensor(special), vocabulary=vocabulary)
 
 
-def losses(model: HdVila, batch: Batch, words: WordMasking, names: NameTargets | None) -> dict[str, Tensor]:
+def losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTargets | None) -> dict[str, Tensor]:
     """Unweighted loss per objective of the batch's source (scalars, float32)."""
     wanted = batch.source.objectives
     temperature = model.cfg.temperature
-    vector, visual = _video(model, batch)
+    vector, visual, parts = _video(model, batch)
     out: dict[str, Tensor] = {}
     seen = model.see(visual) if {"match", "masked_words", "answer"} & set(wanted) else None
     if batch.captions is not None and {"contrastive", "match"} & set(wanted):
@@ -69,6 +69,8 @@ def losses(model: HdVila, batch: Batch, words: WordMasking, names: NameTargets |
             out["match"] = _match(model, visual, seen, right, foreign, false, batch.source.pairs)
     if "masked_words" in wanted and batch.captions is not None and seen is not None:
         out["masked_words"] = _masked_words(model, batch, batch.captions, seen, words)
+    if "masked_visual" in wanted and batch.captions is not None and parts is not None:
+        out["masked_visual"] = _masked_visual(model, batch, batch.captions, visual, parts)
     if "answer" in wanted and batch.questions is not None and batch.answers is not None and seen is not None:
         out["answer"] = _answer(model, batch, batch.questions, batch.answers, seen)
     if "objects" in wanted and batch.places is not None and batch.classes is not None:
@@ -78,12 +80,15 @@ def losses(model: HdVila, batch: Batch, words: WordMasking, names: NameTargets |
     return out
 
 
-def _video(model: HdVila, batch: Batch) -> tuple[Tensor, Tensor]:
+def _video(model: FusedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Vectors (B, E), visual tokens (B, V, W) and, where some are to be masked, what decides which."""
     if batch.visual is not None:
-        return model.video_vector(batch.visual), batch.visual
-    assert batch.high is not None
-    assert batch.low is not None
-    return model.encode_video(batch.high, batch.low, batch.times)
+        return model.video_vector(batch.visual), batch.visual, None
+    assert batch.streams is not None
+    if "masked_visual" in batch.source.objectives:
+        tokens, parts = model.encode_maskable(batch.streams)
+        return model.video_vector(tokens), tokens, parts
+    return *model.encode_video(batch.streams, batch.times), None
 
 
 States = tuple[Tensor, Tensor]
@@ -108,7 +113,7 @@ def _padded(states: States, length: int) -> States:
 
 
 def _match(
-    model: HdVila, visual: Tensor, seen: Seen, right: States, foreign: States, false: States | None, pairs: int
+    model: FusedModel, visual: Tensor, seen: Seen, right: States, foreign: States, false: States | None, pairs: int
 ) -> Tensor:
     """Right captions against those of other videos, and against minimally wrong ones where there are any."""
     kinds = [right, foreign] if false is None else [right, foreign, false]
@@ -121,13 +126,13 @@ def _match(
     return loss if false is None else loss + objectives.ranking(logits[:, 0], logits[:, 2])
 
 
-def _objects(model: HdVila, visual: Tensor, places: Tensor, classes: Tensor) -> Tensor:
+def _objects(model: FusedModel, visual: Tensor, places: Tensor, classes: Tensor) -> Tensor:
     rows = round((visual.shape[1] * model.cfg.grid_height / model.cfg.grid_width) ** 0.5)
     grid = (rows, visual.shape[1] // rows)
     return objectives.objects(model.object_logits(visual), places, classes, grid, model.cfg.object_classes, WEIGHTS)
 
 
-def _masked_words(model: HdVila, batch: Batch, captions: Tokens, seen: Seen, words: WordMasking) -> Tensor:
+def _masked_words(model: FusedModel, batch: Batch, captions: Tokens, seen: Seen, words: WordMasking) -> Tensor:
     ids, targets = masking.mask_words(
         captions.ids,
         captions.mask,
@@ -142,12 +147,19 @@ def _masked_words(model: HdVila, batch: Batch, captions: Tokens, seen: Seen, wor
     return objectives.masked_words(model.word_logits(fused[chosen]), targets[chosen])
 
 
-def _answer(model: HdVila, batch: Batch, questions: Tokens, answers: Tensor, seen: Seen) -> Tensor:
+def _masked_visual(model: FusedModel, batch: Batch, captions: Tokens, visual: Tensor, parts: Tensor) -> Tensor:
+    """Each video with its first caption."""
+    first = slice(None, None, batch.source.pairs)
+    states = _states(model, Tokens(captions.ids[first], captions.mask[first]), batch.source.text_gradient)
+    return model.masked_visual(visual, parts, states, captions.mask[first])
+
+
+def _answer(model: FusedModel, batch: Batch, questions: Tokens, answers: Tensor, seen: Seen) -> Tensor:
     states = _states(model, questions, batch.source.text_gradient)
     return objectives.answer(model.answer_logits(states, questions.mask, seen), answers)
 
 
-def _states(model: HdVila, texts: Tokens, gradient: bool) -> Tensor:
+def _states(model: FusedModel, texts: Tokens, gradient: bool) -> Tensor:
     if gradient:
         return model.text.encode(texts.ids, texts.mask)
     with torch.no_grad():
@@ -157,7 +169,7 @@ def _states(model: HdVila, texts: Tokens, gradient: bool) -> Tensor:
     return states
 
 
-def _names(model: HdVila, batch: Batch, vector: Tensor, names: NameTargets, temperature: float) -> Tensor:
+def _names(model: FusedModel, batch: Batch, vector: Tensor, names: NameTargets, temperature: float) -> Tensor:
     teacher = torch.from_numpy(names.teacher[batch.source.corpus][batch.rows].astype(np.float32)).to(vector.device)
     chosen, targets = most_likely(teacher, NAMES_PER_STEP)
     mask = names.tokens.mask[chosen]

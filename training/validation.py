@@ -11,7 +11,7 @@ from training.evaluation.answers import exact_answers
 from training.evaluation.embedding import embed_corpus
 from training.evaluation.encoder import TorchEncoder
 from training.evaluation.retrieval import caption_retrieval
-from training.models.hdvila import HdVila
+from training.models.fused import FusedModel
 from training.recipe import Recipe
 from vitascope.tokenise import Tokenizer
 
@@ -19,15 +19,15 @@ LIMIT = 500
 """Validation examples per corpus; a full evaluation uses them all."""
 
 
-def validator(recipe: Recipe, data: Path) -> Callable[[HdVila, list[str], Path], dict[str, float]]:
+def validator(recipe: Recipe, data: Path) -> Callable[[FusedModel, list[str], Path], dict[str, float]]:
     """A function that measures the recipe's validation corpora with the model as it stands."""
     corpora = {name: _first(open_packed(data / name / "val"), LIMIT) for name in recipe.validate_on}
 
-    def measure(model: HdVila, answers: list[str], tokenizer: Path) -> dict[str, float]:
+    def measure(model: FusedModel, answers: list[str], tokenizer: Path) -> dict[str, float]:
         encoder = TorchEncoder(model, Tokenizer.open(tokenizer, max_length=model.cfg.text_length), answers)
         out: dict[str, float] = {}
         for name, packed in corpora.items():
-            vectors, tokens = embed_corpus(encoder, packed, low_frames=model.cfg.low_frames)
+            vectors, tokens = embed_corpus(encoder, packed)
             if any(e.captions for e in packed.examples):
                 scores = caption_retrieval(encoder, packed, vectors, captions=1)
                 out |= {f"{name} {k}": round(v, 2) for k, v in scores.items() if k in ("t2v R@1", "v2t R@1")}

@@ -53,6 +53,7 @@ MOUNTS = {
     "train": Mount("training.command", "pre-train a model by a recipe"),
     "finetune": Mount("training.command", "fine-tune a checkpoint for a task"),
     "evaluate": Mount("training.command", "measure a checkpoint or bundle on a test split"),
+    "inspect": Mount("training.inspection", "look inside a checkpoint: attention between text and video, dictionary"),
     "export": Mount("model_export.command", "turn a checkpoint into a verified bundle"),
 }
 

@@ -17,7 +17,7 @@ from vitascope.bundle import Bundle
 from vitascope.engine import Array, Device
 from vitascope.errors import InvalidInput
 from vitascope.graphs import Graphs
-from vitascope.manifest import Task
+from vitascope.manifest import FrameStream, Task
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import probe
 from vitascope.media.sample import sample_streams
@@ -87,6 +87,11 @@ class Model:
     def tasks(self) -> Sequence[Task]:
         """What the bundle can do, as its manifest states it."""
         return self.bundle.manifest.tasks
+
+    @property
+    def streams(self) -> Sequence[FrameStream]:
+        """What the bundle sees of a clip, as its manifest states it."""
+        return self.bundle.manifest.streams
 
     def warm(self) -> None:
         """Load every graph and run each once, so that the first request is as fast as the others."""

@@ -35,7 +35,7 @@ def test_bundle_gives_the_answers_of_the_checkpoint(bundles: dict[str, Path], fo
     held = checkpoint.load(folders[0])
     reference = TorchEncoder(held.model, runtime.bundle.tokenizer(), held.answers, runtime.bundle.manifest.calibration)
     packed = open_packed(folders[1] / "squares" / "val")
-    streams = streams_of(packed, np.arange(4), CONFIG.low_frames)
+    streams = streams_of(packed, np.arange(4), CONFIG.streams())
     captions = [example.captions[0] for example in packed.examples[:4]]
     questions = ["what color is it ?", "is it red ?", "is it a square ?", "red"]
 

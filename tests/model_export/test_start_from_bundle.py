@@ -43,7 +43,7 @@ def test_the_model_gives_the_bundles_answers(
     start = model_of_bundle(bundles[precision])
     rebuilt = TorchEncoder(start.model, runtime.bundle.tokenizer(), start.answers, runtime.bundle.manifest.calibration)
     packed = open_packed(folders[1] / "squares" / "val")
-    streams = streams_of(packed, np.arange(4), CONFIG.low_frames)
+    streams = streams_of(packed, np.arange(4), CONFIG.streams())
     captions = [example.captions[0] for example in packed.examples[:4]]
     ours, theirs = rebuilt.embed_video(streams), runtime.embed_video(streams)
     np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=1e-4)

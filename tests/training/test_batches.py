@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.small_run import recipe, write_corpus, write_tokenizer
+from tests.training.small_run import STREAMS, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.batches import Batches, augment
 from training.loop import train
@@ -41,18 +41,19 @@ def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
     stage = recipe(tokenizer).stages[0]
 
     def made() -> Batches:
-        return Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), ["red"], 7, 3)
+        return Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), ["red"], 7, STREAMS)
 
     once, again = made(), made()
-    assert torch.equal(once(5).high, again(5).high)  # without the steps before
-    assert not torch.equal(once(5).high, once(6).high)
+    first, same, next_one = (batch.streams["high"] for batch in (once(5), again(5), once(6)) if batch.streams)
+    assert torch.equal(first, same)  # without the steps before
+    assert not torch.equal(first, next_one)
 
 
 def test_a_narrow_window_enlarges_and_a_wide_one_shrinks_into_the_border() -> None:
-    high, low = dot(64), dot(32)
+    high = dot(64)
     rng = np.random.default_rng(0)
-    near, _ = augment(high, low, source(crop=0.6, widen=1.0), rng)
-    far = [augment(high, low, source(crop=1.0, widen=2.0), rng)[0] for _ in range(20)]
+    near = augment({"high": high}, source(crop=0.6, widen=1.0), rng)["high"]
+    far = [augment({"high": high}, source(crop=1.0, widen=2.0), rng)["high"] for _ in range(20)]
     assert near.shape == far[0].shape == high.shape
     assert ink(near) > ink(high)
     assert np.mean([ink(x) for x in far]) < 0.7 * ink(high)
@@ -61,15 +62,15 @@ def test_a_narrow_window_enlarges_and_a_wide_one_shrinks_into_the_border() -> No
 
 
 def test_both_streams_are_cut_alike() -> None:
-    high, low = augment(dot(64), dot(32), source(crop=0.7, widen=1.6), np.random.default_rng(3))
-    assert ink(low) == pytest.approx(ink(high), abs=0.03)
+    cut = augment({"high": dot(64), "low": dot(32)}, source(crop=0.7, widen=1.6), np.random.default_rng(3))
+    assert ink(cut["low"]) == pytest.approx(ink(cut["high"]), abs=0.03)
 
 
 def test_tinting_changes_colours_and_leaves_greys() -> None:
     frames = torch.zeros((4, 1, 1, 2, 2, 3), dtype=torch.uint8)
     frames[..., 0, :, :] = 120
     frames[..., 1, :, 0] = 200
-    tinted, _ = augment(frames, frames, source(tint=0.5), np.random.default_rng(0))
+    tinted = augment({"high": frames}, source(tint=0.5), np.random.default_rng(0))["high"]
     assert torch.allclose(tinted[..., 0, :, :], torch.full((), 120.0), atol=0.01)
     assert (tinted[..., 1, :, :] - frames[..., 1, :, :].float()).abs().max() > 10
     reds = tinted[:, 0, 0, 1, 0, 0]
@@ -109,7 +110,7 @@ def test_each_right_caption_comes_with_a_wrong_one(tmp_path: Path) -> None:
     plain = recipe(tokenizer).model_dump()
     plain["stages"][0]["sources"][0] |= {"pairs": 3, "batch": 6, "objectives": {"match": 1.0}}
     stage = recipe(tokenizer, stages=plain["stages"]).stages[0]
-    made = Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), [], 7, 3)(0)
+    made = Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), [], 7, STREAMS)(0)
     assert made.captions is not None
     assert made.wrong is not None
     assert made.captions.ids.shape == made.wrong.ids.shape == (18, 5)  # [CLS] a colour square [SEP]

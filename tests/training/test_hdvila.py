@@ -38,19 +38,19 @@ def small_config(**changes: object) -> HdVilaConfig:
     return HdVilaConfig.model_validate(numbers | changes)
 
 
-def frames(batch: int, clips: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+def frames(batch: int, clips: int, seed: int = 0) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
     high = torch.randint(0, 256, (batch, clips, 1, 64, 64, 3), dtype=torch.uint8)
     low = torch.randint(0, 256, (batch, clips, 4, 32, 32, 3), dtype=torch.uint8)
-    return high, low
+    return {"high": high, "low": low}
 
 
 def test_shapes_of_all_four_steps(small: HdVila) -> None:
-    high, low = frames(3, 2)
+    streams = frames(3, 2)
     ids = torch.randint(1, 100, (3, 9))
     mask = torch.ones_like(ids)
     with torch.no_grad():
-        vector, tokens = small.encode_video(high, low)
+        vector, tokens = small.encode_video(streams)
         text, states = small.encode_text(ids, mask)
         seen = small.see(tokens)
         fused = small.fuse(states, mask, seen)
@@ -132,19 +132,20 @@ def test_aligned_visual_tokens_have_the_direction_of_their_words() -> None:
 
 
 def test_order_of_frames_matters(small: HdVila) -> None:
-    high, low = frames(1, 1)
+    streams = frames(1, 1)
     with torch.no_grad():
-        forward, _ = small.encode_video(high, low)
-        backward, _ = small.encode_video(high, low.flip(2))
+        forward, _ = small.encode_video(streams)
+        backward, _ = small.encode_video(streams | {"low": streams["low"].flip(2)})
     assert (forward - backward).abs().max() > 1e-4
 
 
 def test_both_streams_matter(small: HdVila) -> None:
-    high, low = frames(1, 1)
+    streams = frames(1, 1)
+    grey = {name: torch.full_like(pixels, 127) for name, pixels in streams.items()}
     with torch.no_grad():
-        whole, _ = small.encode_video(high, low)
-        without_detail, _ = small.encode_video(torch.full_like(high, 127), low)
-        without_motion, _ = small.encode_video(high, torch.full_like(low, 127))
+        whole, _ = small.encode_video(streams)
+        without_detail, _ = small.encode_video(streams | {"high": grey["high"]})
+        without_motion, _ = small.encode_video(streams | {"low": grey["low"]})
     assert (whole - without_detail).abs().max() > 1e-4
     assert (whole - without_motion).abs().max() > 1e-4
 
@@ -153,24 +154,23 @@ def test_other_frame_counts_and_sizes_run_by_interpolation(small: HdVila) -> Non
     high = torch.randint(0, 256, (1, 1, 1, 128, 128, 3), dtype=torch.uint8)
     low = torch.randint(0, 256, (1, 1, 9, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
-        vector, tokens = small.encode_video(high, low)
+        vector, tokens = small.encode_video({"high": high, "low": low})
     assert vector.shape == (1, 24)
     assert tokens.shape == (1, 16, 32)
 
 
 def test_clips_are_averaged(small: HdVila) -> None:
-    high, low = frames(1, 2)
+    streams = frames(1, 2)
     with torch.no_grad():
-        _, both = small.encode_video(high, low)
-        _, first = small.encode_video(high[:, :1], low[:, :1])
-        _, second = small.encode_video(high[:, 1:], low[:, 1:])
+        _, both = small.encode_video(streams)
+        _, first = small.encode_video({name: pixels[:, :1] for name, pixels in streams.items()})
+        _, second = small.encode_video({name: pixels[:, 1:] for name, pixels in streams.items()})
     assert torch.allclose(both, (first + second) / 2, atol=1e-5)
 
 
 def test_frozen_backbone_stages_get_no_gradient() -> None:
     model = HdVila(small_config())
-    high, low = frames(2, 1)
-    vector, _ = model.train().encode_video(high, low)
+    vector, _ = model.train().encode_video(frames(2, 1))
     vector[0, 0].backward()
     gradients = {n: p.grad is not None for n, p in model.video.high.named_parameters()}
     assert not any(g for n, g in gradients.items() if n.startswith(("stages.0.", "stages.1.", "stages.2.")))
@@ -180,7 +180,7 @@ def test_frozen_backbone_stages_get_no_gradient() -> None:
 def test_training_mode_keeps_frozen_statistics() -> None:
     model = HdVila(small_config()).train()
     before = {n: b.clone() for n, b in model.video.named_buffers()}
-    model.encode_video(*frames(2, 1))
+    model.encode_video(frames(2, 1))
     assert all(torch.equal(before[n], b) for n, b in model.video.named_buffers())
 
 

@@ -55,7 +55,7 @@ def test_it_learns_what_color_it_is(corpus: tuple[Path, Path], tmp_path: Path) -
     ended = checkpoint.load(train(recipe(corpus[1], steps=60), corpus[0], tmp_path))
     packed = open_packed(corpus[0] / "squares" / "val")
     encoder = TorchEncoder(ended.model, Tokenizer.open(ended.tokenizer, max_length=16), ended.answers)
-    _, tokens = embed_corpus(encoder, packed, low_frames=2)
+    _, tokens = embed_corpus(encoder, packed)
     assert exact_answers(encoder, packed, tokens)["exact"] > 60.0  # chance is 25
 
 
@@ -89,7 +89,7 @@ def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(
     packed = open_packed(corpus[0] / "squares" / "train")
     high, low = (torch.from_numpy(np.array(packed.arrays[n]))[:, None] for n in ("high", "low"))
     with torch.no_grad():
-        expected = whole.eval().encode_video(high, low.expand(-1, -1, 2, -1, -1, -1))[1]
+        expected = whole.eval().encode_video({"high": high, "low": low.expand(-1, -1, 2, -1, -1, -1)})[1]
     assert torch.allclose(torch.from_numpy(np.load(kept)[0]).float(), expected, atol=0.05)  # bfloat16 and float16
 
 

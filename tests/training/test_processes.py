@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.small_run import recipe, write_corpus, write_tokenizer
+from tests.training.small_run import STREAMS, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.batches import Batches
 from training.curves import read_log
+from training.models.soho.dictionary import VisualDictionary
 from vitascope.tokenise import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,24 @@ torch.save(kept["model"].state_dict(), folder / f"weights-{rank}.pt")
 """
 
 
+DICTIONARY = """
+import sys
+from pathlib import Path
+import torch
+from training.models.soho.dictionary import VisualDictionary
+
+folder, rank, revive_below = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+torch.manual_seed(0)
+made = VisualDictionary(6, 3, decay=0.5, revive_below=revive_below).train()
+torch.manual_seed(10 + rank)  # what is drawn differs by rank, what comes of it must not
+for features in torch.load(folder / "features.pt"):
+    made(features[rank::2])
+torch.save(made.state_dict(), folder / f"entries-{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
     write_corpus(tmp_path / "data", tmp_path)
@@ -47,14 +66,15 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_two_processes_train_one_model(corpus: Path) -> None:
+def run_two(program: str, folder: Path, *arguments: str) -> None:
+    """The program as rank 0 and rank 1 of two; `{rank}` in arguments stands for the rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
     running = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", PROGRAM, str(corpus)],
+            [sys.executable, "-W", "ignore", "-c", program, str(folder), *(a.format(rank=rank) for a in arguments)],
             env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -64,6 +84,10 @@ def test_two_processes_train_one_model(corpus: Path) -> None:
     ]
     complaints = [process.communicate(timeout=300)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], complaints
+
+
+def test_two_processes_train_one_model(corpus: Path) -> None:
+    run_two(PROGRAM, corpus)
     first, second = (torch.load(corpus / f"weights-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     held = checkpoint.load(corpus / "run" / "checkpoint")
@@ -77,9 +101,27 @@ def test_processes_share_an_epoch_out_among_themselves(corpus: Path) -> None:
     tokenizer = Tokenizer.open(corpus / "tokenizer.json", max_length=16)
 
     def rows(rank: int, world: int, step: int) -> list[int]:
-        batches = Batches(stage, corpus / "data", tokenizer, ["red"], 7, 3, rank=rank, world=world)
+        batches = Batches(stage, corpus / "data", tokenizer, ["red"], 7, STREAMS, rank=rank, world=world)
         return list(batches(step).rows)
 
     together = rows(0, 2, 0) + rows(1, 2, 0)
     assert sorted(together) == list(range(16))  # 16 pictures, two processes of 8
     assert sorted(rows(0, 1, 0) + rows(0, 1, 1)) == list(range(16))
+
+
+@pytest.mark.parametrize("revive_below", [0.0, 0.9])
+def test_a_dictionary_follows_the_features_of_all_processes(revive_below: float, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    features = torch.randn(3, 20, 3)
+    torch.save(features, tmp_path / "features.pt")
+    run_two(DICTIONARY, tmp_path, "{rank}", str(revive_below))
+    first, second = (torch.load(tmp_path / f"entries-{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    torch.manual_seed(0)
+    alone = VisualDictionary(6, 3, decay=0.5).train()
+    for step in features:
+        alone(step)
+    same = all(
+        torch.allclose(first[name].float(), value.float(), atol=1e-5) for name, value in alone.state_dict().items()
+    )
+    assert same == (revive_below == 0.0)  # as one process with all features, unless entries were drawn anew

@@ -13,12 +13,12 @@ validation when the first byte of the SHA-1 of its key is below 26 (26/256, abou
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from training.data.example import Example, ExampleError, Question, example_of
+from training.data.key_hash import first_byte
 from training.data.packed import Media, Origin
 from training.data.text_file import numbered_lines
 from training.data.webdataset import CorpusError, read_shard, shard_paths
@@ -55,7 +55,7 @@ def daquar(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 def is_validation(key: str) -> bool:
     """True for the images of the official training split that are held out for validation."""
-    return hashlib.sha1(key.encode(), usedforsecurity=False).digest()[0] < VALIDATION_BYTES
+    return first_byte(key) < VALIDATION_BYTES
 
 
 def question_kind(question: str) -> str:

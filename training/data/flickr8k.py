@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.example import Example, ExampleError, text_list
+from training.data.flickr_files import captions_by_id, captions_by_image, image_key
+from training.data.image_folder import image_folder
 from training.data.packed import Media, Origin
 from training.data.text_file import numbered_lines
 from training.data.webdataset import CorpusError, read_shard, shard_paths
@@ -76,15 +78,13 @@ def expert_judgements(folder: Path) -> list[Judgement]:
     if (folder / "expert_judgements.tsv").is_file():
         return _judgements_tsv(folder / "expert_judgements.tsv")
     if (folder / "ExpertAnnotations.txt").is_file():
-        return _judgements_official(folder / "ExpertAnnotations.txt", _captions_by_id(folder / TOKEN_FILE))
+        return _judgements_official(folder / "ExpertAnnotations.txt", captions_by_id(folder / TOKEN_FILE))
     raise CorpusError(f"{folder}: neither expert_judgements.tsv nor ExpertAnnotations.txt")
 
 
 def _official(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    images = _image_folder(folder)
-    captions: dict[str, list[str]] = {}
-    for caption_id, caption in _captions_by_id(folder / TOKEN_FILE).items():
-        captions.setdefault(caption_id.partition("#")[0], []).append(caption)
+    images = image_folder(folder, IMAGE_FOLDERS)
+    captions = captions_by_image(captions_by_id(folder / TOKEN_FILE))
     listing = folder / OFFICIAL_LISTS[split]
     for number, line in numbered_lines(listing):
         key = Path(line.strip()).stem
@@ -93,35 +93,7 @@ def _official(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
         path = images / line.strip()
         if not path.is_file():
             raise CorpusError(f"{listing}:{number}: image {path} is missing")
-        yield Example(key, tuple(captions[key]), still=True), path
-
-
-def _image_folder(folder: Path) -> Path:
-    for name in IMAGE_FOLDERS:
-        if (folder / name).is_dir():
-            return folder / name
-    raise CorpusError(f"{folder}: no image folder; one of {IMAGE_FOLDERS} was expected")
-
-
-def _captions_by_id(path: Path) -> dict[str, str]:
-    """{"KEY#0": sentence, ...} of the token file: IMAGE.jpg#NUMBER, a tab, the sentence."""
-    captions: dict[str, str] = {}
-    for number, line in numbered_lines(path):
-        identifier, tab, caption = line.partition("\t")
-        image, mark, index = identifier.partition("#")
-        if not (tab and caption.strip()):
-            raise CorpusError(
-                f"{path}:{number}: sentence: none in {line[:60]!r}; IMAGE.jpg#N, a tab, a sentence expected"
-            )
-        if not (mark and index.isdigit()):
-            raise CorpusError(f"{path}:{number}: image: {identifier[:60]!r}; IMAGE.jpg#N was expected")
-        captions[f"{_key(image)}#{index}"] = caption.strip()
-    return captions
-
-
-def _key(image: str) -> str:
-    # One image of the official token file is called 2258277193_586949ec62.jpg.1.
-    return image.partition(".jpg")[0]
+        yield Example(key, captions[key], still=True), path
 
 
 def _judgements_tsv(path: Path) -> list[Judgement]:
@@ -145,11 +117,11 @@ def _judgements_official(path: Path, captions: dict[str, str]) -> list[Judgement
         if len(fields) != 5:
             raise CorpusError(f"{path}:{number}: {len(fields)} fields; image, caption id, 3 judgements were expected")
         name, _, index = fields[1].partition("#")
-        caption_id = f"{_key(name)}#{index}"
+        caption_id = f"{image_key(name)}#{index}"
         if caption_id not in captions:
             raise CorpusError(f"{path}:{number}: caption id: {fields[1]!r} is not in {TOKEN_FILE}")
         scores = _scores(path, number, fields[2:])
-        judgements.append(Judgement(_key(fields[0]), caption_id, captions[caption_id], scores))
+        judgements.append(Judgement(image_key(fields[0]), caption_id, captions[caption_id], scores))
     return judgements
 
 

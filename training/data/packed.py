@@ -48,8 +48,19 @@ VIDEO_STREAMS = (
 STILL_STREAMS = tuple(stream.model_copy(update={"frames": 1}) for stream in VIDEO_STREAMS)
 """A picture stands still: one stored frame stands for all frames of a stream."""
 
+
+@dataclass(frozen=True)
+class MediaSpan:
+    """A part of a video file: from `start` to `end`, in seconds, as exactly as its frames allow."""
+
+    path: Path
+    start: float
+    end: float
+
+
 Frames = dict[str, NDArray[np.uint8]]
-Media = Path | EncodedMedia
+Media = Path | MediaSpan | EncodedMedia
+"""A whole file, a part of one, or an encoded file in memory."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +146,21 @@ def write_packed(
 
 
 def read_media(media: Media, streams: Sequence[FrameStream]) -> Frames:
-    """The frames of a whole file as one clip, {stream name: uint8 (F, H, W, 3)}. Raises MediaError."""
+    """The frames of a file, or of a part of it, as one clip, {stream name: uint8 (F, H, W, 3)}. Raises MediaError.
+
+    A part that ends after the file does is cut there; one that begins after it is a MediaError.
+    """
     if isinstance(media, EncodedMedia):
         # The decoder reads files: what it is given is what serving is given, and limits apply alike.
         with tempfile.TemporaryDirectory(prefix="packing-") as folder:
             path = Path(folder) / Path(media.name).name
             path.write_bytes(media.data)
             return read_media(path, streams)
-    clips = sample_streams(media, streams, [(0.0, probe(media).duration)])
+    path, start, end = (media.path, media.start, media.end) if isinstance(media, MediaSpan) else (media, 0.0, None)
+    duration = probe(path).duration
+    if start > 0.0 and start >= duration:
+        raise MediaError(f"{path}: start: {start:g} s; less than its {duration:g} s was expected")
+    clips = sample_streams(path, streams, [(start, duration if end is None else min(end, duration))])
     return {name: frames[0] for name, frames in clips.items()}
 
 

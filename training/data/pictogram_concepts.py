@@ -6,7 +6,6 @@ fe0f, joined by hyphens; a sequence of tag characters ends with e007f.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.data.key_hash import first_byte
 from training.data.webdataset import CorpusError, tar_members
 
 TEST_BYTES, VALIDATION_BYTES = 51, 77
@@ -57,7 +57,7 @@ def is_skin_toned(code: str) -> bool:
 
 def split_of(code: str) -> str:
     """train, val or test for a code in normal form."""
-    first = hashlib.sha1(code.encode(), usedforsecurity=False).digest()[0]
+    first = first_byte(code)
     return "test" if first < TEST_BYTES else "val" if first < VALIDATION_BYTES else "train"
 
 

@@ -62,18 +62,24 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
 
 def read_shard(shard: Path) -> Iterator[Sample]:
     """Every key of a shard, in order. Raises CorpusError when a key lacks its picture or its JSON."""
+    for key, parts in shard_entries(shard):
+        yield _sample(shard, key, parts)
+
+
+def shard_entries(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, {extension in lower case: content}) of every key of a shard, in order. Raises CorpusError."""
     parts: dict[str, bytes] = {}
     current: str | None = None
     for name, content in tar_members(shard, lambda _: True):
         # The key ends at the first dot of the file name, as WebDataset defines it.
         stem, _, extension = PurePosixPath(name).name.partition(".")
         if current is not None and stem != current:
-            yield _sample(shard, current, parts)
+            yield current, parts
             parts = {}
         current = stem
         parts[extension.lower()] = content
     if current is not None:
-        yield _sample(shard, current, parts)
+        yield current, parts
 
 
 def _sample(shard: Path, key: str, parts: dict[str, bytes]) -> Sample:

@@ -11,27 +11,29 @@ import numpy as np
 
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder
+from vitascope.manifest import FrameStream
 
 Alter = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 """Changes the streams before they are embedded (ablations)."""
 
 
-def streams_of(packed: Packed, rows: np.ndarray, low_frames: int) -> dict[str, np.ndarray]:
-    """The frame streams of some rows, (n, 1, F, H, W, 3) uint8; a still's one neighbour is repeated."""
-    low = packed.arrays["low"][rows][:, None]
-    if low.shape[2] == 1:
-        low = np.repeat(low, low_frames, axis=2)
-    return {"high": packed.arrays["high"][rows][:, None], "low": low}
+def streams_of(packed: Packed, rows: np.ndarray, streams: Sequence[FrameStream]) -> dict[str, np.ndarray]:
+    """The frame streams of some rows, (n, 1, F, H, W, 3) uint8; a still's one frame stands for all."""
+    out = {}
+    for stream in streams:
+        frames = packed.arrays[stream.name][rows][:, None]
+        out[stream.name] = np.repeat(frames, stream.frames, axis=2) if frames.shape[2] == 1 else frames
+    return out
 
 
 def embed_corpus(
-    encoder: Encoder, packed: Packed, *, low_frames: int = 6, batch: int = 32, alter: Alter | None = None
+    encoder: Encoder, packed: Packed, *, batch: int = 32, alter: Alter | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors (N, D) float32 and visual tokens (N, V, W) float16 of every example."""
     vectors, tokens = [], []
     for start in range(0, len(packed.examples), batch):
         rows = np.arange(start, min(start + batch, len(packed.examples)))
-        streams = streams_of(packed, rows, low_frames)
+        streams = streams_of(packed, rows, encoder.streams)
         out = encoder.embed_video(alter(streams) if alter else streams)
         vectors.append(out.vectors)
         tokens.append(out.visual_tokens.astype(np.float16))

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.models.hdvila import HdVila
-from vitascope.manifest import Calibration, Task
+from training.models.fused import FusedModel
+from vitascope.manifest import Calibration, FrameStream, Task
 from vitascope.model import Answer, Match, VideoEmbedding
 from vitascope.scores import fused_score, match_probability
 from vitascope.tokenise import Tokenizer
@@ -24,6 +24,8 @@ class Encoder(Protocol):
 
     @property
     def tasks(self) -> Sequence[Task]: ...
+    @property
+    def streams(self) -> Sequence[FrameStream]: ...
     def embed_text(self, texts: Sequence[str]) -> np.ndarray: ...
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding: ...
     def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match: ...
@@ -32,10 +34,10 @@ class Encoder(Protocol):
 
 
 class TorchEncoder:
-    """An HD-VILA model behind the runtime's methods; for validation during training and for parity checks."""
+    """A torch model behind the runtime's methods; for validation during training and for parity checks."""
 
     def __init__(
-        self, model: HdVila, tokenizer: Tokenizer, answers: list[str], calibration: Calibration | None = None
+        self, model: FusedModel, tokenizer: Tokenizer, answers: list[str], calibration: Calibration | None = None
     ) -> None:
         self.model, self.tokenizer, self.answers = model, tokenizer, answers
         self.calibration = calibration or Calibration()
@@ -45,6 +47,11 @@ class TorchEncoder:
         """What the model can do; without an answer vocabulary it does not answer."""
         return ("retrieval", "matching", "answering") if self.answers else ("retrieval", "matching")
 
+    @property
+    def streams(self) -> Sequence[FrameStream]:
+        """What the model sees of a clip."""
+        return self.model.cfg.streams()
+
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """(B, D) float32, L2-normalised."""
         with _quiet(self.model):
@@ -52,9 +59,9 @@ class TorchEncoder:
 
     def embed_video(self, streams: Mapping[str, np.ndarray]) -> VideoEmbedding:
         """Streams (B, C, F, H, W, 3) uint8 -> vectors (B, D) and visual tokens (B, V, W)."""
-        high, low = (self._tensor(np.ascontiguousarray(streams[name])) for name in ("high", "low"))
+        frames = {s.name: self._tensor(np.ascontiguousarray(streams[s.name])) for s in self.streams}
         with _quiet(self.model):
-            vector, tokens = self.model.encode_video(high, low)
+            vector, tokens = self.model.encode_video(frames)
         return VideoEmbedding(vectors=_numpy(vector), visual_tokens=_numpy(tokens))
 
     def match(self, texts: Sequence[str], visual_tokens: np.ndarray) -> Match:
@@ -96,7 +103,7 @@ class TorchEncoder:
 class _quiet:
     """Evaluation mode without gradients; the model's former mode is restored."""
 
-    def __init__(self, model: HdVila) -> None:
+    def __init__(self, model: FusedModel) -> None:
         self.model = model
         self.no_grad = torch.no_grad()
 

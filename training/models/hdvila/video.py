@@ -6,117 +6,15 @@ V = Y * X visual tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.attention import attend
-from training.models.frozen_norm import fold_frozen_norms
+from training.models.convolution import STRIDE_16, STRIDE_32, ConvEncoder, channels_first
 from training.models.hdvila.config import HdVilaConfig
-from training.models.temporal_shift import apply_shifted, blocks_of
-
-STRIDE_16, STRIDE_32 = 3, 4
-"""Backbone stages by index: stage i has stride 2 ** (i + 1)."""
-
-
-def backbone_stages(model: nn.Module) -> list[nn.Sequential]:
-    """The five stages (strides 2, 4, 8, 16, 32) of a timm ResNet or EfficientNet without its classifier."""
-    part = model.get_submodule
-    if hasattr(model, "conv_stem"):
-        blocks = list(part("blocks").children())
-        return [
-            nn.Sequential(part("conv_stem"), part("bn1"), blocks[0]),
-            nn.Sequential(blocks[1]),
-            nn.Sequential(blocks[2]),
-            nn.Sequential(*blocks[3:5]),
-            nn.Sequential(*blocks[5:], part("conv_head"), part("bn2")),
-        ]
-    if hasattr(model, "layer4"):
-        return [
-            nn.Sequential(part("conv1"), part("bn1"), part("act1")),
-            nn.Sequential(part("maxpool"), part("layer1")),
-            nn.Sequential(part("layer2")),
-            nn.Sequential(part("layer3")),
-            nn.Sequential(part("layer4")),
-        ]
-    raise ValueError(f"backbone: {type(model).__name__} given; a timm ResNet or EfficientNet was expected")
-
-
-class ConvEncoder(nn.Module):
-    """Pixels 0..255 to feature maps of the stages asked for; normalises inside (section 3.2)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, cfg: HdVilaConfig, stages: int, shift: float = 0.0) -> None:
-        super().__init__()
-        self.shift = shift
-        self.stages = nn.ModuleList(backbone_stages(timm.create_model(cfg.backbone, num_classes=0))[:stages])
-        if shift and not any(hasattr(block, "has_skip") for stage in self.stages for block in blocks_of(stage)):
-            raise ValueError(f"temporal_shift: {shift} with backbone {cfg.backbone!r}; an EfficientNet was expected")
-        self.frozen_stages = cfg.frozen_stages
-        self.frozen_norm = cfg.frozen_norm
-        self.register_buffer("mean", torch.tensor(cfg.image_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(cfg.image_std).view(1, 3, 1, 1), persistent=False)
-        for stage in self.stages[: cfg.frozen_stages]:
-            stage.requires_grad_(False)
-        if cfg.frozen_norm:
-            fold_frozen_norms(self.stages)
-
-    def train(self, mode: bool = True) -> ConvEncoder:
-        super().train(mode)
-        if self.frozen_norm:
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        return self
-
-    def forward(self, pixels: Tensor, wanted: Iterable[int], frames: int = 1) -> list[Tensor]:
-        """pixels (N, 3, H, W) float 0..255 -> one map (N, channels, H / stride, W / stride) per wanted stage.
-
-        frames: how many in a row are one video's; only an encoder with `shift` lets them see one another.
-        """
-        wanted = set(wanted)
-        # Divided here, not folded into the convolution, so that pretrained weights load unchanged.
-        x = (pixels - self.mean) / self.std
-        maps = []
-        for index, stage in enumerate(self.stages):
-            if index < self.frozen_stages:
-                with torch.no_grad():
-                    x = stage(x)
-            elif x.device.type == "cpu":
-                # On CPUs the backward pass of bfloat16 depthwise convolutions is slower than float32's.
-                with torch.autocast("cpu", enabled=False):
-                    x = self._learned(stage, x.float(), frames)
-            else:
-                x = self._learned(stage, x, frames)
-            if index in wanted:
-                maps.append(x)
-        return maps
-
-    def _learned(self, stage: nn.Module, x: Tensor, frames: int) -> Tensor:
-        if not self.shift or frames == 1:
-            out: Tensor = stage(x)
-            return out
-        for block in blocks_of(stage):
-            x = apply_shifted(block, x, frames, self.shift)
-        return x
-
-    def channels(self) -> list[int]:
-        """Channels of each stage's map."""
-        with torch.no_grad():
-            x = torch.zeros(1, 3, 64, 64)
-            training = self.training
-            self.eval()
-            out = []
-            for stage in self.stages:
-                x = stage(x)
-                out.append(x.shape[1])
-            self.train(training)
-        return out
 
 
 class Attention(nn.Module):
@@ -231,19 +129,20 @@ class VideoEncoder(nn.Module):
         self.hybrid = HybridTransformer(cfg)
         self.combine = nn.Conv2d(2 * cfg.hybrid_width, cfg.hybrid_width, 1)
 
-    def forward(self, high: Tensor, low: Tensor, times: Tensor | None = None) -> Tensor:
+    def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
         """Visual tokens of each clip.
 
-        high: (N, 1, H, W, 3) uint8 or float, 0..255; low: (N, F - 1, H', W', 3) likewise.
+        streams: high (N, 1, H, W, 3) uint8 or float, 0..255; low (N, F - 1, H', W', 3) likewise.
         times: indices (F,) into the learned times, in the order [low before, middle, low after]; default all.
         Returns (N, V, D) float: the weighted mean over frames, the middle one carrying the high resolution.
         """
+        high, low = streams["high"], streams["low"]
         n, neighbours = low.shape[:2]
-        (low_map,) = self.low(_to_channels_first(low), (STRIDE_16,), neighbours)
+        (low_map,) = self.low(channels_first(low), (STRIDE_16,), neighbours)
         low_map = F.gelu(self.low_grid(low_map))
         grid = low_map.shape[2:]  # the configured one unless the streams come in another size
         low_map = low_map.reshape(n, neighbours, -1, *grid)
-        reference, detail = self.high(_to_channels_first(high), (STRIDE_16, STRIDE_32))
+        reference, detail = self.high(channels_first(high), (STRIDE_16, STRIDE_32))
         detail = self.high_grid(detail)
         if detail.shape[2:] != grid:
             detail = F.max_pool2d(detail, (detail.shape[2] // grid[0], detail.shape[3] // grid[1]))
@@ -257,8 +156,3 @@ class VideoEncoder(nn.Module):
         others = torch.cat([out_NFVD[:, :middle], out_NFVD[:, middle + 1 :]], dim=1).mean(dim=1)
         weight = self.cfg.centre_weight
         return weight * centre + (1.0 - weight) * others
-
-
-def _to_channels_first(frames: Tensor) -> Tensor:
-    """(N, F, H, W, 3) any dtype -> (N * F, 3, H, W) float32, channels last in memory (a view, no copy)."""
-    return frames.flatten(0, 1).permute(0, 3, 1, 2).float()

@@ -1,0 +1,80 @@
+"""Checkpoints of SOHO and Visual Parsing become bundles that the runtime serves as any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model_export.export import export_checkpoint
+from model_export.weights import Precision
+from tests.training.small_run import write_corpus, write_tokenizer
+from tests.training.test_soho import soho_recipe
+from tests.training.test_visual_parsing import parsing_recipe
+from training import checkpoint
+from training.data.packed import open_packed
+from training.evaluation.embedding import streams_of
+from training.evaluation.encoder import TorchEncoder
+from training.from_bundle import model_of_bundle
+from training.loop import train
+from training.models.pretrained import starts_of
+from vitascope.errors import InvalidInput
+from vitascope.model import Model
+
+Folders = tuple[str, Path, Path, Path]
+"""Name of the system, checkpoint, packed corpora, bundle."""
+
+
+@pytest.fixture(scope="module", params=["soho", "visual-parsing"])
+def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Folders:
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("system")
+    (root / "pictures").mkdir()
+    write_corpus(root / "data", root / "pictures")
+    recipes = {"soho": soho_recipe, "visual-parsing": parsing_recipe}
+    made = recipes[request.param](write_tokenizer(root / "tokenizer.json"))
+    found = train(made, root / "data", root / "run")
+    # After seven steps a Swin from nothing sees all squares nearly alike: at reduced precision ties fall otherwise.
+    precision: Precision = "int8-weights" if request.param == "soho" else "float32"
+    bundle = export_checkpoint(found, root / "bundle", data=root / "data", seed=1, precision=precision)
+    return request.param, found, root / "data", bundle
+
+
+def test_the_bundle_answers_as_the_checkpoint_does(folders: Folders) -> None:
+    _, found, data, bundle = folders
+    runtime, held = Model.open(bundle, threads=1), checkpoint.load(found)
+    reference = TorchEncoder(held.model, runtime.bundle.tokenizer(), held.answers, runtime.bundle.manifest.calibration)
+    packed = open_packed(data / "squares" / "val")
+    streams = streams_of(packed, np.arange(4), runtime.streams)
+    assert set(streams) == {"high"}
+    captions = [example.captions[0] for example in packed.examples[:4]]
+    ours, theirs = runtime.embed_video(streams), reference.embed_video(streams)
+    np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=0.02)  # weights are stored small
+    np.testing.assert_allclose(runtime.embed_text(captions), reference.embed_text(captions), atol=0.02)
+    match, wanted = runtime.match(captions, ours.visual_tokens), reference.match(captions, theirs.visual_tokens)
+    np.testing.assert_allclose(match.probabilities, wanted.probabilities, atol=0.02)
+    asked = ["what color is it ?"] * 4
+    best = [answers[0].text for answers in runtime.answer(asked, ours.visual_tokens)]
+    assert best == [answers[0].text for answers in reference.answer(asked, theirs.visual_tokens)]
+
+
+def test_its_card_says_what_it_is(folders: Folders) -> None:
+    system, _, _, folder = folders
+    bundle = Model.open(folder).bundle
+    assert bundle.manifest.architecture == f"{system}-tiny"
+    card = (folder / bundle.manifest.model_card).read_text()
+    assert {"soho": "SOHO, size tiny (Huang", "visual-parsing": "Visual Parsing, size tiny (Xue"}[system] in card
+    assert "it sees one frame of a clip" in card
+
+
+def test_it_names_only_the_pretrained_parts_that_it_has(folders: Folders) -> None:
+    cfg = checkpoint.load(folders[1]).model.cfg
+    expected = {"soho": ("EfficientNet-Lite0", "all-MiniLM-L6-v2"), "visual-parsing": ("all-MiniLM-L6-v2",)}
+    assert starts_of(cfg) == expected[folders[0]]
+
+
+def test_training_goes_on_from_its_checkpoint_not_from_its_bundle(folders: Folders) -> None:
+    with pytest.raises(InvalidInput, match=rf"holds a model of {folders[0]}; its checkpoint was expected"):
+        model_of_bundle(folders[3])

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.data.corpus_files import BLUE, GREEN, picture, write_tar
+from training.data.image_shards import ORIGIN, image_shards, split_of
+from training.data.packed import STILL_STREAMS, open_packed, write_packed
+from training.data.webdataset import CorpusError, EncodedMedia
+
+TRAIN, VAL, TEST = ("000000000", "000000001"), "000000043", "000000012"
+
+
+def entry(key: str, text: str | None, suffix: str = "jpg", content: bytes | None = None) -> dict[str, bytes]:
+    """The members of one key as img2dataset writes them."""
+    record = {
+        "url": f"https://pictures.example/{key}.jpg",
+        "caption": text,
+        "key": key,
+        "status": "success",
+        "error_message": None,
+        "width": 48,
+        "height": 36,
+        "exif": "{}",
+    }
+    return {
+        f"{key}.{suffix}": picture() if content is None else content,
+        f"{key}.json": json.dumps(record, indent=4).encode(),
+        f"{key}.txt": (text or "").encode(),
+    }
+
+
+def test_the_split_is_by_rule_and_over_all_shards(tmp_path: Path) -> None:
+    write_tar(tmp_path / "00010.tar", entry(TRAIN[1], "second") | entry(TEST, "a test"))
+    write_tar(tmp_path / "00009.tar", entry(TRAIN[0], " first\n", "webp") | entry(VAL, "to validate on"))
+    write_tar(tmp_path / "train-00000.tar", entry("other", "of another corpus"))
+    found = {split: list(image_shards(tmp_path, split)) for split in ("train", "val", "test")}
+    assert {split: [(e.key, e.captions) for e, _ in items] for split, items in found.items()} == {
+        "train": [(TRAIN[0], ("first",)), (TRAIN[1], ("second",))],
+        "val": [(VAL, ("to validate on",))],
+        "test": [(TEST, ("a test",))],
+    }
+    assert found["train"][0][1] == EncodedMedia(f"{TRAIN[0]}.webp", picture())
+    assert all(example.still for items in found.values() for example, _ in items)
+
+
+def test_the_split_rule_does_not_change() -> None:
+    keys = [f"{number:09d}" for number in range(100)]
+    assert [int(key) for key in keys if split_of(key) == "test"] == [12, 32, 36, 50, 64, 65, 98]
+    assert [int(key) for key in keys if split_of(key) == "val"] == [43, 56]
+
+
+@pytest.mark.parametrize("text", [None, b" \n"])
+def test_the_caption_of_the_json_stands_in_for_that_of_the_text(tmp_path: Path, text: bytes | None) -> None:
+    members = entry(VAL, "a red thing")
+    if text is None:
+        del members[f"{VAL}.txt"]
+    else:
+        members[f"{VAL}.txt"] = text
+    write_tar(tmp_path / "00000.tar", members)
+    ((example, _),) = image_shards(tmp_path, "val")
+    assert example.captions == ("a red thing",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"txt": None, "json": None}, "000000043: a caption neither in 000000043.txt nor in 000000043.json"),
+        ({"txt": b"", "json": b'{"caption": null}'}, "000000043.json: caption: None; a sentence"),
+        ({"txt": None, "json": b"[]"}, "000000043.json: caption: None; a sentence"),
+        ({"txt": None, "json": b"{"}, r"000000043.json: not JSON \("),
+        ({"txt": b"caf\xe9"}, "000000043.txt: .*; UTF-8 was expected"),
+    ],
+)
+def test_an_entry_without_a_caption_is_named_with_its_shard(
+    tmp_path: Path, changes: dict[str, bytes | None], message: str
+) -> None:
+    members: dict[str, bytes | None] = {**entry(VAL, "a red thing")}
+    members.update({f"{VAL}.{suffix}": content for suffix, content in changes.items()})
+    write_tar(tmp_path / "00003.tar", {name: content for name, content in members.items() if content is not None})
+    with pytest.raises(CorpusError, match=rf"00003\.tar: {message}"):
+        list(image_shards(tmp_path, "val"))
+
+
+def test_a_packed_split_names_the_pictures_that_cannot_be_used(tmp_path: Path) -> None:
+    without = entry("000000003", "not there")
+    del without["000000003.jpg"]
+    members = entry(TRAIN[0], "a green thing", "JPG", picture(GREEN)) | without
+    write_tar(tmp_path / "00000.tar", members | entry("000000002", "broken", content=picture()[:120]))
+    write_tar(tmp_path / "00001.tar", entry("000010000", "a blue thing", "png", picture(BLUE, "PNG")))
+    out = tmp_path / "packed" / "train"
+    info = write_packed(out, STILL_STREAMS, image_shards(tmp_path, "train"), ORIGIN, max_skipped=0.5)
+    assert [skipped["key"] for skipped in info["skipped"]] == ["000000003", "000000002"]
+    assert "empty (0 bytes)" in info["skipped"][0]["reason"]
+    packed = open_packed(out)
+    assert [example.captions for example in packed.examples] == [("a green thing",), ("a blue thing",)]
+    for row, color in enumerate((GREEN, BLUE)):
+        np.testing.assert_allclose(packed.arrays["high"][row, 0].mean(axis=(0, 1)), color, atol=6)
+
+
+def test_a_folder_without_numbered_shards_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-00000.tar", entry(TRAIN[0], "a red thing"))
+    with pytest.raises(CorpusError, match=r"no shard; 00000\.tar and the like were expected"):
+        list(image_shards(tmp_path, "train"))
+    with pytest.raises(CorpusError, match=r"split: 'all'; one of"):
+        list(image_shards(tmp_path, "all"))
+
+
+def test_a_truncated_shard_is_named(tmp_path: Path) -> None:
+    shard = write_tar(tmp_path / "00000.tar", entry(TRAIN[0], "a red thing"))
+    shard.write_bytes(shard.read_bytes()[:700])
+    with pytest.raises(CorpusError, match=r"00000\.tar: .*a readable tar archive was expected"):
+        list(image_shards(tmp_path, "train"))

@@ -1,0 +1,150 @@
+"""Visual Parsing: attention-guided masking, its regression, shapes and training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
+from training import checkpoint
+from training.loop import train
+from training.models.visual_parsing import VisualParsing, VisualParsingConfig, base, tiny
+from training.recipe import Recipe
+
+SHARED = ("text_width", "text_intermediate", "vocabulary", "max_positions", "text_length", "vector_width")
+SMALL = {name: MODEL[name] for name in SHARED} | {
+    "image_height": 64,
+    "image_width": 64,
+    "grid_height": 4,
+    "grid_width": 4,
+    "swin_width": 8,
+    "swin_depths": [1, 2, 2],
+    "swin_heads": [1, 2, 4],
+    "window": 4,
+    "masked_with": 3,
+    "fused_layers": 2,
+    "answer_hidden": 16,
+    "dropout": 0.0,
+}
+
+
+def small_config(**changes: object) -> VisualParsingConfig:
+    return VisualParsingConfig.model_validate(tiny(answers=7).model_dump() | SMALL | changes)
+
+
+def frames(batch: int, clips: int = 1) -> dict[str, torch.Tensor]:
+    return {"high": torch.randint(0, 256, (batch, clips, 1, 64, 64, 3), dtype=torch.uint8)}
+
+
+@pytest.fixture(scope="module")
+def small() -> VisualParsing:
+    torch.manual_seed(0)
+    return VisualParsing(small_config()).eval()
+
+
+def test_shapes_of_all_steps(small: VisualParsing) -> None:
+    ids = torch.randint(1, 40, (3, 9))
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        vector, tokens = small.encode_video(frames(3, 2))
+        text, states = small.encode_text(ids, mask)
+        seen = small.see(tokens)
+        assert vector.shape == text.shape == (3, 24)
+        assert tokens.shape == (3, 16, 32)
+        assert small.match_logits(states, mask, tokens, seen).shape == (3,)
+        assert small.answer_logits(states, mask, seen).shape == (3, 7)
+
+
+def test_attention_is_that_of_the_last_block(small: VisualParsing) -> None:
+    """The block's output, made again from the weights of one head, is the one that Swin makes."""
+    model = VisualParsing(small_config(swin_heads=[1, 1, 1])).eval()
+    with torch.no_grad():
+        tokens, before = model.video.parse(frames(2)["high"].flatten(0, 1))
+        weights = model.video.attention(before)
+        block = model.video.swin.layers[-1].blocks[-1]
+        x = before.flatten(1, 2)
+        values = block.attn.qkv(block.norm1(x)).chunk(3, dim=-1)[2]
+        x = x + block.attn.proj(weights @ values)
+        x = x + block.mlp(block.norm2(x))
+        assert torch.allclose(model.video.swin.norm(x), tokens, atol=1e-5)
+    assert weights.shape == (2, 16, 16)
+    assert torch.allclose(weights.sum(dim=-1), torch.ones(()), atol=1e-5)
+
+
+def test_a_token_is_masked_with_those_that_it_attends_to_most(small: VisualParsing) -> None:
+    # Token i attends to i + 1, i + 2 and i + 3 (in a ring) most, and least to itself.
+    ring = torch.zeros(16, 16)
+    for i in range(16):
+        for step, weight in ((1, 0.4), (2, 0.3), (3, 0.2)):
+            ring[i, (i + step) % 16] = weight
+    expected = {tuple(sorted((i + step) % 16 for step in range(4))) for i in range(16)}
+    torch.manual_seed(0)
+    found = set()
+    for _ in range(60):
+        tokens = torch.randn(2, 16, 32)
+        hidden, masked = small.mask_visual(tokens, ring.expand(2, -1, -1))
+        found |= {tuple(row.nonzero().flatten().tolist()) for row in masked}
+        assert torch.equal(hidden[~masked], tokens[~masked])
+        assert torch.equal(hidden[masked], small.mask_embedding.expand(int(masked.sum()), -1))
+    assert found == expected
+
+
+def test_features_are_regressed_from_what_is_left(small: VisualParsing) -> None:
+    ids = torch.randint(1, 40, (4, 9))
+    mask = torch.ones_like(ids)
+    torch.manual_seed(1)
+    tokens, attention = small.encode_maskable(frames(4))
+    _, states = small.encode_text(ids, mask)
+    with torch.no_grad():
+        small.feature_head.weight.zero_()
+        small.feature_head.bias.zero_()
+    torch.manual_seed(2)
+    loss = small.masked_visual(tokens, attention, states, mask)
+    torch.manual_seed(2)
+    _, masked = small.mask_visual(tokens, attention)
+    assert loss.item() == pytest.approx(tokens[masked].pow(2).mean().item(), rel=1e-5)  # nothing is told: all of it
+
+
+def test_config_refuses_a_grid_that_no_window_spans() -> None:
+    with pytest.raises(ValueError, match=r"grid_height: 4 given; at most the window of 2"):
+        small_config(window=2)
+    with pytest.raises(ValueError, match=r"grid_height: 3 given; image_height 64 / 16"):
+        small_config(grid_height=3)
+
+
+def test_base_runs_on_the_published_grid() -> None:
+    cfg = base()
+    assert (cfg.visual_width, cfg.visual_tokens, cfg.fused_layers) == (1024, 144, 12)
+    assert cfg.architecture == "visual-parsing-base"
+
+
+def parsing_recipe(tokenizer: Path) -> Recipe:
+    objectives = {"contrastive": 1.0, "masked_visual": 0.5, "masked_words": 0.5, "match": 1.0, "answer": 1.0}
+    source = {"corpus": "squares", "weight": 1.0, "batch": 8, "group_by": "colour", "objectives": objectives}
+    stage = {"name": "all", "steps": 7, "learning_rate": 1e-3, "sources": [source]}
+    return recipe(tokenizer, system="visual-parsing", model=SMALL, stages=[stage], checkpoint_every=3)
+
+
+def test_a_run_learns_its_objectives_and_resumes_exactly(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    write_corpus(tmp_path / "data", tmp_path)
+    made = parsing_recipe(write_tokenizer(tmp_path / "tokenizer.json"))
+    whole = checkpoint.load(train(made, tmp_path / "data", tmp_path / "whole")).model
+    for steps in (4, None):
+        ended = train(made, tmp_path / "data", tmp_path / "pieces", stop_after=steps)
+    pieces = checkpoint.load(ended).model
+    assert isinstance(pieces, VisualParsing)
+    for (name, a), b in zip(whole.state_dict().items(), pieces.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    rows = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").open()]
+    assert all("loss/masked_visual squares" in row for row in rows)
+
+
+def test_masking_visual_tokens_of_frozen_encoders_is_refused() -> None:
+    plain = parsing_recipe(Path("t.json")).model_dump()
+    plain["stages"][0]["frozen"] = "stage_one"
+    with pytest.raises(ValueError, match=r"'masked_visual' of 'squares' in stage 'all', whose encoders are frozen"):
+        Recipe.model_validate(plain)

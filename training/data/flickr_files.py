@@ -1,0 +1,39 @@
+"""Sentences of the Flickr corpora as their authors distribute them: Flickr8k and Flickr30k have one format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from training.data.text_file import numbered_lines
+from training.data.webdataset import CorpusError
+
+
+def captions_by_id(path: Path) -> dict[str, str]:
+    """{"KEY#0": sentence, ...} of a token file: IMAGE.jpg#NUMBER, a tab, the sentence. Raises CorpusError."""
+    captions: dict[str, str] = {}
+    for number, line in numbered_lines(path):
+        identifier, tab, caption = line.partition("\t")
+        image, mark, index = identifier.partition("#")
+        if not (tab and caption.strip()):
+            raise CorpusError(
+                f"{path}:{number}: sentence: none in {line[:60]!r}; IMAGE.jpg#N, a tab, a sentence expected"
+            )
+        if not (mark and index.isdigit()):
+            raise CorpusError(f"{path}:{number}: image: {identifier[:60]!r}; IMAGE.jpg#N was expected")
+        captions[f"{image_key(image)}#{index}"] = caption.strip()
+    return captions
+
+
+def captions_by_image(captions: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """{"KEY": its sentences in order} of {"KEY#0": sentence, ...}."""
+    sentences: dict[str, list[str]] = {}
+    for caption_id, caption in captions.items():
+        sentences.setdefault(caption_id.partition("#")[0], []).append(caption)
+    return {key: tuple(of_image) for key, of_image in sentences.items()}
+
+
+def image_key(image: str) -> str:
+    """The name of an image's file without what follows it."""
+    # One image of Flickr8k's token file is called 2258277193_586949ec62.jpg.1.
+    return image.partition(".jpg")[0]

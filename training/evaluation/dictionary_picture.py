@@ -1,0 +1,80 @@
+"""What the entries of SOHO's visual dictionary stand for: the patches that are nearest to each, as one picture.
+
+Shape letters: N examples, V visual tokens, D width, K entries.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from training import checkpoint
+from training.data.packed import open_packed
+from training.models.soho import Soho
+from vitascope.errors import InvalidInput
+
+BATCH = 32
+PATCH = 64
+"""Pixels of a patch's side in the picture."""
+
+
+def draw_dictionary(
+    folder: Path, data: Path, corpus: str, picture: Path, *, split: str = "val", entries: int = 24, patches: int = 12
+) -> dict[str, Any]:
+    """One row per entry, the most used first; in it the patches of the split that are nearest to the entry.
+
+    A patch is twice as wide as a visual token's cell. Raises InvalidInput for a model without a dictionary.
+    """
+    model = checkpoint.load(folder).model.eval()
+    if not isinstance(model, Soho):
+        raise InvalidInput(f"{folder}: holds {model.cfg.architecture}; a SOHO checkpoint was expected")
+    frames = open_packed(data / corpus / split).arrays["high"][:, 0]  # (N, H, W, 3)
+    indices, distances = _assign(model, frames)
+    counts = np.bincount(indices.ravel(), minlength=model.cfg.entries)
+    rows, columns = model.cfg.grid_height, model.cfg.grid_width
+    shown = [int(entry) for entry in np.argsort(-counts, kind="stable")[:entries] if counts[entry]]
+    canvas = np.full((len(shown) * (PATCH + 4), patches * (PATCH + 4), 3), 255, np.uint8)
+    for line, entry in enumerate(shown):
+        places = np.argwhere(indices == entry)
+        nearest = places[np.argsort(distances[indices == entry], kind="stable")[:patches]]
+        for column, (example, token) in enumerate(nearest):
+            y, x = line * (PATCH + 4), column * (PATCH + 4)
+            patch = _patch(frames[example], int(token) // columns, int(token) % columns, (rows, columns))
+            canvas[y : y + PATCH, x : x + PATCH] = patch
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(canvas).save(picture)
+    shares = counts[counts > 0] / counts.sum()
+    return {
+        "picture": str(picture),
+        "corpus": f"{corpus}/{split}",
+        "entries": model.cfg.entries,
+        "entries used": int((counts > 0).sum()),
+        "perplexity": round(float(np.exp(-(shares * np.log(shares)).sum())), 2),
+        "shown": [{"entry": entry, "tokens": int(counts[entry])} for entry in shown],
+    }
+
+
+@torch.no_grad()
+def _assign(model: Soho, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Entry of every token and its squared distance to it, both (N, V)."""
+    indices, distances = [], []
+    for start in range(0, len(frames), BATCH):
+        pixels = torch.from_numpy(np.array(frames[start : start + BATCH]))[:, None]
+        features = model.video.features(pixels)  # (n, V, D)
+        found = model.video.dictionary(features.flatten(0, 1))
+        gap = (features.flatten(0, 1) - model.video.dictionary.entries[found.indices]).pow(2).sum(dim=-1)
+        indices.append(found.indices.reshape(features.shape[:2]).numpy())
+        distances.append(gap.reshape(features.shape[:2]).numpy())
+    return np.concatenate(indices), np.concatenate(distances)
+
+
+def _patch(frame: np.ndarray, row: int, column: int, grid: tuple[int, int]) -> np.ndarray:
+    """The cell (row, column) with half a cell around it, (PATCH, PATCH, 3); the frame's edge goes on outside."""
+    height, width = frame.shape[0] // grid[0], frame.shape[1] // grid[1]
+    padded = np.pad(frame, ((height // 2, height // 2), (width // 2, width // 2), (0, 0)), mode="edge")
+    cut = padded[row * height : (row + 2) * height, column * width : (column + 2) * width]
+    return np.asarray(Image.fromarray(cut).resize((PATCH, PATCH), Image.Resampling.BILINEAR))

@@ -1,0 +1,81 @@
+"""The numbers that every system here has: text layers, fused layers, heads. Each system adds those of its own eyes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vitascope.manifest import FrameStream
+
+
+class FusedConfig(BaseModel):
+    """Architecture behind the video encoder; stored with the rest beside every checkpoint."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: str
+    """Which system this is; its name in `training.models.systems`."""
+    size: str
+    grid_height: int
+    """Rows of visual tokens of a clip."""
+    grid_width: int
+    text_width: int
+    text_heads: int
+    text_layers: int
+    """Text encoder: the first layers of one split BERT."""
+    fused_layers: int
+    """Multi-modal encoder: the layers after the split, on [text; visual tokens]."""
+    text_intermediate: int
+    vocabulary: int
+    max_positions: int
+    text_length: int
+    """Tokens per text, special ones included."""
+    vector_width: int
+    temperature: float
+    answer_hidden: int
+    answers: int = 0
+    """Size of the answer vocabulary; 0: no answer head."""
+    object_classes: list[int] = []
+    """Classes of each attribute that the `objects` objective predicts of a visual token; empty: no such head."""
+    dropout: float = 0.1
+    attention_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Of attention weights in the text Transformer."""
+    vector_from_fused: bool = False
+    """Text vectors come from all layers, run on the text alone: for a single stream, which has no text encoder."""
+    visual_reads_text: bool = True
+    """In the fused layers. True: the published joint self-attention. False: visual tokens attend to one another only
+    and are computed once for many texts about a video."""
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.grid_height * self.grid_width
+
+    @property
+    @abstractmethod
+    def visual_width(self) -> int:
+        """Width of the visual tokens."""
+
+    @property
+    def architecture(self) -> str:
+        """Name of the system and its size, as bundles state it."""
+        return f"{self.system}-{self.size}"
+
+    @abstractmethod
+    def streams(self) -> list[FrameStream]:
+        """What the visual graph eats, as the bundle's manifest states it."""
+
+
+class ConvConfig(FusedConfig):
+    """With a convolutional backbone of timm's as eyes."""
+
+    backbone: str
+    """timm name, ResNet or EfficientNet."""
+    image_mean: tuple[float, float, float]
+    """Subtracted from pixel values in 0..255."""
+    image_std: tuple[float, float, float]
+    frozen_stages: Annotated[int, Field(ge=0, le=5)]
+    """Leading backbone stages that never learn (0: the whole encoder learns)."""
+    frozen_norm: bool
+    """Keep the backbone's BatchNorm at its pretrained statistics; needed for small batches."""

@@ -1,0 +1,188 @@
+"""What every system here shares: one split text Transformer behind its own eyes, and heads on the fused states.
+
+A system (`hdvila`, `soho`, `visual_parsing`) gives the video encoder and says how its visual tokens enter the fused
+layers; vectors for retrieval, matching, masked words and answers are the same for all.
+
+Shape letters: B samples, C clips, F frames, H W pixels, V visual tokens, L text tokens, D width of the fused layers,
+W width of the visual tokens, E width of the shared vector space.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.models.config import FusedConfig
+from training.models.text import MaskedWordHead, Seen, TextTransformer, masked_mean, repeated
+
+STAGE_ONE = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.")
+"""Parameter prefixes that stage 1 trains and stage 2 freezes, besides the text layers (HD-VILA, section 3.4)."""
+
+
+class FusedModel(nn.Module, ABC):
+    """Public steps (`encode_video`, `encode_text`, `see`, `fuse`, heads), so that each can be exported alone."""
+
+    backbones: ClassVar[tuple[str, ...]]
+    """Prefixes of the parameters of the convolutional or visual Transformer backbones."""
+
+    def __init__(self, cfg: FusedConfig, video: nn.Module) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.video = video
+        self.text = TextTransformer(
+            width=cfg.text_width,
+            heads=cfg.text_heads,
+            text_layers=cfg.text_layers,
+            fused_layers=cfg.fused_layers,
+            intermediate=cfg.text_intermediate,
+            vocabulary=cfg.vocabulary,
+            max_positions=cfg.max_positions,
+            dropout=cfg.dropout,
+            attention_dropout=cfg.attention_dropout,
+            visual_reads_text=cfg.visual_reads_text,
+        )
+        self.text_pool = nn.Linear(cfg.text_width, cfg.text_width)
+        # Starts as the identity: with a pretrained sentence encoder the masked mean is already meaningful.
+        nn.init.eye_(self.text_pool.weight)
+        nn.init.zeros_(self.text_pool.bias)
+        self.text_project = nn.Linear(cfg.text_width, cfg.vector_width)
+        self.video_project = nn.Linear(cfg.visual_width, cfg.vector_width)
+        self.visual_embeddings = self.make_visual_embeddings()
+        self.word_head = MaskedWordHead(cfg.text_width, cfg.vocabulary)
+        # One logit for "an object is here", then those of each attribute. Only training reads it.
+        classes = sum(cfg.object_classes)
+        self.object_head = nn.Linear(cfg.visual_width, 1 + classes) if classes else None
+        self.match_head = nn.Linear(cfg.text_width, 1)
+        # Matching starts as similarity above a threshold and learns what to add to it.
+        nn.init.zeros_(self.match_head.weight)
+        nn.init.zeros_(self.match_head.bias)
+        self.match_scale = nn.Parameter(torch.tensor(0.5))
+        self.match_threshold = nn.Parameter(torch.tensor(0.5))
+        self.answer_head = (
+            nn.Sequential(
+                nn.Linear(cfg.text_width, cfg.answer_hidden),
+                nn.ReLU(),
+                nn.Dropout(cfg.dropout),
+                nn.Linear(cfg.answer_hidden, cfg.answers),
+            )
+            if cfg.answers
+            else None
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes; its inputs belong there too."""
+        return self.match_threshold.device
+
+    @abstractmethod
+    def make_visual_embeddings(self) -> nn.Module:
+        """What takes visual tokens (B, V, W) to (B, V, D), as the fused layers read them."""
+
+    def encode_video(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """streams: (B, C, F, H, W, 3) by name, as `cfg.streams()` states them; pixels 0..255 of any dtype.
+
+        times: which learned times the frames stand for, where the video encoder has such; default all.
+        Returns the L2-normalised vector (B, E) and the visual tokens (B, V, W), both means over clips.
+        """
+        b, c = next(iter(streams.values())).shape[:2]
+        tokens = self.video({name: frames.flatten(0, 1) for name, frames in streams.items()}, times)
+        tokens = tokens.reshape(b, c, *tokens.shape[1:]).mean(dim=1)
+        return self.video_vector(tokens), tokens
+
+    def video_vector(self, tokens_BVW: Tensor) -> Tensor:
+        """Visual tokens (B, V, W) -> the L2-normalised vector (B, E)."""
+        return F.normalize(self.video_project(tokens_BVW.mean(dim=1)), dim=-1)
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """ids and mask (B, L) -> the L2-normalised vector (B, E) and the text states (B, L, D)."""
+        states = self.text.encode(input_ids, attention_mask)
+        return self.text_vector(states, attention_mask), states
+
+    def text_vector(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """Text states (B, L, D) and their mask -> the L2-normalised vector (B, E)."""
+        pooled = torch.tanh(self.text_pool(self.text_mean(states_BLD, attention_mask)))
+        return F.normalize(self.text_project(pooled), dim=-1)
+
+    def text_mean(self, states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """Mean (B, D) of the states that a text has by itself: of a single stream, after all of its layers."""
+        if self.cfg.vector_from_fused:
+            states_BLD = self.text.fuse_alone(states_BLD, attention_mask)
+        return masked_mean(states_BLD, attention_mask)
+
+    def see(self, visual_PVW: Tensor) -> Seen:
+        """Visual tokens of P videos (P, V, W), made ready for the heads below; do it once for many texts."""
+        return self.text.see(self.visual_embeddings(visual_PVW))
+
+    def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+        """Text states (B, L, D) of B = n * P texts, n in a row about each video -> fused states (B, L, D)."""
+        return self.text.fuse(text_BLD, attention_mask, seen)
+
+    def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, visual_PVW: Tensor, seen: Seen) -> Tensor:
+        """(B,): how well text and video belong together, before calibration.
+
+        The fused [CLS] corrects the scaled similarity of the two vectors: with few matching steps a head on [CLS]
+        alone (HD-VILA leaves its own unused) stays far below what similarity already knows.
+        """
+        first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
+        video = repeated(self.video_vector(visual_PVW), text_BLD.shape[0])
+        similarity = (self.text_vector(text_BLD, attention_mask) * video).sum(dim=-1)
+        above = self.match_scale * (similarity - self.match_threshold) / self.cfg.temperature
+        logits: Tensor = self.match_head(first).squeeze(-1) + above
+        return logits
+
+    def answer_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+        """Question states (B, L, D), n in a row about each video -> (B, answers)."""
+        if self.answer_head is None:
+            raise ValueError("answers: 0 in this model's config; an answer vocabulary was expected")
+        first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
+        logits: Tensor = self.answer_head(first)
+        return logits
+
+    def object_logits(self, visual_BVW: Tensor) -> Tensor:
+        """Visual tokens (B, V, W) -> (B, V, 1 + classes of all attributes): is an object here, and what is it."""
+        if self.object_head is None:
+            raise ValueError(
+                "object_classes: empty in this model's config; the classes of each attribute were expected"
+            )
+        logits: Tensor = self.object_head(visual_BVW)
+        return logits
+
+    def encode_maskable(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Of one clip each: visual tokens (B, V, W), and what `masked_visual` needs to choose among them.
+
+        Raises ValueError for a system that masks no visual tokens.
+        """
+        raise ValueError(f"objectives: 'masked_visual' for {self.cfg.architecture}, which masks no visual tokens")
+
+    def masked_visual(self, tokens: Tensor, parts: Tensor, text_BLD: Tensor, attention_mask: Tensor) -> Tensor:
+        """The loss of telling masked visual tokens from the rest and from the text, one text about each video.
+
+        tokens, parts: of `encode_maskable`. Raises ValueError for a system that masks no visual tokens.
+        """
+        raise ValueError(f"objectives: 'masked_visual' for {self.cfg.architecture}, which masks no visual tokens")
+
+    def align_visual_embeddings(self) -> None:
+        """Visual tokens enter the fused layers as the words they resemble (stage option `align_visual`).
+
+        Raises ValueError for a system whose tokens enter without a projection of their own.
+        """
+        raise ValueError(f"align_visual: {self.cfg.architecture} has no projection of visual tokens to align")
+
+    def facts(self) -> dict[str, float]:
+        """What the training log should show of the model's inner state after a step, by name."""
+        return {}
+
+    def word_logits(self, states: Tensor) -> Tensor:
+        """(n, D) fused states of masked positions -> (n, vocabulary)."""
+        logits: Tensor = self.word_head(states, self.text.word_embeddings)
+        return logits
+
+    def stage_one_parameters(self) -> list[str]:
+        """Names of all parameters of the two encoders and their projections."""
+        layers = tuple(f"text.bert.encoder.layer.{i}." for i in range(self.cfg.text_layers))
+        return [name for name, _ in self.named_parameters() if name.startswith(STAGE_ONE + layers)]

@@ -1,0 +1,130 @@
+"""The numbers of SOHO, in the published size and in one that two CPU cores can train.
+
+`tiny` and `base` run the same code; only what is written here differs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from training.models.config import ConvConfig
+from vitascope.manifest import FrameStream
+
+
+class SohoConfig(ConvConfig):
+    """Architecture of one SOHO model: one picture, one backbone, one stream of text and visual tokens."""
+
+    system: Literal["soho"] = "soho"
+    image_height: int
+    image_width: int
+    neck_stride: Annotated[int, Field(ge=1, le=2)]
+    """Of the max-pooling between backbone and neck: visual tokens are 32 * this many pixels apart."""
+    entries: Annotated[int, Field(ge=2)]
+    """Entries of the visual dictionary."""
+    decay: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the dictionary's running sums that a step keeps."""
+    revive_below: Annotated[float, Field(ge=0)]
+    """Entries whose running count falls below this are placed on a token of the batch anew: the guard against
+    collapse, which the published model does not have (0: no guard)."""
+    entry_temperature: Annotated[float, Field(gt=0)]
+    """Of the cosines that masked visual tokens are told by. The published model divides by none (1)."""
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> SohoConfig:
+        for axis in ("height", "width"):
+            given, grid = getattr(self, f"image_{axis}"), getattr(self, f"grid_{axis}")
+            if -(-given // 32) // self.neck_stride != grid:
+                raise ValueError(
+                    f"grid_{axis}: {grid} given; image_{axis} {given} makes {-(-given // 32) // self.neck_stride}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _visual_tokens_read_text(self) -> SohoConfig:
+        if not self.visual_reads_text:
+            raise ValueError("visual_reads_text: false; masked visual tokens are told from the text, true was expected")
+        return self
+
+    @property
+    def visual_width(self) -> int:
+        """That of the Transformer: dictionary entries are compared with fused states."""
+        return self.text_width
+
+    def streams(self) -> list[FrameStream]:
+        return [
+            FrameStream(name="high", frames=1, height=self.image_height, width=self.image_width, placement="middle")
+        ]
+
+
+def base(answers: int = 0) -> SohoConfig:
+    """The published configuration (SOHO, section 4.1).
+
+    Recalled, not verified: ResNet-101 and twelve layers (the released configuration has ResNet-18 and three).
+    """
+    return SohoConfig(
+        size="base",
+        backbone="resnet101",
+        image_mean=(123.675, 116.28, 103.53),
+        image_std=(58.395, 57.12, 57.375),
+        frozen_stages=2,
+        frozen_norm=False,
+        image_height=640,
+        image_width=1024,
+        neck_stride=2,
+        grid_height=10,
+        grid_width=16,
+        entries=2048,
+        decay=0.4,
+        revive_below=0.0,
+        entry_temperature=1.0,
+        text_width=768,
+        text_heads=12,
+        text_layers=0,
+        fused_layers=12,
+        text_intermediate=3072,
+        vocabulary=30522,
+        max_positions=512,
+        text_length=50,
+        vector_width=768,
+        temperature=0.05,
+        answer_hidden=3072,
+        answers=answers,
+        vector_from_fused=True,
+    )
+
+
+def tiny(answers: int = 0) -> SohoConfig:
+    """Trains on two CPU cores: EfficientNet-Lite0 as backbone, MiniLM-L6 as the single stream's six layers."""
+    return SohoConfig(
+        size="tiny",
+        backbone="tf_efficientnet_lite0",
+        image_mean=(127.0, 127.0, 127.0),
+        image_std=(128.0, 128.0, 128.0),
+        frozen_stages=3,
+        frozen_norm=True,
+        image_height=224,
+        image_width=224,
+        neck_stride=1,
+        grid_height=7,
+        grid_width=7,
+        entries=512,
+        decay=0.9,
+        revive_below=0.05,
+        entry_temperature=0.1,
+        text_width=384,
+        text_heads=12,
+        text_layers=0,
+        fused_layers=6,
+        text_intermediate=1536,
+        vocabulary=30522,
+        max_positions=512,
+        text_length=64,
+        vector_width=256,
+        temperature=0.05,
+        answer_hidden=384,
+        answers=answers,
+        attention_dropout=0.0,
+        vector_from_fused=True,
+    )

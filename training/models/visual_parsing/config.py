@@ -1,0 +1,130 @@
+"""The numbers of Visual Parsing, in a size as published and in one that two CPU cores can train.
+
+`tiny` and `base` run the same code; only what is written here differs. No code of the authors was ever released; what
+is recalled and not verified is marked.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from training.models.config import FusedConfig
+from vitascope.manifest import FrameStream
+
+
+class VisualParsingConfig(FusedConfig):
+    """Architecture of one model: a Swin Transformer as eyes, one stream of text and visual tokens."""
+
+    system: Literal["visual-parsing"] = "visual-parsing"
+    image_mean: tuple[float, float, float]
+    """Subtracted from pixel values in 0..255."""
+    image_std: tuple[float, float, float]
+    image_height: int
+    image_width: int
+    patch: Annotated[int, Field(ge=1)]
+    """Pixels of the side of a first-level token."""
+    swin_width: Annotated[int, Field(ge=4)]
+    """Width of the first level; it doubles with each."""
+    swin_depths: Annotated[list[int], Field(min_length=1)]
+    """Blocks of each level; between two levels the grid halves."""
+    swin_heads: list[int]
+    window: Annotated[int, Field(ge=2)]
+    """Side of an attention window in tokens. On the last level it is the whole grid, so that every visual token has
+    attended to every other before the text comes in."""
+    drop_path: Annotated[float, Field(ge=0, lt=1)]
+    masked_with: Annotated[int, Field(ge=0)]
+    """Tokens that are masked together with the one drawn: those that it attends to most. (K; not published.)"""
+
+    @model_validator(mode="after")
+    def _grid_fits(self) -> VisualParsingConfig:
+        cell = self.patch * 2 ** (len(self.swin_depths) - 1)
+        for axis in ("height", "width"):
+            given, grid = getattr(self, f"image_{axis}"), getattr(self, f"grid_{axis}")
+            if grid * cell != given:
+                raise ValueError(f"grid_{axis}: {grid} given; image_{axis} {given} / {cell} was expected")
+            if grid > self.window:
+                raise ValueError(f"grid_{axis}: {grid} given; at most the window of {self.window} was expected")
+        if len(self.swin_heads) != len(self.swin_depths):
+            raise ValueError(f"swin_heads: {self.swin_heads}; one per level of swin_depths {self.swin_depths}")
+        if not self.visual_reads_text:
+            raise ValueError("visual_reads_text: false; masked visual tokens are told from the text, true was expected")
+        return self
+
+    @property
+    def visual_width(self) -> int:
+        width: int = self.swin_width * 2 ** (len(self.swin_depths) - 1)
+        return width
+
+    def streams(self) -> list[FrameStream]:
+        return [
+            FrameStream(name="high", frames=1, height=self.image_height, width=self.image_width, placement="middle")
+        ]
+
+
+def base(answers: int = 0) -> VisualParsingConfig:
+    """The published size: Swin and BERT-base (recalled: which Swin, and its 384 pixels)."""
+    return VisualParsingConfig(
+        size="base",
+        image_mean=(123.675, 116.28, 103.53),
+        image_std=(58.395, 57.12, 57.375),
+        image_height=384,
+        image_width=384,
+        patch=4,
+        swin_width=128,
+        swin_depths=[2, 2, 18, 2],
+        swin_heads=[4, 8, 16, 32],
+        window=12,
+        drop_path=0.2,
+        masked_with=10,
+        grid_height=12,
+        grid_width=12,
+        text_width=768,
+        text_heads=12,
+        text_layers=0,
+        fused_layers=12,
+        text_intermediate=3072,
+        vocabulary=30522,
+        max_positions=512,
+        text_length=50,
+        vector_width=768,
+        temperature=0.05,
+        answer_hidden=1536,
+        answers=answers,
+        vector_from_fused=True,
+    )
+
+
+def tiny(answers: int = 0) -> VisualParsingConfig:
+    """Trains on two CPU cores: a small Swin from nothing, MiniLM-L6 as the single stream's six layers."""
+    return VisualParsingConfig(
+        size="tiny",
+        image_mean=(127.0, 127.0, 127.0),
+        image_std=(128.0, 128.0, 128.0),
+        image_height=224,
+        image_width=224,
+        patch=4,
+        swin_width=48,
+        swin_depths=[2, 2, 2, 2],
+        swin_heads=[2, 4, 8, 16],
+        window=7,
+        drop_path=0.0,
+        masked_with=8,
+        grid_height=7,
+        grid_width=7,
+        text_width=384,
+        text_heads=12,
+        text_layers=0,
+        fused_layers=6,
+        text_intermediate=1536,
+        vocabulary=30522,
+        max_positions=512,
+        text_length=64,
+        vector_width=256,
+        temperature=0.05,
+        answer_hidden=384,
+        answers=answers,
+        attention_dropout=0.0,
+        vector_from_fused=True,
+    )

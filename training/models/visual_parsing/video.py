@@ -1,0 +1,65 @@
+"""Visual Parsing's visual half: a Swin Transformer from pixels to tokens (section 3.1).
+
+Shape letters: N videos * clips, F frames, H W pixels, Y X rows and columns of tokens, V = Y * X visual tokens, C width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from timm.models.swin_transformer import SwinTransformer
+from torch import Tensor, nn
+
+from training.models.convolution import channels_first
+from training.models.visual_parsing.config import VisualParsingConfig
+
+
+class VideoEncoder(nn.Module):
+    """The picture of each clip to visual tokens that have all attended to one another."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, cfg: VisualParsingConfig) -> None:
+        super().__init__()
+        self.swin = SwinTransformer(
+            img_size=(cfg.image_height, cfg.image_width),
+            patch_size=cfg.patch,
+            num_classes=0,
+            embed_dim=cfg.swin_width,
+            depths=tuple(cfg.swin_depths),
+            num_heads=tuple(cfg.swin_heads),
+            window_size=cfg.window,
+            drop_path_rate=cfg.drop_path,
+        )
+        self.register_buffer("mean", torch.tensor(cfg.image_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg.image_std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
+        """streams: high (N, 1, H, W, 3), pixels 0..255 -> visual tokens (N, V, C). times: not used."""
+        return self.parse(streams["high"])[0]
+
+    def parse(self, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (N, 1, H, W, 3) -> visual tokens (N, V, C) and what the last block was given, (N, Y, X, C)."""
+        swin: Any = self.swin
+        x = swin.patch_embed((channels_first(high) - self.mean) / self.std)
+        x = swin.layers[:-1](x)
+        last = swin.layers[-1]
+        x = last.downsample(x)
+        before = last.blocks[:-1](x)
+        tokens: Tensor = swin.norm(last.blocks[-1](before)).flatten(1, 2)
+        return tokens, before
+
+    def attention(self, before_NYXC: Tensor) -> Tensor:
+        """(N, V, V): what each visual token attends to in the last block, mean over heads; rows sum to 1."""
+        swin: Any = self.swin
+        block = swin.layers[-1].blocks[-1]
+        attend = block.attn
+        x = block.norm1(before_NYXC).flatten(1, 2)
+        n, v, _ = x.shape
+        queries, keys, _ = attend.qkv(x).reshape(n, v, 3, attend.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = queries @ keys.transpose(-1, -2) * attend.scale + attend._get_rel_pos_bias()
+        weights: Tensor = scores.float().softmax(dim=-1).mean(dim=1)
+        return weights
