@@ -36,14 +36,14 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{number}: ", record
 
 
-def json_objects(path: Path, value: object, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, object) of a list of objects that stands at `name` in the file. Raises CorpusError."""
+def json_objects(where: str, value: object, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, object) of a list of objects that stands at `name`. Raises CorpusError."""
     if not isinstance(value, list):
-        raise CorpusError(f"{path}: {name or 'content'}: {short(value)}; a list of objects was expected")
+        raise CorpusError(f"{where}{name or 'content'}: {short(value)}; a list of objects was expected")
     for index, record in enumerate(value):
         if not isinstance(record, dict):
-            raise CorpusError(f"{path}: {name}[{index}]: {short(record)}; a JSON object was expected")
-        yield f"{path}: {name}[{index}].", record
+            raise CorpusError(f"{where}{name}[{index}]: {short(record)}; a JSON object was expected")
+        yield f"{where}{name}[{index}].", record
 
 
 def text_at(record: Mapping[str, Any], field: str, where: str, expected: str = "a non-empty string") -> str:

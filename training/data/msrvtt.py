@@ -120,13 +120,13 @@ def _videos(folder: Path) -> dict[str, _Video]:
         content = read_json(path)
         if not isinstance(content, dict):
             raise CorpusError(f"{path}: {short(content)}; an object with videos and sentences was expected")
-        for where, record in json_objects(path, content.get("videos"), "videos"):
+        for where, record in json_objects(f"{path}: ", content.get("videos"), "videos"):
             split = record.get("split")
             if not isinstance(split, str) or split not in OFFICIAL_SPLITS:
                 raise CorpusError(f"{where}split: {short(split)}; one of {tuple(OFFICIAL_SPLITS)} was expected")
             attributes = {name: record[name] for name in ("category",) if name in record}
             videos[text_at(record, "video_id", where)] = _Video(where, OFFICIAL_SPLITS[split], attributes)
-        for where, record in json_objects(path, content.get("sentences"), "sentences"):
+        for where, record in json_objects(f"{path}: ", content.get("sentences"), "sentences"):
             name = text_at(record, "video_id", where)
             if name not in videos:
                 raise CorpusError(f"{where}video_id: {name!r}; one of videos was expected")
@@ -170,7 +170,7 @@ def _choices(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
     path = first_file(folder, ANNOTATION_FOLDERS, CHOICES)
     if path is None:
         return {}
-    records = json_lines(path) if path.suffix == ".jsonl" else json_objects(path, read_json(path))
+    records = json_lines(path) if path.suffix == ".jsonl" else json_objects(f"{path}: ", read_json(path))
     choices = {}
     for where, record in records:
         video_field = next((name for name in _CHOICE_VIDEO if name in record), _CHOICE_VIDEO[0])

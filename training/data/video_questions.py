@@ -17,7 +17,7 @@ KINDS = ("what", "who", "how", "when", "where")
 def questions_by_video(path: Path) -> dict[int, list[Question]]:
     """{video number: its questions} in file order. Raises CorpusError naming the entry and the field."""
     questions: dict[int, list[Question]] = {}
-    for where, record in json_objects(path, read_json(path)):
+    for where, record in json_objects(f"{path}: ", read_json(path)):
         question = text_at(record, "question", where, "a question")
         answer = text_at(record, "answer", where, "an answer")
         number = whole_number_at(record, "video_id", where)
