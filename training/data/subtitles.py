@@ -91,8 +91,11 @@ def _cues(path: Path, lines: Sequence[str], vtt: bool) -> list[_Cue]:
         above = lines[index - 1].strip() if index else ""
         if _ARROW in line:
             start, end = _times(path, index + 1, line)
-            names_the_cue = above.isdigit() or index < 2 or not lines[index - 2].strip()
-            if above and names_the_cue and cues and cues[-1].lines:
+            if above:
+                names_the_cue = above.isdigit() or index < 2 or not lines[index - 2].strip()
+            else:  # a number of SubRip may also be parted from its times by a blank line
+                names_the_cue = not vtt and bool(cues) and cues[-1].lines[-1:] == [str(len(cues) + 1)]
+            if names_the_cue and cues and cues[-1].lines:
                 cues[-1].lines.pop()
             cues.append(_Cue(start, end))
             hidden = False
@@ -113,7 +116,8 @@ def _cues(path: Path, lines: Sequence[str], vtt: bool) -> list[_Cue]:
 
 
 def _names_first_cue(lines: Sequence[str], index: int) -> bool:
-    return index + 1 < len(lines) and _ARROW in lines[index + 1]
+    following = next((line for line in lines[index + 1 :] if line.strip()), "")
+    return _ARROW in following
 
 
 def _times(path: Path, number: int, line: str) -> tuple[float, float]:

@@ -83,6 +83,16 @@ def test_cues_without_blank_lines_or_numbers_between_them_are_kept_apart(tmp_pat
     assert [u.text for u in read_subtitles(written(tmp_path / "a.srt", content))] == ["one", "two", "3"]
 
 
+def test_a_number_may_stand_apart_from_its_times(tmp_path: Path) -> None:
+    content = "\n1\n\n00:00:01,000 --> 00:00:02,000\none\n\n2\n\n00:00:03,000 --> 00:00:04,000\n7\n"
+    assert [u.text for u in read_subtitles(written(tmp_path / "a.srt", content))] == ["one", "7"]
+
+
+def test_a_number_that_is_said_is_kept(tmp_path: Path) -> None:
+    content = "WEBVTT\n\n00:01.000 --> 00:02.000\n2\n\n00:03.000 --> 00:04.000\n3\n"
+    assert [u.text for u in read_subtitles(written(tmp_path / "a.vtt", content))] == ["2", "3"]
+
+
 def test_automatic_captions_say_each_line_once(tmp_path: Path) -> None:
     content = """WEBVTT
 Kind: captions
