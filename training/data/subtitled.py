@@ -125,7 +125,7 @@ def _clip(
     folder: Path, video: Path, subtitles: Path, number: int, group: Sequence[Utterance], longest: float
 ) -> tuple[Example, Media]:
     start = group[0].start
-    end = min(max(utterance.end for utterance in group), start + longest)
+    end = round(min(max(utterance.end for utterance in group), start + longest), 3)
     transcript = tuple(Utterance(round(u.start - start, 3), round(min(u.end, end) - start, 3), u.text) for u in group)
     example = Example(
         key=f"{video.as_posix()}#{number:05d}",
