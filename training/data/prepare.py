@@ -77,10 +77,10 @@ your own videos:
   subtitled        any folder of videos with talk.srt or talk.vtt beside talk.mp4
 
 public corpora, as their authors distribute them (layouts: docs/data.md):
-  msrvtt, msvd     clips with sentences; msrvtt_official: the split of the authors instead of 1k-A
-  hdvila100m       metadata and texts, with those of the videos that you have
+  msrvtt, msvd               clips with sentences; msrvtt_official: not split 1k-A, but the authors' own
+  hdvila100m                 metadata and texts, with those of the videos that you have
   coco, flickr8k, flickr30k  photographs with sentences
-  vqa, daquar      photographs with questions
+  vqa, daquar                photographs with questions
 
 shards of media from the web:
   image_shards     00000.tar ... of img2dataset
