@@ -25,14 +25,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.data.example import Example
-from training.data.image_folder import image_folder
+from training.data.hash_split import check_split
 from training.data.json_file import number_of, read_object, records_of, text_of, unexpected
 from training.data.karpathy import split_images
 from training.data.key_hash import first_byte
+from training.data.media_files import first_file, present_folders
 from training.data.packed import Media, Origin
 from training.data.webdataset import CorpusError
 
-SPLITS = ("train", "val", "test")
 YEARS = ("2014", "2017")
 TEST_BYTES = 128
 ORIGIN = Origin(
@@ -51,8 +51,7 @@ def coco(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
     Raises CorpusError naming file, index and field, or the folder of pictures that is missing.
     """
-    if split not in SPLITS:
-        raise CorpusError(f"split: {split!r}; one of {SPLITS} was expected")
+    check_split(split)
     if (listing := annotation_file(folder, KARPATHY_FILE)).is_file():
         for image in split_images(listing, split):
             if not image.folder:
@@ -65,12 +64,12 @@ def coco(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
 def annotation_file(folder: Path, name: str) -> Path:
     """Where an annotation file is, below `folder` or its annotations/; in the latter when there is none."""
-    return folder / name if (folder / name).is_file() else folder / "annotations" / name
+    return first_file(folder, (".", "annotations"), (name,)) or folder / "annotations" / name
 
 
 def picture_folder(folder: Path, name: str) -> Path:
     """Where the pictures of train2014 or another part are, below `folder` or its images/. Raises CorpusError."""
-    return image_folder(folder, _picture_folders(name))
+    return present_folders(folder, _picture_folders(name), "pictures")[0]
 
 
 def in_test_half(key: str) -> bool:

@@ -18,12 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from training.data.example import Example, ExampleError, Question, example_of
+from training.data.hash_split import check_split
 from training.data.key_hash import first_byte
+from training.data.media_files import first_file, media_path, present_folders
 from training.data.packed import Media, Origin
 from training.data.text_file import numbered_lines
 from training.data.webdataset import CorpusError, read_shard, shard_paths
 
-SPLITS = ("train", "val", "test")
 VALIDATION_BYTES = 26
 ORIGIN = Origin(
     source="DAQUAR (Malinowski, Fritz, NIPS 2014) on NYU Depth v2",
@@ -45,8 +46,7 @@ _KINDS = (
 
 def daquar(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     """Every image of a split with all its questions, in whichever layout they are. Raises CorpusError."""
-    if split not in SPLITS:
-        raise CorpusError(f"split: {split!r}; one of {SPLITS} was expected")
+    check_split(split)
     official = "test" if split == "test" else "train"
     for example, media in _examples(folder, official):
         if split == "test" or is_validation(example.key) == (split == "val"):
@@ -76,12 +76,11 @@ def _examples(folder: Path, official: str) -> Iterator[tuple[Example, Media]]:
                     raise CorpusError(f"{shard}: {sample.key}.json: {error}") from None
                 yield _example(sample.key, [(q.question, q.answers) for q in read.questions]), sample.media
         return
-    for pattern in QUESTION_FILES:
-        if (path := folder / pattern.format(official)).is_file():
-            yield from _official(folder, path)
-            return
     names = [pattern.format(official) for pattern in QUESTION_FILES]
-    raise CorpusError(f"{folder}: neither {official}-*.tar nor one of {names}; one of these was expected")
+    path = first_file(folder, (".",), names)
+    if path is None:
+        raise CorpusError(f"{folder}: neither {official}-*.tar nor one of {names}; one of these was expected")
+    yield from _official(folder, path)
 
 
 def _official(folder: Path, path: Path) -> Iterator[tuple[Example, Media]]:
@@ -98,19 +97,14 @@ def _official(folder: Path, path: Path) -> Iterator[tuple[Example, Media]]:
                 f"{path}:{answer_number}: answers: {answer_line[:60]!r}; those to line {number} were expected"
             )
         asked.setdefault(found[1], []).append((_words(line[: found.start()]) + "?", answers))
+    folders = present_folders(folder, IMAGE_FOLDERS, "pictures")
     for key, questions in asked.items():
-        yield _example(key, questions), _image_path(folder, path, key)
-
-
-def _image_path(folder: Path, questions: Path, key: str) -> Path:
-    for name in IMAGE_FOLDERS:
-        for suffix in IMAGE_SUFFIXES:
-            path = folder / name / f"{key}{suffix}"
-            if path.is_file():
-                return path
-    raise CorpusError(
-        f"{questions}: {key} is asked about, but {folder} has no {key}.jpg or .png in any of {IMAGE_FOLDERS}"
-    )
+        image = media_path(folders, key, IMAGE_SUFFIXES)
+        if not image.is_file():
+            raise CorpusError(
+                f"{path}: {key} is asked about, but {folder} has no {key}.jpg or .png in any of {IMAGE_FOLDERS}"
+            )
+        yield _example(key, questions), image
 
 
 def _words(text: str) -> str:

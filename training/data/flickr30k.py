@@ -21,13 +21,13 @@ from pathlib import Path
 
 from training.data.example import Example
 from training.data.flickr_files import captions_by_id, captions_by_image, image_key
-from training.data.image_folder import image_folder
+from training.data.hash_split import check_split
 from training.data.karpathy import split_images
+from training.data.media_files import first_file, present_folders
 from training.data.packed import Media, Origin
 from training.data.text_file import numbered_lines
 from training.data.webdataset import CorpusError
 
-SPLITS = ("train", "val", "test")
 ORIGIN = Origin(
     source="Flickr30k (Young, Lai, Hodosh, Hockenmaier, TACL 2014)",
     licence="research and education; the photographs belong to their authors on Flickr",
@@ -46,13 +46,12 @@ def flickr30k(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
     Raises CorpusError naming file, line or index, and field.
     """
-    if split not in SPLITS:
-        raise CorpusError(f"split: {split!r}; one of {SPLITS} was expected")
+    check_split(split)
     listing = folder / KARPATHY_FILE
     if not listing.is_file():
         raise CorpusError(f"{listing}: missing; Flickr30k has no official split, so this file is needed")
-    pictures = image_folder(folder, IMAGE_FOLDERS)
-    sentences = next((folder / name for name in (TOKEN_FILE, TABLE_FILE) if (folder / name).is_file()), None)
+    pictures = present_folders(folder, IMAGE_FOLDERS, "pictures")[0]
+    sentences = first_file(folder, (".",), (TOKEN_FILE, TABLE_FILE))
     captions = {} if sentences is None else captions_by_image(_captions(sentences))
     for image in split_images(listing, split):
         key = image_key(image.name)

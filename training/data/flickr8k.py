@@ -18,12 +18,12 @@ from pathlib import Path
 
 from training.data.example import Example, ExampleError, text_list
 from training.data.flickr_files import captions_by_id, captions_by_image, image_key
-from training.data.image_folder import image_folder
+from training.data.hash_split import check_split
+from training.data.media_files import present_folders
 from training.data.packed import Media, Origin
 from training.data.text_file import numbered_lines
 from training.data.webdataset import CorpusError, read_shard, shard_paths
 
-SPLITS = ("train", "val", "test")
 ORIGIN = Origin(
     source="Flickr8k (Hodosh, Young, Hockenmaier, JAIR 2013)",
     licence="research and education; the photographs belong to their authors on Flickr",
@@ -55,8 +55,7 @@ class Judgement:
 
 def flickr8k(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     """Every image of a split with its sentences, in whichever layout they are. Raises CorpusError."""
-    if split not in SPLITS:
-        raise CorpusError(f"split: {split!r}; one of {SPLITS} was expected")
+    check_split(split)
     if shards := shard_paths(folder, split):
         for shard in shards:
             for sample in read_shard(shard):
@@ -83,7 +82,7 @@ def expert_judgements(folder: Path) -> list[Judgement]:
 
 
 def _official(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
-    images = image_folder(folder, IMAGE_FOLDERS)
+    images = present_folders(folder, IMAGE_FOLDERS, "pictures")[0]
     captions = captions_by_image(captions_by_id(folder / TOKEN_FILE))
     listing = folder / OFFICIAL_LISTS[split]
     for number, line in numbered_lines(listing):

@@ -1,6 +1,7 @@
-"""Annotation files of the corpora that are one JSON object with lists of records.
+"""Annotation files in JSON, as objects with lists of records or as lists of them, and in JSON Lines.
 
-An error names a value by its file and its way down: captions_train2014.json: annotations[17].caption.
+An error names a value by its file and its way down: captions_train2014.json: annotations[17].caption, or
+hdvila_part0.jsonl:3: clip[0].span. Files are in UTF-8, with a byte-order mark or without.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.data.text_file import numbered_lines
 from training.data.webdataset import CorpusError
 
 
@@ -27,41 +29,45 @@ def read_object(path: Path, without: str = "") -> Record:
 
     Fields called `without` are dropped, in objects at any depth, while the file is read; they take no memory.
     """
+    return _record(f"{path}: ", _read(path, without))
 
-    def kept(fields: dict[str, Any]) -> dict[str, Any]:
-        fields.pop(without, None)
-        return fields
 
+def read_objects(path: Path) -> Iterator[Record]:
+    """The objects of the list that a file holds. Raises CorpusError when it is missing or holds something else."""
+    values = _read(path)
+    if not isinstance(values, list):
+        raise CorpusError(f"{path}: {_short(values)}; a list of JSON objects was expected")
+    return _records(f"{path}: ", values)
+
+
+def read_json_lines(path: Path) -> Iterator[Record]:
+    """The object of every line that is not blank; `where` is "FILE:3: ". Raises CorpusError."""
+    for number, line in numbered_lines(path):
+        yield object_of(f"{path}:{number}: ", line)
+
+
+def object_of(where: str, content: str | bytes) -> Record:
+    """The object that a text holds; `where` is put before errors. Raises CorpusError when it is none."""
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file, object_hook=kept if without else None)
-    except FileNotFoundError:
-        raise CorpusError(f"{path}: missing") from None
+        value = json.loads(content)
     except ValueError as error:
-        raise CorpusError(f"{path}: not JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise CorpusError(f"{path}: {_short(content)}; a JSON object was expected")
-    return Record(f"{path}: ", content)
+        raise CorpusError(f"{where}not JSON ({error}); a JSON object was expected") from None
+    return _record(where, value)
 
 
 def records_of(record: Record, name: str) -> Iterator[Record]:
     """The objects of the list at `name`. Raises CorpusError when it is no list, or one of objects only."""
-    values = record.fields.get(name)
-    if not isinstance(values, list):
-        raise unexpected(record, name, "a list")
-    for index, value in enumerate(values):
-        where = f"{record.where}{name}[{index}]"
-        if not isinstance(value, Mapping):
-            raise CorpusError(f"{where}: {_short(value)}; a JSON object was expected")
-        yield Record(f"{where}.", value)
+    yield from _records(f"{record.where}{name}", _list(record, name))
 
 
 def text_of(record: Record, name: str, expected: str) -> str:
     """The text at `name` without white space around it. Raises CorpusError when there is none."""
-    value = record.fields.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise unexpected(record, name, expected)
-    return value.strip()
+    return _text(f"{record.where}{name}", record.fields.get(name), expected)
+
+
+def texts_of(record: Record, name: str, expected: str) -> list[str]:
+    """The texts of the list at `name`, as `text_of` gives one. Raises CorpusError."""
+    return [_text(f"{record.where}{name}[{index}]", value, expected) for index, value in enumerate(_list(record, name))]
 
 
 def number_of(record: Record, name: str) -> int:
@@ -75,6 +81,45 @@ def number_of(record: Record, name: str) -> int:
 def unexpected(record: Record, name: str, expected: str) -> CorpusError:
     """The error to raise for the value at `name`, which is not what was expected."""
     return CorpusError(f"{record.where}{name}: {_short(record.fields.get(name))}; {expected} was expected")
+
+
+def _read(path: Path, without: str = "") -> Any:
+    def kept(fields: dict[str, Any]) -> dict[str, Any]:
+        fields.pop(without, None)
+        return fields
+
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return json.load(file, object_hook=kept if without else None)
+    except FileNotFoundError:
+        raise CorpusError(f"{path}: missing") from None
+    except ValueError as error:
+        raise CorpusError(f"{path}: not JSON ({error})") from None
+
+
+def _record(where: str, value: object) -> Record:
+    if not isinstance(value, dict):
+        raise CorpusError(f"{where}{_short(value)}; a JSON object was expected")
+    return Record(where, value)
+
+
+def _records(where: str, values: list[Any]) -> Iterator[Record]:
+    for index, value in enumerate(values):
+        place = f"{where}[{index}]"
+        yield Record(f"{place}.", _record(f"{place}: ", value).fields)
+
+
+def _list(record: Record, name: str) -> list[Any]:
+    values = record.fields.get(name)
+    if not isinstance(values, list):
+        raise unexpected(record, name, "a list")
+    return values
+
+
+def _text(where: str, value: object, expected: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise CorpusError(f"{where}: {_short(value)}; {expected} was expected")
+    return value.strip()
 
 
 def _short(value: object) -> str:

@@ -1,8 +1,8 @@
 """Pack a corpus for training: `vitascope prepare CORPUS --source DIR --out DIR [--workers 2]`.
 
-Writes OUT/<corpus>/<split>/ (see training.data.packed). flickr8k and daquar are read from shards or from the
-official layout in --source; pictograms are npm packages, fetched into --source unless they are there, and
-give pictogram_stills and pictogram_videos; scenes are what the generator wrote into --source.
+Writes OUT/<corpus>/<split>/ (see training.data.packed), or OUT/<name>/<split>/ with --name. What may lie in --source
+is told by the module that reads the corpus, the one of its entry in READERS, and in docs/data.md. pictograms
+alone are npm packages, fetched into --source unless they are there, and give pictogram_stills and pictogram_videos.
 Also `python -m training.data.prepare CORPUS ...`.
 """
 
@@ -11,27 +11,103 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from training.data import daquar, flickr8k, pictograms, scene_files
+from training.data import (
+    coco,
+    daquar,
+    flickr8k,
+    flickr30k,
+    hdvila100m,
+    image_shards,
+    msrvtt,
+    msvd,
+    pictograms,
+    scene_files,
+    subtitled,
+    video_shards,
+    vqa,
+)
 from training.data.example import Example
+from training.data.hash_split import SPLITS, EmptySplit
 from training.data.packed import STILL_STREAMS, VIDEO_STREAMS, Media, Origin, write_packed
 from training.data.webdataset import CorpusError
 from vitascope.manifest import FrameStream
 
-CORPORA = ("flickr8k", "daquar", "pictograms", "scenes")
-SPLITS = ("train", "val", "test")
 Items = Iterable[tuple[Example, Media]]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a corpus is read: `read(source, split)` gives its items, of which `streams` are stored."""
+
+    read: Callable[[Path, str], Items]
+    origin: Origin
+    streams: Sequence[FrameStream]
+
+
+READERS: Mapping[str, Reader] = {
+    "flickr8k": Reader(flickr8k.flickr8k, flickr8k.ORIGIN, STILL_STREAMS),
+    "daquar": Reader(daquar.daquar, daquar.ORIGIN, STILL_STREAMS),
+    "scenes": Reader(scene_files.scenes, scene_files.ORIGIN, VIDEO_STREAMS),
+    "coco": Reader(coco.coco, coco.ORIGIN, STILL_STREAMS),
+    "flickr30k": Reader(flickr30k.flickr30k, flickr30k.ORIGIN, STILL_STREAMS),
+    "vqa": Reader(vqa.vqa, vqa.ORIGIN, STILL_STREAMS),
+    "image_shards": Reader(image_shards.image_shards, image_shards.ORIGIN, STILL_STREAMS),
+    "msrvtt": Reader(msrvtt.msrvtt, msrvtt.ORIGIN, VIDEO_STREAMS),
+    "msrvtt_official": Reader(msrvtt.msrvtt_official, msrvtt.OFFICIAL_ORIGIN, VIDEO_STREAMS),
+    "msvd": Reader(msvd.msvd, msvd.ORIGIN, VIDEO_STREAMS),
+    "hdvila100m": Reader(hdvila100m.hdvila100m, hdvila100m.ORIGIN, VIDEO_STREAMS),
+    "video_shards": Reader(video_shards.video_shards, video_shards.ORIGIN, VIDEO_STREAMS),
+    "subtitled": Reader(subtitled.subtitled, subtitled.ORIGIN, VIDEO_STREAMS),
+}
+PICTOGRAMS = "pictograms"
+CORPORA = (*READERS, PICTOGRAMS)
+MAX_SKIPPED = 0.01
+
+EPILOG = """\
+your own videos:
+  subtitled        any folder of videos with talk.srt or talk.vtt beside talk.mp4
+
+public corpora, as their authors distribute them (layouts: docs/data.md):
+  msrvtt, msvd               clips with sentences; msrvtt_official: not split 1k-A, but the authors' own
+  hdvila100m                 metadata and texts, with those of the videos that you have
+  coco, flickr8k, flickr30k  photographs with sentences
+  vqa, daquar                photographs with questions
+
+shards of media from the web:
+  image_shards     00000.tar ... of img2dataset
+  video_shards     00000.tar ... of video2dataset
+
+made or fetched by commands of this project:
+  scenes           what python -m training.data.scenes.generate wrote
+  pictograms       npm packages, fetched into --source; gives pictogram_stills and pictogram_videos
+
+examples:
+  vitascope prepare subtitled --source ~/Talks --name talks --out data/packed
+  vitascope prepare subtitled --source ~/Lessons --name lessons --shortest 2 --longest 8
+  vitascope prepare msrvtt --source /data/msrvtt --max-skipped 0.1 --workers 4
+  vitascope prepare coco --source /data/coco --splits val test
+
+A file that cannot be decoded is left out and named, with the reason, in pack.json. A split is written only when
+it is complete; preparing it again replaces it.
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit status: 0, or 1 with the reason on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m training.data.prepare", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data.prepare",
+        description="Pack a corpus for training.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_arguments(parser)
     try:
         run(parser.parse_args(arguments))
@@ -43,34 +119,82 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `prepare`, wherever it is mounted."""
-    parser.add_argument("corpus", choices=CORPORA)
-    parser.add_argument("--source", "--cache-dir", type=Path, required=True, help="where the corpus is read")
-    parser.add_argument("--out", type=Path, default=Path("data/packed"), help="where packed corpora are written")
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS), metavar="SPLIT")
-    parser.add_argument("--workers", type=int, default=1, help="decoding processes")
+    add = parser.add_argument
+    add("corpus", choices=CORPORA, metavar="CORPUS", help="what is read, see below")
+    add("--source", "--cache-dir", type=Path, required=True, metavar="DIR", help="where the corpus is read")
+    add("--out", type=Path, default=Path("data/packed"), metavar="DIR", help="where packed corpora are written")
+    add("--name", help="name of the packed corpus, its folder in --out (default: CORPUS)")
+    add("--splits", nargs="+", choices=SPLITS, metavar="SPLIT", help="train, val or test (default: all of them)")
+    add("--workers", type=int, default=1, metavar="N", help="decoding processes (default: 1)")
+    add(
+        "--max-skipped",
+        type=float,
+        default=MAX_SKIPPED,
+        metavar="SHARE",
+        help=f"write nothing when a larger share of a split cannot be used (default: {MAX_SKIPPED}, one in a hundred)",
+    )
+    for option, effect, default in (
+        ("--shortest", "cues are merged until a clip lasts this long", subtitled.SHORTEST),
+        ("--longest", "no clip lasts longer than this", subtitled.LONGEST),
+    ):
+        add(option, type=float, metavar="SECONDS", help=f"subtitled alone: {effect} (default: {default:g})")
+    parser.epilog = EPILOG
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """What `prepare` does with parsed options; the result is for people and scripts. Raises CorpusError."""
-    return prepare(options.corpus, options.source, options.out, options.splits, workers=options.workers)
+    return prepare(
+        options.corpus,
+        options.source,
+        options.out,
+        options.splits,
+        name=options.name,
+        workers=options.workers,
+        max_skipped=options.max_skipped,
+        shortest=options.shortest,
+        longest=options.longest,
+    )
 
 
 def prepare(
-    corpus: str, source: Path, out: Path, splits: Sequence[str] = SPLITS, *, workers: int = 1
+    corpus: str,
+    source: Path,
+    out: Path,
+    splits: Sequence[str] | None = None,
+    *,
+    name: str | None = None,
+    workers: int = 1,
+    max_skipped: float = MAX_SKIPPED,
+    shortest: float | None = None,
+    longest: float | None = None,
 ) -> dict[str, Any]:
     """Pack the splits of one corpus, showing progress on stderr.
 
-    Returns {"corpus/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}. Raises CorpusError.
+    None for `splits` means all, without those that no media fall into. `name` is the folder below `out` when it
+    is not to be `corpus`. `shortest` and `longest`: seconds of the clips of subtitled videos.
+    Returns {"name/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}. Raises CorpusError.
     """
+    if not 0 <= max_skipped <= 1:
+        raise CorpusError(f"--max-skipped: {max_skipped:g}; a share from 0 to 1 was expected")
     console = Console(stderr=True)
     done: dict[str, Any] = {}
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    readers = _readers(corpus, source, name, shortest, longest)
     with Progress(*columns, console=console) as progress:
-        for name, split, origin, streams, items in _packings(corpus, source, splits):
+        for label, split, reader in ((f"{n}/{s}", s, reader) for n, reader in readers for s in splits or SPLITS):
             started = time.monotonic()
-            label = f"{name}/{split}"
-            counted = _counted(items, progress, progress.add_task(label, total=None))
-            info = write_packed(out / name / split, streams, counted, origin, workers=workers)
+            task = progress.add_task(label, total=None)
+            items = _counted(reader.read(source, split), progress, task)
+            try:
+                info = write_packed(
+                    out / label, reader.streams, items, reader.origin, workers=workers, max_skipped=max_skipped
+                )
+            except EmptySplit as error:
+                if splits:
+                    raise
+                progress.remove_task(task)
+                console.print(f"{label}: left out: {error}", highlight=False, markup=False)
+                continue
             seconds = round(time.monotonic() - started, 1)
             done[label] = {"count": info["count"], "skipped": info["skipped"], "seconds": seconds}
             console.print(
@@ -86,29 +210,46 @@ def _counted(items: Items, progress: Progress, task: TaskID) -> Items:
         progress.advance(task)
 
 
-def _packings(
-    corpus: str, source: Path, splits: Sequence[str]
-) -> Iterator[tuple[str, str, Origin, Sequence[FrameStream], Items]]:
-    """(corpus, split, origin, streams, items) of each folder to be written."""
-    if corpus == "pictograms":
-        packages = pictograms.fetch_packages(source)
-        concepts = pictograms.read_words(packages)
-        for split in splits:
-            stills = pictograms.stills(packages, concepts, split)
-            yield "pictogram_stills", split, pictograms.STILLS, STILL_STREAMS, stills
-        for split in splits:
-            videos = pictograms.videos(packages, concepts, split)
-            yield "pictogram_videos", split, pictograms.VIDEOS, VIDEO_STREAMS, videos
-        return
-    for split in splits:
-        if corpus == "flickr8k":
-            yield corpus, split, flickr8k.ORIGIN, STILL_STREAMS, flickr8k.flickr8k(source, split)
-        elif corpus == "daquar":
-            yield corpus, split, daquar.ORIGIN, STILL_STREAMS, daquar.daquar(source, split)
-        elif corpus == "scenes":
-            yield corpus, split, scene_files.ORIGIN, VIDEO_STREAMS, scene_files.scenes(source, split)
-        else:
-            raise CorpusError(f"corpus: {corpus!r}; one of {CORPORA} was expected")
+def _readers(
+    corpus: str, source: Path, name: str | None, shortest: float | None, longest: float | None
+) -> Sequence[tuple[str, Reader]]:
+    """(name of the packed corpus, its reader) of what a corpus gives, as the options ask for it."""
+    if corpus not in CORPORA:
+        raise CorpusError(f"corpus: {corpus!r}; one of {CORPORA} was expected")
+    for option, seconds in (("--shortest", shortest), ("--longest", longest)):
+        if seconds is not None and corpus != "subtitled":
+            raise CorpusError(f"{option}: {seconds:g} with {corpus}; only clips of subtitled are cut to a length")
+    if name is not None and (name in ("", ".", "..") or Path(name).name != name):
+        raise CorpusError(f"--name: {name!r}; the name of a folder in --out was expected")
+    if corpus == PICTOGRAMS:
+        if name is not None:
+            raise CorpusError(f"--name: {name!r}; pictograms give two corpora, so they keep their own names")
+        return _pictograms(source)
+    reader = READERS[corpus]
+    if corpus == "subtitled":
+        cut = partial(
+            subtitled.subtitled,
+            shortest=subtitled.SHORTEST if shortest is None else shortest,
+            longest=subtitled.LONGEST if longest is None else longest,
+        )
+        reader = replace(reader, read=cut)
+    return [(name or corpus, reader)]
+
+
+def _pictograms(source: Path) -> Sequence[tuple[str, Reader]]:
+    packages = pictograms.fetch_packages(source)
+    concepts = pictograms.read_words(packages)
+
+    def stills(_: Path, split: str) -> Items:
+        return pictograms.stills(packages, concepts, split)
+
+    def videos(_: Path, split: str) -> Items:
+        return pictograms.videos(packages, concepts, split)
+
+    return [
+        ("pictogram_stills", Reader(stills, pictograms.STILLS, STILL_STREAMS)),
+        ("pictogram_videos", Reader(videos, pictograms.VIDEOS, VIDEO_STREAMS)),
+    ]
 
 
 if __name__ == "__main__":

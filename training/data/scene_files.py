@@ -6,13 +6,13 @@ Each line is an object with "key", "media" (a file name in the split's folder) a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from training.data.example import Example, ExampleError, example_of, required_text
+from training.data.json_file import read_json_lines
 from training.data.packed import Media, Origin
-from training.data.text_file import numbered_lines
 from training.data.webdataset import CorpusError
 
 ORIGIN = Origin(
@@ -26,20 +26,14 @@ _ATTRIBUTES = ("held_out", "scene")
 def scenes(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     """Every generated scene of a split, in file order. Raises CorpusError naming file, line and field."""
     path = folder / split / "examples.jsonl"
-    for number, line in numbered_lines(path):
+    for record in read_json_lines(path):
         try:
-            yield _scene(path.parent, line)
+            yield _scene(path.parent, record.fields)
         except ExampleError as error:
-            raise CorpusError(f"{path}:{number}: {error}") from None
+            raise CorpusError(f"{record.where}{error}") from None
 
 
-def _scene(folder: Path, line: str) -> tuple[Example, Media]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ExampleError(f"not JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise ExampleError(f"{line[:60]!r}; a JSON object was expected")
+def _scene(folder: Path, record: Mapping[str, Any]) -> tuple[Example, Media]:
     media = folder / required_text(record, "media")
     if not media.is_file():
         raise ExampleError(f"media: {media} is missing")

@@ -9,9 +9,12 @@ from training.data.webdataset import CorpusError
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line without its end) of every line that is not blank. Raises CorpusError."""
+    """(line number from 1, line without its end) of every line that is not blank. Raises CorpusError.
+
+    Files are in UTF-8, with a byte-order mark or without.
+    """
     try:
-        with open(path, encoding="utf-8") as lines:
+        with open(path, encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")

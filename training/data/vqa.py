@@ -22,11 +22,11 @@ from pathlib import Path
 
 from training.data.coco import TEST_BYTES, annotation_file, in_test_half, picture_folder
 from training.data.example import Example, Question
+from training.data.hash_split import check_split
 from training.data.json_file import number_of, read_object, records_of, text_of, unexpected
 from training.data.packed import Media, Origin
 from training.data.webdataset import CorpusError
 
-SPLITS = ("train", "val", "test")
 ORIGIN = Origin(
     source="VQA v2 (Goyal et al., CVPR 2017) on COCO 2014",
     licence="annotations: CC-BY 4.0; the photographs belong to their authors on Flickr",
@@ -49,8 +49,7 @@ def vqa(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
 
     Raises CorpusError naming file, index and field, or the folder of pictures that is missing.
     """
-    if split not in SPLITS:
-        raise CorpusError(f"split: {split!r}; one of {SPLITS} was expected")
+    check_split(split)
     part = "train2014" if split == "train" else "val2014"
     pictures = picture_folder(folder, part)
     for image_id, questions in _questions(folder, part).items():

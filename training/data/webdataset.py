@@ -66,20 +66,30 @@ def read_shard(shard: Path) -> Iterator[Sample]:
         yield _sample(shard, key, parts)
 
 
-def shard_entries(shard: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {extension in lower case: content}) of every key of a shard, in order. Raises CorpusError."""
+def shard_entries(
+    shard: Path, wanted: Callable[[str, str], bool] = lambda key, extension: True
+) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """(key, {extension in lower case: content}) of every key of a shard, in order. Raises CorpusError.
+
+    Members are passed over unread unless `wanted(key, extension)`.
+    """
     parts: dict[str, bytes] = {}
     current: str | None = None
-    for name, content in tar_members(shard, lambda _: True):
-        # The key ends at the first dot of the file name, as WebDataset defines it.
-        stem, _, extension = PurePosixPath(name).name.partition(".")
-        if current is not None and stem != current:
+    for name, content in tar_members(shard, lambda name: wanted(*_parted(name))):
+        key, extension = _parted(name)
+        if current is not None and key != current:
             yield current, parts
             parts = {}
-        current = stem
-        parts[extension.lower()] = content
+        current = key
+        parts[extension] = content
     if current is not None:
         yield current, parts
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """(key, extension in lower case): the key ends at the first dot of the file name, as WebDataset defines it."""
+    key, _, extension = PurePosixPath(name).name.partition(".")
+    return key, extension.lower()
 
 
 def _sample(shard: Path, key: str, parts: dict[str, bytes]) -> Sample:

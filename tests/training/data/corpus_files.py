@@ -37,16 +37,23 @@ def animation(colors: Sequence[Color]) -> bytes:
     return content.getvalue()
 
 
-def movie(path: Path, colors: Sequence[Color], frames_each: int = 5) -> None:
-    """An H.264 MP4 of 10 frames per second."""
+def movie(path: Path, colors: Sequence[Color], frames_each: int = 5, *, one_key_frame: bool = False) -> None:
+    """An H.264 MP4 of 10 frames per second; `one_key_frame`: only the first frame is one, however colors change."""
+    options = {"x264-params": "keyint=infinite:scenecut=0"} if one_key_frame else {}
     with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(10))
+        stream = container.add_stream("libx264", rate=Fraction(10), options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for color in colors:
             pixels = np.broadcast_to(np.array(color, np.uint8), (48, 64, 3))
             for _ in range(frames_each):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")))
         container.mux(stream.encode())
+
+
+def key_frames(path: Path) -> int:
+    """How many key frames a video has."""
+    with av.open(path) as container:
+        return sum(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:

@@ -194,7 +194,7 @@ def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_a_missing_folder_of_pictures_is_named(tmp_path: Path) -> None:
     captions_file(tmp_path / "annotations" / "captions_train2014.json", {9: "9.jpg"})
-    with pytest.raises(CorpusError, match=r"no image folder; one of \('train2014', 'images/train2014'\)"):
+    with pytest.raises(CorpusError, match=r"no folder of pictures; one of \('train2014', 'images/train2014'\)"):
         list(coco(tmp_path, "train"))
 
 

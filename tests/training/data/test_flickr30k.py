@@ -122,7 +122,7 @@ def test_a_packed_split_names_the_image_that_is_missing(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_flickr30k_is_refused(tmp_path: Path) -> None:
     listed(tmp_path)
-    with pytest.raises(CorpusError, match=r"no image folder; one of \('flickr30k-images', 'flickr30k_images'\)"):
+    with pytest.raises(CorpusError, match=r"no folder of pictures; one of \('flickr30k-images', 'flickr30k_images'\)"):
         list(flickr30k(tmp_path, "train"))
     with pytest.raises(CorpusError, match=r"split: 'dev'; one of"):
         list(flickr30k(tmp_path, "dev"))

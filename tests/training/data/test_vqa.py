@@ -165,7 +165,7 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"no image folder; one of \('val2014', 'images/val2014'\)"):
+    with pytest.raises(CorpusError, match=r"no folder of pictures; one of \('val2014', 'images/val2014'\)"):
         list(vqa(tmp_path, "val"))
     with pytest.raises(CorpusError, match=r"split: 'test-dev'; one of"):
         list(vqa(tmp_path, "test-dev"))

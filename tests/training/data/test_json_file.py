@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.data.csv_file import csv_rows
+from training.data.json_file import Record, read_json_lines, read_object, read_objects, records_of, texts_of
+from training.data.text_file import numbered_lines
+from training.data.webdataset import CorpusError
+
+
+def test_a_byte_order_mark_is_accepted_in_every_kind_of_file(tmp_path: Path) -> None:
+    path = tmp_path / "from-windows"
+
+    def write(content: str) -> Path:
+        path.write_text(content, encoding="utf-8-sig")
+        return path
+
+    assert read_object(write('{"a": 1}')).fields == {"a": 1}
+    assert [record.fields for record in read_objects(write('[{"a": 1}]'))] == [{"a": 1}]
+    assert [record.fields for record in read_json_lines(write('{"a": 1}\n{"a": 2}\n'))] == [{"a": 1}, {"a": 2}]
+    assert list(numbered_lines(write("a\n"))) == [(1, "a")]
+    assert list(csv_rows(write("a,b\n1,2\n"), ("a",))) == [(2, {"a": "1"})]
+
+
+def test_records_say_where_they_stand(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{}, {"clip": [{}]}]')
+    *_, last = read_objects(path)
+    assert (last.where, [clip.where for clip in records_of(last, "clip")]) == (
+        f"{path}: [1].",
+        [f"{path}: [1].clip[0]."],
+    )
+    path.write_text('\n{"a": 1}\n')
+    assert [record.where for record in read_json_lines(path)] == [f"{path}:2: "]
+
+
+def words(record: Record) -> list[str]:
+    return texts_of(record, "a", "a word")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": ["x"]}\n{"a": 3}', r"a\.jsonl:2: a: 3; a list was expected"),
+        ('{"a": ["x", " "]}', r"a\.jsonl:1: a\[1\]: ' '; a word was expected"),
+        ('{"a": ["x"]}\n\n[]', r"a\.jsonl:3: \[\]; a JSON object was expected"),
+        ('{"a": ["x"]}\n{', r"a\.jsonl:2: not JSON \(.*\); a JSON object was expected"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    with pytest.raises(CorpusError, match=message):
+        list(map(words, read_json_lines(path)))

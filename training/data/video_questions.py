@@ -1,0 +1,31 @@
+"""MSRVTT-QA and MSVD-QA: questions made from the captions of a video, each with an answer of one word.
+
+Xu et al.: Video question answering via gradually refined attention over appearance and motion, ACM MM 2017.
+{train,val,test}_qa.json: [{"id", "video_id": a number, "question", "answer", ...}, ...]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from training.data.example import Question
+from training.data.json_file import number_of, read_objects, text_of
+
+KINDS = ("what", "who", "how", "when", "where")
+
+
+def questions_by_video(path: Path) -> dict[int, list[Question]]:
+    """{video number: its questions} in file order. Raises CorpusError naming the entry and the field."""
+    questions: dict[int, list[Question]] = {}
+    for record in read_objects(path):
+        question = text_of(record, "question", "a question")
+        answer = text_of(record, "answer", "an answer")
+        found = Question(question, (answer,), question_kind(question))
+        questions.setdefault(number_of(record, "video_id"), []).append(found)
+    return questions
+
+
+def question_kind(question: str) -> str:
+    """The authors' five types, told from the first word; other for the rest."""
+    first = question.split()[0].lower()
+    return first if first in KINDS else "other"
