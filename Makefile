@@ -63,7 +63,7 @@ data: $(VENV)/.train ## make, fetch and pack all corpora (FLICKR8K=â€¦ DAQUAR=â€
 	$(BIN)/vitascope prepare flickr8k --source $(FLICKR8K) --out $(PACKED) --workers 2
 	$(BIN)/vitascope prepare daquar --source $(DAQUAR) --out $(PACKED) --workers 2
 
-bundle: data ## train the default bundle again, from the corpora to $(BUNDLE): three to five hours on two cores
+bundle: data ## train the default bundle again, from the corpora to $(BUNDLE): about three hours on two cores
 	$(TUNED) $(BIN)/vitascope train hd-vila-tiny --data $(PACKED) --out $(RUN)
 	$(BIN)/vitascope export $(RUN)/checkpoint --out $(RUN)/bundle --name hd-vila-tiny --version $(FIRST_VERSION) --data $(PACKED) --seed 0
 	$(TUNED) $(BIN)/vitascope finetune hd-vila-tiny-motion --start-from $(RUN)/bundle --data $(PACKED) --out $(RUN)-motion
