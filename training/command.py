@@ -31,6 +31,13 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
         "Pre-train a model from packed corpora (see `vitascope prepare`). The run goes on from its last checkpoint "
         "when started again, exactly as if it had not been interrupted."
     )
+    parser.epilog = """\
+examples:
+  vitascope train hd-vila-tiny --data data/packed
+  vitascope train soho-tiny --seed 1 --out runs/soho-1
+  vitascope train my-recipe.toml --stop-after 200       the same command again goes on from there
+  accelerate launch -m vitascope train hd-vila-tiny     several processes, one model
+"""
     parser.add_argument("recipe", help="name of a shipped recipe (hd-vila-tiny) or path of a TOML file")
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
     parser.add_argument("--out", type=Path, help="run folder (default: runs/RECIPE)")
@@ -68,6 +75,11 @@ def _finetune_arguments(parser: argparse.ArgumentParser) -> None:
         "Fine-tune a model with a recipe's stages: same as train, starting from the weights of a checkpoint or of a "
         "bundle, such as the one that is shipped."
     )
+    parser.epilog = """\
+examples:
+  vitascope finetune pictograms --start-from bundles/hd-vila-tiny --data data/packed
+  vitascope finetune my-recipe.toml --start-from runs/soho-tiny/checkpoint --out runs/mine
+"""
     parser.add_argument("--start-from", type=Path, required=True, help="checkpoint or bundle folder to begin with")
 
 
@@ -80,6 +92,11 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
         "Measure a bundle, or a checkpoint, on packed corpora: retrieval, caption scoring, answers, streams. "
         "What is measured depends on the corpora found in the data folder."
     )
+    parser.epilog = """\
+examples:
+  vitascope evaluate bundles/hd-vila-tiny --data data/packed --judgements /path/to/flickr8k
+  vitascope evaluate runs/soho-tiny/checkpoint --split val --corpus flickr8k --out metrics.json
+"""
     parser.add_argument("model", type=Path, help="bundle or checkpoint folder")
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
     parser.add_argument("--split", default="test", choices=("val", "test"))

@@ -60,8 +60,8 @@ def test_without_arguments_it_lists_every_command_and_where_to_start(
     assert 'vitascope search "a red square moves left"' in out
 
 
-@pytest.mark.parametrize("name", ["index", "search", "score", "ask", "serve", "bundle"])
-def test_help_of_each_serving_command_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", MOUNTS)
+def test_help_of_each_command_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
