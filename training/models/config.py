@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -79,3 +79,31 @@ class ConvConfig(FusedConfig):
     """Leading backbone stages that never learn (0: the whole encoder learns)."""
     frozen_norm: bool
     """Keep the backbone's BatchNorm at its pretrained statistics; needed for small batches."""
+
+
+def middle_frame(height: int, width: int) -> list[FrameStream]:
+    """The streams of an image model: the middle frame of a clip, under the name that packed corpora give it."""
+    return [FrameStream(name="high", frames=1, height=height, width=width, placement="middle")]
+
+
+MINILM: dict[str, Any] = {
+    "text_width": 384,
+    "text_heads": 12,
+    "text_intermediate": 1536,
+    "vocabulary": 30522,
+    "max_positions": 512,
+    "text_length": 64,
+    "vector_width": 256,
+    "temperature": 0.05,
+    "answer_hidden": 384,
+    "attention_dropout": 0.0,
+}
+"""Text, vectors and heads of every `tiny`, around the pretrained MiniLM-L6."""
+LITE0: dict[str, Any] = {
+    "backbone": "tf_efficientnet_lite0",
+    "image_mean": (127.0, 127.0, 127.0),
+    "image_std": (128.0, 128.0, 128.0),
+    "frozen_stages": 3,
+    "frozen_norm": True,
+}
+"""The pretrained EfficientNet-Lite0 as every `tiny` with a convolutional backbone has it."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.models.config import ConvConfig
+from training.models.config import LITE0, MINILM, ConvConfig
 from vitascope.manifest import FrameStream
 
 
@@ -108,11 +108,7 @@ def tiny(answers: int = 0) -> HdVilaConfig:
     """Trains on two CPU cores: EfficientNet-Lite0 encoders, MiniLM-L6 as text encoder, three fused layers."""
     return HdVilaConfig(
         size="tiny",
-        backbone="tf_efficientnet_lite0",
-        image_mean=(127.0, 127.0, 127.0),
-        image_std=(128.0, 128.0, 128.0),
-        frozen_stages=3,
-        frozen_norm=True,
+        **LITE0,
         high_height=224,
         high_width=224,
         low_height=112,
@@ -125,18 +121,9 @@ def tiny(answers: int = 0) -> HdVilaConfig:
         hybrid_layers=2,
         drop_path=0.05,
         centre_weight=0.5,
-        text_width=384,
-        text_heads=12,
         text_layers=6,
         fused_layers=3,
-        text_intermediate=1536,
-        vocabulary=30522,
-        max_positions=512,
-        text_length=64,
-        vector_width=256,
-        temperature=0.05,
-        answer_hidden=384,
         answers=answers,
-        attention_dropout=0.0,
         visual_reads_text=False,
+        **MINILM,
     )

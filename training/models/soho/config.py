@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.models.config import ConvConfig
+from training.models.config import LITE0, MINILM, ConvConfig, middle_frame
 from vitascope.manifest import FrameStream
 
 
@@ -53,9 +53,7 @@ class SohoConfig(ConvConfig):
         return self.text_width
 
     def streams(self) -> list[FrameStream]:
-        return [
-            FrameStream(name="high", frames=1, height=self.image_height, width=self.image_width, placement="middle")
-        ]
+        return middle_frame(self.image_height, self.image_width)
 
 
 def base(answers: int = 0) -> SohoConfig:
@@ -99,11 +97,7 @@ def tiny(answers: int = 0) -> SohoConfig:
     """Trains on two CPU cores: EfficientNet-Lite0 as backbone, MiniLM-L6 as the single stream's six layers."""
     return SohoConfig(
         size="tiny",
-        backbone="tf_efficientnet_lite0",
-        image_mean=(127.0, 127.0, 127.0),
-        image_std=(128.0, 128.0, 128.0),
-        frozen_stages=3,
-        frozen_norm=True,
+        **LITE0,
         image_height=224,
         image_width=224,
         neck_stride=1,
@@ -113,18 +107,9 @@ def tiny(answers: int = 0) -> SohoConfig:
         decay=0.9,
         revive_below=0.05,
         entry_temperature=0.1,
-        text_width=384,
-        text_heads=12,
         text_layers=0,
         fused_layers=6,
-        text_intermediate=1536,
-        vocabulary=30522,
-        max_positions=512,
-        text_length=64,
-        vector_width=256,
-        temperature=0.05,
-        answer_hidden=384,
         answers=answers,
-        attention_dropout=0.0,
         vector_from_fused=True,
+        **MINILM,
     )

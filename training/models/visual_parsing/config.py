@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.models.config import FusedConfig
+from training.models.config import MINILM, FusedConfig, middle_frame
 from vitascope.manifest import FrameStream
 
 
@@ -58,9 +58,7 @@ class VisualParsingConfig(FusedConfig):
         return width
 
     def streams(self) -> list[FrameStream]:
-        return [
-            FrameStream(name="high", frames=1, height=self.image_height, width=self.image_width, placement="middle")
-        ]
+        return middle_frame(self.image_height, self.image_width)
 
 
 def base(answers: int = 0) -> VisualParsingConfig:
@@ -113,18 +111,9 @@ def tiny(answers: int = 0) -> VisualParsingConfig:
         masked_with=8,
         grid_height=7,
         grid_width=7,
-        text_width=384,
-        text_heads=12,
         text_layers=0,
         fused_layers=6,
-        text_intermediate=1536,
-        vocabulary=30522,
-        max_positions=512,
-        text_length=64,
-        vector_width=256,
-        temperature=0.05,
-        answer_hidden=384,
         answers=answers,
-        attention_dropout=0.0,
         vector_from_fused=True,
+        **MINILM,
     )
