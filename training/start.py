@@ -10,6 +10,7 @@ import torch
 from training import checkpoint
 from training.answers import build_vocabulary
 from training.checkpoint import ONLY_IN_TRAINING, Checkpoint, Start
+from training.data.example import Example
 from training.data.packed import open_packed
 from training.data.scenes.objects import ATTRIBUTES
 from training.from_bundle import model_of_bundle
@@ -54,15 +55,20 @@ def _given(folder: Path) -> Start:
 
 
 def _fresh(recipe: Recipe, data: Path) -> Start:
-    answers = build_vocabulary(
-        example for corpus in recipe.answers_from for example in open_packed(data / corpus / "train").examples
-    )
+    answers = build_vocabulary(e for corpus in recipe.answers_from for e in _learned_from(recipe, corpus, data))
     model = build(configuration(recipe, len(answers)))
     tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else text_folder() / "tokenizer.json"
     if recipe.start == "pretrained":
         load_pretrained(model)
         _start_answers(model, answers, tokenizer)
     return Start(model, answers, tokenizer)
+
+
+def _learned_from(recipe: Recipe, corpus: str, data: Path) -> list[Example]:
+    """The training examples of a corpus that some stage uses; all of them where no stage names the corpus."""
+    limits = [s.limit for stage in recipe.stages for s in stage.sources if (s.corpus, s.split) == (corpus, "train")]
+    known = [limit for limit in limits if limit is not None]
+    return open_packed(data / corpus / "train").examples[: max(known) if known and len(known) == len(limits) else None]
 
 
 def _start_answers(model: FusedModel, answers: list[str], tokenizer_file: Path) -> None:

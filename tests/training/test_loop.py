@@ -59,6 +59,16 @@ def test_it_learns_what_color_it_is(corpus: tuple[Path, Path], tmp_path: Path) -
     assert exact_answers(encoder, packed, tokens)["exact"] > 60.0  # chance is 25
 
 
+def test_answers_of_examples_that_no_stage_uses_are_not_in_the_vocabulary(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1], steps=1).model_dump()
+    for stage in plain["stages"]:
+        stage["sources"][0] |= {"limit": 2, "batch": 2}
+    limited = checkpoint.load(train(Recipe.model_validate(plain), corpus[0], tmp_path))
+    assert limited.answers == ["green", "red"]  # the first two of red, green, blue, yellow
+
+
 def test_the_fusion_stage_leaves_both_encoders_as_they_were(
     corpus: tuple[Path, Path], trained: Path, tmp_path: Path
 ) -> None:
