@@ -193,7 +193,8 @@ def prepare(
                 if splits:
                     raise
                 progress.remove_task(task)
-                console.print(f"{label}: left out: {error}", highlight=False, markup=False)
+                stays = f"; {out / label} of an earlier run stays as it is" if (out / label).exists() else ""
+                console.print(f"{label}: left out: {error}{stays}", highlight=False, markup=False)
                 continue
             seconds = round(time.monotonic() - started, 1)
             done[label] = {"count": info["count"], "skipped": info["skipped"], "seconds": seconds}

@@ -181,6 +181,10 @@ def test_a_split_without_a_subtitled_video_is_left_out_unless_it_is_named(
     assert "subtitled/val: left out:" in capsys.readouterr().err
     assert main([*arguments, "--splits", "val"]) == 1
     assert "error: " in capsys.readouterr().err
+    (tmp_path / "packed" / "subtitled" / "val").mkdir()
+    assert main(arguments) == 0
+    told = " ".join(capsys.readouterr().err.split())
+    assert "of an earlier run stays as it is" in told
 
 
 def test_more_may_be_skipped_when_that_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
