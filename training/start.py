@@ -32,8 +32,8 @@ def begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> 
         return replace(held, recipe=recipe)
     latest.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    start = _fresh(recipe, data) if start_from is None else _given(start_from)
-    return Checkpoint(_changed(start.model, recipe), start.answers, recipe, start.tokenizer, 0, start.lineage)
+    start = _fresh(recipe, data) if start_from is None else _given(recipe, start_from)
+    return Checkpoint(start.model, start.answers, recipe, start.tokenizer, 0, start.lineage)
 
 
 def _continues(held: Recipe, recipe: Recipe, step: int) -> bool:
@@ -46,12 +46,14 @@ def _continues(held: Recipe, recipe: Recipe, step: int) -> bool:
     return same and held.stages[:begun] == recipe.stages[:begun]
 
 
-def _given(folder: Path) -> Start:
-    """The model of a bundle or of another run's checkpoint."""
+def _given(recipe: Recipe, folder: Path) -> Start:
+    """The model of a bundle or of another run's checkpoint, with the recipe's changes."""
     if (folder / MANIFEST_NAME).exists():
-        return model_of_bundle(folder)
-    held = checkpoint.load(folder)
-    return Start(held.model, held.answers, held.tokenizer, held.sources)
+        start = model_of_bundle(folder)
+    else:
+        held = checkpoint.load(folder)
+        start = Start(held.model, held.answers, held.tokenizer, held.sources)
+    return start._replace(model=_changed(start.model, recipe))
 
 
 def _fresh(recipe: Recipe, data: Path) -> Start:

@@ -37,6 +37,11 @@ MODEL = {
     "frozen_stages": 0,
     "dropout": 0.0,
 }
+IMAGE_MODEL = {
+    name: MODEL[name]
+    for name in ("text_width", "text_intermediate", "vocabulary", "max_positions", "text_length", "vector_width")
+} | {"image_height": 64, "image_width": 64, "fused_layers": 2, "answer_hidden": 16, "dropout": 0.0}
+"""What small models of SOHO and Visual Parsing have in common."""
 STREAMS = [
     FrameStream(name="high", frames=1, height=64, width=64, placement="middle"),
     FrameStream(name="low", frames=1, height=32, width=32, placement="uniform"),
@@ -109,3 +114,11 @@ def recipe(tokenizer: Path, *, steps: int = 8, **changes: object) -> Recipe:
         ],
     }
     return Recipe.model_validate(fields | changes)
+
+
+def image_recipe(tokenizer: Path, system: str, model: dict[str, object]) -> Recipe:
+    """One stage with all objectives of an image model."""
+    objectives = {"contrastive": 1.0, "masked_visual": 0.5, "masked_words": 0.5, "match": 1.0, "answer": 1.0}
+    source = {"corpus": "squares", "weight": 1.0, "batch": 8, "group_by": "colour", "objectives": objectives}
+    stage = {"name": "all", "steps": 7, "learning_rate": 1e-3, "sources": [source]}
+    return recipe(tokenizer, system=system, model=model, stages=[stage], checkpoint_every=3)

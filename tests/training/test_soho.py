@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
+from tests.training.small_run import IMAGE_MODEL, image_recipe, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.loop import train
 from training.models.places import sine_places
@@ -17,17 +17,11 @@ from training.models.soho import Soho, SohoConfig, base, tiny
 from training.models.soho.dictionary import VisualDictionary
 from training.recipe import Recipe
 
-SHARED = ("text_width", "text_intermediate", "vocabulary", "max_positions", "text_length", "vector_width")
-SMALL = {name: MODEL[name] for name in SHARED} | {
-    "image_height": 64,
-    "image_width": 64,
+SMALL = IMAGE_MODEL | {
     "grid_height": 2,
     "grid_width": 2,
     "entries": 8,
-    "fused_layers": 2,
-    "answer_hidden": 16,
     "frozen_stages": 0,
-    "dropout": 0.0,
 }
 
 
@@ -204,7 +198,4 @@ def test_masked_visual_needs_the_dictionary(tmp_path: Path) -> None:
 
 
 def soho_recipe(tokenizer: Path) -> Recipe:
-    objectives = {"contrastive": 1.0, "masked_visual": 0.5, "masked_words": 0.5, "match": 1.0, "answer": 1.0}
-    source = {"corpus": "squares", "weight": 1.0, "batch": 8, "group_by": "colour", "objectives": objectives}
-    stage = {"name": "all", "steps": 7, "learning_rate": 1e-3, "sources": [source]}
-    return recipe(tokenizer, system="soho", model=SMALL, stages=[stage], checkpoint_every=3)
+    return image_recipe(tokenizer, "soho", SMALL)

@@ -8,16 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
+from tests.training.small_run import IMAGE_MODEL, image_recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.loop import train
 from training.models.visual_parsing import VisualParsing, VisualParsingConfig, base, tiny
 from training.recipe import Recipe
 
-SHARED = ("text_width", "text_intermediate", "vocabulary", "max_positions", "text_length", "vector_width")
-SMALL = {name: MODEL[name] for name in SHARED} | {
-    "image_height": 64,
-    "image_width": 64,
+SMALL = IMAGE_MODEL | {
     "grid_height": 4,
     "grid_width": 4,
     "swin_width": 8,
@@ -25,9 +22,6 @@ SMALL = {name: MODEL[name] for name in SHARED} | {
     "swin_heads": [1, 2, 4],
     "window": 4,
     "masked_with": 3,
-    "fused_layers": 2,
-    "answer_hidden": 16,
-    "dropout": 0.0,
 }
 
 
@@ -122,10 +116,7 @@ def test_base_runs_on_the_published_grid() -> None:
 
 
 def parsing_recipe(tokenizer: Path) -> Recipe:
-    objectives = {"contrastive": 1.0, "masked_visual": 0.5, "masked_words": 0.5, "match": 1.0, "answer": 1.0}
-    source = {"corpus": "squares", "weight": 1.0, "batch": 8, "group_by": "colour", "objectives": objectives}
-    stage = {"name": "all", "steps": 7, "learning_rate": 1e-3, "sources": [source]}
-    return recipe(tokenizer, system="visual-parsing", model=SMALL, stages=[stage], checkpoint_every=3)
+    return image_recipe(tokenizer, "visual-parsing", SMALL)
 
 
 def test_a_run_learns_its_objectives_and_resumes_exactly(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from training.data.csv_file import csv_rows
@@ -51,8 +51,9 @@ def msvd(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     """Every clip of a split with its sentences and questions. Raises CorpusError naming file and line."""
     check_split(split)
     captions = _captions(folder)
-    mapping = first_file(folder, ANNOTATION_FOLDERS, (MAPPING,))
-    keys = {number: key for _, key, number in _mapping(mapping)} if mapping else {}
+    path = first_file(folder, ANNOTATION_FOLDERS, (MAPPING,))
+    mapping = list(_mapping(path)) if path else None
+    keys = {number: key for _, key, number in mapping or ()}
     listed = list(_listed(folder, split, mapping))
     questions = _questions(folder, split, keys)
     if elsewhere := set(questions) - {key for _, key in listed}:
@@ -92,7 +93,7 @@ def _captions(folder: Path) -> dict[str, list[str]]:
     return captions
 
 
-def _listed(folder: Path, split: str, mapping: Path | None) -> Iterator[tuple[str, str]]:
+def _listed(folder: Path, split: str, mapping: Sequence[tuple[str, str, int]] | None) -> Iterator[tuple[str, str]]:
     """(FILE:LINE, key) of every clip of a split."""
     lists = {name: first_file(folder, ANNOTATION_FOLDERS, (f"{name}_list.txt",)) for name in SPLITS}
     if listing := lists[split]:
@@ -101,7 +102,7 @@ def _listed(folder: Path, split: str, mapping: Path | None) -> Iterator[tuple[st
     elif any(lists.values()) or mapping is None:
         raise CorpusError(f"{folder}: neither {split}_list.txt nor, in place of all lists, {MAPPING}")
     else:
-        for where, key, number in _mapping(mapping):
+        for where, key, number in mapping:
             if split == ("train" if number <= LAST_TRAIN else "val" if number <= LAST_VALIDATION else "test"):
                 yield where, key
 

@@ -15,6 +15,7 @@ from PIL import Image
 from training import checkpoint
 from training.data.packed import open_packed
 from training.models.soho import Soho
+from training.models.soho.dictionary import usage_of
 from vitascope.errors import InvalidInput
 
 BATCH = 32
@@ -47,13 +48,13 @@ def draw_dictionary(
             canvas[y : y + PATCH, x : x + PATCH] = patch
     picture.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(canvas).save(picture)
-    shares = counts[counts > 0] / counts.sum()
+    used = usage_of(torch.from_numpy(counts))
     return {
         "picture": str(picture),
         "corpus": f"{corpus}/{split}",
         "entries": model.cfg.entries,
-        "entries used": int((counts > 0).sum()),
-        "perplexity": round(float(np.exp(-(shares * np.log(shares)).sum())), 2),
+        "entries used": int(used["entries used"]),
+        "perplexity": round(used["perplexity"], 2),
         "shown": [{"entry": entry, "tokens": int(counts[entry])} for entry in shown],
     }
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vitascope.manifest import FrameStream
 
@@ -14,6 +14,8 @@ class FusedConfig(BaseModel):
     """Architecture behind the video encoder; stored with the rest beside every checkpoint."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    masks_visual: ClassVar[bool] = False
+    """Whether the system learns to tell masked visual tokens."""
 
     system: str
     """Which system this is; its name in `training.models.systems`."""
@@ -47,6 +49,12 @@ class FusedConfig(BaseModel):
     visual_reads_text: bool = True
     """In the fused layers. True: the published joint self-attention. False: visual tokens attend to one another only
     and are computed once for many texts about a video."""
+
+    @model_validator(mode="after")
+    def _masked_visual_tokens_read_text(self) -> Self:
+        if self.masks_visual and not self.visual_reads_text:
+            raise ValueError("visual_reads_text: false; masked visual tokens are told from the text, true was expected")
+        return self
 
     @property
     def visual_tokens(self) -> int:
@@ -86,6 +94,22 @@ def middle_frame(height: int, width: int) -> list[FrameStream]:
     return [FrameStream(name="high", frames=1, height=height, width=width, placement="middle")]
 
 
+IMAGENET: dict[str, Any] = {"image_mean": (123.675, 116.28, 103.53), "image_std": (58.395, 57.12, 57.375)}
+"""Pixel statistics that the backbones of every `base` are used to."""
+BERT_BASE: dict[str, Any] = {
+    "text_width": 768,
+    "text_heads": 12,
+    "text_layers": 0,
+    "fused_layers": 12,
+    "text_intermediate": 3072,
+    "vocabulary": 30522,
+    "max_positions": 512,
+    "text_length": 50,
+    "vector_width": 768,
+    "temperature": 0.05,
+    "vector_from_fused": True,
+}
+"""BERT-base as the single stream of a published image model."""
 MINILM: dict[str, Any] = {
     "text_width": 384,
     "text_heads": 12,
@@ -99,6 +123,8 @@ MINILM: dict[str, Any] = {
     "attention_dropout": 0.0,
 }
 """Text, vectors and heads of every `tiny`, around the pretrained MiniLM-L6."""
+MINILM_STREAM: dict[str, Any] = MINILM | {"text_layers": 0, "fused_layers": 6, "vector_from_fused": True}
+"""The same with MiniLM-L6's layers as the single stream of an image model."""
 LITE0: dict[str, Any] = {
     "backbone": "tf_efficientnet_lite0",
     "image_mean": (127.0, 127.0, 127.0),

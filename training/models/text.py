@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from training.models.attention import attend
+from training.models.attention import attend, attention_weights
 
 
 @dataclass(frozen=True)
@@ -177,10 +177,9 @@ def _read(layer: Any, reader: Tensor, keys: Tensor, values: Tensor, mask: Tensor
 
 def _weights(layer: Any, reader: Tensor, keys: Tensor, mask: Tensor) -> Tensor:
     """The attention weights of a BERT layer, (B, heads, R, T)."""
-    queries = _by_head(layer.attention.self.query(reader), layer.attention.self)
-    scores = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
-    weights: Tensor = (scores + mask.to(scores.dtype)).softmax(dim=-1)
-    return weights
+    attention = layer.attention.self
+    queries = _by_head(attention.query(reader), attention)
+    return attention_weights(queries, keys, mask.to(queries.dtype))
 
 
 def repeated(x: Tensor, texts: int) -> Tensor:

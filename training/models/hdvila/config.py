@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.models.config import LITE0, MINILM, ConvConfig
+from training.models.config import IMAGENET, LITE0, MINILM, ConvConfig
 from vitascope.manifest import FrameStream
 
 
@@ -73,8 +73,7 @@ def base(answers: int = 0) -> HdVilaConfig:
     return HdVilaConfig(
         size="base",
         backbone="resnet50",
-        image_mean=(123.675, 116.28, 103.53),
-        image_std=(58.395, 57.12, 57.375),
+        **IMAGENET,
         frozen_stages=0,
         frozen_norm=False,
         high_height=640,

@@ -9,13 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.models.config import LITE0, MINILM, ConvConfig, middle_frame
+from training.models.config import BERT_BASE, IMAGENET, LITE0, MINILM_STREAM, ConvConfig, middle_frame
 from vitascope.manifest import FrameStream
 
 
 class SohoConfig(ConvConfig):
     """Architecture of one SOHO model: one picture, one backbone, one stream of text and visual tokens."""
 
+    masks_visual = True
     system: Literal["soho"] = "soho"
     image_height: int
     image_width: int
@@ -41,12 +42,6 @@ class SohoConfig(ConvConfig):
                 )
         return self
 
-    @model_validator(mode="after")
-    def _visual_tokens_read_text(self) -> SohoConfig:
-        if not self.visual_reads_text:
-            raise ValueError("visual_reads_text: false; masked visual tokens are told from the text, true was expected")
-        return self
-
     @property
     def visual_width(self) -> int:
         """That of the Transformer: dictionary entries are compared with fused states."""
@@ -64,8 +59,7 @@ def base(answers: int = 0) -> SohoConfig:
     return SohoConfig(
         size="base",
         backbone="resnet101",
-        image_mean=(123.675, 116.28, 103.53),
-        image_std=(58.395, 57.12, 57.375),
+        **IMAGENET,
         frozen_stages=2,
         frozen_norm=False,
         image_height=640,
@@ -77,19 +71,9 @@ def base(answers: int = 0) -> SohoConfig:
         decay=0.4,
         revive_below=0.0,
         entry_temperature=1.0,
-        text_width=768,
-        text_heads=12,
-        text_layers=0,
-        fused_layers=12,
-        text_intermediate=3072,
-        vocabulary=30522,
-        max_positions=512,
-        text_length=50,
-        vector_width=768,
-        temperature=0.05,
         answer_hidden=3072,
         answers=answers,
-        vector_from_fused=True,
+        **BERT_BASE,
     )
 
 
@@ -107,9 +91,6 @@ def tiny(answers: int = 0) -> SohoConfig:
         decay=0.9,
         revive_below=0.05,
         entry_temperature=0.1,
-        text_layers=0,
-        fused_layers=6,
         answers=answers,
-        vector_from_fused=True,
-        **MINILM,
+        **MINILM_STREAM,
     )

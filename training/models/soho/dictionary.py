@@ -87,12 +87,15 @@ class VisualDictionary(nn.Module):
         self.sizes[dead] = 1.0
 
     def usage(self) -> dict[str, float]:
-        """Of the last training step: entries that some feature was assigned to, and the perplexity of the assignment.
+        """`usage_of` the last training step; empty before the first one."""
+        return {} if self.last_counts is None else usage_of(self.last_counts)
 
-        Perplexity: exp of the entropy; 1 when all features share an entry, K when all entries are used alike.
-        """
-        if self.last_counts is None:
-            return {}
-        shares = self.last_counts / self.last_counts.sum()
-        entropy = -(shares * shares.clamp_min(1e-12).log()).sum()
-        return {"entries used": float((shares > 0).sum()), "perplexity": float(entropy.exp())}
+
+def usage_of(counts_K: Tensor) -> dict[str, float]:
+    """How features (counts by entry) spread: entries that some were assigned to, and the perplexity.
+
+    Perplexity: exp of the entropy; 1 when all features share an entry, K when all entries are used alike.
+    """
+    shares = counts_K / counts_K.sum()
+    entropy = -(shares * shares.clamp_min(1e-12).log()).sum()
+    return {"entries used": float((shares > 0).sum()), "perplexity": float(entropy.exp())}

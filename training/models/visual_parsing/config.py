@@ -10,13 +10,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from training.models.config import MINILM, FusedConfig, middle_frame
+from training.models.config import BERT_BASE, IMAGENET, MINILM_STREAM, FusedConfig, middle_frame
 from vitascope.manifest import FrameStream
 
 
 class VisualParsingConfig(FusedConfig):
     """Architecture of one model: a Swin Transformer as eyes, one stream of text and visual tokens."""
 
+    masks_visual = True
     system: Literal["visual-parsing"] = "visual-parsing"
     image_mean: tuple[float, float, float]
     """Subtracted from pixel values in 0..255."""
@@ -48,8 +49,6 @@ class VisualParsingConfig(FusedConfig):
                 raise ValueError(f"grid_{axis}: {grid} given; at most the window of {self.window} was expected")
         if len(self.swin_heads) != len(self.swin_depths):
             raise ValueError(f"swin_heads: {self.swin_heads}; one per level of swin_depths {self.swin_depths}")
-        if not self.visual_reads_text:
-            raise ValueError("visual_reads_text: false; masked visual tokens are told from the text, true was expected")
         return self
 
     @property
@@ -65,8 +64,7 @@ def base(answers: int = 0) -> VisualParsingConfig:
     """The published size: Swin and BERT-base (recalled: which Swin, and its 384 pixels)."""
     return VisualParsingConfig(
         size="base",
-        image_mean=(123.675, 116.28, 103.53),
-        image_std=(58.395, 57.12, 57.375),
+        **IMAGENET,
         image_height=384,
         image_width=384,
         patch=4,
@@ -78,19 +76,9 @@ def base(answers: int = 0) -> VisualParsingConfig:
         masked_with=10,
         grid_height=12,
         grid_width=12,
-        text_width=768,
-        text_heads=12,
-        text_layers=0,
-        fused_layers=12,
-        text_intermediate=3072,
-        vocabulary=30522,
-        max_positions=512,
-        text_length=50,
-        vector_width=768,
-        temperature=0.05,
         answer_hidden=1536,
         answers=answers,
-        vector_from_fused=True,
+        **BERT_BASE,
     )
 
 
@@ -111,9 +99,6 @@ def tiny(answers: int = 0) -> VisualParsingConfig:
         masked_with=8,
         grid_height=7,
         grid_width=7,
-        text_layers=0,
-        fused_layers=6,
         answers=answers,
-        vector_from_fused=True,
-        **MINILM,
+        **MINILM_STREAM,
     )

@@ -12,6 +12,7 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
+from training.models.attention import attention_weights
 from training.models.convolution import channels_first
 from training.models.visual_parsing.config import VisualParsingConfig
 
@@ -60,6 +61,4 @@ class VideoEncoder(nn.Module):
         x = block.norm1(before_NYXC).flatten(1, 2)
         n, v, _ = x.shape
         queries, keys, _ = attend.qkv(x).reshape(n, v, 3, attend.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        scores = queries @ keys.transpose(-1, -2) * attend.scale + attend._get_rel_pos_bias()
-        weights: Tensor = scores.float().softmax(dim=-1).mean(dim=1)
-        return weights
+        return attention_weights(queries, keys, attend._get_rel_pos_bias()).mean(dim=1)
