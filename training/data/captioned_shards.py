@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.hash_split import check_split, split_of
 from training.data.json_file import Record, object_of, unexpected
 from training.data.left_out import warn_of
-from training.data.webdataset import CorpusError, EncodedMedia, shard_entries
+from training.data.webdataset import EncodedMedia, shard_entries
 
 
 @dataclass(frozen=True)

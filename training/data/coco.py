@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.example import Example
 from training.data.hash_split import check_split
 from training.data.json_file import number_of, read_object, records_of, text_of, unexpected
@@ -31,7 +32,6 @@ from training.data.karpathy import split_images
 from training.data.key_hash import first_byte
 from training.data.media_files import first_file, present_folders
 from training.data.packed import Media, Origin
-from training.data.webdataset import CorpusError
 
 YEARS = ("2014", "2017")
 TEST_BYTES = 128

@@ -17,13 +17,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.example import Example, ExampleError, Question, example_of
 from training.data.hash_split import check_split
 from training.data.key_hash import first_byte
 from training.data.media_files import first_file, media_path, present_folders
 from training.data.packed import Media, Origin
 from training.data.text_file import numbered_lines
-from training.data.webdataset import CorpusError, read_shard, shard_paths
+from training.data.webdataset import read_shard, shard_paths
 
 VALIDATION_BYTES = 26
 ORIGIN = Origin(

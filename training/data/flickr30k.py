@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.example import Example
 from training.data.flickr_files import captions_by_id, captions_by_image, image_key
 from training.data.hash_split import check_split
@@ -26,7 +27,6 @@ from training.data.karpathy import split_images
 from training.data.media_files import first_file, present_folders
 from training.data.packed import Media, Origin
 from training.data.text_file import numbered_lines
-from training.data.webdataset import CorpusError
 
 ORIGIN = Origin(
     source="Flickr30k (Young, Lai, Hodosh, Hockenmaier, TACL 2014)",

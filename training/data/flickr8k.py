@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.example import Example, ExampleError, text_list
 from training.data.flickr_files import captions_by_id, captions_by_image, image_key
 from training.data.hash_split import check_split
 from training.data.media_files import present_folders
 from training.data.packed import Media, Origin
 from training.data.text_file import numbered_lines
-from training.data.webdataset import CorpusError, read_shard, shard_paths
+from training.data.webdataset import read_shard, shard_paths
 
 ORIGIN = Origin(
     source="Flickr8k (Hodosh, Young, Hockenmaier, JAIR 2013)",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.text_file import numbered_lines
-from training.data.webdataset import CorpusError
 
 
 def captions_by_id(path: Path) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from training.data.errors import CorpusError
 from training.data.key_hash import first_byte
-from training.data.webdataset import CorpusError
 
 SPLITS = ("train", "val", "test")
 TEST_BYTES = 13

@@ -25,13 +25,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.example import Example
 from training.data.hash_split import check_split, split_of, split_rule
 from training.data.json_file import Record, read_json_lines, records_of, text_of, unexpected
 from training.data.left_out import warn_of
 from training.data.media_files import media_path, present_folders
 from training.data.packed import Media, MediaSpan, Origin
-from training.data.webdataset import CorpusError
 
 ORIGIN = Origin(
     source="HD-VILA-100M (Xue et al., CVPR 2022)",

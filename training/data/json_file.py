@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.data.errors import CorpusError
 from training.data.text_file import numbered_lines
-from training.data.webdataset import CorpusError
 
 
 @dataclass(frozen=True)

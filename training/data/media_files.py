@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.data.webdataset import CorpusError
+from training.data.errors import CorpusError
 
 
 def present_folders(folder: Path, names: Sequence[str], what: str) -> list[Path]:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.csv_file import csv_rows
+from training.data.errors import CorpusError
 from training.data.example import Example, Negative, Question
 from training.data.hash_split import check_split
 from training.data.json_file import (
@@ -48,7 +49,6 @@ from training.data.json_file import (
 from training.data.media_files import first_file, media_path, present_folders
 from training.data.packed import Media, Origin
 from training.data.video_questions import questions_by_video
-from training.data.webdataset import CorpusError
 
 _SOURCE = "MSR-VTT (Xu, Mei, Yao, Rui, CVPR 2016)"
 _LICENCE = "research; the videos belong to their authors on YouTube"

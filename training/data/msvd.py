@@ -22,13 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from training.data.csv_file import csv_rows
+from training.data.errors import CorpusError
 from training.data.example import Example, Question
 from training.data.hash_split import SPLITS, check_split
 from training.data.media_files import first_file, media_path, present_folders
 from training.data.packed import Media, Origin
 from training.data.text_file import numbered_lines
 from training.data.video_questions import questions_by_video
-from training.data.webdataset import CorpusError
 
 ORIGIN = Origin(
     source="MSVD, Microsoft Research Video Description Corpus (Chen, Dolan, ACL 2011)",

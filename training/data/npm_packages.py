@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.webdataset import CorpusError
+from training.data.errors import CorpusError
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.array_file import GrowingArray
+from training.data.errors import CorpusError
 from training.data.example import Example, ExampleError
-from training.data.webdataset import CorpusError, EncodedMedia
+from training.data.webdataset import EncodedMedia
 from vitascope.bundle import file_sha256
 from vitascope.errors import MediaError
 from vitascope.manifest import FrameStream

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from training.data.errors import CorpusError
 from training.data.key_hash import first_byte
-from training.data.webdataset import CorpusError, tar_members
+from training.data.webdataset import tar_members
 
 TEST_BYTES, VALIDATION_BYTES = 51, 77
 SPLIT_RULE = (

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
+from training.data.errors import CorpusError
 from training.data.example import Example, Question
 from training.data.npm_packages import Package, fetch
 from training.data.packed import Media, Origin
 from training.data.pictogram_captions import captions_of, country_of
 from training.data.pictogram_concepts import SPLIT_RULE, Concept, normal_code, read_concepts, split_of
 from training.data.pictogram_questions import questions_by_code
-from training.data.webdataset import CorpusError, EncodedMedia, tar_members
+from training.data.webdataset import EncodedMedia, tar_members
 
 _MOVING = tuple(
     Package(f"@lobehub/fluent-emoji-anim-{number}", "1.0.0", sha256, "MIT")

@@ -35,10 +35,10 @@ from training.data import (
     video_shards,
     vqa,
 )
+from training.data.errors import CorpusError
 from training.data.example import Example
 from training.data.hash_split import SPLITS, EmptySplit
 from training.data.packed import STILL_STREAMS, VIDEO_STREAMS, Media, Origin, write_packed
-from training.data.webdataset import CorpusError
 from vitascope.manifest import FrameStream
 
 Items = Iterable[tuple[Example, Media]]

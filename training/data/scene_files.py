@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from training.data.errors import CorpusError
 from training.data.example import Example, ExampleError, example_of, required_text
 from training.data.json_file import read_json_lines
 from training.data.packed import Media, Origin
-from training.data.webdataset import CorpusError
 
 ORIGIN = Origin(
     source="training.data.scenes, the generator of this project",

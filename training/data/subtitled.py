@@ -19,12 +19,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.example import Example, Utterance
 from training.data.hash_split import EmptySplit, check_split, split_of, split_rule
 from training.data.left_out import first_names
 from training.data.packed import Media, MediaSpan, Origin
 from training.data.subtitles import SUFFIXES, merged, read_subtitles
-from training.data.webdataset import CorpusError
 
 ORIGIN = Origin(
     source="a folder of videos with subtitles (SubRip or WebVTT)",

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.example import Utterance
-from training.data.webdataset import CorpusError
 
 SUFFIXES = (".srt", ".vtt")
 TOUCHING = 0.1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from training.data.webdataset import CorpusError
+from training.data.errors import CorpusError
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.coco import TEST_BYTES, annotation_file, in_test_half, picture_folder
+from training.data.errors import CorpusError
 from training.data.example import Example, Question
 from training.data.hash_split import check_split
 from training.data.json_file import number_of, read_object, records_of, text_of, unexpected
 from training.data.packed import Media, Origin
-from training.data.webdataset import CorpusError
 
 ORIGIN = Origin(
     source="VQA v2 (Goyal et al., CVPR 2017) on COCO 2014",

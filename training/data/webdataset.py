@@ -9,15 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vitascope.errors import InvalidInput
+from training.data.errors import CorpusError
 
 PICTURES = frozenset({"jpg", "jpeg", "png", "webp"})
-
-
-class CorpusError(InvalidInput):
-    """A missing or malformed file of a corpus; names the file, the line (or member) and the field."""
-
-    code = "invalid_corpus"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pytest
 
 from tests.training.data.corpus_files import BLUE, GREEN, picture
 from training.data.coco import ORIGIN, coco, in_test_half
+from training.data.errors import CorpusError
 from training.data.packed import STILL_STREAMS, open_packed, write_packed
-from training.data.webdataset import CorpusError
 
 
 def captions_file(path: Path, names: Mapping[int, str], annotations: Sequence[Any] | None = None) -> None:

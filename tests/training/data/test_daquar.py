@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.data.corpus_files import picture, write_shard
 from training.data.daquar import daquar, is_validation, question_kind
-from training.data.webdataset import CorpusError
+from training.data.errors import CorpusError
 
 TRAIN_FILE = """\
 what is on the right side of the black telephone in the image3 ?

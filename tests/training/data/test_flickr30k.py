@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.training.data.corpus_files import GREEN, picture
+from training.data.errors import CorpusError
 from training.data.flickr30k import ORIGIN, flickr30k
 from training.data.packed import STILL_STREAMS, open_packed, write_packed
-from training.data.webdataset import CorpusError
 
 KEYS = {"train": "1000092795", "val": "1018148011", "test": "1007129816"}
 HEADER = "image_name| comment_number| comment\n"

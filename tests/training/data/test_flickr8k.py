@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.data.corpus_files import picture, write_shard
+from training.data.errors import CorpusError
 from training.data.flickr8k import Judgement, expert_judgements, flickr8k
-from training.data.webdataset import CorpusError
 
 KEYS = {"train": "1000268201_693b08cb0e", "val": "1001773457_577c3a7d70", "test": "1056338697_4f7d7ce270"}
 LISTS = {"train": "trainImages", "val": "devImages", "test": "testImages"}

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
+from training.data.errors import CorpusError
 from training.data.hash_split import check_split, split_of, split_rule
-from training.data.webdataset import CorpusError
 
 
 def test_the_split_is_what_the_written_rule_says() -> None:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.training.data.corpus_files import BLUE, GREEN, RED, key_frames, movie
+from training.data.errors import CorpusError
 from training.data.hash_split import split_of
 from training.data.hdvila100m import ORIGIN, hdvila100m
 from training.data.packed import VIDEO_STREAMS, MediaSpan, open_packed, write_packed
-from training.data.webdataset import CorpusError
 
 VIDEO = "QMi8x8o55Ns"
 SPLIT = split_of(VIDEO)

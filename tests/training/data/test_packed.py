@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.training.data.corpus_files import BLUE, GREEN, RED, Color, animation, movie, picture
+from training.data.errors import CorpusError
 from training.data.example import Example, Question
 from training.data.packed import (
     STILL_STREAMS,
@@ -17,7 +18,7 @@ from training.data.packed import (
     open_packed,
     write_packed,
 )
-from training.data.webdataset import CorpusError, EncodedMedia
+from training.data.webdataset import EncodedMedia
 
 ORIGIN = Origin("a test", "none needed", "all in one")
 

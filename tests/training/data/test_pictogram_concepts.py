@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.data.corpus_files import pictogram_packages, write_tar
+from training.data.errors import CorpusError
 from training.data.pictogram_concepts import is_skin_toned, normal_code, read_concepts, split_of
-from training.data.webdataset import CorpusError
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from tests.training.data.corpus_files import animation, pictogram_packages, picture, write_tar
+from training.data.errors import CorpusError
 from training.data.example import Example
 from training.data.packed import Media
 from training.data.pictograms import read_words, stills, videos
-from training.data.webdataset import CorpusError, EncodedMedia
+from training.data.webdataset import EncodedMedia
 
 
 def by_key(items: list[tuple[Example, Media]]) -> dict[str, tuple[Example, EncodedMedia]]:

@@ -8,10 +8,10 @@ import pytest
 
 from tests.training.data.corpus_files import GREEN, RED, movie, pictogram_packages, picture, write_shard
 from training.data import pictograms
+from training.data.errors import CorpusError
 from training.data.hash_split import split_of
 from training.data.packed import open_packed
 from training.data.prepare import CORPORA, READERS, main, prepare
-from training.data.webdataset import CorpusError
 from vitascope.command import main as vitascope
 
 CORPUS_NAMES = (

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from training.data.errors import CorpusError
 from training.data.example import Negative, Question, Utterance
 from training.data.scene_files import scenes
-from training.data.webdataset import CorpusError
 
 LINE: dict[str, Any] = {
     "key": "000000",

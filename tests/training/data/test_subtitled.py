@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tests.training.data.corpus_files import BLUE, GREEN, RED, key_frames, movie
+from training.data.errors import CorpusError
 from training.data.example import Utterance
 from training.data.hash_split import split_of
 from training.data.packed import VIDEO_STREAMS, MediaSpan, open_packed, write_packed
 from training.data.subtitled import ORIGIN, pair_subtitles, subtitled
-from training.data.webdataset import CorpusError
 
 
 def cue(number: int, start: float, end: float, text: str) -> str:

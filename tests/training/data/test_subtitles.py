@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from training.data.errors import CorpusError
 from training.data.example import Utterance
 from training.data.subtitles import merged, read_subtitles
-from training.data.webdataset import CorpusError
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500

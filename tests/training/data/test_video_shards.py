@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.training.data.corpus_files import GREEN, RED, movie, write_tar
+from training.data.errors import CorpusError
 from training.data.hash_split import split_of
 from training.data.packed import VIDEO_STREAMS, open_packed, write_packed
 from training.data.video_shards import ORIGIN, video_shards
-from training.data.webdataset import CorpusError, EncodedMedia
+from training.data.webdataset import EncodedMedia
 
 TRAIN = [key for key in (f"{n:09}" for n in range(20)) if split_of(key) == "train"]
 

@@ -10,10 +10,10 @@ import pytest
 
 from tests.training.data.corpus_files import GREEN, picture
 from training.data.coco import coco
+from training.data.errors import CorpusError
 from training.data.example import Question
 from training.data.packed import STILL_STREAMS, open_packed, write_packed
 from training.data.vqa import ORIGIN, vqa
-from training.data.webdataset import CorpusError
 
 ASKED = (
     # image, question, answer, its type

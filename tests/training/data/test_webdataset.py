@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.training.data.corpus_files import picture, write_shard, write_tar
-from training.data.webdataset import CorpusError, read_shard, shard_paths, tar_members
+from training.data.errors import CorpusError
+from training.data.webdataset import read_shard, shard_paths, tar_members
 
 
 def test_every_key_comes_with_its_picture_and_its_annotation(tmp_path: Path) -> None:
