@@ -35,11 +35,26 @@ def mask_words(
 def hard_negatives(similarity: Tensor, groups: Tensor, temperature: float) -> Tensor:
     """For each row one other column, drawn by how similar it is, never of the row's own group.
 
-    similarity (B, B), groups (B,). Returns (B,) column indices; a row whose whole batch is of its own group
-    gets itself back, which the caller sees by equality of groups.
+    similarity (B, B), groups (B,). Returns (B,) column indices, see `_drawn`.
+    """
+    return _drawn(torch.softmax(similarity.float() / temperature, dim=1) + 1e-9, groups)
+
+
+def random_negatives(groups: Tensor) -> Tensor:
+    """For each row one column, any of those that are not of the row's own group (SOHO's swapped captions).
+
+    groups (B,). Returns (B,) column indices, see `_drawn`.
+    """
+    return _drawn(torch.ones(len(groups), len(groups), device=groups.device), groups)
+
+
+def _drawn(weights_BB: Tensor, groups: Tensor) -> Tensor:
+    """(B,): for each row one column of another group, drawn by weight.
+
+    A row whose whole batch is of its own group gets itself back, which the caller sees by equality of groups.
     """
     allowed = groups[:, None] != groups[None, :]
-    weights = torch.softmax(similarity.float() / temperature, dim=1) * allowed + 1e-9 * allowed
+    weights = weights_BB * allowed
     lonely = ~allowed.any(dim=1)
     weights[lonely] = torch.eye(len(weights), device=weights.device)[lonely]
     return torch.multinomial(weights, 1).squeeze(1)

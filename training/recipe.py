@@ -34,6 +34,9 @@ class Source(Strict):
     """Questions asked about each video of a batch (objective `answer`)."""
     pairs: Annotated[int, Field(ge=1)] = 1
     """Right captions of each video of a batch, each with a minimally wrong one where the corpus has them."""
+    negatives: Literal["hard", "random"] = "hard"
+    """Whose captions are wrong for a video (objective `match`): those of another video of the batch, the likelier the
+    more similar it is, or those of any other (SOHO, section 3.3)."""
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Share of a caption's words that are masked (objective `masked_words`)."""
     text_gradient: bool = True

@@ -96,10 +96,13 @@ States = tuple[Tensor, Tensor]
 
 
 def _foreign_texts(batch: Batch, vector: Tensor, text: Tensor, own: States, temperature: float) -> States:
-    """For each caption (B * P) one of another video, the likelier the more similar that video's first caption is."""
+    """For each caption (B * P) one of another video: any, or the likelier the more similar its first caption is."""
     pairs = batch.source.pairs
-    with torch.no_grad():
-        picked = masking.hard_negatives(vector @ text[::pairs].T, batch.groups, temperature)
+    if batch.source.negatives == "random":
+        picked = masking.random_negatives(batch.groups)
+    else:
+        with torch.no_grad():
+            picked = masking.hard_negatives(vector @ text[::pairs].T, batch.groups, temperature)
     texts = (picked[:, None] * pairs + torch.arange(pairs, device=picked.device)).flatten()
     return own[0][texts], own[1][texts]
 

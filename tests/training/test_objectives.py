@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -95,17 +96,37 @@ def test_masking_leaves_special_words_and_padding() -> None:
     assert (masked[chosen] == 4).float().mean().item() == pytest.approx(0.8, abs=0.1)
 
 
-def test_hard_negatives_never_come_from_the_own_group() -> None:
-    torch.manual_seed(0)
-    groups = torch.tensor([0, 0, 1, 2])
-    similarity = torch.tensor([[9.0, 9.0, 0.1, 0.0]] * 4)
-    for _ in range(20):
-        picked = masking.hard_negatives(similarity, groups, 0.05)
-        assert (groups[picked] != groups).all()
+OF_TWO = torch.tensor([0, 0, 1, 2, 3])
+"""Groups of five videos; the first two are of one."""
 
 
-def test_hard_negatives_prefer_the_similar() -> None:
+def drawn(draw: Callable[[], torch.Tensor], times: int = 4000) -> torch.Tensor:
+    """(B, B): how often each row was given each column, as shares."""
     torch.manual_seed(0)
-    similarity = torch.tensor([[0.0, 0.9, 0.0, 0.0]] * 4)
-    picked = torch.stack([masking.hard_negatives(similarity, torch.arange(4), 0.05)[0] for _ in range(30)])
-    assert (picked == 1).all()
+    picked = torch.stack([draw() for _ in range(times)])
+    return torch.nn.functional.one_hot(picked, picked.shape[1]).float().mean(dim=0)
+
+
+def test_hard_negatives_are_drawn_by_similarity_and_never_from_the_own_group() -> None:
+    # exp(similarity / 0.5) of the first row: 9, 9, 1, 3, 4; its own group's are left out, so 1/8, 3/8 and 4/8.
+    # Of the third row: 2, 6, 9, 1, 1 without its own 9.
+    similarity = torch.ones(5, 5)
+    similarity[0] = 0.5 * torch.tensor([9.0, 9.0, 1.0, 3.0, 4.0]).log()
+    similarity[2] = 0.5 * torch.tensor([2.0, 6.0, 9.0, 1.0, 1.0]).log()
+    shares = drawn(lambda: masking.hard_negatives(similarity, OF_TWO, 0.5))
+    assert shares[0].tolist() == pytest.approx([0.0, 0.0, 1 / 8, 3 / 8, 4 / 8], abs=0.03)
+    assert shares[2].tolist() == pytest.approx([0.2, 0.6, 0.0, 0.1, 0.1], abs=0.03)
+    assert not shares[OF_TWO[:, None] == OF_TWO].any()
+
+
+def test_random_negatives_are_any_of_the_other_groups_alike() -> None:
+    shares = drawn(lambda: masking.random_negatives(OF_TWO))
+    assert shares[0].tolist() == pytest.approx([0.0, 0.0, 1 / 3, 1 / 3, 1 / 3], abs=0.03)
+    assert shares[4].tolist() == pytest.approx([0.25, 0.25, 0.25, 0.25, 0.0], abs=0.03)
+    assert not shares[OF_TWO[:, None] == OF_TWO].any()
+
+
+def test_where_all_are_of_one_group_each_row_gets_itself_back() -> None:
+    same = torch.zeros(3, dtype=torch.long)
+    assert masking.random_negatives(same).tolist() == [0, 1, 2]
+    assert masking.hard_negatives(torch.rand(3, 3), same, 0.05).tolist() == [0, 1, 2]
