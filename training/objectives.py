@@ -48,8 +48,11 @@ def _gathered(x: Tensor) -> Tensor:
 def match(positive: Tensor, negative: Tensor) -> Tensor:
     """Image-text matching: binary cross-entropy of match logits (SOHO, section 3.3; HD-VILA's unused head).
 
-    Logits of any number of right and of wrong pairs; both kinds weigh the same.
+    Logits of any number of right and of wrong pairs; both kinds weigh the same. 0 when nothing is wrong: right pairs
+    alone would teach to say yes.
     """
+    if not negative.numel():
+        return positive.sum() * 0.0
     return 0.5 * (F.softplus(-positive.float()).mean() + F.softplus(negative.float()).mean())
 
 

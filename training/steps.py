@@ -95,8 +95,13 @@ States = tuple[Tensor, Tensor]
 """Text states (B, L, D) and their mask (B, L)."""
 
 
-def _foreign_texts(batch: Batch, vector: Tensor, text: Tensor, own: States, temperature: float) -> States:
-    """For each caption (B * P) one of another video: any, or the likelier the more similar its first caption is."""
+def _foreign_texts(batch: Batch, vector: Tensor, text: Tensor, own: States, temperature: float) -> States | None:
+    """For each caption (B * P) one of another video: any, or the likelier the more similar its first caption is.
+
+    None where all videos are of one group: then no caption of the batch is wrong.
+    """
+    if bool((batch.groups == batch.groups[0]).all()):
+        return None
     pairs = batch.source.pairs
     if batch.source.negatives == "random":
         picked = masking.random_negatives(batch.groups)
@@ -116,17 +121,23 @@ def _padded(states: States, length: int) -> States:
 
 
 def _match(
-    model: FusedModel, visual: Tensor, seen: Seen, right: States, foreign: States, false: States | None, pairs: int
+    model: FusedModel,
+    visual: Tensor,
+    seen: Seen,
+    right: States,
+    foreign: States | None,
+    false: States | None,
+    pairs: int,
 ) -> Tensor:
-    """Right captions against those of other videos, and against minimally wrong ones where there are any."""
-    kinds = [right, foreign] if false is None else [right, foreign, false]
+    """Right captions against those of other videos and against minimally wrong ones, where there are any."""
+    kinds = [texts for texts in (right, foreign, false) if texts is not None]
     length = max(states.shape[1] for states, _ in kinds)
     # All texts about a video in a row, so that its tokens are read once.
     together = zip(*(_padded(kind, length) for kind in kinds), strict=True)
     states, mask = (torch.cat([x.unflatten(0, (-1, pairs)) for x in parts], dim=1).flatten(0, 1) for parts in together)
     logits = model.match_logits(states, mask, visual, seen).reshape(-1, len(kinds), pairs)
     loss = objectives.match(logits[:, 0], logits[:, 1:])
-    return loss if false is None else loss + objectives.ranking(logits[:, 0], logits[:, 2])
+    return loss if false is None else loss + objectives.ranking(logits[:, 0], logits[:, -1])
 
 
 def _objects(model: FusedModel, visual: Tensor, places: Tensor, classes: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -99,3 +100,14 @@ def test_random_negatives_come_from_every_other_video_and_hard_ones_from_the_mos
         {0, 1, 3},
         {0, 1, 2},
     ]
+
+
+def test_where_all_videos_are_of_one_group_nothing_is_wrong(model: HdVila) -> None:
+    made = batch(model, [5, 5, 5, 5], "hard")
+    loss = losses(model, made, WORDS, None)["match"]
+    assert loss.item() == 0.0
+    loss.backward()
+    assert not model.match_threshold.grad
+    assert made.captions is not None
+    wrong = Tokens(made.captions.ids + 20, made.captions.mask)
+    assert losses(model, replace(made, wrong=wrong), WORDS, None)["match"].item() > 0.0  # minimally wrong ones are
