@@ -66,7 +66,7 @@ def losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTarge
             right = (states, batch.captions.mask)
             foreign = _foreign_texts(batch, vector, text, right, temperature)
             false = None if batch.wrong is None else (wrong_states, batch.wrong.mask)
-            out["match"] = _match(model, visual, seen, right, foreign, false, batch.source.pairs)
+            out["match"] = _match(model, seen, right, foreign, false, batch.source.pairs)
     if "masked_words" in wanted and batch.captions is not None and seen is not None:
         out["masked_words"] = _masked_words(model, batch, batch.captions, seen, words)
     if "masked_visual" in wanted and batch.captions is not None and parts is not None:
@@ -121,13 +121,7 @@ def _padded(states: States, length: int) -> States:
 
 
 def _match(
-    model: FusedModel,
-    visual: Tensor,
-    seen: Seen,
-    right: States,
-    foreign: States | None,
-    false: States | None,
-    pairs: int,
+    model: FusedModel, seen: Seen, right: States, foreign: States | None, false: States | None, pairs: int
 ) -> Tensor:
     """Right captions against those of other videos and against minimally wrong ones, where there are any."""
     kinds = [texts for texts in (right, foreign, false) if texts is not None]
@@ -135,7 +129,7 @@ def _match(
     # All texts about a video in a row, so that its tokens are read once.
     together = zip(*(_padded(kind, length) for kind in kinds), strict=True)
     states, mask = (torch.cat([x.unflatten(0, (-1, pairs)) for x in parts], dim=1).flatten(0, 1) for parts in together)
-    logits = model.match_logits(states, mask, visual, seen).reshape(-1, len(kinds), pairs)
+    logits = model.match_logits(states, mask, seen).reshape(-1, len(kinds), pairs)
     loss = objectives.match(logits[:, 0], logits[:, 1:])
     return loss if false is None else loss + objectives.ranking(logits[:, 0], logits[:, -1])
 

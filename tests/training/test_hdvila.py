@@ -57,7 +57,7 @@ def test_shapes_of_all_four_steps(small: HdVila) -> None:
         assert vector.shape == text.shape == (3, 24)
         assert tokens.shape == (3, 4, 32)
         assert fused.shape == (3, 9, 48)
-        assert small.match_logits(states, mask, tokens, seen).shape == (3,)
+        assert small.match_logits(states, mask, seen).shape == (3,)
         assert small.answer_logits(states, mask, seen).shape == (3, 7)
     assert torch.allclose(vector.norm(dim=-1), torch.ones(3), atol=1e-5)
     assert torch.allclose(text.norm(dim=-1), torch.ones(3), atol=1e-5)
@@ -115,7 +115,7 @@ def test_matching_starts_as_similarity(small: HdVila) -> None:
     with torch.no_grad():
         text, states = small.encode_text(ids, mask)
         similarity = (text * small.video_vector(tokens)).sum(dim=-1)
-        logits = small.match_logits(states, mask, tokens, small.see(tokens))
+        logits = small.match_logits(states, mask, small.see(tokens))
     assert logits.argsort().tolist() == similarity.argsort().tolist()
 
 

@@ -133,7 +133,7 @@ def test_shapes_of_all_steps() -> None:
         seen = model.see(tokens)
         assert vector.shape == text.shape == (3, 24)
         assert tokens.shape == (3, 4, 48)
-        assert model.match_logits(states, mask, tokens, seen).shape == (3,)
+        assert model.match_logits(states, mask, seen).shape == (3,)
         assert model.answer_logits(states, mask, seen).shape == (3, 7)
         assert model.text.fuse_visual(states, mask, seen).shape == (3, 4, 48)
         assert model.masked_visual(*model.encode_maskable(frames(3)), states, mask).isfinite()

@@ -12,6 +12,7 @@ import torch
 from tests.training.test_hdvila import small_config
 from training.batches import Batch, Tokens
 from training.models.hdvila import HdVila
+from training.models.text import Seen
 from training.recipe import Source
 from training.steps import WordMasking, losses
 
@@ -53,9 +54,9 @@ def held_against(
     given: list[torch.Tensor] = []
     logits = model.match_logits
 
-    def noticing(texts: torch.Tensor, *rest: torch.Tensor) -> torch.Tensor:
+    def noticing(texts: torch.Tensor, mask: torch.Tensor, seen: Seen) -> torch.Tensor:
         given.append((texts[:, None] - states).abs().flatten(2).sum(dim=2).argmin(dim=1))
-        return logits(texts, *rest)  # type: ignore[arg-type]
+        return logits(texts, mask, seen)
 
     monkeypatch.setattr(model, "match_logits", noticing)
     torch.manual_seed(2)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from training.models.fused import FusedModel
+from training.models.text import Seen
 from vitascope.manifest import Calibration, FrameStream, Task
 from vitascope.model import Answer, Match, VideoEmbedding
 from vitascope.scores import fused_score, match_probability
@@ -68,8 +69,7 @@ class TorchEncoder:
         """Match logits and calibrated probabilities, both (B,)."""
         with _quiet(self.model):
             states, mask = self._states(texts)
-            visual = self._tensor(np.asarray(visual_tokens, dtype=np.float32))
-            logits = _numpy(self.model.match_logits(states, mask, visual, self.model.see(visual)))
+            logits = _numpy(self.model.match_logits(states, mask, self._seen(visual_tokens)))
         return Match(logits=logits, probabilities=match_probability(self.calibration, logits).astype(np.float32))
 
     def fused(self, similarity: np.ndarray, match_logits: np.ndarray) -> np.ndarray:
@@ -80,8 +80,7 @@ class TorchEncoder:
         """The `top` answers to each question, most probable first."""
         with _quiet(self.model):
             states, mask = self._states(questions)
-            visual = self._tensor(np.asarray(visual_tokens, dtype=np.float32))
-            logits = self.model.answer_logits(states, mask, self.model.see(visual)).float()
+            logits = self.model.answer_logits(states, mask, self._seen(visual_tokens)).float()
         best = (logits / self.calibration.answer_temperature).softmax(dim=-1).topk(min(top, len(self.answers)))
         return [
             [Answer(self.answers[i], float(p)) for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
@@ -91,6 +90,9 @@ class TorchEncoder:
     def _states(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self._tokens(texts)
         return self.model.text.encode(ids, mask), mask
+
+    def _seen(self, visual_tokens: np.ndarray) -> Seen:
+        return self.model.see(self._tensor(np.asarray(visual_tokens, dtype=np.float32)))
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         ids, mask = self.tokenizer.encode(list(texts))

@@ -116,20 +116,20 @@ class FusedModel(nn.Module, ABC):
 
     def see(self, visual_PVW: Tensor) -> Seen:
         """Visual tokens of P videos (P, V, W), made ready for the heads below; do it once for many texts."""
-        return self.text.see(self.visual_embeddings(visual_PVW))
+        return self.text.see(visual_PVW, self.visual_embeddings(visual_PVW))
 
     def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
         """Text states (B, L, D) of B = n * P texts, n in a row about each video -> fused states (B, L, D)."""
         return self.text.fuse(text_BLD, attention_mask, seen)
 
-    def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, visual_PVW: Tensor, seen: Seen) -> Tensor:
-        """(B,): how well text and video belong together, before calibration.
+    def match_logits(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen) -> Tensor:
+        """Text states (B, L, D), n in a row about each video -> (B,): do they belong together, before calibration.
 
         The fused [CLS] corrects the scaled similarity of the two vectors: with few matching steps a head on [CLS]
         alone (HD-VILA leaves its own unused) stays far below what similarity already knows.
         """
         first = self.text.fuse(text_BLD, attention_mask, seen, first_only=True)[:, 0]
-        video = repeated(self.video_vector(visual_PVW), text_BLD.shape[0])
+        video = repeated(self.video_vector(seen.visual), text_BLD.shape[0])
         similarity = (self.text_vector(text_BLD, attention_mask) * video).sum(dim=-1)
         above = self.match_scale * (similarity - self.match_threshold) / self.cfg.temperature
         logits: Tensor = self.match_head(first).squeeze(-1) + above

@@ -18,9 +18,11 @@ from training.models.attention import attend, attention_weights
 
 @dataclass(frozen=True)
 class Seen:
-    """What the fused layers read of P videos: embedded tokens (P, V, D) and, where these do not depend on the
-    text, each layer's keys and values (P, heads, V, D / heads), computed once for all texts about a video."""
+    """P videos, made ready for texts about them: visual tokens (P, V, W), the same as the fused layers read them
+    (P, V, D) and, where these do not depend on the text, each layer's keys and values (P, heads, V, D / heads),
+    computed once for all texts about a video."""
 
+    visual: Tensor
     tokens: Tensor
     layers: tuple[tuple[Tensor, Tensor], ...] = ()
 
@@ -70,17 +72,17 @@ class TextTransformer(nn.Module):
             hidden = _read(layer, hidden, *_keys_values(layer, hidden), mask)
         return hidden
 
-    def see(self, visual_PVD: Tensor) -> Seen:
-        """Embedded visual tokens (P, V, D), made ready for `fuse`."""
+    def see(self, visual_PVW: Tensor, tokens_PVD: Tensor) -> Seen:
+        """Visual tokens (P, V, W) and the same embedded (P, V, D), made ready for `fuse`."""
         if self.visual_reads_text:
-            return Seen(visual_PVD)
-        hidden = visual_PVD
+            return Seen(visual_PVW, tokens_PVD)
+        hidden = tokens_PVD
         layers: list[tuple[Tensor, Tensor]] = []
         for layer in self._fused_layers:
             layers.append(_keys_values(layer, hidden))
             if len(layers) < len(self._fused_layers):  # what the last layer makes of them is read by nobody
                 hidden = _read(layer, hidden, *layers[-1])
-        return Seen(visual_PVD, tuple(layers))
+        return Seen(visual_PVW, tokens_PVD, tuple(layers))
 
     def fuse(self, text_BLD: Tensor, attention_mask: Tensor, seen: Seen, *, first_only: bool = False) -> Tensor:
         """Text states (B, L, D) of B = n * P texts, n in a row about each video -> fused text states (B, L, D).
