@@ -181,12 +181,13 @@ def schedule_factor(inner: int, stage: Stage) -> float:
 
 def _freeze(model: FusedModel, stage: Stage) -> None:
     """`stage_one`: encoders stand still. Backbone stages frozen by the architecture stay frozen always."""
+    model.encoders_stand_still = stage.frozen == "stage_one"
     encoders = set(model.stage_one_parameters())
     frozen = model.cfg.frozen_stages if isinstance(model.cfg, ConvConfig) else 0
     always = {f"{backbone}stages.{i}." for backbone in model.backbones for i in range(frozen)}
     for name, parameter in model.named_parameters():
         architecture = name.startswith(tuple(always)) if always else False
-        parameter.requires_grad_(not architecture and not (stage.frozen == "stage_one" and name in encoders))
+        parameter.requires_grad_(not architecture and not (model.encoders_stand_still and name in encoders))
         parameter.grad = None  # a gradient left from the stage before would still count in the clipped norm
     model.train()
 

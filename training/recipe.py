@@ -92,7 +92,8 @@ class Stage(Strict):
     frozen: Literal["nothing", "stage_one"] = "nothing"
     """`stage_one`: both encoders stand still and only fused layers and heads learn (HD-VILA, section 3.4).
 
-    Sources that leave their pictures as they are have each video encoded once, before the first step.
+    They are in evaluation mode: no dropout, and no running statistics or dictionary entries move. Sources that leave
+    their pictures as they are have each video encoded once, before the first step.
     """
     sources: Annotated[list[Source], Field(min_length=1)]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,8 @@ class FusedModel(nn.Module, ABC):
     def __init__(self, cfg: FusedConfig, video: nn.Module) -> None:
         super().__init__()
         self.cfg = cfg
+        self.encoders_stand_still = False
+        """Keeps both encoders in evaluation mode (see `train`); for stages that freeze them."""
         self.video = video
         self.text = TextTransformer(
             width=cfg.text_width,
@@ -78,6 +80,16 @@ class FusedModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the model computes; its inputs belong there too."""
         return self.match_threshold.device
+
+    def train(self, mode: bool = True) -> Self:
+        """As of any module, but encoders that stand still do so in training too: no dropout or stochastic depth, and
+        running statistics and SOHO's dictionary stay as they are."""
+        super().train(mode)
+        if self.encoders_stand_still:
+            bert = self.text.bert
+            for part in (self.video, bert.embeddings, *bert.encoder.layer[: self.cfg.text_layers]):
+                part.eval()
+        return self
 
     @abstractmethod
     def make_visual_embeddings(self) -> nn.Module:

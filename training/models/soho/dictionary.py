@@ -87,8 +87,8 @@ class VisualDictionary(nn.Module):
         self.sizes[dead] = 1.0
 
     def usage(self) -> dict[str, float]:
-        """`usage_of` the last training step; empty before the first one."""
-        return {} if self.last_counts is None else usage_of(self.last_counts)
+        """`usage_of` the last training step; empty before the first one and where entries stand still."""
+        return usage_of(self.last_counts) if self.training and self.last_counts is not None else {}
 
 
 def usage_of(counts_K: Tensor) -> dict[str, float]:
