@@ -20,6 +20,10 @@ class FusedConfig(BaseModel):
     system: str
     """Which system this is; its name in `training.models.systems`."""
     size: str
+    image_mean: tuple[float, float, float]
+    """Subtracted from pixel values in 0..255."""
+    image_std: tuple[float, float, float]
+    """What they are divided by then."""
     grid_height: int
     """Rows of visual tokens of a clip."""
     grid_width: int
@@ -80,9 +84,6 @@ class ConvConfig(FusedConfig):
 
     backbone: str
     """timm name, ResNet or EfficientNet."""
-    image_mean: tuple[float, float, float]
-    """Subtracted from pixel values in 0..255."""
-    image_std: tuple[float, float, float]
     frozen_stages: Annotated[int, Field(ge=0, le=5)]
     """Leading backbone stages that never learn (0: the whole encoder learns)."""
     frozen_norm: bool

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from training.models.config import ConvConfig
 from training.models.frozen_norm import fold_frozen_norms
+from training.models.pixels import Normalise
 from training.models.temporal_shift import apply_shifted, blocks_of
 
 STRIDE_16, STRIDE_32 = 3, 4
@@ -45,9 +46,6 @@ def backbone_stages(model: nn.Module) -> list[nn.Sequential]:
 class ConvEncoder(nn.Module):
     """Pixels 0..255 to feature maps of the stages asked for; normalises inside (HD-VILA, section 3.2)."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, cfg: ConvConfig, stages: int, shift: float = 0.0) -> None:
         super().__init__()
         self.shift = shift
@@ -56,8 +54,7 @@ class ConvEncoder(nn.Module):
             raise ValueError(f"temporal_shift: {shift} with backbone {cfg.backbone!r}; an EfficientNet was expected")
         self.frozen_stages = cfg.frozen_stages
         self.frozen_norm = cfg.frozen_norm
-        self.register_buffer("mean", torch.tensor(cfg.image_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(cfg.image_std).view(1, 3, 1, 1), persistent=False)
+        self.normalise = Normalise(cfg)
         for stage in self.stages[: cfg.frozen_stages]:
             stage.requires_grad_(False)
         if cfg.frozen_norm:
@@ -77,8 +74,7 @@ class ConvEncoder(nn.Module):
         frames: how many in a row are one video's; only an encoder with `shift` lets them see one another.
         """
         wanted = set(wanted)
-        # Divided here, not folded into the convolution, so that pretrained weights load unchanged.
-        x = (pixels - self.mean) / self.std
+        x = self.normalise(pixels)
         maps = []
         for index, stage in enumerate(self.stages):
             if index < self.frozen_stages:
@@ -114,8 +110,3 @@ class ConvEncoder(nn.Module):
                 out.append(x.shape[1])
             self.train(training)
         return out
-
-
-def channels_first(frames: Tensor) -> Tensor:
-    """(N, F, H, W, 3) any dtype -> (N * F, 3, H, W) float32, channels last in memory (a view, no copy)."""
-    return frames.flatten(0, 1).permute(0, 3, 1, 2).float()

@@ -200,26 +200,6 @@ def masked_mean(states_BLD: Tensor, attention_mask: Tensor) -> Tensor:
     return (states_BLD * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)
 
 
-class VisualEmbeddings(nn.Module):
-    """Visual tokens as the fused layers take them: row + column + type embeddings, LayerNorm, dropout."""
-
-    def __init__(self, *, visual_width: int, width: int, rows: int, columns: int, dropout: float) -> None:
-        super().__init__()
-        self.project = nn.Linear(visual_width, width)
-        self.row = nn.Parameter(torch.empty(rows, 1, width))
-        self.column = nn.Parameter(torch.empty(1, columns, width))
-        self.kind = nn.Parameter(torch.empty(1, width))
-        for parameter in (self.row, self.column, self.kind):
-            nn.init.normal_(parameter, std=0.02)
-        self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, visual_BVW: Tensor) -> Tensor:
-        place = (self.row + self.column).flatten(0, 1)  # (V, D)
-        out: Tensor = self.dropout(self.norm(self.project(visual_BVW) + place + self.kind))
-        return out
-
-
 class MaskedWordHead(nn.Module):
     """BERT's masked-language-model head; the decoder is tied to the word embeddings."""
 

@@ -1,6 +1,6 @@
 """HD-VILA (Xue et al., CVPR 2022): one high-resolution frame and its low-resolution neighbours.
 
-Read in this order: ``config`` (the numbers), ``video`` (frames to tokens), ``model`` (everything wired).
+Read in this order: ``config`` (the numbers), ``video`` (frames to tokens), ``model`` (all wired).
 """
 
 from training.models.hdvila.config import HdVilaConfig, base, tiny

@@ -1,15 +1,38 @@
-"""HD-VILA wired: the hybrid video encoder before the split text Transformer (section 3)."""
+"""HD-VILA wired: the hybrid video encoder before the split text Transformer (section 3).
+
+Shape letters: B videos, V visual tokens, W their width, D width of the fused layers.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from training.models.fused import FusedModel
 from training.models.hdvila.config import HdVilaConfig
 from training.models.hdvila.video import VideoEncoder
-from training.models.text import VisualEmbeddings
+
+
+class VisualEmbeddings(nn.Module):
+    """Visual tokens as the fused layers take them: row + column + type embeddings, LayerNorm, dropout."""
+
+    def __init__(self, *, visual_width: int, width: int, rows: int, columns: int, dropout: float) -> None:
+        super().__init__()
+        self.project = nn.Linear(visual_width, width)
+        self.row = nn.Parameter(torch.empty(rows, 1, width))
+        self.column = nn.Parameter(torch.empty(1, columns, width))
+        self.kind = nn.Parameter(torch.empty(1, width))
+        for parameter in (self.row, self.column, self.kind):
+            nn.init.normal_(parameter, std=0.02)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, visual_BVW: Tensor) -> Tensor:
+        place = (self.row + self.column).flatten(0, 1)  # (V, D)
+        out: Tensor = self.dropout(self.norm(self.project(visual_BVW) + place + self.kind))
+        return out
 
 
 class HdVila(FusedModel):

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.models.attention import attend
-from training.models.convolution import STRIDE_16, STRIDE_32, ConvEncoder, channels_first
+from training.models.convolution import STRIDE_16, STRIDE_32, ConvEncoder
 from training.models.hdvila.config import HdVilaConfig
+from training.models.pixels import channels_first
 
 
 class Attention(nn.Module):

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.models.convolution import STRIDE_32, ConvEncoder, channels_first
+from training.models.convolution import STRIDE_32, ConvEncoder
+from training.models.pixels import channels_first
 from training.models.soho.config import SohoConfig
 from training.models.soho.dictionary import VisualDictionary
 

@@ -19,9 +19,6 @@ class VisualParsingConfig(FusedConfig):
 
     masks_visual = True
     system: Literal["visual-parsing"] = "visual-parsing"
-    image_mean: tuple[float, float, float]
-    """Subtracted from pixel values in 0..255."""
-    image_std: tuple[float, float, float]
     image_height: int
     image_width: int
     patch: Annotated[int, Field(ge=1)]

@@ -8,20 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor, nn
 
 from training.models.attention import attention_weights
-from training.models.convolution import channels_first
+from training.models.pixels import Normalise, channels_first
 from training.models.visual_parsing.config import VisualParsingConfig
 
 
 class VideoEncoder(nn.Module):
     """The picture of each clip to visual tokens that have all attended to one another."""
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, cfg: VisualParsingConfig) -> None:
         super().__init__()
@@ -35,8 +31,7 @@ class VideoEncoder(nn.Module):
             window_size=cfg.window,
             drop_path_rate=cfg.drop_path,
         )
-        self.register_buffer("mean", torch.tensor(cfg.image_mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(cfg.image_std).view(1, 3, 1, 1), persistent=False)
+        self.normalise = Normalise(cfg)
 
     def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
         """streams: high (N, 1, H, W, 3), pixels 0..255 -> visual tokens (N, V, C). times: not used."""
@@ -45,7 +40,7 @@ class VideoEncoder(nn.Module):
     def parse(self, high: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels (N, 1, H, W, 3) -> visual tokens (N, V, C) and what the last block was given, (N, Y, X, C)."""
         swin: Any = self.swin
-        x = swin.patch_embed((channels_first(high) - self.mean) / self.std)
+        x = swin.patch_embed(self.normalise(channels_first(high)))
         x = swin.layers[:-1](x)
         last = swin.layers[-1]
         x = last.downsample(x)
