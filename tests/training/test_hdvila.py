@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
+from training.models.hdvila.video import DividedSpaceTimeBlock
 from training.models.text import additive_mask, masked_mean
 
 
@@ -137,6 +138,28 @@ def test_order_of_frames_matters(small: HdVila) -> None:
         forward, _ = small.encode_video(streams)
         backward, _ = small.encode_video(streams | {"low": streams["low"].flip(2)})
     assert (forward - backward).abs().max() > 1e-4
+
+
+class Square(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x
+
+
+def test_a_block_attends_over_time_then_over_space_and_then_has_its_mlp() -> None:
+    block = DividedSpaceTimeBlock(width=1, heads=1, drop_path=0.0, first=True).eval()
+    block.temporal_norm = block.spatial_norm = block.mlp_norm = block.temporal_out = torch.nn.Identity()
+    block.mlp = Square()
+    with torch.no_grad():
+        for attention, bias in ((block.temporal_attention, 0.0), (block.spatial_attention, 10.0)):
+            # No query and no key: all are attended to alike, so each reads the mean.
+            attention.qkv.weight.copy_(torch.tensor([[0.0], [0.0], [1.0]]))
+            attention.qkv.bias.zero_()
+            attention.proj.weight.fill_(1.0)
+            attention.proj.bias.fill_(bias)
+        found = block(torch.tensor([[[[1.0], [2.0]], [[3.0], [4.0]]]]))  # two frames of two places
+    # Time adds the means 2 and 3 of the places: 3 5, 5 7. Space adds the means 4 and 6 of the frames, and 10: 17 19,
+    # 21 23 (space first would let time add its 10 once more). The MLP adds squares.
+    assert found.flatten().tolist() == [17 + 17**2, 19 + 19**2, 21 + 21**2, 23 + 23**2]
 
 
 def test_both_streams_matter(small: HdVila) -> None:

@@ -96,6 +96,22 @@ def test_masking_leaves_special_words_and_padding() -> None:
     assert (masked[chosen] == 4).float().mean().item() == pytest.approx(0.8, abs=0.1)
 
 
+def test_of_fifteen_percent_of_the_words_eight_in_ten_are_masked_one_is_another_and_one_stays() -> None:
+    torch.manual_seed(0)
+    ids = torch.randint(5, 10_000, (400, 250))
+    special = torch.arange(5)
+    masked, targets = masking.mask_words(ids, torch.ones_like(ids), mask_id=4, vocabulary=10_000, special=special)
+    chosen = targets != masking.IGNORED
+    assert chosen.float().mean().item() == pytest.approx(0.15, abs=0.005)
+    became, was = masked[chosen], ids[chosen]
+    shares = [(became == 4), (became != 4) & (became != was), became == was]
+    assert [share.float().mean().item() for share in shares] == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+    others = became[shares[1]].float()
+    assert others.mean().item() == pytest.approx(5_000, abs=250)  # any word of the vocabulary
+    more, _ = masking.mask_words(ids, torch.ones_like(ids), mask_id=4, vocabulary=10_000, special=special, share=0.4)
+    assert (more == 4).float().mean().item() == pytest.approx(0.32, abs=0.01)
+
+
 OF_TWO = torch.tensor([0, 0, 1, 2, 3])
 """Groups of five videos; the first two are of one."""
 
