@@ -1,12 +1,12 @@
 """A packed corpus: the decoded frames of one split as memory-mapped arrays, and one line of JSON per example.
 
 OUT/<corpus>/<split>/
-    <stream>.npy     uint8 (N, F, H, W, 3), RGB, one array per frame stream
+    <stream>.npy     uint8 (N, F, H, W, 3), RGB, one array per frame stream; (N, C, F, H, W, 3) of several clips each
     examples.jsonl   N lines, in the order of the arrays
-    pack.json        streams, source, licence, split rule, count, what was skipped, SHA-256 of examples.jsonl
+    pack.json        streams, clips, source, licence, split rule, count, what was skipped, SHA-256 of examples.jsonl
 
 Decoding is done once, by the decoder and sampler that serving uses: training and serving see the same pixels.
-Shape letters: N examples, F frames, H height, W width (pixels).
+Shape letters: N examples, C clips, F frames, H height, W width (pixels).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Packed:
-    """An open packed split. `arrays[stream.name]`: uint8 (N, F, H, W, 3), memory-mapped and read-only."""
+    """An open packed split. `arrays[stream.name]`: uint8 as on disk, memory-mapped and read-only; see `frames`."""
 
     folder: Path
     streams: tuple[FrameStream, ...]
@@ -85,6 +86,21 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @property
+    def clips(self) -> int:
+        """How many clips are stored of each video. Corpora packed before there were several have one."""
+        return int(self.info.get("clips", 1))
+
+    @property
+    def stands_still(self) -> bool:
+        """Whether all examples are pictures: these have one clip, however many are asked for."""
+        return all(example.still for example in self.examples)
+
+    def frames(self, stream: str) -> NDArray[np.uint8]:
+        """All frames of a stream, (N, C, F, H, W, 3), still memory-mapped: index before computing anything."""
+        array = self.arrays[stream]
+        return array[:, None] if self.clips == 1 else array
 
 
 def open_packed(folder: Path) -> Packed:
@@ -99,7 +115,7 @@ def open_packed(folder: Path) -> Packed:
             array = np.load(path, mmap_mode="r")
         except (OSError, ValueError) as error:
             raise CorpusError(f"{path}: {error}; pack the corpus again") from error
-        expected = (info["count"], stream.frames, stream.height, stream.width, 3)
+        expected = (info["count"], *_row_shape(stream, info.get("clips", 1)))
         if array.shape != expected or array.dtype != np.uint8:
             raise CorpusError(f"{path}: {array.dtype} {array.shape}; uint8 {expected} was expected")
         arrays[stream.name] = array
@@ -114,11 +130,13 @@ def write_packed(
     items: Iterable[tuple[Example, Media]],
     origin: Origin,
     *,
+    clips: int = 1,
     workers: int = 1,
     max_skipped: float = 0.01,
 ) -> dict[str, Any]:
     """Decode every item and write the split. The folder appears, or is replaced, only when all is written.
 
+    clips: each file, or part of one, is cut into so many equal parts in a row, and each is sampled as a clip.
     Media that cannot be decoded are left out and named, with the reason, under "skipped". The items keep
     their order, whatever the number of worker processes. Returns the content of pack.json.
     Raises CorpusError when a key repeats, no item is left or more than the share `max_skipped` was left out.
@@ -126,7 +144,7 @@ def write_packed(
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        count, skipped = _write_items(unfinished, streams, items, workers)
+        count, skipped = _write_items(unfinished, streams, items, clips, workers)
         _check_skipped(folder, count, skipped, max_skipped)
         info = {
             "format": FORMAT,
@@ -134,6 +152,7 @@ def write_packed(
             "split": folder.name,
             **asdict(origin),
             "streams": [stream.model_dump() for stream in streams],
+            "clips": clips,
             "count": count,
             "skipped": skipped,
             "examples_sha256": file_sha256(unfinished / EXAMPLES_NAME),
@@ -146,9 +165,10 @@ def write_packed(
     return info
 
 
-def read_media(media: Media, streams: Sequence[FrameStream]) -> Frames:
-    """The frames of a file, or of a part of it, as one clip, {stream name: uint8 (F, H, W, 3)}. Raises MediaError.
+def read_media(media: Media, streams: Sequence[FrameStream], clips: int = 1) -> Frames:
+    """The frames of a file, or of a part of it, {stream name: uint8 (C, F, H, W, 3)}. Raises MediaError.
 
+    clips: C, how many equal parts in a row it is cut into, each of which is sampled as a clip is.
     A part that ends after the file does is cut there; one that begins after it is a MediaError.
     """
     if isinstance(media, EncodedMedia):
@@ -156,22 +176,29 @@ def read_media(media: Media, streams: Sequence[FrameStream]) -> Frames:
         with tempfile.TemporaryDirectory(prefix="packing-") as folder:
             path = Path(folder) / Path(media.name).name
             path.write_bytes(media.data)
-            return read_media(path, streams)
+            return read_media(path, streams, clips)
     path, start, end = (media.path, media.start, media.end) if isinstance(media, MediaSpan) else (media, 0.0, None)
     duration = probe(path).duration
     if start > 0.0 and start >= duration:
         raise MediaError(f"{path}: start: {start:g} s; less than its {duration:g} s was expected")
-    clips = sample_streams(path, streams, [(start, duration if end is None else min(end, duration))])
-    return {name: frames[0] for name, frames in clips.items()}
+    edges = np.linspace(start, duration if end is None else min(end, duration), clips + 1).tolist()
+    return sample_streams(path, streams, list(pairwise(edges)))
+
+
+def _row_shape(stream: FrameStream, clips: int) -> tuple[int, ...]:
+    """Of one example on disk. One clip has no axis of its own: corpora packed before there were several stay valid."""
+    shape = (stream.frames, stream.height, stream.width, 3)
+    return shape if clips == 1 else (clips, *shape)
 
 
 def _write_items(
     folder: Path,
     streams: Sequence[FrameStream],
     items: Iterable[tuple[Example, Media]],
+    clips: int,
     workers: int,
 ) -> tuple[int, list[dict[str, str]]]:
-    shapes = {s.name: (s.frames, s.height, s.width, 3) for s in streams}
+    shapes = {s.name: _row_shape(s, clips) for s in streams}
     skipped: list[dict[str, str]] = []
     keys: set[str] = set()
     with ExitStack() as files:
@@ -179,24 +206,24 @@ def _write_items(
         arrays = {
             name: files.enter_context(GrowingArray(folder / f"{name}.npy", shape)) for name, shape in shapes.items()
         }
-        for example, frames in _decoded(items, streams, workers):
+        for example, frames in _decoded(items, streams, clips, workers):
             if example.key in keys:
                 raise CorpusError(f"key: {example.key!r} occurs twice; the keys of a split must be unique")
             if isinstance(frames, str):
                 skipped.append({"key": example.key, "reason": frames})
             else:
                 for name, array in arrays.items():
-                    array.append(frames[name])
+                    array.append(frames[name].reshape(shapes[name]))
                 lines.write(example.to_json() + "\n")
                 keys.add(example.key)
     return len(keys), skipped
 
 
 def _decoded(
-    items: Iterable[tuple[Example, Media]], streams: Sequence[FrameStream], workers: int
+    items: Iterable[tuple[Example, Media]], streams: Sequence[FrameStream], clips: int, workers: int
 ) -> Iterator[tuple[Example, Frames | str]]:
     """Each example with its frames, or with the reason why there are none; in order."""
-    task = partial(_frames_or_reason, streams=tuple(streams))
+    task = partial(_frames_or_reason, streams=tuple(streams), clips=clips)
     if workers <= 1:
         for example, media in items:
             yield example, task(media)
@@ -213,9 +240,9 @@ def _decoded(
             yield done, future.result()
 
 
-def _frames_or_reason(media: Media, streams: tuple[FrameStream, ...]) -> Frames | str:
+def _frames_or_reason(media: Media, streams: tuple[FrameStream, ...], clips: int) -> Frames | str:
     try:
-        return read_media(media, streams)
+        return read_media(media, streams, clips)
     except MediaError as error:
         return f"{error.code}: {error}"
 
@@ -255,6 +282,9 @@ def _read_info(folder: Path) -> Mapping[str, Any]:
         raise CorpusError(f"{path}: an object with {', '.join(needed)} was expected")
     if info["format"] != FORMAT:
         raise CorpusError(f"{path}: format: {info['format']!r}; {FORMAT} was expected, pack the corpus again")
+    clips = info.get("clips", 1)
+    if not isinstance(clips, int) or clips < 1:
+        raise CorpusError(f"{path}: clips: {clips!r}; a whole number from 1 was expected")
     return info
 
 

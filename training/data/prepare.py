@@ -94,6 +94,7 @@ examples:
   vitascope prepare subtitled --source ~/Talks --name talks --out data/packed
   vitascope prepare subtitled --source ~/Lessons --name lessons --shortest 2 --longest 8
   vitascope prepare msrvtt --source /data/msrvtt --max-skipped 0.1 --workers 4
+  vitascope prepare msrvtt --source /data/msrvtt --clips 4 --name msrvtt4
   vitascope prepare coco --source /data/coco --splits val test
 
 A file that cannot be decoded is left out and named, with the reason, in pack.json. A split is written only when
@@ -133,6 +134,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help=f"write nothing when a larger share of a split cannot be used (default: {MAX_SKIPPED}, one in a hundred)",
     )
+    add(
+        "--clips",
+        type=int,
+        default=1,
+        metavar="C",
+        help="clips of each video: equal parts in a row, each sampled by itself (default: 1)",
+    )
     for option, effect, default in (
         ("--shortest", "cues are merged until a clip lasts this long", subtitled.SHORTEST),
         ("--longest", "no clip lasts longer than this", subtitled.LONGEST),
@@ -149,6 +157,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options.out,
         options.splits,
         name=options.name,
+        clips=options.clips,
         workers=options.workers,
         max_skipped=options.max_skipped,
         shortest=options.shortest,
@@ -163,6 +172,7 @@ def prepare(
     splits: Sequence[str] | None = None,
     *,
     name: str | None = None,
+    clips: int = 1,
     workers: int = 1,
     max_skipped: float = MAX_SKIPPED,
     shortest: float | None = None,
@@ -171,15 +181,20 @@ def prepare(
     """Pack the splits of one corpus, showing progress on stderr.
 
     None for `splits` means all, without those that no media fall into. `name` is the folder below `out` when it
-    is not to be `corpus`. `shortest` and `longest`: seconds of the clips of subtitled videos.
+    is not to be `corpus`. `clips`: of each video; pictures have one. `shortest` and `longest`: seconds of the spans
+    that subtitled videos are cut into.
     Returns {"name/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}. Raises CorpusError.
     """
     if not 0 <= max_skipped <= 1:
         raise CorpusError(f"--max-skipped: {max_skipped:g}; a share from 0 to 1 was expected")
+    if clips < 1:
+        raise CorpusError(f"--clips: {clips}; at least 1 was expected")
     console = Console(stderr=True)
     done: dict[str, Any] = {}
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     readers = _readers(corpus, source, name, shortest, longest)
+    if clips > 1 and all(_stands_still(reader) for _, reader in readers):
+        raise CorpusError(f"--clips: {clips} with {corpus}; pictures have one clip, 1 was expected")
     with Progress(*columns, console=console) as progress:
         for label, split, reader in ((f"{n}/{s}", s, reader) for n, reader in readers for s in splits or SPLITS):
             started = time.monotonic()
@@ -187,7 +202,13 @@ def prepare(
             items = _counted(reader.read(source, split), progress, task)
             try:
                 info = write_packed(
-                    out / label, reader.streams, items, reader.origin, workers=workers, max_skipped=max_skipped
+                    out / label,
+                    reader.streams,
+                    items,
+                    reader.origin,
+                    clips=1 if _stands_still(reader) else clips,
+                    workers=workers,
+                    max_skipped=max_skipped,
                 )
             except EmptySplit as error:
                 if splits:
@@ -209,6 +230,10 @@ def _counted(items: Items, progress: Progress, task: TaskID) -> Items:
     for item in items:
         yield item
         progress.advance(task)
+
+
+def _stands_still(reader: Reader) -> bool:
+    return all(stream.frames == 1 for stream in reader.streams)
 
 
 def _readers(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from training.data.packed import (
     STILL_STREAMS,
     VIDEO_STREAMS,
     Media,
+    MediaSpan,
     Origin,
     Packed,
     open_packed,
@@ -56,6 +58,50 @@ def test_a_video_is_sampled_over_its_whole_length_and_in_its_middle(tmp_path: Pa
     packed = open_packed(tmp_path / "out")
     np.testing.assert_allclose(mean_colors(packed, "low", 0), [RED, RED, GREEN, GREEN, BLUE, BLUE], atol=12)
     np.testing.assert_allclose(mean_colors(packed, "high", 0), [GREEN], atol=12)
+
+
+def test_a_video_of_several_clips_is_cut_into_equal_parts_each_sampled_as_a_clip(tmp_path: Path) -> None:
+    movie(tmp_path / "a.mp4", [RED, GREEN, BLUE, RED], frames_each=8)
+    items: list[tuple[Example, Media]] = [
+        (Example("whole"), tmp_path / "a.mp4"),
+        (Example("part"), MediaSpan(tmp_path / "a.mp4", 0.8, 2.4)),
+    ]
+    info = write_packed(tmp_path / "out", VIDEO_STREAMS, items, ORIGIN, clips=2)
+    assert info["clips"] == 2
+    packed = open_packed(tmp_path / "out")
+    assert packed.clips == 2
+    low, high = packed.frames("low"), packed.frames("high")
+    assert (low.shape, high.shape) == ((2, 2, 6, 112, 112, 3), (2, 2, 1, 224, 224, 3))
+    halves = [[RED, RED, RED, GREEN, GREEN, GREEN], [BLUE, BLUE, BLUE, RED, RED, RED]]
+    np.testing.assert_allclose(low[0].mean(axis=(2, 3)), halves, atol=12)
+    np.testing.assert_allclose(low[1].mean(axis=(2, 3)), [[GREEN] * 6, [BLUE] * 6], atol=12)
+    np.testing.assert_allclose(high[1].mean(axis=(2, 3)), [[GREEN], [BLUE]], atol=12)
+
+
+def test_one_clip_is_stored_as_before_there_were_several(tmp_path: Path) -> None:
+    movie(tmp_path / "a.mp4", [RED, GREEN, BLUE], frames_each=8)
+    write_packed(tmp_path / "out", VIDEO_STREAMS, [(Example("a"), tmp_path / "a.mp4")], ORIGIN)
+    assert np.load(tmp_path / "out" / "low.npy").shape == (1, 6, 112, 112, 3)
+    info = json.loads((tmp_path / "out" / "pack.json").read_text())
+    del info["clips"]  # as of a corpus that was packed earlier
+    (tmp_path / "out" / "pack.json").write_text(json.dumps(info))
+    packed = open_packed(tmp_path / "out")
+    assert packed.clips == 1
+    assert packed.frames("low").shape == (1, 1, 6, 112, 112, 3)
+    np.testing.assert_array_equal(packed.frames("low")[:, 0], packed.arrays["low"])
+
+
+def test_arrays_of_another_number_of_clips_are_refused(tmp_path: Path) -> None:
+    movie(tmp_path / "a.mp4", [RED, GREEN])
+    write_packed(tmp_path / "out", VIDEO_STREAMS, [(Example("a"), tmp_path / "a.mp4")], ORIGIN, clips=2)
+    path = tmp_path / "out" / "pack.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"clips": 3}))
+    with pytest.raises(CorpusError, match=r"high\.npy: uint8 \(1, 2, 1, .*uint8 \(1, 3, 1, "):
+        open_packed(tmp_path / "out")
+    path.write_text(json.dumps(info | {"clips": 0}))
+    with pytest.raises(CorpusError, match=r"pack\.json: clips: 0; a whole number from 1"):
+        open_packed(tmp_path / "out")
 
 
 def test_an_animated_picture_is_a_video(tmp_path: Path) -> None:

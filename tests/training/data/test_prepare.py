@@ -80,6 +80,15 @@ def test_pictograms_become_a_corpus_of_stills_and_one_of_videos(
     assert "@lobehub/fluent-emoji-anim-1@1.0.0" in videos.info["source"]
 
 
+def test_of_pictograms_the_videos_alone_have_several_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = pictogram_packages(tmp_path / "npm")
+    monkeypatch.setattr(pictograms, "fetch_packages", lambda cache: packages)
+    prepare("pictograms", tmp_path / "npm", tmp_path / "packed", ["val"], clips=2)
+    stills, videos = (open_packed(tmp_path / "packed" / f"pictogram_{kind}" / "val") for kind in ("stills", "videos"))
+    assert (stills.clips, videos.clips) == (1, 2)
+    np.testing.assert_allclose(videos.frames("high")[0, :, 0].mean(axis=(1, 2)), [RED, GREEN], atol=3)
+
+
 def test_a_missing_source_fails_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["daquar", "--source", str(tmp_path), "--out", str(tmp_path / "packed")]) == 1
     assert "one of these was expected" in capsys.readouterr().err
@@ -159,6 +168,16 @@ def test_two_folders_of_subtitled_videos_are_kept_apart_by_name(tmp_path: Path) 
     np.testing.assert_allclose([first, last], [RED, GREEN], atol=12)
 
 
+def test_several_clips_of_each_span_are_packed_when_asked_for(tmp_path: Path) -> None:
+    source = subtitled_folder(tmp_path / "talks", name_in("train"))
+    out = tmp_path / "packed"
+    assert main(["subtitled", "--source", str(source), "--out", str(out), "--splits", "train", "--clips", "2"]) == 0
+    packed = open_packed(out / "subtitled" / "train")
+    assert packed.clips == 2
+    colors = packed.frames("low").mean(axis=(2, 3, 4))
+    np.testing.assert_allclose(colors, [[RED, GREEN]], atol=12)
+
+
 def test_the_length_of_subtitled_clips_can_be_asked_for(tmp_path: Path) -> None:
     source = subtitled_folder(tmp_path / "talks", name_in("train"))
     out = tmp_path / "packed"
@@ -208,6 +227,8 @@ def test_more_may_be_skipped_when_that_is_asked_for(tmp_path: Path, capsys: pyte
         (["msvd", "--shortest", "2"], "--shortest: 2 with msvd; only clips of subtitled"),
         (["pictograms", "--longest", "9"], "--longest: 9 with pictograms; only clips of subtitled"),
         (["subtitled", "--shortest", "20"], "clips of 20 to 16 s"),
+        (["coco", "--clips", "2"], "--clips: 2 with coco; pictures have one clip, 1 was expected"),
+        (["scenes", "--clips", "0"], "--clips: 0; at least 1 was expected"),
         (["coco", "--max-skipped", "5"], "--max-skipped: 5; a share from 0 to 1 was expected"),
         (["coco", "--max-skipped", "nan"], "--max-skipped: nan; a share from 0 to 1 was expected"),
     ],
