@@ -117,13 +117,13 @@ def random_cases(model: FusedModel, seed: int) -> dict[str, list[Case]]:
 def real_cases(
     model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6
 ) -> dict[str, list[Case]]:
-    """Inputs from the first examples of each corpus: its frames (also two clips each), captions, questions."""
+    """Inputs from the first examples of each corpus: its frames (also as two clips each), captions, questions."""
     videos, texts, visual = [], [], []
     for packed in corpora:
         rows = np.arange(min(count, len(packed.examples)))
         streams = streams_of(packed, rows, model.cfg.streams())
         videos.append(streams)
-        if len(rows) >= 2:
+        if len(rows) >= 2 and packed.clips == 1:
             pairs = {name: _two_clips(array) for name, array in streams.items()}
             videos.append(pairs)
         said = [text for row in rows for text in _texts(packed, int(row))][:count]

@@ -1,7 +1,7 @@
 """Batches as a pure function of (recipe, step): what makes resuming after a kill exact.
 
-Shape letters: B videos, F frames, H W pixels, L text tokens, P captions per video, Q questions per video, K objects,
-A attributes.
+Shape letters: B videos, C clips, F frames, H W pixels, L text tokens, P captions per video, Q questions per video,
+K objects, A attributes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.answers import whole_answer
+from training.data.clip_choice import clips_taken, drawn_clips
 from training.data.example import Example
 from training.data.packed import Packed, open_packed
 from training.data.scenes.objects import object_targets
 from training.masking import IGNORED
 from training.recipe import Source, Stage
+from vitascope.errors import InvalidInput
 from vitascope.manifest import FrameStream
 from vitascope.tokenise import Tokenizer
 
@@ -47,7 +49,7 @@ class Batch:
 
     source: Source
     streams: dict[str, Tensor] | None
-    """By name (B, 1, F, H, W, 3) uint8 or float, 0..255."""
+    """By name (B, C, F, H, W, 3) uint8 or float, 0..255."""
     visual: Tensor | None
     """(B, V, W) float32 visual tokens of frozen encoders, in place of the streams."""
     times: Tensor | None
@@ -104,6 +106,7 @@ class Batches:
         self.packed = [open_packed(data / source.corpus / source.split) for source in stage.sources]
         self.visual: list[np.ndarray | None] = [None] * len(stage.sources)
         """Per source the visual tokens (views, N, V, W) of all its videos, where they are known already."""
+        self.clips = [_clips(packed, source) for packed, source in zip(self.packed, stage.sources, strict=True)]
         self.order = schedule(stage, seed)
         self.groups = [_group_ids(packed, source) for packed, source in zip(self.packed, stage.sources, strict=True)]
         self.objects = [
@@ -125,7 +128,8 @@ class Batches:
             view = rng.integers(len(known), size=len(rows))
             visual = torch.from_numpy(known[view, rows].astype(np.float32))
         else:
-            streams, times = self._pictures(packed, rows, source, rng)
+            clips = drawn_clips(rng, len(rows), packed.clips, self.clips[which])
+            streams, times = self._pictures(packed, rows, clips, source, rng)
         examples = [packed.examples[row] for row in rows]
         captions = wrong = questions = answers = None
         if NEED_CAPTIONS & set(source.objectives):
@@ -144,9 +148,9 @@ class Batches:
         return Batch(source, streams, visual, times, groups, rows, captions, wrong, questions, answers, places, classes)
 
     def _pictures(
-        self, packed: Packed, rows: np.ndarray, source: Source, rng: np.random.Generator
+        self, packed: Packed, rows: np.ndarray, clips: np.ndarray, source: Source, rng: np.random.Generator
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        streams = {s.name: torch.from_numpy(packed.arrays[s.name][rows])[:, None] for s in self.streams}
+        streams = {s.name: torch.from_numpy(packed.frames(s.name)[rows[:, None], clips]) for s in self.streams}
         times = None
         total = sum(s.frames for s in self.streams)
         if total > 2 and all(frames.shape[2] == 1 for frames in streams.values()):
@@ -174,6 +178,22 @@ def _group_ids(packed: Packed, source: Source) -> np.ndarray:
         return np.arange(len(packed.examples))
     values = [e.key if source.group_by == "key" else str(e.attributes[source.group_by]) for e in packed.examples]
     return np.unique(values, return_inverse=True)[1].astype(np.int64)
+
+
+def _clips(packed: Packed, source: Source) -> int:
+    """Clips of each video at a step. Raises InvalidInput where they are not packed, or an objective cannot use them."""
+    taken = clips_taken(packed, source.clips)
+    if "masked_visual" in source.objectives and taken > 1:
+        raise InvalidInput(
+            f"objectives: 'masked_visual' of {source.corpus!r} with {taken} clips, whose tokens cannot be averaged "
+            "before they are told; clips = 1 was expected"
+        )
+    if "objects" in source.objectives and packed.clips > 1:
+        raise InvalidInput(
+            f"objectives: 'objects' of {source.corpus!r}, packed as {packed.clips} clips; where the objects are is "
+            "known of whole videos, a corpus packed as one clip was expected"
+        )
+    return taken
 
 
 def _usable(packed: Packed, source: Source) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from training.batches import augment
+from training.data.clip_choice import clips_taken, drawn_clips
 from training.data.packed import Packed
 from training.evaluation.embedding import streams_of
 from training.models.fused import FusedModel
@@ -21,14 +22,15 @@ def frozen_tokens(
     model: FusedModel, stage: Stage, packed: Sequence[Packed], folder: Path, *, fresh: bool, seed: int = 0
 ) -> list[np.ndarray | None]:
     """Per source its visual tokens, float16 (views, N, V, W) of the N examples that it uses, or None where pictures
-    are to be altered at every step.
+    are to be altered, or other clips drawn, at every step.
 
     Kept in `folder`, so that a resumed run reads what it read before; `fresh` (a stage that begins) encodes anew.
-    seed: decides how pictures are altered.
+    seed: decides how pictures are altered and which clips are drawn.
     """
     out: list[np.ndarray | None] = []
     for index, (source, corpus) in enumerate(zip(stage.sources, packed, strict=True)):
-        views = source.views if source.alters_pictures else 1
+        clips = clips_taken(corpus, source.clips)
+        views = source.views if source.alters_pictures or clips < corpus.clips else 1
         if not views:
             out.append(None)
             continue
@@ -36,21 +38,25 @@ def frozen_tokens(
         if fresh or not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(".part.npy")
-            np.save(part, np.stack([_encode(model, corpus, source, [seed, index, view]) for view in range(views)]))
+            seeds = ([seed, index, view] for view in range(views))
+            np.save(part, np.stack([_encode(model, corpus, source, clips, seed_of_view) for seed_of_view in seeds]))
             part.replace(path)
         out.append(np.load(path, mmap_mode="r"))
     return out
 
 
-def _encode(model: FusedModel, packed: Packed, source: Source, seed: Sequence[int]) -> np.ndarray:
+def _encode(model: FusedModel, packed: Packed, source: Source, clips: int, seed: Sequence[int]) -> np.ndarray:
     device, training = model.device, model.training
     rng = np.random.default_rng(seed)
     model.eval()
     rows = []
     used = len(packed.examples[: source.limit])
-    for start in range(0, used, BATCH):
-        part = np.arange(start, min(start + BATCH, used))
-        pictures = {name: torch.from_numpy(x) for name, x in streams_of(packed, part, model.cfg.streams()).items()}
+    batch = max(1, BATCH // clips)
+    for start in range(0, used, batch):
+        part = np.arange(start, min(start + batch, used))
+        drawn = drawn_clips(rng, len(part), packed.clips, clips)
+        frames = streams_of(packed, part, model.cfg.streams(), drawn)
+        pictures = {name: torch.from_numpy(x) for name, x in frames.items()}
         streams = {name: x.to(device) for name, x in augment(pictures, source, rng).items()}
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             rows.append(model.encode_video(streams)[1].half().cpu().numpy())

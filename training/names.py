@@ -28,7 +28,7 @@ def teacher_probabilities(packed: Packed, cache: Path) -> np.ndarray:
     """(N, 1000) float16 classifier probabilities of every high-resolution frame; computed once, kept in `cache`."""
     if cache.exists():
         stored: np.ndarray = np.load(cache)
-        if len(stored) == len(packed.arrays["high"]):
+        if len(stored) == len(packed.frames("high")):
             return stored
     result = classify(packed)
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -39,14 +39,19 @@ def teacher_probabilities(packed: Packed, cache: Path) -> np.ndarray:
 
 
 def classify(packed: Packed) -> np.ndarray:
-    """(N, 1000) float16 probabilities that the pretrained classifier gives each high-resolution frame."""
+    """(N, 1000) float16 probabilities that the pretrained classifier gives each high-resolution frame.
+
+    Of several clips the mean.
+    """
     classifier = imagenet_classifier()
+    high = packed.frames("high")
     rows = []
-    for start in range(0, len(packed.arrays["high"]), 64):
-        frames = torch.from_numpy(np.array(packed.arrays["high"][start : start + 64, 0]))
-        pixels = (frames.permute(0, 3, 1, 2).float() - 127.0) / 128.0
+    for start in range(0, len(high), 64):
+        frames = torch.from_numpy(np.array(high[start : start + 64, :, 0]))  # (n, C, H, W, 3)
+        pixels = (frames.flatten(0, 1).permute(0, 3, 1, 2).float() - 127.0) / 128.0
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            rows.append(classifier(pixels).float().softmax(dim=-1).numpy().astype(np.float16))
+            named = classifier(pixels).float().softmax(dim=-1)
+        rows.append(named.reshape(*frames.shape[:2], -1).mean(dim=1).numpy().astype(np.float16))
     return np.concatenate(rows)
 
 

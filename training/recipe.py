@@ -41,6 +41,8 @@ class Source(Strict):
     """Share of a caption's words that are masked (objective `masked_words`)."""
     text_gradient: bool = True
     """False: masked words and questions leave the text layers as they are, which saves a quarter of a step."""
+    clips: Annotated[int, Field(ge=1)] | None = None
+    """Clips of each video at a step, drawn in time order from those that are packed; None: all of them."""
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Smallest share of each side that a random crop keeps; 1 switches cropping off."""
     widen: Annotated[float, Field(ge=1)] = 1.0
@@ -55,8 +57,8 @@ class Source(Strict):
     tint: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest share in which the colour channels are mixed at random; greys stay grey."""
     views: Annotated[int, Field(ge=0)] = 0
-    """In a frozen stage, altered pictures are encoded so many times before the first step and never again; 0: anew at
-    every step. Pictures that no option alters are always encoded once."""
+    """In a frozen stage, altered pictures and drawn clips are encoded so many times before the first step and never
+    again; 0: anew at every step. Where no option alters pictures or leaves clips out, all are encoded once."""
     limit: int | None = None
     """Use the first so many examples only."""
     captions: Literal["any", "first"] = "any"

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.small_run import STREAMS, recipe, write_corpus, write_tokenizer
+from tests.training.small_run import COLOURS, STREAMS, recipe, write_clips, write_corpus, write_tokenizer
 from training import checkpoint
 from training.batches import Batches, augment
 from training.loop import train
 from training.recipe import Source
+from vitascope.errors import InvalidInput
 from vitascope.tokenise import Tokenizer
 
 
@@ -116,6 +117,72 @@ def test_each_right_caption_comes_with_a_wrong_one(tmp_path: Path) -> None:
     assert made.captions.ids.shape == made.wrong.ids.shape == (18, 5)  # [CLS] a colour square [SEP]
     assert (made.captions.ids != made.wrong.ids).sum(dim=1).tolist() == [1] * 18
     assert torch.equal(made.captions.ids[0], made.captions.ids[2])  # of one video, which has one caption
+
+
+def of_clips(data: Path, tokenizer: Path, **changes: Any) -> Batches:
+    plain = recipe(tokenizer).model_dump()
+    plain["stages"][0]["sources"] = [source(**{"corpus": "changing"} | changes).model_dump()]
+    stage = recipe(tokenizer, stages=plain["stages"][:1]).stages[0]
+    return Batches(stage, data, Tokenizer.open(tokenizer, max_length=16), [], 7, STREAMS)
+
+
+def test_so_many_clips_are_drawn_as_a_source_asks_in_the_order_of_time(tmp_path: Path) -> None:
+    write_clips(tmp_path / "data", tmp_path, clips=4)
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+    colours = np.array([*COLOURS.values()])
+    two, every = of_clips(tmp_path / "data", tokenizer, clips=2), of_clips(tmp_path / "data", tokenizer)
+    drawn = set()
+    for step in range(8):
+        few, whole = two(step), every(step)
+        assert few.streams is not None
+        assert whole.streams is not None
+        assert few.streams["high"].shape == (4, 2, 1, 64, 64, 3)
+        assert whole.streams["low"].shape == (4, 4, 2, 32, 32, 3)
+        assert few.captions is not None
+        assert whole.captions is not None
+        assert torch.equal(few.captions.ids, whole.captions.ids)  # what is drawn besides is the same
+        for row, seen in zip(few.rows, few.streams["high"].float().mean(dim=(2, 3, 4)).numpy(), strict=True):
+            shown = [int(np.abs(colours - colour).sum(axis=1).argmin()) for colour in seen]
+            first, second = ((colour - row) % 4 for colour in shown)
+            assert (first in (0, 1), second in (2, 3)) == (True, True)
+            drawn.add((int(first), int(second)))
+        for name, frames in few.streams.items():  # one video's streams show the same clips
+            assert torch.allclose(
+                frames.float().mean(dim=(2, 3, 4)), few.streams["high"].float().mean(dim=(2, 3, 4)), atol=8
+            ), name
+    assert drawn == {(0, 2), (0, 3), (1, 2), (1, 3)}
+    again = of_clips(tmp_path / "data", tokenizer, clips=2)(5).streams
+    assert again is not None
+    assert torch.equal(again["low"], two(5).streams["low"])  # type: ignore[index]
+
+
+def test_more_clips_than_are_packed_are_refused_but_a_picture_has_one(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+    write_clips(tmp_path / "data", tmp_path, clips=2)
+    write_corpus(tmp_path / "data", tmp_path)
+    with pytest.raises(InvalidInput, match=r"clips: 3 of .*changing/train, where 2 of each video are packed"):
+        of_clips(tmp_path / "data", tokenizer, clips=3)
+    asked = of_clips(tmp_path / "data", tokenizer, corpus="squares", clips=3, crop=0.7, jitter=0.2)(1)
+    plain = of_clips(tmp_path / "data", tokenizer, corpus="squares", crop=0.7, jitter=0.2)(1)
+    assert asked.streams is not None
+    assert plain.streams is not None
+    assert all(torch.equal(x, plain.streams[name]) for name, x in asked.streams.items())
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("masked_visual", "'masked_visual' of 'changing' with 2 clips"),
+        ("objects", "'objects' of 'changing', packed as 2 clips"),
+    ],
+)
+def test_objectives_that_know_of_one_clip_alone_are_refused_with_several(
+    tmp_path: Path, objective: str, message: str
+) -> None:
+    write_clips(tmp_path / "data", tmp_path, clips=2)
+    tokenizer = write_tokenizer(tmp_path / "tokenizer.json")
+    with pytest.raises(InvalidInput, match=message):
+        of_clips(tmp_path / "data", tokenizer, objectives={objective: 1.0})
 
 
 def test_objects_are_refused_where_the_picture_is_cut(tmp_path: Path) -> None:

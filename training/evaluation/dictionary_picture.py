@@ -33,7 +33,8 @@ def draw_dictionary(
     model = checkpoint.load(folder).model.eval()
     if not isinstance(model, Soho):
         raise InvalidInput(f"{folder}: holds {model.cfg.architecture}; a SOHO checkpoint was expected")
-    frames = open_packed(data / corpus / split).arrays["high"][:, 0]  # (N, H, W, 3)
+    high = open_packed(data / corpus / split).frames("high")
+    frames = high[:, :, 0].reshape(-1, *high.shape[3:])  # (N * C, H, W, 3)
     indices, distances = _assign(model, frames)
     counts = np.bincount(indices.ravel(), minlength=model.cfg.entries)
     rows, columns = model.cfg.grid_height, model.cfg.grid_width

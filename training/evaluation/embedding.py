@@ -1,6 +1,6 @@
 """Embedding a packed corpus with any encoder.
 
-Shape letters: N examples, F frames, D vector width, V visual tokens, W their width.
+Shape letters: N examples, C clips, F frames, D vector width, V visual tokens, W their width.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ Alter = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 """Changes the streams before they are embedded (ablations)."""
 
 
-def streams_of(packed: Packed, rows: np.ndarray, streams: Sequence[FrameStream]) -> dict[str, np.ndarray]:
-    """The frame streams of some rows, (n, 1, F, H, W, 3) uint8; a still's one frame stands for all."""
+def streams_of(
+    packed: Packed, rows: np.ndarray, streams: Sequence[FrameStream], clips: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """The frame streams of some rows, (n, C, F, H, W, 3) uint8; a still's one frame stands for all.
+
+    clips: which of the packed ones, (C,) for all rows or (n, C); None: all of them.
+    """
     out = {}
+    chosen = np.arange(packed.clips) if clips is None else clips
     for stream in streams:
-        frames = packed.arrays[stream.name][rows][:, None]
+        frames = packed.frames(stream.name)[rows[:, None], chosen]
         out[stream.name] = np.repeat(frames, stream.frames, axis=2) if frames.shape[2] == 1 else frames
     return out
 
