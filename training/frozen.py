@@ -22,7 +22,7 @@ def frozen_tokens(
     model: FusedModel, stage: Stage, packed: Sequence[Packed], folder: Path, *, fresh: bool, seed: int = 0
 ) -> list[np.ndarray | None]:
     """Per source its visual tokens, float16 (views, N, V, W) of the N examples that it uses, or None where pictures
-    are to be altered, or other clips drawn, at every step.
+    are to be altered, or other clips drawn, at every step, or where contrast needs the vectors of single clips.
 
     Kept in `folder`, so that a resumed run reads what it read before; `fresh` (a stage that begins) encodes anew.
     seed: decides how pictures are altered and which clips are drawn.
@@ -31,7 +31,8 @@ def frozen_tokens(
     for index, (source, corpus) in enumerate(zip(stage.sources, packed, strict=True)):
         clips = clips_taken(corpus, source.clips)
         views = source.views if source.alters_pictures or clips < corpus.clips else 1
-        if not views:
+        merges = clips > 1 and model.cfg.clip_merge == "logsumexp" and "contrastive" in source.objectives
+        if merges or not views:
             out.append(None)
             continue
         path = folder / f"{index}-{source.corpus}-{source.split}.npy"

@@ -1,7 +1,11 @@
-"""Losses that every system here shares. Shape letters: B samples, E vector width, n masked positions."""
+"""Losses that every system here shares.
+
+Shape letters: B samples, C clips, T texts, E vector width, n masked positions.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,21 +15,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def merged_clips(similarity_BCT: Tensor, temperature: float) -> Tensor:
+    """Similarities of each clip of B videos with T texts -> those of the videos, (B, T) float32, by log-sum-exp.
+
+    temperature * (log sum over c of exp(s_c / temperature) - log C): a soft maximum, closer to the best clip the lower
+    the temperature; equal clips give the similarity of one.
+    """
+    scaled = similarity_BCT.float() / temperature
+    return temperature * (scaled.logsumexp(dim=1) - math.log(scaled.shape[1]))
+
+
+def _similarity(video: Tensor, text_TE: Tensor, temperature: float) -> Tensor:
+    """(B, T) of vectors of videos (B, E), or of their clips (B, C, E)."""
+    similarity = video @ text_TE.T
+    return merged_clips(similarity, temperature) if video.ndim == 3 else similarity
+
+
 def contrastive(
-    video_BE: Tensor, text_BE: Tensor, temperature: float, groups: Tensor, wrong_text: Tensor | None = None
+    video: Tensor, text_BE: Tensor, temperature: float, groups: Tensor, wrong_text: Tensor | None = None
 ) -> Tensor:
     """Symmetric contrastive loss over the batch of all ranks (HD-VILA, section 3.4, equations 3 to 5).
 
+    video: vectors of videos (B, E), or of their clips (B, C, E), whose similarities are merged by log-sum-exp.
     groups (B,) int: samples of one group are no negatives of one another; the target is shared among them.
     wrong_text (M, E): further texts that are wrong for every video of the batch (hard negatives, video to text only).
     """
-    video, text, groups = _gathered(video_BE), _gathered(text_BE), _gathered(groups)
+    video, text, groups = _gathered(video), _gathered(text_BE), _gathered(groups)
     same = (groups[:, None] == groups[None, :]).float()
     target = same / same.sum(dim=1, keepdim=True)
-    logits = video @ text.T / temperature  # (B, B)
+    logits = _similarity(video, text, temperature) / temperature  # (B, B)
     to_text = logits
     if wrong_text is not None:
-        to_text = torch.cat([logits, video @ wrong_text.T / temperature], dim=1)
+        to_text = torch.cat([logits, _similarity(video, wrong_text, temperature) / temperature], dim=1)
         none = torch.zeros(target.shape[0], wrong_text.shape[0], device=target.device)
         target_text = torch.cat([target, none], dim=1)
     else:

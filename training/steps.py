@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -51,7 +52,7 @@ def losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTarge
     """Unweighted loss per objective of the batch's source (scalars, float32)."""
     wanted = batch.source.objectives
     temperature = model.cfg.temperature
-    vector, visual, parts = _video(model, batch)
+    vector, apart, visual, parts = _video(model, batch)
     out: dict[str, Tensor] = {}
     seen = model.see(visual) if {"match", "masked_words", "answer"} & set(wanted) else None
     if batch.captions is not None and {"contrastive", "match"} & set(wanted):
@@ -61,7 +62,7 @@ def losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTarge
             wrong, wrong_states = model.encode_text(batch.wrong.ids, batch.wrong.mask)
         if "contrastive" in wanted:
             first = text[:: batch.source.pairs]
-            out["contrastive"] = objectives.contrastive(vector, first, temperature, batch.groups, wrong)
+            out["contrastive"] = objectives.contrastive(apart, first, temperature, batch.groups, wrong)
         if "match" in wanted and seen is not None:
             right = (states, batch.captions.mask)
             foreign = _foreign_texts(batch, vector, text, right, temperature)
@@ -80,15 +81,33 @@ def losses(model: FusedModel, batch: Batch, words: WordMasking, names: NameTarge
     return out
 
 
-def _video(model: FusedModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Vectors (B, E), visual tokens (B, V, W) and, where some are to be masked, what decides which."""
+class Video(NamedTuple):
+    """What a batch's videos became."""
+
+    vector: Tensor
+    """(B, E)"""
+    apart: Tensor
+    """What contrast compares with texts: (B, E), or (B, C, E) where the similarities of clips are merged."""
+    visual: Tensor
+    """(B, V, W), means over clips."""
+    parts: Tensor | None = None
+    """Where visual tokens are to be masked, what decides which."""
+
+
+def _video(model: FusedModel, batch: Batch) -> Video:
     if batch.visual is not None:
-        return model.video_vector(batch.visual), batch.visual, None
+        vector = model.video_vector(batch.visual)
+        return Video(vector, vector, batch.visual)
     assert batch.streams is not None
     if "masked_visual" in batch.source.objectives:
         tokens, parts = model.encode_maskable(batch.streams)
-        return model.video_vector(tokens), tokens, parts
-    return *model.encode_video(batch.streams, batch.times), None
+        vector = model.video_vector(tokens)
+        return Video(vector, vector, tokens, parts)
+    of_clips = model.clip_tokens(batch.streams, batch.times)
+    visual = of_clips.mean(dim=1)
+    vector = model.video_vector(visual)
+    merges = model.cfg.clip_merge == "logsumexp" and of_clips.shape[1] > 1
+    return Video(vector, model.video_vector(of_clips) if merges else vector, visual)
 
 
 States = tuple[Tensor, Tensor]

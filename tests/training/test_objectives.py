@@ -41,6 +41,67 @@ def test_hard_negative_texts_raise_the_loss_of_a_video_that_likes_them() -> None
     assert with_wrong > plain
 
 
+def test_similarities_of_clips_merge_by_log_sum_exp() -> None:
+    of_clips = torch.tensor([[[0.2, 0.0], [0.6, 0.0]]])  # one video of two clips, two texts
+    merged = objectives.merged_clips(of_clips, 0.5)
+    # 0.5 * (ln(e^0.4 + e^1.2) - ln 2) = 0.5 * (ln 4.811941 - 0.693147); 0 for the text that both clips miss alike
+    assert merged.tolist() == [[pytest.approx(0.438976, abs=1e-5), pytest.approx(0.0, abs=1e-7)]]
+
+
+def test_equal_clips_count_as_one_and_a_low_temperature_takes_the_best() -> None:
+    alone = torch.tensor([[0.3, -0.7]])
+    assert torch.allclose(objectives.merged_clips(alone[:, None].repeat(1, 5, 1), 0.05), alone, atol=1e-6)
+    apart = torch.tensor([[[0.1], [0.9], [0.5]]])
+    assert objectives.merged_clips(apart, 0.001).item() == pytest.approx(0.9, abs=2e-3)
+
+
+def test_the_gradient_goes_to_the_clip_that_fits() -> None:
+    of_clips = torch.tensor([[[0.2], [0.6]]], requires_grad=True)
+    objectives.merged_clips(of_clips, 0.5).sum().backward()
+    assert of_clips.grad is not None
+    # e^0.4 and e^1.2 as shares of their sum
+    assert of_clips.grad.flatten().tolist() == pytest.approx([0.310026, 0.689974], abs=1e-5)
+
+
+def reference(video: list, text: list, wrong: list, groups: list[int], temperature: float) -> float:  # type: ignore[type-arg]
+    """The contrastive loss of videos of several clips, written out in plain Python."""
+
+    def logit(clips: list[list[float]], words: list[float]) -> float:
+        similarities = [sum(a * b for a, b in zip(clip, words, strict=True)) for clip in clips]
+        return math.log(sum(math.exp(s / temperature) for s in similarities) / len(clips))
+
+    n = len(video)
+    loss = 0.0
+    for i in range(n):
+        mates = [j for j in range(n) if groups[j] == groups[i]]
+        to_texts = [logit(video[i], words) for words in text + wrong]
+        to_videos = [logit(clips, text[i]) for clips in video]
+        for scores in (to_texts, to_videos):
+            total = math.log(sum(math.exp(s) for s in scores))
+            loss += 0.5 * sum(total - scores[j] for j in mates) / len(mates) / n
+    return loss
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2], [0, 1, 0]])
+def test_contrastive_with_two_clips_is_as_written_out(groups: list[int]) -> None:
+    torch.manual_seed(0)
+    video, text, wrong = (
+        torch.nn.functional.normalize(torch.randn(shape), dim=-1) for shape in ((3, 2, 4), (3, 4), (2, 4))
+    )
+    expected = reference(video.tolist(), text.tolist(), wrong.tolist(), groups, 0.2)
+    found = objectives.contrastive(video, text, 0.2, torch.tensor(groups), wrong)
+    assert found.item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_contrastive_with_equal_clips_is_that_of_one() -> None:
+    torch.manual_seed(1)
+    video, text = torch.randn(5, 8), torch.randn(5, 8)
+    groups = torch.arange(5)
+    alone = objectives.contrastive(video, text, 0.5, groups)
+    repeated = objectives.contrastive(video[:, None].repeat(1, 3, 1), text, 0.5, groups)
+    assert repeated.item() == pytest.approx(alone.item(), abs=1e-5)
+
+
 def test_unknown_answers_do_not_count() -> None:
     logits = torch.tensor([[5.0, 0.0], [0.0, 5.0]])
     assert objectives.answer(logits, torch.tensor([0, -100])) < 0.01

@@ -16,6 +16,7 @@ from training import checkpoint
 from training.batches import Batches
 from training.curves import read_log
 from training.models.soho.dictionary import VisualDictionary
+from training.objectives import contrastive
 from vitascope.tokenise import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +55,23 @@ torch.manual_seed(10 + rank)  # what is drawn differs by rank, what comes of it 
 for features in torch.load(folder / "features.pt"):
     made(features[rank::2])
 torch.save(made.state_dict(), folder / f"entries-{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+CONTRASTIVE = """
+import sys
+from pathlib import Path
+import torch
+from training.objectives import contrastive
+
+folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+video, text, groups = torch.load(folder / "vectors.pt")
+own = video[3 * rank : 3 * rank + 3].clone().requires_grad_()
+loss = contrastive(own, text[3 * rank : 3 * rank + 3], 0.2, groups[3 * rank : 3 * rank + 3])
+loss.backward()
+torch.save((loss.detach(), own.grad), folder / f"loss-{rank}.pt")
 torch.distributed.destroy_process_group()
 """
 
@@ -107,6 +125,23 @@ def test_processes_share_an_epoch_out_among_themselves(corpus: Path) -> None:
     together = rows(0, 2, 0) + rows(1, 2, 0)
     assert sorted(together) == list(range(16))  # 16 pictures, two processes of 8
     assert sorted(rows(0, 1, 0) + rows(0, 1, 1)) == list(range(16))
+
+
+@pytest.mark.parametrize("clips", [(), (2,)])
+def test_contrast_is_over_the_videos_and_clips_of_all_processes(clips: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    video, text, groups = torch.randn(6, *clips, 4), torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 1, 4])
+    torch.save((video, text, groups), tmp_path / "vectors.pt")
+    run_two(CONTRASTIVE, tmp_path, "{rank}")
+    whole = video.clone().requires_grad_()
+    alone = contrastive(whole, text, 0.2, groups)
+    alone.backward()  # type: ignore[no-untyped-call]
+    assert whole.grad is not None
+    for rank in (0, 1):
+        loss, gradient = torch.load(tmp_path / f"loss-{rank}.pt", weights_only=True)
+        assert torch.allclose(loss, alone, atol=1e-5)
+        # Both processes' losses reach these vectors; the mean over processes, taken of parameters, halves the sum.
+        assert torch.allclose(gradient / 2, whole.grad[3 * rank : 3 * rank + 3], atol=1e-5)
 
 
 @pytest.mark.parametrize("revive_below", [0.0, 0.9])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vitascope.manifest import FrameStream
+
+ClipMerge = Literal["mean", "logsumexp"]
 
 
 class FusedConfig(BaseModel):
@@ -40,6 +42,10 @@ class FusedConfig(BaseModel):
     """Tokens per text, special ones included."""
     vector_width: int
     temperature: float
+    clip_merge: ClipMerge = "mean"
+    """How the clips of a video meet a text in contrast and retrieval. `mean`: as one vector. `logsumexp`: each by
+    itself, the similarities merged, so that the clips that fit the text count most (HD-VILA's fine-tuning). The fused
+    layers read the mean of the visual tokens in either case."""
     answer_hidden: int
     answers: int = 0
     """Size of the answer vocabulary; 0: no answer head."""

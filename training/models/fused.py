@@ -101,14 +101,18 @@ class FusedModel(nn.Module, ABC):
         times: which learned times the frames stand for, where the video encoder has such; default all.
         Returns the L2-normalised vector (B, E) and the visual tokens (B, V, W), both means over clips.
         """
-        b, c = next(iter(streams.values())).shape[:2]
-        tokens = self.video({name: frames.flatten(0, 1) for name, frames in streams.items()}, times)
-        tokens = tokens.reshape(b, c, *tokens.shape[1:]).mean(dim=1)
+        tokens = self.clip_tokens(streams, times).mean(dim=1)
         return self.video_vector(tokens), tokens
 
-    def video_vector(self, tokens_BVW: Tensor) -> Tensor:
-        """Visual tokens (B, V, W) -> the L2-normalised vector (B, E)."""
-        return F.normalize(self.video_project(tokens_BVW.mean(dim=1)), dim=-1)
+    def clip_tokens(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
+        """Streams as in `encode_video` -> the visual tokens of each clip (B, C, V, W)."""
+        b, c = next(iter(streams.values())).shape[:2]
+        tokens: Tensor = self.video({name: frames.flatten(0, 1) for name, frames in streams.items()}, times)
+        return tokens.reshape(b, c, *tokens.shape[1:])
+
+    def video_vector(self, tokens: Tensor) -> Tensor:
+        """Visual tokens (..., V, W) -> the L2-normalised vector (..., E)."""
+        return F.normalize(self.video_project(tokens.mean(dim=-2)), dim=-1)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """ids and mask (B, L) -> the L2-normalised vector (B, E) and the text states (B, L, D)."""
