@@ -102,13 +102,14 @@ examples:
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--corpus", action="append", help="only this corpus; may be given again")
     parser.add_argument("--judgements", type=Path, help="folder with Flickr8k's expert judgements")
+    parser.add_argument("--clips", type=int, metavar="K", help="clips of each video (default: all that are packed)")
     parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")
 
 
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from training.evaluation.report import evaluate
 
-    return dict(evaluate(args.model, args.data, args.split, args.corpus, args.judgements, args.out))
+    return dict(evaluate(args.model, args.data, args.split, args.corpus, args.judgements, args.out, args.clips))
 
 
 def _prepare_arguments(parser: argparse.ArgumentParser) -> None:

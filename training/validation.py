@@ -8,8 +8,8 @@ from pathlib import Path
 
 from training.data.packed import Packed, open_packed
 from training.evaluation.answers import exact_answers
-from training.evaluation.embedding import embed_corpus
 from training.evaluation.encoder import TorchEncoder
+from training.evaluation.gallery import embed_gallery, merge_temperature
 from training.evaluation.retrieval import caption_retrieval
 from training.models.fused import FusedModel
 from training.recipe import Recipe
@@ -27,9 +27,9 @@ def validator(recipe: Recipe, data: Path) -> Callable[[FusedModel, list[str], Pa
         encoder = TorchEncoder(model, Tokenizer.open(tokenizer, max_length=model.cfg.text_length), answers)
         out: dict[str, float] = {}
         for name, packed in corpora.items():
-            vectors, tokens = embed_corpus(encoder, packed)
+            videos, tokens = embed_gallery(encoder, packed, merge_temperature(model.cfg))
             if any(e.captions for e in packed.examples):
-                scores = caption_retrieval(encoder, packed, vectors, captions=1)
+                scores = caption_retrieval(encoder, packed, videos, captions=1)
                 out |= {f"{name} {k}": round(v, 2) for k, v in scores.items() if k in ("t2v R@1", "v2t R@1")}
             if answers and name in recipe.answers_from:
                 exact = exact_answers(encoder, packed, tokens)

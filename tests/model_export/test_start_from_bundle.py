@@ -86,6 +86,9 @@ def test_a_recipe_may_change_what_needs_no_other_weights(
     made = recipe(tokenizer, steps=1, model={"drop_path": 0.2})
     ended = checkpoint.load(train(made, folders[1], tmp_path / "drop", start_from=start, stop_after=1))
     assert ended.model.cfg == CONFIG.model_copy(update={"drop_path": 0.2})
+    merging = recipe(tokenizer, steps=1, model={"clip_merge": "logsumexp"})
+    ended = checkpoint.load(train(merging, folders[1], tmp_path / "merge", start_from=start, stop_after=1))
+    assert ended.model.cfg == CONFIG.model_copy(update={"clip_merge": "logsumexp"})
     deeper = recipe(tokenizer, steps=1, model={"hybrid_layers": 2})
     with pytest.raises(ValueError, match=r"hybrid_layers.*video\.hybrid\.blocks\.1\."):
         train(deeper, folders[1], tmp_path / "deep", start_from=start)

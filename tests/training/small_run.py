@@ -95,22 +95,25 @@ def _items(folder: Path, split: str, copies: int, seed: int) -> Iterator[tuple[E
             )
 
 
-def write_clips(data: Path, folder: Path, clips: int, splits: tuple[str, ...] = ("train",), videos: int = 8) -> None:
-    """Videos that show the colours one after another, each beginning with another, as the corpus `changing`.
+def write_clips(
+    data: Path, folder: Path, clips: int, splits: tuple[str, ...] = ("train",), videos: int = 8, name: str = "changing"
+) -> None:
+    """Videos that show the colours one after another, each beginning with another, as the corpus `name`.
 
-    Of four clips each shows one colour, in the order of `COLOURS` turned by the number of the video; the caption
-    names the first.
+    Of four clips each shows one colour, in the order of `COLOURS` turned by the number of the video; caption and
+    answer name the first.
     """
     origin = Origin(source="made in the test", licence="CC0-1.0", split_rule="all")
     streams = [STREAMS[0], STREAMS[1].model_copy(update={"frames": 2})]
     for split in splits:
         items: list[tuple[Example, Media]] = []
         for i in range(videos):
-            names = [*COLOURS][i % 4 :] + [*COLOURS][: i % 4]
+            shown = [*COLOURS][i % 4 :] + [*COLOURS][: i % 4]
             path = folder / f"{split}-{i}.mp4"
-            movie(path, [COLOURS[name] for name in names])
-            items.append((Example(key=path.stem, captions=(f"a {names[0]} square",)), path))
-        write_packed(data / "changing" / split, streams, items, origin, clips=clips)
+            movie(path, [COLOURS[colour] for colour in shown])
+            asked = Question("what color is it ?", (shown[0],), "colour")
+            items.append((Example(path.stem, captions=(f"a {shown[0]} square",), questions=(asked,)), path))
+        write_packed(data / name / split, streams, items, origin, clips=clips)
 
 
 def recipe(tokenizer: Path, *, steps: int = 8, **changes: object) -> Recipe:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from training.data.example import Example
 from training.data.packed import Media, Origin, Packed, open_packed, write_packed
+from training.evaluation.gallery import Gallery
 from training.evaluation.retrieval import name_retrieval
 from training.names import class_names, classify
 from vitascope.manifest import FrameStream
@@ -44,8 +45,8 @@ def test_who_agrees_with_the_classifier_finds_every_picture(pictures: Packed) ->
     teacher = classify(pictures).astype(np.float32)
     assert np.allclose(teacher.sum(axis=1), 1.0, atol=0.01)
     agreeing = np.eye(teacher.shape[1], dtype=np.float32)[teacher.argmax(axis=1)]
-    found = name_retrieval(Naming(), pictures, agreeing)  # type: ignore[arg-type]
+    found = name_retrieval(Naming(), pictures, Gallery(agreeing))  # type: ignore[arg-type]
     assert found["name R@1"] == 100.0
     assert 1 < found["name queries"] == len(set(teacher.argmax(axis=1).tolist()))
-    contrary = name_retrieval(Naming(), pictures, -agreeing)  # type: ignore[arg-type]
+    contrary = name_retrieval(Naming(), pictures, Gallery(-agreeing))  # type: ignore[arg-type]
     assert contrary["name R@1"] == 0.0

@@ -11,11 +11,12 @@ from training.data.flickr8k import Judgement
 from training.data.packed import Packed
 from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.encoder import Encoder
+from training.evaluation.gallery import Gallery
 from training.evaluation.metrics import pairwise_accuracy, tau_c
 
 
 def expert_agreement(
-    encoder: Encoder, packed: Packed, vectors: np.ndarray, tokens: np.ndarray, judgements: Sequence[Judgement]
+    encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, judgements: Sequence[Judgement]
 ) -> dict[str, float]:
     """Kendall tau-c with the experts, over all three judgements per pair.
 
@@ -25,7 +26,7 @@ def expert_agreement(
     row_of = {e.key: i for i, e in enumerate(packed.examples)}
     rows = [row_of[j.image] for j in judgements]
     texts = [j.caption for j in judgements]
-    similarity = (embed_texts(encoder, texts) * vectors[rows]).sum(axis=1)
+    similarity = videos.pairs(embed_texts(encoder, texts), rows)
     logits = match_logits(encoder, texts, tokens, rows)
     scores = {"similarity": similarity, "match": logits, "fused": encoder.fused(similarity, logits)}
     foreign = np.array([not j.is_own_caption for j in judgements])
@@ -39,9 +40,7 @@ def expert_agreement(
     return out
 
 
-def wrong_caption_accuracy(
-    encoder: Encoder, packed: Packed, vectors: np.ndarray, tokens: np.ndarray
-) -> dict[str, float]:
+def wrong_caption_accuracy(encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray) -> dict[str, float]:
     """Percent of (right, minimally wrong) caption pairs in which the right one scores higher.
 
     By score (similarity, match, fused), in all and by what is wrong. The right caption of a pair is the one
@@ -57,7 +56,7 @@ def wrong_caption_accuracy(
                 kinds.append(negative.kind)
     both = right + wrong
     twice = rows + rows
-    similarity = (embed_texts(encoder, both) * vectors[twice]).sum(axis=1)
+    similarity = videos.pairs(embed_texts(encoder, both), twice)
     logits = match_logits(encoder, both, tokens, twice)
     by_kind: dict[str, list[int]] = defaultdict(list)
     for i, kind in enumerate(kinds):

@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from training.data.clip_choice import clips_taken, spread_clips
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder
 from vitascope.manifest import FrameStream
+from vitascope.model import VideoEmbedding
 
 Alter = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 """Changes the streams before they are embedded (ablations)."""
@@ -33,17 +35,38 @@ def streams_of(
 
 
 def embed_corpus(
-    encoder: Encoder, packed: Packed, *, batch: int = 32, alter: Alter | None = None
+    encoder: Encoder,
+    packed: Packed,
+    *,
+    batch: int = 32,
+    alter: Alter | None = None,
+    clips: int | None = None,
+    apart: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (N, D) float32 and visual tokens (N, V, W) float16 of every example."""
+    """Vectors (N, D) float32 and visual tokens (N, V, W) float16 of every example, both of all its clips together.
+
+    clips: how many of the packed ones, spread evenly (None: all). apart: of several clips, vectors are those of each,
+    (N, C, D); tokens stay means. Raises InvalidInput where fewer clips are packed.
+    """
     vectors, tokens = [], []
-    for start in range(0, len(packed.examples), batch):
-        rows = np.arange(start, min(start + batch, len(packed.examples)))
-        streams = streams_of(packed, rows, encoder.streams)
-        out = encoder.embed_video(alter(streams) if alter else streams)
+    chosen = spread_clips(packed.clips, clips_taken(packed, clips))
+    size = max(1, batch // len(chosen))
+    for start in range(0, len(packed.examples), size):
+        rows = np.arange(start, min(start + size, len(packed.examples)))
+        streams = streams_of(packed, rows, encoder.streams, chosen)
+        streams = alter(streams) if alter else streams
+        out = _clip_by_clip(encoder, streams) if apart and len(chosen) > 1 else encoder.embed_video(streams)
         vectors.append(out.vectors)
         tokens.append(out.visual_tokens.astype(np.float16))
     return np.concatenate(vectors), np.concatenate(tokens)
+
+
+def _clip_by_clip(encoder: Encoder, streams: dict[str, np.ndarray]) -> VideoEmbedding:
+    """Vectors (n, C, D) of each clip, embedded by itself as a bundle's graph can, and the mean of their tokens."""
+    n, c = next(iter(streams.values())).shape[:2]
+    out = encoder.embed_video({name: x.reshape(n * c, 1, *x.shape[2:]) for name, x in streams.items()})
+    vectors, tokens = (x.reshape(n, c, *x.shape[1:]) for x in (out.vectors, out.visual_tokens))
+    return VideoEmbedding(vectors, tokens.mean(axis=1))
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str], batch: int = 128) -> np.ndarray:

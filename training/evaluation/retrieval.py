@@ -7,12 +7,13 @@ import numpy as np
 from training.data.packed import Packed
 from training.evaluation.embedding import embed_texts
 from training.evaluation.encoder import Encoder
+from training.evaluation.gallery import Gallery
 from training.evaluation.metrics import retrieval
 from training.names import class_names, classify
 
 
 def caption_retrieval(
-    encoder: Encoder, packed: Packed, vectors: np.ndarray, captions: int | None = None
+    encoder: Encoder, packed: Packed, videos: Gallery, captions: int | None = None
 ) -> dict[str, float]:
     """`t2v R@1` … and `v2t R@1` …; video to text counts the best of a video's captions.
 
@@ -20,23 +21,23 @@ def caption_retrieval(
     """
     texts = [c for e in packed.examples for c in e.captions[:captions]]
     owner = np.concatenate([np.full(len(e.captions[:captions]), i) for i, e in enumerate(packed.examples)])
-    scores = embed_texts(encoder, texts) @ vectors.T  # (texts, videos)
+    scores = videos.scores(embed_texts(encoder, texts))  # (texts, videos)
     to_video = retrieval(scores, [np.array([o]) for o in owner])
     to_text = retrieval(scores.T, [np.flatnonzero(owner == i) for i in range(len(packed.examples))])
     return {f"t2v {k}": v for k, v in to_video.items()} | {f"v2t {k}": v for k, v in to_text.items()}
 
 
 def concept_retrieval(
-    encoder: Encoder, queries: list[str], query_groups: list[str], vectors: np.ndarray, groups: list[str]
+    encoder: Encoder, queries: list[str], query_groups: list[str], videos: Gallery, groups: list[str]
 ) -> dict[str, float]:
     """Queries against a gallery in which several videos may show the concept (`groups`) that is asked for."""
-    scores = embed_texts(encoder, queries) @ vectors.T
+    scores = videos.scores(embed_texts(encoder, queries))
     gallery = np.array(groups)
     found = retrieval(scores, [np.flatnonzero(gallery == g) for g in query_groups])
     return {f"t2v {k}": v for k, v in found.items()}
 
 
-def name_retrieval(encoder: Encoder, packed: Packed, vectors: np.ndarray) -> dict[str, float]:
+def name_retrieval(encoder: Encoder, packed: Packed, videos: Gallery) -> dict[str, float]:
     """Photographs found by the name of an ImageNet class: `name R@1` ….
 
     Nobody has labelled these photographs; a photograph counts as right for a name where the pretrained classifier
@@ -45,5 +46,5 @@ def name_retrieval(encoder: Encoder, packed: Packed, vectors: np.ndarray) -> dic
     names = class_names()
     best = [names[int(row.argmax())] for row in classify(packed)]  # two cranes, bird and machine, share a name
     queries = sorted(set(best))
-    found = concept_retrieval(encoder, queries, queries, vectors, best)
+    found = concept_retrieval(encoder, queries, queries, videos, best)
     return {k.replace("t2v", "name"): v for k, v in found.items()} | {"name queries": float(len(queries))}

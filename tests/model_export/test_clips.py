@@ -1,0 +1,60 @@
+"""Videos of several clips, by a checkpoint and by the bundle that was exported from it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_export.export import export_checkpoint
+from model_export.parity import real_cases
+from tests.training.small_run import write_clips, write_tokenizer
+from training import checkpoint
+from training.data.packed import open_packed
+from training.evaluation.gallery import embed_gallery
+from training.evaluation.report import evaluate, open_encoder
+from vitascope.tokenise import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder / "data", folder, 4, ("train", "val", "test"), name="pictogram_videos")
+    return folder / "data"
+
+
+def merging(checkpoint_folder: Path, folder: Path) -> Path:
+    """A copy of the checkpoint whose clips merge by log-sum-exp."""
+    shutil.copytree(checkpoint_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"clip_merge": "logsumexp"}))
+    return folder
+
+
+@pytest.mark.usefixtures("exported_before")
+@pytest.mark.parametrize("merge", ["mean", "logsumexp"])
+def test_a_bundle_is_measured_as_its_checkpoint(
+    folders: tuple[Path, Path], data: Path, tmp_path: Path, merge: str
+) -> None:
+    held = merging(folders[0], tmp_path / "checkpoint") if merge == "logsumexp" else folders[0]
+    bundle = export_checkpoint(held, tmp_path / "bundle", precision="float32", data=folders[1], seed=1)
+    packed = open_packed(data / "pictogram_videos" / "test")
+    temperature = 0.05 if merge == "logsumexp" else None
+    ours, theirs = (embed_gallery(open_encoder(model), packed, temperature, clips=3)[0] for model in (held, bundle))
+    assert ours.vectors.shape == ((8, 3, 24) if merge == "logsumexp" else (8, 24))
+    np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=1e-4)
+    one, other = (evaluate(model, data, corpora=["pictogram_videos"], clips=3) for model in (held, bundle))
+    assert one["pictogram_videos"].keys() == other["pictogram_videos"].keys()
+    assert one["pictogram_videos"]["clips"] == 3
+    for name in ("t2v R@1 (all concepts)", "t2v MnR (all concepts)"):
+        assert one["pictogram_videos"][name] == pytest.approx(other["pictogram_videos"][name], abs=0.5)
+
+
+def test_parity_is_checked_on_the_clips_that_are_packed(folders: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer.open(write_tokenizer(tmp_path / "tokenizer.json"), max_length=16)
+    packed = open_packed(data / "pictogram_videos" / "val")
+    cases = real_cases(checkpoint.load(folders[0]).model, tokenizer, [packed], count=3)
+    assert [case.inputs["high"].shape[:2] for case in cases["video"]] == [(3, 4)]

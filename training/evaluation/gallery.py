@@ -1,0 +1,77 @@
+"""The videos that texts are compared with: one vector each, or one of each clip, whose similarities are merged.
+
+Shape letters: N videos, C clips, n pairs, T texts, D vector width, V visual tokens, W their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from training.data.packed import Packed
+from training.evaluation.embedding import Alter, embed_corpus
+from training.evaluation.encoder import Encoder
+from training.models.config import FusedConfig
+from training.objectives import merged_clips
+from vitascope.errors import InvalidInput
+
+TEXTS = 1024
+"""Texts that are compared with all clips at once."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Vectors (N, D) of videos; or (N, C, D) of their clips, whose similarities log-sum-exp merges."""
+
+    vectors: np.ndarray
+    temperature: float = 1.0
+    """Of the merging."""
+
+    def scores(self, texts_TD: np.ndarray) -> np.ndarray:
+        """(T, N): the similarity of every text and every video."""
+        if self.vectors.ndim == 2:
+            return np.asarray(texts_TD @ self.vectors.T)
+        clips = torch.from_numpy(self.vectors)
+        parts = torch.split(torch.from_numpy(texts_TD), TEXTS)
+        merged = [merged_clips(clips @ part.T, self.temperature).T for part in parts]
+        return np.asarray(torch.cat(merged).numpy())
+
+    def pairs(self, texts_nD: np.ndarray, rows: Sequence[int]) -> np.ndarray:
+        """(n,): the similarity of texts[i] and video rows[i]."""
+        chosen = self.vectors[rows]
+        if chosen.ndim == 2:
+            return np.asarray((texts_nD * chosen).sum(axis=1))
+        similarity = torch.from_numpy(np.einsum("nd,ncd->nc", texts_nD, chosen))
+        return np.asarray(merged_clips(similarity[..., None], self.temperature)[:, 0].numpy())
+
+
+def joined(galleries: Sequence[Gallery]) -> Gallery:
+    """All videos of several galleries. Raises InvalidInput where they do not have equally many clips."""
+    if len({gallery.vectors.shape[1:] for gallery in galleries}) > 1:
+        clips = [gallery.vectors.shape[1] if gallery.vectors.ndim == 3 else 1 for gallery in galleries]
+        raise InvalidInput(f"clips: {clips} in the splits of one gallery; equally many were expected")
+    return Gallery(np.concatenate([gallery.vectors for gallery in galleries]), galleries[0].temperature)
+
+
+def merge_temperature(config: FusedConfig) -> float | None:
+    """The temperature by which this model's clips merge; None where it takes them as one vector."""
+    return config.temperature if config.clip_merge == "logsumexp" else None
+
+
+def embed_gallery(
+    encoder: Encoder,
+    packed: Packed,
+    merging: float | None,
+    *,
+    clips: int | None = None,
+    alter: Alter | None = None,
+) -> tuple[Gallery, np.ndarray]:
+    """Every example of a corpus, and its visual tokens (N, V, W) float16, means over clips.
+
+    merging: see `merge_temperature`. clips: how many of the packed ones (None: all).
+    """
+    vectors, tokens = embed_corpus(encoder, packed, clips=clips, alter=alter, apart=merging is not None)
+    return Gallery(vectors, merging or 1.0), tokens
