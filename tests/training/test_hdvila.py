@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
-from training.models.hdvila.video import DividedSpaceTimeBlock
+from training.models.hdvila.video import Attention, DividedSpaceTimeBlock, DropPath, HybridTransformer
 from training.models.text import additive_mask, masked_mean
 
 
@@ -173,13 +173,114 @@ def test_both_streams_matter(small: HdVila) -> None:
     assert (whole - without_motion).abs().max() > 1e-4
 
 
-def test_other_frame_counts_and_sizes_run_by_interpolation(small: HdVila) -> None:
-    high = torch.randint(0, 256, (1, 1, 1, 128, 128, 3), dtype=torch.uint8)
-    low = torch.randint(0, 256, (1, 1, 9, 64, 64, 3), dtype=torch.uint8)
+@pytest.mark.parametrize("count", [2, 4, 11, 13])
+@pytest.mark.parametrize(("rows", "columns"), [(2, 2), (4, 4), (3, 5)])
+def test_other_frame_counts_and_sizes_run_by_interpolation(small: HdVila, count: int, rows: int, columns: int) -> None:
+    torch.manual_seed(count)
+    high = torch.randint(0, 256, (1, 1, 1, 32 * rows, 32 * columns, 3), dtype=torch.uint8)
+    low = torch.randint(0, 256, (1, 1, count - 1, 16 * rows, 16 * columns, 3), dtype=torch.uint8)
     with torch.no_grad():
         vector, tokens = small.encode_video({"high": high, "low": low})
+        changed, _ = small.encode_video({"high": high, "low": torch.cat([low[:, :, :-1], 255 - low[:, :, -1:]], dim=2)})
     assert vector.shape == (1, 24)
-    assert tokens.shape == (1, 16, 32)
+    assert tokens.shape == (1, rows * columns, 32)
+    assert (vector - changed).abs().max() > 1e-5  # the last frame is seen
+
+
+def bare_hybrid() -> HybridTransformer:
+    """Positions and times alone, of a grid of 2 by 2 and 5 frames, which start as zeros."""
+    hybrid = HybridTransformer(small_config(hybrid_layers=0))
+    hybrid.norm = torch.nn.Identity()  # type: ignore[assignment]
+    torch.nn.init.zeros_(hybrid.position)
+    torch.nn.init.zeros_(hybrid.time)
+    return hybrid
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (5, [0, 1, 2, 3, 4]),
+        (2, [0.75, 3.25]),
+        (4, [0.125, 1.375, 2.625, 3.875]),
+        (10, [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.25, 3.75, 4]),
+    ],
+)
+def test_other_frame_counts_have_the_times_between_the_learned_ones(count: int, expected: list[float]) -> None:
+    hybrid = bare_hybrid()
+    with torch.no_grad():
+        hybrid.time += torch.arange(5.0)[None, :, None]
+        # Frame i of n is in the middle of its part of the clip: at 5 (i + 0.5) / n - 0.5 of the learned times 0 to 4.
+        out = hybrid(torch.zeros(1, count, 2, 2, 32))
+    assert out[0, :, 3, 7].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_other_grids_have_the_positions_between_the_learned_ones() -> None:
+    hybrid = bare_hybrid()
+    with torch.no_grad():
+        hybrid.position += torch.tensor([0.0, 0.0, 1.0, 1.0])[None, :, None]  # the lower row of 2 by 2
+        out = hybrid(torch.zeros(1, 5, 4, 3, 32))[0, 2, :, 7].reshape(4, 3)
+    # Bicubic weights (a = -0.75) at a quarter: w(0.75) + w(1.75) = 0.2265625; past the edge w(1.25) = -0.10546875.
+    for column in range(3):
+        assert out[:, column].tolist() == pytest.approx([-0.10546875, 0.2265625, 0.7734375, 1.10546875], abs=1e-5)
+
+
+def attended(attention: Attention, x_LD: torch.Tensor) -> torch.Tensor:
+    """Self-attention of one sequence with one head, each query by itself."""
+    d = x_LD.shape[1]
+    q, k, v = (x_LD @ w.T + b for w, b in zip(attention.qkv.weight.split(d), attention.qkv.bias.split(d), strict=True))
+    rows = [((k @ query) / d**0.5).softmax(dim=0) @ v for query in q]
+    return torch.stack(rows) @ attention.proj.weight.T + attention.proj.bias
+
+
+def test_each_block_attends_over_time_then_over_space() -> None:
+    torch.manual_seed(4)
+    block = DividedSpaceTimeBlock(8, 1, drop_path=0.0, first=True).eval()
+    x = torch.randn(1, 3, 4, 8)  # three frames of four places
+    with torch.no_grad():
+        in_time = torch.stack(
+            [attended(block.temporal_attention, block.temporal_norm(x[0, :, place])) for place in range(4)], dim=1
+        )
+        after = x[0] + block.temporal_out(in_time)
+        in_space = torch.stack([attended(block.spatial_attention, block.spatial_norm(frame)) for frame in after])
+        after = after + in_space
+        after = after + block.mlp(block.mlp_norm(after))
+        assert torch.allclose(block(x)[0], after, atol=1e-5)
+
+
+@pytest.mark.parametrize(("first", "alone"), [(True, False), (False, True)])
+def test_at_first_only_the_first_block_lets_frames_meet(first: bool, alone: bool) -> None:
+    torch.manual_seed(5)
+    block = DividedSpaceTimeBlock(8, 1, drop_path=0.0, first=first).eval()
+    x = torch.randn(1, 3, 4, 8)
+    other = x.clone()
+    other[:, 2] += torch.randn(4, 8)
+    with torch.no_grad():
+        assert torch.allclose(block(x)[:, :2], block(other)[:, :2], atol=1e-6) == alone
+
+
+def test_drop_path_leaves_out_whole_samples_and_scales_the_rest() -> None:
+    torch.manual_seed(6)
+    drop = DropPath(0.25)
+    x = torch.randn(2000, 3, 2)
+    out = drop.train()(x)
+    left_out = (out == 0).flatten(1).all(dim=1)
+    assert left_out.float().mean().item() == pytest.approx(0.25, abs=0.04)
+    assert torch.allclose(out[~left_out], x[~left_out] / 0.75)
+    assert torch.equal(drop.eval()(x), x)
+
+
+def test_drop_path_grows_from_nothing_to_its_rate_over_the_blocks() -> None:
+    blocks = HybridTransformer(small_config(hybrid_layers=4, drop_path=0.3)).blocks
+    rates = [block.drop_path.rate for block in blocks if isinstance(block, DividedSpaceTimeBlock)]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def test_each_clip_has_a_vector_of_its_own(small: HdVila) -> None:
+    streams = frames(2, 3)
+    with torch.no_grad():
+        of_clips = small.video_vector(small.clip_tokens(streams))
+        alone = [small.encode_video({name: x[:, i : i + 1] for name, x in streams.items()})[0] for i in range(3)]
+    assert torch.allclose(of_clips, torch.stack(alone, dim=1), atol=1e-5)
 
 
 def test_clips_are_averaged(small: HdVila) -> None:
