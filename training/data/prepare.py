@@ -94,7 +94,7 @@ examples:
   vitascope prepare subtitled --source ~/Talks --name talks --out data/packed
   vitascope prepare subtitled --source ~/Lessons --name lessons --shortest 2 --longest 8
   vitascope prepare msrvtt --source /data/msrvtt --max-skipped 0.1 --workers 4
-  vitascope prepare msrvtt --source /data/msrvtt --clips 4 --name msrvtt4
+  vitascope prepare msrvtt --source /data/msrvtt --clips 4 --out data/clips
   vitascope prepare coco --source /data/coco --splits val test
 
 A file that cannot be decoded is left out and named, with the reason, in pack.json. A split is written only when
