@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
-from training.models.hdvila.video import Attention, DividedSpaceTimeBlock, DropPath, HybridTransformer
+from training.models.hdvila.video import DividedSpaceTimeBlock, DropPath, HybridTransformer
 from training.models.text import additive_mask, masked_mean
 
 
@@ -222,29 +222,6 @@ def test_other_grids_have_the_positions_between_the_learned_ones() -> None:
     # Bicubic weights (a = -0.75) at a quarter: w(0.75) + w(1.75) = 0.2265625; past the edge w(1.25) = -0.10546875.
     for column in range(3):
         assert out[:, column].tolist() == pytest.approx([-0.10546875, 0.2265625, 0.7734375, 1.10546875], abs=1e-5)
-
-
-def attended(attention: Attention, x_LD: torch.Tensor) -> torch.Tensor:
-    """Self-attention of one sequence with one head, each query by itself."""
-    d = x_LD.shape[1]
-    q, k, v = (x_LD @ w.T + b for w, b in zip(attention.qkv.weight.split(d), attention.qkv.bias.split(d), strict=True))
-    rows = [((k @ query) / d**0.5).softmax(dim=0) @ v for query in q]
-    return torch.stack(rows) @ attention.proj.weight.T + attention.proj.bias
-
-
-def test_each_block_attends_over_time_then_over_space() -> None:
-    torch.manual_seed(4)
-    block = DividedSpaceTimeBlock(8, 1, drop_path=0.0, first=True).eval()
-    x = torch.randn(1, 3, 4, 8)  # three frames of four places
-    with torch.no_grad():
-        in_time = torch.stack(
-            [attended(block.temporal_attention, block.temporal_norm(x[0, :, place])) for place in range(4)], dim=1
-        )
-        after = x[0] + block.temporal_out(in_time)
-        in_space = torch.stack([attended(block.spatial_attention, block.spatial_norm(frame)) for frame in after])
-        after = after + in_space
-        after = after + block.mlp(block.mlp_norm(after))
-        assert torch.allclose(block(x)[0], after, atol=1e-5)
 
 
 @pytest.mark.parametrize(("first", "alone"), [(True, False), (False, True)])
