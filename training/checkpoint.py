@@ -51,7 +51,7 @@ class Checkpoint:
     @property
     def sources(self) -> tuple[str, ...]:
         """Names of all corpora and pretrained starts that the weights come from, each once."""
-        starts = starts_of(self.model.cfg) if self.recipe.start == "pretrained" and not self.lineage else ()
+        starts = () if self.lineage else starts_of(self.model.cfg, self.recipe.start)
         return tuple(dict.fromkeys([*self.lineage, *self.recipe.corpora, *starts]))
 
 

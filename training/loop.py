@@ -119,7 +119,7 @@ class _StageRun:
         self.seed = seed + RANK_SEED * rank
         self.model = model
         self.batches = Batches(stage, data, tokenizer, answers, seed, model.cfg.streams(), rank=rank, world=world)
-        _freeze(model, stage)
+        freeze(model, stage)
         if stage.frozen == "stage_one":
             with accelerator.main_process_first():  # the others read what it has written
                 fresh = fresh and accelerator.is_main_process
@@ -179,7 +179,7 @@ def schedule_factor(inner: int, stage: Stage) -> float:
     return 1.0 - (1.0 - stage.final_scale) * done
 
 
-def _freeze(model: FusedModel, stage: Stage) -> None:
+def freeze(model: FusedModel, stage: Stage) -> None:
     """`stage_one`: encoders stand still. Backbone stages frozen by the architecture stay frozen always."""
     model.encoders_stand_still = stage.frozen == "stage_one"
     encoders = set(model.stage_one_parameters())

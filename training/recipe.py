@@ -107,7 +107,8 @@ class Recipe(Strict):
     system: Literal["hd-vila", "soho", "visual-parsing"] = "hd-vila"
     size: Literal["tiny", "base"]
     seed: int = 0
-    start: Literal["pretrained", "scratch"] = "pretrained"
+    start: Literal["pretrained", "text", "scratch"] = "pretrained"
+    """What is not random at the first step: text layers and convolutional eyes, text layers alone, or nothing."""
     tokenizer: str | None = None
     """Path of a BERT-like `tokenizer.json`; None: the one of the pretrained text encoder."""
     weight_decay: float = 0.01

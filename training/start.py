@@ -16,7 +16,7 @@ from training.data.scenes.objects import ATTRIBUTES
 from training.from_bundle import model_of_bundle
 from training.models.config import FusedConfig
 from training.models.fused import FusedModel
-from training.models.pretrained import load_pretrained, text_folder
+from training.models.pretrained import load_pretrained, load_text, text_folder
 from training.models.systems import SYSTEMS, build, read_config
 from training.recipe import Recipe
 from vitascope.manifest import MANIFEST_NAME
@@ -60,8 +60,8 @@ def _fresh(recipe: Recipe, data: Path) -> Start:
     answers = build_vocabulary(e for corpus in recipe.answers_from for e in _learned_from(recipe, corpus, data))
     model = build(configuration(recipe, len(answers)))
     tokenizer = Path(recipe.tokenizer) if recipe.tokenizer else text_folder() / "tokenizer.json"
-    if recipe.start == "pretrained":
-        load_pretrained(model)
+    if recipe.start != "scratch":
+        load_text(model) if recipe.start == "text" else load_pretrained(model)
         _start_answers(model, answers, tokenizer)
     return Start(model, answers, tokenizer)
 

@@ -33,6 +33,8 @@ def draw_dictionary(
     model = checkpoint.load(folder).model.eval()
     if not isinstance(model, Soho):
         raise InvalidInput(f"{folder}: holds {model.cfg.architecture}; a SOHO checkpoint was expected")
+    if not model.video.has_dictionary:
+        raise InvalidInput(f"{folder}: entries: 0 in its config; a SOHO checkpoint with a dictionary was expected")
     high = open_packed(data / corpus / split).frames("high")
     frames = high[:, :, 0].reshape(-1, *high.shape[3:])  # (N * C, H, W, 3)
     indices, distances = _assign(model, frames)

@@ -64,12 +64,14 @@ def load_pretrained(model: FusedModel) -> None:
     """
     if isinstance(model.cfg, ConvConfig):
         _load_cnn(model, model.cfg.backbone)
-    _load_text(model)
+    load_text(model)
 
 
-def starts_of(cfg: FusedConfig) -> tuple[str, ...]:
-    """What `load_pretrained` gives a model of this configuration, by the names of `STARTS`."""
-    return STARTS if isinstance(cfg, ConvConfig) else STARTS[1:]
+def starts_of(cfg: FusedConfig, start: str) -> tuple[str, ...]:
+    """What a recipe's `start` gives a model of this configuration, by the names of `STARTS`."""
+    if start == "scratch":
+        return ()
+    return STARTS if start == "pretrained" and isinstance(cfg, ConvConfig) else STARTS[1:]
 
 
 def _load_cnn(model: FusedModel, backbone: str) -> None:
@@ -81,7 +83,8 @@ def _load_cnn(model: FusedModel, backbone: str) -> None:
             own.load_state_dict(pretrained.state_dict())
 
 
-def _load_text(model: FusedModel) -> None:
+def load_text(model: FusedModel) -> None:
+    """Start the text layers of a `tiny` model from the package's weights; eyes stay as they are."""
     stored = load_file(text_folder() / "model.safetensors")
     bert = model.text.bert
     own = bert.state_dict()

@@ -18,6 +18,7 @@ class HdVilaConfig(ConvConfig):
 
     system: Literal["hd-vila"] = "hd-vila"
     high_height: int
+    """At least twice that of the low-resolution frames; or theirs, for a model whose frames are all alike."""
     high_width: int
     low_height: int
     low_width: int
@@ -40,10 +41,11 @@ class HdVilaConfig(ConvConfig):
             grid, low = getattr(self, f"grid_{axis}"), getattr(self, f"low_{axis}")
             if grid * 16 != low:
                 raise ValueError(f"grid_{axis}: {grid} given; low_{axis} {low} / 16 = {low / 16:g} was expected")
-            if getattr(self, f"high_{axis}") % (grid * 32):
-                high = getattr(self, f"high_{axis}")
+            high = getattr(self, f"high_{axis}")
+            if high != low and high % (grid * 32):
                 raise ValueError(
-                    f"high_{axis}: {high} given; a multiple of 32 * grid_{axis} = {32 * grid} was expected"
+                    f"high_{axis}: {high} given; low_{axis} {low} or a multiple of 32 * grid_{axis} = {32 * grid} was "
+                    "expected"
                 )
         return self
 

@@ -145,7 +145,9 @@ class VideoEncoder(nn.Module):
         low_map = low_map.reshape(n, neighbours, -1, *grid)
         reference, detail = self.high(channels_first(high), (STRIDE_16, STRIDE_32))
         detail = self.high_grid(detail)
-        if detail.shape[2:] != grid:
+        if detail.shape[2] < grid[0]:  # all frames are alike: stride 32 is coarser than the grid
+            detail = F.interpolate(detail, grid, mode="nearest")
+        elif detail.shape[2:] != grid:
             detail = F.max_pool2d(detail, (detail.shape[2] // grid[0], detail.shape[3] // grid[1]))
         detail = F.gelu(detail)  # (N, D, Y, X)
         reference = F.gelu(self.low_grid(F.interpolate(reference, grid, mode="nearest")))

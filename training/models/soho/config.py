@@ -22,8 +22,8 @@ class SohoConfig(ConvConfig):
     image_width: int
     neck_stride: Annotated[int, Field(ge=1, le=2)]
     """Of the max-pooling between backbone and neck: visual tokens are 32 * this many pixels apart."""
-    entries: Annotated[int, Field(ge=2)]
-    """Entries of the visual dictionary."""
+    entries: Annotated[int, Field(ge=0)]
+    """Entries of the visual dictionary. 0: no dictionary, visual tokens are the neck's features as they are."""
     decay: Annotated[float, Field(ge=0, lt=1)]
     """Share of the dictionary's running sums that a step keeps."""
     revive_below: Annotated[float, Field(ge=0)]

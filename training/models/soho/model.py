@@ -78,6 +78,10 @@ class Soho(FusedModel):
 
     def encode_maskable(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Visual tokens (B, V, D) and the indices of their dictionary entries, (B, V)."""
+        if not self.video.has_dictionary:
+            raise ValueError(
+                "entries: 0 in this model's config; 'masked_visual' tells dictionary entries, some were expected"
+            )
         return self.video.tokens(self.video.features(streams["high"].flatten(0, 1)))
 
     def mask_visual(self, tokens_BVD: Tensor, indices_BV: Tensor) -> tuple[Tensor, Tensor]:
@@ -102,4 +106,4 @@ class Soho(FusedModel):
         return F.cross_entropy(self.entry_logits(fused[masked]), parts[masked])
 
     def facts(self) -> dict[str, float]:
-        return self.video.dictionary.usage()
+        return self.video.dictionary.usage() if self.video.has_dictionary else {}

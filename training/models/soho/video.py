@@ -27,13 +27,16 @@ class VideoEncoder(nn.Module):
         self.neck = nn.Sequential(
             nn.Conv2d(self.cnn.channels()[STRIDE_32], cfg.visual_width, 1, bias=False), nn.BatchNorm2d(cfg.visual_width)
         )
-        self.dictionary = VisualDictionary(cfg.entries, cfg.visual_width, cfg.decay, cfg.revive_below)
-        self.entry = nn.Linear(cfg.visual_width, cfg.visual_width)
-        self.gate = nn.Sequential(nn.Linear(2 * cfg.visual_width, 2, bias=False), nn.BatchNorm1d(2))
+        self.has_dictionary = cfg.entries > 0
+        if self.has_dictionary:
+            self.dictionary = VisualDictionary(cfg.entries, cfg.visual_width, cfg.decay, cfg.revive_below)
+            self.entry = nn.Linear(cfg.visual_width, cfg.visual_width)
+            self.gate = nn.Sequential(nn.Linear(2 * cfg.visual_width, 2, bias=False), nn.BatchNorm1d(2))
 
     def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
         """streams: high (N, 1, H, W, 3), pixels 0..255 -> visual tokens (N, V, D). times: not used."""
-        return self.tokens(self.features(streams["high"]))[0]
+        features = self.features(streams["high"])
+        return self.tokens(features)[0] if self.has_dictionary else features
 
     def features(self, high: Tensor) -> Tensor:
         """Pixels (N, 1, H, W, 3), 0..255 -> features before the dictionary (N, V, D)."""

@@ -1,0 +1,28 @@
+"""`python -m training.study`: prepare, train, measure and report. The same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from training.study.arms import CLAIMS, SEEDS
+from training.study.corpora import prepare
+from training.study.queue import run_all
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.study", description=__doc__)
+    parser.add_argument("--packed", type=Path, default=Path("data/packed"), help="folder of packed corpora")
+    parser.add_argument("--scenes", type=Path, default=Path("data/scenes"), help="what the scenes generator wrote")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="corpora, runs and results of the study")
+    parser.add_argument("--claims", nargs="+", choices=CLAIMS, default=list(CLAIMS), metavar="CLAIM")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the compute of every arm; for a longer study")
+    args = parser.parse_args()
+    prepare(args.packed, args.scenes, args.out / "corpora")
+    run_all(args.out, args.claims, args.seeds, args.jobs, args.scale)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""What the study compares with what: every claim's arms as recipes, written once for all seeds.
+
+All arms start from the same public parts (an ImageNet CNN, a sentence encoder) unless a claim is about that. Arms of a
+claim differ in one thing; the steps of each are those that its share of the claim's compute pays for (``compute``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.recipe import Recipe
+from training.study.corpora import HIGH, LOW, SHARES
+
+SEEDS = (0, 1, 2)
+PRETRAINING, TUNING, WHOLE = 100, 50, 120
+"""Steps of a reference arm: before fine-tuning, of fine-tuning, and where there is one stage."""
+
+CLAIMS: Mapping[str, str] = {
+    "labels": "Pre-training, then fine-tuning, against training from scratch",
+    "end-to-end": "End-to-end against frozen visual features",
+    "dictionary": "Visual dictionary and masked visual modelling against none",
+    "resolution": "One high-resolution frame among low-resolution ones, against all low and all high",
+    "tokens": "Self-attention against convolution as the maker of visual tokens",
+    "domain": "A model adapted on in-domain video with transcripts against the unadapted one",
+}
+
+Objectives = dict[str, float]
+Source = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a claim's table."""
+
+    claim: str
+    name: str
+    system: str
+    sources: tuple[Source, ...]
+    reference: str
+    """Arm of the same claim whose steps are counted in `steps`; equal compute makes this arm's own number of them."""
+    steps: int
+    follows: str | None = None
+    """Arm of the same claim and seed whose checkpoint it goes on from."""
+    geometry: str = "hybrid"
+    start: str = "pretrained"
+    backbone_scale: float = 0.6
+    model: Mapping[str, Any] = field(default_factory=dict)
+    flow: bool = False
+    """Whether its inter-modality flow is measured."""
+    measured: bool = True
+    """False: only a beginning for other arms."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.claim}/{self.name}"
+
+
+def _flickr8k(weight: float, objectives: Objectives) -> Source:
+    return {"corpus": "flickr8k", "weight": weight, "batch": 32, "crop": 0.7, "flip": True, "jitter": 0.2} | {
+        "objectives": objectives
+    }
+
+
+def _scenes(weight: float, objectives: Objectives, corpus: str = "scenes") -> Source:
+    return {"corpus": corpus, "weight": weight, "batch": 32, "jitter": 0.1, "questions": 3, "text_gradient": False} | {
+        "objectives": objectives
+    }
+
+
+def _daquar(weight: float, corpus: str = "daquar") -> Source:
+    return {"corpus": corpus, "weight": weight, "batch": 32, "crop": 0.8, "jitter": 0.2, "questions": 3} | {
+        "text_gradient": False,
+        "objectives": {"answer": 1.0},
+    }
+
+
+def _pictograms(weight: float, objectives: Objectives) -> Source:
+    return {"corpus": "pictogram_stills", "weight": weight, "batch": 32, "crop": 0.8, "widen": 1.3, "jitter": 0.15} | {
+        "group_by": "hexcode",
+        "objectives": objectives,
+    }
+
+
+PAIRS = {"contrastive": 1.0, "match": 0.5}
+"""Vision-language pre-training on captions alone."""
+WORDS = PAIRS | {"masked_words": 0.3}
+
+
+def _mixture(extra: Objectives | None = None) -> tuple[Source, ...]:
+    """All four corpora, from captions to answers. `extra`: objectives of captioned pictures besides."""
+    extra = extra or {}
+    return (
+        _flickr8k(0.40, PAIRS | extra),
+        _scenes(0.35, PAIRS | {"answer": 1.0} | extra),
+        _daquar(0.10),
+        _pictograms(0.15, {"contrastive": 1.0} | extra),
+    )
+
+
+def _questions(percent: str) -> tuple[Source, ...]:
+    return (
+        _scenes(0.7, {"answer": 1.0}, f"scenes_{percent}") | {"batch": 32 if percent != "1" else 16},
+        _daquar(0.3, f"daquar_{percent}") | {"batch": {"1": 8, "10": 16}.get(percent, 32)},
+    )
+
+
+SQUARE = {"high_height": HIGH, "high_width": HIGH, "low_height": LOW, "low_width": LOW}
+HD_VILA = SQUARE | {"grid_height": 4, "grid_width": 4, "dropout": 0.0}
+IMAGE = {"image_height": HIGH, "image_width": HIGH, "grid_height": 4, "grid_width": 4, "dropout": 0.0}
+SWIN = IMAGE | {"window": 4}
+NO_DICTIONARY = IMAGE | {"entries": 0}
+LEARNED_CNN = NO_DICTIONARY | {"frozen_stages": 0, "frozen_norm": False}
+ALL_LOW = HD_VILA | {"high_height": LOW, "high_width": LOW}
+ALL_HIGH = HD_VILA | {"low_height": HIGH, "low_width": HIGH, "grid_height": 8, "grid_width": 8}
+
+
+def _labels() -> list[Arm]:
+    pretraining = (_flickr8k(0.4, WORDS), _scenes(0.4, WORDS), _pictograms(0.2, {"contrastive": 1.0}))
+    first = Arm(
+        "labels", "pretraining", "hd-vila", pretraining, "pretraining", PRETRAINING, model=HD_VILA, measured=False
+    )
+    arms = [first]
+    for percent in SHARES:
+        tuned, scratch = f"pre-trained, {percent}% of the labels", f"from scratch, {percent}% of the labels"
+        arms.append(
+            Arm("labels", tuned, "hd-vila", _questions(percent), tuned, TUNING, follows="pretraining", model=HD_VILA)
+        )
+        # What pre-training has cost comes on top: both have the same compute in all.
+        arms.append(Arm("labels", scratch, "hd-vila", _questions(percent), tuned, TUNING, model=HD_VILA))
+    return arms
+
+
+def _arms() -> list[Arm]:
+    mixture = _mixture()
+    general = (_flickr8k(0.7, WORDS), _pictograms(0.3, {"contrastive": 1.0}))
+    films = (_scenes(1.0, PAIRS | {"answer": 1.0}),)
+    spoken = (_scenes(0.7, WORDS, "scenes_spoken"), _flickr8k(0.3, WORDS))
+    # Only the sentence encoder is pretrained: for Swin's eyes there is no public start of this size.
+    unseen: dict[str, Any] = {"start": "text", "backbone_scale": 1.0, "flow": True}
+    return [
+        *_labels(),
+        Arm("end-to-end", "end to end", "hd-vila", mixture, "end to end", WHOLE, model=HD_VILA),
+        Arm("end-to-end", "frozen", "hd-vila", mixture, "end to end", WHOLE, model=HD_VILA | {"frozen_stages": 5}),
+        Arm("dictionary", "none", "soho", mixture, "none", WHOLE, model=NO_DICTIONARY),
+        Arm("dictionary", "dictionary", "soho", _mixture({"masked_visual": 0.3}), "none", WHOLE, model=IMAGE),
+        Arm("resolution", "one high", "hd-vila", films, "one high", WHOLE, model=HD_VILA),
+        Arm("resolution", "all low", "hd-vila", films, "one high", WHOLE, geometry="low", model=ALL_LOW),
+        Arm("resolution", "all high", "hd-vila", films, "one high", WHOLE, geometry="high", model=ALL_HIGH),
+        Arm("tokens", "convolution", "soho", mixture, "convolution", WHOLE, model=LEARNED_CNN, **unseen),
+        Arm("tokens", "self-attention", "visual-parsing", mixture, "convolution", WHOLE, model=SWIN, **unseen),
+        Arm("domain", "general", "hd-vila", general, "general", PRETRAINING, model=HD_VILA, measured=False),
+        Arm("domain", "unadapted", "hd-vila", general, "unadapted", TUNING, follows="general", model=HD_VILA),
+        Arm("domain", "adapted", "hd-vila", spoken, "unadapted", TUNING, follows="general", model=HD_VILA),
+    ]
+
+
+ARMS: Mapping[str, Arm] = {arm.key: arm for arm in _arms()}
+
+
+def recipe(arm: Arm, seed: int, steps: int) -> Recipe:
+    """The arm as a training recipe of so many steps."""
+    stage = {
+        "name": "study",
+        "steps": steps,
+        "learning_rate": 5e-4,
+        "final_scale": 0.05,
+        "fused_scale": 1.0,
+        "backbone_scale": arm.backbone_scale,
+        "sources": list(arm.sources),
+    }
+    corpora = {source["corpus"] for source in arm.sources if "answer" in source["objectives"]}
+    return Recipe.model_validate(
+        {
+            "name": f"study {arm.key}",
+            "system": arm.system,
+            "size": "tiny",
+            "seed": seed,
+            "start": arm.start,
+            "threads": 1,
+            "checkpoint_every": 50,
+            # The corpora that every arm is asked about, so that all share one answer vocabulary.
+            "answers_from": ["scenes", "daquar", *sorted(corpora - {"scenes", "daquar"})],
+            "model": dict(arm.model),
+            "stages": [stage],
+        }
+    )

@@ -1,0 +1,131 @@
+"""The study's corpora: the packed ones with smaller pictures, and what single claims need of them.
+
+STUDY/corpora/<geometry>/<corpus>/<split>/ in the format of `training.data.packed`. Test splits are cut to the first
+`TEST` examples.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from training.data.example import Example
+from training.data.packed import EXAMPLES_NAME, PACK_NAME, Packed, open_packed, write_packed
+from training.data.scene_files import ORIGIN, scenes
+from vitascope.bundle import file_sha256
+from vitascope.manifest import FrameStream
+
+HIGH, LOW = 128, 64
+"""Sides in pixels of the study's high-resolution and low-resolution frames."""
+SCENES, TEST = 4000, 500
+STILLS = ("flickr8k", "daquar", "pictogram_stills")
+SHARES = {"1": 0.01, "10": 0.1, "100": 1.0}
+"""Percent of the labels, as in the names of corpora and arms."""
+ASTRAY = 0.3
+"""Share of transcripts that belong to another clip: speech is not always about what is seen."""
+
+
+def geometry(high: int, low: int) -> tuple[FrameStream, ...]:
+    """The two frame streams of a model with these picture sides."""
+    return (
+        FrameStream(name="high", frames=1, height=high, width=high, placement="middle"),
+        FrameStream(name="low", frames=6, height=low, width=low, placement="uniform"),
+    )
+
+
+GEOMETRIES = {"hybrid": geometry(HIGH, LOW), "low": geometry(LOW, LOW), "high": geometry(HIGH, HIGH)}
+
+
+def prepare(packed: Path, source: Path, out: Path) -> None:
+    """Write every corpus of the study that is not there yet.
+
+    packed: folder of packed corpora. source: what the scenes generator wrote; its files are decoded anew, since packed
+    frames are smaller than the study's largest.
+    """
+    for name, streams in GEOMETRIES.items():
+        for split in ("train", "test"):
+            folder = out / name / "scenes" / split
+            if not folder.exists():
+                items = islice(scenes(source, split), SCENES if split == "train" else TEST)
+                write_packed(folder, streams, items, ORIGIN, workers=2)
+    for corpus in STILLS:
+        for split in ("train", "test"):
+            _write(out / "hybrid" / corpus / split, partial(_shrunk, packed / corpus / split))
+    for corpus in ("scenes", "daquar"):
+        whole = out / "hybrid" / corpus
+        for percent, share in SHARES.items():
+            _write(out / "hybrid" / f"{corpus}_{percent}" / "train", partial(_first, whole / "train", share))
+    _write(out / "hybrid" / "scenes_spoken" / "train", partial(_spoken, out / "hybrid" / "scenes" / "train"))
+
+
+def _write(folder: Path, make: Callable[[], Packed]) -> None:
+    """A split in one piece, unless it is there."""
+    if folder.exists():
+        return
+    made = make()
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, array in made.arrays.items():
+        np.save(part / f"{name}.npy", array)
+    (part / EXAMPLES_NAME).write_text("".join(example.to_json() + "\n" for example in made.examples), "utf-8")
+    info = dict(made.info) | {
+        "streams": [stream.model_dump() for stream in made.streams],
+        "count": len(made.examples),
+        "examples_sha256": file_sha256(part / EXAMPLES_NAME),
+    }
+    (part / PACK_NAME).write_text(json.dumps(info, indent=1) + "\n", "utf-8")
+    part.rename(folder)
+
+
+def _shrunk(folder: Path) -> Packed:
+    """Stills at the study's sizes, with antialiasing."""
+    packed = open_packed(folder)
+    streams = tuple(s.model_copy(update={"frames": 1}) for s in GEOMETRIES["hybrid"])
+    arrays = {}
+    for stream in streams:
+        frames = packed.arrays[stream.name]
+        parts = [_resized(frames[i : i + 64], stream.height) for i in range(0, len(frames), 64)]
+        arrays[stream.name] = np.concatenate(parts)
+    return replace(packed, streams=streams, arrays=arrays)
+
+
+def _resized(frames: np.ndarray, side: int) -> np.ndarray:
+    pixels = torch.from_numpy(np.array(frames[:, 0])).permute(0, 3, 1, 2).float()
+    small = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True, align_corners=False)
+    out: np.ndarray = small.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()[:, None]
+    return out
+
+
+def _first(folder: Path, share: float) -> Packed:
+    """The first examples of a split, at least as many as a batch holds."""
+    packed = open_packed(folder)
+    count = max(round(share * len(packed)), 8)
+    arrays = {name: array[:count] for name, array in packed.arrays.items()}
+    return replace(packed, arrays=arrays, examples=packed.examples[:count])
+
+
+def _spoken(folder: Path) -> Packed:
+    """With one transcript each and nothing else; a share of them is that of another clip."""
+    packed = open_packed(folder)
+    said = [example.captions[:1] for example in packed.examples]
+    rng = np.random.default_rng(0)
+    astray = np.flatnonzero(rng.random(len(said)) < ASTRAY)
+    others = np.roll(astray, 1)
+    heard: Sequence[tuple[str, ...]] = [
+        said[int(others[np.searchsorted(astray, i)])] if i in set(astray.tolist()) else said[i]
+        for i in range(len(said))
+    ]
+    examples = [
+        Example(key=example.key, captions=captions) for example, captions in zip(packed.examples, heard, strict=True)
+    ]
+    return replace(packed, examples=examples)

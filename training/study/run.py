@@ -1,0 +1,136 @@
+"""One arm with one seed: train it on its share of compute, measure it, write what was found.
+
+A finished run is one JSON file, `result.json` in its folder; a run that was interrupted goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training import checkpoint
+from training.data.packed import Packed, open_packed
+from training.evaluation.answers import exact_answers
+from training.evaluation.captions import wrong_caption_accuracy
+from training.evaluation.encoder import TorchEncoder
+from training.evaluation.flow_report import measure_flow
+from training.evaluation.gallery import embed_gallery
+from training.evaluation.retrieval import caption_retrieval, concept_retrieval
+from training.loop import train
+from training.start import begin
+from training.study.arms import ARMS, Arm, recipe
+from training.study.compute import clip_flops, step_flops
+from vitascope.tokenise import Tokenizer
+
+RESULT = "result.json"
+REPORTED = ("t2v R@1", "t2v R@10", "v2t R@1", "right caption match", "exact")
+
+
+def folder_of(out: Path, arm: Arm, seed: int) -> Path:
+    """Where a run keeps its log, checkpoint and result."""
+    return out / "runs" / arm.key / f"seed-{seed}"
+
+
+def run(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, Any]:
+    """Train and measure; at once where it has been done. Returns the content of result.json.
+
+    scale: of the compute of every arm. Raises ValueError where the run was done at another one.
+    """
+    folder = folder_of(out, arm, seed)
+    if (folder / RESULT).exists():
+        done: dict[str, Any] = json.loads((folder / RESULT).read_text())
+        if done["scale"] != scale:
+            raise ValueError(f"scale: {scale}; {folder} was run at {done['scale']}, the same was expected")
+        return done
+    torch.set_num_threads(1)
+    data = out / "corpora" / arm.geometry
+    start = folder_of(out, ARMS[f"{arm.claim}/{arm.follows}"], seed) / "checkpoint" if arm.follows else None
+    cost = _step_flops(out, arm)
+    steps = max(round(scale * _budget(out, arm) / cost), 1)
+    made = recipe(arm, seed, steps)
+    begun = time.perf_counter()
+    found = train(made, data, folder, start_from=start)
+    trained = time.perf_counter() - begun
+    result: dict[str, Any] = {
+        "arm": arm.key,
+        "seed": seed,
+        "scale": scale,
+        "steps": steps,
+        "teraflop": round(steps * cost / 1e12, 2),
+        "seconds": round(trained, 1),
+    }
+    if arm.measured:
+        result |= {"gigaflop of a clip": round(clip_flops(checkpoint.load(found).model) / 1e9, 4)}
+        result |= {"metrics": measure(found, out / "corpora" / arm.geometry)}
+    if arm.flow:
+        result["flow"] = measure_flow(found, out / "corpora" / arm.geometry, "flickr8k", "test", 200)["layers"]
+    _write(folder / RESULT, result)
+    if not any(other.claim == arm.claim and other.follows == arm.name for other in ARMS.values()):
+        shutil.rmtree(found)  # a hundred megabytes that nobody goes on from
+    return result
+
+
+def _budget(out: Path, arm: Arm) -> float:
+    """Floating-point operations that this arm may spend: those of its reference, and of what that one went on from."""
+    reference = ARMS[f"{arm.claim}/{arm.reference}"]
+    spent = reference.steps * _step_flops(out, reference)
+    if reference.follows and not arm.follows:
+        first = ARMS[f"{arm.claim}/{reference.follows}"]
+        spent += first.steps * _step_flops(out, first)
+    return spent
+
+
+def _step_flops(out: Path, arm: Arm) -> float:
+    """Cost of one step, counted once per arm and kept: it is the same for every seed."""
+    kept = out / "costs" / f"{arm.key}.json"
+    if kept.exists():
+        return float(json.loads(kept.read_text()))
+    data = out / "corpora" / arm.geometry
+    made = recipe(arm, 0, 1)
+    held = begin(made, data, out / "costs" / "none" / "checkpoint", None)
+    cost = step_flops(held.model, made, held.answers, held.tokenizer, data)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    _write(kept, cost)
+    return cost
+
+
+def _write(path: Path, content: object) -> None:
+    """In one piece: another process may be reading."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(content, indent=1) + "\n")
+    part.replace(path)
+
+
+def measure(found: Path, data: Path) -> dict[str, float]:
+    """Percentages on the test splits that are there in the arm's geometry."""
+    held = checkpoint.load(found)
+    tokenizer = Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length)
+    encoder = TorchEncoder(held.model, tokenizer, held.answers)
+    out: dict[str, float] = {}
+    for corpus in ("scenes", "flickr8k", "daquar", "pictogram_stills"):
+        if (test := data / corpus / "test").exists():
+            of_corpus = _corpus(encoder, corpus, open_packed(test))
+            out |= {f"{corpus} {name}": round(of_corpus[name], 2) for name in REPORTED if name in of_corpus}
+    return out
+
+
+def _corpus(encoder: TorchEncoder, corpus: str, packed: Packed) -> dict[str, float]:
+    videos, tokens = embed_gallery(encoder, packed, None)
+    found: dict[str, float] = {}
+    if corpus == "pictogram_stills":
+        labels = [example.captions[0] for example in packed.examples]
+        queries = sorted(set(labels))
+        found |= concept_retrieval(encoder, queries, queries, videos, labels)
+    elif corpus != "daquar":
+        found |= caption_retrieval(encoder, packed, videos, captions=1)
+    if corpus == "scenes":
+        found |= wrong_caption_accuracy(encoder, packed, videos, tokens)
+    if corpus in ("scenes", "daquar"):
+        found |= exact_answers(encoder, packed, tokens)
+    return found
