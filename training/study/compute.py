@@ -39,9 +39,8 @@ def step_flops(model: FusedModel, recipe: Recipe, answers: list[str], tokenizer_
             with FlopCounterMode(display=False) as counter:
                 with torch.autocast("cpu", torch.bfloat16):
                     found = losses(model, batches(step), words, None)
-                torch.stack(
-                    [weight * found[name] for name, weight in source.objectives.items() if name in found]
-                ).sum().backward()  # type: ignore[no-untyped-call]
+                weighted = [weight * found[name] for name, weight in source.objectives.items() if name in found]
+                torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
             mean += float(share) * counter.get_total_flops() / SAMPLED
     model.load_state_dict(kept)
     model.zero_grad(set_to_none=True)
