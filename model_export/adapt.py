@@ -251,17 +251,18 @@ def _exported(wanted: Adaptation, state: _State, trained: Path, held_out: int, s
         name=bundle.manifest.name,
         fingerprint=bundle.fingerprint,
         precision=bundle.manifest.precision,
-        calibration=_calibration(state.facts, held_out, answers=bool(bundle.answers)),
+        calibration=_calibration(state.facts, held_out, bundle),
     )
     _write(path, exported)
     return exported
 
 
-def _calibration(facts: StartFacts, held_out: int, *, answers: bool) -> str:
+def _calibration(facts: StartFacts, held_out: int, bundle: Bundle) -> str:
     """In words, where the bundle's calibration comes from."""
-    if held_out >= FIT_FROM:
-        rest = "; that of answers is the start's" if answers and facts.calibration else ""
-        return f"fitted on {held_out} held-out clips{rest}"
+    pairs = bundle.manifest.extra["provenance"]["calibration"].get("match pairs")
+    if pairs is not None:
+        rest = "; that of answers is the start's" if bundle.answers and facts.calibration else ""
+        return f"fitted on {pairs / 3:g} held-out clips{rest}"  # one right pair and two wrong ones of each
     few = f"{held_out} held-out clips are too few to fit it, {FIT_FROM} were expected"
     return f"that of the start: {few}" if facts.calibration else f"none: {few}, and a checkpoint has none"
 
