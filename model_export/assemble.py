@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 
 from vitascope.bundle import file_sha256
 from vitascope.errors import InvalidInput
-from vitascope.manifest import MANIFEST_NAME, FileEntry, Manifest
+from vitascope.manifest import MANIFEST_NAME, NAME_PATTERN, FileEntry, Manifest
 
 CARD_NAME, PARITY_NAME, NOTICE_NAME = "MODEL_CARD.md", "parity.json", "NOTICE.md"
 TOKENIZER_NAME, ANSWERS_NAME = "tokenizer.json", "answers.json"
@@ -25,8 +26,7 @@ def folder_replaced_whole(out: Path) -> Iterator[Path]:
 
     A bundle that is there already serves until then. Raises InvalidInput when `out` is something else.
     """
-    if out.exists() and not (out / MANIFEST_NAME).is_file():
-        raise InvalidInput(f"out: {out} exists and is not a bundle; a new folder or a bundle was expected")
+    check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
@@ -36,6 +36,21 @@ def folder_replaced_whole(out: Path) -> Iterator[Path]:
         _swap(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises InvalidInput when `out` is something else than a bundle or nothing."""
+    if out.exists() and not (out / MANIFEST_NAME).is_file():
+        raise InvalidInput(f"out: {out} exists and is not a bundle; a new folder or a bundle was expected")
+
+
+def check_name(name: str) -> None:
+    """Raises InvalidInput when no bundle may be named so."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InvalidInput(
+            f"name: {name!r} (default: the name of the folder that --out names); lower case letters, digits and . _ - "
+            "were expected, a letter or digit first"
+        )
 
 
 def write_documents(folder: Path, documents: Mapping[str, str]) -> None:

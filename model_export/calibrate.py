@@ -39,15 +39,23 @@ def calibrate(
     corpora: Mapping[str, Embedded],
     answers: Sequence[str],
     answer_logits: AnswerLogits | None,
+    *,
+    kept: Calibration | None = None,
+    fit_from: int = 2,
 ) -> Fitted:
-    """Fit match, fused and answer probabilities; what no corpus speaks of keeps its default."""
+    """Fit match, fused and answer probabilities; what no corpus speaks of stays as in `kept` (None: the defaults).
+
+    fit_from: a corpus of fewer captioned examples says nothing of match and fused probabilities.
+    """
     facts: dict[str, float] = {}
-    temperature = 1.0
+    kept = kept or Calibration()
+    temperature = kept.answer_temperature
     if answer_logits is not None:
-        temperature, facts = _answers(corpora.values(), answers, answer_logits)
-    captioned = [e for e in corpora.values() if e.texts is not None and len(e.packed.examples) > 1]
+        fitted_temperature, facts = _answers(corpora.values(), answers, answer_logits)
+        temperature = temperature if fitted_temperature is None else fitted_temperature
+    captioned = [e for e in corpora.values() if e.texts is not None and len(e.packed.examples) >= fit_from]
     if not captioned:
-        return Fitted(Calibration(answer_temperature=temperature), facts)
+        return Fitted(kept.model_copy(update={"answer_temperature": temperature}), facts)
     pairs = [calibration.validation_pairs(encoder, e.packed, e.vectors, e.tokens) for e in captioned]
     fitted = calibration.fit(pairs, temperature)
     facts |= {
@@ -75,8 +83,8 @@ def engine_answer_logits(engine: Engine, tokenizer: Tokenizer, batch: int = 64) 
 
 def _answers(
     corpora: Iterable[Embedded], answers: Sequence[str], logits_of: AnswerLogits
-) -> tuple[float, dict[str, float]]:
-    """The temperature, and the facts about it."""
+) -> tuple[float | None, dict[str, float]]:
+    """The temperature, None where no question speaks of it, and the facts about it."""
     number_of = {answer: number for number, answer in enumerate(answers)}
     logits, targets = [], []
     for embedded in corpora:
@@ -86,7 +94,7 @@ def _answers(
             logits.append(logits_of(questions, embedded.tokens[list(rows)]))
             targets.append(np.array(numbers))
     if not logits:
-        return 1.0, {}
+        return None, {}
     every, right = np.concatenate(logits), np.concatenate(targets)
     temperature = calibration.answer_temperature(every.astype(np.float64), right)
     return temperature, {

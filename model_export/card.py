@@ -10,6 +10,7 @@ from typing import Any
 
 from model_export.parity import ParityReport
 from model_export.sources import Source
+from training import adaptation
 from training.models.systems import read_config
 from vitascope.errors import InvalidInput
 from vitascope.manifest import Manifest, Strict
@@ -51,6 +52,8 @@ class Provenance(Strict):
     """Corpora first, pretrained starts after."""
     calibration: dict[str, float]
     """Calibration errors before and after, see `calibrate`."""
+    calibration_kept: bool = False
+    """Match and fused probabilities are calibrated as those of the model before."""
 
 
 @dataclass(frozen=True)
@@ -251,13 +254,29 @@ def _fidelity(f: CardFacts) -> list[str]:
                 f"Expected calibration error of {what} probabilities on validation data: {before:.3f} as trained,",
                 f"{after:.3f} calibrated.",
             ]
-    if not errors:
-        lines += ["", "Probabilities are not calibrated: no validation data was given at export."]
+    if f.provenance.calibration_kept:
+        lines += [
+            "",
+            "Match and fused probabilities are calibrated as those of the model before this one: there was too little",
+            "validation data at export to calibrate them anew.",
+        ]
+    elif not errors:
+        lines += ["", "Probabilities are not calibrated: no validation data was given at export, or too little."]
     return lines
 
 
 def _reproduce(f: CardFacts) -> list[str]:
     m, p = f.manifest, f.provenance
+    if p.recipe == adaptation.NAME:
+        return [
+            "## How to reproduce",
+            "",
+            "```console",
+            f"$ vitascope adapt FOLDER --start-from START --steps {p.step} --seed {p.seed} --out bundles/{m.name}",
+            "```",
+            "",
+            "with the same videos, subtitles and start, which the bundle does not hold.",
+        ]
     return [
         "## How to reproduce",
         "",

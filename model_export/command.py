@@ -75,7 +75,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     else:
         if args.out is None:
             raise InvalidInput("out: missing; the bundle folder to write was expected (--out FOLDER)")
-        with _cleaned_up_when_terminated():
+        with cleaned_up_when_terminated():
             out = export_checkpoint(
                 args.model,
                 args.out,
@@ -102,8 +102,8 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 @contextmanager
-def _cleaned_up_when_terminated() -> Iterator[None]:
-    """SIGTERM ends an export as Ctrl-C does: nothing half-written stays beside the bundle."""
+def cleaned_up_when_terminated() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: nothing half-written stays beside the bundle."""
 
     def leave(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -24,6 +24,7 @@ from model_export.assemble import (
     PARITY_NAME,
     TOKENIZER_NAME,
     answers_document,
+    check_name,
     folder_replaced_whole,
     write_documents,
     write_manifest,
@@ -52,7 +53,7 @@ from training.models import pretrained
 from vitascope.bundle import Bundle
 from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
-from vitascope.manifest import GraphName, Manifest, Task
+from vitascope.manifest import Calibration, GraphName, Manifest, Task
 from vitascope.model import Model
 from vitascope.tokenise import Tokenizer
 
@@ -61,6 +62,18 @@ Say = Callable[[str], None]
 
 LIMIT = 1000
 """Validation examples per corpus that take part in the checks and the calibration."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What is known of the model that a checkpoint's run began with, where it was a bundle."""
+
+    sources: Sequence[Source] = ()
+    """The facts about what it was trained on; other corpora are looked up."""
+    calibration: Calibration | None = None
+    """Stays where validation data do not speak of it."""
+    fit_from: int = 2
+    """Captioned examples of a validation split from which on match and fused probabilities are fitted anew."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,7 @@ class _Job:
     tokenizer: Tokenizer
     seed: int
     say: Say
+    before: Before
 
 
 def export_checkpoint(
@@ -90,18 +104,20 @@ def export_checkpoint(
     licence: str | None = None,
     seed: int | None = None,
     say: Say = lambda _: None,
+    before: Before | None = None,
 ) -> Path:
     """Export the checkpoint folder `model` as a bundle at `out`; returns `out`.
 
     name: default the folder's name. data: folder of packed corpora; the validation splits of those that the
     checkpoint was trained on are used for parity on real inputs, for equal Recall@1 and for calibration.
     metrics: JSON of `vitascope evaluate --out`. licence: default what the training data's terms leave.
-    seed: of the random parity inputs; default a fresh one.
+    seed: of the random parity inputs; default a fresh one. before: what is known of the model that was gone on from.
 
     Raises ParityError when a graph does not answer as torch does, InvalidInput for what cannot be exported; in
     both cases no bundle is written and one that was at `out` stays as it was.
     """
-    job = _job(model, name or out.name, version, data, licence, seed, say)
+    check_name(name or out.name)
+    job = _job(model, name or out.name, version, data, licence, seed, say, before or Before())
     measured = read_metrics(metrics) if metrics else {}
     with folder_replaced_whole(out) as folder:
         say("exporting graphs (torch to ONNX)")
@@ -129,7 +145,14 @@ def restate_bundle(bundle: Path, metrics: Path) -> Path:
 
 
 def _job(
-    model: Path, name: str, version: str, data: Path | None, licence: str | None, seed: int | None, say: Say
+    model: Path,
+    name: str,
+    version: str,
+    data: Path | None,
+    licence: str | None,
+    seed: int | None,
+    say: Say,
+    before: Before,
 ) -> _Job:
     try:
         held = checkpoint.load(model)
@@ -140,7 +163,8 @@ def _job(
         raise InvalidInput(
             f"{model}: {len(held.answers)} answers in its vocabulary; its answer head has {held.model.cfg.answers}"
         )
-    sources = [corpus_source(name, data) for name in held.sources if name not in pretrained.STARTS]
+    known = {source.name: source for source in before.sources if source.name not in held.recipe.corpora}
+    sources = [known.get(n) or corpus_source(n, data) for n in held.sources if n not in pretrained.STARTS]
     sources += [start for start in STARTS if start.name in held.sources]
     return _Job(
         held=held,
@@ -152,6 +176,7 @@ def _job(
         tokenizer=Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length),
         seed=secrets.randbits(32) if seed is None else seed,
         say=say,
+        before=before,
     )
 
 
@@ -240,13 +265,16 @@ class _Export:
         write_manifest(folder, self._fields(Fitted(), {}))
 
     def _calibrate(self, runtime: Model, embedded: Mapping[str, Embedded]) -> Fitted:
+        before = self.job.before
         if not embedded:
-            return Fitted()
+            return Fitted(before.calibration or Calibration())
         self.job.say("calibrating on validation splits")
         path, logits = runtime.bundle.graph_path("answer"), None
         if path is not None:
             logits = engine_answer_logits(OnnxRuntimeEngine(path, device="cpu"), self.job.tokenizer)
-        return calibrate(runtime, embedded, self.job.held.answers, logits)
+        return calibrate(
+            runtime, embedded, self.job.held.answers, logits, kept=before.calibration, fit_from=before.fit_from
+        )
 
     def _fields(self, fitted: Fitted, metrics: Mapping[str, float]) -> dict[str, Any]:
         job, cfg, recipe = self.job, self.job.held.model.cfg, self.job.held.recipe
@@ -260,6 +288,7 @@ class _Export:
             answers=cfg.answers,
             sources=job.sources,
             calibration=fitted.facts,
+            calibration_kept=job.before.calibration is not None and "match pairs" not in fitted.facts,
         )
         return {
             "name": job.name,

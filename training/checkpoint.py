@@ -88,6 +88,12 @@ def find(folder: Path) -> Path | None:
     return None
 
 
+def steps_done(folder: Path) -> int:
+    """How many steps led to the checkpoint at `folder`; 0 where there is none."""
+    found = find(folder)
+    return 0 if found is None else int(json.loads((found / "state.json").read_text())["step"])
+
+
 def load(folder: Path) -> Checkpoint:
     """Read a checkpoint. Raises FileNotFoundError naming the folder, or RuntimeError with the keys that differ."""
     found = find(folder)

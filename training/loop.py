@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed
 from accelerate import Accelerator
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training import checkpoint, curves
@@ -237,6 +238,7 @@ def _progress(*, shown: bool) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
         refresh_per_second=1,
         disable=not shown,
     )

@@ -46,13 +46,20 @@ def _continues(held: Recipe, recipe: Recipe, step: int) -> bool:
     return same and held.stages[:begun] == recipe.stages[:begun]
 
 
+def model_to_begin_with(folder: Path) -> Start:
+    """The model of a bundle or of another run's checkpoint.
+
+    Raises InvalidInput for a bundle that cannot be trained on, and FileNotFoundError where there is neither.
+    """
+    if (folder / MANIFEST_NAME).exists():
+        return model_of_bundle(folder)
+    held = checkpoint.load(folder)
+    return Start(held.model, held.answers, held.tokenizer, held.sources)
+
+
 def _given(recipe: Recipe, folder: Path) -> Start:
     """The model of a bundle or of another run's checkpoint, with the recipe's changes."""
-    if (folder / MANIFEST_NAME).exists():
-        start = model_of_bundle(folder)
-    else:
-        held = checkpoint.load(folder)
-        start = Start(held.model, held.answers, held.tokenizer, held.sources)
+    start = model_to_begin_with(folder)
     return start._replace(model=_changed(start.model, recipe))
 
 

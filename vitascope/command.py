@@ -52,6 +52,7 @@ MOUNTS = {
     "prepare": Mount("training.command", "fetch or make the data that recipes name"),
     "train": Mount("training.command", "pre-train a model by a recipe"),
     "finetune": Mount("training.command", "fine-tune a checkpoint for a task"),
+    "adapt": Mount("model_export.adapt_command", "go on training with your own videos and their subtitles"),
     "evaluate": Mount("training.command", "measure a checkpoint or bundle on a test split"),
     "inspect": Mount("training.inspection", "look inside a checkpoint: attention between text and video, dictionary"),
     "export": Mount("model_export.command", "turn a checkpoint into a verified bundle"),

@@ -23,6 +23,8 @@ GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
     "matching": ("video", "match"),
     "answering": ("video", "answer"),
 }
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+"""Of a bundle's name."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -73,7 +75,7 @@ class Manifest(Strict):
     """`manifest.json`. Paths are relative to the bundle's folder, with forward slashes."""
 
     schema_version: Literal[1] = 1
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
     version: str
     architecture: str
     tasks: Annotated[list[Task], Field(min_length=1)]

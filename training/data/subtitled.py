@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +113,14 @@ def subtitled(
             f"{folder}: split: {split!r}: none of {len(pairing.pairs)} videos falls into it ({ORIGIN.split_rule}); "
             "prepare other splits only"
         )
-    for video, subtitles in chosen:
+    yield from clips_of(folder, chosen, shortest, longest)
+
+
+def clips_of(
+    folder: Path, pairs: Iterable[tuple[Path, Path]], shortest: float, longest: float
+) -> Iterator[tuple[Example, Media]]:
+    """Every clip of these videos with their subtitles (paths relative to the folder), in their order and in time's."""
+    for video, subtitles in pairs:
         utterances = read_subtitles(folder / subtitles)
         if not utterances:
             _logger.warning("%s: no cue has words; %s is not used", folder / subtitles, video)

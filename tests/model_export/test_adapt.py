@@ -1,0 +1,341 @@
+"""`vitascope adapt` from a folder of real videos with subtitles to a bundle that the runtime opens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from model_export import adapt as adaptation
+from model_export import export
+from model_export.graphs import export_graphs
+from model_export.parity import ParityError
+from tests.media_files import solid, write_video
+from tests.model_export.conftest import ANSWERS
+from tests.training.small_run import COLOURS
+from tests.training.test_soho import small_config, soho_recipe
+from training import adaptation as recipes
+from training import checkpoint
+from training.checkpoint import Checkpoint
+from training.data.packed import open_packed
+from training.evaluation.found import found_by_sentence
+from training.from_bundle import model_of_bundle
+from training.loop import train
+from training.models.soho import Soho
+from vitascope.bundle import Bundle
+from vitascope.command import main
+from vitascope.manifest import GraphName
+from vitascope.model import Model
+
+SAYINGS = ["a {}", "a {} square", "is it a {} square ?", "what {} is it ?", "it is {}"]
+"""Of each video: no two clips say the same."""
+Graphs = dict[GraphName, onnx.ModelProto]
+
+
+def write_talk(path: Path, shade: int) -> None:
+    """Twenty seconds at two frames a second: five of each colour, darker from video to video, each with its cue."""
+    path.parent.mkdir(parents=True)
+    frames, cues = [], []
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        r, g, b = (np.array(colour) * (1 - 0.12 * shade)).astype(int).tolist()
+        frames += [solid((r, g, b))] * 10
+        start = 5 * number
+        times = f"00:00:{start:02},000 --> 00:00:{start + 4:02},500"
+        cues.append(f"{number + 1}\n{times}\n{SAYINGS[shade].format(name)}\n")
+    write_video(path, frames, rate=2)
+    path.with_suffix(".srt").write_text("\n".join(cues))
+
+
+@pytest.fixture(scope="module")
+def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("talks")
+    for shade in range(len(SAYINGS)):
+        write_talk(folder / f"week {shade}" / "talk.mp4", shade)
+    return folder
+
+
+def asked(folder: Path, start: Path, root: Path, **changes: Any) -> adaptation.Adaptation:
+    options: dict[str, Any] = {"shortest": 4.0, "longest": 16.0, "steps": 40, "name": "mine"} | changes
+    return adaptation.Adaptation(folder, start, root / "mine", root / "work", **options)
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """One adaptation that was interrupted and went on: its folders, what it said each time, and what it came to."""
+
+    talks: Path
+    start: Path
+    root: Path
+    first: list[str]
+    second: list[str]
+    result: dict[str, Any]
+    graphs: Graphs
+
+    def copied(self, root: Path) -> Path:
+        """The same work and bundle in another place, to be spoilt; returns `root`."""
+        shutil.copytree(self.root, root, dirs_exist_ok=True)
+        return root
+
+
+@pytest.fixture(scope="module")
+def adapted(talks: Path, bundles: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adapted]:
+    root = tmp_path_factory.mktemp("adapted")
+    torch.set_num_threads(1)
+    first: list[str] = []
+    second: list[str] = []
+    made: Graphs = {}
+
+    def interrupted(*args: Any, **options: Any) -> Path:
+        train(*args, **options, stop_after=25)
+        raise KeyboardInterrupt
+
+    def remembered(model: Any) -> Graphs:
+        made.update(export_graphs(model))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "LEARNING_RATE", 3e-3)  # an untrained model learns nothing at a careful rate
+        patch.setattr(export, "export_graphs", remembered)
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(adaptation, "train", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                adaptation.adapt(asked(talks, bundles["float32"], root), first.append)
+        result = adaptation.adapt(asked(talks, bundles["float32"], root), second.append)
+        yield Adapted(talks, bundles["float32"], root, first, second, result, made)
+
+
+def test_the_bundle_finds_the_users_sentences_better_than_the_start(adapted: Adapted) -> None:
+    held_out = open_packed(adapted.root / "work" / "data" / "own" / "val")
+    after = found_by_sentence(Model.open(adapted.root / "mine", threads=1), held_out)
+    assert adapted.result["after"] == after
+    assert adapted.result["before"] == found_by_sentence(Model.open(adapted.start, threads=1), held_out)
+    assert adapted.result["verdict"] == "better"
+    assert after["mean rank"] < adapted.result["before"]["mean rank"]
+    assert adapted.result["clips"] == {"learned from": 16, "held out": 4, "of test videos, untouched": 0}
+
+
+def test_it_goes_on_where_it_was_interrupted(adapted: Adapted) -> None:
+    assert "training: 40 steps" in adapted.first
+    assert "packed before: 16 clips to learn from" in adapted.second
+    assert "training: goes on at step 25 of 40" in adapted.second
+    assert not any(line.startswith(("packed 16", "measuring the start")) for line in adapted.second)
+    rows = [json.loads(line) for line in (adapted.root / "work" / "run" / "log.jsonl").open()]
+    assert [row["step"] for row in rows] == list(range(40))
+
+
+def test_done_once_more_it_does_nothing_again(adapted: Adapted, tmp_path: Path) -> None:
+    root, said = adapted.copied(tmp_path), []  # type: ignore[var-annotated]
+    manifest = (root / "mine" / "manifest.json").stat()
+    again = adaptation.adapt(asked(adapted.talks, adapted.start, root), said.append)
+    assert {"trained before: 40 steps", f"exported before: {root / 'mine'}"} < set(said)
+    assert (root / "mine" / "manifest.json").stat() == manifest
+    moved = {"bundle": str(root / "mine"), "work": str(root / "work")}
+    assert again == adapted.result | moved
+
+
+def test_the_start_still_answers(adapted: Adapted) -> None:
+    runtime = Model.open(adapted.root / "mine", threads=1)
+    assert runtime.bundle.answers == ANSWERS
+    before = model_of_bundle(adapted.start).model.state_dict()
+    after = checkpoint.load(adapted.root / "work" / "run" / "checkpoint").model.state_dict()
+    heads = [name for name in before if name.startswith("answer_head.")]
+    assert len(heads) == 4
+    for name in heads:
+        assert torch.equal(before[name], after[name]), name
+    assert not torch.equal(before["match_head.weight"], after["match_head.weight"])
+    video = runtime.embed_file(adapted.talks / "week 0" / "talk.mp4")
+    ((best, *_),) = runtime.answer(["what color is it ?"], video.visual_tokens)
+    assert best.text in ANSWERS
+
+
+def test_the_bundle_names_the_videos_as_data_and_nothing_of_this_machine(adapted: Adapted) -> None:
+    bundle = adapted.root / "mine"
+    manifest = Bundle.open(bundle).manifest
+    assert "own: that of the videos and their subtitles" in manifest.training_data
+    assert "squares: CC0-1.0" in manifest.training_data  # the start's, which no folder here tells of
+    assert "own" in manifest.licence
+    for name in ("manifest.json", "MODEL_CARD.md", "NOTICE.md", "parity.json"):
+        text = (bundle / name).read_text()
+        assert "pytest" not in text, name
+        assert "week" not in text, name
+    card = (bundle / "MODEL_CARD.md").read_text()
+    assert "vitascope adapt FOLDER --start-from START --steps 40 --seed 0" in card
+    first = 25 * adapted.result["after"]["first"]
+    assert f"| t2v R@1 | {first:.4g} |" in card
+    assert manifest.metrics["own (held-out clips) t2v R@1"] == first
+
+
+def test_of_few_held_out_clips_the_calibration_is_that_of_the_start(adapted: Adapted) -> None:
+    kept = Bundle.open(adapted.root / "mine").manifest.calibration
+    assert kept == Bundle.open(adapted.start).manifest.calibration
+    assert kept.match_scale != 1.0
+    assert (
+        "that of the start: 4 held-out clips are too few to fit it, 50 were expected" in adapted.result["calibration"]
+    )
+    card = (adapted.root / "mine" / "MODEL_CARD.md").read_text()
+    assert "calibrated as those of the model before this one" in card
+
+
+def test_of_enough_held_out_clips_it_is_fitted(
+    adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = adapted.copied(tmp_path)
+    shutil.rmtree(root / "mine")  # so that it is exported again
+    monkeypatch.setattr(adaptation, "FIT_FROM", 4)
+    monkeypatch.setattr(export, "export_graphs", lambda _: adapted.graphs)
+    result = adaptation.adapt(asked(adapted.talks, adapted.start, root), lambda _: None)
+    assert result["calibration"] == "fitted on 4 held-out clips; that of answers is the start's"
+    fitted, start = (Bundle.open(folder).manifest.calibration for folder in (root / "mine", adapted.start))
+    assert fitted.match_scale != start.match_scale
+    assert fitted.answer_temperature == start.answer_temperature != 1.0
+    assert "Expected calibration error of match" in (root / "mine" / "MODEL_CARD.md").read_text()
+
+
+def test_weights_are_stored_larger_where_smaller_ones_would_find_other_clips(
+    adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, said = adapted.copied(tmp_path), []  # type: ignore[var-annotated]
+    shutil.rmtree(root / "mine")
+    state = json.loads((root / "work" / "adapt.json").read_text())
+    state["facts"]["precision"] = "int8-weights"
+    (root / "work" / "adapt.json").write_text(json.dumps(state))
+    written = export.export_checkpoint
+
+    def strict(*args: Any, precision: str, **options: Any) -> Path:
+        if precision == "int8-weights":
+            raise ParityError("own: t2v R@1 at int8-weights is 25.00 with the bundle and 50.00 with torch")
+        return written(*args, precision=precision, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(adaptation, "export_checkpoint", strict)
+    monkeypatch.setattr(export, "export_graphs", lambda _: adapted.graphs)
+    result = adaptation.adapt(asked(adapted.talks, adapted.start, root), said.append)
+    assert result["precision"] == Bundle.open(root / "mine").manifest.precision == "float16-weights"
+    assert any(line.startswith("weights are stored larger than as int8-weights: own: t2v R@1") for line in said)
+
+
+# As a person or a script calls it.
+
+
+def call(adapted: Adapted, root: Path, *more: str) -> int:
+    return main(
+        [
+            "adapt",
+            str(adapted.talks),
+            *("--start-from", str(adapted.start), "--out", str(root / "mine"), "--work", str(root / "work")),
+            *("--steps", "40", *more),
+        ]
+    )
+
+
+def test_a_worse_model_is_called_worse_and_stays(
+    adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = adapted.copied(tmp_path)
+    for name in ("before.json", "after.json"):
+        (root / "work" / name).unlink()
+    numbers = [
+        {"sentences": 4.0, "first": first, "median rank": rank, "mean rank": rank}
+        for first, rank in ((3.0, 1.25), (1.0, 2.5))
+    ]
+    measured = iter(numbers)
+    monkeypatch.setattr(adaptation, "found_by_sentence", lambda *_: next(measured))
+    assert call(adapted, root) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["of", "4", "held-out", "sentences", "find", "their", "clip", "before", "after"] in lines
+    assert ["first", "3", "1"] in lines
+    assert ["mean", "rank", "1.25", "2.5"] in lines
+    (said,) = [" ".join(line) for line in lines if line[0] == "WORSE:"]
+    assert "3 sentences found their clip first, now 1 do" in said
+    assert "The bundle is kept" in said
+    assert Bundle.open(root / "mine").manifest.name == "mine"
+    assert call(adapted, root, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [printed["before"], printed["after"], printed["verdict"]] == [*numbers, "worse"]
+
+
+def test_scripts_get_nothing_but_json_on_standard_output(
+    adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = adapted.copied(tmp_path)
+    shutil.rmtree(root / "work")  # packs, measures and trains again
+    monkeypatch.setattr(adaptation, "export_checkpoint", lambda *_, **__: None)  # its bundle is there
+    assert call(adapted, root, "--json", "--steps", "1") == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{root}/nowhere"], "no such folder"),
+        (["{start}"], "no video in it"),
+        (["{talks}", "--shortest", "9"], "too few clips to learn from: 6 with 6 different sentences; at least 16"),
+        (["{talks}", "--out", "{talks}"], "is not a bundle; a new folder or a bundle was expected"),
+        (["{talks}", "--out", "{start}"], "is the start itself"),
+        (["{talks}", "--out", "{root}/My videos"], "name: 'My videos'"),
+        (["{talks}", "--start-from", "{talks}"], "is neither a bundle nor a checkpoint"),
+        (["{talks}", "--work", "{talks}"], "holds something else"),
+        (["{talks}", "--steps", "0"], "steps: 0; at least 1 was expected"),
+        (["{talks}", "--work", "{work}", "--seed", "1"], "holds an adaptation with another --steps and another --seed"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_done(
+    arguments: list[str], said: str, adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"root": tmp_path, "talks": adapted.talks, "start": adapted.start, "work": adapted.root / "work"}
+    defaults = {"--start-from": "{start}", "--out": "{root}/mine", "--work": "{root}/work"}
+    options = [part for option in defaults.items() if option[0] not in arguments for part in option]
+    assert main(["adapt", *(part.format(**places) for part in [*arguments, *options])]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# Other systems.
+
+
+def test_a_bundle_that_cannot_come_back_asks_for_its_checkpoint(
+    adapted: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = tmp_path / "soho"
+    shutil.copytree(adapted.start, start)
+    manifest = json.loads((start / "manifest.json").read_text())
+    manifest["extra"]["provenance"]["config"] = small_config().model_dump(mode="json")
+    (start / "manifest.json").write_text(json.dumps(manifest))
+    assert call(adapted, tmp_path, "--start-from", str(start)) == 2
+    assert "holds a model of soho; its checkpoint was expected" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_soho_learns_its_masked_visual_tokens_too(
+    adapted: Adapted, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = folders[0] / "tokenizer.json"
+    start = tmp_path / "start"
+    checkpoint.save(
+        start, Checkpoint(Soho(small_config(answers=len(ANSWERS))), ANSWERS, soho_recipe(tokenizer), tokenizer, step=7)
+    )
+    wanted = asked(adapted.talks, start, tmp_path, steps=2, data=folders[1])
+
+    def no_further(*_: Any, **options: Any) -> Path:
+        assert options["before"].calibration is None
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adaptation, "export_checkpoint", no_further)
+    with pytest.raises(KeyboardInterrupt):
+        adaptation.adapt(wanted, lambda _: None)
+    rows = [json.loads(line) for line in (tmp_path / "work" / "run" / "log.jsonl").open()]
+    assert len(rows) == 2
+    assert all("loss/masked_visual own" in row and "loss/masked_words own" in row for row in rows)
+
+
+def test_a_checkpoint_whose_data_nobody_knows_is_refused_before_it_is_trained(
+    adapted: Adapted, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(adapted, tmp_path, "--start-from", str(folders[0]), "--data", str(tmp_path)) == 2
+    assert "'squares' was trained on, but its source and terms are not known" in capsys.readouterr().err
