@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.training.small_run import COLOURS, recipe, write_corpus, write_tokenizer
+from tests.training.small_run import COLOURS, recipe, write_clips, write_corpus, write_tokenizer
 from tests.training.test_soho import soho_recipe
 from training.loop import train
 from vitascope.command import main
@@ -68,6 +68,19 @@ def test_dictionary_as_a_picture_of_patches(runs: Path, capsys: pytest.CaptureFi
         assert picture.size == (4 * 68, len(found["shown"]) * 68)
         corner = picture.convert("RGB").getpixel((10, 10))
     assert min(sum(abs(a - b) for a, b in zip(corner, c, strict=True)) for c in COLOURS.values()) < 90  # a square's
+
+
+def test_videos_of_several_clips_are_inspected_whole(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clips(tmp_path / "data", tmp_path, 4, ("val",))
+    options = ["--data", str(tmp_path / "data"), "--corpus", "changing", "--picture", str(tmp_path / "a.png"), "--json"]
+    model = str(runs / "soho" / "checkpoint")
+    assert main(["inspect", "dictionary", model, *options, "--entries", "99"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert sum(entry["tokens"] for entry in found["shown"]) == 8 * 4 * 4  # videos, clips, tokens
+    assert main(["inspect", "flow", model, *options]) == 0
+    assert json.loads(capsys.readouterr().out)["pairs"] == 8
 
 
 def test_a_model_without_a_dictionary_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

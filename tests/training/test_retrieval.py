@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,3 +51,10 @@ def test_who_agrees_with_the_classifier_finds_every_picture(pictures: Packed) ->
     assert 1 < found["name queries"] == len(set(teacher.argmax(axis=1).tolist()))
     contrary = name_retrieval(Naming(), pictures, Gallery(-agreeing))  # type: ignore[arg-type]
     assert contrary["name R@1"] == 0.0
+
+
+def test_of_several_clips_the_classifier_is_asked_about_each(pictures: Packed) -> None:
+    alone = classify(pictures).astype(np.float32)
+    pairs = pictures.arrays["high"].reshape(6, 2, 1, 96, 96, 3)  # neighbours as two clips of one video
+    together = classify(replace(pictures, arrays={"high": pairs}, info={**pictures.info, "clips": 2}))
+    np.testing.assert_allclose(together.astype(np.float32), alone.reshape(6, 2, -1).mean(axis=1), atol=2e-3)
