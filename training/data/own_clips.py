@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from training.data.errors import CorpusError
 from training.data.example import Example
 from training.data.hash_split import split_of
 from training.data.packed import Media, MediaSpan
 from training.data.subtitled import VIDEO_SUFFIXES, clips_of, pair_subtitles
-from training.data.webdataset import CorpusError
 
 LEAST_HELD_OUT = 4
 """Different sentences that are held out; the first of four is found by chance once in four."""
