@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.training.data.test_subtitled import write
+from training.data.errors import CorpusError
 from training.data.hash_split import split_of
 from training.data.own_clips import SENTENCE, OwnClips, choose_held_out, own_clips
-from training.data.webdataset import CorpusError
 
 
 def named(split: str, count: int) -> list[str]:
