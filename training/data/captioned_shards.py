@@ -13,7 +13,7 @@ from pathlib import Path
 
 from training.data.errors import CorpusError
 from training.data.hash_split import check_split, split_of
-from training.data.json_file import Record, object_of, unexpected
+from training.data.json_file import Record, object_of, text_or_blank
 from training.data.left_out import warn_of
 from training.data.webdataset import EncodedMedia, shard_entries
 
@@ -40,8 +40,12 @@ def captioned_entries(
     check_split(split)
     wanted = {*extensions, "txt", "json"}
     without_caption: list[str] = []
+    keys: set[str] = set()
     for shard in _numbered_shards(folder):
         for key, parts in shard_entries(shard, lambda key, ext: ext in wanted and split_of(unit(key)) == split):
+            if key in keys:
+                raise CorpusError(f"{shard}: {key}: one that has not occurred before was expected")
+            keys.add(key)
             record = object_of(f"{shard}: {key}.json: ", parts.get("json", b"{}"))
             caption = _caption(shard, key, parts, record)
             if not caption:
@@ -64,8 +68,6 @@ def _caption(shard: Path, key: str, parts: Mapping[str, bytes], record: Record) 
         caption = parts.get("txt", b"").decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CorpusError(f"{shard}: {key}.txt: {error}; UTF-8 was expected") from None
-    if not caption.strip():
-        caption = record.fields.get("caption") or ""
-        if not isinstance(caption, str):
-            raise unexpected(record, "caption", "a sentence")
+    if not caption.strip() and record.fields.get("caption"):
+        return text_or_blank(record, "caption", "a sentence")
     return " ".join(caption.split())

@@ -85,7 +85,11 @@ def _official(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     part = ("train" if split == "train" else "val") + _year(folder)
     pictures = picture_folder(folder, part)
     content = read_object(annotation_file(folder, f"captions_{part}.json"))
-    captions: dict[int, list[str]] = {number_of(image, "id"): [] for image in records_of(content, "images")}
+    captions: dict[int, list[str]] = {}
+    for image in records_of(content, "images"):
+        if number_of(image, "id") in captions:
+            raise unexpected(image, "id", "one that has not occurred before")
+        captions[number_of(image, "id")] = []
     for annotation in records_of(content, "annotations"):
         image_id = number_of(annotation, "image_id")
         if image_id not in captions:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from training.data.errors import CorpusError
 from training.data.example import Example
-from training.data.flickr_files import captions_by_id, captions_by_image, image_key
+from training.data.flickr_files import add_caption, captions_by_id, captions_by_image, image_key
 from training.data.hash_split import check_split
 from training.data.karpathy import split_images
 from training.data.media_files import first_file, present_folders
@@ -75,5 +75,6 @@ def _captions_of_table(path: Path) -> dict[str, str]:
             raise CorpusError(
                 f"{path}:{number}: comment: none in {line[:60]!r}; IMAGE.jpg| NUMBER| SENTENCE was expected"
             )
-        captions[f"{image_key(row['image'])}#{row['number']}"] = row["comment"].strip()
+        caption_id = f"{image_key(row['image'])}#{row['number']}"
+        add_caption(captions, caption_id, row["comment"].strip(), f"{path}:{number}")
     return captions

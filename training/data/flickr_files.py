@@ -21,8 +21,14 @@ def captions_by_id(path: Path) -> dict[str, str]:
             )
         if not (mark and index.isdigit()):
             raise CorpusError(f"{path}:{number}: image: {identifier[:60]!r}; IMAGE.jpg#N was expected")
-        captions[f"{image_key(image)}#{index}"] = caption.strip()
+        add_caption(captions, f"{image_key(image)}#{index}", caption.strip(), f"{path}:{number}")
     return captions
+
+
+def add_caption(captions: dict[str, str], caption_id: str, caption: str, where: str) -> None:
+    """Add to {"KEY#0": sentence, ...}. Raises CorpusError, beginning with `where`, when it has another one."""
+    if captions.setdefault(caption_id, caption) != caption:
+        raise CorpusError(f"{where}: image: {caption_id!r} has occurred with another sentence; one was expected")
 
 
 def captions_by_image(captions: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -28,7 +28,7 @@ from pathlib import Path
 from training.data.errors import CorpusError
 from training.data.example import Example
 from training.data.hash_split import check_split, split_of, split_rule
-from training.data.json_file import Record, read_json_lines, records_of, text_of, unexpected
+from training.data.json_file import Record, read_json_lines, records_of, text_of, text_or_blank, unexpected
 from training.data.left_out import warn_of
 from training.data.media_files import media_path, present_folders
 from training.data.packed import Media, MediaSpan, Origin
@@ -51,6 +51,7 @@ def hdvila100m(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     metadata, texts = _annotation(folder)
     without_text: list[str] = []
     missing: list[str] = []
+    keys: set[str] = set()
     whole_folders = present_folders(folder, WHOLE_FOLDERS, "videos")
     for path in metadata:
         for record in read_json_lines(path):
@@ -62,6 +63,9 @@ def hdvila100m(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
             is_missing = False
             for clip in records_of(record, "clip"):
                 key = _key(clip)
+                if key in keys:
+                    raise unexpected(clip, "clip_id", "one that has not occurred before")
+                keys.add(key)
                 start, end = _span(clip)
                 if not texts.get(key):
                     without_text.append(key)
@@ -88,10 +92,9 @@ def _annotation(folder: Path) -> tuple[list[Path], Mapping[str, str]]:
                 metadata.append(path)
                 break
             has_texts = True
-            text = record.fields.get("text")
-            if not isinstance(text, str):
-                raise unexpected(record, "text", "a string (or the metadata of clips)")
-            texts[_key(record)] = " ".join(text.split())
+            text = text_or_blank(record, "text", "a string (or the metadata of clips)")
+            if texts.setdefault(_key(record), text) != text:
+                raise unexpected(record, "clip_id", "one that has not occurred before with another text")
     for found, what in ((metadata, "metadata ({video_id, clip})"), (has_texts, "texts ({clip_id, text})")):
         if not found:
             raise CorpusError(f"{folder}: no .jsonl of {what} in any of {ANNOTATION_FOLDERS}; one was expected")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.errors import CorpusError
-from training.data.text_file import numbered_lines
+from training.data.text_file import numbered_lines, read_text
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,14 @@ def texts_of(record: Record, name: str, expected: str) -> list[str]:
     return [_text(f"{record.where}{name}[{index}]", value, expected) for index, value in enumerate(_list(record, name))]
 
 
+def text_or_blank(record: Record, name: str, expected: str) -> str:
+    """The text at `name`, which may be blank, with single spaces. Raises CorpusError when there is none."""
+    value = record.fields.get(name)
+    if not isinstance(value, str):
+        raise unexpected(record, name, expected)
+    return " ".join(_readable(f"{record.where}{name}", value).split())
+
+
 def number_of(record: Record, name: str) -> int:
     """The whole number at `name`. Raises CorpusError when there is none."""
     value = record.fields.get(name)
@@ -88,11 +96,9 @@ def _read(path: Path, without: str = "") -> Any:
         fields.pop(without, None)
         return fields
 
+    content = read_text(path)
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file, object_hook=kept if without else None)
-    except FileNotFoundError:
-        raise CorpusError(f"{path}: missing") from None
+        return json.loads(content, object_hook=kept if without else None)
     except ValueError as error:
         raise CorpusError(f"{path}: not JSON ({error})") from None
 
@@ -119,7 +125,17 @@ def _list(record: Record, name: str) -> list[Any]:
 def _text(where: str, value: object, expected: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise CorpusError(f"{where}: {_short(value)}; {expected} was expected")
-    return value.strip()
+    return _readable(where, value).strip()
+
+
+def _readable(where: str, text: str) -> str:
+    """The text itself, unless it holds halves of characters, which JSON can escape and no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start]
+        raise CorpusError(f"{where}: {_short(text)}; {half!r} is half a character, whole ones were expected") from None
+    return text
 
 
 def _short(value: object) -> str:

@@ -26,7 +26,7 @@ questions of the split that is asked for: no test question gets into a training 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,21 +89,26 @@ def msrvtt(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     pairs = first_file(folder, ANNOTATION_FOLDERS, (TEST_PAIRS,))
     if pairs is None:
         return msrvtt_official(folder, split)
-    return _examples(folder, split, _captions_1k_a(folder, split, pairs, _videos(folder)))
+    videos = _videos(folder)
+    return _examples(folder, split, _captions_1k_a(folder, split, pairs, videos), videos)
 
 
 def msrvtt_official(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     """Every video of an official split. Raises CorpusError."""
     check_split(split)
-    return _examples(folder, split, {name: video for name, video in _videos(folder).items() if video.split == split})
+    videos = _videos(folder)
+    return _examples(folder, split, {name: video for name, video in videos.items() if video.split == split}, videos)
 
 
-def _examples(folder: Path, split: str, videos: Mapping[str, _Video]) -> Iterator[tuple[Example, Media]]:
+def _examples(
+    folder: Path, split: str, videos: Mapping[str, _Video], known: Collection[str]
+) -> Iterator[tuple[Example, Media]]:
+    """`known`: the names of all videos of the annotation."""
     if not videos:
         raise CorpusError(f"{folder}: split: {split!r}: its annotation names no such video")
     folders = present_folders(folder, VIDEO_FOLDERS, "videos")
-    questions = _questions(folder, split)
-    choices = _choices(folder) if split == "test" else {}
+    questions = _questions(folder, split, known)
+    choices = _choices(folder, known) if split == "test" else {}
     for name, video in videos.items():
         if not video.captions:
             raise unexpected(video.record, "video_id", "the video_id of one of sentences")
@@ -134,6 +139,8 @@ def _videos(folder: Path) -> dict[str, _Video]:
                 raise unexpected(record, "split", f"one of {tuple(OFFICIAL_SPLITS)}")
             attributes = {name: record.fields[name] for name in ("category",) if name in record.fields}
             name = text_of(record, "video_id", "the name of a video")
+            if name in videos:
+                raise unexpected(record, "video_id", "one that has not occurred before")
             videos[name] = _Video(record, OFFICIAL_SPLITS[split], attributes)
         for record in records_of(content, "sentences"):
             name = text_of(record, "video_id", "the name of a video")
@@ -168,18 +175,23 @@ def _known(name: str, path: Path, number: int, videos: Mapping[str, _Video]) -> 
     return name
 
 
-def _questions(folder: Path, split: str) -> dict[str, list[Question]]:
+def _questions(folder: Path, split: str, known: Collection[str]) -> dict[str, list[Question]]:
     path = first_file(folder, ANNOTATION_FOLDERS, (f"{split}_qa.json",))
-    found = questions_by_video(path) if path else {}
-    return {f"video{number}": questions for number, questions in found.items()}
+    if path is None:
+        return {}
+
+    def video(number: int) -> str | None:
+        return name if (name := f"video{number}") in known else None
+
+    return questions_by_video(path, video, "the number of a video of the annotation")
 
 
-def _choices(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
+def _choices(folder: Path, known: Collection[str]) -> dict[str, tuple[str, tuple[str, ...]]]:
     """{video id: (right sentence, the wrong ones)} of MSRVTT-MC, where it is there."""
     path = first_file(folder, ANNOTATION_FOLDERS, CHOICES)
     if path is None:
         return {}
-    choices = {}
+    choices: dict[str, tuple[str, tuple[str, ...]]] = {}
     for record in read_json_lines(path) if path.suffix == ".jsonl" else read_objects(path):
         video_field = next((name for name in _CHOICE_VIDEO if name in record.fields), _CHOICE_VIDEO[0])
         field_name = next((name for name in _CHOICE_SENTENCES if name in record.fields), _CHOICE_SENTENCES[0])
@@ -190,7 +202,10 @@ def _choices(folder: Path) -> dict[str, tuple[str, tuple[str, ...]]]:
         if not 0 <= answer < len(sentences):
             raise unexpected(record, "answer", f"an index below {len(sentences)}")
         wrong = tuple(sentence for index, sentence in enumerate(sentences) if index != answer)
-        choices[Path(text_of(record, video_field, "the name of a video")).stem] = (sentences[answer], wrong)
+        name = Path(text_of(record, video_field, "the name of a video")).stem
+        if name not in known or name in choices:
+            raise unexpected(record, video_field, "a video of the annotation, once,")
+        choices[name] = (sentences[answer], wrong)
     return choices
 
 

@@ -55,13 +55,19 @@ def msvd(folder: Path, split: str) -> Iterator[tuple[Example, Media]]:
     mapping = list(_mapping(path)) if path else None
     keys = {number: key for _, key, number in mapping or ()}
     listed = list(_listed(folder, split, mapping))
+    if not listed:
+        raise CorpusError(f"{folder}: split: {split!r}: no clip of it is listed")
     questions = _questions(folder, split, keys)
     if elsewhere := set(questions) - {key for _, key in listed}:
         _logger.warning("%s: questions about %d videos of other splits are left out", folder, len(elsewhere))
     folders = present_folders(folder, VIDEO_FOLDERS, "videos")
+    given: set[str] = set()
     for where, key in listed:
         if key not in captions:
             raise CorpusError(f"{where}: video {key!r} has no sentence")
+        if key in given:
+            raise CorpusError(f"{where}: video {key!r} has occurred before")
+        given.add(key)
         example = Example(key, tuple(captions[key]), questions=tuple(questions.get(key, ())))
         yield example, media_path(folders, key, (".avi", ".mp4"))
 
@@ -108,19 +114,19 @@ def _listed(folder: Path, split: str, mapping: Sequence[tuple[str, str, int]] | 
 
 
 def _mapping(path: Path) -> Iterator[tuple[str, str, int]]:
-    """(FILE:LINE, key, number) of every line `KEY vidNUMBER`."""
+    """(FILE:LINE, key, number) of every line `KEY vidNUMBER`; each key and each number is there once."""
+    given: set[str] = set()
     for number, line in numbered_lines(path):
         fields = line.split()
         found = _NUMBER.fullmatch(fields[1]) if len(fields) == 2 else None
         if found is None:
             raise CorpusError(f"{path}:{number}: {line[:60]!r}; VIDEO_START_END vidNUMBER was expected")
+        if repeated := given.intersection(fields):
+            raise CorpusError(f"{path}:{number}: {min(repeated)!r} has occurred before")
+        given.update(fields)
         yield f"{path}:{number}", fields[0], int(found[1])
 
 
 def _questions(folder: Path, split: str, keys: Mapping[int, str]) -> dict[str, list[Question]]:
     path = first_file(folder, ANNOTATION_FOLDERS, (f"{split}_qa.json",))
-    found = questions_by_video(path) if path else {}
-    for number in found:
-        if number not in keys:
-            raise CorpusError(f"{path}: video_id: {number} is not a number of {MAPPING}, which tells its video")
-    return {keys[number]: questions for number, questions in found.items()}
+    return questions_by_video(path, keys.get, f"a number of {MAPPING}, which tells its video,") if path else {}

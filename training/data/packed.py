@@ -174,7 +174,7 @@ def read_media(media: Media, streams: Sequence[FrameStream], clips: int = 1) -> 
     if isinstance(media, EncodedMedia):
         # The decoder reads files: what it is given is what serving is given, and limits apply alike.
         with tempfile.TemporaryDirectory(prefix="packing-") as folder:
-            path = Path(folder) / Path(media.name).name
+            path = Path(folder) / Path(media.name).name[-60:]  # names of files have limits, keys of shards have none
             path.write_bytes(media.data)
             return read_media(path, streams, clips)
     path, start, end = (media.path, media.start, media.end) if isinstance(media, MediaSpan) else (media, 0.0, None)
@@ -214,9 +214,20 @@ def _write_items(
             else:
                 for name, array in arrays.items():
                     array.append(frames[name].reshape(shapes[name]))
-                lines.write(example.to_json() + "\n")
-                keys.add(example.key)
-    return len(keys), skipped
+                lines.write(_line(example))
+            keys.add(example.key)
+    return len(keys) - len(skipped), skipped
+
+
+def _line(example: Example) -> str:
+    """The example as a line of examples.jsonl. Raises CorpusError where it could not be read again."""
+    line = example.to_json() + "\n"
+    try:
+        line.encode()
+        Example.from_json(line)
+    except (UnicodeEncodeError, ExampleError) as error:
+        raise CorpusError(f"key: {example.key!r}: {error}") from None
+    return line
 
 
 def _decoded(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from training.data.errors import CorpusError
 from training.data.example import Utterance
+from training.data.text_file import read_text
 
 SUFFIXES = (".srt", ".vtt")
 TOUCHING = 0.1
@@ -74,14 +75,8 @@ def plain_text(line: str) -> str:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CorpusError(f"{path}: missing") from None
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: {error}; UTF-8 was expected") from None
     # Not splitlines(): it also splits at characters that may stand in a line of speech.
-    return re.split(r"\r\n|\n|\r", text)
+    return re.split(r"\r\n|\n|\r", read_text(path))
 
 
 def _cues(path: Path, lines: Sequence[str], vtt: bool) -> list[_Cue]:

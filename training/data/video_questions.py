@@ -6,22 +6,29 @@ Xu et al.: Video question answering via gradually refined attention over appeara
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from training.data.example import Question
-from training.data.json_file import number_of, read_objects, text_of
+from training.data.json_file import number_of, read_objects, text_of, unexpected
 
 KINDS = ("what", "who", "how", "when", "where")
 
 
-def questions_by_video(path: Path) -> dict[int, list[Question]]:
-    """{video number: its questions} in file order. Raises CorpusError naming the entry and the field."""
-    questions: dict[int, list[Question]] = {}
+def questions_by_video(path: Path, videos: Callable[[int], str | None], expected: str) -> dict[str, list[Question]]:
+    """{video: its questions} in file order. Raises CorpusError naming the entry and the field.
+
+    videos: from a number to the key of the video, None where there is none; `expected` says what was expected then.
+    """
+    questions: dict[str, list[Question]] = {}
     for record in read_objects(path):
         question = text_of(record, "question", "a question")
         answer = text_of(record, "answer", "an answer")
         found = Question(question, (answer,), question_kind(question))
-        questions.setdefault(number_of(record, "video_id"), []).append(found)
+        video = videos(number_of(record, "video_id"))
+        if video is None:
+            raise unexpected(record, "video_id", expected)
+        questions.setdefault(video, []).append(found)
     return questions
 
 

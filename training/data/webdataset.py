@@ -65,11 +65,11 @@ def shard_entries(
 ) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension in lower case: content}) of every key of a shard, in order. Raises CorpusError.
 
-    Members are passed over unread unless `wanted(key, extension)`.
+    Members are passed over unread unless `wanted(key, extension)`, and hidden ones, which have no key, always.
     """
     parts: dict[str, bytes] = {}
     current: str | None = None
-    for name, content in tar_members(shard, lambda name: wanted(*_parted(name))):
+    for name, content in tar_members(shard, lambda name: bool(_parted(name)[0]) and wanted(*_parted(name))):
         key, extension = _parted(name)
         if current is not None and key != current:
             yield current, parts

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -53,7 +54,7 @@ def write_report(results: Results, page: Path, pictures: Path) -> None:
             raise ValueError(
                 f"{page}: no '<!-- table: {name} -->' … '<!-- end -->'; a place for that table was expected"
             )
-        text = re.sub(MARKED.format(name=name), lambda m, made=made: f"{m[1]}{made}\n{m[2]}", text, flags=re.DOTALL)
+        text = re.sub(MARKED.format(name=name), partial(_between, made), text, flags=re.DOTALL)
     page.write_text(text, "utf-8")
     page.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     for name, draw in PLOTS.items():
@@ -62,6 +63,10 @@ def write_report(results: Results, page: Path, pictures: Path) -> None:
         pictures.mkdir(parents=True, exist_ok=True)
         figure.savefig(pictures / f"study-{name}.png", dpi=100)
         plt.close(figure)
+
+
+def _between(made: str, found: re.Match[str]) -> str:
+    return f"{found[1]}{made}\n{found[2]}"
 
 
 def table(results: Results, claim: str) -> str:

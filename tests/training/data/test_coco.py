@@ -140,6 +140,7 @@ def test_pictures_of_the_split_of_karpathy_are_packed(tmp_path: Path) -> None:
         ([{"image_id": 8, "caption": "a"}], r"annotations\[0\]\.image_id: 8; the id of one of images was expected"),
         ([], r"images\[0\]\.id: 9; the image_id of one of annotations was expected"),
         (["a"], r"annotations\[0\]: 'a'; a JSON object was expected"),
+        ([{"image_id": 9, "caption": "a \ud83d"}], r"annotations\[0\]\.caption: .*; '\\ud83d' is half a character"),
     ],
 )
 def test_a_malformed_annotation_names_file_index_and_field(
@@ -157,6 +158,10 @@ def test_a_malformed_annotation_names_file_index_and_field(
         ("{", r"not JSON \("),
         ("[]", r"\[\]; a JSON object was expected"),
         ('{"images": []}', r"annotations: None; a list was expected"),
+        (
+            '{"images": [{"id": 1}, {"id": 1}], "annotations": []}',
+            r"images\[1\]\.id: 1; one that has not occurred before",
+        ),
         ('{"images": [{"id": 1}], "annotations": [{"image_id": 1, "caption": "a"}]}', r"images\[0\]\.file_name: None"),
     ],
 )
@@ -172,6 +177,7 @@ def test_a_malformed_file_is_named(tmp_path: Path, content: str, message: str) -
         ({"split": "dev"}, r"images\[0\]\.split: 'dev'; one of \('train', 'restval', 'val', 'test'\)"),
         ({"split": ["train"]}, r"images\[0\]\.split: \['train'\]; one of"),
         ({"filename": ""}, r"images\[0\]\.filename: ''; the name of a picture"),
+        ({"filename": "COCO_val2014_000000000074.jpg"}, r"images\[3\]\.filename: .*; one that has not occurred before"),
         ({"sentences": []}, r"images\[0\]\.sentences: \[\]; at least one sentence"),
         ({"sentences": [{"tokens": ["a"]}]}, r"images\[0\]\.sentences\[0\]\.raw: None; a sentence"),
         ({"filepath": None}, r"images\[0\]\.filepath: None; the name of a folder"),

@@ -76,6 +76,7 @@ def test_pictures_without_a_caption_are_left_out_and_counted(tmp_path: Path, cap
         ({"txt": None, "json": b"[]"}, r"KEY.json: \[\]; a JSON object was expected"),
         ({"txt": None, "json": b"{"}, r"KEY.json: not JSON \("),
         ({"txt": b"caf\xe9"}, "KEY.txt: .*; UTF-8 was expected"),
+        ({"txt": b"", "json": b'{"caption": "a \\ud83d"}'}, "KEY.json: caption: .* is half a character"),
     ],
 )
 def test_a_malformed_entry_is_named_with_its_shard(
@@ -85,6 +86,13 @@ def test_a_malformed_entry_is_named_with_its_shard(
     members.update({f"{VAL}.{suffix}": content for suffix, content in changes.items()})
     write_tar(tmp_path / "00003.tar", {name: content for name, content in members.items() if content is not None})
     with pytest.raises(CorpusError, match=rf"00003\.tar: {message.replace('KEY', VAL)}"):
+        list(image_shards(tmp_path, "val"))
+
+
+def test_a_key_that_occurs_twice_is_named_with_its_shard(tmp_path: Path) -> None:
+    for name in ("00000.tar", "00001.tar"):
+        write_tar(tmp_path / name, entry(VAL, "a red thing"))
+    with pytest.raises(CorpusError, match=rf"00001\.tar: {VAL}: one that has not occurred before was expected"):
         list(image_shards(tmp_path, "val"))
 
 

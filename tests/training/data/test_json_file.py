@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,20 @@ def test_a_malformed_line_is_named(tmp_path: Path, content: str, message: str) -
     path.write_text(content)
     with pytest.raises(CorpusError, match=message):
         list(map(words, read_json_lines(path)))
+
+
+@pytest.mark.parametrize(
+    "read", [lambda path: list(numbered_lines(path)), lambda path: list(csv_rows(path, ("a",))), read_object]
+)
+def test_a_file_that_is_no_utf8_or_no_file_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    path = tmp_path / "a.txt"
+    with pytest.raises(CorpusError, match=r"a\.txt: missing"):
+        read(path)
+    # Far enough into the file that a decoder has begun anew.
+    path.write_bytes(b"a,b\n" + b"1,2\n" * 9_998 + b"caf\xe9,3\n4,5\n")
+    with pytest.raises(CorpusError, match=r"a\.txt:10000: .*UTF-8 was expected"):
+        read(path)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(CorpusError, match=r"a\.txt: Is a directory; a readable file was expected"):
+        read(path)

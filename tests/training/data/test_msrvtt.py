@@ -183,6 +183,21 @@ def broken(part: str, index: int, field: str, value: object) -> str:
         ),
         ("train_val_videodatainfo.json", broken("videos", 0, "split", "dev"), r"videos\[0\]\.split: 'dev'"),
         ("train_val_videodatainfo.json", broken("videos", 0, "video_id", "x"), r"sentences\[0\]\.video_id: 'video0'"),
+        (
+            "train_val_videodatainfo.json",
+            broken("videos", 0, "video_id", "video1"),
+            r"train_val_videodatainfo\.json: videos\[1\]\.video_id: 'video1'; one that has not occurred before",
+        ),
+        (
+            "test_videodatainfo.json",
+            broken("videos", 0, "video_id", "video0"),
+            r"test_videodatainfo\.json: videos\[0\]\.video_id: 'video0'; one that has not occurred before",
+        ),
+        (
+            "train_qa.json",
+            '[{"video_id": 7777, "question": "what?", "answer": "car"}]',
+            r"train_qa\.json: \[0\]\.video_id: 7777; the number of a video of the annotation was expected",
+        ),
         ("train_val_videodatainfo.json", "{", r"train_val_videodatainfo\.json: not JSON"),
         ("train_val_videodatainfo.json", "[]", r"train_val_videodatainfo\.json: \[\]; a JSON object was expected"),
         ("train_val_videodatainfo.json", '{"videos": 3}', r"json: videos: 3; a list was expected"),
@@ -223,6 +238,7 @@ def test_a_training_list_that_holds_a_test_video_is_refused(tmp_path: Path) -> N
         ),
         ({"clip_name": "video2", "answer": 0}, r"mc_test\.jsonl:1: options: None; a list was expected"),
         ({"options": ["a", "b"], "answer": 0}, r"mc_test\.jsonl:1: clip_name: None"),
+        ({"clip_name": "video9", "options": ["a", "b"], "answer": 0}, r"jsonl:1: clip_name: 'video9'; a video of the"),
     ],
 )
 def test_a_malformed_choice_names_line_and_field(tmp_path: Path, choice: dict[str, Any], message: str) -> None:

@@ -149,6 +149,32 @@ def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (Example("", ("a",)), "key: '': key: ''; a non-empty string was expected"),
+        (Example("k", ("a", " ")), r"key: 'k': captions\[1\]: ' '; a non-empty string"),
+        (Example("k", attributes={"url": "\ud83d"}), "key: 'k': .*surrogates not allowed"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, example: Example, message: str) -> None:
+    with pytest.raises(CorpusError, match=message):
+        write_packed(tmp_path / "out", STILL_STREAMS, [(example, EncodedMedia("a.jpg", picture(RED)))], ORIGIN)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_key_may_be_longer_than_the_name_of_a_file(tmp_path: Path) -> None:
+    key = "\u00e4" * 300
+    item = (Example(key), EncodedMedia(f"{key}.jpg", picture(RED)))
+    assert write_packed(tmp_path / "out", STILL_STREAMS, [item], ORIGIN)["count"] == 1
+
+
+def test_a_key_may_occur_once_only_even_where_its_file_is_broken(tmp_path: Path) -> None:
+    broken: list[tuple[Example, Media]] = [(Example("k0"), EncodedMedia("k0.jpg", b"nothing"))]
+    with pytest.raises(CorpusError, match="key: 'k0' occurs twice"):
+        write_packed(tmp_path / "out", STILL_STREAMS, broken + pictures([RED]), ORIGIN, max_skipped=0.9)
+
+
 def test_a_key_may_occur_once_only(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="key: 'k0' occurs twice"):
         write_packed(tmp_path / "out", STILL_STREAMS, pictures([RED]) * 2, ORIGIN)

@@ -141,7 +141,7 @@ def test_cues_are_given_in_order_of_time(tmp_path: Path) -> None:
         ("a.srt", "no subtitles at all\n", r"a\.srt:1: time: 'no subtitles at all'; START --> END"),
         ("a.vtt", "1\n00:00:01.000 --> 00:00:02.000\nhi\n", r"a\.vtt:1: header: '1'; WEBVTT was expected"),
         ("a.vtt", "WEBVTT\n\n00:01.000 --> soon\nhi\n", r"a\.vtt:3: time: 'soon'"),
-        ("a.srt", b"1\n00:00:01,000 --> 00:00:02,000\ncaf\xe9\n", r"a\.srt: .*UTF-8 was expected"),
+        ("a.srt", b"1\n00:00:01,000 --> 00:00:02,000\ncaf\xe9\n", r"a\.srt:3: .*UTF-8 was expected"),
     ],
 )
 def test_a_malformed_file_is_named_with_line_and_value(

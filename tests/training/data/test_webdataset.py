@@ -19,6 +19,11 @@ def test_every_key_comes_with_its_picture_and_its_annotation(tmp_path: Path) -> 
     assert samples[0].media.data == picture()
 
 
+def test_hidden_members_have_no_key(tmp_path: Path) -> None:
+    members = {"._a.jpg": b"of a file manager", "a.jpg": picture(), ".DS_Store": b"of the same", "a.json": b"{}"}
+    assert [sample.key for sample in read_shard(write_tar(tmp_path / "train-00000.tar", members))] == ["a"]
+
+
 def test_shards_are_found_in_order_and_by_split(tmp_path: Path) -> None:
     for name in ("train-00001.tar", "train-00000.tar", "test-00000.tar", "train-notes.tar"):
         (tmp_path / name).touch()
