@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -30,8 +30,6 @@ SCENES, TEST = 4000, 500
 STILLS = ("flickr8k", "daquar", "pictogram_stills")
 SHARES = {"1": 0.01, "10": 0.1, "100": 1.0}
 """Percent of the labels, as in the names of corpora and arms."""
-ASTRAY = 0.3
-"""Share of transcripts that belong to another clip: speech is not always about what is seen."""
 
 
 def geometry(high: int, low: int) -> tuple[FrameStream, ...]:
@@ -115,17 +113,8 @@ def _first(folder: Path, share: float) -> Packed:
 
 
 def _spoken(folder: Path) -> Packed:
-    """With one transcript each and nothing else; a share of them is that of another clip."""
+    """With what is said in each video as its only text: partial, shifted, and often about something else."""
     packed = open_packed(folder)
-    said = [example.captions[:1] for example in packed.examples]
-    rng = np.random.default_rng(0)
-    astray = np.flatnonzero(rng.random(len(said)) < ASTRAY)
-    others = np.roll(astray, 1)
-    heard: Sequence[tuple[str, ...]] = [
-        said[int(others[np.searchsorted(astray, i)])] if i in set(astray.tolist()) else said[i]
-        for i in range(len(said))
-    ]
-    examples = [
-        Example(key=example.key, captions=captions) for example, captions in zip(packed.examples, heard, strict=True)
-    ]
-    return replace(packed, examples=examples)
+    rows = [row for row, example in enumerate(packed.examples) if example.transcript]
+    examples = [Example(key=packed.examples[row].key, captions=(packed.examples[row].spoken,)) for row in rows]
+    return replace(packed, arrays={name: array[rows] for name, array in packed.arrays.items()}, examples=examples)

@@ -138,7 +138,8 @@ def _plot_labels(results: Results, axes: Sequence[Axes]) -> None:
                 x, mean, deviation = zip(*points, strict=True)
                 axis.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=kind)
         axis.set(xscale="log", xlabel="labels, %", ylabel=f"{column}, %")
-        axis.legend()
+        if axis.has_data():
+            axis.legend()
         axis.grid(alpha=0.3)
 
 
@@ -156,7 +157,8 @@ def _plot_resolution(results: Results, axes: Sequence[Axes]) -> None:
                 x, mean, deviation = zip(*sorted(points), strict=True)
                 axis.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=column)
         axis.set(xlabel=label, ylabel="%")
-        axis.legend()
+        if axis.has_data():
+            axis.legend()
         axis.grid(alpha=0.3)
 
 
@@ -166,7 +168,8 @@ def _plot_flow(results: Results, axes: Sequence[Axes]) -> None:
             shares = [100 * layer[way] for layer in _mean_flow(results, arm.key)]
             axis.plot(range(1, len(shares) + 1), shares, marker="o", label=arm.name)
         axis.set(xlabel="fused layer", ylabel=f"{label}, % of attention")
-        axis.legend()
+        if axis.has_data():
+            axis.legend()
         axis.grid(alpha=0.3)
 
 
