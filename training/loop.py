@@ -188,23 +188,30 @@ def freeze(model: FusedModel, stage: Stage) -> None:
     always = {f"{backbone}stages.{i}." for backbone in model.backbones for i in range(frozen)}
     for name, parameter in model.named_parameters():
         architecture = name.startswith(tuple(always)) if always else False
-        parameter.requires_grad_(not architecture and not (model.encoders_stand_still and name in encoders))
+        still = name.startswith("text.") and stage.text_scale == 0.0 and _scale(model, stage, name) == 0.0
+        parameter.requires_grad_(
+            not architecture and not still and not (model.encoders_stand_still and name in encoders)
+        )
         parameter.grad = None  # a gradient left from the stage before would still count in the clipped norm
     model.train()
 
 
-def _groups(model: FusedModel, stage: Stage) -> list[dict[str, object]]:
+def _scale(model: FusedModel, stage: Stage, parameter: str) -> float:
+    """Learning rate of a parameter, relative to the stage's."""
     fused = range(model.cfg.text_layers, model.cfg.text_layers + model.cfg.fused_layers)
     scales = {
         **dict.fromkeys(model.backbones, stage.backbone_scale),
         **{f"text.bert.encoder.layer.{i}.": stage.fused_scale for i in fused},
         "text.": stage.text_scale,
     }
+    return next((scale for prefix, scale in scales.items() if parameter.startswith(prefix)), 1.0)
+
+
+def _groups(model: FusedModel, stage: Stage) -> list[dict[str, object]]:
     by_scale: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            scale = next((s for prefix, s in scales.items() if name.startswith(prefix)), 1.0)
-            by_scale.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+            by_scale.setdefault((_scale(model, stage, name), parameter.ndim > 1), []).append(parameter)
     groups: list[dict[str, object]] = []
     for (scale, decays), parameters in by_scale.items():
         group: dict[str, object] = {"params": parameters, "scale": scale, "lr": 0.0}

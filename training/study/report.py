@@ -17,28 +17,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from training.study.arms import ARMS, CLAIMS
+from training.study.arms import ARMS, CLAIMS, METRICS
 from training.study.corpora import SHARES
 from training.study.results import Results, spread
 
-ALL = {
-    "Flickr8k R@1": "flickr8k t2v R@1",
-    "Flickr8k R@10": "flickr8k t2v R@10",
-    "scenes R@1": "scenes t2v R@1",
-    "scenes right caption": "scenes right caption match",
-    "scenes answers": "scenes exact",
-    "DAQUAR answers": "daquar exact",
-    "pictograms R@10": "pictogram_stills t2v R@10",
+HEADINGS = {
+    "flickr8k t2v R@1": "Flickr8k R@1",
+    "flickr8k t2v R@10": "Flickr8k R@10",
+    "scenes t2v R@1": "scenes R@1",
+    "scenes t2v R@10": "scenes R@10",
+    "scenes right caption match": "scenes right caption",
+    "scenes exact": "scenes answers",
+    "daquar exact": "DAQUAR answers",
+    "pictogram_stills t2v R@10": "pictograms R@10",
 }
-COLUMNS = {
-    "labels": ("scenes answers", "DAQUAR answers"),
-    "end-to-end": tuple(ALL),
-    "dictionary": tuple(ALL),
-    "resolution": ("scenes R@1", "scenes right caption", "scenes answers"),
-    "tokens": tuple(ALL),
-    "domain": ("scenes R@1", "scenes R@10", "Flickr8k R@1", "Flickr8k R@10"),
-}
-METRICS = ALL | {"scenes R@10": "scenes t2v R@10"}
 MARKED = r"(<!-- table: {name} -->\n).*?(<!-- end -->)"
 
 
@@ -71,18 +63,25 @@ def _between(made: str, found: re.Match[str]) -> str:
 
 def table(results: Results, claim: str) -> str:
     """One row per measured arm: steps, cost, and mean ± standard deviation of every metric, in percent."""
-    columns = COLUMNS[claim]
+    arms = [arm for arm in ARMS.values() if arm.claim == claim and arm.measured and arm.key in results]
+    metrics = METRICS[claim]
     timed = claim == "resolution"
-    head = ["arm", "seeds", "steps", *(["GFLOP a clip", "ms a clip"] if timed else []), *columns]
+    head = [
+        "arm",
+        "seeds",
+        "steps",
+        *(["GFLOP a clip", "ms a clip"] if timed else []),
+        *(HEADINGS[metric] for metric in metrics),
+    ]
     rows = [head, ["---"] * len(head)]
-    for arm in (arm for arm in ARMS.values() if arm.claim == claim and arm.measured and arm.key in results):
+    for arm in arms:
         runs = results[arm.key]["runs"]
         row = [arm.name, str(len(runs)), str(runs[0]["steps"])]
         if timed:
             seconds = results[arm.key].get("seconds of a clip")
             row += [f"{runs[0]['gigaflop of a clip']:.2f}", "" if seconds is None else f"{1000 * seconds:.0f}"]
-        for column in columns:
-            found = spread(results, arm.key, METRICS[column])
+        for metric in metrics:
+            found = spread(results, arm.key, metric)
             row.append("" if found is None else f"{found.mean:.1f} ± {found.deviation:.1f}")
         rows.append(row)
     return _markdown(rows)
@@ -126,18 +125,15 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plot_labels(results: Results, axes: Sequence[Axes]) -> None:
-    for axis, column in zip(axes, COLUMNS["labels"], strict=True):
+    for axis, metric in zip(axes, METRICS["labels"], strict=True):
         for kind in ("pre-trained", "from scratch"):
             names = [f"labels/{kind}, {percent}% of the labels" for percent in SHARES]
-            found = [
-                (100 * share, spread(results, n, METRICS[column]))
-                for n, share in zip(names, SHARES.values(), strict=True)
-            ]
+            found = [(100 * share, spread(results, n, metric)) for n, share in zip(names, SHARES.values(), strict=True)]
             points = [(x, s.mean, s.deviation) for x, s in found if s is not None]
             if points:
                 x, mean, deviation = zip(*points, strict=True)
                 axis.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=kind)
-        axis.set(xscale="log", xlabel="labels, %", ylabel=f"{column}, %")
+        axis.set(xscale="log", xlabel="labels, %", ylabel=f"{HEADINGS[metric]}, %")
         if axis.has_data():
             axis.legend()
         axis.grid(alpha=0.3)
@@ -145,17 +141,17 @@ def _plot_labels(results: Results, axes: Sequence[Axes]) -> None:
 
 def _plot_resolution(results: Results, axes: Sequence[Axes]) -> None:
     for axis, (cost, label) in zip(axes, (("flops", "GFLOP a clip"), ("latency", "ms a clip")), strict=True):
-        for column in COLUMNS["resolution"]:
+        for metric in METRICS["resolution"]:
             points = []
             for arm in (arm for arm in ARMS.values() if arm.claim == "resolution" and arm.key in results):
-                held, found = results[arm.key], spread(results, arm.key, METRICS[column])
+                held, found = results[arm.key], spread(results, arm.key, metric)
                 seconds = held.get("seconds of a clip")
                 x = held["runs"][0]["gigaflop of a clip"] if cost == "flops" else seconds and 1000 * seconds
                 if found is not None and x is not None:
                     points.append((x, found.mean, found.deviation))
             if points:
                 x, mean, deviation = zip(*sorted(points), strict=True)
-                axis.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=column)
+                axis.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=HEADINGS[metric])
         axis.set(xlabel=label, ylabel="%")
         if axis.has_data():
             axis.legend()
