@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results
+.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results study
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -73,6 +73,10 @@ bundle: data ## train the default bundle again, from the corpora to $(BUNDLE): a
 results: $(VENV)/.train ## measure $(BUNDLE) on all test splits and put the numbers into its card
 	$(BIN)/vitascope evaluate $(BUNDLE) --data $(PACKED) --judgements $(FLICKR8K) --out $(RUN)/metrics.json
 	$(BIN)/vitascope export $(BUNDLE) --metrics $(RUN)/metrics.json
+
+study: $(VENV)/.train ## the article's claims, measured small: trains every arm and renews docs/study.md (about an hour and a half)
+	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 \
+		$(BIN)/python -m training.study --packed $(PACKED) --out runs/study
 
 compose-check: ## does docker-compose understand docker-compose.yml, with every profile
 	docker-compose --profile index --profile gpu config --quiet
