@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
 from training.models.hdvila.video import DividedSpaceTimeBlock, DropPath, HybridTransformer
@@ -302,3 +303,14 @@ def test_config_refuses_a_grid_that_does_not_fit() -> None:
 def test_masked_mean_ignores_padding() -> None:
     states = torch.tensor([[[1.0], [3.0], [100.0]]])
     assert masked_mean(states, torch.tensor([[1, 1, 0]])).item() == 2.0
+
+
+def test_all_frames_may_be_alike() -> None:
+    alike = HdVila(small_config(high_height=32, high_width=32)).eval()
+    streams = frames(2, 1)
+    with torch.no_grad():
+        vector, tokens = alike.encode_video({"high": streams["high"][:, :, :, ::2, ::2], "low": streams["low"]})
+    assert tokens.shape == (2, 4, 32)
+    assert torch.allclose(vector.norm(dim=1), torch.ones(2))
+    with pytest.raises(ValidationError, match="high_height: 48 given; low_height 32 or a multiple of 32"):
+        small_config(high_height=48)

@@ -17,6 +17,7 @@ from training.evaluation.embedding import embed_corpus
 from training.evaluation.encoder import TorchEncoder
 from training.loop import schedule_factor, train
 from training.recipe import Recipe
+from training.start import begin
 from vitascope.tokenise import Tokenizer
 
 
@@ -79,6 +80,41 @@ def test_the_fusion_stage_leaves_both_encoders_as_they_were(
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
     assert all(torch.equal(old[name], new[name]) for name in frozen)
     assert any(not torch.equal(old[name], new[name]) for name in set(old) - frozen)
+
+
+def test_text_layers_at_no_learning_rate_stand_still_and_fused_layers_learn(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1], steps=2).model_dump()
+    plain["stages"] = [stage | {"frozen": "nothing", "text_scale": 0.0} for stage in plain["stages"]]
+    made = Recipe.model_validate(plain)
+    before = begin(made, corpus[0], tmp_path / "none" / "checkpoint", None).model
+    after = checkpoint.load(train(made, corpus[0], tmp_path / "run")).model.state_dict()
+    moved = {name for name, p in before.named_parameters() if not torch.equal(p, after[name])}
+    text = {name for name, _ in before.named_parameters() if name.startswith("text.")}
+    assert {name.split(".")[4] for name in moved & text} == {"1"}  # layer 0 is of the text, layer 1 is fused
+    assert {"text_project.weight", "video_project.weight"} <= moved
+
+
+def test_a_run_may_start_with_public_text_and_random_eyes(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    plain = recipe(corpus[1]).model_dump() | {"tokenizer": None, "model": {"dropout": 0.0}}
+    models = {
+        start: begin(Recipe.model_validate(plain | {"start": start}), corpus[0], tmp_path / start, None)
+        for start in ("pretrained", "text", "scratch")
+    }
+    weights = {start: held.model.state_dict() for start, held in models.items()}
+    for name, same in (
+        ("text.bert.embeddings.word_embeddings.weight", ("pretrained", "text")),
+        ("video.high.stages.0.0.weight", ("text", "scratch")),  # random, from the one seed
+    ):
+        assert torch.equal(*(weights[start][name] for start in same))
+    assert not torch.equal(*(weights[s]["video.high.stages.0.0.weight"] for s in ("pretrained", "text")))
+    assert not torch.equal(*(weights[s]["text.bert.embeddings.word_embeddings.weight"] for s in ("text", "scratch")))
+    assert {start: held.sources for start, held in models.items()} == {
+        "pretrained": ("squares", "EfficientNet-Lite0", "all-MiniLM-L6-v2"),
+        "text": ("squares", "all-MiniLM-L6-v2"),
+        "scratch": ("squares",),
+    }
 
 
 def test_a_frozen_video_is_encoded_once_and_a_resumed_run_reads_the_same(

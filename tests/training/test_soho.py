@@ -199,3 +199,15 @@ def test_masked_visual_needs_the_dictionary(tmp_path: Path) -> None:
 
 def soho_recipe(tokenizer: Path) -> Recipe:
     return image_recipe(tokenizer, "soho", SMALL)
+
+
+def test_without_entries_visual_tokens_are_the_features_of_the_neck() -> None:
+    model = Soho(small_config(entries=0)).eval()
+    streams = frames(2)
+    with torch.no_grad():
+        features = model.video.features(streams["high"].flatten(0, 1))
+        assert torch.equal(model.encode_video(streams)[1], features)
+    assert not [name for name in model.state_dict() if "dictionary" in name or "gate" in name]
+    assert model.facts() == {}
+    with pytest.raises(ValueError, match="entries: 0 in this model's config; 'masked_visual' tells entries"):
+        model.encode_maskable(streams)

@@ -79,9 +79,7 @@ class Soho(FusedModel):
     def encode_maskable(self, streams: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Visual tokens (B, V, D) and the indices of their dictionary entries, (B, V)."""
         if not self.video.has_dictionary:
-            raise ValueError(
-                "entries: 0 in this model's config; 'masked_visual' tells dictionary entries, some were expected"
-            )
+            raise ValueError("entries: 0 in this model's config; 'masked_visual' tells entries, some were expected")
         return self.video.tokens(self.video.features(streams["high"].flatten(0, 1)))
 
     def mask_visual(self, tokens_BVD: Tensor, indices_BV: Tensor) -> tuple[Tensor, Tensor]:
