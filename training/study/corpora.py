@@ -28,6 +28,8 @@ HIGH, LOW = 128, 64
 """Sides in pixels of the study's high-resolution and low-resolution frames."""
 SCENES, TEST = 4000, 500
 STILLS = ("flickr8k", "daquar", "pictogram_stills")
+BATCH = 32
+"""Videos per step."""
 SHARES = {"1": 0.01, "10": 0.1, "100": 1.0}
 """Percent of the labels, as in the names of corpora and arms."""
 
@@ -58,11 +60,10 @@ def prepare(packed: Path, source: Path, out: Path) -> None:
     for corpus in STILLS:
         for split in ("train", "test"):
             _write(out / "hybrid" / corpus / split, partial(_shrunk, packed / corpus / split))
-    for corpus in ("scenes", "daquar"):
-        whole = out / "hybrid" / corpus
-        for percent, share in SHARES.items():
-            _write(out / "hybrid" / f"{corpus}_{percent}" / "train", partial(_first, whole / "train", share))
-    _write(out / "hybrid" / "scenes_spoken" / "train", partial(_spoken, out / "hybrid" / "scenes" / "train"))
+    whole = out / "hybrid" / "scenes" / "train"
+    for percent, share in SHARES.items():
+        _write(out / "hybrid" / f"scenes_{percent}" / "train", partial(_first, whole, share))
+    _write(out / "hybrid" / "scenes_spoken" / "train", partial(_spoken, whole))
 
 
 def _write(folder: Path, make: Callable[[], Packed]) -> None:
@@ -105,9 +106,9 @@ def _resized(frames: np.ndarray, side: int) -> np.ndarray:
 
 
 def _first(folder: Path, share: float) -> Packed:
-    """The first examples of a split, at least as many as a batch holds."""
+    """The first examples of a split, at least as many as a step takes."""
     packed = open_packed(folder)
-    count = max(round(share * len(packed)), 8)
+    count = max(round(share * len(packed)), BATCH)
     arrays = {name: array[:count] for name, array in packed.arrays.items()}
     return replace(packed, arrays=arrays, examples=packed.examples[:count])
 

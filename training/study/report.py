@@ -27,7 +27,6 @@ HEADINGS = {
     "scenes t2v R@1": "scenes R@1",
     "scenes t2v R@10": "scenes R@10",
     "scenes right caption match": "scenes right caption",
-    "scenes exact": "scenes answers",
     "daquar exact": "DAQUAR answers",
     "pictogram_stills t2v R@10": "pictograms R@10",
 }
@@ -125,7 +124,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plot_labels(results: Results, axes: Sequence[Axes]) -> None:
-    for axis, metric in zip(axes, METRICS["labels"], strict=True):
+    for axis, metric in zip(axes, METRICS["labels"][1:], strict=True):
         for kind in ("pre-trained", "from scratch"):
             names = [f"labels/{kind}, {percent}% of the labels" for percent in SHARES]
             found = [(100 * share, spread(results, n, metric)) for n, share in zip(names, SHARES.values(), strict=True)]
@@ -133,7 +132,7 @@ def _plot_labels(results: Results, axes: Sequence[Axes]) -> None:
             if points:
                 x, mean, deviation = zip(*points, strict=True)
                 axis.errorbar(x, mean, yerr=deviation, marker="o", capsize=3, label=kind)
-        axis.set(xscale="log", xlabel="labels, %", ylabel=f"{HEADINGS[metric]}, %")
+        axis.set(xscale="log", xlabel="captions, %", ylabel=f"{HEADINGS[metric]}, %")
         if axis.has_data():
             axis.legend()
         axis.grid(alpha=0.3)
