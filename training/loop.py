@@ -19,11 +19,12 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from training import checkpoint, curves
+from training import checkpoint, curves, processes
 from training.batches import RANK_SEED, Batches, Tokens
 from training.frozen import frozen_tokens
 from training.models.config import ConvConfig
 from training.models.fused import FusedModel
+from training.models.shared_norm import share_statistics
 from training.names import class_names, teacher_probabilities
 from training.recipe import Recipe, Stage
 from training.start import begin
@@ -50,7 +51,8 @@ def train(
     """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+    # Precision is the recipe's (`_StageRun.step`): an Accelerator's is one for the whole Python process.
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
     main = accelerator.is_main_process
     latest = out / "checkpoint"
     held = begin(recipe, data, latest, start_from)
@@ -58,6 +60,8 @@ def train(
     accelerator.wait_for_everyone()  # nobody writes what another still reads
     model = held.model.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     tokenizer = Tokenizer.open(held.tokenizer, max_length=model.cfg.text_length)
+    if accelerator.num_processes > 1:
+        share_statistics(model)
     words = word_masking(held.tokenizer, model.cfg.vocabulary)
     log_path = out / "log.jsonl"
     if main:
@@ -120,17 +124,20 @@ class _StageRun:
         self.seed = seed + RANK_SEED * rank
         self.model = model
         self.batches = Batches(stage, data, tokenizer, answers, seed, model.cfg.streams(), rank=rank, world=world)
+        if world > 1:
+            _check_shares(self.batches)
+        self.bf16 = recipe.precision == "bf16"
         freeze(model, stage)
         if stage.frozen == "stage_one":
             with accelerator.main_process_first():  # the others read what it has written
                 fresh = fresh and accelerator.is_main_process
                 self.batches.visual = frozen_tokens(
-                    model, stage, self.batches.packed, out / "visual", fresh=fresh, seed=seed
+                    model, stage, self.batches.packed, out / "visual", fresh=fresh, seed=seed, bf16=self.bf16
                 )
         self.optimizer = torch.optim.AdamW(_groups(model, stage), betas=recipe.betas, weight_decay=recipe.weight_decay)
         self.words = words
         with accelerator.main_process_first():
-            self.names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device)
+            self.names = _name_targets(stage, self.batches, tokenizer, out, accelerator.device, self.bf16)
 
     def step(self, inner: int, step: int) -> dict[str, float]:
         """One optimisation step; its log row."""
@@ -141,13 +148,17 @@ class _StageRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
         batch = self.batches(inner).to(self.accelerator.device)
+        if not processes.everywhere(batch.wrong is not None, self.accelerator.device):
+            batch = replace(batch, wrong=None)  # as in one process: all examples of a step have one, or none counts
         weights = {str(name): weight for name, weight in batch.source.objectives.items()}
-        with self.accelerator.autocast():
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.bf16):
             parts = losses(self.model, batch, self.words, self.names)
             total = torch.stack([weights[name] * loss.float() for name, loss in parts.items()]).sum()
-        if not math.isfinite(total.item()):
+        shown = processes.mean(torch.stack([loss.detach().float() for loss in parts.values()])).tolist()
+        if not all(map(math.isfinite, shown)):
             raise FloatingPointError(
-                f"loss: {total.item()} at step {step} of stage {self.stage.name!r} on {batch.source.corpus}"
+                f"loss: {dict(zip(parts, shown, strict=True))} at step {step} of stage {self.stage.name!r} "
+                f"on {batch.source.corpus}"
             )
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(total)
@@ -156,7 +167,7 @@ class _StageRun:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         row: dict[str, float] = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
-        row |= {f"loss/{name} {batch.source.corpus}": round(loss.item(), 5) for name, loss in parts.items()}
+        row |= {f"loss/{name} {batch.source.corpus}": round(loss, 5) for name, loss in zip(parts, shown, strict=True)}
         row |= {name: round(value, 3) for name, value in self.model.facts().items()}
         row["seconds"] = round(time.perf_counter() - begun, 3)
         return row
@@ -168,6 +179,16 @@ def _average_gradients(model: FusedModel) -> None:
         if parameter.grad is not None:
             torch.distributed.all_reduce(parameter.grad, op=torch.distributed.ReduceOp.SUM)
             parameter.grad /= torch.distributed.get_world_size()
+
+
+def _check_shares(batches: Batches) -> None:
+    """Raises ValueError where a corpus is too small to give every process a whole batch: all would wait for one."""
+    for source, usable in zip(batches.stage.sources, batches.usable, strict=True):
+        if len(usable) < source.batch * batches.world:
+            raise ValueError(
+                f"batch: {source.batch} in each of {batches.world} processes, but {source.corpus}/{source.split} has "
+                f"{len(usable)} usable examples; at least {source.batch * batches.world} were expected"
+            )
 
 
 def schedule_factor(inner: int, stage: Stage) -> float:
@@ -220,10 +241,10 @@ def _groups(model: FusedModel, stage: Stage) -> list[dict[str, object]]:
 
 
 def _name_targets(
-    stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Path, device: torch.device
+    stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Path, device: torch.device, bf16: bool
 ) -> NameTargets | None:
     teacher = {
-        source.corpus: teacher_probabilities(packed, out / "teacher" / f"{source.corpus}.npy")
+        source.corpus: teacher_probabilities(packed, out / "teacher" / f"{source.corpus}.npy", bf16=bf16)
         for source, packed in zip(stage.sources, batches.packed, strict=True)
         if "names" in source.objectives
     }

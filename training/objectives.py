@@ -1,4 +1,5 @@
-"""Losses that every system here shares.
+"""Losses that every system here shares. Each is such that the mean over processes is the loss of one process with all
+their samples.
 
 Shape letters: B samples, C clips, T texts, E vector width, n masked positions.
 """
@@ -13,6 +14,8 @@ import torch.distributed
 import torch.distributed.nn
 import torch.nn.functional as F
 from torch import Tensor
+
+from training import processes
 
 
 def merged_clips(similarity_BCT: Tensor, temperature: float) -> Tensor:
@@ -34,11 +37,12 @@ def _similarity(video: Tensor, text_TE: Tensor, temperature: float) -> Tensor:
 def contrastive(
     video: Tensor, text_BE: Tensor, temperature: float, groups: Tensor, wrong_text: Tensor | None = None
 ) -> Tensor:
-    """Symmetric contrastive loss over the batch of all ranks (HD-VILA, section 3.4, equations 3 to 5).
+    """Symmetric contrastive loss over the batch of all processes (HD-VILA, section 3.4, equations 3 to 5).
 
     video: vectors of videos (B, E), or of their clips (B, C, E), whose similarities are merged by log-sum-exp.
     groups (B,) int: samples of one group are no negatives of one another; the target is shared among them.
-    wrong_text (M, E): further texts that are wrong for every video of the batch (hard negatives, video to text only).
+    wrong_text (M, E): further texts that are wrong for every video of the batch (hard negatives, video to text only);
+    every process gives as many, or none.
     """
     video, text, groups = _gathered(video), _gathered(text_BE), _gathered(groups)
     same = (groups[:, None] == groups[None, :]).float()
@@ -46,6 +50,7 @@ def contrastive(
     logits = _similarity(video, text, temperature) / temperature  # (B, B)
     to_text = logits
     if wrong_text is not None:
+        wrong_text = _gathered(wrong_text)
         to_text = torch.cat([logits, _similarity(video, wrong_text, temperature) / temperature], dim=1)
         none = torch.zeros(target.shape[0], wrong_text.shape[0], device=target.device)
         target_text = torch.cat([target, none], dim=1)
@@ -110,19 +115,20 @@ def objects(
     wanted = classes[there & ~hidden]
     parts = torch.split(at_object[:, 1:], list(sizes), dim=1)
     by_attribute = [w * F.cross_entropy(p, wanted[:, i]) for i, (p, w) in enumerate(zip(parts, weights, strict=True))]
-    return loss + torch.stack(by_attribute).sum() / sum(weights)
+    return loss + processes.weighed(torch.stack(by_attribute).sum(), len(wanted)) / sum(weights)
 
 
 def masked_words(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of (n, vocabulary) logits at masked positions; 0 when nothing was masked."""
-    return F.cross_entropy(logits.float(), targets) if len(targets) else logits.sum() * 0.0
+    loss = F.cross_entropy(logits.float(), targets) if len(targets) else logits.sum() * 0.0
+    return processes.weighed(loss, len(targets))
 
 
 def answer(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy over the answer vocabulary; targets of -100 (answer unknown to it) do not count."""
-    if not bool((targets >= 0).any()):
-        return logits.sum() * 0.0
-    return F.cross_entropy(logits.float(), targets, ignore_index=-100)
+    known = int((targets >= 0).sum())
+    loss = F.cross_entropy(logits.float(), targets, ignore_index=-100) if known else logits.sum() * 0.0
+    return processes.weighed(loss, known)
 
 
 def names(video_BE: Tensor, name_NE: Tensor, teacher_BN: Tensor, temperature: float) -> Tensor:

@@ -116,6 +116,9 @@ class Recipe(Strict):
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 5.0
     threads: int = 0
+    precision: Literal["bf16", "float32"] = "bf16"
+    """Of products in a step; `float32` is slower and gives nearly the same numbers on every CPU. Weights and their
+    moments are float32 in either."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
     """Steps between checkpoints."""
     validate_every: Annotated[int, Field(ge=1)] = 1000

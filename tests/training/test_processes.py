@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from timm.layers.norm_act import BatchNormAct2d
 
 from tests.training.small_run import STREAMS, recipe, write_corpus, write_tokenizer
-from training import checkpoint
+from tests.training.whole_batch import RULES, STEPS, WHOLE_BATCH, recipes, write_halves
+from training import checkpoint, loop
 from training.batches import Batches
 from training.curves import read_log
 from training.models.soho.dictionary import VisualDictionary
@@ -57,6 +59,51 @@ for features in torch.load(folder / "features.pt"):
 torch.save(made.state_dict(), folder / f"entries-{rank}.pt")
 torch.distributed.destroy_process_group()
 """
+
+HALVES = """
+import sys
+from pathlib import Path
+from tests.training.whole_batch import RULES
+from training import loop
+from training.recipe import Recipe
+
+for target, name, rule in RULES:
+    setattr(target, name, rule)
+folder = Path(sys.argv[1])
+for path in sorted(folder.glob("halves-*.json")):
+    recipe = Recipe.model_validate_json(path.read_text())
+    loop.train(recipe, folder / "data", folder / "two" / recipe.name)
+"""
+
+NORMS = """
+import sys
+from pathlib import Path
+import torch
+from tests.training.test_processes import norms
+from training.models.shared_norm import share_statistics
+
+folder, rank = Path(sys.argv[1]), int(sys.argv[2])
+torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+made = norms()
+share_statistics(made)
+x = torch.load(folder / "x.pt")[rank::2].requires_grad_()
+out = made(x)
+out.pow(3).mean().backward()
+gradients = [x.grad, *(p.grad for p in made.parameters())]
+torch.save((out.detach(), gradients, made.state_dict()), folder / f"norms-{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
+
+
+def norms() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.BatchNorm2d(3),
+        torch.nn.Conv2d(3, 4, 3),
+        BatchNormAct2d(4),
+        torch.nn.Flatten(),
+        torch.nn.BatchNorm1d(16),
+    ).train()
 
 
 CONTRASTIVE = """
@@ -160,3 +207,62 @@ def test_a_dictionary_follows_the_features_of_all_processes(revive_below: float,
         torch.allclose(first[name].float(), value.float(), atol=1e-5) for name, value in alone.state_dict().items()
     )
     assert same == (revive_below == 0.0)  # as one process with all features, unless entries were drawn anew
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder in which each system was trained by two processes (two/) and by one with the whole batch (one/)."""
+    folder = tmp_path_factory.mktemp("halves")
+    write_halves(folder / "data", folder)
+    tokenizer = write_tokenizer(folder / "tokenizer.json")
+    for system, half in recipes(tokenizer, WHOLE_BATCH // 2).items():
+        (folder / f"halves-{system}.json").write_text(half.model_dump_json())
+    run_two(HALVES, folder)
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        for target, name, rule in RULES:
+            patch.setattr(target, name, rule)
+        for system, whole in recipes(tokenizer, WHOLE_BATCH).items():
+            loop.train(whole, folder / "data", folder / "one" / system)
+    torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.mark.parametrize("system", ["hd-vila", "soho", "visual-parsing"])
+def test_two_processes_learn_as_one_process_with_the_same_whole_batch(system: str, halves: Path) -> None:
+    one, two = (read_log(halves / run / system / "log.jsonl") for run in ("one", "two"))
+    assert len(one) == len(two) == (2 * STEPS if system == "hd-vila" else STEPS)
+    for step, (alone, together) in enumerate(zip(one, two, strict=True)):
+        losses = {key: value for key, value in alone.items() if key.startswith("loss/")}
+        assert len(losses) >= 3
+        # Sums in another order differ by rounding, which the optimiser carries on.
+        tolerance = 2e-5 if step == 0 else 1e-3
+        assert {key: together[key] for key in losses} == pytest.approx(losses, rel=tolerance, abs=tolerance), step
+        assert together["norm"] == pytest.approx(alone["norm"], rel=1e-3 if step == 0 else 2e-2), step
+
+
+def test_norms_take_the_statistics_of_all_processes(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    x = torch.randn(6, 3, 4, 4) * 3.0 + 1.0
+    torch.save(x, tmp_path / "x.pt")
+    run_two(NORMS, tmp_path, "{rank}")
+    alone = norms()
+    x.requires_grad_()
+    out = alone(x)
+    out.pow(3).mean().backward()
+    halves = [torch.load(tmp_path / f"norms-{rank}.pt", weights_only=True) for rank in (0, 1)]
+    for rank, (part, gradients, state) in enumerate(halves):
+        assert torch.allclose(part, out[rank::2], atol=1e-5)
+        assert torch.allclose(gradients[0] / 2, x.grad[rank::2], atol=1e-6)  # each process took a mean over its half
+        assert all(torch.allclose(state[n].float(), v.float(), atol=1e-5) for n, v in alone.state_dict().items())
+    for index, parameter in enumerate(alone.parameters(), 1):
+        mean = (halves[0][1][index] + halves[1][1][index]) / 2
+        assert torch.allclose(mean, parameter.grad, atol=1e-5)
+
+
+def test_a_corpus_too_small_for_all_processes_is_refused(corpus: Path) -> None:
+    stage = recipe(corpus / "tokenizer.json", steps=2).stages[0]
+    tokenizer = Tokenizer.open(corpus / "tokenizer.json", max_length=16)
+    batches = Batches(stage, corpus / "data", tokenizer, ["red"], 7, STREAMS, rank=0, world=3)
+    with pytest.raises(ValueError, match=r"batch: 8 in each of 3 processes, but squares/train has 16"):
+        loop._check_shares(batches)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training import processes
 from training.models.fused import FusedModel
 from training.models.soho.config import SohoConfig
 from training.models.soho.video import VideoEncoder
@@ -101,7 +102,8 @@ class Soho(FusedModel):
         """Masked visual modelling: cross-entropy over the dictionary's entries, the text whole (section 3.3)."""
         hidden, masked = self.mask_visual(tokens, parts)
         fused = self.text.fuse_visual(text_BLD, attention_mask, self.see(hidden))
-        return F.cross_entropy(self.entry_logits(fused[masked]), parts[masked])
+        loss = F.cross_entropy(self.entry_logits(fused[masked]), parts[masked])
+        return processes.weighed(loss, int(masked.sum()))
 
     def facts(self) -> dict[str, float]:
         return self.video.dictionary.usage() if self.video.has_dictionary else {}
