@@ -32,7 +32,8 @@ def frozen_tokens(
     are to be altered, or other clips drawn, at every step, or where contrast needs the vectors of single clips.
 
     Kept in `folder`, so that a resumed run reads what it read before; `fresh` (a stage that begins) encodes anew.
-    seed: decides how pictures are altered and which clips are drawn. bf16: encode in bfloat16 where float32 is not needed.
+    seed: decides how pictures are altered and which clips are drawn. bf16: encode in bfloat16 where float32 is not
+    needed.
     """
     out: list[np.ndarray | None] = []
     for index, (source, corpus) in enumerate(zip(stage.sources, packed, strict=True)):
