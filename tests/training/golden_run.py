@@ -1,0 +1,93 @@
+"""Ten steps of every shipped recipe on drawn corpora, and the losses that they are known to have.
+
+`python -m tests.training.golden_run` writes `golden_losses.json` anew; do so where a change of numbers is meant.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from tests.training.drawn_corpora import write_corpora
+from training import checkpoint, curves, steps
+from training.command import RECIPES
+from training.curves import read_log
+from training.loop import train
+from training.recipe import Recipe, read_recipe
+
+ROOT = Path(__file__).parents[2]
+KNOWN = Path(__file__).parent / "golden_losses.json"
+STEPS = 10
+BATCH, QUESTIONS = 3, 2
+"""Videos per step and questions about each, at most; a real run has 32 to 96 and up to 9."""
+NAMES = 24
+"""Class names per step; the 96 of a real run take half of the time."""
+SLOWER = 5
+"""Warm-up takes so many times as long: near the full rate, rounding grows past the tolerance within ten steps."""
+SEEDS = {
+    "hd-vila-tiny": 249,
+    "hd-vila-tiny-motion": 339,
+    "pictograms": 0,
+    "soho-tiny": 3,
+    "visual-parsing-tiny": 0,
+}
+"""Chosen so that the ten steps learn every objective of every corpus."""
+STARTS = dict.fromkeys(("hd-vila-tiny-motion", "pictograms"), ROOT / "bundles" / "hd-vila-tiny")
+"""What a recipe goes on from, as its first lines say."""
+Losses = list[dict[str, float]]
+"""By step: objective and corpus -> loss."""
+
+
+def shipped() -> dict[str, Recipe]:
+    """All recipes of the package by file name."""
+    return {path.stem: read_recipe(path) for path in sorted(RECIPES.glob("*.toml"))}
+
+
+def shortened(recipe: Recipe, seed: int) -> Recipe:
+    """Ten steps in all stages together, as they begin: model, picture sizes, mixtures and options are the recipe's own.
+
+    float32 on one thread: bfloat16 gives other numbers on another kind of CPU.
+    """
+    stages = []
+    for i, stage in enumerate(recipe.stages):
+        count = len(recipe.stages)
+        own = STEPS // count + (i >= count - STEPS % count)
+        sources = [
+            source.model_copy(update={"batch": BATCH, "questions": min(source.questions, QUESTIONS)})
+            for source in stage.sources
+        ]
+        planned = SLOWER * (stage.planned_steps or stage.steps)
+        stages.append(stage.model_copy(update={"steps": own, "planned_steps": planned, "sources": sources}))
+    return recipe.model_copy(update={"stages": stages, "seed": seed, "precision": "float32", "threads": 1})
+
+
+def ten_steps(name: str, data: Path, out: Path) -> Losses:
+    """The losses of the first ten steps of a shortened recipe, which runs in `out`."""
+    recipe = shortened(shipped()[name], SEEDS[name])
+    # Checkpoints of real size after each stage, and a picture, are not what this is about.
+    unneeded = mock.patch.object(checkpoint, "save"), mock.patch.object(curves, "plot")
+    with unneeded[0], unneeded[1], mock.patch.object(steps, "NAMES_PER_STEP", NAMES):
+        train(recipe, data, out, start_from=STARTS.get(name))
+    rows = read_log(out / "log.jsonl")
+    return [{key[5:]: value for key, value in row.items() if key.startswith("loss/")} for row in rows]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "packed"
+        write_corpora(data, Path(folder) / "media")
+        for name in shipped():
+            found[name] = ten_steps(name, data, Path(folder) / name)
+            print(f"{name}: {len(found[name])} steps", file=sys.stderr)
+    KNOWN.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
