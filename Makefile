@@ -4,7 +4,8 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results study
+.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
+	study measure-training golden
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -28,7 +29,7 @@ TUNED := OMP_WAIT_POLICY=active MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000
 WORKERS ?= 2
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 demo: $(VENV)/.runtime ## demonstration videos, index, service on 127.0.0.1 and one tour; Ctrl-C ends it (DEMO_EXIT=1: ends by itself)
 	@$(BIN)/python -m demo
@@ -77,6 +78,13 @@ results: $(VENV)/.train ## measure $(BUNDLE) on all test splits and put the numb
 study: $(VENV)/.train ## the article's claims, measured small: trains every arm and renews docs/study.md (about an hour and a half)
 	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 \
 		$(BIN)/python -m training.study --packed $(PACKED) --out runs/study
+
+measure-training: $(VENV)/.train ## what training costs: steps per second and memory of the recipes ($(PACKED)), memory of the published sizes
+	$(TUNED) $(BIN)/python -m training.measure recipes --data $(PACKED)
+	$(BIN)/python -m training.measure base
+
+golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
 
 compose-check: ## does docker-compose understand docker-compose.yml, with every profile
 	docker-compose --profile index --profile gpu config --quiet
