@@ -9,7 +9,7 @@ from training.study.arms import CLAIMS, SEEDS
 from training.study.corpora import prepare
 from training.study.queue import run_all
 from training.study.report import write_report
-from training.study.results import gather, measure_latency
+from training.study.results import gather, measure_latency, restore
 
 
 def main() -> None:
@@ -22,8 +22,11 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("--scale", type=float, default=1.0, help="of the compute of every arm; for a longer study")
     parser.add_argument("--page", type=Path, default=Path("docs/study.md"), help="whose tables and plots are renewed")
+    parser.add_argument("--known", type=Path, help="study.json of an earlier study, whose runs are not done again")
     parser.add_argument("--report-only", action="store_true", help="train nothing; report the runs that are finished")
     args = parser.parse_args()
+    if args.known:
+        print(f"{restore(args.known, args.out)} runs known from {args.known}")
     if not args.report_only:
         prepare(args.packed, args.scenes, args.out / "corpora")
         run_all(args.out, args.claims, args.seeds, args.jobs, args.scale)

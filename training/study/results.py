@@ -41,6 +41,26 @@ def gather(out: Path) -> Results:
     return found
 
 
+def restore(known: Path, out: Path) -> int:
+    """Put the results of an earlier study, its `study.json`, where their runs would be; says how many.
+
+    A run that others go on from is restored only with all of these, since its checkpoint is not there. Runs that are
+    there already stay.
+    """
+    earlier: Results = json.loads(known.read_text("utf-8"))
+    runs = {(key, run["seed"]): run for key, found in earlier.items() for run in found["runs"]}
+    restored = 0
+    for (key, seed), run in runs.items():
+        followers = [other.key for other in ARMS.values() if other.follows and f"{other.claim}/{other.follows}" == key]
+        path = folder_of(out, ARMS[key], seed) / RESULT
+        if path.exists() or any((follower, seed) not in runs for follower in followers):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run, indent=1) + "\n")
+        restored += 1
+    return restored
+
+
 def measure_latency(out: Path) -> None:
     """Of the arms of the claim that is about it, one after the other. Kept in `latency.json`; needs an idle machine."""
     kept = out / "latency.json"

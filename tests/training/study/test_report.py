@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from training.study.arms import CLAIMS
 from training.study.report import table, write_report
-from training.study.results import spread
+from training.study.results import restore, spread
 
 PAGE = "A sentence of ours.\n" + "".join(
     f"<!-- table: {name} -->\nold\n<!-- end -->\nBetween {name}.\n" for name in (*CLAIMS, "flow", "cost")
@@ -86,3 +87,21 @@ def test_a_page_without_a_place_for_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="table: domain"):
         write_report(RESULTS, page, tmp_path / "images")
     assert "tables: domain" in page.read_text()
+
+
+def test_known_results_are_restored_but_not_a_beginning_that_some_arm_still_needs(tmp_path: Path) -> None:
+    known = {
+        "domain/general": {"runs": [{"seed": 0}, {"seed": 1}]},
+        "domain/adapted": {"runs": [{"seed": 0}, {"seed": 1}]},
+        "domain/unadapted": {"runs": [{"seed": 1}]},
+    }
+    (tmp_path / "study.json").write_text(json.dumps(known))
+    assert restore(tmp_path / "study.json", tmp_path / "out") == 4
+    found = {path.parent.relative_to(tmp_path / "out" / "runs").as_posix() for path in tmp_path.rglob("result.json")}
+    assert found == {
+        "domain/adapted/seed-0",  # general, seed 0: unadapted still has to go on from its checkpoint
+        "domain/general/seed-1",
+        "domain/adapted/seed-1",
+        "domain/unadapted/seed-1",
+    }
+    assert restore(tmp_path / "study.json", tmp_path / "out") == 0
