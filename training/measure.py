@@ -95,7 +95,7 @@ def measure_sample(system: str, size: str = "base") -> dict[str, Any]:
     text, states = model.encode_text(ids, mask)
     seen = model.see(visual)
     words = model.word_logits(model.fuse(states, mask, seen).flatten(0, 1))
-    match = model.match_logits(states, mask, visual, seen)
+    match = model.match_logits(states, mask, seen)
     loss = F.cross_entropy(words, ids.flatten()) + F.softplus(-match).mean() - (vector * text).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     frames = " + ".join(f"{s.frames} x {s.height}x{s.width}" for s in cfg.streams())
