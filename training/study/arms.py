@@ -186,7 +186,7 @@ def recipe(arm: Arm, seed: int, steps: int) -> Recipe:
             "start": arm.start,
             "threads": 1,
             "checkpoint_every": 50,
-            "answers_from": ["daquar"],
+            "answers_from": [source["corpus"] for source in arm.sources if "answer" in source["objectives"]],
             "model": dict(arm.model),
             "stages": [stage],
         }
