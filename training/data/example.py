@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+CHOICE_ONLY = "choice_only"
+"""Attribute: the index of a caption that is there for a choice among sentences alone, and no query of retrieval."""
+
 
 class ExampleError(ValueError):
     """A stored example that is not as the format states; names the field, its value and what was expected."""

@@ -33,7 +33,7 @@ from typing import Any
 
 from training.data.csv_file import csv_rows
 from training.data.errors import CorpusError
-from training.data.example import Example, Negative, Question
+from training.data.example import CHOICE_ONLY, Example, Negative, Question
 from training.data.hash_split import check_split
 from training.data.json_file import (
     Record,
@@ -210,8 +210,13 @@ def _choices(folder: Path, known: Collection[str]) -> dict[str, tuple[str, tuple
 
 
 def _with_negatives(example: Example, right: str, wrong: tuple[str, ...]) -> Example:
-    """The right sentence of a choice is among the captions or becomes the last of them."""
-    captions = example.captions if right in example.captions else (*example.captions, right)
+    """The right sentence of a choice is among the captions or becomes the last of them, which searches leave out.
+
+    1k-A searches with one sentence per video, whatever else is known of it.
+    """
+    captions, attributes = example.captions, example.attributes
+    if right not in captions:
+        captions, attributes = (*captions, right), attributes | {CHOICE_ONLY: len(captions)}
     of = captions.index(right)
     negatives = tuple(Negative(sentence, of, grade=3, kind="other") for sentence in wrong)
-    return replace(example, captions=captions, negatives=negatives)
+    return replace(example, captions=captions, negatives=negatives, attributes=attributes)

@@ -31,7 +31,11 @@ def best_ranks(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> tuple[np.n
 
 def retrieval(scores: np.ndarray, relevant: Sequence[np.ndarray], at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
     """Expected R@K in percent over the order of ties, median and mean rank."""
-    low, high = best_ranks(scores, relevant)
+    return rank_summary(*best_ranks(scores, relevant), at)
+
+
+def rank_summary(low: np.ndarray, high: np.ndarray, at: Sequence[int] = (1, 5, 10)) -> dict[str, float]:
+    """What `retrieval` gives, of the ranks that `best_ranks` gives."""
     out = {}
     for k in at:
         chance = np.clip((k - low + 1) / (high - low + 1), 0.0, 1.0)
@@ -59,6 +63,12 @@ def pairwise_accuracy(right: np.ndarray, wrong: np.ndarray) -> float:
     """Percent of pairs whose right item scores higher; a tie counts half."""
     right, wrong = np.asarray(right), np.asarray(wrong)
     return float(100.0 * ((right > wrong) + 0.5 * (right == wrong)).mean())
+
+
+def choice_accuracy(scores: np.ndarray) -> float:
+    """Percent of rows (n, candidates) whose first, right candidate scores highest; of k tied ones it is one in k."""
+    best = scores == scores.max(axis=1, keepdims=True)
+    return float(100.0 * (best[:, 0] / best.sum(axis=1)).mean())
 
 
 def calibration_error(probabilities: np.ndarray, correct: np.ndarray, bins: int = 15) -> float:

@@ -9,6 +9,7 @@ import pytest
 from training.data.errors import CorpusError
 from training.data.example import Negative, Question
 from training.data.msrvtt import msrvtt, msrvtt_official
+from training.evaluation.retrieval import queries_of
 
 SPLITS = {"video0": "train", "video1": "validate", "video2": "test", "video3": "test"}
 SENTENCES = [
@@ -148,6 +149,7 @@ def test_a_right_choice_that_is_no_caption_becomes_the_last_one(tmp_path: Path) 
     (tmp_path / "mc_test.jsonl").write_text(json.dumps(choice) + "\n")
     ((example, _),) = msrvtt(tmp_path, "test")
     assert example.captions == ("a band, on a stage", "a band plays")
+    assert queries_of(example) == ("a band, on a stage",)  # 1k-A searches with one sentence per video
     assert {negative.of for negative in example.negatives} == {1}
 
 
