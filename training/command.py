@@ -89,18 +89,22 @@ def _finetune(args: argparse.Namespace) -> dict[str, Any]:
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Measure a bundle, or a checkpoint, on packed corpora: retrieval, caption scoring, answers, streams. "
-        "What is measured depends on the corpora found in the data folder."
+        "Measure a bundle, or a checkpoint, on packed corpora, under whatever name they are packed. What is measured "
+        "follows from what a corpus holds: captions (retrieval in both directions), wrong captions, choices among "
+        "sentences, questions."
     )
     parser.epilog = """\
 examples:
   vitascope evaluate bundles/hd-vila-tiny --data data/packed --judgements /path/to/flickr8k
   vitascope evaluate runs/soho-tiny/checkpoint --split val --corpus flickr8k --out metrics.json
+  vitascope evaluate bundles/hd-vila-tiny --corpus msrvtt --corpus msvd      text to video and back, all captions
+  vitascope evaluate runs/retrieval/checkpoint --data data/clips --corpus msrvtt --clips 4
+  vitascope evaluate bundles/talks --data runs/adapt-talks/data --split val  what `vitascope adapt` packed
 """
     parser.add_argument("model", type=Path, help="bundle or checkpoint folder")
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
     parser.add_argument("--split", default="test", choices=("val", "test"))
-    parser.add_argument("--corpus", action="append", help="only this corpus; may be given again")
+    parser.add_argument("--corpus", action="append", help="only this packed corpus; may be given again (default: all)")
     parser.add_argument("--judgements", type=Path, help="folder with Flickr8k's expert judgements")
     parser.add_argument("--clips", type=int, metavar="K", help="clips of each video (default: all that are packed)")
     parser.add_argument("--out", type=Path, help="also write the numbers to this JSON file")

@@ -16,6 +16,7 @@ from training import checkpoint
 from training.data.packed import open_packed
 from training.evaluation.gallery import embed_gallery
 from training.evaluation.report import evaluate, open_encoder
+from vitascope.errors import InvalidInput
 from vitascope.tokenise import Tokenizer
 
 
@@ -51,6 +52,26 @@ def test_a_bundle_is_measured_as_its_checkpoint(
     assert one["pictogram_videos"]["clips"] == 3
     for name in ("t2v R@1 (all concepts)", "t2v MnR (all concepts)"):
         assert one["pictogram_videos"][name] == pytest.approx(other["pictogram_videos"][name], abs=0.5)
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_a_bundle_is_measured_on_any_corpus_whose_frames_it_sees(
+    folders: tuple[Path, Path], tmp_path: Path, data: Path
+) -> None:
+    bundle = export_checkpoint(folders[0], tmp_path / "bundle", precision="float32", data=folders[1], seed=1)
+    shutil.copytree(folders[1] / "squares", tmp_path / "data" / "mine")
+    shutil.copytree(data / "pictogram_videos", tmp_path / "data" / "talks")
+    one, other = (evaluate(m, tmp_path / "data", "val", clips=None) for m in (folders[0], bundle))
+    assert [*one] == [*other] == ["mine", "talks"]
+    for corpus in one:
+        assert one[corpus].keys() == other[corpus].keys()
+        assert one[corpus]["t2v MnR"] == pytest.approx(other[corpus]["t2v MnR"], abs=0.5)
+    packing = tmp_path / "data" / "mine" / "val" / "pack.json"
+    packing.write_text(packing.read_text().replace('"height": 32', '"height": 16'))
+    low = tmp_path / "data" / "mine" / "val" / "low.npy"
+    np.save(low, np.ascontiguousarray(np.load(low)[:, :, ::2]))
+    with pytest.raises(InvalidInput, match=r"mine.*: low: 1 frame of 32x16 .* 2 frames of 32x32 .* expected"):
+        evaluate(bundle, tmp_path / "data", "val")
 
 
 def test_parity_is_checked_on_the_clips_that_are_packed(folders: tuple[Path, Path], data: Path, tmp_path: Path) -> None:

@@ -51,9 +51,12 @@ def exact(answered: Answered) -> dict[str, float]:
         if len(question.answers) == 1 and " " not in question.answers[0]:
             single.append(n)
     right = answered.right
-    out = {"exact": float(100 * right.mean()), "exact (single word)": float(100 * right[single].mean())}
+    out = {"exact": float(100 * right.mean())}
+    if single:
+        out["exact (single word)"] = float(100 * right[single].mean())
     for kind, where in sorted(by_kind.items()):
-        out[f"exact ({kind})"] = float(100 * right[where].mean())
+        if kind:
+            out[f"exact ({kind})"] = float(100 * right[where].mean())
     return out | {"questions": float(len(right)), "ECE": calibration_error(answered.probability, right)}
 
 

@@ -15,6 +15,15 @@ from training.evaluation.gallery import Gallery
 from training.evaluation.metrics import pairwise_accuracy, tau_c
 
 
+def scores_of(
+    encoder: Encoder, texts: Sequence[str], videos: Gallery, tokens: np.ndarray, rows: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """`similarity`, `match` (logits) and `fused`, (n,) each, of texts[i] and video rows[i]."""
+    similarity = videos.pairs(embed_texts(encoder, texts), rows)
+    logits = match_logits(encoder, texts, tokens, rows)
+    return {"similarity": similarity, "match": logits, "fused": encoder.fused(similarity, logits)}
+
+
 def expert_agreement(
     encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, judgements: Sequence[Judgement]
 ) -> dict[str, float]:
@@ -26,9 +35,7 @@ def expert_agreement(
     row_of = {e.key: i for i, e in enumerate(packed.examples)}
     rows = [row_of[j.image] for j in judgements]
     texts = [j.caption for j in judgements]
-    similarity = videos.pairs(embed_texts(encoder, texts), rows)
-    logits = match_logits(encoder, texts, tokens, rows)
-    scores = {"similarity": similarity, "match": logits, "fused": encoder.fused(similarity, logits)}
+    scores = scores_of(encoder, texts, videos, tokens, rows)
     foreign = np.array([not j.is_own_caption for j in judgements])
     out = {}
     for name, values in scores.items():
@@ -55,19 +62,12 @@ def wrong_caption_accuracy(encoder: Encoder, packed: Packed, videos: Gallery, to
                 wrong.append(negative.caption)
                 kinds.append(negative.kind)
     both = right + wrong
-    twice = rows + rows
-    similarity = videos.pairs(embed_texts(encoder, both), twice)
-    logits = match_logits(encoder, both, tokens, twice)
     by_kind: dict[str, list[int]] = defaultdict(list)
     for i, kind in enumerate(kinds):
         by_kind[kind].append(i)
     out = {}
     n = len(rows)
-    for name, values in (
-        ("similarity", similarity),
-        ("match", logits),
-        ("fused", encoder.fused(similarity, logits)),
-    ):
+    for name, values in scores_of(encoder, both, videos, tokens, rows + rows).items():
         out[f"right caption {name}"] = pairwise_accuracy(values[:n], values[n:])
         for kind, where in sorted(by_kind.items()):
             out[f"right caption {name} ({kind})"] = pairwise_accuracy(values[:n][where], values[n:][where])
