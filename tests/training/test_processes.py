@@ -147,7 +147,11 @@ def run_two(program: str, folder: Path, *arguments: str) -> None:
         )
         for rank in (0, 1)
     ]
-    complaints = [process.communicate(timeout=300)[1] for process in running]
+    try:
+        complaints = [process.communicate(timeout=300)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()  # nothing where it has ended
     assert [process.returncode for process in running] == [0, 0], complaints
 
 
