@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from index.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES
+from index.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES, UPGRADES
 from vitascope.errors import CollectionNotFound, StorageError
 
 CATALOGUE_NAME = "catalogue.sqlite3"
@@ -30,8 +30,7 @@ def create_catalogue(path: Path, meta: Mapping[str, str]) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
-            for statement in TABLES.split(";\n"):
-                connection.execute(statement)
+            _execute(connection, TABLES)
             rows = {**meta, "collection_id": uuid.uuid4().hex}
             connection.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -47,10 +46,10 @@ class Catalogue:
     """Transactions on one catalogue file; safe to use from many threads."""
 
     def __init__(self, path: Path) -> None:
-        """Open the catalogue at ``path``.
+        """Open the catalogue at ``path``; one of an earlier version gets the tables of this one first.
 
-        Raises CollectionNotFound where there is none, StorageError where it cannot be read or has another
-        schema.
+        Raises CollectionNotFound where there is none, StorageError where it cannot be read or is of a later
+        version.
         """
         self.path = path
         self._write_lock = threading.RLock()
@@ -157,8 +156,8 @@ class Catalogue:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if application != APPLICATION_ID:
             raise StorageError(f"{self.path}: application id {application:#x}; a catalogue was expected")
-        if version != SCHEMA_VERSION:
-            raise StorageError(f"{self.path}: catalogue schema {version}; this version reads {SCHEMA_VERSION}")
+        if not 1 <= version <= SCHEMA_VERSION:
+            raise StorageError(f"{self.path}: catalogue schema {version}; this version reads 1 to {SCHEMA_VERSION}")
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise StorageError(f"{self.path}: journal mode {mode}; this file system does not allow wal")
@@ -167,6 +166,8 @@ class Catalogue:
             row = connection.execute("SELECT value FROM meta WHERE key = 'collection_id'").fetchone()
             if row is None or row[0] != expected:
                 raise CollectionNotFound(f"{self.path.parent.name}: dropped and created again; open it anew")
+        if version < SCHEMA_VERSION:
+            _upgrade(connection)
 
     def _check_not_dropped(self, connection: sqlite3.Connection) -> None:
         if connection.execute("SELECT 1 FROM meta WHERE key = 'dropped'").fetchone():
@@ -202,3 +203,24 @@ class Catalogue:
             if not self.path.exists():
                 raise CollectionNotFound(f"{self.path.parent.name}: the collection was dropped") from error
             raise StorageError(f"{self.path}: {error}") from error
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Bring the tables to this version, all or nothing; another process may have done it meanwhile."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        for script in UPGRADES[version - 1 :]:
+            _execute(connection, script)
+        connection.execute(f"PRAGMA user_version = {max(version, SCHEMA_VERSION)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _execute(connection: sqlite3.Connection, script: str) -> None:
+    """The statements of a script, within the open transaction (``executescript`` would commit it)."""
+    for statement in script.split(";\n"):
+        connection.execute(statement)

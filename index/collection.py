@@ -27,6 +27,8 @@ from index.records import (
     Stats,
     Video,
     check_span,
+    check_text,
+    check_thumbnail,
     check_tokens,
     check_vector,
     check_video,
@@ -133,6 +135,8 @@ class Collection:
         spans = [check_span(clip.start, clip.end) for clip in clips]
         blobs = [check_vector(clip.vector, self.width).astype("<f4").tobytes() for clip in clips]
         tokens = [check_tokens(clip.visual_tokens, self._tokens_shape).tobytes() for clip in clips]
+        texts = [check_text("text", clip.text) for clip in clips]
+        pictures = [check_thumbnail(clip.thumbnail) for clip in clips]
         with self.catalogue.write() as connection:
             known = find_video(connection, "content_sha256 = ?", video.content_sha256)
             if known is not None:
@@ -141,11 +145,15 @@ class Collection:
             ids = range(first_clip, first_clip + len(clips))
             video_id = insert_video(connection, video, first_clip, len(clips))
             connection.executemany(
-                "INSERT INTO clips (id, video_id, start, end) VALUES (?, ?, ?, ?)",
-                [(i, video_id, start, end) for i, (start, end) in zip(ids, spans, strict=True)],
+                "INSERT INTO clips (id, video_id, start, end, text) VALUES (?, ?, ?, ?, ?)",
+                [(i, video_id, *span, text) for i, span, text in zip(ids, spans, texts, strict=True)],
             )
             connection.executemany("INSERT INTO vectors VALUES (?, ?)", zip(ids, blobs, strict=True))
             connection.executemany("INSERT INTO tokens VALUES (?, ?)", zip(ids, tokens, strict=True))
+            connection.executemany(
+                "INSERT INTO thumbnails VALUES (?, ?)",
+                [(i, jpeg) for i, jpeg in zip(ids, pictures, strict=True) if jpeg is not None],
+            )
             log_change(connection, "add", first_clip, len(clips))
             added = find_video(connection, "id = ?", video_id)
         assert added is not None
@@ -197,9 +205,19 @@ class Collection:
             if find_video(connection, "id = ?", _checked_id(video_id)) is None:
                 raise self._no_video(video_id)
             rows = connection.execute(
-                "SELECT id, video_id, start, end FROM clips WHERE video_id = ? ORDER BY id", (video_id,)
+                "SELECT id, video_id, start, end, text FROM clips WHERE video_id = ? ORDER BY id", (video_id,)
             )
             return [Clip(*row) for row in rows]
+
+    def thumbnail(self, clip_id: int) -> bytes | None:
+        """The JPEG picture of a clip, None where none was made. Raises NotFound."""
+        with self.catalogue.read() as connection:
+            row = connection.execute(
+                "SELECT jpeg FROM clips LEFT JOIN thumbnails ON clip_id = id WHERE id = ?", (_checked_id(clip_id),)
+            ).fetchone()
+        if row is None:
+            raise NotFound(f"collection {self.name}: no clip {clip_id}")
+        return None if row[0] is None else bytes(row[0])
 
     def visual_tokens(self, clip_ids: Sequence[int]) -> Float32:
         """The visual tokens of these clips, (N, V, W) float32 in their order. Raises NotFound with the ids."""

@@ -22,6 +22,8 @@ RESERVED_KEYS = frozenset({*VIDEO_FIELDS, "and", "or", "not"})
 MAX_KEYS = 64
 MAX_KEY_LENGTH = 128
 MAX_TEXT_LENGTH = 10_000
+MAX_THUMBNAIL = 1_000_000
+"""Bytes."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -40,12 +42,17 @@ class NewVideo:
 
 @dataclass(frozen=True, slots=True)
 class NewClip:
-    """A clip about to be added: span in s, ``vector`` (D,), ``visual_tokens`` (V, W), kept as float16."""
+    """A clip about to be added: span in s, ``vector`` (D,), ``visual_tokens`` (V, W), kept as float16.
+
+    ``text``: what is said in it. ``thumbnail``: a JPEG picture of it.
+    """
 
     start: float
     end: float
     vector: npt.NDArray[np.floating]
     visual_tokens: npt.NDArray[np.floating]
+    text: str = ""
+    thumbnail: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +73,13 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A span of a video, in seconds; a picture's only clip is 0 to 0."""
+    """A span of a video, in seconds, and what is said in it; a picture's only clip is 0 to 0."""
 
     id: int
     video_id: int
     start: float
     end: float
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,15 @@ def check_span(start: float, end: float) -> tuple[float, float]:
     if not (math.isfinite(start) and math.isfinite(end) and start >= 0 and (start < end or is_picture)):
         raise InvalidInput(f"clip: {start} to {end} s; 0 <= start < end (0 to 0 for a picture) was expected")
     return start, end
+
+
+def check_thumbnail(jpeg: bytes | None) -> bytes | None:
+    """``jpeg`` if it can be a clip's picture. Raises InvalidInput."""
+    if jpeg is not None and not (jpeg[:2] == b"\xff\xd8" and len(jpeg) <= MAX_THUMBNAIL):
+        raise InvalidInput(
+            f"thumbnail: {len(jpeg)} bytes that begin {jpeg[:4]!r}; a JPEG of at most {MAX_THUMBNAIL} was expected"
+        )
+    return jpeg
 
 
 def check_vector(vector: npt.ArrayLike, width: int) -> Float32:

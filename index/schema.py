@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 APPLICATION_ID = 0x56544153  # "VTAS": tells a catalogue from any other SQLite file
-SCHEMA_VERSION = 1
 
 TABLES = """
 CREATE TABLE meta (
@@ -40,7 +39,8 @@ CREATE TABLE clips (
     id       INTEGER PRIMARY KEY AUTOINCREMENT,
     video_id INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE,
     start    REAL    NOT NULL,
-    end      REAL    NOT NULL
+    end      REAL    NOT NULL,
+    text     TEXT    NOT NULL DEFAULT '' -- what is said in it
 );
 CREATE INDEX clips_by_video ON clips (video_id);
 
@@ -52,6 +52,12 @@ CREATE TABLE vectors (
 CREATE TABLE tokens (
     clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
     tokens  BLOB NOT NULL
+);
+
+-- A JPEG picture of the clip, where one was made.
+CREATE TABLE thumbnails (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    jpeg    BLOB NOT NULL
 );
 
 -- What was added and deleted, in order: how a derived index catches up. The stamp tells apart two histories
@@ -93,3 +99,16 @@ CREATE TABLE job_items (
 ) WITHOUT ROWID;
 CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
 """
+
+UPGRADES = (
+    """
+ALTER TABLE clips ADD COLUMN text TEXT NOT NULL DEFAULT '';
+CREATE TABLE thumbnails (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    jpeg    BLOB NOT NULL
+);
+""",
+)
+"""From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n."""
+
+SCHEMA_VERSION = 1 + len(UPGRADES)
