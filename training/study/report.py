@@ -27,6 +27,7 @@ HEADINGS = {
     "scenes t2v R@1": "scenes R@1",
     "scenes t2v R@10": "scenes R@10",
     "scenes right caption match": "scenes right caption",
+    "scenes exact": "scenes answers",
     "daquar exact": "DAQUAR answers",
     "pictogram_stills t2v R@10": "pictograms R@10",
 }

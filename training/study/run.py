@@ -69,7 +69,7 @@ def run(out: Path, arm: Arm, seed: int, scale: float = 1.0) -> dict[str, Any]:
         result |= {"gigaflop of a clip": round(clip_flops(checkpoint.load(found).model) / 1e9, 4)}
         result |= {"metrics": measure(found, data, METRICS[arm.claim])}
     if arm.flow:
-        result["flow"] = measure_flow(found, data, "flickr8k", "test", 200)["layers"]
+        result["flow"] = measure_flow(found, data, arm.flow, "test", 200)["layers"]
     _write(folder / RESULT, result)
     if not any(other.claim == arm.claim and other.follows == arm.name for other in ARMS.values()):
         shutil.rmtree(found)  # a hundred megabytes that nobody goes on from
