@@ -28,6 +28,7 @@ HEADINGS = {
     "scenes t2v R@10": "scenes R@10",
     "scenes right caption match": "scenes right caption",
     "scenes exact": "scenes answers",
+    "scenes exact of another video": "of another video",
     "daquar exact": "DAQUAR answers",
     "pictogram_stills t2v R@10": "pictograms R@10",
 }
