@@ -101,21 +101,30 @@ def objects(
     as shares of width and height. classes (B, K, A): class numbers, negative where there is no such object; of two
     objects in one token the first counts. Returns the weighted mean over attributes plus the loss of presence.
     """
-    rows, columns = grid
-    column, row = ((places[..., i] * n).long().clamp(0, n - 1) for i, n in enumerate((columns, rows)))
-    token = row * columns + column  # (B, K)
-    there = classes[..., 0] >= 0
-    same = (token[:, :, None] == token[:, None, :]) & there[:, None, :]
-    hidden = (same & torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril(-1)).any(dim=2)
+    token, seen = object_tokens(places, classes, grid)
     present = torch.zeros(logits_BVC.shape[:2], device=logits_BVC.device)
-    present.scatter_add_(1, token, there.float())
+    present.scatter_add_(1, token, (classes[..., 0] >= 0).float())
     logits = logits_BVC.float()
     loss = F.binary_cross_entropy_with_logits(logits[..., 0], present.clamp(max=1.0))
-    at_object = logits.gather(1, token[..., None].expand(-1, -1, logits.shape[2]))[there & ~hidden]
-    wanted = classes[there & ~hidden]
+    at_object = logits.gather(1, token[..., None].expand(-1, -1, logits.shape[2]))[seen]
+    wanted = classes[seen]
     parts = torch.split(at_object[:, 1:], list(sizes), dim=1)
     by_attribute = [w * F.cross_entropy(p, wanted[:, i]) for i, (p, w) in enumerate(zip(parts, weights, strict=True))]
     return loss + processes.weighed(torch.stack(by_attribute).sum(), len(wanted)) / sum(weights)
+
+
+def object_tokens(places: Tensor, classes: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The visual token (B, K) int64 where each object is, and whether (B, K) bool it can be read from there.
+
+    Arguments as in `objects`: of two objects in one token only the first can be read.
+    """
+    rows, columns = grid
+    column, row = ((places[..., i] * n).long().clamp(0, n - 1) for i, n in enumerate((columns, rows)))
+    token = row * columns + column
+    there = classes[..., 0] >= 0
+    same = (token[:, :, None] == token[:, None, :]) & there[:, None, :]
+    hidden = (same & torch.ones(same.shape[1:], dtype=torch.bool, device=same.device).tril(-1)).any(dim=2)
+    return token, there & ~hidden
 
 
 def masked_words(logits: Tensor, targets: Tensor) -> Tensor:

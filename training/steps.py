@@ -154,8 +154,7 @@ def _match(
 
 
 def _objects(model: FusedModel, visual: Tensor, places: Tensor, classes: Tensor) -> Tensor:
-    rows = round((visual.shape[1] * model.cfg.grid_height / model.cfg.grid_width) ** 0.5)
-    grid = (rows, visual.shape[1] // rows)
+    grid = model.grid_of(visual.shape[1])
     return objectives.objects(model.object_logits(visual), places, classes, grid, model.cfg.object_classes, WEIGHTS)
 
 

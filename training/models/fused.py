@@ -159,6 +159,11 @@ class FusedModel(nn.Module, ABC):
         logits: Tensor = self.answer_head(first)
         return logits
 
+    def grid_of(self, tokens: int) -> tuple[int, int]:
+        """Rows and columns of so many visual tokens: the configured grid, or one of its shape for other pictures."""
+        rows = round((tokens * self.cfg.grid_height / self.cfg.grid_width) ** 0.5)
+        return rows, tokens // rows
+
     def object_logits(self, visual_BVW: Tensor) -> Tensor:
         """Visual tokens (B, V, W) -> (B, V, 1 + classes of all attributes): is an object here, and what is it."""
         if self.object_head is None:

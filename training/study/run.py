@@ -23,6 +23,7 @@ from training.evaluation.captions import wrong_caption_accuracy
 from training.evaluation.encoder import TorchEncoder
 from training.evaluation.flow_report import measure_flow
 from training.evaluation.gallery import embed_gallery
+from training.evaluation.objects import objects_told
 from training.evaluation.retrieval import concept_retrieval
 from training.loop import train
 from training.start import begin
@@ -131,6 +132,8 @@ def _corpus(encoder: TorchEncoder, packed: Packed, kinds: Sequence[str]) -> dict
         found |= concept_retrieval(encoder, queries := sorted(set(labels)), queries, videos, labels)
     if "right caption match" in kinds:
         found |= wrong_caption_accuracy(encoder, packed, videos, tokens)
+    if any(kind.startswith("objects") for kind in kinds):
+        found |= objects_told(encoder.model, packed, tokens)
     if "exact of another video" in kinds:
         # What the questions alone give away: asked of the next video in place of their own.
         found["exact of another video"] = exact_answers(encoder, packed, np.roll(tokens, 1, axis=0))["exact"]
