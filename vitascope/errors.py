@@ -54,6 +54,12 @@ class MediaTooLarge(MediaError):
     code = "media_too_large"
 
 
+class SubtitlesCorrupt(MediaError):
+    """Subtitles that cannot be read; names the file and the line."""
+
+    code = "subtitles_corrupt"
+
+
 class BundleError(VitascopeError):
     """A bundle that cannot be opened."""
 
