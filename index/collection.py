@@ -219,6 +219,16 @@ class Collection:
             raise NotFound(f"collection {self.name}: no clip {clip_id}")
         return None if row[0] is None else bytes(row[0])
 
+    def thumbnail_at(self, video_id: int, second: float) -> bytes | None:
+        """The JPEG picture of the clip whose middle is at ``second`` to six digits; None where there is none."""
+        with self.catalogue.read() as connection:
+            row = connection.execute(
+                "SELECT jpeg FROM clips JOIN thumbnails ON clip_id = id"
+                " WHERE video_id = ? AND abs((start + end) / 2 - ?) <= ? ORDER BY abs((start + end) / 2 - ?) LIMIT 1",
+                (_checked_id(video_id), second, 1e-5 * max(1.0, second), second),
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
     def visual_tokens(self, clip_ids: Sequence[int]) -> Float32:
         """The visual tokens of these clips, (N, V, W) float32 in their order. Raises NotFound with the ids."""
         found = self.stored_tokens(clip_ids)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from vitascope.model import Model
 
 RERANK = 20
-FAILURES_SHOWN = 20
+FILES_SHOWN = 20
+NOTES_KEPT = 1000
 
 INDEX_EPILOG = """\
 Files are recognised by their content: what the collection has already is skipped, under any name, so the
@@ -33,6 +34,8 @@ examples:
   vitascope index ~/Videos
   vitascope index /mnt/cameras --collection cameras --metadata site=north --metadata year=2024
   vitascope index lectures --clip-length 20 --clip-overlap 5
+  vitascope index films --segment shots --clip-longest 20
+  vitascope index talks --segment subtitles --subtitles en
   vitascope index ~/Videos --json | jq .failures
 """
 
@@ -52,16 +55,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = INDEX_EPILOG
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="videos and pictures, with all below it")
     parser.add_argument("--flat", action="store_true", help="not what is in folders below it")
-    parser.add_argument(
-        "--clip-length", type=float, default=8.0, metavar="S", help="seconds per clip (default: %(default)g)"
-    )
-    parser.add_argument(
-        "--clip-overlap",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="seconds shared by neighbours (default: 0)",
-    )
+    _add_segmentation(parser)
     parser.add_argument(
         "--metadata",
         action="append",
@@ -71,6 +65,44 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for add in (add_collection, add_data, add_bundle, add_engine):
         add(parser)
+
+
+def _add_segmentation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how videos are cut into clips")
+    group.add_argument(
+        "--segment",
+        choices=("windows", "shots", "subtitles"),
+        default="windows",
+        help="windows of one length, one clip per shot, or sentences of the subtitles (default: windows)",
+    )
+    group.add_argument(
+        "--clip-length",
+        type=float,
+        default=8.0,
+        metavar="S",
+        help="seconds per window, also in pauses between subtitles (default: %(default)g)",
+    )
+    group.add_argument(
+        "--clip-overlap", type=float, default=0.0, metavar="S", help="seconds shared by neighbours (default: 0)"
+    )
+    group.add_argument(
+        "--clip-shortest",
+        type=float,
+        metavar="S",
+        help="seconds; what is shorter is joined (default: half a window, 1 for shots, 4 for subtitles)",
+    )
+    group.add_argument(
+        "--clip-longest",
+        type=float,
+        default=16.0,
+        metavar="S",
+        help="seconds; longer shots and sentences are cut (default: %(default)g)",
+    )
+    group.add_argument(
+        "--subtitles",
+        metavar="LANGUAGE",
+        help="which subtitles are read, as en or pt-BR (default: those without a language, else the first)",
+    )
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +124,15 @@ def run_index(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.model import Model
 
     metadata = dict(_key_and_value(text) for text in args.metadata)
-    options = JobOptions(not args.flat, Segmentation(args.clip_length, args.clip_overlap), metadata)
+    segmentation = Segmentation(
+        length=args.clip_length,
+        overlap=args.clip_overlap,
+        shortest=args.clip_shortest,
+        rule=args.segment,
+        longest=args.clip_longest,
+        language=args.subtitles,
+    )
+    options = JobOptions(not args.flat, segmentation, metadata)
     if not args.folder.is_dir():
         raise InvalidInput(f"folder: {str(args.folder)!r} is not a folder; an existing folder was expected")
     model = Model.open(args.bundle, threads=args.threads, device=args.device)
@@ -168,9 +208,22 @@ def _index(
         "skipped": job.counts.total - added - job.counts.failed,
         "failed": job.counts.failed,
         "failures": [{"file": i.path, "reason": i.reason} for i in items(collection, job.id, "failed")],
+        "notes": _notes(collection, job.id),
         "videos": stats.videos,
         "clips": stats.clips,
     }
+
+
+def _notes(collection: Collection, job_id: int) -> list[dict[str, str]]:
+    """What was remarked about files that were added, at most ``NOTES_KEPT``."""
+    from index.jobs import items
+
+    notes: list[dict[str, str]] = []
+    after = -1
+    while len(notes) < NOTES_KEPT and (page := items(collection, job_id, "succeeded", after_position=after)):
+        notes += [{"file": item.path, "note": item.reason} for item in page if item.reason]
+        after = page[-1].position
+    return notes[:NOTES_KEPT]
 
 
 def _run(collection: Collection, model: Model, job: Job, *, quiet: bool) -> Job:
@@ -194,13 +247,19 @@ def show_index(result: dict[str, Any], console: Console) -> None:
         f"{result['added']} added, {result['skipped']} skipped{failed}: collection "
         f"[bold]{escape(result['collection'])}[/bold] has {result['videos']} videos, {result['clips']} clips"
     )
-    if result["failures"]:
-        table = plain_table("file", "reason")
-        for failure in result["failures"][:FAILURES_SHOWN]:
-            table.add_row(escape(failure["file"]), escape(failure["reason"] or ""))
-        console.print(table)
-        if (more := result["failed"] - FAILURES_SHOWN) > 0:
-            console.print(f"and {more} more; --json lists up to 1000")
+    _show_files(console, [(f["file"], f["reason"] or "") for f in result["failures"]], result["failed"], "reason")
+    _show_files(console, [(n["file"], n["note"]) for n in result["notes"]], len(result["notes"]), "note")
+
+
+def _show_files(console: Console, listed: list[tuple[str, str]], count: int, what: str) -> None:
+    if not listed:
+        return
+    table = plain_table("file", what)
+    for file, words in listed[:FILES_SHOWN]:
+        table.add_row(escape(file), escape(words))
+    console.print(table)
+    if (more := count - FILES_SHOWN) > 0:
+        console.print(f"and {more} more; --json lists up to 1000")
 
 
 def run_search(args: argparse.Namespace) -> dict[str, Any]:

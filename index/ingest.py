@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.collection import Collection
+from index.cutting import Cut, cut_into_clips
 from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, check_text
-from index.segment import Segmentation, segment
+from index.segment import Segmentation
+from index.thumbnails import thumbnails_into
 from vitascope.errors import MediaError, MediaTooLarge
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import probe
@@ -23,10 +25,13 @@ _BLOCK = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """The video of the file, and whether it was added now or had been there before."""
+    """The video of the file, whether it was added now or had been there before, and remarks on how it was cut
+    into clips (subtitles that could not be read, for one).
+    """
 
     video: Video
     created: bool
+    notes: tuple[str, ...] = ()
 
 
 def ingest_file(
@@ -55,9 +60,9 @@ def ingest_file(
     if known is not None:
         return Ingested(known, created=False)
     info = probe(file, limits)
-    rule = segmentation or Segmentation()
     duration = 0.0 if info.kind == "picture" else info.duration
-    clips = _embed(model, file, segment(duration, rule.length, rule.overlap, rule.shortest), limits)
+    cut = cut_into_clips(file, duration, segmentation or Segmentation(), limits)
+    clips = _embed(model, file, cut, limits)
     if _state(file) != before:
         raise MediaError(f"{file.name}: changed while it was being read; an unchanging file was expected")
     video = NewVideo(
@@ -69,7 +74,7 @@ def ingest_file(
         height=info.height,
         metadata=checked,
     )
-    return Ingested(*collection.add_if_new(video, clips))
+    return Ingested(*collection.add_if_new(video, clips), cut.notes)
 
 
 def content_sha256(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> str:
@@ -89,13 +94,17 @@ def content_sha256(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> str:
         raise MediaError(f"{path.name}: cannot be read: {error.strerror or error}") from error
 
 
-def _embed(model: Model, file: Path, spans: list[tuple[float, float]], limits: MediaLimits) -> list[NewClip]:
+def _embed(model: Model, file: Path, cut: Cut, limits: MediaLimits) -> list[NewClip]:
     clips = []
-    for first in range(0, len(spans), CLIPS_AT_ONCE):
-        batch = spans[first : first + CLIPS_AT_ONCE]
-        embedded = model.embed_file(file, batch, limits)
+    for first in range(0, len(cut.spans), CLIPS_AT_ONCE):
+        batch = cut.spans[first : first + CLIPS_AT_ONCE]
+        pictures: dict[int, bytes] = {}
+        embedded = model.embed_file(file, batch, limits, thumbnails_into(pictures))
         tokens = embedded.visual_tokens.astype("float16")
-        clips += [NewClip(*span, embedded.vectors[i], tokens[i]) for i, span in enumerate(batch)]
+        clips += [
+            NewClip(*span, embedded.vectors[i], tokens[i], cut.texts[first + i], pictures.get(i))
+            for i, span in enumerate(batch)
+        ]
     return clips
 
 

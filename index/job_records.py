@@ -75,7 +75,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class JobItem:
-    """One file of a job. ``reason`` says why it failed or was skipped."""
+    """One file of a job. ``reason`` says why it failed or was skipped, or what was remarked when it was added."""
 
     job_id: int
     position: int

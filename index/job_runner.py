@@ -11,7 +11,7 @@ from pathlib import Path
 from index import job_state
 from index.collection import Collection
 from index.folder_listing import list_folder
-from index.ingest import ingest_file
+from index.ingest import Ingested, ingest_file
 from index.job_owner import Lease, new_owner
 from index.job_records import Job, JobItem, job
 from vitascope.errors import BundleError, CollectionNotFound, StorageError, TaskMissing, VitascopeError
@@ -133,7 +133,7 @@ class _Run:
         # Killed between adding the video and noting so: this job added it, however often it was tried.
         of_this_job = item.tries > 1 and video.path == item.path and video.added_at >= self.job.created_at
         if ingested.created or of_this_job:
-            return replace(item, state="succeeded", video_id=video.id)
+            return replace(item, state="succeeded", video_id=video.id, reason=_remarks(ingested))
         reason = f"the collection has this content already: video {video.id}, {video.path}"
         return replace(item, state="skipped", reason=reason, video_id=video.id)
 
@@ -171,6 +171,10 @@ def _ignore(item: JobItem, done: int, total: int) -> None:
 
 def _never() -> bool:
     return False
+
+
+def _remarks(ingested: Ingested) -> str | None:
+    return _storable("; ".join(ingested.notes)) if ingested.notes else None
 
 
 def _storable(reason: str) -> str:

@@ -28,6 +28,7 @@ WRITE_BYTES = 1024**2
 """Bytes that are gathered before a thread writes them."""
 MAX_PARTS = 1000
 MAX_NAME = 255
+JSON_FIELDS = ("metadata", "segmentation")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ async def read_form(
 
 
 def parse_fields(schema: type[Schema], fields: Mapping[str, list[str]], *, lists: tuple[str, ...] = ()) -> Schema:
-    """Form fields as a schema. Those in ``lists`` may come many times; a value of ``metadata`` is JSON.
+    """Form fields as a schema. Those in ``lists`` may come many times; those in ``JSON_FIELDS`` are JSON.
 
     Raises RequestValidationError.
     """
@@ -81,7 +82,7 @@ def parse_fields(schema: type[Schema], fields: Mapping[str, list[str]], *, lists
             values[name] = given
         elif len(given) > 1:
             raise invalid(name, "given more than once; one value was expected")
-        elif name == "metadata":
+        elif name in JSON_FIELDS:
             values[name] = _json_object(name, given[0])
         else:
             values[name] = given[0]

@@ -97,9 +97,9 @@ def form_body(schema: type[BaseModel], also_json: type[BaseModel] | None = None)
 
 
 def _inlined(schema: type[BaseModel]) -> dict[str, Any]:
-    described = schema.model_json_schema()
-    if "$defs" in described:
-        raise TypeError(f"{schema.__name__}: only schemas without parts of their own can be a form")
+    """The schema itself; its parts are named where they are those of other bodies."""
+    described = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+    described.pop("$defs", None)
     return described
 
 

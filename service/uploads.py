@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from index.ingest import Ingested, ingest_file
 from service.forms import Upload
 from service.schemas.library import UploadFields
+from service.schemas.segmentation import asked_segmentation
 from service.state import Service
 from vitascope.errors import MediaError, StorageError
 from vitascope.media.probe import probe
@@ -23,6 +25,7 @@ def add_upload(service: Service, name: str, upload: Upload, fields: UploadFields
     """
     collection = service.collection(name, for_model=True)
     limits = service.settings.media_limits()
+    segmentation = asked_segmentation(fields.segmentation)
     title = Path(upload.name).stem if fields.title is None else fields.title
     with service.media.turn(name, upload.sha256), called(upload.path, upload.name):
         known = collection.find_by_hash(upload.sha256)
@@ -35,7 +38,16 @@ def add_upload(service: Service, name: str, upload: Upload, fields: UploadFields
         path = service.media.path_of(name, upload.sha256, info.container)
         with service.media.intent(service.library, name, path, upload.sha256), called(path, upload.name):
             _move(upload.path, path)
-            return ingest_file(collection, service.model, path, title=title, metadata=fields.metadata, limits=limits)
+            added = ingest_file(
+                collection,
+                service.model,
+                path,
+                title=title,
+                metadata=fields.metadata,
+                segmentation=segmentation,
+                limits=limits,
+            )
+            return replace(added, notes=tuple(note.replace(path.name, upload.name) for note in added.notes))
 
 
 @contextmanager

@@ -112,14 +112,25 @@ class Client:
         self._call("DELETE", _path(name))
 
     def add_video(
-        self, collection: str, file: str | Path, *, title: str | None = None, metadata: Metadata | None = None
+        self,
+        collection: str,
+        file: str | Path,
+        *,
+        title: str | None = None,
+        metadata: Metadata | None = None,
+        segmentation: JSON | None = None,
     ) -> JSON:
-        """Upload and index a file. A file whose content is there already is not indexed again."""
+        """Upload and index a file. A file whose content is there already is not indexed again.
+
+        ``segmentation``: how it is cut into clips, such as ``{"rule": "shots", "longest": 16}``.
+        """
         fields: dict[str, str] = {}
         if title is not None:
             fields["title"] = title
         if metadata is not None:
             fields["metadata"] = json.dumps(dict(metadata))
+        if segmentation is not None:
+            fields["segmentation"] = json.dumps(segmentation)
         return self._upload(_path(collection, "videos"), file, fields)
 
     def videos(self, collection: str, *, limit: int | None = None, cursor: str | None = None) -> JSON:
@@ -145,10 +156,19 @@ class Client:
     # Jobs
 
     def create_job(
-        self, collection: str, folder: str, *, recursive: bool = True, metadata: Metadata | None = None
+        self,
+        collection: str,
+        folder: str,
+        *,
+        recursive: bool = True,
+        metadata: Metadata | None = None,
+        segmentation: JSON | None = None,
     ) -> JSON:
-        """Index a folder on the service's machine in the background; it must lie below an allowed root."""
-        body = {"folder": folder, "recursive": recursive, "metadata": dict(metadata or {})}
+        """Index a folder on the service's machine in the background; it must lie below an allowed root.
+
+        ``segmentation`` as for ``add_video``.
+        """
+        body = {"folder": folder, "recursive": recursive, "metadata": dict(metadata or {}), "segmentation": segmentation}
         return self._call("POST", _path(collection, "jobs"), json=body)
 
     def job(self, collection: str, job_id: str) -> JSON:

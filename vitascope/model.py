@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,10 @@ from vitascope.engine import Array, Device
 from vitascope.errors import InvalidInput
 from vitascope.graphs import Graphs
 from vitascope.manifest import FrameStream, Task
+from vitascope.media.frame import Frame
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import probe
-from vitascope.media.sample import sample_streams
+from vitascope.media.sample import OnMiddle, sample_streams
 from vitascope.scores import fused_score, match_probability
 from vitascope.tokenise import MAX_CHARACTERS
 
@@ -179,9 +181,11 @@ class Model:
         path: str | os.PathLike[str],
         clips: Sequence[tuple[float, float]] | None = None,
         limits: MediaLimits = DEFAULT_LIMITS,
+        on_middle: OnMiddle | None = None,
     ) -> VideoEmbedding:
         """Embed each clip (start, end in s) of a media file: one row per clip; the whole file by default.
 
+        ``on_middle`` is called with the number of each clip and the frame in its middle, in passing.
         Raises media errors as ``probe`` and ``sample_streams`` do; TaskMissing; EngineError.
         """
         self._graphs.engine("video")
@@ -189,7 +193,9 @@ class Model:
         streams = self.bundle.manifest.streams
         parts = []
         for first in range(0, max(1, len(spans)), _CLIPS_AT_ONCE):
-            sampled = sample_streams(path, streams, spans[first : first + _CLIPS_AT_ONCE], limits)
+            seen = None if on_middle is None else partial(_counted_from, first, on_middle)
+            piece = spans[first : first + _CLIPS_AT_ONCE]
+            sampled = sample_streams(path, streams, piece, limits, on_middle=seen)
             parts.append(self.embed_video({name: frames[:, None] for name, frames in sampled.items()}))
         return VideoEmbedding(
             np.concatenate([part.vectors for part in parts]),
@@ -257,6 +263,10 @@ class Model:
             shared = shape[:2]
         assert shared is not None
         return shared[0]
+
+
+def _counted_from(first: int, on_middle: OnMiddle, clip: int, frame: Frame) -> None:
+    on_middle(first + clip, frame)
 
 
 def _described(value: object) -> str:

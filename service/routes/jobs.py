@@ -11,6 +11,7 @@ from service.cursors import cut, page_limit, read_cursor, record_number
 from service.folders import allowed_folder
 from service.openapi import errors
 from service.schemas.jobs import ItemState, Job, JobCounts, JobItem, JobItems, Jobs, NewJob
+from service.schemas.segmentation import asked_segmentation
 from service.state import ReadyService, Service, ServiceState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"])
@@ -68,7 +69,13 @@ async def cancel_job(name: str, job_id: str, service: ServiceState) -> Job:
 def _create(service: Service, name: str, body: NewJob) -> index_jobs.Job:
     collection = service.collection(name, for_model=True)
     folder = allowed_folder(body.folder, service.settings.roots())
-    return index_jobs.create_folder_job(collection, folder, recursive=body.recursive, metadata=body.metadata)
+    return index_jobs.create_folder_job(
+        collection,
+        folder,
+        recursive=body.recursive,
+        metadata=body.metadata,
+        segmentation=asked_segmentation(body.segmentation),
+    )
 
 
 def _page(service: Service, name: str, limit: int, before: int | None) -> Jobs:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
-from PIL import Image
 from starlette.datastructures import MutableHeaders
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -20,14 +18,14 @@ from service.openapi import errors, successes
 from service.problems import domain_problem
 from service.schemas.base import Seconds
 from service.state import Service, ServiceState
-from vitascope.media.decode import read_frames
+from vitascope.media.decode import frames_at
+from vitascope.media.thumbnail import SIDE, thumbnail_jpeg
 
 router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"])
 
 KEPT = "private, max-age=3600"
 """Content never changes under an address: another content is another video."""
 SANDBOX = "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsafe-inline'; sandbox"
-JPEG_QUALITY = 85
 
 
 class MediaFile(FileResponse):
@@ -92,7 +90,9 @@ async def get_thumbnail(
     headers = {"ETag": tag, "Cache-Control": KEPT}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    picture = await service.heavy.run(_thumbnail, service, path, t)
+    picture = await service.light.run(_stored_thumbnail, service, name, video, t)
+    if picture is None:
+        picture = await service.heavy.run(_thumbnail, service, path, t)
     return Response(picture, headers=headers, media_type="image/jpeg")
 
 
@@ -101,10 +101,13 @@ def _find(service: Service, name: str, video_id: str) -> tuple[Video, Path]:
     return video, readable_path(service, video)
 
 
+def _stored_thumbnail(service: Service, name: str, video: Video, time: float) -> bytes | None:
+    """The picture of the clip whose middle that is, where one of the size asked for was kept."""
+    if service.settings.thumbnail_side != SIDE:
+        return None
+    return service.collection(name).thumbnail_at(video.id, time)
+
+
 def _thumbnail(service: Service, path: Path, time: float) -> bytes:
-    pixels = read_frames(path, [time], service.settings.media_limits(), threads=1)[0]
-    picture = Image.fromarray(pixels)
-    picture.thumbnail((service.settings.thumbnail_side,) * 2)
-    written = io.BytesIO()
-    picture.save(written, "JPEG", quality=JPEG_QUALITY)
-    return written.getvalue()
+    [(_, frame)] = frames_at(path, [time], service.settings.media_limits(), threads=1)
+    return thumbnail_jpeg(frame, service.settings.thumbnail_side)

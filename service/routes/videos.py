@@ -12,7 +12,7 @@ from index.filters import Filter, parse_filter
 from service.cursors import cut, page_limit, read_cursor
 from service.forms import parse_fields, read_form
 from service.openapi import errors, form_body, successes
-from service.schemas.library import UploadFields, Video, Videos, VideoWithClips
+from service.schemas.library import AddedVideo, UploadFields, Videos, VideoWithClips
 from service.state import ReadyService, Service, ServiceState
 from service.uploads import add_upload
 from service.views import video_view, video_with_clips
@@ -25,11 +25,11 @@ router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"])
     "",
     status_code=201,
     summary="Upload a video",
-    responses=successes(_200={"model": Video, "description": "The collection has this content already."})
+    responses=successes(_200={"model": AddedVideo, "description": "The collection has this content already."})
     | errors(400, 404, 409, 413, 415, 422, 503, 507),
     openapi_extra=form_body(UploadFields),
 )
-async def upload_video(name: str, request: Request, response: Response, service: ReadyService) -> Video:
+async def upload_video(name: str, request: Request, response: Response, service: ReadyService) -> AddedVideo:
     """Keep a video or picture and index it; when this answers, it can be found, and survives a crash.
 
     What kind of file it is, is told by its content, not by its name. The same content again is not indexed
@@ -49,7 +49,7 @@ async def upload_video(name: str, request: Request, response: Response, service:
         ingested = await service.heavy.run(add_upload, service, name, form.upload, fields)
     response.status_code = 201 if ingested.created else 200
     response.headers["Location"] = f"/v1/collections/{name}/videos/{ingested.video.id}"
-    return video_view(name, ingested.video)
+    return AddedVideo(**dict(video_view(name, ingested.video)), notes=list(ingested.notes))
 
 
 @router.get("", summary="List videos", responses=errors(400, 404, 422, 507))

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from service.schemas.base import Id, Metadata, Request, Response, example
+from service.schemas.segmentation import SUBTITLES, Segmentation
 
 JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled"]
@@ -43,13 +44,14 @@ ITEM: dict[str, Any] = {
 class NewJob(Request):
     """A folder on the service's machine to be indexed."""
 
-    model_config = example(folder="/videos/holidays", metadata={"camera": "north"})
+    model_config = example(folder="/videos/holidays", metadata={"camera": "north"}, segmentation=SUBTITLES)
 
     folder: Annotated[
         str, Field(min_length=1, max_length=4096, description="in an allowed root; relative: below incoming/")
     ]
     recursive: Annotated[bool, Field(description="also the folders in it")] = True
     metadata: Annotated[Metadata, Field(description="goes to every video of the job")] = Field(default_factory=dict)
+    segmentation: Segmentation | None = None
 
 
 class JobCounts(Response):
@@ -99,7 +101,7 @@ class JobItem(Response):
 
     path: str
     state: ItemState
-    reason: Annotated[str | None, Field(description="why it failed or was skipped")]
+    reason: Annotated[str | None, Field(description="why it failed or was skipped; remarks on one that was added")]
     video_id: Annotated[Id | None, Field(description="the video it became, or already was")]
 
 

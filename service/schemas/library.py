@@ -8,6 +8,7 @@ from pydantic import Field
 
 from index.library import NAME_PATTERN
 from service.schemas.base import Id, Metadata, Request, Response, example
+from service.schemas.segmentation import SHOTS, Segmentation
 
 COLLECTION: dict[str, Any] = {
     "name": "holidays",
@@ -97,6 +98,14 @@ class Video(Response):
     thumbnail_url: Annotated[str, Field(description="JPEG; `t` in seconds may be changed")]
 
 
+class AddedVideo(Video):
+    """A video that was uploaded."""
+
+    model_config = example(**VIDEO, notes=["no subtitles; cut into windows of 8 s"])
+
+    notes: Annotated[list[str], Field(description="remarks on how it was cut into clips")]
+
+
 class ClipSpan(Response):
     """A span of a video: the unit that is indexed and found."""
 
@@ -127,9 +136,10 @@ class Videos(Response):
 
 
 class UploadFields(Request):
-    """What may go with an uploaded file; `metadata` is written as JSON."""
+    """What may go with an uploaded file; `metadata` and `segmentation` are written as JSON."""
 
-    model_config = example(title="beach", metadata={"camera": "north", "year": 2024})
+    model_config = example(title="beach", metadata={"camera": "north", "year": 2024}, segmentation=SHOTS)
 
     title: Annotated[str | None, Field(max_length=500)] = None
     metadata: Metadata = Field(default_factory=dict)
+    segmentation: Segmentation | None = None

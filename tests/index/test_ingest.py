@@ -34,6 +34,7 @@ from vitascope.errors import (
     VitascopeError,
 )
 from vitascope.media.limits import MediaLimits
+from vitascope.media.sample import OnMiddle
 from vitascope.model import Model
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -106,9 +107,9 @@ def test_clips_are_embedded_a_few_at_a_time(
     sizes = []
     embed = small_model.embed_file
 
-    def counted(path: Path, clips: list[tuple[float, float]], limits: MediaLimits) -> object:
+    def counted(path: Path, clips: list[tuple[float, float]], limits: MediaLimits, on_middle: OnMiddle) -> object:
         sizes.append(len(clips))
-        return embed(path, clips, limits)
+        return embed(path, clips, limits, on_middle)
 
     monkeypatch.setattr(small_model, "embed_file", counted)
     path = write_color_video(tmp_path / "long.mp4", RED, seconds=20.0, rate=5)

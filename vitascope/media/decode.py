@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
 from vitascope.media.picture import picture_frames
 from vitascope.media.sniff import sniff
 from vitascope.media.timing import frame_seconds
-from vitascope.media.video import video_frames
+from vitascope.media.video import every_frame, video_frames
 
 DECODING_THREADS = 2
 
@@ -51,6 +52,27 @@ def frames_at(
     with open_video(file, signature, limits, threads) as video:
         check_seconds(file, video.stated_duration or 0.0, limits)
         yield from video_frames(video, times, limits)
+
+
+def all_frames(
+    path: str | os.PathLike[str], limits: MediaLimits = DEFAULT_LIMITS, *, threads: int = DECODING_THREADS
+) -> Iterator[tuple[float, Frame]]:
+    """Every frame of a file, once and in order, with the second at which it begins; a picture has one.
+
+    Errors as in ``frames_at``, except that damaged frames of a video are passed over.
+    """
+    file = Path(path)
+    signature = sniff(file, limits)
+    if signature.demuxer is None:
+        seconds = frame_seconds(file, signature.container, limits.max_frames)
+        check_seconds(file, sum(seconds), limits)
+        starts = [0.0, *itertools.accumulate(seconds)][:-1] or [0.0]
+        for positions, frame in picture_frames(file, signature.container, seconds, starts, limits):
+            yield starts[positions[0]], frame
+        return
+    with open_video(file, signature, limits, threads) as video:
+        check_seconds(file, video.stated_duration or 0.0, limits)
+        yield from every_frame(video, limits)
 
 
 def read_frames(

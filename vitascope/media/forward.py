@@ -29,8 +29,9 @@ class Run:
     """An iterator of frames in order of showing; ``stamp(frame)`` is a frame's timestamp."""
 
     def __init__(
-        self, video: OpenVideo, wanted: Sequence[int], limits: MediaLimits, from_start: bool, frames_left: int
+        self, video: OpenVideo, wanted: Sequence[int] | None, limits: MediaLimits, from_start: bool, frames_left: int
     ) -> None:
+        """``wanted``: ascending timestamps at which frames are shown to somebody; None: every frame is."""
         self.video = video
         self.limits = limits
         self.from_start = from_start
@@ -46,7 +47,8 @@ class Run:
         self.usual_step = max(1, round(step))
         self._is_avi = video.signature.container == "avi"
         self._can_skip = video.stream.codec_context.codec.canonical_name in _SKIPPING and not self._is_avi
-        self._wanted = wanted
+        self._can_skip &= wanted is not None
+        self._wanted = wanted or ()
         self._sent: deque[int] = deque(maxlen=2 * _LOOKAHEAD)
         self._last: int | None = None
         self._frames = self._decode_all()

@@ -21,6 +21,15 @@ class Frame(Protocol):
     def rgb(self, width: int, height: int) -> Pixels:
         """The whole frame resized to (height, width, 3), without regard to the aspect ratio."""
 
+    def small_rgb(self, width: int, height: int) -> Pixels:
+        """As ``rgb``, by averaging areas: quicker and less exact, for measuring. Not turned upright."""
+
+
+def size_within(frame: Frame, side: int) -> tuple[int, int]:
+    """(width, height) of the frame with its longer side at most ``side`` pixels, in its aspect ratio."""
+    scale = min(1.0, side / max(frame.width, frame.height))
+    return max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+
 
 def fitted(frame: Frame, width: int, height: int, fit: str) -> Pixels:
     """``frame`` as (height, width, 3).

@@ -42,6 +42,9 @@ class PictureFrame:
             image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
         return np.array(image, np.uint8)
 
+    def small_rgb(self, width: int, height: int) -> Pixels:
+        return np.array(self.image.resize((width, height), Image.Resampling.BOX), np.uint8)
+
 
 @contextmanager
 def open_picture(path: Path, container: str, limits: MediaLimits) -> Iterator[Image.Image]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from vitascope.errors import InvalidInput
 from vitascope.manifest import FrameStream
 from vitascope.media.decode import DECODING_THREADS, frames_at
-from vitascope.media.frame import fitted
+from vitascope.media.frame import Frame, fitted
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
+OnMiddle = Callable[[int, Frame], None]
+"""Takes the number of a clip and the frame in its middle, which is to be used at once and not kept."""
 _MIDDLE_SHARE = 1 / 3
 """The part of a clip, around its middle, from which a stream with placement "middle" takes its frames."""
 
@@ -42,10 +44,12 @@ def sample_streams(
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
     threads: int = DECODING_THREADS,
+    on_middle: OnMiddle | None = None,
 ) -> dict[str, NDArray[np.uint8]]:
     """All ``streams`` of all ``clips`` (start, end in s): name -> uint8 RGB (C, F, H, W, 3).
 
     Each distinct frame is decoded once for all streams and clips, and resized once per stream.
+    ``on_middle`` is called with the number of each clip and the frame in its middle, decoded in the same pass.
     Raises InvalidInput for an impossible clip or none; media errors as in ``frames_at``.
     """
     if not clips:
@@ -58,9 +62,15 @@ def sample_streams(
             for number, time in enumerate(clip_times(stream, start, end)):
                 times.append(time)
                 places.append((stream, clip, number))
+    if on_middle is not None:
+        times += [(start + end) / 2 for start, end in clips]
     for positions, frame in frames_at(path, times, limits, threads=threads):
         resized: dict[str, NDArray[np.uint8]] = {}
         for position in positions:
+            if position >= len(places):
+                assert on_middle is not None
+                on_middle(position - len(places), frame)
+                continue
             stream, clip, number = places[position]
             if stream.name not in resized:
                 resized[stream.name] = fitted(frame, stream.width, stream.height, stream.fit)

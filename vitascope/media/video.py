@@ -57,6 +57,16 @@ def video_frames(video: OpenVideo, times: Sequence[float], limits: MediaLimits) 
         yield group, _shown(video, current, limits)
 
 
+def every_frame(video: OpenVideo, limits: MediaLimits) -> Iterator[tuple[float, DecodedFrame]]:
+    """Every frame that decodes, once, in order of showing, with the second from the origin at which it begins.
+
+    Damaged frames are passed over. Raises MediaTooLarge beyond ``limits``.
+    """
+    run = Run(video, None, limits, from_start=True, frames_left=limits.max_frames)
+    for frame in run:
+        yield max(0.0, float(run.stamp(frame) * video.time_base - video.origin)), _shown(video, frame, limits)
+
+
 def _shown(video: OpenVideo, frame: VideoFrame, limits: MediaLimits) -> DecodedFrame:
     check_pixels(video.path, frame.width, frame.height, limits)  # the size may change within a stream
     return DecodedFrame(video.path.name, frame, turn_of(frame), video.pixel_aspect)

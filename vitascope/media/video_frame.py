@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.BITEXACT
+_AVERAGING = Interpolation.AREA
 _UNTAGGED = 2
 """AVCOL_SPC_UNSPECIFIED"""
 
@@ -59,11 +60,22 @@ class DecodedFrame:
                 threads=1,
             )
         except (av.error.FFmpegError, ValueError) as error:
-            raise MediaUnsupported(
-                f"{self.name}: pixels stored as {self.raw.format.name} cannot be turned into RGB: {error}"
-            ) from error
+            raise self._unreadable(error) from error
         pixels: Any = scaled.to_ndarray()
         return self.turn.apply(over_white(pixels) if has_alpha else pixels)
+
+    def small_rgb(self, width: int, height: int) -> Pixels:
+        try:
+            scaled = self.raw.reformat(width=width, height=height, format="rgb24", interpolation=_AVERAGING, threads=1)
+        except (av.error.FFmpegError, ValueError) as error:
+            raise self._unreadable(error) from error
+        pixels: Any = scaled.to_ndarray()
+        return np.ascontiguousarray(pixels, np.uint8)
+
+    def _unreadable(self, error: Exception) -> MediaUnsupported:
+        return MediaUnsupported(
+            f"{self.name}: pixels stored as {self.raw.format.name} cannot be turned into RGB: {error}"
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,84 @@
+"""Where one shot of a video ends and the next begins: hard cuts, found in frames of low resolution.
+
+The method is that of PySceneDetect's AdaptiveDetector (https://www.scenedetect.com/docs/latest/api/detectors.html):
+how much hue, saturation and value change from frame to frame, compared with how much they change around it, so
+that a pan or fast action, where every frame changes, is no cut. Unlike there, hue is a circle, and counts only
+as far as both pixels have colour. Fades and dissolves are not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitascope.media.decode import all_frames
+from vitascope.media.frame import Pixels, size_within
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+
+SIDE = 96
+"""Pixels of the longer side of the frames that are compared: averaging takes away noise, and time."""
+RATIO = 3.0
+"""A cut changes the picture this many times as much as the frames around it do …"""
+LEAST = 15.0
+"""… and at least this much, of 255."""
+NEIGHBOURS = 2
+"""Frames on either side that a change is compared with."""
+
+Floats = NDArray[np.float32]
+
+
+def shot_starts(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
+    """The seconds at which the shots of a file begin, ascending, the first one 0. Every frame is decoded once.
+
+    Raises media errors as ``all_frames``.
+    """
+    times: list[float] = []
+    changes: list[float] = []
+    before: Floats | None = None
+    for second, frame in all_frames(path, limits):
+        now = hue_saturation_value(frame.small_rgb(*size_within(frame, SIDE)))
+        times.append(second)
+        # A frame of another size begins something new.
+        comparable = before is not None and before.shape == now.shape
+        changes.append(change(before, now) if before is not None and comparable else 255.0 * bool(times[1:]))
+        before = now
+    return [0.0, *(times[number] for number in cuts(changes))]
+
+
+def cuts(changes: Sequence[float]) -> list[int]:
+    """The numbers of the frames that begin a shot. ``changes``: of each frame from the one before, 0 to 255."""
+    if len(changes) < 2:
+        return []
+    change = np.asarray(changes, np.float64)
+    padded = np.concatenate([[0.0], np.cumsum(change)])
+    numbers = np.arange(len(change))
+    first = np.maximum(numbers - NEIGHBOURS, 1)  # the first frame has none before it
+    last = np.minimum(numbers + NEIGHBOURS + 1, len(change))
+    around = np.maximum(padded[last] - padded[first] - change, 0.0) / np.maximum(last - first - 1, 1)
+    return [int(n) for n in np.flatnonzero((change >= LEAST) & (change >= RATIO * around)) if n > 0]
+
+
+def change(before: Floats, now: Floats) -> float:
+    """How much two pictures (3, H, W) of hue, saturation and value differ, 0 to 255."""
+    hue = np.abs(now[0] - before[0])
+    hue = np.minimum(hue, 180.0 - hue) * (np.minimum(now[1], before[1]) / 255.0)
+    rest = np.abs(now[1:] - before[1:])
+    return float((hue.mean() + rest[0].mean() + rest[1].mean()) / 3.0)
+
+
+def hue_saturation_value(rgb: Pixels) -> Floats:
+    """(H, W, 3) uint8 as (3, H, W) float32: hue 0 to 180 around the circle, saturation and value 0 to 255."""
+    pixels = np.moveaxis(rgb, 2, 0).astype(np.float32)
+    red, green, blue = pixels
+    value = pixels.max(axis=0)
+    spread = value - pixels.min(axis=0)
+    some = np.maximum(spread, 1.0)
+    hue = np.where(
+        value == red,
+        (green - blue) / some,
+        np.where(value == green, 2.0 + (blue - red) / some, 4.0 + (red - green) / some),
+    )
+    return np.stack([hue * 30.0 % 180.0, 255.0 * spread / np.maximum(value, 1.0), value])

@@ -1,0 +1,82 @@
+"""How videos are cut into clips."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from index import segment
+from service.schemas.base import Request, example
+
+LEAST = 0.5
+"""Seconds from one clip to the next: each costs a run of the model."""
+
+WINDOWS: dict[str, Any] = {"rule": "windows", "length": 8.0, "overlap": 2.0}
+SHOTS: dict[str, Any] = {"rule": "shots", "shortest": 1.0, "longest": 16.0}
+SUBTITLES: dict[str, Any] = {"rule": "subtitles", "shortest": 4.0, "longest": 16.0, "language": "en"}
+
+Shortest = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
+Longest = Annotated[float, Field(ge=2 * LEAST, allow_inf_nan=False, description="seconds; what is longer is cut")]
+Language = Annotated[
+    str | None,
+    Field(
+        max_length=35,
+        json_schema_extra={"pattern": f"^({segment.LANGUAGE.pattern})$"},
+        description="of the subtitles; null: those that state none, else the first",
+    ),
+]
+
+
+class WindowSegmentation(Request):
+    """Windows of one length."""
+
+    model_config = example(**WINDOWS)
+
+    rule: Literal["windows"]
+    length: Annotated[float, Field(ge=LEAST, allow_inf_nan=False, description="seconds")] = 8.0
+    overlap: Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds shared by neighbours")] = 0.0
+    shortest: Annotated[
+        Shortest, Field(description="seconds; a shorter last window joins the one before; null: half of length")
+    ] = None
+    language: Language = None
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> Self:
+        if self.length - self.overlap < LEAST:
+            raise ValueError(f"overlap: {self.overlap:g}; at least {LEAST:g} s less than length was expected")
+        return self
+
+
+class ShotSegmentation(Request):
+    """One clip per shot, which ends with a hard cut."""
+
+    model_config = example(**SHOTS)
+
+    rule: Literal["shots"]
+    shortest: Annotated[Shortest, Field(description="seconds; shorter shots are joined; null: 1")] = None
+    longest: Longest = 16.0
+    language: Language = None
+
+
+class SubtitleSegmentation(Request):
+    """Sentences of the subtitles; pauses, and videos without subtitles, are cut into windows."""
+
+    model_config = example(**SUBTITLES)
+
+    rule: Literal["subtitles"]
+    shortest: Annotated[Shortest, Field(description="seconds; shorter sentences are joined; null: 4")] = None
+    longest: Longest = 16.0
+    length: Annotated[float, Field(ge=LEAST, allow_inf_nan=False, description="seconds of a window")] = 8.0
+    language: Language = None
+
+
+Segmentation = Annotated[
+    WindowSegmentation | ShotSegmentation | SubtitleSegmentation,
+    Field(discriminator="rule", description="how videos are cut into clips; null: windows of 8 seconds"),
+]
+
+
+def asked_segmentation(given: Segmentation | None) -> segment.Segmentation:
+    """What was asked for, as the index has it. Raises InvalidInput for numbers that do not go together."""
+    return segment.Segmentation() if given is None else segment.Segmentation(**given.model_dump())
