@@ -208,7 +208,7 @@ def _index(
         "skipped": job.counts.total - added - job.counts.failed,
         "failed": job.counts.failed,
         "failures": [{"file": i.path, "reason": i.reason} for i in items(collection, job.id, "failed")],
-        "notes": _notes(collection, job.id),
+        "notes": [note for done in (*resumed, job) for note in _notes(collection, done.id)],
         "videos": stats.videos,
         "clips": stats.clips,
     }

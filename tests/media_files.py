@@ -15,6 +15,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.subtitles.subtitle import SubtitleSet
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -109,6 +110,68 @@ def write_video(
             container.mux(coming)
             coming = next(sound_packets, None)
     return path
+
+
+_ASS_HEADER = """\
+[Script Info]
+ScriptType: v4.00+
+
+[V4+ Styles]
+Format: Name, Fontname, Fontsize, PrimaryColour, Bold, Italic, Alignment
+Style: Default,Arial,16,&Hffffff,0,0,2
+
+[Events]
+Format: Layer, Start, End, Style, Name, MarginL, MarginR, MarginV, Effect, Text
+"""
+
+
+def write_subtitled_video(
+    path: Path,
+    frames: Iterable[Pixels],
+    streams: Sequence[tuple[str, str, Sequence[tuple[float, float, str]]]],
+    *,
+    rate: int = 10,
+) -> Path:
+    """An H.264 video with subtitle streams in its container, each (codec, ISO 639-2 language, cues).
+
+    A cue is (start, end, text as in ASS). ``path`` is an .mkv (codecs subrip, ass, webvtt) or .mp4 (mov_text).
+    """
+    milli = Fraction(1, 1000)
+    with av.open(str(path), "w") as container:
+        video: Any = container.add_stream("libx264", rate=rate, options=_X264)
+        frames = list(frames)
+        video.height, video.width, _ = frames[0].shape
+        video.pix_fmt = "yuv420p"
+        added: list[tuple[Any, Sequence[tuple[float, float, str]]]] = []
+        for codec, language, cues in streams:
+            stream: Any = container.add_stream(codec)
+            stream.codec_context.subtitle_header = _ASS_HEADER.encode()
+            stream.time_base = stream.codec_context.time_base = milli
+            if language:
+                stream.metadata["language"] = language
+            added.append((stream, cues))
+        for number, pixels in enumerate(frames):
+            frame: Any = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts = number
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        for stream, cues in added:
+            for start, end, text in cues:
+                began, lasts = round(start * 1000), round((end - start) * 1000)
+                event = SubtitleSet.create(f"0,0,Default,,0,0,0,,{text}".encode(), 0, lasts, began)
+                packet: Any = stream.codec_context.encode_subtitle(event)
+                packet.pts = packet.dts = began
+                packet.duration, packet.time_base, packet.stream = lasts, milli, stream
+                container.mux(packet)
+    return path
+
+
+def moving_shot(seed: int, count: int, *, speed: int = 2) -> list[Pixels]:
+    """``count`` frames (64, 96, 3) of one scene that is panned over, ``speed`` pixels a frame."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (4, 16, 3), dtype=np.uint8)
+    scene = np.asarray(Image.fromarray(coarse).resize((384, 64), Image.Resampling.BICUBIC))
+    return [np.ascontiguousarray(np.roll(scene, -speed * number, axis=1)[:, :96]) for number in range(count)]
 
 
 def _default_options(codec: str) -> dict[str, str]:

@@ -168,7 +168,12 @@ class Client:
 
         ``segmentation`` as for ``add_video``.
         """
-        body = {"folder": folder, "recursive": recursive, "metadata": dict(metadata or {}), "segmentation": segmentation}
+        body = {
+            "folder": folder,
+            "recursive": recursive,
+            "metadata": dict(metadata or {}),
+            "segmentation": segmentation,
+        }
         return self._call("POST", _path(collection, "jobs"), json=body)
 
     def job(self, collection: str, job_id: str) -> JSON:

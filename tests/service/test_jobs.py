@@ -78,6 +78,23 @@ def test_a_folder_is_indexed_and_each_file_has_its_outcome(
     assert (incoming / "blue.mp4").exists()
 
 
+def test_a_folder_is_cut_by_subtitles_and_what_is_wrong_with_them_is_said(
+    running: Running, collection: str, incoming: Path, files: Path
+) -> None:
+    for name in ("red.mp4", "blue.mp4"):
+        (incoming / name).write_bytes((files / name).read_bytes())
+    (incoming / "red.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nRed.\n")
+    (incoming / "blue.srt").write_text("no subtitles at all\n")
+    body = {"folder": incoming.name, "segmentation": {"rule": "subtitles", "shortest": 1, "longest": 4}}
+    asked = running.client.post(f"/v1/collections/{collection}/jobs", json=body)
+    assert finished(running.client, asked.headers["location"])["counts"]["succeeded"] == 2
+    items = running.client.get(f"{asked.headers['location']}/items", params={"state": "succeeded"}).json()["items"]
+    said = {Path(item["path"]).name: item["reason"] for item in items}
+    assert said["red.mp4"] is None
+    assert said["blue.mp4"].startswith("blue.srt:1: time: 'no subtitles at all'")
+    assert said["blue.mp4"].endswith("no subtitles; cut into windows of 8 s")
+
+
 def test_jobs_and_items_are_listed_in_pages(running: Running, collection: str, incoming: Path) -> None:
     for number in range(3):
         write_picture(incoming / f"{number}.png", solid((number * 50, 10, 10)))

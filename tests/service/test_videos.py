@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.media_files import solid, write_animation, write_picture
+from service.routes import media
+from tests.media_files import solid, write_animation, write_picture, write_subtitled_video, write_video
 from tests.service.running import Running, problem_of
 
 
@@ -34,6 +35,7 @@ def test_an_upload_is_kept_by_its_content_and_found_where_the_answer_says(
     assert video["metadata"] == {"year": 2024, "wild": True}
     detail = running.client.get(answer.headers["location"]).json()
     assert [(s["start"], s["end"]) for s in detail.pop("spans")] == [(0.0, 2.0)]
+    assert video.pop("notes") == []
     assert detail == video
     kept = running.settings.data_dir / "media" / collection / f"{sha256}.mp4"
     assert kept.read_bytes() == data
@@ -74,6 +76,11 @@ def test_the_same_content_at_once_is_one_video(running: Running, collection: str
         ({"metadata": '{"a": [1]}'}, "metadata.a"),
         ({"title": "x" * 501}, "title"),
         ({"colour": "red"}, "colour"),
+        ({"segmentation": "shots"}, "segmentation"),
+        ({"segmentation": '{"rule": "scenes"}'}, "segmentation"),
+        ({"segmentation": '{"rule": "shots", "longest": 0.1}'}, "segmentation.shots.longest"),
+        ({"segmentation": '{"rule": "shots", "length": 5}'}, "segmentation.shots.length"),
+        ({"segmentation": '{"rule": "windows", "length": 5, "overlap": 4.9}'}, "segmentation.windows"),
     ],
 )
 def test_a_form_field_that_is_wrong_is_named(
@@ -218,6 +225,40 @@ def test_a_deleted_video_is_gone_with_its_file(running: Running, colors: str) ->
     assert {r["video"]["title"] for r in found} == {"green", "blue"}
 
 
+def test_an_upload_is_cut_as_asked_and_each_clip_has_its_own_picture(
+    running: Running, collection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [solid(color) for color in ((220, 10, 10), (10, 200, 10), (10, 10, 220)) for _ in range(10)]
+    data = write_video(tmp_path / "film.mp4", frames, rate=10).read_bytes()
+    answer = upload(running, collection, "film.mp4", data, segmentation='{"rule": "shots", "shortest": 0.5}')
+    assert (answer.status_code, answer.json()["notes"]) == (201, [])
+    spans = running.client.get(answer.headers["location"]).json()["spans"]
+    assert [(span["start"], span["end"]) for span in spans] == [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
+    monkeypatch.setattr(media, "frames_at", lambda *_, **__: pytest.fail("a picture that is kept was decoded again"))
+    for channel, span in enumerate(spans):
+        picture = running.client.get(span["thumbnail_url"])
+        pixels = np.asarray(Image.open(io.BytesIO(picture.content)))
+        assert int(pixels.mean(axis=(0, 1)).argmax()) == channel
+
+
+def test_an_upload_says_how_its_subtitles_were_used(running: Running, collection: str, tmp_path: Path) -> None:
+    late = [("mov_text", "eng", [(0.0, 1.0, "A red thing."), (5.0, 6.0, "Too late.")])]
+    data = write_subtitled_video(tmp_path / "a.mp4", [solid((220, 10, 10))] * 20, late).read_bytes()
+    video = upload(running, collection, "mine.mp4", data, segmentation='{"rule": "subtitles"}').json()
+    [note] = video["notes"]
+    assert note.startswith("mine.mp4, subtitle stream 1: 1 of 2 cues begin after the end of the video (2.00 s)")
+    data = write_video(tmp_path / "b.mp4", [solid((10, 10, 220))] * 20, rate=10).read_bytes()
+    video = upload(running, collection, "b.mp4", data, segmentation='{"rule": "subtitles"}').json()
+    assert video["notes"] == ["no subtitles; cut into windows of 8 s"]
+
+
+def test_a_segmentation_that_does_not_fit_together_is_refused(running: Running, collection: str, files: Path) -> None:
+    data = (files / "red.mp4").read_bytes()
+    for asked in ('{"rule": "shots", "shortest": 9, "longest": 10}', '{"rule": "windows", "language": "English!"}'):
+        problem_of(upload(running, collection, "red.mp4", data, segmentation=asked), 422, "invalid_input")
+    assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 0
+
+
 def test_media_comes_whole_and_in_ranges(running: Running, palette: str, files: Path) -> None:
     data = (files / "red.mp4").read_bytes()
     path = running.client.get(f"/v1/collections/{palette}/videos").json()["videos"][0]["media_url"]
@@ -251,7 +292,7 @@ def test_a_file_that_is_gone_is_said_to_be_and_comes_back_by_another_upload(
     problem_of(running.client.get(red["media_url"]), 404, "media_missing")
     problem_of(running.client.get(red["thumbnail_url"]), 404, "media_missing")
     data = (files / "red.mp4").read_bytes()
-    assert upload(running, colors, "red.mp4", data).json() == red
+    assert upload(running, colors, "red.mp4", data).json() == {**red, "notes": []}
     assert running.client.get(red["media_url"]).content == data
     assert running.client.delete(f"/v1/collections/{colors}/videos/{red['id']}").status_code == 204
 

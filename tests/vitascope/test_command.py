@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.media_files import solid, write_video
 from tests.small_bundle import make_small_bundle
 from vitascope.command import MOUNTS, Mount, main
 
@@ -274,6 +275,18 @@ def test_a_file_that_cannot_be_indexed_is_listed_and_the_status_tells(
     assert result["failures"][0]["reason"]
     assert main(["index", str(pictures)]) == 3
     assert "broken.mp4" in capsys.readouterr().out
+
+
+def test_videos_are_cut_as_asked_and_remarks_are_listed(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(pictures / "film.mp4", [solid((200, 0, 0))] * 10 + [solid((0, 0, 200))] * 10, rate=10)
+    (pictures / "film.srt").write_text("broken\n")
+    result = run_json(capsys, "index", str(pictures), "--segment", "shots", "--clip-shortest", "0.5")
+    assert (result["videos"], result["clips"]) == (4, 5)
+    [noted] = result["notes"]
+    assert noted["file"] == str(pictures / "film.mp4")
+    assert noted["note"].startswith("film.srt:1: time: 'broken'")
+    assert main(["index", str(pictures), "--segment", "shots", "--clip-shortest", "9"]) == 2
+    assert "shortest: 9.0" in capsys.readouterr().err
 
 
 def test_indexing_goes_on_after_an_interrupt(

@@ -1,0 +1,159 @@
+"""Files cut into clips by every rule, through to what the collection keeps."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from index.collection import Collection
+from index.cutting import cut_into_clips
+from index.ingest import ingest_file
+from index.jobs import create_folder_job, items, job, run_job
+from index.library import Library
+from index.segment import Rule, Segmentation
+from tests.media_files import (
+    moving_shot,
+    solid,
+    write_color_video,
+    write_picture,
+    write_subtitled_video,
+    write_video,
+)
+from vitascope.errors import InvalidInput
+from vitascope.model import Model
+
+RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+SRT = """1
+00:00:00,000 --> 00:00:01,500
+A red thing comes.
+
+2
+00:00:02,100 --> 00:00:03,900
+Now it is green.
+"""
+
+
+@pytest.fixture
+def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
+    with Library(tmp_path / "library") as library:
+        yield library.create("videos", small_model)
+
+
+def three_colors(path: Path, width: int = 96, height: int = 64) -> Path:
+    """Two seconds each of red, green and blue."""
+    return write_video(path, [solid(c, width, height) for c in (RED, GREEN, BLUE) for _ in range(20)], rate=10)
+
+
+def color_of(jpeg: bytes) -> tuple[str, tuple[int, int]]:
+    picture = Image.open(io.BytesIO(jpeg))
+    assert picture.format == "JPEG"
+    return ("red", "green", "blue")[int(np.asarray(picture).mean(axis=(0, 1)).argmax())], picture.size
+
+
+def test_shots_become_clips_that_are_found_with_their_picture_and_words(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
+    path = three_colors(tmp_path / "film.mp4", 640, 320)
+    path.with_suffix(".srt").write_text(SRT)
+    added = ingest_file(collection, small_model, path, segmentation=Segmentation(rule="shots"))
+    assert added.notes == ()
+    clips = collection.clips(added.video.id)
+    assert [time for clip in clips for time in (clip.start, clip.end)] == pytest.approx([0, 2, 2, 4, 4, 6], abs=0.1)
+    assert [clip.text for clip in clips] == ["A red thing comes.", "Now it is green.", ""]
+    for clip, color in zip(clips, ("red", "green", "blue"), strict=True):
+        assert collection.search(small_model.embed_text([f"a {color} thing"])[0], 1)[0].clip_id == clip.id
+        jpeg = collection.thumbnail(clip.id)
+        assert jpeg is not None
+        assert color_of(jpeg) == (color, (320, 160))
+        assert collection.thumbnail_at(added.video.id, float(f"{(clip.start + clip.end) / 2:.6g}")) == jpeg
+    assert collection.thumbnail_at(added.video.id, 2.0) is None
+
+
+def test_a_picture_has_a_picture_of_its_own_size(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    path = write_picture(tmp_path / "p.png", solid(BLUE, 50, 40))
+    for rule in ("windows", "shots", "subtitles"):
+        assert cut_into_clips(path, 0.0, Segmentation(rule=rule)).spans == [(0.0, 0.0)]
+    [clip] = collection.clips(ingest_file(collection, small_model, path).video.id)
+    jpeg = collection.thumbnail(clip.id)
+    assert jpeg is not None
+    assert color_of(jpeg) == ("blue", (50, 40))
+
+
+def test_shots_are_joined_and_divided(tmp_path: Path) -> None:
+    frames = [*moving_shot(1, 4), *moving_shot(2, 36), *moving_shot(3, 20)]
+    path = write_video(tmp_path / "a.mp4", frames, rate=10)
+    spans = cut_into_clips(path, 6.0, Segmentation(rule="shots", shortest=1.0, longest=3.0)).spans
+    assert [time for span in spans for time in span] == pytest.approx([0, 2, 2, 4, 4, 6], abs=0.1)
+
+
+def test_sentences_become_clips(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    cues = [(0.0, 1.5, "A red thing comes."), (2.1, 3.9, "Now it is green.")]
+    frames = [solid(color) for color in (RED, GREEN, BLUE) for _ in range(20)]
+    path = write_subtitled_video(tmp_path / "a.mkv", frames, [("subrip", "eng", cues)])
+    rule = Segmentation(rule="subtitles", shortest=1.0, longest=4.0, length=2.0)
+    added = ingest_file(collection, small_model, path, segmentation=rule)
+    clips = collection.clips(added.video.id)
+    assert [time for clip in clips for time in (clip.start, clip.end)] == pytest.approx([0, 1.8, 1.8, 3.9, 3.9, 6])
+    assert [clip.text for clip in clips] == ["A red thing comes.", "Now it is green.", ""]
+
+
+def test_without_subtitles_windows_are_cut_and_it_is_said(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
+    path = three_colors(tmp_path / "a.mp4")
+    rule = Segmentation(rule="subtitles", length=3.0)
+    added = ingest_file(collection, small_model, path, segmentation=rule)
+    assert added.notes == ("no subtitles; cut into windows of 3 s",)
+    assert [(clip.start, clip.end) for clip in collection.clips(added.video.id)] == [(0.0, 3.0), (3.0, 6.0)]
+
+
+@pytest.mark.parametrize("rule", ["windows", "subtitles", "shots"])
+def test_broken_subtitles_do_not_lose_the_video_and_the_job_says_so(
+    tmp_path: Path, collection: Collection, small_model: Model, rule: Rule
+) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    write_color_video(folder / "a.mp4", RED)
+    (folder / "a.srt").write_text("1\n00:00:0x,000 --> 00:00:02,000\nhi\n")
+    write_color_video(folder / "b.mp4", GREEN)
+    (folder / "b.srt").write_text(SRT)
+    asked = Segmentation(rule=rule, language="en")
+    made = create_folder_job(collection, folder, segmentation=asked)
+    assert made.options.segmentation == asked
+    done = run_job(collection, small_model, made.id)
+    assert (done.counts.succeeded, done.counts.failed) == (2, 0)
+    reasons = {Path(item.path).name: item.reason or "" for item in items(collection, made.id, "succeeded")}
+    assert reasons["a.mp4"].startswith("a.srt:2: time: '00:00:0x,000'; HH:MM:SS,mmm was expected")
+    assert reasons["b.mp4"] == "b.srt: 1 of 2 cues begin after the end of the video (2.00 s) and are left out"
+    assert [clip.text for video in collection.videos() for clip in collection.clips(video.id)] == [
+        "",
+        "A red thing comes.",
+    ]
+
+
+def test_jobs_of_earlier_versions_keep_how_they_cut(tmp_path: Path, collection: Collection) -> None:
+    made = create_folder_job(collection, tmp_path)
+    stored = {"recursive": True, "metadata": {}, "segmentation": {"length": 5.0, "overlap": 1.0, "shortest": None}}
+    with collection.catalogue.write() as connection:
+        connection.execute("UPDATE jobs SET options = ? WHERE id = ?", (json.dumps(stored), made.id))
+    assert job(collection, made.id).options.segmentation == Segmentation(length=5.0, overlap=1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"rule": "scenes"}, "rule: 'scenes'; one of windows, shots, subtitles"),
+        ({"rule": "shots", "longest": 0.0}, "longest: 0.0"),
+        ({"rule": "shots", "shortest": 9.0}, r"shortest: 9.0; 0 <= shortest <= half of longest \(16.0\)"),
+        ({"language": "English!"}, "language: 'English!'; a code such as en"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_named(options: dict[str, object], named: str) -> None:
+    with pytest.raises(InvalidInput, match=named):
+        Segmentation(**options)  # type: ignore[arg-type]

@@ -1,0 +1,113 @@
+"""Which subtitles belong to a video, and what becomes of those that are broken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from index.subtitles import find_subtitles
+from tests.media_files import solid, write_color_video, write_subtitled_video
+
+FRAMES = [solid((9, 9, 9))] * 20
+
+
+def srt(*texts: str, start: int = 0) -> str:
+    return "".join(
+        f"{n + 1}\n00:00:{start + n:02},000 --> 00:00:{start + n:02},900\n{text}\n\n" for n, text in enumerate(texts)
+    )
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    return write_color_video(tmp_path / "my talk.mp4", (9, 9, 9))
+
+
+def beside(video: Path, ending: str, text: str) -> Path:
+    path = video.with_name(f"{video.stem}{ending}")
+    path.write_text(f"WEBVTT\n\n00:00.000 --> 00:01.000\n{text}\n" if ending.lower().endswith("vtt") else srt(text))
+    return path
+
+
+def heard(video: Path, language: str | None = None) -> list[str]:
+    return [cue.text for cue in find_subtitles(video, 2.0, language).cues]
+
+
+def test_files_are_taken_by_name_and_language(video: Path) -> None:
+    assert heard(video) == []
+    beside(video, ".de.srt", "deutsch")
+    beside(video, ".en-GB.forced.srt", "signs alone")
+    beside(video, ".fr.VTT", "français")
+    beside(video, ".final cut.srt", "of another video")
+    beside(video, "2.srt", "of another video")
+    assert heard(video) == ["deutsch"]
+    assert heard(video, "fr") == heard(video, "fre") == ["français"]
+    assert heard(video, "en") == ["signs alone"]
+    beside(video, ".en-US.srt", "english")
+    assert heard(video, "en") == heard(video, "EN_us") == ["english"]
+    beside(video, ".srt", "not said which")
+    assert heard(video) == ["not said which"]
+    assert heard(video, "it") == ["not said which"]
+    assert heard(video, "en-US") == ["english"]
+
+
+def test_a_language_that_there_is_not_is_a_note_with_those_that_there_are(video: Path) -> None:
+    beside(video, ".de.srt", "deutsch")
+    beside(video, ".fr.srt", "français")
+    found = find_subtitles(video, 2.0, "it")
+    assert (found.cues, found.notes) == ([], ("no subtitles in it; there are some in de, fr",))
+
+
+def test_files_beside_a_video_come_before_those_in_it(tmp_path: Path) -> None:
+    streams = [("subrip", "eng", [(0.0, 1.0, "inside")]), ("subrip", "ger", [(0.0, 1.0, "innen")])]
+    path = write_subtitled_video(tmp_path / "a.mkv", FRAMES, streams)
+    assert heard(path) == ["inside"]
+    assert heard(path, "de") == ["innen"]
+    (tmp_path / "a.en.srt").write_text(srt("beside"))
+    assert heard(path) == heard(path, "en") == ["beside"]
+    assert heard(path, "de") == ["innen"]
+
+
+def test_a_broken_file_is_a_note_and_the_next_one_is_read(video: Path) -> None:
+    broken = beside(video, ".srt", "x")
+    broken.write_text("1\n00:00:0x,000 --> 00:00:02,000\nhi\n")
+    only = find_subtitles(video, 2.0)
+    assert only.cues == []
+    assert only.notes == ("my talk.srt:2: time: '00:00:0x,000'; HH:MM:SS,mmm was expected",)
+    beside(video, ".en.srt", "whole")
+    both = find_subtitles(video, 2.0)
+    assert ([cue.text for cue in both.cues], both.notes) == (["whole"], only.notes)
+
+
+def test_a_guessed_encoding_cues_past_the_end_and_none_at_all_are_notes(video: Path) -> None:
+    path = beside(video, ".srt", "x")
+    path.write_bytes(srt("über", "jetzt", "zu spät", start=0).encode("latin-1"))
+    found = find_subtitles(video, 1.5)
+    assert [(cue.start, cue.end, cue.text) for cue in found.cues] == [(0.0, 0.9, "über"), (1.0, 1.5, "jetzt")]
+    assert found.notes == (
+        "my talk.srt: not UTF-8; read as windows-1252",
+        "my talk.srt: 1 of 3 cues begin after the end of the video (1.50 s) and are left out",
+    )
+    path.write_text("\n\n")
+    assert find_subtitles(video, 1.5).notes == ("my talk.srt: no cue has words",)
+
+
+def test_what_is_no_file_of_the_folder_is_not_read(video: Path, tmp_path: Path) -> None:
+    outside = tmp_path.parent / f"{tmp_path.name} outside.srt"
+    outside.write_text(srt("secret"))
+    link = video.with_suffix(".srt")
+    link.symlink_to(outside)
+    os.mkfifo(video.with_suffix(".en.srt"))
+    video.with_suffix(".de.srt").symlink_to("nowhere")
+    found = find_subtitles(video, 2.0)
+    assert found.cues == []
+    assert "my talk.de.srt: cannot be read" in found.notes[1]
+    assert found.notes[::2] == (
+        "my talk.srt: a symbolic link that leaves the folder; it is not read",
+        "my talk.en.srt: not a regular file; subtitles were expected",
+    )
+    link.unlink()
+    inside = beside(video, ".words.srt", "of the folder")
+    link.symlink_to(inside.name)
+    assert heard(video) == ["of the folder"]
