@@ -59,7 +59,7 @@ def color_of(jpeg: bytes) -> tuple[str, tuple[int, int]]:
 def test_shots_become_clips_that_are_found_with_their_picture_and_words(
     tmp_path: Path, collection: Collection, small_model: Model
 ) -> None:
-    path = three_colors(tmp_path / "film.mp4", 640, 320)
+    path = three_colors(tmp_path / "film.mp4", 400, 200)
     path.with_suffix(".srt").write_text(SRT)
     added = ingest_file(collection, small_model, path, segmentation=Segmentation(rule="shots"))
     assert added.notes == ()
