@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from index.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES, UPGRADES
+from index.words import spaced
 from vitascope.errors import CollectionNotFound, StorageError
 
 CATALOGUE_NAME = "catalogue.sqlite3"
@@ -207,6 +208,7 @@ class Catalogue:
 
 def _upgrade(connection: sqlite3.Connection) -> None:
     """Bring the tables to this version, all or nothing; another process may have done it meanwhile."""
+    connection.create_function("spaced", 1, spaced, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]

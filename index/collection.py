@@ -6,7 +6,9 @@ Shape letters: N clips asked for, V visual tokens, W their width, D vector width
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -44,6 +46,7 @@ from index.rows import (
     read_video,
 )
 from index.snapshot import SNAPSHOT_NAME
+from index.words import delete_words, insert_words
 from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, StorageError, VideoNotFound
 
 __all__ = ["Clip", "Collection", "Hit", "NewClip", "NewVideo", "Stats", "Video"]
@@ -154,6 +157,7 @@ class Collection:
                 "INSERT INTO thumbnails VALUES (?, ?)",
                 [(i, jpeg) for i, jpeg in zip(ids, pictures, strict=True) if jpeg is not None],
             )
+            insert_words(connection, video.title, list(zip(ids, texts, strict=True)))
             log_change(connection, "add", first_clip, len(clips))
             added = find_video(connection, "id = ?", video_id)
         assert added is not None
@@ -168,6 +172,7 @@ class Collection:
             ).fetchone()
             if row is None:
                 raise self._no_video(video_id)
+            delete_words(connection, row[0], row[1])
             log_change(connection, "delete", row[0], row[1])
         self._live.note_written(row[1])
 
@@ -261,6 +266,15 @@ class Collection:
             allowed = None if where is None else allowed_clips(connection, where)
             found = vectors.search(index, query, k, allowed)
             return hits_of(connection, found)
+
+    @contextmanager
+    def level(self) -> Iterator[tuple[sqlite3.Connection, vectors.Index]]:
+        """A read transaction and the index of vectors, both of one state: every write acknowledged before is in them.
+
+        The index must not be altered, and neither be used after the block.
+        """
+        with self._live.level() as both:
+            yield both
 
     def _tokens(self, blob: bytes) -> Float32:
         tokens = np.frombuffer(blob, "<f2")

@@ -84,7 +84,10 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A clip that was found. ``similarity`` is the cosine of its vector and the query's."""
+    """A clip that was found. ``similarity`` is the cosine of its vector and the query's.
+
+    ``text``: what is said in it.
+    """
 
     clip_id: int
     video_id: int
@@ -92,6 +95,7 @@ class Hit:
     end: float
     similarity: float
     video: Video
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,15 +75,17 @@ def allowed_clips(connection: sqlite3.Connection, where: Filter) -> npt.NDArray[
 
 
 def hits_of(connection: sqlite3.Connection, found: Sequence[tuple[int, float]]) -> list[Hit]:
-    """The records of (clip id, cosine) pairs, in their order."""
-    clips = _by_id(connection, "SELECT id, video_id, start, end FROM clips", {clip_id for clip_id, _ in found})
+    """The records of (clip id, cosine) pairs, in their order; clips that are gone are left out."""
+    clips = _by_id(connection, "SELECT id, video_id, start, end, text FROM clips", {clip_id for clip_id, _ in found})
     rows = _by_id(connection, f"SELECT {VIDEO_COLUMNS} FROM videos", {row[1] for row in clips.values()})
     videos = {video_id: read_video(row) for video_id, row in rows.items()}
     hits = []
     for clip_id, similarity in found:
-        _, video_id, start, end = clips[clip_id]
+        if clip_id not in clips:
+            continue
+        _, video_id, start, end, text = clips[clip_id]
         # Rounding can carry a cosine beyond 1 in the seventh digit.
-        hits.append(Hit(clip_id, video_id, start, end, min(1.0, max(-1.0, similarity)), videos[video_id]))
+        hits.append(Hit(clip_id, video_id, start, end, min(1.0, max(-1.0, similarity)), videos[video_id], text))
     return hits
 
 

@@ -60,6 +60,11 @@ CREATE TABLE thumbnails (
     jpeg    BLOB NOT NULL
 );
 
+-- The words of a clip (its rowid is the clip's id) as index/words.py spaces them, for full-text search.
+CREATE VIRTUAL TABLE words USING fts5(
+    title, text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+);
+
 -- What was added and deleted, in order: how a derived index catches up. The stamp tells apart two histories
 -- with the same numbers (a catalogue restored from a backup, then written to).
 CREATE TABLE changes (
@@ -108,7 +113,16 @@ CREATE TABLE thumbnails (
     jpeg    BLOB NOT NULL
 );
 """,
+    """
+CREATE VIRTUAL TABLE words USING fts5(
+    title, text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+);
+INSERT INTO words (rowid, title, text)
+    SELECT clips.id, spaced(videos.title), spaced(clips.text) FROM clips JOIN videos ON videos.id = video_id;
+""",
 )
-"""From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n."""
+"""From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n.
+
+The SQL function ``spaced`` is that of index/words.py."""
 
 SCHEMA_VERSION = 1 + len(UPGRADES)

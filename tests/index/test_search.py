@@ -1,21 +1,25 @@
-"""Search by a sentence, and reranking."""
+"""Search by sentences, clips and files, words, reranking, groups and pages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from index.collection import Collection
+from index import search as search_module
+from index.collection import Collection, NewClip, NewVideo
 from index.filters import parse_filter
 from index.ingest import ingest_file
 from index.library import Library
-from index.search import MAX_RERANK, RankedHit, search_text
+from index.query import ClipPart, Part, TextPart, VectorPart
+from index.search import MAX_RERANK, RankedHit, Search, search, search_text
 from tests.index.numbered import new_collection
 from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle
-from vitascope.errors import FingerprintMismatch, InvalidInput, TaskMissing, TextError
+from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, TaskMissing, TextError
 from vitascope.model import Model
 
 PALETTE = {
@@ -118,7 +122,7 @@ def test_what_cannot_be_searched_is_named(collection: Collection, small_model: M
         search_text(collection, small_model, "red", 5, rerank=-1)
     with pytest.raises(InvalidInput, match=f"rerank: {MAX_RERANK + 1}"):
         search_text(collection, small_model, "red", 5, rerank=MAX_RERANK + 1)
-    with pytest.raises(InvalidInput, match="k: 0"):
+    with pytest.raises(InvalidInput, match="limit: 0"):
         search_text(collection, small_model, "red", 0)
     for text in ("", " ", "x" * 100_000):
         with pytest.raises(TextError):
@@ -135,3 +139,131 @@ def test_reranking_needs_a_bundle_that_can_match(tmp_path: Path) -> None:
         assert len(search_text(collection, model, "red", 5)) == 1
         with pytest.raises(TaskMissing, match="rerank: 3"):
             search_text(collection, model, "red", 5, rerank=3)
+
+
+def titles_for(collection: Collection, model: Model, *parts: Part, **asked: Any) -> list[str]:
+    return titles([result.best for result in search(collection, model, Search(parts, **asked)).results])
+
+
+def clip_of(collection: Collection, title: str) -> int:
+    return next(collection.clips(video.id)[0].id for video in collection.videos() if video.title == title)
+
+
+def test_a_clip_finds_what_looks_like_it_and_itself_only_on_request(collection: Collection, small_model: Model) -> None:
+    red = ClipPart(clip_of(collection, "red"))
+    assert titles_for(collection, small_model, red, limit=1) == ["dark red"]
+    assert titles_for(collection, small_model, red, limit=2, include_query_clips=True) == ["red", "dark red"]
+    assert len(titles_for(collection, small_model, red)) == len(PALETTE) - 1
+
+
+def test_a_file_that_is_not_in_the_collection_can_be_searched_with(
+    collection: Collection, small_model: Model, tmp_path: Path
+) -> None:
+    path = write_picture(tmp_path / "teal.png", solid((10, 230, 40)))
+    vector = small_model.embed_file(path).vectors[0]
+    assert titles_for(collection, small_model, VectorPart(vector), limit=1) == ["green"]
+
+
+def test_parts_are_mixed_by_their_weights(collection: Collection, small_model: Model) -> None:
+    red, blue = TextPart("a red thing", 1), TextPart("a blue thing", 1)
+    assert set(titles_for(collection, small_model, red, blue, limit=3)) == {"red", "dark red", "blue"}
+    most = ClipPart(clip_of(collection, "blue"), 10)
+    assert titles_for(collection, small_model, red, most, limit=1, include_query_clips=True) == ["blue"]
+    without = titles_for(collection, small_model, TextPart("red"), ClipPart(clip_of(collection, "red"), -0.5))
+    assert "red" not in without
+    scaled = search(collection, small_model, Search([TextPart("red", 7), TextPart("blue", 7)])).results
+    plain = search(collection, small_model, Search([TextPart("red"), TextPart("blue")])).results
+    assert [r.best.similarity for r in scaled] == pytest.approx([r.best.similarity for r in plain], abs=1e-6)
+
+
+def test_a_search_without_text_is_not_reranked(collection: Collection, small_model: Model) -> None:
+    red = ClipPart(clip_of(collection, "red"))
+    with pytest.raises(InvalidInput, match="rerank: 5; 0 was expected, as the query has no texts"):
+        search(collection, small_model, Search([red], rerank=5))
+    mixed = search(collection, small_model, Search([red, TextPart("a red thing")], rerank=2)).results
+    assert [result.best.fused is not None for result in mixed] == [True, True, *[False] * 3]
+    with pytest.raises(InvalidInput, match="rerank: 5; 0 was expected, as the query has 2 texts"):
+        search(collection, small_model, Search([TextPart("red"), TextPart("blue")], rerank=5))
+
+
+def test_words_of_a_title_bring_up_what_similarity_alone_does_not(collection: Collection, small_model: Model) -> None:
+    """ "dark" is no word that the model knows; the title has it."""
+    text = TextPart("dark blue")
+    assert titles_for(collection, small_model, text, limit=1) == ["blue"]
+    found = search(collection, small_model, Search([text], hybrid=True)).results
+    assert set(titles([result.best for result in found[:2]])) == {"blue", "dark red"}
+    by_title = {result.best.hit.video.title: result.best.ranks for result in found}
+    assert by_title["white"].words is None
+    assert {by_title["blue"].words, by_title["dark red"].words} == {1, 2}
+    assert by_title["blue"].similarity == 1
+    kept = search(collection, small_model, Search([text], hybrid=True, where=parse_filter({"dark": True}))).results
+    assert set(titles([result.best for result in kept])) == {"dark red", "black"}
+
+
+def test_less_similar_ones_are_left_out_on_request(collection: Collection, small_model: Model) -> None:
+    plain = search_text(collection, small_model, "red", 6)
+    least = (plain[1].similarity + plain[2].similarity) / 2
+    for hybrid in (False, True):
+        found = search(collection, small_model, Search([TextPart("red")], min_similarity=least, hybrid=hybrid)).results
+        assert titles([result.best for result in found]) == titles(plain)[:2]
+
+
+def test_pages_of_a_reranked_search_fit_together(collection: Collection, small_model: Model) -> None:
+    whole = titles_for(collection, small_model, TextPart("red"), limit=6, rerank=3)
+    pages = [search(collection, small_model, Search([TextPart("red")], 2, offset, rerank=3)) for offset in (0, 2, 4)]
+    assert [title for page in pages for title in titles([r.best for r in page.results])] == whole
+    assert [page.more for page in pages] == [True, True, False]
+    assert len({page.state for page in pages}) == 1
+    assert [r.best.fused is None for page in pages for r in page.results] == [False] * 3 + [True] * 3
+
+
+def test_all_videos_are_found_however_many_clips_the_best_one_has(
+    tmp_path: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(search_module.CANDIDATES, "video", 20)
+    with Library(tmp_path) as library:
+        collection = library.create("videos", small_model)
+        vectors = small_model.embed_text(["red", "blue"])
+        tokens = np.zeros((2, 16), np.float16)
+        for n, (vector, clips) in enumerate(zip(vectors, (50, 2), strict=True)):
+            video = NewVideo(f"{n:064x}", "/v.mp4", f"video {n}", 400.0, 8, 8)
+            collection.add_video(video, [NewClip(8.0 * c, 8.0 * c + 8, vector, tokens) for c in range(clips)])
+        found = search(collection, small_model, Search([TextPart("red")], group="video")).results
+        assert [(result.best.hit.video.title, result.clip_count) for result in found] == [
+            ("video 0", 50),
+            ("video 1", 2),
+        ]
+        few = search(collection, small_model, Search([TextPart("red")], group="video", candidates=20)).results
+        assert [result.clip_count for result in few] == [20]
+        event = search(collection, small_model, Search([TextPart("red")], group="event", listed=3)).results[0]
+        assert (event.start, event.end, event.clip_count, len(event.clips)) == (0.0, 400.0, 50, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parts": []}, "query: no parts"),
+        ({"parts": [TextPart("red", 0)]}, r"query\.0\.weight: 0"),
+        ({"parts": [TextPart("red"), TextPart("red", float("nan"))]}, r"query\.1\.weight: nan"),
+        ({"parts": [TextPart("red", 1), TextPart("red", -1)]}, "query: its parts cancel each other out"),
+        ({"parts": [VectorPart(np.ones(3, np.float32))]}, r"vector: shape \(3,\)"),
+        ({"parts": [ClipPart(1)], "hybrid": True}, "hybrid: true; false was expected"),
+        ({"parts": [TextPart("red", -1)], "rerank": 1}, "rerank: 1; 0 was expected"),
+        ({"group": "scene"}, "group: 'scene'; one of clip, event, video"),
+        ({"offset": -1}, "offset: -1"),
+        ({"listed": 0}, "clips: 0"),
+        ({"candidates": 5}, "candidates: 5; only with group event or video"),
+        ({"candidates": 10_001, "group": "event"}, "candidates: 10001"),
+        ({"min_similarity": 1.5}, "min_similarity: 1.5"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(
+    collection: Collection, small_model: Model, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        search(collection, small_model, Search(**{"parts": [TextPart("red")], **wrong}))
+
+
+def test_a_clip_that_is_not_there_is_named(collection: Collection, small_model: Model) -> None:
+    with pytest.raises(NotFound, match=r"query\.1: clip 999"):
+        search(collection, small_model, Search([TextPart("red"), ClipPart(999)]))

@@ -1,0 +1,299 @@
+"""Every combination of what a search can ask for, against brute force in NumPy over a few hundred clips."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index import search as search_module
+from index.collection import Collection
+from index.filters import parse_filter
+from index.query import ClipPart, Part, TextPart, VectorPart
+from index.records import NewClip, NewVideo, Scalar
+from index.search import Found, Search, search
+from tests.index.numbered import TOKENS, WIDTH, content, manifest, new_collection
+
+VOCABULARY = ["dog", "cat", "engine", "boat", "snow", "piano", "forest", "bridge"]
+CHINESE = ["海滩", "小狗", "发动机", "城市"]
+FILTERS: list[tuple[Any, Any]] = [
+    (None, lambda m: True),
+    ({"color": "red"}, lambda m: m["color"] == "red"),
+    ({"not": {"number": {"lt": 30}}}, lambda m: m["number"] >= 30),
+    ({"color": "violet"}, lambda m: False),
+]
+
+
+class FormulaModel:
+    """Vectors and match logits by formula, so that brute force knows them, too."""
+
+    def __init__(self) -> None:
+        stated = manifest()
+        tasks = SimpleNamespace(tasks=["retrieval", "matching"], name="numbers")
+        self.bundle = SimpleNamespace(fingerprint=stated.fingerprint(), manifest=tasks)
+
+    def embed_text(self, texts: list[str]) -> np.ndarray:
+        rows = [np.random.default_rng(list(text.encode())).standard_normal(WIDTH) for text in texts]
+        return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
+
+    def match(self, texts: list[str], tokens: np.ndarray) -> SimpleNamespace:
+        logits = np.array([np.sin(len(text) + 50 * row.sum()) for text, row in zip(texts, tokens, strict=True)])
+        return SimpleNamespace(logits=logits, probabilities=1 / (1 + np.exp(-logits)))
+
+    def fused(self, similarity: np.ndarray, logits: np.ndarray) -> np.ndarray:
+        return np.asarray((similarity + logits + 2) / 4)
+
+
+MODEL: Any = FormulaModel()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A clip as the test knows it."""
+
+    id: int
+    video: int
+    start: float
+    end: float
+    vector: np.ndarray
+    tokens: np.ndarray
+    words: list[str]
+    metadata: dict[str, Scalar]
+
+
+def tokens_in(text: str) -> list[str]:
+    return [token for word in text.split() for token in (list(word) if word in CHINESE else [word])]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collection, list[Row]]]:
+    """About 350 clips: neighbours that touch, overlap or leave gaps, and some whose vectors are all the same."""
+    draw = random.Random(5)
+    rng = np.random.default_rng(5)
+    rows: list[Row] = []
+    with new_collection(tmp_path_factory.mktemp("congruence")) as collection:
+        for number in range(70):
+            count = draw.randint(1, 10)
+            stride = draw.choice([3.0, 4.0, 4.0])
+            places = [n for n in range(count) if draw.random() > 0.2] or [0]
+            vectors = rng.standard_normal((len(places), WIDTH)).astype(np.float32)
+            if number % 7 == 0:
+                vectors[:] = np.arange(1, WIDTH + 1)
+            tokens = rng.standard_normal((len(places), *TOKENS)).astype(np.float16)
+            said = [" ".join(draw.choices(VOCABULARY + CHINESE, k=draw.randint(0, 6))) for _ in places]
+            title = f"{draw.choice(VOCABULARY)} n{number}"
+            metadata: dict[str, Scalar] = {"number": number, "color": draw.choice(["red", "blue"])}
+            clips = [NewClip(stride * n, stride * n + 4, vectors[i], tokens[i], said[i]) for i, n in enumerate(places)]
+            path = f"/videos/{number}.mp4"
+            video = collection.add_video(NewVideo(content(number), path, title, 40.0, 32, 18, metadata), clips)
+            if number % 10 == 9:
+                collection.delete_video(video.id)
+                continue
+            for i, clip in enumerate(collection.clips(video.id)):
+                words = tokens_in(f"{title} {said[i]}")
+                unit = vectors[i] / np.linalg.norm(vectors[i].astype(np.float64))
+                rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, tokens[i], words, metadata))
+        assert len(rows) > 250
+        yield collection, rows
+
+
+def bm25(rows: list[Row], terms: list[list[str]]) -> dict[int, float]:
+    """Robertson's formula with k1 = 1.2 and b = 0.75; a term is one word or two that follow each other."""
+
+    def times(row: Row, term: list[str]) -> int:
+        return sum(row.words[i : i + len(term)] == term for i in range(len(row.words)))
+
+    mean = sum(len(row.words) for row in rows) / len(rows)
+    having = [sum(times(row, term) > 0 for row in rows) for term in terms]
+    if any(0 < count <= len(rows) / 2 for count in having):
+        terms = [term for term, count in zip(terms, having, strict=True) if 0 < count <= len(rows) / 2]
+        having = [count for count in having if 0 < count <= len(rows) / 2]
+    scores: dict[int, float] = {}
+    for row in rows:
+        counts = [times(row, term) for term in terms]
+        if any(counts):
+            scores[row.id] = sum(
+                math.log((len(rows) - n + 0.5) / (n + 0.5))
+                * (f * 2.2 / (f + 1.2 * (0.25 + 0.75 * len(row.words) / mean)))
+                for n, f in zip(having, counts, strict=True)
+            )
+    return scores
+
+
+def brute_order(
+    rows: list[Row], wanted: Search, condition: Any
+) -> list[tuple[int, float, tuple[int | None, int | None]]]:
+    """(clip id, cosine, places in the two lists) of all clips, in order, before reranking."""
+    by_id = {row.id: row for row in rows}
+    query = np.zeros(WIDTH)
+    for part in wanted.parts:
+        if isinstance(part, TextPart):
+            vector = MODEL.embed_text([part.text])[0]
+        else:
+            vector = by_id[part.clip_id].vector if isinstance(part, ClipPart) else part.vector
+        query += part.weight * vector.astype(np.float64) / np.linalg.norm(vector.astype(np.float64))
+    query /= np.linalg.norm(query)
+    out = {part.clip_id for part in wanted.parts if isinstance(part, ClipPart)}
+    possible = [row for row in rows if condition(row.metadata) and (wanted.include_query_clips or row.id not in out)]
+    # Equal vectors have equal cosines; what is left of rounding must not order them.
+    cosine = {row.id: round(float(row.vector.astype(np.float64) @ query), 9) for row in possible}
+    least = -2 if wanted.min_similarity is None else wanted.min_similarity
+    similar = sorted((i for i in cosine if cosine[i] >= least), key=lambda i: (-cosine[i], i))
+    place = {i: n for n, i in enumerate(similar, 1)}
+    if not wanted.hybrid:
+        return [(i, cosine[i], (place[i], None)) for i in similar]
+    texts = [part.text for part in wanted.parts if isinstance(part, TextPart) and part.weight > 0]
+    pieces = [[w[j : j + 2] for j in range(len(w) - 1)] if w in CHINESE else [w] for t in texts for w in t.split()]
+    terms = [list(piece) if piece[0] > "z" else [piece] for piece in itertools.chain(*pieces)]
+    terms = [term for n, term in enumerate(terms) if term not in terms[:n]]
+    bm = bm25(rows, terms)
+    listed = sorted((i for i in similar if i in bm), key=lambda i: (-bm[i], -cosine[i], i))[:1000]
+    words = {i: n for n, i in enumerate(listed, 1)}
+    score = {i: 1 / (60 + place[i]) + (1 / (60 + words[i]) if i in words else 0) for i in similar}
+    return [(i, cosine[i], (place[i], words.get(i))) for i in sorted(similar, key=lambda i: (-score[i], -cosine[i], i))]
+
+
+def brute_force(rows: list[Row], wanted: Search, condition: Any) -> list[dict[str, Any]]:
+    """All results, of every page."""
+    by_id = {row.id: row for row in rows}
+    order = brute_order(rows, wanted, condition)
+    if wanted.group != "clip":
+        order = order[: wanted.candidates]
+    fused: dict[int, float] = {}
+    if wanted.rerank:
+        text = next(part.text for part in wanted.parts if isinstance(part, TextPart) and part.weight > 0)
+        head = order[: wanted.rerank]
+        match = MODEL.match([text] * len(head), [by_id[i].tokens.astype(np.float32) for i, _, _ in head])
+        scores = MODEL.fused(np.array([cosine for _, cosine, _ in head]), match.logits)
+        fused = {one[0]: float(score) for one, score in zip(head, scores, strict=True)}
+        order = sorted(head, key=lambda one: -fused[one[0]]) + order[wanted.rerank :]
+    ids = [i for i, _, _ in order]
+    clusters = [[i] for i in ids] if wanted.group == "clip" else _clusters(wanted.group, [by_id[i] for i in ids])
+    known = {i: (cosine, places) for i, cosine, places in order}
+    results = []
+    for cluster in sorted((sorted(one, key=ids.index) for one in clusters), key=lambda one: ids.index(one[0])):
+        best = by_id[cluster[0]]
+        of_event = [by_id[i] for i in cluster] if wanted.group == "event" else [best]
+        results.append(
+            {
+                "clip": best.id,
+                "span": (min(row.start for row in of_event), max(row.end for row in of_event)),
+                "similarity": known[best.id][0],
+                "fused": fused.get(best.id),
+                "ranks": known[best.id][1],
+                "clips": cluster[: wanted.listed] if wanted.group != "clip" else [],
+                "count": len(cluster),
+            }
+        )
+    return results
+
+
+def _clusters(group: str, rows: list[Row]) -> list[list[int]]:
+    """Clips of one video; of one event: those that a chain of touching or overlapping ones joins."""
+    joined = [{row.id} for row in rows]
+    for a, b in itertools.combinations(rows, 2):
+        near = a.start <= b.end and b.start <= a.end
+        if a.video == b.video and (group == "video" or near):
+            first = next(one for one in joined if a.id in one)
+            second = next(one for one in joined if b.id in one)
+            if first is not second:
+                joined.remove(second)
+                first |= second
+    return [list(one) for one in joined]
+
+
+def drawn(draw: random.Random, rows: list[Row]) -> tuple[Search, Any]:
+    """A search at random, and the condition of its filter."""
+    parts: list[Part] = []
+    if draw.random() < 0.8:
+        parts.append(TextPart(" ".join(draw.sample(VOCABULARY + CHINESE, draw.randint(1, 3))), draw.choice([1.0, 2.0])))
+    if draw.random() < 0.4:
+        parts += [ClipPart(row.id, draw.choice([0.5, -0.5, 1.0])) for row in draw.sample(rows, draw.randint(1, 2))]
+    if draw.random() < 0.3 or not parts:
+        parts.append(VectorPart(np.random.default_rng(draw.randrange(1000)).standard_normal(WIDTH), 0.7))
+    has_text = isinstance(parts[0], TextPart)
+    condition_json, condition = draw.choice([*FILTERS[:3], *FILTERS])
+    group: Any = draw.choice(["clip", "clip", "event", "video"])
+    wanted = Search(
+        parts,
+        limit=draw.choice([1, 4, 10, 400]),
+        where=None if condition_json is None else parse_filter(condition_json),
+        rerank=draw.choice([0, 0, 7, 33]) if has_text else 0,
+        hybrid=has_text and draw.random() < 0.6,
+        group=group,
+        candidates=draw.choice([20, 60, 200]) if group != "clip" else None,
+        listed=draw.choice([1, 3, 100]),
+        min_similarity=draw.choice([None, None, 0.0, 0.35]),
+        include_query_clips=draw.random() < 0.3,
+    )
+    return wanted, condition
+
+
+def all_pages(collection: Collection, wanted: Search) -> list[Found]:
+    pages = [search(collection, MODEL, wanted)]
+    while pages[-1].more and len(pages) < 6:
+        pages.append(search(collection, MODEL, replace(wanted, offset=len(pages) * wanted.limit)))
+    return pages
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_page_of_every_search_is_what_brute_force_says(filled: tuple[Collection, list[Row]], seed: int) -> None:
+    collection, rows = filled
+    draw = random.Random(seed)
+    seen: Counter[str] = Counter()
+    for _ in range(30):
+        wanted, condition = drawn(draw, rows)
+        expected = brute_force(rows, wanted, condition)
+        pages = all_pages(collection, wanted)
+        results = [result for page in pages for result in page.results]
+        assert pages[-1].more == (len(expected) > len(pages) * wanted.limit)
+        assert len(results) == min(len(expected), len(pages) * wanted.limit)
+        for result, one in zip(results, expected, strict=False):
+            assert result.best.hit.clip_id == one["clip"], wanted
+            assert (result.start, result.end) == one["span"]
+            assert (result.best.ranks.similarity, result.best.ranks.words) == one["ranks"]
+            assert [clip.hit.clip_id for clip in result.clips] == one["clips"]
+            assert result.clip_count == one["count"]
+            assert result.best.similarity == pytest.approx(one["similarity"], abs=1e-5)
+            assert (result.best.fused is None) == (one["fused"] is None)
+            if one["fused"] is not None:
+                assert result.best.fused == pytest.approx(one["fused"], abs=1e-5)
+        seen["results"] += len(results)
+        seen["words"] += sum(result.best.ranks.words is not None for result in results)
+        seen["merged"] += sum(result.clip_count > 1 for result in results)
+        seen["pages"] += len(pages)
+    assert min(seen.values()) > 30, seen
+
+
+def test_beyond_both_lists_the_order_goes_on_by_similarity(
+    filled: tuple[Collection, list[Row]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With lists of 30 in place of 1000: the rest follows, nothing comes twice, and pages fit together."""
+    collection, rows = filled
+    monkeypatch.setattr("index.ranking.LIST", 30)
+    monkeypatch.setattr(search_module, "LIST", 30)
+    wanted = Search([TextPart("piano snow")], limit=25, hybrid=True)
+    pages: list[int] = []
+    for offset in range(0, len(rows), 25):
+        pages += [
+            result.best.hit.clip_id for result in search(collection, MODEL, replace(wanted, offset=offset)).results
+        ]
+    at_once = search(collection, MODEL, replace(wanted, limit=1000)).results
+    assert pages == [result.best.hit.clip_id for result in at_once]
+    assert sorted(pages) == sorted(row.id for row in rows)
+    similar = [r.best.hit.clip_id for r in search(collection, MODEL, replace(wanted, limit=1000, hybrid=False)).results]
+    head = set(similar[:30]) | {r.best.hit.clip_id for r in at_once if r.best.ranks.words}
+    assert 30 < len(head) <= 60
+    assert set(pages[: len(head)]) == head
+    assert pages[len(head) :] == [clip for clip in similar if clip not in head]
+    for result in at_once[: len(head)]:
+        place = similar.index(result.best.hit.clip_id) + 1
+        assert result.best.ranks.similarity == (place if place <= 30 else None)

@@ -1,0 +1,177 @@
+"""Words of titles and of what is said: found in several scripts, whatever users write, and level with the catalogue."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.catalogue import CATALOGUE_NAME
+from index.collection import Collection, NewClip, NewVideo
+from index.library import Library
+from index.schema import UPGRADES
+from index.words import MAX_TERMS, find_words, terms_of
+from tests.index.numbered import WIDTH, content, new_collection, tokens_of
+from tests.index.test_upgrade import old_collection
+from vitascope.errors import InvalidInput
+
+SAID = {
+    "cafe": "We met at the Café São João, señor.",
+    "decomposed": "Cafe\u0301 noir",
+    "dogs": "The dogs don't stop running!",
+    "beach": "海滩上的小狗在跑步",
+    "harbour": "海边的滩头",
+    "sea": "犬が海辺を走る。東京ﾀﾜｰ",
+    "korean": "강아지가 해변에서 달린다",
+    "hindi": "हिन्दी भाषा",
+    "width": "\uff36\uff29\uff24\uff25\uff2f no 42",
+    "silent": "",
+}
+
+
+def add(collection: Collection, number: int, title: str, *texts: str) -> list[int]:
+    """A video of this title with a clip for each text; the ids of its clips."""
+    clips = [NewClip(4.0 * n, 4.0 * n + 4, np.ones(WIDTH), tokens_of(0)[0], text) for n, text in enumerate(texts)]
+    video = collection.add_video(NewVideo(content(number), "/v.mp4", title, 99.0, 32, 18), clips)
+    return [clip.id for clip in collection.clips(video.id)]
+
+
+def found(collection: Collection, *texts: str, limit: int = 100) -> list[int]:
+    with collection.catalogue.read() as connection:
+        terms = terms_of(texts)
+        return [clip_id for clip_id, _ in find_words(connection, terms, limit, lambda clip_id: True)] if terms else []
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collection, dict[int, str]]]:
+    with new_collection(tmp_path_factory.mktemp("words")) as collection:
+        ids = add(collection, 0, "holiday", *SAID.values())
+        yield collection, dict(zip(ids, SAID, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("cafe", {"cafe", "decomposed"}),
+        ("CAFÉ", {"cafe", "decomposed"}),
+        ("Sao joao", {"cafe"}),
+        ("senor", {"cafe"}),
+        ("a dog", {"dogs"}),
+        ("runs", {"dogs"}),
+        ("don\u2019t", {"dogs"}),
+        ("海滩", {"beach"}),
+        ("小狗", {"beach"}),
+        ("狗", {"beach"}),
+        ("跑步的小狗", {"beach"}),
+        ("犬", {"sea"}),
+        ("走る", {"sea"}),
+        ("タワー", {"sea"}),
+        ("강아지", {"korean"}),
+        ("हिन्दी", {"hindi"}),
+        ("video", {"width"}),
+        ("42", {"width"}),
+        ("4", set()),
+        ("滩上", {"beach"}),
+        ("狗小", set()),
+        ("zebra", set()),
+    ],
+)
+def test_what_is_said_is_found_in_its_script(
+    said: tuple[Collection, dict[int, str]], text: str, names: set[str]
+) -> None:
+    collection, name_of = said
+    assert {name_of[clip_id] for clip_id in found(collection, text)} == names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"',
+        '""',
+        "*",
+        "dog*",
+        "NEAR(dog cafe)",
+        "NOT dog",
+        "dog AND",
+        "title:dog",
+        "^dog",
+        "{dog}",
+        "(",
+        "dog OR",
+        "-dog",
+        "+",
+        "';--",
+    ],
+)
+def test_what_users_write_is_looked_for_and_never_obeyed(said: tuple[Collection, dict[int, str]], text: str) -> None:
+    collection, name_of = said
+    names = {name_of[clip_id] for clip_id in found(collection, text)}
+    assert "dogs" in names if "dog" in text else names == set()
+
+
+def test_a_text_of_thousands_of_words_is_looked_for_by_its_first(said: tuple[Collection, dict[int, str]]) -> None:
+    many = [f"w{n}" for n in range(5000)]
+    assert len(terms_of([" ".join(many)])) == MAX_TERMS
+    collection, name_of = said
+    assert [name_of[clip] for clip in found(collection, " ".join(["noir", *many]))] == ["decomposed"]
+
+
+def test_common_words_count_only_where_there_are_no_others() -> None:
+    assert terms_of(["The dog is on the beach"]) == ["dog", "beach"]
+    assert terms_of(["The Who"]) == ["The", "Who"]
+    assert terms_of(["to be", "or not to be"]) == ["to", "be", "or", "not"]
+
+
+def test_a_word_that_most_clips_have_is_passed_over_beside_a_rarer_one(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        clips = add(collection, 1, "match", *["goal"], *["midfield"] * 5)
+        assert found(collection, "match goal") == [clips[0]]
+        assert set(found(collection, "match zebra")) == set(clips)
+
+
+def test_the_words_of_the_title_belong_to_every_clip(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        first = add(collection, 1, "Beach day", "a kayak", "nothing")
+        add(collection, 2, "Office", "a kayak", "a desk", "a chair", "a lamp")
+        assert set(found(collection, "beach")) == set(first)
+        assert found(collection, "kayak at the beach")[0] == first[0]
+
+
+def test_words_come_and_go_with_their_video(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        gone = add(collection, 1, "first", "a kayak", "a paddle")
+        kept = add(collection, 2, "second", "a kayak")
+        assert found(collection, "kayak") == [gone[0], kept[0]]
+        with pytest.raises(InvalidInput, match="text: 10001"):
+            add(collection, 3, "third", "a kayak", "x" * 10_001)
+        collection.delete_video(1)
+        assert found(collection, "kayak") == kept
+        assert found(collection, "paddle first") == []
+        assert collection.catalogue.problems() == []
+    with Library(tmp_path).open("videos") as collection:
+        assert found(collection, "kayak") == kept
+
+
+def test_an_upgrade_makes_what_is_there_findable(tmp_path: Path) -> None:
+    """What was said before there was full-text search is found as what is added today, Chinese included."""
+    old_collection(tmp_path)
+    path = tmp_path / "videos" / CATALOGUE_NAME
+    before = next(number for number, script in enumerate(UPGRADES) if "words" in script)
+    with closing(sqlite3.connect(path)) as connection:
+        for script in UPGRADES[:before]:
+            connection.executescript(script)
+        connection.execute("UPDATE clips SET text = '海滩上的小狗' WHERE id = 2")
+        connection.execute(f"PRAGMA user_version = {1 + before}")
+        connection.commit()
+    with Library(tmp_path).open("videos") as collection:
+        assert found(collection, "小狗") == [2]
+        assert set(found(collection, "video")) == {1, 2, 3}
+        fresh = add(collection, 9, "another", "一只小狗")
+        assert set(found(collection, "小狗")) == {2, *fresh}
+        collection.delete_video(1)
+        assert found(collection, "video 小狗") == fresh
+        assert collection.catalogue.problems() == []
