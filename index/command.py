@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.options import add_bundle, add_collection, add_data, add_engine, add_server
-from vitascope.commands.output import Steps, plain_table, show_hits
-from vitascope.errors import CollectionExists, CollectionNotFound, Conflict, InvalidInput
+from index.search_command import add_search_arguments, run_search, show_search
+from vitascope.commands.options import add_bundle, add_collection, add_data, add_engine, collections_folder
+from vitascope.commands.output import Steps, plain_table
+from vitascope.errors import CollectionExists, Conflict, InvalidInput
 
 if TYPE_CHECKING:
     from index.collection import Collection
     from index.jobs import Job, JobItem, JobOptions
     from index.library import Library
-    from index.search import RankedHit
     from vitascope.model import Model
 
-RERANK = 20
 FILES_SHOWN = 20
 NOTES_KEPT = 1000
 
@@ -37,17 +36,6 @@ examples:
   vitascope index films --segment shots --clip-longest 20
   vitascope index talks --segment subtitles --subtitles en
   vitascope index ~/Videos --json | jq .failures
-"""
-
-SEARCH_EPILOG = """\
-Clips are ranked by similarity (cosine of the sentence's and the clip's vectors). The best of them are then
-judged by the fusion model and ordered by the fused score; --rerank says how many, and 0 leaves that out.
-
-examples:
-  vitascope search "a red square moves left"
-  vitascope search "two people at a table" --collection cameras --limit 3
-  vitascope search "a dog" --filter '{"site": "north", "year": {"gte": 2020}}' --json
-  vitascope search "a dog" --server http://127.0.0.1:8000
 """
 
 
@@ -105,18 +93,6 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = SEARCH_EPILOG
-    parser.add_argument("text", metavar="SENTENCE", help="what to look for, in quotes")
-    parser.add_argument("--limit", type=int, default=10, metavar="N", help="results (default: %(default)s)")
-    parser.add_argument(
-        "--rerank", type=int, metavar="N", help=f"clips to judge (default: {RERANK} if the bundle can match)"
-    )
-    parser.add_argument("--filter", metavar="JSON", help="on metadata, see the examples")
-    for add in (add_collection, add_data, add_bundle, add_engine, add_server):
-        add(parser)
-
-
 def run_index(args: argparse.Namespace) -> dict[str, Any]:
     from index.jobs import JobOptions
     from index.library import Library
@@ -143,11 +119,6 @@ def run_index(args: argparse.Namespace) -> dict[str, Any]:
             "collection": args.collection,
             **_index(collection, model, args.folder, options, resumed, args.json),
         }
-
-
-def collections_folder(data: Path) -> Path:
-    """Where the service, too, keeps its collections."""
-    return data / "collections"
 
 
 def _key_and_value(text: str) -> tuple[str, str | float | int | bool]:
@@ -260,79 +231,6 @@ def _show_files(console: Console, listed: list[tuple[str, str]], count: int, wha
     console.print(table)
     if (more := count - FILES_SHOWN) > 0:
         console.print(f"and {more} more; --json lists up to 1000")
-
-
-def run_search(args: argparse.Namespace) -> dict[str, Any]:
-    if args.server:
-        return _search_remotely(args)
-    from index.filters import parse_filter
-    from index.library import Library
-    from index.search import search_text
-    from vitascope.model import Model
-
-    where = None if args.filter is None else parse_filter(_filter_json(args.filter))
-    folder = collections_folder(args.data)
-    if not folder.is_dir():  # opening a library would make it
-        raise _no_collection(args.collection, args.data, [])
-    model = Model.open(args.bundle, threads=args.threads, device=args.device)
-    with Library(folder) as library:
-        if args.collection not in library.names():
-            raise _no_collection(args.collection, args.data, library.names())
-        rerank = _rerank(args.rerank, model.bundle.manifest.tasks)
-        hits = search_text(library.open(args.collection), model, args.text, args.limit, where, rerank)
-        return {"text": args.text, "results": [_result(hit) for hit in hits]}
-
-
-def _search_remotely(args: argparse.Namespace) -> dict[str, Any]:
-    from vitascope.client import Client
-
-    where = None if args.filter is None else _filter_json(args.filter)
-    with Client(args.server) as client:
-        tasks = client.models()["models"][0]["tasks"] if args.rerank is None else []
-        rerank = _rerank(args.rerank, tasks)
-        return client.search(args.collection, args.text, limit=args.limit, where=where, rerank=rerank)
-
-
-def _filter_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"filter: {text!r} is not JSON ({error}); an object was expected") from error
-
-
-def _rerank(asked: int | None, tasks: list[Any]) -> int:
-    if asked is not None:
-        return asked
-    return RERANK if "matching" in tasks else 0
-
-
-def _no_collection(name: str, data: Path, names: list[str]) -> CollectionNotFound:
-    there = f"there are {', '.join(names)}" if names else "there is none"
-    return CollectionNotFound(f"collection: {name!r} is not in {data}; {there}. `vitascope index FOLDER` makes one")
-
-
-def _result(ranked: RankedHit) -> dict[str, Any]:
-    """The same keys as the service's results, as far as they apply here."""
-    hit, video = ranked.hit, ranked.hit.video
-    return {
-        "clip_id": str(hit.clip_id),
-        "start": hit.start,
-        "end": hit.end,
-        "similarity": ranked.similarity,
-        "match": ranked.match,
-        "fused": ranked.fused,
-        "video": {
-            "id": str(video.id),
-            "title": video.title,
-            "path": video.path,
-            "duration": video.duration,
-            "metadata": video.metadata,
-        },
-    }
-
-
-def show_search(result: dict[str, Any], console: Console) -> None:
-    show_hits(result["results"], console)
 
 
 COMMANDS = {

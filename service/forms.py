@@ -28,7 +28,6 @@ WRITE_BYTES = 1024**2
 """Bytes that are gathered before a thread writes them."""
 MAX_PARTS = 1000
 MAX_NAME = 255
-JSON_FIELDS = ("metadata", "segmentation")
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,14 @@ async def read_form(
         target.unlink(missing_ok=True)
 
 
-def parse_fields(schema: type[Schema], fields: Mapping[str, list[str]], *, lists: tuple[str, ...] = ()) -> Schema:
-    """Form fields as a schema. Those in ``lists`` may come many times; those in ``JSON_FIELDS`` are JSON.
+def parse_fields(
+    schema: type[Schema],
+    fields: Mapping[str, list[str]],
+    *,
+    lists: tuple[str, ...] = (),
+    as_json: tuple[str, ...] = ("metadata", "segmentation"),
+) -> Schema:
+    """Form fields as a schema. Those in ``lists`` may come many times; values of those in ``as_json`` are JSON.
 
     Raises RequestValidationError.
     """
@@ -82,8 +87,8 @@ def parse_fields(schema: type[Schema], fields: Mapping[str, list[str]], *, lists
             values[name] = given
         elif len(given) > 1:
             raise invalid(name, "given more than once; one value was expected")
-        elif name in JSON_FIELDS:
-            values[name] = _json_object(name, given[0])
+        elif name in as_json:
+            values[name] = _json_value(name, given[0])
         else:
             values[name] = given[0]
     return validated(schema, values)
@@ -103,11 +108,30 @@ def invalid(name: str, message: str) -> RequestValidationError:
     return RequestValidationError([{"type": "value_error", "loc": ("body", name), "msg": message}])
 
 
-def _json_object(name: str, text: str) -> object:
+async def read_json(request: Request) -> object:
+    """The body of a request as JSON. Raises RequestValidationError."""
     try:
-        value = json.loads(text)
+        return await request.json()
     except (ValueError, RecursionError) as error:
-        raise invalid(name, f"not JSON ({error}); an object was expected") from error
+        raise invalid("body", f"not JSON ({error})") from error
+
+
+def body_kind(request: Request, json_means: str, form_means: str) -> str:
+    """Which of the two types a body has that may come either way. Raises ContentTypeUnsupported."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "multipart/form-data"):
+        raise ContentTypeUnsupported(
+            f"Content-Type: {kind[:80]!r}; application/json ({json_means}) or multipart/form-data ({form_means}) "
+            "was expected"
+        )
+    return kind
+
+
+def _json_value(name: str, text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise invalid(name, f"not JSON ({error}); JSON was expected") from error
     return value
 
 

@@ -8,9 +8,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaMode
 
 from service.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
+from service.schemas.library import UploadFields
+from service.schemas.search import SearchForm, SearchRequest
 
 MEANING = {
     400: ("bad_request", "The request cannot be read."),
@@ -28,7 +31,7 @@ MEANING = {
 DESCRIPTION = """\
 Search, check and question video. Three numbers are kept apart everywhere:
 
-* **similarity**: cosine of the vectors of text and clip, -1 to 1; cheap, what a search ranks by
+* **similarity**: cosine of the vectors of query and clip, -1 to 1; cheap, what a search ranks by
 * **match**: calibrated probability, by the fusion model, that the text describes the clip
 * **fused**: both together, 0 to 1; what results are ranked by after reranking
 
@@ -41,13 +44,17 @@ TAGS = [
     {"name": "collections", "description": "Sets of videos, each filled by one model."},
     {"name": "videos", "description": "Whole files: upload, list, play, delete."},
     {"name": "jobs", "description": "Folders on the service's machine, indexed in the background."},
-    {"name": "search", "description": "Clips by a sentence."},
+    {"name": "search", "description": "Clips, events and videos by sentences, pictures, videos, or a mix."},
     {"name": "scores", "description": "How well captions describe a clip."},
     {"name": "answers", "description": "Questions about a clip."},
     {"name": "models", "description": "What the model can do, and what it was made of."},
     {"name": "health", "description": "For whoever watches over the service."},
 ]
 
+
+REFERENCE = "#/components/schemas/{model}"
+WITH_PARTS: tuple[type[BaseModel], ...] = (SearchRequest, SearchForm, UploadFields)
+"""Bodies that are read by hand and have parts of their own: the framework does not know of them."""
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -83,24 +90,31 @@ def _response(code: str, meaning: str, status: int) -> dict[str, Any]:
 
 def form_body(schema: type[BaseModel], also_json: type[BaseModel] | None = None) -> dict[str, Any]:
     """The documentation of a form with a file and the fields of ``schema``, or the same as JSON without the
-    file.
+    file. Schemas that have parts of their own must be in ``WITH_PARTS``.
     """
-    form = _inlined(schema)
+    form = _described(schema)
     file = {"type": "string", "format": "binary", "description": "video or picture, known by its content"}
     form["properties"] = {"file": file, **form.get("properties", {})}
     form["required"] = ["file", *form.get("required", [])]
     content: dict[str, Any] = {}
     if also_json is not None:
-        content["application/json"] = {"schema": _inlined(also_json)}
+        content["application/json"] = {
+            "schema": _reference(also_json) if also_json in WITH_PARTS else _described(also_json)
+        }
     content["multipart/form-data"] = {"schema": form}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _inlined(schema: type[BaseModel]) -> dict[str, Any]:
-    """The schema itself; its parts are named where they are those of other bodies."""
-    described = schema.model_json_schema(ref_template="#/components/schemas/{model}")
+def _described(schema: type[BaseModel]) -> dict[str, Any]:
+    described = schema.model_json_schema(ref_template=REFERENCE)
+    if "$defs" in described and schema not in WITH_PARTS:
+        raise TypeError(f"{schema.__name__}: has parts of its own; WITH_PARTS was expected to name it")
     described.pop("$defs", None)
     return described
+
+
+def _reference(schema: type[BaseModel]) -> dict[str, Any]:
+    return {"$ref": REFERENCE.format(model=schema.__name__)}
 
 
 def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -112,9 +126,12 @@ def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, tags=TAGS
             )
             schemas = made["components"]["schemas"]
-            problem = Problem.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
-            schemas.update(problem.pop("$defs"))
-            schemas["Problem"] = problem
+            by_hand: tuple[type[BaseModel], ...] = (Problem, *WITH_PARTS)
+            for schema in by_hand:
+                mode: JsonSchemaMode = "serialization" if schema is Problem else "validation"
+                described = schema.model_json_schema(mode=mode, ref_template=REFERENCE)
+                schemas.update(described.pop("$defs"))
+                schemas[schema.__name__] = described
             app.openapi_schema = made
         return app.openapi_schema
 

@@ -54,6 +54,8 @@ class Settings(BaseSettings):
     max_text_characters: Count = 4000
     max_results: Count = 100
     max_rerank: Count = 100
+    max_query_parts: Annotated[Count, Field(description="texts, clips and files of one search")] = 16
+    max_candidates: Annotated[Count, Field(le=10_000, description="clips that events and videos are made of")] = 10_000
     max_answers: Count = 50
     page_size: Count = 50
     max_page_size: Annotated[Count, Field(le=999)] = 200

@@ -7,10 +7,10 @@ from urllib.parse import quote
 
 from index.collection import Collection
 from index.records import Clip, Video
-from index.search import RankedHit
+from index.search import RankedHit, Result
 from service.media_store import media_type
 from service.schemas import library as schemas
-from service.schemas.tasks import SearchResult
+from service.schemas.search import FoundClip, Ranks, SearchResult
 
 
 def collection_view(collection: Collection, fingerprint: str) -> schemas.Collection:
@@ -60,17 +60,36 @@ def video_with_clips(collection: str, video: Video, clips: list[Clip]) -> schema
     return schemas.VideoWithClips(**dict(video_view(collection, video)), spans=spans)
 
 
-def result_view(collection: str, ranked: RankedHit) -> SearchResult:
-    """A clip that a search found."""
-    hit = ranked.hit
+def result_view(collection: str, result: Result) -> SearchResult:
+    """A clip, event or video that a search found."""
+    video = result.best.hit.video
+    is_clip = not result.clips
+    clips = [found_clip(collection, clip) for clip in result.clips]
+    whole = {
+        "start": result.start,
+        "end": result.end,
+        "media_url": media_url(collection, video, result.start, result.end),
+    }
     return SearchResult(
+        **{**dict(found_clip(collection, result.best)), **whole},
+        video=video_view(collection, video),
+        clips=None if is_clip else clips,
+        clip_count=None if is_clip else result.clip_count,
+    )
+
+
+def found_clip(collection: str, ranked: RankedHit) -> FoundClip:
+    """A clip that a search found, alone or as one of several."""
+    hit = ranked.hit
+    return FoundClip(
         clip_id=str(hit.clip_id),
         start=hit.start,
         end=hit.end,
+        text=hit.text,
         similarity=ranked.similarity,
         match=ranked.match,
         fused=ranked.fused,
-        video=video_view(collection, hit.video),
+        ranks=Ranks(similarity=ranked.ranks.similarity, words=ranked.ranks.words),
         media_url=media_url(collection, hit.video, hit.start, hit.end),
         thumbnail_url=thumbnail_url(collection, hit.video, hit.start, hit.end),
     )

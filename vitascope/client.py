@@ -209,18 +209,58 @@ class Client:
     def search(
         self,
         collection: str,
-        text: str,
+        text: str | None = None,
         *,
+        query: Sequence[Mapping[str, Any]] | None = None,
+        file: str | Path | None = None,
         limit: int = 10,
         where: Mapping[str, Any] | None = None,
         rerank: int = 0,
+        hybrid: bool | None = None,
+        min_similarity: float | None = None,
+        group: str | None = None,
+        clips: int | None = None,
+        candidates: int | None = None,
+        include_query_clips: bool | None = None,
+        cursor: str | None = None,
     ) -> JSON:
-        """Clips that a sentence describes.
+        """Clips that fit a sentence, a picture or video (``file``, not kept), or a mix of several things.
 
-        ``where`` filters by metadata. The best ``rerank`` clips by similarity are ordered by fused score.
+        ``query``: parts such as ``{"kind": "text", "value": "a dog", "weight": 1}``, ``{"kind": "clip", "value":
+        "41"}`` and ``{"kind": "file"}``, in place of ``text``. ``where`` filters by metadata. ``hybrid``: words of
+        titles and of what is said count, too. The best ``rerank`` clips are ordered by fused score. ``group``:
+        ``clip``, ``event`` or ``video``, made of the ``candidates`` best clips, listing at most ``clips`` of theirs.
+        ``cursor``: the answer's ``next_cursor``, with all else but ``limit`` and ``clips`` as before; ``file`` is
+        left out then, with ``query`` naming it.
         """
-        body = {"text": text, "limit": limit, "rerank": rerank, **_given(filter=where)}
-        return self._call("POST", _path(collection, "search"), json=body)
+        options = _given(
+            filter=where,
+            hybrid=hybrid,
+            min_similarity=min_similarity,
+            group=group,
+            clips=clips,
+            candidates=candidates,
+            include_query_clips=include_query_clips,
+            cursor=cursor,
+        )
+        asked = {**_given(text=text, query=query), "limit": limit, "rerank": rerank, **options}
+        if file is None:
+            return self._call("POST", _path(collection, "search"), json=asked)
+        return self._upload(_path(collection, "search"), file, {name: _field(value) for name, value in asked.items()})
+
+    def search_pages(
+        self, collection: str, text: str | None = None, *, file: str | Path | None = None, **options: Any
+    ) -> Iterator[JSON]:
+        """The answers of ``search``, page by page to the last; a file is sent once."""
+        query = options.pop("query", None)
+        page = self.search(collection, text, query=query, file=file, **options)
+        if file is not None and query is None:
+            sentence = [] if text is None else [{"kind": "text", "value": text}]
+            text, query = None, [*sentence, {"kind": "file"}]
+        yield page
+        while page["next_cursor"] is not None:
+            page = self.search(collection, text, query=query, cursor=page["next_cursor"], **options)
+            yield page
 
     def score(self, captions: Sequence[str], *, collection: str, video_id: str) -> JSON:
         """How captions describe a video of a collection: similarity, match, fused, clipscore for each."""
@@ -267,6 +307,11 @@ class Client:
 
 def _path(collection: str, *parts: str) -> str:
     return "/".join(["/v1/collections", *(quote(part, safe="") for part in (collection, *parts))])
+
+
+def _field(value: Any) -> str:
+    """A value as a field of a form: texts as they are, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _given(**values: Any) -> JSON:

@@ -11,8 +11,7 @@ from typing import TypeVar
 from fastapi import APIRouter, Request
 
 from service.cursors import at_most
-from service.errors import ContentTypeUnsupported
-from service.forms import invalid, parse_fields, read_form, validated
+from service.forms import body_kind, parse_fields, read_form, read_json, validated
 from service.looking import Look, answer, check_texts, look_at_upload, look_at_video, score
 from service.openapi import errors, form_body
 from service.schemas.tasks import (
@@ -83,18 +82,13 @@ async def _asked(
     check: Callable[[Body | Form], None],
 ) -> AsyncIterator[tuple[Body | Form, Callable[[], Look]]]:
     """(what was asked, a function that looks at the clip it was asked about; it runs in a thread)."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = body_kind(request, "a stored video", "a file")
     if kind == "application/json":
-        body = validated(as_json, await _json(request))
+        body = validated(as_json, await read_json(request))
         assert isinstance(body, ClipOf)
         check(body)
         yield body, lambda: look_at_video(service, body.collection, body.video_id, body.start, body.end)
         return
-    if kind != "multipart/form-data":
-        raise ContentTypeUnsupported(
-            f"Content-Type: {kind[:80]!r}; application/json (a stored video) or multipart/form-data (a "
-            "file) was expected"
-        )
     async with read_form(
         request,
         service.media.new_upload(),
@@ -105,10 +99,3 @@ async def _asked(
         fields = parse_fields(as_form, form.fields, lists=("captions",))
         check(fields)
         yield fields, lambda: look_at_upload(service, form.upload, fields.start, fields.end)
-
-
-async def _json(request: Request) -> object:
-    try:
-        return await request.json()
-    except (ValueError, RecursionError) as error:
-        raise invalid("body", f"not JSON ({error})") from error

@@ -1,56 +1,42 @@
-"""Search by a sentence."""
+"""Search: as JSON, or as a form with a picture or video to search with."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
-from index.collection import MAX_K
-from index.filters import parse_filter
-from index.search import RankedHit, search_text
-from service.cursors import at_most
-from service.looking import check_texts
-from service.openapi import errors
-from service.schemas.tasks import SearchRequest, SearchResponse
-from service.state import ReadyService, Service
-from service.views import result_view
+from service.forms import body_kind, parse_fields, read_form, read_json, validated
+from service.openapi import errors, form_body
+from service.schemas.search import SearchForm, SearchRequest, SearchResponse
+from service.searching import answer_search, asked
+from service.state import ReadyService
 
 router = APIRouter(prefix="/v1/collections/{name}", tags=["search"])
 
-DEPTH = 8
-"""How many times more clips than videos are looked at first when only the best clip of each video is wanted.
-"""
 
+@router.post(
+    "/search",
+    summary="Find clips",
+    responses=errors(400, 404, 409, 413, 415, 422, 503, 507),
+    openapi_extra=form_body(SearchForm, also_json=SearchRequest),
+)
+async def search(name: str, request: Request, service: ReadyService) -> SearchResponse:
+    """The clips that fit a sentence, a picture, a video, a stored clip or a mix of them best, each with the second at
+    which to play it; or the events or videos that they belong to.
 
-@router.post("/search", summary="Find clips", responses=errors(404, 409, 422, 503, 507))
-async def search(name: str, body: SearchRequest, service: ReadyService) -> SearchResponse:
-    """The clips that fit a sentence best, each with the second at which to play it.
-
-    `rerank` lets the fusion model look at that many of the most similar clips: slower, better.
+    `hybrid` also looks for the sentence's words. `rerank` lets the fusion model look at that many of the best clips:
+    slower, better. Pages fit together as long as the collection does not change; `changed` says when it has.
     """
-    at_most("limit", body.limit, service.settings.max_results)
-    at_most("rerank", body.rerank, service.settings.max_rerank)
-    check_texts(service, "text", [body.text])
-    found = await service.heavy.run(_search, service, name, body)
-    return SearchResponse(text=body.text, results=[result_view(name, ranked) for ranked in found])
-
-
-def _search(service: Service, name: str, body: SearchRequest) -> list[RankedHit]:
-    collection = service.collection(name, for_model=True)
-    where = None if body.filter is None else parse_filter(body.filter)
-    if body.group == "clip":
-        return search_text(collection, service.model, body.text, body.limit, where, body.rerank)
-    clips = collection.stats().clips
-    k = body.limit * DEPTH
-    while True:
-        k = min(k, MAX_K)
-        best = _best_of_each(search_text(collection, service.model, body.text, k, where, body.rerank))
-        if len(best) >= body.limit or k >= min(clips, MAX_K):
-            return best[: body.limit]
-        k *= DEPTH
-
-
-def _best_of_each(found: list[RankedHit]) -> list[RankedHit]:
-    first: dict[int, RankedHit] = {}
-    for ranked in found:
-        first.setdefault(ranked.hit.video_id, ranked)
-    return list(first.values())
+    if body_kind(request, "a search", "a search with a file") == "application/json":
+        wanted = asked(service, validated(SearchRequest, await read_json(request)))
+        return await service.heavy.run(answer_search, service, name, wanted, None)
+    # Before a byte is taken in: is there such a collection, and does the model fit it?
+    await service.light.run(service.collection, name, for_model=True)
+    async with read_form(
+        request,
+        service.media.new_upload(),
+        service.light,
+        max_file_bytes=service.settings.max_upload_bytes,
+        max_field_bytes=service.settings.max_field_bytes,
+    ) as form:
+        wanted = asked(service, parse_fields(SearchForm, form.fields, as_json=("query", "filter")))
+        return await service.heavy.run(answer_search, service, name, wanted, form.upload)

@@ -1,84 +1,19 @@
-"""The three tasks: search, caption scores, answers.
+"""Caption scores and answers.
 
-Three numbers that are never mixed up. similarity: cosine of the two vectors, -1 to 1. match: calibrated
-probability of the fusion model, 0 to 1. fused: both together, 0 to 1, what results are ranked by after
-reranking.
+similarity, match and fused are kept apart as in ``service.schemas.search``.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from service.schemas.base import Id, Probability, Request, Response, Seconds, Whole, example
-from service.schemas.library import VIDEO, Video
+from service.schemas.library import Video
+from service.schemas.search import FUSED, MATCH, Similarity
 
-SIMILARITY = "cosine of the text's and the clip's vectors, -1 to 1"
-MATCH = "calibrated probability, by the fusion model, that the text describes the clip"
-FUSED = "similarity and match together, 0 to 1"
 CLIPSCORE = "2.5 * max(similarity, 0) (Hessel and others, 2021)"
-
-Similarity = Annotated[float, Field(ge=-1, le=1, description=SIMILARITY)]
-
-
-class SearchRequest(Request):
-    """A sentence, and which clips to look among."""
-
-    model_config = example(text="a dog runs on the beach", limit=10, filter={"year": {"gte": 2020}}, rerank=20)
-
-    text: str
-    limit: Annotated[Whole, Field(ge=1, description="how many results")] = 10
-    rerank: Annotated[
-        Whole,
-        Field(
-            ge=0,
-            description="this many of the most similar clips get match and fused, and are ordered by fused",
-        ),
-    ] = 0
-    filter: Annotated[
-        dict[str, Any] | None,
-        Field(description='on metadata, such as {"camera": "north", "year": {"gte": 2020}}'),
-    ] = None
-    group: Annotated[Literal["clip", "video"], Field(description="video: only the best clip of each video")] = "clip"
-
-
-RESULT: dict[str, Any] = {
-    "clip_id": "41",
-    "start": 8.0,
-    "end": 16.0,
-    "similarity": 0.41,
-    "match": 0.93,
-    "fused": 0.9,
-    "video": VIDEO,
-    "media_url": "/v1/collections/holidays/videos/3/media#t=8,16",
-    "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12",
-}
-
-
-class SearchResult(Response):
-    """A clip that was found."""
-
-    model_config = example(**RESULT)
-
-    clip_id: Id
-    start: Annotated[float, Field(description="seconds")]
-    end: Annotated[float, Field(description="seconds")]
-    similarity: Similarity
-    match: Annotated[Probability | None, Field(description=f"{MATCH}; null where it was not reranked")]
-    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where it was not reranked")]
-    video: Video
-    media_url: Annotated[str, Field(description="plays the clip: the file with #t=start,end")]
-    thumbnail_url: str
-
-
-class SearchResponse(Response):
-    """Clips, best first: reranked ones by fused score, then the others by similarity."""
-
-    model_config = example(text="a dog runs on the beach", results=[RESULT])
-
-    text: str
-    results: list[SearchResult]
 
 
 class Part(Request):

@@ -82,6 +82,11 @@ def test_examples_of_bodies_are_accepted(running: Running, palette: str) -> None
     schemas = document()["components"]["schemas"]
     search = schemas["SearchRequest"]["examples"][0]
     assert running.client.post(f"/v1/collections/{palette}/search", json=search).status_code == 200
+    parts = [schemas[name]["examples"][0] for name in ("TextQuery", "ClipQuery")]
+    mixed = running.client.post(
+        f"/v1/collections/{palette}/search", json={"query": [parts[0], {**parts[1], "value": "1"}]}
+    )
+    assert mixed.status_code == 200
     job = schemas["NewJob"]["examples"][0]
     assert running.client.post(f"/v1/collections/{palette}/jobs", json=job).json()["code"] == "path_forbidden"
     for path in ("/v1/caption-scores", "/v1/answers"):

@@ -121,6 +121,27 @@ def test_search_sends_only_what_was_given() -> None:
     assert sent[1] == ("/v1/collections/a/b/search", body)
 
 
+def test_a_search_with_a_file_sends_it_once_and_then_goes_on_by_the_cursor(tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.read())
+        return httpx.Response(200, json={"results": [], "next_cursor": "c1" if len(sent) == 1 else None})
+
+    (tmp_path / "dog.jpg").write_bytes(b"not really a picture")
+    with client_of(answer) as client:
+        assert len(list(client.search_pages("videos", "snow", file=tmp_path / "dog.jpg", where={"year": 2024}))) == 2
+    assert b"not really a picture" in sent[0]
+    assert b'{"year": 2024}' in sent[0]
+    assert json.loads(sent[1]) == {
+        "query": [{"kind": "text", "value": "snow"}, {"kind": "file"}],
+        "limit": 10,
+        "rerank": 0,
+        "filter": {"year": 2024},
+        "cursor": "c1",
+    }
+
+
 def test_a_name_with_a_slash_stays_one_part_of_the_path() -> None:
     paths = []
 
@@ -280,6 +301,9 @@ def test_the_command_can_ask_a_service(
     asked = ["search", "a blue thing", "--collection", "command", "--server", url, "--json"]
     assert main(asked) == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["video"]["title"] == "blue"
+    asked = ["search", "--like", str(videos / "blue.png"), "--collection", "command", "--server", url]
+    assert main([*asked, "--group", "video"]) == 0
+    assert "blue" in capsys.readouterr().out
     assert main(["score", str(videos / "blue.png"), "a blue thing", "--server", url]) == 0
     assert "a blue thing" in capsys.readouterr().out
     assert main(["ask", str(videos / "blue.png"), "what color is it?", "--server", url, "--json"]) == 0

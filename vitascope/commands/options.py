@@ -20,6 +20,11 @@ def default_data() -> Path:
     return Path(os.environ.get("VITASCOPE_DATA_DIR") or "vitascope-data")
 
 
+def collections_folder(data: Path) -> Path:
+    """Where in a data folder the command and the service keep their collections."""
+    return data / "collections"
+
+
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle",

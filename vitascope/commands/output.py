@@ -13,6 +13,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+SAID_SHOWN = 60
+"""Characters of what is said in a clip."""
+
 
 def print_json(result: dict[str, Any]) -> None:
     """One JSON object on standard output, UTF-8, readable."""
@@ -87,12 +90,21 @@ def show_hits(results: list[dict[str, Any]], console: Console) -> None:
         console.print("nothing found")
         return
     reranked = any(result["fused"] is not None for result in results)
-    table = plain_table(*([">fused", ">match"] if reranked else []), ">similarity", ">clip", "video")
+    grouped = any(result["clip_count"] for result in results)
+    spoken = any(result["text"] for result in results)
+    names = [">fused", ">match"] if reranked else []
+    table = plain_table(*names, ">similarity", ">clip", *[">clips"] * grouped, "video", *["said"] * spoken)
     for result in results:
         scores = [number(result[name]) for name in ("fused", "match") if reranked]
         where = span(result["start"], result["end"])
-        table.add_row(*scores, number(result["similarity"]), where, escape(_name(result["video"])))
+        count = [str(result["clip_count"])] * grouped
+        said = [escape(_shortened(result["text"]))] * spoken
+        table.add_row(*scores, number(result["similarity"]), where, *count, escape(_name(result["video"])), *said)
     console.print(table)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SAID_SHOWN else f"{text[: SAID_SHOWN - 1]}…"
 
 
 def number(value: float | None) -> str:

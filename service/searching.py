@@ -1,0 +1,126 @@
+"""A search as it was asked for, as the index takes it; and what the index finds, as it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from index.filters import parse_filter
+from index.query import ClipPart, Part, TextPart, VectorPart
+from index.records import Float32
+from index.search import Search, search
+from index.search_cursor import Place, name_of, read_place, write_place
+from service.cursors import at_most, record_number
+from service.errors import BadRequest
+from service.forms import Upload, invalid
+from service.looking import check_texts, look_at_upload
+from service.schemas.search import (
+    ClipQuery,
+    FileQuery,
+    SearchForm,
+    SearchOptions,
+    SearchRequest,
+    SearchResponse,
+    TextQuery,
+)
+from service.state import Service
+from service.views import result_view
+from vitascope.errors import InvalidInput
+
+Parts = Sequence[TextQuery | ClipQuery | FileQuery]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A search that can be done: its parts and options, and the place where the page begins if it is not the first."""
+
+    text: str | None
+    parts: Parts
+    options: SearchOptions
+    name: str
+    place: Place | None
+
+
+def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
+    """What ``body`` asks for, before any file is looked at. Raises InvalidInput, TextError and BadRequest."""
+    settings = service.settings
+    at_most("limit", body.limit, settings.max_results)
+    at_most("clips", body.clips, settings.max_results)
+    at_most("rerank", body.rerank, settings.max_rerank)
+    if body.candidates is not None:
+        at_most("candidates", body.candidates, settings.max_candidates)
+    parts = _parts(body)
+    at_most("query", len(parts), settings.max_query_parts)
+    for number, part in enumerate(parts):
+        if isinstance(part, TextQuery):
+            check_texts(service, "text" if body.query is None else f"query.{number}.value", [part.value])
+    stated = body.model_dump(mode="json", exclude={"text", "query", "cursor", "limit", "clips"})
+    name = name_of({**stated, "parts": [part.model_dump(mode="json") for part in parts]})
+    return Asked(body.text, parts, body, name, None if body.cursor is None else _place(body.cursor, name))
+
+
+def answer_search(service: Service, collection_name: str, wanted: Asked, upload: Upload | None) -> SearchResponse:
+    """Look and answer. Raises as ``index.search.search`` does, media errors for the file, RequestValidationError."""
+    collection = service.collection(collection_name, for_model=True)
+    vector = _file_vector(service, wanted, upload)
+    options, place = wanted.options, wanted.place
+    found = search(
+        collection,
+        service.model,
+        Search(
+            parts=[_index_part(part, vector) for part in wanted.parts],
+            limit=options.limit,
+            offset=place.offset if place else 0,
+            where=None if options.filter is None else parse_filter(options.filter),
+            rerank=options.rerank,
+            hybrid=options.hybrid,
+            group=options.group,
+            candidates=options.candidates,
+            listed=options.clips,
+            min_similarity=options.min_similarity,
+            include_query_clips=options.include_query_clips,
+        ),
+    )
+    following = Place((place.offset if place else 0) + options.limit, wanted.name, found.state, vector)
+    return SearchResponse(
+        text=wanted.text,
+        results=[result_view(collection_name, result) for result in found.results],
+        next_cursor=write_place(following) if found.more else None,
+        changed=place is not None and place.state != found.state,
+    )
+
+
+def _parts(body: SearchRequest | SearchForm) -> Parts:
+    if body.query is not None:
+        return body.query
+    text = [] if body.text is None else [TextQuery(kind="text", value=body.text)]
+    return [*text, FileQuery(kind="file")] if isinstance(body, SearchForm) else text
+
+
+def _place(cursor: str, name: str) -> Place:
+    try:
+        return read_place(cursor, name)
+    except InvalidInput as error:
+        raise BadRequest(str(error)) from error
+
+
+def _file_vector(service: Service, wanted: Asked, upload: Upload | None) -> Float32 | None:
+    """The vector (D,) of the query's file: of the one that came, else of the one that came for the page before."""
+    part = next((part for part in wanted.parts if isinstance(part, FileQuery)), None)
+    if part is None:
+        return None
+    if upload is not None:
+        vector: Float32 = look_at_upload(service, upload, part.start, part.end).embedding.vectors[0]
+        return vector
+    if wanted.place is not None and wanted.place.vector is not None:
+        return wanted.place.vector
+    raise invalid("query", 'a part of kind "file" needs a form with the file, or the cursor of an answer to one')
+
+
+def _index_part(part: TextQuery | ClipQuery | FileQuery, vector: Float32 | None) -> Part:
+    if isinstance(part, TextQuery):
+        return TextPart(part.value, part.weight)
+    if isinstance(part, ClipQuery):
+        return ClipPart(record_number(part.value), part.weight)
+    assert vector is not None
+    return VectorPart(vector, part.weight)

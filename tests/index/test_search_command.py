@@ -1,0 +1,111 @@
+"""`vitascope search` beyond a sentence: files, clips and a mix, words, groups, pages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.media_files import solid, write_picture
+from tests.small_bundle import make_small_bundle
+from vitascope.command import main
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle, and data where five pictures are indexed."""
+    root = tmp_path_factory.mktemp("command")
+    make_small_bundle(root / "bundle")
+    (root / "pictures").mkdir()
+    colors = {"red": (220, 10, 10), "wine": (140, 10, 10), "green": (10, 220, 10), "blue": (10, 10, 220)}
+    for name, color in colors.items():
+        write_picture(root / "pictures" / f"{name}.png", solid(color))
+    write_picture(root / "leaf.png", solid((40, 190, 30)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITASCOPE_BUNDLE", str(root / "bundle"))
+        patch.setenv("VITASCOPE_DATA_DIR", str(root / "data"))
+        assert main(["index", str(root / "pictures")]) == 0
+    return root
+
+
+@pytest.fixture(autouse=True)
+def places(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VITASCOPE_BUNDLE", str(indexed / "bundle"))
+    monkeypatch.setenv("VITASCOPE_DATA_DIR", str(indexed / "data"))
+
+
+def found(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["search", *arguments, "--json"]) == 0
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def titles(answer: dict[str, Any]) -> list[str]:
+    return [result["video"]["title"] for result in answer["results"]]
+
+
+def test_a_file_a_clip_and_a_sentence_find_what_looks_like_them(
+    indexed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leaf = str(indexed / "leaf.png")
+    by_file = found(capsys, "--like", leaf)
+    assert titles(by_file)[0] == "green"
+    assert [result["fused"] for result in by_file["results"]] == [None] * 4
+    red = found(capsys, "a red thing")["results"][0]
+    assert red["fused"] is not None
+    assert titles(found(capsys, "--like-clip", red["clip_id"]))[0] == "wine"
+    assert titles(found(capsys, "a blue thing", "--like", leaf, "--weights", "3,1", "--rerank", "0"))[0] == "blue"
+
+
+def test_words_of_titles_count_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    """The small bundle does not know "wine", the title does."""
+    result = found(capsys, "wine and blue", "--hybrid", "--rerank", "0")
+    assert set(titles(result)[:2]) == {"wine", "blue"}
+    assert sorted(r["ranks"]["words"] for r in result["results"][:2]) == [1, 2]
+
+
+def test_pages_follow_each_other_by_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    first = found(capsys, "red", "--limit", "3", "--group", "video")
+    second = found(capsys, "red", "--limit", "3", "--group", "video", "--cursor", first["next_cursor"])
+    assert titles(first) + titles(second) == titles(found(capsys, "red", "--group", "video"))
+    assert (second["next_cursor"], second["changed"]) == (None, False)
+    assert [result["clip_count"] for result in first["results"]] == [1, 1, 1]
+    assert main(["search", "blue", "--cursor", first["next_cursor"]]) == 2
+    assert "cursor: of another search" in capsys.readouterr().err
+
+
+def test_less_similar_ones_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(titles(found(capsys, "red", "--min-similarity", "0.5"))) == {"red", "wine"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], "nothing to look for"),
+        (["a dog", "--weights", "1,2"], "are 2; 1 were expected"),
+        (["a dog", "--weights", "much"], "weights: 'much'"),
+        (["--like", "no-such-file.png"], "no-such-file.png"),
+        (["--like-clip", "first"], "like-clip: 'first'"),
+        (["--like-clip", "999"], "clip 999"),
+        (["--like-clip", "1", "--rerank", "5"], "rerank: 5"),
+        (["--like-clip", "1", "--hybrid"], "hybrid"),
+        (["a dog", "--min-similarity", "7"], "min_similarity: 7"),
+        (["--like", "a.png", "--like", "b.png", "--server", "http://127.0.0.1:1"], "like: 2 files"),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert named in captured.err
+
+
+def test_the_output_for_people_says_how_many_clips_a_video_has(capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["search", "red", "--group", "video", "--limit", "1"]) == 0
+    heading, best = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["fused", "match", "similarity", "clip", "clips", "video"]
+    assert best.rstrip().endswith("red.png")
