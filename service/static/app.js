@@ -73,6 +73,7 @@ function card(clip, rank) {
   if (rank) shown.screen.append(el("span", { className: "rank", textContent: rank }));
   shown.screen.append(el("span", { className: "time", textContent: rank ? span(clip.start, clip.end) : clip.end ? clock(clip.end) : "picture" }));
   const text = el("span", { className: "text" }, el("span", { className: "title", textContent: clip.video.title, title: clip.video.title }));
+  if (clip.text) text.append(el("span", { className: "meta", textContent: clip.text.slice(0, 120), title: clip.text }));
   if (rank) text.append(scoreBars(clip));
   else text.append(el("span", { className: "meta", textContent: describe(clip.video) }));
   const label = rank ? `${rank}. ${clip.video.title}, ${span(clip.start, clip.end)}` : clip.video.title;
@@ -132,7 +133,7 @@ async function search() {
   loading();
   say("Searching…");
   const began = performance.now();
-  const body = { text, limit: LIMIT, rerank: $("rerank").checked ? RERANK : 0, group: $("group").checked ? "video" : "clip" };
+  const body = { text, limit: LIMIT, rerank: $("rerank").checked ? RERANK : 0, group: $("group").checked ? "video" : "clip", hybrid: $("hybrid").checked };
   try {
     const { results } = await call("POST", at(state.collection, "search"), body, asked.signal);
     const took = Math.round(performance.now() - began);
@@ -332,7 +333,7 @@ $("search").onsubmit = (event) => {
 $("query").addEventListener("search", () => {
   if (!$("query").value) search(); // the × of the field
 });
-$("rerank").onchange = $("group").onchange = () => {
+$("rerank").onchange = $("hybrid").onchange = $("group").onchange = () => {
   if ($("query").value.trim()) search();
 };
 $("more").onclick = () => showAll(true);
