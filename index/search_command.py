@@ -86,16 +86,14 @@ def run_search(args: argparse.Namespace) -> dict[str, Any]:
     from index.filters import parse_filter
     from index.library import Library
     from index.search import Search, search
-    from index.search_cursor import Place, name_of, read_place, write_place
+    from index.search_cursor import Place, read_place, write_place
     from vitascope.model import Model
 
     where = None if args.filter is None else parse_filter(_filter_json(args.filter))
     folder = collections_folder(args.data)
     if not folder.is_dir():  # opening a library would make it
         raise _no_collection(args.collection, args.data, [])
-    rerank_of = {"rerank": args.rerank, "likes": [str(path) for path in args.like], "weights": weights}
-    options = ("text", "like_clip", "hybrid", "filter", "min_similarity", "group", "candidates", "collection")
-    name = name_of({**{option: getattr(args, option) for option in options}, **rerank_of})
+    name = _name(args, weights)
     place = None if args.cursor is None else read_place(args.cursor, name)
     offset = place.offset if place else 0
     model = Model.open(args.bundle, threads=args.threads, device=args.device)
@@ -122,6 +120,15 @@ def run_search(args: argparse.Namespace) -> dict[str, Any]:
         "next_cursor": write_place(Place(offset + args.limit, name, found.state)) if found.more else None,
         "changed": place is not None and place.state != found.state,
     }
+
+
+def _name(args: argparse.Namespace, weights: list[float]) -> str:
+    """What the cursors of this search are known by: all that decides its results."""
+    from index.search_cursor import name_of
+
+    options = "collection text like_clip rerank hybrid filter min_similarity group candidates"
+    stated = {option: getattr(args, option) for option in options.split()}
+    return name_of({**stated, "like": [str(path) for path in args.like], "weights": weights})
 
 
 def _search_remotely(args: argparse.Namespace, weights: list[float]) -> dict[str, Any]:
