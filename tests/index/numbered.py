@@ -94,6 +94,12 @@ def add(collection: Collection, *numbers: int) -> list[int]:
 
 def numbers_in(collection: Collection) -> list[int]:
     """The numbers of the videos that the collection holds, each checked to be whole, as a search sees them too."""
+    with collection.catalogue.read() as connection:
+        clip_ids = connection.execute("SELECT id FROM clips ORDER BY id").fetchall()
+        assert (
+            connection.execute("SELECT rowid FROM words WHERE words MATCH 'video' ORDER BY rowid").fetchall()
+            == clip_ids
+        )
     numbers = []
     for video in collection.videos(1000):
         number = int(video.title.split()[1])
