@@ -90,7 +90,7 @@ def _cues(video: OpenVideo, stream: SubtitleStream) -> list[Cue]:
         if len(cues) >= MAX_CUES:
             raise SubtitlesCorrupt(f"{video.path.name}: more than {MAX_CUES} subtitles in stream {stream.index}")
         start = float(packet.pts * unit - video.origin)
-        end = start + float((packet.duration or 0) * unit)
+        end = start + float(max(0, packet.duration or 0) * unit)  # a damaged one may be negative
         if end > 0:
             cues.append(Cue(max(start, 0.0), end, text))
     return cues
