@@ -37,17 +37,19 @@ from index.records import (
 )
 from index.rows import (
     VIDEO_COLUMNS,
+    ClipRow,
     allowed_clips,
     find_video,
     hits_of,
-    insert_video,
+    insert_whole,
     log_change,
     next_clip,
     read_video,
 )
 from index.snapshot import SNAPSHOT_NAME
-from index.words import delete_words, insert_words
+from index.words import delete_words
 from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, StorageError, VideoNotFound
+from vitascope.token_encoding import check_encoding, decode_tokens, encode_tokens
 
 __all__ = ["Clip", "Collection", "Hit", "NewClip", "NewVideo", "Stats", "Video"]
 
@@ -73,9 +75,10 @@ class Collection:
             self.fingerprint = meta["fingerprint"]
             self.bundle_name = meta["bundle"]
             self.width = int(meta["vector_width"])
-            self._tokens_shape = (int(meta["visual_tokens"]), int(meta["visual_width"]))
+            self.tokens_shape = (int(meta["visual_tokens"]), int(meta["visual_width"]))
+            self.token_encoding = check_encoding(meta.get("token_encoding", "float16"))
             self.created_at = float(meta["created_at"])
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, InvalidInput) as error:
             self.catalogue.close()
             raise StorageError(f"{self.catalogue.path}: table meta: {error}") from error
         self._live = LiveIndex(self.catalogue, folder / SNAPSHOT_NAME, self.width)
@@ -135,30 +138,12 @@ class Collection:
         check_video(video)
         if not clips:
             raise InvalidInput(f"clips: none for {video.path!r}; at least one was expected")
-        spans = [check_span(clip.start, clip.end) for clip in clips]
-        blobs = [check_vector(clip.vector, self.width).astype("<f4").tobytes() for clip in clips]
-        tokens = [check_tokens(clip.visual_tokens, self._tokens_shape).tobytes() for clip in clips]
-        texts = [check_text("text", clip.text) for clip in clips]
-        pictures = [check_thumbnail(clip.thumbnail) for clip in clips]
+        rows = [self._row(clip) for clip in clips]
         with self.catalogue.write() as connection:
             known = find_video(connection, "content_sha256 = ?", video.content_sha256)
             if known is not None:
                 return known, False
-            first_clip = next_clip(connection)
-            ids = range(first_clip, first_clip + len(clips))
-            video_id = insert_video(connection, video, first_clip, len(clips))
-            connection.executemany(
-                "INSERT INTO clips (id, video_id, start, end, text) VALUES (?, ?, ?, ?, ?)",
-                [(i, video_id, *span, text) for i, span, text in zip(ids, spans, texts, strict=True)],
-            )
-            connection.executemany("INSERT INTO vectors VALUES (?, ?)", zip(ids, blobs, strict=True))
-            connection.executemany("INSERT INTO tokens VALUES (?, ?)", zip(ids, tokens, strict=True))
-            connection.executemany(
-                "INSERT INTO thumbnails VALUES (?, ?)",
-                [(i, jpeg) for i, jpeg in zip(ids, pictures, strict=True) if jpeg is not None],
-            )
-            insert_words(connection, video.title, list(zip(ids, texts, strict=True)))
-            log_change(connection, "add", first_clip, len(clips))
+            video_id = insert_whole(connection, video, next_clip(connection), rows)
             added = find_video(connection, "id = ?", video_id)
         assert added is not None
         self._live.note_written(len(clips))
@@ -237,21 +222,21 @@ class Collection:
     def visual_tokens(self, clip_ids: Sequence[int]) -> Float32:
         """The visual tokens of these clips, (N, V, W) float32 in their order. Raises NotFound with the ids."""
         found = self.stored_tokens(clip_ids)
-        missing = [clip_id for clip_id in clip_ids if clip_id not in found]
+        tokens = [found.get(clip_id) for clip_id in clip_ids]
+        missing = [clip_id for clip_id, kept in zip(clip_ids, tokens, strict=True) if kept is None]
         if missing:
-            raise NotFound(f"collection {self.name}: no clip {', '.join(map(str, missing[:10]))}")
-        if not found:
-            return np.empty((0, *self._tokens_shape), np.float32)
-        return np.stack([found[clip_id] for clip_id in clip_ids])
+            raise NotFound(f"collection {self.name}: no visual tokens of clip {', '.join(map(str, missing[:10]))}")
+        return np.array(tokens, np.float32).reshape(len(clip_ids), *self.tokens_shape)
 
-    def stored_tokens(self, clip_ids: Iterable[int]) -> dict[int, Float32]:
-        """As ``visual_tokens`` by clip id; clips that are gone are left out."""
+    def stored_tokens(self, clip_ids: Iterable[int]) -> dict[int, Float32 | None]:
+        """As ``visual_tokens`` by clip id: None for a clip without tokens; clips that are gone are left out."""
         with self.catalogue.read() as connection:
             rows = connection.execute(
-                "SELECT clip_id, tokens FROM tokens WHERE clip_id IN (SELECT value FROM json_each(?))",
+                "SELECT id, tokens FROM clips LEFT JOIN tokens ON clip_id = id"
+                " WHERE id IN (SELECT value FROM json_each(?))",
                 (json.dumps([_checked_id(clip_id) for clip_id in clip_ids]),),
             )
-            return {clip_id: self._tokens(blob) for clip_id, blob in rows}
+            return {clip_id: None if blob is None else self._decoded(clip_id, blob) for clip_id, blob in rows}
 
     def search(self, vector: npt.ArrayLike, k: int, where: Filter | None = None) -> list[Hit]:
         """The at most ``k`` clips most similar to ``vector`` (D,) whose videos pass the filter, best first.
@@ -276,11 +261,20 @@ class Collection:
         with self._live.level() as both:
             yield both
 
-    def _tokens(self, blob: bytes) -> Float32:
-        tokens = np.frombuffer(blob, "<f2")
-        if tokens.size != self._tokens_shape[0] * self._tokens_shape[1]:
-            raise StorageError(f"{self.catalogue.path}: visual tokens are not of shape {self._tokens_shape}")
-        return tokens.astype(np.float32).reshape(self._tokens_shape)
+    def _row(self, clip: NewClip) -> ClipRow:
+        return ClipRow(
+            span=check_span(clip.start, clip.end),
+            vector=check_vector(clip.vector, self.width).astype("<f4").tobytes(),
+            tokens=encode_tokens(check_tokens(clip.visual_tokens, self.tokens_shape), self.token_encoding),
+            text=check_text("text", clip.text),
+            thumbnail=check_thumbnail(clip.thumbnail),
+        )
+
+    def _decoded(self, clip_id: int, blob: bytes) -> Float32:
+        try:
+            return decode_tokens(blob, self.token_encoding, self.tokens_shape)
+        except InvalidInput as error:
+            raise StorageError(f"{self.catalogue.path}: clip {clip_id}: {error}") from error
 
     def _no_video(self, video_id: int) -> VideoNotFound:
         return VideoNotFound(f"collection {self.name}: no video {video_id}")

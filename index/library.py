@@ -8,7 +8,8 @@ import shutil
 import threading
 import time
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from index.collection import Collection
 from index.snapshot import sync_folder
 from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, StorageError, VitascopeError
 from vitascope.manifest import Manifest
+from vitascope.token_encoding import TokenEncoding
 
 if TYPE_CHECKING:
     from vitascope.model import Model
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # A collection comes and goes by renaming a folder, so that there is never half of one under its name.
 _NEW, _GONE = ".new-", ".gone-"
+TOKEN_ENCODING: TokenEncoding = "int8"
+"""Of new collections; docs/collections.md has what it costs."""
 
 
 class Library:
@@ -63,27 +67,32 @@ class Library:
             raise StorageError(f"{self.root}: {error}") from error
         return sorted(e.name for e in entries if NAME_PATTERN.fullmatch(e.name) and (e / CATALOGUE_NAME).is_file())
 
-    def create(self, name: str, source: Manifest | Model) -> Collection:
+    def create(
+        self, name: str, source: Manifest | Model, *, token_encoding: TokenEncoding = TOKEN_ENCODING
+    ) -> Collection:
         """An empty collection for vectors of this bundle.
 
         Raises InvalidInput for a name outside ``NAME_PATTERN``, CollectionExists and StorageError.
         """
-        folder = self._folder(name)
         manifest = source if isinstance(source, Manifest) else source.bundle.manifest
-        meta = {
-            "fingerprint": manifest.fingerprint(),
-            "bundle": f"{manifest.name} {manifest.version}",
-            "vector_width": str(manifest.vector_width),
-            "visual_tokens": str(manifest.visual_tokens),
-            "visual_width": str(manifest.visual_width),
-            "created_at": repr(time.time()),
-        }
+        with self.new_folder(name) as folder:
+            create_catalogue(folder / CATALOGUE_NAME, new_meta(manifest, token_encoding))
+        return self.open(name)
+
+    @contextmanager
+    def new_folder(self, name: str) -> Iterator[Path]:
+        """A folder to write a catalogue into; it gets its name when the block is left without an exception.
+
+        Whoever takes long touches the folder now and then: after an hour it counts as left by a process that was
+        killed. Raises InvalidInput for a name outside ``NAME_PATTERN``, CollectionExists and StorageError.
+        """
+        folder = self._folder(name)
         beside = self.root / f"{_NEW}{uuid.uuid4().hex}"
         try:
             if folder.exists():
                 raise CollectionExists(f"collection {name}: exists already")
             beside.mkdir()
-            create_catalogue(beside / CATALOGUE_NAME, meta)
+            yield beside
             sync_folder(beside)
             _rename_new(beside, folder)
             sync_folder(self.root)
@@ -91,7 +100,6 @@ class Library:
             raise StorageError(f"{folder}: cannot create the collection: {error}") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
-        return self.open(name)
 
     def open(self, name: str) -> Collection:
         """The collection of this name; the same object for every caller in this process.
@@ -137,6 +145,19 @@ class Library:
                 "were expected"
             )
         return self.root / name
+
+
+def new_meta(manifest: Manifest, token_encoding: TokenEncoding) -> dict[str, str]:
+    """What the catalogue of a new collection for vectors of this bundle says about itself."""
+    return {
+        "fingerprint": manifest.fingerprint(),
+        "bundle": f"{manifest.name} {manifest.version}",
+        "vector_width": str(manifest.vector_width),
+        "visual_tokens": str(manifest.visual_tokens),
+        "visual_width": str(manifest.visual_width),
+        "token_encoding": token_encoding,
+        "created_at": repr(time.time()),
+    }
 
 
 def _is_leftover(entry: Path) -> bool:

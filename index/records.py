@@ -42,7 +42,7 @@ class NewVideo:
 
 @dataclass(frozen=True, slots=True)
 class NewClip:
-    """A clip about to be added: span in s, ``vector`` (D,), ``visual_tokens`` (V, W), kept as float16.
+    """A clip about to be added: span in s, ``vector`` (D,), ``visual_tokens`` (V, W), finite as float16.
 
     ``text``: what is said in it. ``thumbnail``: a JPEG picture of it.
     """

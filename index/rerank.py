@@ -21,19 +21,23 @@ def judge(
 ) -> tuple[list[Candidate], dict[int, Scores]]:
     """(the order with its first ``count`` by fused score, ties as they were; their scores by clip id).
 
-    Clips deleted meanwhile are left out. Raises TextError, TaskMissing, EngineError, StorageError.
+    Clips without visual tokens (imported without) follow those that were judged; clips deleted meanwhile are left out.
+    Raises TextError, TaskMissing, EngineError, StorageError.
     """
     scores: dict[int, Scores] = {}
+    unseen: list[Candidate] = []
     for first in range(0, min(count, len(order)), PAIRS_AT_ONCE):
         batch = order[first : min(first + PAIRS_AT_ONCE, count)]
         tokens = collection.stored_tokens(candidate.clip_id for candidate in batch)
         present = [candidate for candidate in batch if candidate.clip_id in tokens]
-        if not present:
+        seen = [(one, kept) for one in present if (kept := tokens[one.clip_id]) is not None]
+        unseen += [one for one in present if tokens[one.clip_id] is None]
+        if not seen:
             continue
-        match = model.match([text] * len(present), np.stack([tokens[one.clip_id] for one in present]))
-        similarity = np.array([one.similarity for one in present], dtype=np.float32)
+        match = model.match([text] * len(seen), np.stack([kept for _, kept in seen]))
+        similarity = np.array([one.similarity for one, _ in seen], dtype=np.float32)
         fused = model.fused(similarity, match.logits)
-        for one, probability, score in zip(present, match.probabilities, fused, strict=True):
+        for (one, _), probability, score in zip(seen, match.probabilities, fused, strict=True):
             scores[one.clip_id] = (float(probability), float(score))
     judged = [candidate for candidate in order[:count] if candidate.clip_id in scores]
-    return [*sorted(judged, key=lambda one: -scores[one.clip_id][1]), *order[count:]], scores
+    return [*sorted(judged, key=lambda one: -scores[one.clip_id][1]), *unseen, *order[count:]], scores

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,20 @@ import numpy.typing as npt
 from index.filter_sql import where_clause
 from index.filters import Filter
 from index.records import Hit, NewVideo, Video, check_metadata, kind_of, metadata_json
+from index.words import insert_words
 
 VIDEO_COLUMNS = "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRow:
+    """A checked clip as it is stored: span in seconds, and its blobs; see the tables of ``index.schema``."""
+
+    span: tuple[float, float]
+    text: str
+    vector: bytes
+    tokens: bytes | None
+    thumbnail: bytes | None
 
 
 def read_video(row: tuple[Any, ...]) -> Video:
@@ -37,16 +50,54 @@ def next_clip(connection: sqlite3.Connection) -> int:
     return 1 + (row[0] if row else 0)
 
 
-def insert_video(connection: sqlite3.Connection, video: NewVideo, first_clip: int, clip_count: int) -> int:
-    """Write the video with its metadata and return its id."""
+def insert_whole(
+    connection: sqlite3.Connection,
+    video: NewVideo,
+    first_clip: int,
+    clips: Sequence[ClipRow],
+    *,
+    video_id: int | None = None,
+    added_at: float | None = None,
+) -> int:
+    """Write a video with all that belongs to it, and the change; returns its id.
+
+    ``first_clip``: see ``next_clip``. ``video_id``, ``added_at`` (Unix seconds): the next id and now by default.
+    """
+    moment = time.time() if added_at is None else added_at
+    inserted = _insert_video(connection, video, video_id, moment, first_clip, len(clips))
+    ids = range(first_clip, first_clip + len(clips))
+    connection.executemany(
+        "INSERT INTO clips (id, video_id, start, end, text) VALUES (?, ?, ?, ?, ?)",
+        [(i, inserted, *clip.span, clip.text) for i, clip in zip(ids, clips, strict=True)],
+    )
+    for table, blobs in (
+        ("vectors", [clip.vector for clip in clips]),
+        ("tokens", [clip.tokens for clip in clips]),
+        ("thumbnails", [clip.thumbnail for clip in clips]),
+    ):
+        rows = [(i, blob) for i, blob in zip(ids, blobs, strict=True) if blob is not None]
+        connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
+    insert_words(connection, video.title, [(i, clip.text) for i, clip in zip(ids, clips, strict=True)])
+    log_change(connection, "add", first_clip, len(clips))
+    return inserted
+
+
+def _insert_video(
+    connection: sqlite3.Connection,
+    video: NewVideo,
+    video_id: int | None,
+    added_at: float,
+    first_clip: int,
+    clip_count: int,
+) -> int:
     metadata = check_metadata(video.metadata)
     row = connection.execute(
-        "INSERT INTO videos (content_sha256, path, title, duration, width, height, metadata, added_at,"
-        " first_clip, clip_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        "INSERT INTO videos (id, content_sha256, path, title, duration, width, height, metadata, added_at,"
+        " first_clip, clip_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
         (
-            *(video.content_sha256, video.path, video.title),
+            *(video_id, video.content_sha256, video.path, video.title),
             *(float(video.duration), video.width, video.height),
-            *(metadata_json(metadata), time.time(), first_clip, clip_count),
+            *(metadata_json(metadata), added_at, first_clip, clip_count),
         ),
     ).fetchone()
     connection.executemany(

@@ -44,7 +44,8 @@ CREATE TABLE clips (
 );
 CREATE INDEX clips_by_video ON clips (video_id);
 
--- Apart from clips, so that reading spans reads no blobs: float32 (D,) and float16 (V, W), little-endian.
+-- Apart from clips, so that reading spans reads no blobs: float32 (D,), little-endian, and tokens (V, W) as meta's
+-- token_encoding says (float16 where it says nothing). A clip may lack tokens: then it is not reranked.
 CREATE TABLE vectors (
     clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
     vector  BLOB NOT NULL
@@ -119,6 +120,10 @@ CREATE VIRTUAL TABLE words USING fts5(
 );
 INSERT INTO words (rowid, title, text)
     SELECT clips.id, spaced(videos.title), spaced(clips.text) FROM clips JOIN videos ON videos.id = video_id;
+""",
+    # New collections encode tokens otherwise, which an earlier version would neither read nor go on with.
+    """
+INSERT OR IGNORE INTO meta VALUES ('token_encoding', 'float16');
 """,
 )
 """From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n.

@@ -11,6 +11,7 @@ from index.collection import Collection, NewClip, NewVideo
 from index.library import Library
 from index.records import Scalar
 from vitascope.manifest import FileEntry, FrameStream, Manifest
+from vitascope.token_encoding import TokenEncoding, decode_tokens, encode_tokens
 
 WIDTH = 8
 TOKENS = (2, 3)
@@ -62,6 +63,11 @@ def tokens_of(number: int) -> np.ndarray:
     return np.random.default_rng(1000 + number).standard_normal((clip_total(number), *TOKENS)).astype(np.float16)
 
 
+def kept_tokens_of(number: int, encoding: TokenEncoding) -> np.ndarray:
+    """(clips, *TOKENS) float32: what an encoding keeps of ``tokens_of``."""
+    return np.stack([decode_tokens(encode_tokens(t, encoding), encoding, TOKENS) for t in tokens_of(number)])
+
+
 def metadata_of(number: int) -> dict[str, Scalar]:
     return {
         "number": number,
@@ -109,7 +115,7 @@ def numbers_in(collection: Collection) -> list[int]:
         clips = collection.clips(video.id)
         assert [(c.start, c.end) for c in clips] == [(c.start, c.end) for c in expected_clips]
         np.testing.assert_array_equal(
-            collection.visual_tokens([c.id for c in clips]), tokens_of(number).astype(np.float32)
+            collection.visual_tokens([c.id for c in clips]), kept_tokens_of(number, collection.token_encoding)
         )
         for clip, vector in zip(clips, vectors_of(number), strict=True):
             best = collection.search(vector, 1)[0]

@@ -34,6 +34,7 @@ from vitascope.errors import (
     VideoNotFound,
     VitascopeError,
 )
+from vitascope.token_encoding import ENCODINGS, TokenEncoding, encoded_bytes
 
 
 @pytest.fixture
@@ -130,6 +131,41 @@ def test_visual_tokens_come_in_the_order_asked(collection: Collection) -> None:
     assert forward.dtype == np.float32
     np.testing.assert_array_equal(forward, backward[::-1])
     assert collection.visual_tokens([]).shape == (0, *TOKENS)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_tokens_are_kept_as_the_collection_says(tmp_path: Path, encoding: TokenEncoding) -> None:
+    """numbers_in compares what is read with what the encoding keeps."""
+    with Library(tmp_path) as library:
+        add(library.create("one", manifest(), token_encoding=encoding), 0, 1, 2)
+    with Library(tmp_path) as library:
+        collection = library.open("one")
+        assert collection.token_encoding == encoding
+        assert numbers_in(collection) == [0, 1, 2]
+        with collection.catalogue.read() as connection:
+            sizes = {len(blob) for (blob,) in connection.execute("SELECT tokens FROM tokens")}
+        assert sizes == {encoded_bytes(encoding, TOKENS)}
+
+
+def test_damaged_tokens_are_named_and_not_used(collection: Collection) -> None:
+    video_id = add(collection, 2)[0]
+    ids = [clip.id for clip in collection.clips(video_id)]
+    with collection.catalogue.write() as connection:
+        connection.execute("UPDATE tokens SET tokens = x'00' WHERE clip_id = ?", (ids[1],))
+    with pytest.raises(StorageError, match=f"clip {ids[1]}: visual tokens: 1 bytes; 10 were expected"):
+        collection.visual_tokens(ids)
+
+
+def test_clips_without_tokens_are_told_from_clips_that_are_gone(collection: Collection) -> None:
+    video_id = add(collection, 2)[0]
+    first, second, third = (clip.id for clip in collection.clips(video_id))
+    with collection.catalogue.write() as connection:
+        connection.execute("DELETE FROM tokens WHERE clip_id = ?", (second,))
+    stored = collection.stored_tokens([first, second, 999])
+    assert set(stored) == {first, second}
+    assert stored[second] is None
+    with pytest.raises(NotFound, match=f"no visual tokens of clip {second}"):
+        collection.visual_tokens([first, second, third])
 
 
 def _with_clip(**changes: Any) -> tuple[NewVideo, list[NewClip]]:

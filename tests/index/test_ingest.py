@@ -67,7 +67,8 @@ def test_the_tokens_kept_are_those_of_the_clip(tmp_path: Path, collection: Colle
     path = write_color_video(tmp_path / "red.mp4", RED)
     video = ingest_file(collection, small_model, path).video
     kept = collection.visual_tokens([clip.id for clip in collection.clips(video.id)])
-    np.testing.assert_allclose(kept, small_model.embed_file(path).visual_tokens, atol=1e-3)
+    computed = small_model.embed_file(path).visual_tokens
+    np.testing.assert_allclose(kept, computed, atol=np.abs(computed).max() / 250)  # kept as int8
 
 
 def test_a_picture_is_one_clip_without_length(tmp_path: Path, collection: Collection, small_model: Model) -> None:

@@ -112,6 +112,20 @@ def test_a_clip_deleted_meanwhile_is_left_out(
     assert "green" not in titles(found)
 
 
+def test_clips_without_tokens_are_found_and_follow_those_that_were_judged(tmp_path: Path, small_model: Model) -> None:
+    with Library(tmp_path / "library") as library:
+        collection = library.create("videos", small_model)
+        for name, color in PALETTE.items():
+            ingest_file(collection, small_model, write_picture(tmp_path / f"{name}.png", solid(color)))
+        plain = search_text(collection, small_model, "red", 6)
+        bare = {plain[0].hit.clip_id, plain[2].hit.clip_id}
+        with collection.catalogue.write() as connection:
+            connection.executemany("DELETE FROM tokens WHERE clip_id = ?", [(clip_id,) for clip_id in bare])
+        found = search_text(collection, small_model, "red", 6, rerank=4)
+    assert [ranked.match is None for ranked in found] == [False, False, True, True, True, True]
+    assert titles(found[2:]) == [titles(plain)[i] for i in (0, 2, 4, 5)]
+
+
 def test_an_empty_collection_finds_nothing(tmp_path: Path, small_model: Model) -> None:
     with Library(tmp_path) as library:
         assert search_text(library.create("none", small_model), small_model, "red", 5, rerank=5) == []

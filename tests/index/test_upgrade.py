@@ -35,7 +35,7 @@ def old_collection(root: Path) -> None:
     new_collection(root).close()
     path = root / "videos" / CATALOGUE_NAME
     with closing(sqlite3.connect(path)) as connection:
-        meta = connection.execute("SELECT key, value FROM meta").fetchall()
+        meta = connection.execute("SELECT key, value FROM meta WHERE key <> 'token_encoding'").fetchall()
     for file in (root / "videos").iterdir():
         file.unlink()
     video, clips = new_video(2)
@@ -83,6 +83,7 @@ def test_it_is_upgraded_and_keeps_what_it_held(tmp_path: Path) -> None:
         assert numbers_in(collection) == [2]
         assert [clip.text for clip in collection.clips(1)] == [""] * clip_total(2)
         assert collection.thumbnail(1) is None
+        assert collection.token_encoding == "float16"
         add(collection, 3)
         assert numbers_in(collection) == [2, 3]
         assert collection.catalogue.problems() == []

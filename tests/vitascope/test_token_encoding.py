@@ -1,0 +1,66 @@
+"""Visual tokens as bytes: what comes back is what went in, within what the encoding states."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from vitascope.errors import InvalidInput
+from vitascope.token_encoding import ENCODINGS, TokenEncoding, check_encoding, decode_tokens, encode_tokens
+
+SHAPE = (5, 7)
+TOKENS = arrays(np.float16, SHAPE, elements=st.floats(-65504, 65504, width=16))
+
+
+@given(TOKENS)
+def test_float16_loses_nothing(tokens: np.ndarray) -> None:
+    back = decode_tokens(encode_tokens(tokens, "float16"), "float16", SHAPE)
+    np.testing.assert_array_equal(back, tokens.astype(np.float32))
+
+
+@given(TOKENS)
+def test_int8_is_off_by_at_most_half_a_step_of_each_token(tokens: np.ndarray) -> None:
+    """Also where tokens of very different size meet, or one is all zeros."""
+    values = tokens.astype(np.float32)
+    back = decode_tokens(encode_tokens(tokens, "int8"), "int8", SHAPE)
+    largest = np.abs(values).max(axis=1, keepdims=True)
+    # A scale is rounded up to float16: a step is at most one part in a thousand, or 2**-24, wider.
+    step = np.maximum(largest / 127 * 1.001, largest / 127 + 2.0**-24)
+    assert (np.abs(back - values) <= step / 2 + 1e-12).all()
+    assert (back[largest[:, 0] == 0] == 0).all()
+
+
+@given(TOKENS)
+def test_encoding_again_what_was_decoded_gives_the_same_bytes(tokens: np.ndarray) -> None:
+    stored = encode_tokens(tokens, "float16")
+    assert encode_tokens(decode_tokens(stored, "float16", SHAPE), "float16") == stored
+
+
+def test_int8_takes_half_the_bytes() -> None:
+    tokens = np.random.default_rng(0).standard_normal((49, 256)).astype(np.float16)
+    assert len(encode_tokens(tokens, "float16")) == 49 * 512
+    assert len(encode_tokens(tokens, "int8")) == 49 * 258
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_bytes_of_another_shape_are_refused(encoding: TokenEncoding) -> None:
+    stored = encode_tokens(np.ones(SHAPE), encoding)
+    for wrong in (stored[:-1], stored + b"\0", b""):
+        with pytest.raises(InvalidInput, match=rf"{len(wrong)} bytes; {len(stored)} were expected, for shape \(5, 7\)"):
+            decode_tokens(wrong, encoding, SHAPE)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_values_that_are_not_finite_are_refused(encoding: TokenEncoding) -> None:
+    stored = np.float16(np.nan).tobytes() + encode_tokens(np.ones(SHAPE), encoding)[2:]
+    with pytest.raises(InvalidInput, match="not finite"):
+        decode_tokens(stored, encoding, SHAPE)
+
+
+def test_an_unknown_encoding_is_named() -> None:
+    assert check_encoding("int8") == "int8"
+    with pytest.raises(InvalidInput, match="token encoding: 'int4'; float16 or int8 was expected"):
+        check_encoding("int4")
