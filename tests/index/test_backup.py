@@ -1,0 +1,246 @@
+"""A collection in use is copied as it is at one moment, and comes back whole; half a copy never has a name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index import backup as backup_module
+from index.backup import back_up, restore
+from index.catalogue import CATALOGUE_NAME
+from index.collection import Collection
+from index.library import Library
+from tests.index.numbered import WIDTH, add, new_video, numbers_in
+from tests.index.numbered import manifest as numbers_manifest
+from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small collection, too, takes many steps."""
+    monkeypatch.setattr(backup_module, "PAGES", 2)
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library whose only collection holds videos 0 to 39; to be copied."""
+    root = tmp_path_factory.mktemp("made") / "library"
+    with Library(root) as library:
+        add(library.create("videos", numbers_manifest()), *range(40))
+    return root
+
+
+@pytest.fixture
+def library(tmp_path: Path, made_once: Path) -> Iterator[Library]:
+    shutil.copytree(made_once, tmp_path / "library")
+    with Library(tmp_path / "library") as library:
+        yield library
+
+
+@pytest.fixture
+def collection(library: Library) -> Collection:
+    return library.open("videos")
+
+
+def test_what_is_restored_is_what_was_backed_up(tmp_path: Path, library: Library, collection: Collection) -> None:
+    for victim in (3, 17, 40):
+        collection.delete_video(victim)
+    size = back_up(collection, tmp_path / "videos.backup")
+    assert size == (tmp_path / "videos.backup").stat().st_size
+    copy = restore(library, tmp_path / "videos.backup", "copy")
+    assert copy.catalogue.problems() == []
+    assert numbers_in(copy) == numbers_in(collection)
+    assert copy.videos(100) == collection.videos(100)
+    query = np.arange(1.0, WIDTH + 1)
+    assert copy.search(query, 100) == collection.search(query, 100)
+    # They go their own ways, and ids are not given out again.
+    assert add(copy, 100) == [41]
+    assert numbers_in(collection) == [n for n in range(40) if n not in (2, 16, 39)]
+    assert copy.catalogue.meta["collection_id"] != collection.catalogue.meta["collection_id"]
+
+
+def test_writes_after_the_start_neither_get_in_nor_make_it_begin_anew(
+    tmp_path: Path, library: Library, collection: Collection
+) -> None:
+    steps: list[int] = []
+
+    def write(done: int, total: int) -> None:
+        add(collection, 100 + len(steps))
+        if len(steps) == 2:
+            collection.delete_video(5)
+        steps.append(done)
+
+    back_up(collection, tmp_path / "b", write)
+    assert len(steps) > 5
+    assert steps == sorted(steps)
+    assert numbers_in(restore(library, tmp_path / "b", "copy")) == list(range(40))
+    assert len(numbers_in(collection)) == 39 + len(steps)
+
+
+def test_a_copy_taken_under_a_steady_writer_has_all_that_was_acknowledged_and_nothing_in_part(
+    tmp_path: Path, library: Library, collection: Collection
+) -> None:
+    acknowledged, ended = [39], threading.Event()
+
+    def write() -> None:
+        for number in range(40, 10_000):
+            if ended.is_set():
+                return
+            collection.add_video(*new_video(number))
+            acknowledged[0] = number
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for copy in range(2):
+            while acknowledged[0] < 45 + 5 * copy:
+                assert writer.is_alive()
+                time.sleep(0.001)
+            before = acknowledged[0]
+            back_up(collection, tmp_path / "b")
+            after = acknowledged[0]
+            restored = restore(library, tmp_path / "b", f"copy-{copy}")
+            found = numbers_in(restored)
+            assert found == list(range(len(found)))
+            assert before <= found[-1] <= after + 1
+            assert restored.catalogue.problems() == []
+    finally:
+        ended.set()
+        writer.join()
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from index import backup
+from index.library import Library
+
+backup.PAGES = 2
+def wait(done, total):
+    if done > total / 2:
+        print("half", flush=True)
+        time.sleep(600)
+backup.back_up(Library(Path(sys.argv[1])).open("videos"), Path(sys.argv[2]), wait)
+"""
+
+
+def test_killed_half_way_it_leaves_no_half_backup(tmp_path: Path, library: Library, collection: Collection) -> None:
+    file = tmp_path / "backups" / "videos"
+    file.parent.mkdir()
+    back_up(collection, file)
+    before = file.read_bytes()
+    add(collection, 50, 51)
+    command = [sys.executable, "-c", KILLED, str(library.root), str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "half\n"
+        os.kill(process.pid, signal.SIGKILL)
+    assert file.read_bytes() == before
+    left = [entry for entry in file.parent.iterdir() if entry != file]
+    assert left
+    # An hour later the next backup tidies up; what another one is writing just now it leaves alone.
+    fresh = file.parent / f".videos-{'0' * 32}"
+    fresh.touch()
+    for entry in left:
+        os.utime(entry, (1, 1))
+    back_up(collection, file)
+    assert sorted(file.parent.iterdir()) == sorted([file, fresh])
+    assert numbers_in(restore(library, file, "copy")) == [*range(40), 50, 51]
+
+
+def test_a_step_that_fails_leaves_the_earlier_backup(tmp_path: Path, collection: Collection) -> None:
+    back_up(collection, tmp_path / "b")
+    before = (tmp_path / "b").read_bytes()
+    add(collection, 60)
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        back_up(collection, tmp_path / "b", interrupt)
+    assert (tmp_path / "b").read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["b"]
+    assert add(collection, 61)
+
+
+def damage(path: Path) -> None:
+    """Overwrite the first page of table vectors."""
+    with closing(sqlite3.connect(path)) as connection:
+        page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'vectors'").fetchone()[0]
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+    with open(path, "r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\x55" * size)
+
+
+def test_a_damaged_collection_does_not_replace_a_good_backup(tmp_path: Path, library: Library) -> None:
+    collection = library.create("broken", numbers_manifest())
+    add(collection, *range(10))
+    back_up(collection, tmp_path / "b")
+    collection.close()
+    damage(library.root / "broken" / CATALOGUE_NAME)
+    with pytest.raises(StorageError, match=r"no backup of collection broken was written: .*(damaged|malformed)"):
+        back_up(library.open("broken"), tmp_path / "b")
+    assert numbers_in(restore(library, tmp_path / "b", "copy")) == list(range(10))
+
+
+def test_a_damaged_backup_becomes_no_collection(tmp_path: Path, library: Library, collection: Collection) -> None:
+    back_up(collection, tmp_path / "b")
+    damage(tmp_path / "b")
+    with pytest.raises(StorageError, match="b: cannot be restored: "):
+        restore(library, tmp_path / "b", "copy")
+    assert library.names() == ["videos"]
+    assert [entry.name for entry in library.root.iterdir()] == ["videos"]
+
+
+def test_what_is_no_backup_is_named(tmp_path: Path, library: Library, collection: Collection) -> None:
+    note, other = tmp_path / "note", tmp_path / "other"
+    note.write_text("not a database")
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    add(collection, 90)
+    for file, problem in (
+        (tmp_path / "none", "does not exist"),
+        (note, "is not an SQLite file"),
+        (other, "is not a catalogue of Vitascope"),
+        (library.root / "videos" / CATALOGUE_NAME, "is in use"),
+    ):
+        with pytest.raises(InvalidInput, match=problem):
+            restore(library, file, "copy")
+    back_up(collection, tmp_path / "b")
+    with pytest.raises(CollectionExists, match="videos"):
+        restore(library, tmp_path / "b", "videos")
+    with closing(sqlite3.connect(tmp_path / "b")) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    with pytest.raises(InvalidInput, match="has catalogue schema 999"):
+        restore(library, tmp_path / "b", "copy")
+    assert library.names() == ["videos"]
+
+
+def test_a_backup_overwrites_nothing_else(tmp_path: Path, library: Library, collection: Collection) -> None:
+    note = tmp_path / "note"
+    note.write_text("mine")
+    for file, problem in (
+        (note, "exists and is not an SQLite file"),
+        (library.root / "videos" / CATALOGUE_NAME, "is in the folder of a collection"),
+        (library.root / "videos" / "copy", "is in the folder of a collection"),
+        (tmp_path / "missing" / "b", "is not a folder"),
+    ):
+        with pytest.raises(VitascopeError, match=problem):
+            back_up(collection, file)
+    assert note.read_text() == "mine"
+    assert numbers_in(collection) == list(range(40))
