@@ -1,0 +1,96 @@
+"""`vitascope collection`, as people and scripts use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.small_bundle import make_small_bundle
+from vitascope.command import main
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small bundle as the default, and data in a folder of the test's own."""
+    monkeypatch.setenv("VITASCOPE_BUNDLE", str(make_small_bundle(tmp_path / "bundle")))
+    monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path / "data"))
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    status = main([*arguments, "--json"])
+    said = capsys.readouterr()
+    assert status == 0, said.err
+    answer: dict[str, Any] = json.loads(said.out)
+    return answer
+
+
+def found(capsys: pytest.CaptureFixture[str], collection: str) -> list[Any]:
+    results = run_json(capsys, "search", "a red thing", "--collection", collection)["results"]
+    return [(result["video"]["title"], result["fused"]) for result in results]
+
+
+def test_a_collection_goes_out_and_comes_back_in_every_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_json(capsys, "collection", "list")["collections"] == []
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name, color in (("red", (220, 10, 10)), ("green", (10, 220, 10))):
+        Image.fromarray(np.full((64, 64, 3), color, np.uint8)).save(pictures / f"{name}.png")
+    run_json(capsys, "index", str(pictures))
+    best = found(capsys, "videos")
+    assert best[0][0] == "red"
+
+    backup, plain, whole = (str(tmp_path / name) for name in ("b", "plain", "whole"))
+    assert run_json(capsys, "collection", "backup", "videos", backup)["bytes"] == Path(backup).stat().st_size
+    assert run_json(capsys, "collection", "restore", backup, "restored")["videos"] == 2
+    assert run_json(capsys, "collection", "export", "videos", plain)["clips"] == 2
+    run_json(capsys, "collection", "export", "videos", whole, "--tokens", "--thumbnails")
+    assert run_json(capsys, "collection", "import", whole, "imported")["clips"] == 2
+    assert run_json(capsys, "collection", "import", plain, "without-tokens")["token_encoding"] == "int8"
+    assert found(capsys, "restored") == found(capsys, "imported") == best
+    # Without tokens there is no fusion score, and the order is that of similarity.
+    assert found(capsys, "without-tokens") == [("red", None), ("green", None)]
+
+    assert main(["collection", "drop", "videos"]) == 2
+    assert "holds 2 videos, 2 clips, which would be lost; --yes was expected" in capsys.readouterr().err
+    assert run_json(capsys, "collection", "drop", "videos", "--yes")["videos"] == 2
+    listed = run_json(capsys, "collection", "list")["collections"]
+    assert [entry["name"] for entry in listed] == ["imported", "restored", "without-tokens"]
+    assert all(entry["videos"] == 2 and entry["bytes"] > 0 for entry in listed)
+
+
+def test_for_people_it_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collection", "list"]) == 0
+    assert capsys.readouterr().out == "no collections\n"
+    assert main(["collection", "create", "small", "--token-encoding", "float16"]) == 0
+    assert "collection small made, tokens as float16" in capsys.readouterr().out
+    assert main(["collection", "backup", "small", str(tmp_path / "b")]) == 0
+    assert f"{tmp_path / 'b'}: collection small, " in capsys.readouterr().out
+    (tmp_path / "data" / "collections" / "broken").mkdir()
+    (tmp_path / "data" / "collections" / "broken" / "catalogue.sqlite3").write_text("x" * 200)
+    assert main(["collection", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "not a database" in lines[1]  # one that cannot be opened does not hide the others
+    assert lines[2].split()[:3] == ["small", "0", "0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["export", "none", "out"], "holds no collections"),
+        (["import", "none", "new"], "'none' has no videos.parquet"),
+        (["restore", "none", "new"], "'none' does not exist"),
+        (["create", "a b"], "collection name: 'a b'"),
+        (["create", "new", "--token-encoding", "int4"], "token encoding: 'int4'; float16 or int8 was expected"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collection", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("vitascope: ")
+    assert problem in said
+    assert said.count("\n") == 1

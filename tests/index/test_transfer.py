@@ -1,0 +1,324 @@
+"""A collection goes out as Parquet that others read, and comes back as the same collection; wrong rows are named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from index import parquet_export, parquet_import
+from index.collection import Collection, NewClip, NewVideo
+from index.filters import parse_filter
+from index.library import Library
+from index.parquet_export import export_collection
+from index.parquet_import import import_collection
+from tests.index.numbered import (
+    WIDTH,
+    add,
+    clip_total,
+    kept_tokens_of,
+    manifest,
+    metadata_of,
+    numbers_in,
+    tokens_of,
+    vectors_of,
+)
+from vitascope.errors import CollectionExists, FingerprintMismatch, InvalidInput, StorageError
+
+JPEG = b"\xff\xd8\xff\xe0 a picture"
+NUMBERS = range(14)
+GONE = (4, 13)
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library whose only collection holds numbered videos, some deleted again, and one with words and pictures."""
+    root = tmp_path_factory.mktemp("made") / "library"
+    with Library(root) as library:
+        collection = library.create("videos", manifest())
+        ids = add(collection, *NUMBERS)
+        for number in GONE:
+            collection.delete_video(ids[number])
+        video = NewVideo(
+            "f" * 64, "/ünï/“q” .mp4", "titel, ç\n", 2.5, 640, 480, {"a": 1, "b": 1.0, "c": True, "d": "1"}
+        )
+        vector = np.arange(1.0, WIDTH + 1)
+        collection.add_video(
+            video,
+            [
+                NewClip(0, 1.25, vector, tokens_of(0)[0], "what is said", JPEG),
+                NewClip(1.25, 2.5, -vector, tokens_of(1)[0]),
+            ],
+        )
+    return root
+
+
+@pytest.fixture
+def library(tmp_path: Path, made_once: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
+    _in_small_pieces(monkeypatch)
+    shutil.copytree(made_once, tmp_path / "library")
+    with Library(tmp_path / "library") as library:
+        yield library
+
+
+@pytest.fixture
+def collection(library: Library) -> Collection:
+    return library.open("videos")
+
+
+@pytest.fixture(scope="module")
+def exported_once(tmp_path_factory: pytest.TempPathFactory, made_once: Path) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "out"
+    with pytest.MonkeyPatch.context() as patch, Library(made_once) as library:
+        _in_small_pieces(patch)
+        export_collection(library.open("videos"), folder, tokens=True, thumbnails=True)
+    return folder
+
+
+@pytest.fixture
+def exported(tmp_path: Path, exported_once: Path) -> Path:
+    return Path(shutil.copytree(exported_once, tmp_path / "exported"))
+
+
+def _in_small_pieces(patch: pytest.MonkeyPatch) -> None:
+    """So that a small collection, too, is written and read in many."""
+    patch.setattr(parquet_export, "GROUP_BYTES", 1000)
+    patch.setattr(parquet_export, "_FETCHED", 7)
+    patch.setattr(parquet_import, "ROWS", 5)
+    patch.setattr(parquet_import, "CLIPS_AT_ONCE", 8)
+
+
+def everything(collection: Collection) -> list[Any]:
+    """All that a collection says about its videos and clips."""
+    videos = collection.videos(1000)
+    clips = [collection.clips(video.id) for video in videos]
+    ids = [clip.id for own in clips for clip in own]
+    return [videos, clips, collection.visual_tokens(ids).tolist(), [collection.thumbnail(i) for i in ids]]
+
+
+def test_what_comes_back_is_the_same_and_found_the_same(
+    library: Library, collection: Collection, exported: Path
+) -> None:
+    copy = import_collection(library, exported, "copy", manifest())
+    assert everything(copy) == everything(collection)
+    for number in (*NUMBERS, 100):
+        query = vectors_of(number)[0]
+        assert copy.search(query, 100) == collection.search(query, 100)
+        where = parse_filter({"color": "red", "even": True})
+        assert copy.search(query, 5, where) == collection.search(query, 5, where)
+    assert copy.catalogue.problems() == []
+    assert copy.token_encoding == collection.token_encoding
+    # New videos get ids above all that are there, and both go their own ways.
+    assert add(copy, 200)[0] > collection.videos(1000)[-1].id
+    copy.delete_video(1)
+    assert collection.get_video(1).title == "video 0"
+
+
+def test_an_imported_collection_is_whole_after_a_restart(library: Library, exported: Path) -> None:
+    import_collection(library, exported, "copy", manifest()).delete_video(15)
+    library.close()
+    with Library(library.root) as again:
+        assert numbers_in(again.open("copy")) == [n for n in NUMBERS if n not in GONE]
+
+
+def test_duckdb_reads_it_with_numbers_text_and_vectors(exported: Path) -> None:
+    with duckdb.connect() as db:
+        rows = db.execute(
+            "SELECT v.title, c.start, c.vector::FLOAT[8], json_extract(v.metadata, '$.weight')::DOUBLE"
+            f" FROM '{exported}/clips.parquet' c JOIN '{exported}/videos.parquet' v USING (video_id)"
+            " WHERE json_extract_string(v.metadata, '$.color') = 'red' ORDER BY c.clip_id"
+        ).fetchall()
+        stated = dict(
+            db.execute(
+                f"SELECT decode(key), decode(value) FROM parquet_kv_metadata('{exported}/clips.parquet')"
+            ).fetchall()
+        )
+    reds = [n for n in NUMBERS if metadata_of(n)["color"] == "red" and n not in GONE]
+    expected = [(f"video {n}", 4.0 * i, metadata_of(n)["weight"]) for n in reds for i in range(clip_total(n))]
+    assert [(title, start, weight) for title, start, _, weight in rows] == expected
+    np.testing.assert_array_equal([row[2] for row in rows], np.concatenate([vectors_of(n) for n in reds]))
+    assert stated["vitascope.format"] == "1"
+    assert stated["vitascope.fingerprint"] == manifest().fingerprint()
+    assert stated["vitascope.bundle"] == "numbers 1"
+
+
+def test_pyarrow_reads_it_with_its_types(collection: Collection, exported: Path) -> None:
+    clips = pq.read_table(exported / "clips.parquet")
+    assert clips.schema.field("vector").type.list_size == WIDTH
+    assert pq.ParquetFile(exported / "clips.parquet").metadata.num_row_groups > 3
+    assert clips.num_rows == collection.stats().clips
+    last = clips.slice(clips.num_rows - 2).to_pylist()
+    assert [(row["text"], row["thumbnail"]) for row in last] == [("what is said", JPEG), ("", None)]
+    videos = pq.read_table(exported / "videos.parquet").to_pylist()
+    assert json.loads(videos[-1]["metadata"]) == {"a": 1, "b": 1.0, "c": True, "d": "1"}
+    assert [type(v) for v in json.loads(videos[-1]["metadata"]).values()] == [int, float, bool, str]
+
+
+def test_an_export_is_of_one_moment_whatever_is_written_meanwhile(
+    tmp_path: Path, library: Library, collection: Collection
+) -> None:
+    before = everything(collection)
+    written: list[int] = []
+
+    def write(done: int, total: int) -> None:
+        number = 300 + len(written)
+        written.append(add(collection, number)[0])
+        if len(written) < 4:
+            collection.delete_video(len(written))
+
+    export_collection(collection, tmp_path / "out", tokens=True, thumbnails=True, on_rows=write)
+    assert len(written) > 3
+    assert everything(import_collection(library, tmp_path / "out", "copy", manifest())) == before
+
+
+def test_without_tokens_clips_are_found_and_have_none(tmp_path: Path, library: Library, collection: Collection) -> None:
+    export_collection(collection, tmp_path / "out")
+    assert "tokens" not in pq.read_schema(tmp_path / "out" / "clips.parquet").names
+    copy = import_collection(library, tmp_path / "out", "copy", manifest())
+    query = vectors_of(3)[0]
+    assert copy.search(query, 100) == collection.search(query, 100)
+    ids = [clip.id for clip in copy.clips(1)]
+    assert set(copy.stored_tokens(ids).values()) == {None}
+    # What is added from now on has them.
+    new = add(copy, 400)[0]
+    np.testing.assert_array_equal(
+        copy.visual_tokens([clip.id for clip in copy.clips(new)]), kept_tokens_of(400, copy.token_encoding)
+    )
+
+
+@pytest.mark.parametrize("encoding", ["float16", "int8"])
+def test_tokens_stay_as_they_were_encoded(tmp_path: Path, encoding: Any) -> None:
+    with Library(tmp_path / "library") as library:
+        add(library.create("one", manifest(), token_encoding=encoding), 1, 2)
+        export_collection(library.open("one"), tmp_path / "out", tokens=True)
+        copy = import_collection(library, tmp_path / "out", "copy", manifest())
+        assert copy.token_encoding == encoding
+        assert numbers_in(copy) == [1, 2]
+
+
+def test_an_empty_collection_travels_too(tmp_path: Path) -> None:
+    with Library(tmp_path / "library") as library:
+        assert export_collection(library.create("none", manifest()), tmp_path / "out").clips == 0
+        copy = import_collection(library, tmp_path / "out", "copy", manifest())
+        assert copy.stats().videos == 0
+        assert add(copy, 1) == [1]
+
+
+def changed(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[pa.Table], pa.Table]:
+    """A table whose rows were changed in place, with the same schema and metadata."""
+
+    def apply(table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        change(rows)
+        nullable = pa.schema([f.with_nullable(True) for f in table.schema], metadata=table.schema.metadata)
+        return pa.Table.from_pylist(rows, schema=nullable)
+
+    return apply
+
+
+def put(row: int, field: str, value: object) -> Callable[[pa.Table], pa.Table]:
+    return changed(lambda rows: rows[row].update({field: value}))
+
+
+WRONG = [
+    ("videos", put(2, "content_sha256", "xyz"), "videos.parquet: row 3: content_sha256: 'xyz'; 64 lower-case"),
+    (
+        "videos",
+        put(2, "content_sha256", "f" * 64),
+        r"videos.parquet: row 13: content_sha256: f+ is that of an earlier row",
+    ),
+    ("videos", put(7, "duration", float("nan")), "videos.parquet: row 8: duration: nan"),
+    ("videos", put(7, "title", None), "videos.parquet: row 8: title: null; a value was expected"),
+    ("videos", put(0, "metadata", "{"), "videos.parquet: row 1: metadata: not JSON"),
+    ("videos", put(0, "metadata", '{"a": [1]}'), r"videos.parquet: row 1: metadata\['a'\]: \[1\]; a string"),
+    ("videos", put(0, "metadata", "[]"), "videos.parquet: row 1: metadata: "),
+    ("videos", put(1, "video_id", 1), "videos.parquet: row 2: video_id: 1; more than 1"),
+    ("videos", put(1, "clip_count", 0), "videos.parquet: row 2: clip_count: 0; at least 1"),
+    ("videos", put(1, "clip_count", 3), r"row 4 is of video 3 after 2 clips of video 2; 3 in a row.*row 2: clip_count"),
+    ("videos", put(1, "added_at", float("inf")), "videos.parquet: row 2: added_at: inf"),
+    (
+        "videos",
+        changed(lambda rows: rows.pop()),
+        "clips.parquet: row .*: video_id: 15; no row of videos.parquet is left",
+    ),
+    ("videos", changed(lambda rows: rows.reverse()), "after 0 clips of video 15; 2 in a row"),
+    ("clips", changed(lambda rows: rows.pop()), "clips.parquet: the file ends after 1 clips of video 15; 2 in a row"),
+    ("clips", put(4, "clip_id", 9), "clips.parquet: row 5: clip_id: 9; 5 was expected"),
+    ("clips", put(5, "end", -1.0), "clips.parquet: row 6: clip: .* to -1.0 s"),
+    ("clips", put(6, "vector", [0.0] * WIDTH), "clips.parquet: row 7: vector: its length is 0.0"),
+    ("clips", put(6, "vector", [float("nan")] * WIDTH), "clips.parquet: row 7: vector: its length is nan"),
+    ("clips", put(8, "tokens", b"123"), r"clips.parquet: row 9: visual tokens: 3 bytes; 10 were expected"),
+    ("clips", put(9, "thumbnail", b"GIF8"), "clips.parquet: row 10: thumbnail: 4 bytes"),
+    ("clips", put(10, "text", "a\0"), "clips.parquet: row 11: text: .* NUL"),
+    ("clips", lambda table: table.drop_columns(["vector"]), "clips.parquet: column vector: missing"),
+    (
+        "clips",
+        lambda table: table.set_column(0, "clip_id", pa.array(["x"] * table.num_rows)),
+        "column clip_id: string; int64",
+    ),
+    ("clips", lambda table: table.replace_schema_metadata({}), "clips.parquet: no vitascope.format in its metadata"),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "message"), WRONG, ids=[message[:40] for _, _, message in WRONG])
+def test_a_wrong_row_is_named_and_nothing_is_made(
+    library: Library, exported: Path, file: str, change: Callable[[pa.Table], pa.Table], message: str
+) -> None:
+    path = exported / f"{file}.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+    with pytest.raises(InvalidInput, match=message):
+        import_collection(library, exported, "copy", manifest())
+    assert [entry.name for entry in library.root.iterdir()] == ["videos"]
+
+
+def test_files_that_do_not_belong_together_or_are_damaged_are_refused(
+    tmp_path: Path, library: Library, collection: Collection, exported: Path
+) -> None:
+    export_collection(collection, tmp_path / "second", tokens=True)
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    shutil.copy(exported / "videos.parquet", mixed)
+    with pytest.raises(InvalidInput, match=r"mixed' has no clips.parquet"):
+        import_collection(library, mixed, "copy", manifest())
+    shutil.copy(tmp_path / "second" / "clips.parquet", mixed)
+    with pytest.raises(InvalidInput, match=r"clips.parquet: of export "):
+        import_collection(library, mixed, "copy", manifest())
+    whole = (exported / "clips.parquet").read_bytes()
+    for damaged in (whole[:-200], b"not parquet", b""):
+        (exported / "clips.parquet").write_bytes(damaged)
+        with pytest.raises(InvalidInput, match=r"clips.parquet: "):
+            import_collection(library, exported, "copy", manifest())
+    assert library.names() == ["videos"]
+
+
+def test_vectors_of_another_bundle_and_taken_names_are_refused(library: Library, exported: Path) -> None:
+    with pytest.raises(FingerprintMismatch, match="collection of bundle numbers 1, fingerprint "):
+        import_collection(library, exported, "copy", manifest("others"))
+    with pytest.raises(CollectionExists, match="videos"):
+        import_collection(library, exported, "videos", manifest())
+    assert library.names() == ["videos"]
+
+
+def test_an_export_that_cannot_be_finished_leaves_nothing(
+    tmp_path: Path, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for target, problem in ((tmp_path, "exists; a new folder"), (tmp_path / "a" / "b", "is not a folder")):
+        with pytest.raises(InvalidInput, match=problem):
+            export_collection(collection, target)
+    monkeypatch.setattr(pq.ParquetWriter, "write_batch", full)
+    before = sorted(entry.name for entry in tmp_path.iterdir())
+    with pytest.raises(StorageError, match=r"was not exported: .*No space left"):
+        export_collection(collection, tmp_path / "out")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == before
+    assert collection.search(vectors_of(1)[0], 1)[0].video.title == "video 1"
