@@ -90,8 +90,8 @@ def exported(tmp_path: Path, exported_once: Path) -> Path:
 
 def _in_small_pieces(patch: pytest.MonkeyPatch) -> None:
     """So that a small collection, too, is written and read in many."""
-    patch.setattr(parquet_export, "GROUP_BYTES", 1000)
-    patch.setattr(parquet_export, "_FETCHED", 7)
+    patch.setattr(parquet_export, "GROUP_BYTES", 300)
+    patch.setattr(parquet_export, "_FETCHED", 5)
     patch.setattr(parquet_import, "ROWS", 5)
     patch.setattr(parquet_import, "CLIPS_AT_ONCE", 8)
 

@@ -3,7 +3,7 @@
     python -m training.evaluation.token_storage BUNDLE --data data/packed --corpus flickr8k --corpus scenes
 
 prints the table of `docs/collections.md`. Queries are the first captions of the first so many examples of a test
-split, all of whose examples are searched. A way of storing stands for itself: what it gives back goes into the same
+split, all of whose examples are searched (or the first so many, `--gallery`, where time is short). A way of storing stands for itself: what it gives back goes into the same
 graphs.
 
 Shape letters: N examples, V visual tokens on a grid of H rows and W columns, D their width.
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +139,11 @@ def _measured(
     return found
 
 
+def _first(packed: Packed, count: int | None) -> Packed:
+    arrays = {name: array[:count] for name, array in packed.arrays.items()}
+    return replace(packed, arrays=arrays, examples=packed.examples[:count])
+
+
 def _most_similar_others(similarity: np.ndarray, own: np.ndarray) -> np.ndarray:
     others = similarity.copy()
     others[np.arange(len(own)), own] = -np.inf
@@ -173,6 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("data/packed"), help="folder of packed corpora")
     parser.add_argument("--corpus", action="append", required=True, help="whose split test is measured; repeatable")
     parser.add_argument("--queries", type=int, default=500, help="default: %(default)s")
+    parser.add_argument("--gallery", type=int, metavar="N", help="search the first N examples alone (default: all)")
     parser.add_argument("--rerank", type=int, default=20, help="candidates of each query (default: %(default)s)")
     args = parser.parse_args(argv)
     try:
@@ -180,7 +186,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [
             row
             for corpus in args.corpus
-            for row in measure(encoder, open_packed(args.data / corpus / "test"), args.queries, args.rerank)
+            for row in measure(
+                encoder, _first(open_packed(args.data / corpus / "test"), args.gallery), args.queries, args.rerank
+            )
         ]
     except VitascopeError as error:
         print(f"token_storage: {error}", file=sys.stderr)
