@@ -3,8 +3,8 @@
     python -m training.evaluation.token_storage BUNDLE --data data/packed --corpus flickr8k --corpus scenes
 
 prints the table of `docs/collections.md`. Queries are the first captions of the first so many examples of a test
-split, all of whose examples are searched (or the first so many, `--gallery`, where time is short). A way of storing stands for itself: what it gives back goes into the same
-graphs.
+split, all of whose examples are searched (or the first so many, `--gallery`, where time is short). A way of storing
+stands for itself: what it gives back goes into the same graphs.
 
 Shape letters: N examples, V visual tokens on a grid of H rows and W columns, D their width.
 """
