@@ -100,7 +100,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collectio
             for i, clip in enumerate(collection.clips(video.id)):
                 words = tokens_in(f"{title} {said[i]}")
                 unit = vectors[i] / np.linalg.norm(vectors[i].astype(np.float64))
-                rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, tokens[i], words, metadata))
+                kept = collection.visual_tokens([clip.id])[0]  # rounded as they are stored
+                rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, kept, words, metadata))
         assert len(rows) > 250
         yield collection, rows
 
