@@ -1,0 +1,89 @@
+"""How far a source may reach: which folders it may read, which URLs it may ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from index.records import check_text
+from vitascope.errors import InvalidInput
+
+MAX_URL_LENGTH = 4096
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Reach:
+    """``roots``: files must lie in one of these folders, links followed; ``urls``: URLs must begin with one of
+    these, whole path segments at a time. None is no limit.
+    """
+
+    roots: tuple[Path, ...] | None = None
+    urls: tuple[str, ...] | None = None
+
+    def refuses_path(self, path: Path) -> str | None:
+        """Why this path may not be read; None if it may."""
+        if self.roots is None or is_inside(path, self.roots):
+            return None
+        return f"{str(path)!r} is outside the folders that jobs may name: {', '.join(map(str, self.roots))}"
+
+    def refuses_url(self, url: str) -> str | None:
+        """Why this URL may not be asked for; None if it may."""
+        if self.urls is None or any(_begins(url, allowed) for allowed in self.urls):
+            return None
+        allowed = ", ".join(self.urls) if self.urls else "none (VITASCOPE_ALLOWED_URLS allows some)"
+        return f"{url!r} is outside the URLs that jobs may name: {allowed}"
+
+
+EVERYWHERE = Reach()
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` begins as a URL does."""
+    return _URL.fullmatch(text) is not None
+
+
+def check_url(name: str, url: str) -> str:
+    """``url`` if it is one that can be kept and fetched. Raises InvalidInput.
+
+    Refused are chains of file systems (``::``), which lead anywhere; names and passwords, which would lie open
+    in the catalogue; and ``..``, which leads out of what was allowed.
+    """
+    check_text(name, url, MAX_URL_LENGTH)
+    if not is_url(url):
+        raise InvalidInput(f"{name}: {url!r} is no URL; such as s3://bucket/videos/ was expected")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InvalidInput(f"{name}: {url!r}: {error}; a URL was expected") from error
+    if "::" in url:
+        raise InvalidInput(f"{name}: {url!r} chains file systems; one without '::' was expected")
+    if "@" in parts.netloc:
+        raise InvalidInput(
+            f"{name}: the URL of {parts.hostname!r} holds a name or password, which would lie open in the catalogue; "
+            "fsspec takes them from its configuration and the environment"
+        )
+    if any(part in (".", "..") for part in re.split(r"[/\\]", unquote(unquote(parts.path)))):
+        raise InvalidInput(f"{name}: {url!r} has '.' or '..' in its path; a plain path was expected")
+    return url
+
+
+def is_inside(path: Path, roots: Sequence[Path]) -> bool:
+    """Whether the file or folder that ``path`` really is lies in one of ``roots``."""
+    try:
+        real = path.resolve()
+        return any(real.is_relative_to(root.resolve()) for root in roots)
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _begins(url: str, allowed: str) -> bool:
+    """Compared by parts: https://media.example must not allow https://media.example.evil."""
+    one, other = urlsplit(url), urlsplit(allowed)
+    if (one.scheme.lower(), one.netloc.lower()) != (other.scheme.lower(), other.netloc.lower()):
+        return False
+    folder = other.path if other.path.endswith("/") else f"{other.path}/"
+    return one.path == other.path or f"{one.path}/".startswith(folder)
