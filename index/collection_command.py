@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def _library(args: argparse.Namespace, *, make: bool = False) -> Iterator[Library]:
-    from index.command import collections_folder
     from index.library import Library
+    from vitascope.commands.options import collections_folder
 
     folder = collections_folder(args.data)
     if not make and not folder.is_dir():  # opening a library would make it
@@ -94,7 +94,7 @@ def _collection(args: argparse.Namespace) -> Iterator[Collection]:
 
 
 def _list(args: argparse.Namespace) -> dict[str, Any]:
-    from index.command import collections_folder
+    from vitascope.commands.options import collections_folder
 
     if not collections_folder(args.data).is_dir():
         return {"collections": []}

@@ -1,12 +1,19 @@
-"""One media file into a collection: hash, probe, cut into clips, embed, add."""
+"""One media file into a collection: hash, probe, cut into clips, decode, embed, add.
+
+``ingest_file`` does the stages one after the other; a job's pipeline has several files in them at once.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from index.collection import Collection
 from index.cutting import Cut, cut_into_clips
@@ -14,13 +21,34 @@ from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, chec
 from index.segment import Segmentation
 from index.thumbnails import thumbnails_into
 from vitascope.errors import MediaError, MediaTooLarge
+from vitascope.media.decode import DECODING_THREADS
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.probe import probe
+from vitascope.media.probe import MediaInfo, probe
+from vitascope.media.sample import sample_streams
 from vitascope.model import Model
 
 CLIPS_AT_ONCE = 8
 """Clips whose frames are in memory together; more bring no speed on a CPU and cost memory."""
 _BLOCK = 1024 * 1024
+
+Frames = Mapping[str, NDArray[np.uint8]]
+FileState = tuple[int, int, int] | None
+"""What changes when a file does; None for one that is not there."""
+
+
+class Planned(NamedTuple):
+    """A clip that is about to be decoded: start and end in seconds, and what is said in it."""
+
+    start: float
+    end: float
+    text: str
+
+
+class Decoded(NamedTuple):
+    """C clips: name of the stream -> (C, 1, F, H, W, 3) uint8, and a JPEG of each."""
+
+    frames: Frames
+    thumbnails: list[bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +60,19 @@ class Ingested:
     video: Video
     created: bool
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A file that is about to be decoded: all that is known of it before, and how it is cut into clips."""
+
+    file: Path
+    state: FileState
+    content_sha256: str
+    info: MediaInfo
+    cut: Cut
+    title: str
+    metadata: dict[str, Scalar]
 
 
 def ingest_file(
@@ -51,6 +92,30 @@ def ingest_file(
     TaskMissing, EngineError, StorageError; nothing has been added then.
     """
     collection.require(model.bundle.fingerprint)
+    opened = open_file(
+        collection, path, title=title, metadata=metadata, segmentation=segmentation or Segmentation(), limits=limits
+    )
+    if isinstance(opened, Ingested):
+        return opened
+    clips: list[NewClip] = []
+    for batch in clip_batches(opened):
+        clips += embed_clips(model, batch, decode_clips(model, opened, batch, limits))
+    return store(collection, opened, clips)
+
+
+def open_file(
+    collection: Collection,
+    path: str | os.PathLike[str],
+    *,
+    title: str | None,
+    metadata: Mapping[str, Scalar] | None,
+    segmentation: Segmentation,
+    limits: MediaLimits,
+) -> OpenedFile | Ingested:
+    """First stage: hash, probe, cut; or the video that has the content already.
+
+    Raises InvalidInput, media errors and StorageError.
+    """
     file = Path(path)
     check_text("path", str(file))
     checked = check_metadata(metadata or {})
@@ -60,21 +125,68 @@ def ingest_file(
     if known is not None:
         return Ingested(known, created=False)
     info = probe(file, limits)
-    duration = 0.0 if info.kind == "picture" else info.duration
-    cut = cut_into_clips(file, duration, segmentation or Segmentation(), limits)
-    clips = _embed(model, file, cut, limits)
-    if _state(file) != before:
-        raise MediaError(f"{file.name}: changed while it was being read; an unchanging file was expected")
-    video = NewVideo(
+    return OpenedFile(
+        file=file,
+        state=before,
         content_sha256=digest,
-        path=str(file.absolute()),
+        info=info,
+        cut=cut_into_clips(file, _duration(info), segmentation, limits),
         title=file.stem if title is None else title,
-        duration=duration,
-        width=info.width,
-        height=info.height,
         metadata=checked,
     )
-    return Ingested(*collection.add_if_new(video, clips), cut.notes)
+
+
+def clip_batches(opened: OpenedFile) -> Iterator[list[Planned]]:
+    """The clips of a file, at most ``CLIPS_AT_ONCE`` together."""
+    planned = [Planned(*span, text) for span, text in zip(opened.cut.spans, opened.cut.texts, strict=True)]
+    for first in range(0, len(planned), CLIPS_AT_ONCE):
+        yield planned[first : first + CLIPS_AT_ONCE]
+
+
+def decode_clips(
+    model: Model, opened: OpenedFile, clips: Sequence[Planned], limits: MediaLimits, *, threads: int = DECODING_THREADS
+) -> Decoded:
+    """Second stage: the frames and pictures of C clips. Raises media errors."""
+    pictures: dict[int, bytes] = {}
+    spans = [(clip.start, clip.end) for clip in clips]
+    sampled = sample_streams(
+        opened.file, model.streams, spans, limits, threads=threads, on_middle=thumbnails_into(pictures)
+    )
+    frames = {name: array[:, None] for name, array in sampled.items()}
+    return Decoded(frames, [pictures.get(number) for number in range(len(clips))])
+
+
+def embed_clips(model: Model, clips: Sequence[Planned], decoded: Decoded) -> list[NewClip]:
+    """Third stage: the clips with vectors and tokens. Raises TaskMissing, BundleError, EngineError."""
+    embedded = model.embed_video(decoded.frames)
+    tokens = embedded.visual_tokens.astype("float16")
+    return [
+        NewClip(clip.start, clip.end, embedded.vectors[i], tokens[i], clip.text, decoded.thumbnails[i])
+        for i, clip in enumerate(clips)
+    ]
+
+
+def store(collection: Collection, opened: OpenedFile, clips: list[NewClip]) -> Ingested:
+    """Last stage: the video durable and searchable. Raises MediaError when the file has changed meanwhile,
+    InvalidInput, StorageError, CollectionNotFound.
+    """
+    if _state(opened.file) != opened.state:
+        raise MediaError(f"{opened.file.name}: changed while it was being read; an unchanging file was expected")
+    video = NewVideo(
+        content_sha256=opened.content_sha256,
+        path=str(opened.file.absolute()),
+        title=opened.title,
+        duration=_duration(opened.info),
+        width=opened.info.width,
+        height=opened.info.height,
+        metadata=opened.metadata,
+    )
+    return Ingested(*collection.add_if_new(video, clips), opened.cut.notes)
+
+
+def _duration(info: MediaInfo) -> float:
+    """Seconds; 0 of a picture."""
+    return 0.0 if info.kind == "picture" else info.duration
 
 
 def content_sha256(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> str:
@@ -94,22 +206,7 @@ def content_sha256(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> str:
         raise MediaError(f"{path.name}: cannot be read: {error.strerror or error}") from error
 
 
-def _embed(model: Model, file: Path, cut: Cut, limits: MediaLimits) -> list[NewClip]:
-    clips = []
-    for first in range(0, len(cut.spans), CLIPS_AT_ONCE):
-        batch = cut.spans[first : first + CLIPS_AT_ONCE]
-        pictures: dict[int, bytes] = {}
-        embedded = model.embed_file(file, batch, limits, thumbnails_into(pictures))
-        tokens = embedded.visual_tokens.astype("float16")
-        clips += [
-            NewClip(*span, embedded.vectors[i], tokens[i], cut.texts[first + i], pictures.get(i))
-            for i, span in enumerate(batch)
-        ]
-    return clips
-
-
-def _state(file: Path) -> tuple[int, int, int] | None:
-    """What changes when the file does; None for a file that is not there."""
+def _state(file: Path) -> FileState:
     try:
         status = file.stat()
     except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -11,25 +12,42 @@ from typing import Any, Literal
 from index.collection import Collection
 from index.records import Scalar
 from index.segment import Segmentation
+from index.sources.description import Source, read_source
 from vitascope.errors import InvalidInput, JobNotFound
 
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled"]
-ITEM_STATES: tuple[ItemState, ...] = ("queued", "running", "succeeded", "failed", "skipped", "cancelled")
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
+JOB_STATES: tuple[JobState, ...] = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
+ITEM_STATES: tuple[ItemState, ...] = (
+    "queued",
+    "running",
+    "succeeded",
+    "failed",
+    "skipped",
+    "cancelled",
+    "quarantined",
+)
 FINISHED = ("succeeded", "failed", "cancelled")
 MAX_PAGE = 10_000
 
-_JOB_COLUMNS = "id, folder, options, state, error, cancel_requested, created_at, started_at, finished_at"
-_ITEM_COLUMNS = "job_id, position, path, state, reason, video_id, tries"
+_JOB_COLUMNS = (
+    "id, source, options, state, error, requested, created_at, started_at, finished_at, run_started_at, run_ended_at"
+)
+ITEM_COLUMNS = (
+    "job_id, position, path, state, reason, video_id, tries, title, metadata, decided, crashes, seconds, ended_at"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class JobOptions:
-    """How a folder is indexed: ``metadata`` goes to every video of the job."""
+    """How a source is indexed: ``metadata`` goes to every video of the job, below what an item brings itself.
 
-    recursive: bool = True
+    ``confined``: the job may reach only what whoever runs it allows.
+    """
+
     segmentation: Segmentation = field(default_factory=Segmentation)
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    confined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,40 +60,61 @@ class JobCounts:
     failed: int = 0
     skipped: int = 0
     cancelled: int = 0
+    quarantined: int = 0
 
     @property
     def total(self) -> int:
-        """All items; 0 until the folder has been listed."""
+        """All items; 0 until the source has been listed."""
         return self.queued + self.running + self.done
 
     @property
     def done(self) -> int:
         """Items that nothing more will happen to."""
-        return self.succeeded + self.failed + self.skipped + self.cancelled
+        return self.succeeded + self.failed + self.skipped + self.cancelled + self.quarantined
+
+
+@dataclass(frozen=True, slots=True)
+class JobRate:
+    """How fast the present or last run of a job is or was.
+
+    ``items`` that were tried and ``video_seconds`` that were added, both per second; ``seconds_left`` at that
+    rate, None for a job that is not running.
+    """
+
+    items: float
+    video_seconds: float
+    seconds_left: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """An indexing job. Times are Unix seconds; ``error`` says why a job, not one of its files, failed.
 
-    A job that finished is ``succeeded`` even where files failed: ``counts`` and the items tell.
+    A job that finished is ``succeeded`` even where files failed: ``counts`` and the items tell. ``requested``:
+    what whoever runs it will do after the files at hand. ``rate`` is None before the first file is done.
     """
 
     id: int
-    folder: str
+    source: Source
     options: JobOptions
     state: JobState
     error: str | None
-    cancel_requested: bool
+    requested: Literal["cancel", "pause"] | None
     created_at: float
     started_at: float | None
     finished_at: float | None
     counts: JobCounts
+    rate: JobRate | None
 
 
 @dataclass(frozen=True, slots=True)
 class JobItem:
-    """One file of a job. ``reason`` says why it failed or was skipped, or what was remarked when it was added."""
+    """One file of a job. ``path`` may be a URI; ``reason`` says why it failed, was skipped or quarantined, or what was
+    remarked when it was added.
+
+    ``tries``: how often it was begun; ``crashes``: how often the process died meanwhile; ``decided``: by the
+    listing, so that there is nothing to try again; ``seconds``: of video, once it is added.
+    """
 
     job_id: int
     position: int
@@ -84,6 +123,12 @@ class JobItem:
     reason: str | None
     video_id: int | None
     tries: int
+    title: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+    decided: bool = False
+    crashes: int = 0
+    seconds: float | None = None
+    ended_at: float | None = None
 
 
 def job(collection: Collection, job_id: int) -> Job:
@@ -92,13 +137,20 @@ def job(collection: Collection, job_id: int) -> Job:
         return find_job(connection, job_id)
 
 
-def jobs(collection: Collection, limit: int = 100, before_id: int | None = None) -> list[Job]:
-    """At most ``limit`` jobs, newest first, older than ``before_id`` if given. Raises InvalidInput."""
+def jobs(
+    collection: Collection, limit: int = 100, before_id: int | None = None, state: JobState | None = None
+) -> list[Job]:
+    """At most ``limit`` jobs, newest first, of one state and older than ``before_id`` if given.
+
+    Raises InvalidInput.
+    """
     _check_limit(limit)
+    _check_state(state, JOB_STATES)
     with collection.catalogue.read() as connection:
         rows = connection.execute(
-            f"SELECT {_JOB_COLUMNS} FROM jobs WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?",
-            (before_id, before_id, limit),
+            f"SELECT {_JOB_COLUMNS} FROM jobs WHERE (?1 IS NULL OR id < ?1) AND (?2 IS NULL OR state = ?2)"
+            " ORDER BY id DESC LIMIT ?3",
+            (before_id, state, limit),
         ).fetchall()
         return [_job(connection, row) for row in rows]
 
@@ -115,16 +167,15 @@ def items(
     Raises JobNotFound and InvalidInput.
     """
     _check_limit(limit)
-    if state is not None and state not in ITEM_STATES:
-        raise InvalidInput(f"state: {state!r}; one of {', '.join(ITEM_STATES)} was expected")
+    _check_state(state, ITEM_STATES)
     with collection.catalogue.read() as connection:
         find_job(connection, job_id)
         rows = connection.execute(
-            f"SELECT {_ITEM_COLUMNS} FROM job_items WHERE job_id = ? AND position > ?"
+            f"SELECT {ITEM_COLUMNS} FROM job_items WHERE job_id = ? AND position > ?"
             " AND (? IS NULL OR state = ?) ORDER BY position LIMIT ?",
             (job_id, after_position, state, state, limit),
         )
-        return [JobItem(*row) for row in rows]
+        return [read_item(row) for row in rows]
 
 
 def find_job(connection: sqlite3.Connection, job_id: int) -> Job:
@@ -136,6 +187,26 @@ def find_job(connection: sqlite3.Connection, job_id: int) -> Job:
     return _job(connection, row)
 
 
+def read_item(row: tuple[Any, ...]) -> JobItem:
+    """The record of a row of ``ITEM_COLUMNS``."""
+    job_id, position, path, state, reason, video_id, tries, title, metadata, decided, crashes, seconds, ended_at = row
+    return JobItem(
+        job_id=job_id,
+        position=position,
+        path=path,
+        state=state,
+        reason=reason,
+        video_id=video_id,
+        tries=tries,
+        title=title,
+        metadata={} if metadata is None else json.loads(metadata),
+        decided=bool(decided),
+        crashes=crashes,
+        seconds=seconds,
+        ended_at=ended_at,
+    )
+
+
 def options_json(options: JobOptions) -> str:
     """The stored form of options."""
     return json.dumps({**asdict(options), "metadata": dict(options.metadata)}, ensure_ascii=False, sort_keys=True)
@@ -143,26 +214,48 @@ def options_json(options: JobOptions) -> str:
 
 def _options(text: str) -> JobOptions:
     stored: dict[str, Any] = json.loads(text)
-    return JobOptions(stored["recursive"], Segmentation(**stored["segmentation"]), stored["metadata"])
+    return JobOptions(Segmentation(**stored["segmentation"]), stored["metadata"], stored.get("confined", False))
 
 
 def _job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
-    counts = connection.execute("SELECT state, count(*) FROM job_items WHERE job_id = ? GROUP BY state", (row[0],))
-    job_id, folder, options, state, error, cancel_requested, created_at, started_at, finished_at = row
+    job_id, source, options, state, error, requested, created_at, started_at, finished_at, began, ended = row
+    counted = connection.execute(
+        "SELECT state, count(*), count(iif(ended_at >= ?1, 1, NULL)), total(iif(ended_at >= ?1, seconds, 0))"
+        " FROM job_items WHERE job_id = ?2 GROUP BY state",
+        (began, job_id),
+    ).fetchall()
+    counts = JobCounts(**{row[0]: row[1] for row in counted})
     return Job(
         id=job_id,
-        folder=folder,
+        source=read_source(source),
         options=_options(options),
         state=state,
         error=error,
-        cancel_requested=bool(cancel_requested),
+        requested=requested,
         created_at=created_at,
         started_at=started_at,
         finished_at=finished_at,
-        counts=JobCounts(**dict(counts)),
+        counts=counts,
+        rate=_rate(
+            sum(row[2] for row in counted),
+            sum(row[3] for row in counted),
+            None if began is None else (ended or time.time()) - began,
+            counts.queued + counts.running if state == "running" else None,
+        ),
     )
+
+
+def _rate(tried: int, video_seconds: float, took: float | None, left: int | None) -> JobRate | None:
+    if not tried or took is None or took <= 0:
+        return None
+    return JobRate(tried / took, video_seconds / took, None if left is None else left * took / tried)
 
 
 def _check_limit(limit: int) -> None:
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidInput(f"limit: {limit}; 1 to {MAX_PAGE} was expected")
+
+
+def _check_state(state: str | None, states: tuple[str, ...]) -> None:
+    if state is not None and state not in states:
+        raise InvalidInput(f"state: {state!r}; one of {', '.join(states)} was expected")

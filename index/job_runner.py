@@ -1,168 +1,46 @@
-"""One run of a folder job: its files one after the other, until the end, a stop or a failure of the job."""
+"""One run of a job: its files through the pipeline, until the end, a stop or a failure of the job."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 
 from index import job_state
 from index.collection import Collection
-from index.folder_listing import list_folder
-from index.ingest import Ingested, ingest_file
+from index.ingest import Ingested, OpenedFile, open_file
+from index.job_listing import list_items
+from index.job_outcome import file_name, outcome_of, storable
 from index.job_owner import Lease, new_owner
-from index.job_records import Job, JobItem, job
-from vitascope.errors import BundleError, CollectionNotFound, StorageError, TaskMissing, VitascopeError
+from index.job_records import Job, JobItem, find_job, job
+from index.pipeline import Finished, Pace, Pipeline
+from index.sources.description import ListSource, UrlSource, source_name
+from index.sources.fetching import Fetcher, Interrupted, sweep
+from index.sources.listing import is_gone
+from index.sources.reach import EVERYWHERE, Reach
+from index.stage_clock import StageClock
+from vitascope.errors import (
+    BundleError,
+    CollectionNotFound,
+    Conflict,
+    InvalidInput,
+    StorageError,
+    TaskMissing,
+    VitascopeError,
+)
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
 OnItem = Callable[[JobItem, int, int], None]
 """Called with a file that is done, how many are done, and how many there are."""
 
-_log = logging.getLogger(__name__)
-_MAX_REASON = 2000
-
-
-def run_job(
-    collection: Collection,
-    model: Model,
-    job_id: int,
-    *,
-    on_item: OnItem | None = None,
-    should_stop: Callable[[], bool] | None = None,
-    limits: MediaLimits = DEFAULT_LIMITS,
-) -> Job:
-    """Run a job to its end in this thread and return it; a finished job is returned as it is.
-
-    A ``running`` job whose owner died is taken over. ``should_stop`` is asked before every file: when it says
-    True, or on an exception, the job goes back to ``queued`` and can be run again later. A file that cannot
-    be added is noted with the reason, and the job goes on; the job itself fails when its folder is gone or
-    the bundle cannot embed video. Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running
-    it, or took it over), CollectionNotFound, StorageError.
-    """
-    collection.require(model.bundle.fingerprint)
-    owner = new_owner()
-    with collection.catalogue.write() as connection:
-        taken = job_state.take(connection, job_id, owner)
-    if not taken:
-        return job(collection, job_id)
-    try:
-        with Lease(collection.catalogue, job_id, owner):
-            run = _Run(collection, model, job(collection, job_id), owner, limits)
-            _go(run, on_item or _ignore, should_stop or _never)
-    except BaseException:
-        with suppress(VitascopeError), collection.catalogue.write() as connection:
-            job_state.release(connection, job_id, owner)
-        raise
-    return job(collection, job_id)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The steps of one run; each checks first that the job is still this run's."""
-
-    collection: Collection
-    model: Model
-    job: Job
-    owner: str
-    limits: MediaLimits
-
-    def list_files(self) -> None:
-        """Write down the files of the folder, once for all runs of the job. Raises OSError."""
-        with self.collection.catalogue.read() as connection:
-            if job_state.owned(connection, self.job.id, self.owner)[0]:
-                return
-        listed = list(list_folder(Path(self.job.folder), self.job.options.recursive))
-        with self.collection.catalogue.write() as connection:
-            job_state.owned(connection, self.job.id, self.owner)
-            connection.executemany(
-                "INSERT INTO job_items (job_id, position, path, state, reason) VALUES (?, ?, ?, ?, ?)",
-                [(self.job.id, n, found.path, found.state, found.reason) for n, found in enumerate(listed)],
-            )
-            connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (self.job.id,))
-
-    def advance(self, done: JobItem | None) -> JobItem | None:
-        """Note one outcome and take the next file, in one transaction; None at the end of the job."""
-        with self.collection.catalogue.write() as connection:
-            cancelled = job_state.owned(connection, self.job.id, self.owner)[1]
-            if done is not None:
-                job_state.note_outcome(connection, done)
-            item = None if cancelled else job_state.next_item(connection, self.job.id)
-            if item is None:
-                job_state.finish(connection, self.job.id, "cancelled" if cancelled else "succeeded")
-            return item
-
-    def stop(self, done: JobItem | None) -> None:
-        """Note the last outcome and put the job back into the queue."""
-        with self.collection.catalogue.write() as connection:
-            job_state.owned(connection, self.job.id, self.owner)
-            if done is not None:
-                job_state.note_outcome(connection, done)
-            job_state.release(connection, self.job.id, self.owner)
-
-    def fail(self, error: str, done: JobItem | None) -> None:
-        """End the job: it cannot go on."""
-        with self.collection.catalogue.write() as connection:
-            job_state.owned(connection, self.job.id, self.owner)
-            if done is not None:
-                job_state.note_outcome(connection, done)
-            job_state.finish(connection, self.job.id, "failed", _storable(error))
-
-    def add(self, item: JobItem) -> JobItem:
-        """Add the file and return the item with its outcome. Raises what concerns more than this file."""
-        options = self.job.options
-        try:
-            ingested = ingest_file(
-                self.collection,
-                self.model,
-                item.path,
-                metadata=options.metadata,
-                segmentation=options.segmentation,
-                limits=self.limits,
-            )
-        except (StorageError, CollectionNotFound, BundleError, TaskMissing):
-            raise
-        except VitascopeError as error:
-            return replace(item, state="failed", reason=_storable(str(error)))
-        except Exception as error:  # a defect in reading one file must not end the job
-            _log.exception("job %d: %s", item.job_id, item.path)
-            return replace(item, state="failed", reason=_storable(f"unexpected {type(error).__name__}: {error}"))
-        video = ingested.video
-        # Killed between adding the video and noting so: this job added it, however often it was tried.
-        of_this_job = item.tries > 1 and video.path == item.path and video.added_at >= self.job.created_at
-        if ingested.created or of_this_job:
-            return replace(item, state="succeeded", video_id=video.id, reason=_remarks(ingested))
-        reason = f"the collection has this content already: video {video.id}, {video.path}"
-        return replace(item, state="skipped", reason=reason, video_id=video.id)
-
-
-def _go(run: _Run, on_item: OnItem, should_stop: Callable[[], bool]) -> None:
-    folder = Path(run.job.folder)
-    try:
-        run.list_files()
-    except OSError as error:
-        run.fail(f"folder {folder}: cannot be listed: {error.strerror or error}", None)
-        return
-    counts = job(run.collection, run.job.id).counts
-    done = counts.done
-    outcome: JobItem | None = None
-    while not should_stop():
-        item = run.advance(outcome)
-        if item is None:
-            return
-        try:
-            outcome = run.add(item)
-        except (BundleError, TaskMissing) as error:
-            run.fail(str(error), None)
-            return
-        done += 1
-        on_item(outcome, done, counts.total)
-        if outcome.state == "failed" and not folder.is_dir():
-            run.fail(f"folder {folder}: is no longer there", outcome)
-            return
-    run.stop(outcome)
+REMOTE_OPENERS = 4
+"""Threads that fetch, where items may lie behind URLs."""
+_LOOK_SECONDS = 0.2
+"""How often a run that waits for a file asks whether it should be abandoned."""
+_FATAL = (StorageError, CollectionNotFound)
+_OF_THE_JOB = (BundleError, TaskMissing)
 
 
 def _ignore(item: JobItem, done: int, total: int) -> None:
@@ -173,9 +51,236 @@ def _never() -> bool:
     return False
 
 
-def _remarks(ingested: Ingested) -> str | None:
-    return _storable("; ".join(ingested.notes)) if ingested.notes else None
+def run_job(
+    collection: Collection,
+    model: Model,
+    job_id: int,
+    *,
+    on_item: OnItem = _ignore,
+    should_stop: Callable[[], bool] = _never,
+    should_abandon: Callable[[], bool] = _never,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    reach: Reach | None = None,
+    pace: Pace | None = None,
+    max_crashes: int = job_state.MAX_CRASHES,
+    clock: StageClock | None = None,
+) -> Job:
+    """Run a job to its end in this thread and return it; a finished or paused job is returned as it is.
+
+    A ``running`` job whose owner died is taken over; files at which the process has died ``max_crashes`` times
+    are put aside. ``should_stop`` is asked before files are begun: when it says True the files at hand, at most
+    ``pace.in_flight``, are finished, and the job goes back to ``queued`` and can be run again later. When
+    ``should_abandon`` says True, and on an exception, the files at hand are left after the clips at hand, to be
+    tried again. A file that cannot be added is noted with the reason, and the job goes on; the job itself fails
+    when its source cannot be listed or the bundle cannot embed video. ``reach`` is what a confined job may read.
+    ``clock`` learns how long each stage was at work.
+
+    Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running it, or took it over; a confined
+    job without ``reach``), CollectionNotFound, StorageError.
+    """
+    collection.require(model.bundle.fingerprint)
+    owner = new_owner()
+    found = job(collection, job_id)
+    if found.options.confined and reach is None:
+        raise Conflict(f"job {job_id}: belongs to a service, which knows what it may read; run it there")
+    with collection.catalogue.write() as connection:
+        taken = job_state.take(connection, job_id, owner, max_crashes)
+    if not taken:
+        return job(collection, job_id)
+    within = reach if found.options.confined and reach is not None else EVERYWHERE
+    fetcher = Fetcher(collection, job_id, within, limits.max_bytes)
+    run = _Run(collection, found, owner, limits, fetcher)
+    try:
+        with Lease(collection.catalogue, job_id, owner):
+            if run.list(within):
+                paced = _paced(pace or Pace(), found)
+                pipeline = Pipeline(collection, model, run.open, limits, paced, clock or StageClock())
+                run.go(pipeline, paced.in_flight, on_item, should_stop, should_abandon)
+    except BaseException:
+        with suppress(VitascopeError), collection.catalogue.write() as connection:
+            job_state.release(connection, job_id, owner)
+        raise
+    finally:
+        fetcher.close()
+    return job(collection, job_id)
 
 
-def _storable(reason: str) -> str:
-    return reason.encode("utf-8", "backslashreplace").decode()[:_MAX_REASON]
+def _paced(pace: Pace, found: Job) -> Pace:
+    is_remote = isinstance(found.source, UrlSource | ListSource)
+    return replace(pace, openers=max(pace.openers, REMOTE_OPENERS)) if is_remote else pace
+
+
+class _Abandoned(Exception):
+    """Whoever runs the job wants it left at once."""
+
+
+class _JobFails(Exception):
+    """The job cannot go on, for the reason given."""
+
+
+@dataclass
+class _Run:
+    """The steps of one run; each write checks first that the job is still this run's."""
+
+    collection: Collection
+    job: Job
+    owner: str
+    limits: MediaLimits
+    fetcher: Fetcher
+    in_flight: int = 0
+    is_alone: bool = False
+    """A file is in work at which the process died before."""
+    outcomes: list[JobItem] = field(default_factory=list)
+    """Of files that are done, not written down yet."""
+
+    def list(self, reach: Reach) -> bool:
+        """Write down the items of the source; False when that failed, and the job with it."""
+        try:
+            list_items(self.collection, self.job, self.owner, reach)
+        except OSError as error:
+            where = f"{self.job.source.kind} {source_name(self.job.source)}"
+            self.fail(f"{where}: cannot be listed: {error.strerror or error}")
+            return False
+        except InvalidInput as error:
+            self.fail(str(error))
+            return False
+        return True
+
+    def open(self, item: JobItem) -> OpenedFile | Ingested:
+        """The first stage of the pipeline."""
+        file = self.fetcher.fetch(item.path, item.position)
+        return open_file(
+            self.collection,
+            file,
+            title=item.title or PurePosixPath(file_name(item.path)).stem,
+            metadata={**self.job.options.metadata, **item.metadata},
+            segmentation=self.job.options.segmentation,
+            limits=self.limits,
+        )
+
+    def go(
+        self,
+        pipeline: Pipeline,
+        at_once: int,
+        on_item: OnItem,
+        should_stop: Callable[[], bool],
+        should_abandon: Callable[[], bool],
+    ) -> None:
+        """Begin files and note what becomes of them until the job is finished, paused or put back."""
+        with pipeline:
+            try:
+                self.pump(pipeline, at_once, on_item, should_stop, should_abandon)
+            except _JobFails as reason:
+                self.leave(pipeline)
+                self.fail(str(reason))
+            except _Abandoned:
+                self.leave(pipeline)
+                self.put_back()
+            except BaseException:
+                with suppress(VitascopeError):
+                    self.leave(pipeline)
+                    self.put_back()
+                raise
+
+    def pump(
+        self,
+        pipeline: Pipeline,
+        at_once: int,
+        on_item: OnItem,
+        should_stop: Callable[[], bool],
+        should_abandon: Callable[[], bool],
+    ) -> None:
+        counts = job(self.collection, self.job.id).counts
+        done = counts.done
+        while True:
+            stopping = should_stop()
+            noted = self.outcomes
+            begun = self.advance(0 if stopping else at_once - self.in_flight)
+            for outcome in noted:
+                done += 1
+                on_item(outcome, done, counts.total)
+            if not self.in_flight and self.end(stopping):
+                return
+            for item in begun:
+                pipeline.begin(item)
+            while self.in_flight and not (finished := pipeline.finished(_LOOK_SECONDS)):
+                if should_abandon():
+                    raise _Abandoned
+            self.settle(finished)
+            if any(item.state == "failed" for item in self.outcomes) and (gone := is_gone(self.job.source)):
+                raise _JobFails(gone)
+
+    def advance(self, room: int) -> Sequence[JobItem]:
+        """Note what is done and take up to ``room`` files, in one transaction; none once somebody wants an end."""
+        with self.collection.catalogue.write() as connection:
+            _, requested = job_state.owned(connection, self.job.id, self.owner)
+            for outcome in self.outcomes:
+                job_state.note_outcome(connection, outcome)
+            begun: Sequence[JobItem] = []
+            if requested is None and not self.is_alone:
+                begun = job_state.next_items(connection, self.job.id, room, alone=not self.in_flight)
+        self.outcomes = []
+        self.is_alone = any(item.crashes for item in begun)
+        self.in_flight += len(begun)
+        return begun
+
+    def end(self, stopping: bool) -> bool:
+        """Put the job back, let it rest or finish it, as is wanted; False when there are files to go on with."""
+        sweep(self.collection, self.job.id)
+        with self.collection.catalogue.write() as connection:
+            _, requested = job_state.owned(connection, self.job.id, self.owner)
+            if requested == "cancel":
+                job_state.finish(connection, self.job.id, "cancelled")
+            elif requested == "pause":
+                job_state.pause(connection, self.job.id)
+            elif stopping:
+                job_state.release(connection, self.job.id, self.owner)
+            elif find_job(connection, self.job.id).counts.queued:
+                return False  # a pause was asked for and taken back
+            else:
+                job_state.finish(connection, self.job.id, "succeeded")
+            return True
+
+    def leave(self, pipeline: Pipeline) -> None:
+        """Stop the pipeline at once. What was finished until then is done, whatever comes of the rest."""
+        self.fetcher.interrupt()
+        with suppress(*_FATAL, *_OF_THE_JOB):  # the first of them is being dealt with
+            self.settle(pipeline.abandon())
+
+    def put_back(self) -> None:
+        """Note what is done and put the job back into the queue."""
+        with self.collection.catalogue.write() as connection:
+            job_state.owned(connection, self.job.id, self.owner)
+            for outcome in self.outcomes:
+                job_state.note_outcome(connection, outcome)
+            job_state.release(connection, self.job.id, self.owner)
+
+    def fail(self, error: str) -> None:
+        """Note what is done and end the job: it cannot go on."""
+        with self.collection.catalogue.write() as connection:
+            job_state.owned(connection, self.job.id, self.owner)
+            for outcome in self.outcomes:
+                job_state.note_outcome(connection, outcome)
+            job_state.finish(connection, self.job.id, "failed", storable(error))
+        sweep(self.collection, self.job.id)
+
+    def settle(self, finished: Sequence[Finished]) -> None:
+        """Turn what came out of the pipeline into outcomes. Raises the first error that concerns more than one
+        file, after the others are settled.
+        """
+        fault: BaseException | None = None
+        for one in finished:
+            self.in_flight -= 1
+            is_exit = one.error is not None and not isinstance(one.error, Exception)
+            if is_exit or isinstance(one.error, _FATAL + _OF_THE_JOB):
+                fault = fault or one.error
+            elif not isinstance(one.error, Interrupted):
+                self.outcomes.append(outcome_of(one, self.job, self.fetcher))
+        self.is_alone = self.is_alone and bool(self.in_flight)
+        for outcome in self.outcomes:
+            if outcome.state != "succeeded":
+                self.fetcher.discard(outcome.path, outcome.position)
+        if isinstance(fault, _OF_THE_JOB):
+            raise _JobFails(str(fault)) from fault
+        if fault is not None:
+            raise fault

@@ -77,29 +77,37 @@ CREATE TABLE changes (
 );
 
 CREATE TABLE jobs (
-    id               INTEGER PRIMARY KEY AUTOINCREMENT,
-    folder           TEXT    NOT NULL,
-    options          TEXT    NOT NULL,
-    state            TEXT    NOT NULL
-                     CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')),
-    error            TEXT,
-    listed           INTEGER NOT NULL DEFAULT 0,
-    cancel_requested INTEGER NOT NULL DEFAULT 0,
-    owner            TEXT,
-    lease_until      REAL,
-    created_at       REAL    NOT NULL,
-    started_at       REAL,
-    finished_at      REAL
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    source         TEXT    NOT NULL,
+    options        TEXT    NOT NULL,
+    state          TEXT    NOT NULL
+                   CHECK (state IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')),
+    error          TEXT,
+    listed         INTEGER NOT NULL DEFAULT 0,
+    requested      TEXT    CHECK (requested IN ('cancel', 'pause')), -- of whoever runs it
+    owner          TEXT,
+    lease_until    REAL,
+    created_at     REAL    NOT NULL,
+    started_at     REAL,
+    finished_at    REAL,
+    run_started_at REAL, -- of the present or last run
+    run_ended_at   REAL
 );
 CREATE TABLE job_items (
     job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
     position INTEGER NOT NULL,
-    path     TEXT    NOT NULL,
+    path     TEXT    NOT NULL, -- or URI
+    title    TEXT,
+    metadata TEXT,
     state    TEXT    NOT NULL
-             CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'skipped', 'cancelled')),
+             CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'skipped', 'cancelled', 'quarantined')),
     reason   TEXT,
     video_id INTEGER,
-    tries    INTEGER NOT NULL DEFAULT 0,
+    decided  INTEGER NOT NULL DEFAULT 0, -- by the listing: there is nothing to try again
+    tries    INTEGER NOT NULL DEFAULT 0, -- how often it was begun
+    crashes  INTEGER NOT NULL DEFAULT 0, -- how often the process died meanwhile
+    seconds  REAL, -- of video
+    ended_at REAL,
     PRIMARY KEY (job_id, position),
     UNIQUE (job_id, path)
 ) WITHOUT ROWID;
@@ -124,6 +132,61 @@ INSERT INTO words (rowid, title, text)
     # New collections encode tokens otherwise, which an earlier version would neither read nor go on with.
     """
 INSERT OR IGNORE INTO meta VALUES ('token_encoding', 'float16');
+""",
+    """
+CREATE TABLE new_jobs (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    source         TEXT    NOT NULL,
+    options        TEXT    NOT NULL,
+    state          TEXT    NOT NULL
+                   CHECK (state IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')),
+    error          TEXT,
+    listed         INTEGER NOT NULL DEFAULT 0,
+    requested      TEXT    CHECK (requested IN ('cancel', 'pause')), -- of whoever runs it
+    owner          TEXT,
+    lease_until    REAL,
+    created_at     REAL    NOT NULL,
+    started_at     REAL,
+    finished_at    REAL,
+    run_started_at REAL, -- of the present or last run
+    run_ended_at   REAL
+);
+CREATE TABLE new_job_items (
+    job_id   INTEGER NOT NULL REFERENCES new_jobs (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    path     TEXT    NOT NULL, -- or URI
+    title    TEXT,
+    metadata TEXT,
+    state    TEXT    NOT NULL
+             CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'skipped', 'cancelled', 'quarantined')),
+    reason   TEXT,
+    video_id INTEGER,
+    decided  INTEGER NOT NULL DEFAULT 0, -- by the listing: there is nothing to try again
+    tries    INTEGER NOT NULL DEFAULT 0, -- how often it was begun
+    crashes  INTEGER NOT NULL DEFAULT 0, -- how often the process died meanwhile
+    seconds  REAL, -- of video
+    ended_at REAL,
+    PRIMARY KEY (job_id, position),
+    UNIQUE (job_id, path)
+) WITHOUT ROWID;
+INSERT INTO new_jobs (id, source, options, state, error, listed, requested, owner, lease_until,
+                      created_at, started_at, finished_at)
+    SELECT id,
+           json_object('kind', 'folder', 'folder', folder,
+                       'recursive', json(iif(json_extract(options, '$.recursive'), 'true', 'false'))),
+           json_remove(options, '$.recursive'),
+           state, error, listed, iif(cancel_requested, 'cancel', NULL), owner, lease_until,
+           created_at, started_at, finished_at
+    FROM jobs;
+INSERT INTO new_job_items (job_id, position, path, state, reason, video_id, decided, tries)
+    SELECT job_id, position, path, state, reason, video_id,
+           state IN ('failed', 'skipped') AND tries = 0 AND coalesce(reason, '') NOT LIKE 'not tried: %', tries
+    FROM job_items;
+DROP TABLE job_items;
+DROP TABLE jobs;
+ALTER TABLE new_jobs RENAME TO jobs;
+ALTER TABLE new_job_items RENAME TO job_items;
+CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
 """,
 )
 """From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n.

@@ -34,7 +34,6 @@ from vitascope.errors import (
     VitascopeError,
 )
 from vitascope.media.limits import MediaLimits
-from vitascope.media.sample import OnMiddle
 from vitascope.model import Model
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -67,8 +66,7 @@ def test_the_tokens_kept_are_those_of_the_clip(tmp_path: Path, collection: Colle
     path = write_color_video(tmp_path / "red.mp4", RED)
     video = ingest_file(collection, small_model, path).video
     kept = collection.visual_tokens([clip.id for clip in collection.clips(video.id)])
-    computed = small_model.embed_file(path).visual_tokens
-    np.testing.assert_allclose(kept, computed, atol=np.abs(computed).max() / 250)  # kept as int8
+    np.testing.assert_allclose(kept, small_model.embed_file(path).visual_tokens, atol=1e-3)
 
 
 def test_a_picture_is_one_clip_without_length(tmp_path: Path, collection: Collection, small_model: Model) -> None:
@@ -106,13 +104,13 @@ def test_clips_are_embedded_a_few_at_a_time(
     tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    embed = small_model.embed_file
+    embed = small_model.embed_video
 
-    def counted(path: Path, clips: list[tuple[float, float]], limits: MediaLimits, on_middle: OnMiddle) -> object:
-        sizes.append(len(clips))
-        return embed(path, clips, limits, on_middle)
+    def counted(streams: ingest.Frames) -> object:
+        sizes.append(len(streams["high"]))
+        return embed(streams)
 
-    monkeypatch.setattr(small_model, "embed_file", counted)
+    monkeypatch.setattr(small_model, "embed_video", counted)
     path = write_color_video(tmp_path / "long.mp4", RED, seconds=20.0, rate=5)
     video = ingest_file(collection, small_model, path, segmentation=Segmentation(length=1.0)).video
     assert video.clip_count == sum(sizes) == 20
@@ -123,14 +121,14 @@ def test_a_file_that_changes_meanwhile_is_not_kept(
     tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_color_video(tmp_path / "red.mp4", RED)
-    embed = small_model.embed_file
+    embed = small_model.embed_video
 
     def and_touch(*arguments: object) -> object:
         result = embed(*arguments)  # type: ignore[arg-type]
         os.utime(path, ns=(1, 1))
         return result
 
-    monkeypatch.setattr(small_model, "embed_file", and_touch)
+    monkeypatch.setattr(small_model, "embed_video", and_touch)
     with pytest.raises(MediaError, match=r"red.mp4: changed while"):
         ingest_file(collection, small_model, path)
     assert collection.stats().videos == 0
@@ -180,7 +178,7 @@ def test_a_failure_half_way_keeps_nothing(
     failure: VitascopeError | MemoryError,
 ) -> None:
     path = write_color_video(tmp_path / "red.mp4", RED, seconds=12.0)
-    embed = small_model.embed_file
+    embed = small_model.embed_video
     calls = []
 
     def fail_later(*arguments: object) -> object:
@@ -189,7 +187,7 @@ def test_a_failure_half_way_keeps_nothing(
             raise failure
         return embed(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(small_model, "embed_file", fail_later)
+    monkeypatch.setattr(small_model, "embed_video", fail_later)
     with pytest.raises(type(failure)):
         ingest_file(collection, small_model, path, segmentation=Segmentation(length=1.0))
     assert len(calls) == 2
