@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from index.sources.reach import is_inside
 from service.errors import PathForbidden
 from vitascope.errors import NotFound
+
+__all__ = ["allowed_file", "allowed_folder", "is_inside"]
 
 
 def allowed_folder(folder: str, roots: Sequence[Path]) -> Path:
@@ -16,25 +19,29 @@ def allowed_folder(folder: str, roots: Sequence[Path]) -> Path:
     Raises PathForbidden for anything outside, symbolic links that lead out included, whether it exists or
     not; NotFound for a folder inside that does not exist.
     """
-    refused = PathForbidden(
-        f"folder: {folder!r} is outside the folders that jobs may name: {', '.join(map(str, roots))} "
-        "(VITASCOPE_ALLOWED_ROOTS adds others)"
-    )
-    try:
-        real = (roots[0].resolve() / folder).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
-        raise refused from error
-    if not is_inside(real, roots):
-        raise refused
+    real = _allowed("folder", folder, roots)
     if not real.is_dir():
         raise NotFound(f"folder: {folder!r} does not exist or is no folder")
     return real
 
 
-def is_inside(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether the file or folder that ``path`` really is lies in one of ``roots``."""
+def allowed_file(field: str, file: str, roots: Sequence[Path]) -> Path:
+    """As ``allowed_folder``, of a file that the request names in ``field``."""
+    real = _allowed(field, file, roots)
+    if not real.is_file():
+        raise NotFound(f"{field}: {file!r} does not exist or is no file")
+    return real
+
+
+def _allowed(field: str, path: str, roots: Sequence[Path]) -> Path:
+    refused = PathForbidden(
+        f"{field}: {path!r} is outside the folders that jobs may name: {', '.join(map(str, roots))} "
+        "(VITASCOPE_ALLOWED_ROOTS adds others)"
+    )
     try:
-        real = path.resolve()
-        return any(real.is_relative_to(root.resolve()) for root in roots)
-    except (OSError, RuntimeError, ValueError):
-        return False
+        real = (roots[0].resolve() / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
+        raise refused from error
+    if not is_inside(real, roots):
+        raise refused
+    return real

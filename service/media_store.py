@@ -77,6 +77,7 @@ class MediaStore:
         """Use ``data_dir``, made if missing. Raises StorageError, and Busy when another service has it."""
         self.media = data_dir / "media"
         self.uploads = data_dir / "uploads"
+        self._collections = data_dir / "collections"
         self._intents = data_dir / "intents"
         self._locks = [threading.RLock() for _ in range(STRIPES)]
         try:
@@ -109,8 +110,8 @@ class MediaStore:
         return self.media / collection / f"{sha256}.{EXTENSION_OF[container]}"
 
     def owns(self, path: Path) -> bool:
-        """Whether the service keeps this file itself."""
-        return path.is_relative_to(self.media)
+        """Whether the service keeps this file itself: an upload, or a copy that a job has made."""
+        return path.is_relative_to(self.media) or path.is_relative_to(self._collections)
 
     @contextmanager
     def turn(self, *key: str) -> Iterator[None]:

@@ -43,7 +43,7 @@ something in front of it decides who comes in.
 TAGS = [
     {"name": "collections", "description": "Sets of videos, each filled by one model."},
     {"name": "videos", "description": "Whole files: upload, list, play, delete."},
-    {"name": "jobs", "description": "Folders on the service's machine, indexed in the background."},
+    {"name": "jobs", "description": "Folders, file lists, shards and URLs, indexed in the background."},
     {"name": "search", "description": "Clips, events and videos by sentences, pictures, videos, or a mix."},
     {"name": "scores", "description": "How well captions describe a clip."},
     {"name": "answers", "description": "Questions about a clip."},

@@ -9,9 +9,11 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from index.pipeline import Pace
+from index.sources.reach import Reach, check_url
 from vitascope.commands.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits
@@ -46,6 +48,9 @@ class Settings(BaseSettings):
     allowed_roots: list[Path] = []
     """Folders that indexing jobs may name, besides ``incoming`` in the data folder."""
 
+    allowed_urls: list[str] = []
+    """URLs that indexing jobs may fetch from, such as ``s3://bucket/videos/``; what begins with one may be named."""
+
     # How much one request may ask for
     max_upload_bytes: Count = 512 * MIB
     max_body_bytes: Annotated[Count, Field(description="every body that is no upload")] = MIB
@@ -65,15 +70,35 @@ class Settings(BaseSettings):
     max_video_frames: Count = 1_000_000
 
     # How much happens at once
+    files_in_flight: Annotated[Count, Field(le=1000, description="files of a job that are begun and not finished")] = 8
+    decoders: Annotated[int, Field(ge=0, le=256, description="threads of a job that decode; 0: one per core")] = 0
+    max_item_crashes: Annotated[Count, Field(description="deaths at one file before it is put aside")] = 3
     workers: Annotated[Count, Field(description="requests that decode or wait for the model")] = 4
     readers: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
     shutdown_seconds: Annotated[float, Field(ge=0, description="for requests in flight and the running job")] = 20.0
+
+    @field_validator("allowed_urls")
+    @classmethod
+    def _are_urls(cls, urls: list[str]) -> list[str]:
+        try:
+            return [check_url("allowed_urls", url) for url in urls]
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+
+    def pace(self) -> Pace:
+        """How much an indexing job does at once."""
+        given = {"decoders": self.decoders} if self.decoders else {}
+        return Pace(in_flight=self.files_in_flight, **given)
 
     def media_limits(self) -> MediaLimits:
         """What a media file may cost before it is refused; uploads have their own limit in bytes."""
         return MediaLimits(
             max_pixels=self.max_pixels, max_seconds=self.max_video_seconds, max_frames=self.max_video_frames
         )
+
+    def reach(self) -> Reach:
+        """What indexing jobs may read."""
+        return Reach(tuple(self.roots()), tuple(self.allowed_urls))
 
     def roots(self) -> list[Path]:
         """The folders that indexing jobs may name; a relative name is below the first."""

@@ -109,7 +109,7 @@ def open_service(settings: Settings) -> Service:
         model=model,
         library=library,
         media=media,
-        worker=JobWorker(library, model, settings.media_limits()),
+        worker=JobWorker(library, model, settings),
         heavy=Pool(settings.workers),
         light=Pool(settings.readers),
     )

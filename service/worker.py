@@ -10,8 +10,8 @@ import time
 
 from index.jobs import jobs, run_job
 from index.library import Library
+from service.settings import Settings
 from vitascope.errors import Conflict, FingerprintMismatch, NotFound, VitascopeError
-from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
 _log = logging.getLogger("vitascope.service")
@@ -21,6 +21,8 @@ BUSY_SECONDS = 5.0
 FAULT_SECONDS = 30.0
 """Until a job that met a fault (disk full, engine failed) is tried again."""
 JOBS_AT_ONCE = 1000
+FINISHING_SHARE = 0.75
+"""Of the time for stopping, for files to be finished; the rest is for leaving them in order."""
 
 Key = tuple[str, int]
 """(collection, job id)"""
@@ -31,13 +33,14 @@ class JobWorker:
     reminders.
     """
 
-    def __init__(self, library: Library, model: Model, limits: MediaLimits) -> None:
+    def __init__(self, library: Library, model: Model, settings: Settings) -> None:
         self._library = library
         self._model = model
-        self._limits = limits
+        self._settings = settings
         self._due: dict[Key, float] = {}
         self._changed = threading.Condition()
         self._stopping = False
+        self._abandoning = False
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
 
     @property
@@ -63,14 +66,16 @@ class JobWorker:
             self._changed.notify()
 
     def stop(self, timeout: float) -> None:
-        """Let the file at hand be finished, for at most ``timeout`` seconds; its job goes on at the next
-        start.
+        """Let the files at hand be finished for most of ``timeout`` seconds, then leave them after the clips at
+        hand; their job goes on at the next start.
         """
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread.is_alive():
-            self._thread.join(timeout)
+            self._thread.join(timeout * FINISHING_SHARE)
+            self._abandoning = True
+            self._thread.join(timeout * (1 - FINISHING_SHARE))
 
     def _work(self) -> None:
         self._find_unfinished()
@@ -83,13 +88,15 @@ class JobWorker:
                 collection = self._library.open(name)
                 if collection.fingerprint != self._model.bundle.fingerprint:
                     continue
-                found = jobs(collection, JOBS_AT_ONCE)
+                found = [
+                    *jobs(collection, JOBS_AT_ONCE, state="queued"),
+                    *jobs(collection, JOBS_AT_ONCE, state="running"),
+                ]
             except VitascopeError as error:
                 _log.error("collection %s: its jobs cannot be read: %s", name, error)
                 continue
-            for job in reversed(found):  # oldest first
-                if job.state in ("queued", "running"):
-                    self.submit(name, job.id)
+            for job in sorted(found, key=lambda job: job.id):  # oldest first
+                self.submit(name, job.id)
 
     def _next(self) -> Key | None:
         """The next job whose time has come; None when the service stops."""
@@ -106,7 +113,17 @@ class JobWorker:
     def _run(self, name: str, job_id: int) -> None:
         try:
             collection = self._library.open(name)
-            job = run_job(collection, self._model, job_id, should_stop=lambda: self._stopping, limits=self._limits)
+            job = run_job(
+                collection,
+                self._model,
+                job_id,
+                should_stop=lambda: self._stopping,
+                should_abandon=lambda: self._abandoning,
+                limits=self._settings.media_limits(),
+                reach=self._settings.reach(),
+                pace=self._settings.pace(),
+                max_crashes=self._settings.max_item_crashes,
+            )
             _log.info("collection %s: job %d is %s", name, job_id, job.state)
         except (NotFound, FingerprintMismatch) as error:
             _log.warning("collection %s: job %d is dropped: %s", name, job_id, error)

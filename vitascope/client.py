@@ -158,23 +158,30 @@ class Client:
     def create_job(
         self,
         collection: str,
-        folder: str,
+        folder: str | None = None,
         *,
+        source: Mapping[str, Any] | None = None,
         recursive: bool = True,
         metadata: Metadata | None = None,
         segmentation: JSON | None = None,
     ) -> JSON:
-        """Index a folder on the service's machine in the background; it must lie below an allowed root.
+        """Index a folder on the service's machine, or another ``source``, in the background.
 
-        ``segmentation`` as for ``add_video``.
+        A source is ``{"kind": "folder" | "files" | "list" | "shards" | "url", ...}`` as docs/jobs.md describes it. It
+        must lie below an allowed root or URL. ``segmentation`` as for ``add_video``.
         """
-        body = {
-            "folder": folder,
-            "recursive": recursive,
-            "metadata": dict(metadata or {}),
-            "segmentation": segmentation,
-        }
+        if (folder is None) == (source is None):
+            raise errors.InvalidInput(f"folder: {folder!r}, source: {source!r}; exactly one of them was expected")
+        body: JSON = {"metadata": dict(metadata or {}), "segmentation": segmentation}
+        body |= {"folder": folder, "recursive": recursive} if source is None else {"source": dict(source)}
         return self._call("POST", _path(collection, "jobs"), json=body)
+
+    def jobs(
+        self, collection: str, *, state: str | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> JSON:
+        """One page of jobs, newest first, of one ``state`` if given."""
+        params = _given(state=state, limit=limit, cursor=cursor)
+        return self._call("GET", _path(collection, "jobs"), params=params)
 
     def job(self, collection: str, job_id: str) -> JSON:
         return self._call("GET", _path(collection, "jobs", job_id))
@@ -183,6 +190,18 @@ class Client:
         """One page of a job's files, of one ``state`` if given, with the reason for a failure."""
         params = _given(state=state, cursor=cursor)
         return self._call("GET", _path(collection, "jobs", job_id, "items"), params=params)
+
+    def pause_job(self, collection: str, job_id: str) -> JSON:
+        """Let a job rest, at once or after the files at hand."""
+        return self._call("POST", _path(collection, "jobs", job_id, "pause"))
+
+    def resume_job(self, collection: str, job_id: str) -> JSON:
+        """Let a paused job go on."""
+        return self._call("POST", _path(collection, "jobs", job_id, "resume"))
+
+    def retry_job(self, collection: str, job_id: str) -> JSON:
+        """Try again what failed in a finished job."""
+        return self._call("POST", _path(collection, "jobs", job_id, "retry"))
 
     def cancel_job(self, collection: str, job_id: str) -> JSON:
         return self._call("DELETE", _path(collection, "jobs", job_id))
@@ -195,7 +214,9 @@ class Client:
         interval: float = 0.5,
         on_change: Callable[[JSON], None] | None = None,
     ) -> JSON:
-        """Ask every ``interval`` seconds until the job has ended; ``on_change`` gets every answer."""
+        """Ask every ``interval`` seconds until the job has ended, through pauses, too; ``on_change`` gets every
+        answer.
+        """
         while True:
             job = self.job(collection, job_id)
             if on_change:

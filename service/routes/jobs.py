@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from pydantic import TypeAdapter
 
 from index import jobs as index_jobs
+from index.collection import Collection
+from index.sources import description as sources
+from index.sources.reach import check_url
 from service.cursors import cut, page_limit, read_cursor, record_number
-from service.folders import allowed_folder
+from service.errors import PathForbidden
+from service.folders import allowed_file, allowed_folder, is_inside
 from service.openapi import errors
-from service.schemas.jobs import ItemState, Job, JobCounts, JobItem, JobItems, Jobs, NewJob
+from service.schemas import sources as schemas
+from service.schemas.jobs import ItemState, Job, JobCounts, JobItem, JobItems, JobRate, Jobs, JobState, NewJob
 from service.schemas.segmentation import asked_segmentation
+from service.settings import Settings
 from service.state import ReadyService, Service, ServiceState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"])
+
+_SOURCE: TypeAdapter[schemas.Source] = TypeAdapter(schemas.Source)
 
 Limit = Annotated[int | None, Query(ge=1, description="entries on a page")]
 Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")]
 
 
-@router.post("", status_code=202, summary="Index a folder", responses=errors(403, 404, 409, 422, 503, 507))
+@router.post("", status_code=202, summary="Index videos", responses=errors(403, 404, 409, 422, 503, 507))
 async def create_job(name: str, body: NewJob, service: ReadyService, response: Response) -> Job:
-    """Index a folder on the service's machine in the background.
+    """Index a folder, files, a file list or shards on the service's machine, or a URL, in the background.
 
     Jobs run one after the other and survive a restart; files whose content the collection has already are
-    skipped.
+    skipped. Files stay where they are; members of shards and files behind URLs are copied into the collection.
     """
     job = await service.light.run(_create, service, name, body)
     service.worker.submit(name, job.id)
@@ -34,10 +46,16 @@ async def create_job(name: str, body: NewJob, service: ReadyService, response: R
 
 
 @router.get("", summary="List jobs", responses=errors(400, 404, 422, 507))
-async def list_jobs(name: str, service: ServiceState, limit: Limit = None, cursor: Cursor = None) -> Jobs:
+async def list_jobs(
+    name: str,
+    service: ServiceState,
+    state: Annotated[JobState | None, Query(description="only jobs in this state")] = None,
+    limit: Limit = None,
+    cursor: Cursor = None,
+) -> Jobs:
     """A page of jobs, newest first."""
     size = page_limit(limit, service.settings)
-    return await service.light.run(_page, service, name, size, read_cursor(cursor))
+    return await service.light.run(_page, service, name, state, size, read_cursor(cursor))
 
 
 @router.get("/{job_id}", summary="Look at a job", responses=errors(404, 507))
@@ -62,24 +80,74 @@ async def list_job_items(
 
 @router.delete("/{job_id}", summary="Cancel a job", responses=errors(404, 409, 507))
 async def cancel_job(name: str, job_id: str, service: ServiceState) -> Job:
-    """Cancel a job: at once, or after the file at hand. What was added stays."""
+    """Cancel a job: at once, or after the files at hand. What was added stays."""
     return await service.light.run(lambda: _view(index_jobs.cancel(service.collection(name), record_number(job_id))))
+
+
+@router.post("/{job_id}/pause", summary="Pause a job", responses=errors(404, 409, 507))
+async def pause_job(name: str, job_id: str, service: ServiceState) -> Job:
+    """Let a job rest, at once or after the files at hand; other jobs go on."""
+    return await service.light.run(lambda: _view(index_jobs.pause(service.collection(name), record_number(job_id))))
+
+
+@router.post("/{job_id}/resume", summary="Resume a paused job", responses=errors(404, 409, 503, 507))
+async def resume_job(name: str, job_id: str, service: ReadyService) -> Job:
+    """Queue a paused job again, or take back a request to pause that was not followed yet."""
+    return await service.light.run(_again, service, name, record_number(job_id), index_jobs.resume)
+
+
+@router.post("/{job_id}/retry", summary="Try again what failed", responses=errors(404, 409, 503, 507))
+async def retry_job(name: str, job_id: str, service: ReadyService) -> Job:
+    """Queue a finished job again for the files that failed, were put aside or cancelled.
+
+    What the source itself ruled out, such as a malformed line of a list, is not tried again.
+    """
+    return await service.light.run(_again, service, name, record_number(job_id), index_jobs.retry)
 
 
 def _create(service: Service, name: str, body: NewJob) -> index_jobs.Job:
     collection = service.collection(name, for_model=True)
-    folder = allowed_folder(body.folder, service.settings.roots())
-    return index_jobs.create_folder_job(
-        collection,
-        folder,
-        recursive=body.recursive,
-        metadata=body.metadata,
-        segmentation=asked_segmentation(body.segmentation),
-    )
+    options = index_jobs.JobOptions(asked_segmentation(body.segmentation), body.metadata, confined=True)
+    source = body.source
+    if source is None:
+        source = schemas.FolderSource(kind="folder", folder=body.folder or "", recursive=body.recursive)
+    reach = service.settings.reach()
+    return index_jobs.create_job(collection, _source(source, service.settings), options, reach)
 
 
-def _page(service: Service, name: str, limit: int, before: int | None) -> Jobs:
-    page, more = cut(index_jobs.jobs(service.collection(name), limit + 1, before), limit, lambda job: job.id)
+def _source(asked: schemas.Source, settings: Settings) -> sources.Source:
+    """What is asked for, with the real paths. Raises PathForbidden, NotFound and InvalidInput."""
+    roots = settings.roots()
+    match asked:
+        case schemas.FolderSource():
+            return sources.FolderSource(str(allowed_folder(asked.folder, roots)), asked.recursive)
+        case schemas.FilesSource():
+            return sources.FilesSource(tuple(str(allowed_file("files", file, roots)) for file in asked.files))
+        case schemas.ListSource():
+            file = str(allowed_file("file", asked.file, roots))
+            return sources.ListSource(file, asked.path_column, asked.title_column)
+        case schemas.ShardsSource():
+            return sources.ShardsSource(tuple(str(allowed_file("shards", shard, roots)) for shard in asked.shards))
+        case schemas.UrlSource():
+            check_url("url", asked.url)
+            if (local := sources.local_path(asked.url)) is not None:
+                is_folder = is_inside(Path(local), roots) and Path(local).is_dir()
+                kind = schemas.FolderSource(kind="folder", folder=local) if is_folder else None
+                return _source(kind or schemas.FilesSource(kind="files", files=[local]), settings)
+            if (refused := settings.reach().refuses_url(asked.url)) is not None:
+                raise PathForbidden(f"url: {refused}")
+            return sources.UrlSource(asked.url)
+
+
+def _again(service: Service, name: str, job_id: int, change: Callable[[Collection, int], index_jobs.Job]) -> Job:
+    job = change(service.collection(name, for_model=True), job_id)
+    service.worker.submit(name, job.id)
+    return _view(job)
+
+
+def _page(service: Service, name: str, state: index_jobs.JobState | None, limit: int, before: int | None) -> Jobs:
+    found = index_jobs.jobs(service.collection(name), limit + 1, before, state)
+    page, more = cut(found, limit, lambda job: job.id)
     return Jobs(jobs=[_view(job) for job in page], next_cursor=more)
 
 
@@ -94,6 +162,10 @@ def _items(
             state=item.state,
             reason=item.reason,
             video_id=None if item.video_id is None else str(item.video_id),
+            title=item.title,
+            metadata=dict(item.metadata),
+            tries=item.tries,
+            crashes=item.crashes,
         )
         for item in page
     ]
@@ -104,20 +176,15 @@ def _view(job: index_jobs.Job) -> Job:
     counts = job.counts
     return Job(
         id=str(job.id),
-        folder=job.folder,
+        source=_SOURCE.validate_python(sources.source_dict(job.source)),
+        metadata=dict(job.options.metadata),
         state=job.state,
         error=job.error,
-        cancel_requested=job.cancel_requested,
+        requested=job.requested,
         total=counts.total,
         done=counts.done,
-        counts=JobCounts(
-            queued=counts.queued,
-            running=counts.running,
-            succeeded=counts.succeeded,
-            failed=counts.failed,
-            skipped=counts.skipped,
-            cancelled=counts.cancelled,
-        ),
+        counts=JobCounts(**asdict(counts)),
+        rate=None if job.rate is None else JobRate(**asdict(job.rate)),
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,

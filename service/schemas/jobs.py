@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from service.schemas.base import Id, Metadata, Request, Response, example
 from service.schemas.segmentation import SUBTITLES, Segmentation
+from service.schemas.sources import FOLDER, Source
 
-JobState = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled"]
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
 
 COUNTS: dict[str, int] = {
     "queued": 40,
@@ -19,16 +20,20 @@ COUNTS: dict[str, int] = {
     "failed": 2,
     "skipped": 0,
     "cancelled": 0,
+    "quarantined": 0,
 }
+RATE: dict[str, float] = {"items": 1.5, "video_seconds": 42.0, "seconds_left": 27.3}
 JOB: dict[str, Any] = {
     "id": "7",
-    "folder": "/videos/holidays",
+    "source": FOLDER,
+    "metadata": {"camera": "north"},
     "state": "running",
     "error": None,
-    "cancel_requested": False,
+    "requested": None,
     "total": 100,
     "done": 59,
     "counts": COUNTS,
+    "rate": RATE,
     "created_at": 1764000000.0,
     "started_at": 1764000001.0,
     "finished_at": None,
@@ -38,20 +43,34 @@ ITEM: dict[str, Any] = {
     "state": "failed",
     "reason": "broken.mp4: not a single frame can be decoded",
     "video_id": None,
+    "title": None,
+    "metadata": {},
+    "tries": 1,
+    "crashes": 0,
 }
 
 
 class NewJob(Request):
-    """A folder on the service's machine to be indexed."""
+    """What is to be indexed: a `source`, or a `folder` as the short form of one."""
 
-    model_config = example(folder="/videos/holidays", metadata={"camera": "north"}, segmentation=SUBTITLES)
+    model_config = example(source=FOLDER, metadata={"camera": "north"}, segmentation=SUBTITLES)
 
+    source: Annotated[Source | None, Field(description="where the videos come from")] = None
     folder: Annotated[
-        str, Field(min_length=1, max_length=4096, description="in an allowed root; relative: below incoming/")
-    ]
-    recursive: Annotated[bool, Field(description="also the folders in it")] = True
-    metadata: Annotated[Metadata, Field(description="goes to every video of the job")] = Field(default_factory=dict)
+        str | None,
+        Field(min_length=1, max_length=4096, description="in an allowed root; relative: below incoming/"),
+    ] = None
+    recursive: Annotated[bool, Field(description="with `folder`: also the folders in it")] = True
+    metadata: Annotated[
+        Metadata, Field(description="for every video of the job; what an item brings itself counts more")
+    ] = Field(default_factory=dict)
     segmentation: Segmentation | None = None
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if (self.source is None) == (self.folder is None):
+            raise ValueError("exactly one of source and folder was expected")
+        return self
 
 
 class JobCounts(Response):
@@ -65,6 +84,17 @@ class JobCounts(Response):
     failed: int
     skipped: int
     cancelled: int
+    quarantined: Annotated[int, Field(description="put aside: the process died at them again and again")]
+
+
+class JobRate(Response):
+    """How fast the present or last run of a job is or was."""
+
+    model_config = example(**RATE)
+
+    items: Annotated[float, Field(description="files that were tried, per second")]
+    video_seconds: Annotated[float, Field(description="seconds of video that were added, per second")]
+    seconds_left: Annotated[float | None, Field(description="at this rate, while the job is running")]
 
 
 class Job(Response):
@@ -73,13 +103,15 @@ class Job(Response):
     model_config = example(**JOB)
 
     id: Id
-    folder: str
+    source: Source
+    metadata: Metadata
     state: JobState
     error: Annotated[str | None, Field(description="why the job itself, not one of its files, failed")]
-    cancel_requested: bool
-    total: Annotated[int, Field(description="files; 0 until the folder has been listed")]
+    requested: Annotated[Literal["cancel", "pause"] | None, Field(description="what happens after the files at hand")]
+    total: Annotated[int, Field(description="files; 0 until the source has been listed")]
     done: Annotated[int, Field(description="files that nothing more will happen to")]
     counts: JobCounts
+    rate: Annotated[JobRate | None, Field(description="null before the first file is done")]
     created_at: Annotated[float, Field(description="Unix seconds")]
     started_at: Annotated[float | None, Field(description="Unix seconds")]
     finished_at: Annotated[float | None, Field(description="Unix seconds")]
@@ -99,10 +131,16 @@ class JobItem(Response):
 
     model_config = example(**ITEM)
 
-    path: str
+    path: Annotated[str, Field(description="or URL, or tar://MEMBER::ARCHIVE")]
     state: ItemState
-    reason: Annotated[str | None, Field(description="why it failed or was skipped; remarks on one that was added")]
+    reason: Annotated[
+        str | None, Field(description="why it failed, was skipped or put aside; remarks on one that was added")
+    ]
     video_id: Annotated[Id | None, Field(description="the video it became, or already was")]
+    title: Annotated[str | None, Field(description="that the source gives it")]
+    metadata: Annotated[Metadata, Field(description="that the source gives it")]
+    tries: Annotated[int, Field(description="how often it was begun")]
+    crashes: Annotated[int, Field(description="how often the process died meanwhile")]
 
 
 class JobItems(Response):

@@ -29,5 +29,5 @@ def stall_after(count: int, embed: Callable[..., Any]) -> Callable[..., Any]:
 
 if __name__ == "__main__":
     # Not the method of the lock: nobody should wait for a turn that does not end.
-    TurnTakingModel.embed_file = stall_after(int(sys.argv[1]), TurnTakingModel.embed_file)  # type: ignore[method-assign]
+    TurnTakingModel.embed_video = stall_after(int(sys.argv[1]), TurnTakingModel.embed_video)  # type: ignore[method-assign]
     raise SystemExit(run.main())

@@ -175,14 +175,14 @@ def test_a_job_is_cancelled_and_what_was_added_stays(
         _pause_after_some(running, monkeypatch, go_on.is_set)
         address = _begin(client, settings)
         wait_for(lambda: client.get(address).json()["done"] == SOME)
-        assert client.delete(address).json()["cancel_requested"]
+        assert client.delete(address).json()["requested"] == "cancel"
         go_on.set()  # the file at hand is finished, and no other is begun
         job = finished(client, address)
         assert job["state"] == "cancelled"
         assert job["counts"]["succeeded"] == SOME + 1
         assert job["counts"]["cancelled"] == MANY - SOME - 1
         assert client.get("/v1/collections/many").json()["videos"] == SOME + 1
-        again = client.post("/v1/collections/many/jobs", json={"folder": job["folder"]}).headers["location"]
+        again = client.post("/v1/collections/many/jobs", json={"source": job["source"]}).headers["location"]
         assert finished(client, again)["counts"]["skipped"] == SOME + 1
         problem_of(client.delete(again), 409, "conflict")
 
@@ -208,7 +208,7 @@ def test_a_job_survives_a_stop_and_a_kill(small_bundle: Path, tmp_path: Path, mo
 
 def _pause_after_some(running: Running, monkeypatch: pytest.MonkeyPatch, go_on: Callable[[], bool]) -> None:
     """Let the service embed ``SOME`` files and then wait for ``go_on``, once."""
-    embed = running.service.model.embed_file
+    embed = running.service.model.embed_video
     calls = itertools.count(1)
 
     def pausing(*args: Any) -> Any:
@@ -216,12 +216,12 @@ def _pause_after_some(running: Running, monkeypatch: pytest.MonkeyPatch, go_on: 
             wait_for(go_on)
         return embed(*args)
 
-    monkeypatch.setattr(running.service.model, "embed_file", pausing)
+    monkeypatch.setattr(running.service.model, "embed_video", pausing)
 
 
 def _settings(bundle: Path, tmp_path: Path) -> Settings:
     many_pictures(tmp_path / "many")
-    return settings_for(bundle, tmp_path / "data", allowed_roots=[tmp_path / "many"])
+    return settings_for(bundle, tmp_path / "data", allowed_roots=[tmp_path / "many"], files_in_flight=1)
 
 
 def _begin(client: httpx.Client, settings: Settings) -> str:
