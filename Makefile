@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training golden
+	study measure-training bench-ingest golden
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -84,6 +84,9 @@ study: $(VENV)/.train ## the article's claims, measured small: trains every arm 
 measure-training: $(VENV)/.train ## what training costs: steps per second and memory of the recipes ($(PACKED)), memory of the published sizes
 	$(TUNED) $(BIN)/python -m training.measure recipes --data $(PACKED)
 	$(BIN)/python -m training.measure base
+
+bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what share of decoding or the model alone that is (ARGS="--films 48")
+	$(BIN)/python -m index.ingest_bench $(ARGS)
 
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
