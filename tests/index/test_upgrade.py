@@ -12,8 +12,11 @@ import pytest
 from index import catalogue as catalogue_module
 from index.catalogue import CATALOGUE_NAME
 from index.collection import Collection, NewClip
+from index.jobs import JobOptions, cancel, create_folder_job, items, job, retry
 from index.library import Library
 from index.schema import SCHEMA_VERSION
+from index.segment import Segmentation
+from index.sources.description import FolderSource
 from tests.index.numbered import (
     WIDTH,
     add,
@@ -27,6 +30,20 @@ from tests.index.numbered import (
 )
 from vitascope.errors import InvalidInput, NotFound, StorageError
 
+JOBS_OF_VERSION_1 = """
+INSERT INTO jobs VALUES
+  (3, '/videos', '{"metadata": {"year": 2020}, "recursive": false,
+                   "segmentation": {"length": 4.0, "overlap": 1.0, "shortest": null}}',
+   'succeeded', NULL, 1, 0, NULL, NULL, 1.0, 2.0, 3.0),
+  (4, '/more', '{"metadata": {}, "recursive": true, "segmentation": {"length": 8.0, "overlap": 0.0, "shortest": null}}',
+   'running', NULL, 1, 1, 'nobody', 5.0, 4.0, 4.5, NULL);
+INSERT INTO job_items VALUES
+  (3, 0, '/videos/a.mp4', 'succeeded', NULL, 1, 1),
+  (3, 1, '/videos/b.mp4', 'failed', 'b.mp4: empty', NULL, 2),
+  (3, 2, '/videos/notes.txt', 'skipped', 'not a media file (.txt)', NULL, 0),
+  (4, 0, '/more/c.mp4', 'running', NULL, NULL, 1),
+  (4, 1, '/more/d.mp4', 'queued', NULL, NULL, 0);
+"""
 VERSION_1 = Path(__file__).with_name("catalogue_v1.sql")
 
 
@@ -61,7 +78,7 @@ def old_collection(root: Path) -> None:
             connection.execute("INSERT INTO vectors VALUES (?, ?)", (n + 1, vectors_of(2)[n].astype("<f4").tobytes()))
             connection.execute("INSERT INTO tokens VALUES (?, ?)", (n + 1, tokens_of(2)[n].astype("<f2").tobytes()))
         connection.execute("INSERT INTO changes (kind, first_clip, clip_count) VALUES ('add', 1, ?)", (clip_total(2),))
-        connection.commit()
+        connection.executescript(JOBS_OF_VERSION_1)
 
 
 def shape(path: Path) -> dict[str, list[tuple[object, ...]]]:
@@ -88,6 +105,26 @@ def test_it_is_upgraded_and_keeps_what_it_held(tmp_path: Path) -> None:
         assert numbers_in(collection) == [2, 3]
         assert collection.catalogue.problems() == []
     assert shape(tmp_path / "videos" / CATALOGUE_NAME) == shape(tmp_path / "fresh" / CATALOGUE_NAME)
+
+
+def test_its_jobs_can_be_looked_at_and_gone_on_with(tmp_path: Path) -> None:
+    old_collection(tmp_path)
+    with Library(tmp_path).open("videos") as collection:
+        done = job(collection, 3)
+        assert done.source == FolderSource("/videos", recursive=False)
+        assert done.options == JobOptions(Segmentation(4.0, 1.0), {"year": 2020})
+        assert (done.state, done.requested, done.finished_at, done.rate) == ("succeeded", None, 3.0, None)
+        assert [(i.path, i.state, i.reason, i.video_id, i.tries, i.decided) for i in items(collection, 3)] == [
+            ("/videos/a.mp4", "succeeded", None, 1, 1, False),
+            ("/videos/b.mp4", "failed", "b.mp4: empty", None, 2, False),
+            ("/videos/notes.txt", "skipped", "not a media file (.txt)", None, 0, True),
+        ]
+        running = job(collection, 4)
+        assert (running.source, running.requested) == (FolderSource("/more"), "cancel")
+        assert retry(collection, 3).counts.queued == 1
+        assert cancel(collection, 4).counts.cancelled == 2
+        assert create_folder_job(collection, tmp_path).id == 5
+        assert collection.catalogue.problems() == []
 
 
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

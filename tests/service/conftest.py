@@ -54,6 +54,14 @@ def collection(running: Running) -> str:
 
 
 @pytest.fixture
+def incoming(running: Running, request: pytest.FixtureRequest) -> Path:
+    """A folder of the test's own in the one that jobs may always name."""
+    folder: Path = running.settings.data_dir / "incoming" / request.node.name
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
 def colors(running: Running, collection: str, files: Path) -> str:
     """A collection with a red, a green and a blue video, whose metadata tells the color and a number."""
     fill(running, collection, files)

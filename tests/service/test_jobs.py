@@ -20,14 +20,6 @@ MANY = 12
 SOME = 3
 
 
-@pytest.fixture
-def incoming(running: Running, request: pytest.FixtureRequest) -> Path:
-    """A folder of the test's own in the one that jobs may always name."""
-    folder: Path = running.settings.data_dir / "incoming" / request.node.name
-    folder.mkdir()
-    return folder
-
-
 def many_pictures(folder: Path) -> Path:
     """``MANY`` small pictures, all different."""
     folder.mkdir()

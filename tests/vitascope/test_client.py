@@ -203,6 +203,33 @@ def test_waiting_for_a_job_ends_with_its_end() -> None:
     assert seen == ["queued", "running", "succeeded"]
 
 
+def test_jobs_are_begun_and_steered_by_their_addresses() -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append((request.method, str(request.url.raw_path, "ascii"), json.loads(request.content or b"null")))
+        return httpx.Response(200, json={})
+
+    with client_of(answer) as client:
+        client.create_job("a", "films", recursive=False)
+        client.create_job("a", source={"kind": "url", "url": "s3://b/"}, metadata={"year": 2024})
+        client.jobs("a", state="paused")
+        client.pause_job("a", "1")
+        client.resume_job("a", "1")
+        client.retry_job("a", "1")
+        with pytest.raises(errors.InvalidInput, match="exactly one"):
+            client.create_job("a")
+    jobs = "/v1/collections/a/jobs"
+    assert sent == [
+        ("POST", jobs, {"folder": "films", "recursive": False, "metadata": {}}),
+        ("POST", jobs, {"source": {"kind": "url", "url": "s3://b/"}, "metadata": {"year": 2024}}),
+        ("GET", f"{jobs}?state=paused", None),
+        ("POST", f"{jobs}/1/pause", None),
+        ("POST", f"{jobs}/1/resume", None),
+        ("POST", f"{jobs}/1/retry", None),
+    ]
+
+
 # Against the service itself, over HTTP
 
 

@@ -1,0 +1,204 @@
+"""Jobs rest, go on, are tried again, and get past files at which the process dies."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from index.collection import Collection
+from index.jobs import JobItem, Pace, cancel, create_folder_job, items, job, jobs, pause, resume, retry, run_job
+from index.library import Library
+from tests.index.test_jobs import abandon, make_pictures, outcomes
+from tests.media_files import solid, write_color_video, write_picture
+from vitascope.errors import Conflict, InvalidInput, JobNotFound
+from vitascope.model import Model
+
+ROOT = Path(__file__).parents[2]
+ONE = Pace(in_flight=1, decoders=1)
+
+
+@pytest.fixture
+def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
+    with Library(tmp_path / "library") as library:
+        yield library.create("videos", small_model)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return make_pictures(tmp_path / "pictures", 5)
+
+
+def test_a_queued_job_rests_until_it_is_resumed(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = create_folder_job(collection, pictures)
+    assert pause(collection, made.id).state == "paused"
+    assert pause(collection, made.id).state == "paused"
+    assert run_job(collection, small_model, made.id).state == "paused"
+    assert collection.stats().videos == 0
+    assert resume(collection, made.id).state == "queued"
+    assert run_job(collection, small_model, made.id).counts.succeeded == 5
+
+
+def test_a_running_job_is_paused_after_the_files_at_hand(
+    collection: Collection, pictures: Path, small_model: Model
+) -> None:
+    made = create_folder_job(collection, pictures)
+
+    def rest(item: JobItem, done: int, total: int) -> None:
+        if done == 2:
+            answer = pause(collection, made.id)
+            assert (answer.state, answer.requested) == ("running", "pause")
+
+    resting = run_job(collection, small_model, made.id, on_item=rest, pace=ONE)
+    assert (resting.state, resting.requested) == ("paused", None)
+    assert (resting.counts.succeeded, resting.counts.queued) == (3, 2)
+    resume(collection, made.id)
+    done = run_job(collection, small_model, made.id)
+    assert (done.state, done.counts.succeeded) == ("succeeded", 5)
+
+
+def test_a_pause_that_is_taken_back_changes_nothing(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = create_folder_job(collection, pictures)
+
+    def hesitate(item: JobItem, done: int, total: int) -> None:
+        pause(collection, made.id)
+        assert resume(collection, made.id).requested is None
+
+    assert run_job(collection, small_model, made.id, on_item=hesitate).counts.succeeded == 5
+
+
+def test_a_paused_job_can_be_cancelled_and_one_whose_owner_died_paused(collection: Collection, pictures: Path) -> None:
+    made = create_folder_job(collection, pictures)
+    abandon(collection, made)
+    assert pause(collection, made.id).state == "paused"
+    assert cancel(collection, made.id).state == "cancelled"
+
+
+def test_what_failed_is_tried_again_and_nothing_else(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
+    folder = make_pictures(tmp_path / "mixed", 2)
+    (folder / "late.mp4").write_bytes(b"not yet a film")
+    (folder / "notes.txt").write_text("words")
+    made = create_folder_job(collection, folder)
+    first = run_job(collection, small_model, made.id)
+    assert (first.counts.succeeded, first.counts.failed, first.counts.skipped) == (2, 1, 1)
+    write_color_video(folder / "late.mp4", (0, 0, 255))
+    again = retry(collection, made.id)
+    assert (again.state, again.finished_at, again.counts.queued) == ("queued", None, 1)
+    done = run_job(collection, small_model, made.id)
+    assert (done.state, done.counts.succeeded, done.counts.failed, done.counts.skipped) == ("succeeded", 3, 0, 1)
+    with pytest.raises(Conflict, match="nothing in it failed"):
+        retry(collection, made.id)
+
+
+def test_a_cancelled_job_and_one_whose_folder_was_missing_can_be_tried_again(
+    collection: Collection, pictures: Path, small_model: Model
+) -> None:
+    made = create_folder_job(collection, pictures)
+    away = pictures.rename(pictures.with_name("away"))
+    assert run_job(collection, small_model, made.id).state == "failed"
+    away.rename(pictures)
+    assert retry(collection, made.id).error is None
+
+    def stop(item: JobItem, done: int, total: int) -> None:
+        cancel(collection, made.id)
+
+    assert run_job(collection, small_model, made.id, on_item=stop, pace=ONE).state == "cancelled"
+    retry(collection, made.id)
+    assert run_job(collection, small_model, made.id).counts.succeeded == 5
+
+
+def test_states_that_do_not_allow_it_are_named(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = create_folder_job(collection, pictures)
+    with pytest.raises(Conflict, match="queued; a finished job was expected"):
+        retry(collection, made.id)
+    run_job(collection, small_model, made.id)
+    for change in (pause, resume):
+        with pytest.raises(Conflict, match="succeeded already"):
+            change(collection, made.id)
+        with pytest.raises(JobNotFound):
+            change(collection, 99)
+    with pytest.raises(JobNotFound):
+        retry(collection, 99)
+
+
+def test_jobs_are_listed_by_state(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = [create_folder_job(collection, pictures) for _ in range(3)]
+    pause(collection, made[1].id)
+    run_job(collection, small_model, made[2].id)
+    assert [j.id for j in jobs(collection, state="paused")] == [made[1].id]
+    assert [j.id for j in jobs(collection, state="succeeded")] == [made[2].id]
+    with pytest.raises(InvalidInput, match="state: 'tired'"):
+        jobs(collection, state="tired")  # type: ignore[arg-type]
+
+
+def test_the_rate_tells_files_and_seconds_of_video(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for number, color in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+        write_color_video(folder / f"{number}.mp4", color, seconds=2.0)
+    made = create_folder_job(collection, folder)
+    assert made.rate is None
+    rates = []
+
+    def look(item: JobItem, done: int, total: int) -> None:
+        rates.append(job(collection, made.id).rate)
+
+    done = run_job(collection, small_model, made.id, on_item=look, pace=ONE)
+    assert rates[0] is not None
+    assert rates[0].seconds_left == pytest.approx(2 / rates[0].items, rel=0.01)
+    assert done.rate is not None
+    assert done.rate.seconds_left is None
+    assert done.rate.video_seconds == pytest.approx(2 * done.rate.items, rel=0.05)
+    assert job(collection, made.id).rate == done.rate  # it does not fade once the job is done
+
+
+def test_a_file_that_kills_the_process_is_put_aside_and_the_others_are_not_blamed(
+    tmp_path: Path, collection: Collection, small_bundle: Path, small_model: Model, pictures: Path
+) -> None:
+    made = create_folder_job(collection, pictures)
+    command = [sys.executable, "-m", "tests.index.job_process", str(tmp_path / "library"), str(small_bundle)]
+    for _ in range(2):
+        ended = subprocess.run([*command, str(made.id), "002.png"], cwd=ROOT, stdout=subprocess.PIPE, check=False)
+        assert ended.returncode == -9
+    # After the first death each file that was in work then is tried alone: the second death was at one file only.
+    left = {Path(item.path).name: item for item in items(collection, made.id)}
+    assert left["002.png"].crashes == 1  # the second is noted by whoever takes over
+    assert {left[name].state for name in ("000.png", "001.png")} == {"succeeded"}
+
+    done = run_job(collection, small_model, made.id, max_crashes=2)
+    assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 4, 1)
+    assert outcomes(collection, made.id)["002.png"] == (
+        "quarantined",
+        "the process that was indexing it died 2 times",
+    )
+    assert collection.stats().videos == 4
+    # Once the cause is gone it can be tried again.
+    retry(collection, made.id)
+    assert run_job(collection, small_model, made.id).counts.succeeded == 5
+
+
+def test_a_stop_in_order_blames_no_file(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = create_folder_job(collection, pictures)
+    for _ in range(4):
+        left = run_job(collection, small_model, made.id, should_abandon=lambda: True)
+        if left.state == "succeeded":
+            break
+        assert left.state == "queued"
+        assert all(item.crashes == 0 for item in items(collection, made.id))
+    done = run_job(collection, small_model, made.id)
+    assert (done.counts.succeeded, done.counts.quarantined, done.counts.skipped) == (5, 0, 0)
+
+
+def test_two_pictures_of_one_content_are_one_video(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    folder = tmp_path / "same"
+    folder.mkdir()
+    for name in "abcdef":
+        write_picture(folder / f"{name}.png", solid((9, 9, 9)))
+    done = run_job(collection, small_model, create_folder_job(collection, folder).id)
+    assert (done.counts.succeeded, done.counts.skipped) == (1, 5)
+    assert outcomes(collection, done.id)["a.png"] == ("succeeded", None)

@@ -1,0 +1,145 @@
+"""Stages beside each other: nothing waits that need not, and memory stays bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index import pipeline
+from index.channel import Channel
+from index.collection import Collection
+from index.jobs import Pace, create_folder_job, items, run_job
+from index.library import Library
+from index.segment import Segmentation
+from index.stage_clock import StageClock
+from tests.index.test_jobs import make_pictures
+from tests.media_files import write_color_video
+from vitascope.errors import InvalidInput, MediaCorrupt
+from vitascope.model import Model
+
+
+@pytest.fixture
+def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
+    with Library(tmp_path / "library") as library:
+        yield library.create("videos", small_model)
+
+
+def test_the_next_file_is_decoded_while_the_model_is_at_work(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = threading.Semaphore(0)
+    decode, embed = pipeline.decode_clips, small_model.embed_video
+
+    def decoding(*arguments: Any, **options: Any) -> Any:
+        frames = decode(*arguments, **options)
+        decoded.release()
+        return frames
+
+    def embedding(streams: Any) -> Any:
+        for _ in range(3):  # this file's, and two more meanwhile
+            assert decoded.acquire(timeout=30)
+        monkeypatch.undo()
+        return embed(streams)
+
+    monkeypatch.setattr(pipeline, "decode_clips", decoding)
+    monkeypatch.setattr(small_model, "embed_video", embedding)
+    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 6))
+    assert run_job(collection, small_model, made.id).counts.succeeded == 6
+
+
+def test_a_long_video_never_has_more_than_a_few_batches_in_memory(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = threading.Lock()
+    alive = most = 0
+    decode, embed = pipeline.decode_clips, small_model.embed_video
+
+    def decoding(*arguments: Any, **options: Any) -> Any:
+        nonlocal alive, most
+        frames = decode(*arguments, **options)
+        with lock:
+            alive += len(frames["high"])
+            most = max(most, alive)
+        return frames
+
+    def embedding(streams: Any) -> Any:
+        nonlocal alive
+        result = embed(streams)
+        with lock:
+            alive -= len(streams["high"])
+        return result
+
+    monkeypatch.setattr(pipeline, "decode_clips", decoding)
+    monkeypatch.setattr(small_model, "embed_video", embedding)
+    folder = tmp_path / "films"
+    folder.mkdir()
+    write_color_video(folder / "long.mp4", (255, 0, 0), seconds=64.0, rate=2)
+    made = create_folder_job(collection, folder, segmentation=Segmentation(length=1.0))
+    done = run_job(collection, small_model, made.id, pace=Pace(decoders=2))
+    assert done.counts.succeeded == 1
+    assert collection.stats().clips == 64
+    assert [clip.start for clip in collection.clips(1)] == [float(second) for second in range(64)]
+    batches_in_work = 2 + pipeline.FRAME_BATCHES + -(-small_model.batch_size // 8)
+    assert most <= batches_in_work * 8
+
+
+def test_files_in_flight_are_bounded(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
+    running = []
+    store = pipeline.store
+
+    def counting(*arguments: Any) -> Any:
+        running.append(len(items(collection, made.id, "running")))
+        return store(*arguments)
+
+    monkeypatch.setattr(pipeline, "store", counting)
+    assert run_job(collection, small_model, made.id, pace=Pace(in_flight=3)).counts.succeeded == 12
+    assert 1 < max(running) <= 3
+
+
+def test_a_file_that_fails_in_a_common_batch_fails_alone(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed = small_model.embed_video
+
+    def picky(streams: Any) -> Any:
+        if (streams["high"][:, 0, 0, 0, 0, 0] == 3).any():  # the picture with number 3
+            raise MediaCorrupt("the third is poison")
+        return embed(streams)
+
+    monkeypatch.setattr(small_model, "embed_video", picky)
+    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 8))
+    done = run_job(collection, small_model, made.id)
+    assert (done.counts.succeeded, done.counts.failed) == (7, 1)
+    assert Path(items(collection, made.id, "failed")[0].path).name == "003.png"
+
+
+def test_the_clock_says_what_each_stage_did(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    clock = StageClock()
+    run_job(collection, small_model, create_folder_job(collection, make_pictures(tmp_path / "p", 3)).id, clock=clock)
+    assert set(clock.busy()) == {"open", "decode", "embed", "store"}
+    assert all(seconds > 0 for seconds in clock.busy().values())
+
+
+@pytest.mark.parametrize("name", ["in_flight", "openers", "decoders", "decoder_threads"])
+def test_an_impossible_pace_is_named(name: str) -> None:
+    with pytest.raises(InvalidInput, match=f"{name}: 0"):
+        Pace(**{name: 0})
+
+
+def test_whoever_waits_at_a_channel_is_let_go_when_it_closes() -> None:
+    channel: Channel[int] = Channel(1)
+    assert channel.put(1)
+    refused: list[bool] = []
+    waiting = threading.Thread(target=lambda: refused.append(channel.put(2)))
+    waiting.start()
+    channel.close()
+    waiting.join(30)
+    assert refused == [False]
+    assert channel.get() is None
