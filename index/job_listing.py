@@ -17,14 +17,15 @@ ITEMS_AT_ONCE = 5000
 """Items in one transaction; a long list is not held in memory, and others may write in between."""
 
 
-def list_items(collection: Collection, job: Job, owner: str, reach: Reach) -> None:
+def list_items(collection: Collection, job: Job, owner: str, reach: Reach) -> bool:
     """Write down the items unless an earlier run has done so; half of it is begun anew.
 
+    False when somebody wanted the job paused or cancelled meanwhile, and it is.
     Raises OSError and InvalidInput when the source cannot be listed, Conflict when the job is another's.
     """
     with collection.catalogue.read() as connection:
         if job_state.owned(connection, job.id, owner)[0]:
-            return
+            return True
     with collection.catalogue.write() as connection:
         job_state.owned(connection, job.id, owner)
         connection.execute("DELETE FROM job_items WHERE job_id = ?", (job.id,))
@@ -40,10 +41,15 @@ def list_items(collection: Collection, job: Job, owner: str, reach: Reach) -> No
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
-            if more and requested:
-                return  # the runner obeys; a later run lists again
             if not more:
                 connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (job.id,))
+            elif requested == "cancel":
+                job_state.finish(connection, job.id, "cancelled")
+                return False
+            elif requested == "pause":
+                job_state.pause(connection, job.id)  # listed anew when it is resumed
+                return False
+    return True
 
 
 def _rows(job_id: int, numbered: Iterator[tuple[int, SourceItem]]) -> Iterator[tuple[object, ...]]:

@@ -134,9 +134,11 @@ class _Run:
     """Of files that are done, not written down yet."""
 
     def list(self, reach: Reach) -> bool:
-        """Write down the items of the source; False when that failed, and the job with it."""
+        """Write down the items of the source; False when nothing follows: that failed, and the job with it, or
+        somebody wanted the job paused or cancelled.
+        """
         try:
-            list_items(self.collection, self.job, self.owner, reach)
+            return list_items(self.collection, self.job, self.owner, reach)
         except OSError as error:
             where = f"{self.job.source.kind} {source_name(self.job.source)}"
             self.fail(f"{where}: cannot be listed: {error.strerror or error}")
@@ -144,7 +146,6 @@ class _Run:
         except InvalidInput as error:
             self.fail(str(error))
             return False
-        return True
 
     def open(self, item: JobItem) -> OpenedFile | Ingested:
         """The first stage of the pipeline."""

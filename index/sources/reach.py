@@ -59,6 +59,8 @@ def check_url(name: str, url: str) -> str:
         parts = urlsplit(url)
     except ValueError as error:
         raise InvalidInput(f"{name}: {url!r}: {error}; a URL was expected") from error
+    if any(ord(character) < 32 or ord(character) == 127 for character in url):
+        raise InvalidInput(f"{name}: {url!r} holds control characters, which some clients drop; none were expected")
     if "::" in url:
         raise InvalidInput(f"{name}: {url!r} chains file systems; one without '::' was expected")
     if "@" in parts.netloc:

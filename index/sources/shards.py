@@ -52,7 +52,7 @@ def member_uri(shard: Path, member: str) -> str:
 
 def split_member(uri: str) -> tuple[str, Path] | None:
     """(member, archive) of such a name; None for any other."""
-    if not uri.startswith("tar://"):
+    if not uri.startswith("tar://") or "::" not in uri:
         return None
     member, _, shard = uri.removeprefix("tar://").rpartition("::")
     return member, Path(shard)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from index import job_listing
 from index.collection import Collection
 from index.jobs import JobItem, Pace, cancel, create_folder_job, items, job, jobs, pause, resume, retry, run_job
 from index.library import Library
@@ -192,6 +194,30 @@ def test_a_stop_in_order_blames_no_file(collection: Collection, pictures: Path, 
         assert all(item.crashes == 0 for item in items(collection, made.id))
     done = run_job(collection, small_model, made.id)
     assert (done.counts.succeeded, done.counts.quarantined, done.counts.skipped) == (5, 0, 0)
+
+
+def test_a_long_listing_is_paused_and_cancelled_in_the_middle_and_done_anew(
+    collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create_folder_job(collection, pictures)
+    real = job_listing.list_source
+    changes = iter([pause, cancel])
+
+    def interrupted(*arguments: Any) -> Iterator[Any]:
+        change = next(changes, None)
+        for number, item in enumerate(real(*arguments)):
+            if number == 1 and change is not None:
+                change(collection, made.id)
+            yield item
+
+    monkeypatch.setattr(job_listing, "ITEMS_AT_ONCE", 2)
+    monkeypatch.setattr(job_listing, "list_source", interrupted)
+    assert run_job(collection, small_model, made.id).state == "paused"
+    resume(collection, made.id)
+    assert run_job(collection, small_model, made.id).state == "cancelled"
+    retry(collection, made.id)
+    done = run_job(collection, small_model, made.id)
+    assert (done.state, done.counts.succeeded, done.counts.total) == ("succeeded", 5, 5)
 
 
 def test_two_pictures_of_one_content_are_one_video(tmp_path: Path, collection: Collection, small_model: Model) -> None:

@@ -304,6 +304,7 @@ def test_a_local_url_is_the_file_itself(films: Path) -> None:
         ("tar://a::s3://b/c.tar", "chains file systems"),
         ("https://me:secret@host/a.mp4", "holds a name or password"),
         ("s3://bucket/videos/../secret", "'..'"),
+        ("https://media.exa\tmple/a.mp4", "control characters"),
         ("s3://bucket/videos/%2e%2e/secret", "'..'"),
         ("nothing", "is no URL"),
         ("file://other/a.mp4", "names the machine 'other'"),

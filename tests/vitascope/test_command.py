@@ -306,6 +306,16 @@ def test_indexing_goes_on_after_an_interrupt(
     assert result["failed"] == 0
 
 
+def test_a_file_list_is_indexed_with_its_columns(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures / "list.csv").write_text("file,name,year\nred.png,The red one,2024\nnothing.png,,\n")
+    columns = ["--path-column", "file", "--title-column", "name"]
+    result = run_json(capsys, "index", str(pictures / "list.csv"), *columns, status=3)
+    assert (result["source"]["kind"], result["added"], result["failed"]) == ("list", 1, 1)
+    assert result["failures"][0]["file"] == str(pictures / "nothing.png")
+    found = run_json(capsys, "search", "a red thing", "--filter", '{"year": 2024}')["results"]
+    assert found[0]["video"]["title"] == "The red one"
+
+
 def test_metadata_given_while_indexing_can_be_filtered_by(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_json(capsys, "index", str(pictures), "--metadata", "site=north", "--metadata", "year=2024")
     found = run_json(capsys, "search", "a red thing", "--filter", '{"year": {"gte": 2024}, "site": "north"}')
@@ -319,6 +329,9 @@ def test_metadata_given_while_indexing_can_be_filtered_by(pictures: Path, capsys
     [
         (["index", "no-such-folder"], "no-such-folder"),
         (["index", ".", "--metadata", "year"], "KEY=VALUE"),
+        (["index", ".", "--watch-delete"], "--watch was expected"),
+        (["index", "s3://bucket/a/", "--watch"], "only a folder can be followed"),
+        (["index", ".", "--watch", "--settle", "0"], "settle: 0"),
         (["search", "a dog", "--filter", "{"], "not JSON"),
         (["search", "a dog", "--collection", "other"], "vitascope index FOLDER"),
     ],
