@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -15,12 +15,14 @@ SHAPE = (5, 7)
 TOKENS = arrays(np.float16, SHAPE, elements=st.floats(-65504, 65504, width=16))
 
 
+@settings(max_examples=50, deadline=None)
 @given(TOKENS)
 def test_float16_loses_nothing(tokens: np.ndarray) -> None:
     back = decode_tokens(encode_tokens(tokens, "float16"), "float16", SHAPE)
     np.testing.assert_array_equal(back, tokens.astype(np.float32))
 
 
+@settings(max_examples=50, deadline=None)
 @given(TOKENS)
 def test_int8_is_off_by_at_most_half_a_step_of_each_token(tokens: np.ndarray) -> None:
     """Also where tokens of very different size meet, or one is all zeros."""
@@ -33,6 +35,7 @@ def test_int8_is_off_by_at_most_half_a_step_of_each_token(tokens: np.ndarray) ->
     assert (back[largest[:, 0] == 0] == 0).all()
 
 
+@settings(max_examples=50, deadline=None)
 @given(TOKENS)
 def test_encoding_again_what_was_decoded_gives_the_same_bytes(tokens: np.ndarray) -> None:
     stored = encode_tokens(tokens, "float16")
