@@ -51,20 +51,20 @@ class Round:
 
 
 def write_film(path: Path, seconds: float, seed: int, width: int = 640, height: int = 360) -> None:
-    """A film (H.264) of drifting waves and noise: motion and detail, so that decoding it is real work."""
+    """A film (H.264) of a camera that pans over waves and grain: motion and detail, so that decoding is real work."""
     random = np.random.default_rng(seed)
-    noise = random.integers(0, 40, (height, width, 3), np.uint8)
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    speed, stretch = random.uniform(1, 6, 3), random.uniform(20, 90, 3)
+    rows, columns = np.mgrid[: 2 * height, : 2 * width].astype(np.float32)
+    stretch = random.uniform(20, 90, 3)
+    waves = np.stack([np.sin((columns + (c + 1) * rows / 3) / stretch[c]) for c in range(3)], axis=2)
+    scene = (waves * 90 + random.uniform(100, 140, waves.shape)).astype(np.uint8)
+    turns = random.uniform(0.2, 0.6, 2)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 2 * FRAMES_PER_SECOND
         for number in range(round(seconds * FRAMES_PER_SECOND)):
-            waves = [
-                np.sin((columns + (c + 1) * rows / 3) / stretch[c] + number * speed[c] / FRAMES_PER_SECOND)
-                for c in range(3)
-            ]
-            pixels = (np.stack(waves, axis=2) * 90 + 110).astype(np.uint8) + np.roll(noise, number, axis=1)
+            at = (1 + np.sin(number / FRAMES_PER_SECOND * turns)) / 2
+            top, left = int(at[0] * height), int(at[1] * width)
+            pixels = np.ascontiguousarray(scene[top : top + height, left : left + width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode())
 
