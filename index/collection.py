@@ -19,11 +19,13 @@ from index import vectors
 from index.catalogue import CATALOGUE_NAME, Catalogue
 from index.filter_sql import where_clause
 from index.filters import Filter
-from index.live import LiveIndex
+from index.kinds import check_setting
+from index.live import LiveIndex, setting_of, write_setting
 from index.records import (
     Clip,
     Float32,
     Hit,
+    IndexState,
     NewClip,
     NewVideo,
     Stats,
@@ -93,7 +95,7 @@ class Collection:
         """Snapshot the vectors if worth it and close the files; harmless done twice or after a drop."""
         try:
             if not self.catalogue.closed:
-                self._live.save_if_due(closing=True)
+                self._live.close()
         finally:
             self.catalogue.close()
 
@@ -123,6 +125,26 @@ class Collection:
         with self.catalogue.read() as connection:
             row = connection.execute("SELECT count(*), coalesce(sum(clip_count), 0) FROM videos").fetchone()
             return Stats(videos=row[0], clips=row[1])
+
+    def index_state(self) -> IndexState:
+        """Which kind of index is asked for, which one serves, and how much has changed since it was built."""
+        with self._live.level() as (connection, vectors):
+            return IndexState(setting_of(connection), vectors.kind, vectors.changed)
+
+    def set_index_kind(self, setting: str) -> None:
+        """Ask for this kind of index from now on: auto, flat, hnsw or ivfpq (docs/index.md). Durable.
+
+        It is built beside the searches, which go on in the old one until then; other processes take it up with the
+        next change of the collection. Raises InvalidInput.
+        """
+        check_setting(setting)
+        with self.catalogue.write() as connection:
+            write_setting(connection, setting)
+        self._live.renew()
+
+    def wait_for_index(self) -> None:
+        """Wait until no index is being built or taken up by this process."""
+        self._live.wait()
 
     # Writing
 
@@ -253,7 +275,7 @@ class Collection:
             return hits_of(connection, found)
 
     @contextmanager
-    def level(self) -> Iterator[tuple[sqlite3.Connection, vectors.Index]]:
+    def level(self) -> Iterator[tuple[sqlite3.Connection, vectors.Vectors]]:
         """A read transaction and the index of vectors, both of one state: every write acknowledged before is in them.
 
         The index must not be altered, and neither be used after the block.

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from index.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.collection import Collection
+from index.kinds import AUTO, check_setting
+from index.live import SETTING_KEY
 from index.snapshot import sync_folder
 from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, StorageError, VitascopeError
 from vitascope.manifest import Manifest
@@ -68,15 +70,20 @@ class Library:
         return sorted(e.name for e in entries if NAME_PATTERN.fullmatch(e.name) and (e / CATALOGUE_NAME).is_file())
 
     def create(
-        self, name: str, source: Manifest | Model, *, token_encoding: TokenEncoding = TOKEN_ENCODING
+        self,
+        name: str,
+        source: Manifest | Model,
+        *,
+        token_encoding: TokenEncoding = TOKEN_ENCODING,
+        index_kind: str = AUTO,
     ) -> Collection:
-        """An empty collection for vectors of this bundle.
+        """An empty collection for vectors of this bundle, searched by an index of this kind (docs/index.md).
 
-        Raises InvalidInput for a name outside ``NAME_PATTERN``, CollectionExists and StorageError.
+        Raises InvalidInput for a name outside ``NAME_PATTERN`` or an unknown kind, CollectionExists, StorageError.
         """
         manifest = source if isinstance(source, Manifest) else source.bundle.manifest
         with self.new_folder(name) as folder:
-            create_catalogue(folder / CATALOGUE_NAME, new_meta(manifest, token_encoding))
+            create_catalogue(folder / CATALOGUE_NAME, new_meta(manifest, token_encoding, index_kind))
         return self.open(name)
 
     @contextmanager
@@ -147,8 +154,8 @@ class Library:
         return self.root / name
 
 
-def new_meta(manifest: Manifest, token_encoding: TokenEncoding) -> dict[str, str]:
-    """What the catalogue of a new collection for vectors of this bundle says about itself."""
+def new_meta(manifest: Manifest, token_encoding: TokenEncoding, index_kind: str = AUTO) -> dict[str, str]:
+    """What the catalogue of a new collection for vectors of this bundle says about itself. Raises InvalidInput."""
     return {
         "fingerprint": manifest.fingerprint(),
         "bundle": f"{manifest.name} {manifest.version}",
@@ -156,6 +163,7 @@ def new_meta(manifest: Manifest, token_encoding: TokenEncoding) -> dict[str, str
         "visual_tokens": str(manifest.visual_tokens),
         "visual_width": str(manifest.visual_width),
         "token_encoding": token_encoding,
+        SETTING_KEY: check_setting(index_kind),
         "created_at": repr(time.time()),
     }
 

@@ -57,7 +57,7 @@ class Limits:
         return is_allowed and clip_id not in self.left_out
 
 
-def by_similarity(index: vectors.Index, query: Float32, depth: int, limits: Limits) -> list[Candidate]:
+def by_similarity(index: vectors.Vectors, query: Float32, depth: int, limits: Limits) -> list[Candidate]:
     """The at most ``depth`` clips most similar to ``query`` (D,), best first, ties by id."""
     found = _with_ties(index, query, depth + len(limits.left_out), limits.allowed)
     kept = [
@@ -69,7 +69,7 @@ def by_similarity(index: vectors.Index, query: Float32, depth: int, limits: Limi
 
 
 def _with_ties(
-    index: vectors.Index, query: Float32, k: int, allowed: npt.NDArray[np.bool_] | None
+    index: vectors.Vectors, query: Float32, k: int, allowed: npt.NDArray[np.bool_] | None
 ) -> list[tuple[int, float]]:
     """The ``k`` nearest and those as near as the last: which of equals the index gives back depends on k, and pages
     of different depth would not fit together.

@@ -106,6 +106,15 @@ class Stats:
     clips: int
 
 
+@dataclass(frozen=True, slots=True)
+class IndexState:
+    """``setting``: the kind asked for. ``kind``: what serves. ``changed``: clips that came or went since then."""
+
+    setting: str
+    kind: str
+    changed: int
+
+
 def check_text(name: str, value: object, limit: int = MAX_TEXT_LENGTH) -> str:
     """``value`` if it is a string that can be stored. Raises InvalidInput."""
     if not isinstance(value, str):

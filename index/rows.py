@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,12 @@ import numpy.typing as npt
 
 from index.filter_sql import where_clause
 from index.filters import Filter
-from index.records import Hit, NewVideo, Video, check_metadata, kind_of, metadata_json
+from index.records import Float32, Hit, NewVideo, Video, check_metadata, kind_of, metadata_json
 from index.words import insert_words
+from vitascope.errors import StorageError
 
 VIDEO_COLUMNS = "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
+_VECTORS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,47 @@ def allowed_clips(connection: sqlite3.Connection, where: Filter) -> npt.NDArray[
     for first, end in spans:
         allowed[first:end] = True
     return allowed
+
+
+def last_change(connection: sqlite3.Connection) -> tuple[int, int]:
+    """(number, stamp) of the newest change; (0, 0) when nothing was ever written."""
+    row = connection.execute("SELECT id, stamp FROM changes ORDER BY id DESC LIMIT 1").fetchone()
+    return (row[0], row[1]) if row else (0, 0)
+
+
+def clip_count(connection: sqlite3.Connection) -> int:
+    """Clips in the catalogue."""
+    return int(connection.execute("SELECT coalesce(sum(clip_count), 0) FROM videos").fetchone()[0])
+
+
+def changed_since(connection: sqlite3.Connection, change: int) -> int:
+    """Clips added or deleted after ``change``."""
+    row = connection.execute("SELECT coalesce(sum(clip_count), 0) FROM changes WHERE id > ?", (change,)).fetchone()
+    return int(row[0])
+
+
+def reaches_back(connection: sqlite3.Connection, change: int) -> bool:
+    """Whether every change after ``change`` is still in the log."""
+    oldest = connection.execute("SELECT min(id) FROM changes").fetchone()[0]
+    return oldest is None or oldest <= change + 1
+
+
+def vector_blocks(
+    connection: sqlite3.Connection, width: int, first_clip: int = 0
+) -> Iterator[tuple[npt.NDArray[np.int64], Float32]]:
+    """(clip ids (N,), vectors (N, width)) of every clip from ``first_clip`` on, by id, some thousands at a time.
+
+    Raises StorageError for a vector of another width.
+    """
+    cursor = connection.execute(
+        "SELECT clip_id, vector FROM vectors WHERE clip_id >= ? ORDER BY clip_id", (first_clip,)
+    )
+    while rows := cursor.fetchmany(_VECTORS_AT_ONCE):
+        blob = b"".join(row[1] for row in rows)
+        if len(blob) != len(rows) * width * 4:
+            raise StorageError(f"table vectors: from clip {rows[0][0]} on, not all are {width} float32 numbers")
+        ids = np.array([row[0] for row in rows], dtype=np.int64)
+        yield ids, np.frombuffer(blob, "<f4").reshape(len(rows), width)
 
 
 def hits_of(connection: sqlite3.Connection, found: Sequence[tuple[int, float]]) -> list[Hit]:

@@ -13,12 +13,11 @@ from index import vectors
 from index.collection import MAX_K, Collection
 from index.filters import Filter
 from index.grouping import Group, Span, by_event, by_video, spans_of
-from index.live import last_change
 from index.query import Part, TextPart, check_parts, clip_ids, mixed_vector, wanted_texts
 from index.ranking import LIST, Candidate, Limits, Ranks, by_similarity, with_words
 from index.records import Float32, Hit
 from index.rerank import Scores, judge
-from index.rows import allowed_clips, hits_of
+from index.rows import allowed_clips, hits_of, last_change
 from index.words import terms_of
 from vitascope.errors import InvalidInput, TaskMissing
 from vitascope.model import Model
@@ -172,7 +171,7 @@ def _check_whole(name: str, value: object, least: int, most: int) -> None:
 
 
 def _ordered(
-    connection: sqlite3.Connection, index: vectors.Index, query: Float32, wanted: Search, depth: int
+    connection: sqlite3.Connection, index: vectors.Vectors, query: Float32, wanted: Search, depth: int
 ) -> list[Candidate]:
     """The first ``depth`` clips; the same ones for every depth, as far as they go."""
     limits = _limits(connection, wanted)

@@ -15,27 +15,32 @@ import pytest
 from index import live
 from index.catalogue import CATALOGUE_NAME
 from index.collection import Collection
+from index.kinds import Index, build
 from index.library import Library
 from index.snapshot import SNAPSHOT_NAME, Label, SnapshotDamaged, read_label, read_snapshot, write_snapshot
-from index.vectors import new_index
 from tests.index.numbered import add, new_collection, numbers_in
 
-LABEL = Label(collection_id="c", change=3, stamp=-5, width=4, clips=2)
+LABEL = Label(collection_id="c", change=3, stamp=-5, width=4, clips=2, kind="flat")
+IDS = np.array([7, 9])
+
+
+def index_of(count: int) -> Index:
+    return build("flat", 4, [np.eye(4, dtype=np.float32)[:count]], lambda: False)
 
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    index = new_index(4)
-    index.add_with_ids(np.eye(4, dtype=np.float32)[:2], np.array([7, 9]))
-    write_snapshot(tmp_path / "v.faiss", faiss.serialize_index(index), LABEL)
+    write_snapshot(tmp_path / "v.faiss", index_of(2), IDS, LABEL)
     return tmp_path / "v.faiss"
 
 
 def test_what_is_written_is_read(written: Path) -> None:
     found = read_snapshot(written)
     assert found is not None
-    assert found[1] == read_label(written) == LABEL
-    assert found[0].search(np.eye(4, dtype=np.float32)[1:2], 1)[1].tolist() == [[9]]
+    index, ids, label = found
+    assert label == read_label(written) == LABEL
+    assert ids.tolist() == IDS.tolist()
+    assert index.search(np.eye(4, dtype=np.float32)[1:2], 1)[1].tolist() == [[1]]
     assert os.listdir(written.parent) == [written.name]
 
 
@@ -45,7 +50,7 @@ def test_no_file_is_no_snapshot(tmp_path: Path) -> None:
 
 
 def test_any_flipped_byte_is_seen_before_faiss_parses(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss, "deserialize_index", lambda data: pytest.fail("damaged bytes were parsed"))
+    monkeypatch.setattr(faiss, "read_index", lambda *_: pytest.fail("damaged bytes were parsed"))
     whole = written.read_bytes()
     for position in range(len(whole)):
         damaged = bytearray(whole)
@@ -70,7 +75,7 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_old_one(written: Path, mon
     whole = written.read_bytes()
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        write_snapshot(written, np.zeros(10, np.uint8), LABEL)
+        write_snapshot(written, index_of(3), np.arange(3), LABEL)
     assert written.read_bytes() == whole
     assert os.listdir(written.parent) == [written.name]
 
@@ -185,6 +190,7 @@ def test_snapshots_are_written_while_a_collection_grows(tmp_path: Path, monkeypa
     monkeypatch.setattr(live, "LEAST_CHANGED", 10)
     collection = new_collection(tmp_path)
     add(collection, *range(40))
+    collection.wait_for_index()
     label = read_label(tmp_path / "videos" / SNAPSHOT_NAME)
     assert label is not None
     assert label.clips >= collection.stats().clips / 2

@@ -1,0 +1,355 @@
+"""The built index is renewed beside the searches: they never wait for it, never see half of it, and lose nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index import compaction, kinds, live
+from index.collection import Collection
+from index.filters import parse_filter
+from index.kinds import FLAT, HNSW, IVFPQ
+from index.library import Library
+from index.snapshot import SNAPSHOT_NAME, read_label
+from tests.index.clustered import use_kinds_when_small
+from tests.index.numbered import WIDTH, add, manifest, new_collection, new_video, numbers_in, vectors_of
+from vitascope.errors import InvalidInput, StorageError, VitascopeError
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens at tens of thousands of clips happens at tens."""
+    use_kinds_when_small(monkeypatch)
+    monkeypatch.setattr(live, "LEAST", kinds.LEAST)
+    monkeypatch.setattr(kinds, "HNSW_FROM", 40)
+    monkeypatch.setattr(kinds, "IVFPQ_FROM", 10**9)
+    monkeypatch.setattr(live, "LEAST_CHANGED", 10)
+    monkeypatch.setattr(live, "RETRY_SECONDS", 0.0)
+
+
+def label_of(root: Path) -> Any:
+    return read_label(root / "videos" / SNAPSHOT_NAME)
+
+
+class Gate:
+    """Holds a build between reading the catalogue and building, until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+        build = kinds.build
+
+        def held(*arguments: Any) -> Any:
+            self.reached.set()
+            assert self.open.wait(PATIENCE)
+            return build(*arguments)
+
+        monkeypatch.setattr(compaction, "build", held)
+
+
+@pytest.fixture
+def grown(tmp_path: Path) -> Iterator[Collection]:
+    """Videos 0 to 59, searched and with a graph over them."""
+    with new_collection(tmp_path) as collection:
+        add(collection, *range(60))
+        assert collection.search(np.ones(WIDTH), 1)
+        collection.wait_for_index()
+        assert collection.index_state().kind == HNSW
+        yield collection
+
+
+def test_the_index_grows_into_another_kind_by_itself(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        seen = []
+        for number in range(60):
+            add(collection, number)
+            assert collection.search(vectors_of(number)[0], 1)[0].video.metadata["number"] == number
+            collection.wait_for_index()
+            seen.append(collection.index_state().kind)
+        assert seen == sorted(seen)
+        assert (seen[0], seen[-1]) == (FLAT, HNSW)
+        assert numbers_in(collection) == list(range(60))
+        for video in collection.videos(52):
+            collection.delete_video(video.id)
+        assert numbers_in(collection) == list(range(52, 60))
+        collection.wait_for_index()
+        assert collection.index_state().kind == FLAT
+        assert numbers_in(collection) == list(range(52, 60))
+
+
+@pytest.mark.parametrize(("kind", "videos"), [(FLAT, 30), (HNSW, 30), (IVFPQ, 130)])  # training wants 256 clips
+def test_a_kind_that_is_asked_for_is_built_and_stays(tmp_path: Path, kind: str, videos: int) -> None:
+    with Library(tmp_path) as library:
+        collection = library.create("videos", manifest(), index_kind=kind)
+        add(collection, *range(videos))
+        assert numbers_in(collection) == list(range(videos))
+        collection.wait_for_index()
+        state = collection.index_state()
+        assert (state.setting, state.kind) == (kind, kind)
+        assert numbers_in(collection) == list(range(videos))
+    with Library(tmp_path) as library:
+        again = library.open("videos")
+        assert numbers_in(again) == list(range(videos))
+        state = again.index_state()
+        assert (state.setting, state.kind) == (kind, kind)
+    assert label_of(tmp_path).kind == kind
+
+
+def test_the_kind_can_be_changed_later(grown: Collection, tmp_path: Path) -> None:
+    for kind in (FLAT, IVFPQ, HNSW):
+        add(grown, *range(60, 130))
+        grown.set_index_kind(kind)
+        grown.wait_for_index()
+        assert (grown.index_state().setting, grown.index_state().kind) == (kind, kind)
+        assert numbers_in(grown) == list(range(130))
+    with Library(tmp_path) as library:
+        assert library.open("videos").index_state().setting == HNSW
+
+
+def test_an_unknown_kind_is_refused_and_changes_nothing(grown: Collection, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="index_kind: 'tree'"):
+        grown.set_index_kind("tree")
+    assert grown.index_state().setting == "auto"
+    with Library(tmp_path) as library:
+        with pytest.raises(InvalidInput, match="index_kind: 'tree'"):
+            library.create("others", manifest(), index_kind="tree")
+        assert library.names() == ["videos"]
+
+
+def test_a_collection_from_before_there_was_a_choice_is_auto(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection, collection.catalogue.write() as connection:
+        connection.execute("DELETE FROM meta WHERE key = 'index_kind'")
+    with Library(tmp_path) as library:
+        assert library.open("videos").index_state().setting == "auto"
+
+
+def test_a_setting_of_a_later_version_is_named(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        with collection.catalogue.write() as connection:
+            connection.execute("UPDATE meta SET value = 'tree' WHERE key = 'index_kind'")
+        with pytest.raises(StorageError, match="index_kind 'tree'; one of auto, flat, hnsw, ivfpq"):
+            collection.index_state()
+
+
+def test_searches_and_writes_go_on_during_a_build(
+    grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    before = label_of(tmp_path)
+    add(grown, *range(60, 100))
+    assert numbers_in(grown) == list(range(100))
+    assert gate.reached.wait(PATIENCE)
+    # The build has read the catalogue and stands still; what happens now is in none of the two indexes.
+    assert numbers_in(grown) == list(range(100))
+    add(grown, 190, 191)
+    doomed = [v.id for v in grown.videos(200) if v.metadata["number"] in (3, 70, 191)]
+    for video_id in doomed:
+        grown.delete_video(video_id)
+    remaining = [n for n in (*range(100), 190) if n not in (3, 70)]
+    assert numbers_in(grown) == remaining
+    assert {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000)}.isdisjoint(doomed)
+    assert label_of(tmp_path) == before
+    beside = grown.index_state().changed
+    gate.open.set()
+    grown.wait_for_index()
+    assert label_of(tmp_path).change > before.change
+    assert grown.index_state().changed < beside
+    assert numbers_in(grown) == remaining
+    assert {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000)}.isdisjoint(doomed)
+
+
+def test_a_build_that_fails_costs_nothing(
+    grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = label_of(tmp_path)
+    with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        add(grown, *range(60, 100))
+        assert numbers_in(grown) == list(range(100))
+        grown.wait_for_index()
+    assert "No space left on device" in caplog.text
+    assert label_of(tmp_path) == before
+    assert [entry.name for entry in (tmp_path / "videos").glob(".vectors.faiss-*")] == []
+    assert numbers_in(grown) == list(range(100))
+    add(grown, 100)
+    assert numbers_in(grown) == list(range(101))
+    grown.wait_for_index()
+    assert label_of(tmp_path).change > before.change
+
+
+def test_closing_ends_a_build_and_what_was_written_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    collection = new_collection(tmp_path)
+    gate = Gate(monkeypatch)
+    add(collection, *range(60))
+    assert numbers_in(collection) == list(range(60))
+    assert gate.reached.wait(PATIENCE)
+    closing = threading.Thread(target=collection.close)
+    closing.start()
+    gate.open.set()
+    closing.join(PATIENCE)
+    assert not closing.is_alive()
+    monkeypatch.undo()
+    with Library(tmp_path) as library:
+        assert numbers_in(library.open("videos")) == list(range(60))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from index import kinds, live
+from index.library import Library
+live.LEAST_CHANGED, kinds.HNSW_FROM = 10, 40
+kinds.LEAST.update(dict.fromkeys(kinds.LEAST, 0))
+before = {moment}
+library = Library(Path(sys.argv[1]))
+library.open("videos").set_index_kind("hnsw")
+library.open("videos").wait_for_index()
+"""
+
+
+@pytest.mark.parametrize("moment", ["kinds.build", "os.replace", "os.fsync"])
+def test_a_process_killed_during_a_build_costs_nothing(grown: Collection, tmp_path: Path, moment: str) -> None:
+    grown.close()
+    before = label_of(tmp_path)
+    module, name = moment.split(".")
+    target = "compaction" if module == "kinds" else module
+    script = KILLED.replace(
+        "before = {moment}", f"from index import compaction\n{target}.{name} = lambda *_: os._exit(9)"
+    ).replace('"hnsw"', '"flat"')
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False).returncode == 9
+    assert label_of(tmp_path) == before
+    with Library(tmp_path) as library:
+        assert numbers_in(library.open("videos")) == list(range(60))
+        library.open("videos").wait_for_index()
+        assert library.open("videos").index_state().kind == FLAT  # the next process finishes what was asked for
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
+def test_without_a_snapshot_search_is_exact_first_and_better_later(
+    grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None]
+) -> None:
+    grown.close()
+    harm(tmp_path / "videos" / SNAPSHOT_NAME)
+    gate = Gate(monkeypatch)
+    with Library(tmp_path) as library:
+        collection = library.open("videos")
+        assert numbers_in(collection) == list(range(60))
+        assert gate.reached.wait(PATIENCE)
+        assert collection.index_state().kind == FLAT
+        assert numbers_in(collection) == list(range(60))
+        gate.open.set()
+        collection.wait_for_index()
+        assert collection.index_state().kind == HNSW
+        assert numbers_in(collection) == list(range(60))
+
+
+def test_processes_map_one_file_and_take_up_what_another_has_built(grown: Collection, tmp_path: Path) -> None:
+    with Library(tmp_path) as elsewhere:
+        other = elsewhere.open("videos")
+        assert numbers_in(other) == list(range(60))
+        inode = os.stat(tmp_path / "videos" / SNAPSHOT_NAME).st_ino
+        maps = Path("/proc/self/maps").read_text().splitlines()
+        assert sum(line.split()[4] == str(inode) for line in maps) == 2  # not copied: the pages are shared
+        add(grown, *range(60, 90))
+        grown.search(np.ones(WIDTH), 1)
+        grown.wait_for_index()
+        newest = label_of(tmp_path)
+        assert numbers_in(other) == list(range(90))
+        other.wait_for_index()
+        assert label_of(tmp_path) == newest  # nothing was built a second time
+        assert other.index_state() == grown.index_state()
+        assert numbers_in(other) == list(range(90))
+
+
+def test_only_one_process_builds_and_the_others_wait_for_it(grown: Collection, tmp_path: Path) -> None:
+    before = label_of(tmp_path)
+    with open(tmp_path / "videos" / f".{SNAPSHOT_NAME}.lock", "ab") as others:
+        fcntl.flock(others, fcntl.LOCK_EX)
+        add(grown, *range(60, 100))
+        assert numbers_in(grown) == list(range(100))
+        assert label_of(tmp_path) == before
+        fcntl.flock(others, fcntl.LOCK_UN)
+    grown.wait_for_index()
+    assert label_of(tmp_path).change > before.change
+
+
+def test_a_drop_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(monkeypatch)
+    with Library(tmp_path) as library:
+        collection = library.create("videos", manifest())
+        add(collection, *range(60))
+        collection.search(np.ones(WIDTH), 1)
+        assert gate.reached.wait(PATIENCE)
+        library.drop("videos")
+        gate.open.set()
+        collection.wait_for_index()
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_every_search_is_of_one_state_while_indexes_are_swapped(grown: Collection) -> None:
+    """Writers, searchers, and builds one after the other: whole videos, acknowledged ones, no deleted ones."""
+    failures: list[str] = []
+    done = threading.Event()
+    fixed = {video.id for video in grown.videos(100)}
+    where = parse_filter({"number": {"lt": 60}})
+    swaps = {grown._live._state}
+
+    def write(offset: int) -> None:
+        try:
+            for number in range(1000 + offset, 1024 + offset):
+                video_id = grown.add_video(*new_video(number)).id
+                if grown.search(vectors_of(number)[0], 1)[0].video_id != video_id:
+                    failures.append(f"{number} was acknowledged and not found")
+                if number % 2:
+                    grown.delete_video(video_id)
+                    if grown.search(vectors_of(number)[0], 1)[0].video_id == video_id:
+                        failures.append(f"{number} was deleted and found")
+        except VitascopeError as error:
+            failures.append(repr(error))
+
+    def search() -> None:
+        try:
+            while not done.is_set():
+                clips_of: dict[int, int] = {}
+                hits = grown.search(np.ones(WIDTH), 1000)
+                for hit in hits:
+                    clips_of[hit.video_id] = clips_of.get(hit.video_id, 0) + 1
+                if any(clips_of[hit.video_id] != hit.video.clip_count for hit in hits):
+                    failures.append("half a video was found")
+                if {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000, where)} != fixed:
+                    failures.append("the filter let others pass, or lost some")
+                swaps.add(grown._live._state)
+        except (VitascopeError, KeyError) as error:
+            failures.append(repr(error))
+
+    def rebuild() -> None:
+        kind = 0
+        while not done.is_set():
+            grown.set_index_kind((FLAT, HNSW)[kind % 2])
+            grown.wait_for_index()
+            kind += 1
+
+    writers = [threading.Thread(target=write, args=(offset,)) for offset in (0, 50)]
+    others = [threading.Thread(target=work) for work in (search, search, rebuild)]
+    for thread in writers + others:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    for thread in others:
+        thread.join()
+    assert failures == []
+    assert len(swaps) > 2
+    assert numbers_in(grown) == [*range(60), *range(1000, 1024, 2), *range(1050, 1074, 2)]

@@ -1,0 +1,146 @@
+"""Every kind of index finds what exact search finds, however few may be found, and changes nothing by searching."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from index import kinds
+from index.kinds import AUTO, FLAT, HNSW, IVFPQ, Index, Selection, Stopped, build, check_setting, kind_for, kind_of
+from tests.index.clustered import WIDTH, clustered, exact, recall
+from vitascope.errors import InvalidInput
+
+TOTAL = 3000
+VECTORS = clustered(TOTAL)
+QUERIES = clustered(40, seed=1)
+IDS = np.arange(TOTAL)
+
+
+@pytest.fixture(scope="module")
+def built() -> dict[str, Index]:
+    return {kind: build(kind, WIDTH, [VECTORS[:1100], VECTORS[1100:]], lambda: False) for kind in (FLAT, HNSW, IVFPQ)}
+
+
+@pytest.fixture
+def never_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So few vectors would always be compared one by one."""
+    monkeypatch.setattr(kinds, "exact_costs_less", lambda cost, possible: False)
+
+
+def nearest(index: Index, queries: Any, k: int, mask: Any = None) -> tuple[Any, Any]:
+    selection = None if mask is None else Selection(mask)
+    return kinds.nearest(index, queries, k, selection, kind=kind_of(index), raw=kinds.raw_of(index))
+
+
+def test_the_kind_follows_the_size_and_stays_while_the_size_is_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "HNSW_FROM", 10_000)
+    monkeypatch.setattr(kinds, "IVFPQ_FROM", 100_000)
+    assert [kind_for(AUTO, n) for n in (0, 9_999, 10_000, 99_999, 100_000)] == [FLAT, FLAT, HNSW, HNSW, IVFPQ]
+    assert [kind_for(AUTO, n, HNSW) for n in (4_999, 5_000, 99_999, 100_000)] == [FLAT, HNSW, HNSW, IVFPQ]
+    assert [kind_for(AUTO, n, IVFPQ) for n in (49_999, 50_000)] == [HNSW, IVFPQ]
+
+
+def test_a_kind_that_is_asked_for_is_built_once_there_is_enough_for_it() -> None:
+    assert [kind_for(HNSW, n) for n in (999, 1000, 10**6)] == [FLAT, HNSW, HNSW]
+    assert [kind_for(IVFPQ, n) for n in (9_999, 10_000)] == [FLAT, IVFPQ]
+    assert kind_for(FLAT, 10**7) == FLAT
+
+
+@pytest.mark.parametrize("value", ["", "HNSW", "ivf", None, 3])
+def test_an_unknown_kind_is_named(value: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"index_kind: .*; one of auto, flat, hnsw, ivfpq was expected"):
+        check_setting(value)
+
+
+@pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
+def test_each_kind_finds_the_nearest_with_their_cosines(built: dict[str, Index], kind: str, never_exact: None) -> None:
+    assert kind_of(built[kind]) == kind
+    cosines, positions = nearest(built[kind], QUERIES, 10)
+    assert recall(positions, exact(VECTORS, IDS, QUERIES, 10)) >= 0.99
+    np.testing.assert_allclose(cosines, np.einsum("qkd,qd->qk", VECTORS[positions], QUERIES), atol=1e-5)
+    assert (np.diff(cosines, axis=1) <= 0).all()
+    alone = nearest(built[kind], QUERIES[:1], 10)
+    assert alone[1].tolist() == positions[:1].tolist()
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5])
+@pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
+def test_a_filter_costs_no_recall(built: dict[str, Index], kind: str, share: float, never_exact: None) -> None:
+    mask = np.random.default_rng(3).random(TOTAL) < share
+    _, positions = nearest(built[kind], QUERIES, 10, mask)
+    assert mask[positions].all()
+    assert recall(positions, exact(VECTORS, IDS, QUERIES, 10, mask)) >= 0.95
+
+
+@pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
+@pytest.mark.parametrize("k", [1, 300, TOTAL, TOTAL + 1])
+def test_any_k(built: dict[str, Index], kind: str, k: int) -> None:
+    _, positions = nearest(built[kind], QUERIES[:3], k)
+    assert positions.shape == (3, min(k, TOTAL))
+    assert recall(positions, exact(VECTORS, IDS, QUERIES[:3], k)) >= 0.99
+
+
+@pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
+def test_a_filter_that_leaves_fewer_than_k_leaves_all_of_them(
+    built: dict[str, Index], kind: str, never_exact: None
+) -> None:
+    mask = np.zeros(TOTAL, bool)
+    assert nearest(built[kind], QUERIES[:2], 5, mask)[1].shape == (2, 0)
+    mask[[3, 700, 2999]] = True
+    assert nearest(built[kind], QUERIES[:2], 5, mask)[1].tolist() == exact(VECTORS, IDS, QUERIES[:2], 5, mask)
+
+
+def test_what_the_graph_does_not_lead_to_is_found_all_the_same(
+    built: dict[str, Index], never_exact: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mask = np.random.default_rng(5).random(TOTAL) < 0.004
+    sel = Selection(mask)
+    parameters = faiss.SearchParametersHNSW(efSearch=1, sel=sel.bitmap)
+    assert built[HNSW].search(QUERIES, sel.count, params=parameters)[1].min() == -1
+    monkeypatch.setattr(kinds, "_parameters", lambda *_: parameters)
+    assert nearest(built[HNSW], QUERIES, 50, mask)[1].tolist() == exact(VECTORS, IDS, QUERIES, 50, mask)
+
+
+def test_few_that_may_be_found_are_compared_one_by_one(
+    built: dict[str, Index], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph, which would have to be walked through as a whole, is not touched."""
+    mask = np.random.default_rng(4).random(TOTAL) < 0.05
+    expected = exact(VECTORS, IDS, QUERIES, 10, mask)
+    for kind in (HNSW, IVFPQ):
+        monkeypatch.setattr(type(built[kind]), "search", lambda *_, **__: pytest.fail("the index was walked through"))
+        assert nearest(built[kind], QUERIES, 10, mask)[1].tolist() == expected
+
+
+def test_searches_that_differ_run_beside_each_other_and_leave_nothing(
+    built: dict[str, Index], never_exact: None
+) -> None:
+    mask = np.random.default_rng(6).random(TOTAL) < 0.3
+    graph, lists = built[HNSW], faiss.downcast_index(built[IVFPQ].base_index)
+    before = (graph.hnsw.efSearch, lists.nprobe, built[IVFPQ].k_factor)
+    asked = [(kind, k, m) for kind in (HNSW, IVFPQ) for k in (1, 10, 100) for m in (None, mask)] * 5
+    expected = {(kind, k, m is None): nearest(built[kind], QUERIES[:1], k, m)[1].tolist() for kind, k, m in asked}
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda one: nearest(built[one[0]], QUERIES[:1], one[1], one[2])[1].tolist(), asked))
+    assert found == [expected[kind, k, m is None] for kind, k, m in asked]
+    assert (graph.hnsw.efSearch, lists.nprobe, built[IVFPQ].k_factor) == before
+
+
+@pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
+def test_a_build_can_be_stopped_at_any_of_its_looks(kind: str) -> None:
+    looks = 0
+
+    def count() -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    build(kind, WIDTH, [VECTORS[:1500]], count)
+    for moment in range(0, looks, 5):
+        left = iter(range(moment))
+        with pytest.raises(Stopped):
+            build(kind, WIDTH, [VECTORS[:1500]], lambda left=left: next(left, None) is None)  # type: ignore[misc]

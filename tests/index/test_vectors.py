@@ -1,0 +1,139 @@
+"""A built index, what came since and what was deleted are searched as one; and the GPU up to its boundary."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from index import gpu
+from index.kinds import FLAT, HNSW, IVFPQ, build
+from index.vectors import Vectors, search
+from tests.index.clustered import WIDTH, clustered, exact, recall, use_kinds_when_small
+
+TOTAL = 1600
+VECTORS = clustered(2 * TOTAL, seed=3)
+QUERIES = clustered(20, seed=4)
+
+
+@pytest.fixture(scope="module")
+def indexes() -> dict[str, Any]:
+    return {kind: build(kind, WIDTH, [VECTORS[:TOTAL]], lambda: False) for kind in (FLAT, HNSW, IVFPQ)}
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize("kind", [None, FLAT, HNSW, IVFPQ])
+def test_adds_and_deletes_on_top_of_any_kind(
+    indexes: dict[str, Any], kind: str | None, gaps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_kinds_when_small(monkeypatch)
+    random = np.random.default_rng(8)
+    all_ids = np.cumsum(random.integers(1, 4, 2 * TOTAL)) if gaps else np.arange(2 * TOTAL) + 5
+    vectors = Vectors(WIDTH, None if kind is None else indexes[kind], all_ids[:TOTAL])
+    living = np.zeros(2 * TOTAL, bool)
+    living[:TOTAL] = kind is not None
+    deleted = 0
+    for first in range(TOTAL, 2 * TOTAL, 400):
+        vectors.add(all_ids[first : first + 400], VECTORS[first : first + 400])
+        living[first : first + 400] = True
+        spans = [(int(random.choice(all_ids)), int(random.integers(1, 60))) for _ in range(8)]
+        vectors.remove(spans)
+        for start, count in spans:
+            gone = living & (all_ids >= start) & (all_ids < start + count)
+            living &= ~gone
+            deleted += int(gone.sum())
+        assert vectors.count == living.sum()
+        for share in (None, 0.02, 0.4, 0.9):
+            allowed = None if share is None else random.random(int(all_ids[-1]) - 40) < share
+            expected = exact(VECTORS[living], all_ids[living], QUERIES, 10, allowed)
+            _, found = vectors.search(QUERIES, 10, allowed)
+            assert set(found.ravel().tolist()) <= set(all_ids[living].tolist())
+            assert allowed is None or allowed[found].all()
+            if kind in (None, FLAT):
+                assert found.tolist() == expected
+            else:
+                assert recall(found, expected) >= 0.97
+            assert search(vectors, QUERIES[0], 10, allowed)[0][0] == expected[0][0]
+    assert vectors.kind == (kind or FLAT)
+    assert vectors.changed == TOTAL + deleted
+
+
+def test_vectors_that_are_alike_come_by_id() -> None:
+    same = np.repeat(VECTORS[:1], 6, axis=0)
+    vectors = Vectors(WIDTH, build(FLAT, WIDTH, [same[:3]], lambda: False), np.array([2, 4, 6]))
+    vectors.add(np.array([7, 9, 11]), same[3:])
+    assert [i for i, _ in search(vectors, VECTORS[0], 6, None)] == [2, 4, 6, 7, 9, 11]
+    vectors.remove([(4, 1), (9, 5)])
+    assert [i for i, _ in search(vectors, VECTORS[0], 6, None)] == [2, 6, 7]
+
+
+def test_nothing_is_found_in_nothing() -> None:
+    vectors = Vectors(WIDTH)
+    assert search(vectors, VECTORS[0], 3, None) == search(vectors, VECTORS[0], 3, np.ones(5, bool)) == []
+    vectors.add(np.array([1, 2]), VECTORS[:2])
+    vectors.remove([(1, 2)])
+    assert search(vectors, VECTORS[0], 3, None) == []
+    assert vectors.count == 0
+
+
+class Calls(list[Any]):
+    """Stands for FAISS's GPU functions: a copy is the index itself, and what was copied is noted."""
+
+    def install(self, monkeypatch: pytest.MonkeyPatch, error: str = "") -> None:
+        def copy(resources: Any, device: int, index: Any) -> Any:
+            if error:
+                raise RuntimeError(error)
+            self.append(index)
+            return index
+
+        gpu._resources.cache_clear()
+        monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+        monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+        monkeypatch.setattr(faiss, "index_cpu_to_gpu", copy, raising=False)
+
+
+@pytest.mark.parametrize("kind", [FLAT, IVFPQ])
+def test_searches_of_everything_go_to_a_gpu(
+    indexes: dict[str, Any], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = Calls()
+    copied.install(monkeypatch)
+    asked: list[int] = []
+    on_gpu = gpu.GpuSearch.search
+    monkeypatch.setattr(gpu.GpuSearch, "search", lambda self, q, k: asked.append(k) or on_gpu(self, q, k))
+    ids = np.arange(TOTAL) + 7
+    vectors = Vectors(WIDTH, indexes[kind], ids)
+    assert [type(index) for index in copied] == [faiss.IndexFlatIP if kind == FLAT else faiss.IndexIVFPQ]
+    assert recall(vectors.search(QUERIES, 10)[1], exact(VECTORS[:TOTAL], ids, QUERIES, 10)) >= 0.98
+    assert asked == [10]
+    allowed = np.arange(TOTAL) % 2 == 0
+    assert recall(vectors.search(QUERIES, 10, allowed)[1], exact(VECTORS[:TOTAL], ids, QUERIES, 10, allowed)) >= 0.95
+    vectors.remove([(7, 1)])
+    assert vectors.search(QUERIES, 10)[1].min() > 7
+    assert asked == [10]
+
+
+def test_more_than_a_gpu_can_find_is_searched_on_the_cpu(
+    indexes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Calls().install(monkeypatch)
+    monkeypatch.setattr(gpu, "_MOST", 100)
+    monkeypatch.setattr(gpu.GpuSearch, "search", lambda *_: pytest.fail("the GPU was asked"))
+    assert Vectors(WIDTH, indexes[FLAT], np.arange(TOTAL)).search(QUERIES, 101)[1].shape == (20, 101)
+
+
+def test_a_graph_and_what_does_not_fit_stay_on_the_cpu(
+    indexes: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    copied = Calls()
+    copied.install(monkeypatch)
+    assert gpu.on_gpu(indexes[HNSW]) is None
+    assert copied == []
+    copied.install(monkeypatch, error="out of memory")
+    with caplog.at_level(logging.WARNING):
+        vectors = Vectors(WIDTH, indexes[FLAT], np.arange(TOTAL))
+    assert "is searched on the CPU: out of memory" in caplog.text
+    assert vectors.search(QUERIES, 10)[1].tolist() == exact(VECTORS[:TOTAL], np.arange(TOTAL), QUERIES, 10)
