@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest golden
+	study measure-training bench-ingest bench-index golden
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -88,6 +88,9 @@ measure-training: $(VENV)/.train ## what training costs: steps per second and me
 bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what share of decoding or the model alone that is (ARGS="--films 48")
 	$(BIN)/python -m index.ingest_bench $(ARGS)
 
+bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside FAISS alone and usearch (SIZES="10000 100000"; all: half an hour)
+	$(BIN)/python -m index.bench $(if $(SIZES),--sizes $(SIZES))
+
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
 
@@ -128,4 +131,8 @@ $(VENV)/.train: $(VENV)/.runtime
 $(VENV)/.test: $(VENV)/.train
 	@echo "Installing what the tests need"
 	@$(PIP) --editable ".[cpu,train,dev]"
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.runtime
+	@$(PIP) --editable ".[cpu,bench]"
 	@touch $@
