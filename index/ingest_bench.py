@@ -24,7 +24,16 @@ import numpy as np
 from rich.console import Console
 
 from index.collection import Collection
-from index.ingest import Frames, Ingested, OpenedFile, clip_batches, decode_clips, embed_clips, open_file
+from index.ingest import (
+    Decoded,
+    Ingested,
+    OpenedFile,
+    Planned,
+    clip_batches,
+    decode_clips,
+    embed_clips,
+    open_file,
+)
 from index.jobs import Pace, create_folder_job, run_job
 from index.library import Library
 from index.segment import Segmentation
@@ -79,10 +88,10 @@ def measure(folder: Path, films: Path, model: Model, rounds: int, pace: Pace, ru
             decoded = _decode_all(collection, model, films, pace, rule)
             decode = time.perf_counter() - began
             began = time.perf_counter()
-            for spans, frames in decoded:
-                embed_clips(model, spans, frames)
+            for planned, clips in decoded:
+                embed_clips(model, planned, clips)
             embed = time.perf_counter() - began
-            del decoded, frames
+            del decoded, clips
             clock = StageClock()
             job_id = create_folder_job(collection, films, segmentation=rule).id
             began = time.perf_counter()
@@ -96,21 +105,21 @@ def measure(folder: Path, films: Path, model: Model, rounds: int, pace: Pace, ru
 
 def _decode_all(
     collection: Collection, model: Model, films: Path, pace: Pace, rule: Segmentation
-) -> list[tuple[list[tuple[float, float]], Frames]]:
+) -> list[tuple[list[Planned], Decoded]]:
     """Open and decode every film, by as many threads as the job has."""
 
-    def decoded(film: Path) -> list[tuple[list[tuple[float, float]], Frames]]:
+    def decoded(film: Path) -> list[tuple[list[Planned], Decoded]]:
         opened = open_file(collection, film, title=None, metadata=None, segmentation=rule, limits=DEFAULT_LIMITS)
         if isinstance(opened, Ingested):
             raise InvalidInput(f"{film}: is in the collection already")
-        return [(spans, _frames(model, opened, spans, pace)) for spans in clip_batches(opened)]
+        return [(planned, _decode(model, opened, planned, pace)) for planned in clip_batches(opened)]
 
     with ThreadPoolExecutor(pace.decoders) as pool:
         return [batch for batches in pool.map(decoded, sorted(films.iterdir())) for batch in batches]
 
 
-def _frames(model: Model, opened: OpenedFile, spans: list[tuple[float, float]], pace: Pace) -> Frames:
-    return decode_clips(model, opened, spans, DEFAULT_LIMITS, threads=pace.decoder_threads)
+def _decode(model: Model, opened: OpenedFile, planned: list[Planned], pace: Pace) -> Decoded:
+    return decode_clips(model, opened, planned, DEFAULT_LIMITS, threads=pace.decoder_threads)
 
 
 def report(measured: list[Round], films: int, seconds: float, pace: Pace) -> dict[str, Any]:
