@@ -172,7 +172,7 @@ class Client:
         """
         if (folder is None) == (source is None):
             raise errors.InvalidInput(f"folder: {folder!r}, source: {source!r}; exactly one of them was expected")
-        body: JSON = {"metadata": dict(metadata or {}), "segmentation": segmentation}
+        body: JSON = {"metadata": dict(metadata or {}), **_given(segmentation=segmentation)}
         body |= {"folder": folder, "recursive": recursive} if source is None else {"source": dict(source)}
         return self._call("POST", _path(collection, "jobs"), json=body)
 

@@ -124,13 +124,21 @@ def _run(arguments: list[str]) -> int:
     return PARTLY if result.get("failed") else DONE
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """With room for the longest command: argparse leaves the indentation of commands out of its count."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        self._action_max_length = max(self._action_max_length, 4 + max(map(len, MOUNTS)))
+
+
 def build_parser(chosen: str | None) -> tuple[argparse.ArgumentParser, Show]:
     """The parser with the arguments of the ``chosen`` subcommand; of the others it knows name and summary."""
     parser = argparse.ArgumentParser(
         prog="vitascope",
         description="Search, check and question folders of video.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"vitascope {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")

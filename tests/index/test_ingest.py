@@ -66,7 +66,8 @@ def test_the_tokens_kept_are_those_of_the_clip(tmp_path: Path, collection: Colle
     path = write_color_video(tmp_path / "red.mp4", RED)
     video = ingest_file(collection, small_model, path).video
     kept = collection.visual_tokens([clip.id for clip in collection.clips(video.id)])
-    np.testing.assert_allclose(kept, small_model.embed_file(path).visual_tokens, atol=1e-3)
+    embedded = small_model.embed_file(path).visual_tokens
+    np.testing.assert_allclose(kept, embedded, atol=float(np.abs(embedded).max()) / 200)  # kept in eight bits
 
 
 def test_a_picture_is_one_clip_without_length(tmp_path: Path, collection: Collection, small_model: Model) -> None:

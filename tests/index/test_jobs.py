@@ -83,7 +83,7 @@ def test_every_file_of_a_mixed_folder_ends_with_its_reason(
     assert (done.counts.succeeded, done.counts.failed, done.counts.skipped, done.counts.total) == (2, 3, 2, 7)
     found = outcomes(collection, made.id)
     assert list(found) == ["a.mp4", "cut.mp4", "b.png", "same as a.mp4", "empty.mp4", "notes.txt", "text.mp4"]
-    video = collection.videos()[0]
+    video = next(video for video in collection.videos() if video.path == str(folder / "a.mp4"))
     assert found["a.mp4"] == found["b.png"] == ("succeeded", None)
     assert found["same as a.mp4"] == (
         "skipped",

@@ -60,11 +60,11 @@ def test_a_long_video_never_has_more_than_a_few_batches_in_memory(
 
     def decoding(*arguments: Any, **options: Any) -> Any:
         nonlocal alive, most
-        frames = decode(*arguments, **options)
+        decoded = decode(*arguments, **options)
         with lock:
-            alive += len(frames["high"])
+            alive += len(decoded.frames["high"])
             most = max(most, alive)
-        return frames
+        return decoded
 
     def embedding(streams: Any) -> Any:
         nonlocal alive
