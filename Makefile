@@ -86,10 +86,10 @@ measure-training: $(VENV)/.train ## what training costs: steps per second and me
 	$(BIN)/python -m training.measure base
 
 bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what share of decoding or the model alone that is (ARGS="--films 48")
-	$(BIN)/python -m index.ingest_bench $(ARGS)
+	$(BIN)/python -m index.jobs.bench $(ARGS)
 
 bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside FAISS alone and usearch (SIZES="10000 100000"; all: half an hour)
-	$(BIN)/python -m index.bench $(if $(SIZES),--sizes $(SIZES))
+	$(BIN)/python -m index.nearest.bench $(if $(SIZES),--sizes $(SIZES))
 
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run

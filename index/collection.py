@@ -15,12 +15,10 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from index import vectors
-from index.catalogue import CATALOGUE_NAME, Catalogue
-from index.filter_sql import where_clause
-from index.filters import Filter
-from index.kinds import check_setting
-from index.live import LiveIndex, setting_of, write_setting
+from index.nearest import vectors
+from index.nearest.kinds import check_setting
+from index.nearest.live import LiveIndex, setting_of, write_setting
+from index.nearest.snapshot import SNAPSHOT_NAME
 from index.records import (
     Clip,
     Float32,
@@ -37,7 +35,10 @@ from index.records import (
     check_vector,
     check_video,
 )
-from index.rows import (
+from index.storage.catalogue import CATALOGUE_NAME, Catalogue
+from index.storage.filter_sql import where_clause
+from index.storage.filters import Filter
+from index.storage.rows import (
     VIDEO_COLUMNS,
     ClipRow,
     allowed_clips,
@@ -48,8 +49,7 @@ from index.rows import (
     next_clip,
     read_video,
 )
-from index.snapshot import SNAPSHOT_NAME
-from index.words import delete_words
+from index.storage.words import delete_words
 from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, StorageError, VideoNotFound
 from vitascope.token_encoding import check_encoding, decode_tokens, encode_tokens
 

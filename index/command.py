@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from index import index_command
-from index.search_command import add_search_arguments, run_search, show_search
+from index.commands import index as index_command
+from index.commands.search import add_search_arguments, run_search, show_search
 
 COMMANDS = {
     "index": (index_command.add_arguments, index_command.run, index_command.show),

@@ -14,11 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from index.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.collection import Collection
-from index.kinds import AUTO, check_setting
-from index.live import SETTING_KEY
-from index.snapshot import sync_folder
+from index.nearest.kinds import AUTO, check_setting
+from index.nearest.live import SETTING_KEY
+from index.nearest.snapshot import sync_folder
+from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, StorageError, VitascopeError
 from vitascope.manifest import Manifest
 from vitascope.token_encoding import TokenEncoding

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from index.sources.reach import is_inside
+from index.jobs.sources.reach import is_inside
 from service.errors import PathForbidden
 from vitascope.errors import NotFound
 

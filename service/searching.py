@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from index.filters import parse_filter
-from index.query import ClipPart, Part, TextPart, VectorPart
 from index.records import Float32
-from index.search import Search, search
-from index.search_cursor import Place, name_of, read_place, write_place
+from index.search.cursor import Place, name_of, read_place, write_place
+from index.search.query import ClipPart, Part, TextPart, VectorPart
+from index.search.search import Search, search
+from index.storage.filters import parse_filter
 from service.cursors import at_most, record_number
 from service.errors import BadRequest
 from service.forms import Upload, invalid
@@ -60,7 +60,7 @@ def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
 
 
 def answer_search(service: Service, collection_name: str, wanted: Asked, upload: Upload | None) -> SearchResponse:
-    """Look and answer. Raises as ``index.search.search`` does, media errors for the file, RequestValidationError."""
+    """Look and answer. Raises as ``search`` does, media errors for the file, RequestValidationError."""
     collection = service.collection(collection_name, for_model=True)
     vector = _file_vector(service, wanted, upload)
     options, place = wanted.options, wanted.place

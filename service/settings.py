@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from index.pipeline import Pace
-from index.sources.reach import Reach, check_url
+from index.jobs.pipeline import Pace
+from index.jobs.sources.reach import Reach, check_url
 from vitascope.commands.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits

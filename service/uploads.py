@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from index.ingest import Ingested, ingest_file
+from index.jobs.ingest import Ingested, ingest_file
 from service.forms import Upload
 from service.schemas.library import UploadFields
 from service.schemas.segmentation import asked_segmentation

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from index.collection import Collection
 from index.records import Clip, Video
-from index.search import RankedHit, Result
+from index.search.search import RankedHit, Result
 from service.media_store import media_type
 from service.schemas import library as schemas
 from service.schemas.search import FoundClip, Ranks, SearchResult

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 
-from index.jobs import jobs, run_job
+from index.jobs.jobs import jobs, run_job
 from index.library import Library
 from service.settings import Settings
 from vitascope.errors import Conflict, FingerprintMismatch, NotFound, VitascopeError

@@ -45,7 +45,7 @@ class Mount:
 MOUNTS = {
     "index": Mount("index.command", "make a folder of videos and pictures searchable"),
     "search": Mount("index.command", "find clips by a sentence"),
-    "collection": Mount("index.collection_command", "list, export, import, back up, restore or drop collections"),
+    "collection": Mount("index.commands.collection", "list, export, import, back up, restore or drop collections"),
     "score": Mount("vitascope.commands.score", "say how well captions describe a file"),
     "ask": Mount("vitascope.commands.ask", "answer a question about a file"),
     "serve": Mount("service.command", "serve search, scores and answers over HTTP"),

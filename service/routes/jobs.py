@@ -10,10 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import TypeAdapter
 
-from index import jobs as index_jobs
 from index.collection import Collection
-from index.sources import description as sources
-from index.sources.reach import check_url
+from index.jobs import jobs as index_jobs
+from index.jobs.sources import description as sources
+from index.jobs.sources.reach import check_url
 from service.cursors import cut, page_limit, read_cursor, record_number
 from service.errors import PathForbidden
 from service.folders import allowed_file, allowed_folder, is_inside

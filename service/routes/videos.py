@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from index.filters import Filter, parse_filter
+from index.storage.filters import Filter, parse_filter
 from service.cursors import cut, page_limit, read_cursor
 from service.forms import parse_fields, read_form
 from service.openapi import errors, form_body, successes

@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from index.query import MAX_WEIGHT
-from index.search import CANDIDATES
-from index.search_cursor import MAX_LENGTH
+from index.search.cursor import MAX_LENGTH
+from index.search.query import MAX_WEIGHT
+from index.search.search import CANDIDATES
 from service.schemas.base import Id, Probability, Request, Response, Seconds, Whole, example
 from service.schemas.library import VIDEO, Video
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from index import segment
+from index.clips import segment
 from service.schemas.base import Request, example
 
 LEAST = 0.5

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index import kinds
-from index.kinds import Float32, Int64, Mask
+from index.nearest import kinds
+from index.nearest.kinds import Float32, Int64, Mask
 
 WIDTH = 16
 

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from index import pipeline
-from index.jobs import JobItem, run_job
+from index.jobs import pipeline
+from index.jobs.jobs import JobItem, run_job
 from index.library import Library
 from vitascope.model import Model
 

@@ -13,8 +13,8 @@ import os
 import sys
 from pathlib import Path
 
-from index import live
 from index.library import Library
+from index.nearest import live
 from tests.index.numbered import content, new_video
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import backup as backup_module
-from index.backup import back_up, restore
-from index.catalogue import CATALOGUE_NAME
 from index.collection import Collection
 from index.library import Library
+from index.storage.catalogue import CATALOGUE_NAME
+from index.transfer import backup as backup_module
+from index.transfer.backup import back_up, restore
 from tests.index.numbered import WIDTH, add, new_video, numbers_in
 from tests.index.numbered import manifest as numbers_manifest
 from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError
@@ -126,7 +126,7 @@ def test_a_copy_taken_under_a_steady_writer_has_all_that_was_acknowledged_and_no
 KILLED = """
 import sys, time
 from pathlib import Path
-from index import backup
+from index.transfer import backup
 from index.library import Library
 
 backup.PAGES = 2

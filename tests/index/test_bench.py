@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from index import bench
+from index.nearest import bench
 from tests.index.clustered import use_kinds_when_small
 
 SIZE = ["--sizes", "1500", "--width", "16", "--queries", "64", "--kind", "hnsw"]

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import catalogue as catalogue_module
-from index.catalogue import CATALOGUE_NAME
 from index.collection import Collection
 from index.library import Library
+from index.storage import catalogue as catalogue_module
+from index.storage.catalogue import CATALOGUE_NAME
 from tests.index.numbered import WIDTH, add, new_collection, new_video, numbers_in
 from vitascope.errors import CollectionNotFound, StorageError
 

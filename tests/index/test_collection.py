@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from index.collection import MAX_K, Collection, NewClip, NewVideo
-from index.filters import parse_filter
 from index.library import Library
+from index.storage.filters import parse_filter
 from tests.index.numbered import (
     TOKENS,
     WIDTH,

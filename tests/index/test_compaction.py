@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import compaction, kinds, live
 from index.collection import Collection
-from index.filters import parse_filter
-from index.kinds import FLAT, HNSW, IVFPQ
 from index.library import Library
-from index.snapshot import SNAPSHOT_NAME, read_label
+from index.nearest import compaction, kinds, live
+from index.nearest.kinds import FLAT, HNSW, IVFPQ
+from index.nearest.snapshot import SNAPSHOT_NAME, read_label
+from index.storage.filters import parse_filter
 from tests.index.clustered import use_kinds_when_small
 from tests.index.numbered import WIDTH, add, manifest, new_collection, new_video, numbers_in, vectors_of
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
@@ -208,7 +208,8 @@ def test_closing_ends_a_build_and_what_was_written_is_there(tmp_path: Path, monk
 KILLED = """
 import os, sys
 from pathlib import Path
-from index import kinds, live
+from index.nearest import kinds
+from index.nearest import live
 from index.library import Library
 live.LEAST_CHANGED, kinds.HNSW_FROM = 10, 40
 kinds.LEAST.update(dict.fromkeys(kinds.LEAST, 0))
@@ -226,7 +227,7 @@ def test_a_process_killed_during_a_build_costs_nothing(grown: Collection, tmp_pa
     module, name = moment.split(".")
     target = "compaction" if module == "kinds" else module
     script = KILLED.replace(
-        "before = {moment}", f"from index import compaction\n{target}.{name} = lambda *_: os._exit(9)"
+        "before = {moment}", f"from index.nearest import compaction\n{target}.{name} = lambda *_: os._exit(9)"
     ).replace('"hnsw"', '"flat"')
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False).returncode == 9
     assert label_of(tmp_path) == before

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.collection import Collection
-from index.filters import parse_filter
 from index.library import Library
+from index.storage.filters import parse_filter
 from tests.index.numbered import WIDTH, metadata_of, new_collection, new_video, vectors_of
 
 STEPS = st.lists(

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from index.clips.cutting import cut_into_clips
+from index.clips.segment import Rule, Segmentation
 from index.collection import Collection
-from index.cutting import cut_into_clips
-from index.ingest import ingest_file
-from index.jobs import create_folder_job, items, job, run_job
+from index.jobs.ingest import ingest_file
+from index.jobs.jobs import create_folder_job, items, job, run_job
 from index.library import Library
-from index.segment import Rule, Segmentation
 from tests.media_files import (
     moving_shot,
     solid,

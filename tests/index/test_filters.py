@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.collection import Collection, NewVideo
-from index.filters import MAX_CONDITIONS, MAX_VALUES, parse_filter
+from index.storage.filters import MAX_CONDITIONS, MAX_VALUES, parse_filter
 from tests.index.numbered import COLORS, add, metadata_of, new_collection, new_video
 from vitascope.errors import FilterError
 

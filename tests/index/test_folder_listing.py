@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from index.folder_listing import list_folder
+from index.jobs.folder_listing import list_folder
 
 
 def touch(root: Path, *names: str) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import ingest
+from index.clips.segment import Segmentation
 from index.collection import Collection
-from index.ingest import content_sha256, ingest_file
+from index.jobs import ingest
+from index.jobs.ingest import content_sha256, ingest_file
 from index.library import Library
-from index.segment import Segmentation
 from tests.index.numbered import new_collection
 from tests.media_files import (
     cut,

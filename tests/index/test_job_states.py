@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from index import job_listing
 from index.collection import Collection
-from index.jobs import JobItem, Pace, cancel, create_folder_job, items, job, jobs, pause, resume, retry, run_job
+from index.jobs import listing as job_listing
+from index.jobs.jobs import JobItem, Pace, cancel, create_folder_job, items, job, jobs, pause, resume, retry, run_job
 from index.library import Library
 from tests.index.test_jobs import abandon, make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from index import job_owner, job_runner, job_state
+from index.clips.segment import Segmentation
 from index.collection import Collection
-from index.filters import parse_filter
-from index.jobs import Job, JobItem, JobOptions, Pace, cancel, create_folder_job, items, job, jobs, run_job
+from index.jobs import owner as job_owner
+from index.jobs import runner as job_runner
+from index.jobs import state as job_state
+from index.jobs.jobs import Job, JobItem, JobOptions, Pace, cancel, create_folder_job, items, job, jobs, run_job
+from index.jobs.sources.description import FolderSource
 from index.library import Library
-from index.segment import Segmentation
-from index.sources.description import FolderSource
+from index.storage.filters import parse_filter
 from tests.index.numbered import new_collection
 from tests.media_files import cut, solid, write_color_video, write_picture
 from vitascope.errors import (

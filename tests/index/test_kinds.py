@@ -9,8 +9,20 @@ import faiss
 import numpy as np
 import pytest
 
-from index import kinds
-from index.kinds import AUTO, FLAT, HNSW, IVFPQ, Index, Selection, Stopped, build, check_setting, kind_for, kind_of
+from index.nearest import kinds
+from index.nearest.kinds import (
+    AUTO,
+    FLAT,
+    HNSW,
+    IVFPQ,
+    Index,
+    Selection,
+    Stopped,
+    build,
+    check_setting,
+    kind_for,
+    kind_of,
+)
 from tests.index.clustered import WIDTH, clustered, exact, recall
 from vitascope.errors import InvalidInput
 

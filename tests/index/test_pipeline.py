@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from index import pipeline
-from index.channel import Channel
+from index.clips.segment import Segmentation
 from index.collection import Collection
-from index.jobs import Pace, create_folder_job, items, run_job
+from index.jobs import pipeline
+from index.jobs.channel import Channel
+from index.jobs.jobs import Pace, create_folder_job, items, run_job
+from index.jobs.stage_clock import StageClock
 from index.library import Library
-from index.segment import Segmentation
-from index.stage_clock import StageClock
 from tests.index.test_jobs import make_pictures
 from tests.media_files import write_color_video
 from vitascope.errors import InvalidInput, MediaCorrupt

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from index.readers_writer import ReadersWriter
+from index.nearest.readers_writer import ReadersWriter
 
 PATIENCE = 10.0
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import search as search_module
 from index.collection import Collection, NewClip, NewVideo
-from index.filters import parse_filter
-from index.ingest import ingest_file
+from index.jobs.ingest import ingest_file
 from index.library import Library
-from index.query import ClipPart, Part, TextPart, VectorPart
-from index.search import MAX_RERANK, RankedHit, Search, search, search_text
+from index.search import search as search_module
+from index.search.query import ClipPart, Part, TextPart, VectorPart
+from index.search.search import MAX_RERANK, RankedHit, Search, search, search_text
+from index.storage.filters import parse_filter
 from tests.index.numbered import new_collection
 from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import search as search_module
 from index.collection import Collection
-from index.filters import parse_filter
-from index.query import ClipPart, Part, TextPart, VectorPart
 from index.records import NewClip, NewVideo, Scalar
-from index.search import Found, Search, search
+from index.search import search as search_module
+from index.search.query import ClipPart, Part, TextPart, VectorPart
+from index.search.search import Found, Search, search
+from index.storage.filters import parse_filter
 from tests.index.numbered import TOKENS, WIDTH, content, manifest, new_collection
 
 VOCABULARY = ["dog", "cat", "engine", "boat", "snow", "piano", "forest", "bridge"]
@@ -279,7 +279,7 @@ def test_beyond_both_lists_the_order_goes_on_by_similarity(
 ) -> None:
     """With lists of 30 in place of 1000: the rest follows, nothing comes twice, and pages fit together."""
     collection, rows = filled
-    monkeypatch.setattr("index.ranking.LIST", 30)
+    monkeypatch.setattr("index.search.ranking.LIST", 30)
     monkeypatch.setattr(search_module, "LIST", 30)
     wanted = Search([TextPart("piano snow")], limit=25, hybrid=True)
     pages: list[int] = []

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from index.clips.segment import Segmentation, between, divided, joined
+from index.clips.sentences import AT_ONCE, inside, sentence_spans, words_in
 from index.records import MAX_TEXT_LENGTH, check_text
-from index.segment import Segmentation, between, divided, joined
-from index.sentences import AT_ONCE, inside, sentence_spans, words_in
 from vitascope.media.subtitles import Cue
 
 RULE = Segmentation(rule="subtitles", shortest=4.0, longest=16.0, length=8.0)

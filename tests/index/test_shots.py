@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from index.shots import cuts, shot_starts
+from index.clips.shots import cuts, shot_starts
 from tests.media_files import moving_shot, solid, write_animation, write_picture, write_video
 
 RATE = 25

@@ -12,12 +12,12 @@ import faiss
 import numpy as np
 import pytest
 
-from index import live
-from index.catalogue import CATALOGUE_NAME
 from index.collection import Collection
-from index.kinds import Index, build
 from index.library import Library
-from index.snapshot import SNAPSHOT_NAME, Label, SnapshotDamaged, read_label, read_snapshot, write_snapshot
+from index.nearest import live
+from index.nearest.kinds import Index, build
+from index.nearest.snapshot import SNAPSHOT_NAME, Label, SnapshotDamaged, read_label, read_snapshot, write_snapshot
+from index.storage.catalogue import CATALOGUE_NAME
 from tests.index.numbered import add, new_collection, numbers_in
 
 LABEL = Label(collection_id="c", change=3, stamp=-5, width=4, clips=2, kind="flat")

@@ -15,10 +15,9 @@ import pytest
 from pyarrow import parquet
 
 from index.collection import Collection
-from index.jobs import JobOptions, create_job, items, job, run_job
-from index.library import Library
-from index.sources import remote
-from index.sources.description import (
+from index.jobs.jobs import JobOptions, create_job, items, job, run_job
+from index.jobs.sources import remote
+from index.jobs.sources.description import (
     FilesSource,
     FolderSource,
     ListSource,
@@ -30,9 +29,10 @@ from index.sources.description import (
     read_source,
     source_json,
 )
-from index.sources.item import SourceItem
-from index.sources.listing import list_source
-from index.sources.reach import EVERYWHERE, Reach
+from index.jobs.sources.item import SourceItem
+from index.jobs.sources.listing import list_source
+from index.jobs.sources.reach import EVERYWHERE, Reach
+from index.library import Library
 from tests.media_files import solid, write_color_video, write_picture
 from vitascope.errors import Conflict, InvalidInput
 from vitascope.media.limits import MediaLimits
@@ -287,7 +287,9 @@ def test_a_file_that_is_too_large_is_not_copied(
     assert "10000 bytes" in (indexed(collection, small_model, source, limits=limits)[source.url][1] or "")
     monkeypatch.setattr(remote, "open_url", remote.open_url)
     real = remote.open_url
-    monkeypatch.setattr("index.sources.fetching.open_url", lambda url: (real(url)[0], None))  # a size that is not told
+    monkeypatch.setattr(
+        "index.jobs.sources.fetching.open_url", lambda url: (real(url)[0], None)
+    )  # a size that is not told
     assert "more than 1000 bytes" in (indexed(collection, small_model, source, limits=limits)[source.url][1] or "")
     assert list((collection.folder / "media").rglob("*.*")) == []
 

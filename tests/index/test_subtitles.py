@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from index.subtitles import find_subtitles
+from index.clips.subtitles import find_subtitles
 from tests.media_files import solid, write_color_video, write_subtitled_video
 
 FRAMES = [solid((9, 9, 9))] * 20

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index import parquet_export, parquet_import
 from index.collection import Collection, NewClip, NewVideo
-from index.filters import parse_filter
 from index.library import Library
-from index.parquet_export import export_collection
-from index.parquet_import import import_collection
+from index.storage.filters import parse_filter
+from index.transfer import parquet_export, parquet_import
+from index.transfer.parquet_export import export_collection
+from index.transfer.parquet_import import import_collection
 from tests.index.numbered import (
     WIDTH,
     add,

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index import catalogue as catalogue_module
-from index.catalogue import CATALOGUE_NAME
+from index.clips.segment import Segmentation
 from index.collection import Collection, NewClip
-from index.jobs import JobOptions, cancel, create_folder_job, items, job, retry
+from index.jobs.jobs import JobOptions, cancel, create_folder_job, items, job, retry
+from index.jobs.sources.description import FolderSource
 from index.library import Library
-from index.schema import SCHEMA_VERSION
-from index.segment import Segmentation
-from index.sources.description import FolderSource
+from index.storage import catalogue as catalogue_module
+from index.storage.catalogue import CATALOGUE_NAME
+from index.storage.schema import SCHEMA_VERSION
 from tests.index.numbered import (
     WIDTH,
     add,

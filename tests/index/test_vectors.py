@@ -9,9 +9,9 @@ import faiss
 import numpy as np
 import pytest
 
-from index import gpu
-from index.kinds import FLAT, HNSW, IVFPQ, build
-from index.vectors import Vectors, search
+from index.nearest import gpu
+from index.nearest.kinds import FLAT, HNSW, IVFPQ, build
+from index.nearest.vectors import Vectors, search
 from tests.index.clustered import WIDTH, clustered, exact, recall, use_kinds_when_small
 
 TOTAL = 1600

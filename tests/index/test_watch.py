@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from index import watch as watching
 from index.collection import Collection
-from index.jobs import JobOptions
+from index.jobs import watch as watching
+from index.jobs.jobs import JobOptions
+from index.jobs.sources.description import FolderSource
+from index.jobs.watch import Totals, Watch, summary, watch
 from index.library import Library
-from index.sources.description import FolderSource
-from index.watch import Totals, Watch, summary, watch
 from tests.media_files import solid, write_picture
 from vitascope.model import Model
 

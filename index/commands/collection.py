@@ -1,0 +1,223 @@
+"""`vitascope collection`: what there is, and moving whole collections in and out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+
+from vitascope.commands.options import add_bundle, add_data
+from vitascope.commands.output import Steps, plain_table
+from vitascope.errors import CollectionNotFound, InvalidInput, VitascopeError
+
+if TYPE_CHECKING:
+    from index.collection import Collection
+    from index.library import Library
+
+EPILOG = """\
+A service may go on reading and writing meanwhile: what is exported or backed up is of one moment.
+
+examples:
+  vitascope collection list
+  vitascope collection backup videos /mnt/backups/videos.sqlite3
+  vitascope collection restore /mnt/backups/videos.sqlite3 videos-again
+  vitascope collection export videos /tmp/videos --tokens        Parquet, for DuckDB, pandas, another machine
+  vitascope collection import /tmp/videos elsewhere
+  vitascope collection create small --token-encoding float16
+  vitascope collection drop elsewhere --yes
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+
+    def action(name: str, summary: str, *arguments: tuple[str, str]) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        for argument, what in arguments:
+            kind = Path if argument in ("file", "folder") else str
+            sub.add_argument(argument, type=kind, metavar=argument.upper(), help=what)
+        add_data(sub)
+        return sub
+
+    existing, new = ("name", "a collection"), ("name", "of the new collection")
+    action("list", "name the collections, with what is in them")
+    create = action("create", "make an empty collection for the bundle in use", new)
+    create.add_argument("--token-encoding", metavar="NAME", help="float16 or int8 (default), see docs/collections.md")
+    add_bundle(create)
+    export = action("export", "write a collection as Parquet files", existing, ("folder", "to be made"))
+    export.add_argument("--tokens", action="store_true", help="with what reranking needs; many times as large")
+    export.add_argument("--thumbnails", action="store_true", help="with the clips' pictures")
+    importing = action("import", "make a collection of exported files", ("folder", "of an export"), new)
+    add_bundle(importing)
+    action("backup", "write a collection to one file", existing, ("file", "new, or an earlier backup"))
+    action("restore", "make a collection of a backup", ("file", "a backup"), new)
+    drop = action("drop", "delete a collection; the media files stay", existing)
+    drop.add_argument("--yes", action="store_true", help="yes, delete it")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    runs: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+        "list": _list,
+        "create": _create,
+        "export": _export,
+        "import": _import,
+        "backup": _backup,
+        "restore": _restore,
+        "drop": _drop,
+    }
+    return {"action": args.action, **runs[args.action](args)}
+
+
+@contextmanager
+def _library(args: argparse.Namespace, *, make: bool = False) -> Iterator[Library]:
+    from index.library import Library
+    from vitascope.commands.options import collections_folder
+
+    folder = collections_folder(args.data)
+    if not make and not folder.is_dir():  # opening a library would make it
+        raise CollectionNotFound(f"data: {str(args.data)!r} holds no collections; `vitascope index FOLDER` makes one")
+    with Library(folder) as library:
+        yield library
+
+
+@contextmanager
+def _collection(args: argparse.Namespace) -> Iterator[Collection]:
+    with _library(args) as library:
+        yield library.open(args.name)
+
+
+def _list(args: argparse.Namespace) -> dict[str, Any]:
+    from vitascope.commands.options import collections_folder
+
+    if not collections_folder(args.data).is_dir():
+        return {"collections": []}
+    with _library(args) as library:
+        return {"collections": [_listed(library, name) for name in library.names()]}
+
+
+def _listed(library: Library, name: str) -> dict[str, Any]:
+    """What a collection holds; of one that cannot be opened, why."""
+    try:
+        return {"name": name, **_facts(library.open(name))}
+    except VitascopeError as error:
+        return {"name": name, "error": str(error)}
+
+
+def _facts(collection: Collection) -> dict[str, Any]:
+    stats = collection.stats()
+    return {
+        "videos": stats.videos,
+        "clips": stats.clips,
+        "bundle": collection.bundle_name,
+        "fingerprint": collection.fingerprint,
+        "token_encoding": collection.token_encoding,
+        "bytes": sum(entry.stat().st_size for entry in collection.folder.iterdir() if entry.is_file()),
+    }
+
+
+def _create(args: argparse.Namespace) -> dict[str, Any]:
+    from index.library import TOKEN_ENCODING
+    from vitascope.bundle import Bundle
+    from vitascope.token_encoding import check_encoding
+
+    encoding = TOKEN_ENCODING if args.token_encoding is None else check_encoding(args.token_encoding)
+    manifest = Bundle.open(args.bundle).manifest
+    with _library(args, make=True) as library:
+        return {"name": args.name, **_facts(library.create(args.name, manifest, token_encoding=encoding))}
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from index.transfer.parquet_export import export_collection
+
+    with _collection(args) as collection, Steps("exporting", quiet=args.json) as steps:
+        written = export_collection(
+            collection, args.folder, tokens=args.tokens, thumbnails=args.thumbnails, on_rows=steps.show
+        )
+    return {
+        "name": args.name,
+        "folder": str(args.folder),
+        "videos": written.videos,
+        "clips": written.clips,
+        "bytes": written.bytes,
+    }
+
+
+def _import(args: argparse.Namespace) -> dict[str, Any]:
+    from index.transfer.parquet_import import import_collection
+    from vitascope.bundle import Bundle
+
+    manifest = Bundle.open(args.bundle).manifest
+    with _library(args, make=True) as library, Steps("importing", quiet=args.json) as steps:
+        made = import_collection(library, args.folder, args.name, manifest, on_rows=steps.show)
+        return {"name": args.name, "folder": str(args.folder), **_facts(made)}
+
+
+def _backup(args: argparse.Namespace) -> dict[str, Any]:
+    from index.transfer.backup import back_up
+
+    with _collection(args) as collection, Steps("copying", quiet=args.json) as steps:
+        size = back_up(collection, args.file, steps.show)
+    return {"name": args.name, "file": str(args.file), "bytes": size}
+
+
+def _restore(args: argparse.Namespace) -> dict[str, Any]:
+    from index.transfer.backup import restore
+
+    with _library(args, make=True) as library, Steps("copying", quiet=args.json) as steps:
+        return {"name": args.name, "file": str(args.file), **_facts(restore(library, args.file, args.name, steps.show))}
+
+
+def _drop(args: argparse.Namespace) -> dict[str, Any]:
+    with _library(args) as library:
+        facts = _facts(library.open(args.name))
+        if not args.yes:
+            raise InvalidInput(
+                f"drop: collection {args.name} holds {facts['videos']} videos, {facts['clips']} clips, which would be "
+                "lost; --yes was expected"
+            )
+        library.drop(args.name)
+    return {"name": args.name, "videos": facts["videos"], "clips": facts["clips"]}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    if result["action"] == "list":
+        _show_list(result["collections"], console)
+        return
+    name = f"[bold]{escape(result['name'])}[/bold]"
+    size = decimal(result.get("bytes", 0))
+    held = f"{result.get('videos')} videos, {result.get('clips')} clips"
+    place = escape(str(result.get("folder") or result.get("file") or ""))
+    console.print(
+        {
+            "create": f"collection {name} made, tokens as {result.get('token_encoding')}",
+            "export": f"{place}: {held} of collection {name}, {size}",
+            "import": f"collection {name}: {held} from {place}",
+            "backup": f"{place}: collection {name}, {size}",
+            "restore": f"collection {name}: {held} from {place}",
+            "drop": f"collection {name} dropped: {held}",
+        }[result["action"]]
+    )
+
+
+def _show_list(collections: list[dict[str, Any]], console: Console) -> None:
+    if not collections:
+        console.print("no collections")
+        return
+    table = plain_table("name", ">videos", ">clips", ">size", "tokens", "bundle")
+    for found in collections:
+        if "error" in found:
+            table.add_row(escape(found["name"]), "-", "-", "-", "-", f"[red]{escape(found['error'])}[/red]")
+            continue
+        numbers = (str(found["videos"]), str(found["clips"]), decimal(found["bytes"]))
+        table.add_row(escape(found["name"]), *numbers, found["token_encoding"], escape(found["bundle"]))
+    console.print(table)
+
+
+COMMANDS = {"collection": (add_arguments, run, show)}

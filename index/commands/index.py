@@ -1,0 +1,245 @@
+"""`vitascope index`: a folder, a file list, shards or URLs become searchable, once or for as long as it is watched."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from index.commands.segment_options import add_segmentation, asked_segmentation
+from vitascope.commands.options import add_bundle, add_collection, add_data, add_engine, collections_folder
+from vitascope.commands.output import Steps, plain_table
+from vitascope.errors import CollectionExists, Conflict, InvalidInput
+
+if TYPE_CHECKING:
+    from index.collection import Collection
+    from index.jobs.jobs import Job, JobItem, JobOptions
+    from index.jobs.sources.description import Source
+    from index.library import Library
+    from vitascope.model import Model
+
+FILES_SHOWN = 20
+NOTES_KEPT = 1000
+
+EPILOG = """\
+Files are recognised by their content: what the collection has already is skipped, under any name, so the
+command can be repeated. Interrupted or killed, it goes on where it stopped. A file that cannot be read is
+listed with the reason, and the exit status is then 3.
+
+A SOURCE is a folder; a file list (.csv, .tsv, .jsonl, .parquet) with a column of paths; WebDataset shards
+(.tar); a URL of a file or folder that fsspec can read; or single files.
+
+examples:
+  vitascope index ~/Videos
+  vitascope index ~/Videos --watch
+  vitascope index /mnt/cameras --collection cameras --metadata site=north --metadata year=2024
+  vitascope index lectures --clip-length 20 --clip-overlap 5
+  vitascope index films --segment shots --clip-longest 20
+  vitascope index talks --segment subtitles --subtitles en
+  vitascope index films.csv --path-column file --title-column name
+  vitascope index shards/*.tar
+  vitascope index s3://bucket/videos/
+  vitascope index ~/Videos --json | jq .failures
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    add = parser.add_argument
+    add("source", nargs="+", metavar="SOURCE", help="folder, file list, shards, URL or files")
+    add("--flat", action="store_true", help="of a folder: not what is in folders below it")
+    add("--path-column", default="path", metavar="NAME", help="of a file list (default: %(default)s)")
+    add("--title-column", default="title", metavar="NAME", help="of a file list (default: %(default)s)")
+    add_segmentation(parser)
+    add(
+        "--metadata",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="noted with every video added, for filters; numbers, true and false are taken as such",
+    )
+    add("--watch", action="store_true", help="follow the folder until Ctrl-C: index what comes, report what goes")
+    add("--watch-delete", action="store_true", help="with --watch: what goes is removed from the collection, too")
+    add("--interval", type=float, default=5.0, metavar="S", help="seconds between two looks (default: %(default)g)")
+    add(
+        "--settle",
+        type=float,
+        default=5.0,
+        metavar="S",
+        help="seconds for which a file must not change before it is taken as complete (default: %(default)g)",
+    )
+    for add_shared in (add_collection, add_data, add_bundle, add_engine):
+        add_shared(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from index.jobs.jobs import JobOptions
+    from index.jobs.sources.description import check_source
+    from index.library import Library
+    from vitascope.model import Model
+
+    metadata = dict(_key_and_value(text) for text in args.metadata)
+    options = JobOptions(asked_segmentation(args), metadata)
+    source = check_source(_source(args))
+    if args.watch or args.watch_delete:
+        _check_watch(args, source)
+    model = Model.open(args.bundle, threads=args.threads, device=args.device)
+    with Library(collections_folder(args.data)) as library:
+        collection = _open_or_create(library, args.collection, model)
+        if args.watch:
+            return {"collection": args.collection, **_watch(args, collection, model, source, options)}
+        resumed = _finish_interrupted(collection, model, source, options, quiet=args.json)
+        return {"collection": args.collection, **_index(collection, model, source, options, resumed, args.json)}
+
+
+def _source(args: argparse.Namespace) -> Source:
+    from index.jobs.sources.description import ListSource, guess_source
+
+    source = guess_source(args.source, recursive=not args.flat)
+    if isinstance(source, ListSource):
+        return replace(source, path_column=args.path_column, title_column=args.title_column)
+    return source
+
+
+def _check_watch(args: argparse.Namespace, source: Source) -> None:
+    from index.jobs.sources.description import FolderSource
+
+    if not args.watch:
+        raise InvalidInput("watch-delete: without --watch nothing is followed; --watch was expected")
+    if not isinstance(source, FolderSource):
+        raise InvalidInput(f"watch: {args.source[0]!r} is no folder; only a folder can be followed")
+    for name in ("interval", "settle"):
+        if not 0 < getattr(args, name) < 1e6:
+            raise InvalidInput(f"{name}: {getattr(args, name)}; seconds above 0 were expected")
+
+
+def _key_and_value(text: str) -> tuple[str, str | float | int | bool]:
+    key, separator, value = text.partition("=")
+    if not (key and separator):
+        raise InvalidInput(f"metadata: {text!r}; KEY=VALUE was expected")
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return key, parsed if isinstance(parsed, str | float | int) else value
+
+
+def _open_or_create(library: Library, name: str, model: Model) -> Collection:
+    try:
+        collection = library.create(name, model)
+    except CollectionExists:
+        collection = library.open(name)
+    collection.require(model.bundle.fingerprint)
+    return collection
+
+
+def _finish_interrupted(
+    collection: Collection, model: Model, source: Source, options: JobOptions, *, quiet: bool
+) -> list[Job]:
+    """Run interrupted jobs of the same source to their end; files that came since are not in them."""
+    from index.jobs.jobs import jobs
+
+    unfinished = [*jobs(collection, state="queued"), *jobs(collection, state="running")]
+    same = [job for job in unfinished if job.source == source and job.options == options]
+    return [_run(collection, model, job, quiet=quiet) for job in same]
+
+
+def _index(
+    collection: Collection, model: Model, source: Source, options: JobOptions, resumed: list[Job], quiet: bool
+) -> dict[str, Any]:
+    from index.jobs.jobs import create_job, items
+    from index.jobs.sources.description import source_dict
+
+    job = _run(collection, model, create_job(collection, source, options), quiet=quiet)
+    added = job.counts.succeeded + sum(earlier.counts.succeeded for earlier in resumed)
+    failed = job.counts.failed + job.counts.quarantined
+    failures = [*items(collection, job.id, "failed"), *items(collection, job.id, "quarantined")]
+    stats = collection.stats()
+    return {
+        "source": source_dict(job.source),
+        "job": str(job.id),
+        "resumed": [str(earlier.id) for earlier in resumed],
+        "files": job.counts.total,
+        "added": added,
+        "skipped": job.counts.total - added - failed,
+        "failed": failed,
+        "failures": [{"file": i.path, "reason": i.reason} for i in failures],
+        "notes": [note for done in (*resumed, job) for note in _notes(collection, done.id)],
+        "videos": stats.videos,
+        "clips": stats.clips,
+    }
+
+
+def _notes(collection: Collection, job_id: int) -> list[dict[str, str]]:
+    """What was remarked about files that were added, at most ``NOTES_KEPT``."""
+    from index.jobs.jobs import items
+
+    notes: list[dict[str, str]] = []
+    after = -1
+    while len(notes) < NOTES_KEPT and (page := items(collection, job_id, "succeeded", after_position=after)):
+        notes += [{"file": item.path, "note": item.reason} for item in page if item.reason]
+        after = page[-1].position
+    return notes[:NOTES_KEPT]
+
+
+def _run(collection: Collection, model: Model, job: Job, *, quiet: bool) -> Job:
+    """Run the job to its end with a bar. Raises Conflict when it did not succeed as a whole."""
+    from index.jobs.jobs import run_job
+    from index.jobs.outcome import file_name
+    from index.jobs.sources.description import source_name
+
+    with Steps("indexing", quiet=quiet) as steps:
+
+        def on_item(item: JobItem, done: int, total: int) -> None:
+            steps.show(done, total, file_name(item.path))
+
+        job = run_job(collection, model, job.id, on_item=on_item)
+    if job.state != "succeeded":
+        why = f": {job.error}" if job.error else ""
+        raise Conflict(f"job {job.id} of {source_name(job.source)}: {job.state}{why}")
+    return job
+
+
+def _watch(
+    args: argparse.Namespace, collection: Collection, model: Model, source: Source, options: JobOptions
+) -> dict[str, Any]:
+    from index.jobs.sources.description import FolderSource
+    from index.jobs.watch import Watch, summary, watch
+
+    assert isinstance(source, FolderSource)
+    console = Console(highlight=False)
+
+    def say(event: dict[str, Any]) -> None:
+        if args.json:
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+        else:
+            detail = f": {event['reason']}" if event.get("reason") else ""
+            console.print(escape(f"{event['event']}  {event['path']}{detail}"), soft_wrap=True)
+
+    wanted = Watch(source, options, interval=args.interval, settle=args.settle, delete=args.watch_delete)
+    return summary(collection, source, watch(collection, model, wanted, say))
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    failed = f", [red]{result['failed']} failed[/red]" if result["failed"] else ""
+    console.print(
+        f"{result['added']} added, {result['skipped']} skipped{failed}: collection "
+        f"[bold]{escape(result['collection'])}[/bold] has {result['videos']} videos, {result['clips']} clips"
+    )
+    _show_files(console, [(f["file"], f["reason"] or "") for f in result["failures"]], result["failed"], "reason")
+    _show_files(console, [(n["file"], n["note"]) for n in result["notes"]], len(result["notes"]), "note")
+
+
+def _show_files(console: Console, listed: list[tuple[str, str]], count: int, what: str) -> None:
+    if not listed:
+        return
+    table = plain_table("file", what)
+    for file, words in listed[:FILES_SHOWN]:
+        table.add_row(escape(file), escape(words))
+    console.print(table)
+    if (more := count - FILES_SHOWN) > 0:
+        console.print(f"and {more} more; --json lists up to 1000")

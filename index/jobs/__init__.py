@@ -1,0 +1,1 @@
+"""Indexing jobs: sources, states, and the pipeline that brings files into a collection."""

@@ -1,0 +1,169 @@
+"""Indexing jobs: a source is listed once, then its files are added, several at a time, each outcome durable.
+
+A job that was killed goes on where it stopped: what it added stays, the files it was at are tried again, and no
+content is added twice. A file at which the process dies again and again is put aside with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+from index.clips.segment import Segmentation
+from index.collection import Collection
+from index.jobs import state as job_state
+from index.jobs.pipeline import Pace
+from index.jobs.records import (
+    FINISHED,
+    ITEM_STATES,
+    JOB_STATES,
+    ItemState,
+    Job,
+    JobCounts,
+    JobItem,
+    JobOptions,
+    JobRate,
+    JobState,
+    find_job,
+    items,
+    job,
+    jobs,
+    options_json,
+)
+from index.jobs.runner import OnItem, run_job
+from index.jobs.sources.description import FolderSource, Source, check_source, source_json
+from index.jobs.sources.fetching import sweep
+from index.jobs.sources.reach import EVERYWHERE, Reach
+from index.records import Scalar, check_metadata
+from vitascope.errors import Conflict
+
+__all__ = [
+    "ITEM_STATES",
+    "JOB_STATES",
+    "ItemState",
+    "Job",
+    "JobCounts",
+    "JobItem",
+    "JobOptions",
+    "JobRate",
+    "JobState",
+    "OnItem",
+    "Pace",
+    "cancel",
+    "create_folder_job",
+    "create_job",
+    "items",
+    "job",
+    "jobs",
+    "pause",
+    "resume",
+    "retry",
+    "run_job",
+]
+
+
+def create_job(
+    collection: Collection, source: Source, options: JobOptions | None = None, reach: Reach = EVERYWHERE
+) -> Job:
+    """A queued job that adds what ``source`` names; ``run_job`` lists it and does the work.
+
+    ``reach``: what the source may name. Raises InvalidInput when the source is not there or out of reach,
+    StorageError.
+    """
+    checked = check_source(source, reach)
+    given = options or JobOptions()
+    kept = JobOptions(given.segmentation, check_metadata(given.metadata), given.confined)
+    with collection.catalogue.write() as connection:
+        row = connection.execute(
+            "INSERT INTO jobs (source, options, state, created_at) VALUES (?, ?, 'queued', ?) RETURNING id",
+            (source_json(checked), options_json(kept), time.time()),
+        ).fetchone()
+        return find_job(connection, row[0])
+
+
+def create_folder_job(
+    collection: Collection,
+    folder: str | os.PathLike[str],
+    *,
+    recursive: bool = True,
+    segmentation: Segmentation | None = None,
+    metadata: Mapping[str, Scalar] | None = None,
+) -> Job:
+    """``create_job`` for the files of a folder."""
+    options = JobOptions(segmentation or Segmentation(), metadata or {})
+    return create_job(collection, FolderSource(str(folder), recursive), options)
+
+
+def cancel(collection: Collection, job_id: int) -> Job:
+    """Cancel a job: at once where nobody runs it, else after the files at hand. What was added stays.
+
+    Raises JobNotFound, and Conflict for a job that succeeded or failed already.
+    """
+    with collection.catalogue.write() as connection:
+        found = find_job(connection, job_id)
+        if found.state in ("succeeded", "failed"):
+            raise Conflict(f"job {job_id}: {found.state} already; a job that is not finished was expected")
+        if found.state == "running" and not job_state.is_abandoned(connection, job_id):
+            connection.execute("UPDATE jobs SET requested = 'cancel' WHERE id = ?", (job_id,))
+        elif found.state != "cancelled":
+            job_state.finish(connection, job_id, "cancelled")
+        found = find_job(connection, job_id)
+    if found.state == "cancelled":
+        sweep(collection, job_id)
+    return found
+
+
+def pause(collection: Collection, job_id: int) -> Job:
+    """Let a job rest: at once where nobody runs it, else after the files at hand.
+
+    Raises JobNotFound, and Conflict for a job that is finished or being cancelled.
+    """
+    with collection.catalogue.write() as connection:
+        found = find_job(connection, job_id)
+        if found.state in FINISHED or found.requested == "cancel":
+            state = "being cancelled" if found.requested == "cancel" else f"{found.state} already"
+            raise Conflict(f"job {job_id}: {state}; a queued or running job was expected")
+        if found.state == "running" and not job_state.is_abandoned(connection, job_id):
+            connection.execute("UPDATE jobs SET requested = 'pause' WHERE id = ?", (job_id,))
+        elif found.state != "paused":
+            job_state.note_crash(connection, job_id)  # where the owner has died; else there is nothing running
+            job_state.pause(connection, job_id)
+        return find_job(connection, job_id)
+
+
+def resume(collection: Collection, job_id: int) -> Job:
+    """Queue a paused job again, or take back the request to pause it; whoever runs jobs must be told.
+
+    Raises JobNotFound, and Conflict for a job that is finished or being cancelled.
+    """
+    with collection.catalogue.write() as connection:
+        found = find_job(connection, job_id)
+        if found.state in FINISHED or found.requested == "cancel":
+            state = "being cancelled" if found.requested == "cancel" else f"{found.state} already"
+            raise Conflict(f"job {job_id}: {state}; a paused job was expected")
+        connection.execute(
+            "UPDATE jobs SET requested = NULL, state = iif(state = 'paused', 'queued', state) WHERE id = ?", (job_id,)
+        )
+        return find_job(connection, job_id)
+
+
+def retry(collection: Collection, job_id: int) -> Job:
+    """Queue a finished job again for what failed, was put aside or cancelled; whoever runs jobs must be told.
+
+    What the source itself ruled out (a malformed line, a file that is no media) is not tried again. Raises
+    JobNotFound, and Conflict for a job that is not finished or has nothing to try again.
+    """
+    with collection.catalogue.write() as connection:
+        found = find_job(connection, job_id)
+        if found.state not in FINISHED:
+            raise Conflict(f"job {job_id}: {found.state}; a finished job was expected")
+        queued = job_state.requeue_failed(connection, job_id)
+        listed = connection.execute("SELECT listed FROM jobs WHERE id = ?", (job_id,)).fetchone()[0]
+        if not queued and listed:
+            raise Conflict(f"job {job_id}: nothing in it failed that could be tried again")
+        connection.execute(
+            "UPDATE jobs SET state = 'queued', error = NULL, requested = NULL, finished_at = NULL WHERE id = ?",
+            (job_id,),
+        )
+        return find_job(connection, job_id)

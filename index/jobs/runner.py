@@ -1,0 +1,287 @@
+"""One run of a job: its files through the pipeline, until the end, a stop or a failure of the job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+
+from index.collection import Collection
+from index.jobs import state as job_state
+from index.jobs.ingest import Ingested, OpenedFile, open_file
+from index.jobs.listing import list_items
+from index.jobs.outcome import file_name, outcome_of, storable
+from index.jobs.owner import Lease, new_owner
+from index.jobs.pipeline import Finished, Pace, Pipeline
+from index.jobs.records import Job, JobItem, find_job, job
+from index.jobs.sources.description import ListSource, UrlSource, source_name
+from index.jobs.sources.fetching import Fetcher, Interrupted, sweep
+from index.jobs.sources.listing import is_gone
+from index.jobs.sources.reach import EVERYWHERE, Reach
+from index.jobs.stage_clock import StageClock
+from vitascope.errors import (
+    BundleError,
+    CollectionNotFound,
+    Conflict,
+    InvalidInput,
+    StorageError,
+    TaskMissing,
+    VitascopeError,
+)
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.model import Model
+
+OnItem = Callable[[JobItem, int, int], None]
+"""Called with a file that is done, how many are done, and how many there are."""
+
+REMOTE_OPENERS = 4
+"""Threads that fetch, where items may lie behind URLs."""
+_LOOK_SECONDS = 0.2
+"""How often a run that waits for a file asks whether it should be abandoned."""
+_FATAL = (StorageError, CollectionNotFound)
+_OF_THE_JOB = (BundleError, TaskMissing)
+
+
+def _ignore(item: JobItem, done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+def _never() -> bool:
+    return False
+
+
+def run_job(
+    collection: Collection,
+    model: Model,
+    job_id: int,
+    *,
+    on_item: OnItem = _ignore,
+    should_stop: Callable[[], bool] = _never,
+    should_abandon: Callable[[], bool] = _never,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    reach: Reach | None = None,
+    pace: Pace | None = None,
+    max_crashes: int = job_state.MAX_CRASHES,
+    clock: StageClock | None = None,
+) -> Job:
+    """Run a job to its end in this thread and return it; a finished or paused job is returned as it is.
+
+    A ``running`` job whose owner died is taken over; files at which the process has died ``max_crashes`` times
+    are put aside. ``should_stop`` is asked before files are begun: when it says True the files at hand, at most
+    ``pace.in_flight``, are finished, and the job goes back to ``queued`` and can be run again later. When
+    ``should_abandon`` says True, and on an exception, the files at hand are left after the clips at hand, to be
+    tried again. A file that cannot be added is noted with the reason, and the job goes on; the job itself fails
+    when its source cannot be listed or the bundle cannot embed video. ``reach`` is what a confined job may read.
+    ``clock`` learns how long each stage was at work.
+
+    Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running it, or took it over; a confined
+    job without ``reach``), CollectionNotFound, StorageError.
+    """
+    collection.require(model.bundle.fingerprint)
+    owner = new_owner()
+    found = job(collection, job_id)
+    if found.options.confined and reach is None:
+        raise Conflict(f"job {job_id}: belongs to a service, which knows what it may read; run it there")
+    with collection.catalogue.write() as connection:
+        taken = job_state.take(connection, job_id, owner, max_crashes)
+    if not taken:
+        return job(collection, job_id)
+    within = reach if found.options.confined and reach is not None else EVERYWHERE
+    fetcher = Fetcher(collection, job_id, within, limits.max_bytes)
+    run = _Run(collection, found, owner, limits, fetcher)
+    try:
+        with Lease(collection.catalogue, job_id, owner):
+            if run.list(within):
+                paced = _paced(pace or Pace(), found)
+                pipeline = Pipeline(collection, model, run.open, limits, paced, clock or StageClock())
+                run.go(pipeline, paced.in_flight, on_item, should_stop, should_abandon)
+    except BaseException:
+        with suppress(VitascopeError), collection.catalogue.write() as connection:
+            job_state.release(connection, job_id, owner)
+        raise
+    finally:
+        fetcher.close()
+    return job(collection, job_id)
+
+
+def _paced(pace: Pace, found: Job) -> Pace:
+    is_remote = isinstance(found.source, UrlSource | ListSource)
+    return replace(pace, openers=max(pace.openers, REMOTE_OPENERS)) if is_remote else pace
+
+
+class _Abandoned(Exception):
+    """Whoever runs the job wants it left at once."""
+
+
+class _JobFails(Exception):
+    """The job cannot go on, for the reason given."""
+
+
+@dataclass
+class _Run:
+    """The steps of one run; each write checks first that the job is still this run's."""
+
+    collection: Collection
+    job: Job
+    owner: str
+    limits: MediaLimits
+    fetcher: Fetcher
+    in_flight: int = 0
+    is_alone: bool = False
+    """A file is in work at which the process died before."""
+    outcomes: list[JobItem] = field(default_factory=list)
+    """Of files that are done, not written down yet."""
+
+    def list(self, reach: Reach) -> bool:
+        """Write down the items of the source; False when nothing follows: that failed, and the job with it, or
+        somebody wanted the job paused or cancelled.
+        """
+        try:
+            return list_items(self.collection, self.job, self.owner, reach)
+        except OSError as error:
+            where = f"{self.job.source.kind} {source_name(self.job.source)}"
+            self.fail(f"{where}: cannot be listed: {error.strerror or error}")
+            return False
+        except InvalidInput as error:
+            self.fail(str(error))
+            return False
+
+    def open(self, item: JobItem) -> OpenedFile | Ingested:
+        """The first stage of the pipeline."""
+        file = self.fetcher.fetch(item.path, item.position)
+        return open_file(
+            self.collection,
+            file,
+            title=item.title or PurePosixPath(file_name(item.path)).stem,
+            metadata={**self.job.options.metadata, **item.metadata},
+            segmentation=self.job.options.segmentation,
+            limits=self.limits,
+        )
+
+    def go(
+        self,
+        pipeline: Pipeline,
+        at_once: int,
+        on_item: OnItem,
+        should_stop: Callable[[], bool],
+        should_abandon: Callable[[], bool],
+    ) -> None:
+        """Begin files and note what becomes of them until the job is finished, paused or put back."""
+        with pipeline:
+            try:
+                self.pump(pipeline, at_once, on_item, should_stop, should_abandon)
+            except _JobFails as reason:
+                self.leave(pipeline)
+                self.fail(str(reason))
+            except _Abandoned:
+                self.leave(pipeline)
+                self.put_back()
+            except BaseException:
+                with suppress(VitascopeError):
+                    self.leave(pipeline)
+                    self.put_back()
+                raise
+
+    def pump(
+        self,
+        pipeline: Pipeline,
+        at_once: int,
+        on_item: OnItem,
+        should_stop: Callable[[], bool],
+        should_abandon: Callable[[], bool],
+    ) -> None:
+        counts = job(self.collection, self.job.id).counts
+        done = counts.done
+        while True:
+            stopping = should_stop()
+            noted = self.outcomes
+            begun = self.advance(0 if stopping else at_once - self.in_flight)
+            for outcome in noted:
+                done += 1
+                on_item(outcome, done, counts.total)
+            if not self.in_flight and self.end(stopping):
+                return
+            for item in begun:
+                pipeline.begin(item)
+            while self.in_flight and not (finished := pipeline.finished(_LOOK_SECONDS)):
+                if should_abandon():
+                    raise _Abandoned
+            self.settle(finished)
+            if any(item.state == "failed" for item in self.outcomes) and (gone := is_gone(self.job.source)):
+                raise _JobFails(gone)
+
+    def advance(self, room: int) -> Sequence[JobItem]:
+        """Note what is done and take up to ``room`` files, in one transaction; none once somebody wants an end."""
+        with self.collection.catalogue.write() as connection:
+            _, requested = job_state.owned(connection, self.job.id, self.owner)
+            for outcome in self.outcomes:
+                job_state.note_outcome(connection, outcome)
+            begun: Sequence[JobItem] = []
+            if requested is None and not self.is_alone:
+                begun = job_state.next_items(connection, self.job.id, room, alone=not self.in_flight)
+        self.outcomes = []
+        self.is_alone = any(item.crashes for item in begun)
+        self.in_flight += len(begun)
+        return begun
+
+    def end(self, stopping: bool) -> bool:
+        """Put the job back, let it rest or finish it, as is wanted; False when there are files to go on with."""
+        sweep(self.collection, self.job.id)
+        with self.collection.catalogue.write() as connection:
+            _, requested = job_state.owned(connection, self.job.id, self.owner)
+            if requested == "cancel":
+                job_state.finish(connection, self.job.id, "cancelled")
+            elif requested == "pause":
+                job_state.pause(connection, self.job.id)
+            elif stopping:
+                job_state.release(connection, self.job.id, self.owner)
+            elif find_job(connection, self.job.id).counts.queued:
+                return False  # a pause was asked for and taken back
+            else:
+                job_state.finish(connection, self.job.id, "succeeded")
+            return True
+
+    def leave(self, pipeline: Pipeline) -> None:
+        """Stop the pipeline at once. What was finished until then is done, whatever comes of the rest."""
+        self.fetcher.interrupt()
+        with suppress(*_FATAL, *_OF_THE_JOB):  # the first of them is being dealt with
+            self.settle(pipeline.abandon())
+
+    def put_back(self) -> None:
+        """Note what is done and put the job back into the queue."""
+        with self.collection.catalogue.write() as connection:
+            job_state.owned(connection, self.job.id, self.owner)
+            for outcome in self.outcomes:
+                job_state.note_outcome(connection, outcome)
+            job_state.release(connection, self.job.id, self.owner)
+
+    def fail(self, error: str) -> None:
+        """Note what is done and end the job: it cannot go on."""
+        with self.collection.catalogue.write() as connection:
+            job_state.owned(connection, self.job.id, self.owner)
+            for outcome in self.outcomes:
+                job_state.note_outcome(connection, outcome)
+            job_state.finish(connection, self.job.id, "failed", storable(error))
+        sweep(self.collection, self.job.id)
+
+    def settle(self, finished: Sequence[Finished]) -> None:
+        """Turn what came out of the pipeline into outcomes. Raises the first error that concerns more than one
+        file, after the others are settled.
+        """
+        fault: BaseException | None = None
+        for one in finished:
+            self.in_flight -= 1
+            is_exit = one.error is not None and not isinstance(one.error, Exception)
+            if is_exit or isinstance(one.error, _FATAL + _OF_THE_JOB):
+                fault = fault or one.error
+            elif not isinstance(one.error, Interrupted):
+                self.outcomes.append(outcome_of(one, self.job, self.fetcher))
+        self.is_alone = self.is_alone and bool(self.in_flight)
+        for outcome in self.outcomes:
+            if outcome.state != "succeeded":
+                self.fetcher.discard(outcome.path, outcome.position)
+        if isinstance(fault, _OF_THE_JOB):
+            raise _JobFails(str(fault)) from fault
+        if fault is not None:
+            raise fault

@@ -1,0 +1,167 @@
+"""The bytes of an item as a file: where it lies, or a copy that the collection keeps.
+
+A member of an archive and a file behind a URL are copied to ``media/job-N/`` in the collection's folder and
+stay there as long as the video does. A copy appears under its name only when it is whole; what no video needs
+is removed when its job ends.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.parse import urlsplit
+
+from index.collection import Collection
+from index.jobs.sources.reach import Reach, is_url
+from index.jobs.sources.remote import BLOCK, open_url
+from index.jobs.sources.shards import OpenShard, split_member
+from index.nearest.snapshot import sync_folder
+from vitascope.errors import MediaError, MediaTooLarge, StorageError, VitascopeError
+
+_ENDING = re.compile(r"\.[a-z0-9]{1,8}")
+
+
+class Interrupted(Exception):
+    """The copying of an item was stopped from outside: it is neither done nor failed."""
+
+
+class Fetcher:
+    """The files of one job's items. ``fetch`` may be called by several threads where all items are URLs."""
+
+    def __init__(self, collection: Collection, job_id: int, reach: Reach, max_bytes: int) -> None:
+        self._interrupted = threading.Event()
+        self._folder = media_folder(collection, job_id)
+        self._reach = reach
+        self._max_bytes = max_bytes
+        self._shard: OpenShard | None = None
+
+    def fetch(self, uri: str, position: int) -> Path:
+        """A file with the item's bytes. Raises MediaError, MediaTooLarge, InvalidInput, StorageError, Interrupted."""
+        member = split_member(uri)
+        if member is None and not is_url(uri):
+            self._check(self._reach.refuses_path(Path(uri)))
+            return Path(uri)
+        kept = self.kept_path(uri, position)
+        if kept.is_file():
+            return kept  # fetched before an interruption
+        if member is None:
+            self._check(self._reach.refuses_url(uri))
+            stream, size = open_url(uri)
+            with stream:
+                self._copy(uri, stream, size, kept)
+            return kept
+        name, archive = member
+        self._check(self._reach.refuses_path(archive))
+        if self._shard is None or self._shard.path != archive:
+            self.close()
+            self._shard = OpenShard(archive)
+        stream, size = self._shard.open(name)
+        self._copy(uri, stream, size, kept)
+        return kept
+
+    def kept_path(self, uri: str, position: int) -> Path:
+        """Where the item's file is, or will be."""
+        member = split_member(uri)
+        if member is None and not is_url(uri):
+            return Path(uri)
+        name = member[0] if member is not None else urlsplit(uri).path
+        ending = PurePosixPath(name).suffix.lower()
+        return self._folder / f"{position:08}{ending if _ENDING.fullmatch(ending) else ''}"
+
+    def discard(self, uri: str, position: int) -> None:
+        """Remove the copy of an item that became no video; files of other people stay."""
+        path = self.kept_path(uri, position)
+        if path.parent == self._folder:
+            _unlink(path)
+
+    def interrupt(self) -> None:
+        """Let copying stop at the next block, in every thread."""
+        self._interrupted.set()
+
+    def close(self) -> None:
+        if self._shard is not None:
+            self._shard.close()
+            self._shard = None
+
+    @staticmethod
+    def _check(refused: str | None) -> None:
+        if refused is not None:
+            raise MediaError(refused)
+
+    def _copy(self, uri: str, stream: IO[bytes], size: int | None, kept: Path) -> None:
+        if size is not None and size > self._max_bytes:
+            raise self._too_large(uri, str(size))
+        part = kept.with_name(f"{kept.name}.part")
+        try:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                with part.open("wb") as file:
+                    self._pour(uri, stream, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, kept)
+                sync_folder(self._folder)
+            except OSError as error:
+                raise StorageError(f"{kept}: cannot be written: {error.strerror or error}") from error
+        except BaseException:
+            _unlink(part)
+            raise
+
+    def _pour(self, uri: str, stream: IO[bytes], file: IO[bytes]) -> None:
+        total = 0
+        while True:
+            if self._interrupted.is_set():
+                raise Interrupted(uri)
+            try:
+                block = stream.read(BLOCK)
+            except VitascopeError:
+                raise
+            except Exception as error:  # each protocol has errors of its own
+                raise MediaError(f"{uri}: cannot be read: {type(error).__name__}: {error}") from error
+            if not block:
+                return
+            total += len(block)
+            if total > self._max_bytes:
+                raise self._too_large(uri, f"more than {self._max_bytes}")
+            file.write(block)
+
+    def _too_large(self, uri: str, size: str) -> MediaTooLarge:
+        return MediaTooLarge(f"{uri}: {size} bytes; at most {self._max_bytes} bytes are read")
+
+
+def media_folder(collection: Collection, job_id: int) -> Path:
+    """Where copies of a job's items are kept."""
+    return collection.folder.absolute() / "media" / f"job-{job_id}"
+
+
+def sweep(collection: Collection, job_id: int) -> None:
+    """Remove what a job that ended has copied and no video needs. Raises StorageError."""
+    folder = media_folder(collection, job_id)
+    try:
+        copies = [str(path) for path in folder.iterdir()]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be listed: {error.strerror or error}") from error
+    with collection.catalogue.read() as connection:
+        prefix = f"{folder}{os.sep}"
+        rows = connection.execute("SELECT path FROM videos WHERE substr(path, 1, ?) = ?", (len(prefix), prefix))
+        needed = {row[0] for row in rows}
+    for copy in copies:
+        if copy not in needed:
+            _unlink(Path(copy))
+    if not needed:
+        try:
+            folder.rmdir()
+        except OSError:
+            return  # something else lies there
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be removed: {error.strerror or error}") from error

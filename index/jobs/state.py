@@ -1,0 +1,137 @@
+"""How a job and its files pass from state to state. Each function works inside an open write transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+from index.jobs.owner import LEASE_SECONDS, owner_is_gone
+from index.jobs.records import FINISHED, ITEM_COLUMNS, JobItem, JobState, find_job, read_item
+from vitascope.errors import Conflict
+
+MAX_CRASHES = 3
+"""How often the process may die while it is at a file before the file is left alone."""
+
+
+def take(connection: sqlite3.Connection, job_id: int, owner: str, max_crashes: int = MAX_CRASHES) -> bool:
+    """Make ``owner`` the owner; False for a job that is finished or paused. Raises JobNotFound and Conflict."""
+    found = find_job(connection, job_id)
+    if found.state in FINISHED or found.state == "paused":
+        return False
+    if found.state == "running":
+        if not is_abandoned(connection, job_id):
+            raise Conflict(f"job {job_id}: is being run by another process or thread")
+        note_crash(connection, job_id)
+    now = time.time()
+    connection.execute(
+        "UPDATE jobs SET state = 'running', owner = ?, lease_until = ?, started_at = coalesce(started_at, ?),"
+        " run_started_at = ?, run_ended_at = NULL WHERE id = ?",
+        (owner, now + LEASE_SECONDS, now, now, job_id),
+    )
+    connection.execute(
+        "UPDATE job_items SET state = 'quarantined', ended_at = ?, reason ="
+        " 'the process that was indexing it died ' || crashes || ' times'"
+        " WHERE job_id = ? AND state = 'queued' AND crashes >= ?",
+        (now, job_id, max_crashes),
+    )
+    return True
+
+
+def release(connection: sqlite3.Connection, job_id: int, owner: str) -> None:
+    """Put a running job of this owner back into the queue."""
+    released = connection.execute(
+        "UPDATE jobs SET state = 'queued', owner = NULL, lease_until = NULL, run_ended_at = ?"
+        " WHERE id = ? AND owner = ? AND state = 'running'",
+        (time.time(), job_id, owner),
+    )
+    if released.rowcount:
+        connection.execute("UPDATE job_items SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,))
+
+
+def owned(connection: sqlite3.Connection, job_id: int, owner: str) -> tuple[bool, str | None]:
+    """(listed, what is requested: cancel, pause or None). Raises Conflict when the job is another's now."""
+    row = connection.execute(
+        "SELECT listed, requested FROM jobs WHERE id = ? AND owner = ?", (job_id, owner)
+    ).fetchone()
+    if row is None:
+        raise Conflict(f"job {job_id}: taken over by another process")
+    return bool(row[0]), row[1]
+
+
+def next_items(connection: sqlite3.Connection, job_id: int, count: int, *, alone: bool) -> list[JobItem]:
+    """The first ``count`` queued files, now running.
+
+    Files that the process has died at come last and one by one, so that the next death blames no other:
+    ``alone`` says that no file is in work now.
+    """
+    found = _take_items(connection, job_id, count, "crashes = 0")
+    if not found and alone and count:
+        found = _take_items(connection, job_id, 1, "crashes > 0")
+    return found
+
+
+def _take_items(connection: sqlite3.Connection, job_id: int, count: int, condition: str) -> list[JobItem]:
+    rows = connection.execute(
+        "UPDATE job_items SET state = 'running', tries = tries + 1 WHERE job_id = ?1 AND position IN"
+        f" (SELECT position FROM job_items WHERE job_id = ?1 AND state = 'queued' AND {condition}"
+        f" ORDER BY position LIMIT ?2) RETURNING {ITEM_COLUMNS}",
+        (job_id, count),
+    ).fetchall()
+    return sorted((read_item(row) for row in rows), key=lambda item: item.position)
+
+
+def note_outcome(connection: sqlite3.Connection, item: JobItem) -> None:
+    """Keep the state, reason and video of a file that is done."""
+    connection.execute(
+        "UPDATE job_items SET state = ?, reason = ?, video_id = ?, seconds = ?, ended_at = ?"
+        " WHERE job_id = ? AND position = ?",
+        (item.state, item.reason, item.video_id, item.seconds, time.time(), item.job_id, item.position),
+    )
+
+
+def note_crash(connection: sqlite3.Connection, job_id: int) -> None:
+    """The owner has died: count it against the files it was at."""
+    connection.execute(
+        "UPDATE job_items SET state = 'queued', crashes = crashes + 1 WHERE job_id = ? AND state = 'running'",
+        (job_id,),
+    )
+
+
+def finish(connection: sqlite3.Connection, job_id: int, state: JobState, error: str | None = None) -> None:
+    """End a job. Files it did not come to end in the same state, with the reason."""
+    if state != "succeeded":
+        connection.execute(
+            "UPDATE job_items SET state = ?, reason = ? WHERE job_id = ? AND state IN ('queued', 'running')",
+            (state, f"not tried: {error or 'the job was cancelled'}", job_id),
+        )
+    now = time.time()
+    connection.execute(
+        "UPDATE jobs SET state = ?, error = ?, requested = NULL, owner = NULL, lease_until = NULL,"
+        " finished_at = ?, run_ended_at = ? WHERE id = ?",
+        (state, error, now, now, job_id),
+    )
+
+
+def pause(connection: sqlite3.Connection, job_id: int) -> None:
+    """Let the job rest until it is resumed. Nobody may be at one of its files."""
+    connection.execute(
+        "UPDATE jobs SET state = 'paused', requested = NULL, owner = NULL, lease_until = NULL,"
+        " run_ended_at = coalesce(run_ended_at, ?) WHERE id = ?",
+        (time.time(), job_id),
+    )
+
+
+def requeue_failed(connection: sqlite3.Connection, job_id: int) -> int:
+    """Queue again what failed, was quarantined or cancelled, except what the listing decided; how many."""
+    queued = connection.execute(
+        "UPDATE job_items SET state = 'queued', reason = NULL, video_id = NULL, seconds = NULL, ended_at = NULL,"
+        " crashes = 0 WHERE job_id = ? AND state IN ('failed', 'quarantined', 'cancelled') AND NOT decided",
+        (job_id,),
+    )
+    return queued.rowcount
+
+
+def is_abandoned(connection: sqlite3.Connection, job_id: int) -> bool:
+    """Whether nobody alive runs the job."""
+    row = connection.execute("SELECT owner, lease_until FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    return owner_is_gone(*row)

@@ -1,0 +1,234 @@
+"""Search: clips ranked by similarity and words, the best few judged by the fusion model, grouped, in pages."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from index.collection import MAX_K, Collection
+from index.nearest import vectors
+from index.records import Float32, Hit
+from index.search.grouping import Group, Span, by_event, by_video, spans_of
+from index.search.query import Part, TextPart, check_parts, clip_ids, mixed_vector, wanted_texts
+from index.search.ranking import LIST, Candidate, Limits, Ranks, by_similarity, with_words
+from index.search.rerank import Scores, judge
+from index.storage.filters import Filter
+from index.storage.rows import allowed_clips, hits_of, last_change
+from index.storage.words import terms_of
+from vitascope.errors import InvalidInput, TaskMissing
+from vitascope.model import Model
+
+MAX_RERANK = 1000
+GROUPS = ("clip", "event", "video")
+CANDIDATES = {"event": 100, "video": 1000}
+"""How many of the best clips are put together by default. Among too many, every video would be one single event; for
+videos ``MAX_K`` are, where these have too few videos for the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is asked for.
+
+    ``limit`` results from ``offset`` on. ``rerank``: this many of the best clips are judged by the fusion model and
+    come first. ``hybrid``: words of the query's texts, in titles and in what is said, count beside similarity.
+    ``group``: a result is a clip, an event (clips of a video that touch or overlap: one result from the first start
+    to the last end), or a video; the latter two are made of the ``candidates`` best clips (None: ``CANDIDATES``)
+    and list at most ``listed`` of theirs. ``min_similarity``: none less similar is found, -1 to 1. The query's own
+    clips are left out unless ``include_query_clips``.
+    """
+
+    parts: Sequence[Part]
+    limit: int = 10
+    offset: int = 0
+    where: Filter | None = None
+    rerank: int = 0
+    hybrid: bool = False
+    group: Literal["clip", "event", "video"] = "clip"
+    candidates: int | None = None
+    listed: int = 5
+    min_similarity: float | None = None
+    include_query_clips: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RankedHit:
+    """A clip that was found, with its three scores kept apart, and its places in the lists.
+
+    ``similarity``: cosine of the vectors. ``match``: the fusion model's calibrated probability. ``fused``:
+    what reranked hits are ordered by, 0 to 1. The last two are None for a hit that was not reranked.
+    """
+
+    hit: Hit
+    similarity: float
+    match: float | None
+    fused: float | None
+    ranks: Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result: its best clip, the span (s) that it stands for, and of an event or video its clips, best first.
+
+    ``clip_count``: all of its clips among the candidates, listed or not.
+    """
+
+    best: RankedHit
+    start: float
+    end: float
+    clips: tuple[RankedHit, ...]
+    clip_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of results, whether there are ``more``, and a name for the state of the collection that they are of."""
+
+    results: list[Result]
+    more: bool
+    state: str
+
+
+def search(collection: Collection, model: Model, wanted: Search) -> Found:
+    """The results that fit best.
+
+    Clips are ordered by similarity, or with ``hybrid`` by reciprocal rank fusion of the 1000 most similar and the
+    1000 that have the words best. Of these the first ``rerank`` are ordered by fused score: of the query's one text
+    and the clip, with the similarity of the whole query. Pages of one state fit together without gap or overlap.
+
+    Raises InvalidInput, TextError, NotFound (a clip of the query), FingerprintMismatch, TaskMissing (reranking with
+    a bundle that cannot match), EngineError, StorageError.
+    """
+    collection.require(model.bundle.fingerprint)
+    _check(wanted, model)
+    texts = [part.text for part in wanted.parts if isinstance(part, TextPart)]
+    text_vectors = model.embed_text(texts) if texts else np.empty((0, collection.width), np.float32)
+    is_judged = wanted.rerank > 0 and (wanted.group != "clip" or wanted.offset < wanted.rerank)
+    with collection.level() as (connection, index):
+        query = mixed_vector(connection, wanted.parts, text_vectors, collection.width)
+        order = _ordered(connection, index, query, wanted, _depth(wanted))
+        spans = {} if wanted.group == "clip" else spans_of(connection, order)
+        if wanted.group == "video" and wanted.candidates is None and _is_short(wanted, order, spans):
+            order = _ordered(connection, index, query, wanted, MAX_K)
+            spans = spans_of(connection, order)
+        state = "-".join(map(str, last_change(connection)))
+        if not is_judged:
+            return _page(connection, wanted, order, spans, {}, state)
+    order, scores = judge(collection, model, wanted_texts(wanted.parts)[0], order, wanted.rerank)
+    # The model took its time: videos deleted meanwhile are gone from the results as well.
+    with collection.catalogue.read() as connection:
+        return _page(connection, wanted, order, spans, scores, state)
+
+
+def search_text(
+    collection: Collection,
+    model: Model,
+    text: str,
+    k: int,
+    where: Filter | None = None,
+    rerank: int = 0,
+) -> list[RankedHit]:
+    """The at most ``k`` clips that fit ``text`` best, as ``search`` finds them."""
+    found = search(collection, model, Search([TextPart(text)], limit=k, where=where, rerank=rerank))
+    return [result.best for result in found.results]
+
+
+def _check(wanted: Search, model: Model) -> None:
+    check_parts(wanted.parts)
+    _check_whole("limit", wanted.limit, 1, MAX_K)
+    _check_whole("offset", wanted.offset, 0, MAX_K)
+    _check_whole("rerank", wanted.rerank, 0, MAX_RERANK)
+    _check_whole("clips", wanted.listed, 1, MAX_K)
+    if wanted.candidates is not None:
+        _check_whole("candidates", wanted.candidates, 1, MAX_K)
+        if wanted.group == "clip":
+            raise InvalidInput(f"candidates: {wanted.candidates}; only with group event or video was it expected")
+    if wanted.group not in GROUPS:
+        raise InvalidInput(f"group: {wanted.group!r}; one of {', '.join(GROUPS)} was expected")
+    least = wanted.min_similarity
+    if least is not None and not -1 <= least <= 1:
+        raise InvalidInput(f"min_similarity: {least!r}; a number from -1 to 1 was expected")
+    texts = wanted_texts(wanted.parts)
+    if wanted.hybrid and not texts:
+        raise InvalidInput("hybrid: true; false was expected, as the query has no text of positive weight")
+    if wanted.rerank and len(texts) != 1:
+        raise InvalidInput(
+            f"rerank: {wanted.rerank}; 0 was expected, as the query has {len(texts) or 'no'} texts of positive weight"
+            " and the fusion model judges one"
+        )
+    if wanted.rerank and "matching" not in model.bundle.manifest.tasks:
+        raise TaskMissing(
+            f"rerank: {wanted.rerank}; 0 was expected, as bundle {model.bundle.manifest.name} has no task 'matching'"
+        )
+
+
+def _check_whole(name: str, value: object, least: int, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidInput(f"{name}: {value!r}; a whole number from {least} to {most} was expected")
+
+
+def _ordered(
+    connection: sqlite3.Connection, index: vectors.Vectors, query: Float32, wanted: Search, depth: int
+) -> list[Candidate]:
+    """The first ``depth`` clips; the same ones for every depth, as far as they go."""
+    limits = _limits(connection, wanted)
+    order = by_similarity(index, query, max(depth, LIST) if wanted.hybrid else depth, limits)
+    terms = terms_of(wanted_texts(wanted.parts)) if wanted.hybrid else []
+    return with_words(connection, order, query, terms, limits, depth) if terms else order[:depth]
+
+
+def _is_short(wanted: Search, order: Sequence[Candidate], spans: dict[int, Span]) -> bool:
+    """Whether more clips may bring the page more videos."""
+    videos = len({span.video_id for span in spans.values()})
+    return len(order) == CANDIDATES["video"] and videos <= wanted.offset + wanted.limit
+
+
+def _limits(connection: sqlite3.Connection, wanted: Search) -> Limits:
+    allowed = None if wanted.where is None else allowed_clips(connection, wanted.where)
+    left_out = frozenset() if wanted.include_query_clips else frozenset(clip_ids(wanted.parts))
+    return Limits(allowed, left_out, -2.0 if wanted.min_similarity is None else wanted.min_similarity)
+
+
+def _depth(wanted: Search) -> int:
+    """How many clips of the order matter: one more than the page needs tells whether there is another page."""
+    if wanted.group != "clip":
+        return wanted.candidates or CANDIDATES[wanted.group]
+    return min(MAX_K, max(wanted.offset + wanted.limit + 1, wanted.rerank))
+
+
+def _page(
+    connection: sqlite3.Connection,
+    wanted: Search,
+    order: Sequence[Candidate],
+    spans: dict[int, Span],
+    scores: dict[int, Scores],
+    state: str,
+) -> Found:
+    groups = _groups(wanted, order, spans)
+    page = groups[wanted.offset : wanted.offset + wanted.limit]
+    shown = [candidate for group in page for candidate in group.members[: wanted.listed]]
+    hits = {hit.clip_id: hit for hit in hits_of(connection, [(one.clip_id, one.similarity) for one in shown])}
+    results = []
+    for group in page:
+        members = group.members[: wanted.listed]
+        clips = tuple(_hit(one, hits[one.clip_id], scores) for one in members if one.clip_id in hits)
+        if clips:
+            hit = clips[0].hit
+            start = hit.start if group.start is None else group.start
+            end = hit.end if group.end is None else group.end
+            results.append(Result(clips[0], start, end, clips if wanted.group != "clip" else (), len(group.members)))
+    return Found(results, len(groups) > wanted.offset + wanted.limit, state)
+
+
+def _hit(candidate: Candidate, hit: Hit, scores: dict[int, Scores]) -> RankedHit:
+    match, fused = scores.get(candidate.clip_id, (None, None))
+    return RankedHit(hit, candidate.similarity, match, fused, candidate.ranks)
+
+
+def _groups(wanted: Search, order: Sequence[Candidate], spans: dict[int, Span]) -> list[Group]:
+    if wanted.group == "clip":
+        return [Group([candidate]) for candidate in order]
+    return by_video(order, spans) if wanted.group == "video" else by_event(order, spans)

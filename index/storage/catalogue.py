@@ -1,0 +1,228 @@
+"""One SQLite file in WAL mode with synchronous=FULL: a committed write survives kill -9 and power loss.
+
+Reads run beside each other and beside the one writer, each on a snapshot of its own. Writers take turns: by a
+lock in this process, by SQLite's own lock (waited for up to ``BUSY_SECONDS``) between processes.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES, UPGRADES
+from index.storage.words import spaced
+from vitascope.errors import CollectionNotFound, StorageError
+
+CATALOGUE_NAME = "catalogue.sqlite3"
+BUSY_SECONDS = 30.0
+IDLE_READERS = 8
+
+
+def create_catalogue(path: Path, meta: Mapping[str, str]) -> None:
+    """Write an empty catalogue with these ``meta`` rows at ``path``, durably. Raises StorageError."""
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("BEGIN IMMEDIATE")
+            _execute(connection, TABLES)
+            rows = {**meta, "collection_id": uuid.uuid4().hex}
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: cannot create the catalogue: {error}") from error
+
+
+class Catalogue:
+    """Transactions on one catalogue file; safe to use from many threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the catalogue at ``path``; one of an earlier version gets the tables of this one first.
+
+        Raises CollectionNotFound where there is none, StorageError where it cannot be read or is of a later
+        version.
+        """
+        self.path = path
+        self._write_lock = threading.RLock()
+        self._pool_lock = threading.Lock()
+        self._idle: list[sqlite3.Connection] = []
+        self._closed = False
+        self.meta: dict[str, str] = {}
+        if not path.is_file():
+            raise CollectionNotFound(f"{path.parent.name}: no collection of this name; {path} does not exist")
+        try:
+            self._writer = self._connect()
+            self.meta = dict(self._writer.execute("SELECT key, value FROM meta"))
+            self._inode = os.stat(path).st_ino
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"{path}: cannot open the catalogue: {error}") from error
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """A read transaction: everything read inside is of one moment.
+
+        Raises CollectionNotFound once the collection is dropped, StorageError when SQLite fails.
+        """
+        connection = self._take()
+        try:
+            with self._translated():
+                connection.execute("BEGIN")
+                self._check_not_dropped(connection)
+                yield connection
+        finally:
+            self._give(connection)
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction, durable when the block is left without an exception, else undone.
+
+        Raises CollectionNotFound once the collection is dropped, StorageError when SQLite fails (disk full,
+        damaged file, another writer that does not finish); nothing has been written then.
+        """
+        with self._write_lock, self._translated():
+            if self._closed:
+                raise StorageError(f"{self.path}: the collection is closed")
+            connection = self._writer
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                self._check_not_dropped(connection)
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                # After a full disk SQLite may have rolled back by itself.
+                if connection.in_transaction:
+                    with suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
+                raise
+
+    def mark_dropped(self) -> None:
+        """Make every later read and write of this catalogue fail, in every process that has it open."""
+        with self.write() as connection:
+            connection.execute("INSERT INTO meta VALUES ('dropped', '1')")
+
+    def is_file_in_place(self) -> bool:
+        """Whether the path still leads to the file that was opened."""
+        try:
+            return os.stat(self.path).st_ino == self._inode
+        except OSError:
+            return False
+
+    def problems(self) -> list[str]:
+        """What SQLite's own check finds wrong with the file; empty when it is sound. Reads the whole file."""
+        with self.read() as connection:
+            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
+            found += [f"foreign key: {row}" for row in connection.execute("PRAGMA foreign_key_check")]
+        return [] if found == ["ok"] else found
+
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """Close all connections. Later reads and writes raise StorageError."""
+        with self._write_lock, self._pool_lock:
+            self._closed = True
+            for connection in (self._writer, *self._idle):
+                with suppress(sqlite3.Error):
+                    connection.close()
+            self._idle.clear()
+
+    def _connect(self) -> sqlite3.Connection:
+        # mode=rw: opening never creates a file where a collection has gone.
+        uri = f"{self.path.absolute().as_uri()}?mode=rw"
+        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA trusted_schema = OFF")
+            self._check_identity(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check_identity(self, connection: sqlite3.Connection) -> None:
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if application != APPLICATION_ID:
+            raise StorageError(f"{self.path}: application id {application:#x}; a catalogue was expected")
+        if not 1 <= version <= SCHEMA_VERSION:
+            raise StorageError(f"{self.path}: catalogue schema {version}; this version reads 1 to {SCHEMA_VERSION}")
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise StorageError(f"{self.path}: journal mode {mode}; this file system does not allow wal")
+        expected = self.meta.get("collection_id")
+        if expected is not None:
+            row = connection.execute("SELECT value FROM meta WHERE key = 'collection_id'").fetchone()
+            if row is None or row[0] != expected:
+                raise CollectionNotFound(f"{self.path.parent.name}: dropped and created again; open it anew")
+        if version < SCHEMA_VERSION:
+            _upgrade(connection)
+
+    def _check_not_dropped(self, connection: sqlite3.Connection) -> None:
+        if connection.execute("SELECT 1 FROM meta WHERE key = 'dropped'").fetchone():
+            raise CollectionNotFound(f"{self.path.parent.name}: the collection was dropped")
+
+    def _take(self) -> sqlite3.Connection:
+        with self._pool_lock:
+            if self._closed:
+                raise StorageError(f"{self.path}: the collection is closed")
+            if self._idle:
+                return self._idle.pop()
+        with self._translated():
+            return self._connect()
+
+    def _give(self, connection: sqlite3.Connection) -> None:
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            connection.close()
+            return
+        with self._pool_lock:
+            if not self._closed and len(self._idle) < IDLE_READERS:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if not self.path.exists():
+                raise CollectionNotFound(f"{self.path.parent.name}: the collection was dropped") from error
+            raise StorageError(f"{self.path}: {error}") from error
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Bring the tables to this version, all or nothing; another process may have done it meanwhile."""
+    connection.create_function("spaced", 1, spaced, deterministic=True)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        for script in UPGRADES[version - 1 :]:
+            _execute(connection, script)
+        connection.execute(f"PRAGMA user_version = {max(version, SCHEMA_VERSION)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _execute(connection: sqlite3.Connection, script: str) -> None:
+    """The statements of a script, within the open transaction (``executescript`` would commit it)."""
+    for statement in script.split(";\n"):
+        connection.execute(statement)

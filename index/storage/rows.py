@@ -1,0 +1,188 @@
+"""Rows of the catalogue and the records they are read as; every function works in an open transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from index.records import Float32, Hit, NewVideo, Video, check_metadata, kind_of, metadata_json
+from index.storage.filter_sql import where_clause
+from index.storage.filters import Filter
+from index.storage.words import insert_words
+from vitascope.errors import StorageError
+
+VIDEO_COLUMNS = "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
+_VECTORS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRow:
+    """A checked clip as it is stored: span in seconds, and its blobs; see the tables of ``index.storage.schema``."""
+
+    span: tuple[float, float]
+    text: str
+    vector: bytes
+    tokens: bytes | None
+    thumbnail: bytes | None
+
+
+def read_video(row: tuple[Any, ...]) -> Video:
+    """The record of a row of ``VIDEO_COLUMNS``."""
+    video_id, content, path, title, duration, width, height, metadata, added_at, clip_count = row
+    values = json.loads(metadata)
+    return Video(video_id, content, path, title, duration, width, height, values, added_at, clip_count)
+
+
+def find_video(connection: sqlite3.Connection, condition: str, value: int | str) -> Video | None:
+    """The only video for which ``condition`` (SQL with one ?) holds of ``value``; None where there is none."""
+    row = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {condition}", (value,)).fetchone()
+    return None if row is None else read_video(row)
+
+
+def next_clip(connection: sqlite3.Connection) -> int:
+    """The next clip id: above every id ever given out, deleted ones included (AUTOINCREMENT keeps count)."""
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'clips'").fetchone()
+    return 1 + (row[0] if row else 0)
+
+
+def insert_whole(
+    connection: sqlite3.Connection,
+    video: NewVideo,
+    first_clip: int,
+    clips: Sequence[ClipRow],
+    *,
+    video_id: int | None = None,
+    added_at: float | None = None,
+) -> int:
+    """Write a video with all that belongs to it, and the change; returns its id.
+
+    ``first_clip``: see ``next_clip``. ``video_id``, ``added_at`` (Unix seconds): the next id and now by default.
+    """
+    moment = time.time() if added_at is None else added_at
+    inserted = _insert_video(connection, video, video_id, moment, first_clip, len(clips))
+    ids = range(first_clip, first_clip + len(clips))
+    connection.executemany(
+        "INSERT INTO clips (id, video_id, start, end, text) VALUES (?, ?, ?, ?, ?)",
+        [(i, inserted, *clip.span, clip.text) for i, clip in zip(ids, clips, strict=True)],
+    )
+    for table, blobs in (
+        ("vectors", [clip.vector for clip in clips]),
+        ("tokens", [clip.tokens for clip in clips]),
+        ("thumbnails", [clip.thumbnail for clip in clips]),
+    ):
+        rows = [(i, blob) for i, blob in zip(ids, blobs, strict=True) if blob is not None]
+        connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", rows)
+    insert_words(connection, video.title, [(i, clip.text) for i, clip in zip(ids, clips, strict=True)])
+    log_change(connection, "add", first_clip, len(clips))
+    return inserted
+
+
+def _insert_video(
+    connection: sqlite3.Connection,
+    video: NewVideo,
+    video_id: int | None,
+    added_at: float,
+    first_clip: int,
+    clip_count: int,
+) -> int:
+    metadata = check_metadata(video.metadata)
+    row = connection.execute(
+        "INSERT INTO videos (id, content_sha256, path, title, duration, width, height, metadata, added_at,"
+        " first_clip, clip_count) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+        (
+            *(video_id, video.content_sha256, video.path, video.title),
+            *(float(video.duration), video.width, video.height),
+            *(metadata_json(metadata), added_at, first_clip, clip_count),
+        ),
+    ).fetchone()
+    connection.executemany(
+        "INSERT INTO video_metadata VALUES (?, ?, ?, ?)",
+        [(row[0], key, kind_of(value), value) for key, value in metadata.items()],
+    )
+    return int(row[0])
+
+
+def log_change(connection: sqlite3.Connection, kind: str, first_clip: int, clip_count: int) -> None:
+    """Number this change (``kind``: add or delete), so that every index learns of it."""
+    connection.execute(
+        "INSERT INTO changes (kind, first_clip, clip_count) VALUES (?, ?, ?)", (kind, first_clip, clip_count)
+    )
+
+
+def allowed_clips(connection: sqlite3.Connection, where: Filter) -> npt.NDArray[np.bool_]:
+    """True at the id of every clip whose video passes the filter."""
+    clause, parameters = where_clause(where)
+    query = f"SELECT first_clip, first_clip + clip_count FROM videos WHERE {clause}"
+    spans = connection.execute(query, parameters).fetchall()
+    allowed = np.zeros(max((end for _, end in spans), default=0), dtype=bool)
+    for first, end in spans:
+        allowed[first:end] = True
+    return allowed
+
+
+def last_change(connection: sqlite3.Connection) -> tuple[int, int]:
+    """(number, stamp) of the newest change; (0, 0) when nothing was ever written."""
+    row = connection.execute("SELECT id, stamp FROM changes ORDER BY id DESC LIMIT 1").fetchone()
+    return (row[0], row[1]) if row else (0, 0)
+
+
+def clip_count(connection: sqlite3.Connection) -> int:
+    """Clips in the catalogue."""
+    return int(connection.execute("SELECT coalesce(sum(clip_count), 0) FROM videos").fetchone()[0])
+
+
+def changed_since(connection: sqlite3.Connection, change: int) -> int:
+    """Clips added or deleted after ``change``."""
+    row = connection.execute("SELECT coalesce(sum(clip_count), 0) FROM changes WHERE id > ?", (change,)).fetchone()
+    return int(row[0])
+
+
+def reaches_back(connection: sqlite3.Connection, change: int) -> bool:
+    """Whether every change after ``change`` is still in the log."""
+    oldest = connection.execute("SELECT min(id) FROM changes").fetchone()[0]
+    return oldest is None or oldest <= change + 1
+
+
+def vector_blocks(
+    connection: sqlite3.Connection, width: int, first_clip: int = 0
+) -> Iterator[tuple[npt.NDArray[np.int64], Float32]]:
+    """(clip ids (N,), vectors (N, width)) of every clip from ``first_clip`` on, by id, some thousands at a time.
+
+    Raises StorageError for a vector of another width.
+    """
+    cursor = connection.execute(
+        "SELECT clip_id, vector FROM vectors WHERE clip_id >= ? ORDER BY clip_id", (first_clip,)
+    )
+    while rows := cursor.fetchmany(_VECTORS_AT_ONCE):
+        blob = b"".join(row[1] for row in rows)
+        if len(blob) != len(rows) * width * 4:
+            raise StorageError(f"table vectors: from clip {rows[0][0]} on, not all are {width} float32 numbers")
+        ids = np.array([row[0] for row in rows], dtype=np.int64)
+        yield ids, np.frombuffer(blob, "<f4").reshape(len(rows), width)
+
+
+def hits_of(connection: sqlite3.Connection, found: Sequence[tuple[int, float]]) -> list[Hit]:
+    """The records of (clip id, cosine) pairs, in their order; clips that are gone are left out."""
+    clips = _by_id(connection, "SELECT id, video_id, start, end, text FROM clips", {clip_id for clip_id, _ in found})
+    rows = _by_id(connection, f"SELECT {VIDEO_COLUMNS} FROM videos", {row[1] for row in clips.values()})
+    videos = {video_id: read_video(row) for video_id, row in rows.items()}
+    hits = []
+    for clip_id, similarity in found:
+        if clip_id not in clips:
+            continue
+        _, video_id, start, end, text = clips[clip_id]
+        # Rounding can carry a cosine beyond 1 in the seventh digit.
+        hits.append(Hit(clip_id, video_id, start, end, min(1.0, max(-1.0, similarity)), videos[video_id], text))
+    return hits
+
+
+def _by_id(connection: sqlite3.Connection, select: str, ids: set[int]) -> dict[int, tuple[Any, ...]]:
+    rows = connection.execute(f"{select} WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(ids)),))
+    return {row[0]: row for row in rows}

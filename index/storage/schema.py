@@ -1,0 +1,196 @@
+"""The catalogue's tables. Times are Unix seconds, spans are seconds in the video, sizes are pixels."""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x56544153  # "VTAS": tells a catalogue from any other SQLite file
+
+TABLES = """
+CREATE TABLE meta (
+    key   TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+-- The clips of a video are written in one transaction: their ids run from first_clip, clip_count of them.
+CREATE TABLE videos (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    content_sha256 TEXT    NOT NULL UNIQUE,
+    path           TEXT    NOT NULL,
+    title          TEXT    NOT NULL,
+    duration       REAL    NOT NULL,
+    width          INTEGER NOT NULL,
+    height         INTEGER NOT NULL,
+    metadata       TEXT    NOT NULL,
+    added_at       REAL    NOT NULL,
+    first_clip     INTEGER NOT NULL,
+    clip_count     INTEGER NOT NULL
+);
+
+-- The same metadata once more, one row a key, for filters. The kind keeps true apart from 1.
+CREATE TABLE video_metadata (
+    video_id INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE,
+    key      TEXT    NOT NULL,
+    kind     TEXT    NOT NULL CHECK (kind IN ('text', 'number', 'bool')),
+    value            NOT NULL,
+    PRIMARY KEY (video_id, key)
+) WITHOUT ROWID;
+CREATE INDEX video_metadata_by_value ON video_metadata (key, kind, value);
+
+CREATE TABLE clips (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    video_id INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE,
+    start    REAL    NOT NULL,
+    end      REAL    NOT NULL,
+    text     TEXT    NOT NULL DEFAULT '' -- what is said in it
+);
+CREATE INDEX clips_by_video ON clips (video_id);
+
+-- Apart from clips, so that reading spans reads no blobs: float32 (D,), little-endian, and tokens (V, W) as meta's
+-- token_encoding says (float16 where it says nothing). A clip may lack tokens: then it is not reranked.
+CREATE TABLE vectors (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    vector  BLOB NOT NULL
+);
+CREATE TABLE tokens (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    tokens  BLOB NOT NULL
+);
+
+-- A JPEG picture of the clip, where one was made.
+CREATE TABLE thumbnails (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    jpeg    BLOB NOT NULL
+);
+
+-- The words of a clip (its rowid is the clip's id) as index/storage/words.py spaces them, for full-text search.
+CREATE VIRTUAL TABLE words USING fts5(
+    title, text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+);
+
+-- What was added and deleted, in order: how a derived index catches up. The stamp tells apart two histories
+-- with the same numbers (a catalogue restored from a backup, then written to).
+CREATE TABLE changes (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind       TEXT    NOT NULL CHECK (kind IN ('add', 'delete')),
+    first_clip INTEGER NOT NULL,
+    clip_count INTEGER NOT NULL,
+    stamp      INTEGER NOT NULL DEFAULT (random())
+);
+
+CREATE TABLE jobs (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    source         TEXT    NOT NULL,
+    options        TEXT    NOT NULL,
+    state          TEXT    NOT NULL
+                   CHECK (state IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')),
+    error          TEXT,
+    listed         INTEGER NOT NULL DEFAULT 0,
+    requested      TEXT    CHECK (requested IN ('cancel', 'pause')), -- of whoever runs it
+    owner          TEXT,
+    lease_until    REAL,
+    created_at     REAL    NOT NULL,
+    started_at     REAL,
+    finished_at    REAL,
+    run_started_at REAL, -- of the present or last run
+    run_ended_at   REAL
+);
+CREATE TABLE job_items (
+    job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    path     TEXT    NOT NULL, -- or URI
+    title    TEXT,
+    metadata TEXT,
+    state    TEXT    NOT NULL
+             CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'skipped', 'cancelled', 'quarantined')),
+    reason   TEXT,
+    video_id INTEGER,
+    decided  INTEGER NOT NULL DEFAULT 0, -- by the listing: there is nothing to try again
+    tries    INTEGER NOT NULL DEFAULT 0, -- how often it was begun
+    crashes  INTEGER NOT NULL DEFAULT 0, -- how often the process died meanwhile
+    seconds  REAL, -- of video
+    ended_at REAL,
+    PRIMARY KEY (job_id, position),
+    UNIQUE (job_id, path)
+) WITHOUT ROWID;
+CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
+"""
+
+UPGRADES = (
+    """
+ALTER TABLE clips ADD COLUMN text TEXT NOT NULL DEFAULT '';
+CREATE TABLE thumbnails (
+    clip_id INTEGER PRIMARY KEY REFERENCES clips (id) ON DELETE CASCADE,
+    jpeg    BLOB NOT NULL
+);
+""",
+    """
+CREATE VIRTUAL TABLE words USING fts5(
+    title, text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
+);
+INSERT INTO words (rowid, title, text)
+    SELECT clips.id, spaced(videos.title), spaced(clips.text) FROM clips JOIN videos ON videos.id = video_id;
+""",
+    # New collections encode tokens otherwise, which an earlier version would neither read nor go on with.
+    """
+INSERT OR IGNORE INTO meta VALUES ('token_encoding', 'float16');
+""",
+    """
+CREATE TABLE new_jobs (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    source         TEXT    NOT NULL,
+    options        TEXT    NOT NULL,
+    state          TEXT    NOT NULL
+                   CHECK (state IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')),
+    error          TEXT,
+    listed         INTEGER NOT NULL DEFAULT 0,
+    requested      TEXT    CHECK (requested IN ('cancel', 'pause')), -- of whoever runs it
+    owner          TEXT,
+    lease_until    REAL,
+    created_at     REAL    NOT NULL,
+    started_at     REAL,
+    finished_at    REAL,
+    run_started_at REAL, -- of the present or last run
+    run_ended_at   REAL
+);
+CREATE TABLE new_job_items (
+    job_id   INTEGER NOT NULL REFERENCES new_jobs (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    path     TEXT    NOT NULL, -- or URI
+    title    TEXT,
+    metadata TEXT,
+    state    TEXT    NOT NULL
+             CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'skipped', 'cancelled', 'quarantined')),
+    reason   TEXT,
+    video_id INTEGER,
+    decided  INTEGER NOT NULL DEFAULT 0, -- by the listing: there is nothing to try again
+    tries    INTEGER NOT NULL DEFAULT 0, -- how often it was begun
+    crashes  INTEGER NOT NULL DEFAULT 0, -- how often the process died meanwhile
+    seconds  REAL, -- of video
+    ended_at REAL,
+    PRIMARY KEY (job_id, position),
+    UNIQUE (job_id, path)
+) WITHOUT ROWID;
+INSERT INTO new_jobs (id, source, options, state, error, listed, requested, owner, lease_until,
+                      created_at, started_at, finished_at)
+    SELECT id,
+           json_object('kind', 'folder', 'folder', folder,
+                       'recursive', json(iif(json_extract(options, '$.recursive'), 'true', 'false'))),
+           json_remove(options, '$.recursive'),
+           state, error, listed, iif(cancel_requested, 'cancel', NULL), owner, lease_until,
+           created_at, started_at, finished_at
+    FROM jobs;
+INSERT INTO new_job_items (job_id, position, path, state, reason, video_id, decided, tries)
+    SELECT job_id, position, path, state, reason, video_id,
+           state IN ('failed', 'skipped') AND tries = 0 AND coalesce(reason, '') NOT LIKE 'not tried: %', tries
+    FROM job_items;
+DROP TABLE job_items;
+DROP TABLE jobs;
+ALTER TABLE new_jobs RENAME TO jobs;
+ALTER TABLE new_job_items RENAME TO job_items;
+CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
+""",
+)
+"""From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n.
+
+The SQL function ``spaced`` is that of index/storage/words.py."""
+
+SCHEMA_VERSION = 1 + len(UPGRADES)

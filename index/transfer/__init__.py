@@ -1,0 +1,1 @@
+"""Collections to and from other places: Parquet, backup, restore."""
