@@ -107,7 +107,7 @@ def numbers_in(collection: Collection) -> list[int]:
             == clip_ids
         )
     numbers = []
-    for video in collection.videos(1000):
+    for video in collection.videos(10_000):
         number = int(video.title.split()[1])
         expected, expected_clips = new_video(number)
         assert (video.content_sha256, video.path) == (expected.content_sha256, expected.path)

@@ -21,6 +21,7 @@ from index.nearest import compaction, kinds, live
 from index.nearest.kinds import FLAT, HNSW, IVFPQ
 from index.nearest.snapshot import SNAPSHOT_NAME, read_label
 from index.storage.filters import parse_filter
+from tests.chaos import rounds
 from tests.index.clustered import use_kinds_when_small
 from tests.index.numbered import WIDTH, add, manifest, new_collection, new_video, numbers_in, vectors_of
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
@@ -301,15 +302,16 @@ def test_a_drop_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_every_search_is_of_one_state_while_indexes_are_swapped(grown: Collection) -> None:
     """Writers, searchers, and builds one after the other: whole videos, acknowledged ones, no deleted ones."""
+    each, swapped = rounds(24, 400), rounds(2, 100)
     failures: list[str] = []
-    done = threading.Event()
+    written, done = threading.Event(), threading.Event()
     fixed = {video.id for video in grown.videos(100)}
     where = parse_filter({"number": {"lt": 60}})
     swaps = {grown._live._state}
 
     def write(offset: int) -> None:
         try:
-            for number in range(1000 + offset, 1024 + offset):
+            for number in range(offset, offset + each):
                 video_id = grown.add_video(*new_video(number)).id
                 if grown.search(vectors_of(number)[0], 1)[0].video_id != video_id:
                     failures.append(f"{number} was acknowledged and not found")
@@ -337,20 +339,21 @@ def test_every_search_is_of_one_state_while_indexes_are_swapped(grown: Collectio
 
     def rebuild() -> None:
         kind = 0
-        while not done.is_set():
+        while not written.is_set() or kind < swapped:
             grown.set_index_kind((FLAT, HNSW)[kind % 2])
             grown.wait_for_index()
             kind += 1
 
-    writers = [threading.Thread(target=write, args=(offset,)) for offset in (0, 50)]
-    others = [threading.Thread(target=work) for work in (search, search, rebuild)]
-    for thread in writers + others:
+    writers = [threading.Thread(target=write, args=(offset,)) for offset in (1000, 2000)]
+    builder = threading.Thread(target=rebuild)
+    searchers = [threading.Thread(target=search) for _ in range(2)]
+    for thread in [*writers, builder, *searchers]:
         thread.start()
-    for thread in writers:
-        thread.join()
-    done.set()
-    for thread in others:
-        thread.join()
+    for event, threads in ((written, writers), (done, [builder]), (None, searchers)):
+        for thread in threads:
+            thread.join()
+        if event is not None:
+            event.set()
     assert failures == []
     assert len(swaps) > 2
-    assert numbers_in(grown) == [*range(60), *range(1000, 1024, 2), *range(1050, 1074, 2)]
+    assert numbers_in(grown) == [*range(60), *range(1000, 1000 + each, 2), *range(2000, 2000 + each, 2)]

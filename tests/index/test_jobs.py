@@ -21,6 +21,7 @@ from index.jobs.jobs import Job, JobItem, JobOptions, Pace, cancel, create_folde
 from index.jobs.sources.description import FolderSource
 from index.library import Library
 from index.storage.filters import parse_filter
+from tests.chaos import rounds
 from tests.index.numbered import new_collection
 from tests.media_files import cut, solid, write_color_video, write_picture
 from vitascope.errors import (
@@ -192,12 +193,13 @@ def test_an_interrupted_job_goes_back_to_the_queue(collection: Collection, pictu
 def test_a_job_survives_kill_9_without_loss_or_duplicate(
     tmp_path: Path, collection: Collection, small_bundle: Path, small_model: Model
 ) -> None:
-    count = 120
+    kills = rounds(3, 40)
+    count = 40 * kills
     made = create_folder_job(collection, make_pictures(tmp_path / "many", count))
     command = [sys.executable, "-m", "tests.index.job_process", str(tmp_path / "library"), str(small_bundle)]
     acknowledged: set[str] = set()
     moment = random.Random()
-    for _ in range(3):
+    for _ in range(kills):
         with subprocess.Popen([*command, str(made.id)], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
             assert process.stdout is not None
             lines = [process.stdout.readline() for _ in range(moment.randrange(1, 25))]
@@ -209,7 +211,7 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
         assert left.counts.succeeded < count
     done = run_job(collection, small_model, made.id)
     assert (done.state, done.counts.succeeded, done.counts.total) == ("succeeded", count, count)
-    paths = [video.path for video in collection.videos(1000)]
+    paths = [video.path for video in collection.videos(10_000)]
     assert len(paths) == len(set(paths)) == count
     assert acknowledged <= set(paths)
     assert collection.catalogue.problems() == []

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import IO
 
 from index.library import Library
+from tests.chaos import rounds
 from tests.index.numbered import new_collection, numbers_in
 
 ROOT = Path(__file__).parents[2]
-KILLS = 10
+KILLS = rounds(20, 200)
 
 
 @contextmanager
