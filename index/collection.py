@@ -171,6 +171,28 @@ class Collection:
         self._live.note_written(len(clips))
         return added, True
 
+    def add_again(self, video: Video, clips: Sequence[NewClip], first_clip: int) -> None:
+        """Add a video of another collection under its ids: its own and, from ``first_clip`` on, those of its clips.
+
+        Another one of the same content makes room for it. Raises InvalidInput, StorageError.
+        """
+        again = NewVideo(
+            content_sha256=video.content_sha256,
+            path=video.path,
+            title=video.title,
+            duration=video.duration,
+            width=video.width,
+            height=video.height,
+            metadata=video.metadata,
+        )
+        rows = [self._row(clip) for clip in clips]
+        known = self.find_by_hash(video.content_sha256)
+        if known is not None:
+            self.delete_video(known.id)
+        with self.catalogue.write() as connection:
+            insert_whole(connection, again, first_clip, rows, video_id=video.id, added_at=video.added_at)
+        self._live.note_written(len(clips))
+
     def delete_video(self, video_id: int) -> None:
         """Remove a video with all its clips, at once and durably. Raises VideoNotFound."""
         with self.catalogue.write() as connection:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -144,6 +145,43 @@ class Library:
                 if known is not None:
                     known.catalogue.close()
         _discard(gone)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a collection another name. Raises InvalidInput, CollectionNotFound, CollectionExists, StorageError."""
+        folder = self._folder(new_name)
+        with self._lock:
+            self.open(name).close()
+            self._open.pop(name)
+            if folder.exists():
+                raise CollectionExists(f"collection {new_name}: exists already")
+            self._rename(self._folder(name), folder)
+
+    def replace(self, name: str, by: str, when: Callable[[sqlite3.Connection], bool]) -> bool:
+        """Drop collection ``name`` and give its name to ``by``, in one write transaction of the dropped one.
+
+        ``when`` is asked with that transaction whether it is time; False changes nothing. A process that is killed
+        between the two renames leaves ``by`` under its own name. Raises CollectionNotFound and StorageError.
+        """
+        gone = self.root / f"{_GONE}{uuid.uuid4().hex}"
+        with self._lock:
+            old, new = self.open(name), self.open(by)
+            with old.catalogue.write() as connection:
+                if not when(connection):
+                    return False
+                connection.execute("INSERT INTO meta VALUES ('dropped', '1')")
+                self._rename(old.folder, gone)
+                self._rename(new.folder, old.folder)
+            for closed in (name, by):
+                self._open.pop(closed).close()
+        _discard(gone)
+        return True
+
+    def _rename(self, folder: Path, to: Path) -> None:
+        try:
+            os.rename(folder, to)
+            sync_folder(self.root)
+        except OSError as error:
+            raise StorageError(f"{folder}: cannot be renamed: {error}") from error
 
     def _folder(self, name: str) -> Path:
         if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):

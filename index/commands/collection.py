@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from vitascope.commands.options import add_bundle, add_data
+from vitascope.commands.options import add_bundle, add_data, add_engine
 from vitascope.commands.output import Steps, plain_table
 from vitascope.errors import CollectionNotFound, InvalidInput, VitascopeError
 
 if TYPE_CHECKING:
     from index.collection import Collection
     from index.library import Library
+
+FILES_SHOWN = 20
 
 EPILOG = """\
 A service may go on reading and writing meanwhile: what is exported or backed up is of one moment.
@@ -29,6 +31,7 @@ examples:
   vitascope collection restore /mnt/backups/videos.sqlite3 videos-again
   vitascope collection export videos /tmp/videos --tokens        Parquet, for DuckDB, pandas, another machine
   vitascope collection import /tmp/videos elsewhere
+  vitascope collection reembed videos --bundle bundles/better
   vitascope collection create small --token-encoding float16
   vitascope collection drop elsewhere --yes
 """
@@ -58,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(importing)
     action("backup", "write a collection to one file", existing, ("file", "new, or an earlier backup"))
     action("restore", "make a collection of a backup", ("file", "a backup"), new)
+    again = action("reembed", "embed a collection again by another bundle and switch to it", existing)
+    again.add_argument("--skip-missing", action="store_true", help="leave out videos whose files are gone or changed")
+    add_bundle(again)
+    add_engine(again)
     drop = action("drop", "delete a collection; the media files stay", existing)
     drop.add_argument("--yes", action="store_true", help="yes, delete it")
 
@@ -70,6 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "import": _import,
         "backup": _backup,
         "restore": _restore,
+        "reembed": _reembed,
         "drop": _drop,
     }
     return {"action": args.action, **runs[args.action](args)}
@@ -174,6 +182,23 @@ def _restore(args: argparse.Namespace) -> dict[str, Any]:
         return {"name": args.name, "file": str(args.file), **_facts(restore(library, args.file, args.name, steps.show))}
 
 
+def _reembed(args: argparse.Namespace) -> dict[str, Any]:
+    from index.transfer.reembed import reembed
+    from vitascope.model import Model
+
+    model = Model.open(args.bundle, threads=args.threads, device=args.device)
+    with _library(args) as library, Steps("embedding", quiet=args.json) as steps:
+        done = reembed(library, args.name, model, skip_missing=args.skip_missing, on_video=steps.show)
+        return {
+            "name": args.name,
+            **_facts(library.open(args.name)),
+            "switched": done.switched,
+            "embedded": done.embedded,
+            "failed": len(done.missing),
+            "failures": [{"file": one.video.path, "reason": one.reason} for one in done.missing],
+        }
+
+
 def _drop(args: argparse.Namespace) -> dict[str, Any]:
     with _library(args) as library:
         facts = _facts(library.open(args.name))
@@ -201,9 +226,26 @@ def show(result: dict[str, Any], console: Console) -> None:
             "import": f"collection {name}: {held} from {place}",
             "backup": f"{place}: collection {name}, {size}",
             "restore": f"collection {name}: {held} from {place}",
+            "reembed": f"collection {name}: {held}, of bundle {result.get('bundle')}",
             "drop": f"collection {name} dropped: {held}",
         }[result["action"]]
     )
+    if result["action"] == "reembed":
+        _show_missing(result, console)
+
+
+def _show_missing(result: dict[str, Any], console: Console) -> None:
+    if not result["failures"]:
+        return
+    table = plain_table("file", "reason")
+    for failure in result["failures"][:FILES_SHOWN]:
+        table.add_row(escape(failure["file"]), escape(failure["reason"]))
+    console.print(table)
+    if not result["switched"]:
+        console.print(
+            f"{result['failed']} videos cannot be embedded again: the collection stays as it was. Bring the files back "
+            "and repeat the command, or leave them out with --skip-missing"
+        )
 
 
 def _show_list(collections: list[dict[str, Any]], console: Console) -> None:

@@ -119,7 +119,7 @@ def open_file(
     file = Path(path)
     check_text("path", str(file))
     checked = check_metadata(metadata or {})
-    before = _state(file)
+    before = file_state(file)
     digest = content_sha256(file, limits)
     known = collection.find_by_hash(digest)
     if known is not None:
@@ -170,7 +170,7 @@ def store(collection: Collection, opened: OpenedFile, clips: list[NewClip]) -> I
     """Last stage: the video durable and searchable. Raises MediaError when the file has changed meanwhile,
     InvalidInput, StorageError, CollectionNotFound.
     """
-    if _state(opened.file) != opened.state:
+    if file_state(opened.file) != opened.state:
         raise MediaError(f"{opened.file.name}: changed while it was being read; an unchanging file was expected")
     video = NewVideo(
         content_sha256=opened.content_sha256,
@@ -206,7 +206,8 @@ def content_sha256(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> str:
         raise MediaError(f"{path.name}: cannot be read: {error.strerror or error}") from error
 
 
-def _state(file: Path) -> FileState:
+def file_state(file: Path) -> FileState:
+    """What changes when the file does; None for a file that is not there."""
     try:
         status = file.stat()
     except OSError:

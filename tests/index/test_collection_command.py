@@ -94,3 +94,24 @@ def test_mistakes_are_named_in_one_line(arguments: list[str], problem: str, caps
     assert said.startswith("vitascope: ")
     assert problem in said
     assert said.count("\n") == 1
+
+
+def test_another_bundle_takes_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name, color in (("red", (220, 10, 10)), ("green", (10, 220, 10))):
+        Image.fromarray(np.full((64, 64, 3), color, np.uint8)).save(pictures / f"{name}.png")
+    run_json(capsys, "index", str(pictures))
+    other = str(make_small_bundle(tmp_path / "other", seed=2))
+    (pictures / "green.png").rename(tmp_path / "green.png")
+    assert main(["collection", "reembed", "videos", "--bundle", other]) == 3
+    said = capsys.readouterr().out
+    assert "green.png: no such file" in said
+    assert "the collection stays as it was" in said
+    (tmp_path / "green.png").rename(pictures / "green.png")
+    done = run_json(capsys, "collection", "reembed", "videos", "--bundle", other)
+    assert (done["switched"], done["embedded"], done["failures"]) == (True, 1, [])
+    monkeypatch.setenv("VITASCOPE_BUNDLE", other)
+    assert found(capsys, "videos")[0][0] == "red"

@@ -1,0 +1,151 @@
+"""A collection embedded again by another bundle: the same videos and ids, searched by both until the switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from index.collection import Collection
+from index.jobs.ingest import ingest_file
+from index.jobs.jobs import create_folder_job, items, job, run_job
+from index.library import Library
+from index.search.search import search_text
+from index.transfer import reembed as module
+from index.transfer.reembed import reembed
+from tests.media_files import solid, write_color_video, write_picture
+from tests.small_bundle import make_small_bundle
+from vitascope.errors import CollectionNotFound, FingerprintMismatch, InvalidInput
+from vitascope.model import Model
+
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
+    """Two bundles that differ in weights, and so in fingerprint and vectors."""
+    root = tmp_path_factory.mktemp("bundles")
+    return Model.open(make_small_bundle(root / "old", seed=1)), Model.open(make_small_bundle(root / "new", seed=2))
+
+
+@pytest.fixture
+def library(tmp_path: Path, models: tuple[Model, Model]) -> Iterator[Library]:
+    """Collection `videos` with a video of two clips with subtitles and a picture, filled by a job of the old bundle."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    write_color_video(folder / "red.mp4", COLORS["red"], seconds=12.0, rate=4)
+    (folder / "red.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nsomething red\n", "utf-8")
+    write_picture(folder / "green.png", solid(COLORS["green"]))
+    with Library(tmp_path / "collections") as opened:
+        collection = opened.create("videos", models[0])
+        run_job(collection, models[0], create_folder_job(collection, folder, metadata={"year": 2024}).id)
+        assert collection.stats().videos == 2
+        yield opened
+
+
+def facts(collection: Collection) -> list[object]:
+    """All that must be the same afterwards."""
+    return [(video, collection.clips(video.id)) for video in collection.videos(100)]
+
+
+def best(library: Library, model: Model, color: str, name: str = "videos") -> str:
+    return search_text(library.open(name), model, f"a {color} thing", 1, rerank=1)[0].hit.video.title
+
+
+def test_everything_is_there_under_its_ids_and_found_by_the_new_bundle(
+    library: Library, models: tuple[Model, Model]
+) -> None:
+    old_model, new_model = models
+    before = facts(library.open("videos"))
+    assert best(library, old_model, "red") == "red"
+    done = reembed(library, "videos", new_model)
+    assert (done.switched, done.embedded, done.missing) == (True, 2, [])
+    collection = library.open("videos")
+    assert facts(collection) == before
+    assert library.names() == ["videos"]
+    assert [best(library, new_model, color) for color in ("red", "green")] == ["red", "green"]
+    with pytest.raises(FingerprintMismatch):
+        best(library, old_model, "red")
+    assert collection.thumbnail(1) is not None
+    assert collection.catalogue.problems() == []
+    earlier = job(collection, 1)
+    assert (earlier.state, earlier.counts.succeeded) == ("succeeded", 2)
+    assert len(items(collection, 1)) == 3
+
+
+def test_both_are_searched_until_the_switch_and_later_writes_come_along(
+    library: Library, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_model, new_model = models
+    late = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
+    old = library.open("videos")
+    seen = []
+
+    def meanwhile(done: int, total: int, title: str) -> None:
+        seen.append(title)
+        if title == "red":
+            assert best(library, old_model, "red") == "red"
+            assert best(library, new_model, "red", "videos-next") == "red"
+            ingest_file(old, old_model, late)
+            old.delete_video(next(video.id for video in old.videos() if video.title == "green"))
+
+    done = reembed(library, "videos", new_model, on_video=meanwhile)
+    assert done.switched
+    assert sorted({*seen} - {"green"}) == ["blue", "red"]
+    assert sorted(video.title for video in library.open("videos").videos()) == ["blue", "red"]
+    assert best(library, new_model, "blue") == "blue"
+
+
+def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
+    library: Library, models: tuple[Model, Model], tmp_path: Path
+) -> None:
+    old_model, new_model = models
+    write_picture(tmp_path / "films" / "green.png", solid(COLORS["blue"]))
+    done = reembed(library, "videos", new_model)
+    assert (done.switched, done.embedded) == (False, 1)
+    assert [(one.video.title, one.reason) for one in done.missing] == [
+        ("green", "green.png: has other content than when it was indexed; the same was expected")
+    ]
+    assert best(library, old_model, "green") == "green"
+    assert library.names() == ["videos", "videos-next"]
+    (tmp_path / "films" / "green.png").unlink()
+    again = reembed(library, "videos", new_model, skip_missing=True)
+    assert (again.switched, again.embedded, len(again.missing)) == (True, 0, 1)
+    assert [video.title for video in library.open("videos").videos()] == ["red"]
+
+
+def test_it_goes_on_after_being_killed_at_any_step(
+    library: Library, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """As if the process ended here."""
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    before = facts(library.open("videos"))
+    with pytest.raises(Killed):
+        reembed(library, "videos", models[1], on_video=die)
+    assert library.open("videos-next").stats().videos == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_copy_jobs", die)
+        with pytest.raises(Killed):
+            reembed(library, "videos", models[1])
+    assert best(library, models[0], "red") == "red"
+    # Between the two renames of the switch: the old one has gone, the new one is whole under its first name.
+    library.drop("videos")
+    with Library(library.root) as restarted:
+        done = reembed(restarted, "videos", models[1])
+        assert done.switched
+        assert facts(restarted.open("videos")) == before
+
+
+def test_what_makes_no_sense_is_refused(library: Library, models: tuple[Model, Model], tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="filled collection videos already"):
+        reembed(library, "videos", models[0])
+    with pytest.raises(CollectionNotFound):
+        reembed(library, "none", models[1])
+    library.create("videos-next", Model.open(make_small_bundle(tmp_path / "third", seed=3)))
+    with pytest.raises(FingerprintMismatch, match="videos-next: begun by bundle"):
+        reembed(library, "videos", models[1])
