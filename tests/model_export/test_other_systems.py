@@ -72,7 +72,7 @@ def test_its_card_says_what_it_is(folders: Folders) -> None:
 def test_it_names_only_the_pretrained_parts_that_it_has(folders: Folders) -> None:
     cfg = checkpoint.load(folders[1]).model.cfg
     expected = {"soho": ("EfficientNet-Lite0", "all-MiniLM-L6-v2"), "visual-parsing": ("all-MiniLM-L6-v2",)}
-    assert starts_of(cfg) == expected[folders[0]]
+    assert starts_of(cfg, "pretrained") == expected[folders[0]]
 
 
 def test_training_goes_on_from_its_checkpoint_not_from_its_bundle(folders: Folders) -> None:
