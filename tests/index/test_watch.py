@@ -199,10 +199,19 @@ def test_ctrl_c_ends_the_command_in_order(tmp_path: Path, folder: Path, small_bu
         "--data",
         str(tmp_path / "data"),
     ]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert '"event": "added"' in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+
+    def heed() -> None:
+        """Tests that are started in the background of a shell ignore Ctrl-C, and so would what they start."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed) as process:
+        try:
+            assert process.stdout is not None
+            assert '"event": "added"' in process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            rest, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, errors) == (0, "")
     assert '"added": 1' in rest
