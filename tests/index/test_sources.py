@@ -223,7 +223,7 @@ def test_members_of_shards_become_videos_that_the_collection_keeps(
     assert (outcome["e.png"][1] or "").startswith("e.png: ")
     assert "set/f.json: a JSON list" in (outcome["f.png"][1] or "")
 
-    first, second = collection.videos()
+    first, second = sorted(collection.videos(), key=lambda video: video.title)
     assert first.title == "A red thing"
     assert first.metadata == {"source_width": 96, "ok": True, "caption": "a red thing"}
     assert (second.title, second.metadata) == ("b", {})
