@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -296,14 +296,12 @@ class Collection:
             found = vectors.search(index, query, k, allowed)
             return hits_of(connection, found)
 
-    @contextmanager
-    def level(self) -> Iterator[tuple[sqlite3.Connection, vectors.Vectors]]:
+    def level(self) -> AbstractContextManager[tuple[sqlite3.Connection, vectors.Vectors]]:
         """A read transaction and the index of vectors, both of one state: every write acknowledged before is in them.
 
         The index must not be altered, and neither be used after the block.
         """
-        with self._live.level() as both:
-            yield both
+        return self._live.level()
 
     def _row(self, clip: NewClip) -> ClipRow:
         return ClipRow(

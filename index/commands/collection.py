@@ -13,14 +13,12 @@ from rich.filesize import decimal
 from rich.markup import escape
 
 from vitascope.commands.options import add_bundle, add_data, add_engine
-from vitascope.commands.output import Steps, plain_table
+from vitascope.commands.output import Steps, plain_table, show_files
 from vitascope.errors import CollectionNotFound, InvalidInput, VitascopeError
 
 if TYPE_CHECKING:
     from index.collection import Collection
     from index.library import Library
-
-FILES_SHOWN = 20
 
 EPILOG = """\
 A service may go on reading and writing meanwhile: what is exported or backed up is of one moment.
@@ -237,10 +235,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 def _show_missing(result: dict[str, Any], console: Console) -> None:
     if not result["failures"]:
         return
-    table = plain_table("file", "reason")
-    for failure in result["failures"][:FILES_SHOWN]:
-        table.add_row(escape(failure["file"]), escape(failure["reason"]))
-    console.print(table)
+    show_files(console, [(failure["file"], failure["reason"]) for failure in result["failures"]], "reason")
     if not result["switched"]:
         console.print(
             f"{result['failed']} videos cannot be embedded again: the collection stays as it was. Bring the files back "

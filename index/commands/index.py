@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from index.commands.segment_options import add_segmentation, asked_segmentation
 from vitascope.commands.options import add_bundle, add_collection, add_data, add_engine, collections_folder
-from vitascope.commands.output import Steps, plain_table
+from vitascope.commands.output import FILES_SHOWN, Steps, show_files
 from vitascope.errors import CollectionExists, Conflict, InvalidInput
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from index.library import Library
     from vitascope.model import Model
 
-FILES_SHOWN = 20
 NOTES_KEPT = 1000
 
 EPILOG = """\
@@ -235,11 +234,6 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def _show_files(console: Console, listed: list[tuple[str, str]], count: int, what: str) -> None:
-    if not listed:
-        return
-    table = plain_table("file", what)
-    for file, words in listed[:FILES_SHOWN]:
-        table.add_row(escape(file), escape(words))
-    console.print(table)
+    show_files(console, listed, what)
     if (more := count - FILES_SHOWN) > 0:
         console.print(f"and {more} more; --json lists up to 1000")

@@ -23,6 +23,9 @@ def print_json(result: dict[str, Any]) -> None:
     print()
 
 
+FILES_SHOWN = 20
+
+
 def show_listing(result: dict[str, Any], console: Console) -> None:
     """Any result, key by key: what a subcommand without a presentation of its own gets."""
     table = plain_table()
@@ -82,6 +85,16 @@ class Steps:
     def show(self, done: int, total: int, note: str = "") -> None:
         """``done`` of ``total`` steps; ``note`` names the present one."""
         self._bar.update(self._task, completed=done, total=total, note=escape(note[-40:]))
+
+
+def show_files(console: Console, listed: list[tuple[str, str]], what: str) -> None:
+    """A table of the first ``FILES_SHOWN`` (file, words), where there are any; ``what`` names the words."""
+    if not listed:
+        return
+    table = plain_table("file", what)
+    for file, words in listed[:FILES_SHOWN]:
+        table.add_row(escape(file), escape(words))
+    console.print(table)
 
 
 def show_hits(results: list[dict[str, Any]], console: Console) -> None:
