@@ -200,7 +200,7 @@ def filtered(ours: Vectors, exact: Index, queries: Float32) -> list[tuple[float,
     return rows
 
 
-def run(size: int, setting: str, width: int, query_count: int, folder: Path) -> bool:
+def run(size: int, setting: str, width: int, query_count: int, folder: Path, *, with_usearch: bool = True) -> bool:
     """Measure one size, print its tables and whether it keeps the bars; True if it does."""
     kind = kind_for(setting, size)
     vectors, queries = clustered(size, max(BATCH, query_count), width)
@@ -208,7 +208,7 @@ def run(size: int, setting: str, width: int, query_count: int, folder: Path) -> 
     truth = exact.search(queries, K)[1]
     ours, held = our_engine(kind, vectors, folder / "ours")
     engines = [ours, plain_engine(kind, folder / "ours", ours.built)]
-    other = usearch_engine(vectors, folder / "usearch")
+    other = usearch_engine(vectors, folder / "usearch") if with_usearch else None
     measure([*engines, *([other] if other else [])], queries, truth)
     print(f"\n## {size:,} x {width}, {kind}\n")
     print("| engine | recall@10 | queries/s, 1 at a time | queries/s, 64 at a time | build s | memory MiB | disk MiB |")
@@ -218,7 +218,7 @@ def run(size: int, setting: str, width: int, query_count: int, folder: Path) -> 
             f"| {engine.name} | {engine.recall:.4f} | {1 / engine.single:,.0f} | {BATCH / engine.batch:,.0f} "
             f"| {engine.built:.1f} | {engine.memory / MIB:.0f} | {engine.disk / MIB:.0f} |"
         )
-    if other is None:
+    if other is None and with_usearch:
         print("\nusearch is not installed; it comes with the extra `bench`.")
     print("\n| passes the filter | recall@10 | ms a query |\n|---|---|---|")
     rows = filtered(held, exact, queries)
@@ -249,11 +249,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kind", choices=SETTINGS, default=AUTO, help="default: what the size asks for")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--queries", type=int, default=512)
+    parser.add_argument("--no-usearch", action="store_true", help="it takes 13 minutes to add a million")
     args = parser.parse_args(arguments)
     kept = True
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            kept &= run(size, args.kind, args.width, args.queries, Path(folder))
+            kept &= run(size, args.kind, args.width, args.queries, Path(folder), with_usearch=not args.no_usearch)
     return 0 if kept else 1
 
 

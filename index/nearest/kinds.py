@@ -227,7 +227,7 @@ def graph_steps(total: int) -> int:
 
 def list_probes(total: int) -> int:
     """FAISS's nprobe for the ten nearest of ``total`` vectors."""
-    return 32 if total <= 200_000 else 48
+    return 32 if total <= 200_000 else 64 if total <= 500_000 else 128
 
 
 def refinement(k: int) -> int:
