@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -50,7 +50,15 @@ from index.storage.rows import (
     read_video,
 )
 from index.storage.words import delete_words
-from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, StorageError, VideoNotFound
+from vitascope.errors import (
+    CollectionNotFound,
+    FilterError,
+    FingerprintMismatch,
+    InvalidInput,
+    NotFound,
+    StorageError,
+    VideoNotFound,
+)
 from vitascope.token_encoding import check_encoding, decode_tokens, encode_tokens
 
 __all__ = ["Clip", "Collection", "Hit", "NewClip", "NewVideo", "Stats", "Video"]
@@ -126,10 +134,25 @@ class Collection:
             row = connection.execute("SELECT count(*), coalesce(sum(clip_count), 0) FROM videos").fetchone()
             return Stats(videos=row[0], clips=row[1])
 
+    def size(self) -> int:
+        """Bytes on disk, of the catalogue and of what is derived from it. Raises CollectionNotFound."""
+        total = 0
+        try:
+            entries = list(self.folder.iterdir())
+        except FileNotFoundError as error:
+            raise CollectionNotFound(f"collection {self.name}: there is no collection of this name") from error
+        for entry in entries:
+            with suppress(FileNotFoundError):  # an index that is being replaced
+                total += entry.stat().st_size if entry.is_file() else 0
+        return total
+
     def index_state(self) -> IndexState:
-        """Which kind of index is asked for, which one serves, and how much has changed since it was built."""
-        with self._live.level() as (connection, vectors):
-            return IndexState(setting_of(connection), vectors.kind, vectors.changed)
+        """Which kind of index is asked for, which one serves, and how much has changed since it was built.
+
+        Loads no index: of a collection that was not searched yet it says what the first search will find.
+        """
+        with self.catalogue.read() as connection:
+            return IndexState(setting_of(connection), *self._live.outlook(connection))
 
     def set_index_kind(self, setting: str) -> None:
         """Ask for this kind of index from now on: auto, flat, hnsw or ivfpq (docs/index.md). Durable.
@@ -210,10 +233,15 @@ class Collection:
     def videos(self, limit: int = 100, after_id: int | None = None, where: Filter | None = None) -> list[Video]:
         """At most ``limit`` videos that pass the filter, by id, from after ``after_id`` on.
 
-        Raises InvalidInput.
+        Raises InvalidInput, and FilterError for a filter that names a clip's field.
         """
         if not 1 <= limit <= MAX_PAGE:
             raise InvalidInput(f"limit: {limit}; 1 to {MAX_PAGE} was expected")
+        if where is not None and where.clip_field is not None:
+            raise FilterError(
+                f"filter: {where.clip_field}; videos are listed by their own fields and metadata, only a search takes "
+                "fields of clips"
+            )
         clause, parameters = where_clause(where)
         query = f"SELECT {VIDEO_COLUMNS} FROM videos WHERE id > ? AND ({clause}) ORDER BY id LIMIT ?"
         with self.catalogue.read() as connection:
@@ -283,7 +311,7 @@ class Collection:
             return {clip_id: None if blob is None else self._decoded(clip_id, blob) for clip_id, blob in rows}
 
     def search(self, vector: npt.ArrayLike, k: int, where: Filter | None = None) -> list[Hit]:
-        """The at most ``k`` clips most similar to ``vector`` (D,) whose videos pass the filter, best first.
+        """The at most ``k`` clips most similar to ``vector`` (D,) that pass the filter, best first.
 
         All hits are of one state of the collection, which has every write acknowledged before the call.
         Raises InvalidInput for k outside 1 to ``MAX_K`` and for a vector of another width or not finite.

@@ -19,6 +19,8 @@ Float32 = npt.NDArray[np.float32]
 VIDEO_FIELDS = ("video_id", "content_sha256", "path", "title", "duration", "width", "height", "added_at")
 """What a filter knows of every video; metadata may not use these names, nor those of the operators."""
 RESERVED_KEYS = frozenset({*VIDEO_FIELDS, "and", "or", "not"})
+CLIP_FIELDS = ("start", "end", "length", "text")
+"""What a filter knows of every clip, inside of ``clip``. Metadata may use these names, and ``clip``, too."""
 MAX_KEYS = 64
 MAX_KEY_LENGTH = 128
 MAX_TEXT_LENGTH = 10_000

@@ -75,6 +75,19 @@ class LiveIndex:
         with self._lock.exclusive(), self._catalogue.read() as connection:
             yield connection, self._follow(connection).vectors
 
+    def outlook(self, connection: sqlite3.Connection) -> tuple[str, int]:
+        """(kind that serves, or will from the first search on; clips that changed since it was built).
+
+        Loads nothing and waits for nobody: a figure of a moment ago is better than waiting until an index is loaded.
+        """
+        state = self._state
+        if state is not None:
+            return state.vectors.kind, state.vectors.changed + changed_since(connection, state.change)
+        label = self._label_on_disk()
+        if label is None:
+            return FLAT, clip_count(connection)
+        return label.kind, changed_since(connection, label.change)
+
     def catch_up(self) -> None:
         """Apply what the catalogue has and the vectors lack. Raises CollectionNotFound and StorageError."""
         with self._lock.exclusive(), self._catalogue.read() as connection:

@@ -1,12 +1,15 @@
-"""A filter as an SQL expression over the table ``videos``, with its parameters."""
+"""A filter as an SQL expression over ``videos``, and ``clips`` where it names their fields, with its parameters."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from index.records import VIDEO_FIELDS, Scalar, kind_of
-from index.storage.filters import Condition, Filter, Group, Node, Not
+from index.storage.filters import TEXT_FIELDS, Condition, Filter, Group, Node, Not
 
 _COMPARE = {"eq": "=", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
-_TEXT_FIELDS = ("content_sha256", "path", "title")
+_COLUMN = {"video_id": "videos.id", "length": "round(clips.end - clips.start, 6)"}
+"""Ends and starts are rounded when they are computed: lengths compare to the microsecond."""
 
 
 def where_clause(where: Filter | None) -> tuple[str, list[Scalar]]:
@@ -16,7 +19,11 @@ def where_clause(where: Filter | None) -> tuple[str, list[Scalar]]:
 
 def _sql(node: Node) -> tuple[str, list[Scalar]]:
     if isinstance(node, Condition):
-        return _of_video(node) if node.field in VIDEO_FIELDS else _of_metadata(node)
+        if node.of_clip:
+            return _of_column(_COLUMN.get(node.field, f"clips.{node.field}"), node)
+        if node.field in VIDEO_FIELDS:
+            return _of_column(_COLUMN.get(node.field, f"videos.{node.field}"), node)
+        return _of_metadata(node)
     if isinstance(node, Not):
         expression, parameters = _sql(node.part)
         return f"NOT ({expression})", parameters
@@ -31,11 +38,10 @@ def _group(group: Group) -> tuple[str, list[Scalar]]:
     return joined, [parameter for _, parameters in compiled for parameter in parameters]
 
 
-def _of_video(condition: Condition) -> tuple[str, list[Scalar]]:
-    column = "id" if condition.field == "video_id" else condition.field
-    kind = "text" if column in _TEXT_FIELDS else "number"
+def _of_column(column: str, condition: Condition) -> tuple[str, list[Scalar]]:
+    kind = "text" if condition.field in TEXT_FIELDS else "number"
     if condition.operator == "ne":
-        expression, parameters = _of_video(Condition(condition.field, "eq", condition.value))
+        expression, parameters = _of_column(column, replace(condition, operator="eq"))
         return f"NOT ({expression})", parameters
     if condition.operator == "in":
         values = [value for value in _values(condition) if kind_of(value) == kind]
@@ -64,7 +70,7 @@ def _of_metadata(condition: Condition) -> tuple[str, list[Scalar]]:
     if not tests:
         return "0", []
     matching = f"SELECT video_id FROM video_metadata WHERE key = ? AND ({' OR '.join(tests)})"
-    return f"id IN ({matching})", list(parameters)
+    return f"videos.id IN ({matching})", list(parameters)
 
 
 def _comparison(column: str, operator: str, value: Scalar) -> tuple[str, list[Scalar]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index.records import Float32, Hit, NewVideo, Video, check_metadata, kind_of, metadata_json
+from index.records import Float32, Hit, NewVideo, Scalar, Video, check_metadata, kind_of, metadata_json
 from index.storage.filter_sql import where_clause
 from index.storage.filters import Filter
 from index.storage.words import insert_words
@@ -117,13 +117,30 @@ def log_change(connection: sqlite3.Connection, kind: str, first_clip: int, clip_
 
 
 def allowed_clips(connection: sqlite3.Connection, where: Filter) -> npt.NDArray[np.bool_]:
-    """True at the id of every clip whose video passes the filter."""
+    """True at the id of every clip that passes the filter."""
     clause, parameters = where_clause(where)
+    if where.clip_field is not None:
+        return _passing_clips(connection, clause, parameters)
     query = f"SELECT first_clip, first_clip + clip_count FROM videos WHERE {clause}"
     spans = connection.execute(query, parameters).fetchall()
     allowed = np.zeros(max((end for _, end in spans), default=0), dtype=bool)
     for first, end in spans:
         allowed[first:end] = True
+    return allowed
+
+
+def _passing_clips(connection: sqlite3.Connection, clause: str, parameters: list[Scalar]) -> npt.NDArray[np.bool_]:
+    # In this order (CROSS JOIN) a video that does not pass costs none of its clips, and the clips of one that may are
+    # read as they lie on disk. One text of all ids is made and read twice as fast as a row for each.
+    row = connection.execute(
+        "SELECT group_concat(clips.id), max(clips.id) FROM videos CROSS JOIN clips"
+        f" ON clips.id >= first_clip AND clips.id < first_clip + clip_count WHERE {clause}",
+        parameters,
+    ).fetchone()
+    if row[0] is None:
+        return np.zeros(0, dtype=bool)
+    allowed = np.zeros(row[1] + 1, dtype=bool)
+    allowed[np.fromstring(row[0], np.int64, sep=",")] = True
     return allowed
 
 

@@ -63,6 +63,41 @@ def test_a_filter_matches_what_it_says(
     assert matching(collection, filter_json) == by_hand(condition)
 
 
+DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    ("wanted", "condition"),
+    [
+        ("2026-03-31", lambda t: 0 <= t < DAY),
+        ({"ne": "2026-03-31"}, lambda t: not 0 <= t < DAY),
+        ({"gte": "2026-03-31"}, lambda t: t >= 0),
+        ({"gt": "2026-03-31"}, lambda t: t >= DAY),
+        ({"lte": "2026-03-31"}, lambda t: t < DAY),
+        ({"lt": "2026-03-31"}, lambda t: t < 0),
+        ({"gt": "2026-03-30", "lte": "2026-03-31"}, lambda t: 0 <= t < DAY),
+        ({"gte": "2026-03-31T12:00"}, lambda t: t >= DAY / 2),
+        ({"gt": "2026-03-31T12:00:00Z"}, lambda t: t > DAY / 2),
+        ({"lte": "2026-03-31T14:00:00+02:00"}, lambda t: t <= DAY / 2),
+        ("2026-03-31T12:00:00", lambda t: t == DAY / 2),
+        ({"in": ["2026-03-31T12:00:00", 0]}, lambda t: t == DAY / 2),
+        ({"in": []}, lambda t: False),
+        ({"not": {"added_at": {"lt": "2026-04-01"}}}, lambda t: t >= DAY),
+    ],
+)
+def test_videos_are_found_by_the_day_and_hour_they_were_added(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: Any, condition: Callable[[float], bool]
+) -> None:
+    midnight = 1_774_915_200.0  # 2026-03-31, UTC
+    offsets = [-DAY, -1.0, 0.0, 1.0, DAY / 2, DAY - 1.0, DAY, DAY * 1.5]
+    with new_collection(tmp_path) as collection:
+        for number, offset in enumerate(offsets):
+            monkeypatch.setattr("index.storage.rows.time.time", lambda at=midnight + offset: at)
+            add(collection, number)
+        filter_json = wanted if isinstance(wanted, dict) and "not" in wanted else {"added_at": wanted}
+        assert matching(collection, filter_json) == [n for n, offset in enumerate(offsets) if condition(offset)]
+
+
 @pytest.mark.parametrize("value", ["4", True, "4.0"])
 def test_values_of_another_type_are_other_values(collection: Collection, value: object) -> None:
     assert matching(collection, {"number": value}) == []
@@ -161,6 +196,10 @@ def test_any_nesting_means_what_it_says(collection: Collection, filter_json: dic
         ({"not": 3}, "filter: 3; an object"),
         ({"color": "a\0b"}, "color.eq: .* NUL"),
         ({"color": "\ud800"}, "color.eq: .* surrogate"),
+        ({"added_at": "yesterday"}, r"added_at.eq: 'yesterday'; Unix seconds, a day \(2026-03-31\) or a time"),
+        ({"added_at": {"gte": "2026-02-30"}}, "added_at.gte: '2026-02-30'; Unix seconds"),
+        ({"added_at": {"prefix": "2026"}}, "added_at.prefix: '2026'; a point in time has no beginning"),
+        ({"added_at": {"in": ["2026-03-31"]}}, "added_at.in: '2026-03-31' is a whole day"),
         ({"or": [{"a": {"in": list(range(1000))}}] * 11}, f"more than {MAX_VALUES} values"),
         ({"or": [{"a": 1}] * (MAX_CONDITIONS + 1)}, f"more than {MAX_CONDITIONS} conditions"),
     ],

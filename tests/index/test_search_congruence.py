@@ -25,10 +25,12 @@ from tests.index.numbered import TOKENS, WIDTH, content, manifest, new_collectio
 VOCABULARY = ["dog", "cat", "engine", "boat", "snow", "piano", "forest", "bridge"]
 CHINESE = ["海滩", "小狗", "发动机", "城市"]
 FILTERS: list[tuple[Any, Any]] = [
-    (None, lambda m: True),
-    ({"color": "red"}, lambda m: m["color"] == "red"),
-    ({"not": {"number": {"lt": 30}}}, lambda m: m["number"] >= 30),
-    ({"color": "violet"}, lambda m: False),
+    (None, lambda row: True),
+    ({"color": "red"}, lambda row: row.metadata["color"] == "red"),
+    ({"not": {"number": {"lt": 30}}}, lambda row: row.metadata["number"] >= 30),
+    ({"clip": {"start": {"gte": 8}, "text": {"ne": ""}}}, lambda row: row.start >= 8 and row.is_spoken),
+    ({"or": [{"number": {"lt": 10}}, {"clip": {"end": 8}}]}, lambda row: row.metadata["number"] < 10 or row.end == 8),
+    ({"color": "violet"}, lambda row: False),
 ]
 
 
@@ -66,6 +68,7 @@ class Row:
     vector: np.ndarray
     tokens: np.ndarray
     words: list[str]
+    is_spoken: bool
     metadata: dict[str, Scalar]
 
 
@@ -101,7 +104,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collectio
                 words = tokens_in(f"{title} {said[i]}")
                 unit = vectors[i] / np.linalg.norm(vectors[i].astype(np.float64))
                 kept = collection.visual_tokens([clip.id])[0]  # rounded as they are stored
-                rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, kept, words, metadata))
+                rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, kept, words, bool(said[i]), metadata))
         assert len(rows) > 250
         yield collection, rows
 
@@ -143,7 +146,7 @@ def brute_order(
         query += part.weight * vector.astype(np.float64) / np.linalg.norm(vector.astype(np.float64))
     query /= np.linalg.norm(query)
     out = {part.clip_id for part in wanted.parts if isinstance(part, ClipPart)}
-    possible = [row for row in rows if condition(row.metadata) and (wanted.include_query_clips or row.id not in out)]
+    possible = [row for row in rows if condition(row) and (wanted.include_query_clips or row.id not in out)]
     # Equal vectors have equal cosines; what is left of rounding must not order them.
     cosine = {row.id: round(float(row.vector.astype(np.float64) @ query), 9) for row in possible}
     least = -2 if wanted.min_similarity is None else wanted.min_similarity
@@ -221,7 +224,7 @@ def drawn(draw: random.Random, rows: list[Row]) -> tuple[Search, Any]:
     if draw.random() < 0.3 or not parts:
         parts.append(VectorPart(np.random.default_rng(draw.randrange(1000)).standard_normal(WIDTH), 0.7))
     has_text = isinstance(parts[0], TextPart)
-    condition_json, condition = draw.choice([*FILTERS[:3], *FILTERS])
+    condition_json, condition = draw.choice([*FILTERS[:-1], *FILTERS])
     group: Any = draw.choice(["clip", "clip", "event", "video"])
     wanted = Search(
         parts,
