@@ -30,10 +30,11 @@ export async function call(method, path, body, signal) {
 export const at = (collection, ...rest) => ["/v1/collections", encodeURIComponent(collection), ...rest].join("/");
 
 // XMLHttpRequest because fetch does not tell how much was sent.
-export function upload(collection, file, onProgress) {
+export function upload(collection, file, segmentation, onProgress) {
   return new Promise((resolve, reject) => {
     const form = new FormData();
     form.append("file", file);
+    form.append("segmentation", JSON.stringify(segmentation));
     const request = new XMLHttpRequest();
     request.open("POST", at(collection, "videos"));
     request.responseType = "json";

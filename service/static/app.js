@@ -1,6 +1,7 @@
-// The page: search, results, one clip in detail, uploads.
+// The page: search, results, one clip in detail.
 
-import { at, call, upload } from "./api.js";
+import { addFiles, openAdding, prepareAdding, showJobs } from "./adding.js";
+import { at, call } from "./api.js";
 import { answerBar, clock, el, preview, scoreBars, showLarge, span } from "./parts.js";
 
 const $ = (id) => document.getElementById(id);
@@ -106,7 +107,7 @@ async function showAll(more = false) {
     if (more) $("results").append(...cards);
     else if (cards.length) $("results").replaceChildren(...cards);
     else note("This collection is empty", "Drop videos or pictures anywhere on this page, or choose some.",
-      el("button", { type: "button", className: "strong", textContent: "Upload", onclick: () => $("files").click() }));
+      el("button", { type: "button", className: "strong", textContent: "Add videos", onclick: () => openAdding(state.collection) }));
     state.cursor = page.next_cursor;
     $("more").hidden = !page.next_cursor;
     const { videos, clips, compatible } = current();
@@ -166,6 +167,8 @@ function openClip(clip) {
   $("clip-title").textContent = clip.video.title;
   const facts = Object.entries(clip.video.metadata).map(([key, value]) => `${key}: ${value}`);
   $("clip-facts").textContent = [span(clip.start, clip.end), `${clip.video.width}×${clip.video.height}`, ...facts].join(" · ");
+  $("clip-text").textContent = clip.text || "";
+  $("clip-text").hidden = !clip.text;
   $("scores").replaceChildren();
   $("answers").replaceChildren();
   const isPart = clip.end - clip.start < clip.video.duration - 0.01;
@@ -240,45 +243,14 @@ $("clip").addEventListener("click", (event) => {
   if (event.target === $("clip")) $("clip").close(); // beside the panel
 });
 
-// Uploads, one after the other
+// What is added
 
-let queue = Promise.resolve();
-
-function addFiles(files) {
-  for (const file of files) {
-    const fill = el("i");
-    const status = el("span", { textContent: "waiting" });
-    const box = el("div", { className: "upload" },
-      el("div", { className: "row" }, el("span", { textContent: file.name }),
-        el("button", { type: "button", textContent: "×", "aria-label": "Dismiss", onclick: () => box.remove() })),
-      el("div", { className: "meter" }, fill), status);
-    $("uploads").append(box);
-    const target = state.collection;
-    queue = queue.then(() => send(target, file, box, fill, status));
-  }
+async function added(collection) {
+  if (collection === state.collection) await refresh();
+  else await loadCollections(state.collection);
 }
 
-async function send(target, file, box, fill, status) {
-  try {
-    const { created } = await upload(target, file, (share) => {
-      fill.style.setProperty("--share", share);
-      status.textContent = share < 1 ? `uploading, ${Math.round(share * 100)}%` : "indexing…";
-    });
-    status.textContent = created ? "added" : "was there already";
-    setTimeout(() => box.remove(), 4000);
-    await refresh();
-  } catch (error) {
-    box.classList.add("failed");
-    status.textContent = error.message;
-    status.className = "error";
-  }
-}
-
-$("upload").onclick = () => $("files").click();
-$("files").onchange = () => {
-  addFiles([...$("files").files]);
-  $("files").value = "";
-};
+prepareAdding(() => state.collection, added);
 
 const carriesFiles = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
 addEventListener("dragover", (event) => {
@@ -291,7 +263,7 @@ addEventListener("drop", (event) => {
   if (!carriesFiles(event)) return;
   event.preventDefault();
   $("drop").hidden = true;
-  if (state.collection) addFiles([...event.dataTransfer.files]);
+  if (state.collection) addFiles(state.collection, [...event.dataTransfer.files], added);
 });
 
 // A new collection
@@ -341,6 +313,7 @@ $("model").onclick = () => $("model-dialog").showModal();
 $("collections").onchange = () => {
   state.collection = $("collections").value;
   refresh();
+  followJobs();
 };
 
 addEventListener("keydown", (event) => {
@@ -366,6 +339,10 @@ function moveFocus(event) {
   else if (event.key === "ArrowUp") $("query").focus();
 }
 
+function followJobs() {
+  if (state.collection) showJobs(state.collection, added).catch(() => {}); // what is shown besides says what is wrong
+}
+
 async function start() {
   const query = new URLSearchParams(location.search);
   $("query").value = query.get("q") || "";
@@ -373,6 +350,7 @@ async function start() {
   try {
     await loadCollections(query.get("collection"));
     loadModel().catch(() => {});
+    followJobs();
     await ($("query").value ? search() : showAll());
   } catch (error) {
     fail(error, start);

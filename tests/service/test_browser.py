@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from index.jobs import jobs as index_jobs
+from tests.media_files import solid, write_subtitled_video
 from tests.service.running import Running
 from tests.tools import find_tool
 
@@ -65,6 +67,97 @@ def test_upload_search_compare_and_ask(page: Page, collection: str, files: Path)
     expect(page.locator("#answers > *").first).to_contain_text("green")
 
 
+def test_videos_are_cut_as_the_form_says_and_what_is_said_is_shown(
+    page: Page, running: Running, collection: str, tmp_path: Path
+) -> None:
+    """By keyboard alone, up to the choice of the file."""
+    cues = [(0.0, 3.0, "Look, all of it is red."), (3.0, 6.0, "And here it ends.")]
+    talk = write_subtitled_video(tmp_path / "talk.mkv", [solid((220, 10, 10))] * 60, [("subrip", "eng", cues)])
+    page.goto(f"/?collection={collection}")
+    page.locator("#upload").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=f"Add videos to {collection}")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("radio", name="Windows of one length")).to_be_focused()
+    expect(page.get_by_label("Length of a window")).to_have_value("8")
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_label("Length of a window")).to_be_hidden()
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("radio", name="Subtitles")).to_be_checked()
+    expect(page.get_by_label("Shared by neighbours")).to_be_hidden()
+    for pressed in ("Tab", "Tab", "2"):  # past the length of a window, into "join what is below"
+        page.keyboard.press(pressed)
+    expect(page.get_by_label("Join what is below")).to_have_value("2")
+    page.get_by_label("Language of subtitles").fill("english")
+    page.locator("#files").set_input_files([talk])
+    expect(page.get_by_label("Language of subtitles")).to_be_focused()  # where the browser says what is wrong
+    expect(page.locator("#uploads .upload")).to_have_count(0)
+    page.get_by_label("Language of subtitles").fill("en")
+    with page.expect_file_chooser() as chosen:
+        page.get_by_role("button", name="Choose files").press("Enter")
+    chosen.value.set_files([talk])
+    expect(page.locator("#uploads")).to_contain_text("added, 2 clips", timeout=PATIENCE_MS)
+    expect(page.locator("#add")).to_be_hidden()
+    video = running.client.get(f"/v1/collections/{collection}/videos").json()["videos"][0]
+    spans = running.client.get(f"/v1/collections/{collection}/videos/{video['id']}").json()["spans"]
+    assert [(span["start"], span["end"], span["text"]) for span in spans] == cues
+
+    page.locator("#query").fill("a red thing")
+    page.keyboard.press("Enter")
+    first = page.locator("#results .card").first
+    expect(first).to_contain_text(re.compile("all of it is red|here it ends"))
+    first.click()
+    expect(page.locator("#clip-text")).to_have_text(re.compile("all of it is red|here it ends"))
+
+
+def test_numbers_that_do_not_go_together_are_named_before_anything_is_sent(
+    page: Page, running: Running, collection: str, files: Path
+) -> None:
+    page.goto(f"/?collection={collection}")
+    page.locator("#upload").click()
+    page.get_by_label("Shared by neighbours").fill("7.9")
+    page.locator("#files").set_input_files([files / "red.mp4"])
+    expect(page.get_by_label("Shared by neighbours")).to_be_focused()
+    problem = page.get_by_label("Shared by neighbours").evaluate("field => field.validationMessage")
+    assert problem == "At least 0.5 s less than the length was expected."
+    page.get_by_label("Length of a window").fill("9")
+    page.locator("#files").set_input_files([files / "red.mp4"])
+    expect(page.locator("#summary")).to_contain_text("1 video", timeout=PATIENCE_MS)
+    # What only the service knows is said where the file is.
+    page.locator("#upload").click()
+    page.get_by_label("Shots").check()
+    page.get_by_label("Join what is below").fill("9")
+    page.get_by_label("Cut what is above").fill("10")
+    page.locator("#files").set_input_files([files / "blue.mp4"])
+    expect(page.locator("#uploads .failed .error")).to_contain_text("shortest")
+    assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 1
+
+
+def test_a_folder_is_indexed_as_a_job_and_what_failed_is_named(
+    page: Page, running: Running, collection: str, incoming: Path, files: Path
+) -> None:
+    (incoming / "red.mp4").write_bytes((files / "red.mp4").read_bytes())
+    (incoming / "letter.mp4").write_text("Dear reader, this is no video.")
+    page.goto(f"/?collection={collection}")
+    page.locator("#upload").click()
+    page.get_by_label("Shots").check()
+    page.get_by_label("Cut what is above").fill("12")
+    folder = page.get_by_label("Or a folder of the machine where the service runs")
+    folder.fill("/etc")
+    folder.press("Enter")
+    expect(page.get_by_role("alert").filter(has_text="/etc")).to_contain_text("outside the folders that jobs may name")
+    folder.fill(incoming.name)
+    folder.press("Enter")
+    expect(page.locator("#uploads .failed")).to_contain_text("1 added, 1 failed; letter.mp4", timeout=PATIENCE_MS)
+    expect(page.locator("#summary")).to_contain_text("1 video")
+    page.locator("#uploads").get_by_role("button", name="Dismiss").click()
+    expect(page.locator("#uploads .upload")).to_have_count(0)
+    [job] = running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"]
+    assert job["source"]["recursive"] is True
+    kept = index_jobs.job(running.service.library.open(collection), int(job["id"])).options.segmentation
+    assert (kept.rule, kept.longest, kept.shortest) == ("shots", 12, None)
+
+
 def test_a_search_is_in_the_address(page: Page, palette: str) -> None:
     page.goto(f"/?collection={palette}&q=a+blue+thing")
     expect(page.locator("#results .card").first).to_contain_text("blue")
@@ -91,5 +184,10 @@ def test_the_page_fits_a_phone(browser: Browser, running: Running, palette: str)
     page.goto(f"/?collection={palette}&q=a+red+thing")
     expect(page.locator("#results .card").first).to_contain_text("red")
     width = page.evaluate("document.documentElement.scrollWidth")
+    page.locator("#upload").click()
+    dialog = page.locator("#add").bounding_box()
     context.close()
+    assert dialog is not None
+    assert dialog["x"] >= 0
+    assert dialog["x"] + dialog["width"] <= 360
     assert width <= 360
