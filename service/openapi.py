@@ -44,6 +44,7 @@ TAGS = [
     {"name": "collections", "description": "Sets of videos, each filled by one model."},
     {"name": "videos", "description": "Whole files: upload, list, play, delete."},
     {"name": "jobs", "description": "Folders, file lists, shards and URLs, indexed in the background."},
+    {"name": "operations", "description": "Backups, exports and embedding again, in the background."},
     {"name": "search", "description": "Clips, events and videos by sentences, pictures, videos, or a mix."},
     {"name": "scores", "description": "How well captions describe a clip."},
     {"name": "answers", "description": "Questions about a clip."},

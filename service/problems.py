@@ -76,6 +76,11 @@ def status_of(error: errors.VitascopeError) -> int:
     return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
 
 
+def is_fault(error: errors.VitascopeError) -> bool:
+    """Whether it is the server's fault, and its message for the log only."""
+    return status_of(error) >= 500 and not isinstance(error, OPEN_FAULTS)
+
+
 def problem(
     scope: Scope,
     status: int,
@@ -104,7 +109,7 @@ def domain_problem(scope: Scope, error: errors.VitascopeError) -> Response:
     """The answer to a domain error; a fault of the server is logged and does not tell its details."""
     status = status_of(error)
     detail = str(error)
-    if status >= 500 and not isinstance(error, OPEN_FAULTS):
+    if is_fault(error):
         _log.error("request %s: %s: %s", scope.get("state", {}).get("request_id"), error.code, error, exc_info=error)
         detail = _FAULT_DETAIL.get(status, _UNEXPECTED)
     headers = {"Retry-After": "1"} if status == 503 else None
@@ -155,7 +160,7 @@ def _methods(request: Request) -> list[str]:
         scope = {**request.scope, "method": method}
         return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
-    return [method for method in ("GET", "HEAD", "POST", "DELETE") if is_possible(method)]
+    return [method for method in ("GET", "HEAD", "POST", "PATCH", "DELETE") if is_possible(method)]
 
 
 def _validation_problem(request: Request, error: RequestValidationError) -> Response:

@@ -69,6 +69,9 @@ class Settings(BaseSettings):
     max_video_seconds: Annotated[float, Field(gt=0)] = 4 * 3600.0
     max_video_frames: Count = 1_000_000
 
+    operations_dir: Annotated[Path | None, Field(description="backups and exports; null: in the data folder")] = None
+    max_operations: Annotated[Count, Field(description="that are kept, with their files, until they are deleted")] = 20
+
     # How much happens at once
     files_in_flight: Annotated[Count, Field(le=1000, description="files of a job that are begun and not finished")] = 8
     decoders: Annotated[int, Field(ge=0, le=256, description="threads of a job that decode; 0: one per core")] = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -15,11 +16,16 @@ from index.records import Video
 from service.cursors import record_number
 from service.errors import NotReady
 from service.media_store import MediaStore
+from service.operation_work import do
+from service.operations import Operations
 from service.settings import Settings
 from service.turns import Pool, TurnTakingModel
 from service.worker import JobWorker
 from vitascope.bundle import Bundle
 from vitascope.errors import CollectionNotFound, VitascopeError
+
+OPERATION_SECONDS = 5.0
+"""For an operation to notice that the service stops; it is begun again at the next start anyway."""
 
 _log = logging.getLogger("vitascope.service")
 
@@ -33,6 +39,7 @@ class Service:
     library: Library
     media: MediaStore
     worker: JobWorker
+    operations: Operations
     heavy: Pool
     """Threads for requests that decode media or wait for the model."""
     light: Pool
@@ -48,6 +55,7 @@ class Service:
 
     def warm(self) -> None:
         """Load and run every graph, then let requests and jobs begin. A failure is kept for `/readyz`."""
+        self.operations.start()
         try:
             self.model.warm()
         except VitascopeError as error:
@@ -58,7 +66,8 @@ class Service:
         self.worker.start()
 
     def close(self) -> None:
-        """Stop the worker and close all files."""
+        """Stop what works in the background and close all files."""
+        self.operations.stop(min(OPERATION_SECONDS, self.settings.shutdown_seconds))
         self.worker.stop(self.settings.shutdown_seconds)
         self.library.close()
         self.media.close()
@@ -103,13 +112,20 @@ def open_service(settings: Settings) -> Service:
         library = Library(settings.data_dir / "collections")
         undo.callback(library.close)
         media.recover(library)
+        worker = JobWorker(library, model, settings)
+        operations = Operations(
+            (settings.operations_dir or settings.data_dir / "operations").absolute(),
+            settings.max_operations,
+            partial(do, library, worker, settings),
+        )
         undo.pop_all()
     return Service(
         settings=settings,
         model=model,
         library=library,
         media=media,
-        worker=JobWorker(library, model, settings),
+        worker=worker,
+        operations=operations,
         heavy=Pool(settings.workers),
         light=Pool(settings.readers),
     )

@@ -15,7 +15,7 @@ from service.schemas.search import FoundClip, Ranks, SearchResult
 
 def collection_view(collection: Collection, fingerprint: str) -> schemas.Collection:
     """A collection, seen while the model of ``fingerprint`` is in use. Raises StorageError."""
-    stats = collection.stats()
+    stats, index = collection.stats(), collection.index_state()
     return schemas.Collection(
         name=collection.name,
         videos=stats.videos,
@@ -24,6 +24,10 @@ def collection_view(collection: Collection, fingerprint: str) -> schemas.Collect
         fingerprint=collection.fingerprint,
         compatible=collection.fingerprint == fingerprint,
         created_at=collection.created_at,
+        token_encoding=collection.token_encoding,
+        index_kind=index.setting,
+        index=schemas.IndexState(serving=index.kind, changed=index.changed),
+        bytes=collection.size(),
     )
 
 
@@ -52,6 +56,7 @@ def video_with_clips(collection: str, video: Video, clips: list[Clip]) -> schema
             id=str(clip.id),
             start=clip.start,
             end=clip.end,
+            text=clip.text,
             media_url=media_url(collection, video, clip.start, clip.end),
             thumbnail_url=thumbnail_url(collection, video, clip.start, clip.end),
         )

@@ -44,6 +44,11 @@ class JobWorker:
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
 
     @property
+    def model(self) -> Model:
+        """What the jobs embed with."""
+        return self._model
+
+    @property
     def is_alive(self) -> bool:
         """Whether jobs are being run."""
         return self._thread.is_alive()
@@ -77,26 +82,27 @@ class JobWorker:
             self._abandoning = True
             self._thread.join(timeout * (1 - FINISHING_SHARE))
 
+    def submit_unfinished(self, name: str) -> None:
+        """Run the jobs of this collection that are not finished, oldest first, if the model in use fits it."""
+        try:
+            collection = self._library.open(name)
+            if collection.fingerprint != self._model.bundle.fingerprint:
+                return
+            found = [
+                *jobs(collection, JOBS_AT_ONCE, state="queued"),
+                *jobs(collection, JOBS_AT_ONCE, state="running"),
+            ]
+        except VitascopeError as error:
+            _log.error("collection %s: its jobs cannot be read: %s", name, error)
+            return
+        for job in sorted(found, key=lambda job: job.id):
+            self.submit(name, job.id)
+
     def _work(self) -> None:
-        self._find_unfinished()
+        for name in self._library.names():
+            self.submit_unfinished(name)
         while (key := self._next()) is not None:
             self._run(*key)
-
-    def _find_unfinished(self) -> None:
-        for name in self._library.names():
-            try:
-                collection = self._library.open(name)
-                if collection.fingerprint != self._model.bundle.fingerprint:
-                    continue
-                found = [
-                    *jobs(collection, JOBS_AT_ONCE, state="queued"),
-                    *jobs(collection, JOBS_AT_ONCE, state="running"),
-                ]
-            except VitascopeError as error:
-                _log.error("collection %s: its jobs cannot be read: %s", name, error)
-                continue
-            for job in sorted(found, key=lambda job: job.id):  # oldest first
-                self.submit(name, job.id)
 
     def _next(self) -> Key | None:
         """The next job whose time has come; None when the service stops."""

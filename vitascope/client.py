@@ -14,8 +14,10 @@ the runtime handle the same names; what has no name there, and a service that ca
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,6 +26,7 @@ from urllib.parse import quote
 import httpx
 
 from vitascope import errors
+from vitascope.download import fetch
 
 JSON = dict[str, Any]
 Metadata = Mapping[str, str | float | int | bool]
@@ -101,9 +104,17 @@ class Client:
     def collections(self) -> JSON:
         return self._call("GET", "/v1/collections")
 
-    def create_collection(self, name: str) -> JSON:
-        """Raises `CollectionExists` where there is one of that name."""
-        return self._call("POST", "/v1/collections", json={"name": name})
+    def create_collection(self, name: str, *, index_kind: str | None = None, token_encoding: str | None = None) -> JSON:
+        """Raises `CollectionExists` where there is one of that name.
+
+        ``index_kind``: auto, flat, hnsw or ivfpq; ``token_encoding``: int8 or float16.
+        """
+        options = _given(index_kind=index_kind, token_encoding=token_encoding)
+        return self._call("POST", "/v1/collections", json={"name": name, **options})
+
+    def change_collection(self, name: str, *, index_kind: str) -> JSON:
+        """Ask for another kind of index; it is built beside the searches. ``index`` in the answer says what serves."""
+        return self._call("PATCH", _path(name), json={"index_kind": index_kind})
 
     def collection(self, name: str) -> JSON:
         return self._call("GET", _path(name))
@@ -133,15 +144,26 @@ class Client:
             fields["segmentation"] = json.dumps(segmentation)
         return self._upload(_path(collection, "videos"), file, fields)
 
-    def videos(self, collection: str, *, limit: int | None = None, cursor: str | None = None) -> JSON:
-        """One page of videos; its ``next_cursor`` is the ``cursor`` of the next page, null at the end."""
-        return self._call("GET", _path(collection, "videos"), params=_given(limit=limit, cursor=cursor))
+    def videos(
+        self,
+        collection: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> JSON:
+        """One page of videos; its ``next_cursor`` is the ``cursor`` of the next page, null at the end.
 
-    def all_videos(self, collection: str) -> Iterator[JSON]:
-        """All videos, page by page."""
+        ``where`` filters by metadata and fields of videos, as for ``search``.
+        """
+        given = _given(limit=limit, cursor=cursor, filter=None if where is None else json.dumps(dict(where)))
+        return self._call("GET", _path(collection, "videos"), params=given)
+
+    def all_videos(self, collection: str, *, where: Mapping[str, Any] | None = None) -> Iterator[JSON]:
+        """All videos, or those that pass the filter, page by page."""
         cursor: str | None = None
         while True:
-            page = self.videos(collection, limit=100, cursor=cursor)
+            page = self.videos(collection, limit=100, cursor=cursor, where=where)
             yield from page["videos"]
             cursor = page.get("next_cursor")
             if cursor is None:
@@ -225,6 +247,84 @@ class Client:
                 return job
             time.sleep(interval)
 
+    # Operations: backups, exports, embedding again
+
+    def create_operation(self, kind: str, collection: str, **options: bool) -> JSON:
+        """Begin work on a whole collection in the background.
+
+        ``kind``: ``backup``; ``export``, with ``tokens`` and ``thumbnails``; ``reembed`` by the model in use, with
+        ``skip_missing``.
+        """
+        return self._call("POST", "/v1/operations", json={"kind": kind, "collection": collection, **options})
+
+    def operations(self) -> JSON:
+        return self._call("GET", "/v1/operations")
+
+    def operation(self, operation_id: str) -> JSON:
+        return self._call("GET", _operation(operation_id))
+
+    def delete_operation(self, operation_id: str) -> None:
+        """Break it off if it is under way, and remove its files."""
+        self._call("DELETE", _operation(operation_id))
+
+    def wait_for_operation(
+        self, operation_id: str, *, interval: float = 0.5, on_change: Callable[[JSON], None] | None = None
+    ) -> JSON:
+        """Ask every ``interval`` seconds until it has ended; ``on_change`` gets every answer.
+
+        Raises `Conflict` with the reason where it failed.
+        """
+        while True:
+            operation = self.operation(operation_id)
+            if on_change:
+                on_change(operation)
+            if operation["state"] == "failed":
+                raise errors.Conflict(f"{operation['kind']} of {operation['collection']}: {operation['error']}")
+            if operation["state"] == "succeeded":
+                return operation
+            time.sleep(interval)
+
+    def back_up(self, collection: str, file: str | Path, **waiting: Any) -> JSON:
+        """Write a collection as it is now to ``file`` on this machine; an earlier one there is replaced at the end.
+
+        ``waiting`` as for `wait_for_operation`, whose errors this raises, and `InvalidInput` where ``file`` cannot be
+        written.
+        """
+        return self._make_and_fetch(self.create_operation("backup", collection), lambda name: Path(file), waiting)
+
+    def export(
+        self, collection: str, folder: str | Path, *, tokens: bool = False, thumbnails: bool = False, **waiting: Any
+    ) -> JSON:
+        """Write a collection as it is now as Parquet files into the new ``folder`` on this machine; as `back_up`."""
+        target = Path(folder)
+        try:
+            target.mkdir()
+        except OSError as error:
+            raise errors.InvalidInput(f"folder: {str(target)!r} cannot be made ({error.strerror})") from error
+        try:
+            begun = self.create_operation("export", collection, tokens=tokens, thumbnails=thumbnails)
+            return self._make_and_fetch(begun, lambda name: target / Path(name).name, waiting)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+
+    def _make_and_fetch(self, begun: JSON, target: Callable[[str], Path], waiting: Mapping[str, Any]) -> JSON:
+        """Wait for an operation, fetch its files to the ``target`` of their names, and delete it at the service."""
+        try:
+            made = self.wait_for_operation(begun["id"], **waiting)
+            for file in made["files"]:
+                fetch(self._http, file["url"], target(file["name"]))
+        except BaseException as error:
+            with suppress(errors.VitascopeError):
+                self.delete_operation(begun["id"])
+            if isinstance(error, httpx.HTTPStatusError):
+                raise _error_of(error.response) from error
+            if isinstance(error, httpx.HTTPError):
+                raise ServiceError(f"the service at {self.url}: the download broke off: {error}") from error
+            raise
+        self.delete_operation(begun["id"])
+        return made
+
     # The three tasks
 
     def search(
@@ -248,9 +348,10 @@ class Client:
         """Clips that fit a sentence, a picture or video (``file``, not kept), or a mix of several things.
 
         ``query``: parts such as ``{"kind": "text", "value": "a dog", "weight": 1}``, ``{"kind": "clip", "value":
-        "41"}`` and ``{"kind": "file"}``, in place of ``text``. ``where`` filters by metadata. ``hybrid``: words of
-        titles and of what is said count, too. The best ``rerank`` clips are ordered by fused score. ``group``:
-        ``clip``, ``event`` or ``video``, made of the ``candidates`` best clips, listing at most ``clips`` of theirs.
+        "41"}`` and ``{"kind": "file"}``, in place of ``text``. ``where`` filters by metadata, fields of videos and,
+        inside of ``clip``, of the clip itself. ``hybrid``: words of titles and of what is said count, too. The best
+        ``rerank`` clips are ordered by fused score. ``group``: ``clip``, ``event`` or ``video``, made of the
+        ``candidates`` best clips, listing at most ``clips`` of theirs.
         ``cursor``: the answer's ``next_cursor``, with all else but ``limit`` and ``clips`` as before; ``file`` is
         left out then, with ``query`` naming it.
         """
@@ -328,6 +429,10 @@ class Client:
 
 def _path(collection: str, *parts: str) -> str:
     return "/".join(["/v1/collections", *(quote(part, safe="") for part in (collection, *parts))])
+
+
+def _operation(operation_id: str) -> str:
+    return f"/v1/operations/{quote(operation_id, safe='')}"
 
 
 def _field(value: Any) -> str:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from vitascope.commands.options import add_bundle, add_data, add_engine
+from vitascope.commands.options import add_bundle, add_data, add_engine, add_server
 from vitascope.commands.output import Steps, plain_table, show_files
 from vitascope.errors import CollectionNotFound, InvalidInput, VitascopeError
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from index.library import Library
 
 EPILOG = """\
-A service may go on reading and writing meanwhile: what is exported or backed up is of one moment.
+A service may go on reading and writing meanwhile: what is exported or backed up is of one moment. With --server the
+service does the work, and files come from there to this machine.
 
 examples:
   vitascope collection list
@@ -30,7 +31,9 @@ examples:
   vitascope collection export videos /tmp/videos --tokens        Parquet, for DuckDB, pandas, another machine
   vitascope collection import /tmp/videos elsewhere
   vitascope collection reembed videos --bundle bundles/better
-  vitascope collection create small --token-encoding float16
+  vitascope collection create small --token-encoding float16 --index-kind flat
+  vitascope collection set videos --index-kind hnsw
+  vitascope collection backup videos videos.sqlite3 --server http://127.0.0.1:8000
   vitascope collection drop elsewhere --yes
 """
 
@@ -48,29 +51,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         return sub
 
     existing, new = ("name", "a collection"), ("name", "of the new collection")
-    action("list", "name the collections, with what is in them")
+    add_server(action("list", "name the collections, with what is in them"))
     create = action("create", "make an empty collection for the bundle in use", new)
     create.add_argument("--token-encoding", metavar="NAME", help="float16 or int8 (default), see docs/collections.md")
+    create.add_argument("--index-kind", metavar="NAME", help="auto (default), flat, hnsw or ivfpq, see docs/index.md")
     add_bundle(create)
+    add_server(create)
+    change = action("set", "change a collection: build another kind of index", existing)
+    change.add_argument("--index-kind", required=True, metavar="NAME", help="auto, flat, hnsw or ivfpq")
+    add_server(change)
     export = action("export", "write a collection as Parquet files", existing, ("folder", "to be made"))
     export.add_argument("--tokens", action="store_true", help="with what reranking needs; many times as large")
     export.add_argument("--thumbnails", action="store_true", help="with the clips' pictures")
+    add_server(export)
     importing = action("import", "make a collection of exported files", ("folder", "of an export"), new)
     add_bundle(importing)
-    action("backup", "write a collection to one file", existing, ("file", "new, or an earlier backup"))
+    add_server(action("backup", "write a collection to one file", existing, ("file", "new, or an earlier backup")))
     action("restore", "make a collection of a backup", ("file", "a backup"), new)
     again = action("reembed", "embed a collection again by another bundle and switch to it", existing)
     again.add_argument("--skip-missing", action="store_true", help="leave out videos whose files are gone or changed")
     add_bundle(again)
     add_engine(again)
+    add_server(again)
     drop = action("drop", "delete a collection; the media files stay", existing)
     drop.add_argument("--yes", action="store_true", help="yes, delete it")
+    add_server(drop)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if getattr(args, "server", None):
+        from index.commands.collection_server import run_remotely
+
+        return run_remotely(args)
     runs: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "list": _list,
         "create": _create,
+        "set": _set,
         "export": _export,
         "import": _import,
         "backup": _backup,
@@ -117,26 +133,38 @@ def _listed(library: Library, name: str) -> dict[str, Any]:
 
 
 def _facts(collection: Collection) -> dict[str, Any]:
-    stats = collection.stats()
+    stats, index = collection.stats(), collection.index_state()
     return {
         "videos": stats.videos,
         "clips": stats.clips,
         "bundle": collection.bundle_name,
         "fingerprint": collection.fingerprint,
         "token_encoding": collection.token_encoding,
-        "bytes": sum(entry.stat().st_size for entry in collection.folder.iterdir() if entry.is_file()),
+        "index_kind": index.setting,
+        "index": {"serving": index.kind, "changed": index.changed},
+        "bytes": collection.size(),
     }
 
 
 def _create(args: argparse.Namespace) -> dict[str, Any]:
     from index.library import TOKEN_ENCODING
+    from index.nearest.kinds import AUTO, check_setting
     from vitascope.bundle import Bundle
     from vitascope.token_encoding import check_encoding
 
     encoding = TOKEN_ENCODING if args.token_encoding is None else check_encoding(args.token_encoding)
+    kind = AUTO if args.index_kind is None else check_setting(args.index_kind)
     manifest = Bundle.open(args.bundle).manifest
     with _library(args, make=True) as library:
-        return {"name": args.name, **_facts(library.create(args.name, manifest, token_encoding=encoding))}
+        made = library.create(args.name, manifest, token_encoding=encoding, index_kind=kind)
+        return {"name": args.name, **_facts(made)}
+
+
+def _set(args: argparse.Namespace) -> dict[str, Any]:
+    with _collection(args) as collection:
+        collection.set_index_kind(args.index_kind)
+        collection.wait_for_index()  # a build that this process leaves would be begun again by the next
+        return {"name": args.name, **_facts(collection)}
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
@@ -200,13 +228,18 @@ def _reembed(args: argparse.Namespace) -> dict[str, Any]:
 def _drop(args: argparse.Namespace) -> dict[str, Any]:
     with _library(args) as library:
         facts = _facts(library.open(args.name))
-        if not args.yes:
-            raise InvalidInput(
-                f"drop: collection {args.name} holds {facts['videos']} videos, {facts['clips']} clips, which would be "
-                "lost; --yes was expected"
-            )
+        check_dropped_on_purpose(args, facts)
         library.drop(args.name)
     return {"name": args.name, "videos": facts["videos"], "clips": facts["clips"]}
+
+
+def check_dropped_on_purpose(args: argparse.Namespace, facts: dict[str, Any]) -> None:
+    """Raise InvalidInput unless ``--yes`` was given."""
+    if not args.yes:
+        raise InvalidInput(
+            f"drop: collection {args.name} holds {facts['videos']} videos, {facts['clips']} clips, which would be "
+            "lost; --yes was expected"
+        )
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -217,9 +250,11 @@ def show(result: dict[str, Any], console: Console) -> None:
     size = decimal(result.get("bytes", 0))
     held = f"{result.get('videos')} videos, {result.get('clips')} clips"
     place = escape(str(result.get("folder") or result.get("file") or ""))
+    serving = result.get("index", {}).get("serving")
     console.print(
         {
             "create": f"collection {name} made, tokens as {result.get('token_encoding')}",
+            "set": f"collection {name}: index {result.get('index_kind')}, {serving} serves",
             "export": f"{place}: {held} of collection {name}, {size}",
             "import": f"collection {name}: {held} from {place}",
             "backup": f"{place}: collection {name}, {size}",
@@ -247,13 +282,16 @@ def _show_list(collections: list[dict[str, Any]], console: Console) -> None:
     if not collections:
         console.print("no collections")
         return
-    table = plain_table("name", ">videos", ">clips", ">size", "tokens", "bundle")
+    table = plain_table("name", ">videos", ">clips", ">size", "tokens", "index", "bundle")
     for found in collections:
         if "error" in found:
-            table.add_row(escape(found["name"]), "-", "-", "-", "-", f"[red]{escape(found['error'])}[/red]")
+            table.add_row(escape(found["name"]), "-", "-", "-", "-", "-", f"[red]{escape(found['error'])}[/red]")
             continue
         numbers = (str(found["videos"]), str(found["clips"]), decimal(found["bytes"]))
-        table.add_row(escape(found["name"]), *numbers, found["token_encoding"], escape(found["bundle"]))
+        index = found["index"]["serving"]
+        if found["index_kind"] != index:
+            index = f"{found['index_kind']} ({index})"
+        table.add_row(escape(found["name"]), *numbers, found["token_encoding"], index, escape(found["bundle"]))
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""Collections: made, listed, dropped."""
+"""Collections: made, listed, changed, dropped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from fastapi import APIRouter, Response
 
 from service.openapi import errors
-from service.schemas.library import Collection, Collections, NewCollection
+from service.schemas.library import Collection, CollectionChanges, Collections, NewCollection
 from service.state import Service, ServiceState
 from service.views import collection_view
 from vitascope.errors import CollectionNotFound, StorageError
@@ -26,15 +26,23 @@ async def list_collections(service: ServiceState) -> Collections:
 @router.post("", status_code=201, summary="Make a collection", responses=errors(409, 422, 507))
 async def create_collection(body: NewCollection, service: ServiceState, response: Response) -> Collection:
     """An empty collection for the model in use."""
-    made = await service.light.run(_create, service, body.name)
+    made = await service.light.run(_create, service, body)
     response.headers["Location"] = f"/v1/collections/{made.name}"
     return made
 
 
 @router.get("/{name}", summary="Look at a collection", responses=errors(404, 507))
 async def get_collection(name: str, service: ServiceState) -> Collection:
-    """How much it holds, and which model fills it."""
+    """How much it holds, which model fills it, and which index is searched."""
     return await service.light.run(lambda: collection_view(service.collection(name), service.fingerprint))
+
+
+@router.patch("/{name}", summary="Change a collection", responses=errors(404, 422, 507))
+async def change_collection(name: str, body: CollectionChanges, service: ServiceState) -> Collection:
+    """Ask for another kind of index. It is built beside the searches, which go on in the old one until then; `index`
+    says which one serves.
+    """
+    return await service.light.run(_change, service, name, body)
 
 
 @router.delete("/{name}", status_code=204, summary="Drop a collection", responses=errors(404, 507))
@@ -56,9 +64,18 @@ def _all(service: Service) -> Collections:
     return Collections(collections=views, unreadable=unreadable)
 
 
-def _create(service: Service, name: str) -> Collection:
-    with service.media.turn(name):
-        return collection_view(service.library.create(name, service.model), service.fingerprint)
+def _create(service: Service, body: NewCollection) -> Collection:
+    with service.media.turn(body.name):
+        made = service.library.create(
+            body.name, service.model, token_encoding=body.token_encoding, index_kind=body.index_kind
+        )
+        return collection_view(made, service.fingerprint)
+
+
+def _change(service: Service, name: str, changes: CollectionChanges) -> Collection:
+    collection = service.collection(name)
+    collection.set_index_kind(changes.index_kind)
+    return collection_view(collection, service.fingerprint)
 
 
 def _drop(service: Service, name: str) -> None:

@@ -58,7 +58,9 @@ async def list_videos(
     service: ServiceState,
     limit: Annotated[int | None, Query(ge=1, description="videos on a page")] = None,
     cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")] = None,
-    filter: Annotated[str | None, Query(description='JSON, such as {"camera": "north"}')] = None,
+    filter: Annotated[
+        str | None, Query(description='JSON, such as {"camera": "north", "added_at": {"gte": "2026-03-31"}}')
+    ] = None,
 ) -> Videos:
     """A page of videos, in the order in which they were added."""
     size = page_limit(limit, service.settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,15 @@ from index.library import NAME_PATTERN
 from service.schemas.base import Id, Metadata, Request, Response, example
 from service.schemas.segmentation import SHOTS, Segmentation
 
+IndexKind = Annotated[
+    Literal["auto", "flat", "hnsw", "ivfpq"],
+    Field(description="auto follows the number of clips; flat is exact; hnsw, ivfpq: see docs/index.md"),
+]
+TokenEncoding = Annotated[
+    Literal["int8", "float16"], Field(description="how what reranking reads is kept; float16 takes twice the room")
+]
+
+INDEX: dict[str, Any] = {"serving": "flat", "changed": 70}
 COLLECTION: dict[str, Any] = {
     "name": "holidays",
     "videos": 12,
@@ -18,6 +27,10 @@ COLLECTION: dict[str, Any] = {
     "fingerprint": "9f0c…64 hexadecimal digits",
     "compatible": True,
     "created_at": 1764000000.0,
+    "token_encoding": "int8",
+    "index_kind": "auto",
+    "index": INDEX,
+    "bytes": 1_572_864,
 }
 VIDEO: dict[str, Any] = {
     "id": "3",
@@ -37,6 +50,7 @@ SPAN: dict[str, Any] = {
     "id": "41",
     "start": 8.0,
     "end": 17.4,
+    "text": "look at him run",
     "media_url": "/v1/collections/holidays/videos/3/media#t=8,17.4",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=12.7",
 }
@@ -54,6 +68,27 @@ class NewCollection(Request):
             json_schema_extra={"pattern": f"^{NAME_PATTERN.pattern}$"},
         ),
     ]
+    index_kind: IndexKind = "auto"
+    token_encoding: TokenEncoding = "int8"
+
+
+class CollectionChanges(Request):
+    """What becomes different about a collection."""
+
+    model_config = example(index_kind="hnsw")
+
+    index_kind: IndexKind
+
+
+class IndexState(Response):
+    """What finds the clips of a collection."""
+
+    model_config = example(**INDEX)
+
+    serving: Annotated[str, Field(description="kind of the index that is searched: flat, hnsw or ivfpq")]
+    changed: Annotated[
+        int, Field(description="clips that came or went since it was built; they are compared one by one")
+    ]
 
 
 class Collection(Response):
@@ -68,6 +103,10 @@ class Collection(Response):
     fingerprint: Annotated[str, Field(description="of that model")]
     compatible: Annotated[bool, Field(description="whether that is the model in use; if not: no search, no adding")]
     created_at: Annotated[float, Field(description="Unix seconds")]
+    token_encoding: TokenEncoding
+    index_kind: Annotated[str, Field(description="what is asked for: auto, flat, hnsw or ivfpq")]
+    index: IndexState
+    bytes: Annotated[int, Field(description="on disk, without media files")]
 
 
 class Collections(Response):
@@ -114,6 +153,7 @@ class ClipSpan(Response):
     id: Id
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
+    text: Annotated[str, Field(description="what is said in it; empty where nothing is known")]
     media_url: str
     thumbnail_url: str
 

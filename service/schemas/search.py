@@ -96,7 +96,10 @@ class SearchOptions(Request):
     ] = False
     filter: Annotated[
         dict[str, Any] | None,
-        Field(description='on metadata, such as {"camera": "north", "year": {"gte": 2020}}'),
+        Field(
+            description='on metadata, such as {"camera": "north", "year": {"gte": 2020}}, on fields of videos, and on '
+            'the clip itself: {"clip": {"start": {"gte": 60}, "text": {"ne": ""}}}'
+        ),
     ] = None
     min_similarity: Annotated[
         float | None, Field(ge=-1, le=1, description="clips that are less similar are left out")

@@ -70,12 +70,15 @@ def test_for_people_it_says_what_was_done(tmp_path: Path, capsys: pytest.Capture
     assert "collection small made, tokens as float16" in capsys.readouterr().out
     assert main(["collection", "backup", "small", str(tmp_path / "b")]) == 0
     assert f"{tmp_path / 'b'}: collection small, " in capsys.readouterr().out
+    assert main(["collection", "set", "small", "--index-kind", "hnsw"]) == 0
+    assert capsys.readouterr().out == "collection small: index hnsw, flat serves\n"  # until there is enough for a graph
     (tmp_path / "data" / "collections" / "broken").mkdir()
     (tmp_path / "data" / "collections" / "broken" / "catalogue.sqlite3").write_text("x" * 200)
     assert main(["collection", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "not a database" in lines[1]  # one that cannot be opened does not hide the others
     assert lines[2].split()[:3] == ["small", "0", "0"]
+    assert "hnsw (flat)" in lines[2]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,7 @@ def test_for_people_it_says_what_was_done(tmp_path: Path, capsys: pytest.Capture
         (["import", "none", "new"], "'none' has no videos.parquet"),
         (["restore", "none", "new"], "'none' does not exist"),
         (["create", "a b"], "collection name: 'a b'"),
+        (["create", "new", "--index-kind", "tree"], "index_kind: 'tree'; one of auto, flat, hnsw, ivfpq"),
         (["create", "new", "--token-encoding", "int4"], "token encoding: 'int4'; float16 or int8 was expected"),
     ],
 )

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from index.nearest.kinds import SETTINGS
+from service.schemas import library
+from tests.index.clustered import use_kinds_when_small
 from tests.service.conftest import settings_for
-from tests.service.running import Running, problem_of, serving
+from tests.service.running import Running, problem_of, serving, wait_for
+from tests.service.test_search import fill
 from tests.small_bundle import make_small_bundle
+from vitascope.token_encoding import TokenEncoding
 
 
 def test_a_collection_is_made_and_found_where_the_answer_says(running: Running) -> None:
@@ -19,6 +25,64 @@ def test_a_collection_is_made_and_found_where_the_answer_says(running: Running) 
     assert (found["name"], found["videos"], found["clips"], found["compatible"]) == ("made", 0, 0, True)
     assert found["fingerprint"] == running.client.get("/v1/models").json()["models"][0]["fingerprint"]
     assert "made" in [each["name"] for each in running.client.get("/v1/collections").json()["collections"]]
+
+
+def test_the_index_is_chosen_when_it_is_made_and_later(running: Running) -> None:
+    client = running.client
+    made = client.post("/v1/collections", json={"name": "chosen", "index_kind": "flat", "token_encoding": "float16"})
+    assert made.status_code == 201
+    assert (made.json()["index_kind"], made.json()["token_encoding"]) == ("flat", "float16")
+    assert made.json()["index"] == {"serving": "flat", "changed": 0}
+    changed = client.patch("/v1/collections/chosen", json={"index_kind": "hnsw"})
+    assert changed.status_code == 200
+    assert changed.json()["index_kind"] == client.get("/v1/collections/chosen").json()["index_kind"] == "hnsw"
+    assert (
+        client.get("/v1/collections/chosen").json()["index"]["serving"] == "flat"
+    )  # until there is enough for a graph
+    plain = client.post("/v1/collections", json={"name": "plain"}).json()
+    assert (plain["index_kind"], plain["token_encoding"]) == ("auto", "int8")
+
+
+def test_another_index_is_built_and_taken_up_while_it_runs(
+    running: Running, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_kinds_when_small(monkeypatch)
+    fill(running, collection, 400)  # 1200 clips
+    path = f"/v1/collections/{collection}"
+    assert running.client.get(path).json()["index"]["serving"] == "flat"
+    assert running.client.patch(path, json={"index_kind": "hnsw"}).status_code == 200
+    wait_for(lambda: running.client.get(path).json()["index"] == {"serving": "hnsw", "changed": 0})
+    assert running.client.post(f"{path}/search", json={"text": "red", "limit": 3}).status_code == 200
+    fill(running, collection, 1, first=400)
+    assert running.client.get(path).json()["index"] == {"serving": "hnsw", "changed": 3}
+
+
+def test_looking_at_collections_loads_no_index(
+    running: Running, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(running, collection, 2)
+
+    def fail(*args: object) -> None:
+        raise AssertionError("the vectors were read")
+
+    monkeypatch.setattr("index.nearest.live.read_state", fail)
+    monkeypatch.setattr("index.nearest.live.load_state", fail)
+    listed = running.client.get("/v1/collections").json()["collections"]
+    [found] = [each for each in listed if each["name"] == collection]
+    assert found["index"]["changed"] == found["clips"] == 6
+    assert found["bytes"] > 1000
+
+
+@pytest.mark.parametrize("body", [{}, {"index_kind": "tree"}, {"name": "other", "index_kind": "flat"}])
+def test_a_change_that_makes_no_sense_is_named(running: Running, collection: str, body: dict[str, str]) -> None:
+    problem = problem_of(running.client.patch(f"/v1/collections/{collection}", json=body), 422, "validation_failed")
+    assert problem["errors"][0]["field"] in ("index_kind", "name")
+    assert running.client.get(f"/v1/collections/{collection}").json()["index_kind"] == "auto"
+
+
+def test_the_interface_names_every_kind_of_index_and_encoding() -> None:
+    assert get_args(get_args(library.IndexKind)[0]) == SETTINGS
+    assert set(get_args(get_args(library.TokenEncoding)[0])) == set(get_args(TokenEncoding))
 
 
 def test_a_collection_is_made_once(running: Running, collection: str) -> None:
@@ -43,6 +107,10 @@ def test_an_unknown_collection_is_not_found_anywhere(running: Running, name: str
 def test_an_unknown_collection_is_not_found_by_what_changes_or_searches_it(running: Running, files: Path) -> None:
     client, path = running.client, "/v1/collections/nothing"
     problem_of(client.delete(path), 404, "collection_not_found")
+    problem_of(client.patch(path, json={"index_kind": "flat"}), 404, "collection_not_found")
+    problem_of(
+        client.post("/v1/operations", json={"kind": "backup", "collection": "nothing"}), 404, "collection_not_found"
+    )
     problem_of(client.post(f"{path}/search", json={"text": "a"}), 404, "collection_not_found")
     problem_of(client.post(f"{path}/jobs", json={"folder": "."}), 404, "collection_not_found")
     body = {"collection": "nothing", "video_id": "1", "captions": ["a"]}

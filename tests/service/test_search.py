@@ -100,6 +100,47 @@ def test_words_of_title_and_speech_count_on_request(running: Running, collection
     assert found["results"][0]["text"] == "Die Brücke am Fluß 1"
 
 
+def test_clips_are_filtered_by_their_own_time_and_by_what_is_said(running: Running, collection: str) -> None:
+    fill(running, collection, 2)
+    fill(running, collection, 1, first=2, said="good morning")
+
+    def found(filter_json: JSON, **options: Any) -> list[tuple[str, float]]:
+        results = ask(running, collection, text="red", limit=20, filter=filter_json, **options)["results"]
+        return sorted((result["video"]["title"], result["start"]) for result in results)
+
+    assert found({"clip": {"start": {"gte": 8}}}) == [(f"video {n}", 8.0) for n in range(3)]
+    assert found({"clip": {"text": {"prefix": "good"}, "end": {"lte": 8}}}) == [("video 2", 0.0), ("video 2", 4.0)]
+    assert found({"title": "video 1", "clip": {"start": 4}}, hybrid=True) == [("video 1", 4.0)]
+    assert found({"added_at": {"gte": "2021-01-01"}, "clip": {"start": 0}}, group="video") == [
+        (f"video {n}", 0.0) for n in range(3)
+    ]
+    assert found({"added_at": {"lt": "2021-01-01"}}) == []
+
+
+def test_videos_are_listed_by_day_but_not_by_fields_of_clips(running: Running, collection: str) -> None:
+    fill(running, collection, 2)
+    path = f"/v1/collections/{collection}/videos"
+    with Client(str(running.client.base_url)) as client:
+        assert len(list(client.all_videos(collection, where={"added_at": {"gte": "2021-01-01T00:00:00Z"}}))) == 2
+        assert [v["title"] for v in client.all_videos(collection, where={"title": {"ne": "video 0"}})] == ["video 1"]
+        assert list(client.all_videos(collection, where={"added_at": {"lte": "2020-12-31"}})) == []
+    answer = running.client.get(path, params={"filter": '{"clip": {"start": 0}}'})
+    assert "clip.start; videos are listed by their own fields" in problem_of(answer, 422, "invalid_filter")["detail"]
+    answer = running.client.get(path, params={"filter": '{"added_at": "today"}'})
+    assert "added_at.eq: 'today'" in problem_of(answer, 422, "invalid_filter")["detail"]
+
+
+def test_a_video_lists_its_clips_with_what_is_said(running: Running, collection: str) -> None:
+    fill(running, collection, 1, said="good morning")
+    video_id = running.client.get(f"/v1/collections/{collection}/videos").json()["videos"][0]["id"]
+    spans = running.client.get(f"/v1/collections/{collection}/videos/{video_id}").json()["spans"]
+    assert [span["text"] for span in spans] == [f"good morning {n}" for n in range(3)]
+    hits = ask(running, collection, text="red")["results"]
+    assert {(hit["clip_id"], hit["text"], hit["thumbnail_url"]) for hit in hits} == {
+        (span["id"], span["text"], span["thumbnail_url"]) for span in spans
+    }
+
+
 def test_neighbouring_clips_are_one_event_and_videos_list_their_clips(running: Running, collection: str) -> None:
     fill(running, collection, 2)
     clips = ask(running, collection, text="red")

@@ -230,6 +230,42 @@ def test_jobs_are_begun_and_steered_by_their_addresses() -> None:
     ]
 
 
+def test_collections_are_made_and_changed_with_what_was_given() -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append((request.method, request.url.path, json.loads(request.content)))
+        return httpx.Response(200, json={})
+
+    with client_of(answer) as client:
+        client.create_collection("a")
+        client.create_collection("b", index_kind="hnsw", token_encoding="float16")
+        client.change_collection("b", index_kind="auto")
+        client.create_operation("export", "b", tokens=True)
+    assert sent == [
+        ("POST", "/v1/collections", {"name": "a"}),
+        ("POST", "/v1/collections", {"name": "b", "index_kind": "hnsw", "token_encoding": "float16"}),
+        ("PATCH", "/v1/collections/b", {"index_kind": "auto"}),
+        ("POST", "/v1/operations", {"kind": "export", "collection": "b", "tokens": True}),
+    ]
+
+
+def test_a_backup_that_fails_says_why_and_is_deleted_at_the_service(tmp_path: Path) -> None:
+    sent = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append((request.method, request.url.path))
+        if request.method == "DELETE":
+            return httpx.Response(204)
+        failed = {"id": "7", "kind": "backup", "collection": "a", "state": "failed", "error": "the disk is full"}
+        return httpx.Response(200, json=failed)
+
+    with client_of(answer) as client, pytest.raises(errors.Conflict, match="backup of a: the disk is full"):
+        client.back_up("a", tmp_path / "b")
+    assert sent == [("POST", "/v1/operations"), ("GET", "/v1/operations/7"), ("DELETE", "/v1/operations/7")]
+    assert list(tmp_path.iterdir()) == []
+
+
 # Against the service itself, over HTTP
 
 
@@ -319,6 +355,41 @@ def test_a_file_is_scored_and_asked_about_without_being_kept(live: Client, servi
     assert live.collections() == before
 
 
+def test_the_command_manages_the_collections_of_a_service(
+    live: Client,
+    service: tuple[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, videos = service
+    monkeypatch.chdir(tmp_path)  # nothing of this machine is meant
+
+    def run(*arguments: str) -> dict[str, object]:
+        assert main(["collection", *arguments, "--server", url, "--json"]) == 0
+        answer: dict[str, object] = json.loads(capsys.readouterr().out)
+        return answer
+
+    assert run("create", "managed", "--index-kind", "flat")["index_kind"] == "flat"
+    live.add_video("managed", videos / "red.png")
+    assert run("set", "managed", "--index-kind", "hnsw")["index_kind"] == "hnsw"
+    listed = run("list")["collections"]
+    assert isinstance(listed, list)
+    assert ("managed", 1, "hnsw") in [(one["name"], one["videos"], one["index_kind"]) for one in listed]
+    assert run("backup", "managed", "b")["bytes"] == (tmp_path / "b").stat().st_size
+    assert run("export", "managed", "parquet", "--thumbnails")["clips"] == 1
+    assert sorted(path.name for path in (tmp_path / "parquet").iterdir()) == ["clips.parquet", "videos.parquet"]
+    assert main(["collection", "reembed", "managed", "--server", url]) == 2
+    assert "filled collection managed already" in capsys.readouterr().err
+    assert main(["collection", "drop", "managed", "--server", url]) == 2
+    assert "holds 1 videos, 1 clips" in capsys.readouterr().err
+    assert run("drop", "managed", "--yes")["videos"] == 1
+    assert main(["collection", "list", "--server", url]) == 0
+    assert "managed" not in capsys.readouterr().out
+    assert [one["kind"] for one in live.operations()["operations"]] == ["reembed"]  # what failed stays, to be looked at
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
+
+
 def test_the_command_can_ask_a_service(
     live: Client, service: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,6 +402,10 @@ def test_the_command_can_ask_a_service(
     asked = ["search", "--like", str(videos / "blue.png"), "--collection", "command", "--server", url]
     assert main([*asked, "--group", "video"]) == 0
     assert "blue" in capsys.readouterr().out
+    where = json.dumps({"added_at": {"gte": "2021-01-01"}, "clip": {"length": 0, "text": ""}})
+    for filter_json, count in ((where, 1), (where.replace("gte", "lt"), 0)):
+        assert main([*asked[:-4], "--collection", "command", "--filter", filter_json, "--server", url, "--json"]) == 0
+        assert len(json.loads(capsys.readouterr().out)["results"]) == count
     assert main(["score", str(videos / "blue.png"), "a blue thing", "--server", url]) == 0
     assert "a blue thing" in capsys.readouterr().out
     assert main(["ask", str(videos / "blue.png"), "what color is it?", "--server", url, "--json"]) == 0

@@ -1,0 +1,65 @@
+"""What operations do."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from index.library import Library
+from index.transfer.backup import back_up
+from index.transfer.reembed import reembed
+from service.operations import Kind, OnStep, Operation
+from service.settings import Settings
+from service.worker import JobWorker
+from vitascope.errors import Conflict
+from vitascope.media.limits import MediaLimits
+from vitascope.model import Model
+
+NAMED = 5
+"""Videos that an error names."""
+
+
+def check_possible(kind: Kind) -> None:
+    """Raise Conflict for what this installation cannot do."""
+    if kind == "export" and find_spec("pyarrow") is None:
+        raise Conflict("kind: 'export'; pyarrow is not installed where the service runs: the extra parquet brings it")
+
+
+def do(
+    library: Library, worker: JobWorker, settings: Settings, operation: Operation, folder: Path, on_step: OnStep
+) -> None:
+    """Do one operation; files go to the empty ``folder``. Raises domain errors, and whatever ``on_step`` raises."""
+    name, options = operation.collection, operation.options
+    if operation.kind == "reembed":
+        _reembed(library, worker.model, settings.media_limits(), operation, on_step)
+        worker.submit_unfinished(name)  # jobs that waited for a model that fits
+        return
+    collection = library.open(name)
+    if operation.kind == "backup":
+        back_up(collection, folder / f"{name}.sqlite3", on_step)
+        return
+    # Here, so that only those who export need pyarrow.
+    from index.transfer.parquet_export import export_collection
+
+    whole = folder / "whole"
+    export_collection(collection, whole, tokens=options["tokens"], thumbnails=options["thumbnails"], on_rows=on_step)
+    for file in list(whole.iterdir()):
+        file.rename(folder / file.name)
+    whole.rmdir()
+
+
+def _reembed(library: Library, model: Model, limits: MediaLimits, operation: Operation, on_step: OnStep) -> None:
+    done = reembed(
+        library,
+        operation.collection,
+        model,
+        skip_missing=operation.options["skip_missing"],
+        limits=limits,
+        on_video=lambda there, wanted, title: on_step(there, wanted),
+    )
+    if not done.switched:
+        named = "; ".join(f"{one.video.title}: {one.reason}" for one in done.missing[:NAMED])
+        raise Conflict(
+            f"{len(done.missing)} videos cannot be embedded again, so the collection stays as it was: bring their "
+            f"files back, or repeat it with skip_missing. {named}"
+        )

@@ -1,0 +1,292 @@
+"""Backups, exports and embedding again over HTTP: in the background, fetched, bounded, and begun again after a kill."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from index.library import Library
+from index.transfer.backup import restore
+from index.transfer.parquet_import import import_collection
+from service import operation_work
+from service.operations import MAX_TRIES, Operations
+from tests.service.conftest import settings_for
+from tests.service.running import JSON, PATIENCE, Running, problem_of, serving, wait_for
+from tests.service.test_search import fill
+from tests.small_bundle import make_small_bundle
+from vitascope.client import Client
+from vitascope.errors import Conflict, InvalidInput, StorageError
+
+
+def begin(client: httpx.Client, kind: str, collection: str, **options: bool) -> str:
+    """The address of a new operation."""
+    answer = client.post("/v1/operations", json={"kind": kind, "collection": collection, **options})
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["state"] in ("queued", "running", "succeeded")
+    return answer.headers["location"]
+
+
+def ended(client: httpx.Client, address: str) -> JSON:
+    wait_for(lambda: client.get(address).json()["state"] in ("succeeded", "failed"))
+    operation: JSON = client.get(address).json()
+    return operation
+
+
+def fetched(client: httpx.Client, operation: JSON, folder: Path) -> list[Path]:
+    folder.mkdir()
+    for file in operation["files"]:
+        content = client.get(file["url"]).content
+        assert len(content) == file["bytes"]
+        (folder / file["name"]).write_bytes(content)
+    return sorted(folder.iterdir())
+
+
+def test_a_backup_is_made_fetched_in_ranges_and_restored(running: Running, colors: str, tmp_path: Path) -> None:
+    address = begin(running.client, "backup", colors)
+    operation = ended(running.client, address)
+    assert (operation["state"], operation["error"], operation["progress"]) == ("succeeded", None, 1.0)
+    [file] = fetched(running.client, operation, tmp_path / "fetched")
+    assert file.name == f"{colors}.sqlite3"
+    url = operation["files"][0]["url"]
+    part = running.client.get(url, headers={"range": "bytes=16-99"})
+    assert (part.status_code, part.content) == (206, file.read_bytes()[16:100])
+    assert running.client.head(url).headers["content-length"] == str(file.stat().st_size)
+    assert f'filename="{colors}.sqlite3"' in part.headers["content-disposition"]
+    with Library(tmp_path / "elsewhere") as library:
+        restored = restore(library, file, "again")
+        assert sorted(video.title for video in restored.videos()) == ["blue", "green", "red"]
+    problem_of(running.client.get(url, headers={"range": "bytes=999999999-"}), 416, "range_not_satisfiable")
+
+    assert running.client.delete(address).status_code == 204
+    problem_of(running.client.get(address), 404, "not_found")
+    problem_of(running.client.get(url), 404, "not_found")
+    assert not list((running.settings.data_dir / "operations").glob(f"{operation['id']}*"))
+
+
+def test_an_export_is_two_parquet_files_of_one_moment(running: Running, colors: str, tmp_path: Path) -> None:
+    address = begin(running.client, "export", colors, tokens=True)
+    operation = ended(running.client, address)
+    assert operation["options"] == {"tokens": True, "thumbnails": False}
+    folder = tmp_path / "fetched"
+    assert [file.name for file in fetched(running.client, operation, folder)] == ["clips.parquet", "videos.parquet"]
+    assert "thumbnail" not in pq.read_schema(folder / "clips.parquet").names
+    with Library(tmp_path / "elsewhere") as library:
+        imported = import_collection(library, folder, "again", running.service.model.bundle.manifest)
+        assert sorted(video.title for video in imported.videos()) == ["blue", "green", "red"]
+    running.client.delete(address)
+
+
+def test_the_client_and_the_service_wait_for_nothing_meanwhile(
+    running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One operation at a time; searches and other requests go on beside it; the next waits for its turn."""
+    entered, leave = held(monkeypatch)
+    addresses = [begin(running.client, "backup", colors) for _ in range(2)]
+    assert entered.wait(PATIENCE)
+    states = [running.client.get(address).json()["state"] for address in addresses]
+    assert states == ["running", "queued"]
+    assert running.client.get(addresses[0]).json()["progress"] < 1
+    assert running.client.post(f"/v1/collections/{colors}/search", json={"text": "red"}).status_code == 200
+    listed = running.client.get("/v1/operations").json()["operations"]
+    assert [f"/v1/operations/{one['id']}" for one in listed[:2]] == addresses[::-1]
+    leave.set()
+    for address in addresses:
+        assert ended(running.client, address)["state"] == "succeeded"
+        running.client.delete(address)
+
+
+def test_deleting_one_that_is_under_way_breaks_it_off(
+    running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = held(monkeypatch)
+    doomed, next_one = (begin(running.client, "backup", colors) for _ in range(2))
+    assert entered.wait(PATIENCE)
+    assert running.client.delete(doomed).status_code == 204
+    leave.set()
+    assert ended(running.client, next_one)["state"] == "succeeded"
+    problem_of(running.client.get(doomed), 404, "not_found")
+    names = {path.name for path in (running.settings.data_dir / "operations").iterdir()}
+    kept = next_one.rsplit("/", 1)[1]
+    assert names == {kept, f"{kept}.json"}
+    running.client.delete(next_one)
+
+
+def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """The first step of every backup sets the first event and waits for the second."""
+    entered, leave = threading.Event(), threading.Event()
+    back_up = operation_work.back_up
+
+    def slow(collection: Any, file: Path, on_step: Callable[[int, int], None]) -> int:
+        def step(done: int, total: int) -> None:
+            entered.set()
+            assert leave.wait(PATIENCE)
+            on_step(done, total)
+
+        return back_up(collection, file, step)
+
+    monkeypatch.setattr(operation_work, "back_up", slow)
+    return entered, leave
+
+
+def test_a_failure_says_why_and_a_fault_says_it_to_the_log_only(
+    running: Running, colors: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*args: object) -> int:
+        raise StorageError("/secret/place: no space left on device")
+
+    monkeypatch.setattr(operation_work, "back_up", full)
+    address = begin(running.client, "backup", colors)
+    operation = ended(running.client, address)
+    assert (operation["state"], operation["files"]) == ("failed", [])
+    assert "secret" not in json.dumps(operation)
+    assert "/secret/place" in caplog.text
+    running.client.delete(address)
+    address = begin(running.client, "reembed", colors)
+    assert "filled collection" in ended(running.client, address)["error"]
+    running.client.delete(address)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"kind": "backup"}, "collection"),
+        ({"kind": "copy", "collection": "a"}, "kind"),
+        ({"kind": "backup", "collection": "a", "tokens": True}, "tokens"),
+        ({"collection": "a"}, "kind"),
+    ],
+)
+def test_what_cannot_be_begun_is_named(running: Running, body: JSON, field: str) -> None:
+    assert field in problem_of(running.client.post("/v1/operations", json=body), 422, "validation_failed")["detail"]
+    problem_of(running.client.get("/v1/operations/../../etc/passwd"), 404, "route_not_found")
+    problem_of(running.client.get("/v1/operations/none/files/a"), 404, "not_found")
+
+
+def test_without_pyarrow_an_export_is_refused_at_once(
+    running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operation_work, "find_spec", lambda name: None)
+    answer = running.client.post("/v1/operations", json={"kind": "export", "collection": colors})
+    assert "pyarrow is not installed" in problem_of(answer, 409, "conflict")["detail"]
+
+
+def test_so_many_are_kept_and_the_next_is_refused(small_bundle: Path, tmp_path: Path) -> None:
+    settings = settings_for(
+        small_bundle, tmp_path / "data", max_operations=2, operations_dir=tmp_path / "elsewhere" / "backups"
+    )
+    with serving(settings) as running:
+        running.client.post("/v1/collections", json={"name": "a"})
+        addresses = [begin(running.client, "backup", "a") for _ in range(2)]
+        answer = running.client.post("/v1/operations", json={"kind": "backup", "collection": "a"})
+        assert "VITASCOPE_MAX_OPERATIONS" in problem_of(answer, 409, "conflict")["detail"]
+        assert all(ended(running.client, address)["state"] == "succeeded" for address in addresses)
+        assert len(list((tmp_path / "elsewhere" / "backups").glob("*/a.sqlite3"))) == 2
+        running.client.delete(addresses[0])
+        begin(running.client, "backup", "a")
+
+
+def test_what_was_under_way_when_the_service_stopped_is_begun_again(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=2)
+    with monkeypatch.context() as patch, serving(settings) as first:
+        first.client.post("/v1/collections", json={"name": "a"})
+        fill(first, "a", 5)
+        done = begin(first.client, "export", "a")
+        assert ended(first.client, done)["state"] == "succeeded"
+        entered, leave = held(patch)
+        addresses = [begin(first.client, "backup", "a") for _ in range(2)]
+        assert entered.wait(PATIENCE)
+        threading.Timer(0.2, leave.set).start()
+    with serving(settings) as second:
+        for address in addresses:
+            operation = ended(second.client, address)
+            assert operation["state"] == "succeeded"
+            assert second.client.get(operation["files"][0]["url"]).content.startswith(b"SQLite format 3\0")
+        assert len(ended(second.client, done)["files"]) == 2  # what was finished stays
+
+
+def test_one_at_which_the_service_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
+    """Death is played by a thread that never comes back, and its record by what it left on disk."""
+    gate = threading.Event()
+
+    def never(*args: object) -> None:
+        gate.wait(PATIENCE)
+
+    made = Operations(tmp_path, 5, never).begin("backup", "a", {})
+    for _ in range(MAX_TRIES):
+        life = Operations(tmp_path, 5, never)
+        tries = life.get(made.id).tries
+        life.start()
+        wait_for(lambda life=life, tries=tries: life.get(made.id).tries == tries + 1)
+    last = Operations(tmp_path, 5, never)
+    last.start()
+    wait_for(lambda: last.get(made.id).state == "failed")
+    assert f"died {MAX_TRIES} times" in str(last.get(made.id).error)
+    gate.set()
+
+
+def test_a_record_that_is_damaged_does_not_stop_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "1.json").write_text("{half a rec")
+    assert Operations(tmp_path, 5, lambda *_: None).all() == []
+    assert "no record of an operation" in caplog.text
+
+
+def test_a_collection_of_an_earlier_model_is_embedded_again_and_can_be_searched(
+    small_bundle: Path, tmp_path: Path, files: Path
+) -> None:
+    other = make_small_bundle(tmp_path / "other", seed=7)
+    with serving(settings_for(other, tmp_path / "data")) as first:
+        first.client.post("/v1/collections", json={"name": "old"})
+        for name in ("red", "blue"):
+            upload = {"file": (f"{name}.mp4", (files / f"{name}.mp4").read_bytes())}
+            assert first.client.post("/v1/collections/old/videos", files=upload).status_code == 201
+        before = first.client.get("/v1/collections/old/videos").json()
+    with serving(settings_for(small_bundle, tmp_path / "data")) as second:
+        client = second.client
+        problem_of(client.post("/v1/collections/old/search", json={"text": "red"}), 409, "fingerprint_mismatch")
+        kept = next((tmp_path / "data" / "media" / "old").iterdir())
+        kept.rename(tmp_path / kept.name)
+        failed = ended(client, begin(client, "reembed", "old"))
+        assert failed["state"] == "failed"
+        assert failed["error"].startswith("1 videos cannot be embedded again")
+        (tmp_path / kept.name).rename(kept)
+        address = begin(client, "reembed", "old")
+        assert ended(client, address)["state"] == "succeeded"
+        found = client.get("/v1/collections/old").json()
+        assert (found["compatible"], found["videos"]) == (True, 2)
+        best = client.post("/v1/collections/old/search", json={"text": "a red thing", "limit": 1}).json()["results"][0]
+        assert best["video"]["title"] == "red"
+        assert client.get("/v1/collections/old/videos").json() == before
+        assert [each["name"] for each in client.get("/v1/collections").json()["collections"]] == ["old"]
+
+
+def test_the_client_fetches_what_it_asked_for_and_leaves_nothing_there(
+    running: Running, colors: str, tmp_path: Path
+) -> None:
+    with Client(str(running.client.base_url)) as client:
+        seen: list[float] = []
+        client.back_up(colors, tmp_path / "b", interval=0.01, on_change=lambda one: seen.append(one["progress"]))
+        assert seen[-1] == 1.0
+        client.back_up(colors, tmp_path / "b")  # over the earlier one
+        client.export(colors, tmp_path / "parquet", tokens=True, thumbnails=True)
+        assert client.operations() == {"operations": []}
+        with pytest.raises(InvalidInput, match=r"folder: .* cannot be made"):
+            client.export(colors, tmp_path / "parquet")
+        with pytest.raises(InvalidInput, match=r"file: .* cannot be written"):
+            client.back_up(colors, tmp_path / "none" / "b")
+        with pytest.raises(Conflict, match=r"reembed of .* filled collection"):
+            client.wait_for_operation(client.create_operation("reembed", colors)["id"])
+        client.delete_operation(client.operations()["operations"][0]["id"])
+        assert client.operations() == {"operations": []}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
+    with Library(tmp_path / "library") as library:
+        assert restore(library, tmp_path / "b", "b").stats().videos == 3
+        manifest = running.service.model.bundle.manifest
+        assert import_collection(library, tmp_path / "parquet", "p", manifest).stats().videos == 3
