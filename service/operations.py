@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import threading
 import time
@@ -29,6 +30,7 @@ Kind = Literal["backup", "export", "reembed"]
 State = Literal["queued", "running", "succeeded", "failed"]
 MAX_TRIES = 3
 _UNFINISHED = ("queued", "running")
+_ID = re.compile(r"[0-9a-f]{16}")
 
 OnStep = Callable[[int, int], None]
 """Takes how much is done, and of how much."""
@@ -58,9 +60,9 @@ class Operations:
     """The operations of one service. Safe to use from many threads."""
 
     def __init__(self, folder: Path, most: int, work: Callable[[Operation, Path, OnStep], None]) -> None:
-        """Keep at most ``most`` in ``folder``, made if missing. ``work`` does one, with an empty folder for its files.
+        """Keep at most ``most`` in ``folder``, made if missing, which no other service may use.
 
-        Raises StorageError.
+        ``work`` does one, with an empty folder for its files. Raises StorageError.
         """
         self._folder = folder
         self._most = most
@@ -70,9 +72,14 @@ class Operations:
         self._shares: dict[str, float] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._known = {one.id: one for path in folder.glob("*.json") if (one := _read(path)) is not None}
+            ours = [path for path in folder.iterdir() if _ID.fullmatch(path.stem)]
+            records = {path.stem: _read(path) for path in ours if path.suffix == ".json"}
+            for path in ours:
+                if path.is_dir() and path.name not in records:
+                    shutil.rmtree(path, ignore_errors=True)  # deleted, but not to the end
         except OSError as error:
             raise StorageError(f"{folder}: cannot be used for operations: {error}") from error
+        self._known = {name: one for name, one in records.items() if one is not None}
         self._thread = threading.Thread(target=self._run_all, name="operations", daemon=True)
 
     def start(self) -> None:
@@ -155,10 +162,7 @@ class Operations:
 
     def _run_all(self) -> None:
         while (operation := self._next()) is not None:
-            try:
-                self._run(operation)
-            except Exception as error:  # whatever it is, the others go on
-                _log.exception("operation %s: %s", operation.id, error)
+            self._run(operation)
 
     def _next(self) -> Operation | None:
         """The oldest one that is not finished, as begun; None when the service stops."""
@@ -184,7 +188,7 @@ class Operations:
         except _Ended:
             with suppress(_Ended, StorageError):
                 self._update(operation)  # stopped in order: this try does not count
-        except Exception as error:
+        except Exception as error:  # whatever it is, the others go on
             self._fail(begun, error)
         with self._changed:
             self._shares.pop(operation.id, None)
