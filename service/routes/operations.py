@@ -14,7 +14,7 @@ from service.operations import Operation
 from service.routes.media import MediaFile
 from service.schemas import operations as schemas
 from service.state import Service, ServiceState
-from vitascope.errors import NotFound
+from vitascope.errors import Conflict, NotFound
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"])
 
@@ -71,10 +71,14 @@ async def get_operation_file(operation_id: str, name: str, service: ServiceState
 
 
 def _begin(service: Service, body: schemas.NewOperation) -> schemas.Operation:
-    service.collection(body.collection)
+    collection = service.collection(body.collection)
     check_possible(body.kind)
     if body.kind == "reembed":
         service.check_ready()
+        if collection.fingerprint == service.fingerprint:
+            raise Conflict(
+                f"collection {collection.name}: the model in use filled it; one of another model was expected"
+            )
     options = body.model_dump(exclude={"kind", "collection"})
     return _view(service, service.operations.begin(body.kind, body.collection, options))
 
