@@ -24,7 +24,8 @@ OnRows = Callable[[int, int], None]
 
 GROUP_BYTES = 32 * 1024 * 1024
 """Of one row group, about; some of it is in memory several times."""
-_FETCHED = 256
+_FETCHED = 128
+"""Rows that are made Arrow's at a time, while no other thread runs."""
 
 _VIDEOS = (
     "SELECT id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
@@ -91,12 +92,9 @@ def _write_videos(connection: sqlite3.Connection, path: Path, label: Label) -> i
     schema = pa.schema(video_fields(), metadata=label.metadata())
     count = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for rows in _groups(connection.execute(_VIDEOS)):
-            columns = [
-                pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-            count += len(rows)
+        for group in _groups(connection.execute(_VIDEOS), lambda rows: _video_batch(rows, schema)):
+            writer.write_table(group)
+            count += len(group)
     return count
 
 
@@ -115,14 +113,20 @@ def _write_clips(
     count = 0
     # Vectors and encoded tokens hardly repeat: a dictionary of them would be made in vain.
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["text"]) as writer:
-        for rows in _groups(connection.execute(query)):
-            writer.write_batch(_clip_batch(rows, schema, label.vector_width))
-            count += len(rows)
+        width = label.vector_width
+        for group in _groups(connection.execute(query), lambda rows: _clip_batch(rows, schema, width)):
+            writer.write_table(group)
+            count += len(group)
             if on_rows is not None:
                 on_rows(count, total)
     if count != total:
         raise StorageError(f"{total - count} of {total} clips have no vector; the catalogue is damaged")
     return count
+
+
+def _video_batch(rows: Sequence[tuple[Any, ...]], schema: Any) -> Any:
+    columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
+    return pa.record_batch(columns, schema=schema)
 
 
 def _clip_batch(rows: Sequence[tuple[Any, ...]], schema: Any, width: int) -> Any:
@@ -138,15 +142,15 @@ def _clip_batch(rows: Sequence[tuple[Any, ...]], schema: Any, width: int) -> Any
     return pa.record_batch(columns, schema=schema)
 
 
-def _groups(cursor: sqlite3.Cursor) -> Iterator[list[tuple[Any, ...]]]:
-    """The rows in groups of about ``GROUP_BYTES``."""
-    group: list[tuple[Any, ...]] = []
+def _groups(cursor: sqlite3.Cursor, batch_of: Callable[[list[tuple[Any, ...]]], Any]) -> Iterator[Any]:
+    """The rows as tables of about ``GROUP_BYTES``, made batch by batch: other threads get their turn in between."""
+    batches: list[Any] = []
     size = 0
     while rows := cursor.fetchmany(_FETCHED):
-        group += rows
-        size += sum(len(value) if isinstance(value, bytes | str) else 8 for row in rows for value in row)
+        batches.append(batch_of(rows))
+        size += batches[-1].nbytes
         if size >= GROUP_BYTES:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+            yield pa.Table.from_batches(batches)
+            batches, size = [], 0
+    if batches:
+        yield pa.Table.from_batches(batches)

@@ -316,7 +316,7 @@ def test_an_export_that_cannot_be_finished_leaves_nothing(
     for target, problem in ((tmp_path, "exists; a new folder"), (tmp_path / "a" / "b", "is not a folder")):
         with pytest.raises(InvalidInput, match=problem):
             export_collection(collection, target)
-    monkeypatch.setattr(pq.ParquetWriter, "write_batch", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     before = sorted(entry.name for entry in tmp_path.iterdir())
     with pytest.raises(StorageError, match=r"was not exported: .*No space left"):
         export_collection(collection, tmp_path / "out")
