@@ -1,4 +1,4 @@
-// Adding videos: how they are cut into clips, files from here, folders of the service's machine.
+// Adding videos: how they are cut into clips, files from here, folders of the service's machine; and embedding again.
 
 import { at, call, upload } from "./api.js";
 import { el } from "./parts.js";
@@ -40,6 +40,8 @@ function segmentation() {
     ...Object.fromEntries(given.map((field) => [field.id, field.type === "number" ? Number(field.value) : field.value.trim()])),
   };
 }
+
+const pause = () => new Promise((resolve) => setTimeout(resolve, POLL));
 
 // A line for each thing that is under way
 
@@ -140,7 +142,7 @@ async function follow(collection, job, onAdded) {
     let isFirst = !job.counts.succeeded;
     while (!["succeeded", "failed", "cancelled"].includes(job.state)) {
       shown.say(job.total ? `${job.state}, ${job.done} of ${job.total} files` : job.state, job.total ? job.done / job.total : 0);
-      await new Promise((resolve) => setTimeout(resolve, POLL));
+      await pause();
       job = await call("GET", address);
       // Not at every file: whoever looks at the page should not lose the place.
       if (isFirst && job.counts.succeeded) await onAdded(collection);
@@ -157,6 +159,27 @@ async function follow(collection, job, onAdded) {
     shown.fail(error.message);
   } finally {
     followed.delete(address);
+  }
+}
+
+// A collection of another model
+
+export async function embedAgain(collection, onDone) {
+  const shown = line(`${collection}, by the model in use`);
+  try {
+    let operation = await call("POST", "/v1/operations", { kind: "reembed", collection });
+    const address = `/v1/operations/${operation.id}`;
+    while (!["succeeded", "failed"].includes(operation.state)) {
+      shown.say(`embedding, ${Math.round(operation.progress * 100)}%`, operation.progress);
+      await pause();
+      operation = await call("GET", address);
+    }
+    await call("DELETE", address);
+    if (operation.error) shown.fail(operation.error);
+    else shown.end("done");
+    await onDone(collection);
+  } catch (error) {
+    shown.fail(error.message);
   }
 }
 

@@ -1,6 +1,6 @@
 // The page: search, results, one clip in detail.
 
-import { addFiles, openAdding, prepareAdding, showJobs } from "./adding.js";
+import { addFiles, embedAgain, openAdding, prepareAdding, showJobs } from "./adding.js";
 import { at, call } from "./api.js";
 import { answerBar, clock, el, preview, scoreBars, showLarge, span } from "./parts.js";
 
@@ -111,13 +111,23 @@ async function showAll(more = false) {
     state.cursor = page.next_cursor;
     $("more").hidden = !page.next_cursor;
     const { videos, clips, compatible } = current();
-    if (!compatible) say("Another model filled this collection: it can be looked at, but not searched or added to.", true);
+    if (!compatible) offerEmbedding();
     else say(videos ? `${videos} ${videos === 1 ? "video" : "videos"}, ${clips} ${clips === 1 ? "clip" : "clips"}. Describe what you are looking for.` : "");
   } catch (error) {
     fail(error, () => showAll());
   } finally {
     $("results").removeAttribute("aria-busy");
   }
+}
+
+function offerEmbedding() {
+  say("Another model filled this collection: it can be looked at, but not searched or added to. ", true);
+  const button = el("button", { type: "button", className: "quiet", textContent: "Embed it again" });
+  button.onclick = () => {
+    button.disabled = true;
+    embedAgain(state.collection, added);
+  };
+  $("summary").append(button);
 }
 
 function begin() {

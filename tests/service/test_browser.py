@@ -11,7 +11,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from index.jobs import jobs as index_jobs
 from tests.media_files import solid, write_subtitled_video
-from tests.service.running import Running
+from tests.service.conftest import settings_for
+from tests.service.running import Running, serving
+from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
 
 PATIENCE_MS = 30_000
@@ -156,6 +158,28 @@ def test_a_folder_is_indexed_as_a_job_and_what_failed_is_named(
     assert job["source"]["recursive"] is True
     kept = index_jobs.job(running.service.library.open(collection), int(job["id"])).options.segmentation
     assert (kept.rule, kept.longest, kept.shortest) == ("shots", 12, None)
+
+
+def test_a_collection_of_another_model_is_embedded_again_by_a_click(
+    browser: Browser, small_bundle: Path, tmp_path: Path, files: Path
+) -> None:
+    other = make_small_bundle(tmp_path / "other", seed=7)
+    with serving(settings_for(other, tmp_path / "data")) as first:
+        first.client.post("/v1/collections", json={"name": "old"})
+        for name in ("red", "blue"):
+            upload = {"file": (f"{name}.mp4", (files / f"{name}.mp4").read_bytes())}
+            assert first.client.post("/v1/collections/old/videos", files=upload).status_code == 201
+    with serving(settings_for(small_bundle, tmp_path / "data")) as second:
+        page = browser.new_page(base_url=str(second.client.base_url))
+        page.goto("/?collection=old")
+        expect(page.locator("#summary")).to_contain_text("Another model filled this collection")
+        page.get_by_role("button", name="Embed it again").click()
+        expect(page.locator("#summary")).to_contain_text("2 videos, 2 clips", timeout=PATIENCE_MS)
+        page.locator("#query").fill("a red thing")
+        page.keyboard.press("Enter")
+        expect(page.locator("#results .card").first).to_contain_text("red")
+        page.close()
+        assert second.client.get("/v1/operations").json() == {"operations": []}
 
 
 def test_a_search_is_in_the_address(page: Page, palette: str) -> None:
