@@ -183,24 +183,25 @@ export async function embedAgain(collection, onDone) {
   }
 }
 
-// ``collection`` gives the name of the one that is looked at.
+// ``collection`` gives the name of the one that is looked at, once it is known.
 export function prepareAdding(collection, onAdded) {
   $("add").addEventListener("change", showRule);
   $("cutting").addEventListener("input", check);
   showRule();
-  $("upload").onclick = () => openAdding(collection());
+  $("upload").onclick = async () => openAdding(await collection());
   $("add-close").onclick = () => $("add").close();
   $("files-form").onsubmit = (event) => {
     event.preventDefault();
     if (segmentation()) $("files").click();
   };
-  $("folder-form").onsubmit = (event) => {
+  $("folder-form").onsubmit = async (event) => {
     event.preventDefault();
-    addFolder(collection(), onAdded);
+    addFolder(await collection(), onAdded);
   };
-  $("files").onchange = () => {
-    addFiles(collection(), [...$("files").files], onAdded);
+  $("files").onchange = async () => {
+    const files = [...$("files").files];
     $("files").value = "";
+    addFiles(await collection(), files, onAdded);
   };
 }
 

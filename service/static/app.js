@@ -11,6 +11,9 @@ const state = { collection: null, collections: [], cursor: null, clip: null, sto
 
 // Collections
 
+let haveLoaded;
+const loaded = new Promise((resolve) => (haveLoaded = resolve));
+
 async function loadCollections(wanted) {
   state.collections = (await call("GET", "/v1/collections")).collections;
   const names = state.collections.map((each) => each.name);
@@ -260,7 +263,7 @@ async function added(collection) {
   else await loadCollections(state.collection);
 }
 
-prepareAdding(() => state.collection, added);
+prepareAdding(async () => (await loaded, state.collection), added);
 
 const carriesFiles = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
 addEventListener("dragover", (event) => {
@@ -359,6 +362,7 @@ async function start() {
   loading();
   try {
     await loadCollections(query.get("collection"));
+    haveLoaded();
     loadModel().catch(() => {});
     followJobs();
     await ($("query").value ? search() : showAll());

@@ -198,7 +198,7 @@ def test_so_many_are_kept_and_the_next_is_refused(small_bundle: Path, tmp_path: 
 def test_what_was_under_way_when_the_service_stopped_is_begun_again(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=2)
+    settings = settings_for(small_bundle, tmp_path / "data")
     with monkeypatch.context() as patch, serving(settings) as first:
         first.client.post("/v1/collections", json={"name": "a"})
         fill(first, "a", 5)
