@@ -1,19 +1,21 @@
-"""Where one shot of a video ends and the next begins: hard cuts, found in frames of low resolution.
+"""Where one shot of a video ends and the next begins: hard cuts, fades and dissolves, found in small frames.
 
-The method is that of PySceneDetect's AdaptiveDetector (https://www.scenedetect.com/docs/latest/api/detectors.html):
+Hard cuts are found by the method of PySceneDetect's AdaptiveDetector (https://www.scenedetect.com/docs/latest/api/detectors.html):
 how much hue, saturation and value change from frame to frame, compared with how much they change around it, so
 that a pan or fast action, where every frame changes, is no cut. Unlike there, hue is a circle, and counts only
-as far as both pixels have colour. Fades and dissolves are not found.
+as far as both pixels have colour; and what is gone again at once, such as a flash, is no cut.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index.clips.transitions import BRIEF, GradualChanges
 from vitascope.media.decode import all_frames
 from vitascope.media.frame import Pixels, size_within
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -26,6 +28,10 @@ LEAST = 15.0
 """… and at least this much, of 255."""
 NEIGHBOURS = 2
 """Frames on either side that a change is compared with."""
+DARK = 48.0
+"""Value, of 255, below which a pixel's saturation says less and less."""
+ROUNDING = 0.0005
+"""Seconds that a frame's beginning may be off."""
 
 Floats = NDArray[np.float32]
 
@@ -33,19 +39,41 @@ Floats = NDArray[np.float32]
 def shot_starts(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
     """The seconds at which the shots of a file begin, ascending, the first one 0. Every frame is decoded once.
 
-    Raises media errors as ``all_frames``.
+    A fade or dissolve is one beginning, halfway. Raises media errors as ``all_frames``.
     """
-    times: list[float] = []
+    seconds: list[float] = []
     changes: list[float] = []
-    before: Floats | None = None
+    passing: set[int] = set()
+    recent: deque[Floats] = deque()
+    gradual = GradualChanges()
     for second, frame in all_frames(path, limits):
-        now = hue_saturation_value(frame.small_rgb(*size_within(frame, SIDE)))
-        times.append(second)
-        # A frame of another size begins something new.
-        comparable = before is not None and before.shape == now.shape
-        changes.append(change(before, now) if before is not None and comparable else 255.0 * bool(times[1:]))
-        before = now
-    return [0.0, *(times[number] for number in cuts(changes))]
+        pixels = frame.small_rgb(*size_within(frame, SIDE))
+        gradual.show(second, pixels)
+        now = hue_saturation_value(pixels)
+        seconds.append(second)
+        if recent and recent[-1].shape != now.shape:  # a frame of another size begins something new
+            recent.clear()
+            changes.append(255.0)
+        else:
+            changes.append(change(recent[-1], now) if recent else 0.0)
+        while recent and second - seconds[-1 - len(recent)] > BRIEF + ROUNDING:
+            recent.popleft()
+        passing |= gone_again(changes, [*recent, now])
+        recent.append(now)
+    hard = [seconds[number] for number in cuts(changes) if number not in passing]
+    soft = [one.at for one in gradual.found() if not any(one.start < cut <= one.end for cut in hard)]
+    return [0.0, *sorted(hard + soft)]
+
+
+def gone_again(changes: Sequence[float], pictures: Sequence[Floats]) -> set[int]:
+    """The numbers of the frames whose change is undone by the last frame. ``pictures``: the last ones, ascending."""
+    undone: set[int] = set()
+    for back in range(2, len(pictures)):
+        numbers = range(len(changes) - back, len(changes))
+        if max(changes[number] for number in numbers) >= LEAST:
+            left = change(pictures[-1 - back], pictures[-1])
+            undone |= {number for number in numbers if changes[number] > 2 * left}
+    return undone
 
 
 def cuts(changes: Sequence[float]) -> list[int]:
@@ -65,8 +93,9 @@ def change(before: Floats, now: Floats) -> float:
     """How much two pictures (3, H, W) of hue, saturation and value differ, 0 to 255."""
     hue = np.abs(now[0] - before[0])
     hue = np.minimum(hue, 180.0 - hue) * (np.minimum(now[1], before[1]) / 255.0)
-    rest = np.abs(now[1:] - before[1:])
-    return float((hue.mean() + rest[0].mean() + rest[1].mean()) / 3.0)
+    saturation = np.abs(now[1] - before[1]) * np.minimum(np.minimum(now[2], before[2]) / DARK, 1.0)
+    value = np.abs(now[2] - before[2])
+    return float((hue.mean() + saturation.mean() + value.mean()) / 3.0)
 
 
 def hue_saturation_value(rgb: Pixels) -> Floats:
