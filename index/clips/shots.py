@@ -100,14 +100,14 @@ def change(before: Floats, now: Floats) -> float:
 
 def hue_saturation_value(rgb: Pixels) -> Floats:
     """(H, W, 3) uint8 as (3, H, W) float32: hue 0 to 180 around the circle, saturation and value 0 to 255."""
-    pixels = np.moveaxis(rgb, 2, 0).astype(np.float32)
-    red, green, blue = pixels
-    value = pixels.max(axis=0)
-    spread = value - pixels.min(axis=0)
+    red, green, blue = np.ascontiguousarray(np.moveaxis(rgb, 2, 0)).astype(np.float32)
+    value = np.maximum(np.maximum(red, green), blue)
+    spread = value - np.minimum(np.minimum(red, green), blue)
     some = np.maximum(spread, 1.0)
     hue = np.where(
         value == red,
         (green - blue) / some,
         np.where(value == green, 2.0 + (blue - red) / some, 4.0 + (red - green) / some),
     )
-    return np.stack([hue * 30.0 % 180.0, 255.0 * spread / np.maximum(value, 1.0), value])
+    hue = np.where(hue < 0.0, hue + 6.0, hue)
+    return np.stack([hue * 30.0, 255.0 * spread / np.maximum(value, 1.0), value])

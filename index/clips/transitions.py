@@ -191,8 +191,8 @@ def _look(second: float, pixels: Pixels) -> _Look:
     """Of (H, W, 3), averaged over blocks; what is left over at the edges is cut off."""
     block = min(BLOCK, *pixels.shape[:2])
     height, width = pixels.shape[0] // block, pixels.shape[1] // block
-    blocks = pixels[: height * block, : width * block].reshape(height, block, width, block, 3)
-    picture = blocks.mean(axis=(1, 3), dtype=np.float32)
+    rows = pixels[: height * block, : width * block].reshape(height, block, -1).mean(axis=1, dtype=np.float32)
+    picture = rows.reshape(height, width, block, 3).mean(axis=2)
     relief = (picture - picture.mean(axis=(0, 1))).ravel()
     norm = float(np.linalg.norm(relief))
     grey = picture.mean(axis=2)
