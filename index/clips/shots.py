@@ -1,13 +1,15 @@
 """Where one shot of a video ends and the next begins: hard cuts, fades and dissolves, found in small frames.
 
-Hard cuts are found by the method of PySceneDetect's AdaptiveDetector (https://www.scenedetect.com/docs/latest/api/detectors.html):
-how much hue, saturation and value change from frame to frame, compared with how much they change around it, so
-that a pan or fast action, where every frame changes, is no cut. Unlike there, hue is a circle, and counts only
-as far as both pixels have colour; and what is gone again at once, such as a flash, is no cut.
+Hard cuts are found as PySceneDetect's AdaptiveDetector does (https://www.scenedetect.com/docs/latest/api/detectors.html):
+by how much hue, saturation and value change from frame to frame, compared with how much they change around it, so that
+a pan or fast action, where every frame changes, is no cut. Unlike there, hue is a circle, and counts only as far as
+both pixels have colour, saturation only as far as they are not dark; and what is gone again at once, such as a flash,
+is no cut. Fades and dissolves: ``transitions``.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +43,8 @@ def shot_starts(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]
 
     A fade or dissolve is one beginning, halfway. Raises media errors as ``all_frames``.
     """
-    seconds: list[float] = []
-    changes: list[float] = []
+    seconds = array("d")
+    changes = array("d")
     passing: set[int] = set()
     recent: deque[Floats] = deque()
     gradual = GradualChanges()

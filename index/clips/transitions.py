@@ -8,6 +8,7 @@ or a thing that moves gives pictures that no mixture explains; a light that chan
 from __future__ import annotations
 
 import math
+from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
@@ -62,8 +63,8 @@ class GradualChanges:
     """Finds the fades and dissolves in the frames of a video, which it is shown in order."""
 
     def __init__(self) -> None:
-        self._seconds: list[float] = []
-        self._contrasts: list[float] = []
+        self._seconds = array("d")
+        self._contrasts = array("d")
         self._dissolves = _Dissolves()
 
     def show(self, second: float, pixels: Pixels) -> None:
@@ -136,7 +137,7 @@ class _Dissolves:
 
     def __init__(self) -> None:
         self._looks: deque[_Look] = deque(maxlen=max(LAGS) + 1)
-        self._changes: dict[int, list[float]] = {lag: [] for lag in LAGS}
+        self._changes = {lag: array("d") for lag in LAGS}
         """By lag: how much each picture differs from the one before by so many steps; 0 where there was none."""
         self._candidates: list[_Candidate] = []
 

@@ -49,7 +49,7 @@ class WindowSegmentation(Request):
 
 
 class ShotSegmentation(Request):
-    """One clip per shot, which ends with a hard cut."""
+    """One clip per shot, which ends with a cut, a fade or a dissolve."""
 
     model_config = example(**SHOTS)
 

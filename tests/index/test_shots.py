@@ -1,4 +1,4 @@
-"""Hard cuts are found where they are, and nothing else is taken for one."""
+"""Hard cuts are found where they are, and a movement or a light is not taken for one."""
 
 from __future__ import annotations
 
