@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ from index.clips.segment import Rule, Segmentation
 from index.collection import Collection
 from index.jobs.ingest import ingest_file
 from index.jobs.jobs import create_folder_job, items, job, run_job
-from index.library import Library
 from tests.media_files import (
     moving_shot,
     solid,
@@ -37,12 +35,6 @@ A red thing comes.
 00:00:02,100 --> 00:00:03,900
 Now it is green.
 """
-
-
-@pytest.fixture
-def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
-    with Library(tmp_path / "library") as library:
-        yield library.create("videos", small_model)
 
 
 def three_colors(path: Path, width: int = 96, height: int = 64) -> Path:

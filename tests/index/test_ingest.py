@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from index.clips.segment import Segmentation
 from index.collection import Collection
 from index.jobs import ingest
 from index.jobs.ingest import content_sha256, ingest_file
-from index.library import Library
 from tests.index.numbered import new_collection
 from tests.media_files import (
     cut,
@@ -37,12 +35,6 @@ from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-
-
-@pytest.fixture
-def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
-    with Library(tmp_path / "library") as library:
-        yield library.create("videos", small_model)
 
 
 def test_a_video_is_cut_into_clips_that_are_found_by_what_they_show(

@@ -1,4 +1,4 @@
-"""Jobs rest, go on, are tried again, and get past files at which the process dies."""
+"""Jobs rest, go on, are cancelled and tried again, and get past files at which the process dies."""
 
 from __future__ import annotations
 
@@ -12,21 +12,13 @@ import pytest
 
 from index.collection import Collection
 from index.jobs import listing as job_listing
-from index.jobs.jobs import JobItem, Pace, cancel, create_folder_job, items, job, jobs, pause, resume, retry, run_job
-from index.library import Library
-from tests.index.test_jobs import abandon, make_pictures, outcomes
+from index.jobs.jobs import JobItem, cancel, create_folder_job, items, job, jobs, pause, resume, retry, run_job
+from tests.index.folder_jobs import ONE, abandon, make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from vitascope.errors import Conflict, InvalidInput, JobNotFound
 from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
-ONE = Pace(in_flight=1, decoders=1)
-
-
-@pytest.fixture
-def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
-    with Library(tmp_path / "library") as library:
-        yield library.create("videos", small_model)
 
 
 @pytest.fixture
@@ -228,3 +220,41 @@ def test_two_pictures_of_one_content_are_one_video(tmp_path: Path, collection: C
     done = run_job(collection, small_model, create_folder_job(collection, folder).id)
     assert (done.counts.succeeded, done.counts.skipped) == (1, 5)
     assert outcomes(collection, done.id)["a.png"] == ("succeeded", None)
+
+
+def test_a_queued_job_is_cancelled_at_once(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = create_folder_job(collection, pictures)
+    assert cancel(collection, made.id).state == "cancelled"
+    assert cancel(collection, made.id).state == "cancelled"
+    assert run_job(collection, small_model, made.id).state == "cancelled"
+    assert collection.stats().videos == 0
+
+
+def test_a_running_job_is_cancelled_after_the_file_at_hand(
+    collection: Collection, pictures: Path, small_model: Model
+) -> None:
+    made = create_folder_job(collection, pictures)
+
+    def cancel_at_three(item: JobItem, done: int, total: int) -> None:
+        if done == 3:
+            answer = cancel(collection, made.id)
+            assert (answer.state, answer.requested) == ("running", "cancel")
+
+    done = run_job(collection, small_model, made.id, on_item=cancel_at_three, pace=ONE)
+    assert (done.state, done.counts.succeeded, done.counts.cancelled) == ("cancelled", 4, 1)
+    assert outcomes(collection, made.id)["004.png"] == ("cancelled", "not tried: the job was cancelled")
+    assert collection.stats().videos == 4
+
+
+def test_a_job_whose_owner_died_is_cancelled_at_once(collection: Collection, pictures: Path) -> None:
+    made = create_folder_job(collection, pictures)
+    abandon(collection, made)
+    assert job(collection, made.id).state == "running"
+    assert cancel(collection, made.id).state == "cancelled"
+
+
+def test_a_job_that_succeeded_cannot_be_cancelled(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = create_folder_job(collection, pictures)
+    run_job(collection, small_model, made.id)
+    with pytest.raises(Conflict, match="succeeded already"):
+        cancel(collection, made.id)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,11 @@ from index.jobs import watch as watching
 from index.jobs.jobs import JobOptions
 from index.jobs.sources.description import FolderSource
 from index.jobs.watch import Totals, Watch, summary, watch
-from index.library import Library
 from tests.media_files import solid, write_picture
 from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
 Step = Callable[[], object]
-
-
-@pytest.fixture
-def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
-    with Library(tmp_path / "library") as library:
-        yield library.create("videos", small_model)
 
 
 @pytest.fixture

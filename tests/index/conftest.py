@@ -1,0 +1,47 @@
+"""Fixtures for the tests of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from index.collection import Collection
+from index.library import Library
+from tests.index.folder_jobs import make_pictures
+from tests.media_files import solid, write_picture
+from vitascope.model import Model
+
+
+@pytest.fixture
+def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
+    """An empty collection of the small model, in the library ``tmp_path / "library"``."""
+    with Library(tmp_path / "library") as library:
+        yield library.create("videos", small_model)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of ten pictures, all different."""
+    return make_pictures(tmp_path / "pictures", 10)
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """A folder with a red and a blue picture."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    write_picture(folder / "red.png", solid((220, 10, 10)))
+    write_picture(folder / "blue.png", solid((10, 10, 220)))
+    return folder
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    system = fsspec.filesystem("memory")
+    system.store.clear()
+    yield system
+    system.store.clear()

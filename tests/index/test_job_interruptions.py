@@ -1,0 +1,163 @@
+"""A job that is stopped, killed, taken over or out of disk goes on where it was: nothing is lost, nothing twice."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from index.collection import Collection
+from index.jobs import owner as job_owner
+from index.jobs.jobs import JobItem, create_folder_job, job, run_job
+from tests.chaos import rounds
+from tests.index.folder_jobs import ONE, make_pictures
+from vitascope.errors import (
+    Conflict,
+    StorageError,
+)
+from vitascope.model import Model
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_job_that_is_stopped_goes_on_where_it_was(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = create_folder_job(collection, pictures)
+    done_before: list[int] = []
+    stopped = run_job(
+        collection,
+        small_model,
+        made.id,
+        on_item=lambda item, done, total: done_before.append(done),
+        should_stop=lambda: len(done_before) == 4,
+        pace=ONE,
+    )
+    # The fifth file had been begun when the fourth was told of.
+    assert (stopped.state, stopped.counts.succeeded, stopped.counts.queued) == ("queued", 5, 5)
+    done_after: list[int] = []
+    done = run_job(collection, small_model, made.id, on_item=lambda item, done, total: done_after.append(done))
+    assert (done.state, done.counts.succeeded) == ("succeeded", 10)
+    assert done_before + done_after == list(range(1, 11))
+
+
+def test_an_interrupted_job_goes_back_to_the_queue(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = create_folder_job(collection, pictures)
+
+    def interrupt(item: JobItem, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(collection, small_model, made.id, on_item=interrupt)
+    left = job(collection, made.id)
+    assert (left.state, left.counts.running) == ("queued", 0)
+    assert left.counts.succeeded == collection.stats().videos
+    done = run_job(collection, small_model, made.id)
+    # Some files had been added when the interrupt came; they are this job's, not ones that were there before.
+    assert (done.counts.succeeded, done.counts.skipped) == (10, 0)
+
+
+def test_a_job_survives_kill_9_without_loss_or_duplicate(
+    tmp_path: Path, collection: Collection, small_bundle: Path, small_model: Model
+) -> None:
+    kills = rounds(3, 40)
+    count = 40 * kills
+    made = create_folder_job(collection, make_pictures(tmp_path / "many", count))
+    command = [sys.executable, "-m", "tests.index.job_process", str(tmp_path / "library"), str(small_bundle)]
+    acknowledged: set[str] = set()
+    moment = random.Random()
+    for _ in range(kills):
+        with subprocess.Popen([*command, str(made.id)], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout is not None
+            lines = [process.stdout.readline() for _ in range(moment.randrange(1, 25))]
+            process.kill()
+            lines += process.stdout.readlines()
+        acknowledged |= {line.split()[1] for line in lines if line.endswith("\n")}
+        left = job(collection, made.id)
+        assert left.state == "running"
+        assert left.counts.succeeded < count
+    done = run_job(collection, small_model, made.id)
+    assert (done.state, done.counts.succeeded, done.counts.total) == ("succeeded", count, count)
+    paths = [video.path for video in collection.videos(10_000)]
+    assert len(paths) == len(set(paths)) == count
+    assert acknowledged <= set(paths)
+    assert collection.catalogue.problems() == []
+
+
+def test_a_job_that_somebody_runs_is_left_to_them(collection: Collection, pictures: Path, small_model: Model) -> None:
+    made = create_folder_job(collection, pictures)
+    conflicts = []
+
+    def run_too(item: JobItem, done: int, total: int) -> None:
+        with pytest.raises(Conflict, match=f"job {made.id}: is being run"):
+            run_job(collection, small_model, made.id)
+        conflicts.append(done)
+
+    done = run_job(collection, small_model, made.id, on_item=run_too)
+    assert len(conflicts) == done.counts.succeeded == 10
+
+
+def test_a_lease_is_renewed_while_a_file_takes_long(
+    collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_owner, "RENEW_SECONDS", 0.01)
+    made = create_folder_job(collection, pictures)
+
+    def lease() -> float:
+        with collection.catalogue.read() as connection:
+            row = connection.execute("SELECT lease_until FROM jobs WHERE id = ?", (made.id,)).fetchone()
+            return float(row[0])
+
+    def wait_for_renewal(item: JobItem, done: int, total: int) -> None:
+        if done == 1:
+            before = lease()
+            deadline = threading.Event()
+            for _ in range(1000):
+                if lease() > before:
+                    return
+                deadline.wait(0.01)
+            pytest.fail("the lease was not renewed")
+
+    assert run_job(collection, small_model, made.id, on_item=wait_for_renewal).state == "succeeded"
+
+
+def test_whoever_lost_the_job_writes_no_more_to_it(collection: Collection, pictures: Path, small_model: Model) -> None:
+    """A process that was suspended for longer than its lease wakes up after another one took over."""
+    made = create_folder_job(collection, pictures)
+
+    def lose(item: JobItem, done: int, total: int) -> None:
+        if done == 2:
+            with collection.catalogue.write() as connection:
+                connection.execute("UPDATE jobs SET lease_until = 0 WHERE id = ?", (made.id,))
+            assert run_job(collection, small_model, made.id).state == "succeeded"
+
+    with pytest.raises(Conflict, match="taken over"):
+        run_job(collection, small_model, made.id, on_item=lose)
+    done = job(collection, made.id)
+    assert (done.state, done.counts.succeeded) == ("succeeded", 10)
+    assert collection.stats().videos == 10
+
+
+def test_a_full_disk_leaves_the_job_to_be_gone_on_with(
+    collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create_folder_job(collection, pictures)
+    real = collection.add_if_new
+    calls = []
+
+    def full(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 4:
+            raise StorageError("database or disk is full")
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(collection, "add_if_new", full)
+    with pytest.raises(StorageError, match="full"):
+        run_job(collection, small_model, made.id)
+    left = job(collection, made.id)
+    assert (left.state, left.counts.failed, left.counts.running) == ("queued", 0, 0)
+    assert 3 <= left.counts.succeeded == collection.stats().videos < 10
+    assert run_job(collection, small_model, made.id).counts.succeeded == 10

@@ -1,0 +1,146 @@
+"""How a source is described, and how far it may reach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from index.collection import Collection
+from index.jobs.jobs import JobOptions, create_job, items, job, run_job
+from index.jobs.sources.description import (
+    FilesSource,
+    FolderSource,
+    ListSource,
+    ShardsSource,
+    Source,
+    UrlSource,
+    check_source,
+    guess_source,
+    read_source,
+    source_json,
+)
+from index.jobs.sources.listing import list_source
+from index.jobs.sources.reach import Reach
+from tests.media_files import solid, write_color_video, write_picture
+from vitascope.errors import Conflict, InvalidInput
+from vitascope.model import Model
+
+
+def test_a_local_url_is_the_file_itself(films: Path) -> None:
+    assert check_source(UrlSource(films.as_uri())) == FolderSource(str(films))
+    assert check_source(UrlSource((films / "red.png").as_uri())) == FilesSource((str(films / "red.png"),))
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("simplecache::file:///etc/passwd", "is no URL"),
+        ("tar://a::s3://b/c.tar", "chains file systems"),
+        ("https://me:secret@host/a.mp4", "holds a name or password"),
+        ("s3://bucket/videos/../secret", "'..'"),
+        ("https://media.exa\tmple/a.mp4", "control characters"),
+        ("s3://bucket/videos/%2e%2e/secret", "'..'"),
+        ("nothing", "is no URL"),
+        ("file://other/a.mp4", "names the machine 'other'"),
+    ],
+)
+def test_urls_that_lead_elsewhere_are_refused(url: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match="url: ") as raised:
+        check_source(UrlSource(url))
+    assert words in str(raised.value)
+    assert "secret@" not in str(raised.value)
+
+
+# How far a source may reach
+
+
+def test_allowed_urls_are_compared_part_by_part() -> None:
+    reach = Reach((), ("https://media.example/films", "s3://bucket/"))
+    for url in ("https://media.example/films", "https://media.example/films/a.mp4", "s3://bucket/a/b.mp4"):
+        assert reach.refuses_url(url) is None
+    for url in (
+        "https://media.example.evil/films/a.mp4",
+        "https://media.example/filmsecrets",
+        "http://media.example/films/a.mp4",
+        "https://media.example:81/films/a.mp4",
+        "s3://bucket2/a.mp4",
+        "memory://bucket/a",
+    ):
+        assert "outside the URLs" in (reach.refuses_url(url) or ""), url
+
+
+def test_no_item_of_a_list_leads_out_of_the_allowed_folders(tmp_path: Path, films: Path) -> None:
+    secret = write_picture(tmp_path / "secret.png", solid((1, 2, 3)))
+    (films / "link.png").symlink_to(secret)
+    (films / "list.csv").write_text(
+        f"path\nred.png\n../secret.png\n{secret}\nlink.png\n{secret.as_uri()}\nmemory://a/b\n"
+    )
+    reach = Reach((films,), ())
+    found = list(list_source(ListSource(str(films / "list.csv")), reach))
+    assert [item.state for item in found] == ["queued", *["failed"] * 5]
+    assert all("is outside the" in (item.reason or "") for item in found[1:])
+    with pytest.raises(InvalidInput, match=r"files: .*secret.png' is outside"):
+        check_source(FilesSource((str(secret),)), reach)
+
+
+def test_a_confined_job_checks_again_when_it_reads(
+    tmp_path: Path, films: Path, collection: Collection, small_model: Model
+) -> None:
+    secret = write_picture(tmp_path / "secret.png", solid((1, 2, 3)))
+    reach = Reach((films,), ())
+    source = FilesSource((str(films / "red.png"), str(films / "blue.png")))
+    made = create_job(collection, source, JobOptions(confined=True), reach)
+    (films / "red.png").unlink()
+    (films / "red.png").symlink_to(secret)
+    with pytest.raises(Conflict, match="belongs to a service"):
+        run_job(collection, small_model, made.id)
+    assert job(collection, made.id).state == "queued"
+    done = run_job(collection, small_model, made.id, reach=reach)
+    assert (done.counts.succeeded, done.counts.failed) == (1, 1)
+    assert "outside the folders" in (items(collection, made.id, "failed")[0].reason or "")
+
+
+# Descriptions
+
+
+def test_what_is_named_on_the_command_line_is_understood(tmp_path: Path, films: Path) -> None:
+    (films / "list.CSV").write_text("path\n")
+    (films / "a.tar").touch()
+    write_color_video(films / "a.mp4", (1, 2, 3))
+    name = str(films)
+    assert guess_source([name], recursive=False) == FolderSource(name, recursive=False)
+    assert guess_source([f"{name}/list.CSV"]) == ListSource(f"{name}/list.CSV")
+    assert guess_source([f"{name}/a.tar"]) == ShardsSource((f"{name}/a.tar",))
+    assert guess_source([f"{name}/a.mp4", f"{name}/red.png"]) == FilesSource((f"{name}/a.mp4", f"{name}/red.png"))
+    assert guess_source(["s3://bucket/a/"]) == UrlSource("s3://bucket/a/")
+    with pytest.raises(InvalidInput, match="beside others"):
+        guess_source([name, f"{name}/a.mp4"])
+    with pytest.raises(InvalidInput, match=r"source: 'nowhere.mp4' is not there"):
+        guess_source(["nowhere.mp4"])
+
+
+def test_a_description_is_kept_as_it_is(tmp_path: Path) -> None:
+    for source in (
+        FolderSource("/a", recursive=False),
+        FilesSource(("/a", "/b")),
+        ListSource("/a.csv", "x", "y"),
+        ShardsSource(("/a.tar",)),
+        UrlSource("s3://a/b"),
+    ):
+        assert read_source(source_json(source)) == source
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (FolderSource("/no/where"), "folder: '/no/where' is not a folder"),
+        (FilesSource(()), "files: 0 given"),
+        (FilesSource(("/no/where",)), "files: '/no/where' is not a file"),
+        (ListSource(__file__), "file: .*a name ending in .csv"),
+        (ShardsSource((__file__,)), "shards: .*a name ending in .tar"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(source: Source, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        check_source(source)
