@@ -42,14 +42,13 @@ from index.storage.rows import (
     VIDEO_COLUMNS,
     ClipRow,
     allowed_clips,
+    delete_whole,
     find_video,
     hits_of,
     insert_whole,
-    log_change,
     next_clip,
     read_video,
 )
-from index.storage.words import delete_words
 from vitascope.errors import (
     CollectionNotFound,
     FilterError,
@@ -157,8 +156,8 @@ class Collection:
     def set_index_kind(self, setting: str) -> None:
         """Ask for this kind of index from now on: auto, flat, hnsw or ivfpq (docs/index.md). Durable.
 
-        It is built beside the searches, which go on in the old one until then; other processes take it up with the
-        next change of the collection. Raises InvalidInput.
+        It is built beside the searches, which go on in the old one until then; other processes take it up after their
+        next search. Raises InvalidInput.
         """
         check_setting(setting)
         with self.catalogue.write() as connection:
@@ -197,7 +196,7 @@ class Collection:
     def add_again(self, video: Video, clips: Sequence[NewClip], first_clip: int) -> None:
         """Add a video of another collection under its ids: its own and, from ``first_clip`` on, those of its clips.
 
-        Another one of the same content makes room for it. Raises InvalidInput, StorageError.
+        Another one of the same content makes room for it in the same step. Raises InvalidInput, StorageError.
         """
         again = NewVideo(
             content_sha256=video.content_sha256,
@@ -209,24 +208,21 @@ class Collection:
             metadata=video.metadata,
         )
         rows = [self._row(clip) for clip in clips]
-        known = self.find_by_hash(video.content_sha256)
-        if known is not None:
-            self.delete_video(known.id)
+        deleted = 0
         with self.catalogue.write() as connection:
+            known = find_video(connection, "content_sha256 = ?", video.content_sha256)
+            if known is not None:
+                deleted = delete_whole(connection, known.id) or 0
             insert_whole(connection, again, first_clip, rows, video_id=video.id, added_at=video.added_at)
-        self._live.note_written(len(clips))
+        self._live.note_written(deleted + len(clips))
 
     def delete_video(self, video_id: int) -> None:
         """Remove a video with all its clips, at once and durably. Raises VideoNotFound."""
         with self.catalogue.write() as connection:
-            row = connection.execute(
-                "DELETE FROM videos WHERE id = ? RETURNING first_clip, clip_count", (_checked_id(video_id),)
-            ).fetchone()
-            if row is None:
+            deleted = delete_whole(connection, _checked_id(video_id))
+            if deleted is None:
                 raise self._no_video(video_id)
-            delete_words(connection, row[0], row[1])
-            log_change(connection, "delete", row[0], row[1])
-        self._live.note_written(row[1])
+        self._live.note_written(deleted)
 
     # Reading
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 # A collection comes and goes by renaming a folder, so that there is never half of one under its name.
 _NEW, _GONE = ".new-", ".gone-"
+# Of a collection that gives its name to another: followed by both names and a number, with dots between. Once a folder
+# has such a name, whoever opens the library finishes what was begun.
+_REPLACED = ".replaced-"
 TOKEN_ENCODING: TokenEncoding = "int8"
 """Of new collections; docs/collections.md has what it costs."""
 
@@ -38,7 +41,7 @@ class Library:
     """Collections in the folders of ``root``, each opened once per process and shared by its threads."""
 
     def __init__(self, root: Path) -> None:
-        """Use ``root``, made if missing. Raises StorageError."""
+        """Use ``root``, made if missing, and finish what killed processes left there. Raises StorageError."""
         self.root = root
         self._lock = threading.RLock()
         self._open: dict[str, Collection] = {}
@@ -49,6 +52,7 @@ class Library:
             raise StorageError(f"{root}: cannot be used for collections: {error}") from error
         for folder in leftovers:
             _discard(folder)
+        self._finish_replacing()
 
     def __enter__(self) -> Library:
         return self
@@ -122,6 +126,8 @@ class Library:
                     return known
                 # Another process dropped it, and perhaps created it again.
                 self._open.pop(name).close()
+            if not folder.exists():
+                self._finish_replacing()  # a process was killed while it gave the name to another collection
             collection = Collection(folder)
             self._open[name] = collection
             return collection
@@ -159,22 +165,47 @@ class Library:
     def replace(self, name: str, by: str, when: Callable[[sqlite3.Connection], bool]) -> bool:
         """Drop collection ``name`` and give its name to ``by``, in one write transaction of the dropped one.
 
-        ``when`` is asked with that transaction whether it is time; False changes nothing. A process that is killed
-        between the two renames leaves ``by`` under its own name. Raises CollectionNotFound and StorageError.
+        ``when`` is asked with that transaction whether it is time; False changes nothing. Killed at any moment, the
+        library holds, once it is opened again, what it did before or what it should after. Raises CollectionNotFound
+        and StorageError.
         """
-        gone = self.root / f"{_GONE}{uuid.uuid4().hex}"
+        gone = self.root / f"{_REPLACED}{name}.{by}.{uuid.uuid4().hex}"
         with self._lock:
             old, new = self.open(name), self.open(by)
             with old.catalogue.write() as connection:
                 if not when(connection):
                     return False
-                connection.execute("INSERT INTO meta VALUES ('dropped', '1')")
+                new.close()  # its snapshot is written where it is now, and moves along
                 self._rename(old.folder, gone)
-                self._rename(new.folder, old.folder)
-            for closed in (name, by):
-                self._open.pop(closed).close()
-        _discard(gone)
+                discarded = self._give_name(gone)
+            self._open.pop(by)
+            self._open.pop(name).catalogue.close()
+        _discard(discarded)
         return True
+
+    def _finish_replacing(self) -> None:
+        """Finish every ``replace`` that a process was killed in, or that another process is in just now."""
+        try:
+            begun = [entry for entry in self.root.iterdir() if entry.name.startswith(_REPLACED)]
+        except OSError as error:
+            raise StorageError(f"{self.root}: {error}") from error
+        for gone in begun:
+            _discard(self._give_name(gone))
+
+    def _give_name(self, gone: Path) -> Path:
+        """Second half of ``replace``, done by whoever comes first; where the folder ``gone`` is then."""
+        name, by, _ = gone.name.removeprefix(_REPLACED).split(".")
+        discarded = self.root / f"{_GONE}{uuid.uuid4().hex}"
+        try:
+            if not (self.root / name).exists():
+                with suppress(FileNotFoundError):
+                    os.rename(self.root / by, self.root / name)
+                sync_folder(self.root)
+            with suppress(FileNotFoundError):
+                os.rename(gone, discarded)
+        except OSError as error:
+            raise StorageError(f"{self.root / by}: cannot be renamed to {name}: {error}") from error
+        return discarded
 
     def _rename(self, folder: Path, to: Path) -> None:
         try:

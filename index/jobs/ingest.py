@@ -170,8 +170,7 @@ def store(collection: Collection, opened: OpenedFile, clips: list[NewClip]) -> I
     """Last stage: the video durable and searchable. Raises MediaError when the file has changed meanwhile,
     InvalidInput, StorageError, CollectionNotFound.
     """
-    if file_state(opened.file) != opened.state:
-        raise MediaError(f"{opened.file.name}: changed while it was being read; an unchanging file was expected")
+    check_unchanged(opened)
     video = NewVideo(
         content_sha256=opened.content_sha256,
         path=str(opened.file.absolute()),
@@ -182,6 +181,12 @@ def store(collection: Collection, opened: OpenedFile, clips: list[NewClip]) -> I
         metadata=opened.metadata,
     )
     return Ingested(*collection.add_if_new(video, clips), opened.cut.notes)
+
+
+def check_unchanged(opened: OpenedFile) -> None:
+    """Raise MediaError where the file has changed since it was opened: what was read of it may be of two states."""
+    if file_state(opened.file) != opened.state:
+        raise MediaError(f"{opened.file.name}: changed while it was being read; an unchanging file was expected")
 
 
 def _duration(info: MediaInfo) -> float:

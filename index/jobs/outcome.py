@@ -18,7 +18,7 @@ _MAX_REASON = 2000
 _log = logging.getLogger(__name__)
 
 
-def outcome_of(finished: Finished, job: Job, fetcher: Fetcher) -> JobItem:
+def outcome_of(finished: Finished[JobItem], job: Job, fetcher: Fetcher) -> JobItem:
     """The item succeeded, skipped or failed, with the reason."""
     item = finished.item
     kept = fetcher.kept_path(item.path, item.position)

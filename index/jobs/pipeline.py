@@ -1,4 +1,4 @@
-"""Several files on their way into a collection at once: open, decode, embed, write, each stage in threads of its own.
+"""Several files on their way into a collection at once: open, decode, embed, store, each stage in threads of its own.
 
 PyAV, hashing and the graph engines release the interpreter's lock, so the stages really run beside each other.
 Between them are bounded channels: of frames, the only large thing, there are never more than what the decoders
@@ -12,10 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from index.collection import Collection
 from index.jobs.channel import Channel
 from index.jobs.ingest import (
     Decoded,
@@ -25,9 +25,7 @@ from index.jobs.ingest import (
     clip_batches,
     decode_clips,
     embed_clips,
-    store,
 )
-from index.jobs.records import JobItem
 from index.jobs.stage_clock import StageClock
 from index.records import NewClip
 from vitascope.errors import InvalidInput
@@ -56,57 +54,65 @@ class Pace:
                 raise InvalidInput(f"{name}: {getattr(self, name)}; at least 1 was expected")
 
 
+Item = TypeVar("Item")
+"""What stands for a file on its way; the pipeline hands it on and does not look into it."""
+
+
 @dataclass(frozen=True, slots=True)
-class Finished:
+class Finished(Generic[Item]):
     """What became of an item: one of ``ingested`` and ``error``."""
 
-    item: JobItem
+    item: Item
     ingested: Ingested | None
     error: BaseException | None
 
 
 @dataclass(slots=True)
-class _Work:
+class _Work(Generic[Item]):
     """An item on its way. Each field is written by one stage at a time."""
 
-    item: JobItem
+    item: Item
     opened: OpenedFile | None = None
     clips: dict[int, list[NewClip]] = field(default_factory=dict)
     batches: int = 0
     ended: bool = False
-    followers: list[_Work] = field(default_factory=list)
+    followers: list[_Work[Item]] = field(default_factory=list)
     """Items of the same content: what becomes of this one decides about them."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    work: _Work
+class _Batch(Generic[Item]):
+    work: _Work[Item]
     number: int
     clips: list[Planned]
 
 
-Open = Callable[[JobItem], OpenedFile | Ingested]
-
-
-class Pipeline:
+class Pipeline(Generic[Item]):
     """Stages at work from the start of the block to its end. One thread begins items and takes what is finished."""
 
     def __init__(
-        self, collection: Collection, model: Model, open_item: Open, limits: MediaLimits, pace: Pace, clock: StageClock
+        self,
+        model: Model,
+        open_item: Callable[[Item], OpenedFile | Ingested],
+        store_item: Callable[[Item, OpenedFile, list[NewClip]], Ingested],
+        limits: MediaLimits,
+        pace: Pace,
+        clock: StageClock,
     ) -> None:
-        self._collection = collection
+        """``open_item`` and ``store_item`` are the first stage and the last; what they raise concerns their item."""
         self._model = model
         self._open_item = open_item
+        self._store_item = store_item
         self._limits = limits
         self._pace = pace
         self._clock = clock
         self._lock = threading.Lock()
-        self._leaders: dict[str, _Work] = {}
-        self._to_open: Channel[_Work] = Channel()
-        self._to_decode: Channel[_Batch] = Channel(pace.decoders)
-        self._to_embed: Channel[tuple[_Batch, Decoded]] = Channel(FRAME_BATCHES)
-        self._to_store: Channel[_Work] = Channel()
-        self._finished: Channel[Finished] = Channel()
+        self._leaders: dict[str, _Work[Item]] = {}
+        self._to_open: Channel[_Work[Item]] = Channel()
+        self._to_decode: Channel[_Batch[Item]] = Channel(pace.decoders)
+        self._to_embed: Channel[tuple[_Batch[Item], Decoded]] = Channel(FRAME_BATCHES)
+        self._to_store: Channel[_Work[Item]] = Channel()
+        self._finished: Channel[Finished[Item]] = Channel()
         stages = [(self._open, "open", pace.openers), (self._decode, "decode", pace.decoders)]
         stages += [(self._embed, "embed", 1), (self._store, "store", 1)]
         self._threads = [
@@ -115,7 +121,7 @@ class Pipeline:
             for number in range(count)
         ]
 
-    def __enter__(self) -> Pipeline:
+    def __enter__(self) -> Pipeline[Item]:
         for thread in self._threads:
             thread.start()
         return self
@@ -123,16 +129,16 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.abandon()
 
-    def begin(self, item: JobItem) -> None:
+    def begin(self, item: Item) -> None:
         """Send an item on its way. Never waits: who begins items sees to it that they are not too many."""
         self._to_open.put(_Work(item))
 
-    def finished(self, timeout: float) -> list[Finished]:
+    def finished(self, timeout: float) -> list[Finished[Item]]:
         """What is finished and was not taken yet; waits up to ``timeout`` seconds for the first."""
         first = self._finished.get(timeout)
         return [] if first is None else [first, *self._rest()]
 
-    def abandon(self) -> list[Finished]:
+    def abandon(self) -> list[Finished[Item]]:
         """Stop every stage after what it is doing at this moment; what was finished until then."""
         for channel in (self._to_open, self._to_decode, self._to_embed, self._to_store):
             channel.close()
@@ -140,7 +146,7 @@ class Pipeline:
             thread.join()
         return list(self._rest())
 
-    def _rest(self) -> Iterator[Finished]:
+    def _rest(self) -> Iterator[Finished[Item]]:
         while (one := self._finished.get_now()) is not None:
             yield one
 
@@ -186,13 +192,13 @@ class Pipeline:
                     self._note_clips(batch, clips)
             del first, taken
 
-    def _more(self, clips: int) -> Iterator[tuple[_Batch, Decoded]]:
+    def _more(self, clips: int) -> Iterator[tuple[_Batch[Item], Decoded]]:
         """What else is ready, while it fits into one batch of the model: nobody is waited for."""
         while clips < self._model.batch_size and (more := self._to_embed.get_now()) is not None:
             clips += len(more[0].clips)
             yield more
 
-    def _embed_together(self, taken: list[tuple[_Batch, Decoded]]) -> bool:
+    def _embed_together(self, taken: list[tuple[_Batch[Item], Decoded]]) -> bool:
         """Embed batches of several files in one run; False when that fails."""
         planned = [clip for batch, _ in taken for clip in batch.clips]
         pictures = [jpeg for _, decoded in taken for jpeg in decoded.thumbnails]
@@ -208,7 +214,7 @@ class Pipeline:
             self._note_clips(batch, own)
         return True
 
-    def _note_clips(self, batch: _Batch, clips: list[NewClip]) -> None:
+    def _note_clips(self, batch: _Batch[Item], clips: list[NewClip]) -> None:
         batch.work.clips[batch.number] = clips
         if len(batch.work.clips) == batch.work.batches:
             self._to_store.put(batch.work)
@@ -219,12 +225,12 @@ class Pipeline:
             with self._answerable(work):
                 clips = [clip for number in range(work.batches) for clip in work.clips[number]]
                 with self._clock.at_work("store"):
-                    ingested = store(self._collection, work.opened, clips)
+                    ingested = self._store_item(work.item, work.opened, clips)
                 self._end(work, ingested)
 
     # Beginnings and ends
 
-    def _leads(self, work: _Work, opened: OpenedFile) -> bool:
+    def _leads(self, work: _Work[Item], opened: OpenedFile) -> bool:
         """Whether this is the first item of its content; any other waits for what becomes of that."""
         with self._lock:
             leader = self._leaders.setdefault(opened.content_sha256, work)
@@ -235,14 +241,14 @@ class Pipeline:
             return True
 
     @contextmanager
-    def _answerable(self, work: _Work) -> Iterator[None]:
+    def _answerable(self, work: _Work[Item]) -> Iterator[None]:
         """Whatever goes wrong in the block is what becomes of this item."""
         try:
             yield
         except BaseException as error:  # an exit, too, must reach whoever waits for the item
             self._end(work, None, error)
 
-    def _end(self, work: _Work, ingested: Ingested | None, error: BaseException | None = None) -> None:
+    def _end(self, work: _Work[Item], ingested: Ingested | None, error: BaseException | None = None) -> None:
         with self._lock:
             if work.ended:
                 return

@@ -13,6 +13,7 @@ from index.clips.segment import Segmentation
 from index.collection import Collection
 from index.jobs.sources.description import Source, read_source
 from index.records import Scalar
+from index.storage.rows import reading
 from vitascope.errors import InvalidInput, JobNotFound
 
 JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -88,7 +89,8 @@ class JobRate:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An indexing job. Times are Unix seconds; ``error`` says why a job, not one of its files, failed.
+    """An indexing job. Times are Unix seconds; ``error`` says why a job, not one of its files, failed, or rests though
+    nobody paused it.
 
     A job that finished is ``succeeded`` even where files failed: ``counts`` and the items tell. ``requested``:
     what whoever runs it will do after the files at hand. ``rate`` is None before the first file is done.
@@ -188,8 +190,10 @@ def find_job(connection: sqlite3.Connection, job_id: int) -> Job:
 
 
 def read_item(row: tuple[Any, ...]) -> JobItem:
-    """The record of a row of ``ITEM_COLUMNS``."""
+    """The record of a row of ``ITEM_COLUMNS``. Raises StorageError."""
     job_id, position, path, state, reason, video_id, tries, title, metadata, decided, crashes, seconds, ended_at = row
+    with reading(f"job {job_id}, item {position}"):
+        values = {} if metadata is None else json.loads(metadata)
     return JobItem(
         job_id=job_id,
         position=position,
@@ -199,7 +203,7 @@ def read_item(row: tuple[Any, ...]) -> JobItem:
         video_id=video_id,
         tries=tries,
         title=title,
-        metadata={} if metadata is None else json.loads(metadata),
+        metadata=values,
         decided=bool(decided),
         crashes=crashes,
         seconds=seconds,
@@ -225,10 +229,12 @@ def _job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
         (began, job_id),
     ).fetchall()
     counts = JobCounts(**{row[0]: row[1] for row in counted})
+    with reading(f"job {job_id}"):
+        described, chosen = read_source(source), _options(options)
     return Job(
         id=job_id,
-        source=read_source(source),
-        options=_options(options),
+        source=described,
+        options=chosen,
         state=state,
         error=error,
         requested=requested,

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from index.collection import Collection
 from index.jobs import state as job_state
-from index.jobs.ingest import Ingested, OpenedFile, open_file
+from index.jobs.ingest import Ingested, OpenedFile, open_file, store
 from index.jobs.listing import list_items
 from index.jobs.outcome import file_name, outcome_of, storable
 from index.jobs.owner import Lease, new_owner
@@ -20,6 +20,7 @@ from index.jobs.sources.fetching import Fetcher, Interrupted, sweep
 from index.jobs.sources.listing import is_gone
 from index.jobs.sources.reach import EVERYWHERE, Reach
 from index.jobs.stage_clock import StageClock
+from index.records import NewClip
 from vitascope.errors import (
     BundleError,
     CollectionNotFound,
@@ -92,9 +93,9 @@ def run_job(
     run = _Run(collection, found, owner, limits, fetcher)
     try:
         with Lease(collection.catalogue, job_id, owner):
-            if run.list(within):
+            if run.note_items(within):
                 paced = _paced(pace or Pace(), found)
-                pipeline = Pipeline(collection, model, run.open, limits, paced, clock or StageClock())
+                pipeline = Pipeline(model, run.open, run.store, limits, paced, clock or StageClock())
                 run.go(pipeline, paced.in_flight, on_item, should_stop, should_abandon)
     except BaseException:
         with suppress(VitascopeError), collection.catalogue.write() as connection:
@@ -133,7 +134,7 @@ class _Run:
     outcomes: list[JobItem] = field(default_factory=list)
     """Of files that are done, not written down yet."""
 
-    def list(self, reach: Reach) -> bool:
+    def note_items(self, reach: Reach) -> bool:
         """Write down the items of the source; False when nothing follows: that failed, and the job with it, or
         somebody wanted the job paused or cancelled.
         """
@@ -159,9 +160,13 @@ class _Run:
             limits=self.limits,
         )
 
+    def store(self, item: JobItem, opened: OpenedFile, clips: list[NewClip]) -> Ingested:
+        """The last stage of the pipeline."""
+        return store(self.collection, opened, clips)
+
     def go(
         self,
-        pipeline: Pipeline,
+        pipeline: Pipeline[JobItem],
         at_once: int,
         on_item: OnItem,
         should_stop: Callable[[], bool],
@@ -185,7 +190,7 @@ class _Run:
 
     def pump(
         self,
-        pipeline: Pipeline,
+        pipeline: Pipeline[JobItem],
         at_once: int,
         on_item: OnItem,
         should_stop: Callable[[], bool],
@@ -242,7 +247,7 @@ class _Run:
                 job_state.finish(connection, self.job.id, "succeeded")
             return True
 
-    def leave(self, pipeline: Pipeline) -> None:
+    def leave(self, pipeline: Pipeline[JobItem]) -> None:
         """Stop the pipeline at once. What was finished until then is done, whatever comes of the rest."""
         self.fetcher.interrupt()
         with suppress(*_FATAL, *_OF_THE_JOB):  # the first of them is being dealt with
@@ -265,7 +270,7 @@ class _Run:
             job_state.finish(connection, self.job.id, "failed", storable(error))
         sweep(self.collection, self.job.id)
 
-    def settle(self, finished: Sequence[Finished]) -> None:
+    def settle(self, finished: Sequence[Finished[JobItem]]) -> None:
         """Turn what came out of the pipeline into outcomes. Raises the first error that concerns more than one
         file, after the others are settled.
         """

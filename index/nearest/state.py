@@ -11,7 +11,7 @@ from index.storage.rows import last_change, reaches_back, vector_blocks
 
 
 class OutOfReach(Exception):
-    """The log of changes no longer reaches back to this state. Never leaves this room."""
+    """The changes since this state are not in the log any longer, or cannot be applied. Never leaves this room."""
 
 
 class VectorState:
@@ -38,6 +38,8 @@ class VectorState:
             "SELECT kind, first_clip, clip_count FROM changes WHERE id > ? ORDER BY id", (self.change,)
         ).fetchall()
         added = [first for kind, first, _ in rows if kind == "add"]
+        if added and min(added) <= self.vectors.last_id:  # a video of another collection, added under its own ids
+            raise OutOfReach
         self.vectors.remove([(first, count) for kind, first, count in rows if kind == "delete"])
         if added:
             # Ids only grow, so that everything added since is at or after the first of them.

@@ -37,6 +37,11 @@ class Vectors:
         return FLAT if self._built is None else self._built.kind
 
     @property
+    def last_id(self) -> int:
+        """The highest id that was ever added, deleted or not; 0 where none was."""
+        return max((int(part.ids[-1]) for part in (self._built, self._recent) if part and len(part.ids)), default=0)
+
+    @property
     def count(self) -> int:
         """Vectors that a search can find."""
         return self._recent.alive + (0 if self._built is None else self._built.alive)

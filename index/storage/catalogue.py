@@ -20,6 +20,8 @@ from vitascope.errors import CollectionNotFound, StorageError
 
 CATALOGUE_NAME = "catalogue.sqlite3"
 BUSY_SECONDS = 30.0
+FAULTS = (sqlite3.Error, UnicodeDecodeError)
+"""What Python's SQLite raises: the second where a damaged text, or the error about it, is not UTF-8."""
 IDLE_READERS = 8
 
 
@@ -64,7 +66,7 @@ class Catalogue:
             self._writer = self._connect()
             self.meta = dict(self._writer.execute("SELECT key, value FROM meta"))
             self._inode = os.stat(path).st_ino
-        except (sqlite3.Error, OSError) as error:
+        except (*FAULTS, OSError) as error:
             raise StorageError(f"{path}: cannot open the catalogue: {error}") from error
 
     @contextmanager
@@ -86,8 +88,8 @@ class Catalogue:
     def write(self) -> Iterator[sqlite3.Connection]:
         """A write transaction, durable when the block is left without an exception, else undone.
 
-        Raises CollectionNotFound once the collection is dropped, StorageError when SQLite fails (disk full,
-        damaged file, another writer that does not finish); nothing has been written then.
+        Raises CollectionNotFound once the collection is dropped or has given its place to another, StorageError when
+        SQLite fails (disk full, damaged file, another writer that does not finish); nothing has been written then.
         """
         with self._write_lock, self._translated():
             if self._closed:
@@ -96,6 +98,9 @@ class Catalogue:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 self._check_not_dropped(connection)
+                # Folders are renamed within a write transaction: whoever waited for it must not write to what has gone.
+                if not self.is_file_in_place():
+                    raise CollectionNotFound(f"{self.path.parent.name}: dropped or renamed meanwhile; open it anew")
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -200,7 +205,7 @@ class Catalogue:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except FAULTS as error:
             if not self.path.exists():
                 raise CollectionNotFound(f"{self.path.parent.name}: the collection was dropped") from error
             raise StorageError(f"{self.path}: {error}") from error

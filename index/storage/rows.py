@@ -6,6 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy.typing as npt
 from index.records import Float32, Hit, NewVideo, Scalar, Video, check_metadata, kind_of, metadata_json
 from index.storage.filter_sql import where_clause
 from index.storage.filters import Filter
-from index.storage.words import insert_words
-from vitascope.errors import StorageError
+from index.storage.words import delete_words, insert_words
+from vitascope.errors import InvalidInput, StorageError
 
 VIDEO_COLUMNS = "id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
 _VECTORS_AT_ONCE = 4096
@@ -33,10 +34,20 @@ class ClipRow:
     thumbnail: bytes | None
 
 
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Where a record is made of what is stored: whatever goes wrong then is damage. Raises StorageError."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, InvalidInput) as error:
+        raise StorageError(f"{what}: damaged: {type(error).__name__}: {error}") from error
+
+
 def read_video(row: tuple[Any, ...]) -> Video:
-    """The record of a row of ``VIDEO_COLUMNS``."""
+    """The record of a row of ``VIDEO_COLUMNS``. Raises StorageError."""
     video_id, content, path, title, duration, width, height, metadata, added_at, clip_count = row
-    values = json.loads(metadata)
+    with reading(f"video {video_id}"):
+        values = json.loads(metadata)
     return Video(video_id, content, path, title, duration, width, height, values, added_at, clip_count)
 
 
@@ -107,6 +118,16 @@ def _insert_video(
         [(row[0], key, kind_of(value), value) for key, value in metadata.items()],
     )
     return int(row[0])
+
+
+def delete_whole(connection: sqlite3.Connection, video_id: int) -> int | None:
+    """Delete a video with all that belongs to it, and log the change; how many clips it had, None without one."""
+    row = connection.execute("DELETE FROM videos WHERE id = ? RETURNING first_clip, clip_count", (video_id,)).fetchone()
+    if row is None:
+        return None
+    delete_words(connection, row[0], row[1])
+    log_change(connection, "delete", row[0], row[1])
+    return int(row[1])
 
 
 def log_change(connection: sqlite3.Connection, kind: str, first_clip: int, clip_count: int) -> None:

@@ -2,30 +2,45 @@
 
 The new collection grows beside the old one, as NAME-next, with the same videos, clips, ids and words: both can be
 searched, each with its bundle. When it has everything, it takes the old one's name, in one write transaction of the
-old: nobody can add or delete in between. Killed at any moment, the same call goes on.
+old: nobody can add or delete in between. Killed before that, the same call goes on; killed within, the library has the
+new collection, whole, as soon as it is opened again.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from index.clips.cutting import Cut
 from index.collection import Collection
-from index.jobs.ingest import OpenedFile, clip_batches, content_sha256, decode_clips, embed_clips, file_state
+from index.jobs.ingest import Ingested, OpenedFile, check_unchanged, content_sha256, file_state
+from index.jobs.pipeline import Pace, Pipeline
+from index.jobs.stage_clock import StageClock
 from index.library import Library
+from index.nearest.snapshot import sync_folder
 from index.records import NewClip, Video
-from vitascope.errors import CollectionExists, FingerprintMismatch, InvalidInput, MediaError, VideoNotFound
+from index.transfer.beside import written_beside
+from vitascope.errors import (
+    CollectionExists,
+    FingerprintMismatch,
+    InvalidInput,
+    MediaError,
+    StorageError,
+    VideoNotFound,
+)
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import probe
 from vitascope.model import Model
 
 PAGE = 500
 """Videos of the old collection that are read at a time."""
+_LOOK_SECONDS = 1.0
 JOB_TABLES = ("jobs", "job_items")
 MEDIA = "media"
 """Where a collection keeps copies of what came from archives and URLs; paths of its videos lead there."""
@@ -58,36 +73,31 @@ def reembed(
     *,
     skip_missing: bool = False,
     limits: MediaLimits = DEFAULT_LIMITS,
+    pace: Pace | None = None,
     on_video: OnVideo = lambda *_: None,
 ) -> Reembedded:
     """Embed all videos of collection ``name`` by ``model`` and put the result in its place.
 
-    Where a file is gone, has changed or cannot be read, the old collection keeps its name, unless ``skip_missing``:
-    then such videos are not in the new one. Raises InvalidInput where ``model`` filled the collection already,
-    FingerprintMismatch where NAME-next is of a third bundle, CollectionNotFound, TaskMissing, EngineError,
-    StorageError.
+    Films pass through the stages of a job, ``pace.in_flight`` at a time. Where a file is gone, has changed or cannot be
+    read, the old collection keeps its name, unless ``skip_missing``: then such videos are not in the new one. Raises
+    InvalidInput where ``model`` filled the collection already, FingerprintMismatch where NAME-next is of a third one,
+    CollectionNotFound, TaskMissing, EngineError, StorageError.
     """
-    following = f"{name}-next"
-    if name not in library.names() and following in library.names():
-        library.rename(following, name)  # killed between the two renames of the switch
-        return Reembedded(True, 0, [])
     old = library.open(name)
     if old.fingerprint == model.bundle.fingerprint:
         raise InvalidInput(f"bundle: {old.bundle_name} filled collection {name} already; another one was expected")
-    new = _following(library, old, following, model)
+    new = _following(library, old, f"{name}-next", model)
+    work = _Reembedding(old, new, model, limits)
     embedded = 0
     while True:
         missing = []
-        for video in _lacking(old, new):
-            try:
-                _add(old, new, model, video, limits)
-            except VideoNotFound:
-                continue  # deleted meanwhile
-            except (MediaError, InvalidInput) as error:
-                missing.append(Missing(video, str(error)))
-                continue
-            embedded += 1
-            on_video(new.stats().videos, old.stats().videos, video.title)
+        with closing(work.pass_on(_lacking(old, new), pace or Pace())) as passed:
+            for video, problem in passed:
+                if problem is not None:
+                    missing.append(Missing(video, problem))
+                    continue
+                embedded += 1
+                on_video(new.stats().videos, old.stats().videos, video.title)
         if missing and not skip_missing:
             return Reembedded(False, embedded, missing)
         if _switch(library, old, new, {one.video.id for one in missing}):
@@ -120,26 +130,73 @@ def _ids(collection: Collection) -> set[int]:
         return {row[0] for row in connection.execute("SELECT id FROM videos")}
 
 
-def _add(old: Collection, new: Collection, model: Model, video: Video, limits: MediaLimits) -> None:
-    """Embed the clips of one video as they are cut, and add it under its id."""
-    file = Path(video.path)
-    before = file_state(file)
-    if content_sha256(file, limits) != video.content_sha256:
-        raise MediaError(f"{file.name}: has other content than when it was indexed; the same was expected")
-    spans = old.clips(video.id)
-    opened = OpenedFile(
-        file=file,
-        state=before,
-        content_sha256=video.content_sha256,
-        info=probe(file, limits),
-        cut=Cut([(clip.start, clip.end) for clip in spans], [clip.text for clip in spans]),
-        title=video.title,
-        metadata=video.metadata,
-    )
-    clips: list[NewClip] = []
-    for batch in clip_batches(opened):
-        clips += embed_clips(model, batch, decode_clips(model, opened, batch, limits))
-    new.add_again(video, clips, spans[0].id)
+@dataclass(slots=True)
+class _Reembedding:
+    """Videos of the old collection on their way into the new one."""
+
+    old: Collection
+    new: Collection
+    model: Model
+    limits: MediaLimits
+    embedded: dict[int, list[NewClip]] = field(default_factory=dict)
+    """By video, until its turn to be added comes."""
+
+    def pass_on(self, videos: Iterator[Video], pace: Pace) -> Generator[tuple[Video, str | None], None, None]:
+        """Every video once it is added, or with the reason why it cannot be; one that is deleted meanwhile is left out.
+
+        They are embedded side by side and added in their order: clip ids then grow, as those who follow the new
+        collection's changes like them to.
+        """
+        waiting: deque[Video] = deque()
+        ended: dict[int, BaseException | None] = {}
+        with Pipeline(self.model, self._open, self._keep, self.limits, pace, StageClock()) as pipeline:
+            while True:
+                while len(waiting) < pace.in_flight and (video := next(videos, None)) is not None:
+                    waiting.append(video)
+                    pipeline.begin(video)
+                if not waiting:
+                    return
+                while waiting[0].id not in ended:
+                    ended.update((one.item.id, one.error) for one in pipeline.finished(_LOOK_SECONDS))
+                video = waiting.popleft()
+                try:
+                    self._add(video, ended.pop(video.id))
+                except VideoNotFound:
+                    continue  # deleted meanwhile
+                except (MediaError, InvalidInput) as error:
+                    yield video, str(error)
+                else:
+                    yield video, None
+
+    def _open(self, video: Video) -> OpenedFile:
+        """The first stage of the pipeline: the clips are those of the old collection."""
+        file = Path(video.path)
+        before = file_state(file)
+        if content_sha256(file, self.limits) != video.content_sha256:
+            raise MediaError(f"{file.name}: has other content than when it was indexed; the same was expected")
+        clips = self.old.clips(video.id)
+        return OpenedFile(
+            file=file,
+            state=before,
+            content_sha256=video.content_sha256,
+            info=probe(file, self.limits),
+            cut=Cut([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips]),
+            title=video.title,
+            metadata=video.metadata,
+        )
+
+    def _keep(self, video: Video, opened: OpenedFile, clips: list[NewClip]) -> Ingested:
+        """The last stage of the pipeline."""
+        check_unchanged(opened)
+        self.embedded[video.id] = clips
+        return Ingested(video, created=True)
+
+    def _add(self, video: Video, error: BaseException | None) -> None:
+        """Add a video that came out of the pipeline. Raises what it came out with."""
+        clips = self.embedded.pop(video.id, [])
+        if error is not None:
+            raise error
+        self.new.add_again(video, clips, self.old.clips(video.id)[0].id)
 
 
 def _switch(library: Library, old: Collection, new: Collection, skipped: set[int]) -> bool:
@@ -153,8 +210,7 @@ def _switch(library: Library, old: Collection, new: Collection, skipped: set[int
         for video_id in there - wanted:
             new.delete_video(video_id)
         _copy_jobs(connection, new)
-        with suppress(FileNotFoundError):
-            os.rename(old.folder / MEDIA, new.folder / MEDIA)
+        _share_files(old.folder / MEDIA, new.folder / MEDIA)
         return True
 
     return library.replace(old.name, new.name, is_complete)
@@ -167,4 +223,31 @@ def _copy_jobs(connection: sqlite3.Connection, new: Collection) -> None:
             rows = connection.execute(f"SELECT * FROM {table}").fetchall()
             if rows:
                 marks = ", ".join("?" * len(rows[0]))
-                target.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", rows)
+                # What a switch that failed has copied may have gone on since.
+                target.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)
+
+
+def _share_files(folder: Path, other: Path) -> None:
+    """Let ``other`` have every file of ``folder``, too: under a second name, or as a copy where that cannot be.
+
+    Raises StorageError.
+    """
+    try:
+        for parent, _, names in os.walk(folder):
+            there = other / Path(parent).relative_to(folder)
+            there.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                _share_file(Path(parent) / name, there / name)
+            sync_folder(there)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be taken along: {error}") from error
+
+
+def _share_file(file: Path, other: Path) -> None:
+    try:
+        os.link(file, other)
+    except FileExistsError:
+        return  # a switch that failed has come so far
+    except OSError:
+        with written_beside(other) as beside:
+            shutil.copyfile(file, beside)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from index import collection as collection_module
 from index.collection import MAX_K, Collection, NewClip, NewVideo
 from index.library import Library
 from index.storage.filters import parse_filter
@@ -310,3 +312,35 @@ def test_threads_that_add_delete_and_search_see_whole_states(collection: Collect
     assert failures == []
     kept = [n for n in (*range(100, 112), *range(150, 162)) if n % 2 == 0]
     assert numbers_in(collection) == [*range(0, 30, 3), *kept]
+
+
+def test_a_video_that_is_added_again_under_its_ids_is_found_once_whatever_its_ids(collection: Collection) -> None:
+    first, second, third = (collection.get_video(video_id) for video_id in add(collection, 1, 4, 7))
+    starts = {video.id: collection.clips(video.id)[0].id for video in (first, second, third)}
+    for video in (first, second):
+        collection.delete_video(video.id)
+    assert numbers_in(collection) == [7]
+    for video, number in ((second, 4), (first, 1)):  # below ids that a search knows
+        collection.add_again(video, new_video(number)[1], starts[video.id])
+        hits = collection.search(np.ones(WIDTH), 100)
+        assert len({hit.clip_id for hit in hits}) == len(hits) == collection.stats().clips
+    assert collection.videos() == [first, second, third]
+    assert numbers_in(collection) == [1, 4, 7]
+
+
+def test_what_makes_room_for_a_video_goes_in_the_same_step(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = collection.get_video(add(collection, 1)[0])
+
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(collection_module, "insert_whole", full)
+        with pytest.raises(StorageError, match="full"):
+            collection.add_again(replace(old, id=9), new_video(1)[1], 20)
+    assert numbers_in(collection) == [1]
+    collection.add_again(replace(old, id=9), new_video(1)[1], 20)
+    assert [video.id for video in collection.videos()] == [9]
+    assert numbers_in(collection) == [1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +10,14 @@ import pytest
 
 from index.clips.segment import Segmentation
 from index.collection import Collection
-from index.jobs import pipeline
+from index.jobs import pipeline, runner
 from index.jobs.channel import Channel
 from index.jobs.jobs import Pace, create_folder_job, items, run_job
 from index.jobs.stage_clock import StageClock
-from index.library import Library
-from tests.index.test_jobs import make_pictures
+from tests.index.folder_jobs import make_pictures
 from tests.media_files import write_color_video
 from vitascope.errors import InvalidInput, MediaCorrupt
 from vitascope.model import Model
-
-
-@pytest.fixture
-def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
-    with Library(tmp_path / "library") as library:
-        yield library.create("videos", small_model)
 
 
 def test_the_next_file_is_decoded_while_the_model_is_at_work(
@@ -92,13 +84,13 @@ def test_files_in_flight_are_bounded(
 ) -> None:
     made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
     running = []
-    store = pipeline.store
+    store = runner.store
 
     def counting(*arguments: Any) -> Any:
         running.append(len(items(collection, made.id, "running")))
         return store(*arguments)
 
-    monkeypatch.setattr(pipeline, "store", counting)
+    monkeypatch.setattr(runner, "store", counting)
     assert run_job(collection, small_model, made.id, pace=Pace(in_flight=3)).counts.succeeded == 12
     assert 1 < max(running) <= 3
 

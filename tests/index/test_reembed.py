@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from index.collection import Collection
-from index.jobs.ingest import ingest_file
+from index.jobs import pipeline
+from index.jobs.ingest import OpenedFile, ingest_file
 from index.jobs.jobs import create_folder_job, items, job, run_job
+from index.jobs.pipeline import Pace
 from index.library import Library
 from index.search.search import search_text
 from index.transfer import reembed as module
 from index.transfer.reembed import reembed
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle
-from vitascope.errors import CollectionNotFound, FingerprintMismatch, InvalidInput
+from vitascope.errors import CollectionNotFound, EngineError, FingerprintMismatch, InvalidInput
 from vitascope.model import Model
 
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
@@ -133,12 +137,49 @@ def test_it_goes_on_after_being_killed_at_any_step(
         with pytest.raises(Killed):
             reembed(library, "videos", models[1])
     assert best(library, models[0], "red") == "red"
-    # Between the two renames of the switch: the old one has gone, the new one is whole under its first name.
-    library.drop("videos")
-    with Library(library.root) as restarted:
-        done = reembed(restarted, "videos", models[1])
-        assert done.switched
-        assert facts(restarted.open("videos")) == before
+    done = reembed(library, "videos", models[1])
+    assert (done.switched, done.embedded) == (True, 0)
+    assert facts(library.open("videos")) == before
+
+
+def test_films_are_decoded_beside_each_other_and_added_in_their_order(
+    library: Library, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, other = pipeline.decode_clips, threading.Event()
+
+    def decoding(model: Model, opened: OpenedFile, *arguments: Any, **options: Any) -> Any:
+        if opened.title == "green":  # the first; it waits for the second
+            assert other.wait(60)
+        decoded = decode(model, opened, *arguments, **options)
+        if opened.title == "red":
+            other.set()
+        return decoded
+
+    monkeypatch.setattr(pipeline, "decode_clips", decoding)
+    before = facts(library.open("videos"))
+    told: list[str] = []
+    done = reembed(library, "videos", models[1], pace=Pace(decoders=2), on_video=lambda *at: told.append(at[2]))
+    assert done.switched
+    assert told == ["green", "red"]
+    assert facts(library.open("videos")) == before
+    with library.open("videos").catalogue.read() as connection:
+        firsts = [row[0] for row in connection.execute("SELECT first_clip FROM changes ORDER BY id")]
+    assert firsts == sorted(firsts)
+
+
+def test_a_fault_of_the_model_ends_it_and_the_same_call_goes_on(
+    library: Library, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise EngineError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models[1], "embed_video", broken)
+        with pytest.raises(EngineError, match="out of memory"):
+            reembed(library, "videos", models[1])
+    assert library.open("videos-next").stats().videos == 0
+    assert best(library, models[0], "red") == "red"
+    assert reembed(library, "videos", models[1]).switched
 
 
 def test_what_makes_no_sense_is_refused(library: Library, models: tuple[Model, Model], tmp_path: Path) -> None:

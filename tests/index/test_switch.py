@@ -1,0 +1,155 @@
+"""The switch from one collection to another: killed at any step, the library has one of them under the name, whole."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from index.collection import Collection
+from index.jobs.jobs import create_folder_job, job, pause
+from index.library import Library
+from index.transfer.reembed import _switch
+from tests.index.numbered import add, manifest, new_video, numbers_in
+from tests.index.switching import DIED
+from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
+
+ROOT = Path(__file__).parents[2]
+NUMBERS = list(range(5))
+COPIES = {"job-1/00000000.mp4": b"a film", "job-1/00000001.mp4": b"another", "job-2/00000000.png": b"a picture"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with `videos`, which keeps copies of films and has a job, and `videos-next` of another bundle."""
+    root = tmp_path_factory.mktemp("prepared") / "library"
+    with Library(root) as library:
+        old, new = library.create("videos", manifest()), library.create("videos-next", manifest("better"))
+        add(old, *NUMBERS)
+        for video, number in zip(old.videos(), NUMBERS, strict=True):
+            new.add_again(video, new_video(number)[1], old.clips(video.id)[0].id)
+        pause(old, create_folder_job(old, root).id)
+        for name, content in COPIES.items():
+            copy = old.folder / "media" / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(content)
+    return root
+
+
+@pytest.fixture
+def root(prepared: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepared, tmp_path / "library"))
+
+
+def is_new(collection: Collection) -> bool:
+    """Whether this is the collection that was to come; it is whole, and has the copies and jobs of the old one."""
+    assert collection.catalogue.problems() == []
+    assert numbers_in(collection) == NUMBERS
+    assert job(collection, 1).state == "paused"
+    assert {name: (collection.folder / "media" / name).read_bytes() for name in COPIES} == COPIES
+    return collection.fingerprint == manifest("better").fingerprint()
+
+
+def switched(library: Library) -> bool:
+    return _switch(library, library.open("videos"), library.open("videos-next"), set())
+
+
+def test_killed_at_any_step_it_leaves_one_of_both_and_can_be_made_again(prepared: Path, tmp_path: Path) -> None:
+    seen = []
+    command = [sys.executable, "-m", "tests.index.switching"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+        for step in itertools.count():
+            root = Path(shutil.copytree(prepared, tmp_path / str(step)))
+            with Library(root) as watching:  # is there all the time; every other time another process starts
+                assert not is_new(watching.open("videos"))
+                starter.stdin.write(f"{root} {step}\n")
+                starter.stdin.flush()
+                status = int(starter.stdout.readline())
+                assert status in (0, DIED)
+                if step % 2:
+                    Library(root).close()
+                seen.append(is_new(watching.open("videos")))
+                assert watching.names() == (["videos"] if seen[-1] else ["videos", "videos-next"])
+                if not seen[-1]:
+                    assert switched(watching)
+                    assert is_new(watching.open("videos"))
+            with Library(root):
+                assert os.listdir(root) == ["videos"]
+            if status == 0:
+                break
+        starter.stdin.close()
+    assert seen == sorted(seen)
+    assert set(seen) == {False, True}
+    assert step > 10
+
+
+def test_a_writer_that_waits_for_its_turn_meanwhile_is_not_acknowledged(root: Path) -> None:
+    outcomes: list[object] = []
+    with Library(root) as library, Library(root) as elsewhere:
+        other = elsewhere.open("videos")
+
+        def write() -> None:
+            try:
+                outcomes.append(other.add_video(*new_video(77)))
+            except VitascopeError as error:
+                outcomes.append(error)
+
+        writer = threading.Thread(target=write)
+
+        def begin_writing(_: object) -> bool:
+            writer.start()
+            return True
+
+        assert library.replace("videos", "videos-next", begin_writing)
+        writer.join()
+        (outcome,) = outcomes
+        assert isinstance(outcome, CollectionNotFound)
+        assert numbers_in(library.open("videos")) == NUMBERS
+        assert numbers_in(elsewhere.open("videos")) == NUMBERS
+
+
+def test_nothing_changes_where_it_is_not_time(root: Path) -> None:
+    with Library(root) as library:
+        assert not library.replace("videos", "videos-next", lambda _: False)
+        assert library.names() == ["videos", "videos-next"]
+        add(library.open("videos"), 5)
+
+
+@pytest.fixture
+def linkless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system on which a file has one name only."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+
+
+@pytest.mark.usefixtures("linkless")
+def test_copies_are_copied_where_they_cannot_have_two_names(root: Path) -> None:
+    with Library(root) as library:
+        assert switched(library)
+        assert is_new(library.open("videos"))
+
+
+@pytest.mark.usefixtures("linkless")
+def test_copies_that_do_not_fit_keep_the_old_collection(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Library(root) as library:
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "copyfile", full)
+            with pytest.raises(StorageError, match=r"media: cannot be taken along: .*No space left"):
+                switched(library)
+        assert not is_new(library.open("videos"))
+        assert switched(library)
+        assert is_new(library.open("videos"))
