@@ -143,7 +143,9 @@ def resume(collection: Collection, job_id: int) -> Job:
             state = "being cancelled" if found.requested == "cancel" else f"{found.state} already"
             raise Conflict(f"job {job_id}: {state}; a paused job was expected")
         connection.execute(
-            "UPDATE jobs SET requested = NULL, state = iif(state = 'paused', 'queued', state) WHERE id = ?", (job_id,)
+            "UPDATE jobs SET requested = NULL, error = NULL, state = iif(state = 'paused', 'queued', state)"
+            " WHERE id = ?",
+            (job_id,),
         )
         return find_job(connection, job_id)
 

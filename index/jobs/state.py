@@ -121,6 +121,22 @@ def pause(connection: sqlite3.Connection, job_id: int) -> None:
     )
 
 
+def rest_all(connection: sqlite3.Connection, reason: str) -> int:
+    """Let all jobs that are queued or running rest, for a reason that they show until they are resumed; how many.
+
+    Nobody may be running them. What somebody wanted cancelled is cancelled.
+    """
+    rows = connection.execute("SELECT id, requested FROM jobs WHERE state IN ('queued', 'running')").fetchall()
+    for job_id, requested in rows:
+        if requested == "cancel":
+            finish(connection, job_id, "cancelled")
+            continue
+        connection.execute("UPDATE job_items SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,))
+        pause(connection, job_id)
+        connection.execute("UPDATE jobs SET error = ? WHERE id = ?", (reason, job_id))
+    return sum(requested != "cancel" for _, requested in rows)
+
+
 def requeue_failed(connection: sqlite3.Connection, job_id: int) -> int:
     """Queue again what failed, was quarantined or cancelled, except what the listing decided; how many."""
     queued = connection.execute(

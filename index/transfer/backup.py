@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from index.collection import Collection
+from index.jobs import state as job_state
 from index.library import Library
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION
@@ -25,6 +26,7 @@ OnStep = Callable[[int, int], None]
 
 PAGES = 2048
 """Copied at a time (8 MiB): between two steps an interruption is noticed."""
+RESTING = "the collection was restored from a backup: resume the job to go on with it"
 _BLOCK = 8 * 1024 * 1024
 _HEADER = 100  # bytes of SQLite's header
 
@@ -54,8 +56,9 @@ def back_up(collection: Collection, file: Path, on_step: OnStep | None = None) -
 def restore(library: Library, file: Path, name: str, on_step: OnStep | None = None) -> Collection:
     """A new collection ``name`` with everything that the backup ``file`` holds, ids included.
 
-    Jobs that were under way go on where the backup was made. Raises InvalidInput where ``file`` is not a backup or
-    still in use, CollectionExists, and StorageError where it is damaged; there is no collection of this name then.
+    Jobs that were queued or running when the backup was made are paused: they would index, as of today, what they named
+    then. Whoever wants that resumes them. Raises InvalidInput where ``file`` is not a backup or still in use,
+    CollectionExists, and StorageError where it is damaged; there is no collection of this name then.
     """
     _check_source(file)
     with library.new_folder(name) as folder:
@@ -139,6 +142,7 @@ def _become_new(path: Path, file: Path) -> None:
                 raise StorageError("; ".join(problems[:3]))
             with catalogue.write() as connection:
                 connection.execute("UPDATE meta SET value = ? WHERE key = 'collection_id'", (uuid.uuid4().hex,))
+                job_state.rest_all(connection, RESTING)
         finally:
             catalogue.close()
     except StorageError as error:

@@ -18,6 +18,9 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
+from index.jobs import state as job_state
+from index.jobs.jobs import cancel, create_folder_job, items, jobs, pause, resume
+from index.jobs.owner import new_owner
 from index.library import Library
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer import backup as backup_module
@@ -71,6 +74,37 @@ def test_what_is_restored_is_what_was_backed_up(tmp_path: Path, library: Library
     assert add(copy, 100) == [41]
     assert numbers_in(collection) == [n for n in range(40) if n not in (2, 16, 39)]
     assert copy.catalogue.meta["collection_id"] != collection.catalogue.meta["collection_id"]
+
+
+def test_jobs_of_a_restored_collection_rest_until_they_are_resumed(
+    tmp_path: Path, library: Library, collection: Collection
+) -> None:
+    queued, running, leaving, paused, done = (create_folder_job(collection, tmp_path).id for _ in range(5))
+    with collection.catalogue.write() as connection:
+        for number, job_id in enumerate((running, leaving)):
+            job_state.take(connection, job_id, new_owner())
+            row = (job_id, 0, str(number), "running")
+            connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (?, ?, ?, ?)", row)
+    pause(collection, paused)
+    cancel(collection, leaving)
+    with collection.catalogue.write() as connection:
+        job_state.finish(connection, done, "succeeded")
+    before = {one.id: (one.state, one.requested, one.counts) for one in jobs(collection)}
+    back_up(collection, tmp_path / "b")
+    copy = restore(library, tmp_path / "b", "copy")
+    reason = "the collection was restored from a backup: resume the job to go on with it"
+    assert {one.id: (one.state, one.error) for one in jobs(copy)} == {
+        queued: ("paused", reason),
+        running: ("paused", reason),
+        leaving: ("cancelled", None),
+        paused: ("paused", None),
+        done: ("succeeded", None),
+    }
+    (item,) = items(copy, running)
+    assert (item.state, item.crashes) == ("queued", 0)
+    resumed = resume(copy, running)
+    assert (resumed.state, resumed.error) == ("queued", None)
+    assert {one.id: (one.state, one.requested, one.counts) for one in jobs(collection)} == before
 
 
 def test_writes_after_the_start_neither_get_in_nor_make_it_begin_anew(
