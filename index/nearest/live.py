@@ -56,6 +56,7 @@ class LiveIndex:
         self._state: VectorState | None = None
         self._written = 0
         self._distrusted = False
+        self._setting: str | None = None
         self._not_before = 0.0
         self._background = Background(self._renew, f"index of {snapshot.parent.name}")
 
@@ -68,6 +69,7 @@ class LiveIndex:
         for _ in range(SHARED_TRIES):
             with self._lock.shared(), self._catalogue.read() as connection:
                 if self._state is not None and self._state.is_level(connection):
+                    self._note_setting(connection)
                     yield connection, self._state.vectors
                     return
             self.catch_up()
@@ -92,6 +94,13 @@ class LiveIndex:
         """Apply what the catalogue has and the vectors lack. Raises CollectionNotFound and StorageError."""
         with self._lock.exclusive(), self._catalogue.read() as connection:
             self._follow(connection)
+
+    def _note_setting(self, connection: sqlite3.Connection) -> None:
+        """Take up a kind that another process has asked for since the last search."""
+        setting = setting_of(connection)
+        before, self._setting = self._setting, setting
+        if before not in (None, setting):
+            self._background.ask()
 
     def note_written(self, clips: int) -> None:
         """Count clips that this process added or deleted; every so often a snapshot is considered."""
@@ -122,6 +131,7 @@ class LiveIndex:
     # What is in memory; the lock is held alone
 
     def _follow(self, connection: sqlite3.Connection) -> VectorState:
+        self._note_setting(connection)
         if self._state is not None:
             if self._state.is_level(connection):
                 return self._state

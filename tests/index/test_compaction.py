@@ -275,6 +275,20 @@ def test_processes_map_one_file_and_take_up_what_another_has_built(grown: Collec
         assert numbers_in(other) == list(range(90))
 
 
+def test_a_kind_that_another_process_asks_for_is_taken_up_without_a_change(grown: Collection, tmp_path: Path) -> None:
+    with Library(tmp_path) as elsewhere:
+        other = elsewhere.open("videos")
+        other.set_index_kind(FLAT)
+        other.wait_for_index()
+        newest = label_of(tmp_path)
+        assert newest.kind == FLAT
+        grown.search(np.ones(WIDTH), 1)
+        grown.wait_for_index()
+        assert (grown.index_state().setting, grown.index_state().kind) == (FLAT, FLAT)
+        assert label_of(tmp_path) == newest  # nothing was built a second time
+        assert numbers_in(grown) == list(range(60))
+
+
 def test_only_one_process_builds_and_the_others_wait_for_it(grown: Collection, tmp_path: Path) -> None:
     before = label_of(tmp_path)
     with open(tmp_path / "videos" / f".{SNAPSHOT_NAME}.lock", "ab") as others:
