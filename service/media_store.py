@@ -130,6 +130,8 @@ class MediaStore:
         try:
             _write_durably(note, json.dumps({"collection": collection, "path": str(path), "sha256": sha256}))
         except OSError as error:
+            with suppress(OSError):
+                note.unlink()  # nothing follows that it would be for
             raise StorageError(f"{note}: cannot be written: {error}") from error
         try:
             yield

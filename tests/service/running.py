@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,9 +58,11 @@ def serving(settings: Settings, *, ready: bool = True) -> Iterator[Running]:
 
 
 @contextmanager
-def process(settings: Settings, *module: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+def process(
+    settings: Settings, *module: str, within: Sequence[str] = ()
+) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
     """``python -m service`` in a process of its own, ready; killed at the end if it is still there."""
-    server = start(settings, *module)
+    server = start(settings, *module, within=within)
     try:
         assert server.stderr is not None
         address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
@@ -75,11 +77,14 @@ def process(settings: Settings, *module: str) -> Iterator[tuple[httpx.Client, su
         server.wait(PATIENCE)
 
 
-def start(settings: Settings, *module: str) -> subprocess.Popen[str]:
-    """``python -m service``, or another module with its arguments, with these settings as environment."""
+def start(settings: Settings, *module: str, within: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """``python -m service``, or another module with its arguments, with these settings as environment.
+
+    ``within``: a command that takes this one as its last arguments and becomes it.
+    """
     given = settings.model_dump(mode="json", exclude_unset=True)
     environment = {f"VITASCOPE_{name.upper()}": _written(value) for name, value in given.items()}
-    command = [sys.executable, "-m", *(module or ["service"])]
+    command = [*within, sys.executable, "-m", *(module or ["service"])]
     return subprocess.Popen(command, env={**os.environ, **environment}, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
