@@ -3,8 +3,9 @@
     python -m tests.index.numbered_writer
 
 For every line "ROOT FIRST_NUMBER" on standard input one such process is forked (before FAISS or any thread has run,
-so that a start costs milliseconds). It prints "ready PID", then "+N" when number N has been added and "-N" when it
-has been deleted, each only after the call returned, and "?N" before deleting N. After its end, "gone" is printed.
+so that a start costs milliseconds). It prints "ready PID", then "+N ID" when number N has been added as video ID and
+"-N" when it has been deleted, each only after the call returned, and "?N" before deleting N. After its end, "gone" is
+printed.
 """
 
 from __future__ import annotations
@@ -33,8 +34,7 @@ def write_until_killed(root: Path, first: int) -> None:
     collection = Library(root).open("videos")
     say(f"ready {os.getpid()}")
     for number in range(first, first + 100_000):
-        collection.add_video(*new_video(number))
-        say(f"+{number}")
+        say(f"+{number} {collection.add_video(*new_video(number)).id}")
         if number % 4 == 3:
             victim = collection.find_by_hash(content(number - 2))
             assert victim is not None

@@ -13,12 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
+from index.collection import Collection
 from index.library import Library
 from tests.chaos import rounds
-from tests.index.numbered import new_collection, numbers_in
+from tests.index.numbered import WIDTH, clip_total, new_collection, numbers_in
 
 ROOT = Path(__file__).parents[2]
 KILLS = rounds(20, 200)
+READY_SECONDS = 10.0
 
 
 @contextmanager
@@ -49,26 +53,40 @@ def lines_until_killed(start: IO[str], said: IO[str], root: Path, first: int, mo
     return lines
 
 
+def whole_videos(collection: Collection) -> dict[int, int]:
+    """Video id by number. The content, clips, tokens and vectors of each are what was written, and a search knows the
+    clips of these videos, each once, and no others.
+    """
+    assert collection.catalogue.problems() == []
+    videos = {int(video.title.split()[1]): video.id for video in collection.videos(10_000)}
+    assert numbers_in(collection) == sorted(videos)
+    hits = collection.search(np.ones(WIDTH), 10_000)
+    assert len({hit.clip_id for hit in hits}) == len(hits) == collection.stats().clips == sum(map(clip_total, videos))
+    return videos
+
+
 def test_acknowledged_writes_survive_being_killed(tmp_path: Path) -> None:
     new_collection(tmp_path).close()
-    present: set[int] = set()
+    present: dict[int, int] = {}
     moment = random.Random()
     with writers() as (start, said):
         for kill in range(KILLS):
             first = kill * 100_000
             lines = lines_until_killed(start, said, tmp_path, first, moment)
-            added = [int(line[1:]) for line in lines if line[0] == "+"]
-            deleted = [int(line[1:]) for line in lines if line[0] == "-"]
-            present = (present | set(added)) - set(deleted)
+            added = dict(map(int, line[1:].split()) for line in lines if line[0] == "+")
+            deleted = {int(line[1:]) for line in lines if line[0] == "-"}
+            present = {number: at for number, at in (present | added).items() if number not in deleted}
             # The write that was under way has happened or not: only its acknowledgement is missing.
             is_deleting = bool(lines) and lines[-1][0] == "?"
-            in_doubt = int(lines[-1][1:]) if is_deleting else (added[-1] + 1 if added else first)
+            in_doubt = int(lines[-1][1:]) if is_deleting else max(added, default=first - 1) + 1
+            began = time.monotonic()
             with Library(tmp_path) as library:
                 collection = library.open("videos")
-                assert collection.catalogue.problems() == []
-                found = numbers_in(collection)  # compares content, clips, tokens and vectors of each
-            assert len(found) == len(set(found)), "a duplicate"
-            assert present - {in_doubt} <= set(found), "an acknowledged write is lost"
-            assert set(found) <= present | {in_doubt}, "a write that nobody made"
-            present = set(found)
+                assert collection.search(np.ones(WIDTH), 1) or not present
+                assert time.monotonic() - began < READY_SECONDS
+                found = whole_videos(collection)
+            assert {number: at for number, at in found.items() if number != in_doubt} == {
+                number: at for number, at in present.items() if number != in_doubt
+            }, "an acknowledged write is lost, has another id, or nobody made it"
+            present = found
     assert len(present) > KILLS

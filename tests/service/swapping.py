@@ -1,0 +1,34 @@
+"""``python -m tests.service.swapping FILE``: the service with indexes that are renewed however small they are.
+
+Every time it searches in another index than before, a byte is added to FILE.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from index.nearest import compaction, kinds, live
+from service import run
+
+
+class SwapCounter:
+    """``LiveIndex._take_up``, with the swaps it makes counted in a file."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._take_up = live.LiveIndex._take_up
+
+    def __call__(self, index: live.LiveIndex) -> None:
+        before = index._state
+        self._take_up(index)
+        if index._state is not before:
+            with open(self._file, "ab") as file:
+                file.write(b".")
+
+
+if __name__ == "__main__":
+    counter = SwapCounter(sys.argv[1])
+    live.LiveIndex._take_up = lambda self: counter(self)  # type: ignore[method-assign]
+    kinds.LEAST.update(dict.fromkeys(kinds.LEAST, 0))
+    live.LEAST_CHANGED, live.RETRY_SECONDS, compaction._LOOK_SECONDS = 1, 0.0, 0.01
+    raise SystemExit(run.main())

@@ -1,0 +1,104 @@
+"""kill -9 at random instants while videos come in over HTTP: what was acknowledged is there, once, and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from index.library import Library
+from tests.chaos import rounds
+from tests.service.conftest import settings_for
+from tests.service.running import PATIENCE, process
+from tests.service.uploading import kept, picture, sha256, upload
+
+KILLS = rounds(3, 30)
+READY_SECONDS = 10.0
+UPLOADING = 3
+"""Threads that send uploads."""
+
+
+@dataclass
+class Told:
+    """What a client knows: videos (content by id) that are there, and content of which it got no answer."""
+
+    present: dict[str, str] = field(default_factory=dict)
+    coming: set[str] = field(default_factory=set)
+    going: set[str] = field(default_factory=set)
+    """Ids of videos that may have been deleted."""
+    wrong: list[str] = field(default_factory=list)
+    """Answers that should not have come."""
+
+
+def write_until_killed(client: httpx.Client, folder: Path, numbers: Iterator[int], told: Told) -> None:
+    """Upload one after the other, delete some, until the service no longer answers."""
+    folder.mkdir(exist_ok=True)
+    mine: list[str] = []
+    try:
+        while True:
+            content = picture(folder, next(numbers))
+            told.coming.add(sha256(content))
+            answer = upload(client, "videos", content)
+            if answer.status_code != 201:
+                told.wrong.append(answer.text)
+                return
+            told.present[answer.json()["id"]] = sha256(content)
+            told.coming.discard(sha256(content))
+            mine.append(answer.json()["id"])
+            if len(mine) % 4 == 3:
+                victim = mine.pop(0)
+                told.going.add(victim)
+                client.delete(f"/v1/collections/videos/videos/{victim}").raise_for_status()
+                del told.present[victim]
+                told.going.discard(victim)
+    except httpx.TransportError:
+        return
+    except httpx.HTTPStatusError as error:
+        told.wrong.append(error.response.text)
+
+
+def test_acknowledged_uploads_survive_the_service_being_killed(small_bundle: Path, tmp_path: Path) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data")
+    moment = random.Random()
+    numbers = itertools.count()
+    told = Told()
+    for kill in range(KILLS + 1):
+        began = time.monotonic()
+        with process(settings) as (client, server):
+            assert time.monotonic() - began < READY_SECONDS
+            if kill == 0:
+                assert client.post("/v1/collections", json={"name": "videos"}).status_code == 201
+            there = kept(client, "videos")
+            sure = {video: content for video, content in told.present.items() if video not in told.going}
+            assert sure.items() <= there.items(), "an acknowledged upload is lost, or has other content"
+            phantoms = set(there.values()) - set(told.present.values()) - told.coming
+            assert phantoms == set(), "a video that nobody uploaded, or that was deleted"
+            files = {file.stem for file in (settings.data_dir / "media").glob("videos/*")}
+            assert files == set(there.values())
+            told = Told(present=dict(there))
+            if kill == KILLS:
+                break
+            writers = [
+                threading.Thread(target=write_until_killed, args=(client, tmp_path / str(n), numbers, told))
+                for n in range(UPLOADING)
+            ]
+            for writer in writers:
+                writer.start()
+            time.sleep(moment.uniform(0.0, 1.5))  # the instant is what is random here; nothing waits for anything
+            server.send_signal(signal.SIGKILL)
+            for writer in writers:
+                writer.join(PATIENCE)
+                assert not writer.is_alive()
+            assert told.wrong == []
+            if kill == KILLS - 1 and not told.present:
+                pytest.fail("nothing was acknowledged in all the time")
+        with Library(settings.data_dir / "collections") as library:
+            assert library.open("videos").catalogue.problems() == []

@@ -1,0 +1,167 @@
+"""Indexes are replaced under load: no request fails, and every answer is of exactly one state of the collection."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from index.collection import Collection, NewClip, NewVideo
+from index.library import Library
+from index.nearest import compaction, kinds, live
+from index.nearest.kinds import FLAT, HNSW
+from tests.chaos import rounds
+from tests.index.clustered import use_kinds_when_small
+from tests.index.numbered import content
+from tests.service.conftest import settings_for
+from tests.service.running import process, wait_for
+from vitascope.model import Model
+
+SWAPS = rounds(100, 500)
+PER_SECOND = 50
+ASKING = 4
+"""Threads that send requests."""
+WINDOW = 20
+"""Videos that are there at once: number N comes, number N - WINDOW goes."""
+TEXT = "a red thing"
+
+
+@dataclass
+class History:
+    """The states of the collection, each the titles of its videos in the order of a search, and which are possible.
+
+    A state is written down before the write that makes it, and acknowledged after it.
+    """
+
+    states: list[list[str]] = field(default_factory=lambda: [[]])
+    acknowledged: int = 0
+
+    def matches(self, answer: list[str], first: int) -> int:
+        """How many states from number ``first`` on have this answer."""
+        return sum(state == answer for state in self.states[first:])
+
+
+class Writer:
+    """Lets videos come and go, beside the service, in the collection that it searches."""
+
+    def __init__(self, collection: Collection, model: Model) -> None:
+        self.history = History()
+        self._collection = collection
+        self._query = model.embed_text([TEXT])[0]
+        self._shape = (model.bundle.manifest.visual_tokens, model.bundle.manifest.visual_width)
+        self._similarity: dict[str, float] = {}
+        self._ids: list[int] = []
+
+    def step(self) -> None:
+        """One video comes, and one goes once there are ``WINDOW``."""
+        number = len(self._similarity)
+        random = np.random.default_rng(number)
+        vector = random.standard_normal(len(self._query)).astype(np.float32) + self._query
+        vector /= np.linalg.norm(vector)
+        title = f"number {number}"
+        self._similarity[title] = float(vector @ self._query)
+        video = NewVideo(content(number), f"/videos/{number}.mp4", title, 1.0, 320, 180, {})
+        clips = [NewClip(0.0, 1.0, vector, np.zeros(self._shape, np.float16))]
+        with self._becoming([*self.history.states[-1], title]):
+            self._ids.append(self._collection.add_video(video, clips).id)
+        if len(self._ids) > WINDOW:
+            gone = f"number {number - WINDOW}"
+            with self._becoming([one for one in self.history.states[-1] if one != gone]):
+                self._collection.delete_video(self._ids.pop(0))
+
+    @contextmanager
+    def _becoming(self, titles: list[str]) -> Iterator[None]:
+        self.history.states.append(sorted(titles, key=self._similarity.__getitem__, reverse=True))
+        yield
+        self.history.acknowledged = len(self.history.states) - 1
+
+
+@dataclass
+class Load:
+    """Searches at ``PER_SECOND``, answered or not by then, and what is wrong with the answers."""
+
+    client: httpx.Client
+    history: History
+    answered: int = 0
+    wrong: list[str] = field(default_factory=list)
+    _ended: bool = False
+
+    def run(self) -> float:
+        """Until ``end``; how many were answered per second."""
+        began = time.monotonic()
+        numbers = itertools.count()
+        threads = [threading.Thread(target=self._ask, args=(began, numbers)) for _ in range(ASKING)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return self.answered / (time.monotonic() - began)
+
+    def end(self) -> None:
+        self._ended = True
+
+    def _ask(self, began: float, numbers: Iterator[int]) -> None:
+        while not self._ended:
+            time.sleep(max(0.0, began + next(numbers) / PER_SECOND - time.monotonic()))
+            first = self.history.acknowledged
+            answer = self.client.post("/v1/collections/videos/search", json={"text": TEXT, "limit": 100, "rerank": 0})
+            self.answered += 1
+            if answer.status_code != 200:
+                self.wrong.append(answer.text)
+                continue
+            titles = [result["video"]["title"] for result in answer.json()["results"]]
+            if (count := self.history.matches(titles, first)) != 1:
+                self.wrong.append(f"{count} states from {first} to {len(self.history.states) - 1} have {titles}")
+
+
+@pytest.fixture
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indexes are renewed however small they are; the service of this test has the same sizes."""
+    use_kinds_when_small(monkeypatch)
+    monkeypatch.setattr(live, "LEAST", kinds.LEAST)
+    monkeypatch.setattr(live, "LEAST_CHANGED", 1)
+    monkeypatch.setattr(compaction, "_LOOK_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("small_sizes")
+def test_every_answer_is_of_one_state_while_indexes_are_swapped(
+    small_bundle: Path, small_model: Model, tmp_path: Path
+) -> None:
+    swaps = tmp_path / "swaps"
+    swaps.touch()
+    settings = settings_for(small_bundle, tmp_path / "data")
+    with process(settings, "tests.service.swapping", str(swaps)) as (client, _):
+        assert client.post("/v1/collections", json={"name": "videos"}).status_code == 201
+        with Library(tmp_path / "data" / "collections") as library:
+            collection = library.open("videos")
+            writer = Writer(collection, small_model)
+            load = Load(client, writer.history)
+            rates: list[float] = []
+            loading = threading.Thread(target=lambda: rates.append(load.run()))
+            loading.start()
+            try:
+                wait_for(lambda: load.answered)  # from the first index on it swaps
+                for kind in itertools.cycle((FLAT, HNSW)):
+                    before = swaps.stat().st_size
+                    if before >= SWAPS:
+                        break
+                    for _ in range(3):
+                        writer.step()
+                    collection.set_index_kind(kind)
+                    collection.wait_for_index()
+                    wait_for(lambda swapped=before: load.wrong or swaps.stat().st_size > swapped)
+                    assert load.wrong == []
+            finally:
+                load.end()
+                loading.join()
+    assert load.wrong == []
+    assert load.answered > SWAPS
+    assert rates[0] >= 0.9 * PER_SECOND
