@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
 
+from tests.chaos import rounds
 from tests.small_bundle import make_small_bundle, write_manifest
 from vitascope.bundle import Bundle
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
@@ -50,6 +53,35 @@ def test_one_flipped_bit_in_any_file_is_refused(name: str, place: float, folder:
     path.write_bytes(data)
     with pytest.raises(BundleCorrupt, match=rf"{name}: its SHA-256 is [0-9a-f]{{64}}; the manifest states"):
         Bundle.open(folder)
+
+
+def test_no_damaged_bundle_is_parsed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flips and truncations at random places of random files."""
+    parsed: list[object] = []
+    monkeypatch.setattr("vitascope.bundle.external_files", lambda path: parsed.append(path) or set())
+    monkeypatch.setattr("vitascope.bundle.json.loads", recording(json.loads, parsed))
+    moment = random.Random(3)
+    whole = {name: (folder / name).read_bytes() for name in FILES}
+    stated = (folder / "manifest.json").read_bytes()
+    for _ in range(rounds(200, 1000)):
+        name = moment.choice(FILES)
+        place = moment.randrange(len(whole[name]))
+        flipped = bytearray(whole[name])
+        flipped[place] ^= 1 << moment.randrange(8)
+        (folder / name).write_bytes(whole[name][:place] if moment.random() < 0.3 else flipped)
+        with pytest.raises(BundleCorrupt, match=f"{name}: "):
+            Bundle.open(folder)
+        (folder / name).write_bytes(whole[name])
+    assert set(parsed) == {stated}
+    assert Bundle.open(folder).answers
+
+
+def recording(call: Callable[[Any], Any], seen: list[object]) -> Callable[[Any], Any]:
+    def recorded(argument: Any) -> Any:
+        seen.append(argument)
+        return call(argument)
+
+    return recorded
 
 
 @pytest.mark.parametrize("name", FILES)
