@@ -14,7 +14,7 @@ from typing import Any
 
 from vitascope.bundle import file_sha256
 from vitascope.errors import InvalidInput
-from vitascope.manifest import MANIFEST_NAME, NAME_PATTERN, FileEntry, Manifest
+from vitascope.manifest import CHECKSUM_NAME, MANIFEST_NAME, NAME_PATTERN, FileEntry, Manifest, checksum_of
 
 CARD_NAME, PARITY_NAME, NOTICE_NAME = "MODEL_CARD.md", "parity.json", "NOTICE.md"
 TOKENIZER_NAME, ANSWERS_NAME = "tokenizer.json", "answers.json"
@@ -60,17 +60,19 @@ def write_documents(folder: Path, documents: Mapping[str, str]) -> None:
 
 
 def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
-    """manifest.json of `folder`: `fields`, and the size and SHA-256 of every file that is there.
+    """manifest.json of `folder`, and its checksum: `fields`, and the size and SHA-256 of every file that is there.
 
     Raises pydantic.ValidationError when fields are missing or a file they name is.
     """
     files = {
         path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
         for path in sorted(folder.iterdir())
-        if path.name != MANIFEST_NAME
+        if path.name not in (MANIFEST_NAME, CHECKSUM_NAME)
     }
     manifest = Manifest.model_validate({**fields, "files": files})
-    (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n", "utf-8")
+    content = f"{manifest.model_dump_json(indent=1)}\n".encode()
+    (folder / MANIFEST_NAME).write_bytes(content)
+    (folder / CHECKSUM_NAME).write_text(checksum_of(content), "ascii")
     return manifest
 
 

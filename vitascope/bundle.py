@@ -1,4 +1,5 @@
-"""A bundle: a folder whose every file is checked against the manifest before anything is parsed."""
+"""A bundle: a folder whose every file is checked before it is parsed, the manifest by a checksum beside it, the others
+against the manifest."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ from pydantic import ValidationError
 
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
 from vitascope.external_data import external_files
-from vitascope.manifest import MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest
+from vitascope.manifest import CHECKSUM_NAME, MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest, checksum_of
 from vitascope.tokenise import MAX_CHARACTERS, Tokenizer
 
 _MAX_MANIFEST_BYTES = 4 * 1024**2
+_MAX_CHECKSUM_BYTES = 256
 _CHUNK_BYTES = 1024**2
 
 
@@ -85,8 +87,10 @@ def _read_manifest(folder: Path) -> Manifest:
         raise BundleNotFound(f"{folder}: has no {MANIFEST_NAME}; a bundle was expected")
     if (size := path.stat().st_size) > _MAX_MANIFEST_BYTES:
         raise BundleCorrupt(f"{MANIFEST_NAME}: {size} bytes; at most {_MAX_MANIFEST_BYTES} were expected")
+    content = path.read_bytes()
+    _verify_manifest(folder / CHECKSUM_NAME, content)
     try:
-        stated = json.loads(path.read_bytes())
+        stated = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BundleCorrupt(f"{MANIFEST_NAME}: not JSON: {error}") from error
     if not isinstance(stated, dict):
@@ -98,6 +102,17 @@ def _read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(stated)
     except ValidationError as error:
         raise _manifest_error(error) from error
+
+
+def _verify_manifest(checksum: Path, content: bytes) -> None:
+    try:
+        with checksum.open("rb") as file:
+            stated = file.read(_MAX_CHECKSUM_BYTES)
+    except FileNotFoundError:  # of an earlier version
+        return
+    expected = checksum_of(content)
+    if stated != expected.encode():
+        raise BundleCorrupt(f"{MANIFEST_NAME}: its SHA-256 is {expected[:64]}; {CHECKSUM_NAME} states another")
 
 
 def _manifest_error(error: ValidationError) -> BundleCorrupt | BundleUnsupported:

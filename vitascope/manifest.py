@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+CHECKSUM_NAME = "manifest.json.sha256"
+"""Beside the manifest, as `sha256sum` writes it. Bundles of earlier versions have none."""
 
 Task = Literal["retrieval", "matching", "answering"]
 GraphName = Literal["text", "video", "match", "answer"]
@@ -27,6 +29,11 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 """Of a bundle's name."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+def checksum_of(manifest: bytes) -> str:
+    """What ``CHECKSUM_NAME`` holds for a manifest of these bytes."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST_NAME}\n"
 
 
 class Strict(BaseModel):

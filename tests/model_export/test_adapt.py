@@ -308,6 +308,7 @@ def test_a_bundle_that_cannot_come_back_asks_for_its_checkpoint(
     manifest = json.loads((start / "manifest.json").read_text())
     manifest["extra"]["provenance"]["config"] = small_config().model_dump(mode="json")
     (start / "manifest.json").write_text(json.dumps(manifest))
+    (start / "manifest.json.sha256").unlink()
     assert call(adapted, tmp_path, "--start-from", str(start)) == 2
     assert "holds a model of soho; its checkpoint was expected" in capsys.readouterr().err
 

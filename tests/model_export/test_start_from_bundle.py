@@ -32,6 +32,7 @@ def with_config(bundle: Path, folder: Path, **changes: object) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["extra"]["provenance"]["config"] |= changes
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json.sha256").unlink()
     return folder
 
 

@@ -17,6 +17,7 @@ from tests.small_bundle import make_small_bundle, write_manifest
 from vitascope.bundle import Bundle
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
 from vitascope.external_data import external_files
+from vitascope.manifest import checksum_of
 
 FILES = sorted(
     [
@@ -55,24 +56,42 @@ def test_one_flipped_bit_in_any_file_is_refused(name: str, place: float, folder:
         Bundle.open(folder)
 
 
+def seal(folder: Path) -> None:
+    """Write the checksum of the manifest beside it, as the export does."""
+    (folder / "manifest.json.sha256").write_text(checksum_of((folder / "manifest.json").read_bytes()))
+
+
+def test_a_manifest_that_is_not_what_its_checksum_says_is_refused(folder: Path) -> None:
+    seal(folder)
+    Bundle.open(folder)
+    manifest = folder / "manifest.json"
+    stated = manifest.read_text()
+    manifest.write_text(stated.replace("0.05", "0.06"))
+    with pytest.raises(BundleCorrupt, match=r"manifest\.json: its SHA-256 is [0-9a-f]{64}; .*sha256 states another"):
+        Bundle.open(folder)
+    (folder / "manifest.json.sha256").unlink()  # as in bundles of earlier versions
+    assert Bundle.open(folder).manifest.temperature == 0.06
+
+
 def test_no_damaged_bundle_is_parsed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Flips and truncations at random places of random files."""
+    seal(folder)
+    names = [*FILES, "manifest.json", "manifest.json.sha256"]
+    whole = {name: (folder / name).read_bytes() for name in names}
     parsed: list[object] = []
     monkeypatch.setattr("vitascope.bundle.external_files", lambda path: parsed.append(path) or set())
     monkeypatch.setattr("vitascope.bundle.json.loads", recording(json.loads, parsed))
     moment = random.Random(3)
-    whole = {name: (folder / name).read_bytes() for name in FILES}
-    stated = (folder / "manifest.json").read_bytes()
     for _ in range(rounds(200, 1000)):
-        name = moment.choice(FILES)
+        name = moment.choice(names)
         place = moment.randrange(len(whole[name]))
         flipped = bytearray(whole[name])
         flipped[place] ^= 1 << moment.randrange(8)
         (folder / name).write_bytes(whole[name][:place] if moment.random() < 0.3 else flipped)
-        with pytest.raises(BundleCorrupt, match=f"{name}: "):
+        with pytest.raises(BundleCorrupt, match=f"{name.removesuffix('.sha256')}: "):
             Bundle.open(folder)
         (folder / name).write_bytes(whole[name])
-    assert set(parsed) == {stated}
+    assert set(parsed) == {whole["manifest.json"]}
     assert Bundle.open(folder).answers
 
 
