@@ -106,7 +106,10 @@ class Job(Response):
     source: Source
     metadata: Metadata
     state: JobState
-    error: Annotated[str | None, Field(description="why the job itself, not one of its files, failed")]
+    error: Annotated[
+        str | None,
+        Field(description="why the job itself, not one of its files, failed, or rests though nobody paused it"),
+    ]
     requested: Annotated[Literal["cancel", "pause"] | None, Field(description="what happens after the files at hand")]
     total: Annotated[int, Field(description="files; 0 until the source has been listed")]
     done: Annotated[int, Field(description="files that nothing more will happen to")]
