@@ -91,9 +91,8 @@ bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what sha
 bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside FAISS alone and usearch (SIZES="10000 100000"; all: half an hour)
 	$(BIN)/python -m index.nearest.bench $(if $(SIZES),--sizes $(SIZES))
 
-chaos: $(VENV)/.test ## kills, swaps, flipped bytes and full disks in large numbers (some minutes; `make test` has small ones)
-	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/index/test_kill.py tests/index/test_jobs.py \
-		tests/index/test_compaction.py tests/index/test_snapshot.py tests/index/test_catalogue.py tests/index/test_backup.py
+chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numbers (some minutes; `make test` has small ones)
+	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) $$(grep -l "tests.chaos import" -r tests --include=test_*.py)
 
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
