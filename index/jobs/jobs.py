@@ -127,7 +127,7 @@ def pause(collection: Collection, job_id: int) -> Job:
         if found.state == "running" and not job_state.is_abandoned(connection, job_id):
             connection.execute("UPDATE jobs SET requested = 'pause' WHERE id = ?", (job_id,))
         elif found.state != "paused":
-            job_state.note_crash(connection, job_id)  # where the owner has died; else there is nothing running
+            job_state.note_abandoned(connection, job_id)  # where the owner has died; else there is nothing running
             job_state.pause(connection, job_id)
         return find_job(connection, job_id)
 

@@ -1,7 +1,7 @@
 """Who runs a job: a lease in the catalogue that a live owner renews and a dead one loses.
 
-A lease that ran out may be taken over. The lease of a process of this machine that no longer exists may be
-taken over at once, so that a job killed and started again goes on without waiting.
+A lease that ran out may be taken over. That of a process of this machine that no longer exists, or of a run of this
+process that has ended, may be taken over at once, so that a job killed and started again goes on without waiting.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
 RENEW_SECONDS = 15.0
+_ended: set[str] = set()
 
 
 def new_owner() -> str:
@@ -31,9 +32,19 @@ def new_owner() -> str:
     return json.dumps({"host": _host(), "pid": pid, "started": _started(pid), "run": uuid.uuid4().hex})
 
 
+def note_ended(owner: str) -> None:
+    """This run has ended and could not say so in the catalogue: nobody needs to wait for its lease."""
+    _ended.add(owner)
+
+
+def has_ended(owner: str | None) -> bool:
+    """Whether this is a run of this process that ended in order, though the catalogue does not say so."""
+    return owner in _ended
+
+
 def owner_is_gone(owner: str | None, lease_until: float | None) -> bool:
     """Whether a job with this owner and lease may be taken over."""
-    if owner is None or lease_until is None or lease_until < time.time():
+    if owner is None or lease_until is None or lease_until < time.time() or has_ended(owner):
         return True
     try:
         named = json.loads(owner)

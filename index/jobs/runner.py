@@ -12,7 +12,7 @@ from index.jobs import state as job_state
 from index.jobs.ingest import Ingested, OpenedFile, open_file, store
 from index.jobs.listing import list_items
 from index.jobs.outcome import file_name, outcome_of, storable
-from index.jobs.owner import Lease, new_owner
+from index.jobs.owner import Lease, new_owner, note_ended
 from index.jobs.pipeline import Finished, Pace, Pipeline
 from index.jobs.records import Job, JobItem, find_job, job
 from index.jobs.sources.description import ListSource, UrlSource, source_name
@@ -98,8 +98,11 @@ def run_job(
                 pipeline = Pipeline(model, run.open, run.store, limits, paced, clock or StageClock())
                 run.go(pipeline, paced.in_flight, on_item, should_stop, should_abandon)
     except BaseException:
-        with suppress(VitascopeError), collection.catalogue.write() as connection:
-            job_state.release(connection, job_id, owner)
+        try:
+            with collection.catalogue.write() as connection:
+                job_state.release(connection, job_id, owner)
+        except VitascopeError:  # a full disk, most likely: whoever runs the job next will do that
+            note_ended(owner)
         raise
     finally:
         fetcher.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from index.jobs.owner import LEASE_SECONDS, owner_is_gone
+from index.jobs.owner import LEASE_SECONDS, has_ended, owner_is_gone
 from index.jobs.records import FINISHED, ITEM_COLUMNS, JobItem, JobState, find_job, read_item
 from vitascope.errors import Conflict
 
@@ -21,7 +21,7 @@ def take(connection: sqlite3.Connection, job_id: int, owner: str, max_crashes: i
     if found.state == "running":
         if not is_abandoned(connection, job_id):
             raise Conflict(f"job {job_id}: is being run by another process or thread")
-        note_crash(connection, job_id)
+        note_abandoned(connection, job_id)
     now = time.time()
     connection.execute(
         "UPDATE jobs SET state = 'running', owner = ?, lease_until = ?, started_at = coalesce(started_at, ?),"
@@ -89,11 +89,12 @@ def note_outcome(connection: sqlite3.Connection, item: JobItem) -> None:
     )
 
 
-def note_crash(connection: sqlite3.Connection, job_id: int) -> None:
-    """The owner has died: count it against the files it was at."""
+def note_abandoned(connection: sqlite3.Connection, job_id: int) -> None:
+    """Nobody is at the job's files any longer. A death of who was is counted against the files it was at."""
+    (owner,) = connection.execute("SELECT owner FROM jobs WHERE id = ?", (job_id,)).fetchone()
     connection.execute(
-        "UPDATE job_items SET state = 'queued', crashes = crashes + 1 WHERE job_id = ? AND state = 'running'",
-        (job_id,),
+        "UPDATE job_items SET state = 'queued', crashes = crashes + ? WHERE job_id = ? AND state = 'running'",
+        (0 if has_ended(owner) else 1, job_id),
     )
 
 

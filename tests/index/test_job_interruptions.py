@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from index.collection import Collection
 from index.jobs import owner as job_owner
-from index.jobs.jobs import JobItem, create_folder_job, job, run_job
+from index.jobs import state as job_state
+from index.jobs.jobs import JobItem, create_folder_job, items, job, run_job
 from tests.chaos import rounds
 from tests.index.folder_jobs import ONE, make_pictures
 from vitascope.errors import (
@@ -161,3 +165,36 @@ def test_a_full_disk_leaves_the_job_to_be_gone_on_with(
     assert (left.state, left.counts.failed, left.counts.running) == ("queued", 0, 0)
     assert 3 <= left.counts.succeeded == collection.stats().videos < 10
     assert run_job(collection, small_model, made.id).counts.succeeded == 10
+
+
+def test_a_disk_that_stays_full_is_not_held_against_the_files(
+    collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even that the job stops can be written down; it goes on at once when it is run again."""
+    made = create_folder_job(collection, pictures)
+    real = collection.catalogue.write
+    is_full = False
+
+    @contextmanager
+    def write() -> Iterator[sqlite3.Connection]:
+        if is_full:
+            raise StorageError("database or disk is full")
+        with real() as connection:
+            yield connection
+
+    def fill(*_: object) -> None:
+        nonlocal is_full
+        is_full = True
+        raise StorageError("database or disk is full")
+
+    monkeypatch.setattr(collection.catalogue, "write", write)
+    for _ in range(job_state.MAX_CRASHES + 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(collection, "add_if_new", fill)
+            with pytest.raises(StorageError, match="full"):
+                run_job(collection, small_model, made.id)
+        is_full = False
+        assert job(collection, made.id).state == "running"
+    done = run_job(collection, small_model, made.id)
+    assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 10, 0)
+    assert {item.crashes for item in items(collection, made.id)} == {0}

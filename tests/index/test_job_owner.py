@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from index.jobs.owner import new_owner, owner_is_gone
+from index.jobs.owner import new_owner, note_ended, owner_is_gone
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +23,13 @@ def test_this_process_is_alive() -> None:
 
 def test_two_runs_in_one_process_are_two_owners() -> None:
     assert new_owner() != new_owner()
+
+
+def test_a_run_that_ended_is_gone_though_its_process_is_not() -> None:
+    ended, other = new_owner(), new_owner()
+    note_ended(ended)
+    assert owner_is_gone(ended, in_future())
+    assert not owner_is_gone(other, in_future())
 
 
 def test_nobody_is_gone_and_so_is_who_let_the_lease_run_out() -> None:
