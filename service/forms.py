@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
@@ -151,7 +151,8 @@ async def _receive(request: Request, target: Path, pool: Pool, max_file_bytes: i
                 await pool.run(reader.flush, file)
         await pool.run(reader.flush, file)
     finally:
-        file.close()
+        with suppress(OSError):  # nothing is left to write, or that has failed already
+            file.close()
     return Form(reader.finish(target), reader.fields)
 
 
@@ -196,6 +197,7 @@ class _Reader:
         """Write what is pending; runs in a thread, while nothing is fed. Raises StorageError."""
         try:
             file.write(self.pending)
+            file.flush()
         except OSError as error:
             raise StorageError(f"{file.name}: {error}") from error
         self._digest.update(self.pending)
