@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from index import library as library_module
 from index.collection import Collection
 from index.jobs.jobs import create_folder_job, job, pause
 from index.library import Library
@@ -91,7 +92,9 @@ def test_killed_at_any_step_it_leaves_one_of_both_and_can_be_made_again(prepared
     assert step > 10
 
 
-def test_a_writer_that_waits_for_its_turn_meanwhile_is_not_acknowledged(root: Path) -> None:
+def test_a_writer_that_waits_for_its_turn_meanwhile_is_not_acknowledged(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outcomes: list[object] = []
     with Library(root) as library, Library(root) as elsewhere:
         other = elsewhere.open("videos")
@@ -107,6 +110,14 @@ def test_a_writer_that_waits_for_its_turn_meanwhile_is_not_acknowledged(root: Pa
         def begin_writing(_: object) -> bool:
             writer.start()
             return True
+
+        discard = library_module._discard
+
+        def discard_later(folder: Path) -> None:
+            writer.join()
+            discard(folder)
+
+        monkeypatch.setattr(library_module, "_discard", discard_later)
 
         assert library.replace("videos", "videos-next", begin_writing)
         writer.join()
