@@ -49,6 +49,8 @@ def do(
 
 
 def _reembed(library: Library, model: Model, limits: MediaLimits, operation: Operation, on_step: OnStep) -> None:
+    if library.open(operation.collection).fingerprint == model.bundle.fingerprint:
+        return  # what asks for that is refused: the switch was made, and the service was killed before it said so
     done = reembed(
         library,
         operation.collection,

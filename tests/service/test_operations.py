@@ -307,6 +307,12 @@ def test_a_collection_of_an_earlier_model_is_embedded_again_and_can_be_searched(
         assert after["videos"][:2] == before["videos"]
         assert [video["title"] for video in after["videos"][2:]] == ["green"]
         assert [each["name"] for each in client.get("/v1/collections").json()["collections"]] == ["old"]
+    # Killed after the switch, before that was written down.
+    record = tmp_path / "data" / "operations" / f"{address.rpartition('/')[2]}.json"
+    record.write_text(record.read_text().replace('"succeeded"', '"running"'))
+    with serving(settings_for(small_bundle, tmp_path / "data")) as third:
+        assert third.client.get(address).json()["error"] is None
+        assert ended(third.client, address)["state"] == "succeeded"
 
 
 def test_the_client_fetches_what_it_asked_for_and_leaves_nothing_there(
