@@ -97,8 +97,8 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(
         for _ in range(5):
             assert add()
         for filled in range(FILLED):
-            # First too little for the file of an upload, then too little for its rows, sooner or later.
-            disk.fill(leave=room.randrange(ROOM) if filled else 8192)
+            # First too little for the last bytes of an upload's file, then for whatever it may be.
+            disk.fill(leave=room.randrange(ROOM) if filled else 24576)
             for _ in range(100):
                 if not add():
                     break
