@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,16 +146,20 @@ def test_it_goes_on_after_being_killed_at_any_step(
 def test_films_are_decoded_beside_each_other_and_added_in_their_order(
     library: Library, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, other = pipeline.decode_clips, threading.Event()
+    decode, embed, other = pipeline.decode_clips, pipeline.embed_clips, threading.Event()
 
     def decoding(model: Model, opened: OpenedFile, *arguments: Any, **options: Any) -> Any:
-        if opened.title == "green":  # the first; it waits for the second
+        if opened.title == "green":  # the first; it waits until the second has been embedded
             assert other.wait(60)
-        decoded = decode(model, opened, *arguments, **options)
-        if opened.title == "red":
-            other.set()
-        return decoded
+            time.sleep(0.1)  # and, so that an order by chance would show, a little longer
+        return decode(model, opened, *arguments, **options)
 
+    def embedding(*arguments: Any) -> Any:
+        clips = embed(*arguments)
+        other.set()
+        return clips
+
+    monkeypatch.setattr(pipeline, "embed_clips", embedding)
     monkeypatch.setattr(pipeline, "decode_clips", decoding)
     before = facts(library.open("videos"))
     told: list[str] = []
