@@ -1,6 +1,6 @@
 """How fast films become searchable, and how close that is to what decoding and the model allow.
 
-    python -m index.jobs.bench --films 24 --seconds 16
+    python -m index.jobs.bench --films 64 --seconds 16
 
 Makes films, then measures in alternating rounds: decoding alone, the model alone, and the job with all stages.
 The job cannot be faster than the slower of the two; the share of that speed is what the pipeline is judged by.
@@ -169,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cores = os.cpu_count() or 1
     parser.add_argument("--bundle", type=Path, default=default_bundle(), metavar="FOLDER")
-    parser.add_argument("--films", type=int, default=24, metavar="N")
+    parser.add_argument("--films", type=int, default=64, metavar="N")
     parser.add_argument("--seconds", type=float, default=16.0, metavar="S", help="of each film")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--clip-length", type=float, default=8.0, metavar="S")
