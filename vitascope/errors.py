@@ -96,6 +96,12 @@ class EngineError(VitascopeError):
     code = "engine_error"
 
 
+class ClusterError(VitascopeError):
+    """The machines that should share the work cannot be had, or do not do it."""
+
+    code = "cluster_error"
+
+
 class NotFound(VitascopeError):
     """A named thing does not exist."""
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ CLIPS_AT_ONCE = 8
 _BLOCK = 1024 * 1024
 
 Frames = Mapping[str, NDArray[np.uint8]]
+T = TypeVar("T")
 FileState = tuple[int, int, int] | None
 """What changes when a file does; None for one that is not there."""
 
@@ -116,14 +117,30 @@ def open_file(
 
     Raises InvalidInput, media errors and StorageError.
     """
+    opened = open_unless_known(
+        path, collection.find_by_hash, title=title, metadata=metadata, segmentation=segmentation, limits=limits
+    )
+    return Ingested(opened, created=False) if isinstance(opened, Video) else opened
+
+
+def open_unless_known(
+    path: str | os.PathLike[str],
+    find: Callable[[str], T | None],
+    *,
+    title: str | None,
+    metadata: Mapping[str, Scalar] | None,
+    segmentation: Segmentation,
+    limits: MediaLimits,
+) -> OpenedFile | T:
+    """Hash, probe, cut; or what ``find`` knows of the content's SHA-256. Raises InvalidInput and media errors."""
     file = Path(path)
     check_text("path", str(file))
     checked = check_metadata(metadata or {})
     before = file_state(file)
     digest = content_sha256(file, limits)
-    known = collection.find_by_hash(digest)
+    known = find(digest)
     if known is not None:
-        return Ingested(known, created=False)
+        return known
     info = probe(file, limits)
     return OpenedFile(
         file=file,
@@ -171,6 +188,11 @@ def store(collection: Collection, opened: OpenedFile, clips: list[NewClip]) -> I
     InvalidInput, StorageError, CollectionNotFound.
     """
     check_unchanged(opened)
+    return add(collection, opened, clips)
+
+
+def add(collection: Collection, opened: OpenedFile, clips: list[NewClip]) -> Ingested:
+    """``store`` for a file that was checked where it was read, which may be another machine."""
     video = NewVideo(
         content_sha256=opened.content_sha256,
         path=str(opened.file.absolute()),

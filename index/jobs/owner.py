@@ -26,10 +26,22 @@ RENEW_SECONDS = 15.0
 _ended: set[str] = set()
 
 
-def new_owner() -> str:
-    """A text that names this run of a job and the process it is in; no two runs share one."""
+def new_owner(*, decodes: bool = True) -> str:
+    """A text that names this run of a job and the process it is in; no two runs share one.
+
+    ``decodes``: whether files are decoded in that process, so that they may be what it dies of.
+    """
     pid = os.getpid()
-    return json.dumps({"host": _host(), "pid": pid, "started": _started(pid), "run": uuid.uuid4().hex})
+    named = {"host": _host(), "pid": pid, "started": _started(pid), "run": uuid.uuid4().hex, "decodes": decodes}
+    return json.dumps(named)
+
+
+def owner_decoded(owner: str | None) -> bool:
+    """Whether an owner that died may have died of a file."""
+    try:
+        return bool(json.loads(owner or "{}").get("decodes", True))
+    except (ValueError, AttributeError):
+        return True
 
 
 def note_ended(owner: str) -> None:

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
 
 from index.collection import Collection
 from index.jobs import state as job_state
-from index.jobs.ingest import Ingested, OpenedFile, open_file, store
 from index.jobs.listing import list_items
-from index.jobs.outcome import file_name, outcome_of, storable
+from index.jobs.outcome import outcome_of, storable
 from index.jobs.owner import Lease, new_owner, note_ended
-from index.jobs.pipeline import Finished, Pace, Pipeline
+from index.jobs.pipeline import Finished, Pace
 from index.jobs.records import Job, JobItem, find_job, job
 from index.jobs.sources.description import ListSource, UrlSource, source_name
-from index.jobs.sources.fetching import Fetcher, Interrupted, sweep
+from index.jobs.sources.fetching import Fetcher, Interrupted, media_folder, sweep
 from index.jobs.sources.listing import is_gone
 from index.jobs.sources.reach import EVERYWHERE, Reach
 from index.jobs.stage_clock import StageClock
-from index.records import NewClip
+from index.jobs.work import Executor, ThisProcess, Work, WorkerDied, Workplace
 from vitascope.errors import (
     BundleError,
+    ClusterError,
     CollectionNotFound,
     Conflict,
     InvalidInput,
@@ -40,8 +40,9 @@ REMOTE_OPENERS = 4
 """Threads that fetch, where items may lie behind URLs."""
 _LOOK_SECONDS = 0.2
 """How often a run that waits for a file asks whether it should be abandoned."""
-_FATAL = (StorageError, CollectionNotFound)
+_FATAL = (StorageError, CollectionNotFound, ClusterError)
 _OF_THE_JOB = (BundleError, TaskMissing)
+_THIS_PROCESS = ThisProcess()
 
 
 def _ignore(item: JobItem, done: int, total: int) -> None:
@@ -65,6 +66,7 @@ def run_job(
     pace: Pace | None = None,
     max_crashes: int = job_state.MAX_CRASHES,
     clock: StageClock | None = None,
+    workplace: Workplace = _THIS_PROCESS,
 ) -> Job:
     """Run a job to its end in this thread and return it; a finished or paused job is returned as it is.
 
@@ -74,13 +76,13 @@ def run_job(
     ``should_abandon`` says True, and on an exception, the files at hand are left after the clips at hand, to be
     tried again. A file that cannot be added is noted with the reason, and the job goes on; the job itself fails
     when its source cannot be listed or the bundle cannot embed video. ``reach`` is what a confined job may read.
-    ``clock`` learns how long each stage was at work.
+    ``clock`` learns how long each stage was at work. ``workplace``: where files are decoded and embedded.
 
     Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running it, or took it over; a confined
-    job without ``reach``), CollectionNotFound, StorageError.
+    job without ``reach``), CollectionNotFound, StorageError, ClusterError.
     """
     collection.require(model.bundle.fingerprint)
-    owner = new_owner()
+    owner = new_owner(decodes=workplace.decodes_here)
     found = job(collection, job_id)
     if found.options.confined and reach is None:
         raise Conflict(f"job {job_id}: belongs to a service, which knows what it may read; run it there")
@@ -89,14 +91,14 @@ def run_job(
     if not taken:
         return job(collection, job_id)
     within = reach if found.options.confined and reach is not None else EVERYWHERE
-    fetcher = Fetcher(collection, job_id, within, limits.max_bytes)
-    run = _Run(collection, found, owner, limits, fetcher)
+    fetcher = Fetcher(media_folder(collection, job_id), within, limits.max_bytes)
+    run = _Run(collection, found, owner, fetcher, max_crashes, workplace.decodes_here)
     try:
         with Lease(collection.catalogue, job_id, owner):
             if run.note_items(within):
                 paced = _paced(pace or Pace(), found)
-                pipeline = Pipeline(model, run.open, run.store, limits, paced, clock or StageClock())
-                run.go(pipeline, paced.in_flight, on_item, should_stop, should_abandon)
+                work = Work(collection, model, found, fetcher, within, limits, paced, clock or StageClock())
+                run.go(workplace.executor(work), paced.in_flight, on_item, should_stop, should_abandon)
     except BaseException:
         try:
             with collection.catalogue.write() as connection:
@@ -129,13 +131,16 @@ class _Run:
     collection: Collection
     job: Job
     owner: str
-    limits: MediaLimits
     fetcher: Fetcher
+    max_crashes: int
+    decodes_here: bool
     in_flight: int = 0
     is_alone: bool = False
-    """A file is in work at which the process died before."""
+    """A file is in work at which this process may die, and no other shall be blamed."""
     outcomes: list[JobItem] = field(default_factory=list)
     """Of files that are done, not written down yet."""
+    crashes: list[JobItem] = field(default_factory=list)
+    """Files that a process of several has died at and that will be tried again, not written down yet."""
 
     def note_items(self, reach: Reach) -> bool:
         """Write down the items of the source; False when nothing follows: that failed, and the job with it, or
@@ -151,49 +156,33 @@ class _Run:
             self.fail(str(error))
             return False
 
-    def open(self, item: JobItem) -> OpenedFile | Ingested:
-        """The first stage of the pipeline."""
-        file = self.fetcher.fetch(item.path, item.position)
-        return open_file(
-            self.collection,
-            file,
-            title=item.title or PurePosixPath(file_name(item.path)).stem,
-            metadata={**self.job.options.metadata, **item.metadata},
-            segmentation=self.job.options.segmentation,
-            limits=self.limits,
-        )
-
-    def store(self, item: JobItem, opened: OpenedFile, clips: list[NewClip]) -> Ingested:
-        """The last stage of the pipeline."""
-        return store(self.collection, opened, clips)
-
     def go(
         self,
-        pipeline: Pipeline[JobItem],
+        executor: Executor,
         at_once: int,
         on_item: OnItem,
         should_stop: Callable[[], bool],
         should_abandon: Callable[[], bool],
     ) -> None:
         """Begin files and note what becomes of them until the job is finished, paused or put back."""
-        with pipeline:
+        with executor:
             try:
-                self.pump(pipeline, at_once, on_item, should_stop, should_abandon)
+                self.pump(executor, at_once, on_item, should_stop, should_abandon)
             except _JobFails as reason:
-                self.leave(pipeline)
+                self.leave(executor)
                 self.fail(str(reason))
             except _Abandoned:
-                self.leave(pipeline)
+                self.leave(executor)
                 self.put_back()
             except BaseException:
                 with suppress(VitascopeError):
-                    self.leave(pipeline)
+                    self.leave(executor)
                     self.put_back()
                 raise
 
     def pump(
         self,
-        pipeline: Pipeline[JobItem],
+        executor: Executor,
         at_once: int,
         on_item: OnItem,
         should_stop: Callable[[], bool],
@@ -211,8 +200,8 @@ class _Run:
             if not self.in_flight and self.end(stopping):
                 return
             for item in begun:
-                pipeline.begin(item)
-            while self.in_flight and not (finished := pipeline.finished(_LOOK_SECONDS)):
+                executor.begin(item)
+            while self.in_flight and not (finished := executor.finished(_LOOK_SECONDS)):
                 if should_abandon():
                     raise _Abandoned
             self.settle(finished)
@@ -223,15 +212,22 @@ class _Run:
         """Note what is done and take up to ``room`` files, in one transaction; none once somebody wants an end."""
         with self.collection.catalogue.write() as connection:
             _, requested = job_state.owned(connection, self.job.id, self.owner)
-            for outcome in self.outcomes:
-                job_state.note_outcome(connection, outcome)
+            self.note(connection)
             begun: Sequence[JobItem] = []
             if requested is None and not self.is_alone:
-                begun = job_state.next_items(connection, self.job.id, room, alone=not self.in_flight)
-        self.outcomes = []
-        self.is_alone = any(item.crashes for item in begun)
+                crashed = int(not self.in_flight) if self.decodes_here else room
+                begun = job_state.next_items(connection, self.job.id, room, crashed=crashed)
+        self.outcomes, self.crashes = [], []
+        self.is_alone = self.decodes_here and any(item.crashes for item in begun)
         self.in_flight += len(begun)
         return begun
+
+    def note(self, connection: sqlite3.Connection) -> None:
+        """Write down what became of files, in an open transaction."""
+        for outcome in self.outcomes:
+            job_state.note_outcome(connection, outcome)
+        for item in self.crashes:
+            job_state.note_item_crash(connection, item)
 
     def end(self, stopping: bool) -> bool:
         """Put the job back, let it rest or finish it, as is wanted; False when there are files to go on with."""
@@ -250,31 +246,29 @@ class _Run:
                 job_state.finish(connection, self.job.id, "succeeded")
             return True
 
-    def leave(self, pipeline: Pipeline[JobItem]) -> None:
-        """Stop the pipeline at once. What was finished until then is done, whatever comes of the rest."""
+    def leave(self, executor: Executor) -> None:
+        """Stop the executor at once. What was finished until then is done, whatever comes of the rest."""
         self.fetcher.interrupt()
         with suppress(*_FATAL, *_OF_THE_JOB):  # the first of them is being dealt with
-            self.settle(pipeline.abandon())
+            self.settle(executor.abandon())
 
     def put_back(self) -> None:
         """Note what is done and put the job back into the queue."""
         with self.collection.catalogue.write() as connection:
             job_state.owned(connection, self.job.id, self.owner)
-            for outcome in self.outcomes:
-                job_state.note_outcome(connection, outcome)
+            self.note(connection)
             job_state.release(connection, self.job.id, self.owner)
 
     def fail(self, error: str) -> None:
         """Note what is done and end the job: it cannot go on."""
         with self.collection.catalogue.write() as connection:
             job_state.owned(connection, self.job.id, self.owner)
-            for outcome in self.outcomes:
-                job_state.note_outcome(connection, outcome)
+            self.note(connection)
             job_state.finish(connection, self.job.id, "failed", storable(error))
         sweep(self.collection, self.job.id)
 
     def settle(self, finished: Sequence[Finished[JobItem]]) -> None:
-        """Turn what came out of the pipeline into outcomes. Raises the first error that concerns more than one
+        """Turn what came out of the executor into outcomes. Raises the first error that concerns more than one
         file, after the others are settled.
         """
         fault: BaseException | None = None
@@ -283,6 +277,8 @@ class _Run:
             is_exit = one.error is not None and not isinstance(one.error, Exception)
             if is_exit or isinstance(one.error, _FATAL + _OF_THE_JOB):
                 fault = fault or one.error
+            elif isinstance(one.error, WorkerDied):
+                self.blame(one.item)
             elif not isinstance(one.error, Interrupted):
                 self.outcomes.append(outcome_of(one, self.job, self.fetcher))
         self.is_alone = self.is_alone and bool(self.in_flight)
@@ -293,3 +289,12 @@ class _Run:
             raise _JobFails(str(fault)) from fault
         if fault is not None:
             raise fault
+
+    def blame(self, item: JobItem) -> None:
+        """Count a death against the file; one too many puts it aside."""
+        blamed = replace(item, crashes=item.crashes + 1)
+        if blamed.crashes < self.max_crashes:
+            self.crashes.append(blamed)
+        else:
+            reason = job_state.quarantine_reason(blamed.crashes)
+            self.outcomes.append(replace(blamed, state="quarantined", reason=reason))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import time
 
-from index.jobs.owner import LEASE_SECONDS, has_ended, owner_is_gone
+from index.jobs.owner import LEASE_SECONDS, has_ended, owner_decoded, owner_is_gone
 from index.jobs.records import FINISHED, ITEM_COLUMNS, JobItem, JobState, find_job, read_item
 from vitascope.errors import Conflict
 
@@ -29,12 +29,16 @@ def take(connection: sqlite3.Connection, job_id: int, owner: str, max_crashes: i
         (owner, now + LEASE_SECONDS, now, now, job_id),
     )
     connection.execute(
-        "UPDATE job_items SET state = 'quarantined', ended_at = ?, reason ="
-        " 'the process that was indexing it died ' || crashes || ' times'"
+        "UPDATE job_items SET state = 'quarantined', ended_at = ?, reason = replace(?, '%', crashes)"
         " WHERE job_id = ? AND state = 'queued' AND crashes >= ?",
-        (now, job_id, max_crashes),
+        (now, quarantine_reason("%"), job_id, max_crashes),
     )
     return True
+
+
+def quarantine_reason(crashes: int | str) -> str:
+    """Why a file is put aside."""
+    return f"the process that was indexing it died {crashes} times"
 
 
 def release(connection: sqlite3.Connection, job_id: int, owner: str) -> None:
@@ -58,16 +62,14 @@ def owned(connection: sqlite3.Connection, job_id: int, owner: str) -> tuple[bool
     return bool(row[0]), row[1]
 
 
-def next_items(connection: sqlite3.Connection, job_id: int, count: int, *, alone: bool) -> list[JobItem]:
+def next_items(connection: sqlite3.Connection, job_id: int, count: int, *, crashed: int) -> list[JobItem]:
     """The first ``count`` queued files, now running.
 
-    Files that the process has died at come last and one by one, so that the next death blames no other:
-    ``alone`` says that no file is in work now.
+    Files that a process has died at come last, at most ``crashed`` of them: 0 and 1 let them pass one by one where
+    the next death would blame whatever is in work with them.
     """
     found = _take_items(connection, job_id, count, "crashes = 0")
-    if not found and alone and count:
-        found = _take_items(connection, job_id, 1, "crashes > 0")
-    return found
+    return found or _take_items(connection, job_id, min(count, crashed), "crashes > 0")
 
 
 def _take_items(connection: sqlite3.Connection, job_id: int, count: int, condition: str) -> list[JobItem]:
@@ -83,18 +85,28 @@ def _take_items(connection: sqlite3.Connection, job_id: int, count: int, conditi
 def note_outcome(connection: sqlite3.Connection, item: JobItem) -> None:
     """Keep the state, reason and video of a file that is done."""
     connection.execute(
-        "UPDATE job_items SET state = ?, reason = ?, video_id = ?, seconds = ?, ended_at = ?"
+        "UPDATE job_items SET state = ?, reason = ?, video_id = ?, seconds = ?, ended_at = ?, crashes = ?"
         " WHERE job_id = ? AND position = ?",
-        (item.state, item.reason, item.video_id, item.seconds, time.time(), item.job_id, item.position),
+        (item.state, item.reason, item.video_id, item.seconds, time.time(), item.crashes, item.job_id, item.position),
     )
 
 
 def note_abandoned(connection: sqlite3.Connection, job_id: int) -> None:
-    """Nobody is at the job's files any longer. A death of who was is counted against the files it was at."""
+    """Nobody is at the job's files any longer. A death of who was is counted against the files it was at, unless others
+    decoded them.
+    """
     (owner,) = connection.execute("SELECT owner FROM jobs WHERE id = ?", (job_id,)).fetchone()
     connection.execute(
         "UPDATE job_items SET state = 'queued', crashes = crashes + ? WHERE job_id = ? AND state = 'running'",
-        (0 if has_ended(owner) else 1, job_id),
+        (int(owner_decoded(owner) and not has_ended(owner)), job_id),
+    )
+
+
+def note_item_crash(connection: sqlite3.Connection, item: JobItem) -> None:
+    """A process of several has died at this file, ``item.crashes`` times by now: it will be tried again."""
+    connection.execute(
+        "UPDATE job_items SET state = 'queued', crashes = ? WHERE job_id = ? AND position = ?",
+        (item.crashes, item.job_id, item.position),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from index.clips.segment import Segmentation
 from index.collection import Collection
-from index.jobs import runner as job_runner
+from index.jobs import work as job_work
 from index.jobs.jobs import JobOptions, cancel, create_folder_job, items, job, jobs, run_job
 from index.jobs.sources.description import FolderSource
 from index.storage.filters import parse_filter
@@ -132,14 +132,14 @@ def test_a_folder_that_vanishes_meanwhile_fails_the_job_and_what_is_left(
 ) -> None:
     made = create_folder_job(collection, pictures)
     # The fourth file is begun as the third is noted: at that moment the folder goes.
-    real = job_runner.open_file
+    real = job_work.open_unless_known
 
     def gone(*arguments: object, **options: object) -> object:
-        if str(arguments[1]).endswith("003.png"):
+        if str(arguments[0]).endswith("003.png"):
             shutil.rmtree(pictures)
         return real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job_runner, "open_file", gone)
+    monkeypatch.setattr(job_work, "open_unless_known", gone)
     done = run_job(collection, small_model, made.id, pace=ONE)
     assert (done.state, done.error) == ("failed", f"folder {pictures}: is no longer there")
     assert (done.counts.succeeded, done.counts.failed) == (3, 7)
@@ -150,14 +150,14 @@ def test_a_folder_that_vanishes_meanwhile_fails_the_job_and_what_is_left(
 def test_a_defect_in_one_file_does_not_end_the_job(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = job_runner.open_file
+    real = job_work.open_unless_known
 
     def defect(*arguments: object, **options: object) -> object:
-        if str(arguments[1]).endswith("004.png"):
+        if str(arguments[0]).endswith("004.png"):
             raise ZeroDivisionError("of no use")
         return real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job_runner, "open_file", defect)
+    monkeypatch.setattr(job_work, "open_unless_known", defect)
     made = create_folder_job(collection, pictures)
     done = run_job(collection, small_model, made.id)
     assert (done.state, done.counts.succeeded, done.counts.failed) == ("succeeded", 9, 1)

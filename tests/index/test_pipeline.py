@@ -10,7 +10,7 @@ import pytest
 
 from index.clips.segment import Segmentation
 from index.collection import Collection
-from index.jobs import pipeline, runner
+from index.jobs import pipeline, work
 from index.jobs.channel import Channel
 from index.jobs.jobs import Pace, create_folder_job, items, run_job
 from index.jobs.stage_clock import StageClock
@@ -84,13 +84,13 @@ def test_files_in_flight_are_bounded(
 ) -> None:
     made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
     running = []
-    store = runner.store
+    store = work.store
 
     def counting(*arguments: Any) -> Any:
         running.append(len(items(collection, made.id, "running")))
         return store(*arguments)
 
-    monkeypatch.setattr(runner, "store", counting)
+    monkeypatch.setattr(work, "store", counting)
     assert run_job(collection, small_model, made.id, pace=Pace(in_flight=3)).counts.succeeded == 12
     assert 1 < max(running) <= 3
 

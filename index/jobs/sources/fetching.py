@@ -29,11 +29,14 @@ class Interrupted(Exception):
 
 
 class Fetcher:
-    """The files of one job's items. ``fetch`` may be called by several threads where all items are URLs."""
+    """The files of one job's items. ``fetch`` may be called by several threads where all items are URLs.
 
-    def __init__(self, collection: Collection, job_id: int, reach: Reach, max_bytes: int) -> None:
+    Copies go to ``folder``, which is made when there is one.
+    """
+
+    def __init__(self, folder: Path, reach: Reach, max_bytes: int) -> None:
         self._interrupted = threading.Event()
-        self._folder = media_folder(collection, job_id)
+        self._folder = folder
         self._reach = reach
         self._max_bytes = max_bytes
         self._shard: OpenShard | None = None
