@@ -12,6 +12,7 @@ import pytest
 
 from index.collection import Collection
 from index.jobs import listing as job_listing
+from index.jobs import runner as job_runner
 from index.jobs.jobs import JobItem, cancel, create_folder_job, items, job, jobs, pause, resume, retry, run_job
 from tests.index.folder_jobs import ONE, abandon, make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
@@ -62,6 +63,27 @@ def test_a_pause_that_is_taken_back_changes_nothing(collection: Collection, pict
         assert resume(collection, made.id).requested is None
 
     assert run_job(collection, small_model, made.id, on_item=hesitate).counts.succeeded == 5
+
+
+def test_a_pause_that_is_taken_back_when_nothing_is_in_work_any_more_changes_nothing(
+    collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create_folder_job(collection, pictures)
+    told: list[int] = []
+
+    def rest(item: JobItem, done: int, total: int) -> None:
+        told.append(done)
+        if done == 2:
+            pause(collection, made.id)
+
+    def changed_mind(*_: Any) -> None:  # the last thing before the run looks what is wanted
+        if job(collection, made.id).requested == "pause":
+            resume(collection, made.id)
+
+    monkeypatch.setattr(job_runner, "sweep", changed_mind)
+    done = run_job(collection, small_model, made.id, on_item=rest, pace=ONE, should_abandon=lambda: len(told) > 5)
+    assert (done.state, done.counts.succeeded) == ("succeeded", 5)
+    assert told == [1, 2, 3, 4, 5]
 
 
 def test_a_paused_job_can_be_cancelled_and_one_whose_owner_died_paused(collection: Collection, pictures: Path) -> None:
