@@ -50,7 +50,7 @@ def third_party_imports(room: str) -> set[str]:
 @pytest.mark.parametrize("room", SERVING)
 def test_the_serving_image_has_every_package_that_a_serving_room_imports(room: str) -> None:
     """`pip install .[cpu]` is all that the image gets; what has an extra of its own is imported where it is used."""
-    optional = names(EXTRAS["tensorrt"] + EXTRAS["parquet"] + EXTRAS["remote"] + EXTRAS["bench"])
+    optional = names(EXTRAS["tensorrt"] + EXTRAS["parquet"] + EXTRAS["remote"] + EXTRAS["bench"] + EXTRAS["ray"])
     installed = names(PROJECT["dependencies"]) | names(EXTRAS["cpu"]) | optional
     needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(room)}
     assert needed - installed == set()

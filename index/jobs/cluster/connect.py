@@ -1,0 +1,39 @@
+"""A Ray cluster for the time of a block: one that runs already, or one of this machine alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vitascope.errors import ClusterError, InvalidInput
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Join the cluster at ``address``: HOST:PORT, "auto" for the one that this machine belongs to, "local" for a new
+    one. A connection that is there already is used and left alone.
+
+    Raises ModuleNotFoundError (package ray), InvalidInput and ClusterError.
+    """
+    import ray
+
+    if address.startswith("ray://"):
+        raise InvalidInput(
+            f"ray: {address!r} is for Ray clients; HOST:PORT, auto or local was expected, on a machine that belongs to "
+            "the cluster (ray start --address=HOST:PORT --num-cpus=0)"
+        )
+    if ray.is_initialized():
+        yield
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # a cluster of others has a setting of its own
+    dashboard = False if address == "local" else None
+    try:
+        ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"ray: {address!r}: no cluster can be joined there: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()

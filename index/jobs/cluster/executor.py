@@ -1,0 +1,306 @@
+"""The executor of a run whose files are decoded and embedded by a Ray cluster.
+
+This process begins items, stores what comes back and notes what became of each; it decodes nothing. Work goes on in
+rounds: each has a desk and a pool of workers of its own. A round lasts as long as the run, unless the cluster breaks
+it off; what had no result then is begun again in the next one, and nobody is blamed for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, cast
+
+from index.jobs.channel import Channel
+from index.jobs.cluster.desk import Desk, Loss, content_key
+from index.jobs.cluster.shipping import bundle_files
+from index.jobs.cluster.turns import results
+from index.jobs.cluster.worker import Embedded, Known, Order, Result, installed_version
+from index.jobs.ingest import Ingested, add, content_sha256
+from index.jobs.pipeline import Finished, Pace
+from index.jobs.records import JobItem
+from index.jobs.work import Work, WorkerDied
+from vitascope.engine import Device
+from vitascope.errors import ClusterError, InvalidInput, MediaError, VitascopeError
+
+IN_FLIGHT = 3
+"""Files in work for each worker: one that is embedded, one that waits, one that is stored."""
+_FRUITLESS = 3
+"""Rounds in a row without a single result after which the cluster is given up."""
+_LEAVE_SECONDS = 10.0
+"""How long the end waits for workers that are still at a file; they stop by themselves after it."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RayCluster:
+    """A workplace: the Ray cluster that this process is connected to. ``actors`` workers (0: as many as the cluster
+    has room for), each with ``threads`` CPUs and one GPU where ``device`` names one.
+    """
+
+    actors: int = 0
+    threads: int = 1
+    device: Device = "auto"
+
+    decodes_here = False
+
+    def __post_init__(self) -> None:
+        if self.actors < 0 or self.threads < 1:
+            raise InvalidInput(f"actors: {self.actors}, threads: {self.threads}; at least 0 and 1 were expected")
+
+    @property
+    def gpus(self) -> int:
+        """Of each worker."""
+        return int(self.device in ("cuda", "tensorrt"))
+
+    def size(self) -> int:
+        """How many workers there will be. Raises ClusterError when the cluster has no room for a single one."""
+        import ray
+
+        has: dict[str, float] = cast(Any, ray).cluster_resources()
+        room = int(has.get("CPU", 0) // self.threads)
+        if self.gpus:
+            room = min(room, int(has.get("GPU", 0)))
+        if not room:
+            raise ClusterError(
+                f"ray: the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; at least "
+                f"{self.threads} and {self.gpus} for one worker were expected"
+            )
+        return self.actors or room
+
+    def pace(self) -> Pace:
+        """How many files a run should have in work. Raises ClusterError."""
+        return Pace(in_flight=IN_FLIGHT * self.size())
+
+    def executor(self, work: Work) -> RayExecutor:
+        return RayExecutor(work, self)
+
+
+class RayExecutor:
+    """See ``Executor``. Two equal files that are in work at the same time are both embedded, and stored once."""
+
+    def __init__(self, work: Work, cluster: RayCluster) -> None:
+        self._work = work
+        self._cluster = cluster
+        self._lock = threading.Lock()
+        self._outstanding: dict[int, JobItem] = {}
+        """By position: begun, and no result has arrived."""
+        self._desk: Any = None
+        self._fault: Exception | None = None
+        self._closed = False
+        self._received = 0
+        self._to_store: Channel[tuple[JobItem, Result]] = Channel()
+        self._finished: Channel[Finished] = Channel()
+        self._rounds = threading.Thread(target=self._go, name="job-cluster", daemon=True)
+        self._stores = [
+            threading.Thread(target=self._store, name=f"job-store-{number}", daemon=True)
+            for number in range(work.pace.openers)
+        ]
+
+    def __enter__(self) -> RayExecutor:
+        for thread in (self._rounds, *self._stores):
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.abandon()
+        self._rounds.join(_LEAVE_SECONDS)
+
+    def begin(self, item: JobItem) -> None:
+        self._begin(item)
+
+    def finished(self, timeout: float) -> list[Finished]:
+        first = self._finished.get(timeout)
+        return [] if first is None else [first, *self._rest()]
+
+    def abandon(self) -> list[Finished]:
+        with self._lock:
+            self._closed = True
+            desk = self._desk
+        if desk is not None:
+            desk.close.remote()
+        self._to_store.close()
+        for thread in self._stores:
+            thread.join()
+        return self._rest()
+
+    def _rest(self) -> list[Finished]:
+        rest = []
+        while (one := self._finished.get_now()) is not None:
+            rest.append(one)
+        return rest
+
+    def _begin(self, item: JobItem, *, again: bool = False) -> None:
+        with self._lock:
+            if self._fault is not None:
+                self._finished.put(Finished(item, None, self._fault))
+                return
+            self._outstanding[item.position] = item
+            if self._desk is not None:
+                self._desk.put.remote(item, again)
+
+    # Rounds
+
+    def _go(self) -> None:
+        """One round after the other, until the run is over or the cluster is given up."""
+        fruitless = 0
+        try:
+            order = self._order()
+            while not self._closed:
+                before = self._received
+                error: Exception = ClusterError("its workers end without a result")
+                try:
+                    self._round(order)
+                except VitascopeError:
+                    raise
+                except Exception as broken:  # Ray's own, of many kinds
+                    error = broken
+                fruitless = 0 if self._received > before else fruitless + 1
+                if self._closed:
+                    return
+                _log.warning("job %d: the cluster broke off: %s", self._work.job.id, _said(error))
+                if fruitless == _FRUITLESS:
+                    raise ClusterError(f"ray: {_FRUITLESS} attempts without a single result: {_said(error)}") from error
+        except Exception as fault:
+            self._give_up(fault)
+
+    def _order(self) -> Order:
+        import ray
+
+        work = self._work
+        return Order(
+            version=installed_version(),
+            bundle=ray.put(bundle_files(work.model.bundle)),
+            options=work.job.options,
+            reach=work.reach,
+            limits=work.limits,
+            threads=self._cluster.threads,
+            device=self._cluster.device,
+        )
+
+    def _round(self, order: Order) -> None:
+        import ray
+
+        actors = self._cluster.size()
+        desk = _new_desk(self._known(), actors)
+        with self._lock:
+            self._desk = desk
+            for item in self._outstanding.values():
+                desk.put.remote(item)
+            if self._closed:
+                return
+        losses = threading.Thread(target=self._watch, args=(desk,), name="job-losses", daemon=True)
+        losses.start()
+        try:
+            for result in results(order, desk, actors, self._cluster.gpus):
+                self._receive(desk, result)
+        finally:
+            with self._lock:
+                self._desk = None
+            ray.kill(desk)
+            losses.join()
+
+    def _known(self) -> list[int]:
+        with self._work.collection.catalogue.read() as connection:
+            return [content_key(row[0]) for row in connection.execute("SELECT content_sha256 FROM videos")]
+
+    def _receive(self, desk: Any, result: Result) -> None:
+        if result.position is None:
+            assert isinstance(result.outcome, Exception)
+            raise result.outcome
+        desk.received.remote(result.position)
+        self._received += 1
+        item = self._taken(result.position)
+        if item is not None:  # else it came twice
+            self._to_store.put((item, result))
+
+    def _watch(self, desk: Any) -> None:
+        """Deal with what is lost, for as long as the desk is there."""
+        import ray
+
+        while True:
+            try:
+                losses: list[Loss] | None = ray.get(desk.losses.remote())
+            except ray.exceptions.RayError:
+                return
+            if losses is None:
+                return
+            for loss in losses:
+                item = self._taken(loss.position)
+                if item is None:
+                    continue  # its result came after all
+                if loss.in_work:
+                    _log.warning("job %d: %s: the process at it died", item.job_id, item.path)
+                    self._finished.put(Finished(item, None, WorkerDied(item.path)))
+                else:
+                    self._begin(item)
+
+    def _taken(self, position: int) -> JobItem | None:
+        with self._lock:
+            return self._outstanding.pop(position, None)
+
+    def _give_up(self, fault: Exception) -> None:
+        """Nothing more will come of any item."""
+        with self._lock:
+            self._fault = fault
+            left = list(self._outstanding.values())
+            self._outstanding.clear()
+        for item in left:
+            self._finished.put(Finished(item, None, fault))
+
+    # Storing
+
+    def _store(self) -> None:
+        while (entry := self._to_store.get()) is not None:
+            item, result = entry
+            try:
+                with self._work.clock.at_work("store"):
+                    ingested = self._ingested(item, result)
+            except BaseException as error:  # an exit, too, must reach whoever waits for the item
+                self._finished.put(Finished(item, None, error))
+                continue
+            if ingested is None:
+                self._begin(item, again=True)
+            else:
+                self._finished.put(Finished(item, ingested, None))
+
+    def _ingested(self, item: JobItem, result: Result) -> Ingested | None:
+        """The video of a result; None when the content was taken for a video's that there is none of."""
+        outcome, work = result.outcome, self._work
+        if isinstance(outcome, Exception):
+            raise outcome
+        if isinstance(outcome, Known):
+            video = work.collection.find_by_hash(outcome.content_sha256)
+            return None if video is None else Ingested(video, created=False)
+        ingested = add(work.collection, *self._kept(item, outcome))
+        desk = self._desk
+        if desk is not None:
+            desk.learn.remote(outcome.opened.content_sha256)
+        return ingested
+
+    def _kept(self, item: JobItem, embedded: Embedded) -> Embedded:
+        """The result with the file that the video is to be played from: that of a worker's copy is fetched here."""
+        opened = embedded.opened
+        if self._work.fetcher.kept_path(item.path, item.position) == opened.file:
+            return embedded
+        kept = self._work.fetcher.fetch(item.path, item.position)
+        if content_sha256(kept, self._work.limits) != opened.content_sha256:
+            raise MediaError(f"{kept.name}: changed while it was being read; an unchanging file was expected")
+        return Embedded(replace(opened, file=kept), embedded.clips)
+
+
+def _new_desk(known: list[int], actors: int) -> Any:
+    """On this machine, so that it lives as long as the run does."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    made = ray.remote(Desk).options(num_cpus=0, max_concurrency=1000 + 4 * actors, scheduling_strategy=here)
+    return made.remote(known)
+
+
+def _said(error: Exception) -> str:
+    """The last line of an error, which is all of Ray's that tells something."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
