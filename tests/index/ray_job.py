@@ -1,0 +1,34 @@
+"""A process of its own that runs a job on a Ray cluster until the end, or until it is killed.
+
+    python -m tests.index.ray_job ROOT BUNDLE JOB_ID ADDRESS
+
+Prints "N path" for every file that is done.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from index.jobs.cluster import turns
+from index.jobs.cluster.connect import connected
+from index.jobs.cluster.executor import RayCluster
+from index.jobs.jobs import run_job
+from index.library import Library
+from tests.index.job_process import say
+from tests.index.ray_workers import SlowWorker
+from vitascope.model import Model
+
+
+def main() -> None:
+    root, bundle, job_id, address = sys.argv[1:]
+    turns.Worker = SlowWorker
+    cluster = RayCluster(device="cpu")
+    with connected(address), Library(Path(root)) as library:
+        model = Model.open(bundle, threads=1, device="cpu")
+        collection = library.open("videos")
+        run_job(collection, model, int(job_id), on_item=say, pace=cluster.pace(), workplace=cluster)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Workers of a Ray cluster to which something happens; importable, as Ray wants them, where they run."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from index.jobs.cluster import worker
+from tests.index.job_process import poisoned
+
+POISON = "002.png"
+HELD = "held.png"
+
+
+def marker(file: Path) -> Path:
+    """Where a worker that is held writes which node it is on."""
+    return file.with_suffix(".node")
+
+
+class PoisonedWorker(worker.Worker):
+    """Decoding ``POISON`` kills the process."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        worker.decode_clips = poisoned(POISON)
+
+
+class HeldWorker(worker.Worker):
+    """The first who decodes ``HELD`` says where it is and stays at it for a minute."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        decode = worker.decode_clips
+
+        def holding(model: Any, opened: Any, *rest: Any, **options: Any) -> Any:
+            node = marker(opened.file)
+            if opened.file.name == HELD and not node.exists():
+                part = node.with_suffix(".part")
+                part.write_text(f"{os.getpid()} {ray.get_runtime_context().get_node_id()}")
+                part.rename(node)
+                time.sleep(60)
+            return decode(model, opened, *rest, **options)
+
+        worker.decode_clips = holding
+
+
+class SlowWorker(worker.Worker):
+    """Takes its time, so that there is some to kill the driver in."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        decode = worker.decode_clips
+
+        def slow(*rest: Any, **options: Any) -> Any:
+            time.sleep(0.1)
+            return decode(*rest, **options)
+
+        worker.decode_clips = slow

@@ -1,0 +1,247 @@
+"""The same jobs on a Ray cluster: a head and two machines, which are processes of this one, really killed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index.clips.segment import Segmentation
+from index.collection import Collection
+from index.jobs.jobs import Job, create_folder_job, create_job, items, job, pause, resume, run_job
+from index.jobs.sources.description import ShardsSource
+from index.library import Library
+from tests.index.test_jobs import make_pictures, outcomes
+from tests.media_files import solid, write_color_video, write_picture
+from tests.tools import need_ray
+from vitascope.model import Model
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 90.0
+"""Seconds after which a run is given up."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head that does no work, two machines with one CPU each, and this process connected to them."""
+    need_ray()
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from index.jobs.cluster.connect import connected
+
+    memory = {"object_store_memory": 80 * 1024**2}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
+    try:
+        for _ in range(2):
+            made.add_node(num_cpus=1, **memory)
+        with connected(made.address):
+            yield made
+        assert not ray.is_initialized()
+    finally:
+        made.shutdown()
+
+
+@pytest.fixture
+def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
+    with Library(tmp_path / "library") as library:
+        yield library.create("videos", small_model)
+
+
+def run_on_cluster(collection: Collection, model: Model, made: Job, **options: Any) -> Job:
+    from index.jobs.cluster.executor import RayCluster
+
+    place = RayCluster(device="cpu")
+    end = time.monotonic() + PATIENCE
+    pace = options.pop("pace", None) or place.pace()
+    done = run_job(
+        collection, model, made.id, workplace=place, pace=pace, should_abandon=lambda: time.monotonic() > end, **options
+    )
+    assert time.monotonic() < end, f"not done in {PATIENCE} s: {items(collection, made.id)}"
+    return done
+
+
+def employ(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let the workers be of this class of ``ray_workers``."""
+    from index.jobs.cluster import turns
+    from tests.index import ray_workers
+
+    monkeypatch.setattr(turns, "Worker", getattr(ray_workers, name))
+
+
+def content(collection: Collection) -> dict[str, Any]:
+    """All that a collection holds, by path, without what depends on the order of adding."""
+    found = {}
+    for video in collection.videos(10_000):
+        clips = collection.clips(video.id)
+        ids = [clip.id for clip in clips]
+        with collection.catalogue.read() as connection:
+            rows = connection.execute(
+                "SELECT vector FROM vectors WHERE clip_id BETWEEN ? AND ? ORDER BY clip_id", (ids[0], ids[-1])
+            ).fetchall()
+        found[video.path] = (
+            replace(video, id=0, added_at=0.0),
+            [replace(clip, id=0, video_id=0) for clip in clips],
+            [collection.thumbnail(i) for i in ids],
+            np.stack([np.frombuffer(row[0], "<f4") for row in rows]),
+            collection.visual_tokens(ids),
+        )
+    return found
+
+
+@pytest.fixture
+def films(tmp_path: Path) -> Path:
+    """Films of several clips, with subtitles beside one, a picture, the same film again, and files that fail."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for number, color in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+        write_color_video(folder / f"{number}.mp4", color, seconds=3.0 + number)
+    (folder / "0.srt").write_text("1\n00:00:00,500 --> 00:00:01,500\nIt is red\n", "utf-8")
+    write_picture(folder / "still.png", solid((9, 90, 200)))
+    shutil.copy(folder / "1.mp4", folder / "zz same.mp4")
+    (folder / "text.mp4").write_text("words " * 100)
+    (folder / "notes.txt").write_text("words")
+    return folder
+
+
+def test_it_adds_what_the_local_job_adds_and_nothing_a_second_time(
+    tmp_path: Path, cluster: Any, collection: Collection, films: Path, small_model: Model
+) -> None:
+    rule = Segmentation(length=1.0)
+    made = create_folder_job(collection, films, segmentation=rule, metadata={"site": "north"})
+    seen: list[str] = []
+    done = run_on_cluster(collection, small_model, made, on_item=lambda item, n, total: seen.append(item.path))
+    assert (done.state, done.error) == ("succeeded", None)
+    assert (done.counts.succeeded, done.counts.skipped, done.counts.failed) == (4, 3, 1)
+    assert len(seen) == len(set(seen)) == 6
+    with Library(tmp_path / "other") as library:
+        local = library.create("videos", small_model)
+        same = create_folder_job(local, films, segmentation=rule, metadata={"site": "north"})
+        there = run_job(local, small_model, same.id)
+        expected, found = content(local), content(collection)
+        # Of two equal files, either may be the first one there.
+        twins = {str(films / "1.mp4"), str(films / "zz same.mp4")}
+        assert set(expected) - twins == set(found) - twins
+        for path, (video, clips, pictures, vectors, tokens) in expected.items():
+            if path in twins:
+                continue
+            assert found[path][:3] == (video, clips, pictures)
+            np.testing.assert_allclose(found[path][3], vectors, atol=1e-6)
+            np.testing.assert_allclose(found[path][4], tokens, atol=2e-3)  # kept as float16
+        for name in ("text.mp4", "notes.txt"):
+            assert outcomes(collection, made.id)[name] == outcomes(local, there.id)[name]
+
+
+def test_a_machine_that_is_killed_costs_no_film(
+    tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.index.ray_workers import HELD, marker
+
+    employ(monkeypatch, "HeldWorker")
+    folder = make_pictures(tmp_path / "pictures", 30)
+    write_picture(folder / HELD, solid((1, 2, 3)))
+    made = create_folder_job(collection, folder)
+    killed: list[str] = []
+
+    def kill() -> None:
+        """The machine whose worker has a file in work, once it has one."""
+        said = marker(folder / HELD)
+        while not said.exists():
+            time.sleep(0.05)
+        node_id = said.read_text().split()[1]
+        cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id == node_id), allow_graceful=False)
+        killed.append(node_id)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        done = run_on_cluster(collection, small_model, made)
+    finally:
+        killer.join(PATIENCE)
+        cluster.add_node(num_cpus=1, object_store_memory=80 * 1024**2)
+    assert len(killed) == 1
+    assert (done.state, done.counts.succeeded, done.counts.total) == ("succeeded", 31, 31)
+    paths = [video.path for video in collection.videos()]
+    assert len(paths) == len(set(paths)) == 31
+    assert collection.catalogue.problems() == []
+    held = next(item for item in items(collection, made.id) if item.path.endswith(HELD))
+    assert held.tries == 2  # it was in work on the machine that was killed
+    assert all(item.crashes <= 1 for item in items(collection, made.id))
+
+
+def test_a_file_that_kills_its_worker_is_put_aside_and_no_other_is_blamed(
+    tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.index.ray_workers import POISON
+
+    employ(monkeypatch, "PoisonedWorker")
+    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
+    done = run_on_cluster(collection, small_model, made, max_crashes=2)
+    assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 11, 1)
+    assert outcomes(collection, made.id)[POISON] == ("quarantined", "the process that was indexing it died 2 times")
+    blamed = {Path(item.path).name: item.crashes for item in items(collection, made.id) if item.crashes}
+    assert blamed == {POISON: 2}
+    assert collection.stats().videos == 11
+
+
+def test_the_process_that_runs_the_job_may_be_killed(
+    tmp_path: Path, cluster: Any, collection: Collection, small_bundle: Path, small_model: Model
+) -> None:
+    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 40))
+    arguments = [str(tmp_path / "library"), str(small_bundle), str(made.id), cluster.address]
+    command = [sys.executable, "-m", "tests.index.ray_job", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        watchdog = threading.Timer(PATIENCE, process.kill)
+        watchdog.start()
+        lines = [process.stdout.readline() for _ in range(5)]
+        process.kill()
+        lines += process.stdout.readlines()
+        watchdog.cancel()
+    acknowledged = {line.split()[1] for line in lines if line.endswith("\n")}
+    left = job(collection, made.id)
+    assert left.state == "running"
+    assert 5 <= len(acknowledged) < 40
+    done = run_job(collection, small_model, made.id)  # by whoever comes, without a cluster
+    assert (done.state, done.counts.succeeded, done.counts.skipped) == ("succeeded", 40, 0)
+    paths = [video.path for video in collection.videos()]
+    assert len(paths) == len(set(paths)) == 40
+    assert acknowledged <= set(paths)
+    # The process that was killed had decoded none of them.
+    assert all(item.crashes == 0 for item in items(collection, made.id))
+
+
+def test_it_is_paused_and_goes_on_and_keeps_copies_of_what_a_shard_holds(
+    tmp_path: Path, cluster: Any, collection: Collection, small_model: Model
+) -> None:
+    folder = make_pictures(tmp_path / "pictures", 12)
+    shard = tmp_path / "shard.tar"
+    with tarfile.open(shard, "w") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.add(path, path.name)
+    made = create_job(collection, ShardsSource((str(shard),)))
+
+    def rest(item: Any, done: int, total: int) -> None:
+        if done == 3:
+            pause(collection, made.id)
+
+    resting = run_on_cluster(collection, small_model, made, on_item=rest)
+    assert resting.state == "paused"
+    assert 3 <= resting.counts.succeeded < 12
+    assert resting.counts.succeeded == collection.stats().videos
+    resume(collection, made.id)
+    assert run_on_cluster(collection, small_model, made).counts.succeeded == 12
+    shard.unlink()
+    for video in collection.videos():
+        assert Path(video.path).parent == collection.folder.absolute() / "media" / f"job-{made.id}"
+        assert Path(video.path).read_bytes() == (folder / video.title).with_suffix(".png").read_bytes()
