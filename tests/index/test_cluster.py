@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -24,9 +25,11 @@ from index.library import Library
 from tests.index.test_jobs import make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
+from vitascope.command import PARTLY, main
 from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
+MACHINE = {"object_store_memory": 80 * 1024**2, "include_log_monitor": False}
 PATIENCE = 90.0
 """Seconds after which a run is given up."""
 
@@ -40,11 +43,10 @@ def cluster() -> Iterator[Any]:
 
     from index.jobs.cluster.connect import connected
 
-    memory = {"object_store_memory": 80 * 1024**2}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **memory})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **MACHINE})
     try:
         for _ in range(2):
-            made.add_node(num_cpus=1, **memory)
+            made.add_node(num_cpus=1, **MACHINE)
         with connected(made.address):
             yield made
         assert not ray.is_initialized()
@@ -114,32 +116,35 @@ def films(tmp_path: Path) -> Path:
     return folder
 
 
-def test_it_adds_what_the_local_job_adds_and_nothing_a_second_time(
-    tmp_path: Path, cluster: Any, collection: Collection, films: Path, small_model: Model
+def test_the_command_adds_what_the_local_job_adds(
+    tmp_path: Path,
+    cluster: Any,
+    films: Path,
+    small_bundle: Path,
+    small_model: Model,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    rule = Segmentation(length=1.0)
-    made = create_folder_job(collection, films, segmentation=rule, metadata={"site": "north"})
-    seen: list[str] = []
-    done = run_on_cluster(collection, small_model, made, on_item=lambda item, n, total: seen.append(item.path))
-    assert (done.state, done.error) == ("succeeded", None)
-    assert (done.counts.succeeded, done.counts.skipped, done.counts.failed) == (4, 3, 1)
-    assert len(seen) == len(set(seen)) == 6
-    with Library(tmp_path / "other") as library:
-        local = library.create("videos", small_model)
-        same = create_folder_job(local, films, segmentation=rule, metadata={"site": "north"})
-        there = run_job(local, small_model, same.id)
-        expected, found = content(local), content(collection)
+    arguments = ["index", str(films), "--clip-length", "1", "--metadata", "site=north", "--json", "--device", "cpu"]
+    arguments += ["--bundle", str(small_bundle), "--data", str(tmp_path / "data")]
+    assert main([*arguments, "--ray", cluster.address, "--ray-actors", "2"]) == PARTLY
+    told = json.loads(capsys.readouterr().out)
+    assert (told["files"], told["added"], told["skipped"], told["failed"]) == (8, 4, 3, 1)
+    with Library(tmp_path / "data" / "collections") as library, Library(tmp_path / "other") as other:
+        local, same = other.create("videos", small_model), library.open("videos")
+        rule = Segmentation(length=1.0)
+        made = create_folder_job(local, films, segmentation=rule, metadata={"site": "north"})
+        run_job(local, small_model, made.id)
+        expected, found = content(local), content(same)
         # Of two equal files, either may be the first one there.
         twins = {str(films / "1.mp4"), str(films / "zz same.mp4")}
         assert set(expected) - twins == set(found) - twins
-        for path, (video, clips, pictures, vectors, tokens) in expected.items():
-            if path in twins:
-                continue
-            assert found[path][:3] == (video, clips, pictures)
-            np.testing.assert_allclose(found[path][3], vectors, atol=1e-6)
-            np.testing.assert_allclose(found[path][4], tokens, atol=2e-3)  # kept as float16
+        assert len(expected) == len(found) == 4
+        for path in set(expected) - twins:
+            assert found[path][:3] == expected[path][:3]
+            np.testing.assert_allclose(found[path][3], expected[path][3], atol=1e-6)
+            np.testing.assert_allclose(found[path][4], expected[path][4], atol=2e-3)  # kept as float16
         for name in ("text.mp4", "notes.txt"):
-            assert outcomes(collection, made.id)[name] == outcomes(local, there.id)[name]
+            assert outcomes(same, int(told["job"]))[name] == outcomes(local, made.id)[name]
 
 
 def test_a_machine_that_is_killed_costs_no_film(
@@ -168,7 +173,7 @@ def test_a_machine_that_is_killed_costs_no_film(
         done = run_on_cluster(collection, small_model, made)
     finally:
         killer.join(PATIENCE)
-        cluster.add_node(num_cpus=1, object_store_memory=80 * 1024**2)
+        cluster.add_node(num_cpus=1, **MACHINE)
     assert len(killed) == 1
     assert (done.state, done.counts.succeeded, done.counts.total) == ("succeeded", 31, 31)
     paths = [video.path for video in collection.videos()]
@@ -240,7 +245,7 @@ def test_it_is_paused_and_goes_on_and_keeps_copies_of_what_a_shard_holds(
     assert 3 <= resting.counts.succeeded < 12
     assert resting.counts.succeeded == collection.stats().videos
     resume(collection, made.id)
-    assert run_on_cluster(collection, small_model, made).counts.succeeded == 12
+    assert run_job(collection, small_model, made.id).counts.succeeded == 12  # the rest by this machine alone
     shard.unlink()
     for video in collection.videos():
         assert Path(video.path).parent == collection.folder.absolute() / "media" / f"job-{made.id}"

@@ -15,15 +15,15 @@ def connected(address: str) -> Iterator[None]:
     """Join the cluster at ``address``: HOST:PORT, "auto" for the one that this machine belongs to, "local" for a new
     one. A connection that is there already is used and left alone.
 
-    Raises ModuleNotFoundError (package ray), InvalidInput and ClusterError.
+    Raises InvalidInput, ModuleNotFoundError (package ray) and ClusterError.
     """
-    import ray
-
     if address.startswith("ray://"):
         raise InvalidInput(
             f"ray: {address!r} is for Ray clients; HOST:PORT, auto or local was expected, on a machine that belongs to "
             "the cluster (ray start --address=HOST:PORT --num-cpus=0)"
         )
+    import ray
+
     if ray.is_initialized():
         yield
         return

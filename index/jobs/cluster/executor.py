@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
@@ -21,9 +22,19 @@ from index.jobs.cluster.worker import Embedded, Known, Order, Result, installed_
 from index.jobs.ingest import Ingested, add, content_sha256
 from index.jobs.pipeline import Finished, Pace
 from index.jobs.records import JobItem
+from index.jobs.sources.description import FilesSource, FolderSource, ShardsSource, Source
 from index.jobs.work import Work, WorkerDied
 from vitascope.engine import Device
-from vitascope.errors import ClusterError, InvalidInput, MediaError, VitascopeError
+from vitascope.errors import (
+    BundleError,
+    ClusterError,
+    CollectionNotFound,
+    InvalidInput,
+    MediaError,
+    StorageError,
+    TaskMissing,
+    VitascopeError,
+)
 
 IN_FLIGHT = 3
 """Files in work for each worker: one that is embedded, one that waits, one that is stored."""
@@ -31,6 +42,8 @@ _FRUITLESS = 3
 """Rounds in a row without a single result after which the cluster is given up."""
 _LEAVE_SECONDS = 10.0
 """How long the end waits for workers that are still at a file; they stop by themselves after it."""
+_TELLING = (BundleError, TaskMissing, StorageError, CollectionNotFound, ClusterError)
+"""Errors that the run knows to be of no single file."""
 _log = logging.getLogger(__name__)
 
 
@@ -163,8 +176,10 @@ class RayExecutor:
                 _log.warning("job %d: the cluster broke off: %s", self._work.job.id, _said(error))
                 if fruitless == _FRUITLESS:
                     raise ClusterError(f"ray: {_FRUITLESS} attempts without a single result: {_said(error)}") from error
-        except Exception as fault:
+        except _TELLING as fault:
             self._give_up(fault)
+        except Exception as fault:  # of no file, so that none may be called failed for it
+            self._give_up(ClusterError(f"ray: {type(fault).__name__}: {_said(fault)}"))
 
     def _order(self) -> Order:
         import ray
@@ -173,6 +188,7 @@ class RayExecutor:
         return Order(
             version=installed_version(),
             bundle=ray.put(bundle_files(work.model.bundle)),
+            folders=shared_folders(work.job.source),
             options=work.job.options,
             reach=work.reach,
             limits=work.limits,
@@ -184,13 +200,12 @@ class RayExecutor:
         import ray
 
         actors = self._cluster.size()
-        desk = _new_desk(self._known(), actors)
         with self._lock:
-            self._desk = desk
-            for item in self._outstanding.values():
-                desk.put.remote(item)
             if self._closed:
                 return
+            desk = self._desk = _new_desk(self._known(), actors)
+            for item in self._outstanding.values():
+                desk.put.remote(item)
         losses = threading.Thread(target=self._watch, args=(desk,), name="job-losses", daemon=True)
         losses.start()
         try:
@@ -209,7 +224,7 @@ class RayExecutor:
     def _receive(self, desk: Any, result: Result) -> None:
         if result.position is None:
             assert isinstance(result.outcome, Exception)
-            raise result.outcome
+            raise result.outcome  # of a worker that can embed nothing at all
         desk.received.remote(result.position)
         self._received += 1
         item = self._taken(result.position)
@@ -289,6 +304,17 @@ class RayExecutor:
         if content_sha256(kept, self._work.limits) != opened.content_sha256:
             raise MediaError(f"{kept.name}: changed while it was being read; an unchanging file was expected")
         return Embedded(replace(opened, file=kept), embedded.clips)
+
+
+def shared_folders(source: Source) -> tuple[str, ...]:
+    """What every machine must see of a source. The paths in a file list may lead anywhere; each is tried."""
+    match source:
+        case FolderSource(folder=folder):
+            return (folder,)
+        case FilesSource(files=named) | ShardsSource(shards=named):
+            return tuple(sorted({str(Path(name).parent) for name in named}))
+        case _:
+            return ()
 
 
 def _new_desk(known: list[int], actors: int) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,6 +32,8 @@ class Order:
 
     version: str
     bundle: Any
+    folders: tuple[str, ...]
+    """That the source names, which every machine must see."""
     options: JobOptions
     reach: Reach
     limits: MediaLimits
@@ -73,6 +76,7 @@ class Worker:
         self._model: Model | VitascopeError
         try:
             check_version(order.version)
+            check_folders(order.folders)
             self._model = model_of(ray.get(order.bundle), order.threads, order.device)
         except VitascopeError as error:  # an actor that fails to start would tell its traceback, not why
             self._model = error
@@ -135,6 +139,16 @@ def check_version(wanted: str) -> None:
     """Raise ClusterError unless this machine has the version of Vitascope that runs the job."""
     if (found := installed_version()) != wanted:
         raise ClusterError(f"a worker has vitascope {found}; {wanted}, as where the job runs, was expected")
+
+
+def check_folders(wanted: Iterable[str]) -> None:
+    """Raise ClusterError unless this machine sees these folders. Without that each file of them would fail."""
+    for folder in wanted:
+        if not Path(folder).is_dir():
+            where = os.uname().nodename
+            raise ClusterError(
+                f"a worker on {where} does not see {folder}; a folder that all machines share was expected"
+            )
 
 
 def installed_version() -> str:
