@@ -30,7 +30,7 @@ class PoisonedWorker(worker.Worker):
 
 
 class HeldWorker(worker.Worker):
-    """The first who decodes ``HELD`` says where it is and stays at it for a minute."""
+    """The first who decodes ``HELD`` says where it is and stays at it until it is killed."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -42,7 +42,7 @@ class HeldWorker(worker.Worker):
                 part = node.with_suffix(".part")
                 part.write_text(f"{os.getpid()} {ray.get_runtime_context().get_node_id()}")
                 part.rename(node)
-                time.sleep(60)
+                time.sleep(600)
             return decode(model, opened, *rest, **options)
 
         worker.decode_clips = holding

@@ -19,6 +19,7 @@ import pytest
 
 from index.clips.segment import Segmentation
 from index.collection import Collection
+from index.jobs.cluster.connect import LOOPBACK_ONLY, connected
 from index.jobs.jobs import Job, create_folder_job, create_job, items, job, pause, resume, run_job
 from index.jobs.sources.description import ShardsSource
 from index.library import Library
@@ -30,7 +31,7 @@ from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"object_store_memory": 80 * 1024**2, "include_log_monitor": False}
-PATIENCE = 90.0
+PATIENCE = 240.0
 """Seconds after which a run is given up."""
 
 
@@ -38,10 +39,14 @@ PATIENCE = 90.0
 def cluster() -> Iterator[Any]:
     """A head that does no work, two machines with one CPU each, and this process connected to them."""
     need_ray()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(*LOOPBACK_ONLY)  # read when ray is imported, here and in the processes of the cluster
+        yield from started()
+
+
+def started() -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
-
-    from index.jobs.cluster.connect import connected
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **MACHINE})
     try:
@@ -179,9 +184,9 @@ def test_a_machine_that_is_killed_costs_no_film(
     paths = [video.path for video in collection.videos()]
     assert len(paths) == len(set(paths)) == 31
     assert collection.catalogue.problems() == []
-    held = next(item for item in items(collection, made.id) if item.path.endswith(HELD))
-    assert held.tries == 2  # it was in work on the machine that was killed
-    assert all(item.crashes <= 1 for item in items(collection, made.id))
+    # It alone was in work on the machine that was killed.
+    again = {Path(i.path).name: (i.tries, i.crashes) for i in items(collection, made.id) if i.tries > 1 or i.crashes}
+    assert again == {HELD: (2, 1)}
 
 
 def test_a_file_that_kills_its_worker_is_put_aside_and_no_other_is_blamed(

@@ -9,6 +9,11 @@ from contextlib import contextmanager
 
 from vitascope.errors import ClusterError, InvalidInput
 
+LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+"""Lets a cluster that is started here listen on 127.0.0.1 alone: whoever reaches its ports may run anything in it. Ray
+reads it when it is imported.
+"""
+
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
@@ -22,6 +27,8 @@ def connected(address: str) -> Iterator[None]:
             f"ray: {address!r} is for Ray clients; HOST:PORT, auto or local was expected, on a machine that belongs to "
             "the cluster (ray start --address=HOST:PORT --num-cpus=0)"
         )
+    if address == "local":
+        os.environ.setdefault(*LOOPBACK_ONLY)
     import ray
 
     if ray.is_initialized():
