@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from index.jobs.cluster import turns
+from index.jobs.cluster import shifts
 from index.jobs.cluster.connect import connected
 from index.jobs.cluster.executor import RayCluster
 from index.jobs.jobs import run_job
@@ -22,7 +22,7 @@ from vitascope.model import Model
 
 def main() -> None:
     root, bundle, job_id, address = sys.argv[1:]
-    turns.Worker = SlowWorker
+    shifts.Worker = SlowWorker
     cluster = RayCluster(device="cpu")
     with connected(address), Library(Path(root)) as library:
         model = Model.open(bundle, threads=1, device="cpu")

@@ -80,10 +80,10 @@ def run_on_cluster(collection: Collection, model: Model, made: Job, **options: A
 
 def employ(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Let the workers be of this class of ``ray_workers``."""
-    from index.jobs.cluster import turns
+    from index.jobs.cluster import shifts
     from tests.index import ray_workers
 
-    monkeypatch.setattr(turns, "Worker", getattr(ray_workers, name))
+    monkeypatch.setattr(shifts, "Worker", getattr(ray_workers, name))
 
 
 def content(collection: Collection) -> dict[str, Any]:

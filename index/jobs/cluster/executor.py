@@ -16,8 +16,8 @@ from typing import Any, cast
 
 from index.jobs.channel import Channel
 from index.jobs.cluster.desk import Desk, Loss, content_key
+from index.jobs.cluster.shifts import results
 from index.jobs.cluster.shipping import bundle_files
-from index.jobs.cluster.turns import results
 from index.jobs.cluster.worker import Embedded, Known, Order, Result, installed_version
 from index.jobs.ingest import Ingested, add, content_sha256
 from index.jobs.pipeline import Finished, Pace
@@ -163,19 +163,19 @@ class RayExecutor:
             order = self._order()
             while not self._closed:
                 before = self._received
-                error: Exception = ClusterError("its workers end without a result")
+                why = "its workers died again and again"
                 try:
                     self._round(order)
                 except VitascopeError:
                     raise
-                except Exception as broken:  # Ray's own, of many kinds
-                    error = broken
-                fruitless = 0 if self._received > before else fruitless + 1
+                except Exception as error:  # Ray's own, of many kinds
+                    why = _said(error)
                 if self._closed:
                     return
-                _log.warning("job %d: the cluster broke off: %s", self._work.job.id, _said(error))
+                _log.warning("job %d: the cluster broke off: %s", self._work.job.id, why)
+                fruitless = 0 if self._received > before else fruitless + 1
                 if fruitless == _FRUITLESS:
-                    raise ClusterError(f"ray: {_FRUITLESS} attempts without a single result: {_said(error)}") from error
+                    raise ClusterError(f"ray: {_FRUITLESS} attempts without a single result: {why}")
         except _TELLING as fault:
             self._give_up(fault)
         except Exception as fault:  # of no file, so that none may be called failed for it
@@ -200,10 +200,11 @@ class RayExecutor:
         import ray
 
         actors = self._cluster.size()
+        known = self._known()
         with self._lock:
             if self._closed:
                 return
-            desk = self._desk = _new_desk(self._known(), actors)
+            desk = self._desk = _new_desk(known, actors)
             for item in self._outstanding.values():
                 desk.put.remote(item)
         losses = threading.Thread(target=self._watch, args=(desk,), name="job-losses", daemon=True)

@@ -62,7 +62,9 @@ class Result(NamedTuple):
 
 
 class Worker:
-    """The class that Ray Data makes actors of; called with a turn, it yields the result of one file."""
+    """The class that Ray Data makes actors of; called with a shift, it yields result after result until the desk is
+    closed.
+    """
 
     def __init__(self, order: Order, desk: Any) -> None:
         import ray
@@ -72,7 +74,6 @@ class Worker:
         self._name = uuid.uuid4().hex
         self._me = ray.get_runtime_context().current_actor
         self._ray_get = ray.get
-        self._is_over = False
         self._model: Model | VitascopeError
         try:
             check_version(order.version)
@@ -85,13 +86,13 @@ class Worker:
         if isinstance(self._model, VitascopeError):
             yield {"result": [packed(Result(None, self._model))]}
             return
-        if self._is_over:
-            return
+        while (drawn := self._draw()) is not None:
+            outcome = embed(self._model, self._order, drawn.item, None if drawn.again else self._find)
+            yield {"result": [packed(Result(drawn.item.position, outcome))]}
+
+    def _draw(self) -> Drawn | None:
         drawn: Drawn | None = self._ray_get(self._desk.draw.remote(self._name, self._me))
-        self._is_over = drawn is None
-        if drawn is not None:
-            find = None if drawn.again else self._find
-            yield {"result": [packed(Result(drawn.item.position, embed(self._model, self._order, drawn.item, find)))]}
+        return drawn
 
     def _find(self, content_sha256: str) -> Known | None:
         return Known(content_sha256) if self._ray_get(self._desk.knows.remote(content_sha256)) else None

@@ -1,7 +1,7 @@
-"""The Ray Data half: a stream of turns goes through a pool of workers, and results come out as they are ready.
+"""The Ray Data half: shifts go to a pool of workers, and the results of files come out as they are ready.
 
-A row that goes in is a turn, not a file: the worker that takes it draws a file at the desk. A turn that is lost with
-its machine is therefore no loss, and nothing waits for one machine to come back.
+A row that goes in is a shift, not a file: the worker that takes it draws file after file at the desk. A shift that is
+lost with its machine is therefore no loss, and no file waits for one machine to come back.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from typing import Any
 
 from index.jobs.cluster.worker import Order, Result, Worker
 
-_BLOCKS = 64
-"""Pieces of the stream; what dies takes the turns of its piece along."""
-_TURNS = 1000
-"""In each piece."""
+_SPARE = 60
+"""Shifts beyond one for each worker; every death of a worker uses up one."""
 _log = logging.getLogger(__name__)
 
 
 def results(order: Order, desk: Any, actors: int, gpus: int) -> Iterator[Result]:
-    """What workers make of the files that they draw at ``desk``, until it is closed or the turns are used up.
+    """What workers make of the files that they draw at ``desk``, until it is closed or the shifts are used up.
 
     ``order.threads`` CPUs and ``gpus`` GPUs for each of ``actors`` workers; those that the cluster has no room for
     wait for it. What is lost with its machine does not come; the desk learns of it. Raises Ray's errors.
@@ -32,8 +30,9 @@ def results(order: Order, desk: Any, actors: int, gpus: int) -> Iterator[Result]
 
     with _settings(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Ray names nothing in place of ray_remote_args_fn
-        turns = ray.data.from_items([{"turn": 0}] * (_TURNS * _blocks(actors)), override_num_blocks=_blocks(actors))
-        made = turns.map_batches(
+        count = actors + _SPARE
+        shifts = ray.data.from_items([{"shift": number} for number in range(count)], override_num_blocks=count)
+        made = shifts.map_batches(
             Worker,
             batch_size=1,
             batch_format="pyarrow",
@@ -55,12 +54,8 @@ def results(order: Order, desk: Any, actors: int, gpus: int) -> Iterator[Result]
 
 
 def _not_again() -> dict[str, Any]:
-    """A turn that is tried again would draw another file, whose result Ray takes for one that it has already."""
+    """A shift that is tried again would draw other files, whose results Ray takes for those that it has already."""
     return {"max_task_retries": 0}
-
-
-def _blocks(actors: int) -> int:
-    return max(_BLOCKS, 4 * actors)
 
 
 @contextmanager
