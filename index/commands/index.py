@@ -147,7 +147,9 @@ def _cluster(args: argparse.Namespace) -> Iterator[RayCluster | None]:
     from index.jobs.cluster.executor import RayCluster
 
     with connected(args.ray):
-        yield RayCluster(args.ray_actors, args.threads or 1, args.device)
+        cluster = RayCluster(args.ray_actors, args.threads or 1, args.device)
+        cluster.size()  # said before a job is written down
+        yield cluster
 
 
 def _key_and_value(text: str) -> tuple[str, str | float | int | bool]:

@@ -26,7 +26,7 @@ from index.library import Library
 from tests.index.test_jobs import make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
-from vitascope.command import PARTLY, main
+from vitascope.command import MISTAKE, PARTLY, main
 from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +131,8 @@ def test_the_command_adds_what_the_local_job_adds(
 ) -> None:
     arguments = ["index", str(films), "--clip-length", "1", "--metadata", "site=north", "--json", "--device", "cpu"]
     arguments += ["--bundle", str(small_bundle), "--data", str(tmp_path / "data")]
+    assert main([*arguments, "--ray", cluster.address, "--threads", "2"]) == MISTAKE
+    assert "0 and 0, 1 and 0, 1 and 0; at least 2 and 0 on one of them" in capsys.readouterr().err
     assert main([*arguments, "--ray", cluster.address, "--ray-actors", "2"]) == PARTLY
     told = json.loads(capsys.readouterr().out)
     assert (told["files"], told["added"], told["skipped"], told["failed"]) == (8, 4, 3, 1)

@@ -153,8 +153,12 @@ def test_what_a_machine_lacks_is_named(tmp_path: Path) -> None:
     assert shared_folders(ListSource("/mnt/list.csv")) == ()
 
 
-def test_what_cannot_be_a_cluster_is_named() -> None:
+def test_workers_fit_where_there_is_room_and_what_cannot_be_a_cluster_is_named() -> None:
     with pytest.raises(InvalidInput, match="actors: -1"):
         RayCluster(actors=-1)
+    one = {"CPU": 6.0, "GPU": 2.0}
+    assert [RayCluster(threads=n).room(one) for n in (1, 4, 7)] == [6, 1, 0]
+    assert RayCluster(device="cuda").room(one) == 2
+    assert RayCluster(device="cuda").room({"CPU": 6.0}) == 0
     with pytest.raises(InvalidInput, match="for Ray clients"), connected("ray://127.0.0.1:10001"):
         pass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -69,19 +70,24 @@ class RayCluster:
         return int(self.device in ("cuda", "tensorrt"))
 
     def size(self) -> int:
-        """How many workers there will be. Raises ClusterError when the cluster has no room for a single one."""
+        """How many workers there will be. Raises ClusterError when no machine has room for a single one."""
         import ray
 
-        has: dict[str, float] = cast(Any, ray).cluster_resources()
-        room = int(has.get("CPU", 0) // self.threads)
-        if self.gpus:
-            room = min(room, int(has.get("GPU", 0)))
+        machines: list[dict[str, Any]] = cast(Any, ray).nodes()
+        has = [machine["Resources"] for machine in machines if machine["Alive"]]
+        room = sum(self.room(machine) for machine in has)
         if not room:
+            told = ", ".join(f"{machine.get('CPU', 0):g} and {machine.get('GPU', 0):g}" for machine in has)
             raise ClusterError(
-                f"ray: the cluster has {has.get('CPU', 0):g} CPUs and {has.get('GPU', 0):g} GPUs; at least "
-                f"{self.threads} and {self.gpus} for one worker were expected"
+                f"ray: the machines of the cluster have CPUs and GPUs: {told}; "
+                f"at least {self.threads} and {self.gpus} on one of them, for one worker, were expected"
             )
         return self.actors or room
+
+    def room(self, has: Mapping[str, float]) -> int:
+        """How many workers fit on a machine with these resources."""
+        cpus = int(has.get("CPU", 0) // self.threads)
+        return min(cpus, int(has.get("GPU", 0) // self.gpus)) if self.gpus else cpus
 
     def pace(self) -> Pace:
         """How many files a run should have in work. Raises ClusterError."""

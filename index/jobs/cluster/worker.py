@@ -73,7 +73,6 @@ class Worker:
         self._desk = desk
         self._name = uuid.uuid4().hex
         self._me = ray.get_runtime_context().current_actor
-        self._ray_get = ray.get
         self._model: Model | VitascopeError
         try:
             check_version(order.version)
@@ -91,11 +90,15 @@ class Worker:
             yield {"result": [packed(Result(drawn.item.position, outcome))]}
 
     def _draw(self) -> Drawn | None:
-        drawn: Drawn | None = self._ray_get(self._desk.draw.remote(self._name, self._me))
+        import ray
+
+        drawn: Drawn | None = ray.get(self._desk.draw.remote(self._name, self._me))
         return drawn
 
     def _find(self, content_sha256: str) -> Known | None:
-        return Known(content_sha256) if self._ray_get(self._desk.knows.remote(content_sha256)) else None
+        import ray
+
+        return Known(content_sha256) if ray.get(self._desk.knows.remote(content_sha256)) else None
 
 
 def embed(
