@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -21,31 +20,25 @@ def marker(file: Path) -> Path:
     return file.with_suffix(".node")
 
 
-class PoisonedWorker(worker.Worker):
-    """Decoding ``POISON`` kills the process."""
+class TroubledWorker(worker.Worker):
+    """Decoding ``POISON`` kills the process. Who decodes ``HELD`` first says where it is and stays at it until it is
+    killed.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        worker.decode_clips = poisoned(POISON)
+        decode = poisoned(POISON)
 
-
-class HeldWorker(worker.Worker):
-    """The first who decodes ``HELD`` says where it is and stays at it until it is killed."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        decode = worker.decode_clips
-
-        def holding(model: Any, opened: Any, *rest: Any, **options: Any) -> Any:
+        def troubled(model: Any, opened: Any, *rest: Any, **options: Any) -> Any:
             node = marker(opened.file)
             if opened.file.name == HELD and not node.exists():
                 part = node.with_suffix(".part")
-                part.write_text(f"{os.getpid()} {ray.get_runtime_context().get_node_id()}")
+                part.write_text(ray.get_runtime_context().get_node_id())
                 part.rename(node)
                 time.sleep(600)
             return decode(model, opened, *rest, **options)
 
-        worker.decode_clips = holding
+        worker.decode_clips = troubled
 
 
 class SlowWorker(worker.Worker):
