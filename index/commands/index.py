@@ -46,7 +46,7 @@ examples:
   vitascope index films.csv --path-column file --title-column name
   vitascope index shards/*.tar
   vitascope index s3://bucket/videos/
-  vitascope index /mnt/videos --ray 10.0.0.1:6379
+  vitascope index /mnt/videos --ray auto
   vitascope index ~/Videos --json | jq .failures
 """
 

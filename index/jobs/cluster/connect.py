@@ -39,7 +39,10 @@ def connected(address: str) -> Iterator[None]:
     try:
         ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"ray: {address!r}: no cluster can be joined there: {error}") from error
+        raise ClusterError(
+            f"ray: {address!r}: no cluster can be joined there: {error} "
+            "(one that asks for a token is joined with RAY_AUTH_MODE=token and its ~/.ray/auth_token)"
+        ) from error
     try:
         yield
     finally:
