@@ -201,7 +201,7 @@ class _Run:
                 return
             for item in begun:
                 executor.begin(item)
-            finished: Sequence[Finished] = []  # nothing, where a pause was taken back just now
+            finished: Sequence[Finished[JobItem]] = []  # nothing, where a pause was taken back just now
             while self.in_flight and not (finished := executor.finished(_LOOK_SECONDS)):
                 if should_abandon():
                     raise _Abandoned

@@ -23,7 +23,7 @@ from index.jobs.cluster.connect import LOOPBACK_ONLY, connected
 from index.jobs.jobs import Job, create_folder_job, create_job, items, job, pause, resume, run_job
 from index.jobs.sources.description import ShardsSource
 from index.library import Library
-from tests.index.test_jobs import make_pictures, outcomes
+from tests.index.folder_jobs import make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
 from vitascope.command import MISTAKE, PARTLY, main
@@ -57,12 +57,6 @@ def started() -> Iterator[Any]:
         assert not ray.is_initialized()
     finally:
         made.shutdown()
-
-
-@pytest.fixture
-def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
-    with Library(tmp_path / "library") as library:
-        yield library.create("videos", small_model)
 
 
 def run_on_cluster(collection: Collection, model: Model, made: Job, **options: Any) -> Job:

@@ -111,7 +111,7 @@ class RayExecutor:
         self._closed = False
         self._received = 0
         self._to_store: Channel[tuple[JobItem, Result]] = Channel()
-        self._finished: Channel[Finished] = Channel()
+        self._finished: Channel[Finished[JobItem]] = Channel()
         self._rounds = threading.Thread(target=self._go, name="job-cluster", daemon=True)
         self._stores = [
             threading.Thread(target=self._store, name=f"job-store-{number}", daemon=True)
@@ -130,11 +130,11 @@ class RayExecutor:
     def begin(self, item: JobItem) -> None:
         self._begin(item)
 
-    def finished(self, timeout: float) -> list[Finished]:
+    def finished(self, timeout: float) -> list[Finished[JobItem]]:
         first = self._finished.get(timeout)
         return [] if first is None else [first, *self._rest()]
 
-    def abandon(self) -> list[Finished]:
+    def abandon(self) -> list[Finished[JobItem]]:
         with self._lock:
             self._closed = True
             desk = self._desk
@@ -145,8 +145,8 @@ class RayExecutor:
             thread.join()
         return self._rest()
 
-    def _rest(self) -> list[Finished]:
-        rest = []
+    def _rest(self) -> list[Finished[JobItem]]:
+        rest: list[Finished[JobItem]] = []
         while (one := self._finished.get_now()) is not None:
             rest.append(one)
         return rest
