@@ -216,7 +216,7 @@ def test_the_process_that_runs_the_job_may_be_killed(
 def test_it_is_paused_and_goes_on_and_keeps_copies_of_what_a_shard_holds(
     tmp_path: Path, cluster: Any, collection: Collection, small_model: Model
 ) -> None:
-    folder = make_pictures(tmp_path / "pictures", 12)
+    folder = make_pictures(tmp_path / "pictures", 40)
     shard = tmp_path / "shard.tar"
     with tarfile.open(shard, "w") as archive:
         for path in sorted(folder.iterdir()):
@@ -229,10 +229,10 @@ def test_it_is_paused_and_goes_on_and_keeps_copies_of_what_a_shard_holds(
 
     resting = run_on_cluster(collection, small_model, made, on_item=rest)
     assert resting.state == "paused"
-    assert 3 <= resting.counts.succeeded < 12
+    assert 3 <= resting.counts.succeeded < 40  # far more than can be in work
     assert resting.counts.succeeded == collection.stats().videos
     resume(collection, made.id)
-    assert run_job(collection, small_model, made.id).counts.succeeded == 12  # the rest by this machine alone
+    assert run_job(collection, small_model, made.id).counts.succeeded == 40  # the rest by this machine alone
     shard.unlink()
     for video in collection.videos():
         assert Path(video.path).parent == collection.folder.absolute() / "media" / f"job-{made.id}"
