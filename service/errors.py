@@ -61,6 +61,24 @@ class NotReady(VitascopeError):
     code = "not_ready"
 
 
+class Overloaded(VitascopeError):
+    """As much is under way as the service takes at once; nothing of this request was begun."""
+
+    code = "overloaded"
+
+
+class DeadlineExceeded(VitascopeError):
+    """The time that the client gave has passed; what was not begun will not be."""
+
+    code = "deadline_exceeded"
+
+
+class RequestAbandoned(VitascopeError):
+    """The client went away before its turn came."""
+
+    code = "abandoned"
+
+
 class Busy(VitascopeError):
     """Another service uses the same data folder."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -34,6 +35,18 @@ def stated_graph(manifest: Manifest, graph: str, answers: int) -> tuple[Specs, S
     return {**text, "visual_tokens": tokens}, {"answer_logits": ArraySpec("float32", (None, answers))}
 
 
+class GraphRunner(Protocol):
+    """What a model runs its graphs with: engines of its own, or a turn in a queue before shared ones."""
+
+    @property
+    def names(self) -> list[str]: ...
+    def require(self, graph: str) -> None:
+        """Load the graph if it is not. Raises TaskMissing, BundleCorrupt and EngineError."""
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]: ...
+    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]: ...
+
+
 class Graphs:
     """Engines by graph name; safe to share between threads."""
 
@@ -57,6 +70,10 @@ class Graphs:
             if graph not in self._engines:
                 self._engines[graph] = self._load(graph)
             return self._engines[graph]
+
+    def require(self, graph: str) -> None:
+        """Load the graph if it is not. Raises as ``engine``."""
+        self.engine(graph)
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All stated outputs of one run, checked: finite and of the stated shape. Raises EngineError."""

@@ -6,10 +6,12 @@ tokens, L text tokens, D vector width, N answers.
 
 from __future__ import annotations
 
+import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from vitascope.bundle import Bundle
 from vitascope.engine import Array, Device
 from vitascope.errors import InvalidInput
-from vitascope.graphs import Graphs
+from vitascope.graphs import GraphRunner, Graphs
 from vitascope.manifest import FrameStream, Task
 from vitascope.media.frame import Frame
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -77,13 +79,20 @@ class Model:
             raise InvalidInput(f"batch_size: {batch_size}; at least 1 was expected")
         self.bundle = bundle
         self.batch_size = batch_size
-        self._graphs = Graphs(bundle, threads, device)
+        self._graphs: GraphRunner = Graphs(bundle, threads, device)
         self._tokenizer = bundle.tokenizer(max_characters)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], threads: int = 0, device: Device = "auto") -> Model:
         """Open the bundle in the folder ``path``; raises as ``Bundle.open``."""
         return cls(Bundle.open(path), threads, device)
+
+    def through(self, wrap: Callable[[GraphRunner], GraphRunner], batch_size: int | None = None) -> Self:
+        """This model with its graphs run by what ``wrap`` makes of them, in pieces of ``batch_size`` if given."""
+        other = copy.copy(self)
+        other._graphs = wrap(self._graphs)
+        other.batch_size = batch_size or self.batch_size
+        return other
 
     @property
     def tasks(self) -> Sequence[Task]:
@@ -116,7 +125,7 @@ class Model:
         Texts longer than the bundle's text length in tokens are cut. Raises TextError for an empty or
         blank text or one beyond the limit of characters; TaskMissing; EngineError.
         """
-        self._graphs.engine("text")
+        self._graphs.require("text")
         return self._with_texts("text", texts, None)["vector"]
 
     def embed_video(self, streams: Streams) -> VideoEmbedding:
@@ -125,7 +134,7 @@ class Model:
         ``sample_streams`` makes them (without B). Raises InvalidInput, naming the stream, when dtype or
         shape is not what the manifest states; TaskMissing; EngineError.
         """
-        self._graphs.engine("video")
+        self._graphs.require("video")
         count = self._check_streams(streams)
         stated = self.bundle.manifest
         vectors = np.empty((count, stated.vector_width), np.float32)
@@ -142,7 +151,7 @@ class Model:
 
         Raises TextError, InvalidInput, TaskMissing and EngineError.
         """
-        self._graphs.engine("match")
+        self._graphs.require("match")
         logits = self._with_texts("match", texts, visual_tokens)["match_logit"]
         return Match(logits, match_probability(self.bundle.manifest.calibration, logits).astype(np.float32))
 
@@ -165,7 +174,7 @@ class Model:
         """
         if top < 1:
             raise InvalidInput(f"top: {top}; at least 1 was expected")
-        self._graphs.engine("answer")
+        self._graphs.require("answer")
         logits = self._with_texts("answer", questions, visual_tokens)["answer_logits"]
         scaled = logits.astype(np.float64) / self.bundle.manifest.calibration.answer_temperature
         weights = np.exp(scaled - scaled.max(axis=1, keepdims=True, initial=-np.inf))
@@ -188,7 +197,7 @@ class Model:
         ``on_middle`` is called with the number of each clip and the frame in its middle, in passing.
         Raises media errors as ``probe`` and ``sample_streams`` do; TaskMissing; EngineError.
         """
-        self._graphs.engine("video")
+        self._graphs.require("video")
         spans = [(0.0, probe(path, limits).duration)] if clips is None else list(clips)
         streams = self.bundle.manifest.streams
         parts = []

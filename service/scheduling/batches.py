@@ -1,0 +1,76 @@
+"""Which waiting calls go into one run of a graph, and how their rows are put together and taken apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.scheduling.call import Call, Outputs
+from vitascope.engine import Array
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """How large one run of a graph may be. A single call that is larger runs by itself.
+
+    ``tokens``: text tokens with padding, rows times the longest. ``bulk_wait``: seconds after which a bulk call has
+    its turn before interactive ones, so that it is delayed and never starved.
+    """
+
+    rows: int = 32
+    tokens: int = 4096
+    bulk_wait: float = 2.0
+
+
+def choose(waiting: Sequence[Call], limits: BatchLimits, now: float) -> list[Call]:
+    """The calls, at least one, to run next out of ``waiting``, which is not empty and in order of arrival.
+
+    First comes the oldest interactive call, or the oldest bulk call where there is none or where that has waited for
+    ``bulk_wait``. Calls of the same graph join it, those of the most similar length first: a short text beside a
+    long one is padded, and padding is computed. Bulk calls join where there is room, and cost nobody a turn.
+    """
+    bulk = next((call for call in waiting if call.asker.bulk), None)
+    interactive = next((call for call in waiting if not call.asker.bulk), None)
+    is_overdue = bulk is not None and now - bulk.arrived >= limits.bulk_wait
+    first = bulk if interactive is None or is_overdue else interactive
+    assert first is not None
+    others = [call for call in waiting if call.graph == first.graph and call is not first]
+    # Bulk brings no company of bulk: a batch of it should be over soon, for whoever comes meanwhile.
+    others = [call for call in others if not call.asker.bulk] if first.asker.bulk else others
+    others.sort(key=lambda call: (call.asker.bulk, abs(call.length - first.length), call.number))
+    batch, rows, length = [first], first.rows, first.length
+    for call in others:
+        longest = max(length, call.length)
+        if rows + call.rows <= limits.rows and (rows + call.rows) * longest <= limits.tokens:
+            batch.append(call)
+            rows, length = rows + call.rows, longest
+    return batch
+
+
+def merge(calls: Sequence[Call]) -> dict[str, Array]:
+    """The inputs of all calls as one run: rows below each other, texts padded to the longest."""
+    if len(calls) == 1:
+        return dict(calls[0].inputs)
+    length = max(call.length for call in calls)
+    return {
+        name: np.concatenate([_padded(name, call.inputs[name], length) for call in calls]) for name in calls[0].inputs
+    }
+
+
+def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
+    """What belongs to each call, out of the run of all."""
+    ends = np.cumsum([call.rows for call in calls]).tolist()
+    # Copies: a view would keep the whole batch in memory for as long as its smallest part lives.
+    return [
+        {name: array[end - call.rows : end].copy() for name, array in outputs.items()}
+        for call, end in zip(calls, ends, strict=True)
+    ]
+
+
+def _padded(name: str, array: Array, length: int) -> Array:
+    """Tokens are padded with 0, whatever the tokeniser's padding is: the mask says that they are not read."""
+    if name not in ("input_ids", "attention_mask") or array.shape[1] == length:
+        return array
+    return np.pad(array, ((0, 0), (0, length - array.shape[1])))

@@ -1,0 +1,56 @@
+"""A model whose graphs run when their turn comes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as NotYet
+
+from service.errors import DeadlineExceeded, RequestAbandoned
+from service.scheduling.call import Asker
+from service.scheduling.scheduler import Scheduler
+from vitascope.engine import Array
+from vitascope.graphs import GraphRunner
+from vitascope.model import Model
+
+BULK_ROWS = 4
+"""Clips of one run for an indexing job: whoever searches meanwhile waits for at most one such run."""
+
+
+class ScheduledGraphs:
+    """The graphs of a model as one asker runs them: each run is a call that waits for its turn."""
+
+    def __init__(self, graphs: GraphRunner, scheduler: Scheduler, asker: Asker) -> None:
+        self._graphs = graphs
+        self._scheduler = scheduler
+        self._asker = asker
+
+    @property
+    def names(self) -> list[str]:
+        return self._graphs.names
+
+    def require(self, graph: str) -> None:
+        self._graphs.require(graph)
+
+    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
+        return self._graphs.stated_outputs(graph)
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As ``Graphs.run``; blocks until then. Raises Overloaded, DeadlineExceeded and RequestAbandoned, too."""
+        future = self._scheduler.submit(graph, inputs, self._asker)
+        deadline = self._asker.deadline
+        try:
+            return future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except NotYet:
+            future.cancel()
+            raise DeadlineExceeded("deadline: it passed while the request waited for the model") from None
+        except CancelledError:
+            raise RequestAbandoned("the client went away") from None
+
+
+def for_asker(model: Model, scheduler: Scheduler, asker: Asker) -> Model:
+    """``model`` as ``asker`` uses it."""
+    return model.through(
+        lambda graphs: ScheduledGraphs(graphs, scheduler, asker), batch_size=BULK_ROWS if asker.bulk else None
+    )

@@ -1,0 +1,245 @@
+"""Batches across requests: who goes first, who goes together, what is dropped, what a failure costs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
+from service.scheduling.batches import BatchLimits, choose, merge, split
+from service.scheduling.call import Asker, Call
+from service.scheduling.scheduler import Scheduler
+from vitascope.errors import EngineError
+
+PATIENCE = 10.0
+POISON = 666
+
+
+def texts(*lengths: int, value: int = 1) -> dict[str, Any]:
+    """Token rows of these lengths, padded to the longest."""
+    ids = np.zeros((len(lengths), max(lengths)), np.int64)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = value
+    return {"input_ids": ids, "attention_mask": (ids != 0).astype(np.int64)}
+
+
+@dataclass
+class Counted:
+    batches: list[tuple[str, int, int]] = field(default_factory=list)
+    drops: list[str] = field(default_factory=list)
+    failures: int = 0
+
+    def batch(self, graph: str, calls: int, rows: int, seconds: float) -> None:
+        self.batches.append((graph, calls, rows))
+
+    def waited(self, graph: str, bulk: bool, seconds: float) -> None:
+        assert seconds >= 0
+
+    def dropped(self, graph: str, reason: str) -> None:
+        self.drops.append(reason)
+
+    def failed(self, graph: str) -> None:
+        self.failures += 1
+
+
+class Engine:
+    """Sums the tokens of each row; can be held before a run, refuses poison, and dies of worse."""
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+        self.graphs: list[str] = []
+        self.free = threading.Event()
+        self.free.set()
+        self.entered = threading.Event()
+
+    def __call__(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        self.entered.set()
+        assert self.free.wait(PATIENCE)
+        ids = inputs["input_ids"]
+        if (ids == POISON + 1).any():
+            raise SystemExit("the engine takes the thread with it")
+        if (ids == POISON).any():
+            raise EngineError(f"{graph}: poisoned")
+        self.seen.append(ids)
+        self.graphs.append(graph)
+        return {"vector": (ids * inputs["attention_mask"]).sum(axis=1, keepdims=True).astype(np.float32)}
+
+    def hold(self) -> None:
+        self.entered.clear()
+        self.free.clear()
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def counted() -> Counted:
+    return Counted()
+
+
+@pytest.fixture
+def scheduler(engine: Engine, counted: Counted) -> Iterator[Scheduler]:
+    made = Scheduler(engine, counted, BatchLimits(rows=8, tokens=64), max_waiting=6, max_waiting_bytes=10_000)
+    yield made
+    engine.free.set()
+    made.close()
+
+
+def occupy(scheduler: Scheduler, engine: Engine) -> None:
+    """Let the engine work on something until it is let free, so that what comes next has to wait."""
+    engine.hold()
+    scheduler.submit("text", texts(1), Asker())
+    assert engine.entered.wait(PATIENCE)
+
+
+def test_what_waits_goes_together_and_each_gets_its_own(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
+    occupy(scheduler, engine)
+    futures = [scheduler.submit("text", texts(3, value=n), Asker()) for n in (2, 3, 4)]
+    engine.free.set()
+    assert [future.result(PATIENCE)["vector"].tolist() for future in futures] == [[[6]], [[9]], [[12]]]
+    assert counted.batches == [("text", 1, 1), ("text", 3, 3)]
+
+
+def test_a_single_call_does_not_wait_for_company(scheduler: Scheduler) -> None:
+    began = time.monotonic()
+    scheduler.submit("text", texts(2), Asker()).result(PATIENCE)
+    assert time.monotonic() - began < PATIENCE / 2
+
+
+def test_rows_of_different_lengths_are_padded_and_masked(scheduler: Scheduler, engine: Engine) -> None:
+    occupy(scheduler, engine)
+    short = scheduler.submit("text", texts(2, value=5), Asker())
+    long = scheduler.submit("text", texts(4, 3, value=7), Asker())
+    engine.free.set()
+    assert short.result(PATIENCE)["vector"].tolist() == [[10]]
+    assert long.result(PATIENCE)["vector"].tolist() == [[28], [21]]
+    assert engine.seen[-1].shape == (3, 4)
+
+
+def test_interactive_calls_go_before_bulk(scheduler: Scheduler, engine: Engine) -> None:
+    occupy(scheduler, engine)
+    bulk = [scheduler.submit("video", texts(1, value=9), Asker(bulk=True)) for _ in range(2)]
+    interactive = scheduler.submit("text", texts(1), Asker())
+    engine.free.set()
+    interactive.result(PATIENCE)
+    assert all(future.result(PATIENCE) for future in bulk)
+    assert engine.graphs == ["text", "text", "video", "video"]
+
+
+def test_bulk_is_never_starved() -> None:
+    old = Call("video", texts(1), Asker(bulk=True), arrived=0.0)
+    fresh = Call("text", texts(1), Asker(), arrived=9.0)
+    assert choose([old, fresh], BatchLimits(bulk_wait=2.0), now=1.0) == [fresh]
+    assert choose([old, fresh], BatchLimits(bulk_wait=2.0), now=2.0) == [old]
+
+
+def test_the_most_alike_in_length_join_first_within_the_bounds() -> None:
+    calls = [Call("text", texts(length), Asker()) for length in (4, 32, 5, 3, 30)]
+    batch = choose(calls, BatchLimits(rows=3, tokens=1000), now=0.0)
+    assert [call.length for call in batch] == [4, 5, 3]
+    batch = choose(calls, BatchLimits(rows=10, tokens=40), now=0.0)
+    assert [call.length for call in batch] == [4, 5, 3]  # 32 would make 3 rows of 32 and more
+    assert choose(calls[1:], BatchLimits(rows=1, tokens=1), now=0.0) == [calls[1]]  # larger than the bound: alone
+
+
+def test_only_calls_of_one_graph_go_together() -> None:
+    calls = [Call(graph, texts(2), Asker()) for graph in ("text", "match", "text")]
+    assert choose(calls, BatchLimits(), now=0.0) == [calls[0], calls[2]]
+
+
+def test_merge_and_split_are_inverse() -> None:
+    random = np.random.default_rng(0)
+    calls = [
+        Call("match", {**texts(*lengths), "visual_tokens": random.random((len(lengths), 2, 3), np.float32)}, Asker())
+        for lengths in ((2, 5), (1,), (7, 7, 7))
+    ]
+    merged = merge(calls)
+    assert merged["input_ids"].shape == (6, 7)
+    for call, part in zip(calls, split(calls, merged), strict=True):
+        assert np.array_equal(part["visual_tokens"], call.inputs["visual_tokens"])
+        assert np.array_equal(part["input_ids"][:, : call.length], call.inputs["input_ids"])
+        assert not part["attention_mask"][:, call.length :].any()
+
+
+def test_only_the_poisoned_call_fails(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
+    occupy(scheduler, engine)
+    futures = [scheduler.submit("text", texts(1, value=v), Asker()) for v in (1, 2, POISON, 4, 5)]
+    engine.free.set()
+    for value, future in zip((1, 2, POISON, 4, 5), futures, strict=True):
+        if value == POISON:
+            with pytest.raises(EngineError, match="poisoned"):
+                future.result(PATIENCE)
+        else:
+            assert future.result(PATIENCE)["vector"].tolist() == [[value]]
+    assert counted.failures == 1
+
+
+def test_who_waits_too_long_never_reaches_the_model(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
+    occupy(scheduler, engine)
+    late = scheduler.submit("text", texts(1, value=41), Asker(deadline=time.monotonic() + 0.01))
+    gone_asker = Asker()
+    gone = scheduler.submit("text", texts(1, value=42), gone_asker)
+    back = scheduler.submit("text", texts(1, value=43), Asker())
+    kept = scheduler.submit("text", texts(1, value=44), Asker())
+    gone_asker.gone.set()
+    assert back.cancel()
+    time.sleep(0.02)
+    engine.free.set()
+    with pytest.raises(DeadlineExceeded):
+        late.result(PATIENCE)
+    with pytest.raises(RequestAbandoned):
+        gone.result(PATIENCE)
+    assert kept.result(PATIENCE)["vector"].tolist() == [[44]]
+    assert {int(ids.max()) for ids in engine.seen} == {1, 44}
+    assert sorted(counted.drops) == ["abandoned", "abandoned", "deadline_exceeded"]
+
+
+def test_more_than_may_wait_is_refused_at_once(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
+    occupy(scheduler, engine)
+    futures = [scheduler.submit("text", texts(1), Asker()) for _ in range(6)]
+    began = time.monotonic()
+    with pytest.raises(Overloaded, match="6 calls wait"):
+        scheduler.submit("text", texts(1), Asker())
+    assert time.monotonic() - began < 1
+    bulk = scheduler.submit("text", texts(1), Asker(bulk=True))  # bounded by itself
+    engine.free.set()
+    assert all(future.result(PATIENCE) for future in [*futures, bulk])
+    assert counted.drops == ["refused"]
+
+
+def test_more_bytes_than_may_wait_are_refused(scheduler: Scheduler, engine: Engine) -> None:
+    occupy(scheduler, engine)
+    with pytest.raises(Overloaded):
+        scheduler.submit("text", texts(1000), Asker())
+    engine.free.set()
+
+
+def test_a_thread_that_dies_is_replaced_and_nobody_waits_for_ever(scheduler: Scheduler, engine: Engine) -> None:
+    occupy(scheduler, engine)
+    deadly = scheduler.submit("video", texts(1, value=POISON + 1), Asker())
+    after = scheduler.submit("text", texts(1, value=3), Asker())
+    engine.free.set()
+    with pytest.raises(EngineError, match="thread died"):
+        deadly.result(PATIENCE)
+    assert after.result(PATIENCE)["vector"].tolist() == [[3]]
+    assert scheduler.restarts == 1
+    assert scheduler.is_alive
+
+
+def test_closing_runs_what_waits_and_takes_nothing_more(engine: Engine, counted: Counted) -> None:
+    scheduler = Scheduler(engine, counted)
+    occupy(scheduler, engine)
+    waiting = scheduler.submit("text", texts(1, value=8), Asker())
+    threading.Timer(0.05, engine.free.set).start()
+    scheduler.close()
+    assert waiting.result(0)["vector"].tolist() == [[8]]
+    with pytest.raises(Overloaded):
+        scheduler.submit("text", texts(1), Asker())
