@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from service.envelope import Envelope
 from service.openapi import describe
 from service.problems import install
-from service.routes import collections, health, jobs, looks, media, models, operations, search, videos
+from service.routes import collections, health, jobs, looks, media, metrics, models, operations, search, videos
 from service.settings import Settings
 from service.state import Service, open_service
 
@@ -55,7 +55,7 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.openapi = describe(app)  # type: ignore[method-assign]
-    for routes in (health, collections, videos, media, jobs, operations, search, looks, models):
+    for routes in (health, metrics, collections, videos, media, jobs, operations, search, looks, models):
         app.include_router(routes.router)
     app.include_router(page)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -19,7 +19,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import BadRequest, ContentTypeUnsupported, PayloadTooLarge
-from service.turns import Pool
+from service.pools import Pool
 from vitascope.errors import StorageError
 
 Schema = TypeVar("Schema", bound=BaseModel)

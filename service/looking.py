@@ -19,7 +19,7 @@ from service.uploads import called
 from service.views import display_name, video_view
 from vitascope.errors import InvalidInput, TextError
 from vitascope.media.probe import probe
-from vitascope.model import VideoEmbedding
+from vitascope.model import Model, VideoEmbedding
 from vitascope.scores import clip_score
 
 
@@ -34,7 +34,9 @@ class Look:
     embedding: VideoEmbedding
 
 
-def look_at_video(service: Service, name: str, video_id: str, start: float | None, end: float | None) -> Look:
+def look_at_video(
+    service: Service, model: Model, name: str, video_id: str, start: float | None, end: float | None
+) -> Look:
     """Look at a stored video. Raises CollectionNotFound, VideoNotFound, MediaMissing, media errors,
     InvalidInput.
     """
@@ -42,16 +44,16 @@ def look_at_video(service: Service, name: str, video_id: str, start: float | Non
     path = readable_path(service, video)
     span = clip_span(video.duration, start, end)
     limits = service.settings.media_limits()
-    return Look(name, video, *span, service.model.embed_file(path, [span], limits))
+    return Look(name, video, *span, model.embed_file(path, [span], limits))
 
 
-def look_at_upload(service: Service, upload: Upload, start: float | None, end: float | None) -> Look:
+def look_at_upload(service: Service, model: Model, upload: Upload, start: float | None, end: float | None) -> Look:
     """Look at a file that is not kept. Raises media errors and InvalidInput."""
     limits = service.settings.media_limits()
     with called(upload.path, upload.name):
         info = probe(upload.path, limits)
         span = clip_span(0.0 if info.kind == "picture" else info.duration, start, end)
-        return Look("", None, *span, service.model.embed_file(upload.path, [span], limits))
+        return Look("", None, *span, model.embed_file(upload.path, [span], limits))
 
 
 def readable_path(service: Service, video: Video) -> Path:
@@ -91,9 +93,9 @@ def check_texts(service: Service, name: str, texts: Sequence[str]) -> None:
             raise TextError(f"{place}: {len(text)} characters; at most {limit} were expected")
 
 
-def score(service: Service, look: Look, captions: Sequence[str]) -> ScoreResponse:
+def score(model: Model, look: Look, captions: Sequence[str]) -> ScoreResponse:
     """How each caption describes the clip. Raises TextError, TaskMissing and EngineError."""
-    model, count = service.model, len(captions)
+    count = len(captions)
     similarity = np.clip(model.embed_text(captions) @ look.embedding.vectors[0], -1.0, 1.0)
     matches: list[float | None] = [None] * count
     fused: list[float | None] = [None] * count
@@ -108,9 +110,9 @@ def score(service: Service, look: Look, captions: Sequence[str]) -> ScoreRespons
     return ScoreResponse(video=_seen(look), start=look.start, end=look.end, scores=scores)
 
 
-def answer(service: Service, look: Look, question: str, top: int) -> AnswerResponse:
+def answer(model: Model, look: Look, question: str, top: int) -> AnswerResponse:
     """The likeliest answers about the clip. Raises TextError, TaskMissing and EngineError."""
-    found = service.model.answer([question], look.embedding.visual_tokens, top)[0]
+    found = model.answer([question], look.embedding.visual_tokens, top)[0]
     answers = [Answer(text=one.text, probability=one.probability) for one in found]
     return AnswerResponse(question=question, video=_seen(look), start=look.start, end=look.end, answers=answers)
 

@@ -41,11 +41,14 @@ STATUS_OF: dict[type[errors.VitascopeError], int] = {
     here.ContentTypeUnsupported: 415,
     here.RangeNotSatisfiable: 416,
     here.NotReady: 503,
+    here.Overloaded: 503,
+    here.DeadlineExceeded: 504,
+    here.RequestAbandoned: 499,  # nobody reads it; the log does
     errors.VitascopeError: 500,
 }
 """A class that is not named takes the status of the nearest one that it is derived from."""
 
-OPEN_FAULTS = (here.NotReady,)
+OPEN_FAULTS = (here.NotReady, here.Overloaded, here.DeadlineExceeded)
 """Faults of the server whose message is meant for the client. Others may name paths, and only the log gets
 them.
 """

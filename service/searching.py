@@ -26,6 +26,7 @@ from service.schemas.search import (
 from service.state import Service
 from service.views import result_view
 from vitascope.errors import InvalidInput
+from vitascope.model import Model
 
 Parts = Sequence[TextQuery | ClipQuery | FileQuery]
 
@@ -59,14 +60,16 @@ def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
     return Asked(body.text, parts, body, name, None if body.cursor is None else _place(body.cursor, name))
 
 
-def answer_search(service: Service, collection_name: str, wanted: Asked, upload: Upload | None) -> SearchResponse:
+def answer_search(
+    service: Service, model: Model, collection_name: str, wanted: Asked, upload: Upload | None
+) -> SearchResponse:
     """Look and answer. Raises as ``search`` does, media errors for the file, RequestValidationError."""
     collection = service.collection(collection_name, for_model=True)
-    vector = _file_vector(service, wanted, upload)
+    vector = _file_vector(service, model, wanted, upload)
     options, place = wanted.options, wanted.place
     found = search(
         collection,
-        service.model,
+        model,
         Search(
             parts=[_index_part(part, vector) for part in wanted.parts],
             limit=options.limit,
@@ -104,13 +107,13 @@ def _place(cursor: str, name: str) -> Place:
         raise BadRequest(str(error)) from error
 
 
-def _file_vector(service: Service, wanted: Asked, upload: Upload | None) -> Float32 | None:
+def _file_vector(service: Service, model: Model, wanted: Asked, upload: Upload | None) -> Float32 | None:
     """The vector (D,) of the query's file: of the one that came, else of the one that came for the page before."""
     part = next((part for part in wanted.parts if isinstance(part, FileQuery)), None)
     if part is None:
         return None
     if upload is not None:
-        vector: Float32 = look_at_upload(service, upload, part.start, part.end).embedding.vectors[0]
+        vector: Float32 = look_at_upload(service, model, upload, part.start, part.end).embedding.vectors[0]
         return vector
     if wanted.place is not None and wanted.place.vector is not None:
         return wanted.place.vector

@@ -16,13 +16,19 @@ from index.records import Video
 from service.cursors import record_number
 from service.errors import NotReady
 from service.media_store import MediaStore
+from service.metrics import Metrics
 from service.operation_work import do
 from service.operations import Operations
+from service.pools import Pool
+from service.scheduling.batches import BatchLimits
+from service.scheduling.call import Asker
+from service.scheduling.model import for_asker
+from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
-from service.turns import Pool, TurnTakingModel
 from service.worker import JobWorker
 from vitascope.bundle import Bundle
 from vitascope.errors import CollectionNotFound, VitascopeError
+from vitascope.model import Model
 
 OPERATION_SECONDS = 5.0
 """For an operation to notice that the service stops; it is begun again at the next start anyway."""
@@ -35,7 +41,10 @@ class Service:
     """Everything that routes work with; ``open_service`` makes it."""
 
     settings: Settings
-    model: TurnTakingModel
+    model: Model
+    """With engines of its own: requests and jobs use ``model_for``, which waits for its turn."""
+    scheduler: Scheduler
+    metrics: Metrics
     library: Library
     media: MediaStore
     worker: JobWorker
@@ -69,8 +78,13 @@ class Service:
         """Stop what works in the background and close all files."""
         self.operations.stop(min(OPERATION_SECONDS, self.settings.shutdown_seconds))
         self.worker.stop(self.settings.shutdown_seconds)
+        self.scheduler.close()
         self.library.close()
         self.media.close()
+
+    def model_for(self, asker: Asker) -> Model:
+        """The model as one asker uses it: graphs run when their turn comes, as long as the answer is wanted."""
+        return for_asker(self.model, self.scheduler, asker)
 
     def check_ready(self) -> None:
         """Raise NotReady while the model is not warm, or the thread that runs jobs has died."""
@@ -78,6 +92,8 @@ class Service:
             raise NotReady(self.failure)
         if not self.is_warm:
             raise NotReady("the model is being loaded; try again in a moment")
+        if not self.scheduler.is_alive:
+            raise NotReady("the thread that runs the model has ended and is being replaced")
         if not self.worker.is_alive:
             raise NotReady("the thread that runs jobs has ended; the log of the service says why")
 
@@ -105,14 +121,23 @@ def open_service(settings: Settings) -> Service:
     """
     # First, so that a broken bundle is named before anything is written.
     bundle = Bundle.open(settings.bundle)
-    model = TurnTakingModel(bundle, settings.threads, settings.device, max_characters=settings.max_text_characters)
+    model = Model(bundle, settings.threads, settings.device, max_characters=settings.max_text_characters)
+    metrics = Metrics()
+    scheduler = Scheduler(
+        model.run_graph,
+        metrics,
+        BatchLimits(settings.batch_rows, settings.batch_tokens),
+        max_waiting=settings.max_waiting,
+        max_waiting_bytes=settings.max_waiting_bytes,
+    )
     with ExitStack() as undo:
+        undo.callback(scheduler.close)
         media = MediaStore(settings.data_dir.absolute())
         undo.callback(media.close)
         library = Library(settings.data_dir / "collections")
         undo.callback(library.close)
         media.recover(library)
-        worker = JobWorker(library, model, settings)
+        worker = JobWorker(library, lambda: for_asker(model, scheduler, Asker(bulk=True)), settings)
         operations = Operations(
             (settings.operations_dir or settings.data_dir / "operations").absolute(),
             settings.max_operations,
@@ -122,12 +147,14 @@ def open_service(settings: Settings) -> Service:
     return Service(
         settings=settings,
         model=model,
+        scheduler=scheduler,
+        metrics=metrics,
         library=library,
         media=media,
         worker=worker,
         operations=operations,
-        heavy=Pool(settings.workers),
-        light=Pool(settings.readers),
+        heavy=Pool("model", settings.workers, settings.max_waiting),
+        light=Pool("files", settings.readers, settings.max_waiting),
     )
 
 

@@ -15,9 +15,10 @@ from service.schemas.segmentation import asked_segmentation
 from service.state import Service
 from vitascope.errors import MediaError, StorageError
 from vitascope.media.probe import probe
+from vitascope.model import Model
 
 
-def add_upload(service: Service, name: str, upload: Upload, fields: UploadFields) -> Ingested:
+def add_upload(service: Service, model: Model, name: str, upload: Upload, fields: UploadFields) -> Ingested:
     """Keep an uploaded file and index it, or find the video that has the same content already.
 
     Raises CollectionNotFound, FingerprintMismatch, InvalidInput, media errors, EngineError and StorageError;
@@ -40,7 +41,7 @@ def add_upload(service: Service, name: str, upload: Upload, fields: UploadFields
             _move(upload.path, path)
             added = ingest_file(
                 collection,
-                service.model,
+                model,
                 path,
                 title=title,
                 metadata=fields.metadata,

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 
 from index.jobs.jobs import jobs, run_job
 from index.library import Library
@@ -33,7 +34,7 @@ class JobWorker:
     reminders.
     """
 
-    def __init__(self, library: Library, model: Model, settings: Settings) -> None:
+    def __init__(self, library: Library, model: Callable[[], Model], settings: Settings) -> None:
         self._library = library
         self._model = model
         self._settings = settings
@@ -46,7 +47,7 @@ class JobWorker:
     @property
     def model(self) -> Model:
         """What the jobs embed with."""
-        return self._model
+        return self._model()
 
     @property
     def is_alive(self) -> bool:
@@ -86,7 +87,7 @@ class JobWorker:
         """Run the jobs of this collection that are not finished, oldest first, if the model in use fits it."""
         try:
             collection = self._library.open(name)
-            if collection.fingerprint != self._model.bundle.fingerprint:
+            if collection.fingerprint != self._model().bundle.fingerprint:
                 return
             found = [
                 *jobs(collection, JOBS_AT_ONCE, state="queued"),
@@ -121,7 +122,7 @@ class JobWorker:
             collection = self._library.open(name)
             job = run_job(
                 collection,
-                self._model,
+                self._model(),
                 job_id,
                 should_stop=lambda: self._stopping,
                 should_abandon=lambda: self._abandoning,

@@ -104,6 +104,10 @@ class Model:
         """What the bundle sees of a clip, as its manifest states it."""
         return self.bundle.manifest.streams
 
+    def run_graph(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One run of a graph on whatever rows ``inputs`` holds. Raises TaskMissing and EngineError."""
+        return self._graphs.run(graph, inputs)
+
     def warm(self) -> None:
         """Load every graph and run each once, so that the first request is as fast as the others."""
         stated = self.bundle.manifest

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from fastapi import APIRouter, Request
 
+from service.asking import turn
 from service.cursors import at_most
 from service.forms import body_kind, parse_fields, read_form, read_json, validated
 from service.looking import Look, answer, check_texts, look_at_upload, look_at_video, score
@@ -27,6 +28,7 @@ from service.schemas.tasks import (
     ScoreResponse,
 )
 from service.state import ReadyService, Service
+from vitascope.model import Model
 
 router = APIRouter(prefix="/v1")
 
@@ -49,8 +51,11 @@ async def score_captions(request: Request, service: ReadyService) -> ScoreRespon
         at_most("captions", len(fields.captions), service.settings.max_captions)
         check_texts(service, "captions", fields.captions)
 
-    async with _asked(request, service, ScoreRequest, ScoreForm, check) as (fields, look):
-        return await service.heavy.run(lambda: score(service, look(), fields.captions))
+    async with (
+        _asked(request, service, ScoreRequest, ScoreForm, check) as (fields, look),
+        turn(request, service) as mine,
+    ):
+        return await mine.run(lambda: score(mine.model, look(mine.model), fields.captions))
 
 
 @router.post(
@@ -69,8 +74,11 @@ async def answer_question(request: Request, service: ReadyService) -> AnswerResp
         at_most("top", fields.top, service.settings.max_answers)
         check_texts(service, "question", [fields.question])
 
-    async with _asked(request, service, AnswerRequest, AnswerForm, check) as (fields, look):
-        return await service.heavy.run(lambda: answer(service, look(), fields.question, fields.top))
+    async with (
+        _asked(request, service, AnswerRequest, AnswerForm, check) as (fields, look),
+        turn(request, service) as mine,
+    ):
+        return await mine.run(lambda: answer(mine.model, look(mine.model), fields.question, fields.top))
 
 
 @asynccontextmanager
@@ -80,14 +88,14 @@ async def _asked(
     as_json: type[Body],
     as_form: type[Form],
     check: Callable[[Body | Form], None],
-) -> AsyncIterator[tuple[Body | Form, Callable[[], Look]]]:
+) -> AsyncIterator[tuple[Body | Form, Callable[[Model], Look]]]:
     """(what was asked, a function that looks at the clip it was asked about; it runs in a thread)."""
     kind = body_kind(request, "a stored video", "a file")
     if kind == "application/json":
         body = validated(as_json, await read_json(request))
         assert isinstance(body, ClipOf)
         check(body)
-        yield body, lambda: look_at_video(service, body.collection, body.video_id, body.start, body.end)
+        yield body, lambda model: look_at_video(service, model, body.collection, body.video_id, body.start, body.end)
         return
     async with read_form(
         request,
@@ -98,4 +106,4 @@ async def _asked(
     ) as form:
         fields = parse_fields(as_form, form.fields, lists=("captions",))
         check(fields)
-        yield fields, lambda: look_at_upload(service, form.upload, fields.start, fields.end)
+        yield fields, lambda model: look_at_upload(service, model, form.upload, fields.start, fields.end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
+from service.asking import turn
 from service.forms import body_kind, parse_fields, read_form, read_json, validated
 from service.openapi import errors, form_body
 from service.schemas.search import SearchForm, SearchRequest, SearchResponse
@@ -28,7 +29,8 @@ async def search(name: str, request: Request, service: ReadyService) -> SearchRe
     """
     if body_kind(request, "a search", "a search with a file") == "application/json":
         wanted = asked(service, validated(SearchRequest, await read_json(request)))
-        return await service.heavy.run(answer_search, service, name, wanted, None)
+        async with turn(request, service) as mine:
+            return await mine.run(answer_search, service, mine.model, name, wanted, None)
     # Before a byte is taken in: is there such a collection, and does the model fit it?
     await service.light.run(service.collection, name, for_model=True)
     async with read_form(
@@ -39,4 +41,5 @@ async def search(name: str, request: Request, service: ReadyService) -> SearchRe
         max_field_bytes=service.settings.max_field_bytes,
     ) as form:
         wanted = asked(service, parse_fields(SearchForm, form.fields, as_json=("query", "filter")))
-        return await service.heavy.run(answer_search, service, name, wanted, form.upload)
+        async with turn(request, service) as mine:
+            return await mine.run(answer_search, service, mine.model, name, wanted, form.upload)

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from index.storage.filters import Filter, parse_filter
+from service.asking import turn
 from service.cursors import cut, page_limit, read_cursor
 from service.forms import parse_fields, read_form
 from service.openapi import errors, form_body, successes
@@ -46,7 +47,8 @@ async def upload_video(name: str, request: Request, response: Response, service:
         max_field_bytes=settings.max_field_bytes,
     ) as form:
         fields = parse_fields(UploadFields, form.fields)
-        ingested = await service.heavy.run(add_upload, service, name, form.upload, fields)
+        async with turn(request, service, bulk=True) as mine:
+            ingested = await mine.run(add_upload, service, mine.model, name, form.upload, fields)
     response.status_code = 201 if ingested.created else 200
     response.headers["Location"] = f"/v1/collections/{name}/videos/{ingested.video.id}"
     return AddedVideo(**dict(video_view(name, ingested.video)), notes=list(ingested.notes))

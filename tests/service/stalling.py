@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service import run
-from service.turns import TurnTakingModel
+from vitascope.model import Model
 
 
 def stall_after(count: int, embed: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,6 +28,5 @@ def stall_after(count: int, embed: Callable[..., Any]) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    # Not the method of the lock: nobody should wait for a turn that does not end.
-    TurnTakingModel.embed_video = stall_after(int(sys.argv[1]), TurnTakingModel.embed_video)  # type: ignore[method-assign]
+    Model.embed_video = stall_after(int(sys.argv[1]), Model.embed_video)  # type: ignore[method-assign]
     raise SystemExit(run.main())

@@ -108,7 +108,7 @@ def test_it_is_alive_but_not_ready_until_the_model_is_warm(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warm = threading.Event()
-    monkeypatch.setattr("service.turns.TurnTakingModel.warm", lambda self: warm.wait(PATIENCE))
+    monkeypatch.setattr("vitascope.model.Model.warm", lambda self: warm.wait(PATIENCE))
     with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
         try:
             assert running.client.get("/livez").status_code == 200
@@ -129,7 +129,7 @@ def test_a_model_that_cannot_be_warmed_is_never_ready(
     def fail(self: object) -> None:
         raise EngineError("no such device in /opt/secret")
 
-    monkeypatch.setattr("service.turns.TurnTakingModel.warm", fail)
+    monkeypatch.setattr("vitascope.model.Model.warm", fail)
     with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
         wait_for(lambda: running.service.failure is not None)
         detail = problem_of(running.client.get("/readyz"), 503, "not_ready")["detail"]

@@ -1,0 +1,83 @@
+"""A request as the model's queue sees it: until when its answer is wanted, and whether anybody still waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+from fastapi import Request
+
+from service.errors import BadRequest
+from service.pools import Pool
+from service.scheduling.call import Asker
+from service.state import Service
+from vitascope.model import Model
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TIMEOUT_HEADER = "X-Request-Timeout"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one request works with: ``model`` runs graphs for it alone, as long as it is wanted."""
+
+    model: Model
+    asker: Asker
+    pool: Pool
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """``function`` in a thread, unless the request has become pointless before one was free.
+
+        Raises Overloaded, DeadlineExceeded, RequestAbandoned and what ``function`` raises.
+        """
+
+        def run_if_wanted() -> T:
+            reason = self.asker.reason_to_drop(time.monotonic())
+            if reason is not None:
+                raise reason
+            return function(*args, **kwargs)
+
+        return await self.pool.run(run_if_wanted)
+
+
+@asynccontextmanager
+async def turn(request: Request, service: Service, *, bulk: bool = False) -> AsyncIterator[Turn]:
+    """A turn for a request whose body has been read; nothing of it reaches the model once the client has gone.
+
+    Raises BadRequest for a timeout that is none.
+    """
+    asker = Asker(bulk=bulk, deadline=time.monotonic() + _seconds(request, service))
+    watching = asyncio.create_task(_watch(request, asker))
+    try:
+        yield Turn(service.model_for(asker), asker, service.heavy)
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _watch(request: Request, asker: Asker) -> None:
+    while not asker.gone.is_set():
+        if (await request.receive())["type"] == "http.disconnect":
+            asker.gone.set()
+
+
+def _seconds(request: Request, service: Service) -> float:
+    """For how long the answer is wanted: what the client says, or what the service allows, whichever is shorter."""
+    most = service.settings.request_seconds
+    stated = request.headers.get(TIMEOUT_HEADER)
+    if stated is None:
+        return most
+    try:
+        seconds = float(stated)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise BadRequest(f"{TIMEOUT_HEADER}: {stated!r}; seconds, more than 0, were expected")
+    return min(seconds, most)

@@ -1,0 +1,93 @@
+"""What is counted, for Prometheus: base units, one registry per service, labels with few values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+ROWS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """The metrics of one service. Also the scheduler's ``Watcher``."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "vitascope_requests", "Answered requests", ["method", "route", "status"], registry=registry
+        )
+        self._request_seconds = Histogram(
+            "vitascope_request_seconds", "From request to answer", ["route"], buckets=SECONDS, registry=registry
+        )
+        self._in_flight = Gauge("vitascope_requests_in_flight", "Requests under way", registry=registry)
+        self._queue = Histogram(
+            "vitascope_queue_wait_seconds",
+            "From a call of a graph to its turn",
+            ["graph", "kind"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._batch = Histogram("vitascope_batch_rows", "Rows in one run", ["graph"], buckets=ROWS, registry=registry)
+        self._inference = Histogram(
+            "vitascope_inference_seconds", "One run of a graph", ["graph"], buckets=SECONDS, registry=registry
+        )
+        self._dropped = Counter(
+            "vitascope_calls_dropped", "Calls that never reached the model", ["graph", "reason"], registry=registry
+        )
+        self._failed = Counter("vitascope_calls_failed", "Calls that failed in a graph", ["graph"], registry=registry)
+        self._stages = Histogram(
+            "vitascope_stage_seconds",
+            "Time in one stage of a request",
+            ["stage"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+
+    def show(self, name: str, what: str, value: Callable[[], float]) -> None:
+        """A gauge whose value is asked for at every scrape."""
+        Gauge(name, what, registry=self.registry).set_function(value)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside as this stage: decode, search, rerank and the like."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self._stages.labels(name).observe(perf_counter() - began)
+
+    @contextmanager
+    def request(self) -> Iterator[Callable[[str, str, int], None]]:
+        """A request under way; call what is given with method, route and status when it is answered."""
+        began = perf_counter()
+        self._in_flight.inc()
+
+        def answered(method: str, route: str, status: int) -> None:
+            self._requests.labels(method, route, str(status)).inc()
+            self._request_seconds.labels(route).observe(perf_counter() - began)
+
+        try:
+            yield answered
+        finally:
+            self._in_flight.dec()
+
+    def batch(self, graph: str, calls: int, rows: int, seconds: float) -> None:
+        self._batch.labels(graph).observe(rows)
+        self._inference.labels(graph).observe(seconds)
+
+    def waited(self, graph: str, bulk: bool, seconds: float) -> None:
+        self._queue.labels(graph, "bulk" if bulk else "interactive").observe(seconds)
+
+    def dropped(self, graph: str, reason: str) -> None:
+        self._dropped.labels(graph, reason).inc()
+
+    def failed(self, graph: str) -> None:
+        self._failed.labels(graph).inc()

@@ -1,0 +1,15 @@
+"""What Prometheus reads."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Response
+
+from service.state import ServiceState
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/metrics")
+async def metrics(service: ServiceState) -> Response:
+    """All metrics in Prometheus's text format."""
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
