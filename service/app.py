@@ -18,6 +18,7 @@ from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
 from service.envelope import Envelope
+from service.observed import Observed
 from service.openapi import describe
 from service.problems import install
 from service.routes import collections, health, jobs, looks, media, metrics, models, operations, search, videos
@@ -68,6 +69,7 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
             allow_headers=["Content-Type", "X-Request-ID"],
             expose_headers=["Location", "X-Request-ID", "Retry-After"],
         )
+    app.add_middleware(Observed)
     app.add_middleware(Envelope, settings=settings)
     return app
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from fastapi import Request
+from opentelemetry.context import get_current
 
 from service.errors import BadRequest
 from service.pools import Pool
@@ -52,7 +53,7 @@ async def turn(request: Request, service: Service, *, bulk: bool = False) -> Asy
 
     Raises BadRequest for a timeout that is none.
     """
-    asker = Asker(bulk=bulk, deadline=time.monotonic() + _seconds(request, service))
+    asker = Asker(bulk, time.monotonic() + _seconds(request, service), context=get_current())
     watching = asyncio.create_task(_watch(request, asker))
     try:
         yield Turn(service.model_for(asker), asker, service.heavy)

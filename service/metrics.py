@@ -13,7 +13,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """The metrics of one service. Also the scheduler's ``Watcher``."""
+    """The metrics of one service."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -65,21 +65,16 @@ class Metrics:
             self._stages.labels(name).observe(perf_counter() - began)
 
     @contextmanager
-    def request(self) -> Iterator[Callable[[str, str, int], None]]:
-        """A request under way; call what is given with method, route and status when it is answered."""
-        began = perf_counter()
-        self._in_flight.inc()
+    def under_way(self) -> Iterator[None]:
+        """A request, while it is being answered."""
+        with self._in_flight.track_inprogress():
+            yield
 
-        def answered(method: str, route: str, status: int) -> None:
-            self._requests.labels(method, route, str(status)).inc()
-            self._request_seconds.labels(route).observe(perf_counter() - began)
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(method, route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
 
-        try:
-            yield answered
-        finally:
-            self._in_flight.dec()
-
-    def batch(self, graph: str, calls: int, rows: int, seconds: float) -> None:
+    def batch(self, graph: str, rows: int, seconds: float) -> None:
         self._batch.labels(graph).observe(rows)
         self._inference.labels(graph).observe(seconds)
 

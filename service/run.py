@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 import sys
@@ -12,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
+from service.logs import set_up_logs
 from service.settings import Settings, read_settings
 from service.state import open_service
 from vitascope.errors import InvalidInput, VitascopeError
@@ -27,7 +27,7 @@ def serve(settings: Settings) -> None:
     BundleError and StorageError when there is nothing to serve.
     """
     settings.check_reach()
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_up_logs(settings)
     # Before the service is opened: whoever starts a second one by mistake should hear of the port.
     with listen(settings) as listener:
         service = open_service(settings)

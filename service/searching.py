@@ -83,6 +83,7 @@ def answer_search(
             min_similarity=options.min_similarity,
             include_query_clips=options.include_query_clips,
         ),
+        service.observer.stage,
     )
     following = Place((place.offset if place else 0) + options.limit, wanted.name, found.state, vector)
     return SearchResponse(

@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535, description="0: any free one")] = 8000
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
 
+    otlp_endpoint: str | None = None
+    """Where traces go, OTLP over HTTP, such as ``http://collector:4318``; None: nowhere."""
+    log_format: Literal["text", "json"] = "text"
+
     # Who may come in
     allow_unauthenticated: bool = False
     """Listen on an address that other machines reach although there are no API keys yet."""

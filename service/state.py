@@ -17,6 +17,7 @@ from service.cursors import record_number
 from service.errors import NotReady
 from service.media_store import MediaStore
 from service.metrics import Metrics
+from service.observer import Observer
 from service.operation_work import do
 from service.operations import Operations
 from service.pools import Pool
@@ -25,6 +26,7 @@ from service.scheduling.call import Asker
 from service.scheduling.model import for_asker
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
+from service.tracing import tracer_for
 from service.worker import JobWorker
 from vitascope.bundle import Bundle
 from vitascope.errors import CollectionNotFound, VitascopeError
@@ -44,7 +46,7 @@ class Service:
     model: Model
     """With engines of its own: requests and jobs use ``model_for``, which waits for its turn."""
     scheduler: Scheduler
-    metrics: Metrics
+    observer: Observer
     library: Library
     media: MediaStore
     worker: JobWorker
@@ -122,10 +124,10 @@ def open_service(settings: Settings) -> Service:
     # First, so that a broken bundle is named before anything is written.
     bundle = Bundle.open(settings.bundle)
     model = Model(bundle, settings.threads, settings.device, max_characters=settings.max_text_characters)
-    metrics = Metrics()
+    observer = Observer(Metrics(), tracer_for(settings))
     scheduler = Scheduler(
         model.run_graph,
-        metrics,
+        observer,
         BatchLimits(settings.batch_rows, settings.batch_tokens),
         max_waiting=settings.max_waiting,
         max_waiting_bytes=settings.max_waiting_bytes,
@@ -144,11 +146,14 @@ def open_service(settings: Settings) -> Service:
             partial(do, library, worker, settings),
         )
         undo.pop_all()
+    metrics = observer.metrics
+    metrics.show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
+    metrics.show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
     return Service(
         settings=settings,
         model=model,
         scheduler=scheduler,
-        metrics=metrics,
+        observer=observer,
         library=library,
         media=media,
         worker=worker,

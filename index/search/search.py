@@ -21,6 +21,7 @@ from index.storage.rows import allowed_clips, hits_of, last_change
 from index.storage.words import terms_of
 from vitascope.errors import InvalidInput, TaskMissing
 from vitascope.model import Model
+from vitascope.stages import Stage, unnoticed
 
 MAX_RERANK = 1000
 GROUPS = ("clip", "event", "video")
@@ -92,12 +93,13 @@ class Found:
     state: str
 
 
-def search(collection: Collection, model: Model, wanted: Search) -> Found:
+def search(collection: Collection, model: Model, wanted: Search, stage: Stage = unnoticed) -> Found:
     """The results that fit best.
 
     Clips are ordered by similarity, or with ``hybrid`` by reciprocal rank fusion of the 1000 most similar and the
     1000 that have the words best. Of these the first ``rerank`` are ordered by fused score: of the query's one text
     and the clip, with the similarity of the whole query. Pages of one state fit together without gap or overlap.
+    ``stage`` is told of "embed", "search" and "rerank".
 
     Raises InvalidInput, TextError, NotFound (a clip of the query), FingerprintMismatch, TaskMissing (reranking with
     a bundle that cannot match), EngineError, StorageError.
@@ -105,9 +107,10 @@ def search(collection: Collection, model: Model, wanted: Search) -> Found:
     collection.require(model.bundle.fingerprint)
     _check(wanted, model)
     texts = [part.text for part in wanted.parts if isinstance(part, TextPart)]
-    text_vectors = model.embed_text(texts) if texts else np.empty((0, collection.width), np.float32)
+    with stage("embed"):
+        text_vectors = model.embed_text(texts) if texts else np.empty((0, collection.width), np.float32)
     is_judged = wanted.rerank > 0 and (wanted.group != "clip" or wanted.offset < wanted.rerank)
-    with collection.level() as (connection, index):
+    with stage("search"), collection.level() as (connection, index):
         query = mixed_vector(connection, wanted.parts, text_vectors, collection.width)
         order = _ordered(connection, index, query, wanted, _depth(wanted))
         spans = {} if wanted.group == "clip" else spans_of(connection, order)
@@ -117,7 +120,8 @@ def search(collection: Collection, model: Model, wanted: Search) -> Found:
         state = "-".join(map(str, last_change(connection)))
         if not is_judged:
             return _page(connection, wanted, order, spans, {}, state)
-    order, scores = judge(collection, model, wanted_texts(wanted.parts)[0], order, wanted.rerank)
+    with stage("rerank"):
+        order, scores = judge(collection, model, wanted_texts(wanted.parts)[0], order, wanted.rerank)
     # The model took its time: videos deleted meanwhile are gone from the results as well.
     with collection.catalogue.read() as connection:
         return _page(connection, wanted, order, spans, scores, state)

@@ -12,4 +12,4 @@ router = APIRouter(include_in_schema=False)
 @router.get("/metrics")
 async def metrics(service: ServiceState) -> Response:
     """All metrics in Prometheus's text format."""
-    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(service.observer.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

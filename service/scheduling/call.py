@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from opentelemetry.context import Context
+
 from service.errors import DeadlineExceeded, RequestAbandoned
 from vitascope.engine import Array
 
@@ -22,14 +24,16 @@ _numbers = itertools.count()
 class Asker:
     """For whom a call is made. ``deadline``: seconds of ``time.monotonic``, after which nobody waits any more.
 
-    ``gone``: set when nobody waits any more. ``bulk``: somebody who can wait, such as an indexing job.
+    ``gone``: set when nobody waits any more. ``bulk``: somebody who can wait, such as an indexing job. ``context``: of
+    the trace that the calls belong to.
     """
 
     bulk: bool = False
     deadline: float | None = None
     gone: threading.Event = field(default_factory=threading.Event)
+    context: Context | None = None
 
-    def reason_to_drop(self, now: float) -> Exception | None:
+    def reason_to_drop(self, now: float) -> DeadlineExceeded | RequestAbandoned | None:
         """The error that ends the wait, once there is one."""
         if self.gone.is_set():
             return RequestAbandoned("the client went away")

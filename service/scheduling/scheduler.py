@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -23,16 +23,13 @@ Run = Callable[[str, Inputs], Outputs]
 class Watcher(Protocol):
     """Who counts what happens; called from the scheduler's thread, briefly."""
 
-    def batch(self, graph: str, calls: int, rows: int, seconds: float) -> None:
-        """A graph ran once, on so many rows of so many calls."""
+    def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
+        """A graph ran once, for these calls together. Seconds of ``time.monotonic``."""
 
-    def waited(self, graph: str, bulk: bool, seconds: float) -> None:
-        """A call's turn has come after this long."""
-
-    def dropped(self, graph: str, reason: str) -> None:
+    def dropped(self, call: Call, reason: str) -> None:
         """A call went without reaching the model: refused, expired or abandoned."""
 
-    def failed(self, graph: str) -> None:
+    def failed(self, call: Call) -> None:
         """A call failed in the graph."""
 
 
@@ -106,7 +103,7 @@ class Scheduler:
     def _admit(self, call: Call) -> None:
         waiting = [other for other in self._waiting if not other.asker.bulk]
         if len(waiting) >= self._max_waiting or sum(w.bytes for w in waiting) + call.bytes > self._max_bytes:
-            self._watcher.dropped(call.graph, "refused")
+            self._watcher.dropped(call, "refused")
             raise Overloaded(f"{len(waiting)} calls wait for the model; come back in a moment")
 
     def _started(self) -> threading.Thread:
@@ -122,7 +119,7 @@ class Scheduler:
         batch: list[Call] = []
         try:
             while batch := self._next():
-                self._run_batch(batch)
+                self._run_or_halve(batch)
         except BaseException as error:  # the thread dies of it; whoever waits must not wait for ever
             _log.exception("the inference thread died and is replaced")
             for call in batch:
@@ -151,19 +148,13 @@ class Scheduler:
         for call in self._waiting:
             reason = call.asker.reason_to_drop(now)
             if call.future.cancelled():
-                self._watcher.dropped(call.graph, "abandoned")
+                self._watcher.dropped(call, "abandoned")
             elif reason is not None:
-                self._watcher.dropped(call.graph, getattr(reason, "code", "abandoned"))
+                self._watcher.dropped(call, reason.code)
                 call.end(reason)
             else:
                 kept.append(call)
         self._waiting = kept
-
-    def _run_batch(self, calls: list[Call]) -> None:
-        now = time.monotonic()
-        for call in calls:
-            self._watcher.waited(call.graph, call.asker.bulk, now - call.arrived)
-        self._run_or_halve(calls)
 
     def _run_or_halve(self, calls: list[Call]) -> None:
         """Run calls together. Where that fails each half is tried again, until only the guilty one fails."""
@@ -173,7 +164,7 @@ class Scheduler:
             results = split(calls, outputs) if len(calls) > 1 else [outputs]
         except Exception as error:  # an engine may raise anything; it is told to whoever asked
             if len(calls) == 1:
-                self._watcher.failed(calls[0].graph)
+                self._watcher.failed(calls[0])
                 calls[0].end(error)
                 return
             _log.warning("%s: a batch of %d calls failed and is split: %s", calls[0].graph, len(calls), error)
@@ -181,6 +172,6 @@ class Scheduler:
             self._run_or_halve(calls[:middle])
             self._run_or_halve(calls[middle:])
             return
-        self._watcher.batch(calls[0].graph, len(calls), sum(call.rows for call in calls), time.monotonic() - began)
+        self._watcher.ran(calls, began, time.monotonic())
         for call, result in zip(calls, results, strict=True):
             call.end(result)

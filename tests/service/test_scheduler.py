@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,16 +35,14 @@ class Counted:
     drops: list[str] = field(default_factory=list)
     failures: int = 0
 
-    def batch(self, graph: str, calls: int, rows: int, seconds: float) -> None:
-        self.batches.append((graph, calls, rows))
+    def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
+        assert all(call.arrived <= began <= ended for call in calls)
+        self.batches.append((calls[0].graph, len(calls), sum(call.rows for call in calls)))
 
-    def waited(self, graph: str, bulk: bool, seconds: float) -> None:
-        assert seconds >= 0
-
-    def dropped(self, graph: str, reason: str) -> None:
+    def dropped(self, call: Call, reason: str) -> None:
         self.drops.append(reason)
 
-    def failed(self, graph: str) -> None:
+    def failed(self, call: Call) -> None:
         self.failures += 1
 
 

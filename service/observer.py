@@ -1,0 +1,48 @@
+"""What happens in the service, counted and traced in one place: the stages of a request and the runs of graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from opentelemetry.trace import Tracer
+
+from service.metrics import Metrics
+from service.scheduling.call import Call
+from service.tracing import note_span
+
+
+class Observer:
+    """Counts in ``metrics`` and traces with ``tracer``; the scheduler's ``Watcher``."""
+
+    def __init__(self, metrics: Metrics, tracer: Tracer) -> None:
+        self.metrics = metrics
+        self.tracer = tracer
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage of a request, such as decode, search or rerank: its time, and a span of its trace."""
+        with self.tracer.start_as_current_span(name), self.metrics.stage(name):
+            yield
+
+    def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
+        graph, rows = calls[0].graph, sum(call.rows for call in calls)
+        self.metrics.batch(graph, rows, ended - began)
+        for call in calls:
+            self.metrics.waited(graph, call.asker.bulk, began - call.arrived)
+            context = call.asker.context
+            if context is not None:
+                note_span(self.tracer, f"queue {graph}", context, call.arrived, began, {"graph": graph})
+                facts: dict[str, str | int] = {
+                    "graph": graph,
+                    "rows": call.rows,
+                    "batch.calls": len(calls),
+                    "batch.rows": rows,
+                }
+                note_span(self.tracer, f"inference {graph}", context, began, ended, facts)
+
+    def dropped(self, call: Call, reason: str) -> None:
+        self.metrics.dropped(call.graph, reason)
+
+    def failed(self, call: Call) -> None:
+        self.metrics.failed(call.graph)

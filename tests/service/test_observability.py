@@ -1,0 +1,209 @@
+"""What an operator sees: metrics as Prometheus scrapes them, traces as a collector gets them, logs of one object a
+line, and a dashboard that asks for nothing that is not there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.logs import formatter
+from service.settings import read_settings
+from service.tracing import tracer_for
+from tests.service.conftest import fill, settings_for
+from tests.service.running import PATIENCE, Running, serving, wait_for
+from vitascope.errors import InvalidInput
+
+OBSERVABILITY = Path(__file__).parents[2] / "observability"
+SEARCH = "/v1/collections/{name}/search"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scrape(client: httpx.Client) -> Samples:
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((name, frozenset(labels.items())), 0.0)
+
+
+def test_a_search_is_counted_in_every_stage(running: Running, palette: str) -> None:
+    def look() -> dict[str, float]:
+        samples = scrape(running.client)
+        return {
+            "requests": value(samples, "vitascope_requests_total", method="POST", route=SEARCH, status="200"),
+            "seconds": value(samples, "vitascope_request_seconds_count", route=SEARCH),
+            "text": value(samples, "vitascope_inference_seconds_count", graph="text"),
+            "rows": value(samples, "vitascope_batch_rows_sum", graph="match"),
+            "waits": value(samples, "vitascope_queue_wait_seconds_count", graph="text", kind="interactive"),
+            "embed": value(samples, "vitascope_stage_seconds_count", stage="embed"),
+            "search": value(samples, "vitascope_stage_seconds_count", stage="search"),
+            "rerank": value(samples, "vitascope_stage_seconds_count", stage="rerank"),
+        }
+
+    before = look()
+    for rerank in (0, 3):
+        answer = running.client.post(f"/v1/collections/{palette}/search", json={"text": "red", "rerank": rerank})
+        assert answer.status_code == 200
+    after = look()
+    assert {name: after[name] - before[name] for name in after} == {
+        "requests": 2,
+        "seconds": 2,
+        "text": 2,
+        "rows": 3,
+        "waits": 2,
+        "embed": 2,
+        "search": 2,
+        "rerank": 1,
+    }
+
+
+def test_what_an_indexing_job_asks_of_the_model_is_told_apart(running: Running, collection: str, files: Path) -> None:
+    name, labels = "vitascope_queue_wait_seconds_count", {"graph": "video", "kind": "bulk"}
+    before = value(scrape(running.client), name, **labels)
+    fill(running, collection, files)
+    assert value(scrape(running.client), name, **labels) >= before + 3
+
+
+def test_paths_that_nobody_serves_make_no_metrics_of_their_own(running: Running) -> None:
+    for number in range(3):
+        assert running.client.get(f"/nothing/{number}").status_code == 404
+    samples = scrape(running.client)
+    assert value(samples, "vitascope_requests_total", method="GET", route="none", status="404") >= 3
+    assert not [labels for _, labels in samples if any("nothing" in text for _, text in labels)]
+
+
+def test_the_dashboard_and_the_alerts_ask_for_what_there_is(running: Running, palette: str) -> None:
+    running.client.post(f"/v1/collections/{palette}/search", json={"text": "red"})
+    families = {name for name, _ in scrape(running.client)} | {"up"}
+    # Made at the first drop or failure; the library names them in the scrape from the start.
+    stated = set(re.findall(r"# TYPE (\w+)", running.client.get("/metrics").text))
+    known = families | {f"{name}_total" for name in stated} | stated
+    panels = json.loads((OBSERVABILITY / "grafana/dashboards/vitascope.json").read_text())["panels"]
+    rules = yaml.safe_load((OBSERVABILITY / "alerts.yml").read_text())["groups"][0]["rules"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]] + [rule["expr"] for rule in rules]
+    assert len(asked) > 10
+    for expression in asked:
+        names = re.findall(r"\b(vitascope_\w+|up)\b", re.sub(r'"[^"]*"', "", expression))
+        assert names, expression
+        assert set(names) <= known, expression
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[Any]]]:
+    """A collector of traces on 127.0.0.1, and the spans that it was sent."""
+    spans: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers.get("content-encoding") == "gzip":
+                import gzip
+
+                body = gzip.decompress(body)
+            sent = ExportTraceServiceRequest.FromString(body)
+            assert self.path == "/v1/traces"
+            spans.extend(s for r in sent.resource_spans for scope in r.scope_spans for s in scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Nobody wants to know."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", spans
+    finally:
+        server.shutdown()
+        thread.join(PATIENCE)
+        server.server_close()
+
+
+def test_a_trace_goes_through_every_stage(
+    small_bundle: Path, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+    trace, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with collector() as (endpoint, spans):
+        settings = settings_for(small_bundle, tmp_path / "data", otlp_endpoint=endpoint)
+        with serving(settings) as running:
+            running.client.post("/v1/collections", json={"name": "traced"})
+            fill(running, "traced", files)
+            answer = running.client.post(
+                "/v1/collections/traced/search",
+                json={"text": "a secret wish", "rerank": 2},
+                headers={"traceparent": f"00-{trace}-{parent}-01", "x-request-id": "mine"},
+            )
+            assert answer.status_code == 200
+
+            def ours() -> dict[str, Any]:
+                return {span.name: span for span in list(spans) if span.trace_id.hex() == trace}
+
+            wait_for(lambda: f"POST {SEARCH}" in ours())
+        found = ours()
+    server = found[f"POST {SEARCH}"]
+    assert server.parent_span_id.hex() == parent
+    facts = {one.key: one.value.string_value or one.value.int_value for one in server.attributes}
+    assert facts["request_id"] == "mine"
+    assert facts["http.response.status_code"] == 200
+    inner = {"embed", "search", "rerank", "queue text", "inference text", "queue match", "inference match"}
+    assert inner <= set(found)
+    for name in inner:
+        assert found[name].parent_span_id == server.span_id
+        assert server.start_time_unix_nano <= found[name].start_time_unix_nano
+        assert found[name].end_time_unix_nano <= server.end_time_unix_nano
+    assert not any("secret" in str(span) for span in spans)
+
+
+def test_traces_without_the_packages_that_send_them_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    with pytest.raises(InvalidInput, match=r"otlp_endpoint: 'http://there:4318'.*vitascope\[telemetry\]"):
+        tracer_for(read_settings(otlp_endpoint="http://there:4318"))
+
+
+def test_a_request_is_logged_by_route_and_id_and_without_what_was_asked(
+    running: Running, palette: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter("json"))
+    logger = logging.getLogger("vitascope")
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO, "vitascope"):
+            running.client.post(
+                f"/v1/collections/{palette}/search", json={"text": "my secret wish"}, headers={"x-request-id": "one"}
+            )
+            running.client.get("/livez")
+    finally:
+        logger.removeHandler(handler)
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    (line,) = [line for line in lines if line["logger"] == "vitascope.requests"]
+    assert (line["request_id"], line["route"], line["method"], line["status"]) == ("one", SEARCH, "POST", 200)
+    assert line["level"] == "INFO"
+    assert 0 < line["seconds"] < PATIENCE
+    assert line["time"]
+    assert "secret" not in stream.getvalue()
