@@ -1,0 +1,225 @@
+"""The service beside what it is made of, and beside others: ratios, in one run on one machine.
+
+    python -m service.bench.bench
+
+Load is open: requests begin when they are due, and latency counts from then (``service.bench.load``). Server, load
+and reference share the machine. A bar that is missed is printed as such, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+
+from index.nearest.kinds import FLAT, HNSW, build, graph_steps
+from service.bench.collection import fill
+from service.bench.load import Outcome, closed_loop, open_loop, post_bytes
+from service.bench.servers import our_server, plain_server
+from vitascope.commands.options import default_bundle
+from vitascope.model import Floats, Model
+
+WORDS = (
+    "a man woman child dog cat bird red blue green car ball house tree street water runs jumps walks sits plays",
+    "throws catches eats holds on under beside two three small large wooden old young smiling through park beach",
+)
+K = 10
+
+
+@dataclass
+class Bars:
+    """What was measured against what was asked for."""
+
+    missed: int = 0
+
+    def check(self, text: str, kept: bool) -> None:
+        print(f"{'pass' if kept else 'MISS'}: {text}")
+        self.missed += not kept
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Captions of 4 to 20 words."""
+    random, words = np.random.default_rng(seed), " ".join(WORDS).split()
+    return [" ".join(random.choice(words, random.integers(4, 21))) for _ in range(count)]
+
+
+def perfect_batches(model: Model, texts: Sequence[str], size: int, seconds: float) -> float:
+    """Texts per second of the text graph alone: tokens ready, sorted by length, in full batches, one after another."""
+    ids, mask = model.bundle.tokenizer().encode(texts)
+    order = np.argsort(mask.sum(axis=1), kind="stable")
+    batches = []
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        longest = int(mask[rows].sum(axis=1).max())
+        batches.append({"input_ids": ids[rows, :longest], "attention_mask": mask[rows, :longest]})
+    done, number, began = 0, 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        batch = batches[number % len(batches)]
+        model.run_graph("text", batch)
+        done, number = done + len(batch["input_ids"]), number + 1
+    return done / (time.perf_counter() - began)
+
+
+def embedding(bars: Bars, model: Model, bundle: Path, threads: int, seconds: float) -> None:
+    """Text embedding over HTTP beside the graph alone."""
+    texts = sentences(2048)
+    print("\n## Text embedding\n\n| | texts/s | share of the graph alone |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as data, our_server(bundle, Path(data), threads) as url:
+        shares = {}
+        for size, clients in ((32, 4), (1, 64)):
+            asked = [
+                post_bytes(f"{url}/v1/embeddings", json.dumps({"input": texts[i : i + size]}).encode())
+                for i in range(0, len(texts), size)
+            ]
+            asyncio.run(closed_loop(url, asked, clients, 2.0))
+            # The graph before and after: what else the machine does meanwhile concerns both.
+            before = perfect_batches(model, texts, 32, seconds / 2)
+            found = asyncio.run(closed_loop(url, asked, clients, seconds))
+            alone = (before + perfect_batches(model, texts, 32, seconds / 2)) / 2
+            if found.failed:
+                raise RuntimeError(f"{found.failed} requests failed")
+            shares[size] = found.rate * size / alone
+            print(f"| the graph alone, batches of 32 | {alone:,.0f} | |")
+            print(f"| HTTP, {clients} clients, {size} a request | {found.rate * size:,.0f} | {shares[size]:.0%} |")
+    print()
+    bars.check(f"{shares[32]:.0%} >= 85% of the graph alone, 32 texts a request", shares[32] >= 0.85)
+    print(f"      {shares[1]:.0%} with one text a request: every text pays for its HTTP")
+
+
+def raw_search(model: Model, vectors: Floats, texts: Sequence[str]) -> list[float]:
+    """Seconds of encoding one sentence and finding its nearest in FAISS, one after another, in this process."""
+    kind = HNSW if len(vectors) >= 25_000 else FLAT
+    index = build(kind, vectors.shape[1], [vectors], lambda: False)
+    if kind == HNSW:
+        index.hnsw.efSearch = graph_steps(len(vectors))
+    faiss.omp_set_num_threads(1)
+    times = []
+    for text in texts:
+        began = time.perf_counter()
+        index.search(model.embed_text([text]), K)
+        times.append(time.perf_counter() - began)
+    return times[len(times) // 10 :]
+
+
+def searching(bars: Bars, model: Model, bundle: Path, threads: int, seconds: float, clips: int) -> None:
+    """Search over HTTP at half load beside encoding and FAISS alone; then ten times too much."""
+    texts = sentences(1000, seed=1)
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder)
+        vectors = fill(data, "bench", model, clips)
+        raw = raw_search(model, vectors, texts)
+        del vectors
+        with our_server(bundle, data, threads) as url:
+            path = f"{url}/v1/collections/bench/search"
+            asked = [post_bytes(path, json.dumps({"text": text, "limit": K}).encode()) for text in texts]
+            asyncio.run(closed_loop(url, asked, 4, 2.0))
+            most = asyncio.run(closed_loop(url, asked, 16, seconds)).rate
+            half = asyncio.run(open_loop(url, asked, most / 2, 2 * seconds))
+            light = asyncio.run(open_loop(url, asked, most / 10, seconds))
+            flood = asyncio.run(open_loop(url, asked, 10 * most, seconds))
+            after = asyncio.run(open_loop(url, asked, most / 10, seconds))
+    base50, base99 = (float(np.quantile(raw, share)) for share in (0.5, 0.99))
+    print(f"\n## Search on {clips:,} clips\n\n| | requests/s | p50 ms | p99 ms |\n|---|---|---|---|")
+    print(f"| encode + FAISS alone, one after another | {1 / np.mean(raw):,.0f} | {_ms(base50)} | {_ms(base99)} |")
+    for name, one in (
+        ("a tenth of the most", light),
+        (f"half of the most ({most:,.0f}/s)", half),
+        ("ten times the most", flood),
+        ("after", after),
+    ):
+        print(f"| HTTP, {name} | {one.rate:,.0f} | {_ms(one.quantile(0.5))} | {_ms(one.quantile(0.99))} |")
+    refused = max(flood.refused, default=0.0)
+    print(
+        f"| HTTP, ten times the most | {flood.rate:,.0f} | {_ms(flood.quantile(0.5))} | {_ms(flood.quantile(0.99))} |"
+    )
+    print(f"\nOf ten times too much {len(flood.refused)} were refused, the slowest after {_ms(refused)} ms.")
+    p50, p99 = half.quantile(0.5) / base50, half.quantile(0.99) / base99
+    bars.check(f"p50 at half load {p50:.2f} <= 1.5 times encode + FAISS alone", p50 <= 1.5)
+    bars.check(f"p99 at half load {p99:.2f} <= 4 times encode + FAISS alone", p99 <= 4)
+    bars.check(f"goodput under ten times the most {flood.rate / most:.0%} >= 90%", flood.rate >= 0.9 * most)
+    bars.check(f"{flood.failed} of the others failed", flood.failed == 0)
+    bars.check(
+        f"{flood.refusals_without_retry_after} refusals lacked Retry-After", flood.refusals_without_retry_after == 0
+    )
+
+
+def peers(bars: Bars, bundle: Path, threads: int, seconds: float, bound: float) -> None:
+    """The most requests a second with a p99 within ``bound`` seconds, ours and the plain handler's."""
+    texts = sentences(1000, seed=2)
+    most = {}
+    print(f"\n## One text a request, the most with p99 <= {_ms(bound)} ms\n")
+    with (
+        tempfile.TemporaryDirectory() as data,
+        our_server(bundle, Path(data), threads) as ours,
+        plain_server(bundle, threads) as plain,
+    ):
+        for name, url in (("ours", ours), ("plain FastAPI handler", plain)):
+            asked = [post_bytes(f"{url}/v1/embeddings", json.dumps({"input": [text]}).encode()) for text in texts]
+            asyncio.run(closed_loop(url, asked, 8, 2.0))
+            top = asyncio.run(closed_loop(url, asked, 64, seconds)).rate
+
+            def within(rate: float, url: str = url, asked: list[bytes] = asked) -> bool:
+                found: Outcome = asyncio.run(open_loop(url, asked, rate, seconds))
+                return not found.failed and not found.refused and found.quantile(0.99) <= bound
+
+            most[name] = highest(within, top * 1.2)
+            print(f"- {name}: {most[name]:,.0f} requests/s (closed loop of 64: {top:,.0f})")
+    ratio = most["ours"] / most["plain FastAPI handler"]
+    print()
+    bars.check(f"{ratio:.2f} >= 1.5 times the plain handler at equal p99", ratio >= 1.5)
+
+
+def highest(within: Callable[[float], bool], most: float, steps: int = 6) -> float:
+    """The highest rate that is within bounds, by halving."""
+    low, high = 0.0, most
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if within(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:,.1f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure; 1 if a bar was missed."""
+    parser = argparse.ArgumentParser(
+        prog="python -m service.bench.bench",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--bundle", type=Path, default=default_bundle(), metavar="FOLDER")
+    parser.add_argument("--threads", type=int, default=0, help="of the model, in the service and alone (0: one a core)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    parser.add_argument("--clips", type=int, default=100_000, help="in the collection that is searched")
+    parser.add_argument("--bound", type=float, default=0.25, metavar="S", help="p99 at which peers are compared")
+    parser.add_argument("--only", choices=("embedding", "search", "peers"), action="append")
+    args = parser.parse_args(arguments)
+    bars = Bars()
+    model = Model.open(args.bundle, threads=args.threads)
+    model.warm()
+    wanted = args.only or ["embedding", "search", "peers"]
+    if "embedding" in wanted:
+        embedding(bars, model, args.bundle, args.threads, args.seconds)
+    if "search" in wanted:
+        searching(bars, model, args.bundle, args.threads, args.seconds, args.clips)
+    if "peers" in wanted:
+        peers(bars, args.bundle, args.threads, args.seconds, args.bound)
+    return 1 if bars.missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

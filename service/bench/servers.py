@@ -1,0 +1,76 @@
+"""Servers in processes of their own, for as long as they are measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+START_SECONDS = 120.0
+
+
+@contextmanager
+def our_server(bundle: Path, data: Path, threads: int) -> Iterator[str]:
+    """The URL of ``python -m service``, ready."""
+    port = free_port()
+    settings = {"BUNDLE": bundle, "DATA_DIR": data, "PORT": port, "THREADS": threads, "LOG_LEVEL": "warning"}
+    given = {f"VITASCOPE_{name}": str(value) for name, value in settings.items()}
+    with _process([sys.executable, "-m", "service"], given, f"http://127.0.0.1:{port}", "/readyz") as url:
+        yield url
+
+
+@contextmanager
+def plain_server(bundle: Path, threads: int) -> Iterator[str]:
+    """The URL of the plain handler, ready."""
+    port = free_port()
+    command = [sys.executable, "-m", "service.bench.plain", str(bundle), str(port), str(threads)]
+    with _process(command, {}, f"http://127.0.0.1:{port}", "/openapi.json") as url:
+        yield url
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is not of files."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+
+def post(url: str, body: object) -> bytes:
+    """The body of the answer to one POST."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=START_SECONDS) as answer:
+        content: bytes = answer.read()
+        return content
+
+
+@contextmanager
+def _process(command: list[str], variables: dict[str, str], url: str, ready: str) -> Iterator[str]:
+    server = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(url + ready, timeout=5):
+                    break
+            except (urllib.error.URLError, OSError) as error:
+                if time.monotonic() > end or server.poll() is not None:
+                    raise TimeoutError(f"{' '.join(command)}: not ready: {error}") from error
+                time.sleep(0.1)
+        yield url
+    finally:
+        server.terminate()
+        server.wait(START_SECONDS)
