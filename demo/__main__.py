@@ -82,7 +82,7 @@ def _service(settings: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes]
     """A service in a process of its own, ready for requests, ended on leaving."""
     port = _free_port(int(os.environ.get("DEMO_PORT", "8000")))
     log = HOME / "serve.log"
-    command = [sys.executable, "-m", "vitascope", "serve", "--host", HOST, "--port", str(port)]
+    command = [sys.executable, "-m", "vitascope", "serve", "--no-keys", "--host", HOST, "--port", str(port)]
     with log.open("wb") as sink, Client(f"http://{HOST}:{port}") as client:
         server = subprocess.Popen(command, env=settings, stdout=sink, stderr=sink)
         try:

@@ -1,8 +1,4 @@
-"""The application: routes, errors and the page around one service.
-
-There are no API keys yet, so whoever reaches the service may use it: ``run.serve`` refuses to listen on an
-address that other machines reach unless the settings say that this is meant.
-"""
+"""The application: routes, errors and the page around one service."""
 
 from __future__ import annotations
 
@@ -17,11 +13,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse
 from starlette.staticfiles import StaticFiles
 
+from service.asking import TIMEOUT_HEADER
 from service.envelope import Envelope
+from service.gate.idempotency import HEADER, REPLAYED
+from service.gate.middleware import GateMiddleware
 from service.observed import Observed
 from service.openapi import describe
 from service.problems import install
-from service.routes import collections, health, jobs, looks, media, metrics, models, operations, search, videos
+from service.routes import collections, health, jobs, keys, looks, media, metrics, models, operations, search, videos
 from service.settings import Settings
 from service.state import Service, open_service
 
@@ -56,18 +55,19 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.openapi = describe(app)  # type: ignore[method-assign]
-    for routes in (health, metrics, collections, videos, media, jobs, operations, search, looks, models):
+    for routes in (health, metrics, collections, videos, media, jobs, operations, search, looks, models, keys):
         app.include_router(routes.router)
     app.include_router(page)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     install(app)
+    app.add_middleware(GateMiddleware, settings=settings)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
-            allow_headers=["Content-Type", "X-Request-ID"],
-            expose_headers=["Location", "X-Request-ID", "Retry-After"],
+            allow_headers=["Content-Type", "X-Request-ID", TIMEOUT_HEADER, "Authorization", "X-API-Key", HEADER],
+            expose_headers=["Location", "X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy", REPLAYED],
         )
     app.add_middleware(Observed)
     app.add_middleware(Envelope, settings=settings)

@@ -13,10 +13,12 @@ Everything else is a setting in the environment, with a safe default:
   VITASCOPE_ALLOWED_ROOTS='["/videos"]'    folders that indexing jobs may name
   VITASCOPE_MAX_UPLOAD_BYTES=1073741824    and the other limits: see service/settings.py
   VITASCOPE_ALLOWED_HOSTS='["search.lan"]' names that the service is reached by
-  VITASCOPE_ALLOW_UNAUTHENTICATED=true     listen on more than 127.0.0.1 although there are no API keys yet
+
+Requests need a key: `vitascope keys create` makes one.
 
 examples:
   vitascope serve
+  vitascope serve --no-keys
   vitascope serve --port 9000 --data ~/vitascope-data
   VITASCOPE_ALLOWED_ROOTS='["/mnt/videos"]' vitascope serve
 """
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help=f"data folder (VITASCOPE_DATA_DIR; default: {default_data()})",
     )
+    parser.add_argument("--no-keys", action="store_true", help="ask nobody for a key; on 127.0.0.1 only")
     parser.add_argument("--threads", type=int, metavar="N", help="threads for the model (default: one per core)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "tensorrt"), help="where the graphs run")
 
@@ -50,6 +53,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     names = {"data": "data_dir"}
     keys = ("host", "port", "bundle", "data", "threads", "device")
     given = {names.get(key, key): getattr(args, key) for key in keys if getattr(args, key) is not None}
+    if args.no_keys:
+        given["allow_unauthenticated"] = True
     serve(read_settings(**given))
     return {"served": True}
 

@@ -24,8 +24,6 @@ _log = logging.getLogger("vitascope.service")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
-FORM_OVERHEAD = 1024**2
-"""Bytes that a form may have besides its file."""
 DRAIN_BYTES = 64 * 1024**2
 DRAIN_SECONDS = 5.0
 
@@ -66,7 +64,7 @@ class Envelope:
             return
         headers = Headers(scope=scope)
         scope.setdefault("state", {})["request_id"] = _request_id(headers)
-        exchange = _Exchange(scope, receive, send, self._body_limit(headers))
+        exchange = _Exchange(scope, receive, send, self.settings.body_limit(headers.get("content-type", "")))
         try:
             self._check_host(headers)
             self._check_origin(scope, headers)
@@ -100,10 +98,6 @@ class Envelope:
         if urlsplit(origin).netloc != headers.get("host"):
             raise OriginRefused(f"Origin: {origin!r}; only this service's own page may do this")
 
-    def _body_limit(self, headers: Headers) -> int:
-        is_form = headers.get("content-type", "").startswith("multipart/")
-        return self.settings.max_upload_bytes + FORM_OVERHEAD if is_form else self.settings.max_body_bytes
-
 
 class _Exchange:
     """One request and its answer: counts what comes in, adds headers to what goes out."""
@@ -112,6 +106,7 @@ class _Exchange:
         self.scope = scope
         self.limit = limit
         self.started = False
+        self._gives_up = False
         self._receive = receive
         self._send = send
         self._received = 0
@@ -130,12 +125,13 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started = True
+            self._gives_up = message["status"] == 408
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.scope["state"]["request_id"]
             for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if is_last and not self._complete and _has_body(Headers(scope=self.scope)):
+        if is_last and not self._complete and not self._gives_up and _has_body(Headers(scope=self.scope)):
             # Whoever is still sending sees a broken connection in place of the answer. So: the answer first,
             # then
             # throw away what comes, within bounds, and only then the end.

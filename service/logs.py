@@ -17,7 +17,6 @@ def set_up_logs(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings.log_format))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    logging.getLogger("uvicorn.access").disabled = True  # knows paths, not routes or request ids: see ``observed``
 
 
 def formatter(log_format: str) -> logging.Formatter:

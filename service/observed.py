@@ -10,6 +10,7 @@ from opentelemetry.trace import SpanKind
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.gate.gate import Caller, address_of
 from service.observer import Observer
 
 _log = logging.getLogger("vitascope.requests")
@@ -55,12 +56,13 @@ class Observed:
             observer.metrics.answered(scope["method"], route, status, seconds)
             facts = {
                 "request_id": scope.get("state", {}).get("request_id", ""),
+                "client": client_of(scope),
                 "method": scope["method"],
                 "route": route,
                 "status": status,
                 "seconds": round(seconds, 6),
             }
-            words = "%(method)s %(route)s %(status)d in %(seconds).3f s, request %(request_id)s"
+            words = "%(method)s %(route)s %(status)d in %(seconds).3f s, request %(request_id)s of %(client)s"
             _log.log(logging.DEBUG if is_quiet else logging.INFO, words, facts, extra=facts)
 
     async def _traced(self, observer: Observer, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,3 +88,9 @@ def route_of(scope: Scope) -> str:
     """The template of the route that a request took, such as ``/v1/collections/{name}``."""
     path: str = getattr(scope.get("route"), "path", UNKNOWN)
     return path
+
+
+def client_of(scope: Scope) -> str:
+    """The id of the key that a request was let in by, else the address that it comes from."""
+    caller: Caller | None = scope.get("state", {}).get("caller")
+    return caller.client if caller is not None else address_of(scope)

@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
+from service.gate.access import HEALTH
 from service.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
 from service.schemas.library import UploadFields
@@ -17,7 +18,7 @@ from service.schemas.search import SearchForm, SearchRequest
 
 MEANING = {
     400: ("bad_request", "The request cannot be read."),
-    403: ("path_forbidden", "Outside the folders that the service may read."),
+    403: ("path_forbidden", "Outside of what the key, or the service, may read."),
     404: ("collection_not_found", "There is no such thing."),
     409: ("fingerprint_mismatch", "The state of things does not allow this."),
     413: ("payload_too_large", "Larger than a limit in bytes, pixels, seconds or frames."),
@@ -36,8 +37,13 @@ Search, check and question video. Three numbers are kept apart everywhere:
 * **fused**: both together, 0 to 1; what results are ranked by after reranking
 
 Errors are problem details (RFC 9457) with a stable `code`. Times are seconds, sizes are bytes or pixels. Ids
-and cursors are opaque. There are no API keys yet: the service listens on 127.0.0.1 unless it is told that
-something in front of it decides who comes in.
+and cursors are opaque.
+
+Requests carry an API key, as `Authorization: Bearer vsk_…` or as `X-API-Key: vsk_…`, unless the service was told to
+ask for none. A key has scopes: `read` (list, look at, search, score, ask), `write` (upload, index, delete videos),
+`admin` (collections, operations, keys, metrics). POST of collections, videos, jobs and operations takes an
+`Idempotency-Key`: repeated with the same key within 24 hours, it is not done again, and the answer is the first one's,
+with `Idempotency-Replayed`.
 """
 
 TAGS = [
@@ -49,9 +55,28 @@ TAGS = [
     {"name": "scores", "description": "How well captions describe a clip."},
     {"name": "answers", "description": "Questions about a clip."},
     {"name": "models", "description": "What the model can do, and what it was made of."},
+    {"name": "keys", "description": "Who may come in, and what they may do."},
     {"name": "health", "description": "For whoever watches over the service."},
 ]
 
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
+}
+REPEATABLE = (
+    "/v1/collections",
+    "/v1/collections/{name}/videos",
+    "/v1/collections/{name}/jobs",
+    "/v1/operations",
+)
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "maxLength": 255},
+    "description": "Chosen by the client for this request alone, such as a UUID. 409 while the first request with it "
+    "is under way, 422 for another request with it.",
+}
 
 REFERENCE = "#/components/schemas/{model}"
 WITH_PARTS: tuple[type[BaseModel], ...] = (SearchRequest, SearchForm, UploadFields)
@@ -64,7 +89,9 @@ def errors(*statuses: int) -> Responses:
     """The errors of a route for its documentation, besides those that every route has."""
     return {status: _response(*MEANING[status], status) for status in statuses} | {
         "default": {
-            "description": "Any other error: a Host or Origin header that is not allowed (421, 403), a fault (500).",
+            "description": "Any other error: no valid key (401), a key that may not do this (403), a Host or Origin "
+            "header that is not allowed (421, 403), more than this client may send (429) or the service takes at once "
+            "(503), both with Retry-After, a body that stops coming (408), a fault (500).",
             "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     }
@@ -133,6 +160,12 @@ def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 described = schema.model_json_schema(mode=mode, ref_template=REFERENCE)
                 schemas.update(described.pop("$defs"))
                 schemas[schema.__name__] = described
+            made["components"]["securitySchemes"] = SECURITY
+            made["security"] = [{name: []} for name in SECURITY]
+            for path in HEALTH:
+                made["paths"][path]["get"]["security"] = []
+            for path in REPEATABLE:
+                made["paths"][path]["post"].setdefault("parameters", []).append(IDEMPOTENCY_KEY)
             app.openapi_schema = made
         return app.openapi_schema
 

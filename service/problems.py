@@ -14,6 +14,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from service import errors as here
+from service.gate import errors as gate
 from vitascope import errors
 
 _log = logging.getLogger("vitascope.service")
@@ -44,6 +45,15 @@ STATUS_OF: dict[type[errors.VitascopeError], int] = {
     here.Overloaded: 503,
     here.DeadlineExceeded: 504,
     here.RequestAbandoned: 499,  # nobody reads it; the log does
+    gate.Unauthenticated: 401,
+    gate.KeyInvalid: 401,
+    gate.ScopeMissing: 403,
+    gate.CollectionNotAllowed: 403,
+    gate.TooManyRequests: 429,
+    gate.TooManyAtOnce: 429,
+    gate.EncodingUnsupported: 415,
+    gate.IdempotencyKeyReused: 422,
+    gate.IdempotencyInProgress: 409,
     errors.VitascopeError: 500,
 }
 """A class that is not named takes the status of the nearest one that it is derived from."""
@@ -57,6 +67,7 @@ CODE_OF_STATUS = {
     400: "bad_request",
     404: "route_not_found",
     405: "method_not_allowed",
+    408: "body_stopped",
     413: "payload_too_large",
     415: "content_type_unsupported",
     422: "validation_failed",
@@ -115,7 +126,9 @@ def domain_problem(scope: Scope, error: errors.VitascopeError) -> Response:
     if is_fault(error):
         _log.error("request %s: %s: %s", scope.get("state", {}).get("request_id"), error.code, error, exc_info=error)
         detail = _FAULT_DETAIL.get(status, _UNEXPECTED)
-    headers = {"Retry-After": "1"} if status == 503 else None
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    if isinstance(error, gate.TurnedAway):
+        headers |= error.headers
     return problem(scope, status, error.code, detail, headers=headers)
 
 
@@ -133,7 +146,9 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _http_problem(request, error)
+        if error.status_code == 405:
+            return _method_problem(request)
+        return http_problem(request.scope, error)
 
     async def validation(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -144,16 +159,18 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, validation)
 
 
-def _http_problem(request: Request, error: HTTPException) -> Response:
-    status = error.status_code
-    detail = str(error.detail)
-    headers = dict(error.headers or {})
+def http_problem(scope: Scope, error: HTTPException) -> Response:
+    """The answer to an error of the framework."""
+    status, detail = error.status_code, str(error.detail)
     if status == 404:
-        detail = f"{request.url.path}: there is nothing at this path; /openapi.json lists what there is"
-    elif status == 405:
-        headers["Allow"] = ", ".join(_methods(request))
-        detail = f"{request.method} is not possible here; {headers['Allow']} is"
-    return problem(request.scope, status, CODE_OF_STATUS.get(status, "http_error"), detail, headers=headers)
+        detail = f"{scope['path']}: there is nothing at this path; /openapi.json lists what there is"
+    return problem(scope, status, CODE_OF_STATUS.get(status, "http_error"), detail, headers=dict(error.headers or {}))
+
+
+def _method_problem(request: Request) -> Response:
+    possible = ", ".join(_methods(request))
+    detail = f"{request.method} is not possible here; {possible} is"
+    return problem(request.scope, 405, CODE_OF_STATUS[405], detail, headers={"Allow": possible})
 
 
 def _methods(request: Request) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import sys
@@ -17,22 +18,31 @@ from service.state import open_service
 from vitascope.errors import InvalidInput, VitascopeError
 
 MISTAKE = 2
+NO_KEY = (
+    "keys: there is none yet, so nobody could come in; make one with `vitascope keys create NAME`, or set "
+    "VITASCOPE_ADMIN_KEY. Where nobody but you uses this machine, --no-keys (VITASCOPE_ALLOW_UNAUTHENTICATED=true) "
+    "serves without"
+)
 
 
 def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM, then finish what is in flight.
 
-    There are no API keys yet: an address that other machines reach is refused unless
-    ``allow_unauthenticated`` is set. Raises InvalidInput for that and for an address that cannot be used,
-    BundleError and StorageError when there is nothing to serve.
+    Raises InvalidInput where nobody would be asked for a key although other machines reach the address, where there
+    is no key to ask for, and for an address that cannot be used; BundleError and StorageError when there is nothing
+    to serve.
     """
     settings.check_reach()
     set_up_logs(settings)
     # Before the service is opened: whoever starts a second one by mistake should hear of the port.
     with listen(settings) as listener:
         service = open_service(settings)
+        if service.gate.asks_for_keys and service.gate.keys.is_empty:
+            service.close()
+            raise InvalidInput(NO_KEY)
         config = server_config(create_app(settings, service), settings)
-        print(f"Vitascope is at {_address(listener)}", file=sys.stderr, flush=True)
+        without = "" if service.gate.asks_for_keys else " and asks nobody for a key"
+        print(f"Vitascope is at {_address(listener)}{without}", file=sys.stderr, flush=True)
         if threading.current_thread() is threading.main_thread():
             # uvicorn stops cleanly on SIGTERM and then raises it again; by then it must not count as a crash.
             signal.signal(signal.SIGTERM, lambda number, frame: None)
@@ -41,11 +51,16 @@ def serve(settings: Settings) -> None:
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn serves ``app``; where it listens, says the socket that it is given."""
+    # Its lines have the query, and with it what people look for, but no request ids: see ``observed``.
+    logging.getLogger("uvicorn.access").disabled = True
     return uvicorn.Config(
         app,
         log_config=None,
         log_level=settings.log_level,
         server_header=False,
+        access_log=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
     )
 

@@ -7,19 +7,31 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.jobs.pipeline import Pace
 from index.jobs.sources.reach import Reach, check_url
+from service.gate.secrets import admin_digest
 from vitascope.commands.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits
 
 Count = Annotated[int, Field(ge=1)]
 MIB = 1024**2
+FORM_OVERHEAD = MIB
+"""Bytes that a form may have besides its file."""
+
+
+def _hidden(key: object) -> str | None:
+    """The digest in place of the key, so that no setting that is shown, logged or dumped has the key."""
+    try:
+        return None if key is None or key == "" else admin_digest(str(key)).hex()
+    except InvalidInput as error:
+        raise ValueError(str(error)) from error
 
 
 class Settings(BaseSettings):
@@ -44,7 +56,15 @@ class Settings(BaseSettings):
 
     # Who may come in
     allow_unauthenticated: bool = False
-    """Listen on an address that other machines reach although there are no API keys yet."""
+    """Ask nobody for a key. Only where the service listens on this machine alone."""
+    admin_key: Annotated[str | None, BeforeValidator(_hidden), Field(repr=False, description="SHA-256, as hex")] = None
+    """A key that may do everything, beside those that are kept; its text is forgotten at once."""
+    admin_key_file: Path | None = None
+    """A file that holds such a key, in place of the key itself."""
+    metrics_without_key: bool = False
+    """Show /metrics to whoever reaches the service."""
+    trusted_proxies: list[str] = []
+    """Addresses whose X-Forwarded-For and X-Forwarded-Proto tell the client's address and scheme."""
     allowed_hosts: list[str] = []
     """Host names that requests may carry, without port, besides those of this machine itself."""
     cors_origins: list[str] = []
@@ -77,6 +97,14 @@ class Settings(BaseSettings):
     max_operations: Annotated[Count, Field(description="that are kept, with their files, until they are deleted")] = 20
 
     # How much happens at once
+    max_requests: Annotated[Count, Field(description="requests under way; more are refused at once")] = 256
+    max_requests_bytes: Annotated[Count, Field(description="of the bodies of requests under way")] = 2048 * MIB
+    client_rate: Annotated[float, Field(ge=0, description="requests a second of one client; 0: without limit")] = 0.0
+    client_concurrency: Annotated[Count, Field(description="requests of one client under way")] = 128
+    body_idle_seconds: Annotated[float, Field(gt=0, description="without a byte of a body, until it is refused")] = 30.0
+    max_kept_answers: Annotated[Count, Field(description="to requests with an Idempotency-Key, of one client")] = (
+        100_000
+    )
     files_in_flight: Annotated[Count, Field(le=1000, description="files of a job that are begun and not finished")] = 8
     decoders: Annotated[int, Field(ge=0, le=256, description="threads of a job that decode; 0: one per core")] = 0
     max_item_crashes: Annotated[Count, Field(description="deaths at one file before it is put aside")] = 3
@@ -88,6 +116,12 @@ class Settings(BaseSettings):
     request_seconds: Annotated[float, Field(gt=0, description="after which a request's answer is not wanted")] = 120.0
     readers: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
     shutdown_seconds: Annotated[float, Field(ge=0, description="for requests in flight and the running job")] = 20.0
+
+    @model_validator(mode="after")
+    def _has_one_admin_key(self) -> Self:
+        if self.admin_key is not None and self.admin_key_file is not None:
+            raise ValueError("admin_key and admin_key_file are both given; one of them was expected")
+        return self
 
     @field_validator("allowed_urls")
     @classmethod
@@ -118,14 +152,25 @@ class Settings(BaseSettings):
 
     def check_reach(self) -> None:
         """Raise InvalidInput for an address that others reach while nobody is asked for a key."""
-        if not self.allow_unauthenticated and not is_loopback(self.host):
+        if self.allow_unauthenticated and not is_loopback(self.host):
             raise InvalidInput(
-                f"host: {self.host!r} can be reached by other machines, and the service has no API keys "
-                "yet; a "
-                "loopback address such as 127.0.0.1 was expected. Where something in front of the "
-                "service decides "
-                "who comes in, set VITASCOPE_ALLOW_UNAUTHENTICATED=true"
+                f"host: {self.host!r} can be reached by other machines, and allow_unauthenticated (--no-keys) is set; "
+                "a loopback address such as 127.0.0.1 was expected, or that requests need a key"
             )
+
+    def admin_digest(self) -> bytes | None:
+        """Of the key that the environment gives; None without one. Raises InvalidInput for a file that holds none."""
+        if self.admin_key_file is not None:
+            try:
+                return admin_digest(self.admin_key_file.read_text("utf-8").strip())
+            except (OSError, ValueError, InvalidInput) as error:
+                raise InvalidInput(f"admin_key_file: {str(self.admin_key_file)!r}: {error}") from error
+        return None if self.admin_key is None else bytes.fromhex(self.admin_key)
+
+    def body_limit(self, content_type: str) -> int:
+        """Bytes that the body of a request may have."""
+        is_form = content_type.startswith("multipart/")
+        return self.max_upload_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
 
 
 def is_loopback(host: str) -> bool:
@@ -143,5 +188,13 @@ def read_settings(**given: object) -> Settings:
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, e['loc']))}: {e['input']!r}: {e['msg']}" for e in error.errors()]
-        raise InvalidInput(f"settings (VITASCOPE_…): {'; '.join(wrong)}") from error
+        wrong = [_told(each) for each in error.errors()]
+        raise InvalidInput(f"settings (VITASCOPE_…): {'; '.join(wrong)}") from None  # the cause shows values
+
+
+def _told(error: ErrorDetails) -> str:
+    """Which setting is wrong, with its value unless that is a secret, and what was expected."""
+    name = ".".join(map(str, error["loc"]))
+    if not name:  # several settings together; their values are all of them
+        return error["msg"]
+    return f"{name}: {error['msg']}" if name == "admin_key" else f"{name}: {error['input']!r}: {error['msg']}"

@@ -15,6 +15,7 @@ from index.library import NAME_PATTERN, Library
 from index.records import Video
 from service.cursors import record_number
 from service.errors import NotReady
+from service.gate.gate import Gate
 from service.media_store import MediaStore
 from service.metrics import Metrics
 from service.observer import Observer
@@ -47,6 +48,7 @@ class Service:
     """With engines of its own: requests and jobs use ``model_for``, which waits for its turn."""
     scheduler: Scheduler
     observer: Observer
+    gate: Gate
     library: Library
     media: MediaStore
     worker: JobWorker
@@ -82,6 +84,7 @@ class Service:
         self.worker.stop(self.settings.shutdown_seconds)
         self.scheduler.close()
         self.library.close()
+        self.gate.close()
         self.media.close()
 
     def model_for(self, asker: Asker) -> Model:
@@ -145,15 +148,18 @@ def open_service(settings: Settings) -> Service:
             settings.max_operations,
             partial(do, library, worker, settings),
         )
+        gate = Gate(settings)
         undo.pop_all()
     metrics = observer.metrics
     metrics.show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
     metrics.show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
+    metrics.show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: gate.admission.bytes)
     return Service(
         settings=settings,
         model=model,
         scheduler=scheduler,
         observer=observer,
+        gate=gate,
         library=library,
         media=media,
         worker=worker,

@@ -14,6 +14,7 @@ the runtime handle the same names; what has no name there, and a service that ca
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,11 +55,16 @@ class Client:
         self,
         url: str = "http://127.0.0.1:8000",
         *,
+        api_key: str | None = None,
         timeout: float = 120.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """``url`` without a path; ``timeout`` in seconds per request; ``transport`` replaces the network."""
-        self._http = httpx.Client(base_url=url, timeout=timeout, transport=transport)
+        """``url`` without a path; ``api_key`` as `vitascope keys create` printed it, by default the environment's
+        VITASCOPE_API_KEY; ``timeout`` in seconds per request; ``transport`` replaces the network.
+        """
+        key = os.environ.get("VITASCOPE_API_KEY") if api_key is None else api_key
+        headers = {"Authorization": f"Bearer {_header_value(key)}"} if key else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout, transport=transport, headers=headers)
         self.url = url
 
     def __enter__(self) -> Self:
@@ -104,13 +110,23 @@ class Client:
     def collections(self) -> JSON:
         return self._call("GET", "/v1/collections")
 
-    def create_collection(self, name: str, *, index_kind: str | None = None, token_encoding: str | None = None) -> JSON:
+    def create_collection(
+        self,
+        name: str,
+        *,
+        index_kind: str | None = None,
+        token_encoding: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> JSON:
         """Raises `CollectionExists` where there is one of that name.
 
-        ``index_kind``: auto, flat, hnsw or ivfpq; ``token_encoding``: int8 or float16.
+        ``index_kind``: auto, flat, hnsw or ivfpq; ``token_encoding``: int8 or float16. ``idempotency_key``, here and
+        below: of your choice, for this call alone. Repeated with it within 24 hours, the call is not done again, and
+        returns what it returned first.
         """
         options = _given(index_kind=index_kind, token_encoding=token_encoding)
-        return self._call("POST", "/v1/collections", json={"name": name, **options})
+        body = {"name": name, **options}
+        return self._call("POST", "/v1/collections", json=body, headers=_once(idempotency_key))
 
     def change_collection(self, name: str, *, index_kind: str) -> JSON:
         """Ask for another kind of index; it is built beside the searches. ``index`` in the answer says what serves."""
@@ -130,6 +146,7 @@ class Client:
         title: str | None = None,
         metadata: Metadata | None = None,
         segmentation: JSON | None = None,
+        idempotency_key: str | None = None,
     ) -> JSON:
         """Upload and index a file. A file whose content is there already is not indexed again.
 
@@ -142,7 +159,7 @@ class Client:
             fields["metadata"] = json.dumps(dict(metadata))
         if segmentation is not None:
             fields["segmentation"] = json.dumps(segmentation)
-        return self._upload(_path(collection, "videos"), file, fields)
+        return self._upload(_path(collection, "videos"), file, fields, _once(idempotency_key))
 
     def videos(
         self,
@@ -186,6 +203,7 @@ class Client:
         recursive: bool = True,
         metadata: Metadata | None = None,
         segmentation: JSON | None = None,
+        idempotency_key: str | None = None,
     ) -> JSON:
         """Index a folder on the service's machine, or another ``source``, in the background.
 
@@ -196,7 +214,7 @@ class Client:
             raise errors.InvalidInput(f"folder: {folder!r}, source: {source!r}; exactly one of them was expected")
         body: JSON = {"metadata": dict(metadata or {}), **_given(segmentation=segmentation)}
         body |= {"folder": folder, "recursive": recursive} if source is None else {"source": dict(source)}
-        return self._call("POST", _path(collection, "jobs"), json=body)
+        return self._call("POST", _path(collection, "jobs"), json=body, headers=_once(idempotency_key))
 
     def jobs(
         self, collection: str, *, state: str | None = None, limit: int | None = None, cursor: str | None = None
@@ -404,11 +422,14 @@ class Client:
 
     # Plumbing
 
-    def _upload(self, path: str, file: str | Path, fields: Mapping[str, Any]) -> JSON:
+    def _upload(
+        self, path: str, file: str | Path, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> JSON:
         source = Path(file)
         try:
             with source.open("rb") as stream:
-                return self._call("POST", path, data=fields, files={"file": (source.name, stream)})
+                form = {"file": (source.name, stream)}
+                return self._call("POST", path, data=fields, files=form, headers=headers)
         except OSError as error:
             raise errors.InvalidInput(f"file: {str(source)!r} cannot be read ({error.strerror})") from error
 
@@ -438,6 +459,17 @@ def _operation(operation_id: str) -> str:
 def _field(value: Any) -> str:
     """A value as a field of a form: texts as they are, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def _once(idempotency_key: str | None) -> dict[str, str]:
+    return {} if idempotency_key is None else {"Idempotency-Key": _header_value(idempotency_key)}
+
+
+def _header_value(text: str) -> str:
+    """``text`` if a header can carry it. The error does not repeat it: it may be a secret."""
+    if not (text.isascii() and text.isprintable()) or text != text.strip():
+        raise errors.InvalidInput("api_key, idempotency_key: visible ASCII characters were expected")
+    return text
 
 
 def _given(**values: Any) -> JSON:

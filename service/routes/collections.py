@@ -6,6 +6,8 @@ import logging
 
 from fastapi import APIRouter, Response
 
+from service.gate.gate import CallersKey
+from service.gate.keys import Key
 from service.openapi import errors
 from service.schemas.library import Collection, CollectionChanges, Collections, NewCollection
 from service.state import Service, ServiceState
@@ -18,14 +20,17 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
 
 @router.get("", summary="List collections", responses=errors(507))
-async def list_collections(service: ServiceState) -> Collections:
-    """All collections by name, with how much they hold and whether the model in use fits them."""
-    return await service.light.run(_all, service)
+async def list_collections(service: ServiceState, key: CallersKey) -> Collections:
+    """All collections that the key is for, by name, with how much they hold and whether the model in use fits them."""
+    return await service.light.run(_all, service, key)
 
 
 @router.post("", status_code=201, summary="Make a collection", responses=errors(409, 422, 507))
-async def create_collection(body: NewCollection, service: ServiceState, response: Response) -> Collection:
+async def create_collection(
+    body: NewCollection, service: ServiceState, key: CallersKey, response: Response
+) -> Collection:
     """An empty collection for the model in use."""
+    key.require(body.name)
     made = await service.light.run(_create, service, body)
     response.headers["Location"] = f"/v1/collections/{made.name}"
     return made
@@ -51,9 +56,9 @@ async def delete_collection(name: str, service: ServiceState) -> None:
     await service.light.run(_drop, service, name)
 
 
-def _all(service: Service) -> Collections:
+def _all(service: Service, key: Key) -> Collections:
     views, unreadable = [], []
-    for name in service.library.names():
+    for name in filter(key.allows, service.library.names()):
         try:
             views.append(collection_view(service.library.open(name), service.fingerprint))
         except CollectionNotFound:

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from service.asking import turn
 from service.cursors import at_most
 from service.forms import body_kind, parse_fields, read_form, read_json, validated
+from service.gate.gate import callers_key
 from service.looking import Look, answer, check_texts, look_at_upload, look_at_video, score
 from service.openapi import errors, form_body
 from service.schemas.tasks import (
@@ -94,6 +95,7 @@ async def _asked(
     if kind == "application/json":
         body = validated(as_json, await read_json(request))
         assert isinstance(body, ClipOf)
+        callers_key(request).require(body.collection)
         check(body)
         yield body, lambda model: look_at_video(service, model, body.collection, body.video_id, body.start, body.end)
         return

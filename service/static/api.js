@@ -1,5 +1,7 @@
 // The service's interface, as far as the page needs it.
 
+import { askForKey, keyHeaders, ready } from "./keys.js";
+
 export class Failure extends Error {
   constructor(problem, status) {
     super(problem.detail || problem.title || `The service answered ${status}.`);
@@ -9,7 +11,8 @@ export class Failure extends Error {
 }
 
 export async function call(method, path, body, signal) {
-  const request = { method, signal, headers: { Accept: "application/json" } };
+  await ready;
+  const request = { method, signal, headers: { Accept: "application/json", ...keyHeaders() } };
   if (body !== undefined) {
     request.body = JSON.stringify(body);
     request.headers["Content-Type"] = "application/json";
@@ -20,6 +23,10 @@ export async function call(method, path, body, signal) {
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Failure({ detail: "The service cannot be reached. Is it running?", code: "unreachable" }, 0);
+  }
+  if (response.status === 401) {
+    await askForKey();
+    return call(method, path, body, signal);
   }
   if (response.status === 204) return null;
   const answer = await response.json().catch(() => ({}));
@@ -37,6 +44,7 @@ export function upload(collection, file, segmentation, onProgress) {
     form.append("segmentation", JSON.stringify(segmentation));
     const request = new XMLHttpRequest();
     request.open("POST", at(collection, "videos"));
+    for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
     request.responseType = "json";
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
     request.onerror = () => reject(new Failure({ detail: "The upload was broken off." }, 0));

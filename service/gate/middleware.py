@@ -1,0 +1,140 @@
+"""ASGI middleware: every request passes here before a byte of its body is read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import ExitStack
+
+from fastapi import HTTPException
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.gate.access import HEALTH, Need, needed
+from service.gate.errors import EncodingUnsupported
+from service.gate.gate import Caller, Gate
+from service.gate.idempotency import HEADER
+from service.gate.keys import Key, is_due
+from service.problems import domain_problem
+from service.settings import Settings
+from vitascope.errors import VitascopeError
+
+_log = logging.getLogger("vitascope.service")
+
+_REPEATABLE = frozenset({"collections", "videos", "jobs", "operations"})
+"""Last parts of the paths whose POST may carry an Idempotency-Key."""
+
+
+class GateMiddleware:
+    """Refuses whom the gate does not let in; the others are counted while they are under way."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self._settings = settings
+        self._noting: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in HEALTH:
+            await self.app(scope, receive, send)
+            return
+        gate: Gate = scope["app"].state.service.gate
+        need = needed(scope["method"], scope["path"])
+        with ExitStack() as under_way:
+            try:
+                _check_encoding(Headers(scope=scope))
+                caller = self._let_in(gate, scope, need)
+                under_way.enter_context(gate.admission.enter(self._size(scope)))
+                told = (
+                    {}
+                    if caller is None
+                    else under_way.enter_context(gate.shares.enter(caller.client, gate.share(caller.key)))
+                )
+            except VitascopeError as error:
+                under_way.close()  # what is still coming of a refused body must not take a place
+                await domain_problem(scope, error)(scope, receive, send)
+                return
+            if caller is not None:
+                scope["state"]["caller"] = caller
+                self._note_use(gate, caller.key)
+            patient = _Patience(receive, self._settings.body_idle_seconds)
+            telling = _telling(send, told)
+            if caller is not None and _is_repeatable(scope):
+                await gate.idempotency.serve(self.app, caller.client, scope, patient.receive, telling)
+            else:
+                await self.app(scope, patient.receive, telling)
+
+    def _let_in(self, gate: Gate, scope: Scope, need: Need) -> Caller | None:
+        """Who comes in; None for what is open to everybody."""
+        is_open = need.scope is None or (scope["path"] == "/metrics" and self._settings.metrics_without_key)
+        return None if is_open else gate.caller(scope, need)
+
+    def _size(self, scope: Scope) -> int:
+        """Bytes that the body will have; where nobody says, the most that it may have."""
+        headers = Headers(scope=scope)
+        if "transfer-encoding" in headers:
+            return self._settings.body_limit(headers.get("content-type", ""))
+        stated = headers.get("content-length", "0")
+        return int(stated) if stated.isdecimal() else 0
+
+    def _note_use(self, gate: Gate, key: Key) -> None:
+        now = time.time()
+        if not is_due(key, now):
+            return
+        if not self._noting:  # one at a time: the next request notes what this one misses
+            task = asyncio.create_task(asyncio.to_thread(_note, gate, key, now))
+            self._noting.add(task)
+            task.add_done_callback(self._noting.discard)
+
+
+class _Patience:
+    """Gives up on a body that stops coming."""
+
+    def __init__(self, receive: Receive, seconds: float) -> None:
+        self._receive = receive
+        self._seconds = seconds
+        self._is_complete = False
+
+    async def receive(self) -> Message:
+        if self._is_complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._seconds):
+                message = await self._receive()
+        except TimeoutError:
+            # FastAPI lets only this exception through while it reads a body.
+            detail = f"body: nothing came for {self._seconds:g} s; the rest of it was expected"
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
+        self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+
+def _note(gate: Gate, key: Key, now: float) -> None:
+    try:
+        gate.keys.note_use(key, now)
+    except VitascopeError as error:  # the request was let in; that this is not written down must not stop it
+        _log.error("the use of key %s was not noted: %s", key.id, error)
+
+
+def _telling(send: Send, headers: dict[str, str]) -> Send:
+    """``send`` with further headers on the answer."""
+
+    async def tell(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(headers)
+        await send(message)
+
+    return tell if headers else send
+
+
+def _check_encoding(headers: Headers) -> None:
+    stated = headers.get("content-encoding", "identity").strip().lower()
+    if stated not in ("identity", ""):
+        raise EncodingUnsupported(
+            f"Content-Encoding: {stated[:80]!r}; a body as it is was expected", {"Accept-Encoding": "identity"}
+        )
+
+
+def _is_repeatable(scope: Scope) -> bool:
+    last = scope["path"].rstrip("/").rsplit("/", 1)[-1]
+    return scope["method"] == "POST" and last in _REPEATABLE and HEADER in Headers(scope=scope)
