@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 ROOMS = ("vitascope", "index", "service", "training", "model_export")
+ADMIN = "a-key-for-these-tests-0123456789abcdef"
 SERVING = ("vitascope", "index", "service")
 DISTRIBUTION_OF = {
     "PIL": "pillow",
@@ -119,7 +121,8 @@ def compose(*profiles: str) -> dict[str, Any]:
     """docker-compose.yml as docker-compose itself understands it."""
     asked = [part for profile in profiles for part in ("--profile", profile)]
     command = [find_tool("docker-compose"), *asked, "config"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "VITASCOPE_ADMIN_KEY": ADMIN}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = yaml.safe_load(done.stdout)
     return answer
@@ -127,6 +130,18 @@ def compose(*profiles: str) -> dict[str, Any]:
 
 def test_compose_starts_the_cpu_service_alone_by_default() -> None:
     assert set(compose()["services"]) == {"service"}
+
+
+def test_compose_has_no_key_of_its_own() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "VITASCOPE_ADMIN_KEY"}
+    command = [find_tool("docker-compose"), "--env-file", os.devnull, "config"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode != 0
+    assert "VITASCOPE_ADMIN_KEY" in done.stderr
+    for name in ("service", "gpu"):
+        given = compose("gpu")["services"][name]["environment"]
+        assert given["VITASCOPE_ADMIN_KEY"] == ADMIN
+        assert "VITASCOPE_ALLOW_UNAUTHENTICATED" not in given
 
 
 def test_compose_offers_indexing_and_gpu_as_profiles() -> None:

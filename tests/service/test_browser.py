@@ -11,12 +11,13 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from index.jobs import jobs as index_jobs
 from tests.media_files import solid, write_subtitled_video
-from tests.service.conftest import settings_for
-from tests.service.running import Running, serving
+from tests.service.conftest import fill, settings_for
+from tests.service.running import Running, serving, wait_for
 from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
 
 PATIENCE_MS = 30_000
+ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
@@ -216,3 +217,35 @@ def test_the_page_fits_a_phone(browser: Browser, running: Running, palette: str)
     assert dialog["x"] >= 0
     assert dialog["x"] + dialog["width"] <= 360
     assert width <= 360
+
+
+def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
+    browser: Browser, small_bundle: Path, tmp_path: Path, files: Path
+) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False, admin_key=ADMIN)
+    with serving(settings) as locked:
+        locked.client.headers["x-api-key"] = ADMIN
+        locked.client.post("/v1/collections", json={"name": "palette"})
+        fill(locked, "palette", files)
+        key = locked.client.post("/v1/keys", json={"name": "page", "scopes": ["read", "write"]}).json()["key"]
+        context = browser.new_context(base_url=str(locked.client.base_url))
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.goto("/?collection=palette&q=a+red+thing")
+        expect(page.locator("#key-dialog")).to_be_visible()
+        page.get_by_label("API key").fill("vsk_wrong")
+        page.get_by_role("button", name="Go on").click()
+        expect(page.locator("#key-error")).to_contain_text("not one of this service")
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="Go on").click()
+        expect(page.locator("#key-dialog")).to_be_hidden()
+        expect(page.locator("#results .card").first).to_contain_text("red")
+        picture = page.locator("#results img").first  # which no header is sent for
+        wait_for(lambda: picture.evaluate("image => image.naturalWidth") > 0)
+        page.locator("#files").set_input_files(files / "red.mp4")
+        expect(page.locator("#uploads")).to_contain_text("was there already")
+        page.reload()  # the tab still has the key
+        wait_for(lambda: picture.evaluate("image => image.naturalWidth") > 0)
+        expect(page.locator("#key-dialog")).to_be_hidden()
+        assert key not in page.evaluate("JSON.stringify({...localStorage}) + document.cookie + location.href")
+        context.close()

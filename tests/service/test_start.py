@@ -47,16 +47,6 @@ def test_a_bundle_with_a_flipped_byte_is_refused_by_name_and_nothing_is_touched(
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "search.example"])
-def test_an_address_that_others_reach_is_refused_unless_it_is_meant(
-    small_bundle: Path, tmp_path: Path, host: str
-) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", host=host)
-    with pytest.raises(InvalidInput, match="VITASCOPE_ALLOW_UNAUTHENTICATED"):
-        serve(settings)
-    settings_for(small_bundle, tmp_path, host=host, allow_unauthenticated=True).check_reach()
-
-
 def test_a_port_in_use_is_named(small_bundle: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -284,7 +284,7 @@ def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vitascope", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "vitascope", "serve", "--no-keys", "--port", str(port)]
     url = f"http://127.0.0.1:{port}"
     server = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
     try:

@@ -1,0 +1,235 @@
+"""Idempotency-Key: a request that is repeated is done once, also over restarts and kills."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.gate.answers import KEPT_SECONDS, Answer, AnswerStore
+from service.gate.fingerprint import Fingerprint
+from service.gate.idempotency import read_key
+from tests.service.conftest import settings_for
+from tests.service.running import Running, problem_of, process, serving, wait_for
+from vitascope.client import Client
+from vitascope.errors import CollectionExists, StorageError
+
+
+def make(client: httpx.Client, name: str, key: str) -> httpx.Response:
+    return client.post("/v1/collections", json={"name": name}, headers={"Idempotency-Key": key})
+
+
+def upload(client: httpx.Client, collection: str, file: Path, key: str, title: str = "a") -> httpx.Response:
+    path = f"/v1/collections/{collection}/videos"
+    form = {"file": (file.name, file.read_bytes())}
+    return client.post(path, files=form, data={"title": title}, headers={"Idempotency-Key": key})
+
+
+def assert_again(first: httpx.Response, again: httpx.Response) -> None:
+    assert first.is_success
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    for name in ("location", "content-type"):
+        assert again.headers[name] == first.headers[name]
+    assert again.headers["x-request-id"] != first.headers["x-request-id"]
+
+
+def test_a_repeated_request_gets_the_first_answer(running: Running, incoming: Path, files: Path) -> None:
+    client = running.client
+    assert_again(make(client, "idem-a", '"quoted-1"'), make(client, "idem-a", "quoted-1"))
+    first = upload(client, "idem-a", files / "red.mp4", "up-1")
+    assert first.status_code == 201
+    # Another boundary and the same content; without the key it would be 200, for it is there already.
+    assert_again(first, upload(client, "idem-a", files / "red.mp4", "up-1"))
+    assert upload(client, "idem-a", files / "red.mp4", "up-2").status_code == 200
+    job = {"folder": str(incoming)}
+    headers = {"Idempotency-Key": "job-1"}
+    answers = [client.post("/v1/collections/idem-a/jobs", json=job, headers=headers) for _ in range(2)]
+    assert_again(*answers)
+    assert len(client.get("/v1/collections/idem-a/jobs").json()["jobs"]) == 1
+
+
+def test_the_answer_stays_when_what_it_tells_of_is_gone(running: Running) -> None:
+    first = make(running.client, "idem-gone", "gone-1")
+    assert running.client.delete("/v1/collections/idem-gone").status_code == 204
+    assert_again(first, make(running.client, "idem-gone", "gone-1"))
+    assert running.client.get("/v1/collections/idem-gone").status_code == 404
+
+
+def test_a_key_of_another_request_is_refused(running: Running, files: Path) -> None:
+    client = running.client
+    assert make(client, "idem-b", "other-1").status_code == 201
+    problem_of(make(client, "idem-c", "other-1"), 422, "idempotency_key_reused")
+    assert client.get("/v1/collections/idem-c").status_code == 404
+    assert upload(client, "idem-b", files / "red.mp4", "other-2").status_code == 201
+    for file, title in (("green", "a"), ("red", "b")):
+        answer = upload(client, "idem-b", files / f"{file}.mp4", "other-2", title)
+        problem_of(answer, 422, "idempotency_key_reused")
+    assert client.get("/v1/collections/idem-b").json()["videos"] == 1
+
+
+def test_what_failed_may_be_repeated(running: Running, collection: str, tmp_path: Path, files: Path) -> None:
+    client = running.client
+    assert upload(client, "idem-nowhere", files / "red.mp4", "failed-1").status_code == 404
+    letter = tmp_path / "letter.mp4"
+    letter.write_text("Dear reader, this is no video.")
+    assert upload(client, collection, letter, "failed-1").status_code == 415
+    assert upload(client, collection, files / "red.mp4", "failed-1").status_code == 201
+
+
+def test_while_the_first_is_under_way_a_repeated_request_is_told_so(
+    running: Running, collection: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def slow(*args: object, **given: object) -> object:
+        entered.set()
+        leave.wait(60)
+        return add(*args, **given)  # type: ignore[arg-type]
+
+    import service.routes.videos as routes
+
+    add = routes.add_upload
+    monkeypatch.setattr(routes, "add_upload", slow)
+    with ThreadPoolExecutor(1) as thread, httpx.Client(base_url=running.client.base_url, timeout=60) as other:
+        first = thread.submit(upload, other, collection, files / "red.mp4", "way-1")
+        try:
+            assert entered.wait(60)
+            answer = upload(running.client, collection, files / "red.mp4", "way-1")
+            problem_of(answer, 409, "idempotency_in_progress")
+            assert answer.headers["retry-after"] == "1"
+        finally:
+            leave.set()
+        assert_again(first.result(), upload(running.client, collection, files / "red.mp4", "way-1"))
+
+
+def test_many_at_once_are_done_once(running: Running) -> None:
+    def knock(_: int) -> int:
+        with httpx.Client(base_url=running.client.base_url, timeout=60) as client:
+            answer = make(client, "idem-race", "race-1")
+            while answer.status_code == 409:
+                problem_of(answer, 409, "idempotency_in_progress")
+                answer = make(client, "idem-race", "race-1")
+            return answer.status_code
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(knock, range(8))) == [201] * 8
+
+
+@pytest.mark.parametrize("key", ["", '""', "a b", "a" * 256, '"a', "a;b"])
+def test_a_header_that_holds_no_key_is_refused(running: Running, key: str) -> None:
+    problem_of(make(running.client, "idem-bad", key), 400, "bad_request")
+    assert running.client.get("/v1/collections/idem-bad").status_code == 404
+
+
+def test_a_key_is_read_in_quotes_and_bare() -> None:
+    assert read_key('"8e03978e-40d5-43dd-bc93-6894a57f9324"') == "8e03978e-40d5-43dd-bc93-6894a57f9324"
+    assert read_key(" a=b/c+d:1._- ") == "a=b/c+d:1._-"
+
+
+def test_a_repeated_request_whose_body_is_too_large_is_refused(running: Running) -> None:
+    assert make(running.client, "idem-large", "large-1").status_code == 201
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b" " * 50_000
+
+    headers = {"content-type": "application/json", "Idempotency-Key": "large-1"}
+    answer = running.client.post("/v1/collections", content=endless(), headers=headers)
+    problem_of(answer, 413, "payload_too_large")
+
+
+def test_an_answer_that_cannot_be_kept_is_not_given(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise StorageError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AnswerStore, "keep", fail)
+        problem_of(make(running.client, "idem-full", "full-1"), 507, "storage_error")
+    problem_of(make(running.client, "idem-full", "full-1"), 409, "collection_exists")
+
+
+def test_the_same_key_of_another_client_is_another_key(small_bundle: Path, tmp_path: Path) -> None:
+    admin = "the-admin-key-of-these-tests-0123456789abcdef"
+    settings = settings_for(small_bundle, tmp_path, allow_unauthenticated=False, admin_key=admin)
+    with serving(settings, ready=False) as running:
+        running.client.headers["x-api-key"] = admin
+        other = running.client.post("/v1/keys", json={"name": "b", "scopes": ["admin"]}).json()["key"]
+        assert make(running.client, "shared", "one").status_code == 201
+        running.client.headers["x-api-key"] = other
+        problem_of(make(running.client, "shared", "one"), 409, "collection_exists")
+        assert make(running.client, "own", "one").status_code == 201
+
+
+def test_answers_survive_a_restart_and_a_kill_half_way(small_bundle: Path, tmp_path: Path, files: Path) -> None:
+    """The process dies while the first upload waits for the model: it may be repeated, and then is done."""
+    settings = settings_for(small_bundle, tmp_path / "data")
+    with process(settings, "tests.service.stalling", "0") as (client, server):
+        first = make(client, "kept", "kill-1")
+        with ThreadPoolExecutor(1) as thread:
+            cut = thread.submit(upload, client, "kept", files / "red.mp4", "kill-2")
+            wait_for(lambda: list((tmp_path / "data" / "media").rglob("*.mp4")))
+            server.kill()
+            with pytest.raises(httpx.TransportError):
+                cut.result()
+    with serving(settings) as running:
+        assert_again(first, make(running.client, "kept", "kill-1"))
+        done = upload(running.client, "kept", files / "red.mp4", "kill-2")
+        assert done.status_code == 201
+        assert_again(done, upload(running.client, "kept", files / "red.mp4", "kill-2"))
+        assert running.client.get("/v1/collections/kept").json()["videos"] == 1
+
+
+def test_answers_are_kept_for_a_day_and_the_newest_of_each_client(tmp_path: Path) -> None:
+    store = AnswerStore(tmp_path, max_answers=3)
+    answer = Answer(b"f" * 32, 201, {"Content-Type": "application/json", "Location": "/v1/x"}, b"{}")
+    store.keep("other", "a", answer, 1000.0)
+    for number in range(5):
+        store.keep("one", f"key-{number}", answer, 1001.0 + number)
+    kept = [number for number in range(5) if store.find("one", f"key-{number}", 1010.0)]
+    assert kept == [2, 3, 4]
+    assert store.find("other", "a", 1010.0) == answer
+    assert store.find("other", "a", 1000.0 + KEPT_SECONDS) is None
+    store.keep("one", "later", answer, 1000.0 + 2 * KEPT_SECONDS)
+    store.close()
+    store = AnswerStore(tmp_path, max_answers=3)
+    assert store.find("one", "key-4", 1010.0) is None  # swept out
+    assert store.find("one", "later", 1000.0 + 2 * KEPT_SECONDS) == answer
+    store.close()
+
+
+def form(boundary: str, content: bytes) -> bytes:
+    start = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'.encode()
+    return start + content + f"\r\n--{boundary}--\r\n".encode()
+
+
+def fingerprint(body: bytes, boundary: str, size: int) -> bytes:
+    scope = {"method": "POST", "path": "/a", "query_string": b""}
+    made = Fingerprint(scope, f"multipart/form-data; boundary={boundary}")
+    for start in range(0, len(body), size):
+        made.feed(body[start : start + size])
+    return made.digest()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 33, 1000])
+def test_a_fingerprint_is_of_the_content_however_it_comes(size: int) -> None:
+    content = b"--aaaab\r\n--bound" * 20
+    expected = fingerprint(form("boundary-one", content), "boundary-one", 10_000)
+    assert fingerprint(form("boundary-one", content), "boundary-one", size) == expected
+    assert fingerprint(form("another", content), "another", size) == expected
+    assert fingerprint(form("another", content + b"!"), "another", size) != expected
+
+
+def test_the_client_sends_the_key(running: Running, files: Path) -> None:
+    with Client(str(running.client.base_url)) as client:
+        made = client.create_collection("idem-client", idempotency_key="client-1")
+        assert client.create_collection("idem-client", idempotency_key="client-1") == made
+        with pytest.raises(CollectionExists):
+            client.create_collection("idem-client")
+        added = [client.add_video("idem-client", files / "red.mp4", idempotency_key="client-2") for _ in range(2)]
+        assert added[0] == added[1]

@@ -1,0 +1,382 @@
+"""How much at once: the whole service, each client, and bodies that are not what their headers say."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
+
+import httpx
+import pytest
+
+from service.errors import Overloaded
+from service.gate.admission import Admission
+from service.gate.errors import TooManyAtOnce, TooManyRequests
+from service.gate.shares import BURST_SECONDS, Share, Shares
+from tests.service.conftest import fill, settings_for
+from tests.service.running import Running, problem_of, serving, wait_for
+
+ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
+MAX_REQUESTS = 6
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def taken(shares: Shares, client: str, share: Share, tries: int) -> int:
+    """How many of so many requests, one after the other, are let in."""
+    count = 0
+    for _ in range(tries):
+        try:
+            with shares.enter(client, share):
+                count += 1
+        except TooManyRequests:
+            pass
+    return count
+
+
+def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
+    clock = Clock()
+    shares, share = Shares(clock), Share(rate=2, concurrency=5)
+    assert taken(shares, "a", share, 100) == 2 * BURST_SECONDS
+    clock.now += 0.4
+    assert taken(shares, "a", share, 100) == 0
+    clock.now += 0.2  # with what the refused ones did not take
+    assert taken(shares, "a", share, 100) == 1
+    clock.now += 3
+    assert taken(shares, "a", share, 100) == 6
+    assert taken(shares, "b", share, 100) == 20
+    clock.now += 1e6
+    assert taken(shares, "a", share, 100) == 20
+
+
+def test_a_bucket_tells_what_is_left_and_when_to_come_back() -> None:
+    clock = Clock()
+    shares, share = Shares(clock), Share(rate=0.5, concurrency=5)
+    with shares.enter("a", share) as told:
+        assert told == {"RateLimit-Policy": '"requests";q=5;w=10', "RateLimit": '"requests";r=4;t=2'}
+    taken(shares, "a", share, 100)
+    with pytest.raises(TooManyRequests) as refused, shares.enter("a", share):
+        pass
+    assert refused.value.headers["Retry-After"] == "2"
+    assert refused.value.headers["RateLimit"] == '"requests";r=0;t=10'
+    clock.now += 2  # who comes back as told is let in
+    assert taken(shares, "a", share, 1) == 1
+
+
+def test_buckets_are_exact_while_many_threads_take_from_them() -> None:
+    clock = Clock()
+    shares, share = Shares(clock), Share(rate=50, concurrency=1000)
+    start = threading.Barrier(8)
+
+    def take(_: int) -> int:
+        start.wait()
+        return taken(shares, "a", share, 200)
+
+    for moved, expected in ((0.0, 500), (1.0, 50), (100.0, 500)):
+        clock.now += moved
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(take, range(8))) == expected
+
+
+def test_places_are_exact_while_many_threads_come_and_go() -> None:
+    shares, share = Shares(), Share(rate=0, concurrency=3)
+    present, most, lock = 0, 0, threading.Lock()
+
+    def come_and_go(_: int) -> None:
+        nonlocal present, most
+        for _ in range(300):
+            try:
+                with shares.enter("a", share):
+                    with lock:
+                        present += 1
+                        most = max(most, present)
+                    with lock:
+                        present -= 1
+            except TooManyAtOnce:
+                pass
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(come_and_go, range(8)))
+    assert most <= 3
+    with ExitStack() as stack:  # nothing leaked
+        for _ in range(3):
+            stack.enter_context(shares.enter("a", share))
+        with pytest.raises(TooManyAtOnce):
+            stack.enter_context(shares.enter("a", share))
+
+
+def test_clients_are_forgotten_before_they_fill_the_memory() -> None:
+    shares, share = Shares(max_clients=100), Share(rate=1, concurrency=1)
+    with shares.enter("stays", share):
+        for number in range(1000):
+            taken(shares, f"client {number}", share, 1)
+        assert len(shares) == 100
+        with pytest.raises(TooManyAtOnce), shares.enter("stays", share):
+            pass
+
+
+def test_bodies_count_in_bytes_and_one_alone_always_fits() -> None:
+    admission = Admission(10, 100)
+    with admission.enter(70), admission.enter(30), admission.enter(0):
+        with pytest.raises(Overloaded), admission.enter(1):
+            pass
+        assert (admission.requests, admission.bytes) == (3, 100)
+    with admission.enter(1000):
+        pass
+    assert (admission.requests, admission.bytes) == (0, 0)
+
+
+@pytest.fixture(scope="module")
+def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
+    """A service that takes little at once, with the collection `palette`; the client has the admin key."""
+    settings = settings_for(
+        small_bundle,
+        tmp_path_factory.mktemp("tight"),
+        allow_unauthenticated=False,
+        admin_key=ADMIN,
+        max_requests=MAX_REQUESTS,
+        max_requests_bytes=3_000_000,
+        max_upload_bytes=2_000_000,
+        max_body_bytes=100_000,
+        client_concurrency=MAX_REQUESTS,
+        body_idle_seconds=0.5,
+    )
+    with serving(settings) as running:
+        running.client.headers["authorization"] = f"Bearer {ADMIN}"
+        assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
+        fill(running, "palette", files)
+        yield running
+
+
+@contextmanager
+def stalled(running: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[list[httpx.Response]]:
+    """``count`` searches that wait for the model until the end; their answers are there after it."""
+    leave = threading.Event()
+    embed = running.service.model.embed_text
+
+    def slow(texts: list[str]) -> object:
+        leave.wait(60)
+        return embed(texts)
+
+    answers: list[httpx.Response] = []
+    with monkeypatch.context() as patch, ThreadPoolExecutor(count) as threads:
+        patch.setattr(running.service.model, "embed_text", slow)
+        for _ in range(count):
+            threads.submit(lambda: answers.append(search(running)))
+        try:
+            wait_for(lambda: running.service.gate.admission.requests == count)
+            yield answers
+        finally:
+            leave.set()
+
+
+def search(running: Running, key: str = ADMIN) -> httpx.Response:
+    path = f"{running.client.base_url}/v1/collections/palette/search"
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.post(path, json={"text": "a red thing"}, headers=headers, timeout=60)
+
+
+def test_ten_times_too_much_is_refused_at_once_and_health_answers(
+    tight: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = tight.client.base_url
+    headers = {"authorization": f"Bearer {ADMIN}"}
+    upload = {"file": ("a.mp4", b"a" * 1_000_000)}
+    refused: list[tuple[float, httpx.Response]] = []
+    live: list[float] = []
+
+    def knock(number: int) -> None:
+        with httpx.Client(base_url=address, headers=headers, timeout=60) as client:
+            client.get("/livez")  # the connection is there: what is timed is the refusal
+            began = time.perf_counter()
+            if number % 2:
+                answer = client.post("/v1/collections/palette/search", json={"text": "a red thing"})
+            else:
+                answer = client.post("/v1/collections/palette/videos", files=upload)
+            refused.append((time.perf_counter() - began, answer))
+
+    def watch(_: int) -> None:
+        with httpx.Client(base_url=address, timeout=60) as client:
+            client.get("/livez")
+            for _ in range(40):
+                began = time.perf_counter()
+                assert client.get("/livez").status_code == 200
+                live.append(time.perf_counter() - began)
+                time.sleep(0.005)
+
+    with stalled(tight, monkeypatch, MAX_REQUESTS) as admitted:
+        with ThreadPoolExecutor(5) as threads:
+            watching = threads.submit(watch, 0)
+            list(threads.map(knock, range(MAX_REQUESTS * 10)))
+            watching.result()
+        assert tight.client.get("/readyz").status_code == 200
+        assert not list(tight.service.media.uploads.iterdir())  # not a byte of a body was taken in
+        assert not admitted
+    assert [answer.status_code for answer in admitted] == [200] * MAX_REQUESTS
+    for _, answer in refused:
+        problem_of(answer, 503, "overloaded")
+        assert int(answer.headers["retry-after"]) >= 1
+    # Medians: all these clients and the service share one interpreter.
+    assert median(took for took, _ in refused) < 0.05
+    assert median(live) < 0.1
+    assert search(tight).status_code == 200
+    assert tight.service.gate.admission.requests == 0
+
+
+def test_bodies_beyond_the_bytes_that_may_be_under_way_are_refused(tight: Running) -> None:
+    """The second upload's header is enough: its body is not waited for."""
+    host, port = tight.client.base_url.host, tight.client.base_url.port
+    assert port is not None
+    head = (
+        f"POST /v1/collections/palette/videos HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN}\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 2000000\r\n\r\n"
+    ).encode()
+    with socket.create_connection((host, port)) as first, socket.create_connection((host, port)) as second:
+        first.sendall(head)
+        wait_for(lambda: tight.service.gate.admission.bytes == 2_000_000)
+        second.sendall(head)
+        second.settimeout(10)
+        began = time.perf_counter()
+        assert second.recv(4096).startswith(b"HTTP/1.1 503 ")
+        assert time.perf_counter() - began < 0.4  # before the patience with bodies ends
+        assert tight.client.get("/v1/models").status_code == 200
+    wait_for(lambda: tight.service.gate.admission.bytes == 0)
+
+
+def test_who_is_refused_takes_no_place_while_the_body_still_comes(tight: Running) -> None:
+    made = tight.client.post("/v1/keys", json={"name": "once", "scopes": ["write"], "rate": 0.01}).json()
+    head = (
+        "POST /v1/collections/palette/videos HTTP/1.1\r\nHost: localhost\r\n"
+        f"X-API-Key: {made['key']}\r\nContent-Type: text/plain\r\nContent-Length: 50000\r\n\r\n"
+    ).encode()
+    host, port = tight.client.base_url.host, tight.client.base_url.port
+    assert port is not None
+    with socket.create_connection((host, port)) as first, socket.create_connection((host, port)) as second:
+        first.sendall(head + b"x" * 50_000)
+        assert first.recv(4096).startswith(b"HTTP/1.1 415 ")
+        wait_for(lambda: tight.service.gate.admission.requests == 0)
+        second.sendall(head + b"x" * 100)
+        assert second.recv(4096).startswith(b"HTTP/1.1 429 ")
+        assert (tight.service.gate.admission.requests, tight.service.gate.admission.bytes) == (0, 0)
+
+
+def test_a_key_cannot_take_the_places_of_others(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = tight.client.post("/v1/keys", json={"name": "greedy", "scopes": ["read"], "concurrency": 2}).json()
+    with ThreadPoolExecutor(2) as threads, stalled(tight, monkeypatch, 2):
+        # Two places are the admin's; two more are this key's, and the third is nobody's fault but its own.
+        waiting = [threads.submit(search, tight, made["key"]) for _ in range(2)]
+        wait_for(lambda: tight.service.gate.admission.requests == 4)
+        answer = search(tight, made["key"])
+        problem_of(answer, 429, "too_many_at_once")
+        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["ratelimit-policy"] == '"concurrency";q=2;qu="concurrent-requests"'
+        assert tight.client.get("/v1/models").status_code == 200
+        assert not any(each.done() for each in waiting)
+    assert [each.result().status_code for each in waiting] == [200, 200]
+
+
+def test_a_key_may_only_ask_so_often(tight: Running) -> None:
+    made = tight.client.post("/v1/keys", json={"name": "often", "scopes": ["read"], "rate": 0.5}).json()
+    headers = {"authorization": f"Bearer {made['key']}"}
+    answers = [httpx.get(f"{tight.client.base_url}/v1/models", headers=headers) for _ in range(8)]
+    assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 3
+    assert answers[0].headers["ratelimit-policy"] == '"requests";q=5;w=10'
+    left = [re.fullmatch(r'"requests";r=(\d+);t=(\d+)', answer.headers["ratelimit"]) for answer in answers]
+    assert [int(found[1]) for found in left if found] == [4, 3, 2, 1, 0, 0, 0, 0]
+    problem_of(answers[-1], 429, "rate_limited")
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 2
+    assert "ratelimit" not in tight.client.get("/v1/models").headers
+
+
+def test_without_keys_an_address_may_only_ask_so_often(small_bundle: Path, tmp_path: Path) -> None:
+    with serving(settings_for(small_bundle, tmp_path, client_rate=0.5)) as running:
+        codes = [running.client.get("/v1/models").status_code for _ in range(7)]
+        assert codes == [200] * 5 + [429] * 2
+        assert running.client.get("/livez").status_code == 200
+        assert running.client.get("/static/app.js").status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "deflate, gzip"])
+def test_a_compressed_body_is_refused(tight: Running, encoding: str) -> None:
+    body = gzip.compress(json.dumps({"name": "zipped"}).encode())
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    answer = tight.client.post("/v1/collections", content=body, headers=headers)
+    problem_of(answer, 415, "content_encoding_unsupported")
+    assert answer.headers["accept-encoding"] == "identity"
+
+
+def exchange(running: Running, *sent: bytes, wait: float = 5.0, close: bool = False) -> bytes:
+    """All that the service answers to these bytes until it closes the connection, or to ``close`` of ours."""
+    port = running.client.base_url.port
+    assert port is not None
+    with socket.create_connection((running.client.base_url.host, port), timeout=wait) as connection:
+        for part in sent:
+            connection.sendall(part)
+        if close:
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        while chunk := connection.recv(65536):
+            received += chunk
+        return received
+
+
+def post(body: bytes, *headers: str) -> bytes:
+    lines = [
+        "POST /v1/collections HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {ADMIN}",
+        "Content-Type: application/json",
+        *headers,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def test_a_body_shorter_than_its_header_says_is_given_up(tight: Running) -> None:
+    body = b'{"name": "shorter"}'
+    answer = exchange(tight, post(body, "Content-Length: 500"))
+    assert answer.startswith(b"HTTP/1.1 408 "), answer
+    assert b'"code":"body_stopped"' in answer
+    exchange(tight, post(body, "Content-Length: 500"), close=True)
+    assert tight.client.get("/v1/collections/shorter").status_code == 404
+    wait_for(lambda: tight.service.gate.admission.requests == 0)
+
+
+def test_a_body_longer_than_its_header_says_is_no_second_request(tight: Running) -> None:
+    smuggled = post(b'{"name": "smuggled"}', "Content-Length: 20", "Connection: close")
+    answer = exchange(tight, post(b'{"name": "longer"}' + b"x" * 7, "Content-Length: 18") + smuggled)
+    assert answer.startswith(b"HTTP/1.1 201 "), answer
+    assert re.search(rb"HTTP/1.1 40[05] ", answer)
+    assert tight.client.get("/v1/collections/longer").status_code == 200
+    assert tight.client.get("/v1/collections/smuggled").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ["Content-Length: 20", "Content-Length: 4"],
+        ["Content-Length: -1"],
+        ["Content-Length: 0x14"],
+        ["Content-Length: +20"],
+        ["Transfer-Encoding: gzip, chunked"],
+    ],
+)
+def test_headers_that_contradict_each_other_are_refused(tight: Running, headers: list[str]) -> None:
+    answer = exchange(tight, post(b'{"name": "confused"}', *headers, "Connection: close"))
+    assert re.match(rb"HTTP/1.1 (400|501) ", answer), answer
+    assert tight.client.get("/v1/collections/confused").status_code == 404
