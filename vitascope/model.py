@@ -25,7 +25,8 @@ from vitascope.media.frame import Frame
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import probe
 from vitascope.media.sample import OnMiddle, sample_streams
-from vitascope.scores import fused_score, match_probability
+from vitascope.scores import answer_probabilities, fused_score, match_probability
+from vitascope.text_batches import TextBatch, text_batches
 from vitascope.tokenise import MAX_CHARACTERS
 
 Floats = NDArray[np.float32]
@@ -108,6 +109,13 @@ class Model:
         """One run of a graph on whatever rows ``inputs`` holds. Raises TaskMissing and EngineError."""
         return self._graphs.run(graph, inputs)
 
+    def text_batches(self, texts: Sequence[str]) -> list[TextBatch]:
+        """What graphs that take texts run on: pieces of at most ``batch_size`` texts of similar length.
+
+        Raises TextError.
+        """
+        return text_batches(self._tokenizer, texts, self.batch_size)
+
     def warm(self) -> None:
         """Load every graph and run each once, so that the first request is as fast as the others."""
         stated = self.bundle.manifest
@@ -171,21 +179,30 @@ class Model:
             )
         return fused_score(self.bundle.manifest.calibration, similarity, match_logits).astype(np.float32)
 
-    def answer(self, questions: Sequence[str], visual_tokens: NDArray[np.floating], top: int = 5) -> list[list[Answer]]:
+    def answer(
+        self,
+        questions: Sequence[str],
+        visual_tokens: NDArray[np.floating],
+        top: int = 5,
+        among: Sequence[int] | None = None,
+    ) -> list[list[Answer]]:
         """The ``top`` likeliest answers to questions[i] about visual_tokens[i] (B, V, W), best first.
 
-        Fewer where the vocabulary is smaller. Raises TextError, InvalidInput, TaskMissing, EngineError.
+        ``among``: entries of the vocabulary (``bundle.answers``) that alone may be the answer, by their numbers;
+        probabilities are among these then. Fewer than ``top`` where there are fewer to choose from. Raises TextError,
+        InvalidInput, TaskMissing, EngineError.
         """
         if top < 1:
             raise InvalidInput(f"top: {top}; at least 1 was expected")
         self._graphs.require("answer")
         logits = self._with_texts("answer", questions, visual_tokens)["answer_logits"]
-        scaled = logits.astype(np.float64) / self.bundle.manifest.calibration.answer_temperature
-        weights = np.exp(scaled - scaled.max(axis=1, keepdims=True, initial=-np.inf))
-        probabilities = weights / weights.sum(axis=1, keepdims=True)
+        entries = np.arange(logits.shape[1]) if among is None else np.array(among, np.int64)
+        if not len(entries) or entries.min() < 0 or entries.max() >= logits.shape[1]:
+            raise InvalidInput(f"among: {among!r}; numbers from 0 to {logits.shape[1] - 1} were expected")
+        probabilities = answer_probabilities(self.bundle.manifest.calibration, logits[:, entries])
         best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
         return [
-            [Answer(self.bundle.answers[entry], float(row[entry])) for entry in order]
+            [Answer(self.bundle.answers[entries[place]], float(row[place])) for place in order]
             for row, order in zip(probabilities, best, strict=True)
         ]
 
@@ -222,22 +239,14 @@ class Model:
         if isinstance(texts, str):
             raise InvalidInput("texts: one string; a list of strings was expected")
         tokens = None if visual_tokens is None else self._check_tokens(len(texts), visual_tokens)
-        ids, mask = self._tokenizer.encode(texts)
-        parts: list[dict[str, Array]] = []
-        for rows in self._pieces(len(texts)):
-            longest = max(1, int(mask[rows].sum(axis=1).max()))
-            inputs: dict[str, Array] = {
-                "input_ids": ids[rows, :longest],
-                "attention_mask": mask[rows, :longest],
-            }
-            if tokens is not None:
-                inputs["visual_tokens"] = tokens[rows]
-            parts.append(self._graphs.run(graph, inputs))
-        outputs = self._graphs.stated_outputs(graph)
-        return {
-            name: np.concatenate([np.empty((0, *tail), np.float32), *(part[name] for part in parts)])
-            for name, tail in outputs.items()
+        results = {
+            name: np.empty((len(texts), *tail), np.float32) for name, tail in self._graphs.stated_outputs(graph).items()
         }
+        for batch in self.text_batches(texts):
+            inputs = batch.inputs if tokens is None else {**batch.inputs, "visual_tokens": tokens[batch.rows]}
+            for name, array in self._graphs.run(graph, inputs).items():
+                results[name][batch.rows] = array
+        return results
 
     def _pieces(self, count: int) -> list[slice]:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]

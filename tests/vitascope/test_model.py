@@ -45,6 +45,22 @@ def test_texts_are_closest_to_the_videos_they_describe(small_model: Model) -> No
     assert (texts @ videos.vectors.T).argmax(axis=1).tolist() == list(range(len(NAMES)))
 
 
+def test_texts_of_all_lengths_keep_their_order_and_are_padded_little(small_model: Model) -> None:
+    texts = [" ".join(["a"] * (number * 7 % 13)) + f" {NAMES[number % 8]}" for number in range(70)]
+    batches = small_model.text_batches(texts)
+    assert sorted(row for batch in batches for row in batch.rows.tolist()) == list(range(70))
+    assert max(len(batch.rows) for batch in batches) == small_model.batch_size
+    for batch in batches:
+        lengths = batch.inputs["attention_mask"].sum(axis=1)
+        assert batch.inputs["input_ids"].shape == (len(batch.rows), lengths.max())
+        assert batch.tokens == lengths.sum()
+    computed = sum(batch.inputs["input_ids"].size for batch in batches)
+    assert computed < 0.8 * len(texts) * max(batch.inputs["input_ids"].shape[1] for batch in batches)
+    together = small_model.embed_text(texts)
+    alone = np.concatenate([small_model.embed_text([text]) for text in texts])
+    assert np.abs(together - alone).max() < 1e-6
+
+
 def test_match_agrees_with_what_is_seen(small_model: Model) -> None:
     tokens = small_model.embed_video(colour_streams("red", "blue")).visual_tokens
     match = small_model.match(["a red thing", "a red thing"], tokens.astype(np.float16))
