@@ -20,7 +20,21 @@ from service.gate.middleware import GateMiddleware
 from service.observed import Observed
 from service.openapi import describe
 from service.problems import install
-from service.routes import collections, health, jobs, keys, looks, media, metrics, models, operations, search, videos
+from service.routes import (
+    collections,
+    embeddings,
+    health,
+    jobs,
+    keys,
+    looks,
+    media,
+    metrics,
+    models,
+    operations,
+    rerank,
+    search,
+    videos,
+)
 from service.settings import Settings
 from service.state import Service, open_service
 
@@ -55,7 +69,10 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.openapi = describe(app)  # type: ignore[method-assign]
-    for routes in (health, metrics, collections, videos, media, jobs, operations, search, looks, models, keys):
+    for routes in (
+        *(health, metrics, collections, videos, media, jobs, operations),
+        *(search, rerank, looks, embeddings, models, keys),
+    ):
         app.include_router(routes.router)
     app.include_router(page)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
@@ -12,10 +12,12 @@ from typing import ParamSpec, TypeVar
 from fastapi import Request
 from opentelemetry.context import get_current
 
-from service.errors import BadRequest
+from service.errors import BadRequest, DeadlineExceeded
 from service.pools import Pool
-from service.scheduling.call import Asker
+from service.scheduling.call import Asker, Outputs
+from service.scheduling.scheduler import Scheduler
 from service.state import Service
+from vitascope.engine import Array
 from vitascope.model import Model
 
 P = ParamSpec("P")
@@ -31,6 +33,7 @@ class Turn:
     model: Model
     asker: Asker
     pool: Pool
+    scheduler: Scheduler
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``function`` in a thread, unless the request has become pointless before one was free.
@@ -46,6 +49,23 @@ class Turn:
 
         return await self.pool.run(run_if_wanted)
 
+    def start(self, graph: str, inputs: Mapping[str, Array]) -> asyncio.Future[Outputs]:
+        """A run of a graph, without a thread that waits for it; await it within ``time_left``.
+
+        Raises Overloaded at once; the future raises EngineError, DeadlineExceeded and RequestAbandoned.
+        """
+        return asyncio.wrap_future(self.scheduler.submit(graph, inputs, self.asker))
+
+    @asynccontextmanager
+    async def time_left(self) -> AsyncIterator[None]:
+        """Until the deadline; what is awaited inside is cancelled then. Raises DeadlineExceeded."""
+        deadline = self.asker.deadline
+        try:
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded("deadline: it passed while the request waited for the model") from None
+
 
 @asynccontextmanager
 async def turn(request: Request, service: Service, *, bulk: bool = False) -> AsyncIterator[Turn]:
@@ -56,7 +76,7 @@ async def turn(request: Request, service: Service, *, bulk: bool = False) -> Asy
     asker = Asker(bulk, time.monotonic() + _seconds(request, service), context=get_current())
     watching = asyncio.create_task(_watch(request, asker))
     try:
-        yield Turn(service.model_for(asker), asker, service.heavy)
+        yield Turn(service.model_for(asker), asker, service.heavy, service.scheduler)
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):

@@ -55,6 +55,12 @@ class MediaMissing(NotFound):
     code = "media_missing"
 
 
+class ModelNotFound(NotFound):
+    """A request names another model than the one in use."""
+
+    code = "model_not_found"
+
+
 class NotReady(VitascopeError):
     """The model is still being loaded, or could not be."""
 

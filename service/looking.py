@@ -1,4 +1,4 @@
-"""One clip, of a stored video or of an uploaded file, as the model sees it; and what the model says about it."""
+"""One clip, of a stored video or of an uploaded file, as the model sees it."""
 
 from __future__ import annotations
 
@@ -6,54 +6,77 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from index.records import Video
 from service.errors import MediaMissing, PathForbidden
 from service.folders import is_inside
 from service.forms import Upload
 from service.schemas import library as schemas
-from service.schemas.tasks import Answer, AnswerResponse, CaptionScore, ScoreResponse
 from service.state import Service
 from service.uploads import called
 from service.views import display_name, video_view
+from vitascope.captions import Frames, frame_times
 from vitascope.errors import InvalidInput, TextError
 from vitascope.media.probe import probe
+from vitascope.media.sample import sample_streams
 from vitascope.model import Model, VideoEmbedding
-from vitascope.scores import clip_score
+
+
+@dataclass(frozen=True)
+class Part:
+    """What of a file is looked at: ``start`` to ``end`` (s; None: from its beginning, to its end), and besides that so
+    many ``frames`` one by one.
+    """
+
+    start: float | None = None
+    end: float | None = None
+    frames: int = 0
 
 
 @dataclass(frozen=True)
 class Look:
-    """A clip that was looked at. ``embedding`` has one row; times in seconds."""
+    """A clip that was looked at. ``embedding`` has one row; times in seconds; ``frames`` where they were asked for."""
 
     collection: str
     video: Video | None
     start: float
     end: float
     embedding: VideoEmbedding
+    frames: Frames | None = None
+
+    def video_view(self) -> schemas.Video | None:
+        """The stored video; None for a file that came along."""
+        return None if self.video is None else video_view(self.collection, self.video)
 
 
-def look_at_video(
-    service: Service, model: Model, name: str, video_id: str, start: float | None, end: float | None
-) -> Look:
+def look_at_video(service: Service, model: Model, name: str, video_id: str, part: Part) -> Look:
     """Look at a stored video. Raises CollectionNotFound, VideoNotFound, MediaMissing, media errors,
     InvalidInput.
     """
     video = service.video(name, video_id)
     path = readable_path(service, video)
-    span = clip_span(video.duration, start, end)
-    limits = service.settings.media_limits()
-    return Look(name, video, *span, model.embed_file(path, [span], limits))
+    span = clip_span(video.duration, part.start, part.end)
+    return Look(name, video, *span, *_seen(service, model, path, span, part.frames))
 
 
-def look_at_upload(service: Service, model: Model, upload: Upload, start: float | None, end: float | None) -> Look:
+def look_at_upload(service: Service, model: Model, upload: Upload, part: Part) -> Look:
     """Look at a file that is not kept. Raises media errors and InvalidInput."""
-    limits = service.settings.media_limits()
     with called(upload.path, upload.name):
-        info = probe(upload.path, limits)
-        span = clip_span(0.0 if info.kind == "picture" else info.duration, start, end)
-        return Look("", None, *span, model.embed_file(upload.path, [span], limits))
+        info = probe(upload.path, service.settings.media_limits())
+        span = clip_span(0.0 if info.kind == "picture" else info.duration, part.start, part.end)
+        return Look("", None, *span, *_seen(service, model, upload.path, span, part.frames))
+
+
+def _seen(
+    service: Service, model: Model, path: Path, span: tuple[float, float], frames: int
+) -> tuple[VideoEmbedding, Frames | None]:
+    """The clip, and its frames each as a clip of its own, out of one pass through the file."""
+    times = frame_times(*span, frames) if frames else []
+    with service.observer.stage("decode"):
+        spans = [span, *((time, time) for time in times)]
+        sampled = sample_streams(path, model.streams, spans, service.settings.media_limits())
+    seen = model.embed_video({name: pixels[:, None] for name, pixels in sampled.items()})
+    clip = VideoEmbedding(seen.vectors[:1], seen.visual_tokens[:1])
+    return clip, Frames(times, seen.vectors[1:]) if times else None
 
 
 def readable_path(service: Service, video: Video) -> Path:
@@ -83,39 +106,15 @@ def clip_span(duration: float, start: float | None, end: float | None) -> tuple[
 
 
 def check_texts(service: Service, name: str, texts: Sequence[str]) -> None:
-    """Raise TextError naming the first text that is blank or too long, before anything is decoded."""
-    limit = service.settings.max_text_characters
+    """Raise TextError naming the first of a list of texts that is blank or too long, before anything is decoded."""
     for number, text in enumerate(texts):
-        place = name if name != "captions" else f"captions[{number}]"
-        if not text.strip():
-            raise TextError(f"{place}: it is empty; a text of 1 to {limit} characters was expected")
-        if len(text) > limit:
-            raise TextError(f"{place}: {len(text)} characters; at most {limit} were expected")
+        check_text(service, f"{name}[{number}]", text)
 
 
-def score(model: Model, look: Look, captions: Sequence[str]) -> ScoreResponse:
-    """How each caption describes the clip. Raises TextError, TaskMissing and EngineError."""
-    count = len(captions)
-    similarity = np.clip(model.embed_text(captions) @ look.embedding.vectors[0], -1.0, 1.0)
-    matches: list[float | None] = [None] * count
-    fused: list[float | None] = [None] * count
-    if "matching" in model.bundle.manifest.tasks:
-        match = model.match(captions, np.repeat(look.embedding.visual_tokens, count, axis=0))
-        matches = match.probabilities.tolist()
-        fused = model.fused(similarity, match.logits).tolist()
-    scores = [
-        CaptionScore(caption=c, similarity=s, clipscore=clip_score(s), match=m, fused=f)
-        for c, s, m, f in zip(captions, similarity.tolist(), matches, fused, strict=True)
-    ]
-    return ScoreResponse(video=_seen(look), start=look.start, end=look.end, scores=scores)
-
-
-def answer(model: Model, look: Look, question: str, top: int) -> AnswerResponse:
-    """The likeliest answers about the clip. Raises TextError, TaskMissing and EngineError."""
-    found = model.answer([question], look.embedding.visual_tokens, top)[0]
-    answers = [Answer(text=one.text, probability=one.probability) for one in found]
-    return AnswerResponse(question=question, video=_seen(look), start=look.start, end=look.end, answers=answers)
-
-
-def _seen(look: Look) -> schemas.Video | None:
-    return None if look.video is None else video_view(look.collection, look.video)
+def check_text(service: Service, name: str, text: str) -> None:
+    """Raise TextError where a text is blank or too long."""
+    limit = service.settings.max_text_characters
+    if not text.strip():
+        raise TextError(f"{name}: it is empty; a text of 1 to {limit} characters was expected")
+    if len(text) > limit:
+        raise TextError(f"{name}: {len(text)} characters; at most {limit} were expected")

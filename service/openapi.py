@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaMode
 from service.gate.access import HEALTH
 from service.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
+from service.schemas.embeddings import EmbeddingRequest
 from service.schemas.library import UploadFields
 from service.schemas.search import SearchForm, SearchRequest
 
@@ -52,8 +53,10 @@ TAGS = [
     {"name": "jobs", "description": "Folders, file lists, shards and URLs, indexed in the background."},
     {"name": "operations", "description": "Backups, exports and embedding again, in the background."},
     {"name": "search", "description": "Clips, events and videos by sentences, pictures, videos, or a mix."},
+    {"name": "rerank", "description": "Texts with stored clips, judged pair by pair, in the shape of Cohere and Jina."},
     {"name": "scores", "description": "How well captions describe a clip."},
     {"name": "answers", "description": "Questions about a clip."},
+    {"name": "embeddings", "description": "Vectors of texts, pictures and videos, in OpenAI's shape."},
     {"name": "models", "description": "What the model can do, and what it was made of."},
     {"name": "keys", "description": "Who may come in, and what they may do."},
     {"name": "health", "description": "For whoever watches over the service."},
@@ -79,7 +82,7 @@ IDEMPOTENCY_KEY = {
 }
 
 REFERENCE = "#/components/schemas/{model}"
-WITH_PARTS: tuple[type[BaseModel], ...] = (SearchRequest, SearchForm, UploadFields)
+WITH_PARTS: tuple[type[BaseModel], ...] = (SearchRequest, SearchForm, UploadFields, EmbeddingRequest)
 """Bodies that are read by hand and have parts of their own: the framework does not know of them."""
 
 Responses = dict[int | str, dict[str, Any]]

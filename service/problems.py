@@ -110,6 +110,7 @@ def problem(
         "title": title_of(code),
         "status": status,
         "detail": detail,
+        "message": detail,
         "code": code,
         "instance": scope.get("path", ""),
         "request_id": scope.get("state", {}).get("request_id", ""),

@@ -13,7 +13,8 @@ from index.storage.filters import parse_filter
 from service.cursors import at_most, record_number
 from service.errors import BadRequest
 from service.forms import Upload, invalid
-from service.looking import check_texts, look_at_upload
+from service.looking import Part as FilePart
+from service.looking import check_text, look_at_upload
 from service.schemas.search import (
     ClipQuery,
     FileQuery,
@@ -54,7 +55,7 @@ def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
     at_most("query", len(parts), settings.max_query_parts)
     for number, part in enumerate(parts):
         if isinstance(part, TextQuery):
-            check_texts(service, "text" if body.query is None else f"query.{number}.value", [part.value])
+            check_text(service, "text" if body.query is None else f"query.{number}.value", part.value)
     stated = body.model_dump(mode="json", exclude={"text", "query", "cursor", "limit", "clips"})
     name = name_of({**stated, "parts": [part.model_dump(mode="json") for part in parts]})
     return Asked(body.text, parts, body, name, None if body.cursor is None else _place(body.cursor, name))
@@ -114,7 +115,7 @@ def _file_vector(service: Service, model: Model, wanted: Asked, upload: Upload |
     if part is None:
         return None
     if upload is not None:
-        vector: Float32 = look_at_upload(service, model, upload, part.start, part.end).embedding.vectors[0]
+        vector: Float32 = look_at_upload(service, model, upload, FilePart(part.start, part.end)).embedding.vectors[0]
         return vector
     if wanted.place is not None and wanted.place.vector is not None:
         return wanted.place.vector

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     max_query_parts: Annotated[Count, Field(description="texts, clips and files of one search")] = 16
     max_candidates: Annotated[Count, Field(le=10_000, description="clips that events and videos are made of")] = 10_000
     max_answers: Count = 50
+    max_candidate_answers: Annotated[Count, Field(description="that one question may name")] = 1000
+    max_frames: Annotated[Count, Field(description="of one clip that are looked at one by one, for EMScore")] = 32
+    max_inputs: Annotated[Count, Field(description="texts and files of one request for embeddings")] = 2048
     page_size: Count = 50
     max_page_size: Annotated[Count, Field(le=999)] = 200
     thumbnail_side: Annotated[Count, Field(ge=16, le=2048, description="pixels, the longer side")] = 320

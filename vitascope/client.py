@@ -14,69 +14,29 @@ the runtime handle the same names; what has no name there, and a service that ca
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 
 from vitascope import errors
+from vitascope.client_http import JSON, ServiceError, error_of, field, given, header_value
+from vitascope.client_tasks import Tasks
 from vitascope.download import fetch
 
-JSON = dict[str, Any]
+__all__ = ["Client", "ServiceError"]
+
 Metadata = Mapping[str, str | float | int | bool]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
 
-class ServiceError(errors.VitascopeError):
-    """The service answered with an error that has no name here, or could not be reached.
-
-    ``status`` is the HTTP status, 0 when there was no answer; ``problem`` the problem document (RFC 9457).
-    """
-
-    code = "service_error"
-
-    def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.problem = dict(problem or {})
-
-
-class Client:
+class Client(Tasks):
     """Speaks version 1 of the HTTP interface. Not for use by several threads at once."""
-
-    def __init__(
-        self,
-        url: str = "http://127.0.0.1:8000",
-        *,
-        api_key: str | None = None,
-        timeout: float = 120.0,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        """``url`` without a path; ``api_key`` as `vitascope keys create` printed it, by default the environment's
-        VITASCOPE_API_KEY; ``timeout`` in seconds per request; ``transport`` replaces the network.
-        """
-        key = os.environ.get("VITASCOPE_API_KEY") if api_key is None else api_key
-        headers = {"Authorization": f"Bearer {_header_value(key)}"} if key else {}
-        self._http = httpx.Client(base_url=url, timeout=timeout, transport=transport, headers=headers)
-        self.url = url
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._http.close()
 
     # The service itself
 
@@ -124,7 +84,7 @@ class Client:
         below: of your choice, for this call alone. Repeated with it within 24 hours, the call is not done again, and
         returns what it returned first.
         """
-        options = _given(index_kind=index_kind, token_encoding=token_encoding)
+        options = given(index_kind=index_kind, token_encoding=token_encoding)
         body = {"name": name, **options}
         return self._call("POST", "/v1/collections", json=body, headers=_once(idempotency_key))
 
@@ -173,8 +133,8 @@ class Client:
 
         ``where`` filters by metadata and fields of videos, as for ``search``.
         """
-        given = _given(limit=limit, cursor=cursor, filter=None if where is None else json.dumps(dict(where)))
-        return self._call("GET", _path(collection, "videos"), params=given)
+        asked = given(limit=limit, cursor=cursor, filter=None if where is None else json.dumps(dict(where)))
+        return self._call("GET", _path(collection, "videos"), params=asked)
 
     def all_videos(self, collection: str, *, where: Mapping[str, Any] | None = None) -> Iterator[JSON]:
         """All videos, or those that pass the filter, page by page."""
@@ -212,7 +172,7 @@ class Client:
         """
         if (folder is None) == (source is None):
             raise errors.InvalidInput(f"folder: {folder!r}, source: {source!r}; exactly one of them was expected")
-        body: JSON = {"metadata": dict(metadata or {}), **_given(segmentation=segmentation)}
+        body: JSON = {"metadata": dict(metadata or {}), **given(segmentation=segmentation)}
         body |= {"folder": folder, "recursive": recursive} if source is None else {"source": dict(source)}
         return self._call("POST", _path(collection, "jobs"), json=body, headers=_once(idempotency_key))
 
@@ -220,7 +180,7 @@ class Client:
         self, collection: str, *, state: str | None = None, limit: int | None = None, cursor: str | None = None
     ) -> JSON:
         """One page of jobs, newest first, of one ``state`` if given."""
-        params = _given(state=state, limit=limit, cursor=cursor)
+        params = given(state=state, limit=limit, cursor=cursor)
         return self._call("GET", _path(collection, "jobs"), params=params)
 
     def job(self, collection: str, job_id: str) -> JSON:
@@ -228,7 +188,7 @@ class Client:
 
     def job_items(self, collection: str, job_id: str, *, state: str | None = None, cursor: str | None = None) -> JSON:
         """One page of a job's files, of one ``state`` if given, with the reason for a failure."""
-        params = _given(state=state, cursor=cursor)
+        params = given(state=state, cursor=cursor)
         return self._call("GET", _path(collection, "jobs", job_id, "items"), params=params)
 
     def pause_job(self, collection: str, job_id: str) -> JSON:
@@ -336,14 +296,14 @@ class Client:
             with suppress(errors.VitascopeError):
                 self.delete_operation(begun["id"])
             if isinstance(error, httpx.HTTPStatusError):
-                raise _error_of(error.response) from error
+                raise error_of(error.response) from error
             if isinstance(error, httpx.HTTPError):
                 raise ServiceError(f"the service at {self.url}: the download broke off: {error}") from error
             raise
         self.delete_operation(begun["id"])
         return made
 
-    # The three tasks
+    # Search
 
     def search(
         self,
@@ -373,7 +333,7 @@ class Client:
         ``cursor``: the answer's ``next_cursor``, with all else but ``limit`` and ``clips`` as before; ``file`` is
         left out then, with ``query`` naming it.
         """
-        options = _given(
+        options = given(
             filter=where,
             hybrid=hybrid,
             min_similarity=min_similarity,
@@ -383,10 +343,10 @@ class Client:
             include_query_clips=include_query_clips,
             cursor=cursor,
         )
-        asked = {**_given(text=text, query=query), "limit": limit, "rerank": rerank, **options}
+        asked = {**given(text=text, query=query), "limit": limit, "rerank": rerank, **options}
         if file is None:
             return self._call("POST", _path(collection, "search"), json=asked)
-        return self._upload(_path(collection, "search"), file, {name: _field(value) for name, value in asked.items()})
+        return self._upload(_path(collection, "search"), file, {name: field(value) for name, value in asked.items()})
 
     def search_pages(
         self, collection: str, text: str | None = None, *, file: str | Path | None = None, **options: Any
@@ -402,51 +362,6 @@ class Client:
             page = self.search(collection, text, query=query, cursor=page["next_cursor"], **options)
             yield page
 
-    def score(self, captions: Sequence[str], *, collection: str, video_id: str) -> JSON:
-        """How captions describe a video of a collection: similarity, match, fused, clipscore for each."""
-        body = {"collection": collection, "video_id": video_id, "captions": list(captions)}
-        return self._call("POST", "/v1/caption-scores", json=body)
-
-    def score_file(self, file: str | Path, captions: Sequence[str]) -> JSON:
-        """The same for a file that is uploaded for this purpose and not kept."""
-        return self._upload("/v1/caption-scores", file, {"captions": list(captions)})
-
-    def ask(self, question: str, *, collection: str, video_id: str, top: int = 5) -> JSON:
-        """The best ``top`` answers to a question about a video of a collection, each with its probability."""
-        body = {"collection": collection, "video_id": video_id, "question": question, "top": top}
-        return self._call("POST", "/v1/answers", json=body)
-
-    def ask_file(self, file: str | Path, question: str, *, top: int = 5) -> JSON:
-        """The same for a file that is uploaded for this purpose and not kept."""
-        return self._upload("/v1/answers", file, {"question": question, "top": str(top)})
-
-    # Plumbing
-
-    def _upload(
-        self, path: str, file: str | Path, fields: Mapping[str, Any], headers: Mapping[str, str] | None = None
-    ) -> JSON:
-        source = Path(file)
-        try:
-            with source.open("rb") as stream:
-                form = {"file": (source.name, stream)}
-                return self._call("POST", path, data=fields, files=form, headers=headers)
-        except OSError as error:
-            raise errors.InvalidInput(f"file: {str(source)!r} cannot be read ({error.strerror})") from error
-
-    def _call(self, method: str, path: str, **request: Any) -> JSON:
-        try:
-            response = self._http.request(method, path, **request)
-        except httpx.TimeoutException as error:
-            raise ServiceError(f"the service at {self.url} did not answer {method} {path} in time") from error
-        except httpx.HTTPError as error:
-            raise ServiceError(f"the service at {self.url} cannot be reached: {error}") from error
-        if response.is_error:
-            raise _error_of(response)
-        if not response.content:
-            return {}
-        answer: JSON = response.json()
-        return answer
-
 
 def _path(collection: str, *parts: str) -> str:
     return "/".join(["/v1/collections", *(quote(part, safe="") for part in (collection, *parts))])
@@ -456,41 +371,5 @@ def _operation(operation_id: str) -> str:
     return f"/v1/operations/{quote(operation_id, safe='')}"
 
 
-def _field(value: Any) -> str:
-    """A value as a field of a form: texts as they are, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _once(idempotency_key: str | None) -> dict[str, str]:
-    return {} if idempotency_key is None else {"Idempotency-Key": _header_value(idempotency_key)}
-
-
-def _header_value(text: str) -> str:
-    """``text`` if a header can carry it. The error does not repeat it: it may be a secret."""
-    if not (text.isascii() and text.isprintable()) or text != text.strip():
-        raise errors.InvalidInput("api_key, idempotency_key: visible ASCII characters were expected")
-    return text
-
-
-def _given(**values: Any) -> JSON:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _error_of(response: httpx.Response) -> errors.VitascopeError:
-    """The named error of a problem document, or a `ServiceError` with all that is known."""
-    try:
-        problem = response.json()
-    except ValueError:
-        problem = None
-    if not isinstance(problem, dict):
-        return ServiceError(f"HTTP {response.status_code} {response.reason_phrase}", response.status_code)
-    message = str(problem.get("detail") or problem.get("title") or f"HTTP {response.status_code}")
-    kind = _named_errors().get(str(problem.get("code")))
-    return kind(message) if kind else ServiceError(message, response.status_code, problem)
-
-
-def _named_errors() -> dict[str, type[errors.VitascopeError]]:
-    """The errors of `vitascope.errors` by code. Not `__subclasses__`: what a client raises must not depend on which
-    other rooms the process happens to have imported."""
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    return {kind.code: kind for kind in kinds if issubclass(kind, errors.VitascopeError)}
+    return {} if idempotency_key is None else {"Idempotency-Key": header_value(idempotency_key)}

@@ -45,7 +45,7 @@ def needed(method: str, path: str) -> Need:
             return Need("write", name)
         case ["v1", "collections", name, *_]:
             return Need("admin", name)
-        case ["v1", "caption-scores" | "answers" | "embeddings" | "media-cookie"]:
+        case ["v1", "caption-scores" | "answers" | "embeddings" | "rerank" | "media-cookie"]:
             return Need("read")
         case ["v1", "models"] if reads:
             return Need("read")

@@ -10,11 +10,13 @@ from typing import TypeVar
 
 from fastapi import APIRouter, Request
 
+from service.answering import answer
 from service.asking import turn
 from service.cursors import at_most
 from service.forms import body_kind, parse_fields, read_form, read_json, validated
 from service.gate.gate import callers_key
-from service.looking import Look, answer, check_texts, look_at_upload, look_at_video, score
+from service.looking import Look, check_text, check_texts, look_at_upload, look_at_video
+from service.looking import Part as FilePart
 from service.openapi import errors, form_body
 from service.schemas.tasks import (
     AnswerFields,
@@ -28,6 +30,7 @@ from service.schemas.tasks import (
     ScoreRequest,
     ScoreResponse,
 )
+from service.scoring import score
 from service.state import ReadyService, Service
 from vitascope.model import Model
 
@@ -46,17 +49,22 @@ ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
     openapi_extra=form_body(ScoreForm, also_json=ScoreRequest),
 )
 async def score_captions(request: Request, service: ReadyService) -> ScoreResponse:
-    """How well each caption describes a clip: similarity, CLIPScore, match and fused score, each for itself."""
+    """How well each caption describes a clip: similarity, CLIPScore, match and fused score, with references
+    RefCLIPScore, with frames EMScore and its words; each for itself, null where it cannot be told.
+    """
 
     def check(fields: ScoreFields) -> None:
         at_most("captions", len(fields.captions), service.settings.max_captions)
+        at_most("references", len(fields.references), service.settings.max_captions)
+        at_most("frames", fields.frames, service.settings.max_frames)
         check_texts(service, "captions", fields.captions)
+        check_texts(service, "references", fields.references)
 
     async with (
         _asked(request, service, ScoreRequest, ScoreForm, check) as (fields, look),
         turn(request, service) as mine,
     ):
-        return await mine.run(lambda: score(mine.model, look(mine.model), fields.captions))
+        return await mine.run(lambda: score(service, mine.model, look(mine.model), fields.captions, fields.references))
 
 
 @router.post(
@@ -67,19 +75,21 @@ async def score_captions(request: Request, service: ReadyService) -> ScoreRespon
     openapi_extra=form_body(AnswerForm, also_json=AnswerRequest),
 )
 async def answer_question(request: Request, service: ReadyService) -> AnswerResponse:
-    """The likeliest answers to a question about a clip, out of the model's vocabulary, with their
-    probabilities.
+    """The likeliest answers to a question about a clip, out of the model's vocabulary or among candidates, with their
+    probabilities; none where the model is not sure enough.
     """
 
     def check(fields: AnswerFields) -> None:
         at_most("top", fields.top, service.settings.max_answers)
-        check_texts(service, "question", [fields.question])
+        check_text(service, "question", fields.question)
+        at_most("candidates", len(fields.candidates or ()), service.settings.max_candidate_answers)
+        check_texts(service, "candidates", fields.candidates or ())
 
     async with (
         _asked(request, service, AnswerRequest, AnswerForm, check) as (fields, look),
         turn(request, service) as mine,
     ):
-        return await mine.run(lambda: answer(mine.model, look(mine.model), fields.question, fields.top))
+        return await mine.run(lambda: answer(service, mine.model, look(mine.model), fields))
 
 
 @asynccontextmanager
@@ -97,7 +107,7 @@ async def _asked(
         assert isinstance(body, ClipOf)
         callers_key(request).require(body.collection)
         check(body)
-        yield body, lambda model: look_at_video(service, model, body.collection, body.video_id, body.start, body.end)
+        yield body, lambda model: look_at_video(service, model, body.collection, body.video_id, _part(body))
         return
     async with read_form(
         request,
@@ -106,6 +116,10 @@ async def _asked(
         max_file_bytes=service.settings.max_upload_bytes,
         max_field_bytes=service.settings.max_field_bytes,
     ) as form:
-        fields = parse_fields(as_form, form.fields, lists=("captions",))
+        fields = parse_fields(as_form, form.fields, lists=("captions", "references", "candidates"))
         check(fields)
-        yield fields, lambda model: look_at_upload(service, model, form.upload, fields.start, fields.end)
+        yield fields, lambda model: look_at_upload(service, model, form.upload, _part(fields))
+
+
+def _part(asked: Part) -> FilePart:
+    return FilePart(asked.start, asked.end, asked.frames if isinstance(asked, ScoreFields) else 0)

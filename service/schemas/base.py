@@ -45,6 +45,7 @@ PROBLEM = {
     "title": "Validation failed",
     "status": 422,
     "detail": "limit: Input should be greater than or equal to 1",
+    "message": "limit: Input should be greater than or equal to 1",
     "code": "validation_failed",
     "instance": "/v1/collections/holidays/search",
     "request_id": "63a3777712174aa7be6a6b4c38536e23",
@@ -71,6 +72,7 @@ class Problem(Response):
     title: str
     status: int
     detail: str
+    message: Annotated[str, Field(description="the same as detail: OpenAI's client shows this")]
     code: str
     instance: Annotated[str, Field(description="path of the request")]
     request_id: Annotated[str, Field(description="also in the header X-Request-ID and in the log")]

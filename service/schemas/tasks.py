@@ -11,9 +11,12 @@ from pydantic import Field, model_validator
 
 from service.schemas.base import Id, Probability, Request, Response, Seconds, Whole, example
 from service.schemas.library import Video
-from service.schemas.search import FUSED, MATCH, Similarity
+from service.schemas.search import FUSED, MATCH, SIMILARITY
 
 CLIPSCORE = "2.5 * max(similarity, 0) (Hessel and others, 2021)"
+REFCLIPSCORE = (
+    "harmonic mean of clipscore and max(reference_similarity, 0) (Hessel and others, 2021); null without references"
+)
 
 
 class Part(Request):
@@ -41,27 +44,87 @@ class ScoreFields(Request):
     """Captions to be compared."""
 
     captions: Annotated[list[str], Field(min_length=1)]
+    references: Annotated[
+        list[str],
+        Field(default_factory=list, description="other captions of the clip, known to be right, for refclipscore"),
+    ]
+    frames: Annotated[
+        Whole,
+        Field(ge=0, description="frames of the clip that are looked at one by one for emscore; 0: no emscore"),
+    ] = 0
 
 
 class ScoreRequest(ScoreFields, ClipOf):
     """Captions for a stored video or a part of it."""
 
-    model_config = example(collection="holidays", video_id="3", captions=["a dog runs", "a cat sleeps"])
+    model_config = example(
+        collection="holidays",
+        video_id="3",
+        captions=["a dog runs", "a cat sleeps"],
+        references=["a brown dog runs along the sea"],
+        frames=8,
+    )
 
 
 class ScoreForm(ScoreFields, Part):
-    """Captions for a file that comes along; `captions` once for each."""
+    """Captions for a file that comes along; `captions` and `references` once for each."""
 
     model_config = example(captions=["a dog runs", "a cat sleeps"])
 
 
+WORD: dict[str, Any] = {"word": "dog", "weight": 1.0, "similarity": 0.39, "time": 6.5}
+EM: dict[str, Any] = {
+    "score": 0.395,
+    "coarse": 0.41,
+    "precision": 0.39,
+    "recall": 0.37,
+    "f1": 0.38,
+    "words": [WORD],
+}
 SCORE: dict[str, Any] = {
     "caption": "a dog runs",
     "similarity": 0.41,
     "clipscore": 1.025,
+    "reference_similarity": 0.82,
+    "refclipscore": 0.911,
+    "emscore": EM,
     "match": 0.93,
     "fused": 0.9,
 }
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+
+
+class WordEvidence(Response):
+    """A word of a caption, and the frame that shows it best."""
+
+    model_config = example(**WORD)
+
+    word: str
+    weight: Annotated[
+        float, Field(ge=0, description="how much it counts: 0 for English words such as `the` and `of`, else 1")
+    ]
+    similarity: Annotated[Cosine, Field(description="cosine of the word and that frame")]
+    time: Annotated[float, Field(description="seconds: where that frame is")]
+
+
+class EmScore(Response):
+    """EMScore without references (Shi and others, 2022), of as many frames as were asked for.
+
+    It differs from the paper: a word is embedded alone and not in its sentence, since a bundle gives one vector per
+    text; `coarse` is the cosine with the vector of the clip, not with the mean of its frames; words count by the
+    weights stated here, not by how rare they are in a corpus.
+    """
+
+    model_config = example(**EM)
+
+    score: Annotated[Cosine, Field(description="mean of coarse and f1")]
+    coarse: Annotated[Cosine, Field(description="as `similarity`")]
+    precision: Annotated[
+        Cosine, Field(description="weighted mean over words: cosine with the frame that shows it best")
+    ]
+    recall: Annotated[Cosine, Field(description="mean over frames: cosine with its best word")]
+    f1: Annotated[float, Field(ge=0, le=1, description="harmonic mean of both; 0 where one is not above 0")]
+    words: list[WordEvidence]
 
 
 class CaptionScore(Response):
@@ -70,10 +133,17 @@ class CaptionScore(Response):
     model_config = example(**SCORE)
 
     caption: str
-    similarity: Similarity
-    clipscore: Annotated[float, Field(ge=0, description=CLIPSCORE)]
+    similarity: Annotated[
+        float | None, Field(ge=-1, le=1, description=f"{SIMILARITY}; null where the model has no vectors of texts")
+    ]
+    clipscore: Annotated[float | None, Field(ge=0, description=f"{CLIPSCORE}; null where similarity is")]
+    reference_similarity: Annotated[
+        float | None, Field(ge=-1, le=1, description="cosine of the caption and the reference most like it")
+    ]
+    refclipscore: Annotated[float | None, Field(ge=0, description=REFCLIPSCORE)]
+    emscore: Annotated[EmScore | None, Field(description="null where no `frames` were asked for")]
     match: Annotated[Probability | None, Field(description=f"{MATCH}; null where the model cannot match")]
-    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where the model cannot match")]
+    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where either is")]
 
 
 class ScoreResponse(Response):
@@ -92,27 +162,47 @@ class AnswerFields(Request):
 
     question: str
     top: Annotated[Whole, Field(ge=1, description="how many answers")] = 5
+    candidates: Annotated[
+        list[str] | None,
+        Field(min_length=1, description="what the answer may be; all of the model's vocabulary when not given"),
+    ] = None
+    abstain_below: Annotated[Probability, Field(description="no answer where the best one's probability is lower")] = (
+        0.0
+    )
 
 
 class AnswerRequest(AnswerFields, ClipOf):
     """A question about a stored video or a part of it."""
 
-    model_config = example(collection="holidays", video_id="3", question="what animal is it?", top=3)
+    model_config = example(
+        collection="holidays",
+        video_id="3",
+        question="what animal is it?",
+        candidates=["dog", "cat", "wombat"],
+        abstain_below=0.5,
+        top=3,
+    )
 
 
 class AnswerForm(AnswerFields, Part):
-    """A question about a file that comes along."""
+    """A question about a file that comes along; `candidates` once for each."""
 
     model_config = example(question="what animal is it?", top=3)
 
 
-class Answer(Response):
-    """One entry of the model's answer vocabulary."""
+ANSWER: dict[str, Any] = {"text": "dog", "probability": 0.81}
 
-    model_config = example(text="dog", probability=0.81)
+
+class Answer(Response):
+    """One entry of the model's answer vocabulary, or a candidate that is one."""
+
+    model_config = example(**ANSWER)
 
     text: str
-    probability: Annotated[Probability, Field(description="among all entries of the vocabulary")]
+    probability: Annotated[
+        Probability,
+        Field(description="calibrated; among the vocabulary, or among the candidates that are in it"),
+    ]
 
 
 class AnswerResponse(Response):
@@ -123,11 +213,21 @@ class AnswerResponse(Response):
         video=None,
         start=0.0,
         end=17.4,
-        answers=[{"text": "dog", "probability": 0.81}],
+        answer="dog",
+        abstained=False,
+        answers=[ANSWER],
+        unknown=["wombat"],
     )
 
     question: str
     video: Annotated[Video | None, Field(description="null for an uploaded file")]
     start: Annotated[float, Field(description="seconds")]
     end: Annotated[float, Field(description="seconds")]
+    answer: Annotated[str | None, Field(description="the likeliest; null where the model abstained")]
+    abstained: Annotated[
+        bool, Field(description="whether the best is below `abstain_below`, or no candidate is in the vocabulary")
+    ]
     answers: list[Answer]
+    unknown: Annotated[
+        list[str], Field(description="candidates that the model's vocabulary lacks: nothing is said of them")
+    ]

@@ -92,6 +92,10 @@ def test_examples_of_bodies_are_accepted(running: Running, palette: str) -> None
     for path in ("/v1/caption-scores", "/v1/answers"):
         body = document()["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]["examples"][0]
         assert running.client.post(path, json=body).json()["code"] == "collection_not_found"
+    rerank = schemas["RerankRequest"]["examples"][0]
+    assert running.client.post("/v1/rerank", json=rerank).json()["code"] == "collection_not_found"
+    embeddings = schemas["EmbeddingRequest"]["examples"][0] | {"model": "small-colours"}
+    assert running.client.post("/v1/embeddings", json=embeddings).status_code == 200
 
 
 if __name__ == "__main__":

@@ -205,3 +205,104 @@ def test_the_model_says_what_it_is(running: Running, small_bundle: Path) -> None
     assert [s["name"] for s in model["streams"]] == ["high", "low"]
     assert model["licence"] == "MIT"
     assert model["model_card"] == (small_bundle / "MODEL_CARD.md").read_text()
+
+
+def test_references_and_frames_bring_their_scores(running: Running, palette: str, files: Path) -> None:
+    options = {"captions": ["a red ball", "a blue ball"], "references": ["a red thing", "a cat"], "frames": 3}
+    body = {"collection": palette, "video_id": "1", **options}
+    stored = running.client.post("/v1/caption-scores", json=body).json()["scores"]
+    right, wrong = stored
+    assert right["refclipscore"] > wrong["refclipscore"]
+    assert right["reference_similarity"] > 0.9
+    assert right["emscore"]["score"] > wrong["emscore"]["score"]
+    words = {word["word"]: word for word in right["emscore"]["words"]}
+    assert words["a"]["weight"] == 0
+    assert words["red"]["similarity"] > 0.9
+    assert words["red"]["time"] in (pytest.approx(1 / 3), pytest.approx(1), pytest.approx(5 / 3))
+    with (files / "red.mp4").open("rb") as file:
+        fields = {**options, "frames": "3"}
+        uploaded = running.client.post("/v1/caption-scores", files={"file": ("r.mp4", file)}, data=fields).json()
+    assert uploaded["scores"] == stored
+
+
+def test_without_references_and_frames_their_scores_are_null(running: Running, palette: str) -> None:
+    body = {"collection": palette, "video_id": "1", "captions": ["a red ball"]}
+    score = running.client.post("/v1/caption-scores", json=body).json()["scores"][0]
+    assert (score["reference_similarity"], score["refclipscore"], score["emscore"]) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "word"),
+    [
+        ({"references": ["a", ""]}, "invalid_text", "references[1]"),
+        ({"references": ["a"] * 6}, "invalid_input", "references: 6"),
+        ({"frames": 33}, "invalid_input", "frames: 33"),
+        ({"frames": -1}, "validation_failed", "frames"),
+    ],
+)
+def test_references_and_frames_have_limits(running: Running, palette: str, fields: JSON, code: str, word: str) -> None:
+    body = {"collection": palette, "video_id": "1", "captions": ["a"], **fields}
+    assert word in problem_of(running.client.post("/v1/caption-scores", json=body), 422, code)["detail"]
+
+
+def test_a_bundle_that_only_matches_leaves_the_other_scores_null(tmp_path: Path, files: Path) -> None:
+    bundle = make_small_bundle(tmp_path / "bundle", tasks=["matching"])
+    with serving(settings_for(bundle, tmp_path / "data")) as running:
+        fields = {"captions": ["a red ball"], "references": ["a red thing"], "frames": "2"}
+        with (files / "red.mp4").open("rb") as file:
+            answer = running.client.post("/v1/caption-scores", files={"file": ("r.mp4", file)}, data=fields).json()
+        score = answer["scores"][0]
+        assert score.pop("match") > 0.9
+        assert score.pop("caption") == "a red ball"
+        assert set(score.values()) == {None}
+
+
+def test_a_question_is_answered_among_candidates(running: Running, palette: str, files: Path) -> None:
+    body = {
+        "collection": palette,
+        "video_id": "2",
+        "question": "what color is it?",
+        "candidates": ["Red", "Green", "x"],
+    }
+    answer = running.client.post("/v1/answers", json=body).json()
+    assert (answer["answer"], answer["abstained"], answer["unknown"]) == ("Green", False, ["x"])
+    assert [one["text"] for one in answer["answers"]] == ["Green", "Red"]
+    assert sum(one["probability"] for one in answer["answers"]) == pytest.approx(1)
+    with (files / "green.mp4").open("rb") as file:
+        fields = {"question": "what color is it?"} | {"candidates": ["Red", "Green", "x"]}
+        uploaded = running.client.post("/v1/answers", files={"file": ("g.mp4", file)}, data=fields).json()
+    assert uploaded["answers"] == answer["answers"]
+
+
+def test_the_model_abstains_where_it_is_not_sure_enough(running: Running, palette: str) -> None:
+    about = {"collection": palette, "video_id": "2", "question": "what color is it?", "candidates": ["red", "blue"]}
+    unsure = running.client.post("/v1/answers", json={**about, "abstain_below": 0.99}).json()
+    assert (unsure["answer"], unsure["abstained"]) == (None, True)
+    assert len(unsure["answers"]) == 2
+    sure = running.client.post("/v1/answers", json={**about, "candidates": ["green"], "abstain_below": 1}).json()
+    assert (sure["answer"], sure["abstained"]) == ("green", False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "word"),
+    [
+        ({"candidates": []}, "validation_failed", "candidates"),
+        ({"candidates": ["a", " "]}, "invalid_text", "candidates[1]"),
+        ({"candidates": ["red", "RED"]}, "invalid_input", "twice"),
+        ({"candidates": ["a"] * 1001}, "invalid_input", "candidates: 1001"),
+        ({"abstain_below": 1.5}, "validation_failed", "abstain_below"),
+    ],
+)
+def test_candidates_that_cannot_be_chosen_from(
+    running: Running, palette: str, fields: JSON, code: str, word: str
+) -> None:
+    body = {"collection": palette, "video_id": "1", "question": "what is it?", **fields}
+    assert word in problem_of(running.client.post("/v1/answers", json=body), 422, code)["detail"]
+
+
+def test_what_takes_time_is_measured(running: Running, palette: str) -> None:
+    body = {"collection": palette, "video_id": "1", "captions": ["a red ball"]}
+    assert running.client.post("/v1/caption-scores", json=body).status_code == 200
+    counted = running.client.get("/metrics").text
+    for stage in ("decode", "score"):
+        assert f'vitascope_stage_seconds_count{{stage="{stage}"}}' in counted

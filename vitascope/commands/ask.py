@@ -14,11 +14,13 @@ from vitascope.commands.output import plain_table
 
 EPILOG = """\
 Answers come from the bundle's vocabulary (`vitascope bundle info` says how many it knows), best first, each
-with the probability the model gives it. A low first probability means that the model does not know.
+with its probability: among all of the vocabulary, or among the candidates given. A low first probability means that
+the model does not know; --abstain-below makes it say so.
 
 examples:
   vitascope ask clip.mp4 "what color is the circle?"
   vitascope ask room.jpg "what is on the table?" --top 3
+  vitascope ask clip.mp4 "what color is the circle?" --candidate red --candidate blue --abstain-below 0.6
   vitascope ask clip.mp4 "does the square move left?" --json
 """
 
@@ -28,6 +30,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
     parser.add_argument("question", metavar="QUESTION", help="a question, in quotes")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to give (default: %(default)s)")
+    parser.add_argument(
+        "--candidate",
+        action="append",
+        metavar="ANSWER",
+        help="what the answer may be; several times (default: all that the bundle knows)",
+    )
+    parser.add_argument(
+        "--abstain-below",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="no answer where the best one's probability is lower (default: %(default)s)",
+    )
     add_bundle(parser)
     add_engine(parser)
     add_server(parser)
@@ -38,23 +53,37 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from vitascope.client import Client
 
         with Client(args.server) as client:
-            return {"file": str(args.file), **client.ask_file(args.file, args.question, top=args.top)}
+            said = client.ask_file(
+                args.file, args.question, top=args.top, candidates=args.candidate, abstain_below=args.abstain_below
+            )
+            return {"file": str(args.file), **said}
+    from dataclasses import asdict
+
+    from vitascope.answering import answer_question
     from vitascope.model import Model
 
     model = Model.open(args.bundle, threads=args.threads, device=args.device)
-    answers = model.answer([args.question], model.embed_file(args.file).visual_tokens[:1], top=args.top)[0]
-    return {
-        "file": str(args.file),
-        "question": args.question,
-        "answers": [{"text": a.text, "probability": a.probability} for a in answers],
-    }
+    answered = answer_question(
+        model,
+        args.question,
+        model.embed_file(args.file).visual_tokens[:1],
+        top=args.top,
+        candidates=args.candidate,
+        abstain_below=args.abstain_below,
+    )
+    return {"file": str(args.file), "question": args.question, **asdict(answered)}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     table = plain_table(">probability", "answer")
     for position, answer in enumerate(result["answers"]):
-        table.add_row(f"{answer['probability']:.3f}", escape(answer["text"]), style="bold" if position == 0 else None)
+        is_given = position == 0 and not result["abstained"]
+        table.add_row(f"{answer['probability']:.3f}", escape(answer["text"]), style="bold" if is_given else None)
+    if result["abstained"]:
+        console.print("no answer: none is likely enough")
     console.print(table)
+    if result["unknown"]:
+        console.print(f"not in the bundle's vocabulary: {escape(', '.join(result['unknown']))}")
 
 
 COMMANDS = {"ask": (add_arguments, run, show)}

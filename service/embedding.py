@@ -1,0 +1,148 @@
+"""Vectors of texts, pictures and videos that come with a request.
+
+Shape letters: N inputs, D vector width.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+
+import numpy as np
+import orjson
+
+from service.asking import Turn
+from service.cursors import at_most
+from service.errors import ModelNotFound
+from service.forms import Upload
+from service.looking import Part, check_text, look_at_upload
+from service.schemas.embeddings import EmbeddingOptions, EmbeddingRequest, MediaInput, TextInput
+from service.state import Service
+from vitascope.errors import InvalidInput, StorageError, TaskMissing
+from vitascope.model import Floats, Model
+
+AHEAD = 2
+"""Batches of one request that wait for the model at once: enough that it never idles, and others get in between."""
+FEW_TEXTS = 32
+"""Tokenised on the event loop, and written to JSON there: a thread would cost more than it."""
+_DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]*)*;base64,", re.IGNORECASE)
+
+
+def check_model(service: Service, name: str | None) -> str:
+    """The name of the model in use. Raises ModelNotFound where ``name`` is that of another."""
+    here = service.model.bundle.manifest.name
+    if name is not None and name != here:
+        raise ModelNotFound(f"model: {name[:80]!r}; {here!r} was expected, the model in use")
+    return here
+
+
+def check_options(service: Service, asked: EmbeddingOptions) -> None:
+    """Raise ModelNotFound for another model, TaskMissing where this one has no vectors of texts to compare with, and
+    InvalidInput for vectors of another width.
+    """
+    check_model(service, asked.model)
+    stated = service.model.bundle.manifest
+    if "retrieval" not in stated.tasks:
+        raise TaskMissing(f"{stated.name}: it cannot embed; its tasks are {', '.join(stated.tasks)}")
+    if asked.dimensions not in (None, stated.vector_width):
+        raise InvalidInput(
+            f"dimensions: {asked.dimensions}; {stated.vector_width} was expected: vectors of {stated.name} have that "
+            "many numbers, and are not shortened"
+        )
+
+
+def check_inputs(service: Service, asked: EmbeddingRequest) -> None:
+    """Raise InvalidInput and TextError for inputs that cannot be embedded, before any is."""
+    at_most("input", len(asked.input), service.settings.max_inputs)
+    for number, one in enumerate(asked.input):
+        if not isinstance(one, MediaInput):
+            check_text(service, f"input[{number}]", _text(one))
+
+
+async def embed_inputs(
+    service: Service, mine: Turn, inputs: Sequence[str | TextInput | MediaInput]
+) -> tuple[Floats, int]:
+    """(vectors (N, D), tokens that were read). Raises media errors and what ``Turn`` raises."""
+    texts = {n: _text(one) for n, one in enumerate(inputs) if not isinstance(one, MediaInput)}
+    media = {n: one for n, one in enumerate(inputs) if isinstance(one, MediaInput)}
+    vectors = np.empty((len(inputs), service.model.bundle.manifest.vector_width), np.float32)
+    tokens = 0
+    if texts:
+        vectors[list(texts)], tokens = await _embed_texts(service, mine, list(texts.values()))
+    for number, one in media.items():
+        vectors[number] = await mine.run(_embed_media, service, mine.model, f"input[{number}]", one)
+    return vectors, tokens
+
+
+def written(vectors: Floats, tokens: int, model: str, encoding: str) -> bytes:
+    """The answer as JSON, in OpenAI's shape."""
+    data = [
+        {"object": "embedding", "index": number, "embedding": _encoded(vector) if encoding == "base64" else vector}
+        for number, vector in enumerate(vectors)
+    ]
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return orjson.dumps(
+        {"object": "list", "data": data, "model": model, "usage": usage}, option=orjson.OPT_SERIALIZE_NUMPY
+    )
+
+
+async def _embed_texts(service: Service, mine: Turn, texts: Sequence[str]) -> tuple[Floats, int]:
+    with service.observer.stage("preprocess"):
+        if len(texts) <= FEW_TEXTS:
+            batches = service.model.text_batches(texts)
+        else:
+            batches = await mine.run(service.model.text_batches, texts)
+    vectors = np.empty((len(texts), service.model.bundle.manifest.vector_width), np.float32)
+    following = iter(batches)
+    waiting = deque((batch, mine.start("text", batch.inputs)) for batch in islice(following, AHEAD))
+    try:
+        async with mine.time_left():
+            while waiting:
+                batch, future = waiting.popleft()
+                vectors[batch.rows] = (await future)["vector"]
+                waiting.extend((after, mine.start("text", after.inputs)) for after in islice(following, 1))
+    finally:
+        for _, future in waiting:
+            future.cancel()
+    return vectors, sum(batch.tokens for batch in batches)
+
+
+def _embed_media(service: Service, model: Model, name: str, one: MediaInput) -> Floats:
+    with _as_upload(service, name, one.data) as upload:
+        vector: Floats = look_at_upload(service, model, upload, Part(one.start, one.end)).embedding.vectors[0]
+        return vector
+
+
+@contextmanager
+def _as_upload(service: Service, name: str, data: str) -> Iterator[Upload]:
+    """The file in a data URL, gone afterwards. Raises InvalidInput and StorageError."""
+    found = _DATA_URL.match(data)
+    if found is None:
+        raise InvalidInput(f"{name}.data: {data[:40]!r}; a data URL (data:image/png;base64,…) was expected")
+    try:
+        content = base64.b64decode(data[found.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"{name}.data: not base64 ({error})") from error
+    path = service.media.new_upload()
+    try:
+        path.write_bytes(content)
+        yield Upload(path, name, hashlib.sha256(content).hexdigest(), len(content))
+    except OSError as error:
+        raise StorageError(f"{path}: {error}") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _text(one: str | TextInput | MediaInput) -> str:
+    assert not isinstance(one, MediaInput)
+    return one if isinstance(one, str) else one.text
+
+
+def _encoded(vector: Floats) -> str:
+    return base64.b64encode(vector.astype("<f4").tobytes()).decode()

@@ -1,0 +1,66 @@
+"""A text with stored clips or videos, or one of these with texts: judged pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from index.collection import Collection
+from index.records import Clip
+from index.search.pairs import Judged, clips_by_id, judge_pairs
+from service.cursors import at_most, record_number
+from service.embedding import check_model
+from service.looking import check_text, check_texts
+from service.schemas.rerank import JudgedClip, RerankRequest, RerankResult, StoredPart
+from service.state import Service
+from vitascope.model import Model
+
+
+def check_rerank(service: Service, asked: RerankRequest) -> str:
+    """The name of the model in use. Raises ModelNotFound, InvalidInput and TextError before anything is read."""
+    at_most("documents", len(asked.documents), service.settings.max_rerank)
+    if isinstance(asked.query, str):
+        check_text(service, "query", asked.query)
+    check_texts(service, "documents", [one for one in asked.documents if isinstance(one, str)])
+    return check_model(service, asked.model)
+
+
+def rerank(service: Service, model: Model, asked: RerankRequest) -> list[RerankResult]:
+    """The results, best first; documents that were deleted meanwhile are left out.
+
+    Raises CollectionNotFound, VideoNotFound, NotFound, FingerprintMismatch, TaskMissing, EngineError, StorageError.
+    """
+    collection = service.collection(asked.collection, for_model=True)
+    with service.observer.stage("rerank"):
+        found = judge_pairs(collection, model, _pairs(collection, asked))
+    best = [(number, judged) for number, judged in enumerate(found) if judged is not None]
+    best.sort(key=lambda one: (one[1].fused is None, -(one[1].fused or 0.0), -one[1].similarity, one[0]))
+    return [_view(asked, number, judged) for number, judged in best[: asked.top_n]]
+
+
+def _pairs(collection: Collection, asked: RerankRequest) -> list[tuple[str, Sequence[Clip]]]:
+    if isinstance(asked.query, str):
+        parts = [one for one in asked.documents if isinstance(one, StoredPart)]
+        return [(asked.query, clips) for clips in _clips(collection, parts)]
+    clips = _clips(collection, [asked.query])[0]
+    return [(one, clips) for one in asked.documents if isinstance(one, str)]
+
+
+def _clips(collection: Collection, parts: Sequence[StoredPart]) -> list[Sequence[Clip]]:
+    ids = [record_number(part.clip_id) for part in parts if part.clip_id is not None]
+    single = iter(clips_by_id(collection, ids))
+    return [
+        [next(single)] if part.video_id is None else collection.clips(record_number(part.video_id)) for part in parts
+    ]
+
+
+def _view(asked: RerankRequest, number: int, judged: Judged) -> RerankResult:
+    clip = judged.clip
+    return RerankResult(
+        index=number,
+        relevance_score=judged.fused or 0.0,
+        similarity=judged.similarity,
+        match=judged.match,
+        fused=judged.fused,
+        clip=JudgedClip(clip_id=str(clip.id), video_id=str(clip.video_id), start=clip.start, end=clip.end),
+        document=asked.documents[number] if asked.return_documents else None,
+    )

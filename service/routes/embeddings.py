@@ -1,0 +1,58 @@
+"""Embeddings, for the clients of OpenAI's interface."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from service.asking import turn
+from service.embedding import FEW_TEXTS, check_inputs, check_options, embed_inputs, written
+from service.forms import body_kind, parse_fields, read_form, read_json, validated
+from service.looking import Part, look_at_upload
+from service.openapi import errors, form_body
+from service.schemas.embeddings import EmbeddingForm, EmbeddingOptions, EmbeddingRequest, Embeddings
+from service.state import ReadyService, Service
+from vitascope.model import Floats
+
+router = APIRouter(prefix="/v1", tags=["embeddings"])
+
+
+@router.post(
+    "/embeddings",
+    summary="Embed texts, pictures and videos",
+    response_model=Embeddings,
+    responses=errors(400, 404, 409, 413, 415, 422, 503, 507),
+    openapi_extra=form_body(EmbeddingForm, also_json=EmbeddingRequest),
+)
+async def embed(request: Request, service: ReadyService) -> Response:
+    """Vectors of length 1 of texts, pictures and videos, all in one space: their inner product is `similarity`.
+
+    The shape is OpenAI's, so its clients work. Inputs may also be pictures and videos, as data URLs in JSON or as the
+    file of a form. Token numbers are refused.
+    """
+    if body_kind(request, "texts, or files as data URLs", "a file") == "application/json":
+        asked = validated(EmbeddingRequest, await read_json(request))
+        check_options(service, asked)
+        check_inputs(service, asked)
+        async with turn(request, service) as mine:
+            vectors, tokens = await embed_inputs(service, mine, asked.input)
+        return await _answer(service, vectors, tokens, asked)
+    async with read_form(
+        request,
+        service.media.new_upload(),
+        service.light,
+        max_file_bytes=service.settings.max_upload_bytes,
+        max_field_bytes=service.settings.max_field_bytes,
+    ) as form:
+        fields = parse_fields(EmbeddingForm, form.fields)
+        check_options(service, fields)
+        async with turn(request, service) as mine:
+            part = Part(fields.start, fields.end)
+            look = await mine.run(look_at_upload, service, mine.model, form.upload, part)
+    return await _answer(service, look.embedding.vectors, 0, fields)
+
+
+async def _answer(service: Service, vectors: Floats, tokens: int, asked: EmbeddingOptions) -> Response:
+    """Written here and not by the framework, which would check every number again."""
+    stated = (vectors, tokens, service.model.bundle.manifest.name, asked.encoding_format)
+    body = written(*stated) if len(vectors) <= FEW_TEXTS else await service.light.run(written, *stated)
+    return Response(body, media_type="application/json")

@@ -1,0 +1,130 @@
+"""Embeddings in OpenAI's shape. Beyond it: pictures and videos as inputs, and a form for a file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from service.schemas.base import Request, Response, Seconds, Whole, example
+from service.schemas.tasks import Part
+
+DATA = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQAAAADsdIMmAAAADUlEQVR42mP4z8SADAEPcQEOdvOI0AAAAABJRU5ErkJggg=="
+ModelName = Annotated[
+    str | None, Field(description="name of the model in use, as /v1/models tells it; may be left out")
+]
+
+
+class TextInput(Request):
+    """A text; the same as the string alone."""
+
+    model_config = example(type="text", text="a dog runs on the beach")
+
+    type: Literal["text"]
+    text: str
+
+
+class MediaInput(Request):
+    """A picture or video, known by its content, as a base64 data URL. Other URLs are not fetched."""
+
+    model_config = example(type="image", data=DATA, start=0.0)
+
+    type: Literal["image", "video"]
+    data: Annotated[str, Field(description="data:…;base64,…")]
+    start: Annotated[Seconds | None, Field(description="seconds; 0 when not given")] = None
+    end: Annotated[Seconds | None, Field(description="seconds; the video's duration when not given")] = None
+
+
+def _kind(value: object) -> str | None:
+    if isinstance(value, str):
+        return "string"
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return {"text": "text", "image": "media", "video": "media"}.get(kind) if isinstance(kind, str) else None
+
+
+def _listed(value: object) -> object:
+    """One input as a list of one; token numbers, which OpenAI takes, are another tokeniser's and are refused."""
+    items = value if isinstance(value, list) else [value]
+    if any(isinstance(item, int | float | list) for item in items):
+        raise ValueError("token numbers; texts were expected, since the model has a tokeniser of its own")
+    return items
+
+
+Input = Annotated[
+    Annotated[str, Tag("string")] | Annotated[TextInput, Tag("text")] | Annotated[MediaInput, Tag("media")],
+    Discriminator(
+        _kind,
+        custom_error_type="input",
+        custom_error_message='a string, {"type": "text", "text": …}, or {"type": "image" or "video", "data": …} '
+        "was expected",
+    ),
+]
+
+
+class EmbeddingOptions(Request):
+    """In which form vectors are wanted."""
+
+    model: ModelName = None
+    encoding_format: Annotated[
+        Literal["float", "base64"], Field(description="base64: of little-endian 32-bit floats, the shortest to send")
+    ] = "float"
+    dimensions: Annotated[Whole | None, Field(ge=1, description="the model's own width; vectors are not shortened")] = (
+        None
+    )
+    user: Annotated[str | None, Field(description="taken, since clients send it; not used")] = None
+
+
+class EmbeddingRequest(EmbeddingOptions):
+    """What vectors are wanted of."""
+
+    model_config = example(
+        input=["a dog runs on the beach", {"type": "image", "data": DATA}],
+        model="hd-vila-tiny",
+        encoding_format="float",
+    )
+
+    input: Annotated[
+        list[Input],
+        BeforeValidator(_listed, json_schema_input_type=str | list[Input]),
+        Field(min_length=1, description="one text, or a list of texts, pictures and videos"),
+    ]
+
+
+class EmbeddingForm(EmbeddingOptions, Part):
+    """A picture or video as a file: one vector."""
+
+    model_config = example(model="hd-vila-tiny", encoding_format="float")
+
+
+EMBEDDING: dict[str, Any] = {"object": "embedding", "index": 0, "embedding": [0.031, -0.117, 0.052]}
+USAGE: dict[str, Any] = {"prompt_tokens": 8, "total_tokens": 8}
+
+
+class Embedding(Response):
+    """One vector, of length 1: the cosine of two is their inner product."""
+
+    model_config = example(**EMBEDDING)
+
+    object: Literal["embedding"]
+    index: Annotated[int, Field(description="of the input")]
+    embedding: Annotated[list[float] | str, Field(description="numbers, or base64 of them")]
+
+
+class Usage(Response):
+    """Tokens that the model read of texts, special ones included; pictures and videos have none."""
+
+    model_config = example(**USAGE)
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(Response):
+    """Vectors in the order of the inputs."""
+
+    model_config = example(object="list", data=[EMBEDDING], model="hd-vila-tiny", usage=USAGE)
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage

@@ -1,0 +1,104 @@
+"""Reranking in the shape of Cohere and Jina: a text against stored clips, or a stored clip against texts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from service.schemas.base import Id, Probability, Request, Response, Whole, example
+from service.schemas.embeddings import ModelName
+from service.schemas.search import FUSED, MATCH, Similarity
+
+
+class StoredPart(Request):
+    """A clip of the collection, or a video: the one of its clips that fits best."""
+
+    model_config = example(clip_id="41")
+
+    clip_id: Id | None = None
+    video_id: Id | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.clip_id is None) == (self.video_id is None):
+            raise ValueError("clip_id, video_id: one of them, and not both, was expected")
+        return self
+
+
+class RerankRequest(Request):
+    """A text and stored clips or videos, or the other way round: the fusion model judges a text with a clip."""
+
+    model_config = example(
+        query="a dog runs on the beach",
+        collection="holidays",
+        documents=[{"clip_id": "41"}, {"video_id": "3"}],
+        top_n=10,
+    )
+
+    query: Annotated[str | StoredPart, Field(description="a text, or a stored clip or video")]
+    documents: Annotated[
+        list[StoredPart] | list[str],
+        Field(min_length=1, description="clips and videos where the query is a text, texts where it is not"),
+    ]
+    collection: Annotated[str, Field(description="where the clips and videos are")]
+    top_n: Annotated[Whole | None, Field(ge=1, description="how many results; all when not given")] = None
+    return_documents: Annotated[bool, Field(description="repeat each document in its result")] = False
+    model: ModelName = None
+
+    @model_validator(mode="after")
+    def _has_a_text_and_clips(self) -> Self:
+        are_texts = isinstance(self.documents[0], str)
+        if isinstance(self.query, str) == are_texts:
+            there = "texts, and so is the query" if are_texts else "clips and videos, and so is the query"
+            raise ValueError(f"documents: {there}; the model judges texts with clips, so one of each was expected")
+        return self
+
+
+CLIP: dict[str, Any] = {"clip_id": "41", "video_id": "3", "start": 8.0, "end": 16.0}
+RESULT: dict[str, Any] = {
+    "index": 1,
+    "relevance_score": 0.9,
+    "similarity": 0.41,
+    "match": 0.93,
+    "fused": 0.9,
+    "clip": CLIP,
+    "document": None,
+}
+
+
+class JudgedClip(Response):
+    """The clip that was judged: of a video the one that fits best."""
+
+    model_config = example(**CLIP)
+
+    clip_id: Id
+    video_id: Id
+    start: Annotated[float, Field(description="seconds")]
+    end: Annotated[float, Field(description="seconds")]
+
+
+class RerankResult(Response):
+    """A document and its scores, each for itself."""
+
+    model_config = example(**RESULT)
+
+    index: Annotated[int, Field(description="of the document in the request")]
+    relevance_score: Annotated[
+        Probability, Field(description="fused; 0 for a clip without visual tokens, which nothing can be said of")
+    ]
+    similarity: Similarity
+    match: Annotated[Probability | None, Field(description=f"{MATCH}; null for a clip without visual tokens")]
+    fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where match is")]
+    clip: JudgedClip
+    document: Annotated[StoredPart | str | None, Field(description="with `return_documents`, else null")]
+
+
+class Reranked(Response):
+    """Results by relevance_score, best first; of equal ones the more similar, then the earlier."""
+
+    model_config = example(id="63a3777712174aa7be6a6b4c38536e23", model="hd-vila-tiny", results=[RESULT])
+
+    id: Annotated[str, Field(description="of the request")]
+    model: str
+    results: list[RerankResult]

@@ -1,0 +1,106 @@
+"""The part of the client that asks about clips: caption scores, answers, embeddings, reranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitascope.client_http import JSON, Caller, given
+
+
+class Tasks(Caller):
+    """Caption scores, answers, embeddings, reranking."""
+
+    def score(
+        self,
+        captions: Sequence[str],
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        references: Sequence[str] = (),
+        frames: int = 0,
+    ) -> JSON:
+        """How captions describe a video of a collection, or its part from ``start`` to ``end`` (s): similarity,
+        clipscore, match, fused for each.
+
+        With ``references``, captions known to be right, also refclipscore; with ``frames``, so many looked at one by
+        one, also emscore and its words.
+        """
+        about = {"collection": collection, "video_id": video_id, **given(start=start, end=end)}
+        options: JSON = {"captions": list(captions), "references": list(references), "frames": frames}
+        return self._call("POST", "/v1/caption-scores", json=about | options)
+
+    def score_file(
+        self, file: str | Path, captions: Sequence[str], *, references: Sequence[str] = (), frames: int = 0
+    ) -> JSON:
+        """The same for a file that is uploaded for this purpose and not kept."""
+        fields: JSON = {"captions": list(captions), "frames": str(frames)}
+        if references:
+            fields["references"] = list(references)
+        return self._upload("/v1/caption-scores", file, fields)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        top: int = 5,
+        candidates: Sequence[str] | None = None,
+        abstain_below: float = 0.0,
+    ) -> JSON:
+        """The best ``top`` answers to a question about a video of a collection or a part of it, each with its
+        probability.
+
+        ``candidates``: what the answer may be; probabilities are among them. ``answer`` is null where the best one's
+        probability is below ``abstain_below``.
+        """
+        part = given(start=start, end=end, candidates=None if candidates is None else list(candidates))
+        options: JSON = {"question": question, "top": top, "abstain_below": abstain_below}
+        return self._call(
+            "POST", "/v1/answers", json={"collection": collection, "video_id": video_id, **part, **options}
+        )
+
+    def ask_file(
+        self,
+        file: str | Path,
+        question: str,
+        *,
+        top: int = 5,
+        candidates: Sequence[str] | None = None,
+        abstain_below: float = 0.0,
+    ) -> JSON:
+        """The same for a file that is uploaded for this purpose and not kept."""
+        fields: JSON = {"question": question, "top": str(top), "abstain_below": str(abstain_below)}
+        if candidates is not None:
+            fields["candidates"] = list(candidates)
+        return self._upload("/v1/answers", file, fields)
+
+    def embed(self, texts: Sequence[str]) -> JSON:
+        """Vectors of texts, in OpenAI's shape: ``data[i]["embedding"]`` is that of texts[i], of length 1."""
+        return self._call("POST", "/v1/embeddings", json={"input": list(texts)})
+
+    def embed_file(self, file: str | Path) -> JSON:
+        """The vector of a picture or video, which is not kept, in the same shape."""
+        return self._upload("/v1/embeddings", file, {})
+
+    def rerank(
+        self,
+        query: str | Mapping[str, str],
+        documents: Sequence[str | Mapping[str, str]],
+        *,
+        collection: str,
+        top_n: int | None = None,
+    ) -> JSON:
+        """Documents ordered by how well they fit, each with relevance_score (fused), similarity and match.
+
+        A sentence against stored clips and videos, ``{"clip_id": "41"}`` or ``{"video_id": "3"}``; or one of these
+        against sentences.
+        """
+        body: dict[str, Any] = {"query": query, "documents": list(documents), "collection": collection}
+        return self._call("POST", "/v1/rerank", json=body | given(top_n=top_n))
