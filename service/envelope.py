@@ -50,6 +50,8 @@ SECURITY_HEADERS = {
     "permissions-policy": "camera=(), microphone=(), geolocation=()",
 }
 
+_RAW_SECURITY_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+
 
 class Envelope:
     """ASGI middleware around the whole application."""
@@ -128,8 +130,8 @@ class _Exchange:
             self._gives_up = message["status"] == 408
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.scope["state"]["request_id"]
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
+            present = {name for name, _ in headers.raw}
+            headers.raw.extend(header for header in _RAW_SECURITY_HEADERS if header[0] not in present)
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
         if is_last and not self._complete and not self._gives_up and _has_body(Headers(scope=self.scope)):
             # Whoever is still sending sees a broken connection in place of the answer. So: the answer first,

@@ -6,6 +6,7 @@ Lists are written as JSON: ``VITASCOPE_ALLOWED_ROOTS='["/videos"]'``.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -176,6 +177,7 @@ class Settings(BaseSettings):
         return self.max_upload_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether ``host`` (a name or an address, without port) is this machine and no other."""
     if host == "localhost":

@@ -169,13 +169,14 @@ def open_service(settings: Settings) -> Service:
     )
 
 
-def _service(request: Request) -> Service:
+# Not plain functions: those would each cost a request a way through a thread.
+async def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
 
 
-def _ready_service(request: Request) -> Service:
-    service = _service(request)
+async def _ready_service(request: Request) -> Service:
+    service = await _service(request)
     service.check_ready()
     return service
 

@@ -49,7 +49,7 @@ class Tokenizer:
         """
         for number, text in enumerate(texts):
             self._check(number, text)
-        encoded = self._inner.encode_batch(list(texts), add_special_tokens=True)
+        encoded = self._inner.encode_batch_fast(list(texts), add_special_tokens=True)  # without offsets
         length = max((len(one.ids) for one in encoded), default=0)
         ids = np.full((len(encoded), length), self._pad_id, np.int64)
         mask = np.zeros((len(encoded), length), np.int64)

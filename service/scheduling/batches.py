@@ -54,9 +54,7 @@ def merge(calls: Sequence[Call]) -> dict[str, Array]:
     if len(calls) == 1:
         return dict(calls[0].inputs)
     length = max(call.length for call in calls)
-    return {
-        name: np.concatenate([_padded(name, call.inputs[name], length) for call in calls]) for name in calls[0].inputs
-    }
+    return {name: _below_each_other([call.inputs[name] for call in calls], length) for name in calls[0].inputs}
 
 
 def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
@@ -69,8 +67,15 @@ def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
     ]
 
 
-def _padded(name: str, array: Array, length: int) -> Array:
-    """Tokens are padded with 0, whatever the tokeniser's padding is: the mask says that they are not read."""
-    if name not in ("input_ids", "attention_mask") or array.shape[1] == length:
-        return array
-    return np.pad(array, ((0, 0), (0, length - array.shape[1])))
+def _below_each_other(arrays: Sequence[Array], length: int) -> Array:
+    """The rows of all; tokens (B, L) are padded to ``length`` with 0, whatever the tokeniser's padding is: the mask
+    says that they are not read.
+    """
+    if arrays[0].ndim != 2 or all(array.shape[1] == length for array in arrays):
+        return np.concatenate(arrays)
+    rows = np.zeros((sum(len(array) for array in arrays), length), arrays[0].dtype)
+    first = 0
+    for array in arrays:
+        rows[first : first + len(array), : array.shape[1]] = array
+        first += len(array)
+    return rows

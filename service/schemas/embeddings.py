@@ -9,7 +9,10 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from service.schemas.base import Request, Response, Seconds, Whole, example
 from service.schemas.tasks import Part
 
-DATA = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQAAAADsdIMmAAAADUlEQVR42mP4z8SADAEPcQEOdvOI0AAAAABJRU5ErkJggg=="
+DATA = (
+    "data:image/png;base64,"
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQAAAADsdIMmAAAADUlEQVR42mP4z8SADAEPcQEOdvOI0AAAAABJRU5ErkJggg=="
+)
 ModelName = Annotated[
     str | None, Field(description="name of the model in use, as /v1/models tells it; may be left out")
 ]

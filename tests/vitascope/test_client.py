@@ -266,6 +266,29 @@ def test_a_backup_that_fails_says_why_and_is_deleted_at_the_service(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_options_of_scores_and_answers_reach_the_service(tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.read())
+        return httpx.Response(200, json={})
+
+    about = {"collection": "films", "video_id": "3"}
+    (tmp_path / "dog.jpg").write_bytes(b"not really a picture")
+    with client_of(answer) as client:
+        client.score(["a dog"], **about, start=1.0, references=["a brown dog"], frames=4)
+        client.ask("what is it?", **about, end=2.0, candidates=["dog"], abstain_below=0.5)
+        client.score_file(tmp_path / "dog.jpg", ["a dog"], references=["one", "two"], frames=4)
+        client.ask_file(tmp_path / "dog.jpg", "what is it?", candidates=["dog", "cat"], abstain_below=0.5)
+    score = {**about, "start": 1.0, "captions": ["a dog"], "references": ["a brown dog"], "frames": 4}
+    assert json.loads(sent[0]) == score
+    question = {"question": "what is it?", "top": 5, "abstain_below": 0.5, "candidates": ["dog"]}
+    assert json.loads(sent[1]) == {**about, "end": 2.0, **question}
+    assert sent[2].count(b'name="references"') == 2
+    assert b'name="frames"\r\n\r\n4' in sent[2]
+    assert sent[3].count(b'name="candidates"') == 2
+
+
 # Against the service itself, over HTTP
 
 
@@ -390,6 +413,19 @@ def test_the_command_manages_the_collections_of_a_service(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
 
 
+def test_vectors_and_orders_of_documents(live: Client, service: tuple[str, Path]) -> None:
+    live.create_collection("rerank")
+    ids = {name: live.add_video("rerank", service[1] / f"{name}.png")["id"] for name in ("red", "blue")}
+    documents = [{"video_id": ids["red"]}, {"video_id": ids["blue"]}]
+    found = live.rerank("a blue thing", documents, collection="rerank")["results"]
+    assert [result["index"] for result in found] == [1, 0]
+    found = live.rerank(documents[0], ["blue", "red", "green"], collection="rerank", top_n=1)["results"]
+    assert [result["index"] for result in found] == [1]
+    texts = [np.array(one["embedding"]) for one in live.embed(["a blue thing", "a red thing"])["data"]]
+    picture = np.array(live.embed_file(service[1] / "blue.png")["data"][0]["embedding"])
+    assert picture @ texts[0] > 0.9 > picture @ texts[1]
+
+
 def test_the_command_can_ask_a_service(
     live: Client, service: tuple[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -408,7 +444,13 @@ def test_the_command_can_ask_a_service(
         assert len(json.loads(capsys.readouterr().out)["results"]) == count
     assert main(["score", str(videos / "blue.png"), "a blue thing", "--server", url]) == 0
     assert "a blue thing" in capsys.readouterr().out
-    assert main(["ask", str(videos / "blue.png"), "what color is it?", "--server", url, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["answers"][0]["text"] == "blue"
+    asked = ["score", str(videos / "blue.png"), "a blue thing", "--reference", "a blue ball", "--frames", "2"]
+    assert main([*asked, "--server", url, "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)["scores"][0]
+    assert score["refclipscore"] > 0.9
+    assert [word["word"] for word in score["emscore"]["words"]] == ["a", "blue", "thing"]
+    asked = ["ask", str(videos / "blue.png"), "what color is it?", "--candidate", "blue", "--candidate", "red"]
+    assert main([*asked, "--abstain-below", "0.5", "--server", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"] == "blue"
     assert main(["search", "a dog", "--collection", "nowhere", "--server", url]) == 2
     assert "nowhere" in capsys.readouterr().err

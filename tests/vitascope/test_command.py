@@ -202,6 +202,31 @@ def test_ask_answers_best_first(pictures: Path, capsys: pytest.CaptureFixture[st
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+def test_score_by_references_and_frames_shows_the_words(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(pictures / "red.png")
+    options = ["a blue thing", "a red thing", "--reference", "a red ball", "--frames", "4"]
+    blue, red = run_json(capsys, "score", file, *options)["scores"]
+    assert red["refclipscore"] > blue["refclipscore"]
+    assert red["emscore"]["score"] > blue["emscore"]["score"]
+    assert main(["score", file, *options]) == 0
+    shown = capsys.readouterr().out
+    assert "refclipscore" in shown
+    assert "word and frame" in shown
+    assert main(["score", file, "a red thing", "--frames", "-1"]) == 2
+    assert "--frames: -1" in capsys.readouterr().err
+
+
+def test_ask_among_candidates_or_not_at_all(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["ask", str(pictures / "green.png"), "what color is it?", "--candidate", "red", "--candidate", "blue"]
+    result = run_json(capsys, *asked, "--candidate", "wombat", "--abstain-below", "0.99")
+    assert (result["answer"], result["abstained"], result["unknown"]) == (None, True, ["wombat"])
+    assert {answer["text"] for answer in result["answers"]} == {"red", "blue"}
+    assert main([*asked, "--candidate", "wombat", "--abstain-below", "0.99"]) == 0
+    shown = capsys.readouterr().out
+    assert "no answer" in shown
+    assert "wombat" in shown
+
+
 def test_ask_of_a_bundle_that_cannot_answer_says_so(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
