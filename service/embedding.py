@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import orjson
@@ -29,8 +30,10 @@ from vitascope.model import Floats, Model
 
 AHEAD = 2
 """Batches of one request that wait for the model at once: enough that it never idles, and others get in between."""
-FEW_TEXTS = 32
-"""Tokenised on the event loop, and written to JSON there: a thread would cost more than it."""
+FEW_VECTORS = 32
+"""Written to JSON on the event loop; a thread would cost more than that."""
+FEW_CHARACTERS = 4096
+"""Tokenised on the event loop, likewise."""
 _DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]*)*;base64,", re.IGNORECASE)
 
 
@@ -94,7 +97,7 @@ def written(vectors: Floats, tokens: int, model: str, encoding: str) -> bytes:
 
 async def _embed_texts(service: Service, mine: Turn, texts: Sequence[str]) -> tuple[Floats, int]:
     with service.observer.stage("preprocess"):
-        if len(texts) <= FEW_TEXTS:
+        if sum(map(len, texts)) <= FEW_CHARACTERS:
             batches = service.model.text_batches(texts)
         else:
             batches = await mine.run(service.model.text_batches, texts)
@@ -131,12 +134,17 @@ def _as_upload(service: Service, name: str, data: str) -> Iterator[Upload]:
         raise InvalidInput(f"{name}.data: not base64 ({error})") from error
     path = service.media.new_upload()
     try:
-        path.write_bytes(content)
+        _write(path, content)
         yield Upload(path, name, hashlib.sha256(content).hexdigest(), len(content))
-    except OSError as error:
-        raise StorageError(f"{path}: {error}") from error
     finally:
         path.unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise StorageError(f"{path}: {error}") from error
 
 
 def _text(one: str | TextInput | MediaInput) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from service.asking import turn
-from service.embedding import FEW_TEXTS, check_inputs, check_options, embed_inputs, written
+from service.embedding import FEW_VECTORS, check_inputs, check_options, embed_inputs, written
 from service.forms import body_kind, parse_fields, read_form, read_json, validated
 from service.looking import Part, look_at_upload
 from service.openapi import errors, form_body
@@ -54,5 +54,5 @@ async def embed(request: Request, service: ReadyService) -> Response:
 async def _answer(service: Service, vectors: Floats, tokens: int, asked: EmbeddingOptions) -> Response:
     """Written here and not by the framework, which would check every number again."""
     stated = (vectors, tokens, service.model.bundle.manifest.name, asked.encoding_format)
-    body = written(*stated) if len(vectors) <= FEW_TEXTS else await service.light.run(written, *stated)
+    body = written(*stated) if len(vectors) <= FEW_VECTORS else await service.light.run(written, *stated)
     return Response(body, media_type="application/json")
