@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
+from random import getrandbits
 from urllib.parse import urlsplit
 
 import anyio
@@ -164,7 +164,7 @@ def _has_body(headers: Headers) -> bool:
 
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
 
 
 def _host_name(header: str) -> str:

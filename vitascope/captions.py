@@ -143,12 +143,15 @@ def _em_scores(model: Model, similarity: NDArray[np.float64], captions: Sequence
     column = {word: place for place, word in enumerate(dict.fromkeys(word for words in said for word in words))}
     table = _cosines(frames.vectors @ model.embed_text(list(column)).T)  # (F, words)
     return [
-        _em_score(float(coarse), words, table[:, [column[word] for word in words]], frames.times)
+        em_score_of(float(coarse), words, table[:, [column[word] for word in words]], frames.times)
         for coarse, words in zip(similarity, said, strict=True)
     ]
 
 
-def _em_score(coarse: float, words: Sequence[str], table: NDArray[np.float64], times: Sequence[float]) -> EmScore:
+def em_score_of(coarse: float, words: Sequence[str], table: NDArray[np.floating], times: Sequence[float]) -> EmScore:
+    """EMScore of a caption of ``words``, whose cosine with the clip is ``coarse``; ``table`` (F, words): of each frame,
+    at ``times`` (s), with each word alone.
+    """
     weights = weights_of(words)
     fine = frame_match(table, np.array(weights))
     evidence = [

@@ -13,6 +13,12 @@ from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.encoder import Encoder
 from training.evaluation.gallery import Gallery
 from training.evaluation.metrics import pairwise_accuracy, tau_c
+from vitascope.caption_words import words_of
+from vitascope.captions import em_score_of
+from vitascope.scores import ref_clip_score
+
+MAX_WORDS = 64
+"""Of a caption, for EMScore."""
 
 
 def scores_of(
@@ -24,13 +30,39 @@ def scores_of(
     return {"similarity": similarity, "match": logits, "fused": encoder.fused(similarity, logits)}
 
 
+def refclipscores(
+    encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, references: Sequence[Sequence[str]]
+) -> np.ndarray:
+    """(n,) RefCLIPScore of texts[i] with references[i], where ``similarity`` (n,) is of text and video."""
+    known = list(dict.fromkeys([*texts, *(one for some in references for one in some)]))
+    vectors = dict(zip(known, embed_texts(encoder, known), strict=True))
+    best = [
+        max(float(vectors[text] @ vectors[one]) for one in some) for text, some in zip(texts, references, strict=True)
+    ]
+    return np.array([ref_clip_score(float(a), b) for a, b in zip(similarity, best, strict=True)])
+
+
+def still_emscores(encoder: Encoder, texts: Sequence[str], similarity: np.ndarray, pictures: np.ndarray) -> np.ndarray:
+    """(n,) EMScore of texts[i] with a picture, its one frame, whose vector is pictures[i] (n, D)."""
+    said = [words_of(text, MAX_WORDS) for text in texts]
+    known = list(dict.fromkeys(word for words in said for word in words))
+    vectors = dict(zip(known, embed_texts(encoder, known), strict=True))
+    return np.array(
+        [
+            em_score_of(float(coarse), words, picture[None] @ np.stack([vectors[w] for w in words]).T, [0.0]).score
+            for coarse, words, picture in zip(similarity, said, pictures, strict=True)
+        ]
+    )
+
+
 def expert_agreement(
     encoder: Encoder, packed: Packed, videos: Gallery, tokens: np.ndarray, judgements: Sequence[Judgement]
 ) -> dict[str, float]:
     """Kendall tau-c with the experts, over all three judgements per pair.
 
     Each score alone (similarity, match, fused), with the pairs whose caption is the picture's own dropped
-    ("dropped", as the literature does) and with all pairs ("all").
+    ("dropped", as the literature does) and with all pairs ("all"). RefCLIPScore, by the picture's own captions, and
+    EMScore only with those dropped.
     """
     row_of = {e.key: i for i, e in enumerate(packed.examples)}
     rows = [row_of[j.image] for j in judgements]
@@ -44,6 +76,15 @@ def expert_agreement(
             people = [float(s) for i in kept for s in judgements[i].scores]
             repeated = [float(values[i]) for i in kept for _ in judgements[i].scores]
             out[f"tau-c {name} ({subset})"] = tau_c(repeated, people)
+    kept = [int(i) for i in np.flatnonzero(foreign)]
+    texts, rows, similarity = [texts[i] for i in kept], [rows[i] for i in kept], scores["similarity"][kept]
+    more = {"refclipscore": refclipscores(encoder, texts, similarity, [packed.examples[row].captions for row in rows])}
+    if videos.vectors.ndim == 2:
+        more["emscore"] = still_emscores(encoder, texts, similarity, videos.vectors[rows])
+    people = [float(s) for i in kept for s in judgements[i].scores]
+    for name, values in more.items():
+        repeated = [float(v) for v, i in zip(values, kept, strict=True) for _ in judgements[i].scores]
+        out[f"tau-c {name} (dropped)"] = tau_c(repeated, people)
     return out
 
 
