@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     decoders: Annotated[int, Field(ge=0, le=256, description="threads of a job that decode; 0: one per core")] = 0
     max_item_crashes: Annotated[Count, Field(description="deaths at one file before it is put aside")] = 3
     workers: Annotated[Count, Field(description="requests that decode or wait for the model")] = 64
-    max_waiting: Annotated[Count, Field(description="requests, and calls of the model, that may wait")] = 256
+    max_waiting: Annotated[Count, Field(description="requests that may wait, for a thread or for the model")] = 256
     max_waiting_bytes: Annotated[Count, Field(description="of what waits for the model")] = 1024 * MIB
     batch_rows: Annotated[Count, Field(description="texts or clips in one run of a graph")] = 32
     batch_tokens: Annotated[Count, Field(description="text tokens in one run of a graph, padding included")] = 4096

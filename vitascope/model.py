@@ -109,12 +109,11 @@ class Model:
         """One run of a graph on whatever rows ``inputs`` holds. Raises TaskMissing and EngineError."""
         return self._graphs.run(graph, inputs)
 
-    def text_batches(self, texts: Sequence[str]) -> list[TextBatch]:
-        """What graphs that take texts run on: pieces of at most ``batch_size`` texts of similar length.
-
-        Raises TextError.
+    def text_batches(self, texts: Sequence[str], size: int | None = None) -> list[TextBatch]:
+        """What graphs that take texts run on: pieces of at most ``size`` texts, ``batch_size`` by default, of similar
+        length. Raises TextError.
         """
-        return text_batches(self._tokenizer, texts, self.batch_size)
+        return text_batches(self._tokenizer, texts, size or self.batch_size)
 
     def warm(self) -> None:
         """Load every graph and run each once, so that the first request is as fast as the others."""

@@ -49,7 +49,7 @@ class Scheduler:
         max_waiting: int = 256,
         max_waiting_bytes: int = 2**30,
     ) -> None:
-        """``max_waiting`` interactive calls and ``max_waiting_bytes`` of their inputs may wait; more are refused.
+        """Calls of ``max_waiting`` interactive askers and ``max_waiting_bytes`` of inputs may wait; more are refused.
 
         Bulk callers wait for their result before they bring more, so they are bounded by themselves.
         """
@@ -102,9 +102,12 @@ class Scheduler:
 
     def _admit(self, call: Call) -> None:
         waiting = [other for other in self._waiting if not other.asker.bulk]
-        if len(waiting) >= self._max_waiting or sum(w.bytes for w in waiting) + call.bytes > self._max_bytes:
+        askers = {id(other.asker) for other in waiting}
+        is_new = id(call.asker) not in askers  # who waits already is not turned away half way
+        is_full = is_new and len(askers) >= self._max_waiting
+        if is_full or sum(other.bytes for other in waiting) + call.bytes > self._max_bytes:
             self._watcher.dropped(call, "refused")
-            raise Overloaded(f"{len(waiting)} calls wait for the model; come back in a moment")
+            raise Overloaded(f"{len(askers)} requests wait for the model; come back in a moment")
 
     def _started(self) -> threading.Thread:
         thread = threading.Thread(target=self._work, name="inference", daemon=True)

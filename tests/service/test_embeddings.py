@@ -180,7 +180,8 @@ def test_a_deadline_ends_the_wait(running: Running) -> None:
         go.set()
         engine.run = run
     assert embedded(running, input="a")["data"]
-    assert seen == [32]  # what was in the model; six more batches never reached it
+    assert len(seen) == 1  # what was in the model; the rest never reached it
+    assert seen[0] <= 32
 
 
 def test_a_bundle_without_vectors_of_texts_says_so(tmp_path: Path) -> None:

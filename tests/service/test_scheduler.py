@@ -204,13 +204,24 @@ def test_more_than_may_wait_is_refused_at_once(scheduler: Scheduler, engine: Eng
     occupy(scheduler, engine)
     futures = [scheduler.submit("text", texts(1), Asker()) for _ in range(6)]
     began = time.monotonic()
-    with pytest.raises(Overloaded, match="6 calls wait"):
+    with pytest.raises(Overloaded, match="6 requests wait"):
         scheduler.submit("text", texts(1), Asker())
     assert time.monotonic() - began < 1
     bulk = scheduler.submit("text", texts(1), Asker(bulk=True))  # bounded by itself
     engine.free.set()
     assert all(future.result(PATIENCE) for future in [*futures, bulk])
     assert counted.drops == ["refused"]
+
+
+def test_who_waits_already_may_bring_more(scheduler: Scheduler, engine: Engine) -> None:
+    occupy(scheduler, engine)
+    asker = Asker()
+    futures = [scheduler.submit("text", texts(1), one) for one in (asker, *(Asker() for _ in range(5)))]
+    futures += [scheduler.submit("text", texts(1), asker) for _ in range(3)]
+    with pytest.raises(Overloaded):
+        scheduler.submit("text", texts(1), Asker())
+    engine.free.set()
+    assert all(future.result(PATIENCE) for future in futures)
 
 
 def test_more_bytes_than_may_wait_are_refused(scheduler: Scheduler, engine: Engine) -> None:
