@@ -29,6 +29,8 @@ DISTRIBUTION_OF = {
     "starlette": "fastapi",
     "pydantic_core": "pydantic",
     "annotated_types": "pydantic",
+    "opentelemetry": "opentelemetry-api",
+    "pythonjsonlogger": "python-json-logger",
 }
 
 
