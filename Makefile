@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest bench-index chaos golden
+	study measure-training bench-ingest bench-index bench-service chaos golden
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -85,11 +85,14 @@ measure-training: $(VENV)/.train ## what training costs: steps per second and me
 	$(TUNED) $(BIN)/python -m training.measure recipes --data $(PACKED)
 	$(BIN)/python -m training.measure base
 
-bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what share of decoding or the model alone that is (ARGS="--films 48")
+bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what share of decoding or the model alone that is (ARGS="--films 24")
 	$(BIN)/python -m index.jobs.bench $(ARGS)
 
 bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside FAISS alone and usearch (SIZES="10000 100000"; all: half an hour)
 	$(BIN)/python -m index.nearest.bench $(if $(SIZES),--sizes $(SIZES))
+
+bench-service: $(VENV)/.runtime ## embedding and search over HTTP beside the graphs, FAISS and a plain handler alone (ARGS="--only search")
+	$(BIN)/python -m service.bench.bench $(ARGS)
 
 chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numbers (some minutes; `make test` has small ones)
 	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) $$(grep -l "tests.chaos import" -r tests --include=test_*.py)
