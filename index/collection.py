@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from index.nearest import vectors
+from index.nearest.interface import LevelVectors, search
 from index.nearest.kinds import check_setting
 from index.nearest.live import LiveIndex, setting_of, write_setting
 from index.nearest.snapshot import SNAPSHOT_NAME
@@ -317,10 +317,10 @@ class Collection:
         query = check_vector(vector, self.width)
         with self._live.level() as (connection, index):
             allowed = None if where is None else allowed_clips(connection, where)
-            found = vectors.search(index, query, k, allowed)
+            found = search(index, query, k, allowed)
             return hits_of(connection, found)
 
-    def level(self) -> AbstractContextManager[tuple[sqlite3.Connection, vectors.Vectors]]:
+    def level(self) -> AbstractContextManager[tuple[sqlite3.Connection, LevelVectors]]:
         """A read transaction and the index of vectors, both of one state: every write acknowledged before is in them.
 
         The index must not be altered, and neither be used after the block.

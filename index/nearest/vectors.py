@@ -18,7 +18,7 @@ import numpy.typing as npt
 from index.nearest import gpu
 from index.nearest.kinds import FLAT, Float32, Index, Int64, Mask, Selection, build, kind_of, nearest, raw_of
 
-__all__ = ["Float32", "Index", "Int64", "Vectors", "search"]
+__all__ = ["Float32", "Index", "Int64", "Vectors"]
 
 
 class Vectors:
@@ -83,12 +83,6 @@ class Vectors:
             ids = np.concatenate([one[1] for one in found], axis=1)
         order = np.lexsort((ids, -cosines))[:, :k]
         return np.take_along_axis(cosines, order, 1), np.take_along_axis(ids, order, 1)
-
-
-def search(index: Vectors, vector: Float32, k: int, allowed: Mask | None) -> list[tuple[int, float]]:
-    """The (id, cosine) of the at most ``k`` vectors nearest to ``vector`` (D,); else as ``Vectors.search``."""
-    cosines, ids = index.search(vector[np.newaxis], k, allowed)
-    return list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True))
 
 
 class _Part:

@@ -5,7 +5,6 @@ Shape letters: P parts, D vector width.
 
 from __future__ import annotations
 
-import json
 import math
 import sqlite3
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from index.records import Float32, check_vector
+from index.storage.rows import stored_vectors
 from vitascope.errors import InvalidInput, NotFound
 
 MAX_WEIGHT = 1000.0
@@ -91,12 +91,3 @@ def mixed_vector(connection: sqlite3.Connection, parts: Sequence[Part], text_vec
     if float(np.linalg.norm(total)) < 1e-6 * max(abs(part.weight) for part in parts):
         raise InvalidInput("query: its parts cancel each other out; other weights were expected")
     return check_vector(total, width)
-
-
-def stored_vectors(connection: sqlite3.Connection, ids: Sequence[int], width: int) -> dict[int, Float32]:
-    """The vectors (D,) of these clips by id; clips that are gone are left out."""
-    rows = connection.execute(
-        "SELECT clip_id, vector FROM vectors WHERE clip_id IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(ids)),),
-    )
-    return {clip_id: np.frombuffer(blob, "<f4", width) for clip_id, blob in rows}

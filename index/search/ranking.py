@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from index.nearest import vectors
+from index.nearest.interface import LevelVectors, search
 from index.records import Float32
-from index.search.query import stored_vectors
+from index.storage.rows import stored_vectors
 from index.storage.words import find_words
 
 LIST = 1000
@@ -57,7 +57,7 @@ class Limits:
         return is_allowed and clip_id not in self.left_out
 
 
-def by_similarity(index: vectors.Vectors, query: Float32, depth: int, limits: Limits) -> list[Candidate]:
+def by_similarity(index: LevelVectors, query: Float32, depth: int, limits: Limits) -> list[Candidate]:
     """The at most ``depth`` clips most similar to ``query`` (D,), best first, ties by id."""
     found = _with_ties(index, query, depth + len(limits.left_out), limits.allowed)
     kept = [
@@ -69,14 +69,14 @@ def by_similarity(index: vectors.Vectors, query: Float32, depth: int, limits: Li
 
 
 def _with_ties(
-    index: vectors.Vectors, query: Float32, k: int, allowed: npt.NDArray[np.bool_] | None
+    index: LevelVectors, query: Float32, k: int, allowed: npt.NDArray[np.bool_] | None
 ) -> list[tuple[int, float]]:
     """The ``k`` nearest and those as near as the last: which of equals the index gives back depends on k, and pages
     of different depth would not fit together.
     """
     wanted = k + 1
     while True:
-        found = vectors.search(index, query, wanted, allowed)
+        found = search(index, query, wanted, allowed)
         if len(found) < wanted or found[-1][1] < found[k - 1][1] or wanted > MOST_TIES:
             return found
         wanted *= 2

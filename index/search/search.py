@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from index.collection import MAX_K, Collection
-from index.nearest import vectors
+from index.nearest.interface import LevelVectors
 from index.records import Float32, Hit
 from index.search.grouping import Group, Span, by_event, by_video, spans_of
 from index.search.query import Part, TextPart, check_parts, clip_ids, mixed_vector, wanted_texts
@@ -175,7 +175,7 @@ def _check_whole(name: str, value: object, least: int, most: int) -> None:
 
 
 def _ordered(
-    connection: sqlite3.Connection, index: vectors.Vectors, query: Float32, wanted: Search, depth: int
+    connection: sqlite3.Connection, index: LevelVectors, query: Float32, wanted: Search, depth: int
 ) -> list[Candidate]:
     """The first ``depth`` clips; the same ones for every depth, as far as they go."""
     limits = _limits(connection, wanted)

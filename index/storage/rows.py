@@ -206,6 +206,15 @@ def vector_blocks(
         yield ids, np.frombuffer(blob, "<f4").reshape(len(rows), width)
 
 
+def stored_vectors(connection: sqlite3.Connection, ids: Sequence[int], width: int) -> dict[int, Float32]:
+    """The vectors (D,) of these clips by id; clips that are gone are left out."""
+    rows = connection.execute(
+        "SELECT clip_id, vector FROM vectors WHERE clip_id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(ids)),),
+    )
+    return {clip_id: np.frombuffer(blob, "<f4", width) for clip_id, blob in rows}
+
+
 def hits_of(connection: sqlite3.Connection, found: Sequence[tuple[int, float]]) -> list[Hit]:
     """The records of (clip id, cosine) pairs, in their order; clips that are gone are left out."""
     clips = _by_id(connection, "SELECT id, video_id, start, end, text FROM clips", {clip_id for clip_id, _ in found})

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from index.nearest import gpu
+from index.nearest.interface import search
 from index.nearest.kinds import FLAT, HNSW, IVFPQ, build
-from index.nearest.vectors import Vectors, search
+from index.nearest.vectors import Vectors
 from tests.index.clustered import WIDTH, clustered, exact, recall, use_kinds_when_small
 
 TOTAL = 1600
