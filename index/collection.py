@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from index.nearest.interface import LevelVectors, search
 from index.nearest.kinds import check_setting
-from index.nearest.live import LiveIndex, setting_of, write_setting
-from index.nearest.snapshot import SNAPSHOT_NAME
+from index.nearest.live import setting_of, write_setting
+from index.nearest.place import place_of, settings_at
 from index.records import (
     Clip,
     Float32,
@@ -49,6 +49,7 @@ from index.storage.rows import (
     next_clip,
     read_video,
 )
+from index.vector_index import open_vector_index
 from vitascope.errors import (
     CollectionNotFound,
     FilterError,
@@ -87,10 +88,11 @@ class Collection:
             self.tokens_shape = (int(meta["visual_tokens"]), int(meta["visual_width"]))
             self.token_encoding = check_encoding(meta.get("token_encoding", "float16"))
             self.created_at = float(meta["created_at"])
+            self.vectors_at = place_of(meta)
         except (KeyError, ValueError, InvalidInput) as error:
             self.catalogue.close()
             raise StorageError(f"{self.catalogue.path}: table meta: {error}") from error
-        self._live = LiveIndex(self.catalogue, folder / SNAPSHOT_NAME, self.width)
+        self._live = open_vector_index(self.catalogue, folder, self.width)
 
     def __enter__(self) -> Collection:
         return self
@@ -157,9 +159,9 @@ class Collection:
         """Ask for this kind of index from now on: auto, flat, hnsw or ivfpq (docs/index.md). Durable.
 
         It is built beside the searches, which go on in the old one until then; other processes take it up after their
-        next search. Raises InvalidInput.
+        next search. Raises InvalidInput, also for ivfpq where the vectors are in Milvus.
         """
-        check_setting(setting)
+        check_setting(setting, settings_at(self.vectors_at))
         with self.catalogue.write() as connection:
             write_setting(connection, setting)
         self._live.renew()

@@ -16,8 +16,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from index.collection import Collection
+from index.milvus.dropping import drop_copies
+from index.milvus.server import check_reachable
 from index.nearest.kinds import AUTO, check_setting
 from index.nearest.live import SETTING_KEY
+from index.nearest.place import FAISS, PLACE_KEY, check_place, place_of, settings_at
 from index.nearest.snapshot import sync_folder
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, StorageError, VitascopeError
@@ -40,9 +43,14 @@ TOKEN_ENCODING: TokenEncoding = "int8"
 class Library:
     """Collections in the folders of ``root``, each opened once per process and shared by its threads."""
 
-    def __init__(self, root: Path) -> None:
-        """Use ``root``, made if missing, and finish what killed processes left there. Raises StorageError."""
+    def __init__(self, root: Path, *, vectors: str = FAISS) -> None:
+        """Use ``root``, made if missing, and finish what killed processes left there.
+
+        ``vectors``: where those of new collections are searched, faiss or the URL of a Milvus server (docs/milvus.md).
+        Raises InvalidInput and StorageError.
+        """
         self.root = root
+        self.vectors = check_place(vectors)
         self._lock = threading.RLock()
         self._open: dict[str, Collection] = {}
         try:
@@ -81,14 +89,18 @@ class Library:
         *,
         token_encoding: TokenEncoding = TOKEN_ENCODING,
         index_kind: str = AUTO,
+        vectors: str | None = None,
     ) -> Collection:
         """An empty collection for vectors of this bundle, searched by an index of this kind (docs/index.md).
 
-        Raises InvalidInput for a name outside ``NAME_PATTERN`` or an unknown kind, CollectionExists, StorageError.
+        ``vectors``: where, if not where the library says. Raises InvalidInput for a name outside ``NAME_PATTERN``, an
+        unknown kind or place, CollectionExists, StorageError, also where Milvus does not answer.
         """
         manifest = source if isinstance(source, Manifest) else source.bundle.manifest
+        meta = new_meta(manifest, token_encoding, self.vectors if vectors is None else vectors, index_kind)
+        check_reachable(place_of(meta))
         with self.new_folder(name) as folder:
-            create_catalogue(folder / CATALOGUE_NAME, new_meta(manifest, token_encoding, index_kind))
+            create_catalogue(folder / CATALOGUE_NAME, meta)
         return self.open(name)
 
     @contextmanager
@@ -132,8 +144,11 @@ class Library:
             self._open[name] = collection
             return collection
 
-    def drop(self, name: str) -> None:
-        """Delete a collection; the media files stay. Raises CollectionNotFound and StorageError."""
+    def drop(self, name: str) -> list[str]:
+        """Delete a collection; the media files stay. Raises CollectionNotFound and StorageError.
+
+        Returns the collections of its vectors that are left in Milvus, as it did not answer: none as a rule.
+        """
         folder = self._folder(name)
         gone = self.root / f"{_GONE}{uuid.uuid4().hex}"
         with self._lock:
@@ -150,7 +165,7 @@ class Library:
             finally:
                 if known is not None:
                     known.catalogue.close()
-        _discard(gone)
+        return _discard(gone)
 
     def rename(self, name: str, new_name: str) -> None:
         """Give a collection another name. Raises InvalidInput, CollectionNotFound, CollectionExists, StorageError."""
@@ -223,16 +238,18 @@ class Library:
         return self.root / name
 
 
-def new_meta(manifest: Manifest, token_encoding: TokenEncoding, index_kind: str = AUTO) -> dict[str, str]:
+def new_meta(manifest: Manifest, token_encoding: TokenEncoding, vectors: str, index_kind: str = AUTO) -> dict[str, str]:
     """What the catalogue of a new collection for vectors of this bundle says about itself. Raises InvalidInput."""
+    place = check_place(vectors)
     return {
+        PLACE_KEY: place,
         "fingerprint": manifest.fingerprint(),
         "bundle": f"{manifest.name} {manifest.version}",
         "vector_width": str(manifest.vector_width),
         "visual_tokens": str(manifest.visual_tokens),
         "visual_width": str(manifest.visual_width),
         "token_encoding": token_encoding,
-        SETTING_KEY: check_setting(index_kind),
+        SETTING_KEY: check_setting(index_kind, settings_at(place)),
         "created_at": repr(time.time()),
     }
 
@@ -253,12 +270,16 @@ def _rename_new(beside: Path, folder: Path) -> None:
         raise
 
 
-def _discard(folder: Path) -> None:
-    """Tell the processes that still have the collection open, then delete it."""
+def _discard(folder: Path) -> list[str]:
+    """Tell the processes that still have the collection open, then delete it; returns what is left in Milvus."""
+    left: list[str] = []
     with suppress(VitascopeError):
         catalogue = Catalogue(folder / CATALOGUE_NAME)
         try:
-            catalogue.mark_dropped()
+            with suppress(VitascopeError):  # marked already
+                catalogue.mark_dropped()
+            left = drop_copies(folder, catalogue.stated())  # nobody can add to what it states any more
         finally:
             catalogue.close()
     shutil.rmtree(folder, ignore_errors=True)
+    return left

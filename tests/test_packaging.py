@@ -28,6 +28,7 @@ DISTRIBUTION_OF = {
     "multipart": "python-multipart",
     "starlette": "fastapi",
     "pydantic_core": "pydantic",
+    "grpc": "pymilvus",
     "annotated_types": "pydantic",
     "opentelemetry": "opentelemetry-api",
     "pythonjsonlogger": "python-json-logger",
@@ -54,7 +55,8 @@ def third_party_imports(room: str) -> set[str]:
 @pytest.mark.parametrize("room", SERVING)
 def test_the_serving_image_has_every_package_that_a_serving_room_imports(room: str) -> None:
     """`pip install .[cpu]` is all that the image gets; what has an extra of its own is imported where it is used."""
-    optional = names(EXTRAS["tensorrt"] + EXTRAS["parquet"] + EXTRAS["remote"] + EXTRAS["bench"] + EXTRAS["ray"])
+    own = ("tensorrt", "parquet", "remote", "bench", "ray", "milvus")
+    optional = names([requirement for extra in own for requirement in EXTRAS[extra]])
     installed = names(PROJECT["dependencies"]) | names(EXTRAS["cpu"]) | optional
     needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(room)}
     assert needed - installed == set()

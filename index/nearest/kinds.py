@@ -13,7 +13,7 @@ Shape letters: N vectors, Q queries, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -39,8 +39,8 @@ SHRUNK = 0.5  # a built kind is kept until this share of the size that asked for
 # Clips below which a kind, though asked for, brings nothing: flat is built instead.
 LEAST = {FLAT: 0, HNSW: 1000, IVFPQ: 10_000}
 
-_NEIGHBOURS = 32  # links of a vector in the graph
-_CONSTRUCTION = 100
+NEIGHBOURS = 32  # links of a vector in the graph
+CONSTRUCTION = 100
 _TRAINED_PER_LIST = 50  # vectors that training looks at
 _TRAINED_PER_CODE = 64
 _LEAST_BYTES = 32  # of a vector's code
@@ -56,10 +56,10 @@ class Stopped(Exception):
     """A build was told to stop. Never leaves this room."""
 
 
-def check_setting(value: object) -> str:
-    """``value`` if it can be a collection's setting. Raises InvalidInput."""
-    if not isinstance(value, str) or value not in SETTINGS:
-        raise InvalidInput(f"index_kind: {value!r}; one of {', '.join(SETTINGS)} was expected")
+def check_setting(value: object, offered: Sequence[str] = SETTINGS) -> str:
+    """``value`` if it can be the setting of a collection that has these to choose from. Raises InvalidInput."""
+    if not isinstance(value, str) or value not in offered:
+        raise InvalidInput(f"index_kind: {value!r}; one of {', '.join(offered)} was expected")
     return value
 
 
@@ -94,8 +94,8 @@ def build(kind: str, width: int, blocks: Iterable[Float32], stop: Callable[[], b
     Raises Stopped soon after ``stop`` says so.
     """
     if kind == HNSW:
-        graph = _engine.IndexHNSWFlat(width, _NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
-        graph.hnsw.efConstruction = _CONSTRUCTION
+        graph = _engine.IndexHNSWFlat(width, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = CONSTRUCTION
         return _filled(graph, blocks, stop)
     flat = _filled(_engine.IndexFlatIP(width), blocks, stop)
     if kind == FLAT:

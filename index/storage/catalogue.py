@@ -115,6 +115,11 @@ class Catalogue:
         with self.write() as connection:
             connection.execute("INSERT INTO meta VALUES ('dropped', '1')")
 
+    def stated(self) -> dict[str, str]:
+        """The table meta as it is now, also of a catalogue that was dropped. Raises StorageError."""
+        with self._write_lock, self._translated():
+            return dict(self._writer.execute("SELECT key, value FROM meta"))
+
     def is_file_in_place(self) -> bool:
         """Whether the path still leads to the file that was opened."""
         try:

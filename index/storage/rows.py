@@ -176,10 +176,22 @@ def clip_count(connection: sqlite3.Connection) -> int:
     return int(connection.execute("SELECT coalesce(sum(clip_count), 0) FROM videos").fetchone()[0])
 
 
+def clips_at(connection: sqlite3.Connection, change: int) -> int:
+    """Clips that the catalogue had right after ``change``."""
+    later = "SELECT coalesce(sum(iif(kind = 'add', clip_count, -clip_count)), 0) FROM changes WHERE id > ?"
+    return clip_count(connection) - int(connection.execute(later, (change,)).fetchone()[0])
+
+
 def changed_since(connection: sqlite3.Connection, change: int) -> int:
     """Clips added or deleted after ``change``."""
     row = connection.execute("SELECT coalesce(sum(clip_count), 0) FROM changes WHERE id > ?", (change,)).fetchone()
     return int(row[0])
+
+
+def deleted_since(connection: sqlite3.Connection, change: int) -> list[int]:
+    """The ids of the clips deleted after ``change``."""
+    rows = connection.execute("SELECT first_clip, clip_count FROM changes WHERE id > ? AND kind = 'delete'", (change,))
+    return [clip_id for first, count in rows for clip_id in range(first, first + count)]
 
 
 def reaches_back(connection: sqlite3.Connection, change: int) -> bool:
@@ -199,11 +211,29 @@ def vector_blocks(
         "SELECT clip_id, vector FROM vectors WHERE clip_id >= ? ORDER BY clip_id", (first_clip,)
     )
     while rows := cursor.fetchmany(_VECTORS_AT_ONCE):
-        blob = b"".join(row[1] for row in rows)
-        if len(blob) != len(rows) * width * 4:
-            raise StorageError(f"table vectors: from clip {rows[0][0]} on, not all are {width} float32 numbers")
-        ids = np.array([row[0] for row in rows], dtype=np.int64)
-        yield ids, np.frombuffer(blob, "<f4").reshape(len(rows), width)
+        yield _as_arrays(rows, width)
+
+
+def vectors_after(
+    connection: sqlite3.Connection, width: int, clip_id: int, most: int
+) -> tuple[npt.NDArray[np.int64], Float32]:
+    """(clip ids (N,), vectors (N, width)) of the first clips after ``clip_id``, by id, at most ``most``.
+
+    Raises StorageError for a vector of another width.
+    """
+    return _as_arrays(
+        connection.execute(
+            "SELECT clip_id, vector FROM vectors WHERE clip_id > ? ORDER BY clip_id LIMIT ?", (clip_id, most)
+        ).fetchall(),
+        width,
+    )
+
+
+def _as_arrays(rows: list[tuple[int, bytes]], width: int) -> tuple[npt.NDArray[np.int64], Float32]:
+    blob = b"".join(row[1] for row in rows)
+    if len(blob) != len(rows) * width * 4:
+        raise StorageError(f"table vectors: from clip {rows[0][0]} on, not all are {width} float32 numbers")
+    return np.array([row[0] for row in rows], dtype=np.int64), np.frombuffer(blob, "<f4").reshape(len(rows), width)
 
 
 def stored_vectors(connection: sqlite3.Connection, ids: Sequence[int], width: int) -> dict[int, Float32]:

@@ -16,6 +16,8 @@ from pathlib import Path
 from index.collection import Collection
 from index.jobs import state as job_state
 from index.library import Library
+from index.milvus.copies import forget_copies
+from index.nearest.place import PLACE_KEY, check_place
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION
 from index.transfer.beside import written_beside
@@ -53,20 +55,24 @@ def back_up(collection: Collection, file: Path, on_step: OnStep | None = None) -
     return size
 
 
-def restore(library: Library, file: Path, name: str, on_step: OnStep | None = None) -> Collection:
+def restore(
+    library: Library, file: Path, name: str, on_step: OnStep | None = None, *, vectors: str | None = None
+) -> Collection:
     """A new collection ``name`` with everything that the backup ``file`` holds, ids included.
 
+    ``vectors``: where they are searched, if not where those of the original were; never in its collection in Milvus.
     Jobs that were queued or running when the backup was made are paused: they would index, as of today, what they named
     then. Whoever wants that resumes them. Raises InvalidInput where ``file`` is not a backup or still in use,
     CollectionExists, and StorageError where it is damaged; there is no collection of this name then.
     """
     _check_source(file)
+    place = None if vectors is None else check_place(vectors)
     with library.new_folder(name) as folder:
         try:
             _copy_file(file, folder, on_step)
         except OSError as error:
             raise StorageError(f"{file}: cannot be restored: {error}") from error
-        _become_new(folder / CATALOGUE_NAME, file)
+        _become_new(folder / CATALOGUE_NAME, file, place)
     return library.open(name)
 
 
@@ -133,7 +139,7 @@ def _copy_file(file: Path, folder: Path, on_step: OnStep | None) -> None:
         os.fsync(copy.fileno())
 
 
-def _become_new(path: Path, file: Path) -> None:
+def _become_new(path: Path, file: Path, place: str | None) -> None:
     """Check every page, and give the copy an identity of its own, so that nobody takes it for the original."""
     try:
         catalogue = Catalogue(path)
@@ -143,6 +149,9 @@ def _become_new(path: Path, file: Path) -> None:
             with catalogue.write() as connection:
                 connection.execute("UPDATE meta SET value = ? WHERE key = 'collection_id'", (uuid.uuid4().hex,))
                 job_state.rest_all(connection, RESTING)
+                forget_copies(connection)
+                if place is not None:
+                    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (PLACE_KEY, place))
         finally:
             catalogue.close()
     except StorageError as error:

@@ -78,7 +78,7 @@ def import_collection(
         _check_shapes(label, manifest)
         with library.new_folder(name) as place:
             path = place / CATALOGUE_NAME
-            create_catalogue(path, new_meta(manifest, label.token_encoding))
+            create_catalogue(path, new_meta(manifest, label.token_encoding, library.vectors))
             catalogue = Catalogue(path)
             try:
                 _fill(catalogue, place, videos, clips, label, on_rows)

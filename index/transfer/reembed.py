@@ -106,7 +106,13 @@ def reembed(
 
 def _following(library: Library, old: Collection, name: str, model: Model) -> Collection:
     try:
-        return library.create(name, model, token_encoding=old.token_encoding, index_kind=old.index_state().setting)
+        return library.create(
+            name,
+            model,
+            token_encoding=old.token_encoding,
+            index_kind=old.index_state().setting,
+            vectors=old.vectors_at,
+        )
     except CollectionExists:
         new = library.open(name)
     if new.fingerprint != model.bundle.fingerprint:

@@ -11,7 +11,9 @@ import pytest
 
 from index.collection import Collection
 from index.library import Library
+from index.nearest.place import FAISS
 from tests.index.folder_jobs import make_pictures
+from tests.index.milvus_server import MilvusUnderTest
 from tests.media_files import solid, write_picture
 from vitascope.model import Model
 
@@ -45,3 +47,17 @@ def memory() -> Iterator[Any]:
     system.store.clear()
     yield system
     system.store.clear()
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MilvusUnderTest]:
+    """One server for all tests; whoever stops it starts it again, with what it had."""
+    server = MilvusUnderTest(tmp_path_factory.mktemp("milvus") / "data")
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="module", params=[FAISS, "milvus"])
+def place(request: pytest.FixtureRequest) -> str:
+    """Each place once: what a test says of collections holds wherever their vectors are."""
+    return FAISS if request.param == FAISS else str(request.getfixturevalue("milvus").url)

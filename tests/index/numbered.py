@@ -9,6 +9,7 @@ import numpy as np
 
 from index.collection import Collection, NewClip, NewVideo
 from index.library import Library
+from index.nearest.place import FAISS
 from index.records import Scalar
 from vitascope.manifest import FileEntry, FrameStream, Manifest
 from vitascope.token_encoding import TokenEncoding, decode_tokens, encode_tokens
@@ -39,9 +40,9 @@ def manifest(name: str = "numbers") -> Manifest:
     )
 
 
-def new_collection(root: Path, name: str = "videos") -> Collection:
-    """An empty collection below ``root``."""
-    return Library(root).create(name, manifest())
+def new_collection(root: Path, name: str = "videos", *, vectors: str = FAISS) -> Collection:
+    """An empty collection below ``root`` whose vectors are searched there."""
+    return Library(root).create(name, manifest(), vectors=vectors)
 
 
 def content(number: int) -> str:
