@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from index.collection import Collection
 from index.library import Library
+from index.nearest.place import FAISS
 from index.storage.filters import parse_filter
+from tests.chaos import rounds
+from tests.index.milvus_server import MilvusUnderTest
 from tests.index.numbered import WIDTH, metadata_of, new_collection, new_video, vectors_of
 
 STEPS = st.lists(
@@ -61,8 +64,19 @@ def check_search(collection: Collection, numbers: set[int], seed: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(STEPS)
 def test_search_is_what_brute_force_says(steps: list[tuple[str, int]]) -> None:
+    check_history(steps, FAISS)
+
+
+@settings(max_examples=rounds(8, 100), deadline=None)
+@given(STEPS)
+def test_search_in_milvus_is_what_brute_force_says(milvus: MilvusUnderTest, steps: list[tuple[str, int]]) -> None:
+    check_history(steps, milvus.url)
+
+
+def check_history(steps: list[tuple[str, int]], place: str) -> None:
+    """Every search of a history, and two more after its end, gives what brute force does."""
     with tempfile.TemporaryDirectory() as folder:
-        collection = new_collection(Path(folder))
+        collection = new_collection(Path(folder), vectors=place)
         ids: dict[int, int] = {}
         for seed, (step, argument) in enumerate([*steps, ("search", 1), ("restart", 0), ("search", 2)]):
             if step == "add":
@@ -78,3 +92,4 @@ def test_search_is_what_brute_force_says(steps: list[tuple[str, int]]) -> None:
                 collection.catalogue.close()
                 collection = Library(Path(folder)).open("videos")
         collection.close()
+        Library(Path(folder)).drop("videos")

@@ -17,6 +17,7 @@ import numpy as np
 
 from index.collection import Collection
 from index.library import Library
+from index.nearest.place import FAISS
 from tests.chaos import rounds
 from tests.index.numbered import WIDTH, clip_total, new_collection, numbers_in
 
@@ -65,12 +66,13 @@ def whole_videos(collection: Collection) -> dict[int, int]:
     return videos
 
 
-def test_acknowledged_writes_survive_being_killed(tmp_path: Path) -> None:
-    new_collection(tmp_path).close()
+def test_acknowledged_writes_survive_being_killed(tmp_path: Path, place: str) -> None:
+    new_collection(tmp_path, vectors=place).close()
+    kills = KILLS if place == FAISS else KILLS * 3 // 10
     present: dict[int, int] = {}
     moment = random.Random()
     with writers() as (start, said):
-        for kill in range(KILLS):
+        for kill in range(kills):
             first = kill * 100_000
             lines = lines_until_killed(start, said, tmp_path, first, moment)
             added = dict(map(int, line[1:].split()) for line in lines if line[0] == "+")
@@ -89,4 +91,5 @@ def test_acknowledged_writes_survive_being_killed(tmp_path: Path) -> None:
                 number: at for number, at in present.items() if number != in_doubt
             }, "an acknowledged write is lost, has another id, or nobody made it"
             present = found
-    assert len(present) > KILLS
+    assert len(present) > kills
+    Library(tmp_path).drop("videos")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
+from index.library import Library
 from index.records import NewClip, NewVideo, Scalar
 from index.search import search as search_module
 from index.search.query import ClipPart, Part, TextPart, VectorPart
@@ -77,12 +78,13 @@ def tokens_in(text: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collection, list[Row]]]:
+def filled(tmp_path_factory: pytest.TempPathFactory, place: str) -> Iterator[tuple[Collection, list[Row]]]:
     """About 350 clips: neighbours that touch, overlap or leave gaps, and some whose vectors are all the same."""
     draw = random.Random(5)
     rng = np.random.default_rng(5)
     rows: list[Row] = []
-    with new_collection(tmp_path_factory.mktemp("congruence")) as collection:
+    root = tmp_path_factory.mktemp("congruence")
+    with new_collection(root, vectors=place) as collection:
         for number in range(70):
             count = draw.randint(1, 10)
             stride = draw.choice([3.0, 4.0, 4.0])
@@ -107,6 +109,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Collectio
                 rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, kept, words, bool(said[i]), metadata))
         assert len(rows) > 250
         yield collection, rows
+    Library(root).drop("videos")
 
 
 def bm25(rows: list[Row], terms: list[list[str]]) -> dict[int, float]:

@@ -29,8 +29,8 @@ library.close()
 """
 
 
-def test_changes_cross_between_processes(tmp_path: Path) -> None:
-    collection = new_collection(tmp_path)
+def test_changes_cross_between_processes(tmp_path: Path, place: str) -> None:
+    collection = new_collection(tmp_path, vectors=place)
     add(collection, 1, 2)
     assert numbers_in(collection) == [1, 2]
     command = [sys.executable, "-c", OTHER, str(tmp_path)]
@@ -58,10 +58,11 @@ def test_changes_cross_between_processes(tmp_path: Path) -> None:
     collection.close()
     with Library(tmp_path) as library:
         assert numbers_in(library.open("videos")) == [3, 4, 5, 6, 7]
+        assert library.drop("videos") == []
 
 
-def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
-    new_collection(tmp_path).close()
+def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path, place: str) -> None:
+    new_collection(tmp_path, vectors=place).close()
     writer = (
         "import sys; from pathlib import Path; from index.library import Library; from tests.index.numbered import add;"
         "first = int(sys.argv[2]); c = Library(Path(sys.argv[1])).open('videos');"
@@ -75,3 +76,4 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
         collection = library.open("videos")
         assert numbers_in(collection) == [*range(60), *range(100, 110)]
         assert collection.catalogue.problems() == []
+        assert library.drop("videos") == []
