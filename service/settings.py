@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.jobs.pipeline import Pace
 from index.jobs.sources.reach import Reach, check_url
+from index.nearest.place import check_place
 from service.gate.secrets import admin_digest
 from vitascope.commands.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
@@ -54,6 +55,9 @@ class Settings(BaseSettings):
     otlp_endpoint: str | None = None
     """Where traces go, OTLP over HTTP, such as ``http://collector:4318``; None: nowhere."""
     log_format: Literal["text", "json"] = "text"
+
+    vectors: str = "faiss"
+    """Where the vectors of new collections are searched: faiss, in this process, or the URL of a Milvus server."""
 
     # Who may come in
     allow_unauthenticated: bool = False
@@ -135,6 +139,14 @@ class Settings(BaseSettings):
         except InvalidInput as error:
             raise ValueError(str(error)) from error
 
+    @field_validator("vectors")
+    @classmethod
+    def _is_place(cls, vectors: str) -> str:
+        try:
+            return check_place(vectors)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+
     def pace(self) -> Pace:
         """How much an indexing job does at once."""
         given = {"decoders": self.decoders} if self.decoders else {}
@@ -202,4 +214,6 @@ def _told(error: ErrorDetails) -> str:
     name = ".".join(map(str, error["loc"]))
     if not name:  # several settings together; their values are all of them
         return error["msg"]
-    return f"{name}: {error['msg']}" if name == "admin_key" else f"{name}: {error['input']!r}: {error['msg']}"
+    # A place of vectors may have credentials in it by mistake; its message shows it where it has none.
+    is_secret = name in ("admin_key", "vectors")
+    return f"{name}: {error['msg']}" if is_secret else f"{name}: {error['input']!r}: {error['msg']}"

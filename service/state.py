@@ -139,7 +139,7 @@ def open_service(settings: Settings) -> Service:
         undo.callback(scheduler.close)
         media = MediaStore(settings.data_dir.absolute())
         undo.callback(media.close)
-        library = Library(settings.data_dir / "collections")
+        library = Library(settings.data_dir / "collections", vectors=settings.vectors)
         undo.callback(library.close)
         media.recover(library)
         worker = JobWorker(library, lambda: for_asker(model, scheduler, Asker(bulk=True)), settings)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from vitascope.commands.options import add_bundle, add_data, add_engine, add_server
+from vitascope.commands.options import add_bundle, add_data, add_engine, add_server, default_vectors
 from vitascope.commands.output import Steps, plain_table, show_files
 from vitascope.errors import CollectionNotFound, InvalidInput, VitascopeError
 
@@ -34,6 +34,7 @@ examples:
   vitascope collection create small --token-encoding float16 --index-kind flat
   vitascope collection set videos --index-kind hnsw
   vitascope collection backup videos videos.sqlite3 --server http://127.0.0.1:8000
+  vitascope collection create large --vectors http://milvus:19530
   vitascope collection drop elsewhere --yes
 """
 
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     create = action("create", "make an empty collection for the bundle in use", new)
     create.add_argument("--token-encoding", metavar="NAME", help="float16 or int8 (default), see docs/collections.md")
     create.add_argument("--index-kind", metavar="NAME", help="auto (default), flat, hnsw or ivfpq, see docs/index.md")
+    add_vectors(create, f"VITASCOPE_VECTORS; default: {default_vectors()}")
     add_bundle(create)
     add_server(create)
     change = action("set", "change a collection: build another kind of index", existing)
@@ -65,9 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument("--thumbnails", action="store_true", help="with the clips' pictures")
     add_server(export)
     importing = action("import", "make a collection of exported files", ("folder", "of an export"), new)
+    add_vectors(importing, f"VITASCOPE_VECTORS; default: {default_vectors()}")
     add_bundle(importing)
     add_server(action("backup", "write a collection to one file", existing, ("file", "new, or an earlier backup")))
-    action("restore", "make a collection of a backup", ("file", "a backup"), new)
+    restoring = action("restore", "make a collection of a backup", ("file", "a backup"), new)
+    add_vectors(restoring, "default: as in the backup")
     again = action("reembed", "embed a collection again by another bundle and switch to it", existing)
     again.add_argument("--skip-missing", action="store_true", help="leave out videos whose files are gone or changed")
     add_bundle(again)
@@ -76,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drop = action("drop", "delete a collection; the media files stay", existing)
     drop.add_argument("--yes", action="store_true", help="yes, delete it")
     add_server(drop)
+
+
+def add_vectors(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    parser.add_argument(
+        "--vectors", metavar="PLACE", help=f"faiss, or the URL of a Milvus server, see docs/milvus.md ({otherwise})"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -105,7 +115,7 @@ def _library(args: argparse.Namespace, *, make: bool = False) -> Iterator[Librar
     folder = collections_folder(args.data)
     if not make and not folder.is_dir():  # opening a library would make it
         raise CollectionNotFound(f"data: {str(args.data)!r} holds no collections; `vitascope index FOLDER` makes one")
-    with Library(folder) as library:
+    with Library(folder, vectors=getattr(args, "vectors", None) or default_vectors()) as library:
         yield library
 
 
@@ -140,6 +150,7 @@ def _facts(collection: Collection) -> dict[str, Any]:
         "bundle": collection.bundle_name,
         "fingerprint": collection.fingerprint,
         "token_encoding": collection.token_encoding,
+        "vectors": collection.vectors_at,
         "index_kind": index.setting,
         "index": {"serving": index.kind, "changed": index.changed},
         "bytes": collection.size(),
@@ -205,7 +216,8 @@ def _restore(args: argparse.Namespace) -> dict[str, Any]:
     from index.transfer.backup import restore
 
     with _library(args, make=True) as library, Steps("copying", quiet=args.json) as steps:
-        return {"name": args.name, "file": str(args.file), **_facts(restore(library, args.file, args.name, steps.show))}
+        made = restore(library, args.file, args.name, steps.show, vectors=args.vectors)
+        return {"name": args.name, "file": str(args.file), **_facts(made)}
 
 
 def _reembed(args: argparse.Namespace) -> dict[str, Any]:
@@ -229,8 +241,14 @@ def _drop(args: argparse.Namespace) -> dict[str, Any]:
     with _library(args) as library:
         facts = _facts(library.open(args.name))
         check_dropped_on_purpose(args, facts)
-        library.drop(args.name)
-    return {"name": args.name, "videos": facts["videos"], "clips": facts["clips"]}
+        left = library.drop(args.name)
+    return {
+        "name": args.name,
+        "videos": facts["videos"],
+        "clips": facts["clips"],
+        "vectors": facts["vectors"],
+        "left_in_milvus": left,
+    }
 
 
 def check_dropped_on_purpose(args: argparse.Namespace, facts: dict[str, Any]) -> None:
@@ -265,6 +283,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     )
     if result["action"] == "reembed":
         _show_missing(result, console)
+    for name in result.get("left_in_milvus", ()):
+        console.print(f"[red]{escape(result['vectors'])} did not answer: its collection {name} is left there[/red]")
 
 
 def _show_missing(result: dict[str, Any], console: Console) -> None:

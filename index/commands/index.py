@@ -14,7 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from index.commands.segment_options import add_segmentation, asked_segmentation
-from vitascope.commands.options import add_bundle, add_collection, add_data, add_engine, collections_folder
+from vitascope.commands.options import (
+    add_bundle,
+    add_collection,
+    add_data,
+    add_engine,
+    collections_folder,
+    default_vectors,
+)
 from vitascope.commands.output import FILES_SHOWN, Steps, show_files
 from vitascope.errors import CollectionExists, Conflict, InvalidInput
 
@@ -99,7 +106,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         _check_watch(args, source)
     _check_ray(args)
     model = Model.open(args.bundle, threads=args.threads, device="cpu" if args.ray else args.device)
-    with _cluster(args) as cluster, Library(collections_folder(args.data)) as library:
+    folder = collections_folder(args.data)
+    with _cluster(args) as cluster, Library(folder, vectors=default_vectors()) as library:
         collection = _open_or_create(library, args.collection, model)
         if args.watch:
             return {"collection": args.collection, **_watch(args, collection, model, source, options)}

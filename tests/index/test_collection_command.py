@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.index.milvus_server import MilvusUnderTest
 from tests.small_bundle import make_small_bundle
 from vitascope.command import main
 
@@ -81,6 +82,33 @@ def test_for_people_it_says_what_was_done(tmp_path: Path, capsys: pytest.Capture
     assert "hnsw (flat)" in lines[2]
 
 
+def test_vectors_in_milvus(
+    tmp_path: Path, milvus: MilvusUnderTest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_json(capsys, "collection", "create", "named", "--vectors", milvus.url)["vectors"] == milvus.url
+    monkeypatch.setenv("VITASCOPE_VECTORS", milvus.url)
+    picture = tmp_path / "red.png"
+    Image.fromarray(np.full((64, 64, 3), (220, 10, 10), np.uint8)).save(picture)
+    run_json(capsys, "index", str(picture))
+    assert found(capsys, "videos")[0][0] == "red"
+    backup = str(tmp_path / "backup")
+    run_json(capsys, "collection", "backup", "videos", backup)
+    run_json(capsys, "collection", "restore", backup, "here", "--vectors", "faiss")
+    run_json(capsys, "collection", "create", "too", "--vectors", "faiss")
+    listed = {one["name"]: one["vectors"] for one in run_json(capsys, "collection", "list")["collections"]}
+    assert listed == {"here": "faiss", "named": milvus.url, "too": "faiss", "videos": milvus.url}
+    assert found(capsys, "here") == found(capsys, "videos")
+    assert run_json(capsys, "collection", "drop", "named", "--yes")["left_in_milvus"] == []
+    milvus.stop()
+    try:
+        assert main(["collection", "drop", "videos", "--yes"]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "collection videos dropped" in said
+        assert f"{milvus.url} did not answer: its collection vitascope_" in said
+    finally:
+        milvus.start()
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
@@ -90,6 +118,8 @@ def test_for_people_it_says_what_was_done(tmp_path: Path, capsys: pytest.Capture
         (["create", "a b"], "collection name: 'a b'"),
         (["create", "new", "--index-kind", "tree"], "index_kind: 'tree'; one of auto, flat, hnsw, ivfpq"),
         (["create", "new", "--token-encoding", "int4"], "token encoding: 'int4'; float16 or int8 was expected"),
+        (["create", "new", "--vectors", "milvus"], "vectors: 'milvus'; faiss, a URL such as http://milvus:19530"),
+        (["create", "new", "--vectors", "http://127.0.0.1:1"], "http://127.0.0.1:1: Milvus: "),
     ],
 )
 def test_mistakes_are_named_in_one_line(arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from index.nearest.kinds import SETTINGS
 from service.schemas import library
 from tests.index.clustered import use_kinds_when_small
+from tests.index.milvus_server import MilvusUnderTest
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving, wait_for
 from tests.service.test_search import fill
@@ -149,3 +150,22 @@ def test_a_collection_of_another_bundle_is_kept_and_refused(small_bundle: Path, 
         body = {"collection": "old", "video_id": "1", "question": "what color is it?", "top": 1}
         assert client.post("/v1/answers", json=body).json()["answers"][0]["text"] == "red"
         assert client.delete("/v1/collections/old/videos/1").status_code == 204
+
+
+def test_vectors_in_milvus_are_searched_while_it_answers(small_bundle: Path, tmp_path: Path) -> None:
+    milvus = MilvusUnderTest(tmp_path / "milvus")
+    try:
+        with serving(settings_for(small_bundle, tmp_path / "data", vectors=milvus.url)) as service:
+            assert service.client.post("/v1/collections", json={"name": "colors"}).status_code == 201
+            fill(service, "colors", 3)
+            query = {"text": "a red thing", "limit": 1}
+            found = service.client.post("/v1/collections/colors/search", json=query).json()
+            assert len(found["results"]) == 1
+            milvus.stop()
+            problem_of(service.client.post("/v1/collections/colors/search", json=query), 507, "storage_error")
+            assert len(service.client.get("/v1/collections/colors/videos").json()["videos"]) == 3
+            (listed,) = service.client.get("/v1/collections").json()["collections"]
+            assert (listed["videos"], listed["index"]) == (3, {"serving": "flat", "changed": 0})
+            assert service.client.delete("/v1/collections/colors").status_code == 204
+    finally:
+        milvus.end()

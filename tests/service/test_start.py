@@ -78,6 +78,13 @@ def test_settings_come_from_the_environment_and_mistakes_name_the_key(
     monkeypatch.setenv("VITASCOPE_MAX_CAPTIONS", "-1")
     with pytest.raises(InvalidInput, match=r"max_captions: '-1'"):
         read_settings()
+    monkeypatch.delenv("VITASCOPE_MAX_CAPTIONS")
+    monkeypatch.setenv("VITASCOPE_VECTORS", "http://root:secret@milvus:19530")
+    with pytest.raises(InvalidInput, match="VITASCOPE_MILVUS_TOKEN") as raised:
+        read_settings()
+    assert "secret" not in str(raised.value)
+    monkeypatch.setenv("VITASCOPE_VECTORS", "http://milvus:19530")
+    assert read_settings().vectors == "http://milvus:19530"
 
 
 def test_the_command_takes_arguments_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

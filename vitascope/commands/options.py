@@ -20,6 +20,11 @@ def default_data() -> Path:
     return Path(os.environ.get("VITASCOPE_DATA_DIR") or "vitascope-data")
 
 
+def default_vectors() -> str:
+    """VITASCOPE_VECTORS, else `faiss`: where the vectors of new collections are searched."""
+    return os.environ.get("VITASCOPE_VECTORS") or "faiss"
+
+
 def collections_folder(data: Path) -> Path:
     """Where in a data folder the command and the service keep their collections."""
     return data / "collections"
