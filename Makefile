@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest bench-index bench-service chaos golden
+	study measure-training bench-ingest bench-index bench-service chaos milvus-check golden
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -27,6 +27,8 @@ BUNDLE_VERSION ?= 1.3.0
 # Training on CPUs allocates the same large tensors at every step: glibc should keep them, and OpenMP's threads should
 # not fall asleep in between. A step takes about a sixth less; the numbers do not change.
 TUNED := OMP_WAIT_POLICY=active MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
+# The Milvus server that milvus-check tests with.
+MILVUS ?= http://127.0.0.1:19530
 # Test workers.
 WORKERS ?= 2
 
@@ -96,6 +98,10 @@ bench-service: $(VENV)/.runtime ## embedding and search over HTTP beside the gra
 
 chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numbers (some minutes; `make test` has small ones)
 	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) $$(grep -l "tests.chaos import" -r tests --include=test_*.py)
+
+milvus-check: $(VENV)/.test ## the tests of vectors in Milvus on a real server (MILVUS=http://127.0.0.1:19530; docs/milvus.md; ten minutes)
+	OMP_NUM_THREADS=1 MILVUS=$(MILVUS) $(BIN)/python -m pytest -k milvus tests/index/test_milvus.py tests/index/test_congruence.py \
+		tests/index/test_search_congruence.py tests/index/test_two_processes.py tests/index/test_kill.py
 
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run

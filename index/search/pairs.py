@@ -13,8 +13,8 @@ import numpy as np
 
 from index.collection import Collection
 from index.records import Clip, Float32
-from index.search.query import stored_vectors
 from index.search.rerank import PAIRS_AT_ONCE
+from index.storage.rows import stored_vectors
 from vitascope.errors import NotFound
 from vitascope.model import Model
 
