@@ -16,8 +16,6 @@ from service.uploads import called
 from service.views import display_name, video_view
 from vitascope.captions import Frames, frame_times
 from vitascope.errors import InvalidInput, TextError
-from vitascope.media.probe import probe
-from vitascope.media.sample import sample_streams
 from vitascope.model import Model, VideoEmbedding
 
 
@@ -61,7 +59,7 @@ def look_at_video(service: Service, model: Model, name: str, video_id: str, part
 def look_at_upload(service: Service, model: Model, upload: Upload, part: Part) -> Look:
     """Look at a file that is not kept. Raises media errors and InvalidInput."""
     with called(upload.path, upload.name):
-        info = probe(upload.path, service.settings.media_limits())
+        info = model.decoder.probe(upload.path, service.settings.media_limits())
         span = clip_span(0.0 if info.kind == "picture" else info.duration, part.start, part.end)
         return Look("", None, *span, *_seen(service, model, upload.path, span, part.frames))
 
@@ -73,8 +71,8 @@ def _seen(
     times = frame_times(*span, frames) if frames else []
     with service.observer.stage("decode"):
         spans = [span, *((time, time) for time in times)]
-        sampled = sample_streams(path, model.streams, spans, service.settings.media_limits())
-    seen = model.embed_video({name: pixels[:, None] for name, pixels in sampled.items()})
+        sampled = model.decoder.sample(path, model.streams, spans, service.settings.media_limits())
+    seen = model.embed_video({name: pixels[:, None] for name, pixels in sampled.frames.items()})
     clip = VideoEmbedding(seen.vectors[:1], seen.visual_tokens[:1])
     return clip, Frames(times, seen.vectors[1:]) if times else None
 

@@ -33,6 +33,7 @@ STATUS_OF: dict[type[errors.VitascopeError], int] = {
     errors.TaskMissing: 409,
     errors.StorageError: 507,
     errors.EngineError: 503,
+    errors.DecodingUnavailable: 503,
     errors.BundleError: 503,
     here.BadRequest: 400,
     here.HostRefused: 421,
@@ -74,7 +75,7 @@ CODE_OF_STATUS = {
 }
 
 _FAULT_DETAIL = {
-    503: "The model could not do this; the log of the service says why, under the id of this request.",
+    503: "The model or the decoders could not do this; the log of the service says why, under the id of this request.",
     507: "Storage failed and nothing was acknowledged; the log of the service says why, under the id of this request.",
 }
 _UNEXPECTED = "Something went wrong in the service; its log says what, under the id of this request."

@@ -14,7 +14,6 @@ from service.schemas.library import UploadFields
 from service.schemas.segmentation import asked_segmentation
 from service.state import Service
 from vitascope.errors import MediaError, StorageError
-from vitascope.media.probe import probe
 from vitascope.model import Model
 
 
@@ -35,7 +34,7 @@ def add_upload(service: Service, model: Model, name: str, upload: Upload, fields
             if service.media.owns(place) and not place.exists():
                 _move(upload.path, place)  # somebody removed the file of the video; here it is again
             return Ingested(known, created=False)
-        info = probe(upload.path, limits)
+        info = model.decoder.probe(upload.path, limits)
         path = service.media.path_of(name, upload.sha256, info.container)
         with service.media.intent(service.library, name, path, upload.sha256), called(path, upload.name):
             _move(upload.path, path)

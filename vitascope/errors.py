@@ -60,6 +60,12 @@ class SubtitlesCorrupt(MediaError):
     code = "subtitles_corrupt"
 
 
+class DecodingUnavailable(VitascopeError):
+    """No process that decodes is there, or the service is stopping; the file is not to blame."""
+
+    code = "decoding_unavailable"
+
+
 class BundleError(VitascopeError):
     """A bundle that cannot be opened."""
 

@@ -10,21 +10,19 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.bundle import Bundle
+from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.engine import Array, Device
 from vitascope.errors import InvalidInput
 from vitascope.graphs import GraphRunner, Graphs
 from vitascope.manifest import FrameStream, Task
-from vitascope.media.frame import Frame
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.probe import probe
-from vitascope.media.sample import OnMiddle, sample_streams
 from vitascope.scores import answer_probabilities, fused_score, match_probability
 from vitascope.text_batches import TextBatch, text_batches
 from vitascope.tokenise import MAX_CHARACTERS
@@ -80,6 +78,8 @@ class Model:
             raise InvalidInput(f"batch_size: {batch_size}; at least 1 was expected")
         self.bundle = bundle
         self.batch_size = batch_size
+        self.decoder: Decoder = IN_PROCESS
+        """What reads media files for it."""
         self._graphs: GraphRunner = Graphs(bundle, threads, device)
         self._tokenizer = bundle.tokenizer(max_characters)
 
@@ -88,11 +88,20 @@ class Model:
         """Open the bundle in the folder ``path``; raises as ``Bundle.open``."""
         return cls(Bundle.open(path), threads, device)
 
-    def through(self, wrap: Callable[[GraphRunner], GraphRunner], batch_size: int | None = None) -> Self:
-        """This model with its graphs run by what ``wrap`` makes of them, in pieces of ``batch_size`` if given."""
+    def through(
+        self,
+        wrap: Callable[[GraphRunner], GraphRunner] | None = None,
+        batch_size: int | None = None,
+        *,
+        decoder: Decoder | None = None,
+    ) -> Self:
+        """This model with its graphs run by what ``wrap`` makes of them, in pieces of ``batch_size``, and its files
+        read by ``decoder``; what is not given stays.
+        """
         other = copy.copy(self)
-        other._graphs = wrap(self._graphs)
+        other._graphs = self._graphs if wrap is None else wrap(self._graphs)
         other.batch_size = batch_size or self.batch_size
+        other.decoder = decoder or self.decoder
         return other
 
     @property
@@ -210,21 +219,19 @@ class Model:
         path: str | os.PathLike[str],
         clips: Sequence[tuple[float, float]] | None = None,
         limits: MediaLimits = DEFAULT_LIMITS,
-        on_middle: OnMiddle | None = None,
     ) -> VideoEmbedding:
         """Embed each clip (start, end in s) of a media file: one row per clip; the whole file by default.
 
-        ``on_middle`` is called with the number of each clip and the frame in its middle, in passing.
-        Raises media errors as ``probe`` and ``sample_streams`` do; TaskMissing; EngineError.
+        Raises media errors and InvalidInput as ``decoder`` does; TaskMissing; EngineError.
         """
         self._graphs.require("video")
-        spans = [(0.0, probe(path, limits).duration)] if clips is None else list(clips)
+        file = Path(path)
+        spans = [(0.0, self.decoder.probe(file, limits).duration)] if clips is None else list(clips)
         streams = self.bundle.manifest.streams
         parts = []
         for first in range(0, max(1, len(spans)), _CLIPS_AT_ONCE):
-            seen = None if on_middle is None else partial(_counted_from, first, on_middle)
             piece = spans[first : first + _CLIPS_AT_ONCE]
-            sampled = sample_streams(path, streams, piece, limits, on_middle=seen)
+            sampled = self.decoder.sample(file, streams, piece, limits).frames
             parts.append(self.embed_video({name: frames[:, None] for name, frames in sampled.items()}))
         return VideoEmbedding(
             np.concatenate([part.vectors for part in parts]),
@@ -284,10 +291,6 @@ class Model:
             shared = shape[:2]
         assert shared is not None
         return shared[0]
-
-
-def _counted_from(first: int, on_middle: OnMiddle, clip: int, frame: Frame) -> None:
-    on_middle(first + clip, frame)
 
 
 def _described(value: object) -> str:

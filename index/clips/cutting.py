@@ -7,8 +7,8 @@ from pathlib import Path
 
 from index.clips.segment import Segmentation, Span, between, divided, joined, segment
 from index.clips.sentences import sentence_spans, words_in
-from index.clips.shots import shot_starts
 from index.clips.subtitles import find_subtitles
+from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 
@@ -22,7 +22,11 @@ class Cut:
 
 
 def cut_into_clips(
-    file: Path, duration: float, segmentation: Segmentation, limits: MediaLimits = DEFAULT_LIMITS
+    file: Path,
+    duration: float,
+    segmentation: Segmentation,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    decoder: Decoder = IN_PROCESS,
 ) -> Cut:
     """The clips of a file of ``duration`` s (0: a picture, which is one clip). Every moment is in one of them.
 
@@ -31,10 +35,10 @@ def cut_into_clips(
     """
     if duration == 0:
         return Cut([(0.0, 0.0)], [""])
-    said = find_subtitles(file, duration, segmentation.language, limits)
+    said = find_subtitles(file, duration, segmentation.language, limits, decoder)
     notes = said.notes
     if segmentation.rule == "shots":
-        spans = between(shot_starts(file, limits), duration)
+        spans = between(decoder.shot_starts(file, duration, limits), duration)
         spans = divided(joined(spans, segmentation.least), segmentation.longest)
     elif segmentation.rule == "subtitles" and said.cues:
         spans = sentence_spans(said.cues, duration, segmentation)

@@ -11,9 +11,9 @@ from pathlib import Path
 from index.clips.languages import normal_language
 from index.clips.sentences import inside
 from index.jobs.folder_listing import printable
+from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.errors import MediaError, SubtitlesCorrupt
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.subtitle_stream import stream_cues, subtitle_streams
 from vitascope.media.subtitles import SUFFIXES, Cue, read_subtitles
 
 _TAG = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})*|forced|sdh|cc|auto|orig|default", re.IGNORECASE)
@@ -42,7 +42,11 @@ class _Source:
 
 
 def find_subtitles(
-    file: Path, duration: float, language: str | None = None, limits: MediaLimits = DEFAULT_LIMITS
+    file: Path,
+    duration: float,
+    language: str | None = None,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    decoder: Decoder = IN_PROCESS,
 ) -> Subtitles:
     """The subtitles of the video ``file``, whose cues begin before ``duration`` (s).
 
@@ -51,7 +55,7 @@ def find_subtitles(
     what is wrong with others that were tried becomes a note, never an error.
     """
     notes: list[str] = []
-    found = [*_beside(file, notes), *_within(file, limits, notes)]
+    found = [*_beside(file, notes), *_within(file, limits, decoder, notes)]
     chosen = _in_order(found, language)
     if found and not chosen:
         stated = ", ".join(sorted({source.language for source in found}))
@@ -121,17 +125,17 @@ def _read_file(path: Path) -> tuple[list[Cue], str]:
     return read_subtitles(path)
 
 
-def _within(file: Path, limits: MediaLimits, notes: list[str]) -> Iterator[_Source]:
+def _within(file: Path, limits: MediaLimits, decoder: Decoder, notes: list[str]) -> Iterator[_Source]:
     try:
-        streams = subtitle_streams(file, limits)
+        streams = decoder.subtitle_streams(file, limits)
     except MediaError as error:
         notes.append(f"subtitles in the file cannot be looked for: {error}")
         return
     for stream in streams:
         name = f"{file.name}, subtitle stream {stream.index}"
         language = normal_language(stream.language) if stream.language else ""
-        yield _Source(name, language, stream.forced, True, partial(_read_stream, file, stream.index, limits))
+        yield _Source(name, language, stream.forced, True, partial(_read_stream, decoder, file, stream.index, limits))
 
 
-def _read_stream(file: Path, index: int, limits: MediaLimits) -> tuple[list[Cue], str]:
-    return stream_cues(file, index, limits), "utf-8"
+def _read_stream(decoder: Decoder, file: Path, index: int, limits: MediaLimits) -> tuple[list[Cue], str]:
+    return decoder.stream_cues(file, index, limits), "utf-8"

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 
 from index.clips.cutting import Cut, cut_into_clips
 from index.clips.segment import Segmentation
-from index.clips.thumbnails import thumbnails_into
 from index.collection import Collection
 from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, check_text
+from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.errors import MediaError, MediaTooLarge
 from vitascope.media.decode import DECODING_THREADS
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.probe import MediaInfo, probe
-from vitascope.media.sample import sample_streams
+from vitascope.media.probe import MediaInfo
 from vitascope.model import Model
 
 CLIPS_AT_ONCE = 8
@@ -94,7 +93,13 @@ def ingest_file(
     """
     collection.require(model.bundle.fingerprint)
     opened = open_file(
-        collection, path, title=title, metadata=metadata, segmentation=segmentation or Segmentation(), limits=limits
+        collection,
+        path,
+        title=title,
+        metadata=metadata,
+        segmentation=segmentation or Segmentation(),
+        limits=limits,
+        decoder=model.decoder,
     )
     if isinstance(opened, Ingested):
         return opened
@@ -112,13 +117,20 @@ def open_file(
     metadata: Mapping[str, Scalar] | None,
     segmentation: Segmentation,
     limits: MediaLimits,
+    decoder: Decoder = IN_PROCESS,
 ) -> OpenedFile | Ingested:
     """First stage: hash, probe, cut; or the video that has the content already.
 
     Raises InvalidInput, media errors and StorageError.
     """
     opened = open_unless_known(
-        path, collection.find_by_hash, title=title, metadata=metadata, segmentation=segmentation, limits=limits
+        path,
+        collection.find_by_hash,
+        title=title,
+        metadata=metadata,
+        segmentation=segmentation,
+        limits=limits,
+        decoder=decoder,
     )
     return Ingested(opened, created=False) if isinstance(opened, Video) else opened
 
@@ -131,6 +143,7 @@ def open_unless_known(
     metadata: Mapping[str, Scalar] | None,
     segmentation: Segmentation,
     limits: MediaLimits,
+    decoder: Decoder = IN_PROCESS,
 ) -> OpenedFile | T:
     """Hash, probe, cut; or what ``find`` knows of the content's SHA-256. Raises InvalidInput and media errors."""
     file = Path(path)
@@ -141,13 +154,13 @@ def open_unless_known(
     known = find(digest)
     if known is not None:
         return known
-    info = probe(file, limits)
+    info = decoder.probe(file, limits)
     return OpenedFile(
         file=file,
         state=before,
         content_sha256=digest,
         info=info,
-        cut=cut_into_clips(file, _duration(info), segmentation, limits),
+        cut=cut_into_clips(file, _duration(info), segmentation, limits, decoder),
         title=file.stem if title is None else title,
         metadata=checked,
     )
@@ -164,13 +177,9 @@ def decode_clips(
     model: Model, opened: OpenedFile, clips: Sequence[Planned], limits: MediaLimits, *, threads: int = DECODING_THREADS
 ) -> Decoded:
     """Second stage: the frames and pictures of C clips. Raises media errors."""
-    pictures: dict[int, bytes] = {}
     spans = [(clip.start, clip.end) for clip in clips]
-    sampled = sample_streams(
-        opened.file, model.streams, spans, limits, threads=threads, on_middle=thumbnails_into(pictures)
-    )
-    frames = {name: array[:, None] for name, array in sampled.items()}
-    return Decoded(frames, [pictures.get(number) for number in range(len(clips))])
+    sampled = model.decoder.sample(opened.file, model.streams, spans, limits, threads=threads, thumbnails=True)
+    return Decoded({name: array[:, None] for name, array in sampled.frames.items()}, sampled.thumbnails)
 
 
 def embed_clips(model: Model, clips: Sequence[Planned], decoded: Decoded) -> list[NewClip]:

@@ -25,6 +25,7 @@ from vitascope.errors import (
     ClusterError,
     CollectionNotFound,
     Conflict,
+    DecodingUnavailable,
     InvalidInput,
     StorageError,
     TaskMissing,
@@ -40,7 +41,7 @@ REMOTE_OPENERS = 4
 """Threads that fetch, where items may lie behind URLs."""
 _LOOK_SECONDS = 0.2
 """How often a run that waits for a file asks whether it should be abandoned."""
-_FATAL = (StorageError, CollectionNotFound, ClusterError)
+_FATAL = (StorageError, CollectionNotFound, ClusterError, DecodingUnavailable)
 _OF_THE_JOB = (BundleError, TaskMissing)
 _THIS_PROCESS = ThisProcess()
 

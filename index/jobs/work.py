@@ -17,6 +17,7 @@ from index.jobs.sources.fetching import Fetcher
 from index.jobs.sources.reach import Reach
 from index.jobs.stage_clock import StageClock
 from index.records import NewClip, Video
+from vitascope.decoding.decoder import Decoder
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
@@ -78,7 +79,8 @@ class ThisProcess:
 
     def executor(self, work: Work) -> Executor:
         def opened(item: JobItem) -> OpenedFile | Ingested:
-            found = open_item(item, work.job.options, work.fetcher, work.limits, work.collection.find_by_hash)
+            find = work.collection.find_by_hash
+            found = open_item(item, work.job.options, work.fetcher, work.limits, find, work.model.decoder)
             return Ingested(found, created=False) if isinstance(found, Video) else found
 
         def stored(item: JobItem, file: OpenedFile, clips: list[NewClip]) -> Ingested:
@@ -88,7 +90,12 @@ class ThisProcess:
 
 
 def open_item(
-    item: JobItem, options: JobOptions, fetcher: Fetcher, limits: MediaLimits, find: Callable[[str], T | None]
+    item: JobItem,
+    options: JobOptions,
+    fetcher: Fetcher,
+    limits: MediaLimits,
+    find: Callable[[str], T | None],
+    decoder: Decoder,
 ) -> OpenedFile | T:
     """Fetch, hash, probe, cut; or what ``find`` knows of the content's SHA-256.
 
@@ -101,4 +108,5 @@ def open_item(
         metadata={**options.metadata, **item.metadata},
         segmentation=options.segmentation,
         limits=limits,
+        decoder=decoder,
     )

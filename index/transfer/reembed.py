@@ -35,7 +35,6 @@ from vitascope.errors import (
     VideoNotFound,
 )
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.probe import probe
 from vitascope.model import Model
 
 PAGE = 500
@@ -185,7 +184,7 @@ class _Reembedding:
             file=file,
             state=before,
             content_sha256=video.content_sha256,
-            info=probe(file, self.limits),
+            info=self.model.decoder.probe(file, self.limits),
             cut=Cut([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips]),
             title=video.title,
             metadata=video.metadata,

@@ -22,6 +22,7 @@ from tests.media_files import (
     write_picture,
     write_video,
 )
+from vitascope.decoding.decoder import InProcess
 from vitascope.errors import (
     FingerprintMismatch,
     InvalidInput,
@@ -88,7 +89,7 @@ def test_the_same_content_is_not_decoded_again(
     first = ingest_file(collection, small_model, path)
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(ingest, "probe", lambda *_: pytest.fail("the file was opened again"))
+    monkeypatch.setattr(InProcess, "probe", lambda *_: pytest.fail("the file was opened again"))
     again = ingest_file(collection, small_model, copy)
     assert (again.created, again.video) == (False, first.video)
 

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 from vitascope.media.decode import DECODING_THREADS, frames_at
 from vitascope.media.frame import Frame, fitted
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+
+
+class Stream(Protocol):
+    """What is taken of a clip; a ``manifest.FrameStream`` is one, and says what each field means."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def placement(self) -> str: ...
+    @property
+    def fit(self) -> str: ...
+
 
 OnMiddle = Callable[[int, Frame], None]
 """Takes the number of a clip and the frame in its middle, which is to be used at once and not kept."""
@@ -20,7 +38,7 @@ _MIDDLE_SHARE = 1 / 3
 """The part of a clip, around its middle, from which a stream with placement "middle" takes its frames."""
 
 
-def clip_times(stream: FrameStream, start: float, end: float) -> list[float]:
+def clip_times(stream: Stream, start: float, end: float) -> list[float]:
     """The ``stream.frames`` times (s) at which a clip from ``start`` to ``end`` (s) is looked at, ascending.
 
     uniform: the centres of equal parts of the clip. middle: the same over the clip's middle third, so a
@@ -39,7 +57,7 @@ def clip_times(stream: FrameStream, start: float, end: float) -> list[float]:
 
 def sample_streams(
     path: str | os.PathLike[str],
-    streams: Sequence[FrameStream],
+    streams: Sequence[Stream],
     clips: Sequence[tuple[float, float]],
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
@@ -56,7 +74,7 @@ def sample_streams(
         raise InvalidInput("clips: none given; at least one (start, end) in seconds was expected")
     arrays = {s.name: np.empty((len(clips), s.frames, s.height, s.width, 3), np.uint8) for s in streams}
     times: list[float] = []
-    places: list[tuple[FrameStream, int, int]] = []
+    places: list[tuple[Stream, int, int]] = []
     for stream in streams:
         for clip, (start, end) in enumerate(clips):
             for number, time in enumerate(clip_times(stream, start, end)):

@@ -108,7 +108,7 @@ def embed(
     with tempfile.TemporaryDirectory(prefix="vitascope-media-") as folder:
         fetcher = Fetcher(Path(folder), order.reach, order.limits.max_bytes)
         try:
-            opened = open_item(item, order.options, fetcher, order.limits, find or _nothing)
+            opened = open_item(item, order.options, fetcher, order.limits, find or _nothing, model.decoder)
             if isinstance(opened, Known):
                 return opened
             clips: list[NewClip] = []

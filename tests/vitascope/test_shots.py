@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from index.clips.shots import cuts, shot_starts
 from tests.media_files import moving_shot, solid, write_animation, write_picture, write_video
+from vitascope.media.shots import cuts, shot_starts
 
 RATE = 25
 

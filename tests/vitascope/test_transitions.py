@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.clips.shots import shot_starts
-from index.clips.transitions import fades
 from tests.index.drawn_films import RATE, Film, found_of, shot
+from vitascope.media.shots import shot_starts
+from vitascope.media.transitions import fades
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0])

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from index.clips.transitions import BRIEF, GradualChanges
 from vitascope.media.decode import all_frames
 from vitascope.media.frame import Pixels, size_within
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.transitions import BRIEF, GradualChanges
 
 SIDE = 96
 """Pixels of the longer side of the frames that are compared: averaging takes away noise, and time."""
