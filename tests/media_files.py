@@ -246,10 +246,14 @@ def cut(source: Path, target: Path, share: float) -> Path:
 
 def write_png_header(path: Path, width: int, height: int) -> Path:
     """A PNG that states a size and has next to no pixels: what a decompression bomb looks like."""
+    return write_png_chunks(path, width, height, zlib.compress(bytes(1024)))
+
+
+def write_png_chunks(path: Path, width: int, height: int, packed: bytes) -> Path:
+    """A PNG that states a size of RGB pixels, with ``packed``, zlib's, as its data."""
     fields = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = [(b"IHDR", fields), (b"IDAT", zlib.compress(bytes(1024))), (b"IEND", b"")]
     data = b"\x89PNG\r\n\x1a\n"
-    for kind, body in chunks:
+    for kind, body in [(b"IHDR", fields), (b"IDAT", packed), (b"IEND", b"")]:
         data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     path.write_bytes(data)
     return path

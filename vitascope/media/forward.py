@@ -43,6 +43,8 @@ class Run:
         """Greatest timestamp fed to the decoder."""
         self.damaged = 0
         """Packets since the last good frame that could not be read or decoded."""
+        self.lacked_memory = False
+        """Whether one of them could not, for want of memory."""
         step = 1 / ((video.stream.average_rate or 25) * video.time_base)
         self.usual_step = max(1, round(step))
         self._is_avi = video.signature.container == "avi"
@@ -98,6 +100,7 @@ class Run:
             frames = stream.decode(packet)
         except READING_ERRORS as error:
             self.damaged += 1
+            self.lacked_memory |= isinstance(error, MemoryError)
             logger.debug("%s: a damaged packet was passed over: %s", self.video.path.name, error)
             return
         for frame in frames:

@@ -59,6 +59,8 @@ def open_picture(path: Path, container: str, limits: MediaLimits) -> Iterator[Im
             yield image
     except VitascopeError:
         raise
+    except MemoryError as error:
+        raise MediaTooLarge(f"{path.name}: decoding it needs more memory than there is") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise MediaTooLarge(f"{path.name}: {error}; at most {limits.max_pixels} pixels") from error
     except UnidentifiedImageError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import av.error
 
-from vitascope.errors import MediaCorrupt
+from vitascope.errors import MediaCorrupt, MediaTooLarge
 from vitascope.media.container import OpenVideo
 from vitascope.media.forward import Run
 from vitascope.media.frame import Frame
@@ -104,6 +104,8 @@ class _Reader:
             self._forward(want)
             back *= 4
         frame = self.held or self.pending
+        if frame is None and self.run is not None and self.run.lacked_memory:
+            raise MediaTooLarge(f"{self.video.path.name}: decoding it needs more memory than there is")
         if frame is None:
             raise MediaCorrupt(f"{self.video.path.name}: not a single frame can be decoded")
         if self.pending is None:

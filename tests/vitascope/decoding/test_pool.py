@@ -1,0 +1,307 @@
+"""Files that kill, stall or lie cost their own request and a process; everybody else is served, in order."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.media_files import write_counter_video
+from tests.vitascope.decoding.conftest import HOOKED, question
+from vitascope.decoding import pool as pool_module
+from vitascope.decoding.pool import Always, DecodingPool
+from vitascope.decoding.pooled import PooledDecoder
+from vitascope.decoding.questions import Question, picturing, probing, sampling
+from vitascope.errors import DecodingUnavailable, MediaCorrupt, MediaTooLarge
+from vitascope.media.limits import DEFAULT_LIMITS
+
+NewPool = Callable[..., DecodingPool]
+BULK, HURRY = Always(bulk=True), Always()
+ROOT = Path(__file__).parents[3]
+
+
+def wait_for(condition: Callable[[], object], patience: float = 30.0) -> None:
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@dataclass
+class Until:
+    """An asker who waits until he goes, or until a deadline."""
+
+    bulk: bool = False
+    gone: threading.Event = field(default_factory=threading.Event)
+
+    def reason_to_drop(self, now: float) -> Exception | None:
+        return ConnectionError("he went") if self.gone.is_set() else None
+
+
+@pytest.mark.parametrize(
+    ("deed", "error", "words"),
+    [
+        ("segfault", MediaCorrupt, "the decoder crashed on it (SIGSEGV)"),
+        ("abort", MediaCorrupt, "the decoder crashed on it (SIGABRT)"),
+        ("leave", MediaCorrupt, "the decoder crashed on it (exit status 3)"),
+        ("spin", MediaTooLarge, "takes more computing than is allowed"),
+    ],
+)
+def test_a_file_that_ends_its_process_fails_alone(
+    new_pool: NewPool, tmp_path: Path, deed: str, error: type[Exception], words: str
+) -> None:
+    pool = new_pool()
+    with pytest.raises(error) as raised:
+        pool.ask(question(deed), HURRY)
+    assert str(raised.value).startswith("film.mp4: ")
+    assert words in str(raised.value)
+    assert PooledDecoder(pool).probe(write_counter_video(tmp_path / "good.mp4", 10)).width == 160
+    assert pool.restarts == 1
+    assert pool.alive == 1
+
+
+def test_a_file_that_needs_too_much_memory_is_too_large_and_costs_no_process(new_pool: NewPool) -> None:
+    pool = new_pool(memory_bytes=256 * 1024**2)
+    with pytest.raises(MediaTooLarge, match=r"film.mp4: decoding it needs more memory than is allowed"):
+        pool.ask(question("hog"), HURRY)
+    [pid] = pool.pids
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+    assert peak < (256 + 128) * 1024
+    assert pool.restarts == 0
+
+
+def test_a_defect_is_logged_and_answered_as_the_file_s(new_pool: NewPool, caplog: pytest.LogCaptureFixture) -> None:
+    pool = new_pool()
+    with pytest.raises(MediaCorrupt, match=r"film.mp4: cannot be decoded: KeyError: 'a defect'"):
+        pool.ask(question("fail"), HURRY)
+    assert "Traceback" in caplog.text
+    assert pool.restarts == 0
+
+
+def test_a_file_that_takes_too_long_is_given_up(new_pool: NewPool) -> None:
+    pool = new_pool(seconds=0.3)
+    began = time.monotonic()
+    with pytest.raises(MediaTooLarge, match=r"film.mp4: decoding it was given up after 0 seconds"):
+        pool.ask(question("slow", **{"for": 3600}), HURRY)
+    assert 0.3 <= time.monotonic() - began < 2.0
+    wait_for(lambda: pool.alive == 1)
+
+
+def test_longer_films_may_take_longer() -> None:
+    stream: Any = []
+    assert sampling(Path("a.mp4"), stream, [(0, 8), (8, 16)], DEFAULT_LIMITS, 1, False).seconds(60.0) == 92.0
+    # A header's claim counts up to the limit on a file's duration.
+    claimed = sampling(Path("a.mp4"), stream, [(0, 1e9)], DEFAULT_LIMITS, 1, False).seconds(60.0)
+    assert claimed == 60.0 + 2 * DEFAULT_LIMITS.max_seconds
+
+
+def test_a_process_killed_at_work_is_replaced_and_its_file_is_tried_again(new_pool: NewPool) -> None:
+    pool = new_pool()
+    [first] = pool.pids
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(pool.ask, question("slow", **{"for": 0.3}), HURRY)
+        wait_for(lambda: pool._busy)
+        os.kill(first, signal.SIGKILL)
+        assert answer.result() != first
+    assert pool.restarts == 1
+
+
+def test_a_file_whose_process_is_killed_again_and_again_is_too_large(new_pool: NewPool) -> None:
+    pool = new_pool(2)
+    wait_for(lambda: pool.alive == 2)
+    with ThreadPoolExecutor() as threads:
+        answer = threads.submit(pool.ask, question("slow", **{"for": 60}), HURRY)
+        killed: set[int] = set()
+        while len(killed) < 3:
+            for process in [one for one in list(pool._busy) if one.pid not in killed]:
+                os.kill(process.pid, signal.SIGKILL)
+                killed.add(process.pid)
+        with pytest.raises(MediaTooLarge, match="killed 3 times, as the system does when memory runs out"):
+            answer.result()
+
+
+def test_a_process_killed_while_idle_is_missed_and_replaced(new_pool: NewPool) -> None:
+    pool = new_pool()
+    [first] = pool.pids
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: pool.restarts == 1)
+    assert pool.pids != [first]
+    assert pool.alive == 1
+
+
+def test_a_task_of_somebody_who_went_is_finished_shortly_or_ended(new_pool: NewPool) -> None:
+    pool = new_pool()
+    [first] = pool.pids
+    with ThreadPoolExecutor() as threads:
+        for seconds, ends in ((0.25, first), (3600, None)):
+            who = Until()
+            answer = threads.submit(pool.ask, question("slow", **{"for": seconds}), who)
+            wait_for(lambda: pool._busy)
+            who.gone.set()
+            began = time.monotonic()
+            if ends is not None:
+                assert answer.result() == ends  # sooner than a new process would be there
+                assert pool.pids == [first]
+                continue
+            with pytest.raises(ConnectionError):
+                answer.result()
+            assert time.monotonic() - began < pool_module.GRACE + 1.0
+    wait_for(lambda: pool.alive == 1 and pool.pids != [first])
+    assert is_gone(first)
+
+
+def test_somebody_who_goes_while_he_waits_leaves_the_queue(new_pool: NewPool) -> None:
+    pool = new_pool()
+    with ThreadPoolExecutor() as threads:
+        working = threads.submit(pool.ask, question("slow", **{"for": 0.5}), HURRY)
+        wait_for(lambda: pool._busy)
+        who = Until()
+        waiting = threads.submit(pool.ask, question("slow", **{"for": 0}), who)
+        wait_for(lambda: pool.waiting() == 1)
+        who.gone.set()
+        with pytest.raises(ConnectionError):
+            waiting.result()
+        assert pool.waiting() == 0
+        assert not working.done()
+    assert pool.restarts == 0
+
+
+def test_interactive_comes_before_bulk_each_in_order(new_pool: NewPool) -> None:
+    pool = new_pool()
+    order: list[str] = []
+
+    def ask(name: str, who: Always) -> None:
+        pool.ask(question("slow", **{"for": 0.02}), who)
+        order.append(name)
+
+    with ThreadPoolExecutor() as threads:
+        threads.submit(pool.ask, question("slow", **{"for": 0.4}), BULK)
+        wait_for(lambda: pool._busy)
+        for number, (name, who) in enumerate([("b1", BULK), ("b2", BULK), ("i1", HURRY), ("i2", HURRY), ("b3", BULK)]):
+            threads.submit(ask, name, who)
+            wait_for(lambda number=number: pool.waiting() == number + 1)
+    assert order == ["i1", "i2", "b1", "b2", "b3"]
+
+
+def test_bulk_that_has_waited_long_has_its_turn(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "BULK_WAIT", 0.1)
+    pool = new_pool()
+    done = threading.Event()
+
+    def hurry() -> None:
+        while not done.is_set():
+            pool.ask(question("slow", **{"for": 0.02}), HURRY)
+
+    with ThreadPoolExecutor() as threads:
+        for _ in range(3):  # there is always somebody who comes before bulk
+            threads.submit(hurry)
+        wait_for(lambda: pool.waiting() == 2)
+        threads.submit(lambda: (pool.ask(question("slow", **{"for": 0}), BULK), done.set()))
+        came = done.wait(10)
+        done.set()
+        assert came
+
+
+def test_one_process_is_kept_from_bulk(new_pool: NewPool) -> None:
+    pool = new_pool(2)
+    wait_for(lambda: pool.alive == 2)
+    with ThreadPoolExecutor() as threads:
+        films = [threads.submit(pool.ask, question("slow", **{"for": 0.5}), BULK) for _ in range(2)]
+        wait_for(lambda: pool._busy)
+        began = time.monotonic()
+        pool.ask(question("slow", **{"for": 0}), HURRY)
+        assert time.monotonic() - began < 0.4
+        assert not any(film.done() for film in films)
+
+
+def test_an_answer_that_was_not_asked_for_is_not_believed(new_pool: NewPool) -> None:
+    pool = new_pool()
+    lies: list[Question[Any]] = [probing(Path("film.mp4"), DEFAULT_LIMITS)]
+    lies[0].request.update({"do": "lie", "value": ["a", "b"], "sizes": []})
+    lies.append(picturing(Path("film.mp4"), 0.0, 64, DEFAULT_LIMITS))
+    lies[1].request.update({"do": "lie", "value": None, "sizes": [10_000_000]})
+    lies.append(question("babble", bytes="ffffffff00"))
+    for number, lie in enumerate(lies, 1):
+        with pytest.raises(MediaCorrupt, match=r"film.mp4: the decoder gave no sensible answer for it"):
+            pool.ask(lie, HURRY)
+        wait_for(lambda number=number: pool.restarts == number)
+
+
+def test_processes_that_cannot_start_are_said_to_be_missing_and_tried_again_slowly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = DecodingPool(1, module="no.such.module")
+    pool.start()
+    try:
+        with pytest.raises(DecodingUnavailable, match="no process that decodes could be started"):
+            pool.ask(question("slow", **{"for": 0}), HURRY)
+        assert pool.alive == 0
+        pool._module = HOOKED
+        wait_for(lambda: pool.alive == 1)
+        assert 1 <= caplog.text.count("could not be started") < 8
+        pool.ask(question("slow", **{"for": 0}), HURRY)
+    finally:
+        pool.close()
+
+
+def test_closing_ends_the_processes_and_tells_whoever_waits(new_pool: NewPool) -> None:
+    pool = new_pool()
+    pids = pool.pids
+    with ThreadPoolExecutor() as threads:
+        answers = [threads.submit(pool.ask, question("slow", **{"for": 60}), HURRY) for _ in range(3)]
+        wait_for(lambda: pool.waiting() == 2)
+        pool.close()
+        for answer in answers:
+            with pytest.raises(DecodingUnavailable, match="stopping"):
+                answer.result()
+    assert all(map(is_gone, pids))
+    with pytest.raises(DecodingUnavailable):
+        pool.ask(question("slow", **{"for": 0}), HURRY)
+
+
+def test_processes_die_with_the_one_that_started_them() -> None:
+    code = f"""
+import time
+from vitascope.decoding.pool import Always, DecodingPool
+from tests.vitascope.decoding.conftest import question
+pool = DecodingPool(1, module={HOOKED!r})
+pool.start()
+pool.wait_until_ready()
+print(*pool.pids, flush=True)
+pool.ask(question("slow", **{{"for": 3600}}), Always())
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        time.sleep(0.1)
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: is_gone(pid), 5.0)
+
+
+def test_a_process_is_replaced_after_many_tasks(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "TASKS_PER_PROCESS", 3)
+    pool = new_pool()
+    pids = {pool.ask(question("slow", **{"for": 0}), HURRY) for _ in range(5)}
+    assert len(pids) == 2

@@ -1,0 +1,69 @@
+"""``python -m vitascope.decoding.child``: a process that decodes one file at a time for the one that started it.
+
+Standard input is a socket on which it is asked and answers. It confines itself first and loads decoders afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import traceback
+from typing import TYPE_CHECKING
+
+from vitascope.decoding.confine import allow_cpu_seconds, confine, limit_resources
+from vitascope.decoding.wire import MAX_REQUEST, Buffer, Header, receive_header, send
+from vitascope.errors import VitascopeError
+
+if TYPE_CHECKING:
+    from vitascope.decoding.operations import Run
+
+UNEXPECTED = "unexpected"
+TOO_LARGE = "media_too_large"
+_MAX_MESSAGE = 2000
+
+
+def main() -> None:
+    """Answer until the other end closes the socket."""
+    channel = socket.socket(fileno=os.dup(0))
+    quiet = os.open(os.devnull, os.O_RDWR)
+    setup = receive_header(channel, MAX_REQUEST, _wait)
+    applied = confine(setup["parent"])
+    from vitascope.decoding import operations
+
+    operations.check_decoders()
+    applied += limit_resources(setup["memory_bytes"])
+    send(channel, {"applied": applied})
+    # Whatever takes hold of this process later shall not write into the log of the service.
+    for descriptor in (0, 1, 2):
+        os.dup2(quiet, descriptor)
+    while True:
+        try:
+            request = receive_header(channel, MAX_REQUEST, _wait)
+        except EOFError:
+            return
+        allow_cpu_seconds(request["cpu_seconds"])
+        header, blobs = _answer(request, operations.run)
+        send(channel, header, blobs)
+
+
+def _answer(request: Header, run: Run) -> tuple[Header, list[Buffer]]:
+    name = os.path.basename(request["path"])
+    try:
+        value, blobs = run(request)
+        return {"value": value}, blobs
+    except VitascopeError as error:
+        return {"error": error.code, "message": str(error)[:_MAX_MESSAGE]}, []
+    except MemoryError:
+        return {"error": TOO_LARGE, "message": f"{name}: decoding it needs more memory than is allowed"}, []
+    except Exception as error:
+        written = traceback.format_exc()[-_MAX_MESSAGE:]
+        message = f"{name}: cannot be decoded: {type(error).__name__}: {error}"[:_MAX_MESSAGE]
+        return {"error": UNEXPECTED, "message": message, "traceback": written}, []
+
+
+def _wait() -> None:
+    """Nothing ends the wait for a request but the end of the socket."""
+
+
+if __name__ == "__main__":
+    main()
