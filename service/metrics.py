@@ -13,7 +13,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """The metrics of one service."""
+    """The metrics of one service. Also the ``Watcher`` of the decoding processes."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -39,6 +39,23 @@ class Metrics:
             "vitascope_calls_dropped", "Calls that never reached the model", ["graph", "reason"], registry=registry
         )
         self._failed = Counter("vitascope_calls_failed", "Calls that failed in a graph", ["graph"], registry=registry)
+        self._decoding_waits = Histogram(
+            "vitascope_decoding_wait_seconds",
+            "From a file's task to its turn in a decoding process",
+            ["operation", "kind"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._decoding = Histogram(
+            "vitascope_decoding_seconds",
+            "A file's task in a decoding process",
+            ["operation"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._decoders_lost = Counter(
+            "vitascope_decoding_processes_lost", "Decoding processes ended", ["reason"], registry=registry
+        )
         self._stages = Histogram(
             "vitascope_stage_seconds",
             "Time in one stage of a request",
@@ -83,6 +100,13 @@ class Metrics:
 
     def dropped(self, graph: str, reason: str) -> None:
         self._dropped.labels(graph, reason).inc()
+
+    def decoded(self, operation: str, bulk: bool, waited: float, worked: float) -> None:
+        self._decoding_waits.labels(operation, "bulk" if bulk else "interactive").observe(waited)
+        self._decoding.labels(operation).observe(worked)
+
+    def decoder_lost(self, reason: str) -> None:
+        self._decoders_lost.labels(reason).inc()
 
     def failed(self, graph: str) -> None:
         self._failed.labels(graph).inc()

@@ -115,6 +115,10 @@ class Settings(BaseSettings):
     )
     files_in_flight: Annotated[Count, Field(le=1000, description="files of a job that are begun and not finished")] = 8
     decoders: Annotated[int, Field(ge=0, le=256, description="threads of a job that decode; 0: one per core")] = 0
+    decoding_processes: Annotated[int, Field(ge=0, le=256, description="0: one per core and one more")] = 0
+    """Media files are decoded in them; one is never given to jobs and uploads, so that searches need not wait."""
+    decoding_memory_bytes: Annotated[int, Field(ge=128 * MIB, description="of one of them, for files")] = 1024 * MIB
+    decoding_seconds: Annotated[float, Field(gt=0, description="of one task, and two per second of film")] = 60.0
     max_item_crashes: Annotated[Count, Field(description="deaths at one file before it is put aside")] = 3
     workers: Annotated[Count, Field(description="requests that decode or wait for the model")] = 64
     max_waiting: Annotated[Count, Field(description="requests that may wait, for a thread or for the model")] = 256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +31,7 @@ from service.settings import Settings
 from service.tracing import tracer_for
 from service.worker import JobWorker
 from vitascope.bundle import Bundle
+from vitascope.decoding.pool import DecodingPool
 from vitascope.errors import CollectionNotFound, VitascopeError
 from vitascope.model import Model
 
@@ -47,6 +49,8 @@ class Service:
     model: Model
     """With engines of its own: requests and jobs use ``model_for``, which waits for its turn."""
     scheduler: Scheduler
+    decoding: DecodingPool
+    """Processes that read media files for requests and jobs."""
     observer: Observer
     gate: Gate
     library: Library
@@ -67,8 +71,11 @@ class Service:
         return self.model.bundle.fingerprint
 
     def warm(self) -> None:
-        """Load and run every graph, then let requests and jobs begin. A failure is kept for `/readyz`."""
+        """Load and run every graph, while decoding processes start, then let requests and jobs begin. A failure is
+        kept for `/readyz`.
+        """
         self.operations.start()
+        self.decoding.start()
         try:
             self.model.warm()
         except VitascopeError as error:
@@ -82,6 +89,7 @@ class Service:
         """Stop what works in the background and close all files."""
         self.operations.stop(min(OPERATION_SECONDS, self.settings.shutdown_seconds))
         self.worker.stop(self.settings.shutdown_seconds)
+        self.decoding.close()
         self.scheduler.close()
         self.library.close()
         self.gate.close()
@@ -89,7 +97,7 @@ class Service:
 
     def model_for(self, asker: Asker) -> Model:
         """The model as one asker uses it: graphs run when their turn comes, as long as the answer is wanted."""
-        return for_asker(self.model, self.scheduler, asker)
+        return for_asker(self.model, self.scheduler, self.decoding, asker)
 
     def check_ready(self) -> None:
         """Raise NotReady while the model is not warm, or the thread that runs jobs has died."""
@@ -101,6 +109,11 @@ class Service:
             raise NotReady("the thread that runs the model has ended and is being replaced")
         if not self.worker.is_alive:
             raise NotReady("the thread that runs jobs has ended; the log of the service says why")
+
+    def check_decoding(self) -> None:
+        """Raise NotReady while there is no process that decodes. Requests wait for the next one; it comes soon."""
+        if not self.decoding.alive:
+            raise NotReady("no process that decodes is running; they are being started again")
 
     def collection(self, name: str, *, for_model: bool = False) -> Collection:
         """An open collection; ``for_model``: only if the model in use is the one that fills it.
@@ -135,6 +148,12 @@ def open_service(settings: Settings) -> Service:
         max_waiting=settings.max_waiting,
         max_waiting_bytes=settings.max_waiting_bytes,
     )
+    decoding = DecodingPool(
+        settings.decoding_processes or (os.cpu_count() or 1) + 1,
+        memory_bytes=settings.decoding_memory_bytes,
+        seconds=settings.decoding_seconds,
+        watcher=observer.metrics,
+    )
     with ExitStack() as undo:
         undo.callback(scheduler.close)
         media = MediaStore(settings.data_dir.absolute())
@@ -142,7 +161,7 @@ def open_service(settings: Settings) -> Service:
         library = Library(settings.data_dir / "collections", vectors=settings.vectors)
         undo.callback(library.close)
         media.recover(library)
-        worker = JobWorker(library, lambda: for_asker(model, scheduler, Asker(bulk=True)), settings)
+        worker = JobWorker(library, lambda: for_asker(model, scheduler, decoding, Asker(bulk=True)), settings)
         operations = Operations(
             (settings.operations_dir or settings.data_dir / "operations").absolute(),
             settings.max_operations,
@@ -154,10 +173,13 @@ def open_service(settings: Settings) -> Service:
     metrics.show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
     metrics.show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
     metrics.show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: gate.admission.bytes)
+    metrics.show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
+    metrics.show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", decoding.waiting)
     return Service(
         settings=settings,
         model=model,
         scheduler=scheduler,
+        decoding=decoding,
         observer=observer,
         gate=gate,
         library=library,

@@ -19,6 +19,7 @@ async def livez() -> Health:
 
 @router.get("/readyz", summary="Can the service work", responses=errors(503))
 async def readyz(service: ServiceState) -> Health:
-    """200 once the model is warm and jobs are being run; 503 before that, and when it failed."""
+    """200 once the model is warm, files can be decoded and jobs are being run; 503 before that, and when it failed."""
     service.check_ready()
+    service.check_decoding()
     return Health(status="ok")

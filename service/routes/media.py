@@ -11,6 +11,7 @@ from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from index.records import Video
+from service.asking import turn
 from service.errors import BadRequest, RangeNotSatisfiable
 from service.looking import readable_path
 from service.media_store import media_type
@@ -18,8 +19,8 @@ from service.openapi import errors, successes
 from service.problems import domain_problem
 from service.schemas.base import Seconds
 from service.state import Service, ServiceState
-from vitascope.media.decode import frames_at
-from vitascope.media.thumbnail import SIDE, thumbnail_jpeg
+from vitascope.decoding.decoder import Decoder
+from vitascope.media.thumbnail import SIDE
 
 router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"])
 
@@ -79,7 +80,7 @@ async def get_media(name: str, video_id: str, service: ServiceState) -> Response
         _200={"content": {"image/jpeg": {}}, "description": "A JPEG picture."},
         _304={"description": "The client has it already."},
     )
-    | errors(403, 404, 413, 415, 422, 507),
+    | errors(400, 403, 404, 413, 415, 422, 503, 507),
 )
 async def get_thumbnail(
     name: str, video_id: str, request: Request, service: ServiceState, t: Annotated[Seconds, Query()] = 0.0
@@ -92,7 +93,8 @@ async def get_thumbnail(
         return Response(status_code=304, headers=headers)
     picture = await service.light.run(_stored_thumbnail, service, name, video, t)
     if picture is None:
-        picture = await service.heavy.run(_thumbnail, service, path, t)
+        async with turn(request, service) as mine:
+            picture = await mine.run(_thumbnail, service, mine.model.decoder, path, t)
     return Response(picture, headers=headers, media_type="image/jpeg")
 
 
@@ -108,6 +110,5 @@ def _stored_thumbnail(service: Service, name: str, video: Video, time: float) ->
     return service.collection(name).thumbnail_at(video.id, time)
 
 
-def _thumbnail(service: Service, path: Path, time: float) -> bytes:
-    [(_, frame)] = frames_at(path, [time], service.settings.media_limits(), threads=1)
-    return thumbnail_jpeg(frame, service.settings.thumbnail_side)
+def _thumbnail(service: Service, decoder: Decoder, path: Path, time: float) -> bytes:
+    return decoder.thumbnail(path, time, service.settings.thumbnail_side, service.settings.media_limits())

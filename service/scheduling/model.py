@@ -10,6 +10,8 @@ from concurrent.futures import TimeoutError as NotYet
 from service.errors import DeadlineExceeded, RequestAbandoned
 from service.scheduling.call import Asker
 from service.scheduling.scheduler import Scheduler
+from vitascope.decoding.pool import DecodingPool
+from vitascope.decoding.pooled import PooledDecoder
 from vitascope.engine import Array
 from vitascope.graphs import GraphRunner
 from vitascope.model import Model
@@ -49,8 +51,10 @@ class ScheduledGraphs:
             raise RequestAbandoned("the client went away") from None
 
 
-def for_asker(model: Model, scheduler: Scheduler, asker: Asker) -> Model:
+def for_asker(model: Model, scheduler: Scheduler, decoding: DecodingPool, asker: Asker) -> Model:
     """``model`` as ``asker`` uses it."""
     return model.through(
-        lambda graphs: ScheduledGraphs(graphs, scheduler, asker), batch_size=BULK_ROWS if asker.bulk else None
+        lambda graphs: ScheduledGraphs(graphs, scheduler, asker),
+        batch_size=BULK_ROWS if asker.bulk else None,
+        decoder=PooledDecoder(decoding, asker),
     )

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.routes import media
 from tests.media_files import solid, write_animation, write_picture, write_subtitled_video, write_video
 from tests.service.running import Running, problem_of
 
@@ -234,7 +233,8 @@ def test_an_upload_is_cut_as_asked_and_each_clip_has_its_own_picture(
     assert (answer.status_code, answer.json()["notes"]) == (201, [])
     spans = running.client.get(answer.headers["location"]).json()["spans"]
     assert [(span["start"], span["end"]) for span in spans] == [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
-    monkeypatch.setattr(media, "frames_at", lambda *_, **__: pytest.fail("a picture that is kept was decoded again"))
+    decoded_again = "a picture that is kept was decoded again"
+    monkeypatch.setattr(running.service.decoding, "ask", lambda *_: pytest.fail(decoded_again))
     for channel, span in enumerate(spans):
         picture = running.client.get(span["thumbnail_url"])
         pixels = np.asarray(Image.open(io.BytesIO(picture.content)))
