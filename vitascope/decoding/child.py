@@ -5,6 +5,7 @@ Standard input is a socket on which it is asked and answers. It confines itself 
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import traceback
@@ -31,6 +32,7 @@ def main() -> None:
     from vitascope.decoding import operations
 
     operations.check_decoders()
+    gc.freeze()  # what is there now stays: looking for garbage is quick from here on
     applied += limit_resources(setup["memory_bytes"])
     send(channel, {"applied": applied})
     # Whatever takes hold of this process later shall not write into the log of the service.
@@ -44,6 +46,8 @@ def main() -> None:
         allow_cpu_seconds(request["cpu_seconds"])
         header, blobs = _answer(request, operations.run)
         send(channel, header, blobs)
+        del blobs
+        gc.collect()  # PyAV ties some frames to themselves; the next file shall find their memory free
 
 
 def _answer(request: Header, run: Run) -> tuple[Header, list[Buffer]]:

@@ -31,6 +31,8 @@ CHILD = "vitascope.decoding.child"
 LOOK_SECONDS = 0.05
 """How often a wait for an answer looks at whether it should go on."""
 _SEND_SECONDS = 10.0
+_FRAMES_UNDER_WAY = 1024**2
+"""Bytes of an answer between the two: fewer make both ends wait for each other more often."""
 _MAX_HELLO = 64 * 1024
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
 """Of the environment; keys and addresses of the service are none of a decoder's business."""
@@ -67,6 +69,7 @@ class Process:
         """
         self._channel, theirs = socket.socketpair()
         with theirs:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _FRAMES_UNDER_WAY)
             self._popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", module],
                 stdin=theirs.fileno(),

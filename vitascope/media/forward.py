@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from vitascope.errors import MediaTooLarge
@@ -61,11 +61,15 @@ class Run:
     def __next__(self) -> VideoFrame:
         return next(self._frames)
 
+    def close(self) -> None:
+        """Let go of packets and frames now; they and the decoder would stay until a collection of garbage else."""
+        self._frames.close()
+
     def stamp(self, frame: VideoFrame) -> int:
         """The frame's timestamp in the stream's time base."""
         return frame.pts or 0
 
-    def _decode_all(self) -> Iterator[VideoFrame]:
+    def _decode_all(self) -> Generator[VideoFrame]:
         ahead: deque[Packet[VideoStream]] = deque()
         depth = _LOOKAHEAD if self._can_skip else 0
         for packet in self._packets():

@@ -6,6 +6,7 @@ Timestamps here are on the stream's own clock, in units of its time base, so tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from vitascope.media.forward import Run
 from vitascope.media.frame import Frame
 from vitascope.media.limits import MediaLimits, check_pixels
 from vitascope.media.truncation import MISSING_SHARE, missing_bytes
-from vitascope.media.video_frame import DecodedFrame, turn_of
+from vitascope.media.video_frame import DecodedFrame, Turns
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -44,17 +45,19 @@ def video_frames(video: OpenVideo, times: Sequence[float], limits: MediaLimits) 
     order = sorted(range(len(times)), key=times.__getitem__)
     wanted = [int((Fraction(times[i]) + video.origin + slack) / video.time_base // 1) for i in order]
     reader = _Reader(video, wanted, limits)
+    turns = Turns()
     group: list[int] = []
     current: VideoFrame | None = None
-    for position, want in zip(order, wanted, strict=True):
-        frame = reader.frame_at(want)
-        if current is not None and frame is not current:
-            yield group, _shown(video, current, limits)
-            group = []
-        current = frame
-        group.append(position)
-    if current is not None:
-        yield group, _shown(video, current, limits)
+    with closing(reader):
+        for position, want in zip(order, wanted, strict=True):
+            frame = reader.frame_at(want)
+            if current is not None and frame is not current:
+                yield group, _shown(video, current, turns, limits)
+                group = []
+            current = frame
+            group.append(position)
+        if current is not None:
+            yield group, _shown(video, current, turns, limits)
 
 
 def every_frame(video: OpenVideo, limits: MediaLimits) -> Iterator[tuple[float, DecodedFrame]]:
@@ -63,13 +66,16 @@ def every_frame(video: OpenVideo, limits: MediaLimits) -> Iterator[tuple[float, 
     Damaged frames are passed over. Raises MediaTooLarge beyond ``limits``.
     """
     run = Run(video, None, limits, from_start=True, frames_left=limits.max_frames)
-    for frame in run:
-        yield max(0.0, float(run.stamp(frame) * video.time_base - video.origin)), _shown(video, frame, limits)
+    turns = Turns()
+    with closing(run):
+        for frame in run:
+            second = max(0.0, float(run.stamp(frame) * video.time_base - video.origin))
+            yield second, _shown(video, frame, turns, limits)
 
 
-def _shown(video: OpenVideo, frame: VideoFrame, limits: MediaLimits) -> DecodedFrame:
+def _shown(video: OpenVideo, frame: VideoFrame, turns: Turns, limits: MediaLimits) -> DecodedFrame:
     check_pixels(video.path, frame.width, frame.height, limits)  # the size may change within a stream
-    return DecodedFrame(video.path.name, frame, turn_of(frame), video.pixel_aspect)
+    return DecodedFrame(video.path.name, frame, turns.of(frame), video.pixel_aspect)
 
 
 class _Reader:
@@ -86,6 +92,11 @@ class _Reader:
         """The last frame at or before the timestamp asked last."""
         self.pending: VideoFrame | None = None
         """The frame after it, already decoded."""
+
+    def close(self) -> None:
+        """Let go of the decoder's frames."""
+        if self.run is not None:
+            self.run.close()
 
     def frame_at(self, want: int) -> VideoFrame:
         if self.run is None:
@@ -135,6 +146,7 @@ class _Reader:
         from_start = at <= first
         if self.run is not None:
             self.frames_left = self.run.frames_left
+            self.run.close()
         if self.run is not None or not from_start:
             from_start = self._seek(first if from_start else at, from_start)
         self.held = self.pending = None

@@ -96,7 +96,25 @@ class Turn:
         return np.ascontiguousarray(pixels)
 
 
-def turn_of(frame: VideoFrame) -> Turn:
+class Turns:
+    """The turns of one video's frames.
+
+    PyAV ties a frame whose matrix is read to itself, so that only a collection of garbage frees it and its pixels.
+    Therefore the matrix is read once for each rotation that frames state, and not of every frame.
+    """
+
+    def __init__(self) -> None:
+        self._of_rotation: dict[int, Turn] = {}
+
+    def of(self, frame: VideoFrame) -> Turn:
+        """How to bring ``frame`` upright."""
+        rotation = frame.rotation
+        if rotation not in self._of_rotation:
+            self._of_rotation[rotation] = _turn_of(frame)
+        return self._of_rotation[rotation]
+
+
+def _turn_of(frame: VideoFrame) -> Turn:
     """The quarter turn and mirroring that the file's display matrix asks for."""
     try:
         data = bytes(frame.side_data["DISPLAYMATRIX"])  # type: ignore[typeddict-item]

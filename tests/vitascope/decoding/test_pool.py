@@ -16,18 +16,20 @@ from typing import Any
 
 import pytest
 
-from tests.media_files import write_counter_video
+from tests.media_files import solid, write_counter_video, write_video
 from tests.vitascope.decoding.conftest import HOOKED, question
 from vitascope.decoding import pool as pool_module
 from vitascope.decoding.pool import Always, DecodingPool
 from vitascope.decoding.pooled import PooledDecoder
 from vitascope.decoding.questions import Question, picturing, probing, sampling
 from vitascope.errors import DecodingUnavailable, MediaCorrupt, MediaTooLarge
+from vitascope.manifest import FrameStream
 from vitascope.media.limits import DEFAULT_LIMITS
 
 NewPool = Callable[..., DecodingPool]
 BULK, HURRY = Always(bulk=True), Always()
 ROOT = Path(__file__).parents[3]
+SMALL = FrameStream(name="small", frames=1, height=16, width=16, placement="middle")
 
 
 def wait_for(condition: Callable[[], object], patience: float = 30.0) -> None:
@@ -305,3 +307,21 @@ def test_a_process_is_replaced_after_many_tasks(new_pool: NewPool, monkeypatch: 
     pool = new_pool()
     pids = {pool.ask(question("slow", **{"for": 0}), HURRY) for _ in range(5)}
     assert len(pids) == 2
+
+
+def test_memory_does_not_grow_with_the_frames_that_are_looked_at(new_pool: NewPool, tmp_path: Path) -> None:
+    frames = [solid((number, 10, 10), 1280, 720) for number in range(0, 250, 5)]
+    film = write_video(tmp_path / "film.mp4", frames, rate=10, options={"preset": "ultrafast"})
+    pool = new_pool()
+    decoder = PooledDecoder(pool)
+    clips = [(number * 0.1, number * 0.1 + 0.1) for number in range(50)]
+    [pid] = pool.pids
+
+    def peak() -> int:
+        with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+
+    before = peak()
+    for _ in range(3):
+        decoder.sample(film, [SMALL], clips, threads=1)
+    assert peak() - before < 50 * 1280 * 720 * 1.5  # of 150 frames not even a third was held at once
