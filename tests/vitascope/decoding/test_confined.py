@@ -50,7 +50,11 @@ def test_it_knows_nothing_of_the_service(new_pool: NewPool, monkeypatch: pytest.
 
 @pytest.mark.parametrize("room", ["vitascope", "index", "service"])
 def test_nothing_is_unpickled_anywhere(room: str) -> None:
+    """Except between the machines of a Ray cluster: Ray itself speaks in pickles, and who is on it is trusted."""
+    cluster = ROOT / "index" / "jobs" / "cluster"
     for path in (ROOT / room).rglob("*.py"):
+        if path.is_relative_to(cluster):
+            continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = []
             if isinstance(node, ast.Import):
