@@ -80,6 +80,12 @@ def test_nothing_is_found_in_nothing() -> None:
     assert vectors.count == 0
 
 
+class Settings:
+    """Stands for an object of settings."""
+
+    graph_degree = intermediate_graph_degree = itopk_size = 0
+
+
 class Calls(list[Any]):
     """Stands for FAISS's GPU functions: a copy is the index itself, and what was copied is noted."""
 
@@ -124,6 +130,44 @@ def test_more_than_a_gpu_can_find_is_searched_on_the_cpu(
     monkeypatch.setattr(gpu, "_MOST", 100)
     monkeypatch.setattr(gpu.GpuSearch, "search", lambda *_: pytest.fail("the GPU was asked"))
     assert Vectors(WIDTH, indexes[FLAT], np.arange(TOTAL)).search(QUERIES, 101)[1].shape == (20, 101)
+
+
+class Graph:
+    """Stands for FAISS's CAGRA, as its tests use it: trained on all vectors at once, asked with an ``itopk_size``."""
+
+    def __init__(self, resources: Any, width: int, metric: int, settings: Any) -> None:
+        assert (metric, settings.graph_degree) == (faiss.METRIC_INNER_PRODUCT, 64)
+        self.exact = faiss.IndexFlatIP(width)
+
+    def train(self, vectors: np.ndarray) -> None:
+        assert self.exact.ntotal == 0
+        self.exact.add(vectors)
+
+    def search(self, queries: np.ndarray, k: int, params: Any) -> Any:
+        assert params.itopk_size >= k
+        assert params.itopk_size % 32 == 0
+        return self.exact.search(queries, k)
+
+
+def test_where_faiss_can_make_a_graph_on_the_gpu_it_is_searched_there(
+    indexes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Calls().install(monkeypatch)
+    for name, stand_in in {
+        "GpuIndexCagra": Graph,
+        "GpuIndexCagraConfig": Settings,
+        "SearchParametersCagra": Settings,
+    }.items():
+        monkeypatch.setattr(faiss, name, stand_in, raising=False)
+    monkeypatch.setattr(gpu, "_MOST_IN_GRAPH", 100)
+    asked: list[int] = []
+    on_gpu = gpu.GpuSearch.search
+    monkeypatch.setattr(gpu.GpuSearch, "search", lambda self, q, k: asked.append(k) or on_gpu(self, q, k))
+    ids = np.arange(TOTAL) + 7
+    vectors = Vectors(WIDTH, indexes[HNSW], ids)
+    for k in (1, 10, 100, 101):  # the last is more than it is asked for
+        assert recall(vectors.search(QUERIES, k)[1], exact(VECTORS[:TOTAL], ids, QUERIES, k)) >= 0.98
+    assert asked == [1, 10, 100]
 
 
 def test_a_graph_and_what_does_not_fit_stay_on_the_cpu(
