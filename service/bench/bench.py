@@ -137,9 +137,6 @@ def searching(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
     ):
         print(f"| HTTP, {name} | {one.rate:,.0f} | {_ms(one.quantile(0.5))} | {_ms(one.quantile(0.99))} |")
     refused = max(flood.refused, default=0.0)
-    print(
-        f"| HTTP, ten times the most | {flood.rate:,.0f} | {_ms(flood.quantile(0.5))} | {_ms(flood.quantile(0.99))} |"
-    )
     print(f"\nOf ten times too much {len(flood.refused)} were refused, the slowest after {_ms(refused)} ms.")
     p50, p99 = half.quantile(0.5) / base50, half.quantile(0.99) / base99
     bars.check(f"p50 at half load {p50:.2f} <= 1.5 times encode + FAISS alone", p50 <= 1.5)
