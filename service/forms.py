@@ -20,6 +20,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import BadRequest, ContentTypeUnsupported, PayloadTooLarge
 from service.pools import Pool
+from service.state import Service
 from vitascope.errors import StorageError
 
 Schema = TypeVar("Schema", bound=BaseModel)
@@ -56,15 +57,14 @@ class _Part:
 
 
 @asynccontextmanager
-async def read_form(
-    request: Request, target: Path, pool: Pool, *, max_file_bytes: int, max_field_bytes: int
-) -> AsyncIterator[Form]:
-    """The form of a request, its file at ``target`` until the end of the context (unless it was moved away).
+async def read_form(request: Request, service: Service) -> AsyncIterator[Form]:
+    """The form of a request, its file among the uploads until the end of the context (unless it was moved away).
 
     Raises ContentTypeUnsupported, BadRequest, PayloadTooLarge, StorageError and RequestValidationError.
     """
+    settings, target = service.settings, service.media.new_upload()
     try:
-        yield await _receive(request, target, pool, max_file_bytes, max_field_bytes)
+        yield await _receive(request, target, service.light, settings.max_upload_bytes, settings.max_field_bytes)
     finally:
         # Short, and must happen even when the request is being cancelled: not in a thread.
         target.unlink(missing_ok=True)

@@ -36,13 +36,7 @@ async def embed(request: Request, service: ReadyService) -> Response:
         async with turn(request, service) as mine:
             vectors, tokens = await embed_inputs(service, mine, asked.input)
         return await _answer(service, vectors, tokens, asked)
-    async with read_form(
-        request,
-        service.media.new_upload(),
-        service.light,
-        max_file_bytes=service.settings.max_upload_bytes,
-        max_field_bytes=service.settings.max_field_bytes,
-    ) as form:
+    async with read_form(request, service) as form:
         fields = parse_fields(EmbeddingForm, form.fields)
         check_options(service, fields)
         async with turn(request, service) as mine:

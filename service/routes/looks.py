@@ -109,13 +109,7 @@ async def _asked(
         check(body)
         yield body, lambda model: look_at_video(service, model, body.collection, body.video_id, _part(body))
         return
-    async with read_form(
-        request,
-        service.media.new_upload(),
-        service.light,
-        max_file_bytes=service.settings.max_upload_bytes,
-        max_field_bytes=service.settings.max_field_bytes,
-    ) as form:
+    async with read_form(request, service) as form:
         fields = parse_fields(as_form, form.fields, lists=("captions", "references", "candidates"))
         check(fields)
         yield fields, lambda model: look_at_upload(service, model, form.upload, _part(fields))

@@ -33,13 +33,7 @@ async def search(name: str, request: Request, service: ReadyService) -> SearchRe
             return await mine.run(answer_search, service, mine.model, name, wanted, None)
     # Before a byte is taken in: is there such a collection, and does the model fit it?
     await service.light.run(service.collection, name, for_model=True)
-    async with read_form(
-        request,
-        service.media.new_upload(),
-        service.light,
-        max_file_bytes=service.settings.max_upload_bytes,
-        max_field_bytes=service.settings.max_field_bytes,
-    ) as form:
+    async with read_form(request, service) as form:
         wanted = asked(service, parse_fields(SearchForm, form.fields, as_json=("query", "filter")))
         async with turn(request, service) as mine:
             return await mine.run(answer_search, service, mine.model, name, wanted, form.upload)

@@ -38,14 +38,7 @@ async def upload_video(name: str, request: Request, response: Response, service:
     """
     # Before a byte is taken in: is there such a collection, and does the model fit it?
     await service.light.run(service.collection, name, for_model=True)
-    settings = service.settings
-    async with read_form(
-        request,
-        service.media.new_upload(),
-        service.light,
-        max_file_bytes=settings.max_upload_bytes,
-        max_field_bytes=settings.max_field_bytes,
-    ) as form:
+    async with read_form(request, service) as form:
         fields = parse_fields(UploadFields, form.fields)
         async with turn(request, service, bulk=True) as mine:
             ingested = await mine.run(add_upload, service, mine.model, name, form.upload, fields)
