@@ -50,7 +50,6 @@ class MilvusIndex:
         self._width = width
         self._server = MilvusServer(url)
         self._keeper = CopyKeeper(self._server, catalogue, folder, width)
-        self._written = 0
         self._not_before = 0.0
         self._background = Background(self._renew, f"Milvus of {folder.name}")
 
@@ -76,10 +75,7 @@ class MilvusIndex:
             self._not_before = time.monotonic() + RETRY_SECONDS
             reason = str(error) or "it takes long"
             _log.warning("%s: written, and not yet in Milvus: %s", self._folder.name, reason)
-        self._written += clips
-        if self._written >= LEAST_CHANGED:
-            self._written = 0
-            self._background.ask()
+        self._background.note(clips, LEAST_CHANGED)
 
     def renew(self) -> None:
         """As ``VectorIndex.renew``."""

@@ -22,6 +22,7 @@ class Background:
         self._thread: threading.Thread | None = None
         self._wanted = False
         self._stopped = False
+        self._noted = 0
         _all.add(self)
 
     def ask(self) -> None:
@@ -34,6 +35,14 @@ class Background:
                 # A daemon does not keep a process that forgot to close the collection; `_stop_all` waits for it.
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
+
+    def note(self, amount: int, enough: int) -> None:
+        """Add ``amount`` to what there is to do; the work is asked for whenever ``enough`` has come together."""
+        with self._state:
+            self._noted += amount
+            if self._noted >= enough:
+                self._noted = 0
+                self.ask()
 
     def wait(self) -> None:
         """Wait until all that was asked for is done."""

@@ -54,7 +54,6 @@ class LiveIndex:
         self._width = width
         self._lock = ReadersWriter()
         self._state: VectorState | None = None
-        self._written = 0
         self._distrusted = False
         self._setting: str | None = None
         self._not_before = 0.0
@@ -104,10 +103,7 @@ class LiveIndex:
 
     def note_written(self, clips: int) -> None:
         """Count clips that this process added or deleted; every so often a snapshot is considered."""
-        self._written += clips
-        if self._written >= LEAST_CHANGED:
-            self._written = 0
-            self._background.ask()
+        self._background.note(clips, LEAST_CHANGED)
 
     def renew(self) -> None:
         """Have a snapshot written and taken up, beside everything else, if one is due; returns at once."""

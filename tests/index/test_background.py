@@ -37,6 +37,15 @@ def test_what_is_asked_for_during_work_is_done_once_more_afterwards() -> None:
     assert len(done) == 3
 
 
+def test_what_is_noted_bit_by_bit_is_done_when_enough_has_come_together() -> None:
+    done: list[int] = []
+    background = Background(lambda stop: done.append(1), "test")
+    for amount, times in ((4, 0), (5, 0), (1, 1), (9, 1), (1, 2), (25, 3), (9, 3)):
+        background.note(amount, 10)
+        background.wait()
+        assert len(done) == times
+
+
 def test_stop_ends_the_work_and_nothing_is_begun_afterwards() -> None:
     begun = threading.Event()
     looks: list[bool] = []
