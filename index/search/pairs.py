@@ -13,7 +13,7 @@ import numpy as np
 
 from index.collection import Collection
 from index.records import Clip, Float32
-from index.search.rerank import PAIRS_AT_ONCE
+from index.search.rerank import PAIRS_AT_ONCE, scored
 from index.storage.rows import stored_vectors
 from vitascope.errors import NotFound
 from vitascope.model import Model
@@ -81,17 +81,13 @@ def _judged(collection: Collection, model: Model, pairs: Sequence[tuple[str, tup
     for first in range(0, len(pairs), PAIRS_AT_ONCE):
         some = pairs[first : first + PAIRS_AT_ONCE]
         kept = collection.stored_tokens({clip.id for _, (clip, _) in some})
-        seen = [pair for pair in some if kept.get(pair[1][0].id) is not None]
-        scores: dict[int, tuple[float, float]] = {}
-        if seen:
-            tokens = np.stack([tokens for _, (clip, _) in seen if (tokens := kept[clip.id]) is not None])
-            match = model.match([text for text, _ in seen], tokens)
-            fused = model.fused(np.array([similarity for _, (_, similarity) in seen], np.float32), match.logits)
-            both = zip(match.probabilities.tolist(), fused.tolist(), strict=True)
-            scores = dict(zip(map(id, seen), both, strict=True))
-        for pair in some:
-            clip, similarity = pair[1]
-            done.append(Judged(clip, similarity, *scores.get(id(pair), (None, None))))
+        seen = [
+            (text, similarity, tokens) for text, (clip, similarity) in some if (tokens := kept.get(clip.id)) is not None
+        ]
+        scores = iter(scored(model, *zip(*seen, strict=True)) if seen else [])
+        for _, (clip, similarity) in some:
+            score = (None, None) if kept.get(clip.id) is None else next(scores)
+            done.append(Judged(clip, similarity, *score))
     return done
 
 

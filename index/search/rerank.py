@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from index.collection import Collection
+from index.records import Float32
 from index.search.ranking import Candidate
 from vitascope.model import Model
 
@@ -34,10 +35,20 @@ def judge(
         unseen += [one for one in present if tokens[one.clip_id] is None]
         if not seen:
             continue
-        match = model.match([text] * len(seen), np.stack([kept for _, kept in seen]))
-        similarity = np.array([one.similarity for one, _ in seen], dtype=np.float32)
-        fused = model.fused(similarity, match.logits)
-        for (one, _), probability, score in zip(seen, match.probabilities, fused, strict=True):
-            scores[one.clip_id] = (float(probability), float(score))
+        similarities = [one.similarity for one, _ in seen]
+        judged_now = scored(model, [text] * len(seen), similarities, [kept for _, kept in seen])
+        scores |= {one.clip_id: score for (one, _), score in zip(seen, judged_now, strict=True)}
     judged = [candidate for candidate in order[:count] if candidate.clip_id in scores]
     return [*sorted(judged, key=lambda one: -scores[one.clip_id][1]), *unseen, *order[count:]], scores
+
+
+def scored(
+    model: Model, texts: Sequence[str], similarities: Sequence[float], tokens: Sequence[Float32]
+) -> list[Scores]:
+    """What the fusion model says of texts[i] and the clip with visual tokens tokens[i] (V, W).
+
+    Raises TextError, TaskMissing, EngineError.
+    """
+    match = model.match(texts, np.stack(tokens))
+    fused = model.fused(np.array(similarities, np.float32), match.logits)
+    return list(zip(match.probabilities.tolist(), fused.tolist(), strict=True))
