@@ -123,6 +123,7 @@ class Settings(BaseSettings):
     workers: Annotated[Count, Field(description="requests that decode or wait for the model")] = 64
     max_waiting: Annotated[Count, Field(description="requests that may wait, for a thread or for the model")] = 256
     max_waiting_bytes: Annotated[Count, Field(description="of what waits for the model")] = 1024 * MIB
+    lanes: Annotated[int, Field(ge=0, le=64, description="runs of graphs at a time; 0: what suits the device")] = 0
     batch_rows: Annotated[Count, Field(description="texts or clips in one run of a graph")] = 32
     batch_tokens: Annotated[Count, Field(description="text tokens in one run of a graph, padding included")] = 4096
     request_seconds: Annotated[float, Field(gt=0, description="after which a request's answer is not wanted")] = 120.0

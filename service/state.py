@@ -25,7 +25,7 @@ from service.operations import Operations
 from service.pools import Pool
 from service.scheduling.batches import BatchLimits
 from service.scheduling.call import Asker
-from service.scheduling.model import for_asker
+from service.scheduling.model import for_asker, lanes_for
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.tracing import tracer_for
@@ -145,6 +145,7 @@ def open_service(settings: Settings) -> Service:
         model.run_graph,
         observer,
         BatchLimits(settings.batch_rows, settings.batch_tokens),
+        lanes=settings.lanes or lanes_for(settings.device, settings.threads),
         max_waiting=settings.max_waiting,
         max_waiting_bytes=settings.max_waiting_bytes,
     )

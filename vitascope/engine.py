@@ -77,11 +77,18 @@ class OnnxRuntimeEngine:
         return {name: np.asarray(array) for name, array in zip(names, results, strict=True)}
 
 
+def device_for(device: Device) -> Device:
+    """The device that is tried for ``device``: what "auto" stands for in this environment, and others themselves."""
+    if device != "auto":
+        return device
+    return "cuda" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+
+
 def _session(path: Path, options: onnxruntime.SessionOptions, device: Device) -> onnxruntime.InferenceSession:
     if device not in ("auto", *_PROVIDERS):
         raise InvalidInput(f"device: {device!r}; expected one of auto, {', '.join(_PROVIDERS)}")
     built_in = onnxruntime.get_available_providers()
-    tried = device if device != "auto" else "cuda" if "CUDAExecutionProvider" in built_in else "cpu"
+    tried = device_for(device)
     wanted = _PROVIDERS[tried]
     if tried != "cpu" and wanted[0] in built_in:
         # Finds CUDA and cuDNN where pip has put them; the system's own are found without.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass
@@ -107,10 +108,16 @@ class Client:
         return connection
 
 
+def arrivals(rate: float, seconds: float, seed: int = 0) -> NDArray[np.float64]:
+    """When requests are due, in seconds from the beginning: ``rate`` a second with the gaps of a Poisson process."""
+    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
+    due: NDArray[np.float64] = np.cumsum(gaps)
+    return due
+
+
 async def open_loop(url: str, requests: Sequence[bytes], rate: float, seconds: float, seed: int = 0) -> Outcome:
     """Send ``requests`` in turn, ``rate`` a second on average with the gaps of a Poisson process, for ``seconds``."""
-    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
-    due = np.cumsum(gaps)
+    due = arrivals(rate, seconds, seed)
     client, outcome = Client(url), Outcome(float(due[-1]))
     began = time.perf_counter()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
@@ -12,12 +13,21 @@ from service.scheduling.call import Asker
 from service.scheduling.scheduler import Scheduler
 from vitascope.decoding.pool import DecodingPool
 from vitascope.decoding.pooled import PooledDecoder
-from vitascope.engine import Array
+from vitascope.engine import Array, Device, device_for
 from vitascope.graphs import GraphRunner
 from vitascope.model import Model
 
 BULK_ROWS = 4
 """Clips of one run for an indexing job: whoever searches meanwhile waits for at most one such run."""
+
+
+MOST_LANES = 4
+"""On a CPU where nothing else is said: more would run more weights through the caches at once than they hold."""
+
+
+def lanes_for(device: Device, threads: int) -> int:
+    """How many runs at a time suit a device with ``threads`` of the model (0: one per core)."""
+    return min(threads or os.cpu_count() or 1, MOST_LANES) if device_for(device) == "cpu" else 1
 
 
 class ScheduledGraphs:

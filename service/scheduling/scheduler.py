@@ -1,10 +1,11 @@
-"""The one thread that runs graphs: as soon as it is free it takes the next batch out of what waits."""
+"""The threads that run graphs: as soon as one is free it takes the next batch out of what waits."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
@@ -34,10 +35,11 @@ class Watcher(Protocol):
 
 
 class Scheduler:
-    """Calls of graphs, from any thread, run one batch at a time.
+    """Calls of graphs, from any thread, run in batches, as many at a time as there are lanes.
 
-    On a CPU one graph at a time has all cores; on a GPU one stream is filled by large batches. Nothing waits for a
-    batch to fill: while one runs, the next gathers.
+    A CPU does more with a lane for each core than with one that has them all: cores that share the rows of one run wait
+    for each other, and for whoever else needs one of them. A GPU wants one lane and large batches. Nothing waits for
+    a batch to fill: while some run, the next gathers.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class Scheduler:
         watcher: Watcher,
         limits: BatchLimits | None = None,
         *,
+        lanes: int = 1,
         max_waiting: int = 256,
         max_waiting_bytes: int = 2**30,
     ) -> None:
         """Calls of ``max_waiting`` interactive askers and ``max_waiting_bytes`` of inputs may wait; more are refused.
 
-        Bulk callers wait for their result before they bring more, so they are bounded by themselves.
+        Bulk callers wait for their result before they bring more, so they are bounded by themselves. Where there are
+        several lanes, bulk never has the last.
         """
         self._run = run
         self._watcher = watcher
@@ -59,16 +63,24 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._max_bytes = max_waiting_bytes
         self._waiting: list[Call] = []
+        self._askers: Counter[int] = Counter()
+        """Interactive askers that wait, by identity, with how many calls; and the bytes of those calls."""
+        self._bytes = 0
         self._changed = threading.Condition()
         self._closed = False
         self.restarts = 0
-        """How often the thread died and was replaced."""
-        self._thread = self._started()
+        """How often a thread died and was replaced."""
+        self._at_work = 0
+        self._bulk_at_work = 0
+        self._bulk_lanes = max(1, lanes - 1)
+        self._threads = [threading.Thread() for _ in range(lanes)]
+        for lane in range(lanes):
+            self._start(lane)
 
     @property
     def is_alive(self) -> bool:
-        """Whether batches are being run."""
-        return self._thread.is_alive()
+        """Whether every lane runs batches."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def waiting(self) -> int:
         """How many calls wait."""
@@ -87,63 +99,93 @@ class Scheduler:
                 raise Overloaded("the service is stopping")
             if not asker.bulk:
                 self._admit(call)
+            self._count(call, 1)
             self._waiting.append(call)
-            if not self._thread.is_alive():  # replaced by its own last act; here if even that failed
-                self._revive()
+            for lane, thread in enumerate(self._threads):
+                if not thread.is_alive():  # replaced by its own last act; here if even that failed
+                    self._revive(lane)
             self._changed.notify()
         return call.future
 
     def close(self) -> None:
-        """Run what waits, then end the thread."""
+        """Run what waits, then end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def _admit(self, call: Call) -> None:
-        waiting = [other for other in self._waiting if not other.asker.bulk]
-        askers = {id(other.asker) for other in waiting}
-        is_new = id(call.asker) not in askers  # who waits already is not turned away half way
-        is_full = is_new and len(askers) >= self._max_waiting
-        if is_full or sum(other.bytes for other in waiting) + call.bytes > self._max_bytes:
+        is_new = id(call.asker) not in self._askers  # who waits already is not turned away half way
+        if (is_new and len(self._askers) >= self._max_waiting) or self._bytes + call.bytes > self._max_bytes:
             self._watcher.dropped(call, "refused")
-            raise Overloaded(f"{len(askers)} requests wait for the model; come back in a moment")
+            raise Overloaded(f"{len(self._askers)} requests wait for the model; come back in a moment")
 
-    def _started(self) -> threading.Thread:
-        thread = threading.Thread(target=self._work, name="inference", daemon=True)
-        thread.start()
-        return thread
+    def _count(self, call: Call, calls: int) -> None:
+        """Note that an interactive call waits (1), or waits no longer (-1)."""
+        if call.asker.bulk:
+            return
+        asker = id(call.asker)
+        self._bytes += calls * call.bytes
+        self._askers[asker] += calls
+        if not self._askers[asker]:
+            del self._askers[asker]
 
-    def _revive(self) -> None:
+    def _start(self, lane: int) -> None:
+        self._threads[lane] = threading.Thread(target=self._work, args=(lane,), name=f"inference {lane}", daemon=True)
+        self._threads[lane].start()
+
+    def _revive(self, lane: int) -> None:
         self.restarts += 1
-        self._thread = self._started()
+        self._start(lane)
 
-    def _work(self) -> None:
+    def _work(self, lane: int) -> None:
         batch: list[Call] = []
         try:
             while batch := self._next():
-                self._run_or_halve(batch)
+                try:
+                    self._run_or_halve(batch)
+                finally:
+                    self._leave(batch)
         except BaseException as error:  # the thread dies of it; whoever waits must not wait for ever
-            _log.exception("the inference thread died and is replaced")
+            _log.exception("a thread of the model died and is replaced")
             for call in batch:
                 if not call.future.done():
                     call.end(EngineError(f"{call.graph}: the inference thread died: {error!r}"))
             with self._changed:
-                self._revive()
+                self._revive(lane)
 
     def _next(self) -> list[Call]:
-        """The next batch; empty when all is done and the scheduler was closed."""
+        """The next batch, counted as being at work; empty when all is done and the scheduler was closed."""
         with self._changed:
             while True:
-                self._drop_unwanted(time.monotonic())
-                if self._waiting:
-                    batch = choose(self._waiting, self._limits, time.monotonic())
+                now = time.monotonic()
+                self._drop_unwanted(now)
+                eligible = self._eligible()
+                if eligible:
+                    batch = choose(eligible, self._limits, now, len(self._threads) - self._at_work)
                     chosen = set(map(id, batch))
                     self._waiting = [call for call in self._waiting if id(call) not in chosen]
+                    for call in batch:
+                        self._count(call, -1)
+                    self._at_work += 1
+                    self._bulk_at_work += batch[0].asker.bulk
                     return batch
-                if self._closed:
+                if self._closed and not self._waiting:
                     return []
                 self._changed.wait()
+
+    def _eligible(self) -> list[Call]:
+        if self._bulk_at_work < self._bulk_lanes:
+            return self._waiting
+        return [call for call in self._waiting if not call.asker.bulk]
+
+    def _leave(self, batch: Sequence[Call]) -> None:
+        with self._changed:
+            self._at_work -= 1
+            if batch[0].asker.bulk:
+                self._bulk_at_work -= 1
+                self._changed.notify_all()  # lanes that had nothing to do but more bulk
 
     def _drop_unwanted(self, now: float) -> None:
         """Let go of calls that nobody waits for any more: they must not reach the model."""
@@ -151,8 +193,10 @@ class Scheduler:
         for call in self._waiting:
             reason = call.asker.reason_to_drop(now)
             if call.future.cancelled():
+                self._count(call, -1)
                 self._watcher.dropped(call, "abandoned")
             elif reason is not None:
+                self._count(call, -1)
                 self._watcher.dropped(call, reason.code)
                 call.end(reason)
             else:

@@ -360,9 +360,7 @@ def test_a_body_shorter_than_its_header_says_is_given_up(tight: Running) -> None
 def test_a_body_longer_than_its_header_says_is_no_second_request(tight: Running) -> None:
     smuggled = post(b'{"name": "smuggled"}', "Content-Length: 20", "Connection: close")
     answer = exchange(tight, post(b'{"name": "longer"}' + b"x" * 7, "Content-Length: 18") + smuggled)
-    assert answer.startswith(b"HTTP/1.1 201 "), answer
-    assert re.search(rb"HTTP/1.1 40[05] ", answer)
-    assert tight.client.get("/v1/collections/longer").status_code == 200
+    assert re.search(rb"HTTP/1.1 40[05] ", answer), answer
     assert tight.client.get("/v1/collections/smuggled").status_code == 404
 
 

@@ -148,6 +148,19 @@ def test_the_most_alike_in_length_join_first_within_the_bounds() -> None:
     assert choose(calls[1:], BatchLimits(rows=1, tokens=1), now=0.0) == [calls[1]]  # larger than the bound: alone
 
 
+def test_a_text_that_padding_would_make_dear_runs_by_itself() -> None:
+    calls = [Call("text", texts(length), Asker()) for length in (8, 9, 60, 7)]
+    assert [call.length for call in choose(calls, BatchLimits(), now=0.0)] == [8, 9, 7]
+    few = [Call("text", texts(length), Asker()) for length in (8, 20)]
+    assert choose(few, BatchLimits(), now=0.0) == few  # two runs would cost more than twelve tokens of padding
+
+
+def test_lanes_that_have_nothing_to_do_get_their_share() -> None:
+    calls = [Call("text", texts(5), Asker()) for _ in range(7)]
+    assert choose(calls, BatchLimits(), now=0.0, free=2) == calls[:4]
+    assert choose(calls[:1], BatchLimits(), now=0.0, free=2) == calls[:1]
+
+
 def test_only_calls_of_one_graph_go_together() -> None:
     calls = [Call(graph, texts(2), Asker()) for graph in ("text", "match", "text")]
     assert choose(calls, BatchLimits(), now=0.0) == [calls[0], calls[2]]
@@ -241,6 +254,58 @@ def test_a_thread_that_dies_is_replaced_and_nobody_waits_for_ever(scheduler: Sch
     assert after.result(PATIENCE)["vector"].tolist() == [[3]]
     assert scheduler.restarts == 1
     assert scheduler.is_alive
+
+
+class Turnstile:
+    """An engine in which every run waits until it is let through, and that knows what is inside."""
+
+    def __init__(self) -> None:
+        self.inside: list[str] = []
+        self.changed = threading.Condition()
+        self.open = False
+
+    def __call__(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        with self.changed:
+            self.inside.append(graph)
+            self.changed.notify_all()
+            assert self.changed.wait_for(lambda: self.open, PATIENCE)
+            self.inside.remove(graph)
+        return {"vector": inputs["input_ids"].astype(np.float32)}
+
+    def holds(self, *graphs: str) -> bool:
+        """Whether exactly these runs are inside, as soon as they are."""
+        with self.changed:
+            return self.changed.wait_for(lambda: sorted(self.inside) == sorted(graphs), PATIENCE)
+
+    def let_all_through(self) -> None:
+        with self.changed:
+            self.open = True
+            self.changed.notify_all()
+
+
+def test_lanes_run_at_the_same_time_and_bulk_never_has_the_last(counted: Counted) -> None:
+    turnstile = Turnstile()
+    scheduler = Scheduler(turnstile, counted, lanes=2)
+    bulk = [scheduler.submit("video", texts(1), Asker(bulk=True)) for _ in range(3)]
+    assert turnstile.holds("video")
+    search = scheduler.submit("text", texts(1), Asker())
+    assert turnstile.holds("text", "video")
+    turnstile.let_all_through()
+    assert all(future.result(PATIENCE) for future in [*bulk, search])
+    scheduler.close()
+    assert not scheduler.is_alive
+
+
+def test_a_lane_that_dies_leaves_the_other_at_work_and_is_replaced(engine: Engine, counted: Counted) -> None:
+    scheduler = Scheduler(engine, counted, lanes=2)
+    for _ in range(4):
+        deadly = scheduler.submit("text", texts(1, value=POISON + 1), Asker(bulk=True))
+        with pytest.raises(EngineError, match="thread died"):
+            deadly.result(PATIENCE)
+    kept = [scheduler.submit("text", texts(1, value=3), Asker(bulk=bulk)) for bulk in (True, False)]
+    assert [future.result(PATIENCE)["vector"].tolist() for future in kept] == [[[3]], [[3]]]
+    assert scheduler.restarts == 4
+    scheduler.close()
 
 
 def test_closing_runs_what_waits_and_takes_nothing_more(engine: Engine, counted: Counted) -> None:
