@@ -29,6 +29,8 @@ from vitascope.tokenise import MAX_CHARACTERS
 
 Floats = NDArray[np.float32]
 Streams = Mapping[str, NDArray[np.uint8]]
+TextVectors = Callable[["Model", Sequence[str]], Floats]
+"""Gives vectors (B, D) of texts, and asks the model's graph for those it does not have."""
 
 _CLIPS_AT_ONCE = 64
 """Clips of one file whose frames are held in memory together."""
@@ -80,6 +82,7 @@ class Model:
         self.batch_size = batch_size
         self.decoder: Decoder = IN_PROCESS
         """What reads media files for it."""
+        self._text_vectors: TextVectors | None = None
         self._graphs: GraphRunner = Graphs(bundle, threads, device)
         self._tokenizer = bundle.tokenizer(max_characters)
 
@@ -94,14 +97,16 @@ class Model:
         batch_size: int | None = None,
         *,
         decoder: Decoder | None = None,
+        text_vectors: TextVectors | None = None,
     ) -> Self:
-        """This model with its graphs run by what ``wrap`` makes of them, in pieces of ``batch_size``, and its files
-        read by ``decoder``; what is not given stays.
+        """This model with its graphs run by what ``wrap`` makes of them, in pieces of ``batch_size``, its files read
+        by ``decoder``, and vectors of texts given by ``text_vectors``; what is not given stays.
         """
         other = copy.copy(self)
         other._graphs = self._graphs if wrap is None else wrap(self._graphs)
         other.batch_size = batch_size or self.batch_size
         other.decoder = decoder or self.decoder
+        other._text_vectors = text_vectors or self._text_vectors
         return other
 
     @property
@@ -146,6 +151,9 @@ class Model:
         blank text or one beyond the limit of characters; TaskMissing; EngineError.
         """
         self._graphs.require("text")
+        _check_list(texts)
+        if self._text_vectors is not None:
+            return self._text_vectors(self, texts)
         return self._with_texts("text", texts, None)["vector"]
 
     def embed_video(self, streams: Streams) -> VideoEmbedding:
@@ -242,8 +250,7 @@ class Model:
         self, graph: str, texts: Sequence[str], visual_tokens: NDArray[np.floating] | None
     ) -> dict[str, Floats]:
         """Run a graph that takes texts, and perhaps a video for each, in pieces."""
-        if isinstance(texts, str):
-            raise InvalidInput("texts: one string; a list of strings was expected")
+        _check_list(texts)
         tokens = None if visual_tokens is None else self._check_tokens(len(texts), visual_tokens)
         results = {
             name: np.empty((len(texts), *tail), np.float32) for name, tail in self._graphs.stated_outputs(graph).items()
@@ -291,6 +298,11 @@ class Model:
             shared = shape[:2]
         assert shared is not None
         return shared[0]
+
+
+def _check_list(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise InvalidInput("texts: one string; a list of strings was expected")
 
 
 def _described(value: object) -> str:
