@@ -5,12 +5,13 @@ Shape letters: N inputs, D vector width.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import orjson
 
 from service.asking import Turn
+from service.caching.texts import TextKey, TextVector, made, put_together, text_keys
 from service.cursors import at_most
 from service.errors import ModelNotFound
 from service.forms import Upload
@@ -26,7 +28,7 @@ from service.looking import Part, check_text, look_at_upload
 from service.schemas.embeddings import EmbeddingOptions, EmbeddingRequest, MediaInput, TextInput
 from service.state import Service
 from vitascope.errors import InvalidInput, StorageError, TaskMissing
-from vitascope.model import Floats, Model
+from vitascope.model import Floats
 
 PIECE = 4
 """Texts of one call: few, so that the scheduler puts them together with those of the same length of other requests."""
@@ -81,7 +83,7 @@ async def embed_inputs(
     if texts:
         vectors[list(texts)], tokens = await _embed_texts(service, mine, list(texts.values()))
     for number, one in media.items():
-        vectors[number] = await mine.run(_embed_media, service, mine.model, f"input[{number}]", one)
+        vectors[number] = await mine.run(_embed_media, service, mine, f"input[{number}]", one)
     return vectors, tokens
 
 
@@ -98,29 +100,50 @@ def written(vectors: Floats, tokens: int, model: str, encoding: str) -> bytes:
 
 
 async def _embed_texts(service: Service, mine: Turn, texts: Sequence[str]) -> tuple[Floats, int]:
+    """As ``caching.texts.embed_texts``, without a thread that waits; and the tokens that were read."""
+    cache = service.caches.texts
+    keys = text_keys(mine.model, texts)
+    found: dict[TextKey, TextVector] = {}
+    async with mine.time_left():
+        while wanted := [key for key in dict.fromkeys(keys) if key not in found]:
+            with cache.claim(wanted) as claim:
+                found |= claim.known
+                async for key, value in _run(service, mine, claim.mine):
+                    found[key] = value
+                    cache.keep(claim, key, value)
+            for key, making in claim.shared.items():
+                if (value_made := await asyncio.wrap_future(making)) is not None:
+                    found[key] = value_made
+    return put_together(found, keys, mine.model.bundle.manifest.vector_width)
+
+
+async def _run(service: Service, mine: Turn, keys: Sequence[TextKey]) -> AsyncIterator[tuple[TextKey, TextVector]]:
+    """The vectors of these texts, by the graph."""
+    if not keys:
+        return
+    texts = [key.text for key in keys]
     with service.observer.stage("preprocess"):
         if sum(map(len, texts)) <= FEW_CHARACTERS:
-            batches = service.model.text_batches(texts, PIECE)
+            batches = mine.model.text_batches(texts, PIECE)
         else:
-            batches = await mine.run(service.model.text_batches, texts, PIECE)
-    vectors = np.empty((len(texts), service.model.bundle.manifest.vector_width), np.float32)
+            # Not among the threads that wait for the model: all of them may be waiting for these very texts.
+            batches = await service.light.run(mine.model.text_batches, texts, PIECE)
     following = iter(batches)
     waiting = deque((batch, mine.start("text", batch.inputs)) for batch in islice(following, AHEAD))
     try:
-        async with mine.time_left():
-            while waiting:
-                batch, future = waiting.popleft()
-                vectors[batch.rows] = (await future)["vector"]
-                waiting.extend((after, mine.start("text", after.inputs)) for after in islice(following, 1))
+        while waiting:
+            batch, future = waiting.popleft()
+            for one in made(keys, batch, await future):
+                yield one
+            waiting.extend((after, mine.start("text", after.inputs)) for after in islice(following, 1))
     finally:
         for _, future in waiting:
             future.cancel()
-    return vectors, sum(batch.tokens for batch in batches)
 
 
-def _embed_media(service: Service, model: Model, name: str, one: MediaInput) -> Floats:
+def _embed_media(service: Service, mine: Turn, name: str, one: MediaInput) -> Floats:
     with _as_upload(service, name, one.data) as upload:
-        vector: Floats = look_at_upload(service, model, upload, Part(one.start, one.end)).embedding.vectors[0]
+        vector: Floats = look_at_upload(service, mine, upload, Part(one.start, one.end)).embedding.vectors[0]
         return vector
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from index.records import Video
+from service.asking import Turn
+from service.caching.clips import ClipKey, SeenClip
 from service.errors import MediaMissing, PathForbidden
 from service.folders import is_inside
 from service.forms import Upload
@@ -16,7 +18,7 @@ from service.uploads import called
 from service.views import display_name, video_view
 from vitascope.captions import Frames, frame_times
 from vitascope.errors import InvalidInput, TextError
-from vitascope.model import Model, VideoEmbedding
+from vitascope.model import Floats, VideoEmbedding
 
 
 @dataclass(frozen=True)
@@ -46,35 +48,82 @@ class Look:
         return None if self.video is None else video_view(self.collection, self.video)
 
 
-def look_at_video(service: Service, model: Model, name: str, video_id: str, part: Part) -> Look:
+def look_at_video(service: Service, mine: Turn, name: str, video_id: str, part: Part) -> Look:
     """Look at a stored video. Raises CollectionNotFound, VideoNotFound, MediaMissing, media errors,
-    InvalidInput.
+    InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
     video = service.video(name, video_id)
     path = readable_path(service, video)
-    span = clip_span(video.duration, part.start, part.end)
-    return Look(name, video, *span, *_seen(service, model, path, span, part.frames))
+    seen = _seen(service, mine, path, _content(service, video, path), part, lambda: video.duration)
+    return _look(seen, name, video)
 
 
-def look_at_upload(service: Service, model: Model, upload: Upload, part: Part) -> Look:
-    """Look at a file that is not kept. Raises media errors and InvalidInput."""
+def look_at_upload(service: Service, mine: Turn, upload: Upload, part: Part) -> Look:
+    """Look at a file that is not kept. Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned."""
+
+    def duration() -> float:
+        info = mine.model.decoder.probe(upload.path, service.settings.media_limits())
+        return 0.0 if info.kind == "picture" else info.duration
+
     with called(upload.path, upload.name):
-        info = model.decoder.probe(upload.path, service.settings.media_limits())
-        span = clip_span(0.0 if info.kind == "picture" else info.duration, part.start, part.end)
-        return Look("", None, *span, *_seen(service, model, upload.path, span, part.frames))
+        return _look(_seen(service, mine, upload.path, upload.sha256, part, duration), "", None)
+
+
+def _look(seen: Sequence[SeenClip], collection: str, video: Video | None) -> Look:
+    clip, *frames = seen
+    assert clip.visual_tokens is not None
+    embedding = VideoEmbedding(clip.vectors, clip.visual_tokens)
+    one_by_one = Frames(frames[0].times, frames[0].vectors) if frames else None
+    return Look(collection, video, clip.start, clip.end, embedding, one_by_one)
 
 
 def _seen(
-    service: Service, model: Model, path: Path, span: tuple[float, float], frames: int
-) -> tuple[VideoEmbedding, Frames | None]:
-    """The clip, and its frames each as a clip of its own, out of one pass through the file."""
-    times = frame_times(*span, frames) if frames else []
-    with service.observer.stage("decode"):
-        spans = [span, *((time, time) for time in times)]
-        sampled = model.decoder.sample(path, model.streams, spans, service.settings.media_limits())
-    seen = model.embed_video({name: pixels[:, None] for name, pixels in sampled.frames.items()})
-    clip = VideoEmbedding(seen.vectors[:1], seen.visual_tokens[:1])
-    return clip, Frames(times, seen.vectors[1:]) if times else None
+    service: Service, mine: Turn, path: Path, content: str, part: Part, duration: Callable[[], float]
+) -> list[SeenClip]:
+    """The clip, and its frames each as a clip of its own if they are asked for.
+
+    What nobody has seen of them comes out of one pass through the file, whose ``duration`` (s) is asked for then.
+    """
+    clip = ClipKey(mine.model.bundle.fingerprint, content, part.start or 0.0, part.end)
+    asked = [clip, clip._replace(frames=part.frames)] if part.frames else [clip]
+
+    def see(keys: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, SeenClip]]:
+        span = clip_span(duration(), part.start, part.end)
+        times = [frame_times(*span, key.frames) if key.frames else [] for key in keys]
+        spans = [[(time, time) for time in own] or [span] for own in times]
+        with service.observer.stage("decode"):
+            every = [each for own in spans for each in own]
+            sampled = mine.model.decoder.sample(path, mine.model.streams, every, service.settings.media_limits())
+        embedded = mine.model.embed_video({name: pixels[:, None] for name, pixels in sampled.frames.items()})
+        first = 0
+        for key, own_times, own_spans in zip(keys, times, spans, strict=True):
+            rows = slice(first, first + len(own_spans))
+            first = rows.stop
+            tokens = None if key.frames else _own(embedded.visual_tokens[rows])
+            yield key, SeenClip(*span, _own(embedded.vectors[rows]), tokens, own_times)
+
+    found = service.caches.clips.recall(asked, see, mine.asker)
+    return [found[key] for key in asked]
+
+
+def _own(rows: Floats) -> Floats:
+    """A copy, since a view would keep what is beside it, that nobody who is given it can change for the others."""
+    copied = rows.copy()
+    copied.flags.writeable = False
+    return copied
+
+
+def _content(service: Service, video: Video, path: Path) -> str:
+    """What stands for the bytes of a stored video. A file that is not the service's own may be another one since it was
+    indexed, so its SHA-256 stands for them only together with what the file system says.
+    """
+    if service.media.owns(path):
+        return video.content_sha256
+    try:
+        now = path.stat()
+    except OSError as error:
+        raise MediaMissing(f"video {video.id}: its file {display_name(video.path)!r} is gone") from error
+    return f"{video.content_sha256} {now.st_dev} {now.st_ino} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
 
 
 def readable_path(service: Service, video: Video) -> Path:

@@ -13,7 +13,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """The metrics of one service. Also the ``Watcher`` of the decoding processes."""
+    """The metrics of one service. Also the ``Watcher`` of the decoding processes and of the caches."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -56,6 +56,14 @@ class Metrics:
         self._decoders_lost = Counter(
             "vitascope_decoding_processes_lost", "Decoding processes ended", ["reason"], registry=registry
         )
+        self._lookups = Counter(
+            "vitascope_cache_lookups", "Values looked for in a cache", ["cache", "result"], registry=registry
+        )
+        self._evictions = Counter(
+            "vitascope_cache_evictions", "Values that made room in a cache", ["cache"], registry=registry
+        )
+        self._cache_bytes = Gauge("vitascope_cache_bytes", "What a cache holds", ["cache"], registry=registry)
+        self._cache_entries = Gauge("vitascope_cache_entries", "Values in a cache", ["cache"], registry=registry)
         self._stages = Histogram(
             "vitascope_stage_seconds",
             "Time in one stage of a request",
@@ -67,6 +75,11 @@ class Metrics:
     def show(self, name: str, what: str, value: Callable[[], float]) -> None:
         """A gauge whose value is asked for at every scrape."""
         Gauge(name, what, registry=self.registry).set_function(value)
+
+    def show_cache(self, cache: str, size: Callable[[], float], entries: Callable[[], float]) -> None:
+        """How much a cache holds, in bytes and in values, asked for at every scrape."""
+        self._cache_bytes.labels(cache).set_function(size)
+        self._cache_entries.labels(cache).set_function(entries)
 
     def text(self) -> bytes:
         """Everything, in Prometheus's text format."""
@@ -107,6 +120,14 @@ class Metrics:
 
     def decoder_lost(self, reason: str) -> None:
         self._decoders_lost.labels(reason).inc()
+
+    def looked_up(self, cache: str, *, hits: int, shared: int, misses: int) -> None:
+        for result, count in (("hit", hits), ("shared", shared), ("miss", misses)):
+            if count:
+                self._lookups.labels(cache, result).inc(count)
+
+    def evicted(self, cache: str, count: int) -> None:
+        self._evictions.labels(cache).inc(count)
 
     def failed(self, graph: str) -> None:
         self._failed.labels(graph).inc()

@@ -10,6 +10,7 @@ from index.search.cursor import Place, name_of, read_place, write_place
 from index.search.query import ClipPart, Part, TextPart, VectorPart
 from index.search.search import Search, search
 from index.storage.filters import parse_filter
+from service.asking import Turn
 from service.cursors import at_most, record_number
 from service.errors import BadRequest
 from service.forms import Upload, invalid
@@ -27,7 +28,6 @@ from service.schemas.search import (
 from service.state import Service
 from service.views import result_view
 from vitascope.errors import InvalidInput
-from vitascope.model import Model
 
 Parts = Sequence[TextQuery | ClipQuery | FileQuery]
 
@@ -62,15 +62,15 @@ def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
 
 
 def answer_search(
-    service: Service, model: Model, collection_name: str, wanted: Asked, upload: Upload | None
+    service: Service, mine: Turn, collection_name: str, wanted: Asked, upload: Upload | None
 ) -> SearchResponse:
     """Look and answer. Raises as ``search`` does, media errors for the file, RequestValidationError."""
     collection = service.collection(collection_name, for_model=True)
-    vector = _file_vector(service, model, wanted, upload)
+    vector = _file_vector(service, mine, wanted, upload)
     options, place = wanted.options, wanted.place
     found = search(
         collection,
-        model,
+        mine.model,
         Search(
             parts=[_index_part(part, vector) for part in wanted.parts],
             limit=options.limit,
@@ -109,13 +109,13 @@ def _place(cursor: str, name: str) -> Place:
         raise BadRequest(str(error)) from error
 
 
-def _file_vector(service: Service, model: Model, wanted: Asked, upload: Upload | None) -> Float32 | None:
+def _file_vector(service: Service, mine: Turn, wanted: Asked, upload: Upload | None) -> Float32 | None:
     """The vector (D,) of the query's file: of the one that came, else of the one that came for the page before."""
     part = next((part for part in wanted.parts if isinstance(part, FileQuery)), None)
     if part is None:
         return None
     if upload is not None:
-        vector: Float32 = look_at_upload(service, model, upload, FilePart(part.start, part.end)).embedding.vectors[0]
+        vector: Float32 = look_at_upload(service, mine, upload, FilePart(part.start, part.end)).embedding.vectors[0]
         return vector
     if wanted.place is not None and wanted.place.vector is not None:
         return wanted.place.vector

@@ -126,6 +126,10 @@ class Settings(BaseSettings):
     lanes: Annotated[int, Field(ge=0, le=64, description="runs of graphs at a time; 0: what suits the device")] = 0
     batch_rows: Annotated[Count, Field(description="texts or clips in one run of a graph")] = 32
     batch_tokens: Annotated[Count, Field(description="text tokens in one run of a graph, padding included")] = 4096
+    text_cache_bytes: Annotated[int, Field(ge=0, description="of vectors of texts, in memory; 0: none are kept")] = (
+        32 * MIB
+    )
+    clip_cache_bytes: Annotated[int, Field(ge=0, description="of clips that were looked at, likewise")] = 64 * MIB
     request_seconds: Annotated[float, Field(gt=0, description="after which a request's answer is not wanted")] = 120.0
     readers: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
     shutdown_seconds: Annotated[float, Field(ge=0, description="for requests in flight and the running job")] = 20.0

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from index.collection import Collection
 from index.library import NAME_PATTERN, Library
 from index.records import Video
+from service.caching.caches import Caches, open_caches
 from service.cursors import record_number
 from service.errors import NotReady
 from service.gate.gate import Gate
@@ -52,6 +53,7 @@ class Service:
     decoding: DecodingPool
     """Processes that read media files for requests and jobs."""
     observer: Observer
+    caches: Caches
     gate: Gate
     library: Library
     media: MediaStore
@@ -97,7 +99,7 @@ class Service:
 
     def model_for(self, asker: Asker) -> Model:
         """The model as one asker uses it: graphs run when their turn comes, as long as the answer is wanted."""
-        return for_asker(self.model, self.scheduler, self.decoding, asker)
+        return for_asker(self.model, self.scheduler, self.decoding, asker, self.caches.texts)
 
     def check_ready(self) -> None:
         """Raise NotReady while the model is not warm, or the thread that runs jobs has died."""
@@ -182,6 +184,7 @@ def open_service(settings: Settings) -> Service:
         scheduler=scheduler,
         decoding=decoding,
         observer=observer,
+        caches=open_caches(settings, metrics),
         gate=gate,
         library=library,
         media=media,

@@ -41,7 +41,7 @@ async def embed(request: Request, service: ReadyService) -> Response:
         check_options(service, fields)
         async with turn(request, service) as mine:
             part = Part(fields.start, fields.end)
-            look = await mine.run(look_at_upload, service, mine.model, form.upload, part)
+            look = await mine.run(look_at_upload, service, mine, form.upload, part)
     return await _answer(service, look.embedding.vectors, 0, fields)
 
 

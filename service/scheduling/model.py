@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotYet
+from functools import partial
 
+from service.caching.texts import TextCache, embed_texts
 from service.errors import DeadlineExceeded, RequestAbandoned
 from service.scheduling.call import Asker
 from service.scheduling.scheduler import Scheduler
@@ -61,10 +63,16 @@ class ScheduledGraphs:
             raise RequestAbandoned("the client went away") from None
 
 
-def for_asker(model: Model, scheduler: Scheduler, decoding: DecodingPool, asker: Asker) -> Model:
-    """``model`` as ``asker`` uses it."""
+def for_asker(
+    model: Model, scheduler: Scheduler, decoding: DecodingPool, asker: Asker, texts: TextCache | None = None
+) -> Model:
+    """``model`` as ``asker`` uses it; vectors of ``texts`` that are there cost no run.
+
+    Bulk goes without them: it asks for much once, and nobody should wait for what it makes.
+    """
     return model.through(
         lambda graphs: ScheduledGraphs(graphs, scheduler, asker),
         batch_size=BULK_ROWS if asker.bulk else None,
         decoder=PooledDecoder(decoding, asker),
+        text_vectors=None if texts is None or asker.bulk else partial(embed_texts, texts, asker),
     )

@@ -149,9 +149,9 @@ def test_concurrent_requests_share_batches(running: Running) -> None:
     engine.run = slow
     try:
         with ThreadPoolExecutor(9) as pool:
-            first = pool.submit(embedded, running, input="a red thing")
+            first = pool.submit(embedded, running, input="a red thing that nobody has asked for yet")
             assert began.wait(30)
-            rest = [pool.submit(embedded, running, input=f"a {'big ' * n}ball") for n in range(8)]
+            rest = [pool.submit(embedded, running, input=f"a new {'big ' * n}ball") for n in range(8)]
             wait_for(lambda: running.service.scheduler.waiting() == 8)
             go.set()
             assert all(future.result()["data"] for future in (first, *rest))
@@ -173,8 +173,9 @@ def test_a_deadline_ends_the_wait(running: Running) -> None:
         return answer
 
     engine.run = stuck
+    late_texts = [f"a late {number}" for number in range(200)]
     try:
-        late = running.client.post("/v1/embeddings", json={"input": ["a"] * 200}, headers={"X-Request-Timeout": "0.2"})
+        late = running.client.post("/v1/embeddings", json={"input": late_texts}, headers={"X-Request-Timeout": "0.2"})
         problem_of(late, 504, "deadline_exceeded")
     finally:
         go.set()

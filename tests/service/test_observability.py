@@ -64,7 +64,9 @@ def test_a_search_is_counted_in_every_stage(running: Running, palette: str) -> N
 
     before = look()
     for rerank in (0, 3):
-        answer = running.client.post(f"/v1/collections/{palette}/search", json={"text": "red", "rerank": rerank})
+        answer = running.client.post(
+            f"/v1/collections/{palette}/search", json={"text": f"counted {rerank}", "rerank": rerank}
+        )
         assert answer.status_code == 200
     after = look()
     assert {name: after[name] - before[name] for name in after} == {

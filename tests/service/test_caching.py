@@ -1,0 +1,430 @@
+"""What was made already: found again, made once, bounded, forgotten; and what that changes for who asks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from service.caching.cache import ENTRY_BYTES, Cache
+from service.errors import DeadlineExceeded
+from service.scheduling.call import Asker
+from tests.media_files import write_color_video
+from tests.service.conftest import fill, settings_for
+from tests.service.running import JSON, Running, problem_of, serving, wait_for
+from tests.service.test_observability import scrape, value
+from vitascope.errors import EngineError
+from vitascope.model import Model
+
+PATIENCE = 10.0
+
+
+class Named(NamedTuple):
+    fingerprint: str
+    name: str
+
+
+@dataclass
+class Counted:
+    hits: int = 0
+    shared: int = 0
+    misses: int = 0
+    evictions: int = 0
+
+    def looked_up(self, cache: str, *, hits: int, shared: int, misses: int) -> None:
+        self.hits, self.shared, self.misses = self.hits + hits, self.shared + shared, self.misses + misses
+
+    def evicted(self, cache: str, count: int) -> None:
+        self.evictions += count
+
+
+@dataclass
+class Maker:
+    """Makes texts in capitals; notes what it was asked for, and can be held."""
+
+    made: list[str] = field(default_factory=list)
+    free: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
+
+    def __post_init__(self) -> None:
+        self.free.set()
+
+    def __call__(self, keys: Sequence[Named]) -> Iterator[tuple[Named, str]]:
+        self.entered.set()
+        assert self.free.wait(PATIENCE)
+        if self.error is not None:
+            raise self.error
+        for key in keys:
+            self.made.append(key.name)
+            yield key, key.name.upper()
+
+
+def cache_of(entries: int, counted: Counted | None = None) -> Cache[Named, str]:
+    """A cache with room for that many values of 100 bytes."""
+    return Cache("test", entries * (ENTRY_BYTES + 100), lambda key, value: 100, counted or Counted())
+
+
+def keys(names: str, fingerprint: str = "f") -> list[Named]:
+    return [Named(fingerprint, name) for name in names]
+
+
+def test_what_was_used_last_stays_and_the_rest_goes() -> None:
+    counted, maker = Counted(), Maker()
+    cache = cache_of(3, counted)
+    cache.recall(keys("abc"), maker, Asker())
+    assert cache.recall(keys("ca"), maker, Asker()) == {Named("f", "c"): "C", Named("f", "a"): "A"}
+    cache.recall(keys("d"), maker, Asker())  # in the place of b, which was not used since
+    cache.recall(keys("cad"), maker, Asker())
+    assert maker.made == list("abcd")
+    cache.recall(keys("b"), maker, Asker())
+    assert maker.made == list("abcdb")
+    assert (cache.entries, cache.bytes) == (3, 3 * (ENTRY_BYTES + 100))
+    assert counted == Counted(hits=5, shared=0, misses=5, evictions=2)
+
+
+def test_only_what_is_not_there_is_made_and_equal_keys_once() -> None:
+    cache, maker = cache_of(100), Maker()
+    cache.recall(keys("abcdefgh"), maker, Asker())
+    found = cache.recall(keys("xaxbya"), maker, Asker())
+    assert maker.made == list("abcdefghxy")
+    assert {key.name for key in found} == set("abxy")
+
+
+def test_what_is_larger_than_the_cache_is_given_and_not_kept() -> None:
+    cache, maker = cache_of(1), Maker()
+    large: Cache[Named, str] = Cache("test", 1000, lambda key, value: 1001, Counted())
+    cache.recall(keys("a"), maker, Asker())
+    assert large.recall(keys("a"), maker, Asker()) == {Named("f", "a"): "A"}
+    assert (large.entries, large.bytes) == (0, 0)
+
+
+def test_without_bytes_nothing_is_kept_or_shared() -> None:
+    counted, maker = Counted(), Maker()
+    cache = cache_of(0, counted)
+    for _ in range(2):
+        assert cache.recall(keys("aa"), maker, Asker()) == {Named("f", "a"): "A"}
+    assert maker.made == ["a", "a"]
+    assert counted == Counted(misses=2)
+
+
+def test_a_bundle_that_goes_takes_its_values_along_even_those_under_way() -> None:
+    cache, maker = cache_of(100), Maker()
+    cache.recall(keys("abc", "old") + keys("a", "new"), maker, Asker())
+    maker.free.clear()
+    maker.entered.clear()
+    with ThreadPoolExecutor(1) as threads:
+        late = threads.submit(cache.recall, keys("d", "old"), maker, Asker())
+        assert maker.entered.wait(PATIENCE)
+        cache.forget("old")
+        maker.free.set()
+        assert late.result(PATIENCE) == {Named("old", "d"): "D"}
+    assert (cache.entries, cache.bytes) == (1, ENTRY_BYTES + 100)
+    cache.recall(keys("d", "old") + keys("a", "new"), maker, Asker())
+    assert maker.made == list("abcadd")
+
+
+def test_many_who_want_the_same_wait_for_one() -> None:
+    counted, maker = Counted(), Maker()
+    cache = cache_of(100, counted)
+    maker.free.clear()
+    with ThreadPoolExecutor(8) as threads:
+        futures = [threads.submit(cache.recall, keys("ab"), maker, Asker()) for _ in range(8)]
+        wait_for(lambda: counted.shared == 14)
+        maker.free.set()
+        assert [future.result(PATIENCE) for future in futures] == [dict(zip(keys("ab"), "AB", strict=True))] * 8
+    assert maker.made == ["a", "b"]
+    assert counted == Counted(shared=14, misses=2)
+
+
+def test_who_waits_takes_over_from_one_who_gives_up() -> None:
+    counted, failing, maker = Counted(), Maker(error=EngineError("not now")), Maker()
+    cache = cache_of(100, counted)
+    failing.free.clear()
+    with ThreadPoolExecutor(4) as threads:
+        first = threads.submit(cache.recall, keys("a"), failing, Asker())
+        assert failing.entered.wait(PATIENCE)
+        others = [threads.submit(cache.recall, keys("a"), maker, Asker()) for _ in range(3)]
+        wait_for(lambda: counted.shared == 3)
+        failing.free.set()
+        with pytest.raises(EngineError, match="not now"):
+            first.result(PATIENCE)
+        assert [other.result(PATIENCE) for other in others] == [{Named("f", "a"): "A"}] * 3
+    assert maker.made == ["a"]
+
+
+def test_who_waits_waits_no_longer_than_its_answer_is_wanted() -> None:
+    counted, maker = Counted(), Maker()
+    cache = cache_of(100, counted)
+    maker.free.clear()
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(cache.recall, keys("a"), maker, Asker())
+        assert maker.entered.wait(PATIENCE)
+        began = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            cache.recall(keys("a"), maker, Asker(deadline=began + 0.05))
+        assert time.monotonic() - began < PATIENCE / 2
+        maker.free.set()
+        assert first.result(PATIENCE)
+
+
+def test_threads_that_ask_make_and_forget_at_random_end_with_exact_bytes() -> None:
+    cache, maker = cache_of(20), Maker()
+
+    def work(seed: int) -> None:
+        random = np.random.default_rng(seed)
+        for _ in range(200):
+            names = "".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), 4))
+            fingerprint = str(random.integers(2))
+            found = cache.recall(keys(names, fingerprint), maker, Asker())
+            assert {key.name: made for key, made in found.items()} == {name: name.upper() for name in names}
+            if random.random() < 0.05:
+                cache.forget(fingerprint)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    assert cache.bytes == cache.entries * (ENTRY_BYTES + 100)
+    assert 0 < cache.entries <= 20
+    cache.forget("0")
+    cache.forget("1")
+    assert (cache.entries, cache.bytes) == (0, 0)
+
+
+# The service
+
+
+@pytest.fixture(scope="module")
+def caching(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
+    """A service of this file's own, so that its counts are nobody else's; with the collection `palette`."""
+    data = tmp_path_factory.mktemp("caching")
+    with serving(settings_for(small_bundle, data)) as running:
+        assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
+        fill(running, "palette", files)
+        yield running
+
+
+@dataclass
+class Looks:
+    """What was counted since this was made."""
+
+    running: Running
+    before: dict[tuple[str, frozenset[tuple[str, str]]], float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.before = scrape(self.running.client)
+
+    def __call__(self, name: str, **labels: str) -> float:
+        return value(scrape(self.running.client), name, **labels) - value(self.before, name, **labels)
+
+
+@contextmanager
+def held(running: Running, graph: str) -> Iterator[tuple[list[int], threading.Event]]:
+    """The graph, which waits for the event before it runs; the rows of each run."""
+    go, seen = threading.Event(), list[int]()
+    engine = running.service.model._graphs.engine(graph)  # type: ignore[attr-defined]
+    run: Callable[[JSON], JSON] = engine.run
+
+    def slow(inputs: JSON) -> JSON:
+        seen.append(len(next(iter(inputs.values()))))
+        assert go.wait(30)
+        return run(inputs)
+
+    engine.run = slow
+    try:
+        yield seen, go
+    finally:
+        go.set()
+        engine.run = run
+
+
+def embedded(running: Running, texts: Sequence[str], **headers: str) -> JSON:
+    answer = running.client.post("/v1/embeddings", json={"input": texts}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    made: JSON = answer.json()
+    return made
+
+
+def test_of_thirty_known_texts_and_two_new_ones_two_are_run(caching: Running) -> None:
+    known = [f"a {'big ' * number}cat" for number in range(30)]
+    first = embedded(caching, known)
+    looks = Looks(caching)
+    again = embedded(caching, [*known[:15], "a small red cat", *known[15:], "a small blue ball", "a small red cat"])
+    assert looks("vitascope_batch_rows_sum", graph="text") == 2
+    assert looks("vitascope_cache_lookups_total", cache="texts", result="hit") == 30
+    assert looks("vitascope_cache_lookups_total", cache="texts", result="miss") == 2
+    assert looks("vitascope_cache_entries", cache="texts") == 2
+    assert looks("vitascope_cache_bytes", cache="texts") > 2 * 16 * 4
+    # Bit for bit, and each in its place; the tokens are told as before.
+    vectors = [one["embedding"] for one in again["data"]]
+    assert vectors[:15] + vectors[16:31] == [one["embedding"] for one in first["data"]]
+    assert vectors[15] == vectors[32]
+    assert vectors[15] != vectors[31]
+    per_text = {text: embedded(caching, [text])["usage"]["prompt_tokens"] for text in ("a big cat", "a small red cat")}
+    assert again["usage"]["prompt_tokens"] == first["usage"]["prompt_tokens"] + 3 * per_text["a small red cat"]
+
+
+def test_a_search_that_is_repeated_costs_no_run_and_finds_the_same(caching: Running) -> None:
+    def search() -> JSON:
+        found: JSON = caching.client.post("/v1/collections/palette/search", json={"text": "a red thing here"}).json()
+        return found
+
+    first = search()
+    looks = Looks(caching)
+    assert search() == first
+    assert embedded(caching, ["a red thing here"])["data"]  # what a search has embedded, too
+    assert looks("vitascope_inference_seconds_count", graph="text") == 0
+    assert looks("vitascope_cache_lookups_total", cache="texts", result="hit") == 2
+
+
+def test_two_requests_with_the_same_new_texts_run_them_once(caching: Running) -> None:
+    """One is answered by a thread, a search, the other on the event loop."""
+    looks = Looks(caching)
+    body = {"text": "wanted twice"}
+    with held(caching, "text") as (seen, go), ThreadPoolExecutor(3) as threads:
+        one = threads.submit(embedded, caching, ["wanted twice"])
+        wait_for(lambda: seen)
+        two = threads.submit(embedded, caching, ["wanted twice", "wanted once"])
+        three = threads.submit(caching.client.post, "/v1/collections/palette/search", json=body)
+        wait_for(lambda: looks("vitascope_cache_lookups_total", cache="texts", result="shared") == 2)
+        go.set()
+        assert one.result()["data"][0]["embedding"] == two.result()["data"][0]["embedding"]
+        assert three.result().status_code == 200
+    assert seen == [1, 1]
+
+
+def test_a_request_whose_time_is_over_does_not_take_those_along_that_wait_for_its_texts(caching: Running) -> None:
+    looks = Looks(caching)
+    impatient = {"x-request-timeout": "0.3"}
+    with held(caching, "text") as (seen, go), ThreadPoolExecutor(3) as threads:
+        blocking = threads.submit(embedded, caching, ["in the way"])
+        wait_for(lambda: seen)
+        late = threads.submit(caching.client.post, "/v1/embeddings", json={"input": ["both"]}, headers=impatient)
+        wait_for(lambda: looks("vitascope_cache_lookups_total", cache="texts", result="miss") == 2)
+        patient = threads.submit(embedded, caching, ["both"])
+        problem_of(late.result(), 504, "deadline_exceeded")
+        go.set()
+        assert blocking.result()["data"]
+        assert patient.result()["data"]
+
+
+def test_vectors_made_beside_other_texts_rank_alike(small_model: Model) -> None:
+    """What is promised: not the last bits, but the cosines and the order that they give."""
+    texts = [f"a {'big ' * (number % 7)}{color} thing" for number, color in enumerate(("red", "green", "blue") * 20)]
+    together = small_model.embed_text(texts)
+    alone = np.concatenate([small_model.embed_text([text]) for text in texts])
+    assert (together * alone).sum(axis=1).min() > 1 - 1e-5
+    assert np.abs(together @ together.T - alone @ together.T).max() < 1e-5
+
+
+def score(running: Running, frames: int = 0, **about: object) -> JSON:
+    answer = running.client.post("/v1/caption-scores", json={"captions": ["a red thing"], "frames": frames, **about})
+    assert answer.status_code == 200, answer.text
+    found: JSON = answer.json()
+    return found
+
+
+def test_the_second_question_about_a_clip_decodes_nothing_and_is_answered_alike(caching: Running) -> None:
+    about = {"collection": "palette", "video_id": "1", "start": 0.25}
+    first = score(caching, frames=4, **about)
+    looks = Looks(caching)
+    assert score(caching, frames=4, **about) == first
+    without = score(caching, **about)["scores"][0]
+    assert {**without, "emscore": None} == {**first["scores"][0], "emscore": None}
+    answer = caching.client.post("/v1/answers", json={"question": "what color is it?", **about}).json()
+    assert answer["answer"] == "red"
+    assert (answer["start"], answer["end"]) == (first["start"], first["end"])
+    assert looks("vitascope_stage_seconds_count", stage="decode") == 0
+    assert looks("vitascope_inference_seconds_count", graph="video") == 0
+    score(caching, frames=2, **about)  # frames that nobody has seen
+    assert looks("vitascope_inference_seconds_count", graph="video") == 1
+    score(caching, **{**about, "start": 0.5})
+    assert looks("vitascope_stage_seconds_count", stage="decode") == 2
+
+
+def test_the_same_upload_is_seen_once_whatever_it_is_called_and_asked(caching: Running, files: Path) -> None:
+    content = (files / "green.mp4").read_bytes()
+    looks = Looks(caching)
+    for name in ("a.mp4", "b.mp4"):
+        form = {"file": (name, content)}
+        answer = caching.client.post("/v1/answers", files=form, data={"question": "what color is it?"})
+        assert answer.json()["answer"] == "green", answer.text
+    assert caching.client.post("/v1/embeddings", files=form).status_code == 200
+    assert looks("vitascope_inference_seconds_count", graph="video") == 1
+    assert looks("vitascope_decoding_wait_seconds_count", operation="probe", kind="interactive") == 1
+    # Uploaded for keeps it has the same content, and stays what it was.
+    assert score(caching, collection="palette", video_id="2")["scores"]
+    assert looks("vitascope_inference_seconds_count", graph="video") == 1
+
+
+def test_a_wrong_part_of_a_known_file_is_still_wrong(caching: Running, files: Path) -> None:
+    form = {"file": ("a.mp4", (files / "blue.mp4").read_bytes())}
+    data = {"question": "what color is it?"}
+    assert caching.client.post("/v1/answers", files=form, data=data).status_code == 200
+    problem_of(caching.client.post("/v1/answers", files=form, data={**data, "start": "9"}), 422, "invalid_input")
+
+
+def test_a_file_that_was_replaced_in_its_folder_is_looked_at_again_and_deceives_nobody(
+    caching: Running, files: Path
+) -> None:
+    """The catalogue states the SHA-256 of the red film; who writes to the folder puts a green one in its place."""
+    folder = caching.settings.data_dir / "incoming"
+    film, red = folder / "film.mp4", folder.parent / "red.mp4"
+    write_color_video(red, (200, 20, 20), seconds=1.5)
+    film.write_bytes(red.read_bytes())
+    assert caching.client.post("/v1/collections", json={"name": "folders"}).status_code == 201
+    job = caching.client.post("/v1/collections/folders/jobs", json={"folder": str(folder)}).json()
+    address = f"/v1/collections/folders/jobs/{job['id']}"
+    wait_for(lambda: caching.client.get(address).json()["state"] == "succeeded")
+    question = {"question": "what color is it?"}
+    stored = {"collection": "folders", "video_id": "1", **question}
+    assert caching.client.post("/v1/answers", json=stored).json()["answer"] == "red"
+    (folder.parent / "other.mp4").write_bytes((files / "green.mp4").read_bytes())
+    (folder.parent / "other.mp4").replace(film)
+    assert caching.client.post("/v1/answers", json=stored).json()["answer"] == "green"
+    # What was seen under the SHA-256 of the red one is not taken for the red one.
+    form = {"file": ("a.mp4", red.read_bytes())}
+    assert caching.client.post("/v1/answers", files=form, data=question).json()["answer"] == "red"
+
+
+def test_many_who_ask_about_one_upload_at_once_decode_it_once(caching: Running, tmp_path: Path) -> None:
+    write_color_video(tmp_path / "odd.mp4", (30, 200, 30), seconds=1.0)
+    content = (tmp_path / "odd.mp4").read_bytes()
+    looks = Looks(caching)
+
+    def ask(_: int) -> str:
+        form, data = {"file": ("a.mp4", content)}, {"question": "what color is it?"}
+        answer: str = caching.client.post("/v1/answers", files=form, data=data).json()["answer"]
+        return answer
+
+    with held(caching, "video") as (seen, go), ThreadPoolExecutor(6) as threads:
+        answers = threads.map(ask, range(6))
+        wait_for(lambda: looks("vitascope_cache_lookups_total", cache="clips", result="shared") == 5)
+        go.set()
+        assert list(answers) == ["green"] * 6
+    assert seen == [1]
+
+
+def test_a_bundle_that_goes_is_forgotten_and_small_caches_stay_small(small_bundle: Path, tmp_path: Path) -> None:
+    settings = settings_for(small_bundle, tmp_path, text_cache_bytes=5000, clip_cache_bytes=0)
+    with serving(settings) as running:
+        looks = Looks(running)
+        for number in range(20):
+            embedded(running, [f"text {number}"])
+        assert looks("vitascope_cache_bytes", cache="texts") <= 5000
+        kept = looks("vitascope_cache_entries", cache="texts")
+        assert 2 <= kept <= 8
+        assert looks("vitascope_cache_evictions_total", cache="texts") == 20 - kept
+        running.service.caches.forget("another")
+        assert looks("vitascope_cache_entries", cache="texts") == kept
+        running.service.caches.forget(running.service.fingerprint)
+        assert looks("vitascope_cache_bytes", cache="texts") == 0
+        embedded(running, ["text 19"])
+        assert looks("vitascope_batch_rows_sum", graph="text") == 21
