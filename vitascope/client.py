@@ -9,6 +9,10 @@ Methods return the service's JSON as it is (dicts, lists, strings, numbers; time
 answer raises the error that the service raised (`vitascope.errors`), so that callers of the client and of
 the runtime handle the same names; what has no name there, and a service that cannot be reached, raises
 `ServiceError`.
+
+A request that was refused because too much is under way (429, 503), or whose connection could not be opened or broke
+off, is sent again where that does no harm: `Retries` says how often and for how long. What is written carries an
+Idempotency-Key, so it is done once.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,11 +30,11 @@ from urllib.parse import quote
 import httpx
 
 from vitascope import errors
-from vitascope.client_http import JSON, ServiceError, error_of, field, given, header_value
+from vitascope.client_http import IDEMPOTENCY_KEY, JSON, ServiceError, field, given, header_value
+from vitascope.client_retries import Retries
 from vitascope.client_tasks import Tasks
-from vitascope.download import fetch
 
-__all__ = ["Client", "ServiceError"]
+__all__ = ["Client", "Retries", "ServiceError"]
 
 Metadata = Mapping[str, str | float | int | bool]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
@@ -81,8 +86,8 @@ class Client(Tasks):
         """Raises `CollectionExists` where there is one of that name.
 
         ``index_kind``: auto, flat, hnsw or ivfpq; ``token_encoding``: int8 or float16. ``idempotency_key``, here and
-        below: of your choice, for this call alone. Repeated with it within 24 hours, the call is not done again, and
-        returns what it returned first.
+        below: of your choice, for this call alone, else a random one. Repeated with it within 24 hours, the call is not
+        done again, and returns what it returned first.
         """
         options = given(index_kind=index_kind, token_encoding=token_encoding)
         body = {"name": name, **options}
@@ -119,7 +124,7 @@ class Client(Tasks):
             fields["metadata"] = json.dumps(dict(metadata))
         if segmentation is not None:
             fields["segmentation"] = json.dumps(segmentation)
-        return self._upload(_path(collection, "videos"), file, fields, _once(idempotency_key))
+        return self._upload(_path(collection, "videos"), file, fields, headers=_once(idempotency_key))
 
     def videos(
         self,
@@ -233,7 +238,8 @@ class Client(Tasks):
         ``kind``: ``backup``; ``export``, with ``tokens`` and ``thumbnails``; ``reembed`` by the model in use, with
         ``skip_missing``.
         """
-        return self._call("POST", "/v1/operations", json={"kind": kind, "collection": collection, **options})
+        body = {"kind": kind, "collection": collection, **options}
+        return self._call("POST", "/v1/operations", json=body, headers=_once(None))
 
     def operations(self) -> JSON:
         return self._call("GET", "/v1/operations")
@@ -291,14 +297,10 @@ class Client(Tasks):
         try:
             made = self.wait_for_operation(begun["id"], **waiting)
             for file in made["files"]:
-                fetch(self._http, file["url"], target(file["name"]))
-        except BaseException as error:
+                self._fetch(file["url"], target(file["name"]))
+        except BaseException:
             with suppress(errors.VitascopeError):
                 self.delete_operation(begun["id"])
-            if isinstance(error, httpx.HTTPStatusError):
-                raise error_of(error.response) from error
-            if isinstance(error, httpx.HTTPError):
-                raise ServiceError(f"the service at {self.url}: the download broke off: {error}") from error
             raise
         self.delete_operation(begun["id"])
         return made
@@ -345,8 +347,9 @@ class Client(Tasks):
         )
         asked = {**given(text=text, query=query), "limit": limit, "rerank": rerank, **options}
         if file is None:
-            return self._call("POST", _path(collection, "search"), json=asked)
-        return self._upload(_path(collection, "search"), file, {name: field(value) for name, value in asked.items()})
+            return self._call("POST", _path(collection, "search"), json=asked, reads=True)
+        fields = {name: field(value) for name, value in asked.items()}
+        return self._upload(_path(collection, "search"), file, fields, reads=True)
 
     def search_pages(
         self, collection: str, text: str | None = None, *, file: str | Path | None = None, **options: Any
@@ -372,4 +375,4 @@ def _operation(operation_id: str) -> str:
 
 
 def _once(idempotency_key: str | None) -> dict[str, str]:
-    return {} if idempotency_key is None else {"Idempotency-Key": header_value(idempotency_key)}
+    return {IDEMPOTENCY_KEY: str(uuid.uuid4()) if idempotency_key is None else header_value(idempotency_key)}

@@ -31,7 +31,7 @@ class Tasks(Caller):
         """
         about = {"collection": collection, "video_id": video_id, **given(start=start, end=end)}
         options: JSON = {"captions": list(captions), "references": list(references), "frames": frames}
-        return self._call("POST", "/v1/caption-scores", json=about | options)
+        return self._call("POST", "/v1/caption-scores", json=about | options, reads=True)
 
     def score_file(
         self, file: str | Path, captions: Sequence[str], *, references: Sequence[str] = (), frames: int = 0
@@ -40,7 +40,7 @@ class Tasks(Caller):
         fields: JSON = {"captions": list(captions), "frames": str(frames)}
         if references:
             fields["references"] = list(references)
-        return self._upload("/v1/caption-scores", file, fields)
+        return self._upload("/v1/caption-scores", file, fields, reads=True)
 
     def ask(
         self,
@@ -62,9 +62,8 @@ class Tasks(Caller):
         """
         part = given(start=start, end=end, candidates=None if candidates is None else list(candidates))
         options: JSON = {"question": question, "top": top, "abstain_below": abstain_below}
-        return self._call(
-            "POST", "/v1/answers", json={"collection": collection, "video_id": video_id, **part, **options}
-        )
+        about = {"collection": collection, "video_id": video_id}
+        return self._call("POST", "/v1/answers", json={**about, **part, **options}, reads=True)
 
     def ask_file(
         self,
@@ -79,15 +78,15 @@ class Tasks(Caller):
         fields: JSON = {"question": question, "top": str(top), "abstain_below": str(abstain_below)}
         if candidates is not None:
             fields["candidates"] = list(candidates)
-        return self._upload("/v1/answers", file, fields)
+        return self._upload("/v1/answers", file, fields, reads=True)
 
     def embed(self, texts: Sequence[str]) -> JSON:
         """Vectors of texts, in OpenAI's shape: ``data[i]["embedding"]`` is that of texts[i], of length 1."""
-        return self._call("POST", "/v1/embeddings", json={"input": list(texts)})
+        return self._call("POST", "/v1/embeddings", json={"input": list(texts)}, reads=True)
 
     def embed_file(self, file: str | Path) -> JSON:
         """The vector of a picture or video, which is not kept, in the same shape."""
-        return self._upload("/v1/embeddings", file, {})
+        return self._upload("/v1/embeddings", file, {}, reads=True)
 
     def rerank(
         self,
@@ -103,4 +102,4 @@ class Tasks(Caller):
         against sentences.
         """
         body: dict[str, Any] = {"query": query, "documents": list(documents), "collection": collection}
-        return self._call("POST", "/v1/rerank", json=body | given(top_n=top_n))
+        return self._call("POST", "/v1/rerank", json=body | given(top_n=top_n), reads=True)

@@ -16,15 +16,15 @@ import pytest
 from PIL import Image
 
 from vitascope import errors
-from vitascope.client import Client, ServiceError
+from vitascope.client import Client, Retries, ServiceError
 from vitascope.command import main
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
 def client_of(handler: Handler) -> Client:
-    """A client whose requests go to ``handler`` instead of the network."""
-    return Client("http://service", transport=httpx.MockTransport(handler))
+    """A client whose requests go to ``handler`` instead of the network, once."""
+    return Client("http://service", transport=httpx.MockTransport(handler), retries=Retries(tries=1))
 
 
 def problem(status: int, code: str, detail: str) -> httpx.Response:

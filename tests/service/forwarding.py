@@ -1,0 +1,81 @@
+"""Something between a client and a service that loses connections, as networks and proxies do."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+class Forwarder:
+    """Passes bytes on to a port of this machine, both ways."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        """Refuses connections until ``listen``."""
+        self.answers_to_lose = 0
+        """So many answers will be cut off before their first byte."""
+        self._clients: list[socket.socket] = []
+        self._open: list[socket.socket] = [self._listener]
+
+    def listen(self) -> None:
+        self._listener.listen()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """End the connections of clients; the service does not notice."""
+        for client in self._clients:
+            _end(client)
+        self._clients.clear()
+
+    def close(self) -> None:
+        for each in self._open:
+            _end(each)
+            each.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._to))
+                self._clients.append(client)
+                self._open += [client, server]
+                threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
+                threading.Thread(target=self._pass_back, args=(server, client), daemon=True).start()
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        with suppress(OSError):
+            while data := client.recv(65536):
+                server.sendall(data)
+
+    def _pass_back(self, server: socket.socket, client: socket.socket) -> None:
+        with suppress(OSError):
+            while data := server.recv(65536):
+                if self.answers_to_lose:
+                    self.answers_to_lose -= 1
+                    _end(client)
+                    continue
+                with suppress(OSError):
+                    client.sendall(data)
+        _end(client)
+
+
+def _end(each: socket.socket) -> None:
+    with suppress(OSError):
+        each.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def forwarding(to: int, *, listening: bool = True) -> Iterator[Forwarder]:
+    """A forwarder, closed at the end."""
+    forwarder = Forwarder(to)
+    if listening:
+        forwarder.listen()
+    try:
+        yield forwarder
+    finally:
+        forwarder.close()

@@ -1,0 +1,178 @@
+"""The client before a service that has too much to do, and behind connections that break off."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.service.conftest import fill, settings_for
+from tests.service.forwarding import forwarding
+from tests.service.running import JSON, Running, serving, wait_for
+from vitascope.client import Client, Retries, ServiceError
+from vitascope.errors import CollectionNotFound
+
+ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
+SOON = Retries(tries=8, pause=0.05)
+
+
+@pytest.fixture(scope="module")
+def busy(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
+    """A service that has two places, with the collection `palette`; the client has the admin key."""
+    settings = settings_for(
+        small_bundle,
+        tmp_path_factory.mktemp("busy"),
+        allow_unauthenticated=False,
+        admin_key=ADMIN,
+        max_requests=2,
+        text_cache_bytes=0,
+    )
+    with serving(settings) as running:
+        running.client.headers["authorization"] = f"Bearer {ADMIN}"
+        assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
+        fill(running, "palette", files)
+        yield running
+
+
+def port_of(running: Running) -> int:
+    port = running.client.base_url.port
+    assert port is not None
+    return port
+
+
+def client_of(running: Running, retries: Retries = SOON, *, key: str = ADMIN, port: int | None = None) -> Client:
+    return Client(f"http://127.0.0.1:{port or port_of(running)}", api_key=key, retries=retries)
+
+
+def answered(running: Running, status: int) -> int:
+    """How many answers of this status the service has given."""
+    families = text_string_to_metric_families(running.service.observer.metrics.text().decode())
+    samples = [sample for family in families for sample in family.samples]
+    return int(
+        sum(s.value for s in samples if s.name == "vitascope_requests_total" and s.labels["status"] == str(status))
+    )
+
+
+@contextmanager
+def held(running: Running, graph: str, *keys: str) -> Iterator[threading.Event]:
+    """The graph, which waits for the event before it runs; a search of each key waits already, and has its place."""
+    go = threading.Event()
+    engine = running.service.model._graphs.engine(graph)  # type: ignore[attr-defined]
+    run = engine.run
+
+    def slow(inputs: JSON) -> JSON:
+        assert go.wait(30)
+        answer: JSON = run(inputs)
+        return answer
+
+    def search(key: str) -> int:
+        url = f"{running.client.base_url}/v1/collections/palette/search"
+        return httpx.post(url, json={"text": "red"}, headers={"x-api-key": key}, timeout=60).status_code
+
+    engine.run = slow
+    try:
+        with ThreadPoolExecutor(max(1, len(keys))) as threads:
+            waiting = [threads.submit(search, key) for key in keys]
+            wait_for(lambda: running.service.gate.admission.requests == len(keys))
+            try:
+                yield go
+            finally:
+                go.set()
+            assert [each.result() for each in waiting] == [200] * len(keys)
+    finally:
+        engine.run = run
+
+
+def test_what_a_full_service_refuses_is_done_when_there_is_room(busy: Running, files: Path) -> None:
+    before, began = answered(busy, 503), time.monotonic()
+    with held(busy, "text", ADMIN, ADMIN) as go, ThreadPoolExecutor(3) as threads:
+        searching, making, adding = client_of(busy), client_of(busy), client_of(busy)
+        found = threads.submit(searching.search, "palette", "a red thing")
+        made = threads.submit(making.create_collection, "made-late")
+        # The whole file has to be sent again.
+        added = threads.submit(adding.score_file, files / "red.mp4", ["a red thing"])
+        wait_for(lambda: answered(busy, 503) == before + 3)
+        go.set()
+        assert found.result()["results"][0]["video"]["title"] == "red"
+        assert made.result()["name"] == "made-late"
+        assert added.result()["scores"][0]["similarity"] > 0.9
+    assert time.monotonic() - began >= 1  # Retry-After: 1
+
+
+def test_what_is_one_too_many_of_a_client_is_done_later(busy: Running) -> None:
+    """Refused before it was begun: so even what cannot be repeated otherwise is."""
+    busy.client.post("/v1/collections", json={"name": "gone-late"})
+    scopes = ["read", "write", "admin"]
+    key = busy.client.post("/v1/keys", json={"name": "one", "scopes": scopes, "concurrency": 1}).json()["key"]
+    before = answered(busy, 429)
+    with held(busy, "text", key) as go, ThreadPoolExecutor(1) as threads, client_of(busy, key=key) as client:
+        deleted = threads.submit(client.delete_collection, "gone-late")
+        wait_for(lambda: answered(busy, 429) == before + 1)
+        go.set()
+        deleted.result()
+    assert busy.client.get("/v1/collections/gone-late").status_code == 404
+
+
+@pytest.mark.parametrize("retries", [Retries(tries=1), Retries(tries=9, seconds=0.9)])
+def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(busy: Running, retries: Retries) -> None:
+    before = answered(busy, 503)
+    with held(busy, "text", ADMIN, ADMIN), client_of(busy, retries) as client:
+        began = time.monotonic()
+        with pytest.raises(ServiceError, match="come back in a moment") as raised:
+            client.search("palette", "red")
+        assert time.monotonic() - began < 0.9  # it was asked to wait for longer than it may
+    assert raised.value.status == 503
+    assert raised.value.problem["code"] == "overloaded"
+    assert answered(busy, 503) == before + 1
+
+
+def test_a_service_that_starts_late_is_found(busy: Running) -> None:
+    with (
+        forwarding(port_of(busy), listening=False) as between,
+        ThreadPoolExecutor(1) as threads,
+        client_of(busy, Retries(pause=0.2), port=between.port) as client,
+    ):
+        made = threads.submit(client.create_collection, "patient")
+        time.sleep(0.05)
+        assert not made.done()
+        between.listen()
+        assert made.result()["name"] == "patient"
+        assert client.collections()["collections"]
+
+
+def test_a_write_whose_answer_was_lost_is_done_once(busy: Running) -> None:
+    with forwarding(port_of(busy)) as between, client_of(busy, port=between.port) as client:
+        between.answers_to_lose = 2
+        # A second one would be refused: there is a collection of that name.
+        assert client.create_collection("once")["name"] == "once"
+        assert between.answers_to_lose == 0
+        between.answers_to_lose = 1
+        assert client.collection("once")["videos"] == 0  # reading goes on, too
+        between.answers_to_lose = 1
+        with pytest.raises(ServiceError, match="cannot be reached"):
+            client.delete_collection("once")  # a second one would say that there is none
+        with pytest.raises(CollectionNotFound):
+            client.collection("once")
+
+
+def test_an_upload_that_is_still_under_way_when_it_is_repeated_is_waited_for(busy: Running, files: Path) -> None:
+    busy.client.post("/v1/collections", json={"name": "broken-off"})
+    before = answered(busy, 409)
+    with forwarding(port_of(busy)) as between, client_of(busy, port=between.port) as client:
+        with held(busy, "video") as go, ThreadPoolExecutor(1) as threads:
+            added = threads.submit(client.add_video, "broken-off", files / "blue.mp4", title="Blue")
+            wait_for(lambda: busy.service.scheduler.waiting() or busy.service.gate.admission.bytes)
+            wait_for(lambda: list((busy.settings.data_dir / "media" / "broken-off").glob("*.mp4")))
+            between.cut()
+            wait_for(lambda: answered(busy, 409) == before + 1)
+            go.set()
+            assert added.result()["title"] == "Blue"
+        assert client.collection("broken-off")["videos"] == 1
+    assert busy.client.get("/v1/collections/broken-off").json()["videos"] == 1

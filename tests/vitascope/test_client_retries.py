@@ -1,0 +1,139 @@
+"""Which requests the client sends again, and when. tests/service/test_client_retries.py asks real services."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from itertools import pairwise
+
+import httpx
+import pytest
+
+from vitascope.client import Client, Retries, ServiceError
+from vitascope.errors import InvalidInput, VitascopeError
+
+Failure = Callable[[httpx.Request], httpx.Response]
+HASTY = Retries(tries=3, pause=0.0)
+
+
+def refused(status: int, code: str = "x") -> Failure:
+    return lambda request: httpx.Response(status, json={"code": code, "detail": "why"})
+
+
+def broken(kind: type[httpx.TransportError]) -> Failure:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise kind("broken")
+
+    return fail
+
+
+CALLS: dict[str, Callable[[Client], object]] = {
+    "read": lambda client: client.models(),
+    "search": lambda client: client.search("a", "red"),
+    "write": lambda client: client.create_collection("a"),
+    "operation": lambda client: client.create_operation("backup", "a"),
+    "change": lambda client: client.change_collection("a", index_kind="flat"),
+    "delete": lambda client: client.delete_video("a", "1"),
+    "pause": lambda client: client.pause_job("a", "1"),
+}
+READS_AND_WRITES = {"read", "search", "write", "operation", "change"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "again"),
+    [
+        (refused(429), set(CALLS)),
+        (broken(httpx.ConnectError), set(CALLS)),
+        (broken(httpx.ConnectTimeout), set(CALLS)),
+        (refused(503), READS_AND_WRITES | {"delete"}),
+        (refused(409, "idempotency_in_progress"), READS_AND_WRITES),
+        (broken(httpx.ReadError), READS_AND_WRITES),
+        (broken(httpx.RemoteProtocolError), READS_AND_WRITES),
+        (broken(httpx.ReadTimeout), set()),
+        (refused(409), set()),
+        (refused(500), set()),
+        (refused(502), set()),
+        (refused(507), set()),
+    ],
+)
+def test_what_is_sent_again_after_what(failure: Failure, again: set[str]) -> None:
+    for name, call in CALLS.items():
+        keys = []
+
+        def answer(request: httpx.Request, keys: list[str | None] = keys) -> httpx.Response:
+            keys.append(request.headers.get("idempotency-key"))
+            return failure(request)
+
+        made = Client("http://service", transport=httpx.MockTransport(answer), retries=HASTY)
+        with made as client, pytest.raises(VitascopeError):
+            call(client)
+        assert len(keys) == (3 if name in again else 1), name
+        assert len(set(keys)) == 1  # every try is the same request
+        assert (keys[0] is not None) == (name in ("write", "operation"))
+
+
+def test_every_write_has_a_key_of_its_own() -> None:
+    keys = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        return httpx.Response(201, json={"id": "1"})
+
+    with Client("http://service", transport=httpx.MockTransport(answer)) as client:
+        client.create_job("a", "films")
+        client.create_job("a", "films")
+        client.create_job("a", "films", idempotency_key="mine")
+    assert len(set(keys)) == 3
+    assert keys[2] == "mine"
+
+
+def test_pauses_double_up_to_the_longest_and_are_random() -> None:
+    retries = Retries(pause=0.5, longest=3.0)
+    for tries, most in enumerate((0.5, 1.0, 2.0, 3.0, 3.0), start=1):
+        pauses = [retries.pause_after(tries, None) for _ in range(50)]
+        assert all(most / 2 <= pause <= most for pause in pauses)
+        assert len(set(pauses)) > 1
+    assert all(7 + 0.25 <= retries.pause_after(1, 7.0) <= 7 + 0.5 for _ in range(50))
+    assert retries.pause_after(10_000, None) <= 3.0
+
+
+def test_retry_after_may_be_a_date() -> None:
+    times = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        times.append(time.monotonic())
+        if len(times) == 2:
+            return httpx.Response(200, json={})
+        # A date has no fractions: two seconds from now are at least one.
+        stated = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+        return httpx.Response(503, headers={"retry-after": stated})
+
+    with Client("http://service", transport=httpx.MockTransport(answer), retries=HASTY) as client:
+        client.models()
+    assert [0.99 <= later - earlier < 5 for earlier, later in pairwise(times)] == [True]
+
+
+@pytest.mark.parametrize("stated", ["soon", "-1", "", "1e9", "Wed, 99 Nov 2026 21:20:51 GMT"])
+def test_a_retry_after_that_says_nothing_is_nothing(stated: str) -> None:
+    tries = 0
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        nonlocal tries
+        tries += 1
+        return httpx.Response(503, headers={"retry-after": stated})
+
+    made = Client("http://service", transport=httpx.MockTransport(answer), retries=HASTY)
+    with made as client, pytest.raises(ServiceError):
+        client.models()
+    assert tries == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({"tries": 0}, "tries: 0"), ({"seconds": -1.0}, "seconds: -1"), ({"pause": float("nan")}, "pause: nan")],
+)
+def test_what_makes_no_sense_is_refused(given: dict[str, float], told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        Retries(**given)  # type: ignore[arg-type]
