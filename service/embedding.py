@@ -111,9 +111,9 @@ async def _embed_texts(service: Service, mine: Turn, texts: Sequence[str]) -> tu
                 async for key, value in _run(service, mine, claim.mine):
                     found[key] = value
                     cache.keep(claim, key, value)
-            for key, making in claim.shared.items():
-                if (value_made := await asyncio.wrap_future(making)) is not None:
-                    found[key] = value_made
+            for key, promise in claim.shared.items():
+                if (kept := await asyncio.wrap_future(promise)) is not None:
+                    found[key] = kept
     return put_together(found, keys, mine.model.bundle.manifest.vector_width)
 
 

@@ -42,8 +42,17 @@ class Watcher(Protocol):
 
 K = TypeVar("K", bound=Key)
 V = TypeVar("V")
-Making = Future[V | None]
-"""A value that somebody is making; None where that was given up, for whatever reason of his own."""
+Promise = Future[V | None]
+"""Of a value that another is making; None where that was given up, for whatever reason of his own."""
+
+
+class Making(Generic[V]):
+    """A value that somebody is making. ``promise``: once others wait for it, which few do."""
+
+    __slots__ = ("promise",)
+
+    def __init__(self) -> None:
+        self.promise: Promise[V] | None = None
 
 
 @dataclass
@@ -52,7 +61,7 @@ class Claim(Generic[K, V]):
 
     known: dict[K, V] = field(default_factory=dict)
     mine: list[K] = field(default_factory=list)
-    shared: dict[K, Making[V]] = field(default_factory=dict)
+    shared: dict[K, Promise[V]] = field(default_factory=dict)
     makings: dict[K, Making[V]] = field(default_factory=dict)
     """Of what is mine and not made yet; the cache settles them."""
 
@@ -101,10 +110,9 @@ class Cache(Generic[K, V]):
                         found[key] = value
                         self.keep(claim, key, value)
             # Only when all that is mine is made: so nobody waits for one who waits for him.
-            for key, making in claim.shared.items():
-                value_made = _result(making, asker)
-                if value_made is not None:
-                    found[key] = value_made
+            for key, promise in claim.shared.items():
+                if (kept := _result(promise, asker)) is not None:
+                    found[key] = kept
             wanted = [key for key in wanted if key not in found]
         return found
 
@@ -132,7 +140,9 @@ class Cache(Generic[K, V]):
                     self._kept[key] = (value, size)
                     self._bytes += size
                     evicted = self._make_room()
-        making.set_result(value)
+            promise = making.promise
+        if promise is not None:
+            promise.set_result(value)
         if evicted:
             self._watcher.evicted(self.name, evicted)
 
@@ -154,10 +164,12 @@ class Cache(Generic[K, V]):
                     self._kept.move_to_end(key)
                     claim.known[key] = kept[0]
                 elif (making := self._making.get(key)) is not None:
-                    claim.shared[key] = making
+                    if making.promise is None:
+                        making.promise = _new_promise()
+                    claim.shared[key] = making.promise
                 else:
                     claim.mine.append(key)
-                    claim.makings[key] = self._making[key] = _new_making()
+                    claim.makings[key] = self._making[key] = Making()
         return claim
 
     def _give_up(self, claim: Claim[K, V]) -> None:
@@ -166,7 +178,8 @@ class Cache(Generic[K, V]):
                 if self._making.get(key) is making:
                     del self._making[key]
         for making in claim.makings.values():
-            making.set_result(None)
+            if making.promise is not None:
+                making.promise.set_result(None)
 
     def _make_room(self) -> int:
         evicted = 0
@@ -177,16 +190,16 @@ class Cache(Generic[K, V]):
         return evicted
 
 
-def _new_making() -> Making[V]:
-    making: Making[V] = Future()
-    making.set_running_or_notify_cancel()  # from now on, one who waits for it cannot cancel it for the others
-    return making
+def _new_promise() -> Promise[V]:
+    promise: Promise[V] = Future()
+    promise.set_running_or_notify_cancel()  # from now on, one who waits for it cannot cancel it for the others
+    return promise
 
 
-def _result(making: Making[V], asker: Asker) -> V | None:
+def _result(promise: Promise[V], asker: Asker) -> V | None:
     while True:
         try:
-            return making.result(LOOK_SECONDS)
+            return promise.result(LOOK_SECONDS)
         except NotYet:
             if (reason := asker.reason_to_drop(time.monotonic())) is not None:
                 raise reason from None
