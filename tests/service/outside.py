@@ -1,0 +1,137 @@
+"""A server that somebody else runs, as well or badly as its pages are written; and what is connected to meanwhile."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+
+from tests.tools import find_tool
+
+Page = Callable[[socket.socket], None]
+"""Answers one request, which has been read, on its connection."""
+
+HERE = IPv4Address("127.0.0.1")
+
+
+@dataclass
+class Outside:
+    """``pages`` by path; ``requests``: what came, head and body."""
+
+    port: int
+    pages: dict[str, Page] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    closed: threading.Event = field(default_factory=threading.Event)
+
+
+def page(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> Page:
+    """An answer with these headers, and Content-Length unless that is among them."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
+    return lambda connection: connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+
+
+def redirect(location: str) -> Page:
+    return page(b"", f"Location: {location}", status="302 Found")
+
+
+def dripping(head: bytes, drop: bytes, pause: float, outside: Outside) -> Page:
+    """``head``, then ``drop`` again and again after ``pause`` seconds, without end."""
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(head)
+        while not outside.closed.wait(pause):
+            connection.sendall(drop)
+
+    return drip
+
+
+@contextmanager
+def outside(tls: ssl.SSLContext | None = None) -> Iterator[Outside]:
+    """A server on 127.0.0.1; its connections end with the block at the latest."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        server = Outside(listener.getsockname()[1])
+        thread = threading.Thread(target=_accept, args=(listener, server, tls), daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.closed.set()
+            with suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+
+
+def _accept(listener: socket.socket, server: Outside, tls: ssl.SSLContext | None) -> None:
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        threading.Thread(target=_serve, args=(connection, server, tls), daemon=True).start()
+
+
+def _serve(connection: socket.socket, server: Outside, tls: ssl.SSLContext | None) -> None:
+    with suppress(OSError):  # whoever asked went away
+        connection.settimeout(10)
+        with connection if tls is None else tls.wrap_socket(connection, server_side=True) as stream:
+            request = b""
+            while b"\r\n\r\n" not in request and (more := stream.recv(65536)):
+                request += more
+            head, _, body = request.partition(b"\r\n\r\n")
+            stated = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            while stated and len(body) < int(stated[1]) and (more := stream.recv(65536)):
+                body += more
+            server.requests.append((head + b"\r\n\r\n" + body).decode("latin-1"))
+            path = server.requests[-1].split(" ", 2)[1].partition("?")[0]
+            server.pages.get(path, page(b"", status="404 Not Found"))(stream)
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate for ``name`` that vouches for itself, and its key."""
+    made, key = folder / f"{name}.pem", folder / f"{name}.key"
+    command = [find_tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    subprocess.run([*command, "-keyout", key, "-out", made], check=True, capture_output=True)
+    return made, key
+
+
+_watching: list[list[tuple[object, ...]]] = []
+_hooked = threading.Event()
+
+
+def _note(event: str, given: tuple[object, ...]) -> None:
+    if event == "socket.connect" and _watching:
+        for seen in list(_watching):
+            seen.append(given)
+
+
+@contextmanager
+def connections() -> Iterator[list[tuple[object, ...]]]:
+    """Every ``connect`` of a socket in this process until the end of the block: (socket, address)."""
+    if not _hooked.is_set():
+        _hooked.set()
+        sys.addaudithook(_note)  # stays for good, and does nothing while nobody watches
+    seen: list[tuple[object, ...]] = []
+    _watching.append(seen)
+    try:
+        yield seen
+    finally:
+        _watching.remove(seen)
+
+
+def connected_hosts(seen: list[tuple[object, ...]], *, besides: set[int]) -> list[str]:
+    """The addresses that were connected to, but for those of this machine at the ports ``besides``."""
+    hosts = []
+    for _, address in seen:
+        assert isinstance(address, tuple), address  # a socket of the file system
+        if not (ip_address(address[0]).is_loopback and address[1] in besides):
+            hosts.append(str(address[0]))
+    return hosts

@@ -1,0 +1,363 @@
+"""The door to hosts that others name: what it refuses, where it connects, and what an answer may cost."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from pathlib import Path
+
+import pytest
+
+from service.outbound.addresses import Address, why_not_public
+from service.outbound.door import Door
+from service.outbound.errors import Stopped, UrlFailed, UrlRefused
+from service.outbound.lookup import is_this_machine
+from service.outbound.rules import Rules
+from service.outbound.urls import read_url
+from tests.service.outside import (
+    HERE,
+    Outside,
+    certificate,
+    connected_hosts,
+    connections,
+    dripping,
+    outside,
+    page,
+    redirect,
+)
+from vitascope.errors import InvalidInput
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def known(host: str) -> list[Address]:
+    """Every name leads to this machine."""
+    return [HERE]
+
+
+def rules(server: Outside, **changes: object) -> Rules:
+    made = Rules(schemes=frozenset({"http", "https"}), ports=frozenset({server.port}), max_bytes=100_000)
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def door(server: Outside, **changes: object) -> Door:
+    """One that may connect to this machine."""
+    return Door(rules(server, **changes), resolve=known, judge=lambda address: None)
+
+
+def url(server: Outside, path: str = "/film.mp4") -> str:
+    return f"http://media.example:{server.port}{path}"
+
+
+@pytest.fixture
+def server() -> Iterator[Outside]:
+    with outside() as running:
+        running.pages["/film.mp4"] = page(b"a film")
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("address", "is_public"),
+    [
+        *((a, True) for a in ("1.1.1.1", "8.8.8.8", "93.184.216.34", "172.15.255.255", "172.32.0.1", "100.63.255.255")),
+        *((a, True) for a in ("100.128.0.0", "2606:4700::1111", "2a00:1450:4001::", "2001:4860::8888")),
+        ("64:ff9b::8.8.8.8", True),
+        *((a, False) for a in ("0.0.0.0", "0.1.2.3", "10.0.0.1", "127.0.0.1", "127.255.255.254", "100.64.0.1")),
+        *((a, False) for a in ("100.100.100.200", "169.254.169.254", "172.16.0.1", "172.31.255.255", "192.168.1.1")),
+        *((a, False) for a in ("192.0.0.192", "192.0.2.1", "192.88.99.1", "198.18.0.1", "198.19.255.255")),
+        *((a, False) for a in ("198.51.100.1", "203.0.113.1", "224.0.0.1", "239.255.255.255", "240.0.0.1")),
+        *((a, False) for a in ("255.255.255.255", "168.63.129.16")),
+        *((a, False) for a in ("::", "::1", "::127.0.0.1", "::8.8.8.8", "::ffff:127.0.0.1", "::ffff:8.8.8.8")),
+        *((a, False) for a in ("::ffff:0:127.0.0.1", "64:ff9b::10.0.0.1", "64:ff9b::169.254.169.254")),
+        *((a, False) for a in ("64:ff9b:1::1", "100::1", "2001::1", "2001:0:4136:e378:8000:63bf:3fff:fdd2")),
+        *((a, False) for a in ("2001:db8::1", "2002:7f00:1::", "2002:a9fe:a9fe::1", "2002:808:808::1", "3fff::1")),
+        *((a, False) for a in ("fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%eth0", "fec0::1", "ff02::1", "5f00::1")),
+        *((a, False) for a in ("2606:4700::5efe:10.0.0.1", "2606:4700::200:5efe:10.0.0.1", "4000::1", "2001:20::1")),
+    ],
+)
+def test_only_addresses_of_the_public_internet_are_public(address: str, is_public: bool) -> None:
+    assert (why_not_public(ip_address(address)) is None) == is_public
+
+
+def test_networks_can_be_refused_besides_even_behind_nat64() -> None:
+    refused = [IPv4Network("8.8.8.0/24")]
+    assert why_not_public(IPv4Address("8.8.8.8"), refused) is not None
+    assert why_not_public(IPv6Address("64:ff9b::8.8.8.8"), refused) is not None
+    assert why_not_public(IPv4Address("8.8.4.4"), refused) is None
+
+
+def test_the_addresses_of_this_machine_are_known() -> None:
+    assert is_this_machine(HERE)
+    assert not is_this_machine(IPv4Address("192.0.2.77"))
+
+
+def test_a_url_is_sent_as_it_was_understood() -> None:
+    asked = read_url("HTTPS://Media.Example:443/ä/b c%20d?q=ü&r=%C3%A4#frag".replace(" ", ""), Rules())
+    assert (asked.scheme, asked.host, asked.port, asked.authority) == ("https", "media.example", 443, "media.example")
+    assert asked.path == "/%C3%A4/bc%20d?q=%C3%BC&r=%C3%A4"
+    assert read_url("https://media.example?q", Rules()).url == "https://media.example/?q"
+    assert read_url("https://[2606:4700::1111]/", Rules()).authority == "[2606:4700::1111]"
+
+
+@pytest.mark.parametrize("host", ["media.example", "a.videos.example", "a.b.videos.example"])
+def test_names_may_be_limited_to_some(host: str) -> None:
+    some = Rules(hosts=("media.example", "*.videos.example"))
+    read_url(f"https://{host}/", some)
+    for other in (f"x{host}", f"{host}.evil.example", "videos.example", "8.8.8.8"):
+        with pytest.raises(UrlRefused, match="host"):
+            read_url(f"https://{other}/", Rules(hosts=(host,) if other.startswith("x") else some.hosts))
+
+
+def test_a_file_is_fetched_and_nothing_of_ours_goes_along(server: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://user:secret@127.0.0.1:9")
+    into = io.BytesIO()
+    assert door(server).fetch(url(server, "/film.mp4?x=1"), into) == 6
+    assert into.getvalue() == b"a film"
+    head, *headers = server.requests[0].split("\r\n")
+    assert head == "GET /film.mp4?x=1 HTTP/1.1"
+    assert {line.partition(":")[0].lower() for line in headers if line} == {
+        *("host", "user-agent", "connection", "accept", "accept-encoding")
+    }
+    assert f"Host: media.example:{server.port}" in headers
+
+
+def test_bytes_are_posted_and_the_answer_is_told(server: Outside) -> None:
+    server.pages["/hook"] = page(b"later", "Retry-After: 7", "X-A: 1", "x-a: 2", status="503 Service Unavailable")
+    answer = door(server).post(url(server, "/hook"), b'{"a": 1}', {"Content-Type": "application/json"})
+    assert (answer.status, answer.headers["retry-after"], answer.headers["x-a"]) == (503, "7", "2")
+    assert "Content-Length: 8" in server.requests[0]
+    assert server.requests[0].endswith('\r\n\r\n{"a": 1}')
+    server.pages["/hook"] = redirect(url(server))
+    assert door(server, redirects=5).post(url(server, "/hook"), b"", {}).status == 302
+    assert len(server.requests) == 2
+
+
+def test_the_address_that_was_judged_is_the_one_connected_to(server: Outside) -> None:
+    """A name that leads elsewhere the second time it is asked for: nobody asks a second time."""
+    answers = iter([[IPv4Address("127.0.0.1")], [IPv4Address("127.0.0.2")]])
+    judged = []
+
+    def judge(address: Address) -> None:
+        judged.append(address)
+
+    Door(rules(server), resolve=lambda host: next(answers), judge=judge).fetch(url(server), into := io.BytesIO())
+    assert (into.getvalue(), judged) == (b"a film", [HERE])
+
+
+@pytest.mark.parametrize("addresses", [["8.8.8.8", "127.0.0.1"], ["::1"], ["::ffff:127.0.0.1"], ["64:ff9b::7f00:1"]])
+def test_a_name_is_refused_when_any_of_its_addresses_is_not_public(server: Outside, addresses: list[str]) -> None:
+    real = Door(rules(server), resolve=lambda host: [ip_address(address) for address in addresses])
+    with connections() as seen, pytest.raises(UrlRefused, match="not public") as refused:
+        real.fetch(url(server), io.BytesIO())
+    assert set(connected_hosts(seen, besides=set())) <= {"8.8.8.8"}  # the kernel was asked for the way there
+    assert not any(address in str(refused.value) for address in addresses)
+
+
+def test_an_unknown_name_reads_like_one_of_this_network(server: Outside) -> None:
+    def unknown(host: str) -> list[Address]:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    with pytest.raises(UrlFailed, match="is unknown, or leads to an address that is not public") as failed:
+        Door(rules(server), resolve=unknown).fetch(url(server), io.BytesIO())
+    assert failed.value.is_temporary
+
+
+def test_a_resolver_that_hangs_is_left_after_the_time_for_connecting(server: Outside) -> None:
+    hanging = threading.Event()
+
+    def never(host: str) -> list[Address]:
+        hanging.wait(20)
+        return []
+
+    began = time.monotonic()
+    with pytest.raises(UrlFailed, match=r"connecting took more than 0\.3 s"):
+        Door(rules(server, connect_seconds=0.3), resolve=never).fetch(url(server), io.BytesIO())
+    assert time.monotonic() - began < 2
+    hanging.set()
+
+
+def test_the_next_address_is_tried_when_one_takes_no_connection(server: Outside) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.2", server.port))  # not listening
+        two = Door(
+            rules(server),
+            resolve=lambda host: [IPv4Address("127.0.0.2"), HERE],
+            judge=lambda address: None,
+        )
+        assert two.fetch(url(server), io.BytesIO()) == 6
+
+
+def test_the_certificate_must_be_of_the_name(tmp_path: Path) -> None:
+    made, key = certificate(tmp_path, "media.example")
+    inside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    inside.load_cert_chain(made, key)
+    names: list[str | None] = []
+    inside.sni_callback = lambda connection, name, context: names.append(name)
+    with outside(inside) as server:
+        server.pages["/film.mp4"] = page(b"a film")
+        known_authority = ssl.create_default_context(cafile=str(made))
+        trusting = Door(rules(server), resolve=known, judge=lambda address: None, tls=known_authority)
+        assert trusting.fetch(f"https://media.example:{server.port}/film.mp4", io.BytesIO()) == 6
+        assert names == ["media.example"]
+        with pytest.raises(UrlFailed, match="certificate verify failed"):
+            trusting.fetch(f"https://other.example:{server.port}/film.mp4", io.BytesIO())
+        with pytest.raises(UrlFailed, match="certificate verify failed"):
+            door(server).fetch(f"https://media.example:{server.port}/film.mp4", io.BytesIO())
+        assert len(server.requests) == 1
+
+
+def test_redirects_are_followed_only_where_rules_say_so_and_are_counted(server: Outside) -> None:
+    server.pages |= {"/a": redirect("/b"), "/b": redirect(url(server)), "/loop": redirect("loop")}
+    with pytest.raises(UrlRefused, match="redirects are not followed"):
+        door(server).fetch(url(server, "/a"), io.BytesIO())
+    with pytest.raises(UrlRefused, match="more than 1 redirects"):
+        door(server, redirects=1).fetch(url(server, "/a"), io.BytesIO())
+    assert door(server, redirects=2).fetch(url(server, "/a"), into := io.BytesIO()) == 6
+    assert into.getvalue() == b"a film"
+    with pytest.raises(UrlRefused, match="more than 5 redirects"):
+        door(server, redirects=5).fetch(url(server, "/loop"), io.BytesIO())
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://internal.example:{port}/",
+        "//127.0.0.1:{port}/film.mp4",
+        "http://127.0.0.1:{port}/film.mp4",
+        "http://[::1]:{port}/",
+        "http://user@media.example:{port}/film.mp4",
+        "http://media.example:22/",
+        "file:///etc/passwd",
+        "gopher://media.example:{port}/",
+        "http://0x7f.1:{port}/film.mp4",
+        "http://[",
+        "/a b",
+        "",
+    ],
+)
+def test_every_redirect_is_judged_as_the_first_url_was(server: Outside, location: str) -> None:
+    server.pages["/a"] = redirect(location.format(port=server.port))
+    leads = {"media.example": [HERE], "internal.example": [IPv4Address("10.0.0.7")]}
+    judge = {HERE: None}.get
+    with connections() as seen, pytest.raises((UrlRefused, InvalidInput)):
+        Door(rules(server, redirects=3), resolve=leads.__getitem__, judge=lambda a: judge(a, "private")).fetch(
+            url(server, "/a"), io.BytesIO()
+        )
+    assert {address for _, address in seen} == {("127.0.0.1", server.port)}
+    assert len(server.requests) == (4 if location == "" else 1)
+
+
+def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
+    made, key = certificate(tmp_path, "media.example")
+    inside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    inside.load_cert_chain(made, key)
+    with outside(inside) as server:
+        server.pages["/a"] = redirect(url(server))
+        trusted = ssl.create_default_context(cafile=str(made))
+        following = Door(rules(server, redirects=3), resolve=known, judge=lambda address: None, tls=trusted)
+        with pytest.raises(UrlRefused, match="from https to http"):
+            following.fetch(f"https://media.example:{server.port}/a", io.BytesIO())
+
+
+def test_an_answer_that_is_no_file_fails_and_says_whether_to_try_again(server: Outside) -> None:
+    for status, is_temporary in (("404 Not Found", False), ("503 Busy", True), ("429 Slow", True), ("206 Some", False)):
+        server.pages["/film.mp4"] = page(b"words", status=status)
+        with pytest.raises(UrlFailed, match=f"answered {status[:3]}; 200 was expected") as failed:
+            door(server).fetch(url(server), io.BytesIO())
+        assert failed.value.is_temporary == is_temporary
+    server.pages["/film.mp4"] = page(gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip")
+    with pytest.raises(UrlFailed, match="Content-Encoding 'gzip'"):
+        door(server).fetch(url(server), into := io.BytesIO())
+    assert into.getvalue() == b""
+
+
+@pytest.mark.parametrize("garbage", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"])
+def test_an_answer_that_is_no_http_fails(server: Outside, garbage: bytes) -> None:
+    server.pages["/film.mp4"] = lambda connection: connection.sendall(garbage)
+    with pytest.raises(UrlFailed):
+        door(server).fetch(url(server), io.BytesIO())
+
+
+def test_an_endless_head_is_cut_off(server: Outside) -> None:
+    server.pages["/film.mp4"] = dripping(OK, b"X-A: " + b"a" * 10_000 + b"\r\n", 0, server)
+    with pytest.raises(UrlFailed):
+        door(server).fetch(url(server), io.BytesIO())
+
+
+def test_a_length_that_lies_is_found_out(server: Outside) -> None:
+    server.pages["/film.mp4"] = page(b"a film", length=50)
+    with pytest.raises(UrlFailed, match="broke off after 6 bytes"):
+        door(server).fetch(url(server), io.BytesIO())
+    server.pages["/film.mp4"] = page(b"a film, and more", length=6)
+    assert door(server).fetch(url(server), io.BytesIO()) == 6
+    server.pages["/film.mp4"] = page(b"", length=10**15)
+    with pytest.raises(UrlFailed, match=r"1000000000000000 bytes; at most 100000"):
+        door(server).fetch(url(server), io.BytesIO())
+
+
+@pytest.mark.parametrize("head", [OK, OK + b"Transfer-Encoding: chunked\r\n"])
+def test_an_endless_body_is_cut_off_at_the_limit(server: Outside, head: bytes) -> None:
+    drop = b"2710\r\n" + bytes(10_000) + b"\r\n" if b"chunked" in head else bytes(10_000)
+    server.pages["/film.mp4"] = dripping(head + b"\r\n", drop, 0, server)
+    with pytest.raises(UrlFailed, match="more than 100000 bytes; at most 100000"):
+        door(server).fetch(url(server), into := io.BytesIO())
+    assert len(into.getvalue()) <= 100_000
+
+
+@pytest.mark.parametrize(
+    ("head", "drop", "pause", "changes", "message"),
+    [
+        (b"HTTP/1.1 200", b"", 1, {"answer_seconds": 0.3}, "the answer took more than 0.3 s"),
+        (OK, b"X: 1\r\n", 0.05, {"answer_seconds": 0.3}, "the answer took more than 0.3 s"),
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            b"HTTP/1.1 100 Continue\r\n\r\n",
+            0.01,
+            {"answer_seconds": 0.3},
+            "the answer",
+        ),
+        (OK + b"\r\nab", b"", 1, {"idle_seconds": 0.3}, "waiting for the next byte took more than 0.3 s"),
+        (OK + b"\r\n", b"a", 0.05, {"total_seconds": 0.4}, "not done within 0.4 s"),
+    ],
+)
+def test_slow_answers_are_left(
+    server: Outside, head: bytes, drop: bytes, pause: float, changes: dict[str, float], message: str
+) -> None:
+    server.pages["/film.mp4"] = dripping(head, drop, pause, server)
+    began = time.monotonic()
+    with pytest.raises(UrlFailed, match=message) as failed:
+        door(server, **changes).fetch(url(server), io.BytesIO())
+    assert failed.value.is_temporary
+    assert time.monotonic() - began < 2
+
+
+def test_a_server_that_does_not_speak_tls_is_left_after_the_time_for_connecting(server: Outside) -> None:
+    with pytest.raises(UrlFailed, match=r"timed out|connecting took more"):
+        door(server, connect_seconds=0.3).fetch(url(server).replace("http:", "https:"), io.BytesIO())
+
+
+def test_a_server_that_takes_nothing_does_not_hold_a_post_up(server: Outside) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        stubborn = door(server, ports=frozenset({port}), answer_seconds=0.4)
+        with pytest.raises(UrlFailed, match="the answer took more than"):
+            stubborn.post(f"http://media.example:{port}/", bytes(20_000_000), {})
+
+
+def test_what_nobody_wants_any_longer_is_left_at_once(server: Outside) -> None:
+    unwanted = threading.Event()
+    server.pages["/film.mp4"] = dripping(OK + b"\r\n", b"a", 0.05, server)
+    threading.Timer(0.2, unwanted.set).start()
+    began = time.monotonic()
+    with pytest.raises(Stopped):
+        door(server).fetch(url(server), io.BytesIO(), unwanted.is_set)
+    assert time.monotonic() - began < 1.5
