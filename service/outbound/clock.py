@@ -12,10 +12,10 @@ LOOK_SECONDS = 0.25
 
 
 class Clock:
-    """Of one request, redirects included. ``left`` is asked before everything that may wait."""
+    """Of one request to ``asked``, redirects included. ``left`` is called before everything that may wait."""
 
-    def __init__(self, url: str, total_seconds: float, should_stop: Callable[[], bool]) -> None:
-        self._url = url
+    def __init__(self, asked: str, total_seconds: float, should_stop: Callable[[], bool]) -> None:
+        self._asked = asked
         self._end = time.monotonic() + total_seconds
         self._total = total_seconds
         self._should_stop = should_stop
@@ -29,12 +29,12 @@ class Clock:
     def left(self) -> float:
         """Seconds, more than 0. Raises UrlFailed when the time is over, and Stopped."""
         if self._should_stop():
-            raise Stopped(self._url)
+            raise Stopped(self._asked)
         now = time.monotonic()
         if now >= self._end:
-            raise UrlFailed(f"{self._url}: not done within {self._total:g} s", is_temporary=True)
+            raise UrlFailed(f"{self._asked}: not done within {self._total:g} s", is_temporary=True)
         if now >= self._phase_end:
-            raise UrlFailed(f"{self._url}: {self._phase} took more than {self._seconds:g} s", is_temporary=True)
+            raise UrlFailed(f"{self._asked}: {self._phase} took more than {self._seconds:g} s", is_temporary=True)
         return min(self._end, self._phase_end) - now
 
     def moment(self) -> float:

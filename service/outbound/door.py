@@ -73,17 +73,17 @@ class Door:
         Raises InvalidInput, UrlRefused, UrlFailed, Stopped, and OSError from writing the file. What is in the file
         then is of no use.
         """
-        clock = Clock(url, self.rules.total_seconds, should_stop)
         target = read_url(url, self.rules)
+        clock = Clock(target.origin, self.rules.total_seconds, should_stop)
         for _ in range(self.rules.redirects + 1):
             with self._asked("GET", target, {"Accept": "*/*", "Accept-Encoding": "identity"}, b"", clock) as response:
                 if response.status not in REDIRECTS:
                     return self._receive(target, response, file, clock)
                 location = _headers(response).get("location", "")
             if not self.rules.redirects:
-                raise UrlRefused(f"{target.url}: redirects to {location[:200]!r}; redirects are not followed here")
+                raise UrlRefused(f"{target.origin}: answered {response.status}; redirects are not followed here")
             target = next_url(target, location, self.rules)
-        raise UrlRefused(f"{url}: more than {self.rules.redirects} redirects; at most that many are followed")
+        raise UrlRefused(f"{target.origin}: more than {self.rules.redirects} redirects; at most that many are followed")
 
     def post(
         self, url: str, body: bytes, headers: Mapping[str, str], should_stop: Callable[[], bool] = _never
@@ -92,8 +92,9 @@ class Door:
 
         Raises InvalidInput, UrlRefused, UrlFailed and Stopped.
         """
-        clock = Clock(url, self.rules.total_seconds, should_stop)
-        with self._asked("POST", read_url(url, self.rules), headers, body, clock) as response:
+        target = read_url(url, self.rules)
+        clock = Clock(target.origin, self.rules.total_seconds, should_stop)
+        with self._asked("POST", target, headers, body, clock) as response:
             return Answer(response.status, _headers(response))
 
     @contextmanager
@@ -105,14 +106,14 @@ class Door:
         network = PinnedNetwork(self._addresses(target, clock), clock)
         origin = httpcore.Origin(target.scheme.encode(), target.host.encode(), target.port)
         url = httpcore.URL(scheme=origin.scheme, host=origin.host, port=origin.port, target=target.path.encode())
-        sent: dict[bytes | str, bytes | str] = {
-            "Host": target.authority,
-            "User-Agent": AGENT,
-            "Connection": "close",
-            **headers,
-        }
+        sent: list[tuple[bytes | str, bytes | str]] = [
+            ("Host", target.authority),
+            ("User-Agent", AGENT),
+            ("Connection", "close"),
+            *headers.items(),
+        ]
         if method == "POST":
-            sent["Content-Length"] = str(len(body))
+            sent.append(("Content-Length", str(len(body))))
 
         def connected(event: str, _: object) -> None:
             if event.endswith(".send_request_headers.started"):
@@ -123,7 +124,7 @@ class Door:
             try:
                 response = connection.handle_request(request)
             except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-                raise UrlFailed(f"{target.url}: {error or 'the connection broke off'}", is_temporary=True) from error
+                raise UrlFailed(f"{target.origin}: {error or 'the connection broke off'}", is_temporary=True) from error
             try:
                 yield response
             finally:
@@ -135,12 +136,12 @@ class Door:
         Whoever asked is told neither the addresses nor which it was: which names this network has is not for him.
         """
         found = addresses_of(target.host, self._resolve, clock) if target.address is None else [target.address]
-        message = f"{target.url}: {target.host!r} is unknown, or leads to an address that is not public"
+        message = f"{target.origin}: {target.host!r} is unknown, or leads to an address that is not public"
         if not found:
             raise UrlFailed(message, is_temporary=True)
         for address in found:
             if (reason := self._judge(address)) is not None:
-                _log.warning("%s: refused, as it leads to %s (%s)", target.url, address, reason)
+                _log.warning("%s: refused, as it leads to %s (%s)", target.origin, address, reason)
                 raise UrlRefused(message)
         return list(found)
 
@@ -152,10 +153,10 @@ class Door:
         headers = _headers(response)
         if response.status != 200:
             is_temporary = response.status in TEMPORARY
-            raise UrlFailed(f"{target.url}: answered {response.status}; 200 was expected", is_temporary=is_temporary)
+            raise UrlFailed(f"{target.origin}: answered {response.status}; 200 was expected", is_temporary=is_temporary)
         if (encoding := headers.get("content-encoding", "identity")).lower() != "identity":
             raise UrlFailed(
-                f"{target.url}: Content-Encoding {encoding[:80]!r}; the file itself was expected", is_temporary=False
+                f"{target.origin}: Content-Encoding {encoding[:80]!r}; the file itself was expected", is_temporary=False
             )
         if (stated := headers.get("content-length", "0")).isdecimal() and int(stated[:20]) > self.rules.max_bytes:
             raise self._too_large(target, stated[:20])
@@ -169,12 +170,12 @@ class Door:
                 file.write(block)
                 clock.begin("waiting for the next byte", self.rules.idle_seconds)
         except (httpcore.NetworkError, httpcore.ProtocolError) as error:
-            raise UrlFailed(f"{target.url}: broke off after {total} bytes: {error}", is_temporary=True) from error
+            raise UrlFailed(f"{target.origin}: broke off after {total} bytes: {error}", is_temporary=True) from error
         return total
 
     def _too_large(self, target: Target, size: str) -> UrlFailed:
         return UrlFailed(
-            f"{target.url}: {size} bytes; at most {self.rules.max_bytes} were expected", is_temporary=False
+            f"{target.origin}: {size} bytes; at most {self.rules.max_bytes} were expected", is_temporary=False
         )
 
 

@@ -40,9 +40,14 @@ class Target:
         return host if self.port == _DEFAULT_PORT[self.scheme] else f"{host}:{self.port}"
 
     @property
+    def origin(self) -> str:
+        """What messages and logs may say: paths and queries can hold secrets of whoever asked."""
+        return f"{self.scheme}://{self.authority}"
+
+    @property
     def url(self) -> str:
         """The whole, as it is asked for."""
-        return f"{self.scheme}://{self.authority}{self.path}"
+        return f"{self.origin}{self.path}"
 
 
 def read_url(url: str, rules: Rules) -> Target:
@@ -53,12 +58,14 @@ def read_url(url: str, rules: Rules) -> Target:
     if not 1 <= len(url) <= MAX_URL:
         raise InvalidInput(f"url: {len(url)} characters; 1 to {MAX_URL} were expected")
     if _FORBIDDEN.search(url):
-        raise InvalidInput(f"url: {url!r} holds spaces, backslashes or control characters; none were expected")
+        raise InvalidInput(f"url: {url[:200]!r} holds spaces, backslashes or control characters; none were expected")
     try:
         parts = urlsplit(url)
         given_port = parts.port
     except ValueError as error:
-        raise InvalidInput(f"url: {url!r}: {error}; such as https://media.example/film.mp4 was expected") from error
+        raise InvalidInput(
+            f"url: {url[:200]!r}: {error}; such as https://media.example/film.mp4 was expected"
+        ) from error
     if parts.scheme not in rules.schemes or parts.scheme not in _DEFAULT_PORT:
         raise UrlRefused(f"url: scheme {parts.scheme!r}; {' or '.join(sorted(rules.schemes))} was expected")
     if "@" in parts.netloc:
@@ -80,10 +87,10 @@ def next_url(target: Target, location: str, rules: Rules) -> Target:
     try:
         joined = urljoin(target.url, location)
     except ValueError as error:
-        raise UrlRefused(f"url: {target.url} redirects to {location[:200]!r}, which is no URL") from error
+        raise UrlRefused(f"url: {target.origin} redirects to what is no URL") from error
     found = read_url(joined, rules)
     if target.scheme == "https" and found.scheme != "https":
-        raise UrlRefused(f"url: {target.url} redirects from https to {found.scheme}; https was expected")
+        raise UrlRefused(f"url: {target.origin} redirects from https to {found.scheme}; https was expected")
     return found
 
 
