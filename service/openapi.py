@@ -14,7 +14,7 @@ from service.gate.access import HEALTH
 from service.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
 from service.schemas.embeddings import EmbeddingRequest
-from service.schemas.library import UploadFields
+from service.schemas.library import UploadFields, VideoAtUrl
 from service.schemas.search import SearchForm, SearchRequest
 
 MEANING = {
@@ -82,7 +82,7 @@ IDEMPOTENCY_KEY = {
 }
 
 REFERENCE = "#/components/schemas/{model}"
-WITH_PARTS: tuple[type[BaseModel], ...] = (SearchRequest, SearchForm, UploadFields, EmbeddingRequest)
+WITH_PARTS: tuple[type[BaseModel], ...] = (SearchRequest, SearchForm, UploadFields, VideoAtUrl, EmbeddingRequest)
 """Bodies that are read by hand and have parts of their own: the framework does not know of them."""
 
 Responses = dict[int | str, dict[str, Any]]

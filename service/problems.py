@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from service import errors as here
 from service.gate import errors as gate
+from service.outbound import errors as outbound
 from vitascope import errors
 
 _log = logging.getLogger("vitascope.service")
@@ -42,6 +43,7 @@ STATUS_OF: dict[type[errors.VitascopeError], int] = {
     here.PayloadTooLarge: 413,
     here.ContentTypeUnsupported: 415,
     here.RangeNotSatisfiable: 416,
+    outbound.UrlRefused: 403,
     here.NotReady: 503,
     here.Overloaded: 503,
     here.DeadlineExceeded: 504,

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, IPvAnyNetwork, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -18,11 +18,13 @@ from index.jobs.pipeline import Pace
 from index.jobs.sources.reach import Reach, check_url
 from index.nearest.place import check_place
 from service.gate.secrets import admin_digest
+from service.outbound.rules import Rules
 from vitascope.commands.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits
 
 Count = Annotated[int, Field(ge=1)]
+HostPattern = Annotated[str, Field(pattern=r"^(\*\.)?([a-z0-9_-]+\.)+[a-z0-9_-]+$")]
 MIB = 1024**2
 FORM_OVERHEAD = MIB
 """Bytes that a form may have besides its file."""
@@ -79,6 +81,18 @@ class Settings(BaseSettings):
 
     allowed_urls: list[str] = []
     """URLs that indexing jobs may fetch from, such as ``s3://bucket/videos/``; what begins with one may be named."""
+
+    # Videos behind URLs of any public host
+    url_fetch: Literal["off", "on"] = "off"
+    """Whether whoever may add videos may name URLs of hosts that nobody vouched for; all else here says which."""
+    url_fetch_schemes: Annotated[set[Literal["https", "http"]], Field(min_length=1)] = {"https"}
+    url_fetch_ports: Annotated[set[Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1)] = {443}
+    url_fetch_hosts: list[HostPattern] = []
+    """Only these names, such as ``media.example`` or ``*.media.example``, all below it; none: any public host."""
+    url_fetch_refused: list[IPvAnyNetwork] = []
+    """Networks that are not connected to besides those that are not public, such as an office's ``2001:db8::/48``."""
+    url_fetch_redirects: Annotated[int, Field(ge=0, le=10, description="that are followed, each checked")] = 0
+    url_fetch_seconds: Annotated[float, Field(gt=0, description="for one file; of size as for uploads")] = 900.0
 
     # How much one request may ask for
     max_upload_bytes: Count = 512 * MIB
@@ -169,7 +183,19 @@ class Settings(BaseSettings):
 
     def reach(self) -> Reach:
         """What indexing jobs may read."""
-        return Reach(tuple(self.roots()), tuple(self.allowed_urls))
+        return Reach(tuple(self.roots()), tuple(self.allowed_urls), web=self.url_fetch == "on")
+
+    def url_rules(self) -> Rules:
+        """What may be fetched from hosts that nobody vouched for."""
+        return Rules(
+            schemes=frozenset(self.url_fetch_schemes),
+            ports=frozenset(self.url_fetch_ports),
+            hosts=tuple(self.url_fetch_hosts),
+            refused=tuple(self.url_fetch_refused),
+            redirects=self.url_fetch_redirects,
+            max_bytes=self.max_upload_bytes,
+            total_seconds=self.url_fetch_seconds,
+        )
 
     def roots(self) -> list[Path]:
         """The folders that indexing jobs may name; a relative name is below the first."""

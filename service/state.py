@@ -23,6 +23,8 @@ from service.metrics import Metrics
 from service.observer import Observer
 from service.operation_work import do
 from service.operations import Operations
+from service.outbound.door import Door
+from service.outbound.for_jobs import fetch_for_job
 from service.pools import Pool
 from service.scheduling.batches import BatchLimits
 from service.scheduling.call import Asker
@@ -58,6 +60,8 @@ class Service:
     library: Library
     media: MediaStore
     worker: JobWorker
+    door: Door | None
+    """To hosts that nobody vouched for; None where ``url_fetch`` is off."""
     operations: Operations
     heavy: Pool
     """Threads for requests that decode media or wait for the model."""
@@ -134,10 +138,11 @@ class Service:
         return self.collection(name).get_video(record_number(video_id))
 
 
-def open_service(settings: Settings) -> Service:
+def open_service(settings: Settings, door: Door | None = None) -> Service:
     """Open the bundle and the library and finish what a killed service left half done.
 
-    Raises BundleError and its kinds, StorageError, and Busy when another service has the data folder.
+    ``door``: another than the settings' own, where ``url_fetch`` is on. Raises BundleError and its kinds, StorageError,
+    and Busy when another service has the data folder.
     """
     # First, so that a broken bundle is named before anything is written.
     bundle = Bundle.open(settings.bundle)
@@ -164,7 +169,13 @@ def open_service(settings: Settings) -> Service:
         library = Library(settings.data_dir / "collections", vectors=settings.vectors)
         undo.callback(library.close)
         media.recover(library)
-        worker = JobWorker(library, lambda: for_asker(model, scheduler, decoding, Asker(bulk=True)), settings)
+        door = (door or Door(settings.url_rules())) if settings.url_fetch == "on" else None
+        worker = JobWorker(
+            library,
+            lambda: for_asker(model, scheduler, decoding, Asker(bulk=True)),
+            settings,
+            None if door is None else partial(fetch_for_job, door),
+        )
         operations = Operations(
             (settings.operations_dir or settings.data_dir / "operations").absolute(),
             settings.max_operations,
@@ -189,6 +200,7 @@ def open_service(settings: Settings) -> Service:
         library=library,
         media=media,
         worker=worker,
+        door=door,
         operations=operations,
         heavy=Pool("model", settings.workers, settings.max_waiting),
         light=Pool("files", settings.readers, settings.max_waiting),

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from index.jobs.jobs import jobs, run_job
+from index.jobs.sources.fetching import FetchWeb
 from index.library import Library
 from service.settings import Settings
 from vitascope.errors import Conflict, FingerprintMismatch, NotFound, VitascopeError
@@ -34,10 +35,14 @@ class JobWorker:
     reminders.
     """
 
-    def __init__(self, library: Library, model: Callable[[], Model], settings: Settings) -> None:
+    def __init__(
+        self, library: Library, model: Callable[[], Model], settings: Settings, web: FetchWeb | None = None
+    ) -> None:
+        """``web`` fetches URLs of any host, where the settings allow to name them."""
         self._library = library
         self._model = model
         self._settings = settings
+        self._web = web
         self._due: dict[Key, float] = {}
         self._changed = threading.Condition()
         self._stopping = False
@@ -130,6 +135,7 @@ class JobWorker:
                 reach=self._settings.reach(),
                 pace=self._settings.pace(),
                 max_crashes=self._settings.max_item_crashes,
+                web=self._web,
             )
             _log.info("collection %s: job %d is %s", name, job_id, job.state)
         except (NotFound, FingerprintMismatch) as error:

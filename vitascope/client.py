@@ -126,6 +126,24 @@ class Client(Tasks):
             fields["segmentation"] = json.dumps(segmentation)
         return self._upload(_path(collection, "videos"), file, fields, headers=_once(idempotency_key))
 
+    def add_url(
+        self,
+        collection: str,
+        url: str,
+        *,
+        title: str | None = None,
+        metadata: Metadata | None = None,
+        segmentation: JSON | None = None,
+        idempotency_key: str | None = None,
+    ) -> JSON:
+        """Begin a job in which the service fetches one file from ``url`` and indexes it; see ``wait_for_job``.
+
+        The service must be set up to fetch from that host, as docs/operating.md says.
+        """
+        given_metadata = None if metadata is None else dict(metadata)
+        body = {"url": url, **given(title=title, metadata=given_metadata, segmentation=segmentation)}
+        return self._call("POST", _path(collection, "videos"), json=body, headers=_once(idempotency_key))
+
     def videos(
         self,
         collection: str,

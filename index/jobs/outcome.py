@@ -45,7 +45,10 @@ def file_name(path: str) -> str:
     member = split_member(path)
     if member is not None:
         return PurePosixPath(member[0]).name
-    return PurePosixPath(unquote(urlsplit(path).path) if is_url(path) else path).name
+    if is_url(path):
+        parts = urlsplit(path)
+        return PurePosixPath(unquote(parts.path)).name or parts.netloc
+    return PurePosixPath(path).name
 
 
 def storable(reason: str) -> str:

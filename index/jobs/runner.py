@@ -15,7 +15,7 @@ from index.jobs.owner import Lease, new_owner, note_ended
 from index.jobs.pipeline import Finished, Pace
 from index.jobs.records import Job, JobItem, find_job, job
 from index.jobs.sources.description import ListSource, UrlSource, source_name
-from index.jobs.sources.fetching import Fetcher, Interrupted, media_folder, sweep
+from index.jobs.sources.fetching import Fetcher, FetchWeb, Interrupted, media_folder, sweep
 from index.jobs.sources.listing import is_gone
 from index.jobs.sources.reach import EVERYWHERE, Reach
 from index.jobs.stage_clock import StageClock
@@ -68,6 +68,7 @@ def run_job(
     max_crashes: int = job_state.MAX_CRASHES,
     clock: StageClock | None = None,
     workplace: Workplace = _THIS_PROCESS,
+    web: FetchWeb | None = None,
 ) -> Job:
     """Run a job to its end in this thread and return it; a finished or paused job is returned as it is.
 
@@ -77,7 +78,8 @@ def run_job(
     ``should_abandon`` says True, and on an exception, the files at hand are left after the clips at hand, to be
     tried again. A file that cannot be added is noted with the reason, and the job goes on; the job itself fails
     when its source cannot be listed or the bundle cannot embed video. ``reach`` is what a confined job may read.
-    ``clock`` learns how long each stage was at work. ``workplace``: where files are decoded and embedded.
+    ``clock`` learns how long each stage was at work. ``workplace``: where files are decoded and embedded. ``web``
+    fetches URLs of any host, where ``reach`` allows that.
 
     Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running it, or took it over; a confined
     job without ``reach``), CollectionNotFound, StorageError, ClusterError.
@@ -92,7 +94,7 @@ def run_job(
     if not taken:
         return job(collection, job_id)
     within = reach if found.options.confined and reach is not None else EVERYWHERE
-    fetcher = Fetcher(media_folder(collection, job_id), within, limits.max_bytes)
+    fetcher = Fetcher(media_folder(collection, job_id), within, limits.max_bytes, web)
     run = _Run(collection, found, owner, fetcher, max_crashes, workplace.decodes_here)
     try:
         with Lease(collection.catalogue, job_id, owner):
@@ -206,9 +208,16 @@ class _Run:
             while self.in_flight and not (finished := executor.finished(_LOOK_SECONDS)):
                 if should_abandon():
                     raise _Abandoned
+                self.heed_cancelling()
             self.settle(finished)
             if any(item.state == "failed" for item in self.outcomes) and (gone := is_gone(self.job.source)):
                 raise _JobFails(gone)
+
+    def heed_cancelling(self) -> None:
+        """Fetch no further where somebody wants the job cancelled: what is fetched slowly may take long."""
+        with self.collection.catalogue.read() as connection:
+            if job_state.owned(connection, self.job.id, self.owner)[1] == "cancel":
+                self.fetcher.interrupt()
 
     def advance(self, room: int) -> Sequence[JobItem]:
         """Note what is done and take up to ``room`` files, in one transaction; none once somebody wants an end."""

@@ -21,7 +21,6 @@ from service.openapi import errors
 from service.schemas import sources as schemas
 from service.schemas.jobs import ItemState, Job, JobCounts, JobItem, JobItems, JobRate, Jobs, JobState, NewJob
 from service.schemas.segmentation import asked_segmentation
-from service.settings import Settings
 from service.state import ReadyService, Service, ServiceState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"])
@@ -39,10 +38,15 @@ async def create_job(name: str, body: NewJob, service: ReadyService, response: R
     Jobs run one after the other and survive a restart; files whose content the collection has already are
     skipped. Files stay where they are; members of shards and files behind URLs are copied into the collection.
     """
+    job, response.headers["Location"] = await begin_job(service, name, body)
+    return job
+
+
+async def begin_job(service: Service, name: str, body: NewJob) -> tuple[Job, str]:
+    """A job, begun in the background, and its address. Raises what the route answers."""
     job = await service.light.run(_create, service, name, body)
     service.worker.submit(name, job.id)
-    response.headers["Location"] = f"/v1/collections/{name}/jobs/{job.id}"
-    return _view(job)
+    return _view(job), f"/v1/collections/{name}/jobs/{job.id}"
 
 
 @router.get("", summary="List jobs", responses=errors(400, 404, 422, 507))
@@ -112,12 +116,12 @@ def _create(service: Service, name: str, body: NewJob) -> index_jobs.Job:
     if source is None:
         source = schemas.FolderSource(kind="folder", folder=body.folder or "", recursive=body.recursive)
     reach = service.settings.reach()
-    return index_jobs.create_job(collection, _source(source, service.settings), options, reach)
+    return index_jobs.create_job(collection, _source(source, service), options, reach)
 
 
-def _source(asked: schemas.Source, settings: Settings) -> sources.Source:
-    """What is asked for, with the real paths. Raises PathForbidden, NotFound and InvalidInput."""
-    roots = settings.roots()
+def _source(asked: schemas.Source, service: Service) -> sources.Source:
+    """What is asked for, with the real paths. Raises PathForbidden, UrlRefused, NotFound and InvalidInput."""
+    roots, reach = service.settings.roots(), service.settings.reach()
     match asked:
         case schemas.FolderSource():
             return sources.FolderSource(str(allowed_folder(asked.folder, roots)), asked.recursive)
@@ -133,10 +137,12 @@ def _source(asked: schemas.Source, settings: Settings) -> sources.Source:
             if (local := sources.local_path(asked.url)) is not None:
                 is_folder = is_inside(Path(local), roots) and Path(local).is_dir()
                 kind = schemas.FolderSource(kind="folder", folder=local) if is_folder else None
-                return _source(kind or schemas.FilesSource(kind="files", files=[local]), settings)
-            if (refused := settings.reach().refuses_url(asked.url)) is not None:
+                return _source(kind or schemas.FilesSource(kind="files", files=[local]), service)
+            if (refused := reach.refuses_url(asked.url)) is not None:
                 raise PathForbidden(f"url: {refused}")
-            return sources.UrlSource(asked.url)
+            if service.door is not None and reach.is_web(asked.url):
+                service.door.check(asked.url)
+            return sources.UrlSource(asked.url, asked.title)
 
 
 def _again(service: Service, name: str, job_id: int, change: Callable[[Collection, int], index_jobs.Job]) -> Job:

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.responses import JSONResponse
 
 from index.storage.filters import Filter, parse_filter
 from service.asking import turn
 from service.cursors import cut, page_limit, read_cursor
-from service.forms import parse_fields, read_form
+from service.forms import body_kind, parse_fields, read_form, read_json, validated
 from service.openapi import errors, form_body, successes
-from service.schemas.library import AddedVideo, UploadFields, Videos, VideoWithClips
+from service.routes.jobs import begin_job
+from service.schemas.jobs import Job, NewJob
+from service.schemas.library import AddedVideo, UploadFields, VideoAtUrl, Videos, VideoWithClips
+from service.schemas.sources import UrlSource
 from service.state import ReadyService, Service, ServiceState
 from service.uploads import add_upload
 from service.views import video_view, video_with_clips
@@ -25,19 +29,27 @@ router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"])
 @router.post(
     "",
     status_code=201,
-    summary="Upload a video",
-    responses=successes(_200={"model": AddedVideo, "description": "The collection has this content already."})
-    | errors(400, 404, 409, 413, 415, 422, 503, 507),
-    openapi_extra=form_body(UploadFields),
+    summary="Add a video",
+    response_model=AddedVideo,
+    responses=successes(
+        _200={"model": AddedVideo, "description": "The collection has this content already."},
+        _202={"model": Job, "description": "A job that fetches the URL and indexes the video."},
+    )
+    | errors(400, 403, 404, 409, 413, 415, 422, 503, 507),
+    openapi_extra=form_body(UploadFields, also_json=VideoAtUrl),
 )
-async def upload_video(name: str, request: Request, response: Response, service: ReadyService) -> AddedVideo:
-    """Keep a video or picture and index it; when this answers, it can be found, and survives a crash.
+async def add_video(name: str, request: Request, response: Response, service: ReadyService) -> AddedVideo | Response:
+    """Keep a video or picture and index it; when this answers 201, it can be found, and survives a crash.
 
     What kind of file it is, is told by its content, not by its name. The same content again is not indexed
-    again: the answer is 200 with the video that is there, and title and metadata stay as they are.
+    again: the answer is 200 with the video that is there, and title and metadata stay as they are. In place of the
+    file, JSON may name a URL that the service is to fetch: the answer is 202 with the job that does so, unless the
+    service fetches none (403).
     """
     # Before a byte is taken in: is there such a collection, and does the model fit it?
     await service.light.run(service.collection, name, for_model=True)
+    if body_kind(request, "a URL", "a file") == "application/json":
+        return await _add_at_url(service, name, validated(VideoAtUrl, await read_json(request)))
     async with read_form(request, service) as form:
         fields = parse_fields(UploadFields, form.fields)
         async with turn(request, service, bulk=True) as mine:
@@ -72,6 +84,13 @@ async def get_video(name: str, video_id: str, service: ServiceState) -> VideoWit
 async def delete_video(name: str, video_id: str, service: ServiceState) -> None:
     """Remove a video from the collection, and its file if it was uploaded; files in folders stay."""
     await service.light.run(_delete, service, name, video_id)
+
+
+async def _add_at_url(service: Service, name: str, asked: VideoAtUrl) -> Response:
+    source = UrlSource(kind="url", url=asked.url, title=asked.title)
+    body = NewJob(source=source, metadata=asked.metadata, segmentation=asked.segmentation)
+    job, address = await begin_job(service, name, body)
+    return JSONResponse(job.model_dump(mode="json"), 202, {"Location": address})
 
 
 def _page(service: Service, name: str, limit: int, after: int | None, where: Filter | None) -> Videos:

@@ -9,6 +9,7 @@ from pydantic import Field
 from index.library import NAME_PATTERN
 from service.schemas.base import Id, Metadata, Request, Response, example
 from service.schemas.segmentation import SHOTS, Segmentation
+from service.schemas.sources import Url
 
 IndexKind = Annotated[
     Literal["auto", "flat", "hnsw", "ivfpq"],
@@ -45,6 +46,11 @@ VIDEO: dict[str, Any] = {
     "added_at": 1764000000.0,
     "media_url": "/v1/collections/holidays/videos/3/media",
     "thumbnail_url": "/v1/collections/holidays/videos/3/thumbnail?t=8.7",
+}
+ABOUT_VIDEO: dict[str, Any] = {
+    "title": "beach",
+    "metadata": {"camera": "north", "year": 2024},
+    "segmentation": SHOTS,
 }
 SPAN: dict[str, Any] = {
     "id": "41",
@@ -178,8 +184,16 @@ class Videos(Response):
 class UploadFields(Request):
     """What may go with an uploaded file; `metadata` and `segmentation` are written as JSON."""
 
-    model_config = example(title="beach", metadata={"camera": "north", "year": 2024}, segmentation=SHOTS)
+    model_config = example(**ABOUT_VIDEO)
 
     title: Annotated[str | None, Field(max_length=500)] = None
     metadata: Metadata = Field(default_factory=dict)
     segmentation: Segmentation | None = None
+
+
+class VideoAtUrl(UploadFields):
+    """A video or picture that the service is to fetch."""
+
+    model_config = example(url="https://media.example/beach.mp4", **ABOUT_VIDEO)
+
+    url: Url

@@ -9,6 +9,7 @@ from pydantic import Field
 from service.schemas.base import Request, example
 
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
+Url = Annotated[str, Field(min_length=1, max_length=4096, description="https://… or below an allowed URL")]
 Column = Annotated[str, Field(min_length=1, max_length=128)]
 
 FOLDER = {"kind": "folder", "folder": "/videos/holidays", "recursive": True}
@@ -54,12 +55,15 @@ class ShardsSource(Request):
 
 
 class UrlSource(Request):
-    """A file, all files below a folder, or those that match a pattern with `*`, by an fsspec URL."""
+    """A file, all files below a folder, or those that match a pattern with `*`, by an fsspec URL below an allowed one;
+    or, where the service fetches such, one file at any public host.
+    """
 
     model_config = example(kind="url", url="s3://bucket/videos/")
 
     kind: Literal["url"]
-    url: Annotated[str, Field(min_length=1, max_length=4096, description="below an allowed URL")]
+    url: Url
+    title: Annotated[str | None, Field(max_length=500, description="of a single file")] = None
 
 
 Source = Annotated[FolderSource | FilesSource | ListSource | ShardsSource | UrlSource, Field(discriminator="kind")]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from index.collection import Collection
-from index.jobs.jobs import JobOptions, create_job, items, job, run_job
+from index.jobs.jobs import JobOptions, cancel, create_job, items, job, retry, run_job
 from index.jobs.sources.description import (
     FilesSource,
     FolderSource,
@@ -20,8 +23,10 @@ from index.jobs.sources.description import (
     read_source,
     source_json,
 )
+from index.jobs.sources.fetching import Interrupted
 from index.jobs.sources.listing import list_source
 from index.jobs.sources.reach import Reach
+from tests.connections import connections
 from tests.media_files import solid, write_color_video, write_picture
 from vitascope.errors import Conflict, InvalidInput
 from vitascope.model import Model
@@ -68,6 +73,60 @@ def test_allowed_urls_are_compared_part_by_part() -> None:
         "memory://bucket/a",
     ):
         assert "outside the URLs" in (reach.refuses_url(url) or ""), url
+
+
+def test_other_urls_of_the_web_are_told_apart_from_those_that_are_allowed() -> None:
+    reach = Reach((), ("https://media.example/films",), web=True)
+    assert reach.is_web("https://media.example/other/a.mp4")
+    assert reach.is_web("HTTP://10.0.0.1/a.mp4")  # whether that is fetched is not told here
+    assert not reach.is_web("https://media.example/films/a.mp4")
+    assert not reach.is_web("s3://bucket/a.mp4")
+    assert "outside the URLs" in (reach.refuses_url("s3://bucket/a.mp4") or "")
+    assert not Reach().is_web("https://media.example/a.mp4")
+    assert "VITASCOPE_URL_FETCH=on" in (Reach((), ()).refuses_url("https://media.example/a.mp4") or "")
+
+
+def test_urls_of_the_web_are_fetched_by_whoever_runs_the_job_if_at_all(
+    films: Path, collection: Collection, small_model: Model
+) -> None:
+    content = (films / "red.png").read_bytes()
+    asked = []
+
+    def fetch(url: str, file: BinaryIO, should_stop: Callable[[], bool]) -> None:
+        asked.append(url)
+        file.write(content)
+
+    web = Reach((films,), (), web=True)
+    made = create_job(collection, UrlSource("https://media.example/a.png", "A"), JobOptions(confined=True), web)
+    with connections() as seen:
+        off = run_job(collection, small_model, made.id, reach=Reach((films,), ()), web=fetch)
+    assert (off.state, asked, seen) == ("failed", [], [])
+    assert "VITASCOPE_URL_FETCH=on" in (off.error or "")
+    retry(collection, made.id)
+    run_job(collection, small_model, made.id, reach=web)
+    assert "nothing is fetched from the web" in (items(collection, made.id)[0].reason or "")
+    retry(collection, made.id)
+    run_job(collection, small_model, made.id, reach=web, web=fetch)
+    assert [(item.state, item.title) for item in items(collection, made.id)] == [("succeeded", "A")]
+    assert asked == ["https://media.example/a.png"]
+    assert Path(collection.get_video(1).path).read_bytes() == content
+
+
+def test_cancelling_a_job_ends_what_it_is_fetching(collection: Collection, small_model: Model) -> None:
+    web = Reach((), (), web=True)
+    made = create_job(collection, UrlSource("https://media.example/a.png"), JobOptions(confined=True), web)
+
+    def fetch(url: str, file: BinaryIO, should_stop: Callable[[], bool]) -> None:
+        cancel(collection, made.id)
+        deadline = time.monotonic() + 20
+        while not should_stop():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        raise Interrupted(url)
+
+    done = run_job(collection, small_model, made.id, reach=web, web=fetch)
+    assert (done.state, done.counts.cancelled) == ("cancelled", 1)
+    assert not (collection.folder / "media" / f"job-{made.id}").exists()
 
 
 def test_no_item_of_a_list_leads_out_of_the_allowed_folders(tmp_path: Path, films: Path) -> None:

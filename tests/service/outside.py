@@ -1,4 +1,4 @@
-"""A server that somebody else runs, as well or badly as its pages are written; and what is connected to meanwhile."""
+"""A server that somebody else runs, as well or badly as its pages are written."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, ip_address
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from tests.tools import find_tool
@@ -54,9 +53,9 @@ def dripping(head: bytes, drop: bytes, pause: float, outside: Outside) -> Page:
 
 
 @contextmanager
-def outside(tls: ssl.SSLContext | None = None) -> Iterator[Outside]:
-    """A server on 127.0.0.1; its connections end with the block at the latest."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+def outside(tls: ssl.SSLContext | None = None, address: str = str(HERE), port: int = 0) -> Iterator[Outside]:
+    """A server of this machine; its connections end with the block at the latest."""
+    with socket.create_server((address, port), backlog=64) as listener:
         server = Outside(listener.getsockname()[1])
         thread = threading.Thread(target=_accept, args=(listener, server, tls), daemon=True)
         thread.start()
@@ -103,35 +102,9 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     return made, key
 
 
-_watching: list[list[tuple[object, ...]]] = []
-_hooked = threading.Event()
-
-
-def _note(event: str, given: tuple[object, ...]) -> None:
-    if event == "socket.connect" and _watching:
-        for seen in list(_watching):
-            seen.append(given)
-
-
-@contextmanager
-def connections() -> Iterator[list[tuple[object, ...]]]:
-    """Every ``connect`` of a socket in this process until the end of the block: (socket, address)."""
-    if not _hooked.is_set():
-        _hooked.set()
-        sys.addaudithook(_note)  # stays for good, and does nothing while nobody watches
-    seen: list[tuple[object, ...]] = []
-    _watching.append(seen)
-    try:
-        yield seen
-    finally:
-        _watching.remove(seen)
-
-
-def connected_hosts(seen: list[tuple[object, ...]], *, besides: set[int]) -> list[str]:
-    """The addresses that were connected to, but for those of this machine at the ports ``besides``."""
-    hosts = []
-    for _, address in seen:
-        assert isinstance(address, tuple), address  # a socket of the file system
-        if not (ip_address(address[0]).is_loopback and address[1] in besides):
-            hosts.append(str(address[0]))
-    return hosts
+def certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """(of a server called ``name``, of a client that trusts it)."""
+    made, key = certificate(folder, name)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(made, key)
+    return server, ssl.create_default_context(cafile=str(made))

@@ -19,6 +19,7 @@ import httpx
 import uvicorn
 
 from service.app import create_app
+from service.outbound.door import Door
 from service.run import listen, server_config
 from service.settings import Settings
 from service.state import Service, open_service
@@ -38,9 +39,9 @@ class Running:
 
 
 @contextmanager
-def serving(settings: Settings, *, ready: bool = True) -> Iterator[Running]:
-    """A service in a thread, on any free port; stopped, as by SIGTERM, at the end."""
-    service = open_service(settings)
+def serving(settings: Settings, *, ready: bool = True, door: Door | None = None) -> Iterator[Running]:
+    """A service in a thread, on any free port; stopped, as by SIGTERM, at the end. ``door``: its way to other hosts."""
+    service = open_service(settings, door)
     server = uvicorn.Server(server_config(create_app(settings, service), settings))
     listener = listen(settings)
     port = listener.getsockname()[1]

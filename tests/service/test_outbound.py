@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -21,17 +20,8 @@ from service.outbound.errors import Stopped, UrlFailed, UrlRefused
 from service.outbound.lookup import is_this_machine
 from service.outbound.rules import Rules
 from service.outbound.urls import read_url
-from tests.service.outside import (
-    HERE,
-    Outside,
-    certificate,
-    connected_hosts,
-    connections,
-    dripping,
-    outside,
-    page,
-    redirect,
-)
+from tests.connections import connections, places
+from tests.service.outside import HERE, Outside, certified, dripping, outside, page, redirect
 from vitascope.errors import InvalidInput
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -157,7 +147,7 @@ def test_a_name_is_refused_when_any_of_its_addresses_is_not_public(server: Outsi
     real = Door(rules(server), resolve=lambda host: [ip_address(address) for address in addresses])
     with connections() as seen, pytest.raises(UrlRefused, match="not public") as refused:
         real.fetch(url(server), io.BytesIO())
-    assert set(connected_hosts(seen, besides=set())) <= {"8.8.8.8"}  # the kernel was asked for the way there
+    assert {host for host, _ in places(seen)} <= {"8.8.8.8"}  # the kernel was asked for the way there
     assert not any(address in str(refused.value) for address in addresses)
 
 
@@ -196,15 +186,12 @@ def test_the_next_address_is_tried_when_one_takes_no_connection(server: Outside)
 
 
 def test_the_certificate_must_be_of_the_name(tmp_path: Path) -> None:
-    made, key = certificate(tmp_path, "media.example")
-    inside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    inside.load_cert_chain(made, key)
+    inside, trusted = certified(tmp_path, "media.example")
     names: list[str | None] = []
     inside.sni_callback = lambda connection, name, context: names.append(name)
     with outside(inside) as server:
         server.pages["/film.mp4"] = page(b"a film")
-        known_authority = ssl.create_default_context(cafile=str(made))
-        trusting = Door(rules(server), resolve=known, judge=lambda address: None, tls=known_authority)
+        trusting = Door(rules(server), resolve=known, judge=lambda address: None, tls=trusted)
         assert trusting.fetch(f"https://media.example:{server.port}/film.mp4", io.BytesIO()) == 6
         assert names == ["media.example"]
         with pytest.raises(UrlFailed, match="certificate verify failed"):
@@ -252,17 +239,14 @@ def test_every_redirect_is_judged_as_the_first_url_was(server: Outside, location
         Door(rules(server, redirects=3), resolve=leads.__getitem__, judge=lambda a: judge(a, "private")).fetch(
             url(server, "/a"), io.BytesIO()
         )
-    assert {address for _, address in seen} == {("127.0.0.1", server.port)}
+    assert places(seen) == {("127.0.0.1", server.port)}
     assert len(server.requests) == (4 if location == "" else 1)
 
 
 def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
-    made, key = certificate(tmp_path, "media.example")
-    inside = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    inside.load_cert_chain(made, key)
+    inside, trusted = certified(tmp_path, "media.example")
     with outside(inside) as server:
         server.pages["/a"] = redirect(url(server))
-        trusted = ssl.create_default_context(cafile=str(made))
         following = Door(rules(server, redirects=3), resolve=known, judge=lambda address: None, tls=trusted)
         with pytest.raises(UrlRefused, match="from https to http"):
             following.fetch(f"https://media.example:{server.port}/a", io.BytesIO())

@@ -101,7 +101,8 @@ def test_metadata_that_cannot_be_stored_is_refused(running: Running, collection:
 @pytest.mark.parametrize(
     ("content_type", "body", "status", "code"),
     [
-        ("application/json", b"{}", 415, "content_type_unsupported"),
+        ("text/plain", b"{}", 415, "content_type_unsupported"),
+        ("application/json", b"{}", 422, "validation_failed"),
         ("video/mp4", b"video", 415, "content_type_unsupported"),
         ("multipart/form-data", b"--x", 415, "content_type_unsupported"),
         ("multipart/form-data; boundary=x", b"", 400, "bad_request"),

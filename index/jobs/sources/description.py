@@ -63,10 +63,14 @@ class ShardsSource:
 
 @dataclass(frozen=True, slots=True)
 class UrlSource:
-    """What an fsspec URL names: a file, all files below a folder, or those that match a pattern with ``*``."""
+    """What an fsspec URL names: a file, all files below a folder, or those that match a pattern with ``*``.
+
+    ``title`` is that of a single file.
+    """
 
     kind: ClassVar[str] = "url"
     url: str
+    title: str | None = None
 
 
 Source = FolderSource | FilesSource | ListSource | ShardsSource | UrlSource
@@ -166,6 +170,8 @@ def _check_list(source: ListSource, reach: Reach) -> ListSource:
 def _check_url(source: UrlSource, reach: Reach) -> Source:
     """A local URL becomes what it stands for: nothing is copied then."""
     check_url("url", source.url)
+    if source.title is not None:
+        check_text("title", source.title)
     if (local := local_path(source.url)) is not None:
         guessed = FolderSource(local) if Path(local).is_dir() else FilesSource((local,))
         return check_source(guessed, reach)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, BinaryIO
 from urllib.parse import urlsplit
 
 from index.collection import Collection
@@ -28,17 +29,24 @@ class Interrupted(Exception):
     """The copying of an item was stopped from outside: it is neither done nor failed."""
 
 
+FetchWeb = Callable[[str, BinaryIO, Callable[[], bool]], None]
+"""Writes what a URL of any host gives into a file. Raises a VitascopeError that says what was wrong, OSError from the
+file, and Interrupted soon after the function that it is given says True.
+"""
+
+
 class Fetcher:
     """The files of one job's items. ``fetch`` may be called by several threads where all items are URLs.
 
-    Copies go to ``folder``, which is made when there is one.
+    Copies go to ``folder``, which is made when there is one. ``web`` fetches what ``reach`` calls so.
     """
 
-    def __init__(self, folder: Path, reach: Reach, max_bytes: int) -> None:
+    def __init__(self, folder: Path, reach: Reach, max_bytes: int, web: FetchWeb | None = None) -> None:
         self._interrupted = threading.Event()
         self._folder = folder
         self._reach = reach
         self._max_bytes = max_bytes
+        self._web = web
         self._shard: OpenShard | None = None
 
     def fetch(self, uri: str, position: int) -> Path:
@@ -52,6 +60,8 @@ class Fetcher:
             return kept  # fetched before an interruption
         if member is None:
             self._check(self._reach.refuses_url(uri))
+            if self._reach.is_web(uri):
+                return self._fetch_web(uri, kept)
             stream, size = open_url(uri)
             with stream:
                 self._copy(uri, stream, size, kept)
@@ -94,15 +104,25 @@ class Fetcher:
         if refused is not None:
             raise MediaError(refused)
 
+    def _fetch_web(self, uri: str, kept: Path) -> Path:
+        fetch = self._web
+        if fetch is None:
+            raise MediaError(f"{uri!r}: nothing is fetched from the web where this job is run")
+        return self._keep(kept, lambda file: fetch(uri, file, self._interrupted.is_set))
+
     def _copy(self, uri: str, stream: IO[bytes], size: int | None, kept: Path) -> None:
         if size is not None and size > self._max_bytes:
             raise self._too_large(uri, str(size))
+        self._keep(kept, lambda file: self._pour(uri, stream, file))
+
+    def _keep(self, kept: Path, write: Callable[[BinaryIO], None]) -> Path:
+        """``kept``, whole and durable, with what ``write`` writes."""
         part = kept.with_name(f"{kept.name}.part")
         try:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 with part.open("wb") as file:
-                    self._pour(uri, stream, file)
+                    write(file)
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(part, kept)
@@ -112,8 +132,9 @@ class Fetcher:
         except BaseException:
             _unlink(part)
             raise
+        return kept
 
-    def _pour(self, uri: str, stream: IO[bytes], file: IO[bytes]) -> None:
+    def _pour(self, uri: str, stream: IO[bytes], file: BinaryIO) -> None:
         total = 0
         while True:
             if self._interrupted.is_set():

@@ -13,6 +13,7 @@ from index.jobs.sources.item import SourceItem
 from index.jobs.sources.reach import Reach
 from index.jobs.sources.remote import list_url
 from index.jobs.sources.shards import list_shard
+from vitascope.errors import InvalidInput
 
 
 def list_source(source: Source, reach: Reach) -> Iterator[SourceItem]:
@@ -50,4 +51,9 @@ def _items(source: Source, reach: Reach) -> Iterator[SourceItem]:
             for shard in source.shards:
                 yield from list_shard(Path(shard))
         case UrlSource():
-            yield from list_url(source.url, reach)
+            if (refused := reach.refuses_url(source.url)) is not None:
+                raise InvalidInput(f"url: {refused}")  # allowed when the job was made, and no longer
+            if reach.is_web(source.url):
+                yield SourceItem(source.url, title=source.title)  # one file: nobody is asked before it is fetched
+            else:
+                yield from list_url(source.url, reach, source.title)

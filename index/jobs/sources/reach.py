@@ -18,11 +18,13 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 @dataclass(frozen=True)
 class Reach:
     """``roots``: files must lie in one of these folders, links followed; ``urls``: URLs must begin with one of
-    these, whole path segments at a time. None is no limit.
+    these, whole path segments at a time. None is no limit. ``web``: other URLs of http and https may be named, too, and
+    whoever runs the job gives it a ``FetchWeb`` for them.
     """
 
     roots: tuple[Path, ...] | None = None
     urls: tuple[str, ...] | None = None
+    web: bool = False
 
     def refuses_path(self, path: Path) -> str | None:
         """Why this path may not be read; None if it may."""
@@ -32,10 +34,18 @@ class Reach:
 
     def refuses_url(self, url: str) -> str | None:
         """Why this URL may not be asked for; None if it may."""
-        if self.urls is None or any(_begins(url, allowed) for allowed in self.urls):
+        if self._trusts(url) or self.is_web(url):
             return None
-        allowed = ", ".join(self.urls) if self.urls else "none (VITASCOPE_ALLOWED_URLS allows some)"
-        return f"{url!r} is outside the URLs that jobs may name: {allowed}"
+        allowed = ", ".join(self.urls or ()) or "none (VITASCOPE_ALLOWED_URLS allows some)"
+        hint = "; VITASCOPE_URL_FETCH=on would allow those of public hosts" if _is_http(url) else ""
+        return f"{url!r} is outside the URLs that jobs may name: {allowed}{hint}"
+
+    def is_web(self, url: str) -> bool:
+        """Whether this URL is of a host that nobody vouched for, and may be named."""
+        return self.web and _is_http(url) and not self._trusts(url)
+
+    def _trusts(self, url: str) -> bool:
+        return self.urls is None or any(_begins(url, allowed) for allowed in self.urls)
 
 
 EVERYWHERE = Reach()
@@ -80,6 +90,10 @@ def is_inside(path: Path, roots: Sequence[Path]) -> bool:
         return any(real.is_relative_to(root.resolve()) for root in roots)
     except (OSError, RuntimeError, ValueError):
         return False
+
+
+def _is_http(url: str) -> bool:
+    return urlsplit(url).scheme in ("http", "https")
 
 
 def _begins(url: str, allowed: str) -> bool:

@@ -14,8 +14,8 @@ from vitascope.errors import InvalidInput, MediaError
 BLOCK = 1024 * 1024
 
 
-def list_url(url: str, reach: Reach) -> Iterator[SourceItem]:
-    """The file of this URL, all files below it, or those that match a ``*`` in it, by name.
+def list_url(url: str, reach: Reach, title: str | None = None) -> Iterator[SourceItem]:
+    """The file of this URL, which has the title, all files below it, or those that match a ``*`` in it, by name.
 
     Raises InvalidInput for a protocol that cannot be used, OSError when the place cannot be listed.
     """
@@ -28,7 +28,7 @@ def list_url(url: str, reach: Reach) -> Iterator[SourceItem]:
             base = url.rstrip("/")
             names = sorted(system.find(path))
         else:
-            yield SourceItem(url)
+            yield SourceItem(url, title=title)
             return
         stem = str(system._strip_protocol(base)).rstrip("/")
     except OSError:

@@ -1,0 +1,402 @@
+"""Videos behind URLs that whoever may add videos names: what arrives, and that nothing of this network is reached."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, ip_address
+from pathlib import Path
+
+import pytest
+
+from service.outbound.addresses import Address, why_not_public
+from service.outbound.door import Door
+from service.settings import read_settings
+from tests.connections import connections, places
+from tests.service.conftest import settings_for
+from tests.service.outside import Outside, certified, dripping, outside, page, redirect
+from tests.service.running import JSON, Running, problem_of, serving, wait_for
+from tests.service.test_jobs import finished
+from vitascope.client import Client
+from vitascope.errors import InvalidInput
+
+PUBLIC = IPv4Address("127.0.0.42")
+"""Stands for a public address: the only one that may be connected to besides those that really are."""
+INTERNAL = "127.0.0.1"
+
+LEADS: dict[str, list[str]] = {
+    "media.example": [str(PUBLIC)],
+    "loop.example": ["127.0.0.1"],
+    "loop6.example": ["::1"],
+    "lan.example": ["192.168.1.10"],
+    "meta.example": ["169.254.169.254"],
+    "mixed.example": [str(PUBLIC), "10.0.0.1"],
+    "mixed6.example": [str(PUBLIC), "fd00::1"],
+    "mapped.example": ["::ffff:127.0.0.1"],
+    "nat64.example": ["64:ff9b::7f00:1"],
+    "sixtofour.example": ["2002:7f00:1::"],
+    "teredo.example": ["2001:0:7f00:1::1"],
+    "zone.example": ["fe80::1%lo"],
+    "zero.example": ["0.0.0.0"],
+    "metadata.google.internal": ["169.254.169.254"],
+    "db.localhost": ["127.0.0.1"],
+    "127.0.0.1.nip.example": ["127.0.0.1"],
+    "xn--n8j6ds53lwwkrqhv28a.example": ["10.1.2.3"],
+}
+HOSTILE = [
+    # Numbers that resolvers take for addresses
+    *("http://127.0.0.1:{p}/", "http://127.1:{p}/", "http://127.0.1:{p}/", "http://2130706433:{p}/", "http://0:{p}/"),
+    *("http://0x7f000001:{p}/", "http://0x7f.0.0.1:{p}/", "http://0X7F.1:{p}/", "http://017700000001:{p}/"),
+    *("http://0177.0.0.1:{p}/", "http://127.0.0.01:{p}/", "http://00000127.0.0.1:{p}/", "http://127.0.0.1.:{p}/"),
+    *("http://127.0.0.1.0x:{p}/", "http://425.510.425.510:{p}/", "http://4294967297:{p}/", "http://1.1.1.1.1:{p}/"),
+    # Addresses of networks, clouds and nobody
+    *("http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.0.1/", "http://100.64.0.1/", "http://0.0.0.0:{p}/"),
+    *("http://169.254.169.254/latest/meta-data/", "http://100.100.100.200/", "http://168.63.129.16/"),
+    *("http://192.0.2.1/", "http://198.18.0.1/", "http://224.0.0.1/", "http://255.255.255.255/", "http://192.88.99.1/"),
+    # IPv6, and IPv4 inside of it
+    *("http://[::1]:{p}/", "http://[::]:{p}/", "http://[0:0:0:0:0:0:0:1]:{p}/", "http://[0:0:0:0:0:ffff:7f00:1]:{p}/"),
+    *("http://[::ffff:127.0.0.1]:{p}/", "http://[::127.0.0.1]:{p}/", "http://[fe80:0:0:0:0:0:0:1%25lo]:{p}/"),
+    *(
+        "http://[fe80:0:0:0:0:0:0:1%lo]:{p}/",
+        "http://[fd00:ec2:0:0:0:0:0:254]/",
+        "http://[64:ff9b:0:0:0:0:7f00:1]:{p}/",
+    ),
+    *("http://[64:ff9b:1:0:0:0:7f00:1]:{p}/", "http://[2002:7f00:1:0:0:0:0:0]:{p}/", "http://[ff02:0:0:0:0:0:0:1]/"),
+    *("http://[2001:0:7f00:1:0:0:80ff:fffe]:{p}/", "http://[2001:db8:0:0:0:0:0:1]/", "http://[fec0:0:0:0:0:0:0:1]/"),
+    # Names that are, or lead to, this machine or network
+    *("http://localhost:{p}/", "http://LOCALHOST:{p}/", "http://localhost.:{p}/", "http://db.localhost:{p}/"),
+    *("http://localhost.localdomain:{p}/", "http://metadata.google.internal/", "http://metadata/", "http://db:{p}/"),
+    *("http://" + name + ":{p}/" for name in LEADS if name not in ("media.example", "db.localhost")),
+    "http://unknown.example:{p}/",
+    # Other letters and dots
+    *(
+        "http://127。0。0。1:{p}/",
+        "http://\uff11\uff12\uff17.\uff10.\uff10.\uff11:{p}/",
+        "http://①②⑦.⓪.⓪.①:{p}/",
+        "http://ⓛocalhost:{p}/",
+    ),
+    *("http://loc\u00adalhost:{p}/", "http://127.0.0.1\u200b:{p}/", "http://bücher.example:{p}/"),
+    # One text that two parsers read differently
+    *("http://media.example@127.0.0.1:{p}/", "http://user:secret@media.example:{p}/", "http://@127.0.0.1:{p}/"),
+    *("http://127.0.0.1:{p}\\@media.example/", "http://127.0.0.1:{p}#@media.example/", "http:\\\\127.0.0.1:{p}/"),
+    *("http://media.example:{p}@127.0.0.1:{p}/", "http://127.0.0.1:{p}?@media.example/", "http:///127.0.0.1:{p}/"),
+    *("http://%31%32%37.0.0.1:{p}/", "http://127.0.0.1%2f@media.example:{p}/", "http://127.0.0.1 :{p}/"),
+    *(
+        "http://[127.0.0.1]:{p}/",
+        "http://[v1.127.0.0.1]:{p}/",
+        "http:127.0.0.1:{p}/",
+        "http://127.0.0.1%00.media.example/",
+    ),
+    "http://media.example\t@127.0.0.1:{p}/",
+    # Headers and requests in a URL
+    *(
+        "http://media.example:{p}/\r\nHost: 127.0.0.1/",
+        "http://media.example:{p}\r\n@127.0.0.1/",
+        "http://127.0.0.1\n:{p}/",
+    ),
+    # Schemes and ports
+    *(
+        "HTTP://127.0.0.1:{p}/",
+        "file:///etc/passwd",
+        "FILE:///etc/passwd",
+        "gopher://127.0.0.1:{p}/_GET",
+        "ftp://127.0.0.1/",
+    ),
+    *("data:video/mp4;base64,AAAA", "dict://127.0.0.1:11211/", "ws://127.0.0.1:{p}/", "unix:///var/run/docker.sock"),
+    *("http://media.example:22/", "http://media.example:0/", "http://media.example:65536/", "http://media.example:-1/"),
+    *(
+        "http://media.example:{p}{p}/",
+        "//127.0.0.1:{p}/",
+        "simplecache::http://127.0.0.1:{p}/",
+        "github://a:b@127.0.0.1/",
+    ),
+    "http://" + "a" * 5000 + ".example/",
+    "http://" + "a." * 200 + "example:{p}/",
+    # Redirects, of a host that may be connected to
+    *("http://media.example:{p}/to/" + str(number) for number in range(10)),
+    "http://rebind.example:{p}/again",
+]
+REDIRECTS = [
+    "http://169.254.169.254/latest/meta-data/",
+    "http://127.0.0.1:{p}/",
+    "http://lan.example:{p}/",
+    "//0x7f.1:{p}/",
+    "http://[::1]:{p}/",
+    "file:///etc/passwd",
+    "http://media.example@127.0.0.1:{p}/",
+    "/to/8",
+    "/to/1",
+    "/to/9",
+]
+
+
+@dataclass
+class Fetching:
+    """A service that fetches, what is outside, and where nobody may come."""
+
+    running: Running
+    media: Outside
+    internal: Outside
+
+    def url(self, path: str, host: str = "media.example") -> str:
+        return f"http://{host}:{self.media.port}{path}"
+
+
+def judge(address: Address) -> str | None:
+    return None if address == PUBLIC else why_not_public(address)
+
+
+def resolve(host: str) -> list[Address]:
+    if host not in LEADS:
+        raise OSError("unknown")
+    return [ip_address(address) for address in LEADS[host]]
+
+
+@pytest.fixture(scope="module")
+def fetching(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetching]:
+    with outside(address=str(PUBLIC)) as media, outside(address=INTERNAL, port=media.port) as internal:
+        data = tmp_path_factory.mktemp("fetching")
+        settings = settings_for(
+            small_bundle,
+            data,
+            url_fetch="on",
+            url_fetch_schemes=["https", "http"],
+            url_fetch_ports=[443, 80, media.port],
+            url_fetch_redirects=4,
+            max_upload_bytes=200_000,
+            allowed_roots=[data],
+        )
+        door = Door(replace(settings.url_rules(), idle_seconds=1.0, answer_seconds=5.0), resolve=resolve, judge=judge)
+        with serving(settings, door=door) as running:
+            yield Fetching(running, media, internal)
+
+
+@pytest.fixture
+def films(fetching: Fetching, request: pytest.FixtureRequest) -> str:
+    name = f"films-{abs(hash(request.node.name))}"
+    fetching.running.client.post("/v1/collections", json={"name": name}).raise_for_status()
+    return name
+
+
+def added(fetching: Fetching, collection: str, url: str, **more: object) -> JSON:
+    """The one item of the job that adds a video by URL, done."""
+    answer = fetching.running.client.post(f"/v1/collections/{collection}/videos", json={"url": url, **more})
+    assert answer.status_code == 202, answer.text
+    finished(fetching.running.client, answer.headers["location"])
+    item: JSON = fetching.running.client.get(f"{answer.headers['location']}/items").json()["items"][0]
+    return item
+
+
+def kept(fetching: Fetching, collection: str) -> list[Path]:
+    """The copies, whole or not, that jobs have left in a collection."""
+    return list((fetching.running.settings.data_dir / "collections" / collection).glob("media/*/*"))
+
+
+def test_a_video_behind_a_url_becomes_searchable(fetching: Fetching, films: str, files: Path) -> None:
+    content = (files / "green.mp4").read_bytes()
+    fetching.media.pages |= {"/green.mp4": page(content), "/a": redirect("/b"), "/b": redirect("/green.mp4?c=1")}
+    item = added(fetching, films, fetching.url("/a"), title="Meadow", metadata={"year": 2020})
+    assert (item["state"], item["title"]) == ("succeeded", "Meadow")
+    client = fetching.running.client
+    found = client.post(f"/v1/collections/{films}/search", json={"text": "green", "filter": {"year": 2020}}).json()
+    video = found["results"][0]["video"]
+    assert (video["title"], video["id"]) == ("Meadow", item["video_id"])
+    assert client.get(video["media_url"]).content == content
+
+    again = added(fetching, films, fetching.url("/green.mp4"))
+    assert (again["state"], again["video_id"]) == ("skipped", item["video_id"])
+    assert "has this content already" in again["reason"]
+    with (files / "green.mp4").open("rb") as file:
+        assert client.post(f"/v1/collections/{films}/videos", files={"file": file}).status_code == 200
+
+
+def test_the_title_is_the_name_in_the_url_and_the_kind_is_told_by_the_content(
+    fetching: Fetching, films: str, files: Path
+) -> None:
+    fetching.media.pages["/my%20blue.html"] = page((files / "blue.mp4").read_bytes(), "Content-Type: text/html")
+    item = added(fetching, films, fetching.url("/my%20blue.html?x=1"))
+    video = fetching.running.client.get(f"/v1/collections/{films}/videos/{item['video_id']}").json()
+    assert video["title"] == "my blue"
+    fetching.media.pages["/words.mp4"] = page(b"<html>a login page</html>", "Content-Type: video/mp4")
+    item = added(fetching, films, fetching.url("/words.mp4"))
+    assert (item["state"], item["video_id"]) == ("failed", None)
+    assert "text" in item["reason"]
+
+
+def test_urls_of_https_are_fetched_and_their_certificates_checked(
+    small_bundle: Path, tmp_path: Path, files: Path
+) -> None:
+    inside, trusted = certified(tmp_path, "media.example")
+    with outside(inside, address=str(PUBLIC)) as media:
+        media.pages["/red.mp4"] = page((files / "red.mp4").read_bytes())
+        settings = settings_for(small_bundle, tmp_path / "data", url_fetch="on", url_fetch_ports=[media.port])
+        door = Door(settings.url_rules(), resolve=lambda host: [PUBLIC], judge=judge, tls=trusted)
+        with serving(settings, door=door) as running, Client(str(running.client.base_url)) as client:
+            client.create_collection("films")
+            url = f"https://media.example:{media.port}/red.mp4"
+            job = client.wait_for_job("films", client.add_url("films", url, title="Red")["id"], interval=0.05)
+            assert job["source"] == {"kind": "url", "url": url, "title": "Red"}
+            assert client.search("films", "red")["results"][0]["video"]["title"] == "Red"
+            job = client.add_url("films", url.replace("media.", "other."))
+            client.wait_for_job("films", job["id"], interval=0.05)
+            assert "certificate verify failed" in client.job_items("films", job["id"])["items"][0]["reason"]
+
+
+def test_a_list_may_name_urls(fetching: Fetching, films: str, files: Path) -> None:
+    fetching.media.pages["/red.mp4"] = page((files / "red.mp4").read_bytes())
+    listed = fetching.running.settings.data_dir / "list.csv"
+    rows = [["path", "title"], [fetching.url("/red.mp4"), "Red"], [fetching.url("/gone.mp4"), ""]]
+    with listed.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    source = {"kind": "list", "file": str(listed)}
+    answer = fetching.running.client.post(f"/v1/collections/{films}/jobs", json={"source": source})
+    assert finished(fetching.running.client, answer.headers["location"])["counts"]["succeeded"] == 1
+    items = fetching.running.client.get(f"{answer.headers['location']}/items").json()["items"]
+    assert [item["state"] for item in items] == ["succeeded", "failed"]
+    assert "answered 404; 200 was expected" in items[1]["reason"]
+
+
+def test_what_was_only_for_a_moment_is_fetched_by_trying_again(fetching: Fetching, films: str, files: Path) -> None:
+    fetching.media.pages["/late.mp4"] = page(b"", status="503 Service Unavailable")
+    client = fetching.running.client
+    answer = client.post(f"/v1/collections/{films}/videos", json={"url": fetching.url("/late.mp4")})
+    address = answer.headers["location"]
+    assert finished(client, address)["counts"]["failed"] == 1
+    fetching.media.pages["/late.mp4"] = page((files / "red.mp4").read_bytes())
+    assert client.post(f"{address}/retry").status_code == 200
+    assert finished(client, address)["counts"]["succeeded"] == 1
+
+
+def test_bodies_without_end_or_truth_fail_their_item_and_leave_nothing(fetching: Fetching, films: str) -> None:
+    ok = b"HTTP/1.1 200 OK\r\n"
+    fetching.media.pages |= {
+        "/endless": dripping(ok + b"\r\n", bytes(50_000), 0, fetching.media),
+        "/stalled": dripping(ok + b"Content-Length: 1000\r\n\r\nab", b"", 1, fetching.media),
+        "/short": page(b"ab", length=1000),
+        "/large": page(b"ab", length=200_001),
+        "/bomb": page(gzip.compress(bytes(100_000_000)), "Content-Encoding: gzip"),
+        "/empty": page(b""),
+    }
+    reasons = {
+        "/endless": "more than 200000 bytes; at most 200000",
+        "/stalled": "waiting for the next byte took more than 1 s",
+        "/short": "broke off after 2 bytes",
+        "/large": "200001 bytes; at most 200000",
+        "/bomb": "Content-Encoding 'gzip'; the file itself was expected",
+        "/empty": "empty",
+    }
+    for path, reason in reasons.items():
+        item = added(fetching, films, fetching.url(path))
+        assert (item["state"], item["video_id"]) == ("failed", None)
+        assert reason in item["reason"], path
+    assert kept(fetching, films) == []
+
+
+def test_a_slow_url_holds_up_neither_requests_nor_the_end_of_its_job(fetching: Fetching, films: str) -> None:
+    fetching.media.pages["/slow"] = dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"a", 0.1, fetching.media)
+    client = fetching.running.client
+    address = client.post(f"/v1/collections/{films}/videos", json={"url": fetching.url("/slow")}).headers["location"]
+    wait_for(lambda: any("/slow" in request for request in fetching.media.requests))
+    began = time.monotonic()
+    assert client.get("/livez").status_code == 200
+    assert client.get(f"/v1/collections/{films}/videos").json()["videos"] == []
+    assert client.delete(address).status_code == 200
+    assert finished(client, address)["state"] == "cancelled"
+    assert time.monotonic() - began < 5
+    assert kept(fetching, films) == []
+
+
+def test_the_corpus_is_large_and_each_of_it_is_there_once() -> None:
+    assert len(HOSTILE) == len(set(HOSTILE)) >= 60
+
+
+def test_no_hostile_url_leads_to_this_network(fetching: Fetching, films: str) -> None:
+    """Every connection of the process is watched, with the service, its jobs and this client in it."""
+    port = fetching.media.port
+    fetching.media.pages |= {
+        f"/to/{number}": redirect(location.format(p=port)) for number, location in enumerate(REDIRECTS)
+    }
+    fetching.media.pages["/again"] = redirect("/secret")
+    LEADS["rebind.example"] = [str(PUBLIC)]
+
+    def rebinding(host: str) -> list[Address]:
+        found = resolve(host)
+        if host == "rebind.example":
+            LEADS[host] = [INTERNAL]  # from the second time on
+        return found
+
+    assert fetching.running.service.door is not None
+    fetching.running.service.door._resolve = rebinding
+    client = fetching.running.client
+    urls = [url.replace("{p}", str(port)) for url in HOSTILE]
+    fetching.internal.requests.clear()
+    begun = []
+    with connections() as seen:
+        for url in urls:
+            answer = client.post(f"/v1/collections/{films}/videos", json={"url": url})
+            assert answer.status_code in (202, 403, 422), (url, answer.text)
+            if answer.status_code == 202:
+                begun.append((url, answer.headers["location"]))
+        for url, address in begun:
+            assert finished(client, address)["counts"]["failed"] == 1, url
+        LEADS["rebind.example"] = [str(PUBLIC)]
+        counts = listed(fetching, films, urls)
+        service = (client.base_url.host, client.base_url.port)
+    assert counts["failed"] == counts["total"] >= len(urls)
+    # Names and redirects were really followed, as far as they may be.
+    assert {"/to/0", "/to/9", "/again"} <= {request.split(" ")[1] for request in fetching.media.requests}
+    assert places(seen) - {service} == {(str(PUBLIC), port)}
+    assert fetching.internal.requests == []
+
+
+def listed(fetching: Fetching, collection: str, urls: list[str]) -> dict[str, int]:
+    """The counts of a job for a file list with these URLs, and how many lines it was."""
+    file = fetching.running.settings.data_dir / "hostile.csv"
+    with file.open("w", newline="", encoding="utf-8") as written:
+        csv.writer(written).writerows([["path"], *([url] for url in urls)])
+    source = {"kind": "list", "file": str(file)}
+    answer = fetching.running.client.post(f"/v1/collections/{collection}/jobs", json={"source": source})
+    done = finished(fetching.running.client, answer.headers["location"])
+    return {**done["counts"], "total": done["total"]}
+
+
+def test_urls_are_off_by_default_and_the_answer_names_the_setting(running: Running, collection: str) -> None:
+    address = f"/v1/collections/{collection}"
+    url = "https://media.example/film.mp4"
+    for answer in (
+        running.client.post(f"{address}/videos", json={"url": url}),
+        running.client.post(f"{address}/jobs", json={"source": {"kind": "url", "url": url}}),
+    ):
+        assert "VITASCOPE_URL_FETCH=on" in problem_of(answer, 403, "path_forbidden")["detail"]
+    assert running.service.door is None
+
+
+def test_a_body_that_names_no_url_is_refused(fetching: Fetching, films: str) -> None:
+    for body in ({}, {"url": ""}, {"url": 7}, {"url": "https://media.example/", "file": "x"}):
+        answer = fetching.running.client.post(f"/v1/collections/{films}/videos", json=body)
+        problem_of(answer, 422, "validation_failed")
+    answer = fetching.running.client.post(f"/v1/collections/{films}/videos", json={"url": "http://media.example:22/"})
+    assert "port 22; " in problem_of(answer, 403, "url_refused")["detail"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"url_fetch": "yes"},
+        {"url_fetch_schemes": ["ftp"]},
+        {"url_fetch_schemes": []},
+        {"url_fetch_ports": [0]},
+        {"url_fetch_ports": []},
+        {"url_fetch_hosts": ["https://media.example"]},
+        {"url_fetch_hosts": ["*"]},
+        {"url_fetch_refused": ["10.0.0.0/33"]},
+        {"url_fetch_redirects": 99},
+        {"url_fetch_seconds": 0},
+    ],
+)
+def test_mistakes_in_the_settings_are_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput, match=next(iter(wrong))):
+        read_settings(**wrong)
