@@ -1,4 +1,4 @@
-// Adding videos: how they are cut into clips, files from here, folders of the service's machine; and embedding again.
+// Adding videos: how they are cut into clips, files from here, folders of the service's machine, URLs; and embedding again.
 
 import { at, call, upload } from "./api.js";
 import { el } from "./parts.js";
@@ -99,7 +99,7 @@ async function send(collection, file, cut, shown, onAdded) {
   }
 }
 
-// Folders
+// Folders and URLs
 
 const followed = new Set();
 
@@ -108,13 +108,16 @@ async function addFolder(collection, onAdded) {
   if (!cut) return;
   $("add-error").textContent = "";
   if (!$("folder").value.trim()) {
-    $("add-error").textContent = "Name a folder.";
+    $("add-error").textContent = "Name a folder or a URL.";
     $("folder").focus();
     return;
   }
-  const wanted = { folder: $("folder").value.trim(), recursive: $("recursive").checked, segmentation: cut };
+  const named = $("folder").value.trim();
+  const wanted = named.includes("://")
+    ? { source: { kind: "url", url: named } }
+    : { folder: named, recursive: $("recursive").checked };
   try {
-    const job = await call("POST", at(collection, "jobs"), wanted);
+    const job = await call("POST", at(collection, "jobs"), { ...wanted, segmentation: cut });
     $("add").close();
     follow(collection, job, onAdded);
   } catch (error) {
