@@ -95,7 +95,12 @@ class _Stream(httpcore.NetworkStream):
     ) -> httpcore.NetworkStream:
         try:
             self._connection.settimeout(self._clock.left())
-            return _Stream(ssl_context.wrap_socket(self._connection, server_hostname=server_hostname), self._clock)
+            # An end that is not announced may be the work of somebody on the way: a body without a length is not
+            # taken for whole then.
+            secured = ssl_context.wrap_socket(
+                self._connection, server_hostname=server_hostname, suppress_ragged_eofs=False
+            )
+            return _Stream(secured, self._clock)
         except OSError as error:  # a certificate of another name among them
             self.close()
             raise httpcore.ConnectError(str(error)) from error

@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from service.outbound.addresses import Address, why_not_public
 from service.outbound.door import Door
@@ -20,6 +24,7 @@ from service.outbound.errors import Stopped, UrlFailed, UrlRefused
 from service.outbound.lookup import is_this_machine
 from service.outbound.rules import Rules
 from service.outbound.urls import read_url
+from tests.chaos import rounds
 from tests.connections import connections, places
 from tests.service.outside import HERE, Outside, certified, dripping, outside, page, redirect
 from vitascope.errors import InvalidInput
@@ -76,6 +81,13 @@ def test_only_addresses_of_the_public_internet_are_public(address: str, is_publi
     assert (why_not_public(ip_address(address)) is None) == is_public
 
 
+@given(st.ip_addresses())
+@example(IPv4Address("192.0.0.8"))
+@example(IPv6Address("2001:1::1"))
+def test_nothing_is_public_that_python_knows_not_to_be_global(address: Address) -> None:
+    assert address.is_global or why_not_public(address) is not None
+
+
 def test_networks_can_be_refused_besides_even_behind_nat64() -> None:
     refused = [IPv4Network("8.8.8.0/24")]
     assert why_not_public(IPv4Address("8.8.8.8"), refused) is not None
@@ -103,6 +115,27 @@ def test_names_may_be_limited_to_some(host: str) -> None:
     for other in (f"x{host}", f"{host}.evil.example", "videos.example", "8.8.8.8"):
         with pytest.raises(UrlRefused, match="host"):
             read_url(f"https://{other}/", Rules(hosts=(host,) if other.startswith("x") else some.hosts))
+
+
+@given(st.text(st.sampled_from("ab.1@:/\\#?%[]x0-_~&=;, \t\r\nüⓛ。\uff11"), max_size=40))
+@example("media.example")
+@example("media.example:443/a?b#c")
+@example("a.b%2f@c.d")
+@settings(max_examples=rounds(150, 5_000))
+def test_what_is_sent_is_read_alike_by_every_parser(rest: str) -> None:
+    """Nothing is left in a URL that they could differ about."""
+    open_rules = Rules(ports=frozenset(range(1, 65536)))
+    try:
+        target = read_url(f"https://{rest}", open_rules)
+    except (UrlRefused, InvalidInput):
+        return
+    assert target.address is None or why_not_public(target.address) is None
+    assert target.url.isascii()
+    parsed = urlsplit(target.url)
+    assert (parsed.scheme, parsed.hostname, parsed.port or 443) == ("https", target.host, target.port)
+    theirs = httpx.URL(target.url)
+    assert (theirs.host, theirs.port or 443, theirs.userinfo) == (target.host, target.port, b"")
+    assert read_url(target.url, open_rules) == target
 
 
 def test_a_file_is_fetched_and_nothing_of_ours_goes_along(server: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,12 +226,15 @@ def test_the_certificate_must_be_of_the_name(tmp_path: Path) -> None:
         server.pages["/film.mp4"] = page(b"a film")
         trusting = Door(rules(server), resolve=known, judge=lambda address: None, tls=trusted)
         assert trusting.fetch(f"https://media.example:{server.port}/film.mp4", io.BytesIO()) == 6
-        assert names == ["media.example"]
+        assert names == ["media.example"]  # not the address
+        server.pages["/cut.mp4"] = lambda connection: connection.sendall(OK + b"\r\nhalf a film")
+        with pytest.raises(UrlFailed, match="broke off after 11 bytes"):
+            trusting.fetch(f"https://media.example:{server.port}/cut.mp4", io.BytesIO())
         with pytest.raises(UrlFailed, match="certificate verify failed"):
             trusting.fetch(f"https://other.example:{server.port}/film.mp4", io.BytesIO())
         with pytest.raises(UrlFailed, match="certificate verify failed"):
             door(server).fetch(f"https://media.example:{server.port}/film.mp4", io.BytesIO())
-        assert len(server.requests) == 1
+        assert len(server.requests) == 2
 
 
 def test_redirects_are_followed_only_where_rules_say_so_and_are_counted(server: Outside) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
+import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, ip_address
 from pathlib import Path
@@ -14,7 +17,9 @@ import pytest
 
 from service.outbound.addresses import Address, why_not_public
 from service.outbound.door import Door
+from service.outbound.errors import UrlFailed, UrlRefused
 from service.settings import read_settings
+from tests.chaos import rounds
 from tests.connections import connections, places
 from tests.service.conftest import settings_for
 from tests.service.outside import Outside, certified, dripping, outside, page, redirect
@@ -350,6 +355,37 @@ def test_no_hostile_url_leads_to_this_network(fetching: Fetching, films: str) ->
     assert {"/to/0", "/to/9", "/again"} <= {request.split(" ")[1] for request in fetching.media.requests}
     assert places(seen) - {service} == {(str(PUBLIC), port)}
     assert fetching.internal.requests == []
+
+
+def test_no_mutation_of_a_hostile_url_leads_to_this_network(fetching: Fetching) -> None:
+    chance = random.Random(7)
+    pieces = [*"0123456789abcdefx.:@/\\#?%[] \t\r\n", "%00", "127.0.0.1", "::1", "media.example", "ⓛ", "。", "\uff11"]
+    really_public = []
+
+    def only_here(address: Address) -> str | None:
+        reason = judge(address)
+        if reason is None and address != PUBLIC:
+            really_public.append(address)
+            return "a test connects to nobody"
+        return reason
+
+    rules = replace(fetching.running.settings.url_rules(), answer_seconds=5.0)
+    door, fetched = Door(rules, resolve=resolve, judge=only_here), 0
+    fetching.internal.requests.clear()
+    with connections() as seen:
+        for _ in range(rounds(1_000, 50_000)):
+            url = chance.choice(HOSTILE).replace("{p}", str(fetching.media.port))[:200]
+            for _ in range(chance.randint(1, 3)):
+                at = chance.randrange(len(url) + 1)
+                url = url[:at] + chance.choice(pieces) + url[at + chance.randint(0, 2) :]
+            with suppress(UrlRefused, UrlFailed, InvalidInput):
+                door.fetch(url, io.BytesIO())
+                fetched += 1
+        service = (fetching.running.client.base_url.host, fetching.running.client.base_url.port)
+    assert {host for host, _ in places(seen) - {service}} == {str(PUBLIC)}
+    assert all(address.is_global for address in really_public)
+    assert fetching.internal.requests == []
+    assert fetched == 0  # what is there has other names
 
 
 def listed(fetching: Fetching, collection: str, urls: list[str]) -> dict[str, int]:

@@ -93,7 +93,7 @@ def is_inside(path: Path, roots: Sequence[Path]) -> bool:
 
 
 def _is_http(url: str) -> bool:
-    return urlsplit(url).scheme in ("http", "https")
+    return url.lower().startswith(("http://", "https://"))
 
 
 def _begins(url: str, allowed: str) -> bool:
