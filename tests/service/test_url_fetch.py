@@ -373,7 +373,7 @@ def test_no_mutation_of_a_hostile_url_leads_to_this_network(fetching: Fetching) 
     door, fetched = Door(rules, resolve=resolve, judge=only_here), 0
     fetching.internal.requests.clear()
     with connections() as seen:
-        for _ in range(rounds(1_000, 50_000)):
+        for _ in range(rounds(2_000, 500_000)):
             url = chance.choice(HOSTILE).replace("{p}", str(fetching.media.port))[:200]
             for _ in range(chance.randint(1, 3)):
                 at = chance.randrange(len(url) + 1)
