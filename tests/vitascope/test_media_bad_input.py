@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -133,6 +134,18 @@ def test_a_damaged_middle_does_not_lose_the_rest(tmp_path: Path) -> None:
     damaged = _bytes(tmp_path / "damaged.mp4", bytes(data))
     frames = read_frames(damaged, [0.02, 9.9])
     assert [read_counter(frame) for frame in frames] == [0, 247]
+
+
+def test_a_damaged_frame_shows_the_one_before(tmp_path: Path) -> None:
+    whole = write_counter_video(tmp_path / "whole.mkv", 100, gop=50, codec="mpeg4", b_frames=0)
+    data = bytearray(whole.read_bytes())
+    with av.open(str(whole)) as container:
+        packet = list(container.demux(video=0))[60]
+        at = data.find(bytes(packet))
+        data[at : at + packet.size] = bytes(packet.size)
+    damaged = _bytes(tmp_path / "damaged.mkv", bytes(data))
+    assert [read_counter(frame) for frame in read_frames(damaged, [0.42, 2.42])] == [10, 59]
+    assert [read_counter(frame) for frame in read_frames(damaged, [2.42, 2.62])] == [59, 65]
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])

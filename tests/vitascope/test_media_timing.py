@@ -44,6 +44,16 @@ def test_the_frame_on_screen_is_returned(name: str, tmp_path: Path) -> None:
         assert read_counter(read_frames(path, [(number + 0.4) / RATE])[0]) == number
 
 
+@pytest.mark.parametrize("name", ["mp4, key frame every 30", "mp4, open groups", "mov, HEVC", "mkv", "mpegts"])
+def test_frames_far_apart_are_the_same_frames(name: str, tmp_path: Path) -> None:
+    suffix, options = FORMATS[name]
+    path = write_counter_video(tmp_path / f"counter{suffix}", COUNT, **options)
+    for first in range(0, 50, 7):
+        wanted = [first, first + 55, first + 110]
+        times = [(number + 0.4) / RATE for number in wanted]
+        assert [read_counter(frame) for frame in read_frames(path, times)] == wanted
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 def test_the_very_start_of_a_frame_belongs_to_it(suffix: str, tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / f"counter{suffix}", 60, gop=20, rate=30)
@@ -108,6 +118,14 @@ def test_a_long_video_is_not_decoded_to_look_at_a_part(suffix: str, tmp_path: Pa
     path = write_counter_video(tmp_path / f"long{suffix}", 500, gop=25, muxer_options=fragmented)
     reader = frames_at(path, [4.01, 4.2, 18.01], MediaLimits(max_frames=120), threads=1)
     assert [read_counter(frame.rgb(160, 64)) for _, frame in reader] == [100, 105, 450]
+
+
+def test_nothing_is_decoded_for_frames_that_nobody_wants(tmp_path: Path) -> None:
+    path = write_counter_video(tmp_path / "counter.mkv", COUNT, gop=40, b_frames=0)
+    wanted = [2, 42, 82, 122, 162]  # the third of each group
+    times = [(number + 0.4) / RATE for number in wanted]
+    frames = read_frames(path, times, MediaLimits(max_frames=3 * len(wanted)), threads=2)
+    assert [read_counter(frame) for frame in frames] == wanted
 
 
 def test_frames_of_a_call_are_limited(tmp_path: Path) -> None:

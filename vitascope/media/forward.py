@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOOKAHEAD = 24
+LOOKAHEAD = 24
 """Packets read ahead of the decoder; more than any common codec reorders."""
 _SKIPPING = ("h264", "hevc", "mpeg2video", "mpeg4")
 """Codecs whose decoders can be told, packet by packet, to leave out frames that no other refers to."""
@@ -45,13 +45,17 @@ class Run:
         """Packets since the last good frame that could not be read or decoded."""
         self.lacked_memory = False
         """Whether one of them could not, for want of memory."""
+        self.goal: int | None = None
+        """A wanted timestamp after which nothing more is wanted of this run; None while that is not known."""
+        self.reached: int | None = None
+        """Once it ended at the goal: the timestamp of the packet that is on screen then."""
         step = 1 / ((video.stream.average_rate or 25) * video.time_base)
         self.usual_step = max(1, round(step))
         self._is_avi = video.signature.container == "avi"
         self._can_skip = video.stream.codec_context.codec.canonical_name in _SKIPPING and not self._is_avi
         self._can_skip &= wanted is not None
         self._wanted = wanted or ()
-        self._sent: deque[int] = deque(maxlen=2 * _LOOKAHEAD)
+        self._sent: deque[int] = deque(maxlen=2 * LOOKAHEAD)
         self._last: int | None = None
         self._frames = self._decode_all()
 
@@ -71,7 +75,7 @@ class Run:
 
     def _decode_all(self) -> Generator[VideoFrame]:
         ahead: deque[Packet[VideoStream]] = deque()
-        depth = _LOOKAHEAD if self._can_skip else 0
+        depth = LOOKAHEAD if self._can_skip else 0
         for packet in self._packets():
             if self.first_key is None:
                 if not self.from_start and not packet.is_keyframe:
@@ -80,6 +84,10 @@ class Run:
             ahead.append(packet)
             if len(ahead) > depth:
                 yield from self._decode(ahead.popleft(), ahead)
+                if self._has_reached(ahead):
+                    # The decoder gives out what it holds back: quicker than decoding on until it does.
+                    ahead.clear()
+                    break
         while ahead:
             yield from self._decode(ahead.popleft(), ahead)
         yield from self._decode(None, ahead)
@@ -131,6 +139,14 @@ class Run:
             if stamp is not None and (self._last is None or stamp > self._last):
                 return stamp
         return 0 if self._last is None else self._last + self.usual_step
+
+    def _has_reached(self, ahead: deque[Packet[VideoStream]]) -> bool:
+        """Whether all that is needed to show the goal has been fed to the decoder."""
+        goal = self.goal
+        if goal is None or not ahead or not all(packet.pts is not None and packet.pts > goal for packet in ahead):
+            return False
+        self.reached = max((sent for sent in self._sent if sent <= goal), default=None)
+        return self.reached is not None
 
     def _is_never_shown(self, pts: int, ahead: deque[Packet[VideoStream]]) -> bool:
         """Whether other frames are on screen at every wanted time; then this one need not be decoded."""

@@ -5,6 +5,7 @@ Timestamps here are on the stream's own clock, in units of its time base, so tha
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
@@ -14,7 +15,7 @@ import av.error
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge
 from vitascope.media.container import OpenVideo
-from vitascope.media.forward import Run
+from vitascope.media.forward import LOOKAHEAD, Run
 from vitascope.media.frame import Frame
 from vitascope.media.limits import MediaLimits, check_pixels
 from vitascope.media.truncation import MISSING_SHARE, missing_bytes
@@ -99,7 +100,7 @@ class _Reader:
             self.run.close()
 
     def frame_at(self, want: int) -> VideoFrame:
-        if self.run is None:
+        if self.run is None or self.run.reached is not None:
             self._start(want)
         elif self._is_worth_seeking(want):
             before = self._position()
@@ -107,7 +108,7 @@ class _Reader:
             self._forward(want)
             if self.held is None or (self.run.first_key or 0) <= before:
                 self.gap *= 2  # landed behind where it was: seeking does not pay in this file
-        self._forward(want)
+        self._finish(want)
         back = 1.0
         while self.held is None and self.run is not None and not self.run.from_start:
             # The seek landed after the wanted frame, or nothing decodes from there: start earlier.
@@ -119,9 +120,31 @@ class _Reader:
             raise MediaTooLarge(f"{self.video.path.name}: decoding it needs more memory than there is")
         if frame is None:
             raise MediaCorrupt(f"{self.video.path.name}: not a single frame can be decoded")
-        if self.pending is None:
+        if self.pending is None and (self.run is None or self.run.reached is None):
             self._check_not_truncated(frame, want)
         return frame
+
+    def _finish(self, want: int) -> None:
+        """``_forward``, and no further than to ``want`` where the next wanted frame is for another run."""
+        assert self.run is not None
+        if self._is_last_of_run(want):
+            self.run.goal = want
+        self._forward(want)
+        reached = self.run.reached
+        if reached is not None and (self.held is None or self.run.stamp(self.held) != reached):
+            # The frame is damaged. What is shown instead, and whether anything follows, only decoding on can tell.
+            self._start(want)
+            self._forward(want)
+
+    def _is_last_of_run(self, want: int) -> bool:
+        """Whether nothing more is wanted, or what is wanted next is far off and has a key frame before it."""
+        assert self.run is not None
+        following = bisect.bisect_right(self.wanted, want)
+        if following == len(self.wanted):
+            return True
+        coming = self.wanted[following]
+        is_far = coming - want > LOOKAHEAD * self.run.usual_step
+        return is_far and self.video.signature.container in _INDEXED and self._has_key_frame(want, coming)
 
     def _forward(self, want: int) -> None:
         """Decode until the frame after ``want`` is known."""
@@ -173,14 +196,19 @@ class _Reader:
         position = self._position()
         if want <= position:
             return False
-        index = self.video.stream.index_entries
-        entry = index.search_timestamp(want, backward=True) if len(index) else -1
-        if entry >= 0 and index[entry].timestamp > position:
+        if self._has_key_frame(position, want):
             return True
+        index = self.video.stream.index_entries
         gap = self.gap / self.video.time_base
         has_index = self.video.signature.container in _INDEXED and len(index) > 0
         is_indexed = has_index and index[-1].timestamp >= want - gap
         return not is_indexed and want - position > gap
+
+    def _has_key_frame(self, after: int, until: int) -> bool:
+        """Whether the index, as far as it has been read, knows a key frame after the one and not after the other."""
+        index = self.video.stream.index_entries
+        entry = index.search_timestamp(until, backward=True) if len(index) else -1
+        return entry >= 0 and index[entry].timestamp > after
 
     def _check_not_truncated(self, last: VideoFrame, want: int) -> None:
         """``last`` is the last frame that decodes; is ``want`` past it because the file is broken off?"""
