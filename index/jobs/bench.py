@@ -59,8 +59,19 @@ class Round:
     stages: dict[str, float]
 
 
-def write_film(path: Path, seconds: float, seed: int, width: int = 640, height: int = 360) -> None:
-    """A film (H.264) of a camera that pans over waves and grain: motion and detail, so that decoding is real work."""
+def write_film(
+    path: Path,
+    seconds: float,
+    seed: int,
+    width: int = 640,
+    height: int = 360,
+    *,
+    gop: int = 2 * FRAMES_PER_SECOND,
+) -> None:
+    """A film (H.264) of a camera that pans over waves and grain: motion and detail, so that decoding is real work.
+
+    ``gop``: frames from one key frame to the next at most.
+    """
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[: 2 * height, : 2 * width].astype(np.float32)
     stretch = random.uniform(20, 90, 3)
@@ -69,7 +80,10 @@ def write_film(path: Path, seconds: float, seed: int, width: int = 640, height: 
     turns = random.uniform(0.2, 0.6, 2)
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=FRAMES_PER_SECOND, options={"preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", 2 * FRAMES_PER_SECOND
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", gop
+        stream.codec_context.colorspace = (
+            1 if height > 576 else 6
+        )  # BT.709, BT.601: said, so that no reader has to guess
         for number in range(round(seconds * FRAMES_PER_SECOND)):
             at = (1 + np.sin(number / FRAMES_PER_SECOND * turns)) / 2
             top, left = int(at[0] * height), int(at[1] * width)

@@ -21,7 +21,9 @@ import faiss
 import numpy as np
 
 from index.nearest.kinds import FLAT, HNSW, build, graph_steps
+from service.bench.answers import report_answers
 from service.bench.collection import fill
+from service.bench.decoding import report_decoding
 from service.bench.load import Outcome, arrivals, closed_loop, open_loop, post_bytes
 from service.bench.servers import our_server, plain_server
 from vitascope.commands.options import default_bundle
@@ -32,6 +34,7 @@ WORDS = (
     "throws catches eats holds on under beside two three small large wooden old young smiling through park beach",
 )
 K = 10
+PARTS = ("embedding", "search", "peers", "answers", "decode")
 
 
 @dataclass
@@ -238,18 +241,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--clips", type=int, default=100_000, help="in the collection that is searched")
     parser.add_argument("--bound", type=float, default=0.25, metavar="S", help="p99 at which peers are compared")
-    parser.add_argument("--only", choices=("embedding", "search", "peers"), action="append")
+    parser.add_argument("--only", choices=PARTS, action="append")
     args = parser.parse_args(arguments)
     bars = Bars()
     model = Model.open(args.bundle, threads=args.threads)
     model.warm()
-    wanted = args.only or ["embedding", "search", "peers"]
+    wanted = args.only or PARTS
     if "embedding" in wanted:
         embedding(bars, model, args.bundle, args.threads, args.seconds)
     if "search" in wanted:
         searching(bars, model, args.bundle, args.threads, args.seconds, args.clips)
     if "peers" in wanted:
         peers(bars, args.bundle, args.threads, args.seconds, args.bound)
+    if "answers" in wanted:
+        report_answers(bars.check, model, args.bundle, args.threads)
+    if "decode" in wanted:
+        report_decoding(bars.check)
     return 1 if bars.missed else 0
 
 
