@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,6 +24,14 @@ def check_possible(kind: Kind) -> None:
     """Raise Conflict for what this installation cannot do."""
     if kind == "export" and find_spec("pyarrow") is None:
         raise Conflict("kind: 'export'; pyarrow is not installed where the service runs: the extra parquet brings it")
+
+
+def load_what_exports_need() -> None:
+    """Import pyarrow where it is installed. Every thread waits for that, half a second where the machine is busy; at
+    the start nobody asks for anything yet.
+    """
+    if find_spec("pyarrow") is not None:
+        import_module("index.transfer.parquet_export")
 
 
 def do(

@@ -88,11 +88,15 @@ class Operations:
             if not self._stopping:
                 self._thread.start()
 
-    def stop(self, timeout: float) -> None:
-        """Break off what is under way, within ``timeout`` seconds; it is begun again at the next start."""
+    def begin_to_stop(self) -> None:
+        """Break off what is under way; it is begun again at the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
+
+    def stop(self, timeout: float) -> None:
+        """The same, and wait for it, at most ``timeout`` seconds."""
+        self.begin_to_stop()
         if self._thread.is_alive():
             self._thread.join(timeout)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import socket
 import sys
 import threading
 
-import uvicorn
-from fastapi import FastAPI
-
 from service.app import create_app
 from service.logs import set_up_logs
+from service.server import Server
 from service.settings import Settings, read_settings
 from service.state import open_service
 from vitascope.errors import InvalidInput, VitascopeError
@@ -40,29 +37,13 @@ def serve(settings: Settings) -> None:
         if service.gate.asks_for_keys and service.gate.keys.is_empty:
             service.close()
             raise InvalidInput(NO_KEY)
-        config = server_config(create_app(settings, service), settings)
+        server = Server(create_app(settings, service), service, settings)
         without = "" if service.gate.asks_for_keys else " and asks nobody for a key"
         print(f"Vitascope is at {_address(listener)}{without}", file=sys.stderr, flush=True)
         if threading.current_thread() is threading.main_thread():
             # uvicorn stops cleanly on SIGTERM and then raises it again; by then it must not count as a crash.
             signal.signal(signal.SIGTERM, lambda number, frame: None)
-        uvicorn.Server(config).run(sockets=[listener])
-
-
-def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
-    """How uvicorn serves ``app``; where it listens, says the socket that it is given."""
-    # Its lines have the query, and with it what people look for, but no request ids: see ``observed``.
-    logging.getLogger("uvicorn.access").disabled = True
-    return uvicorn.Config(
-        app,
-        log_config=None,
-        log_level=settings.log_level,
-        server_header=False,
-        access_log=False,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=settings.trusted_proxies,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
-    )
+        server.run(sockets=[listener])
 
 
 def main() -> int:

@@ -124,6 +124,11 @@ class Settings(BaseSettings):
     client_rate: Annotated[float, Field(ge=0, description="requests a second of one client; 0: without limit")] = 0.0
     client_concurrency: Annotated[Count, Field(description="requests of one client under way")] = 128
     body_idle_seconds: Annotated[float, Field(gt=0, description="without a byte of a body, until it is refused")] = 30.0
+    body_rate: Annotated[float, Field(gt=0, description="bytes a second that a body comes with, pauses aside")] = 4096.0
+    max_connections: Annotated[int, Field(ge=0, description="that are open; 0: as many as files may be")] = 0
+    head_seconds: Annotated[float, Field(gt=0, description="for the first line and the headers of a request")] = 10.0
+    max_head_bytes: Annotated[Count, Field(description="of them")] = 64 * 1024
+    answer_idle_seconds: Annotated[float, Field(gt=0, description="in which nothing of an answer is taken")] = 60.0
     max_kept_answers: Annotated[Count, Field(description="to requests with an Idempotency-Key, of one client")] = (
         100_000
     )
@@ -146,6 +151,7 @@ class Settings(BaseSettings):
     clip_cache_bytes: Annotated[int, Field(ge=0, description="of clips that were looked at, likewise")] = 64 * MIB
     request_seconds: Annotated[float, Field(gt=0, description="after which a request's answer is not wanted")] = 120.0
     readers: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
+    drain_seconds: Annotated[float, Field(ge=0, description="between not being ready and not listening")] = 1.0
     shutdown_seconds: Annotated[float, Field(ge=0, description="for requests in flight and the running job")] = 20.0
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +22,7 @@ from service.gate.gate import Gate
 from service.media_store import MediaStore
 from service.metrics import Metrics
 from service.observer import Observer
-from service.operation_work import do
+from service.operation_work import do, load_what_exports_need
 from service.operations import Operations
 from service.outbound.door import Door
 from service.outbound.for_jobs import fetch_for_job
@@ -40,6 +41,8 @@ from vitascope.model import Model
 
 OPERATION_SECONDS = 5.0
 """For an operation to notice that the service stops; it is begun again at the next start anyway."""
+LEAVING_SHARE = 0.2
+"""Of the time for stopping: what a job has at least to leave its files in order, however long requests took."""
 
 _log = logging.getLogger("vitascope.service")
 
@@ -70,6 +73,8 @@ class Service:
     is_warm: bool = False
     failure: str | None = field(default=None)
     """Why the model could not be warmed."""
+    stopping_since: float | None = None
+    """On the monotonic clock; None while the service stays."""
 
     @property
     def fingerprint(self) -> str:
@@ -91,10 +96,18 @@ class Service:
         self.is_warm = True
         self.worker.start()
 
+    def begin_to_stop(self) -> None:
+        """Be not ready any more, and begin nothing new in the background; requests are answered as before."""
+        if self.stopping_since is None:
+            self.stopping_since = time.monotonic()
+        self.worker.begin_to_stop()
+        self.operations.begin_to_stop()
+
     def close(self) -> None:
         """Stop what works in the background and close all files."""
-        self.operations.stop(min(OPERATION_SECONDS, self.settings.shutdown_seconds))
-        self.worker.stop(self.settings.shutdown_seconds)
+        self.begin_to_stop()
+        self.worker.stop(self._seconds_to_stop())
+        self.operations.stop(min(OPERATION_SECONDS, self._seconds_to_stop()))
         self.decoding.close()
         self.scheduler.close()
         self.library.close()
@@ -113,8 +126,19 @@ class Service:
             raise NotReady("the model is being loaded; try again in a moment")
         if not self.scheduler.is_alive:
             raise NotReady("the thread that runs the model has ended and is being replaced")
-        if not self.worker.is_alive:
+        if not self.worker.is_alive and self.stopping_since is None:
             raise NotReady("the thread that runs jobs has ended; the log of the service says why")
+
+    def _seconds_to_stop(self) -> float:
+        """What is left of the time for stopping, which requests in flight have used as well."""
+        most = self.settings.shutdown_seconds
+        used = 0.0 if self.stopping_since is None else time.monotonic() - self.stopping_since
+        return max(most * LEAVING_SHARE, most - used)
+
+    def check_staying(self) -> None:
+        """Raise NotReady once the service has been told to stop."""
+        if self.stopping_since is not None:
+            raise NotReady("the service is stopping; what comes now is answered still, by a connection that closes")
 
     def check_decoding(self) -> None:
         """Raise NotReady while there is no process that decodes. Requests wait for the next one; it comes soon."""
@@ -146,6 +170,7 @@ def open_service(settings: Settings, door: Door | None = None) -> Service:
     """
     # First, so that a broken bundle is named before anything is written.
     bundle = Bundle.open(settings.bundle)
+    load_what_exports_need()
     model = Model(bundle, settings.threads, settings.device, max_characters=settings.max_text_characters)
     observer = Observer(Metrics(), tracer_for(settings))
     scheduler = Scheduler(

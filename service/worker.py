@@ -76,13 +76,17 @@ class JobWorker:
             self._due[collection, job_id] = time.monotonic() + delay
             self._changed.notify()
 
+    def begin_to_stop(self) -> None:
+        """Begin no further file."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+
     def stop(self, timeout: float) -> None:
         """Let the files at hand be finished for most of ``timeout`` seconds, then leave them after the clips at
         hand; their job goes on at the next start.
         """
-        with self._changed:
-            self._stopping = True
-            self._changed.notify()
+        self.begin_to_stop()
         if self._thread.is_alive():
             self._thread.join(timeout * FINISHING_SHARE)
             self._abandoning = True

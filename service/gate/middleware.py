@@ -11,6 +11,8 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.connections import CROWDED
+from service.errors import Overloaded
 from service.gate.access import HEALTH, Need, needed
 from service.gate.errors import EncodingUnsupported
 from service.gate.gate import Caller, Gate
@@ -42,6 +44,8 @@ class GateMiddleware:
         need = needed(scope["method"], scope["path"])
         with ExitStack() as under_way:
             try:
+                if CROWDED in scope["state"]:
+                    raise Overloaded("as many connections are open as the service takes; come back in a moment")
                 _check_encoding(Headers(scope=scope))
                 caller = self._let_in(gate, scope, need)
                 under_way.enter_context(gate.admission.enter(self._size(scope)))
@@ -57,7 +61,7 @@ class GateMiddleware:
             if caller is not None:
                 scope["state"]["caller"] = caller
                 self._note_use(gate, caller.key)
-            patient = _Patience(receive, self._settings.body_idle_seconds)
+            patient = _Patience(receive, self._settings.body_idle_seconds, self._settings.body_rate)
             telling = _telling(send, told)
             if caller is not None and _is_repeatable(scope):
                 await gate.idempotency.serve(self.app, caller.client, scope, patient.receive, telling)
@@ -88,23 +92,33 @@ class GateMiddleware:
 
 
 class _Patience:
-    """Gives up on a body that stops coming."""
+    """Gives up on a body that stops or trickles: there are ``most`` seconds to wait for it, and what comes at ``rate``
+    bytes a second brings back as many as were waited.
+    """
 
-    def __init__(self, receive: Receive, seconds: float) -> None:
+    def __init__(self, receive: Receive, most: float, rate: float) -> None:
         self._receive = receive
-        self._seconds = seconds
+        self._most = most
+        self._rate = rate
+        self._left = most
         self._is_complete = False
 
     async def receive(self) -> Message:
         if self._is_complete:
             return await self._receive()
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout(self._left):
                 message = await self._receive()
         except TimeoutError:
             # FastAPI lets only this exception through while it reads a body.
-            detail = f"body: nothing came for {self._seconds:g} s; the rest of it was expected"
+            detail = (
+                f"body: it stopped, or came too slowly; the rest of it was expected, at {self._rate:g} bytes a second "
+                f"at least, pauses of {self._most:g} s in all aside"
+            )
             raise HTTPException(408, detail, {"Connection": "close"}) from None
+        earned = len(message.get("body", b"")) / self._rate
+        self._left = min(self._most, self._left - (time.monotonic() - began) + earned)
         self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 

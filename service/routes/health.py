@@ -19,7 +19,10 @@ async def livez() -> Health:
 
 @router.get("/readyz", summary="Can the service work", responses=errors(503))
 async def readyz(service: ServiceState) -> Health:
-    """200 once the model is warm, files can be decoded and jobs are being run; 503 before that, and when it failed."""
+    """200 once the model is warm, files can be decoded and jobs are being run; 503 before that, when it failed, and
+    once the service is stopping.
+    """
+    service.check_staying()
     service.check_ready()
     service.check_decoding()
     return Health(status="ok")

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
 from service.app import create_app
 from service.outbound.door import Door
-from service.run import listen, server_config
+from service.run import listen
+from service.server import Server
 from service.settings import Settings
 from service.state import Service, open_service
 
@@ -42,7 +42,7 @@ class Running:
 def serving(settings: Settings, *, ready: bool = True, door: Door | None = None) -> Iterator[Running]:
     """A service in a thread, on any free port; stopped, as by SIGTERM, at the end. ``door``: its way to other hosts."""
     service = open_service(settings, door)
-    server = uvicorn.Server(server_config(create_app(settings, service), settings))
+    server = Server(create_app(settings, service), service, settings)
     listener = listen(settings)
     port = listener.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

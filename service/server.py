@@ -1,0 +1,67 @@
+"""uvicorn's server, with bounded connections and an end that costs nobody an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.connections import Room, bounded
+from service.settings import Settings
+from service.state import Service
+
+ACCEPTING_SECONDS = 0.02
+"""For connections that were made before the socket is closed to be taken up."""
+
+
+class Server(uvicorn.Server):
+    """Serves one application until it is told to exit.
+
+    Then `/readyz` says 503 at once, while everything is still answered for ``drain_seconds``: whoever distributes
+    requests learns of it and sends them elsewhere. Every connection ends with its next answer. Only after that nobody
+    is let in any more, and what is under way has ``shutdown_seconds``.
+    """
+
+    def __init__(self, app: FastAPI, service: Service, settings: Settings) -> None:
+        self._service = service
+        self._settings = settings
+        self._room = Room.of(settings)
+        super().__init__(_config(app, settings, self._room))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.begin_to_stop()
+        self._room.closing = True
+        await self._drain()
+        for listener in sockets or []:
+            # Who is in the queue when a socket is closed is cut off. So: a queue of one, which is emptied first.
+            listener.listen(0)
+        await asyncio.sleep(ACCEPTING_SECONDS)
+        await super().shutdown(sockets)
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._settings.drain_seconds
+        while loop.time() < end and not self.force_exit:
+            await asyncio.sleep(min(0.1, self._settings.drain_seconds))
+
+
+def _config(app: FastAPI, settings: Settings, room: Room) -> uvicorn.Config:
+    """How uvicorn serves ``app``; where it listens, says the socket that it is given."""
+    # Its lines have the query, and with it what people look for, but no request ids: see ``observed``.
+    logging.getLogger("uvicorn.access").disabled = True
+    return uvicorn.Config(
+        app,
+        http=bounded(room),
+        ws="none",  # there are none here, and they would be out of bounds
+        h11_max_incomplete_event_size=2 * settings.max_head_bytes,  # ours comes first, and its answer is a problem
+        log_config=None,
+        log_level=settings.log_level,
+        server_header=False,
+        access_log=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+    )
