@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest bench-index bench-service chaos milvus-check golden
+	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check golden
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -95,6 +95,9 @@ bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside 
 
 bench-service: $(VENV)/.runtime ## embedding and search over HTTP beside the graphs, FAISS and a plain handler alone (ARGS="--only search")
 	$(BIN)/python -m service.bench.bench $(ARGS)
+
+soak: $(VENV)/.runtime ## everything at once for ten minutes: memory, open files and threads must not rise (SECONDS=3600)
+	$(BIN)/python -m service.bench.soak --seconds $(or $(SECONDS),600) $(ARGS)
 
 chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numbers (some minutes; `make test` has small ones)
 	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) $$(grep -l "tests.chaos import" -r tests --include=test_*.py)

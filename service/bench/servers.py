@@ -19,13 +19,21 @@ START_SECONDS = 120.0
 @contextmanager
 def our_server(bundle: Path, data: Path, threads: int) -> Iterator[str]:
     """The URL of ``python -m service``, ready."""
+    with our_process(bundle, data, threads) as (url, _):
+        yield url
+
+
+@contextmanager
+def our_process(bundle: Path, data: Path, threads: int) -> Iterator[tuple[str, int]]:
+    """The URL of ``python -m service``, ready, and its process id."""
     port = free_port()
     settings = {"BUNDLE": bundle, "DATA_DIR": data, "PORT": port, "THREADS": threads, "LOG_LEVEL": "warning"}
     settings["ALLOW_UNAUTHENTICATED"] = "true"
     settings["TEXT_CACHE_BYTES"] = 0  # the same sentences are sent again and again, and are meant to be run
     given = {f"VITASCOPE_{name}": str(value) for name, value in settings.items()}
-    with _process([sys.executable, "-m", "service"], given, f"http://127.0.0.1:{port}", "/readyz") as url:
-        yield url
+    command = [sys.executable, "-m", "service"]
+    with _process(command, given, f"http://127.0.0.1:{port}", "/readyz") as process:
+        yield f"http://127.0.0.1:{port}", process
 
 
 @contextmanager
@@ -33,8 +41,8 @@ def plain_server(bundle: Path, threads: int) -> Iterator[str]:
     """The URL of the plain handler, ready."""
     port = free_port()
     command = [sys.executable, "-m", "service.bench.plain", str(bundle), str(port), str(threads)]
-    with _process(command, {}, f"http://127.0.0.1:{port}", "/openapi.json") as url:
-        yield url
+    with _process(command, {}, f"http://127.0.0.1:{port}", "/openapi.json"):
+        yield f"http://127.0.0.1:{port}"
 
 
 def free_port() -> int:
@@ -45,7 +53,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def _process(command: list[str], variables: dict[str, str], url: str, ready: str) -> Iterator[str]:
+def _process(command: list[str], variables: dict[str, str], url: str, ready: str) -> Iterator[int]:
+    """Its id, once it answers at ``url``."""
     server = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL)
     try:
         end = time.monotonic() + START_SECONDS
@@ -57,7 +66,7 @@ def _process(command: list[str], variables: dict[str, str], url: str, ready: str
                 if time.monotonic() > end or server.poll() is not None:
                     raise TimeoutError(f"{' '.join(command)}: not ready: {error}") from error
                 time.sleep(0.1)
-        yield url
+        yield server.pid
     finally:
         server.terminate()
         server.wait(START_SECONDS)
