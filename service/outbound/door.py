@@ -43,8 +43,8 @@ def _never() -> bool:
 
 
 class Door:
-    """Asks for URLs by ``rules``. No cookie, credential, proxy or setting of the environment goes along. For use by
-    many threads at once, outside the event loop.
+    """Asks for URLs by ``rules``. No cookie or credential goes along, and no proxy of the environment is used. For many
+    threads at once, outside the event loop.
 
     ``resolve``, ``judge`` and ``tls`` are there for tests, which have no public address to connect to; no setting
     leads to them.

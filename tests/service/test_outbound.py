@@ -121,7 +121,7 @@ def test_names_may_be_limited_to_some(host: str) -> None:
 @example("media.example")
 @example("media.example:443/a?b#c")
 @example("a.b%2f@c.d")
-@settings(max_examples=rounds(150, 5_000))
+@settings(max_examples=rounds(80, 5_000))
 def test_what_is_sent_is_read_alike_by_every_parser(rest: str) -> None:
     """Nothing is left in a URL that they could differ about."""
     open_rules = Rules(ports=frozenset(range(1, 65536)))
@@ -201,9 +201,9 @@ def test_a_resolver_that_hangs_is_left_after_the_time_for_connecting(server: Out
         return []
 
     began = time.monotonic()
-    with pytest.raises(UrlFailed, match=r"connecting took more than 0\.3 s"):
-        Door(rules(server, connect_seconds=0.3), resolve=never).fetch(url(server), io.BytesIO())
-    assert time.monotonic() - began < 2
+    with pytest.raises(UrlFailed, match=r"connecting took more than 0\.2 s"):
+        Door(rules(server, connect_seconds=0.2), resolve=never).fetch(url(server), io.BytesIO())
+    assert time.monotonic() - began < 5
     hanging.set()
 
 
@@ -294,7 +294,7 @@ def test_an_answer_that_is_no_file_fails_and_says_whether_to_try_again(server: O
         with pytest.raises(UrlFailed, match=f"answered {status[:3]}; 200 was expected") as failed:
             door(server).fetch(url(server), io.BytesIO())
         assert failed.value.is_temporary == is_temporary
-    server.pages["/film.mp4"] = page(gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip")
+    server.pages["/film.mp4"] = page(gzip.compress(bytes(20_000_000), 1), "Content-Encoding: gzip")
     with pytest.raises(UrlFailed, match="Content-Encoding 'gzip'"):
         door(server).fetch(url(server), into := io.BytesIO())
     assert into.getvalue() == b""
@@ -336,17 +336,17 @@ def test_an_endless_body_is_cut_off_at_the_limit(server: Outside, head: bytes) -
 @pytest.mark.parametrize(
     ("head", "drop", "pause", "changes", "message"),
     [
-        (b"HTTP/1.1 200", b"", 1, {"answer_seconds": 0.3}, "the answer took more than 0.3 s"),
-        (OK, b"X: 1\r\n", 0.05, {"answer_seconds": 0.3}, "the answer took more than 0.3 s"),
+        (b"HTTP/1.1 200", b"", 1, {"answer_seconds": 0.2}, "the answer took more than 0.2 s"),
+        (OK, b"X: 1\r\n", 0.05, {"answer_seconds": 0.2}, "the answer took more than 0.2 s"),
         (
             b"HTTP/1.1 100 Continue\r\n\r\n",
             b"HTTP/1.1 100 Continue\r\n\r\n",
             0.01,
-            {"answer_seconds": 0.3},
+            {"answer_seconds": 0.2},
             "the answer",
         ),
-        (OK + b"\r\nab", b"", 1, {"idle_seconds": 0.3}, "waiting for the next byte took more than 0.3 s"),
-        (OK + b"\r\n", b"a", 0.05, {"total_seconds": 0.4}, "not done within 0.4 s"),
+        (OK + b"\r\nab", b"", 1, {"idle_seconds": 0.2}, "waiting for the next byte took more than 0.2 s"),
+        (OK + b"\r\n", b"a", 0.05, {"total_seconds": 0.25}, "not done within 0.25 s"),
     ],
 )
 def test_slow_answers_are_left(
@@ -357,20 +357,20 @@ def test_slow_answers_are_left(
     with pytest.raises(UrlFailed, match=message) as failed:
         door(server, **changes).fetch(url(server), io.BytesIO())
     assert failed.value.is_temporary
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
 
 
 def test_a_server_that_does_not_speak_tls_is_left_after_the_time_for_connecting(server: Outside) -> None:
     with pytest.raises(UrlFailed, match=r"timed out|connecting took more"):
-        door(server, connect_seconds=0.3).fetch(url(server).replace("http:", "https:"), io.BytesIO())
+        door(server, connect_seconds=0.2).fetch(url(server).replace("http:", "https:"), io.BytesIO())
 
 
 def test_a_server_that_takes_nothing_does_not_hold_a_post_up(server: Outside) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         port = deaf.getsockname()[1]
-        stubborn = door(server, ports=frozenset({port}), answer_seconds=0.4)
+        stubborn = door(server, ports=frozenset({port}), answer_seconds=0.2)
         with pytest.raises(UrlFailed, match="the answer took more than"):
-            stubborn.post(f"http://media.example:{port}/", bytes(20_000_000), {})
+            stubborn.post(f"http://media.example:{port}/", bytes(10_000_000), {})
 
 
 def test_what_nobody_wants_any_longer_is_left_at_once(server: Outside) -> None:
@@ -380,4 +380,4 @@ def test_what_nobody_wants_any_longer_is_left_at_once(server: Outside) -> None:
     began = time.monotonic()
     with pytest.raises(Stopped):
         door(server).fetch(url(server), io.BytesIO(), unwanted.is_set)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
