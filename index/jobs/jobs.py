@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from index.clips.segment import Segmentation
 from index.collection import Collection
 from index.jobs import state as job_state
+from index.jobs.events import note_state
 from index.jobs.pipeline import Pace
 from index.jobs.records import (
     FINISHED,
@@ -39,6 +40,7 @@ from index.records import Scalar, check_metadata
 from vitascope.errors import Conflict
 
 __all__ = [
+    "FINISHED",
     "ITEM_STATES",
     "JOB_STATES",
     "ItemState",
@@ -79,6 +81,7 @@ def create_job(
             "INSERT INTO jobs (source, options, state, created_at) VALUES (?, ?, 'queued', ?) RETURNING id",
             (source_json(checked), options_json(kept), time.time()),
         ).fetchone()
+        note_state(connection, row[0])
         return find_job(connection, row[0])
 
 
@@ -105,7 +108,8 @@ def cancel(collection: Collection, job_id: int) -> Job:
         if found.state in ("succeeded", "failed"):
             raise Conflict(f"job {job_id}: {found.state} already; a job that is not finished was expected")
         if found.state == "running" and not job_state.is_abandoned(connection, job_id):
-            connection.execute("UPDATE jobs SET requested = 'cancel' WHERE id = ?", (job_id,))
+            if found.requested != "cancel":
+                job_state.request(connection, job_id, "cancel")
         elif found.state != "cancelled":
             job_state.finish(connection, job_id, "cancelled")
         found = find_job(connection, job_id)
@@ -125,7 +129,8 @@ def pause(collection: Collection, job_id: int) -> Job:
             state = "being cancelled" if found.requested == "cancel" else f"{found.state} already"
             raise Conflict(f"job {job_id}: {state}; a queued or running job was expected")
         if found.state == "running" and not job_state.is_abandoned(connection, job_id):
-            connection.execute("UPDATE jobs SET requested = 'pause' WHERE id = ?", (job_id,))
+            if found.requested != "pause":
+                job_state.request(connection, job_id, "pause")
         elif found.state != "paused":
             job_state.note_abandoned(connection, job_id)  # where the owner has died; else there is nothing running
             job_state.pause(connection, job_id)
@@ -142,11 +147,8 @@ def resume(collection: Collection, job_id: int) -> Job:
         if found.state in FINISHED or found.requested == "cancel":
             state = "being cancelled" if found.requested == "cancel" else f"{found.state} already"
             raise Conflict(f"job {job_id}: {state}; a paused job was expected")
-        connection.execute(
-            "UPDATE jobs SET requested = NULL, error = NULL, state = iif(state = 'paused', 'queued', state)"
-            " WHERE id = ?",
-            (job_id,),
-        )
+        if found.state == "paused" or found.requested is not None:
+            job_state.queue_again(connection, job_id)
         return find_job(connection, job_id)
 
 
@@ -164,8 +166,5 @@ def retry(collection: Collection, job_id: int) -> Job:
         listed = connection.execute("SELECT listed FROM jobs WHERE id = ?", (job_id,)).fetchone()[0]
         if not queued and listed:
             raise Conflict(f"job {job_id}: nothing in it failed that could be tried again")
-        connection.execute(
-            "UPDATE jobs SET state = 'queued', error = NULL, requested = NULL, finished_at = NULL WHERE id = ?",
-            (job_id,),
-        )
+        job_state.queue_again(connection, job_id)
         return find_job(connection, job_id)

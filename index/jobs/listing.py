@@ -7,6 +7,7 @@ from itertools import islice
 
 from index.collection import Collection
 from index.jobs import state as job_state
+from index.jobs.events import next_number, note_state
 from index.jobs.records import Job
 from index.jobs.sources.item import SourceItem
 from index.jobs.sources.listing import list_source
@@ -36,13 +37,16 @@ def list_items(collection: Collection, job: Job, owner: str, reach: Reach) -> bo
         more = len(rows) == ITEMS_AT_ONCE
         with collection.catalogue.write() as connection:
             requested = job_state.owned(connection, job.id, owner)[1]
-            connection.executemany(
-                "INSERT INTO job_items (job_id, position, path, title, metadata, state, reason, decided)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
+            for row in rows:
+                number = next_number(connection, job.id) if row[-1] else None
+                connection.execute(
+                    "INSERT INTO job_items (job_id, position, path, title, metadata, state, reason, decided, event)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*row, number),
+                )
             if not more:
                 connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (job.id,))
+                note_state(connection, job.id)
             elif requested == "cancel":
                 job_state.finish(connection, job.id, "cancelled")
                 return False

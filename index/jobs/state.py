@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from typing import Literal
 
+from index.jobs.events import next_number, note_state
 from index.jobs.owner import LEASE_SECONDS, has_ended, owner_decoded, owner_is_gone
 from index.jobs.records import FINISHED, ITEM_COLUMNS, JobItem, JobState, find_job, read_item
 from vitascope.errors import Conflict
@@ -28,15 +30,21 @@ def take(connection: sqlite3.Connection, job_id: int, owner: str, max_crashes: i
         " run_started_at = ?, run_ended_at = NULL WHERE id = ?",
         (owner, now + LEASE_SECONDS, now, now, job_id),
     )
-    connection.execute(
-        "UPDATE job_items SET state = 'quarantined', ended_at = ?, reason = replace(?, '%', crashes)"
-        " WHERE job_id = ? AND state = 'queued' AND crashes >= ?",
-        (now, quarantine_reason("%"), job_id, max_crashes),
-    )
+    put_aside = connection.execute(
+        "SELECT position, crashes FROM job_items WHERE job_id = ? AND state = 'queued' AND crashes >= ?",
+        (job_id, max_crashes),
+    ).fetchall()
+    for position, crashes in put_aside:
+        connection.execute(
+            "UPDATE job_items SET state = 'quarantined', ended_at = ?, reason = ?, event = ?"
+            " WHERE job_id = ? AND position = ?",
+            (now, quarantine_reason(crashes), next_number(connection, job_id), job_id, position),
+        )
+    note_state(connection, job_id)
     return True
 
 
-def quarantine_reason(crashes: int | str) -> str:
+def quarantine_reason(crashes: int) -> str:
     """Why a file is put aside."""
     return f"the process that was indexing it died {crashes} times"
 
@@ -50,6 +58,23 @@ def release(connection: sqlite3.Connection, job_id: int, owner: str) -> None:
     )
     if released.rowcount:
         connection.execute("UPDATE job_items SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,))
+        note_state(connection, job_id)
+
+
+def request(connection: sqlite3.Connection, job_id: int, wanted: Literal["cancel", "pause"]) -> None:
+    """Ask whoever runs the job for this, after the files at hand."""
+    connection.execute("UPDATE jobs SET requested = ? WHERE id = ?", (wanted, job_id))
+    note_state(connection, job_id)
+
+
+def queue_again(connection: sqlite3.Connection, job_id: int) -> None:
+    """Let a job that rests or is finished wait for its turn; of one that is running, forget what was requested."""
+    connection.execute(
+        "UPDATE jobs SET requested = NULL, error = NULL, finished_at = NULL,"
+        " state = iif(state = 'running', state, 'queued') WHERE id = ?",
+        (job_id,),
+    )
+    note_state(connection, job_id)
 
 
 def owned(connection: sqlite3.Connection, job_id: int, owner: str) -> tuple[bool, str | None]:
@@ -83,11 +108,13 @@ def _take_items(connection: sqlite3.Connection, job_id: int, count: int, conditi
 
 
 def note_outcome(connection: sqlite3.Connection, item: JobItem) -> None:
-    """Keep the state, reason and video of a file that is done."""
+    """Keep the state, reason and video of a file that is done, as the job's next event."""
+    number = next_number(connection, item.job_id)
+    outcome = (item.state, item.reason, item.video_id, item.seconds, time.time(), item.crashes, number)
     connection.execute(
-        "UPDATE job_items SET state = ?, reason = ?, video_id = ?, seconds = ?, ended_at = ?, crashes = ?"
+        "UPDATE job_items SET state = ?, reason = ?, video_id = ?, seconds = ?, ended_at = ?, crashes = ?, event = ?"
         " WHERE job_id = ? AND position = ?",
-        (item.state, item.reason, item.video_id, item.seconds, time.time(), item.crashes, item.job_id, item.position),
+        (*outcome, item.job_id, item.position),
     )
 
 
@@ -123,15 +150,17 @@ def finish(connection: sqlite3.Connection, job_id: int, state: JobState, error: 
         " finished_at = ?, run_ended_at = ? WHERE id = ?",
         (state, error, now, now, job_id),
     )
+    note_state(connection, job_id)
 
 
-def pause(connection: sqlite3.Connection, job_id: int) -> None:
-    """Let the job rest until it is resumed. Nobody may be at one of its files."""
+def pause(connection: sqlite3.Connection, job_id: int, error: str | None = None) -> None:
+    """Let the job rest until it is resumed, for a reason if nobody asked for it. Nobody may be at one of its files."""
     connection.execute(
-        "UPDATE jobs SET state = 'paused', requested = NULL, owner = NULL, lease_until = NULL,"
+        "UPDATE jobs SET state = 'paused', error = ?, requested = NULL, owner = NULL, lease_until = NULL,"
         " run_ended_at = coalesce(run_ended_at, ?) WHERE id = ?",
-        (time.time(), job_id),
+        (error, time.time(), job_id),
     )
+    note_state(connection, job_id)
 
 
 def rest_all(connection: sqlite3.Connection, reason: str) -> int:
@@ -145,8 +174,7 @@ def rest_all(connection: sqlite3.Connection, reason: str) -> int:
             finish(connection, job_id, "cancelled")
             continue
         connection.execute("UPDATE job_items SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,))
-        pause(connection, job_id)
-        connection.execute("UPDATE jobs SET error = ? WHERE id = ?", (reason, job_id))
+        pause(connection, job_id, reason)
     return sum(requested != "cancel" for _, requested in rows)
 
 
@@ -154,7 +182,8 @@ def requeue_failed(connection: sqlite3.Connection, job_id: int) -> int:
     """Queue again what failed, was quarantined or cancelled, except what the listing decided; how many."""
     queued = connection.execute(
         "UPDATE job_items SET state = 'queued', reason = NULL, video_id = NULL, seconds = NULL, ended_at = NULL,"
-        " crashes = 0 WHERE job_id = ? AND state IN ('failed', 'quarantined', 'cancelled') AND NOT decided",
+        " event = NULL, crashes = 0"
+        " WHERE job_id = ? AND state IN ('failed', 'quarantined', 'cancelled') AND NOT decided",
         (job_id,),
     )
     return queued.rowcount

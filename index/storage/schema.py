@@ -91,7 +91,8 @@ CREATE TABLE jobs (
     started_at     REAL,
     finished_at    REAL,
     run_started_at REAL, -- of the present or last run
-    run_ended_at   REAL
+    run_ended_at   REAL,
+    events         INTEGER NOT NULL DEFAULT 0 -- how many it has had: the number of the last
 );
 CREATE TABLE job_items (
     job_id   INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
@@ -108,10 +109,25 @@ CREATE TABLE job_items (
     crashes  INTEGER NOT NULL DEFAULT 0, -- how often the process died meanwhile
     seconds  REAL, -- of video
     ended_at REAL,
+    event    INTEGER, -- the number, in its job, of what became of it
     PRIMARY KEY (job_id, position),
     UNIQUE (job_id, path)
 ) WITHOUT ROWID;
 CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
+CREATE INDEX job_items_by_event ON job_items (job_id, event) WHERE event IS NOT NULL;
+
+-- What a job was when its state changed, as JSON: index/jobs/events.py. Ends are told to whoever wants to hear of them.
+CREATE TABLE job_states (
+    job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    event  INTEGER NOT NULL,
+    at     REAL    NOT NULL,
+    state  TEXT    NOT NULL,
+    job    TEXT    NOT NULL,
+    told   INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (job_id, event)
+) WITHOUT ROWID;
+CREATE INDEX job_ends_untold ON job_states (job_id, event)
+    WHERE state IN ('succeeded', 'failed', 'cancelled') AND NOT told;
 """
 
 UPGRADES = (
@@ -187,6 +203,22 @@ DROP TABLE jobs;
 ALTER TABLE new_jobs RENAME TO jobs;
 ALTER TABLE new_job_items RENAME TO job_items;
 CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
+""",
+    """
+ALTER TABLE jobs ADD COLUMN events INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE job_items ADD COLUMN event INTEGER;
+CREATE INDEX job_items_by_event ON job_items (job_id, event) WHERE event IS NOT NULL;
+CREATE TABLE job_states (
+    job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    event  INTEGER NOT NULL,
+    at     REAL    NOT NULL,
+    state  TEXT    NOT NULL,
+    job    TEXT    NOT NULL,
+    told   INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (job_id, event)
+) WITHOUT ROWID;
+CREATE INDEX job_ends_untold ON job_states (job_id, event)
+    WHERE state IN ('succeeded', 'failed', 'cancelled') AND NOT told;
 """,
 )
 """From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n.

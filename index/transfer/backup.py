@@ -15,6 +15,7 @@ from pathlib import Path
 
 from index.collection import Collection
 from index.jobs import state as job_state
+from index.jobs.events import forget_untold
 from index.library import Library
 from index.milvus.copies import forget_copies
 from index.nearest.place import PLACE_KEY, check_place
@@ -149,6 +150,7 @@ def _become_new(path: Path, file: Path, place: str | None) -> None:
             with catalogue.write() as connection:
                 connection.execute("UPDATE meta SET value = ? WHERE key = 'collection_id'", (uuid.uuid4().hex,))
                 job_state.rest_all(connection, RESTING)
+                forget_untold(connection)
                 forget_copies(connection)
                 if place is not None:
                     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (PLACE_KEY, place))

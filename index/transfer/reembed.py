@@ -40,7 +40,7 @@ from vitascope.model import Model
 PAGE = 500
 """Videos of the old collection that are read at a time."""
 _LOOK_SECONDS = 1.0
-JOB_TABLES = ("jobs", "job_items")
+JOB_TABLES = ("jobs", "job_items", "job_states")
 MEDIA = "media"
 """Where a collection keeps copies of what came from archives and URLs; paths of its videos lead there."""
 
