@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,9 +21,9 @@ ACCEPTING_SECONDS = 0.02
 class Server(uvicorn.Server):
     """Serves one application until it is told to exit.
 
-    Then `/readyz` says 503 at once, while everything is still answered for ``drain_seconds``: whoever distributes
-    requests learns of it and sends them elsewhere. Every connection ends with its next answer. Only after that nobody
-    is let in any more, and what is under way has ``shutdown_seconds``.
+    Then streams of events end, and `/readyz` says 503 at once, while everything else is answered for ``drain_seconds``:
+    whoever distributes requests learns of it and sends them elsewhere. Every connection ends with its next answer. Only
+    after that nobody is let in any more, and what is under way has ``shutdown_seconds``.
     """
 
     def __init__(self, app: FastAPI, service: Service, settings: Settings) -> None:
@@ -34,12 +35,19 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.begin_to_stop()
         self._room.closing = True
+        self._cut_off(await self._service.feeds.close())
         await self._drain()
         for listener in sockets or []:
             # Who is in the queue when a socket is closed is cut off. So: a queue of one, which is emptied first.
             listener.listen(0)
         await asyncio.sleep(ACCEPTING_SECONDS)
         await super().shutdown(sockets)
+
+    def _cut_off(self, clients: list[Any]) -> None:
+        """End connections of clients that take nothing: closed in order, they would wait for them."""
+        for connection in list(self.server_state.connections):
+            if getattr(connection, "client", None) in clients and connection.transport is not None:
+                connection.transport.abort()
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()

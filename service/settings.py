@@ -123,6 +123,8 @@ class Settings(BaseSettings):
     max_requests_bytes: Annotated[Count, Field(description="of the bodies of requests under way")] = 2048 * MIB
     client_rate: Annotated[float, Field(ge=0, description="requests a second of one client; 0: without limit")] = 0.0
     client_concurrency: Annotated[Count, Field(description="requests of one client under way")] = 128
+    max_streams: Annotated[Count, Field(description="event streams; they are requests under way, too")] = 100
+    client_streams: Annotated[Count, Field(description="event streams of one client")] = 20
     body_idle_seconds: Annotated[float, Field(gt=0, description="without a byte of a body, until it is refused")] = 30.0
     body_rate: Annotated[float, Field(gt=0, description="bytes a second that a body comes with, pauses aside")] = 4096.0
     max_connections: Annotated[int, Field(ge=0, description="that are open; 0: as many as files may be")] = 0

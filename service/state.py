@@ -18,6 +18,7 @@ from index.records import Video
 from service.caching.caches import Caches, open_caches
 from service.cursors import record_number
 from service.errors import NotReady
+from service.events.feeds import Feeds
 from service.gate.gate import Gate
 from service.media_store import MediaStore
 from service.metrics import Metrics
@@ -66,6 +67,8 @@ class Service:
     door: Door | None
     """To hosts that nobody vouched for; None where ``url_fetch`` is off."""
     operations: Operations
+    feeds: Feeds
+    """Jobs that clients follow."""
     heavy: Pool
     """Threads for requests that decode media or wait for the model."""
     light: Pool
@@ -208,12 +211,14 @@ def open_service(settings: Settings, door: Door | None = None) -> Service:
         )
         gate = Gate(settings)
         undo.pop_all()
+    feeds = Feeds(library.open, settings.max_streams, settings.client_streams)
     metrics = observer.metrics
     metrics.show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
     metrics.show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
     metrics.show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: gate.admission.bytes)
     metrics.show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
     metrics.show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", decoding.waiting)
+    metrics.show("vitascope_event_streams", "Event streams that are open", lambda: feeds.open)
     return Service(
         settings=settings,
         model=model,
@@ -227,6 +232,7 @@ def open_service(settings: Settings, door: Door | None = None) -> Service:
         worker=worker,
         door=door,
         operations=operations,
+        feeds=feeds,
         heavy=Pool("model", settings.workers, settings.max_waiting),
         light=Pool("files", settings.readers, settings.max_waiting),
     )

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
-from pydantic import TypeAdapter
+from fastapi import APIRouter, Header, Query, Response
 
 from index.collection import Collection
 from index.jobs import jobs as index_jobs
+from index.jobs.events import job_now
 from index.jobs.sources import description as sources
 from index.jobs.sources.reach import check_url
 from service.cursors import cut, page_limit, read_cursor, record_number
-from service.errors import PathForbidden
+from service.errors import BadRequest, PathForbidden
+from service.events.stream import EventStream
 from service.folders import allowed_file, allowed_folder, is_inside
-from service.openapi import errors
+from service.job_views import item_view, job_view
+from service.openapi import errors, successes
 from service.schemas import sources as schemas
-from service.schemas.jobs import ItemState, Job, JobCounts, JobItem, JobItems, JobRate, Jobs, JobState, NewJob
+from service.schemas.jobs import ItemState, Job, JobItems, Jobs, JobState, NewJob
 from service.schemas.segmentation import asked_segmentation
 from service.state import ReadyService, Service, ServiceState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"])
-
-_SOURCE: TypeAdapter[schemas.Source] = TypeAdapter(schemas.Source)
 
 Limit = Annotated[int | None, Query(ge=1, description="entries on a page")]
 Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")]
@@ -46,7 +45,7 @@ async def begin_job(service: Service, name: str, body: NewJob) -> tuple[Job, str
     """A job, begun in the background, and its address. Raises what the route answers."""
     job = await service.light.run(_create, service, name, body)
     service.worker.submit(name, job.id)
-    return _view(job), f"/v1/collections/{name}/jobs/{job.id}"
+    return job_view(job), f"/v1/collections/{name}/jobs/{job.id}"
 
 
 @router.get("", summary="List jobs", responses=errors(400, 404, 422, 507))
@@ -65,7 +64,48 @@ async def list_jobs(
 @router.get("/{job_id}", summary="Look at a job", responses=errors(404, 507))
 async def get_job(name: str, job_id: str, service: ServiceState) -> Job:
     """How far it is."""
-    return await service.light.run(lambda: _view(index_jobs.job(service.collection(name), record_number(job_id))))
+    return await service.light.run(lambda: job_view(index_jobs.job(service.collection(name), record_number(job_id))))
+
+
+@router.get(
+    "/{job_id}/events",
+    summary="Follow a job",
+    response_class=Response,
+    responses=successes(
+        _200={
+            "description": "Events with `event`, `data` (JSON) and, except for `progress`, `id`.",
+            "content": {
+                "text/event-stream": {
+                    "schema": {"type": "string"},
+                    "example": 'id: 12\nevent: item\ndata: {"path": "/videos/a.mp4", "state": "succeeded", …}\n\n',
+                }
+            },
+        },
+        _204={"description": "The job is finished, and the client has had its last event: do not come back."},
+    )
+    | errors(400, 404, 429, 503, 507),
+)
+async def follow_job(
+    name: str,
+    job_id: str,
+    service: ServiceState,
+    last_event_id: Annotated[
+        str | None, Header(max_length=20, description="`id` of the last event that the client had; 0: from the first")
+    ] = None,
+) -> Response:
+    """What happens to a job, as server-sent events, until it is finished.
+
+    `state`: the job, after its state or what is requested of it changed, or its source was listed. `item`: a file that
+    was done, failed, skipped or put aside. `progress`: the job, at most once a second. Without `Last-Event-ID` the
+    stream begins with the job as it is; with it, by what happened since, also while nobody was connected.
+    """
+    number = _event_number(last_event_id)
+    key = name, record_number(job_id)
+    now = await service.light.run(lambda: job_now(service.collection(name), key[1]))
+    if number == now.number and now.job.state in index_jobs.FINISHED:
+        return Response(status_code=204)
+    # A number that was never given out is of a collection that had this name before: begin anew.
+    return EventStream(service, key, now, None if number is None or number > now.number else number)
 
 
 @router.get("/{job_id}/items", summary="List a job's files", responses=errors(400, 404, 422, 507))
@@ -85,13 +125,13 @@ async def list_job_items(
 @router.delete("/{job_id}", summary="Cancel a job", responses=errors(404, 409, 507))
 async def cancel_job(name: str, job_id: str, service: ServiceState) -> Job:
     """Cancel a job: at once, or after the files at hand. What was added stays."""
-    return await service.light.run(lambda: _view(index_jobs.cancel(service.collection(name), record_number(job_id))))
+    return await service.light.run(lambda: job_view(index_jobs.cancel(service.collection(name), record_number(job_id))))
 
 
 @router.post("/{job_id}/pause", summary="Pause a job", responses=errors(404, 409, 507))
 async def pause_job(name: str, job_id: str, service: ServiceState) -> Job:
     """Let a job rest, at once or after the files at hand; other jobs go on."""
-    return await service.light.run(lambda: _view(index_jobs.pause(service.collection(name), record_number(job_id))))
+    return await service.light.run(lambda: job_view(index_jobs.pause(service.collection(name), record_number(job_id))))
 
 
 @router.post("/{job_id}/resume", summary="Resume a paused job", responses=errors(404, 409, 503, 507))
@@ -117,6 +157,14 @@ def _create(service: Service, name: str, body: NewJob) -> index_jobs.Job:
         source = schemas.FolderSource(kind="folder", folder=body.folder or "", recursive=body.recursive)
     reach = service.settings.reach()
     return index_jobs.create_job(collection, _source(source, service), options, reach)
+
+
+def _event_number(header: str | None) -> int | None:
+    if not header:
+        return None
+    if (number := record_number(header)) < 0:
+        raise BadRequest(f"Last-Event-ID: {header!r}; the id of an event of this job was expected")
+    return number
 
 
 def _source(asked: schemas.Source, service: Service) -> sources.Source:
@@ -148,13 +196,13 @@ def _source(asked: schemas.Source, service: Service) -> sources.Source:
 def _again(service: Service, name: str, job_id: int, change: Callable[[Collection, int], index_jobs.Job]) -> Job:
     job = change(service.collection(name, for_model=True), job_id)
     service.worker.submit(name, job.id)
-    return _view(job)
+    return job_view(job)
 
 
 def _page(service: Service, name: str, state: index_jobs.JobState | None, limit: int, before: int | None) -> Jobs:
     found = index_jobs.jobs(service.collection(name), limit + 1, before, state)
     page, more = cut(found, limit, lambda job: job.id)
-    return Jobs(jobs=[_view(job) for job in page], next_cursor=more)
+    return Jobs(jobs=[job_view(job) for job in page], next_cursor=more)
 
 
 def _items(
@@ -162,36 +210,4 @@ def _items(
 ) -> JobItems:
     found = index_jobs.items(service.collection(name), job_id, state, limit + 1, -1 if after is None else after)
     page, more = cut(found, limit, lambda item: item.position)
-    views = [
-        JobItem(
-            path=item.path,
-            state=item.state,
-            reason=item.reason,
-            video_id=None if item.video_id is None else str(item.video_id),
-            title=item.title,
-            metadata=dict(item.metadata),
-            tries=item.tries,
-            crashes=item.crashes,
-        )
-        for item in page
-    ]
-    return JobItems(items=views, next_cursor=more)
-
-
-def _view(job: index_jobs.Job) -> Job:
-    counts = job.counts
-    return Job(
-        id=str(job.id),
-        source=_SOURCE.validate_python(sources.source_dict(job.source)),
-        metadata=dict(job.options.metadata),
-        state=job.state,
-        error=job.error,
-        requested=job.requested,
-        total=counts.total,
-        done=counts.done,
-        counts=JobCounts(**asdict(counts)),
-        rate=None if job.rate is None else JobRate(**asdict(job.rate)),
-        created_at=job.created_at,
-        started_at=job.started_at,
-        finished_at=job.finished_at,
-    )
+    return JobItems(items=[item_view(item) for item in page], next_cursor=more)

@@ -1,0 +1,1 @@
+"""Jobs followed live, as server-sent events."""

@@ -1,0 +1,292 @@
+"""Jobs followed live: every event in order over a real connection, and exactly the rest after coming back."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from index.jobs import events as job_events
+from index.jobs.jobs import create_folder_job, pause
+from index.jobs.state import finish
+from index.library import Library
+from service.events import feed
+from service.events import stream as stream_module
+from service.gate.keys import KeyStore
+from tests.media_files import solid, write_picture
+from tests.service.conftest import settings_for
+from tests.service.following import Told, events, followed, stream
+from tests.service.running import PATIENCE, Running, problem_of, process, serving, wait_for
+from vitascope.model import Model
+
+WATCHERS = 50
+
+
+def pictures(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        write_picture(folder / f"{number:03}.png", solid((number * 20 % 256, 255 - number, number), 48, 48))
+
+
+def begin(client: httpx.Client, collection: str, folder: Path) -> str:
+    """The address of a new job."""
+    asked = client.post(f"/v1/collections/{collection}/jobs", json={"folder": folder.name})
+    assert asked.status_code == 202, asked.text
+    return str(asked.headers["location"])
+
+
+def kept(told: list[Told]) -> list[Told]:
+    """Without progress, which is not numbered."""
+    return [event for event in told if event.kind != "progress"]
+
+
+def words(told: list[Told]) -> list[str]:
+    return [
+        event.data["state"] if event.kind == "state" else f"{Path(event.data['path']).name} {event.data['state']}"
+        for event in kept(told)
+    ]
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch, running: Running) -> Iterator[Callable[[], None]]:
+    """Jobs that stop at every video until they are let go."""
+    going = threading.Event()
+    embed = running.service.model.embed_video
+
+    def slow(*args: object, **given: object) -> object:
+        assert going.wait(PATIENCE)
+        return embed(*args, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running.service.model, "embed_video", slow)
+    yield going.set
+    going.set()
+
+
+def test_a_job_is_followed_from_its_first_event_to_its_end(
+    running: Running, collection: str, incoming: Path, held: Callable[[], None]
+) -> None:
+    pictures(incoming, 6)
+    (incoming / "broken.mp4").write_bytes(b"no video")
+    job = begin(running.client, collection, incoming)
+    with stream(running.client, job, 0) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        assert response.headers["cache-control"] == "no-store"
+        told: list[Told] = []
+        for event in events(response):
+            told.append(event)
+            if event.data["state"] == "running":
+                held()
+    assert [event.number for event in kept(told)] == list(range(1, 12))
+    assert words(told)[:3] == ["queued", "running", "running"]
+    assert sorted(words(told)[3:-1]) == [*(f"{n:03}.png succeeded" for n in range(6)), "broken.mp4 failed"]
+    assert [told[-1].kind, told[-1].data] == ["state", running.client.get(job).json()]
+    items = {item["path"]: item for item in running.client.get(f"{job}/items", params={"limit": 9}).json()["items"]}
+    for event in told:
+        if event.kind == "item":
+            assert event.data == items[event.data["path"]]
+    done = [event.data["done"] for event in told if event.kind == "progress"]
+    assert done == sorted(done)
+    assert done
+    for number in range(11):  # whoever comes back at any moment gets exactly the rest
+        assert kept(followed(running.client, job, number)) == kept(told)[number:]
+
+
+def test_a_finished_job_tells_its_end_and_then_that_there_is_no_more(
+    running: Running, collection: str, incoming: Path
+) -> None:
+    pictures(incoming, 1)
+    job = begin(running.client, collection, incoming)
+    end = followed(running.client, job)[-1]
+    assert followed(running.client, job) == [end]
+    assert end.data == running.client.get(job).json()
+    with stream(running.client, job, end.number) as response:
+        assert (response.status_code, response.content) == (204, b"")
+    # A number that this job never gave out: the collection had another history.
+    assert followed(running.client, job, 1000) == [end]
+
+
+def test_who_comes_back_in_the_middle_misses_nothing(
+    running: Running, collection: str, incoming: Path, held: Callable[[], None]
+) -> None:
+    pictures(incoming, 4)
+    job = begin(running.client, collection, incoming)
+    with stream(running.client, job) as response:
+        first = next(events(response))
+    held()
+    rest = followed(running.client, job, first.number)
+    assert [event.number for event in kept(rest)] == list(range((first.number or 0) + 1, 9))
+    assert words(rest)[-1] == "succeeded"
+
+
+def test_a_paused_job_is_followed_through_its_pause(running: Running, collection: str, incoming: Path) -> None:
+    with running.service.collection(collection).catalogue.write():  # so that the job is not begun meanwhile
+        job = running.client.base_url.join(f"/v1/collections/{collection}/jobs/1")
+    pictures(incoming, 1)
+    running.service.worker.submit = lambda *given: None  # type: ignore[method-assign]
+    try:
+        begin(running.client, collection, incoming)
+        with stream(running.client, str(job)) as response:
+            coming = events(response)
+            assert next(coming).data["state"] == "queued"
+            running.client.post(f"{job}/pause")
+            assert next(coming).data["state"] == "paused"
+            running.client.post(f"{job}/resume")
+            running.client.delete(str(job))
+            assert words(list(coming)) == ["queued", "cancelled"]
+    finally:
+        del running.service.worker.submit  # type: ignore[method-assign]
+
+
+def test_many_watchers_get_the_same_and_the_catalogue_is_read_once_for_all(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", client_streams=WATCHERS)
+    pictures(settings.data_dir / "incoming" / "many", 8)
+    reads: list[int] = []
+    read = job_events.events_after
+    monkeypatch.setattr(job_events, "events_after", lambda *given: reads.append(1) or read(*given))
+    with serving(settings) as running, ThreadPoolExecutor(WATCHERS) as threads:
+        running.client.post("/v1/collections", json={"name": "videos"})
+        running.service.worker.submit, submit = lambda *given: None, running.service.worker.submit  # type: ignore
+        job = begin(running.client, "videos", Path("many"))
+        futures = [threads.submit(follow_alone, str(running.client.base_url), job) for _ in range(WATCHERS)]
+        wait_for(lambda: running.service.feeds.open == WATCHERS)
+        with stream(running.client, job) as response:
+            problem_of(response, 429, "too_many_at_once")
+        submit("videos", 1)
+        told = [kept(future.result(PATIENCE)) for future in futures]
+        assert all(each == told[0] for each in told)
+        assert [event.number for event in told[0]] == list(range(1, 13))
+        assert len(reads) <= 12
+        wait_for(lambda: running.service.feeds.open == 0)
+
+
+def follow_alone(url: str, job: str) -> list[Told]:
+    with httpx.Client(base_url=url, timeout=PATIENCE) as client:
+        return followed(client, job)
+
+
+def test_a_reader_that_is_far_behind_gets_everything_from_the_catalogue(
+    running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "KEPT_BYTES", 1)
+    monkeypatch.setattr(stream_module, "PAGE", 2)
+    pictures(incoming, 5)
+    job = begin(running.client, collection, incoming)
+    with stream(running.client, job, 0) as response:
+        coming = events(response)
+        told = [next(coming)]
+        held()
+        wait_for(lambda: running.client.get(job).json()["state"] == "succeeded")
+        told += coming
+    assert [event.number for event in kept(told)] == list(range(1, 10))
+
+
+def test_a_quiet_stream_shows_that_it_is_alive_and_ends_after_its_time(
+    running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(stream_module, "STREAM_SECONDS", 1.0)
+    pictures(incoming, 1)
+    job = begin(running.client, collection, incoming)
+    wait_for(lambda: running.client.get(job).json()["total"] == 1)
+    began = time.monotonic()
+    with stream(running.client, job) as response:
+        lines = list(response.iter_lines())
+    assert lines.count(":") >= 3
+    assert time.monotonic() - began < 5
+    assert lines[0] == "retry: 2000"
+
+
+def test_a_stream_ends_when_the_collection_is_dropped(
+    running: Running, collection: str, incoming: Path, held: Callable[[], None]
+) -> None:
+    pictures(incoming, 1)
+    job = begin(running.client, collection, incoming)
+    with stream(running.client, job) as response:
+        coming = events(response)
+        next(coming)
+        assert running.client.delete(f"/v1/collections/{collection}").status_code == 204
+        assert all(event.data["state"] == "running" for event in coming)
+    with stream(running.client, job) as response:
+        problem_of(response, 404, "collection_not_found")
+
+
+def test_what_cannot_be_followed_is_a_problem(running: Running, collection: str) -> None:
+    job = f"/v1/collections/{collection}/jobs/1"
+    with stream(running.client, job) as response:
+        problem_of(response, 404, "job_not_found")
+    answer = running.client.get(f"{job}/events", headers={"Last-Event-ID": "latest"})
+    problem_of(answer, 400, "bad_request")
+
+
+def test_streams_are_for_keys_that_may_read_the_collection_and_are_limited_in_all(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False, max_streams=1)
+    pictures(settings.data_dir / "incoming" / "few", 1)
+    store = KeyStore(settings.data_dir)
+    texts = {
+        name: store.create(
+            name, [name] if name != "other" else ["read"], collections=["b"] if name == "other" else None
+        )[1]
+        for name in ("read", "write", "admin", "other")
+    }
+    store.close()
+    keys = {name: {"X-API-Key": text} for name, text in texts.items()}
+    with serving(settings) as running:
+        running.client.post("/v1/collections", json={"name": "a"}, headers=keys["admin"])
+        running.service.worker.submit = lambda *given: None  # type: ignore[method-assign]
+        made = running.client.post("/v1/collections/a/jobs", json={"folder": "few"}, headers=keys["write"])
+        job = f"{made.headers['location']}/events"
+        for name, code in (("write", "scope_missing"), ("other", "collection_not_allowed")):
+            problem_of(running.client.get(job, headers=keys[name]), 403, code)
+        problem_of(running.client.get(job), 401, "key_missing")
+        with running.client.stream("GET", job, headers=keys["read"]) as response:
+            coming = events(response)  # the connection is open as long as this is not dropped
+            assert next(coming).data["state"] == "queued"
+            refused = running.client.get(job, headers=keys["read"])
+            problem_of(refused, 503, "overloaded")
+            assert refused.headers["retry-after"] == "1"
+        wait_for(lambda: running.service.feeds.open == 0)
+
+
+def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
+    small_bundle: Path, small_model: Model, tmp_path: Path
+) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=30)
+    settings.roots()[0].mkdir(parents=True)
+    with Library(settings.data_dir / "collections") as library:
+        collection = library.create("a", small_model)
+        resting, long = (create_folder_job(collection, settings.roots()[0]).id for _ in range(2))
+        pause(collection, resting)
+        with collection.catalogue.write() as connection:
+            # Together more than all buffers in between hold.
+            rows = [(long, number, str(number), "x" * 3000, number + 2) for number in range(4000)]
+            connection.executemany(
+                "INSERT INTO job_items (job_id, position, path, state, reason, event) VALUES (?, ?, ?, 'failed', ?, ?)",
+                rows,
+            )
+            connection.execute("UPDATE jobs SET events = ? WHERE id = ?", (len(rows) + 1, long))
+            finish(connection, long, "succeeded")
+    with process(settings) as (client, server):
+        listed = f"/v1/collections/a/jobs/{long}"
+        with socket.socket() as deaf, stream(client, "/v1/collections/a/jobs/1") as response:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect(("127.0.0.1", client.base_url.port))
+            deaf.sendall(f"GET {listed}/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n".encode())
+            coming = events(response)
+            assert next(coming).data["state"] == "paused"
+            wait_for(lambda: "vitascope_event_streams 2.0" in client.get("/metrics").text)
+            server.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            assert list(coming) == []
+            assert server.wait(PATIENCE) == 0
+            assert time.monotonic() - began < 10
