@@ -34,6 +34,7 @@ from service.routes import (
     rerank,
     search,
     videos,
+    webhooks,
 )
 from service.settings import Settings
 from service.state import Service, open_service
@@ -72,7 +73,7 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     # Looked through in this order for every request: first those that many small requests go to.
     for routes in (
         *(embeddings, search, rerank, looks, videos, media),
-        *(collections, jobs, operations, models, health, metrics, keys),
+        *(collections, jobs, operations, models, health, metrics, keys, webhooks),
     ):
         app.include_router(routes.router)
     app.include_router(page)

@@ -60,6 +60,7 @@ TAGS = [
     {"name": "embeddings", "description": "Vectors of texts, pictures and videos, in OpenAI's shape."},
     {"name": "models", "description": "What the model can do, and what it was made of."},
     {"name": "keys", "description": "Who may come in, and what they may do."},
+    {"name": "webhooks", "description": "Who is told, by signed messages, that jobs have ended."},
     {"name": "health", "description": "For whoever watches over the service."},
 ]
 

@@ -94,6 +94,14 @@ class Settings(BaseSettings):
     url_fetch_redirects: Annotated[int, Field(ge=0, le=10, description="that are followed, each checked")] = 0
     url_fetch_seconds: Annotated[float, Field(gt=0, description="for one file; of size as for uploads")] = 900.0
 
+    # Whom ended jobs are told to
+    webhooks: Literal["off", "on"] = "off"
+    """Whether keys with the scope admin may have ended jobs told to public URLs."""
+    webhook_ports: Annotated[set[Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1)] = {443}
+    webhook_hosts: list[HostPattern] = []
+    """Only these names, such as ``portal.example`` or ``*.portal.example``, all below it; none: any public host."""
+    webhook_retry_seconds: Annotated[float, Field(gt=0, description="until a message is given up")] = 3 * 24 * 3600.0
+
     # How much one request may ask for
     max_upload_bytes: Count = 512 * MIB
     max_body_bytes: Annotated[Count, Field(description="every body that is no upload")] = MIB
@@ -203,6 +211,15 @@ class Settings(BaseSettings):
             redirects=self.url_fetch_redirects,
             max_bytes=self.max_upload_bytes,
             total_seconds=self.url_fetch_seconds,
+        )
+
+    def webhook_rules(self) -> Rules:
+        """Where messages may be sent, and how long one may take."""
+        return Rules(
+            ports=frozenset(self.webhook_ports),
+            hosts=tuple(self.webhook_hosts),
+            answer_seconds=10.0,
+            total_seconds=20.0,
         )
 
     def roots(self) -> list[Path]:

@@ -34,6 +34,8 @@ from service.scheduling.model import for_asker, lanes_for
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.tracing import tracer_for
+from service.webhooks.courier import Courier
+from service.webhooks.store import WebhookStore
 from service.worker import JobWorker
 from vitascope.bundle import Bundle
 from vitascope.decoding.pool import DecodingPool
@@ -69,6 +71,8 @@ class Service:
     operations: Operations
     feeds: Feeds
     """Jobs that clients follow."""
+    courier: Courier | None
+    """Tells others that jobs have ended; None where ``webhooks`` is off."""
     heavy: Pool
     """Threads for requests that decode media or wait for the model."""
     light: Pool
@@ -89,6 +93,8 @@ class Service:
         kept for `/readyz`.
         """
         self.operations.start()
+        if self.courier is not None:
+            self.courier.start()
         self.decoding.start()
         try:
             self.model.warm()
@@ -111,6 +117,9 @@ class Service:
         self.begin_to_stop()
         self.worker.stop(self._seconds_to_stop())
         self.operations.stop(min(OPERATION_SECONDS, self._seconds_to_stop()))
+        if self.courier is not None:
+            self.courier.stop(OPERATION_SECONDS)
+            self.courier.store.close()
         self.decoding.close()
         self.scheduler.close()
         self.library.close()
@@ -165,11 +174,11 @@ class Service:
         return self.collection(name).get_video(record_number(video_id))
 
 
-def open_service(settings: Settings, door: Door | None = None) -> Service:
+def open_service(settings: Settings, door: Door | None = None, *, webhook_door: Door | None = None) -> Service:
     """Open the bundle and the library and finish what a killed service left half done.
 
-    ``door``: another than the settings' own, where ``url_fetch`` is on. Raises BundleError and its kinds, StorageError,
-    and Busy when another service has the data folder.
+    ``door``, ``webhook_door``: others than the settings' own, where ``url_fetch`` and ``webhooks`` are on. Raises
+    BundleError and its kinds, StorageError, and Busy when another service has the data folder.
     """
     # First, so that a broken bundle is named before anything is written.
     bundle = Bundle.open(settings.bundle)
@@ -210,6 +219,15 @@ def open_service(settings: Settings, door: Door | None = None) -> Service:
             partial(do, library, worker, settings),
         )
         gate = Gate(settings)
+        undo.callback(gate.close)
+        courier = None
+        if settings.webhooks == "on":
+            courier = Courier(
+                WebhookStore(settings.data_dir),
+                library,
+                webhook_door or Door(settings.webhook_rules()),
+                settings.webhook_retry_seconds,
+            )
         undo.pop_all()
     feeds = Feeds(library.open, settings.max_streams, settings.client_streams)
     metrics = observer.metrics
@@ -233,6 +251,7 @@ def open_service(settings: Settings, door: Door | None = None) -> Service:
         door=door,
         operations=operations,
         feeds=feeds,
+        courier=courier,
         heavy=Pool("model", settings.workers, settings.max_waiting),
         light=Pool("files", settings.readers, settings.max_waiting),
     )

@@ -49,5 +49,5 @@ def needed(method: str, path: str) -> Need:
             return Need("read")
         case ["v1", "models"] if reads:
             return Need("read")
-        case _:  # keys, metrics, operations, whose files are whole collections, and what is new
+        case _:  # keys, metrics, webhooks, operations, whose files are whole collections, and what is new
             return Need("admin", every_collection=True)

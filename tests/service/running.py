@@ -39,9 +39,13 @@ class Running:
 
 
 @contextmanager
-def serving(settings: Settings, *, ready: bool = True, door: Door | None = None) -> Iterator[Running]:
-    """A service in a thread, on any free port; stopped, as by SIGTERM, at the end. ``door``: its way to other hosts."""
-    service = open_service(settings, door)
+def serving(
+    settings: Settings, *, ready: bool = True, door: Door | None = None, webhook_door: Door | None = None
+) -> Iterator[Running]:
+    """A service in a thread, on any free port; stopped, as by SIGTERM, at the end. ``door``: its way to other hosts,
+    ``webhook_door``: its way to those that are told of jobs.
+    """
+    service = open_service(settings, door, webhook_door=webhook_door)
     server = Server(create_app(settings, service), service, settings)
     listener = listen(settings)
     port = listener.getsockname()[1]

@@ -1,0 +1,118 @@
+"""Endpoints that are told of ended jobs: made, listed, given new secrets, deleted; and what was sent to them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+
+from service.cursors import cut, page_limit, read_cursor
+from service.openapi import errors
+from service.schemas import webhooks as schemas
+from service.state import ServiceState
+from service.webhooks.courier import Courier
+from service.webhooks.errors import WebhooksOff
+from service.webhooks.records import DeliveryState, Endpoint
+from service.webhooks.store import WebhookStore
+
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+
+
+async def _courier(service: ServiceState) -> Courier:
+    if service.courier is None:
+        raise WebhooksOff("webhooks: 'off', so that nobody is told anything; VITASCOPE_WEBHOOKS=on was expected")
+    return service.courier
+
+
+async def _store(courier: Annotated[Courier, Depends(_courier)]) -> WebhookStore:
+    return courier.store
+
+
+Sender = Annotated[Courier, Depends(_courier)]
+Store = Annotated[WebhookStore, Depends(_store)]
+
+
+@router.post("", status_code=201, summary="Make a webhook", responses=errors(403, 409, 422, 507))
+async def create_webhook(
+    body: schemas.NewWebhook, service: ServiceState, courier: Sender, response: Response
+) -> schemas.MadeWebhook:
+    """Have every job's end of these kinds told to a URL, from now on. The secret is in this answer and nowhere else."""
+    made = await service.light.run(_create, courier, body)
+    response.headers["Location"] = f"/v1/webhooks/{made.id}"
+    return _with_secret(made, response)
+
+
+@router.get("", summary="List webhooks", responses=errors(409, 507))
+async def list_webhooks(service: ServiceState, store: Store) -> schemas.Webhooks:
+    """All endpoints, without their secrets."""
+    found = await service.light.run(store.endpoints)
+    return schemas.Webhooks(webhooks=[schemas.Webhook(**_shown(each)) for each in found])
+
+
+@router.get("/{webhook_id}", summary="Look at a webhook", responses=errors(404, 409, 507))
+async def get_webhook(webhook_id: str, service: ServiceState, store: Store) -> schemas.Webhook:
+    return schemas.Webhook(**_shown(await service.light.run(store.endpoint, webhook_id)))
+
+
+@router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook", responses=errors(404, 409, 507))
+async def delete_webhook(webhook_id: str, service: ServiceState, store: Store) -> None:
+    """Nothing more is sent there, also of what was to be."""
+    await service.light.run(store.delete, webhook_id)
+
+
+@router.post("/{webhook_id}/rotate", summary="Replace a webhook's secret", responses=errors(404, 409, 507))
+async def rotate_webhook(
+    webhook_id: str, service: ServiceState, store: Store, response: Response
+) -> schemas.MadeWebhook:
+    """A new secret, in this answer and nowhere else. For 24 hours messages are signed with the present one, too."""
+    return _with_secret(await service.light.run(store.rotate, webhook_id), response)
+
+
+@router.get("/{webhook_id}/deliveries", summary="List what was sent", responses=errors(400, 404, 409, 422, 507))
+async def list_deliveries(
+    webhook_id: str,
+    service: ServiceState,
+    store: Store,
+    state: Annotated[DeliveryState | None, Query(description="only messages in this state")] = None,
+    limit: Annotated[int | None, Query(ge=1, description="entries on a page")] = None,
+    cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")] = None,
+) -> schemas.Deliveries:
+    """A page of messages to this endpoint, newest first. Those that are over are kept for 30 days, at most 1000."""
+    size = page_limit(limit, service.settings)
+    found = await service.light.run(store.deliveries, webhook_id, size + 1, read_cursor(cursor), state)
+    page, more = cut(found, size, lambda delivery: delivery.number)
+    views = [
+        schemas.Delivery(
+            id=each.id,
+            type=each.type,
+            state=each.state,
+            tries=each.tries,
+            status=each.status,
+            error=each.error,
+            created_at=each.created_at,
+            last_at=each.last_at,
+            next_at=each.next_at,
+        )
+        for each in page
+    ]
+    return schemas.Deliveries(deliveries=views, next_cursor=more)
+
+
+def _create(courier: Courier, body: schemas.NewWebhook) -> Endpoint:
+    courier.check_url(body.url)
+    return courier.store.create(body.url, body.events)
+
+
+def _with_secret(endpoint: Endpoint, response: Response) -> schemas.MadeWebhook:
+    response.headers["Cache-Control"] = "no-store"
+    return schemas.MadeWebhook(**_shown(endpoint), secret=endpoint.secret)
+
+
+def _shown(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "events": list(endpoint.events),
+        "created_at": endpoint.created_at,
+        "former_secret_until": endpoint.former_until,
+    }

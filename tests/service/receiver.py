@@ -1,0 +1,73 @@
+"""Somebody who receives webhooks, and the service's way to him."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
+
+from service.outbound.door import Door
+from service.outbound.rules import Rules
+from tests.service.running import JSON
+from vitascope.webhooks import verify
+
+HOST = "receiver.example"
+
+
+@dataclass
+class Receiver:
+    """``got``: (headers, body) of each request. ``answers``: statuses to give first; after them 204."""
+
+    port: int
+    got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+    waits: threading.Event | None = None
+    """Answers are given once this is set."""
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}/hook?token=hidden"
+
+    def read(self, secret: str, number: int = -1) -> JSON:
+        headers, body = self.got[number]
+        return verify(secret, headers, body)
+
+
+@contextmanager
+def receiving(port: int = 0) -> Iterator[Receiver]:
+    """A real server on 127.0.0.1."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            receiver.got.append((dict(self.headers.items()), body))
+            if receiver.waits is not None:
+                receiver.waits.wait(30)
+            self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *given: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    receiver = Receiver(server.server_address[1])
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        if receiver.waits is not None:
+            receiver.waits.set()
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+
+
+def door_to(*ports: int) -> Door:
+    """A door that leads to this machine, which the service's own never does."""
+    rules = Rules(schemes=frozenset({"http"}), ports=frozenset(ports), answer_seconds=5.0, total_seconds=10.0)
+    return Door(rules, resolve=lambda host: [IPv4Address("127.0.0.1")], judge=lambda address: None)

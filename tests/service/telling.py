@@ -1,0 +1,22 @@
+"""``python -m tests.service.telling PORT FILE``: the service with webhooks that go to 127.0.0.1:PORT.
+
+While there is a FILE it does not look for ended jobs.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from service import run
+from service.state import open_service
+from service.webhooks import courier
+from tests.service.receiver import door_to
+
+if __name__ == "__main__":
+    blind, notice = Path(sys.argv[2]), courier.Courier._notice
+    courier.Courier._notice = lambda self: None if blind.exists() else notice(self)  # type: ignore[method-assign]
+    courier.LOOK_SECONDS, courier.FIRST_SECONDS = 0.05, 0.2
+    run.open_service = partial(open_service, webhook_door=door_to(int(sys.argv[1])))  # type: ignore[assignment]
+    raise SystemExit(run.main())

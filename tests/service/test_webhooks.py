@@ -1,0 +1,408 @@
+"""Ended jobs are told to who asked for it: signed, at least once, whatever happens in between, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from service.gate.keys import KeyStore
+from service.webhooks import courier as courier_module
+from service.webhooks import store as store_module
+from service.webhooks.courier import _wait
+from tests.service.conftest import settings_for
+from tests.service.receiver import Receiver, door_to, receiving
+from tests.service.running import JSON, ROOT, Running, problem_of, process, serving, wait_for
+from tests.service.test_job_stream import begin, pictures
+from vitascope.errors import InvalidInput
+from vitascope.webhooks import SignatureInvalid, new_secret, sign, verify
+
+ALL = ["job.succeeded", "job.failed", "job.cancelled"]
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with receiving() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def telling(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Running]:
+    """A service with webhooks, and a collection `videos`."""
+    settings = settings_for(small_bundle, tmp_path_factory.mktemp("telling"), webhooks="on")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(courier_module, "LOOK_SECONDS", 0.05)
+        patch.setattr(courier_module, "FIRST_SECONDS", 0.2)
+        with serving(settings, webhook_door=door_to(receiver.port, 1)) as running:
+            running.client.post("/v1/collections", json={"name": "videos"}).raise_for_status()
+            pictures(settings.roots()[0] / "good", 2)
+            yield running
+
+
+@pytest.fixture(autouse=True)
+def forgetting(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test begins without endpoints, and with a receiver that got nothing."""
+    if "telling" in request.fixturenames:
+        telling: Running = request.getfixturevalue("telling")
+        receiver: Receiver = request.getfixturevalue("receiver")
+        receiver.got, receiver.answers = [], []
+        yield
+        for each in telling.client.get("/v1/webhooks").json()["webhooks"]:
+            assert telling.client.delete(f"/v1/webhooks/{each['id']}").status_code == 204
+    else:
+        yield
+
+
+def hook(client: httpx.Client, url: str, events: list[str] | None = None) -> JSON:
+    answer = client.post("/v1/webhooks", json={"url": url, "events": events or ALL})
+    assert answer.status_code == 201, answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    made: JSON = answer.json()
+    assert answer.headers["location"] == f"/v1/webhooks/{made['id']}"
+    return made
+
+
+def deliveries(client: httpx.Client, made: JSON) -> list[JSON]:
+    found: list[JSON] = client.get(f"/v1/webhooks/{made['id']}/deliveries").json()["deliveries"]
+    return found
+
+
+def test_an_ended_job_is_told_with_what_failed_in_it(telling: Running, receiver: Receiver) -> None:
+    made = hook(telling.client, receiver.url)
+    folder = telling.settings.roots()[0] / "mixed"
+    pictures(folder, 1)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    job = begin(telling.client, "videos", folder)
+    wait_for(lambda: receiver.got)
+    headers = {name.lower(): value for name, value in receiver.got[0][0].items()}
+    assert headers["content-type"] == "application/json"
+    assert headers["host"] == f"receiver.example:{receiver.port}"
+    message = receiver.read(made["secret"])
+    assert message["type"] == "job.succeeded"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", message["timestamp"])
+    assert message["data"]["collection"] == "videos"
+    assert message["data"]["job"] == telling.client.get(job).json()
+    (failure,) = message["data"]["failures"]
+    assert (Path(failure["path"]).name, failure["state"]) == ("broken.mp4", "failed")
+    assert "broken.mp4" in failure["reason"]
+    wait_for(lambda: deliveries(telling.client, made)[0]["state"] == "delivered")
+    (told,) = deliveries(telling.client, made)
+    assert told["id"] == headers["webhook-id"]
+    assert (told["type"], told["tries"], told["status"], told["error"]) == ("job.succeeded", 1, 204, None)
+    assert told["next_at"] is None
+
+    headers, body = receiver.got[0]
+    for changed in (body.replace(b"succeeded", b"cancelled"), body + b" "):
+        with pytest.raises(SignatureInvalid):
+            verify(made["secret"], headers, changed)
+    with pytest.raises(SignatureInvalid):
+        verify(new_secret(), headers, body)
+
+
+def test_everybody_is_told_what_he_asked_for_and_nothing_from_before(telling: Running, receiver: Receiver) -> None:
+    client = telling.client
+    failing = telling.settings.roots()[0] / "leaving"
+    failing.mkdir()
+    before = begin(client, "videos", Path("good"))
+    wait_for(lambda: client.get(before).json()["state"] == "succeeded")
+    everything, failed = hook(client, receiver.url), hook(client, receiver.url, ["job.failed"])
+    good = begin(client, "videos", Path("good"))
+    wait_for(lambda: client.get(good).json()["state"] == "succeeded")
+    with telling.service.collection("videos").catalogue.write():  # nothing is begun meanwhile
+        pass
+    submit, telling.service.worker.submit = telling.service.worker.submit, lambda *given: None  # type: ignore
+    try:
+        cancelled, lost = (begin(client, "videos", failing) for _ in range(2))
+        assert client.delete(cancelled).json()["state"] == "cancelled"
+        failing.rmdir()
+    finally:
+        telling.service.worker.submit = submit  # type: ignore[method-assign]
+    submit("videos", int(lost.rsplit("/", 1)[1]))
+    wait_for(lambda: client.get(lost).json()["state"] == "failed")
+    wait_for(lambda: [each["state"] for each in deliveries(client, everything)] == ["delivered"] * 3)
+    wait_for(lambda: [each["state"] for each in deliveries(client, failed)] == ["delivered"])
+    assert [each["type"] for each in deliveries(client, everything)] == ["job.failed", "job.cancelled", "job.succeeded"]
+    (told,) = deliveries(client, failed)
+    got = [body for headers, body in receiver.got if headers["webhook-id"] == told["id"]]
+    assert len(got) == 1
+    assert json.loads(got[0])["data"]["job"]["error"]
+    assert len(receiver.got) == 4
+
+
+def test_what_was_not_taken_is_sent_again_under_the_same_id_until_it_is(telling: Running, receiver: Receiver) -> None:
+    receiver.answers = [500, 302, 429]
+    made = hook(telling.client, receiver.url)
+    begin(telling.client, "videos", Path("good"))
+    wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["status"] == 500)
+    wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["state"] == "delivered")
+    (told,) = deliveries(telling.client, made)
+    assert told["tries"] == 4
+    assert {headers["webhook-id"] for headers, _ in receiver.got} == {told["id"]}
+    assert len({body for _, body in receiver.got}) == 1
+
+
+def test_who_is_not_there_is_told_when_he_is(telling: Running) -> None:
+    with receiving() as once:
+        port = once.port
+    courier = telling.service.courier
+    assert courier is not None
+    door, courier._door = courier._door, door_to(port)
+    try:
+        made = hook(telling.client, f"http://receiver.example:{port}/")
+        begin(telling.client, "videos", Path("good"))
+        wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["tries"] >= 2)
+        (waiting,) = deliveries(telling.client, made)
+        assert (waiting["state"], waiting["status"]) == ("pending", None)
+        assert "refused" in waiting["error"]
+        assert waiting["next_at"] > waiting["last_at"]
+        with receiving(port) as back:
+            wait_for(lambda: back.got)
+            back.read(made["secret"])
+            wait_for(lambda: deliveries(telling.client, made)[0]["state"] == "delivered")
+    finally:
+        courier._door = door
+
+
+def test_a_message_is_given_up_when_its_time_is_over_or_the_receiver_says_he_is_gone(
+    telling: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = hook(telling.client, receiver.url)
+    receiver.answers = [410]
+    begin(telling.client, "videos", Path("good"))
+    wait_for(lambda: [each["state"] for each in deliveries(telling.client, made)] == ["failed"])
+    assert len(receiver.got) == 1
+    monkeypatch.setattr(telling.service.courier, "_retry_seconds", 0.5)
+    receiver.answers = [503] * 100
+    begin(telling.client, "videos", Path("good"))
+    wait_for(lambda: [each["state"] for each in deliveries(telling.client, made)] == ["failed"] * 2)
+    assert deliveries(telling.client, made)[0]["tries"] >= 2
+    page = telling.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"limit": 1, "state": "failed"}).json()
+    rest = telling.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"cursor": page["next_cursor"]}).json()
+    assert [each["status"] for each in page["deliveries"] + rest["deliveries"]] == [503, 410]
+
+
+def test_a_receiver_that_does_not_answer_keeps_neither_jobs_nor_others_waiting(
+    telling: Running, receiver: Receiver
+) -> None:
+    with receiving() as slow:
+        slow.waits = threading.Event()
+        courier = telling.service.courier
+        assert courier is not None
+        door, courier._door = courier._door, door_to(slow.port, receiver.port)
+        try:
+            hook(telling.client, slow.url)
+            quick = hook(telling.client, receiver.url)
+            for _ in range(3):
+                job = begin(telling.client, "videos", Path("good"))
+                wait_for(lambda job=job: telling.client.get(job).json()["state"] == "succeeded")  # type: ignore[misc]
+            wait_for(lambda: [each["state"] for each in deliveries(telling.client, quick)] == ["delivered"] * 3)
+            assert len(slow.got) == 1
+        finally:
+            courier._door = door
+
+
+def test_a_new_secret_signs_beside_the_former_one(telling: Running, receiver: Receiver) -> None:
+    made = hook(telling.client, receiver.url)
+    renewed = telling.client.post(f"/v1/webhooks/{made['id']}/rotate").json()
+    assert renewed["secret"] != made["secret"]
+    assert renewed["former_secret_until"] > time.time() + 23 * 3600
+    begin(telling.client, "videos", Path("good"))
+    wait_for(lambda: receiver.got)
+    assert receiver.read(made["secret"]) == receiver.read(renewed["secret"])
+
+
+def test_secrets_and_urls_are_shown_to_nobody_again(
+    telling: Running, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        receiver.answers = [500]
+        made = hook(telling.client, receiver.url)
+        begin(telling.client, "videos", Path("good"))
+        wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["state"] == "delivered")
+    assert made["secret"].startswith("whsec_")
+    for path in ("", f"/{made['id']}", f"/{made['id']}/deliveries"):
+        assert made["secret"] not in telling.client.get(f"/v1/webhooks{path}").text
+    assert "answered 500" in caplog.text
+    assert made["secret"] not in caplog.text
+    assert "token=hidden" not in caplog.text
+    assert made["secret"] not in repr(telling.service.courier and telling.service.courier.store.endpoints())
+    assert (telling.settings.data_dir / store_module.FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_service_killed_before_it_told_does_so_when_it_is_back(small_bundle: Path, tmp_path: Path) -> None:
+    """Of two ends the receiver is away for the first, and the service has not even looked for the second."""
+    settings = settings_for(small_bundle, tmp_path / "data", webhooks="on")
+    pictures(settings.roots()[0] / "good", 1)
+    blind = tmp_path / "blind"
+    with receiving() as once:
+        port = once.port
+    with process(settings, "tests.service.telling", str(port), str(blind)) as (client, server):
+        client.post("/v1/collections", json={"name": "videos"})
+        made = hook(client, f"http://receiver.example:{port}/")
+        begin(client, "videos", Path("good"))
+        wait_for(lambda: deliveries(client, made))
+        blind.touch()
+        job = begin(client, "videos", Path("good"))
+        wait_for(lambda: client.get(job).json()["state"] == "succeeded")
+        server.send_signal(signal.SIGKILL)
+        server.wait(10)
+    blind.unlink()
+    with receiving(port) as back, process(settings, "tests.service.telling", str(port), str(blind)) as (client, server):
+        wait_for(lambda: [each["state"] for each in deliveries(client, made)] == ["delivered"] * 2)
+        told = [back.read(made["secret"], number)["data"]["job"] for number in range(2)]
+        assert sorted((job["id"], job["state"]) for job in told) == [("1", "succeeded"), ("2", "succeeded")]
+        assert len(back.got) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "status", "code"),
+    [
+        ("http://portal.example/", 403, "url_refused"),
+        ("https://portal.example:8443/", 403, "url_refused"),
+        ("https://127.0.0.1/", 403, "url_refused"),
+        ("https://[::ffff:10.0.0.1]/", 403, "url_refused"),
+        ("https://name:sesame@portal.example/", 403, "url_refused"),
+        ("https://other.test/", 403, "url_refused"),
+        ("https://2130706433/", 422, "invalid_input"),
+        ("portal.example", 403, "url_refused"),
+    ],
+)
+def test_only_public_urls_that_the_settings_allow_are_taken(hooked: Running, url: str, status: int, code: str) -> None:
+    answer = hooked.client.post("/v1/webhooks", json={"url": url, "events": ALL}, headers=KEY)
+    assert "sesame" not in problem_of(answer, status, code)["detail"]
+    assert hooked.client.get("/v1/webhooks", headers=KEY).json() == {"webhooks": []}
+
+
+KEY = {"X-API-Key": "a-key-of-more-than-thirty-two-characters"}
+
+
+@pytest.fixture(scope="module")
+def hooked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service as the settings make it, which nothing is sent from here."""
+    given = {"webhooks": "on", "webhook_hosts": ["*.portal.example", "portal.example"], "admin_key": KEY["X-API-Key"]}
+    settings = settings_for(small_bundle, tmp_path_factory.mktemp("hooked"), allow_unauthenticated=False, **given)
+    with serving(settings) as running:
+        yield running
+
+
+def test_only_keys_with_the_scope_admin_may_do_anything_with_them(hooked: Running) -> None:
+    store = KeyStore(hooked.settings.data_dir)
+    keys = [store.create("w", ["read", "write"])[1], store.create("one", ["admin"], collections=["videos"])[1]]
+    store.close()
+    for key in keys:
+        for asked in ("POST ", "GET ", "DELETE /1", "POST /1/rotate", "GET /1/deliveries"):
+            method, path = asked.split(" ")
+            answer = hooked.client.request(method, f"/v1/webhooks{path}", headers={"X-API-Key": key})
+            problem_of(answer, 403, "scope_missing")
+
+
+def test_what_cannot_be_done_with_them_is_a_problem(hooked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = hooked.client
+    for method, path in (("GET", "/no"), ("DELETE", "/no"), ("POST", "/no/rotate"), ("GET", "/no/deliveries")):
+        problem_of(ask.request(method, f"/v1/webhooks{path}", headers=KEY), 404, "webhook_not_found")
+    wanted = {"url": "https://portal.example/hook", "events": ["job.succeeded"]}
+    unknown = {**wanted, "events": ["job.begun"]}
+    problem_of(ask.post("/v1/webhooks", json=unknown, headers=KEY), 422, "validation_failed")
+    monkeypatch.setattr(store_module, "MAX_ENDPOINTS", 1)
+    made = ask.post("/v1/webhooks", json=wanted, headers=KEY).json()
+    problem_of(ask.post("/v1/webhooks", json=wanted, headers=KEY), 409, "too_many_webhooks")
+    assert ask.get(f"/v1/webhooks/{made['id']}", headers=KEY).json()["events"] == ["job.succeeded"]
+    ask.delete(f"/v1/webhooks/{made['id']}", headers=KEY)
+
+
+def test_they_are_off_unless_asked_for(running: Running) -> None:
+    answer = running.client.post("/v1/webhooks", json={"url": "https://portal.example/", "events": ALL})
+    assert "VITASCOPE_WEBHOOKS" in problem_of(answer, 409, "webhooks_off")["detail"]
+    assert not (running.settings.data_dir / store_module.FILE_NAME).exists()
+
+
+def test_tries_become_rarer_by_chance_within_bounds_and_never_sooner_than_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(courier_module, "FIRST_SECONDS", 5.0)
+    waits = [[_wait(tries, {}) for _ in range(50)] for tries in range(1, 40)]
+    for tries, some in enumerate(waits, 1):
+        longest = min(3600.0, 5.0 * 2 ** (tries - 1))
+        assert longest / 2 <= min(some) < max(some) <= longest
+    assert _wait(1, {"retry-after": "120"}) == 120
+    assert _wait(1, {"retry-after": "999999"}) == 3600
+    assert _wait(1, {"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}) <= 5
+
+
+def test_the_receiver_in_the_documentation_takes_what_is_signed_and_nothing_else() -> None:
+    text = (ROOT / "docs" / "jobs.md").read_text("utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "verify(" in block)
+    with receiving() as once:
+        port = once.port
+    secret = new_secret()
+    code = code.replace("9000", str(port)).replace("whsec_…", secret)
+    example = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        url, body = f"http://127.0.0.1:{port}/", json.dumps(EXAMPLE).encode()
+        now = int(time.time())
+        headers = {
+            "webhook-id": "msg_1",
+            "webhook-timestamp": str(now),
+            "webhook-signature": sign(secret, "msg_1", now, body),
+        }
+        wait_for(lambda: _answers(url))
+        assert httpx.post(url, content=body, headers=headers).status_code == 204
+        assert httpx.post(url, content=body + b" ", headers=headers).status_code == 400
+        assert example.stdout is not None
+        assert example.stdout.readline().split() == ["job.succeeded", "films", "7"]
+    finally:
+        example.kill()
+        example.wait(10)
+
+
+EXAMPLE = {"type": "job.succeeded", "data": {"collection": "films", "job": {"id": "7"}}}
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.post(url, content=b"").status_code == 400
+    except httpx.HTTPError:
+        return False
+
+
+def test_the_example_of_the_specification() -> None:
+    signature = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    secret, body = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", b'{"test": 2432232314}'
+    assert sign(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body) == signature
+    headers = {
+        "Webhook-Id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "Webhook-Timestamp": "1614265330",
+        "Webhook-Signature": f"v1a,other v1,bm90IHRoaXM= {signature}",
+    }
+    for now in (1614265330 - 299, 1614265330 + 299):
+        assert verify(secret, headers, body, now=now) == {"test": 2432232314}
+    for now in (1614265330 - 301, 1614265330 + 301):
+        with pytest.raises(SignatureInvalid, match="301 s from now"):
+            verify(secret, headers, body, now=now)
+    for changed in (
+        {"Webhook-Id": "msg_other"},
+        {"Webhook-Timestamp": "1614265331"},
+        {"Webhook-Timestamp": "now"},
+        {"Webhook-Signature": "v1,bm90IHRoaXM="},
+        {"Webhook-Signature": signature.replace("v1,", "v2,")},
+        {"Webhook-Signature": "v1,\u00e9"},
+        {"Webhook-Signature": ""},
+    ):
+        with pytest.raises(SignatureInvalid):
+            verify(secret, headers | changed, body, now=1614265330)
+
+
+def test_a_wrong_secret_is_told_without_repeating_it() -> None:
+    with pytest.raises(InvalidInput) as raised:
+        sign("whsec_short", "msg_1", 1, b"")
+    assert "short" not in str(raised.value)
