@@ -30,9 +30,11 @@ from urllib.parse import quote
 import httpx
 
 from vitascope import errors
+from vitascope.client_following import Following
 from vitascope.client_http import IDEMPOTENCY_KEY, JSON, ServiceError, field, given, header_value
 from vitascope.client_retries import Retries
 from vitascope.client_tasks import Tasks
+from vitascope.client_webhooks import Webhooks
 
 __all__ = ["Client", "Retries", "ServiceError"]
 
@@ -40,7 +42,7 @@ Metadata = Mapping[str, str | float | int | bool]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
 
-class Client(Tasks):
+class Client(Tasks, Following, Webhooks):
     """Speaks version 1 of the HTTP interface. Not for use by several threads at once."""
 
     # The service itself
@@ -229,6 +231,15 @@ class Client(Tasks):
     def cancel_job(self, collection: str, job_id: str) -> JSON:
         return self._call("DELETE", _path(collection, "jobs", job_id))
 
+    def job_events(self, collection: str, job_id: str, *, after: int | None = None) -> Iterator[JSON]:
+        """What happens to a job, as it happens, until it has ended: ``{"id": …, "event": …, "data": …}``.
+
+        ``event`` is ``state``, ``progress`` (``data``: the job) or ``item`` (one of its files). A connection that is
+        lost is made again, and nothing is missed. ``after``: the ``id`` of the last event that is known, 0 for all from
+        the first; else it begins with the job as it is. Raises `ServiceError` where the service stays away.
+        """
+        return self._follow(_path(collection, "jobs", job_id, "events"), after, FINAL_STATES, None)
+
     def wait_for_job(
         self,
         collection: str,
@@ -237,9 +248,23 @@ class Client(Tasks):
         interval: float = 0.5,
         on_change: Callable[[JSON], None] | None = None,
     ) -> JSON:
-        """Ask every ``interval`` seconds until the job has ended, through pauses, too; ``on_change`` gets every
-        answer.
+        """Follow the job until it has ended, through pauses, too; ``on_change`` gets it whenever something happened.
+
+        Where it cannot be followed, it is asked for every ``interval`` seconds.
         """
+        job: JSON | None = None
+        events = self._follow(_path(collection, "jobs", job_id, "events"), None, FINAL_STATES, Retries(tries=1))
+        while True:
+            try:
+                event = next(events, None)
+            except ServiceError:  # an earlier version, or as many streams as it has
+                break
+            if event is None and job is not None:
+                return job
+            if event is not None and event["event"] != "item":
+                job = event["data"]
+                if on_change:
+                    on_change(job)
         while True:
             job = self.job(collection, job_id)
             if on_change:

@@ -123,10 +123,12 @@ class Caller:
         answer: JSON = response.json()
         return answer
 
-    def _try(self, method: str, path: str, send: Callable[[], T], repeatable: Repeatable) -> T:
-        """What ``send`` gives in the end, or the error that the service raised."""
+    def _try(
+        self, method: str, path: str, send: Callable[[], T], repeatable: Repeatable, retries: Retries | None = None
+    ) -> T:
+        """What ``send`` gives in the end, or the error that the service raised. ``retries``: others than usual."""
         try:
-            return repeated(send, self._retries, repeatable)
+            return repeated(send, retries or self._retries, repeatable)
         except httpx.HTTPStatusError as error:
             raise error_of(error.response) from error
         except httpx.TimeoutException as error:

@@ -51,6 +51,7 @@ async def list_webhooks(service: ServiceState, store: Store) -> schemas.Webhooks
 
 @router.get("/{webhook_id}", summary="Look at a webhook", responses=errors(404, 409, 507))
 async def get_webhook(webhook_id: str, service: ServiceState, store: Store) -> schemas.Webhook:
+    """One endpoint, without its secret."""
     return schemas.Webhook(**_shown(await service.light.run(store.endpoint, webhook_id)))
 
 

@@ -190,17 +190,76 @@ def test_a_file_that_cannot_be_read_is_named_before_anything_is_sent(tmp_path: P
         client.score_file(tmp_path / "missing.mp4", ["a dog"])
 
 
-def test_waiting_for_a_job_ends_with_its_end() -> None:
+@pytest.mark.parametrize(
+    "refused",
+    [
+        problem(404, "route_not_found", "an earlier version"),
+        problem(429, "too_many_at_once", "20 event streams of this client are open"),
+        httpx.Response(200, json={"id": "1", "state": "queued"}),
+    ],
+)
+def test_waiting_for_a_job_that_cannot_be_followed_ends_with_its_end(refused: httpx.Response) -> None:
     states = iter(["queued", "running", "succeeded"])
     seen = []
 
     def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/events"):
+            return refused
         return httpx.Response(200, json={"id": "1", "state": next(states)})
 
     with client_of(answer) as client:
         job = client.wait_for_job("videos", "1", interval=0, on_change=lambda job: seen.append(job["state"]))
     assert job["state"] == "succeeded"
     assert seen == ["queued", "running", "succeeded"]
+
+
+def told(number: int | None, event: str, state: str) -> str:
+    identity = "" if number is None else f"id: {number}\n"
+    return f'{identity}event: {event}\ndata: {{"state": "{state}"}}\n\n'
+
+
+class Lost(httpx.SyncByteStream):
+    """A stream whose connection breaks."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self.text.encode()
+        raise httpx.ReadError("reset")
+
+
+def test_a_job_is_followed_over_lost_connections_and_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitascope.client_following.RECONNECT_SECONDS", 0.0)
+    begun = []
+    pages = iter(
+        [
+            Lost(
+                f"retry: 2000\n\n{told(1, 'state', 'running')}:\n\n{told(2, 'item', 'succeeded')}id: 3\nevent: item\n"
+            ),
+            Lost(told(3, "item", "failed") + told(None, "progress", "running")),
+            httpx.ByteStream(told(4, "item", "succeeded").encode()),  # the service stopped
+            httpx.ByteStream((told(5, "state", "succeeded")).encode()),
+        ]
+    )
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        begun.append(request.headers.get("Last-Event-ID"))
+        return httpx.Response(200, headers={"content-type": "text/event-stream; charset=utf-8"}, stream=next(pages))
+
+    with client_of(answer) as client:
+        events = list(client.job_events("videos", "1"))
+    assert [(event["id"], event["event"], event["data"]["state"]) for event in events] == [
+        ("1", "state", "running"),
+        ("2", "item", "succeeded"),
+        ("3", "item", "failed"),
+        (None, "progress", "running"),
+        ("4", "item", "succeeded"),
+        ("5", "state", "succeeded"),
+    ]
+    assert begun == [None, "2", "3", "4"]
+    with client_of(lambda request: httpx.Response(204)) as client:
+        assert list(client.job_events("videos", "1", after=5)) == []
 
 
 def test_jobs_are_begun_and_steered_by_their_addresses() -> None:
@@ -327,8 +386,14 @@ def live(service: tuple[str, Path]) -> Iterator[Client]:
 
 def test_a_folder_is_indexed_searched_scored_and_asked_about(live: Client, service: tuple[str, Path]) -> None:
     live.create_collection("folder")
-    job = live.wait_for_job("folder", live.create_job("folder", str(service[1]))["id"], interval=0.05)
+    seen = []
+    begun = live.create_job("folder", str(service[1]))
+    job = live.wait_for_job("folder", begun["id"], on_change=seen.append)
     assert job["state"] == "succeeded"
+    assert (seen[-1], live.job("folder", job["id"])) == (job, job)
+    events = list(live.job_events("folder", job["id"], after=0))
+    assert [event["id"] for event in events] == [str(number) for number in range(1, len(events) + 1)]
+    assert events[-1]["data"] == job
     assert {Path(item["path"]).name for item in live.job_items("folder", job["id"])["items"]} == {
         "red.png",
         "blue.png",
