@@ -40,6 +40,8 @@ from service.settings import Settings
 from service.state import Service, open_service
 
 STATIC = Path(__file__).parent / "static"
+ALLOWED_HEADERS = ("Content-Type", "X-Request-ID", "Authorization", "X-API-Key", "Last-Event-ID")
+"""Of requests that pages of other origins may send."""
 
 page = APIRouter(include_in_schema=False)
 
@@ -85,7 +87,7 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
-            allow_headers=["Content-Type", "X-Request-ID", TIMEOUT_HEADER, "Authorization", "X-API-Key", HEADER],
+            allow_headers=[*ALLOWED_HEADERS, TIMEOUT_HEADER, HEADER],
             expose_headers=["Location", "X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy", REPLAYED],
         )
     app.add_middleware(Observed)

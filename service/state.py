@@ -237,6 +237,8 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
     metrics.show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
     metrics.show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", decoding.waiting)
     metrics.show("vitascope_event_streams", "Event streams that are open", lambda: feeds.open)
+    if courier is not None:
+        metrics.show("vitascope_webhooks_pending", "Messages that were not taken yet", courier.store.pending)
     return Service(
         settings=settings,
         model=model,

@@ -65,6 +65,11 @@ class Feeds:
         """Streams."""
         return self._streams.total()
 
+    @property
+    def followed(self) -> int:
+        """Jobs."""
+        return len(self._followed)
+
     @contextmanager
     def stream(self, client: str, peer: Any, seconds: float) -> Iterator[None]:
         """One stream, broken off after ``seconds``, or by ``close`` if its reader (at address ``peer``) does not read.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 
 from starlette.responses import StreamingResponse
@@ -29,16 +29,20 @@ class EventStream(StreamingResponse):
     """The events of a job after ``number``, as they happen; where that is None, the job as it is, then what follows."""
 
     def __init__(self, service: Service, key: Key, now: StateEvent, number: int | None) -> None:
-        super().__init__(_events(service, key, now, number), 200, HEADERS, "text/event-stream")
+        self._events = _events(service, key, now, number)
+        super().__init__(self._events, 200, HEADERS, "text/event-stream")
         self._feeds = service.feeds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller = scope["state"]["caller"]
         with self._feeds.stream(caller.client, scope.get("client"), STREAM_SECONDS + GRACE_SECONDS):
-            await super().__call__(scope, receive, send)
+            try:
+                await super().__call__(scope, receive, send)
+            finally:
+                await self._events.aclose()  # a client that went away no longer follows
 
 
-async def _events(service: Service, key: Key, now: StateEvent, number: int | None) -> AsyncIterator[bytes]:
+async def _events(service: Service, key: Key, now: StateEvent, number: int | None) -> AsyncGenerator[bytes, None]:
     deadline = time.monotonic() + STREAM_SECONDS
     yield OPENING
     if number is None:

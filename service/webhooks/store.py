@@ -139,6 +139,12 @@ class WebhookStore:
             ).fetchall()
         return [Delivery(*row[:-1]) for row in rows]
 
+    def pending(self) -> int:
+        """How many messages were not taken yet."""
+        with self._lock, transaction(self._connection, self._path) as connection:
+            rows = connection.execute("SELECT count(*) FROM deliveries WHERE state = 'pending'").fetchone()
+        return int(rows[0])
+
     def note(self, tried: Delivery) -> None:
         """What came of a try, and drop what nobody needs any longer."""
         with self._lock, transaction(self._connection, self._path) as connection:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -27,6 +30,7 @@ from tests.service.running import PATIENCE, Running, problem_of, process, servin
 from vitascope.model import Model
 
 WATCHERS = 50
+DEAF = 10
 
 
 def pictures(folder: Path, count: int) -> None:
@@ -119,10 +123,42 @@ def test_who_comes_back_in_the_middle_misses_nothing(
     job = begin(running.client, collection, incoming)
     with stream(running.client, job) as response:
         first = next(events(response))
+    wait_for(lambda: not running.service.feeds.followed)  # nobody reads for who has gone
     held()
     rest = followed(running.client, job, first.number)
     assert [event.number for event in kept(rest)] == list(range((first.number or 0) + 1, 9))
     assert words(rest)[-1] == "succeeded"
+
+
+def test_who_comes_back_after_a_restart_misses_nothing(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=1.0, files_in_flight=1)
+    pictures(settings.roots()[0] / "some", 4)
+    embed, calls, leaving = Model.embed_video, itertools.count(), threading.Event()
+
+    def slow(*given: object) -> object:
+        if next(calls) == 2:
+            leaving.wait(PATIENCE)  # until the service has given up on it
+        return embed(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Model, "embed_video", slow)
+    with serving(settings) as running:
+        running.client.post("/v1/collections", json={"name": "videos"})
+        job = begin(running.client, "videos", Path("some"))
+        with stream(running.client, job, 0) as response:
+            first = []
+            for event in events(response):
+                first.append(event)
+                if sum(event.kind == "item" for event in first) == 2:
+                    break
+    leaving.set()
+    with serving(settings) as running:
+        rest = followed(running.client, job, first[-1].number)
+    told = kept(first) + kept(rest)
+    assert [event.number for event in told] == list(range(1, len(told) + 1))
+    assert sorted(word for word in words(told) if " " in word) == [f"{n:03}.png succeeded" for n in range(4)]
+    assert words(told)[-1] == "succeeded"
 
 
 def test_a_paused_job_is_followed_through_its_pause(running: Running, collection: str, incoming: Path) -> None:
@@ -258,6 +294,13 @@ def test_streams_are_for_keys_that_may_read_the_collection_and_are_limited_in_al
         wait_for(lambda: running.service.feeds.open == 0)
 
 
+def memory(process_id: int) -> int:
+    """Bytes of it that are in memory."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
 def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
     small_bundle: Path, small_model: Model, tmp_path: Path
 ) -> None:
@@ -278,13 +321,17 @@ def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
             finish(connection, long, "succeeded")
     with process(settings) as (client, server):
         listed = f"/v1/collections/a/jobs/{long}"
-        with socket.socket() as deaf, stream(client, "/v1/collections/a/jobs/1") as response:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.connect(("127.0.0.1", client.base_url.port))
-            deaf.sendall(f"GET {listed}/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n".encode())
+        resident = memory(server.pid)
+        with ExitStack() as open_, stream(client, "/v1/collections/a/jobs/1") as response:
+            for _ in range(DEAF):
+                deaf = open_.enter_context(socket.socket())
+                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                deaf.connect(("127.0.0.1", client.base_url.port))
+                deaf.sendall(f"GET {listed}/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n".encode())
             coming = events(response)
             assert next(coming).data["state"] == "paused"
-            wait_for(lambda: "vitascope_event_streams 2.0" in client.get("/metrics").text)
+            wait_for(lambda: f"vitascope_event_streams {DEAF + 1}.0" in client.get("/metrics").text)
+            assert memory(server.pid) - resident < DEAF * 4 * 1024**2  # of 12 MB for each of them
             server.send_signal(signal.SIGTERM)
             began = time.monotonic()
             assert list(coming) == []

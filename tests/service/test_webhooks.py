@@ -164,6 +164,7 @@ def test_who_is_not_there_is_told_when_he_is(telling: Running) -> None:
         assert (waiting["state"], waiting["status"]) == ("pending", None)
         assert "refused" in waiting["error"]
         assert waiting["next_at"] > waiting["last_at"]
+        assert "vitascope_webhooks_pending 1.0" in telling.client.get("/metrics").text
         with receiving(port) as back:
             wait_for(lambda: back.got)
             back.read(made["secret"])
