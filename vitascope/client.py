@@ -32,6 +32,7 @@ import httpx
 from vitascope import errors
 from vitascope.client_following import Following
 from vitascope.client_http import IDEMPOTENCY_KEY, JSON, ServiceError, field, given, header_value
+from vitascope.client_models import Models
 from vitascope.client_retries import Retries
 from vitascope.client_tasks import Tasks
 from vitascope.client_webhooks import Webhooks
@@ -42,7 +43,7 @@ Metadata = Mapping[str, str | float | int | bool]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
 
-class Client(Tasks, Following, Webhooks):
+class Client(Tasks, Models, Following, Webhooks):
     """Speaks version 1 of the HTTP interface. Not for use by several threads at once."""
 
     # The service itself
@@ -68,10 +69,6 @@ class Client(Tasks, Following, Webhooks):
                 raise ServiceError(f"the service at {self.url} was not ready within {timeout:g} s")
             time.sleep(0.05)
 
-    def models(self) -> JSON:
-        """The models in use: name, tasks, streams, fingerprint."""
-        return self._call("GET", "/v1/models")
-
     # Collections and videos
 
     def collections(self) -> JSON:
@@ -83,15 +80,17 @@ class Client(Tasks, Following, Webhooks):
         *,
         index_kind: str | None = None,
         token_encoding: str | None = None,
+        model: str | None = None,
         idempotency_key: str | None = None,
     ) -> JSON:
         """Raises `CollectionExists` where there is one of that name.
 
-        ``index_kind``: auto, flat, hnsw or ivfpq; ``token_encoding``: int8 or float16. ``idempotency_key``, here and
-        below: of your choice, for this call alone, else a random one. Repeated with it within 24 hours, the call is not
-        done again, and returns what it returned first.
+        ``index_kind``: auto, flat, hnsw or ivfpq; ``token_encoding``: int8 or float16; ``model``: which fills it, by
+        name, name@version or fingerprint, if not the default. ``idempotency_key``, here and below: of your choice, for
+        this call alone, else a random one. Repeated with it within 24 hours, the call is not done again, and returns
+        what it returned first.
         """
-        options = given(index_kind=index_kind, token_encoding=token_encoding)
+        options = given(index_kind=index_kind, token_encoding=token_encoding, model=model)
         body = {"name": name, **options}
         return self._call("POST", "/v1/collections", json=body, headers=_once(idempotency_key))
 
@@ -275,11 +274,11 @@ class Client(Tasks, Following, Webhooks):
 
     # Operations: backups, exports, embedding again
 
-    def create_operation(self, kind: str, collection: str, **options: bool) -> JSON:
+    def create_operation(self, kind: str, collection: str, **options: bool | str) -> JSON:
         """Begin work on a whole collection in the background.
 
-        ``kind``: ``backup``; ``export``, with ``tokens`` and ``thumbnails``; ``reembed`` by the model in use, with
-        ``skip_missing``.
+        ``kind``: ``backup``; ``export``, with ``tokens`` and ``thumbnails``; ``reembed`` by the default model or
+        ``model``, with ``skip_missing``.
         """
         body = {"kind": kind, "collection": collection, **options}
         return self._call("POST", "/v1/operations", json=body, headers=_once(None))

@@ -22,22 +22,31 @@ class Tasks(Caller):
         end: float | None = None,
         references: Sequence[str] = (),
         frames: int = 0,
+        model: str | None = None,
     ) -> JSON:
         """How captions describe a video of a collection, or its part from ``start`` to ``end`` (s): similarity,
         clipscore, match, fused for each.
 
         With ``references``, captions known to be right, also refclipscore; with ``frames``, so many looked at one by
-        one, also emscore and its words.
+        one, also emscore and its words. ``model``, here and below: by name, name@version or fingerprint, if not the
+        default.
         """
         about = {"collection": collection, "video_id": video_id, **given(start=start, end=end)}
         options: JSON = {"captions": list(captions), "references": list(references), "frames": frames}
-        return self._call("POST", "/v1/caption-scores", json=about | options, reads=True)
+        asked = about | options | given(model=model)
+        return self._call("POST", "/v1/caption-scores", json=asked, reads=True)
 
     def score_file(
-        self, file: str | Path, captions: Sequence[str], *, references: Sequence[str] = (), frames: int = 0
+        self,
+        file: str | Path,
+        captions: Sequence[str],
+        *,
+        references: Sequence[str] = (),
+        frames: int = 0,
+        model: str | None = None,
     ) -> JSON:
         """The same for a file that is uploaded for this purpose and not kept."""
-        fields: JSON = {"captions": list(captions), "frames": str(frames)}
+        fields: JSON = {"captions": list(captions), "frames": str(frames), **given(model=model)}
         if references:
             fields["references"] = list(references)
         return self._upload("/v1/caption-scores", file, fields, reads=True)
@@ -53,6 +62,7 @@ class Tasks(Caller):
         top: int = 5,
         candidates: Sequence[str] | None = None,
         abstain_below: float = 0.0,
+        model: str | None = None,
     ) -> JSON:
         """The best ``top`` answers to a question about a video of a collection or a part of it, each with its
         probability.
@@ -60,7 +70,7 @@ class Tasks(Caller):
         ``candidates``: what the answer may be; probabilities are among them. ``answer`` is null where the best one's
         probability is below ``abstain_below``.
         """
-        part = given(start=start, end=end, candidates=None if candidates is None else list(candidates))
+        part = given(start=start, end=end, candidates=None if candidates is None else list(candidates), model=model)
         options: JSON = {"question": question, "top": top, "abstain_below": abstain_below}
         about = {"collection": collection, "video_id": video_id}
         return self._call("POST", "/v1/answers", json={**about, **part, **options}, reads=True)
@@ -73,20 +83,26 @@ class Tasks(Caller):
         top: int = 5,
         candidates: Sequence[str] | None = None,
         abstain_below: float = 0.0,
+        model: str | None = None,
     ) -> JSON:
         """The same for a file that is uploaded for this purpose and not kept."""
         fields: JSON = {"question": question, "top": str(top), "abstain_below": str(abstain_below)}
+        fields |= given(model=model)
         if candidates is not None:
             fields["candidates"] = list(candidates)
         return self._upload("/v1/answers", file, fields, reads=True)
 
-    def embed(self, texts: Sequence[str]) -> JSON:
-        """Vectors of texts, in OpenAI's shape: ``data[i]["embedding"]`` is that of texts[i], of length 1."""
-        return self._call("POST", "/v1/embeddings", json={"input": list(texts)}, reads=True)
+    def embed(self, texts: Sequence[str], *, model: str | None = None) -> JSON:
+        """Vectors of texts, in OpenAI's shape: ``data[i]["embedding"]`` is that of texts[i], of length 1.
 
-    def embed_file(self, file: str | Path) -> JSON:
+        ``fingerprint`` says of which model: vectors of two cannot be compared.
+        """
+        asked = {"input": list(texts), **given(model=model)}
+        return self._call("POST", "/v1/embeddings", json=asked, reads=True)
+
+    def embed_file(self, file: str | Path, *, model: str | None = None) -> JSON:
         """The vector of a picture or video, which is not kept, in the same shape."""
-        return self._upload("/v1/embeddings", file, {}, reads=True)
+        return self._upload("/v1/embeddings", file, given(model=model), reads=True)
 
     def rerank(
         self,

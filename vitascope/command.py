@@ -50,6 +50,7 @@ MOUNTS = {
     "ask": Mount("vitascope.commands.ask", "answer a question about a file"),
     "serve": Mount("service.command", "serve search, scores and answers over HTTP"),
     "keys": Mount("service.keys_command", "make, list or revoke API keys of the service"),
+    "models": Mount("vitascope.commands.models", "list, add or remove models of a running service, choose the default"),
     "bundle": Mount("vitascope.commands.bundle", "show or verify a model bundle"),
     "prepare": Mount("training.command", "fetch or make the data that recipes name"),
     "train": Mount("training.command", "pre-train a model by a recipe"),
