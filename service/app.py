@@ -49,19 +49,18 @@ page = APIRouter(include_in_schema=False)
 def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     """The application; it opens a service by ``settings`` when it starts, or takes over the one given.
 
-    Starting raises BundleError and StorageError. The model is warmed in the background; `/readyz` tells when
-    it is done.
+    Starting raises BundleError and StorageError. Models are loaded in the background; `/readyz` tells when the
+    default is.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened = await asyncio.to_thread(open_service, settings) if service is None else service
         app.state.service = opened
-        warming = asyncio.create_task(asyncio.to_thread(opened.warm))
+        await asyncio.to_thread(opened.start)
         try:
             yield
         finally:
-            await warming
             await asyncio.to_thread(opened.close)
 
     app = FastAPI(

@@ -12,11 +12,13 @@ from typing import ParamSpec, TypeVar
 from fastapi import Request
 from opentelemetry.context import get_current
 
+from index.collection import Collection
 from service.errors import BadRequest, DeadlineExceeded
-from service.pools import Pool
+from service.models.loaded import Loaded
 from service.scheduling.call import Asker, Outputs
-from service.scheduling.scheduler import Scheduler
 from service.state import Service
+from vitascope.decoding.decoder import Decoder
+from vitascope.decoding.pooled import PooledDecoder
 from vitascope.engine import Array
 from vitascope.model import Model
 
@@ -28,12 +30,24 @@ TIMEOUT_HEADER = "X-Request-Timeout"
 
 @dataclass(frozen=True)
 class Turn:
-    """What one request works with: ``model`` runs graphs for it alone, as long as it is wanted."""
+    """What one request works with: models that run graphs for it alone, as long as it is wanted."""
 
-    model: Model
+    service: Service
     asker: Asker
-    pool: Pool
-    scheduler: Scheduler
+
+    def model(self, loaded: Loaded) -> Model:
+        """A model as this request uses it."""
+        return self.service.models.model_for(loaded, self.asker)
+
+    def collection(self, name: str) -> tuple[Collection, Model]:
+        """A collection and the model that fills it. Raises as ``Service.collection`` with ``for_model``."""
+        collection = self.service.collection(name)
+        return collection, self.model(self.service.models.of(collection))
+
+    @property
+    def decoder(self) -> Decoder:
+        """What reads media files for this request where no model is needed."""
+        return PooledDecoder(self.service.decoding, self.asker)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``function`` in a thread, unless the request has become pointless before one was free.
@@ -47,14 +61,14 @@ class Turn:
                 raise reason
             return function(*args, **kwargs)
 
-        return await self.pool.run(run_if_wanted)
+        return await self.service.heavy.run(run_if_wanted)
 
-    def start(self, graph: str, inputs: Mapping[str, Array]) -> asyncio.Future[Outputs]:
+    def start(self, loaded: Loaded, graph: str, inputs: Mapping[str, Array]) -> asyncio.Future[Outputs]:
         """A run of a graph, without a thread that waits for it; await it within ``time_left``.
 
         Raises Overloaded at once; the future raises EngineError, DeadlineExceeded and RequestAbandoned.
         """
-        return asyncio.wrap_future(self.scheduler.submit(graph, inputs, self.asker))
+        return asyncio.wrap_future(self.service.models.submit(loaded, graph, inputs, self.asker))
 
     @asynccontextmanager
     async def time_left(self) -> AsyncIterator[None]:
@@ -76,7 +90,7 @@ async def turn(request: Request, service: Service, *, bulk: bool = False) -> Asy
     asker = Asker(bulk, time.monotonic() + _seconds(request, service), context=get_current())
     watching = asyncio.create_task(_watch(request, asker))
     try:
-        yield Turn(service.model_for(asker), asker, service.heavy, service.scheduler)
+        yield Turn(service, asker)
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):

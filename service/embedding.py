@@ -22,13 +22,13 @@ import orjson
 from service.asking import Turn
 from service.caching.texts import TextKey, TextVector, made, put_together, text_keys
 from service.cursors import at_most
-from service.errors import ModelNotFound
 from service.forms import Upload
 from service.looking import Part, check_text, look_at_upload
+from service.models.loaded import Loaded
 from service.schemas.embeddings import EmbeddingOptions, EmbeddingRequest, MediaInput, TextInput
 from service.state import Service
 from vitascope.errors import InvalidInput, StorageError, TaskMissing
-from vitascope.model import Floats
+from vitascope.model import Floats, Model
 
 PIECE = 4
 """Texts of one call: few, so that the scheduler puts them together with those of the same length of other requests."""
@@ -41,20 +41,14 @@ FEW_CHARACTERS = 4096
 _DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]*)*;base64,", re.IGNORECASE)
 
 
-def check_model(service: Service, name: str | None) -> str:
-    """The name of the model in use. Raises ModelNotFound where ``name`` is that of another."""
-    here = service.model.bundle.manifest.name
-    if name is not None and name != here:
-        raise ModelNotFound(f"model: {name[:80]!r}; {here!r} was expected, the model in use")
-    return here
+def embedder(service: Service, asked: EmbeddingOptions) -> Loaded:
+    """The model to embed with: the one that is named, else the default.
 
-
-def check_options(service: Service, asked: EmbeddingOptions) -> None:
-    """Raise ModelNotFound for another model, TaskMissing where this one has no vectors of texts to compare with, and
-    InvalidInput for vectors of another width.
+    Raises ModelNotFound, NotReady, TaskMissing where it has no vectors of texts to compare with, and InvalidInput for
+    vectors of another width.
     """
-    check_model(service, asked.model)
-    stated = service.model.bundle.manifest
+    loaded = service.models.named(asked.model)
+    stated = loaded.bundle.manifest
     if "retrieval" not in stated.tasks:
         raise TaskMissing(f"{stated.name}: it cannot embed; its tasks are {', '.join(stated.tasks)}")
     if asked.dimensions not in (None, stated.vector_width):
@@ -62,6 +56,7 @@ def check_options(service: Service, asked: EmbeddingOptions) -> None:
             f"dimensions: {asked.dimensions}; {stated.vector_width} was expected: vectors of {stated.name} have that "
             "many numbers, and are not shortened"
         )
+    return loaded
 
 
 def check_inputs(service: Service, asked: EmbeddingRequest) -> None:
@@ -73,77 +68,78 @@ def check_inputs(service: Service, asked: EmbeddingRequest) -> None:
 
 
 async def embed_inputs(
-    service: Service, mine: Turn, inputs: Sequence[str | TextInput | MediaInput]
+    service: Service, mine: Turn, loaded: Loaded, inputs: Sequence[str | TextInput | MediaInput]
 ) -> tuple[Floats, int]:
     """(vectors (N, D), tokens that were read). Raises media errors and what ``Turn`` raises."""
     texts = {n: _text(one) for n, one in enumerate(inputs) if not isinstance(one, MediaInput)}
     media = {n: one for n, one in enumerate(inputs) if isinstance(one, MediaInput)}
-    vectors = np.empty((len(inputs), service.model.bundle.manifest.vector_width), np.float32)
+    vectors = np.empty((len(inputs), loaded.bundle.manifest.vector_width), np.float32)
     tokens = 0
     if texts:
-        vectors[list(texts)], tokens = await _embed_texts(service, mine, list(texts.values()))
+        vectors[list(texts)], tokens = await _embed_texts(service, mine, loaded, list(texts.values()))
     for number, one in media.items():
-        vectors[number] = await mine.run(_embed_media, service, mine, f"input[{number}]", one)
+        vectors[number] = await mine.run(_embed_media, service, mine, mine.model(loaded), f"input[{number}]", one)
     return vectors, tokens
 
 
-def written(vectors: Floats, tokens: int, model: str, encoding: str) -> bytes:
-    """The answer as JSON, in OpenAI's shape."""
+def written(vectors: Floats, tokens: int, loaded: Loaded, encoding: str) -> bytes:
+    """The answer as JSON, in OpenAI's shape, and whose vectors they are."""
     data = [
         {"object": "embedding", "index": number, "embedding": _encoded(vector) if encoding == "base64" else vector}
         for number, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return orjson.dumps(
-        {"object": "list", "data": data, "model": model, "usage": usage}, option=orjson.OPT_SERIALIZE_NUMPY
-    )
+    whose = {"model": loaded.name, "fingerprint": loaded.fingerprint}
+    return orjson.dumps({"object": "list", "data": data, **whose, "usage": usage}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-async def _embed_texts(service: Service, mine: Turn, texts: Sequence[str]) -> tuple[Floats, int]:
+async def _embed_texts(service: Service, mine: Turn, loaded: Loaded, texts: Sequence[str]) -> tuple[Floats, int]:
     """As ``caching.texts.embed_texts``, without a thread that waits; and the tokens that were read."""
     cache = service.caches.texts
-    keys = text_keys(mine.model, texts)
+    keys = text_keys(loaded.model, texts)
     found: dict[TextKey, TextVector] = {}
     async with mine.time_left():
         while wanted := [key for key in dict.fromkeys(keys) if key not in found]:
             with cache.claim(wanted) as claim:
                 found |= claim.known
-                async for key, value in _run(service, mine, claim.mine):
+                async for key, value in _run(service, mine, loaded, claim.mine):
                     found[key] = value
                     cache.keep(claim, key, value)
             for key, promise in claim.shared.items():
                 if (kept := await asyncio.wrap_future(promise)) is not None:
                     found[key] = kept
-    return put_together(found, keys, mine.model.bundle.manifest.vector_width)
+    return put_together(found, keys, loaded.bundle.manifest.vector_width)
 
 
-async def _run(service: Service, mine: Turn, keys: Sequence[TextKey]) -> AsyncIterator[tuple[TextKey, TextVector]]:
+async def _run(
+    service: Service, mine: Turn, loaded: Loaded, keys: Sequence[TextKey]
+) -> AsyncIterator[tuple[TextKey, TextVector]]:
     """The vectors of these texts, by the graph."""
     if not keys:
         return
     texts = [key.text for key in keys]
     with service.observer.stage("preprocess"):
         if sum(map(len, texts)) <= FEW_CHARACTERS:
-            batches = mine.model.text_batches(texts, PIECE)
+            batches = loaded.model.text_batches(texts, PIECE)
         else:
             # Not among the threads that wait for the model: all of them may be waiting for these very texts.
-            batches = await service.light.run(mine.model.text_batches, texts, PIECE)
+            batches = await service.light.run(loaded.model.text_batches, texts, PIECE)
     following = iter(batches)
-    waiting = deque((batch, mine.start("text", batch.inputs)) for batch in islice(following, AHEAD))
+    waiting = deque((batch, mine.start(loaded, "text", batch.inputs)) for batch in islice(following, AHEAD))
     try:
         while waiting:
             batch, future = waiting.popleft()
             for one in made(keys, batch, await future):
                 yield one
-            waiting.extend((after, mine.start("text", after.inputs)) for after in islice(following, 1))
+            waiting.extend((after, mine.start(loaded, "text", after.inputs)) for after in islice(following, 1))
     finally:
         for _, future in waiting:
             future.cancel()
 
 
-def _embed_media(service: Service, mine: Turn, name: str, one: MediaInput) -> Floats:
+def _embed_media(service: Service, mine: Turn, model: Model, name: str, one: MediaInput) -> Floats:
     with _as_upload(service, name, one.data) as upload:
-        vector: Floats = look_at_upload(service, mine, upload, Part(one.start, one.end)).embedding.vectors[0]
+        vector: Floats = look_at_upload(service, mine, model, upload, Part(one.start, one.end)).embedding.vectors[0]
         return vector
 
 

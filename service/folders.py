@@ -1,4 +1,4 @@
-"""Which folders indexing jobs may name, and which files may be shown."""
+"""Which folders requests may name, and which files may be shown."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ from vitascope.errors import NotFound
 __all__ = ["allowed_file", "allowed_folder", "is_inside"]
 
 
-def allowed_folder(folder: str, roots: Sequence[Path]) -> Path:
+JOBS = "the folders that jobs may name", "VITASCOPE_ALLOWED_ROOTS"
+BUNDLES = "the folders that models may be added from", "VITASCOPE_BUNDLES_ROOT"
+"""What roots are for, and the setting that adds others."""
+
+
+def allowed_folder(folder: str, roots: Sequence[Path], what_for: tuple[str, str] = JOBS) -> Path:
     """The real path of ``folder`` if it lies in one of ``roots``; a relative one is looked for below the
     first.
 
     Raises PathForbidden for anything outside, symbolic links that lead out included, whether it exists or
     not; NotFound for a folder inside that does not exist.
     """
-    real = _allowed("folder", folder, roots)
+    real = _allowed("folder", folder, roots, what_for)
     if not real.is_dir():
         raise NotFound(f"folder: {folder!r} does not exist or is no folder")
     return real
@@ -27,16 +32,16 @@ def allowed_folder(folder: str, roots: Sequence[Path]) -> Path:
 
 def allowed_file(field: str, file: str, roots: Sequence[Path]) -> Path:
     """As ``allowed_folder``, of a file that the request names in ``field``."""
-    real = _allowed(field, file, roots)
+    real = _allowed(field, file, roots, JOBS)
     if not real.is_file():
         raise NotFound(f"{field}: {file!r} does not exist or is no file")
     return real
 
 
-def _allowed(field: str, path: str, roots: Sequence[Path]) -> Path:
+def _allowed(field: str, path: str, roots: Sequence[Path], what_for: tuple[str, str]) -> Path:
+    folders, setting = what_for
     refused = PathForbidden(
-        f"{field}: {path!r} is outside the folders that jobs may name: {', '.join(map(str, roots))} "
-        "(VITASCOPE_ALLOWED_ROOTS adds others)"
+        f"{field}: {path!r} is outside {folders}: {', '.join(map(str, roots))} ({setting} adds others)"
     )
     try:
         real = (roots[0].resolve() / path).resolve()

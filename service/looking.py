@@ -18,7 +18,7 @@ from service.uploads import called
 from service.views import display_name, video_view
 from vitascope.captions import Frames, frame_times
 from vitascope.errors import InvalidInput, TextError
-from vitascope.model import Floats, VideoEmbedding
+from vitascope.model import Floats, Model, VideoEmbedding
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,25 @@ class Look:
         return None if self.video is None else video_view(self.collection, self.video)
 
 
-def look_at_video(service: Service, mine: Turn, name: str, video_id: str, part: Part) -> Look:
+def look_at_video(service: Service, mine: Turn, model: Model, name: str, video_id: str, part: Part) -> Look:
     """Look at a stored video. Raises CollectionNotFound, VideoNotFound, MediaMissing, media errors,
     InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
     video = service.video(name, video_id)
     path = readable_path(service, video)
-    seen = _seen(service, mine, path, _content(service, video, path), part, lambda: video.duration)
+    seen = _seen(service, mine, model, path, _content(service, video, path), part, lambda: video.duration)
     return _look(seen, name, video)
 
 
-def look_at_upload(service: Service, mine: Turn, upload: Upload, part: Part) -> Look:
+def look_at_upload(service: Service, mine: Turn, model: Model, upload: Upload, part: Part) -> Look:
     """Look at a file that is not kept. Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned."""
 
     def duration() -> float:
-        info = mine.model.decoder.probe(upload.path, service.settings.media_limits())
+        info = model.decoder.probe(upload.path, service.settings.media_limits())
         return 0.0 if info.kind == "picture" else info.duration
 
     with called(upload.path, upload.name):
-        return _look(_seen(service, mine, upload.path, upload.sha256, part, duration), "", None)
+        return _look(_seen(service, mine, model, upload.path, upload.sha256, part, duration), "", None)
 
 
 def _look(seen: Sequence[SeenClip], collection: str, video: Video | None) -> Look:
@@ -78,13 +78,19 @@ def _look(seen: Sequence[SeenClip], collection: str, video: Video | None) -> Loo
 
 
 def _seen(
-    service: Service, mine: Turn, path: Path, content: str, part: Part, duration: Callable[[], float]
+    service: Service,
+    mine: Turn,
+    model: Model,
+    path: Path,
+    content: str,
+    part: Part,
+    duration: Callable[[], float],
 ) -> list[SeenClip]:
     """The clip, and its frames each as a clip of its own if they are asked for.
 
     What nobody has seen of them comes out of one pass through the file, whose ``duration`` (s) is asked for then.
     """
-    clip = ClipKey(mine.model.bundle.fingerprint, content, part.start or 0.0, part.end)
+    clip = ClipKey(model.bundle.fingerprint, content, part.start or 0.0, part.end)
     asked = [clip, clip._replace(frames=part.frames)] if part.frames else [clip]
 
     def see(keys: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, SeenClip]]:
@@ -93,8 +99,8 @@ def _seen(
         spans = [[(time, time) for time in own] or [span] for own in times]
         with service.observer.stage("decode"):
             every = [each for own in spans for each in own]
-            sampled = mine.model.decoder.sample(path, mine.model.streams, every, service.settings.media_limits())
-        embedded = mine.model.embed_video({name: pixels[:, None] for name, pixels in sampled.frames.items()})
+            sampled = model.decoder.sample(path, model.streams, every, service.settings.media_limits())
+        embedded = model.embed_video({name: pixels[:, None] for name, pixels in sampled.frames.items()})
         first = 0
         for key, own_times, own_spans in zip(keys, times, spans, strict=True):
             rows = slice(first, first + len(own_spans))

@@ -27,18 +27,25 @@ class Metrics:
         self._queue = Histogram(
             "vitascope_queue_wait_seconds",
             "From a call of a graph to its turn",
-            ["graph", "kind"],
+            ["model", "graph", "kind"],
             buckets=SECONDS,
             registry=registry,
         )
-        self._batch = Histogram("vitascope_batch_rows", "Rows in one run", ["graph"], buckets=ROWS, registry=registry)
+        self._batch = Histogram(
+            "vitascope_batch_rows", "Rows in one run", ["model", "graph"], buckets=ROWS, registry=registry
+        )
         self._inference = Histogram(
-            "vitascope_inference_seconds", "One run of a graph", ["graph"], buckets=SECONDS, registry=registry
+            "vitascope_inference_seconds", "One run of a graph", ["model", "graph"], buckets=SECONDS, registry=registry
         )
         self._dropped = Counter(
-            "vitascope_calls_dropped", "Calls that never reached the model", ["graph", "reason"], registry=registry
+            "vitascope_calls_dropped",
+            "Calls that never reached the model",
+            ["model", "graph", "reason"],
+            registry=registry,
         )
-        self._failed = Counter("vitascope_calls_failed", "Calls that failed in a graph", ["graph"], registry=registry)
+        self._failed = Counter(
+            "vitascope_calls_failed", "Calls that failed in a graph", ["model", "graph"], registry=registry
+        )
         self._decoding_waits = Histogram(
             "vitascope_decoding_wait_seconds",
             "From a file's task to its turn in a decoding process",
@@ -104,15 +111,15 @@ class Metrics:
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def batch(self, graph: str, rows: int, seconds: float) -> None:
-        self._batch.labels(graph).observe(rows)
-        self._inference.labels(graph).observe(seconds)
+    def batch(self, model: str, graph: str, rows: int, seconds: float) -> None:
+        self._batch.labels(model, graph).observe(rows)
+        self._inference.labels(model, graph).observe(seconds)
 
-    def waited(self, graph: str, bulk: bool, seconds: float) -> None:
-        self._queue.labels(graph, "bulk" if bulk else "interactive").observe(seconds)
+    def waited(self, model: str, graph: str, bulk: bool, seconds: float) -> None:
+        self._queue.labels(model, graph, "bulk" if bulk else "interactive").observe(seconds)
 
-    def dropped(self, graph: str, reason: str) -> None:
-        self._dropped.labels(graph, reason).inc()
+    def dropped(self, model: str, graph: str, reason: str) -> None:
+        self._dropped.labels(model, graph, reason).inc()
 
     def decoded(self, operation: str, bulk: bool, waited: float, worked: float) -> None:
         self._decoding_waits.labels(operation, "bulk" if bulk else "interactive").observe(waited)
@@ -129,5 +136,5 @@ class Metrics:
     def evicted(self, cache: str, count: int) -> None:
         self._evictions.labels(cache).inc(count)
 
-    def failed(self, graph: str) -> None:
-        self._failed.labels(graph).inc()
+    def failed(self, model: str, graph: str) -> None:
+        self._failed.labels(model, graph).inc()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from opentelemetry.trace import Tracer
 
 from service.metrics import Metrics
+from service.models.loaded import parts_of
 from service.scheduling.call import Call
 from service.tracing import note_span
 
@@ -26,14 +27,16 @@ class Observer:
             yield
 
     def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
-        graph, rows = calls[0].graph, sum(call.rows for call in calls)
-        self.metrics.batch(graph, rows, ended - began)
+        model, graph = parts_of(calls[0].graph)
+        rows = sum(call.rows for call in calls)
+        self.metrics.batch(model, graph, rows, ended - began)
         for call in calls:
-            self.metrics.waited(graph, call.asker.bulk, began - call.arrived)
+            self.metrics.waited(model, graph, call.asker.bulk, began - call.arrived)
             context = call.asker.context
             if context is not None:
-                note_span(self.tracer, f"queue {graph}", context, call.arrived, began, {"graph": graph})
+                note_span(self.tracer, f"queue {graph}", context, call.arrived, began, {"model": model, "graph": graph})
                 facts: dict[str, str | int] = {
+                    "model": model,
                     "graph": graph,
                     "rows": call.rows,
                     "batch.calls": len(calls),
@@ -42,7 +45,7 @@ class Observer:
                 note_span(self.tracer, f"inference {graph}", context, began, ended, facts)
 
     def dropped(self, call: Call, reason: str) -> None:
-        self.metrics.dropped(call.graph, reason)
+        self.metrics.dropped(*parts_of(call.graph), reason)
 
     def failed(self, call: Call) -> None:
-        self.metrics.failed(call.graph)
+        self.metrics.failed(*parts_of(call.graph))

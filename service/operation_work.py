@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,13 +10,18 @@ from pathlib import Path
 from index.library import Library
 from index.transfer.backup import back_up
 from index.transfer.reembed import reembed
+from service.models.loaded import Loaded
+from service.models.registry import Models
 from service.operations import Kind, OnStep, Operation
+from service.scheduling.call import Asker
 from service.settings import Settings
 from service.worker import JobWorker
 from vitascope.errors import Conflict
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
+LOOK_SECONDS = 0.1
+"""Between two looks at a model that is being loaded."""
 NAMED = 5
 """Videos that an error names."""
 
@@ -35,13 +41,21 @@ def load_what_exports_need() -> None:
 
 
 def do(
-    library: Library, worker: JobWorker, settings: Settings, operation: Operation, folder: Path, on_step: OnStep
+    library: Library,
+    models: Models,
+    worker: JobWorker,
+    settings: Settings,
+    operation: Operation,
+    folder: Path,
+    on_step: OnStep,
 ) -> None:
     """Do one operation; files go to the empty ``folder``. Raises domain errors, and whatever ``on_step`` raises."""
     name, options = operation.collection, operation.options
     if operation.kind == "reembed":
-        _reembed(library, worker.model, settings.media_limits(), operation, on_step)
-        worker.submit_unfinished(name)  # jobs that waited for a model that fits
+        loaded = _model_of(operation, models, on_step)
+        model = models.model_for(loaded, Asker(bulk=True))
+        _reembed(library, model, settings.media_limits(), operation, on_step)
+        worker.submit_unfinished(name, loaded.fingerprint)  # jobs that waited for a model that fits
         return
     collection = library.open(name)
     if operation.kind == "backup":
@@ -55,6 +69,14 @@ def do(
     for file in list(whole.iterdir()):
         file.rename(folder / file.name)
     whole.rmdir()
+
+
+def _model_of(operation: Operation, models: Models, on_step: OnStep) -> Loaded:
+    """The model to embed with, waited for if it is being loaded. Raises ModelNotFound and NotReady."""
+    while models.is_loading(operation.model):
+        on_step(0, 0)
+        time.sleep(LOOK_SECONDS)
+    return models.named(operation.model)
 
 
 def _reembed(library: Library, model: Model, limits: MediaLimits, operation: Operation, on_step: OnStep) -> None:

@@ -38,7 +38,10 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Work on a collection. ``error`` says why it failed; ``tries``: how often it was begun. Times in Unix seconds."""
+    """Work on a collection. ``model``: the fingerprint of the one to embed with; None where none was chosen.
+
+    ``error`` says why it failed; ``tries``: how often it was begun. Times in Unix seconds.
+    """
 
     id: str
     kind: Kind
@@ -50,6 +53,7 @@ class Operation:
     tries: int = 0
     started_at: float | None = None
     finished_at: float | None = None
+    model: str | None = None
 
 
 class _Ended(Exception):
@@ -100,7 +104,7 @@ class Operations:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    def begin(self, kind: Kind, collection: str, options: Mapping[str, bool]) -> Operation:
+    def begin(self, kind: Kind, collection: str, options: Mapping[str, bool], model: str | None = None) -> Operation:
         """A queued operation, durable. Raises Conflict where ``most`` are kept already, StorageError."""
         with self._changed:
             if len(self._known) >= self._most:
@@ -108,7 +112,7 @@ class Operations:
                     f"operations: {len(self._known)} are kept, with their files; at most {self._most} are "
                     "(VITASCOPE_MAX_OPERATIONS): delete one that is not needed any more"
                 )
-            made = Operation(uuid.uuid4().hex[:16], kind, collection, dict(options), time.time())
+            made = Operation(uuid.uuid4().hex[:16], kind, collection, dict(options), time.time(), model=model)
             self._keep(made)
             self._changed.notify()
         return made

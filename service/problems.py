@@ -35,7 +35,7 @@ STATUS_OF: dict[type[errors.VitascopeError], int] = {
     errors.StorageError: 507,
     errors.EngineError: 503,
     errors.DecodingUnavailable: 503,
-    errors.BundleError: 503,
+    errors.BundleError: 422,  # one that a request names: those that serve were checked when they were loaded
     here.BadRequest: 400,
     here.HostRefused: 421,
     here.OriginRefused: 403,

@@ -7,34 +7,41 @@ from collections.abc import Sequence
 from index.collection import Collection
 from index.records import Clip
 from index.search.pairs import Judged, clips_by_id, judge_pairs
+from service.asking import Turn
 from service.cursors import at_most, record_number
-from service.embedding import check_model
 from service.looking import check_text, check_texts
 from service.schemas.rerank import JudgedClip, RerankRequest, RerankResult, StoredPart
 from service.state import Service
-from vitascope.model import Model
+from vitascope.errors import FingerprintMismatch
 
 
-def check_rerank(service: Service, asked: RerankRequest) -> str:
-    """The name of the model in use. Raises ModelNotFound, InvalidInput and TextError before anything is read."""
+def check_rerank(service: Service, asked: RerankRequest) -> None:
+    """Raise ModelNotFound, InvalidInput and TextError before anything is read."""
     at_most("documents", len(asked.documents), service.settings.max_rerank)
     if isinstance(asked.query, str):
         check_text(service, "query", asked.query)
     check_texts(service, "documents", [one for one in asked.documents if isinstance(one, str)])
-    return check_model(service, asked.model)
+    if asked.model is not None:
+        service.models.named(asked.model)
 
 
-def rerank(service: Service, model: Model, asked: RerankRequest) -> list[RerankResult]:
-    """The results, best first; documents that were deleted meanwhile are left out.
+def rerank(service: Service, mine: Turn, asked: RerankRequest) -> tuple[str, list[RerankResult]]:
+    """(the model's name, the results, best first); documents that were deleted meanwhile are left out.
 
-    Raises CollectionNotFound, VideoNotFound, NotFound, FingerprintMismatch, TaskMissing, EngineError, StorageError.
+    Raises CollectionNotFound, VideoNotFound, NotFound, FingerprintMismatch also where another model is asked for than
+    the collection's, NotReady, TaskMissing, EngineError, StorageError.
     """
-    collection = service.collection(asked.collection, for_model=True)
+    collection, model = mine.collection(asked.collection)
+    here = service.models.entry(collection.fingerprint)
+    if asked.model is not None and not here.is_called(asked.model):
+        raise FingerprintMismatch(
+            f"model: {asked.model[:80]!r}; {here.described} was expected, which collection {collection.name} is of"
+        )
     with service.observer.stage("rerank"):
         found = judge_pairs(collection, model, _pairs(collection, asked))
     best = [(number, judged) for number, judged in enumerate(found) if judged is not None]
     best.sort(key=lambda one: (one[1].fused is None, -(one[1].fused or 0.0), -one[1].similarity, one[0]))
-    return [_view(asked, number, judged) for number, judged in best[: asked.top_n]]
+    return model.bundle.manifest.name, [_view(asked, number, judged) for number, judged in best[: asked.top_n]]
 
 
 def _pairs(collection: Collection, asked: RerankRequest) -> list[tuple[str, Sequence[Clip]]]:

@@ -28,6 +28,7 @@ from service.schemas.search import (
 from service.state import Service
 from service.views import result_view
 from vitascope.errors import InvalidInput
+from vitascope.model import Model
 
 Parts = Sequence[TextQuery | ClipQuery | FileQuery]
 
@@ -64,13 +65,16 @@ def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
 def answer_search(
     service: Service, mine: Turn, collection_name: str, wanted: Asked, upload: Upload | None
 ) -> SearchResponse:
-    """Look and answer. Raises as ``search`` does, media errors for the file, RequestValidationError."""
-    collection = service.collection(collection_name, for_model=True)
-    vector = _file_vector(service, mine, wanted, upload)
+    """Look and answer, by the model of the collection.
+
+    Raises as ``search`` and ``Models.of`` do, media errors for the file, RequestValidationError.
+    """
+    collection, model = mine.collection(collection_name)
+    vector = _file_vector(service, mine, model, wanted, upload)
     options, place = wanted.options, wanted.place
     found = search(
         collection,
-        mine.model,
+        model,
         Search(
             parts=[_index_part(part, vector) for part in wanted.parts],
             limit=options.limit,
@@ -109,13 +113,15 @@ def _place(cursor: str, name: str) -> Place:
         raise BadRequest(str(error)) from error
 
 
-def _file_vector(service: Service, mine: Turn, wanted: Asked, upload: Upload | None) -> Float32 | None:
+def _file_vector(service: Service, mine: Turn, model: Model, wanted: Asked, upload: Upload | None) -> Float32 | None:
     """The vector (D,) of the query's file: of the one that came, else of the one that came for the page before."""
     part = next((part for part in wanted.parts if isinstance(part, FileQuery)), None)
     if part is None:
         return None
     if upload is not None:
-        vector: Float32 = look_at_upload(service, mine, upload, FilePart(part.start, part.end)).embedding.vectors[0]
+        vector: Float32 = look_at_upload(
+            service, mine, model, upload, FilePart(part.start, part.end)
+        ).embedding.vectors[0]
         return vector
     if wanted.place is not None and wanted.place.vector is not None:
         return wanted.place.vector

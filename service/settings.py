@@ -48,6 +48,12 @@ class Settings(BaseSettings):
     # Where things are
     data_dir: Path = Field(default_factory=default_data)
     bundle: Path = Field(default_factory=default_bundle)
+    """The model that serves whoever names none, unless another one was made the default while the service ran."""
+    bundles: list[Path] = []
+    """Further models that serve from the start on."""
+    bundles_root: Path | None = None
+    """Bundles in this folder, at any depth, may be added while the service runs; None: only those named above."""
+    max_models: Annotated[Count, Field(description="that are loaded or could not be; no further one is added")] = 8
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
     threads: Annotated[int, Field(ge=0, description="threads for the model; 0: one per core")] = 0
     host: str = "127.0.0.1"
@@ -225,6 +231,10 @@ class Settings(BaseSettings):
     def roots(self) -> list[Path]:
         """The folders that indexing jobs may name; a relative name is below the first."""
         return [self.data_dir / "incoming", *self.allowed_roots]
+
+    def bundle_folders(self) -> list[Path]:
+        """The folders that bundles may be added from, at any depth; a relative name is below the first."""
+        return [*([] if self.bundles_root is None else [self.bundles_root]), self.bundle, *self.bundles]
 
     def check_reach(self) -> None:
         """Raise InvalidInput for an address that others reach while nobody is asked for a key."""

@@ -1,12 +1,11 @@
-"""What one running service holds: the model, the library, owned media, the job worker, and its threads."""
+"""What one running service holds: the models, the library, owned media, the job worker, and its threads."""
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
@@ -22,6 +21,10 @@ from service.events.feeds import Feeds
 from service.gate.gate import Gate
 from service.media_store import MediaStore
 from service.metrics import Metrics
+from service.models.entry import entries_at_start
+from service.models.loaded import Engines
+from service.models.record import read_record
+from service.models.registry import Models
 from service.observer import Observer
 from service.operation_work import do, load_what_exports_need
 from service.operations import Operations
@@ -29,25 +32,23 @@ from service.outbound.door import Door
 from service.outbound.for_jobs import fetch_for_job
 from service.pools import Pool
 from service.scheduling.batches import BatchLimits
-from service.scheduling.call import Asker
-from service.scheduling.model import for_asker, lanes_for
+from service.scheduling.model import lanes_for
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.tracing import tracer_for
 from service.webhooks.courier import Courier
 from service.webhooks.store import WebhookStore
 from service.worker import JobWorker
-from vitascope.bundle import Bundle
 from vitascope.decoding.pool import DecodingPool
-from vitascope.errors import CollectionNotFound, VitascopeError
+from vitascope.errors import CollectionNotFound
 from vitascope.model import Model
 
 OPERATION_SECONDS = 5.0
 """For an operation to notice that the service stops; it is begun again at the next start anyway."""
+LOADING_SECONDS = 5.0
+"""For a model that is being loaded; nobody waits for it any more."""
 LEAVING_SHARE = 0.2
 """Of the time for stopping: what a job has at least to leave its files in order, however long requests took."""
-
-_log = logging.getLogger("vitascope.service")
 
 
 @dataclass
@@ -55,8 +56,7 @@ class Service:
     """Everything that routes work with; ``open_service`` makes it."""
 
     settings: Settings
-    model: Model
-    """With engines of its own: requests and jobs use ``model_for``, which waits for its turn."""
+    models: Models
     scheduler: Scheduler
     decoding: DecodingPool
     """Processes that read media files for requests and jobs."""
@@ -77,33 +77,22 @@ class Service:
     """Threads for requests that decode media or wait for the model."""
     light: Pool
     """Threads for requests that read the catalogue or files; never behind those of the model."""
-    is_warm: bool = False
-    failure: str | None = field(default=None)
-    """Why the model could not be warmed."""
     stopping_since: float | None = None
     """On the monotonic clock; None while the service stays."""
 
     @property
-    def fingerprint(self) -> str:
-        """Of the bundle in use."""
-        return self.model.bundle.fingerprint
+    def model(self) -> Model:
+        """The default, with engines of its own. Raises NotReady."""
+        return self.models.named(None).model
 
-    def warm(self) -> None:
-        """Load and run every graph, while decoding processes start, then let requests and jobs begin. A failure is
-        kept for `/readyz`.
-        """
+    def start(self) -> None:
+        """Let processes that decode start and models be loaded; jobs are run as soon as theirs is ready."""
         self.operations.start()
         if self.courier is not None:
             self.courier.start()
         self.decoding.start()
-        try:
-            self.model.warm()
-        except VitascopeError as error:
-            self.failure = f"{error.code}: the model cannot be used; the log of the service says why"
-            _log.error("warming the model failed: %s: %s", error.code, error)
-            return
-        self.is_warm = True
         self.worker.start()
+        self.models.start(self.worker.submit_for)
 
     def begin_to_stop(self) -> None:
         """Be not ready any more, and begin nothing new in the background; requests are answered as before."""
@@ -117,6 +106,7 @@ class Service:
         self.begin_to_stop()
         self.worker.stop(self._seconds_to_stop())
         self.operations.stop(min(OPERATION_SECONDS, self._seconds_to_stop()))
+        self.models.stop(min(LOADING_SECONDS, self._seconds_to_stop()))
         if self.courier is not None:
             self.courier.stop(OPERATION_SECONDS)
             self.courier.store.close()
@@ -126,16 +116,13 @@ class Service:
         self.gate.close()
         self.media.close()
 
-    def model_for(self, asker: Asker) -> Model:
-        """The model as one asker uses it: graphs run when their turn comes, as long as the answer is wanted."""
-        return for_asker(self.model, self.scheduler, self.decoding, asker, self.caches.texts)
-
     def check_ready(self) -> None:
-        """Raise NotReady while the model is not warm, or the thread that runs jobs has died."""
-        if self.failure is not None:
-            raise NotReady(self.failure)
-        if not self.is_warm:
-            raise NotReady("the model is being loaded; try again in a moment")
+        """Raise NotReady while the default does not serve, or ``check_works`` does."""
+        self.models.named(None)
+        self.check_works()
+
+    def check_works(self) -> None:
+        """Raise NotReady while the thread that runs models, or the one that runs jobs, has died."""
         if not self.scheduler.is_alive:
             raise NotReady("the thread that runs the model has ended and is being replaced")
         if not self.worker.is_alive and self.stopping_since is None:
@@ -158,15 +145,15 @@ class Service:
             raise NotReady("no process that decodes is running; they are being started again")
 
     def collection(self, name: str, *, for_model: bool = False) -> Collection:
-        """An open collection; ``for_model``: only if the model in use is the one that fills it.
+        """An open collection; ``for_model``: only if the model that fills it serves.
 
-        Raises CollectionNotFound, FingerprintMismatch and StorageError.
+        Raises CollectionNotFound, FingerprintMismatch, NotReady and StorageError.
         """
         if not NAME_PATTERN.fullmatch(name):
             raise CollectionNotFound(f"collection {name[:80]!r}: there is no collection of this name")
         collection = self.library.open(name)
         if for_model:
-            collection.require(self.fingerprint)
+            self.models.of(collection)
         return collection
 
     def video(self, name: str, video_id: str) -> Video:
@@ -175,18 +162,19 @@ class Service:
 
 
 def open_service(settings: Settings, door: Door | None = None, *, webhook_door: Door | None = None) -> Service:
-    """Open the bundle and the library and finish what a killed service left half done.
+    """Open the bundles and the library and finish what a killed service left half done.
 
     ``door``, ``webhook_door``: others than the settings' own, where ``url_fetch`` and ``webhooks`` are on. Raises
     BundleError and its kinds, StorageError, and Busy when another service has the data folder.
     """
     # First, so that a broken bundle is named before anything is written.
-    bundle = Bundle.open(settings.bundle)
+    record = read_record(settings.data_dir)
+    entries = entries_at_start(settings, record)
+    engines = Engines()
     load_what_exports_need()
-    model = Model(bundle, settings.threads, settings.device, max_characters=settings.max_text_characters)
     observer = Observer(Metrics(), tracer_for(settings))
     scheduler = Scheduler(
-        model.run_graph,
+        engines.run,
         observer,
         BatchLimits(settings.batch_rows, settings.batch_tokens),
         lanes=settings.lanes or lanes_for(settings.device, settings.threads),
@@ -199,6 +187,8 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         seconds=settings.decoding_seconds,
         watcher=observer.metrics,
     )
+    caches = open_caches(settings, observer.metrics)
+    models = Models(entries, record, engines, scheduler, decoding, caches, settings)
     with ExitStack() as undo:
         undo.callback(scheduler.close)
         media = MediaStore(settings.data_dir.absolute())
@@ -207,16 +197,11 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         undo.callback(library.close)
         media.recover(library)
         door = (door or Door(settings.url_rules())) if settings.url_fetch == "on" else None
-        worker = JobWorker(
-            library,
-            lambda: for_asker(model, scheduler, decoding, Asker(bulk=True)),
-            settings,
-            None if door is None else partial(fetch_for_job, door),
-        )
+        worker = JobWorker(library, models, settings, None if door is None else partial(fetch_for_job, door))
         operations = Operations(
             (settings.operations_dir or settings.data_dir / "operations").absolute(),
             settings.max_operations,
-            partial(do, library, worker, settings),
+            partial(do, library, models, worker, settings),
         )
         gate = Gate(settings)
         undo.callback(gate.close)
@@ -232,6 +217,7 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
     feeds = Feeds(library.open, settings.max_streams, settings.client_streams)
     metrics = observer.metrics
     metrics.show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
+    metrics.show("vitascope_models_failed", "Models that should serve and could not be loaded", models.failed)
     metrics.show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
     metrics.show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: gate.admission.bytes)
     metrics.show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
@@ -241,11 +227,11 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         metrics.show("vitascope_webhooks_pending", "Messages that were not taken yet", courier.store.pending)
     return Service(
         settings=settings,
-        model=model,
+        models=models,
         scheduler=scheduler,
         decoding=decoding,
         observer=observer,
-        caches=open_caches(settings, metrics),
+        caches=caches,
         gate=gate,
         library=library,
         media=media,
@@ -267,10 +253,10 @@ async def _service(request: Request) -> Service:
 
 async def _ready_service(request: Request) -> Service:
     service = await _service(request)
-    service.check_ready()
+    service.check_works()
     return service
 
 
 ServiceState = Annotated[Service, Depends(_service)]
 ReadyService = Annotated[Service, Depends(_ready_service)]
-"""For routes that need the model: 503 until it is warm."""
+"""For routes that need a model: 503 while the threads that run models and jobs are not there."""

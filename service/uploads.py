@@ -9,21 +9,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from index.jobs.ingest import Ingested, ingest_file
+from service.asking import Turn
 from service.forms import Upload
 from service.schemas.library import UploadFields
 from service.schemas.segmentation import asked_segmentation
 from service.state import Service
 from vitascope.errors import MediaError, StorageError
-from vitascope.model import Model
 
 
-def add_upload(service: Service, model: Model, name: str, upload: Upload, fields: UploadFields) -> Ingested:
-    """Keep an uploaded file and index it, or find the video that has the same content already.
+def add_upload(service: Service, mine: Turn, name: str, upload: Upload, fields: UploadFields) -> Ingested:
+    """Keep an uploaded file and index it by the model of the collection, or find the video of the same content.
 
-    Raises CollectionNotFound, FingerprintMismatch, InvalidInput, media errors, EngineError and StorageError;
+    Raises CollectionNotFound, FingerprintMismatch, NotReady, InvalidInput, media errors, EngineError and StorageError;
     nothing is left behind then.
     """
-    collection = service.collection(name, for_model=True)
+    collection, model = mine.collection(name)
     limits = service.settings.media_limits()
     segmentation = asked_segmentation(fields.segmentation)
     title = Path(upload.name).stem if fields.title is None else fields.title

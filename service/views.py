@@ -13,8 +13,8 @@ from service.schemas import library as schemas
 from service.schemas.search import FoundClip, Ranks, SearchResult
 
 
-def collection_view(collection: Collection, fingerprint: str) -> schemas.Collection:
-    """A collection, seen while the model of ``fingerprint`` is in use. Raises StorageError."""
+def collection_view(collection: Collection, is_served: bool) -> schemas.Collection:
+    """A collection, whose model is loaded or not. Raises StorageError."""
     stats, index = collection.stats(), collection.index_state()
     return schemas.Collection(
         name=collection.name,
@@ -22,7 +22,7 @@ def collection_view(collection: Collection, fingerprint: str) -> schemas.Collect
         clips=stats.clips,
         bundle=collection.bundle_name,
         fingerprint=collection.fingerprint,
-        compatible=collection.fingerprint == fingerprint,
+        compatible=is_served,
         created_at=collection.created_at,
         token_encoding=collection.token_encoding,
         index_kind=index.setting,

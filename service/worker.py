@@ -7,14 +7,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 from index.jobs.jobs import jobs, run_job
 from index.jobs.sources.fetching import FetchWeb
 from index.library import Library
+from service.errors import NotReady
+from service.models.registry import Models
+from service.scheduling.call import Asker
 from service.settings import Settings
 from vitascope.errors import Conflict, FingerprintMismatch, NotFound, VitascopeError
-from vitascope.model import Model
 
 _log = logging.getLogger("vitascope.service")
 
@@ -35,12 +36,10 @@ class JobWorker:
     reminders.
     """
 
-    def __init__(
-        self, library: Library, model: Callable[[], Model], settings: Settings, web: FetchWeb | None = None
-    ) -> None:
+    def __init__(self, library: Library, models: Models, settings: Settings, web: FetchWeb | None = None) -> None:
         """``web`` fetches URLs of any host, where the settings allow to name them."""
         self._library = library
-        self._model = model
+        self._models = models
         self._settings = settings
         self._web = web
         self._due: dict[Key, float] = {}
@@ -48,11 +47,6 @@ class JobWorker:
         self._stopping = False
         self._abandoning = False
         self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
-
-    @property
-    def model(self) -> Model:
-        """What the jobs embed with."""
-        return self._model()
 
     @property
     def is_alive(self) -> bool:
@@ -65,7 +59,7 @@ class JobWorker:
         return self._stopping
 
     def start(self) -> None:
-        """Begin, with the jobs that are not finished."""
+        """Begin with what is submitted; of jobs that are not finished, ``submit_for`` learns when they can be run."""
         with self._changed:
             if not self._stopping:
                 self._thread.start()
@@ -92,11 +86,19 @@ class JobWorker:
             self._abandoning = True
             self._thread.join(timeout * (1 - FINISHING_SHARE))
 
-    def submit_unfinished(self, name: str) -> None:
-        """Run the jobs of this collection that are not finished, oldest first, if the model in use fits it."""
+    def submit_for(self, fingerprint: str) -> None:
+        """Run the jobs that are not finished, of all collections that the model of this fingerprint fills.
+
+        Raises StorageError.
+        """
+        for name in self._library.names():
+            self.submit_unfinished(name, fingerprint)
+
+    def submit_unfinished(self, name: str, fingerprint: str) -> None:
+        """Run the jobs of this collection that are not finished, oldest first, if this model fills it."""
         try:
             collection = self._library.open(name)
-            if collection.fingerprint != self._model().bundle.fingerprint:
+            if collection.fingerprint != fingerprint:
                 return
             found = [
                 *jobs(collection, JOBS_AT_ONCE, state="queued"),
@@ -109,8 +111,6 @@ class JobWorker:
             self.submit(name, job.id)
 
     def _work(self) -> None:
-        for name in self._library.names():
-            self.submit_unfinished(name)
         while (key := self._next()) is not None:
             self._run(*key)
 
@@ -129,11 +129,12 @@ class JobWorker:
     def _run(self, name: str, job_id: int) -> None:
         try:
             collection = self._library.open(name)
+            fingerprint = collection.fingerprint
             job = run_job(
                 collection,
-                self._model(),
+                self._models.model_for(self._models.of(collection), Asker(bulk=True)),
                 job_id,
-                should_stop=lambda: self._stopping,
+                should_stop=lambda: self._stopping or not self._models.has(fingerprint),
                 should_abandon=lambda: self._abandoning,
                 limits=self._settings.media_limits(),
                 reach=self._settings.reach(),
@@ -142,8 +143,8 @@ class JobWorker:
                 web=self._web,
             )
             _log.info("collection %s: job %d is %s", name, job_id, job.state)
-        except (NotFound, FingerprintMismatch) as error:
-            _log.warning("collection %s: job %d is dropped: %s", name, job_id, error)
+        except (NotFound, FingerprintMismatch, NotReady) as error:  # a model that comes to serve brings its jobs
+            _log.warning("collection %s: job %d is not run now: %s", name, job_id, error)
         except Conflict:
             self.submit(name, job_id, BUSY_SECONDS)
         except Exception:  # whatever it is, the other jobs go on

@@ -55,6 +55,7 @@ def make_small_bundle(
     width: int = 16,
     tasks: Sequence[str] = ("retrieval", "matching", "answering"),
     external_data: bool = False,
+    version: str = "1",
 ) -> Path:
     """Write the bundle into ``folder`` (made when missing) and return it.
 
@@ -76,7 +77,7 @@ def make_small_bundle(
     (folder / "parity.json").write_text("{}\n")
     if "answering" in tasks:
         (folder / "answers.json").write_text(json.dumps(ANSWERS))
-    write_manifest(folder, _manifest(graphs, width, tasks))
+    write_manifest(folder, {**_manifest(graphs, width, tasks), "version": version})
     return folder
 
 

@@ -6,6 +6,7 @@ import logging
 
 from fastapi import APIRouter, Response
 
+import index.collection
 from service.gate.gate import CallersKey
 from service.gate.keys import Key
 from service.openapi import errors
@@ -21,15 +22,15 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"])
 
 @router.get("", summary="List collections", responses=errors(507))
 async def list_collections(service: ServiceState, key: CallersKey) -> Collections:
-    """All collections that the key is for, by name, with how much they hold and whether the model in use fits them."""
+    """All collections that the key is for, by name, with how much they hold and whether their models are loaded."""
     return await service.light.run(_all, service, key)
 
 
-@router.post("", status_code=201, summary="Make a collection", responses=errors(409, 422, 507))
+@router.post("", status_code=201, summary="Make a collection", responses=errors(404, 409, 422, 503, 507))
 async def create_collection(
     body: NewCollection, service: ServiceState, key: CallersKey, response: Response
 ) -> Collection:
-    """An empty collection for the model in use."""
+    """An empty collection for the default model, or for the one that is named."""
     key.require(body.name)
     made = await service.light.run(_create, service, body)
     response.headers["Location"] = f"/v1/collections/{made.name}"
@@ -39,7 +40,7 @@ async def create_collection(
 @router.get("/{name}", summary="Look at a collection", responses=errors(404, 507))
 async def get_collection(name: str, service: ServiceState) -> Collection:
     """How much it holds, which model fills it, and which index is searched."""
-    return await service.light.run(lambda: collection_view(service.collection(name), service.fingerprint))
+    return await service.light.run(lambda: _view(service, service.collection(name)))
 
 
 @router.patch("/{name}", summary="Change a collection", responses=errors(404, 422, 507))
@@ -60,7 +61,7 @@ def _all(service: Service, key: Key) -> Collections:
     views, unreadable = [], []
     for name in filter(key.allows, service.library.names()):
         try:
-            views.append(collection_view(service.library.open(name), service.fingerprint))
+            views.append(_view(service, service.library.open(name)))
         except CollectionNotFound:
             continue  # dropped a moment ago
         except StorageError as error:
@@ -69,18 +70,23 @@ def _all(service: Service, key: Key) -> Collections:
     return Collections(collections=views, unreadable=unreadable)
 
 
+def _view(service: Service, collection: index.collection.Collection) -> Collection:
+    return collection_view(collection, service.models.has(collection.fingerprint))
+
+
 def _create(service: Service, body: NewCollection) -> Collection:
+    model = service.models.stated(body.model)
     with service.media.turn(body.name):
         made = service.library.create(
-            body.name, service.model, token_encoding=body.token_encoding, index_kind=body.index_kind
+            body.name, model.bundle.manifest, token_encoding=body.token_encoding, index_kind=body.index_kind
         )
-        return collection_view(made, service.fingerprint)
+        return _view(service, made)
 
 
 def _change(service: Service, name: str, changes: CollectionChanges) -> Collection:
     collection = service.collection(name)
     collection.set_index_kind(changes.index_kind)
-    return collection_view(collection, service.fingerprint)
+    return _view(service, collection)
 
 
 def _drop(service: Service, name: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from service.asking import turn
-from service.embedding import FEW_VECTORS, check_inputs, check_options, embed_inputs, written
+from service.embedding import FEW_VECTORS, check_inputs, embed_inputs, embedder, written
 from service.forms import body_kind, parse_fields, read_form, read_json, validated
 from service.looking import Part, look_at_upload
+from service.models.loaded import Loaded
 from service.openapi import errors, form_body
 from service.schemas.embeddings import EmbeddingForm, EmbeddingOptions, EmbeddingRequest, Embeddings
 from service.state import ReadyService, Service
@@ -31,22 +32,22 @@ async def embed(request: Request, service: ReadyService) -> Response:
     """
     if body_kind(request, "texts, or files as data URLs", "a file") == "application/json":
         asked = validated(EmbeddingRequest, await read_json(request))
-        check_options(service, asked)
+        loaded = embedder(service, asked)
         check_inputs(service, asked)
         async with turn(request, service) as mine:
-            vectors, tokens = await embed_inputs(service, mine, asked.input)
-        return await _answer(service, vectors, tokens, asked)
+            vectors, tokens = await embed_inputs(service, mine, loaded, asked.input)
+        return await _answer(service, loaded, vectors, tokens, asked)
     async with read_form(request, service) as form:
         fields = parse_fields(EmbeddingForm, form.fields)
-        check_options(service, fields)
+        loaded = embedder(service, fields)
         async with turn(request, service) as mine:
             part = Part(fields.start, fields.end)
-            look = await mine.run(look_at_upload, service, mine, form.upload, part)
-    return await _answer(service, look.embedding.vectors, 0, fields)
+            look = await mine.run(look_at_upload, service, mine, mine.model(loaded), form.upload, part)
+    return await _answer(service, loaded, look.embedding.vectors, 0, fields)
 
 
-async def _answer(service: Service, vectors: Floats, tokens: int, asked: EmbeddingOptions) -> Response:
+async def _answer(service: Service, loaded: Loaded, vectors: Floats, tokens: int, asked: EmbeddingOptions) -> Response:
     """Written here and not by the framework, which would check every number again."""
-    stated = (vectors, tokens, service.model.bundle.manifest.name, asked.encoding_format)
+    stated = (vectors, tokens, loaded, asked.encoding_format)
     body = written(*stated) if len(vectors) <= FEW_VECTORS else await service.light.run(written, *stated)
     return Response(body, media_type="application/json")

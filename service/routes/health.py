@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from service.openapi import errors
-from service.schemas.base import Health
+from service.schemas.base import Health, Readiness
 from service.state import ServiceState
 
 router = APIRouter(tags=["health"])
@@ -18,11 +18,11 @@ async def livez() -> Health:
 
 
 @router.get("/readyz", summary="Can the service work", responses=errors(503))
-async def readyz(service: ServiceState) -> Health:
-    """200 once the model is warm, files can be decoded and jobs are being run; 503 before that, when it failed, and
-    once the service is stopping.
+async def readyz(service: ServiceState) -> Readiness:
+    """200 once the default model is loaded, files can be decoded and jobs are being run; 503 before that, when it
+    failed, and once the service is stopping. Other models that could not be loaded are counted.
     """
     service.check_staying()
     service.check_ready()
     service.check_decoding()
-    return Health(status="ok")
+    return Readiness(status="ok", failed_models=service.models.failed())

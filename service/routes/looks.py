@@ -32,6 +32,7 @@ from service.schemas.tasks import (
 )
 from service.scoring import score
 from service.state import ReadyService, Service
+from vitascope.model import Model
 
 router = APIRouter(prefix="/v1")
 
@@ -63,7 +64,8 @@ async def score_captions(request: Request, service: ReadyService) -> ScoreRespon
         _asked(request, service, ScoreRequest, ScoreForm, check) as (fields, look),
         turn(request, service) as mine,
     ):
-        return await mine.run(lambda: score(service, mine.model, look(mine), fields.captions, fields.references))
+        model = mine.model(service.models.named(fields.model))
+        return await mine.run(lambda: score(service, model, look(mine, model), fields.captions, fields.references))
 
 
 @router.post(
@@ -88,7 +90,8 @@ async def answer_question(request: Request, service: ReadyService) -> AnswerResp
         _asked(request, service, AnswerRequest, AnswerForm, check) as (fields, look),
         turn(request, service) as mine,
     ):
-        return await mine.run(lambda: answer(service, mine.model, look(mine), fields))
+        model = mine.model(service.models.named(fields.model))
+        return await mine.run(lambda: answer(service, model, look(mine, model), fields))
 
 
 @asynccontextmanager
@@ -98,7 +101,7 @@ async def _asked(
     as_json: type[Body],
     as_form: type[Form],
     check: Callable[[Body | Form], None],
-) -> AsyncIterator[tuple[Body | Form, Callable[[Turn], Look]]]:
+) -> AsyncIterator[tuple[Body | Form, Callable[[Turn, Model], Look]]]:
     """(what was asked, a function that looks at the clip it was asked about; it runs in a thread)."""
     kind = body_kind(request, "a stored video", "a file")
     if kind == "application/json":
@@ -106,12 +109,12 @@ async def _asked(
         assert isinstance(body, ClipOf)
         callers_key(request).require(body.collection)
         check(body)
-        yield body, lambda mine: look_at_video(service, mine, body.collection, body.video_id, _part(body))
+        yield body, lambda mine, model: look_at_video(service, mine, model, body.collection, body.video_id, _part(body))
         return
     async with read_form(request, service) as form:
         fields = parse_fields(as_form, form.fields, lists=("captions", "references", "candidates"))
         check(fields)
-        yield fields, lambda mine: look_at_upload(service, mine, form.upload, _part(fields))
+        yield fields, lambda mine, model: look_at_upload(service, mine, model, form.upload, _part(fields))
 
 
 def _part(asked: Part) -> FilePart:

@@ -94,7 +94,7 @@ async def get_thumbnail(
     picture = await service.light.run(_stored_thumbnail, service, name, video, t)
     if picture is None:
         async with turn(request, service) as mine:
-            picture = await mine.run(_thumbnail, service, mine.model.decoder, path, t)
+            picture = await mine.run(_thumbnail, service, mine.decoder, path, t)
     return Response(picture, headers=headers, media_type="image/jpeg")
 
 

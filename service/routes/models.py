@@ -1,43 +1,127 @@
-"""The model in use."""
+"""The models that serve: listed, added, made the default, removed."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from typing import Annotated, Any
 
-from service.openapi import errors
-from service.schemas.models import FrameStream, ModelInfo, Models
+from fastapi import APIRouter, Query, Response
+
+from service.folders import BUNDLES, allowed_folder
+from service.models.entry import Entry
+from service.openapi import errors, successes
+from service.schemas.models import ModelInfo, Models, NewModel
 from service.state import Service, ServiceState
+from vitascope.bundle import Bundle
+from vitascope.errors import CollectionNotFound, Conflict, StorageError
 
-router = APIRouter(prefix="/v1", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+PLAIN = ("architecture", "vector_width", "text_length", "precision", "licence")
+"""What is told of a manifest as it is, besides lists."""
+NAMED = 5
+"""Collections that a refusal names."""
 
 
-@router.get("/models", summary="List models", responses=errors())
+@router.get("", summary="List models", responses=errors())
 async def list_models(service: ServiceState) -> Models:
-    """What the model in use can do, what it was trained on, how well it does, and under which terms."""
-    return await service.light.run(_models, service)
+    """Every model, the default first: whether it serves, what it can do, what it was trained on, how well it does, and
+    under which terms.
+    """
+    return Models(models=[_view(entry) for entry in service.models.entries()])
 
 
-def _models(service: Service) -> Models:
-    bundle = service.model.bundle
-    stated = bundle.manifest
-    card = (bundle.folder / stated.model_card).read_text("utf-8", "replace")
-    return Models(
-        models=[
-            ModelInfo(
-                name=stated.name,
-                version=stated.version,
-                fingerprint=bundle.fingerprint,
-                architecture=stated.architecture,
-                tasks=list(stated.tasks),
-                streams=[FrameStream(**stream.model_dump()) for stream in stated.streams],
-                vector_width=stated.vector_width,
-                text_length=stated.text_length,
-                answers=len(bundle.answers),
-                precision=stated.precision,
-                licence=stated.licence,
-                training_data=stated.training_data,
-                metrics=stated.metrics,
-                model_card=card,
-            )
-        ]
+@router.post(
+    "",
+    status_code=202,
+    summary="Add a model",
+    responses=successes(_200={"model": ModelInfo, "description": "It is there already, and serves."})
+    | errors(403, 404, 409, 422, 507),
+)
+async def add_model(body: NewModel, service: ServiceState, response: Response) -> ModelInfo:
+    """Load a bundle that lies on the service's machine, beside the models that serve.
+
+    When this answers, every file of it has been checked. Its graphs are loaded and run once in the background: `state`
+    is `loading` until then, and `ready` or `failed` after it. From `ready` on it serves, also after a restart.
+    """
+    folder = await service.light.run(allowed_folder, body.folder, service.settings.bundle_folders(), BUNDLES)
+    added = await service.light.run(service.models.add, folder)
+    response.status_code = 200 if added.state == "ready" else 202
+    response.headers["Location"] = f"/v1/models/{added.fingerprint}"
+    return _view(added)
+
+
+@router.get("/{fingerprint}", summary="Look at a model", responses=errors(404))
+async def get_model(fingerprint: str, service: ServiceState) -> ModelInfo:
+    """Whether it serves, and what it is."""
+    return _view(service.models.entry(fingerprint))
+
+
+@router.post("/{fingerprint}/default", summary="Make a model the default", responses=errors(404, 409, 507))
+async def make_default_model(fingerprint: str, service: ServiceState) -> ModelInfo:
+    """Let this model serve every request that names none, from the next one on and after a restart; requests that are
+    under way end as they began. Collections stay with the models that fill them.
+    """
+    return _view(await service.light.run(service.models.make_default, fingerprint))
+
+
+@router.delete("/{fingerprint}", status_code=204, summary="Remove a model", responses=errors(404, 409, 422, 507))
+async def remove_model(
+    fingerprint: str,
+    service: ServiceState,
+    force: Annotated[bool, Query(description="also where collections need it")] = False,
+) -> None:
+    """Let a model serve no further request. Those that are under way are finished, then its memory is free.
+
+    The default is not removed, and one that fills collections only with `force`: these cannot be searched then until
+    it is added again. A job of theirs that is running stops after the files at hand, and goes on then. A bundle that
+    the settings name is loaded again at the next start.
+    """
+    await service.light.run(_remove, service, fingerprint, force)
+
+
+def _remove(service: Service, fingerprint: str, force: bool) -> None:
+    entry = service.models.entry(fingerprint)
+    needing = [] if force or entry.is_default or entry.state == "failed" else _needing(service, fingerprint)
+    if needing:
+        more = f" and {len(needing) - NAMED} more" if len(needing) > NAMED else ""
+        raise Conflict(
+            f"model {entry.described}: {', '.join(needing[:NAMED])}{more} could not be searched without it; "
+            "drop these collections, embed them again, or remove it with force=true"
+        )
+    service.models.remove(fingerprint)
+
+
+def _needing(service: Service, fingerprint: str) -> list[str]:
+    """The collections that the model fills; those that are damaged cannot tell."""
+    found = []
+    for name in service.library.names():
+        try:
+            is_filled = service.collection(name).fingerprint == fingerprint
+        except (StorageError, CollectionNotFound):
+            continue
+        if is_filled:
+            found.append(name)
+    return found
+
+
+def _view(entry: Entry) -> ModelInfo:
+    return ModelInfo(
+        name=entry.name,
+        version=entry.version,
+        fingerprint=entry.fingerprint,
+        folder=entry.shown,
+        default=entry.is_default,
+        state=entry.state,
+        error=entry.error,
+        model_card=entry.card,
+        **_stated(entry.bundle),
     )
+
+
+def _stated(bundle: Bundle | None) -> dict[str, Any]:
+    """What the manifest says; of a bundle that could not be opened, nothing."""
+    lists: dict[str, Any] = {"tasks": [], "streams": [], "training_data": [], "metrics": {}}
+    if bundle is None:
+        return dict.fromkeys(("answers", *PLAIN)) | lists
+    stated = bundle.manifest.model_dump(include={*PLAIN, *lists})
+    return {**stated, "answers": len(bundle.answers)}

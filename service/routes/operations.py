@@ -73,14 +73,14 @@ async def get_operation_file(operation_id: str, name: str, service: ServiceState
 def _begin(service: Service, body: schemas.NewOperation) -> schemas.Operation:
     collection = service.collection(body.collection)
     check_possible(body.kind)
+    model = None
     if body.kind == "reembed":
-        service.check_ready()
-        if collection.fingerprint == service.fingerprint:
-            raise Conflict(
-                f"collection {collection.name}: the model in use filled it; one of another model was expected"
-            )
-    options = body.model_dump(exclude={"kind", "collection"})
-    return _view(service, service.operations.begin(body.kind, body.collection, options))
+        chosen = service.models.named(body.model)
+        model = chosen.fingerprint
+        if collection.fingerprint == model:
+            raise Conflict(f"collection {collection.name}: model {chosen.name} filled it; another model was expected")
+    options = body.model_dump(exclude={"kind", "collection", "model"})
+    return _view(service, service.operations.begin(body.kind, body.collection, options, model))
 
 
 def _view(service: Service, operation: Operation) -> schemas.Operation:
@@ -89,6 +89,7 @@ def _view(service: Service, operation: Operation) -> schemas.Operation:
         kind=operation.kind,
         collection=operation.collection,
         options=dict(operation.options),
+        model=operation.model,
         state=operation.state,
         error=operation.error,
         progress=service.operations.share_done(operation),

@@ -22,7 +22,7 @@ async def rerank_documents(request: Request, service: ReadyService, asked: Reran
     similar to the text, and the best one counts. Nothing is decoded: clips are judged by what is stored of them.
     """
     callers_key(request).require(asked.collection)
-    name = check_rerank(service, asked)
+    check_rerank(service, asked)
     async with turn(request, service) as mine:
-        results = await mine.run(rerank, service, mine.model, asked)
+        name, results = await mine.run(rerank, service, mine, asked)
     return Reranked(id=request.state.request_id, model=name, results=results)

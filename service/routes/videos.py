@@ -46,14 +46,14 @@ async def add_video(name: str, request: Request, response: Response, service: Re
     file, JSON may name a URL that the service is to fetch: the answer is 202 with the job that does so, unless the
     service fetches none (403).
     """
-    # Before a byte is taken in: is there such a collection, and does the model fit it?
+    # Before a byte is taken in: is there such a collection, and does its model serve?
     await service.light.run(service.collection, name, for_model=True)
     if body_kind(request, "a URL", "a file") == "application/json":
         return await _add_at_url(service, name, validated(VideoAtUrl, await read_json(request)))
     async with read_form(request, service) as form:
         fields = parse_fields(UploadFields, form.fields)
         async with turn(request, service, bulk=True) as mine:
-            ingested = await mine.run(add_upload, service, mine.model, name, form.upload, fields)
+            ingested = await mine.run(add_upload, service, mine, name, form.upload, fields)
     response.status_code = 201 if ingested.created else 200
     response.headers["Location"] = f"/v1/collections/{name}/videos/{ingested.video.id}"
     return AddedVideo(**dict(video_view(name, ingested.video)), notes=list(ingested.notes))

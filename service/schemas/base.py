@@ -19,6 +19,11 @@ Whole = Annotated[int, BeforeValidator(_no_truth)]
 """A whole number; ``true`` is none."""
 Id = Annotated[str, Field(min_length=1, max_length=32)]
 Metadata = dict[str, str | bool | int | float]
+FINGERPRINT = "9f0c…64 hexadecimal digits"
+ModelName = Annotated[
+    str | None,
+    Field(description="name, name@version or fingerprint of a model, as /v1/models tells them; null: the default"),
+]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -85,3 +90,11 @@ class Health(Response):
     model_config = example(status="ok")
 
     status: str
+
+
+class Readiness(Health):
+    """A sign that work can be done."""
+
+    model_config = example(status="ok", failed_models=0)
+
+    failed_models: Annotated[int, Field(description="that should serve and could not be loaded; /v1/models says why")]

@@ -6,16 +6,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from service.schemas.base import Request, Response, Seconds, Whole, example
+from service.schemas.base import FINGERPRINT, ModelName, Request, Response, Seconds, Whole, example
 from service.schemas.tasks import Part
 
 DATA = (
     "data:image/png;base64,"
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAIAQAAAADsdIMmAAAADUlEQVR42mP4z8SADAEPcQEOdvOI0AAAAABJRU5ErkJggg=="
 )
-ModelName = Annotated[
-    str | None, Field(description="name of the model in use, as /v1/models tells it; may be left out")
-]
 
 
 class TextInput(Request):
@@ -125,9 +122,10 @@ class Usage(Response):
 class Embeddings(Response):
     """Vectors in the order of the inputs."""
 
-    model_config = example(object="list", data=[EMBEDDING], model="hd-vila-tiny", usage=USAGE)
+    model_config = example(object="list", data=[EMBEDDING], model="hd-vila-tiny", fingerprint=FINGERPRINT, usage=USAGE)
 
     object: Literal["list"]
     data: list[Embedding]
-    model: str
+    model: Annotated[str, Field(description="name of the model")]
+    fingerprint: Annotated[str, Field(description="of the model; vectors of two fingerprints cannot be compared")]
     usage: Usage

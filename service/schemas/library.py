@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from index.library import NAME_PATTERN
-from service.schemas.base import Id, Metadata, Request, Response, example
+from service.schemas.base import FINGERPRINT, Id, Metadata, ModelName, Request, Response, example
 from service.schemas.segmentation import SHOTS, Segmentation
 from service.schemas.sources import Url
 
@@ -25,7 +25,7 @@ COLLECTION: dict[str, Any] = {
     "videos": 12,
     "clips": 70,
     "bundle": "hd-vila-tiny 1.0.0",
-    "fingerprint": "9f0c…64 hexadecimal digits",
+    "fingerprint": FINGERPRINT,
     "compatible": True,
     "created_at": 1764000000.0,
     "token_encoding": "int8",
@@ -63,7 +63,7 @@ SPAN: dict[str, Any] = {
 
 
 class NewCollection(Request):
-    """A collection to be made. It belongs to the model in use: vectors of another one never get in."""
+    """A collection to be made. It belongs to one model: vectors of another one never get in."""
 
     model_config = example(name="holidays")
 
@@ -76,6 +76,7 @@ class NewCollection(Request):
     ]
     index_kind: IndexKind = "auto"
     token_encoding: TokenEncoding = "int8"
+    model: ModelName = None
 
 
 class CollectionChanges(Request):
@@ -107,7 +108,7 @@ class Collection(Response):
     clips: int
     bundle: Annotated[str, Field(description="name and version of the model that fills it")]
     fingerprint: Annotated[str, Field(description="of that model")]
-    compatible: Annotated[bool, Field(description="whether that is the model in use; if not: no search, no adding")]
+    compatible: Annotated[bool, Field(description="whether that model is loaded; if not: no search, no adding")]
     created_at: Annotated[float, Field(description="Unix seconds")]
     token_encoding: TokenEncoding
     index_kind: Annotated[str, Field(description="what is asked for: auto, flat, hnsw or ivfpq")]

@@ -1,12 +1,12 @@
-"""Models in use."""
+"""The models that serve."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from service.schemas.base import Response, example
+from service.schemas.base import FINGERPRINT, Request, Response, example
 
 STREAM: dict[str, Any] = {
     "name": "high",
@@ -19,7 +19,11 @@ STREAM: dict[str, Any] = {
 MODEL: dict[str, Any] = {
     "name": "hd-vila-tiny",
     "version": "1.0.0",
-    "fingerprint": "9f0c…64 hexadecimal digits",
+    "fingerprint": FINGERPRINT,
+    "folder": "hd-vila-tiny",
+    "default": True,
+    "state": "ready",
+    "error": None,
     "architecture": "hd-vila",
     "tasks": ["retrieval", "matching", "answering"],
     "streams": [STREAM],
@@ -47,29 +51,51 @@ class FrameStream(Response):
     fit: str
 
 
+class NewModel(Request):
+    """A model to be added."""
+
+    model_config = example(folder="hd-vila-tiny-2")
+
+    folder: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="of the bundle, on the service's machine: below the folder that VITASCOPE_BUNDLES_ROOT names, "
+            "or absolute and inside it",
+        ),
+    ]
+
+
 class ModelInfo(Response):
-    """A model: what it can do, what it was trained on, how well it does, and under which terms."""
+    """A model: whether it serves, what it can do, what it was trained on, how well it does, and under which terms.
+
+    Of a bundle that could not be opened `folder`, `state` and `error` are known, and what it was when it was added.
+    """
 
     model_config = example(**MODEL)
 
-    name: str
-    version: str
-    fingerprint: Annotated[str, Field(description="of all that decides a vector; collections remember it")]
-    architecture: str
+    name: str | None
+    version: str | None
+    fingerprint: Annotated[str | None, Field(description="of all that decides a vector; collections remember it")]
+    folder: Annotated[str, Field(description="where it was loaded from")]
+    default: Annotated[bool, Field(description="whether it serves requests that name no model")]
+    state: Literal["loading", "ready", "failed"]
+    error: Annotated[str | None, Field(description="why it has failed, beginning with a code; null if it has not")]
+    architecture: str | None
     tasks: list[str]
     streams: list[FrameStream]
-    vector_width: int
-    text_length: Annotated[int, Field(description="tokens; longer texts are cut")]
-    answers: Annotated[int, Field(description="size of the answer vocabulary")]
-    precision: str
-    licence: str
+    vector_width: int | None
+    text_length: Annotated[int | None, Field(description="tokens; longer texts are cut")]
+    answers: Annotated[int | None, Field(description="size of the answer vocabulary")]
+    precision: str | None
+    licence: str | None
     training_data: list[str]
     metrics: dict[str, float]
-    model_card: Annotated[str, Field(description="Markdown")]
+    model_card: Annotated[str | None, Field(description="Markdown")]
 
 
 class Models(Response):
-    """The models in use."""
+    """All models, the default first."""
 
     model_config = example(models=[MODEL])
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from service.schemas.base import Id, Request, Response, example
+from service.schemas.base import Id, ModelName, Request, Response, example
 
 FILE: dict[str, Any] = {
     "name": "holidays.sqlite3",
@@ -18,6 +18,7 @@ OPERATION: dict[str, Any] = {
     "kind": "backup",
     "collection": "holidays",
     "options": {},
+    "model": None,
     "state": "succeeded",
     "error": None,
     "progress": 1.0,
@@ -51,13 +52,14 @@ class Export(Request):
 
 
 class Reembed(Request):
-    """A collection that another model filled, embedded again by the model in use, and switched to."""
+    """A collection that one model filled, embedded again by another, and switched to."""
 
     model_config = example(kind="reembed", collection="holidays")
 
     kind: Literal["reembed"]
     collection: CollectionName
     skip_missing: Annotated[bool, Field(description="leave out videos whose files are gone or changed")] = False
+    model: ModelName = None
 
 
 NewOperation = Annotated[Backup | Export | Reembed, Field(discriminator="kind")]
@@ -82,6 +84,7 @@ class Operation(Response):
     kind: Literal["backup", "export", "reembed"]
     collection: str
     options: Annotated[dict[str, bool], Field(description="as they were asked for")]
+    model: Annotated[str | None, Field(description="fingerprint of the model to embed with, only for reembed")]
     state: Literal["queued", "running", "succeeded", "failed"]
     error: Annotated[str | None, Field(description="why it failed")]
     progress: Annotated[float, Field(ge=0, le=1, description="share that is done")]

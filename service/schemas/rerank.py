@@ -7,7 +7,6 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from service.schemas.base import Id, Probability, Request, Response, Whole, example
-from service.schemas.embeddings import ModelName
 from service.schemas.search import FUSED, MATCH, Similarity
 
 
@@ -44,7 +43,9 @@ class RerankRequest(Request):
     collection: Annotated[str, Field(description="where the clips and videos are")]
     top_n: Annotated[Whole | None, Field(ge=1, description="how many results; all when not given")] = None
     return_documents: Annotated[bool, Field(description="repeat each document in its result")] = False
-    model: ModelName = None
+    model: Annotated[
+        str | None, Field(description="the collection's, which judges; to name it is not needed, another is refused")
+    ] = None
 
     @model_validator(mode="after")
     def _has_a_text_and_clips(self) -> Self:

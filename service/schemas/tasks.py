@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from service.schemas.base import Id, Probability, Request, Response, Seconds, Whole, example
+from service.schemas.base import Id, ModelName, Probability, Request, Response, Seconds, Whole, example
 from service.schemas.library import Video
 from service.schemas.search import FUSED, MATCH, SIMILARITY
 
@@ -52,6 +52,7 @@ class ScoreFields(Request):
         Whole,
         Field(ge=0, description="frames of the clip that are looked at one by one for emscore; 0: no emscore"),
     ] = 0
+    model: ModelName = None
 
 
 class ScoreRequest(ScoreFields, ClipOf):
@@ -169,6 +170,7 @@ class AnswerFields(Request):
     abstain_below: Annotated[Probability, Field(description="no answer where the best one's probability is lower")] = (
         0.0
     )
+    model: ModelName = None
 
 
 class AnswerRequest(AnswerFields, ClipOf):

@@ -168,7 +168,7 @@ async function follow(collection, job, onAdded) {
 // A collection of another model
 
 export async function embedAgain(collection, onDone) {
-  const shown = line(`${collection}, by the model in use`);
+  const shown = line(`${collection}, by the default model`);
   try {
     let operation = await call("POST", "/v1/operations", { kind: "reembed", collection });
     const address = `/v1/operations/${operation.id}`;

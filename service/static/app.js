@@ -28,7 +28,8 @@ async function loadCollections(wanted) {
 const current = () => state.collections.find((each) => each.name === state.collection);
 
 async function loadModel() {
-  const model = (await call("GET", "/v1/models")).models[0];
+  const model = (await call("GET", "/v1/models")).models[0]; // the default
+  if (model.state === "failed") throw new Error(`The model in ${model.folder} could not be loaded: ${model.error}`);
   const facts = {
     Version: model.version,
     "Can do": model.tasks.join(", "),
@@ -124,7 +125,7 @@ async function showAll(more = false) {
 }
 
 function offerEmbedding() {
-  say("Another model filled this collection: it can be looked at, but not searched or added to. ", true);
+  say("The model that filled this collection is not loaded: it can be looked at, but not searched or added to. ", true);
   const button = el("button", { type: "button", className: "quiet", textContent: "Embed it again" });
   button.onclick = () => {
     button.disabled = true;

@@ -177,7 +177,7 @@ def test_a_collection_of_another_model_is_embedded_again_by_a_click(
     with serving(settings_for(small_bundle, tmp_path / "data")) as second:
         page = browser.new_page(base_url=str(second.client.base_url))
         page.goto("/?collection=old")
-        expect(page.locator("#summary")).to_contain_text("Another model filled this collection")
+        expect(page.locator("#summary")).to_contain_text("The model that filled this collection is not loaded")
         page.get_by_role("button", name="Embed it again").click()
         expect(page.locator("#summary")).to_contain_text("2 videos, 2 clips", timeout=PATIENCE_MS)
         page.locator("#query").fill("a red thing")

@@ -19,7 +19,7 @@ from vitascope.errors import EngineError, StorageError
 
 def test_it_is_alive_and_ready(running: Running) -> None:
     assert running.client.get("/livez").json() == {"status": "ok"}
-    assert running.client.get("/readyz").json() == {"status": "ok"}
+    assert running.client.get("/readyz").json() == {"status": "ok", "failed_models": 0}
 
 
 def test_an_answer_does_not_wait_for_an_acknowledgement(running: Running) -> None:
@@ -40,7 +40,7 @@ def test_an_unknown_path_is_a_problem(running: Running) -> None:
 
 def test_a_method_that_is_not_possible_is_a_problem_and_says_which_is(running: Running) -> None:
     for path, allowed in (
-        ("/v1/models", "GET"),
+        ("/v1/models", "GET, POST"),
         ("/v1/collections", "GET, POST"),
         ("/v1/collections/a/videos/1/media", "GET, HEAD"),
     ):

@@ -128,7 +128,7 @@ def test_a_model_that_cannot_be_warmed_is_never_ready(
 
     monkeypatch.setattr("vitascope.model.Model.warm", fail)
     with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
-        wait_for(lambda: running.service.failure is not None)
+        wait_for(lambda: running.service.models.failed())
         detail = problem_of(running.client.get("/readyz"), 503, "not_ready")["detail"]
         assert "engine_error" in detail
         assert "secret" not in detail

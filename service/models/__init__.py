@@ -1,0 +1,1 @@
+"""The models that serve: several at once, added, made the default and removed while requests come."""

@@ -1,0 +1,89 @@
+"""A bundle at work, and how calls that wait for their turn find back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from service.scheduling.call import Inputs, Outputs
+from vitascope.bundle import Bundle
+from vitascope.engine import Array
+from vitascope.errors import EngineError
+from vitascope.graphs import GraphRunner
+from vitascope.model import Model
+
+
+@dataclass(eq=False)
+class Loaded:
+    """``model`` runs its graphs by engines of its own, at once; requests and jobs use ``Models.model_for``."""
+
+    model: Model
+
+    @property
+    def bundle(self) -> Bundle:
+        return self.model.bundle
+
+    @property
+    def fingerprint(self) -> str:
+        return self.bundle.fingerprint
+
+    @property
+    def name(self) -> str:
+        """Of the bundle, as it is told to clients."""
+        return self.bundle.manifest.name
+
+    def call_name(self, graph: str) -> str:
+        """What the scheduler knows a graph of this model by; ``parts_of`` takes it apart."""
+        stated = self.bundle.manifest
+        return f"{stated.name}@{stated.version}:{self.fingerprint[:12]}/{graph}"
+
+
+def parts_of(call_name: str) -> tuple[str, str]:
+    """(model, graph) of the name of a call; the model is '' where a graph has no other name."""
+    model, _, graph = call_name.rpartition("/")
+    return model, graph
+
+
+class Engines:
+    """Runs calls of graphs by their names. Safe to use from many threads.
+
+    Nobody is kept alive here: a model that was removed is found for as long as a request or job works with it, and its
+    memory is free when the last of them is over.
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[str, Loaded] = WeakValueDictionary()
+
+    def add(self, loaded: Loaded) -> None:
+        """Run calls of this model from now on; of two with one fingerprint, which compute the same, the later."""
+        self._known[loaded.call_name("")] = loaded
+
+    def run(self, call_name: str, inputs: Inputs) -> Outputs:
+        """One run of a graph, as ``Model.run_graph``. Raises EngineError also where the model is gone."""
+        model, graph = parts_of(call_name)
+        loaded = self._known.get(f"{model}/")
+        if loaded is None:
+            raise EngineError(f"{call_name}: the model was removed, and nobody waits for this any more")
+        return loaded.model.run_graph(graph, inputs)
+
+
+class GraphsOf:
+    """The graphs of one model, whose calls have names that tell them from those of another."""
+
+    def __init__(self, loaded: Loaded, graphs: GraphRunner) -> None:
+        self._loaded = loaded
+        self._graphs = graphs
+
+    @property
+    def names(self) -> list[str]:
+        return self._graphs.names
+
+    def require(self, graph: str) -> None:
+        self._graphs.require(graph)
+
+    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
+        return self._graphs.stated_outputs(graph)
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return self._graphs.run(self._loaded.call_name(graph), inputs)
