@@ -12,7 +12,15 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from vitascope.commands.options import add_bundle, add_data, add_engine, add_server, default_vectors
+from vitascope.commands.options import (
+    add_bundle,
+    add_data,
+    add_engine,
+    add_model,
+    add_server,
+    check_model,
+    default_vectors,
+)
 from vitascope.commands.output import Steps, plain_table, show_files
 from vitascope.errors import CollectionNotFound, InvalidInput, VitascopeError
 
@@ -59,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_vectors(create, f"VITASCOPE_VECTORS; default: {default_vectors()}")
     add_bundle(create)
     add_server(create)
+    add_model(create)
     change = action("set", "change a collection: build another kind of index", existing)
     change.add_argument("--index-kind", required=True, metavar="NAME", help="auto, flat, hnsw or ivfpq")
     add_server(change)
@@ -77,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(again)
     add_engine(again)
     add_server(again)
+    add_model(again)
     drop = action("drop", "delete a collection; the media files stay", existing)
     drop.add_argument("--yes", action="store_true", help="yes, delete it")
     add_server(drop)
@@ -89,6 +99,7 @@ def add_vectors(parser: argparse.ArgumentParser, otherwise: str) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    check_model(args)
     if getattr(args, "server", None):
         from index.commands.collection_server import run_remotely
 

@@ -33,7 +33,9 @@ def _list(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _create(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    return client.create_collection(args.name, index_kind=args.index_kind, token_encoding=args.token_encoding)
+    return client.create_collection(
+        args.name, index_kind=args.index_kind, token_encoding=args.token_encoding, model=args.model
+    )
 
 
 def _set(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -55,7 +57,8 @@ def _backup(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _reembed(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    begun = client.create_operation("reembed", args.name, skip_missing=args.skip_missing)
+    model = {} if args.model is None else {"model": args.model}
+    begun = client.create_operation("reembed", args.name, skip_missing=args.skip_missing, **model)
     with Steps("embedding", quiet=args.json) as steps:
         client.wait_for_operation(begun["id"], on_change=_shown(steps))
     client.delete_operation(begun["id"])

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.options import add_bundle, add_engine, add_server
+from vitascope.commands.options import add_bundle, add_engine, add_model, add_server, check_model
 from vitascope.commands.output import plain_table
 
 EPILOG = """\
@@ -46,15 +46,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     add_engine(parser)
     add_server(parser)
+    add_model(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    check_model(args)
     if args.server:
         from vitascope.client import Client
 
         with Client(args.server) as client:
             said = client.ask_file(
-                args.file, args.question, top=args.top, candidates=args.candidate, abstain_below=args.abstain_below
+                args.file,
+                args.question,
+                top=args.top,
+                candidates=args.candidate,
+                abstain_below=args.abstain_below,
+                model=args.model,
             )
             return {"file": str(args.file), **said}
     from dataclasses import asdict

@@ -6,6 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
+from vitascope.errors import InvalidInput
+
 DEFAULT_COLLECTION = "videos"
 
 
@@ -77,3 +79,18 @@ def add_server(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="ask a running service (http://127.0.0.1:8000) instead of opening the model and the data here",
     )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """``--model`` beside ``--server``; ``check_model`` refuses it without."""
+    parser.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="with --server: one of its models, by name, name@version or fingerprint (default: its default)",
+    )
+
+
+def check_model(args: argparse.Namespace) -> None:
+    """Raise InvalidInput where ``--model`` is given and no ``--server``."""
+    if getattr(args, "model", None) is not None and args.server is None:
+        raise InvalidInput(f"--model: {args.model!r} goes with --server; --bundle FOLDER was expected")

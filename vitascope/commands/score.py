@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.options import add_bundle, add_engine, add_server
+from vitascope.commands.options import add_bundle, add_engine, add_model, add_server, check_model
 from vitascope.commands.output import clock, number, plain_table
 from vitascope.errors import InvalidInput
 
@@ -51,14 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(parser)
     add_engine(parser)
     add_server(parser)
+    add_model(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    check_model(args)
     if args.server:
         from vitascope.client import Client
 
         with Client(args.server) as client:
-            scored = client.score_file(args.file, args.captions, references=args.reference, frames=args.frames)
+            scored = client.score_file(
+                args.file, args.captions, references=args.reference, frames=args.frames, model=args.model
+            )
             return {"file": str(args.file), **scored}
     return score_file(args)
 
