@@ -11,6 +11,7 @@ from vitascope.commands.options import default_bundle, default_data
 EPILOG = """\
 Everything else is a setting in the environment, with a safe default:
   VITASCOPE_ALLOWED_ROOTS='["/videos"]'    folders that indexing jobs may name
+  VITASCOPE_BUNDLES='["/models/two"]'      further models: docs/models.md
   VITASCOPE_MAX_UPLOAD_BYTES=1073741824    and the other limits: see service/settings.py
   VITASCOPE_ALLOWED_HOSTS='["search.lan"]' names that the service is reached by
 

@@ -23,7 +23,7 @@ EPILOG = """\
 scopes, none of which holds another:
   read    list, look at, search, score, ask
   write   upload, index, delete videos
-  admin   collections, operations, keys, metrics
+  admin   collections, models, operations, keys, metrics
 
 examples:
   vitascope keys create "my laptop"                                      may do everything

@@ -43,7 +43,7 @@ and cursors are opaque.
 
 Requests carry an API key, as `Authorization: Bearer vsk_…` or as `X-API-Key: vsk_…`, unless the service was told to
 ask for none. A key has scopes: `read` (list, look at, search, score, ask), `write` (upload, index, delete videos),
-`admin` (collections, operations, keys, metrics). POST of collections, videos, jobs and operations takes an
+`admin` (collections, models, operations, keys, metrics). POST of collections, videos, jobs and operations takes an
 `Idempotency-Key`: repeated with the same key within 24 hours, it is not done again, and the answer is the first one's,
 with `Idempotency-Replayed`.
 """
@@ -58,7 +58,7 @@ TAGS = [
     {"name": "scores", "description": "How well captions describe a clip."},
     {"name": "answers", "description": "Questions about a clip."},
     {"name": "embeddings", "description": "Vectors of texts, pictures and videos, in OpenAI's shape."},
-    {"name": "models", "description": "What the model can do, and what it was made of."},
+    {"name": "models", "description": "Which models serve, what they can do, and what they were made of."},
     {"name": "keys", "description": "Who may come in, and what they may do."},
     {"name": "webhooks", "description": "Who is told, by signed messages, that jobs have ended."},
     {"name": "health", "description": "For whoever watches over the service."},

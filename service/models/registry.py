@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 from index.collection import Collection
 from service.caching.caches import Caches
 from service.errors import ModelNotFound, NotReady
 from service.models.entry import Entry, open_entry, reason_of
 from service.models.loaded import Engines, GraphsOf, Loaded
+from service.models.memory import give_back
 from service.models.record import Added, Record, write_record
 from service.scheduling.call import Asker, Inputs, Outputs
 from service.scheduling.model import for_asker
@@ -25,6 +28,9 @@ from vitascope.errors import Conflict, FingerprintMismatch, StorageError, Vitasc
 from vitascope.model import Model
 
 _log = logging.getLogger("vitascope.service")
+
+FREEING_SECONDS = 0.2
+"""From the moment at which nobody knows a model any more to that at which its engines are gone."""
 
 OnReady = Callable[[str], None]
 """Called with the fingerprint of a model that can be used from now on."""
@@ -54,23 +60,25 @@ class Models:
         self._decoding = decoding
         self._caches = caches
         self._settings = settings
-        self._changed = threading.Condition()
+        self._changing = threading.RLock()
         self._stopping = False
+        self._signals: SimpleQueue[str | None] = SimpleQueue()
+        """Wakes the thread that loads; with words, a model of this description has just become free."""
         self._on_ready: OnReady = lambda fingerprint: None
         self._thread = threading.Thread(target=self._load_all, name="models", daemon=True)
 
     def start(self, on_ready: OnReady) -> None:
         """Load what is not loaded, the default first, each graph run once; then whatever is added."""
         self._on_ready = on_ready
-        with self._changed:
+        with self._changing:
             if not self._stopping:
                 self._thread.start()
 
     def stop(self, timeout: float) -> None:
         """Load nothing further; what is being loaded is waited for, at most ``timeout`` seconds."""
-        with self._changed:
+        with self._changing:
             self._stopping = True
-            self._changed.notify_all()
+        self._signals.put(None)
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -142,7 +150,7 @@ class Models:
         the record once it is ready. Raises BundleError and its kinds, and Conflict.
         """
         opened = open_entry(folder, "added", self._settings)
-        with self._changed:
+        with self._changing:
             known = next((entry for entry in self._entries if _takes_place_of(opened, entry)), None)
             if known is not None and known.state != "failed":
                 if known.folder != folder:
@@ -156,7 +164,7 @@ class Models:
             if known is not None:
                 opened = replace(opened, origin=known.origin, is_default=known.is_default)
             self._replace(known, opened)
-            self._changed.notify_all()
+        self._signals.put(None)
         _log.info("model %s: is being loaded from %s", opened.described, folder)
         return opened
 
@@ -165,7 +173,7 @@ class Models:
 
         Raises ModelNotFound, Conflict for one that does not serve, and StorageError.
         """
-        with self._changed:
+        with self._changing:
             chosen = self.entry(fingerprint)
             if chosen.state != "ready":
                 raise Conflict(f"model {chosen.described}: its state is {chosen.state}; one that is ready was expected")
@@ -190,7 +198,7 @@ class Models:
 
         Raises ModelNotFound, Conflict for the default, and StorageError.
         """
-        with self._changed:
+        with self._changing:
             gone = self.entry(fingerprint)
             if gone.is_default:
                 raise Conflict(f"model {gone.described}: it is the default; make another one the default first")
@@ -201,8 +209,8 @@ class Models:
         self._caches.forget(fingerprint)
         _log.info("model %s: removed, fingerprint %s", gone.described, fingerprint)
         if gone.loaded is not None:
-            words = "model %s: nobody works with it any more, its memory is free"
-            weakref.finalize(gone.loaded, _log.info, words, gone.described).atexit = False
+            # A simple queue, since whoever comes to be the last may hold any lock.
+            weakref.finalize(gone.loaded, self._signals.put, gone.described).atexit = False
 
     def _chosen(self, reference: str | None, states: tuple[str, ...]) -> Entry:
         """What ``reference`` names: one in these states where there is one."""
@@ -229,25 +237,21 @@ class Models:
     # The thread that loads
 
     def _load_all(self) -> None:
-        while self._load_next():
-            pass
+        while not self._stopping:
+            if self._load_next():
+                continue
+            gone = self._signals.get()
+            if gone is not None:
+                time.sleep(FREEING_SECONDS)
+                give_back()
+                _log.info("model %s: nobody works with it any more, and its memory is free", gone)
 
     def _load_next(self) -> bool:
-        """Load one, and keep nothing of it in this thread; False when the service stops."""
-        entry = self._next()
+        """Load one if there is one to be loaded; nothing of it stays in this thread."""
+        entry = next((entry for entry in self.entries() if entry.state == "loading"), None)
         if entry is not None:
             self._load(entry)
         return entry is not None
-
-    def _next(self) -> Entry | None:
-        """What to load next; None when the service stops."""
-        with self._changed:
-            while not self._stopping:
-                loading = [entry for entry in self.entries() if entry.state == "loading"]
-                if loading:
-                    return loading[0]
-                self._changed.wait()
-        return None
 
     def _load(self, entry: Entry) -> None:
         assert entry.loaded is not None
@@ -256,7 +260,7 @@ class Models:
         except Exception as error:  # an engine may raise anything; the models that serve do so on
             self._fail(entry, error)
             return
-        with self._changed:
+        with self._changing:
             present = self._present(entry)
             if present is None:  # removed meanwhile
                 return
@@ -276,7 +280,7 @@ class Models:
     def _fail(self, entry: Entry, error: Exception) -> None:
         _log.error("model %s in %s: cannot be loaded: %s", entry.described, entry.folder, error, exc_info=error)
         reason = reason_of(error, entry.folder, self._settings)
-        with self._changed:
+        with self._changing:
             present = self._present(entry)
             if present is not None:
                 self._replace(present, replace(present, state="failed", loaded=None, error=reason))

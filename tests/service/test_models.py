@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import os
 import shutil
 import threading
 import weakref
@@ -15,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.models.memory import give_back
 from tests.chaos import rounds
 from tests.service.conftest import fill, settings_for
 from tests.service.running import JSON, PATIENCE, ROOT, Running, problem_of, serving, wait_for
@@ -23,7 +25,7 @@ from vitascope.bundle import Bundle
 from vitascope.command import main
 from vitascope.engine import Array, Engine
 from vitascope.errors import EngineError
-from vitascope.model import Model
+from vitascope.model import Floats, Model
 
 SWAPS = rounds(12, 500)
 DEFAULT_BUNDLE = ROOT / "bundles" / "hd-vila-tiny"
@@ -95,11 +97,11 @@ def best(client: httpx.Client, collection: str, text: str = TEXT, **body: object
 def test_the_default_is_swapped_under_load_and_no_request_fails(
     small_bundle: Path, tmp_path: Path, files: Path
 ) -> None:
-    """Two models of different shapes. Every vector is of the model that the answer names, whatever happens beside."""
-    vectors = {}
-    for folder in (small_bundle, DEFAULT_BUNDLE):
-        model = Model.open(folder, threads=1, device="cpu")
-        vectors[model.bundle.fingerprint] = model.embed_text([TEXT])[0]
+    """Two models of different shapes. Every vector is of the model that the answer names, whatever happens beside.
+
+    In the end one is removed, and its memory is the system's again.
+    """
+    vectors = dict(vector_by(folder) for folder in (small_bundle, DEFAULT_BUNDLE))
     small, tiny = vectors
     root = DEFAULT_BUNDLE.parent
     settings = settings_for(small_bundle, tmp_path / "data", bundles_root=root, text_cache_bytes=0)
@@ -129,6 +131,23 @@ def test_the_default_is_swapped_under_load_and_no_request_fails(
         finally:
             ended.set()
         assert all(asked.result() > 5 for asked in load)
+        running.client.post(f"/v1/models/{small}/default")
+        weights = (DEFAULT_BUNDLE / "weights.bin").stat().st_size
+        give_back()  # what is free already is not the model's
+        before = resident_bytes()
+        assert running.client.delete(f"/v1/models/{tiny}").status_code == 204
+        wait_for(lambda: resident_bytes() < before - 2 * weights)
+
+
+def vector_by(folder: Path) -> tuple[str, Floats]:
+    """(fingerprint, vector of the text) of a bundle that is opened for that alone."""
+    model = Model.open(folder, threads=1, device="cpu")
+    return model.bundle.fingerprint, model.embed_text([TEXT])[0]
+
+
+def resident_bytes() -> int:
+    """Memory of this process, the service included."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_a_damaged_bundle_is_refused_and_the_others_serve_on(several: Running, root: Path) -> None:
@@ -388,6 +407,23 @@ def test_the_command_lists_adds_chooses_and_removes(
     assert main(["models", "add", "nothing", *server]) == 2
     assert main(["models", "list", *server]) == 0
     assert "small-colours" in capsys.readouterr().out
+
+
+def test_commands_at_a_service_name_a_model(
+    several: Running, second: str, files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = ["--model", "small-colours@2", "--server", str(several.client.base_url)]
+    red = str(files / "red.mp4")
+    assert main(["collection", "create", "named", *at, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["fingerprint"] == second
+    assert main(["score", red, TEXT, *at]) == main(["ask", red, "what color is it?", *at]) == 0
+    assert main(["collection", "reembed", "named", *at]) == 2
+    assert "small-colours filled it" in capsys.readouterr().err
+    assert main(["score", red, TEXT, "--model", "nobody", *at[2:]]) == 2
+    assert "one of small-colours@1, small-colours@2" in capsys.readouterr().err
+    assert main(["ask", red, "what color is it?", "--model", "small-colours@2"]) == 2
+    assert "goes with --server" in capsys.readouterr().err
+    several.client.delete("/v1/collections/named")
 
 
 def test_what_was_added_and_chosen_is_so_after_a_restart(small_bundle: Path, tmp_path: Path, files: Path) -> None:
