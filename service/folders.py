@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from index.jobs.sources.reach import is_inside
 from service.errors import PathForbidden
 from vitascope.errors import NotFound
 
-__all__ = ["allowed_file", "allowed_folder", "is_inside"]
+__all__ = ["BUNDLES", "allowed_file", "allowed_folder", "is_inside"]
 
 
 JOBS = "the folders that jobs may name", "VITASCOPE_ALLOWED_ROOTS"
@@ -25,7 +26,7 @@ def allowed_folder(folder: str, roots: Sequence[Path], what_for: tuple[str, str]
     not; NotFound for a folder inside that does not exist.
     """
     real = _allowed("folder", folder, roots, what_for)
-    if not real.is_dir():
+    if not os.path.isdir(real):  # Path.is_dir raises for a name that is too long
         raise NotFound(f"folder: {folder!r} does not exist or is no folder")
     return real
 
@@ -33,7 +34,7 @@ def allowed_folder(folder: str, roots: Sequence[Path], what_for: tuple[str, str]
 def allowed_file(field: str, file: str, roots: Sequence[Path]) -> Path:
     """As ``allowed_folder``, of a file that the request names in ``field``."""
     real = _allowed(field, file, roots, JOBS)
-    if not real.is_file():
+    if not os.path.isfile(real):
         raise NotFound(f"{field}: {file!r} does not exist or is no file")
     return real
 

@@ -195,7 +195,10 @@ def test_only_bundles_below_the_root_can_be_added(several: Running, root: Path, 
     for folder in (str(root.parent / "outside"), "../outside", "link", "/etc", "a\0b"):
         answer = client.post("/v1/models", json={"folder": folder})
         assert "VITASCOPE_BUNDLES_ROOT" in problem_of(answer, 403, "path_forbidden")["detail"], folder
-    problem_of(client.post("/v1/models", json={"folder": "nothing"}), 404, "not_found")
+    for folder in ("nothing", "a" * 5000, "second/manifest.json", "\ud800"):
+        content = json.dumps({"folder": folder}).encode()
+        answer = client.post("/v1/models", content=content, headers={"content-type": "application/json"})
+        assert answer.status_code in (403, 404, 422), answer.text
     problem_of(client.post("/v1/models", json={"folder": ""}), 422, "validation_failed")
     # What the settings name is known to be a bundle of this service, and is there.
     assert client.post("/v1/models", json={"folder": str(small_bundle)}).status_code == 200
