@@ -100,6 +100,7 @@ class Service:
             self.stopping_since = time.monotonic()
         self.worker.begin_to_stop()
         self.operations.begin_to_stop()
+        self.models.begin_to_stop()
 
     def close(self) -> None:
         """Stop what works in the background and close all files."""

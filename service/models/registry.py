@@ -74,11 +74,15 @@ class Models:
             if not self._stopping:
                 self._thread.start()
 
-    def stop(self, timeout: float) -> None:
-        """Load nothing further; what is being loaded is waited for, at most ``timeout`` seconds."""
+    def begin_to_stop(self) -> None:
+        """Load nothing further."""
         with self._changing:
             self._stopping = True
         self._signals.put(None)
+
+    def stop(self, timeout: float) -> None:
+        """The same, and wait for what is being loaded, at most ``timeout`` seconds."""
+        self.begin_to_stop()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
