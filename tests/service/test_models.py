@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from service.models.memory import give_back
+from service.state import open_service
 from tests.chaos import rounds
 from tests.service.conftest import fill, settings_for
 from tests.service.running import JSON, PATIENCE, ROOT, Running, problem_of, serving, wait_for
@@ -24,7 +25,7 @@ from tests.small_bundle import make_small_bundle, write_manifest
 from vitascope.bundle import Bundle
 from vitascope.command import main
 from vitascope.engine import Array, Engine
-from vitascope.errors import EngineError
+from vitascope.errors import EngineError, StorageError
 from vitascope.model import Floats, Model
 
 SWAPS = rounds(12, 500)
@@ -464,6 +465,15 @@ def test_what_was_added_and_chosen_is_so_after_a_restart(small_bundle: Path, tmp
         added(client, "second")
         wait_for(lambda: client.get("/readyz").status_code == 200)
         assert best(client, "chosen") == "red"
+
+
+@pytest.mark.parametrize("content", ['{"added": [', '{"record_version": 2}', "[]", ""])
+def test_a_record_that_cannot_be_read_is_named_and_kept(small_bundle: Path, tmp_path: Path, content: str) -> None:
+    """To start without it would be to forget models that collections need."""
+    (tmp_path / "models.json").write_text(content)
+    with pytest.raises(StorageError, match=r"models\.json.*remove it to start"):
+        open_service(settings_for(small_bundle, tmp_path))
+    assert (tmp_path / "models.json").read_text() == content
 
 
 def test_a_bundle_of_several_that_is_damaged_does_not_stop_the_service(

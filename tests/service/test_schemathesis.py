@@ -86,6 +86,7 @@ def there(inhabited: Running) -> dict[str, list[str]]:
         "key_id": [key],
         "folder": ["colours"],
         "model": [inhabited.service.model.bundle.manifest.name],
+        "fingerprint": [inhabited.service.model.bundle.fingerprint],
     }
 
 
