@@ -93,7 +93,7 @@ bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what sha
 bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside FAISS alone and usearch (SIZES="10000 100000"; all: half an hour)
 	$(BIN)/python -m index.nearest.bench $(if $(SIZES),--sizes $(SIZES))
 
-bench-service: $(VENV)/.runtime ## embedding and search over HTTP beside the graphs, FAISS and a plain handler alone (ARGS="--only search")
+bench-service: $(VENV)/.bench ## the service beside the graphs, FAISS, a plain handler, other services and decoders (ARGS="--only decode")
 	$(BIN)/python -m service.bench.bench $(ARGS)
 
 soak: $(VENV)/.runtime ## everything at once for ten minutes: memory, open files and threads must not rise (SECONDS=3600)

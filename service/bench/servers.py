@@ -32,7 +32,7 @@ def our_process(bundle: Path, data: Path, threads: int) -> Iterator[tuple[str, i
     settings["TEXT_CACHE_BYTES"] = 0  # the same sentences are sent again and again, and are meant to be run
     given = {f"VITASCOPE_{name}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "service"]
-    with _process(command, given, f"http://127.0.0.1:{port}", "/readyz") as process:
+    with running(command, given, f"http://127.0.0.1:{port}", "/readyz") as process:
         yield f"http://127.0.0.1:{port}", process
 
 
@@ -41,7 +41,7 @@ def plain_server(bundle: Path, threads: int) -> Iterator[str]:
     """The URL of the plain handler, ready."""
     port = free_port()
     command = [sys.executable, "-m", "service.bench.plain", str(bundle), str(port), str(threads)]
-    with _process(command, {}, f"http://127.0.0.1:{port}", "/openapi.json"):
+    with running(command, {}, f"http://127.0.0.1:{port}", "/openapi.json"):
         yield f"http://127.0.0.1:{port}"
 
 
@@ -53,9 +53,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def _process(command: list[str], variables: dict[str, str], url: str, ready: str) -> Iterator[int]:
-    """Its id, once it answers at ``url``."""
-    server = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL)
+def running(
+    command: list[str], variables: dict[str, str], url: str, ready: str, folder: Path | None = None
+) -> Iterator[int]:
+    """The id of the server that ``command`` starts (in ``folder``), while it answers at ``url``; ``ready``: the path
+    that tells. Raises TimeoutError when it does not.
+    """
+    server = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL, cwd=folder)
     try:
         end = time.monotonic() + START_SECONDS
         while True:
