@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from index.records import Video
 from service.asking import Turn
@@ -17,7 +20,9 @@ from service.state import Service
 from service.uploads import called
 from service.views import display_name, video_view
 from vitascope.captions import Frames, frame_times
-from vitascope.errors import InvalidInput, TextError
+from vitascope.decoding.decoder import Span
+from vitascope.errors import TextError
+from vitascope.media.sample import part_of
 from vitascope.model import Floats, Model, VideoEmbedding
 
 
@@ -54,19 +59,15 @@ def look_at_video(service: Service, mine: Turn, model: Model, name: str, video_i
     """
     video = service.video(name, video_id)
     path = readable_path(service, video)
-    seen = _seen(service, mine, model, path, _content(service, video, path), part, lambda: video.duration)
+    seen = _seen(service, mine, model, path, _content(service, video, path), part, video.duration)
     return _look(seen, name, video)
 
 
 def look_at_upload(service: Service, mine: Turn, model: Model, upload: Upload, part: Part) -> Look:
     """Look at a file that is not kept. Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned."""
 
-    def duration() -> float:
-        info = model.decoder.probe(upload.path, service.settings.media_limits())
-        return 0.0 if info.kind == "picture" else info.duration
-
     with called(upload.path, upload.name):
-        return _look(_seen(service, mine, model, upload.path, upload.sha256, part, duration), "", None)
+        return _look(_seen(service, mine, model, upload.path, upload.sha256, part, None), "", None)
 
 
 def _look(seen: Sequence[SeenClip], collection: str, video: Video | None) -> Look:
@@ -78,38 +79,43 @@ def _look(seen: Sequence[SeenClip], collection: str, video: Video | None) -> Loo
 
 
 def _seen(
-    service: Service,
-    mine: Turn,
-    model: Model,
-    path: Path,
-    content: str,
-    part: Part,
-    duration: Callable[[], float],
+    service: Service, mine: Turn, model: Model, path: Path, content: str, part: Part, duration: float | None
 ) -> list[SeenClip]:
     """The clip, and its frames each as a clip of its own if they are asked for.
 
-    What nobody has seen of them comes out of one pass through the file, whose ``duration`` (s) is asked for then.
+    What nobody has seen of them comes out of one pass through the file. ``duration``: s, None where it is not known.
     """
     clip = ClipKey(model.bundle.fingerprint, content, part.start or 0.0, part.end)
     asked = [clip, clip._replace(frames=part.frames)] if part.frames else [clip]
 
     def see(keys: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, SeenClip]]:
-        span = clip_span(duration(), part.start, part.end)
-        times = [frame_times(*span, key.frames) if key.frames else [] for key in keys]
-        spans = [[(time, time) for time in own] or [span] for own in times]
         with service.observer.stage("decode"):
-            every = [each for own in spans for each in own]
-            sampled = model.decoder.sample(path, model.streams, every, service.settings.media_limits())
-        embedded = model.embed_video({name: pixels[:, None] for name, pixels in sampled.frames.items()})
+            span, times, frames = _decoded(service, model, path, part, duration, [key.frames for key in keys])
+        embedded = model.embed_video({name: pixels[:, None] for name, pixels in frames.items()})
         first = 0
-        for key, own_times, own_spans in zip(keys, times, spans, strict=True):
-            rows = slice(first, first + len(own_spans))
+        for key, own_times in zip(keys, times, strict=True):
+            rows = slice(first, first + max(1, len(own_times)))
             first = rows.stop
             tokens = None if key.frames else _own(embedded.visual_tokens[rows])
             yield key, SeenClip(*span, _own(embedded.vectors[rows]), tokens, own_times)
 
     found = service.caches.clips.recall(asked, see, mine.asker)
     return [found[key] for key in asked]
+
+
+def _decoded(
+    service: Service, model: Model, path: Path, part: Part, duration: float | None, counts: Sequence[int]
+) -> tuple[Span, list[list[float]], Mapping[str, NDArray[np.uint8]]]:
+    """(the clip, times in s, pixels by stream): the clip itself where a count is 0, else so many of its frames."""
+    limits = service.settings.media_limits()
+    if duration is None and list(counts) == [0]:
+        span, pixels = model.decoder.sample_part(path, model.streams, part.start, part.end, limits)
+        return span, [[]], pixels
+    lasts = model.decoder.probe(path, limits).duration if duration is None else duration
+    span = part_of(lasts, part.start, part.end)
+    times = [frame_times(*span, count) if count else [] for count in counts]
+    every = [each for own in times for each in ([(time, time) for time in own] or [span])]
+    return span, times, model.decoder.sample(path, model.streams, every, limits).frames
 
 
 def _own(rows: Floats) -> Floats:
@@ -146,16 +152,6 @@ def readable_path(service: Service, video: Video) -> Path:
     if not path.is_file():
         raise MediaMissing(f"video {video.id}: its file {display_name(video.path)!r} is gone")
     return path
-
-
-def clip_span(duration: float, start: float | None, end: float | None) -> tuple[float, float]:
-    """The part of a file of ``duration`` (s) that is meant; a picture has only (0, 0). Raises InvalidInput."""
-    if duration == 0:
-        return 0.0, 0.0
-    first, last = start or 0.0, duration if end is None else min(end, duration)
-    if first >= last:
-        raise InvalidInput(f"start: {first:g} s to {last:g} s; a span inside the file's {duration:g} s was expected")
-    return first, last
 
 
 def check_texts(service: Service, name: str, texts: Sequence[str]) -> None:

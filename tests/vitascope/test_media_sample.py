@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.media_files import counter_frame, read_counter, write_counter_video, write_picture
 from vitascope.errors import InvalidInput
 from vitascope.manifest import FrameStream
-from vitascope.media.sample import clip_times, sample_streams
+from vitascope.media.sample import clip_times, sample_part, sample_streams
 
 Placement = Literal["middle", "uniform"]
 
@@ -73,6 +73,34 @@ def test_every_stream_of_every_clip(tmp_path: Path) -> None:
     assert [read_counter(clip[0]) for clip in sampled["high"]] == [50, 175, 37]
     expected = [[int(25 * time + 1e-6) for time in clip_times(LOW, *clip)] for clip in ((0, 4), (4, 10), (1, 2))]
     assert [[read_counter(frame) for frame in clip] for clip in sampled["low"]] == expected
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".ts"])
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [((None, None), (0.0, 10.0)), ((4.0, None), (4.0, 10.0)), ((None, 2.0), (0.0, 2.0)), ((1.0, 99.0), (1.0, 10.0))],
+)
+def test_a_part_is_sampled_without_knowing_what_the_film_lasts(
+    asked: tuple[float | None, float | None], part: tuple[float, float], suffix: str, tmp_path: Path
+) -> None:
+    path = write_counter_video(tmp_path / f"counter{suffix}", 250)
+    clip, sampled = sample_part(path, [HIGH, LOW], *asked)
+    assert clip == pytest.approx(part, abs=0.05)
+    expected = sample_streams(path, [HIGH, LOW], [clip])
+    assert all(np.array_equal(sampled[name], expected[name]) for name in ("high", "low"))
+
+
+def test_a_part_behind_the_end_is_refused(tmp_path: Path) -> None:
+    path = write_counter_video(tmp_path / "counter.mp4", 50)
+    with pytest.raises(InvalidInput, match="a span inside the file's 2 s was expected"):
+        sample_part(path, [LOW], 2.5)
+
+
+def test_a_picture_has_one_part(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "still.png", counter_frame(77))
+    clip, sampled = sample_part(path, [LOW], 3.0, 5.0)
+    assert clip == (0.0, 0.0)
+    assert [read_counter(frame) for frame in sampled["low"][0]] == [77] * 6
 
 
 def test_a_picture_stands_still(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from vitascope.media.decode import DECODING_THREADS, frames_at
 from vitascope.media.frame import Frame
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import MediaInfo, probe
-from vitascope.media.sample import Stream, sample_streams
+from vitascope.media.sample import Stream, sample_part, sample_streams
 from vitascope.media.shots import shot_starts
 from vitascope.media.subtitle_stream import StreamInfo, stream_cues, subtitle_streams
 from vitascope.media.subtitles import Cue
@@ -46,6 +46,18 @@ class Decoder(Protocol):
         thumbnails: bool = False,
     ) -> Sampled:
         """The frames of clips (start, end in s); as ``sample_streams``. Raises InvalidInput, too."""
+
+    def sample_part(
+        self,
+        path: Path,
+        streams: Sequence[Stream],
+        start: float | None = None,
+        end: float | None = None,
+        limits: MediaLimits = DEFAULT_LIMITS,
+        *,
+        threads: int = DECODING_THREADS,
+    ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
+        """One clip of a file, whatever that lasts, and its frames; as ``sample_part``. Raises InvalidInput, too."""
 
     def thumbnail(self, path: Path, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS) -> bytes:
         """The frame on screen at ``second`` as a JPEG of at most ``side`` pixels."""
@@ -83,6 +95,18 @@ class InProcess:
 
         frames = sample_streams(path, streams, clips, limits, threads=threads, on_middle=keep if thumbnails else None)
         return Sampled(frames, [pictures.get(number) for number in range(len(clips))])
+
+    def sample_part(
+        self,
+        path: Path,
+        streams: Sequence[Stream],
+        start: float | None = None,
+        end: float | None = None,
+        limits: MediaLimits = DEFAULT_LIMITS,
+        *,
+        threads: int = DECODING_THREADS,
+    ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
+        return sample_part(path, streams, start, end, limits, threads=threads)
 
     def thumbnail(self, path: Path, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS) -> bytes:
         [(_, frame)] = frames_at(path, [second], limits, threads=1)

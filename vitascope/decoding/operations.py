@@ -64,6 +64,14 @@ def _sample(request: Header) -> Result:
     return None, [*frames, *pictures]
 
 
+def _sample_part(request: Header) -> Result:
+    streams = [WantedStream(*fields) for fields in request["streams"]]
+    span, frames = IN_PROCESS.sample_part(
+        _path(request), streams, request["start"], request["end"], _limits(request), threads=request["threads"]
+    )
+    return list(span), [frames[stream.name].data for stream in streams]
+
+
 def _thumbnail(request: Header) -> Result:
     return None, [IN_PROCESS.thumbnail(_path(request), request["second"], request["side"], _limits(request))]
 
@@ -84,6 +92,7 @@ def _stream_cues(request: Header) -> Result:
 OPERATIONS: dict[str, Run] = {
     "probe": _probe,
     "sample": _sample,
+    "sample_part": _sample_part,
     "thumbnail": _thumbnail,
     "shot_starts": _shot_starts,
     "subtitle_streams": _subtitle_streams,

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vitascope.decoding import questions
 from vitascope.decoding.decoder import Sampled, Span
 from vitascope.decoding.pool import Always, DecodingPool, Wanted
@@ -38,6 +41,18 @@ class PooledDecoder:
         thumbnails: bool = False,
     ) -> Sampled:
         return self._pool.ask(questions.sampling(path, streams, clips, limits, threads, thumbnails), self._wanted)
+
+    def sample_part(
+        self,
+        path: Path,
+        streams: Sequence[Stream],
+        start: float | None = None,
+        end: float | None = None,
+        limits: MediaLimits = DEFAULT_LIMITS,
+        *,
+        threads: int = DECODING_THREADS,
+    ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
+        return self._pool.ask(questions.sampling_part(path, streams, start, end, limits, threads), self._wanted)
 
     def thumbnail(self, path: Path, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS) -> bytes:
         return self._pool.ask(questions.picturing(path, second, side, limits), self._wanted)

@@ -99,7 +99,7 @@ def sampling(
         "sample",
         path,
         limits,
-        streams=[[s.name, s.frames, s.height, s.width, s.placement, s.fit] for s in streams],
+        streams=_described(streams),
         clips=[[float(start), float(end)] for start, end in clips],
         threads=threads,
         thumbnails=thumbnails,
@@ -108,6 +108,33 @@ def sampling(
     pictures = [(0, _jpeg_bytes(SIDE))] * len(clips) if thumbnails else []
     film = sum(max(0.0, min(end, limits.max_seconds) - start) for start, end in clips)
     return Question(request, _SMALL, read, [*sizes, *pictures], film, threads)
+
+
+def sampling_part(
+    path: Path, streams: Sequence[Stream], start: float | None, end: float | None, limits: MediaLimits, threads: int
+) -> Question[tuple[Span, dict[str, Bytes]]]:
+    shapes = [(1, s.frames, s.height, s.width, 3) for s in streams]
+
+    def read(value: Any, blobs: list[Bytes]) -> tuple[Span, dict[str, Bytes]]:
+        first, last = (_number(second, limits.max_seconds) for second in _fields(value, 2))
+        is_picture = first == last == 0
+        if not is_picture and not (first == (start or 0.0) and first < last <= (last if end is None else end)):
+            raise Malformed("another clip than was asked for")
+        found = zip(streams, blobs, shapes, strict=True)
+        return (first, last), {stream.name: blob.reshape(shape) for stream, blob, shape in found}
+
+    request = _request(
+        "sample_part",
+        path,
+        limits,
+        streams=_described(streams),
+        start=None if start is None else float(start),
+        end=None if end is None else float(end),
+        threads=threads,
+    )
+    # What the file lasts is not known yet.
+    film = max(0.0, (limits.max_seconds if end is None else min(end, limits.max_seconds)) - (start or 0.0))
+    return Question(request, _SMALL, read, [(math.prod(shape),) * 2 for shape in shapes], film, threads)
 
 
 def picturing(path: Path, second: float, side: int, limits: MediaLimits) -> Question[bytes]:
@@ -154,6 +181,11 @@ def reading_cues(path: Path, index: int, limits: MediaLimits) -> Question[list[C
 def _request(operation: str, path: Path, limits: MediaLimits, **arguments: Any) -> Header:
     stated = asdict(limits) | {"containers": sorted(limits.containers), "codecs": sorted(limits.codecs)}
     return {"do": operation, "path": os.path.abspath(path), "limits": stated, **arguments}
+
+
+def _described(streams: Sequence[Stream]) -> list[list[str | int]]:
+    """Streams as ``operations.WantedStream`` has them."""
+    return [[s.name, s.frames, s.height, s.width, s.placement, s.fit] for s in streams]
 
 
 def _jpeg_bytes(side: int) -> int:

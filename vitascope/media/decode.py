@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from vitascope.errors import InvalidInput
@@ -13,8 +13,9 @@ from vitascope.media.container import open_video
 from vitascope.media.frame import Frame, Pixels
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
 from vitascope.media.picture import picture_frames
+from vitascope.media.probe import probe
 from vitascope.media.sniff import sniff
-from vitascope.media.timing import frame_seconds
+from vitascope.media.timing import frame_seconds, shown_seconds
 from vitascope.media.video import every_frame, video_frames
 
 DECODING_THREADS = 2
@@ -22,7 +23,7 @@ DECODING_THREADS = 2
 
 def frames_at(
     path: str | os.PathLike[str],
-    times: Sequence[float],
+    times: Sequence[float] | Callable[[float], Sequence[float]],
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
     threads: int = DECODING_THREADS,
@@ -31,27 +32,39 @@ def frames_at(
 
     The frame for a time is the one on screen then: the last that starts at or before it, clamped to
     the first and the last. A still picture answers every time. Each frame is decoded once.
-    ``threads``: decoder threads, 0 for one per core.
+    ``times`` may be a function: it is given the duration (s; 0.0 for a picture), so that who needs that to
+    say what he wants has the file opened once. ``threads``: decoder threads, 0 for one per core.
 
-    Raises InvalidInput for a time that is not finite; MediaUnsupported, MediaCorrupt, MediaTooLarge and
-    MediaError as the file deserves.
+    Raises InvalidInput for a time that is not finite, and what ``times`` raises; MediaUnsupported, MediaCorrupt,
+    MediaTooLarge and MediaError as the file deserves.
     """
-    for time in times:
-        if not math.isfinite(time):
-            raise InvalidInput(f"times: {time}; finite seconds were expected")
-    if not times:
+    wanted = [] if callable(times) else _checked(times, limits)
+    if not callable(times) and not wanted:
         return
-    times = [min(max(time, 0.0), limits.max_seconds) for time in times]
     file = Path(path)
     signature = sniff(file, limits)
     if signature.demuxer is None:
         seconds = frame_seconds(file, signature.container, limits.max_frames)
         check_seconds(file, sum(seconds), limits)
-        yield from picture_frames(file, signature.container, seconds, times, limits)
+        if callable(times):
+            wanted = _checked(times(shown_seconds(seconds)), limits)
+        yield from picture_frames(file, signature.container, seconds, wanted, limits)
         return
     with open_video(file, signature, limits, threads) as video:
         check_seconds(file, video.stated_duration or 0.0, limits)
-        yield from video_frames(video, times, limits)
+        if callable(times):
+            # One that is not stated costs reading to the end of the file: opening it once more does not matter then.
+            duration = round(video.stated_duration, 6) if video.stated_duration else probe(file, limits).duration
+            wanted = _checked(times(duration), limits)
+        yield from video_frames(video, wanted, limits)
+
+
+def _checked(times: Sequence[float], limits: MediaLimits) -> list[float]:
+    """``times`` within what is read at all. Raises InvalidInput."""
+    for time in times:
+        if not math.isfinite(time):
+            raise InvalidInput(f"times: {time}; finite seconds were expected")
+    return [min(max(time, 0.0), limits.max_seconds) for time in times]
 
 
 def all_frames(

@@ -13,7 +13,7 @@ from vitascope.media.container import READING_ERRORS, OpenVideo, open_video
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
 from vitascope.media.picture import open_picture, upright_size
 from vitascope.media.sniff import Signature, sniff
-from vitascope.media.timing import frame_seconds
+from vitascope.media.timing import frame_seconds, shown_seconds
 from vitascope.media.video import video_frames
 
 Kind = Literal["video", "picture", "animation"]
@@ -75,7 +75,7 @@ def _probe_picture(file: Path, signature: Signature, limits: MediaLimits) -> Med
         codec=signature.container,
         width=width,
         height=height,
-        duration=round(sum(seconds), 6) if moves else 0.0,
+        duration=shown_seconds(seconds),
         frame_count=len(seconds) if moves else 1,
         has_audio=False,
     )

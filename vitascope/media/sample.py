@@ -34,6 +34,8 @@ class Stream(Protocol):
 
 OnMiddle = Callable[[int, Frame], None]
 """Takes the number of a clip and the frame in its middle, which is to be used at once and not kept."""
+Place = tuple[Stream, int, int]
+"""Of a frame: its stream, the number of its clip, and its own within the clip."""
 _MIDDLE_SHARE = 1 / 3
 """The part of a clip, around its middle, from which a stream with placement "middle" takes its frames."""
 
@@ -72,25 +74,76 @@ def sample_streams(
     """
     if not clips:
         raise InvalidInput("clips: none given; at least one (start, end) in seconds was expected")
-    arrays = {s.name: np.empty((len(clips), s.frames, s.height, s.width, 3), np.uint8) for s in streams}
+    times, places = _looks(streams, clips)
+    middles = [] if on_middle is None else [(start + end) / 2 for start, end in clips]
+    arrays = _room(streams, len(clips))
+    for positions, frame in frames_at(path, times + middles, limits, threads=threads):
+        _place(arrays, frame, [places[position] for position in positions if position < len(places)])
+        for position in positions:
+            if on_middle is not None and position >= len(places):
+                on_middle(position - len(places), frame)
+    return arrays
+
+
+def sample_part(
+    path: str | os.PathLike[str],
+    streams: Sequence[Stream],
+    start: float | None = None,
+    end: float | None = None,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    *,
+    threads: int = DECODING_THREADS,
+) -> tuple[tuple[float, float], dict[str, NDArray[np.uint8]]]:
+    """(the clip, all its ``streams``) that is meant by ``start`` and ``end``, as ``part_of`` has it: (start, end in s),
+    name -> uint8 RGB (1, F, H, W, 3). Nobody has to know what the file lasts. Errors as in ``sample_streams``.
+    """
+    clips: list[tuple[float, float]] = []
+    places: list[Place] = []
+
+    def times(duration: float) -> list[float]:
+        clips.append(part_of(duration, start, end))
+        wanted, found = _looks(streams, clips)
+        places.extend(found)
+        return wanted
+
+    arrays = _room(streams, 1)
+    for positions, frame in frames_at(path, times, limits, threads=threads):
+        _place(arrays, frame, [places[position] for position in positions])
+    return clips[0], arrays
+
+
+def part_of(duration: float, start: float | None, end: float | None) -> tuple[float, float]:
+    """The clip (start, end in s) of a file of ``duration`` s that is meant: None is its beginning or its end, and no
+    clip goes on after that. A picture (0 s) has only (0, 0). Raises InvalidInput where nothing is left.
+    """
+    if duration == 0:
+        return 0.0, 0.0
+    first, last = start or 0.0, duration if end is None else min(end, duration)
+    if first >= last:
+        raise InvalidInput(f"start: {first:g} s to {last:g} s; a span inside the file's {duration:g} s was expected")
+    return first, last
+
+
+def _looks(streams: Sequence[Stream], clips: Sequence[tuple[float, float]]) -> tuple[list[float], list[Place]]:
+    """(the times of all frames, where each of them goes)."""
     times: list[float] = []
-    places: list[tuple[Stream, int, int]] = []
+    places: list[Place] = []
     for stream in streams:
         for clip, (start, end) in enumerate(clips):
             for number, time in enumerate(clip_times(stream, start, end)):
                 times.append(time)
                 places.append((stream, clip, number))
-    if on_middle is not None:
-        times += [(start + end) / 2 for start, end in clips]
-    for positions, frame in frames_at(path, times, limits, threads=threads):
-        resized: dict[str, NDArray[np.uint8]] = {}
-        for position in positions:
-            if position >= len(places):
-                assert on_middle is not None
-                on_middle(position - len(places), frame)
-                continue
-            stream, clip, number = places[position]
-            if stream.name not in resized:
-                resized[stream.name] = fitted(frame, stream.width, stream.height, stream.fit)
-            arrays[stream.name][clip, number] = resized[stream.name]
-    return arrays
+    return times, places
+
+
+def _room(streams: Sequence[Stream], clips: int) -> dict[str, NDArray[np.uint8]]:
+    return {s.name: np.empty((clips, s.frames, s.height, s.width, 3), np.uint8) for s in streams}
+
+
+def _place(arrays: dict[str, NDArray[np.uint8]], frame: Frame, places: Sequence[Place]) -> None:
+    """Put a frame wherever it is wanted; it is resized once for each stream."""
+    resized: dict[str, NDArray[np.uint8]] = {}
+    for stream, clip, number in places:
+        if stream.name not in resized:
+            resized[stream.name] = fitted(frame, stream.width, stream.height, stream.fit)
+        arrays[stream.name][clip, number] = resized[stream.name]

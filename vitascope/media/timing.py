@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -32,6 +33,11 @@ def frame_seconds(path: Path, container: str, max_frames: int) -> list[float]:
     if len(stated) > max_frames:
         raise MediaTooLarge(f"{path.name}: more than {max_frames} frames; at most {max_frames} are read")
     return [seconds if seconds > 0 else _UNSTATED for seconds in stated]
+
+
+def shown_seconds(seconds: Sequence[float]) -> float:
+    """What a picture with these frames lasts: 0.0 unless it moves."""
+    return round(sum(seconds), 6) if len(seconds) > 1 else 0.0
 
 
 def _png(file: BinaryIO, stop: int) -> list[float]:

@@ -16,6 +16,7 @@ from vitascope.decoding.questions import (
     picturing,
     probing,
     reading_cues,
+    sampling_part,
 )
 from vitascope.decoding.wire import Malformed, receive_header, send
 from vitascope.media.limits import DEFAULT_LIMITS
@@ -26,6 +27,7 @@ PROBING = probing(PATH, DEFAULT_LIMITS)
 SHOTS = finding_shots(PATH, 10.0, DEFAULT_LIMITS)
 STREAMS = listing_subtitles(PATH, DEFAULT_LIMITS)
 CUES = reading_cues(PATH, 2, DEFAULT_LIMITS)
+PART = sampling_part(PATH, [], 1.0, 2.5, DEFAULT_LIMITS, 1)
 TRUE = ["video", "mp4", "h264", 64, 48, 1.5, None, False]
 
 LIES: list[tuple[Question[Any], Any]] = [
@@ -54,6 +56,13 @@ LIES: list[tuple[Question[Any], Any]] = [
     (STREAMS, [[0, "e" * 1000, False]]),
     (STREAMS, [[0, "en", 1]]),
     (STREAMS, [[0, "en", False]] * 5000),
+    (PART, None),
+    (PART, [1.0]),
+    (PART, [1.0, "2"]),
+    (PART, [0.5, 2.0]),
+    (PART, [1.0, 3.0]),
+    (PART, [1.0, 1.0]),
+    (PART, [1.0, float("nan")]),
     (CUES, [[0.0, 1.0]]),
     (CUES, [[0.0, float("inf"), "a"]]),
     (CUES, [[0.0, 1.0, "a" * 1_000_000]]),
@@ -74,6 +83,7 @@ def test_a_picture_has_to_be_a_jpeg() -> None:
 
 
 def test_what_is_true_is_believed() -> None:
+    assert PART.read([1.0, 2.0], []) == ((1.0, 2.0), {})
     assert PROBING.read(TRUE, []) == MediaInfo("video", "mp4", "h264", 64, 48, 1.5, None, False)
 
 

@@ -83,6 +83,12 @@ def test_frames_and_facts_are_the_same(pooled: PooledDecoder, film: Path) -> Non
         for name, frames in here.frames.items():
             assert there.frames[name].dtype == np.uint8
             np.testing.assert_array_equal(there.frames[name], frames)
+    for part in ((None, None), (info.duration / 4, None), (None, info.duration / 2)):
+        clip, pixels = pooled.sample_part(film, STREAMS, *part)
+        same_clip, same_pixels = IN_PROCESS.sample_part(film, STREAMS, *part)
+        assert clip == same_clip
+        for name, frames in same_pixels.items():
+            np.testing.assert_array_equal(pixels[name], frames)
     assert pooled.thumbnail(film, 0.3, 64) == IN_PROCESS.thumbnail(film, 0.3, 64)
     assert pooled.shot_starts(film, info.duration) == IN_PROCESS.shot_starts(film, info.duration)
     assert pooled.subtitle_streams(film) == IN_PROCESS.subtitle_streams(film) == []
