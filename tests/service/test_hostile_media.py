@@ -181,7 +181,7 @@ def test_readiness_tells_that_nothing_can_be_decoded(
     pool = service.service.decoding
     wait_for(lambda: pool.alive == pool.size)
     with monkeypatch.context() as patch:
-        patch.setattr(pool, "_module", "no.such.module")
+        patch.setattr(pool._keeper, "_module", "no.such.module")
         for pid in pool.pids:
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: service.client.get("/readyz").status_code == 503)

@@ -1,8 +1,7 @@
-"""A fixed number of decoding processes for many askers: whose turn it is, what a file may take, and replacements."""
+"""A fixed number of decoding processes for many askers: whose turn it is, and what becomes of a file."""
 
 from __future__ import annotations
 
-import itertools
 import logging
 import signal
 import threading
@@ -11,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from vitascope.decoding.confine import NO_NETWORK
+from vitascope.decoding.keeper import START_SECONDS, Keeper
 from vitascope.decoding.process import CHILD, LOOK_SECONDS, Ended, Process, Unexpected
 from vitascope.decoding.questions import Question
 from vitascope.decoding.wire import Malformed
-from vitascope.errors import DecodingUnavailable, MediaCorrupt, MediaTooLarge, VitascopeError
+from vitascope.errors import MediaCorrupt, MediaTooLarge, VitascopeError
 
 _log = logging.getLogger("vitascope.decoding")
 
@@ -25,15 +24,6 @@ BULK_WAIT = 2.0
 """Seconds after which a bulk task has its turn before interactive ones, so that it is delayed and never starved."""
 GRACE = 0.3
 """Seconds that a task which nobody wants any more is left to finish: about what a new process costs."""
-TASKS_PER_PROCESS = 1000
-"""After which a process is replaced, so that what leaks or is left behind in it does not last."""
-START_SECONDS = 60.0
-_BACK_OFF = (0.1, 10.0)
-"""Seconds from a failed start to the next, the first and the longest."""
-_IDLE_LOOK = 0.5
-"""How often idle processes are looked at, in seconds."""
-_LAST_SECONDS = 5.0
-"""For processes that were killed to be gone when the pool is closed."""
 _TRIES = 3
 """How often a file is tried whose process was killed from outside: the file is hardly to blame."""
 
@@ -75,16 +65,12 @@ class _Nobody:
         """Nobody counts."""
 
 
-_numbers = itertools.count()
-
-
 @dataclass(eq=False)
 class _Ticket:
     """A place in the queue. ``process`` is set before ``called``; neither where the wait has ended otherwise."""
 
     bulk: bool
     arrived: float = field(default_factory=time.monotonic)
-    number: int = field(default_factory=lambda: next(_numbers))
     called: threading.Event = field(default_factory=threading.Event)
     process: Process | None = None
 
@@ -119,20 +105,13 @@ class DecodingPool:
         """
         self.size = size
         self.seconds = seconds
-        self._starts = 0
-        self._memory_bytes = memory_bytes
-        self._module = module
         self._watcher = watcher or _Nobody()
         self._max_bulk = max(1, size - 1)
-        self._changed = threading.Condition()
-        self._idle: list[Process] = []
-        self._busy: dict[Process, bool] = {}
-        """Whether it works for bulk."""
-        self._dying: list[Process] = []
         self._waiting: list[_Ticket] = []
-        self._cannot_start: str | None = None
-        self._closed = False
-        self._keeper = threading.Thread(target=self._keep, name="decoders", daemon=True)
+        self._bulk: set[Process] = set()
+        """Those that work for bulk."""
+        self._keeper = Keeper(size, memory_bytes, module, on_idle=self._call_next, on_lost=self._watcher.decoder_lost)
+        self._lock = self._keeper.changed
 
     def start(self) -> None:
         """Begin to start the processes; those who ask meanwhile wait for them."""
@@ -141,44 +120,41 @@ class DecodingPool:
     @property
     def restarts(self) -> int:
         """How many processes have been started in the place of others."""
-        return max(0, self._starts - self.size)
+        return self._keeper.restarts
 
     @property
     def alive(self) -> int:
         """How many processes are ready or at work."""
-        with self._changed:
-            return len(self._idle) + len(self._busy)
+        return len(self.pids)
 
     @property
     def pids(self) -> list[int]:
         """Of the processes that are ready or at work."""
-        with self._changed:
-            return [process.pid for process in (*self._idle, *self._busy)]
+        with self._lock:
+            return [*self._keeper.ready, *self._keeper.working]
+
+    @property
+    def working(self) -> list[int]:
+        """The pids of those that are at work."""
+        return self._keeper.working
 
     def waiting(self) -> int:
         """How many tasks wait for a process."""
-        with self._changed:
+        with self._lock:
             return len(self._waiting)
 
     def wait_until_ready(self, timeout: float = START_SECONDS) -> None:
         """Return when there is a process. Raises DecodingUnavailable when there is none in time."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._idle or self._busy or self._cannot_start or self._closed, timeout)
-            if not self._idle and not self._busy:
-                raise self._unavailable()
+        self._keeper.wait_until_ready(timeout)
 
     def close(self) -> None:
         """End all processes; whoever waits or is being answered gets DecodingUnavailable."""
-        with self._changed:
-            self._closed = True
-            for process in (*self._idle, *self._busy):
-                process.kill()
+        with self._lock:
+            self._keeper.close()
             for ticket in self._waiting:
                 ticket.called.set()
             self._waiting.clear()
-            self._changed.notify_all()
-        if self._keeper.is_alive():
-            self._keeper.join()
+        self._keeper.join()
 
     def ask(self, question: Question[T], wanted: Wanted) -> T:
         """The answer of a process. Raises what the question says and what ``wanted.reason_to_drop`` gives.
@@ -227,8 +203,8 @@ class DecodingPool:
             raise MediaCorrupt(f"{question.name}: the decoder gave no sensible answer for it") from None
         except Ended as end:
             lost = "killed" if end.code == -signal.SIGKILL else "crashed"
-            if self._closed:
-                raise self._unavailable() from None
+            if self._keeper.closed:
+                raise self._keeper.unavailable() from None
             _log.warning("%s: a decoding process ended at this file: %s", question.name, _named(end.code))
             if end.code == -signal.SIGXCPU:
                 raise MediaTooLarge(f"{question.name}: decoding it takes more computing than is allowed") from None
@@ -239,153 +215,50 @@ class DecodingPool:
     def _take(self, wanted: Wanted) -> Process:
         """A process whose turn has come."""
         ticket = _Ticket(wanted.bulk)
-        with self._changed:
-            if self._closed or self._is_hopeless():
-                raise self._unavailable()
+        with self._lock:
+            if self._keeper.is_hopeless:
+                raise self._keeper.unavailable()
             self._waiting.append(ticket)
             self._call_next()
         try:
             while not ticket.called.wait(LOOK_SECONDS):
                 if (reason := wanted.reason_to_drop(time.monotonic())) is not None:
                     raise reason
-                with self._changed:
-                    if self._is_hopeless():
-                        raise self._unavailable()
+                if self._keeper.is_hopeless:
+                    raise self._keeper.unavailable()
         except BaseException:
-            with self._changed:
+            with self._lock:
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
             if ticket.process is not None:  # its turn came at this very moment
                 self._give_back(ticket.process, None)
             raise
         if ticket.process is None:
-            raise self._unavailable()
+            raise self._keeper.unavailable()
         return ticket.process
 
     def _give_back(self, process: Process, lost: str | None) -> None:
-        with self._changed:
-            del self._busy[process]
-            if lost is None and not self._closed and process.tasks < TASKS_PER_PROCESS:
-                self._idle.append(process)
-                self._call_next()
-            else:
-                self._part_with(process)
-        if lost is not None:
-            self._watcher.decoder_lost(lost)
+        with self._lock:
+            self._bulk.discard(process)
+        self._keeper.take_back(process, lost)
 
     # The rest is called with the lock held
 
     def _call_next(self) -> None:
         """Give idle processes to those whose turn it is."""
-        while self._idle and (ticket := self._first()) is not None:
-            process = self._idle.pop()
-            if process.has_ended:
-                self._part_with(process)
-                self._watcher.decoder_lost("killed")
-                continue
+        while (ticket := self._first()) is not None and (process := self._keeper.lend()) is not None:
             self._waiting.remove(ticket)
-            self._busy[process] = ticket.bulk
+            if ticket.bulk:
+                self._bulk.add(process)
             ticket.process = process
             ticket.called.set()
 
     def _first(self) -> _Ticket | None:
-        may_be_bulk = sum(self._busy.values()) < self._max_bulk
+        may_be_bulk = len(self._bulk) < self._max_bulk
         bulk = next((ticket for ticket in self._waiting if ticket.bulk and may_be_bulk), None)
         interactive = next((ticket for ticket in self._waiting if not ticket.bulk), None)
         is_overdue = bulk is not None and time.monotonic() - bulk.arrived >= BULK_WAIT
         return bulk if interactive is None or is_overdue else interactive
-
-    def _part_with(self, process: Process) -> None:
-        process.discard()
-        self._dying.append(process)
-        self._changed.notify_all()
-
-    def _is_hopeless(self) -> bool:
-        return self._cannot_start is not None and not self._idle and not self._busy
-
-    def _missing(self) -> int:
-        return self.size - len(self._idle) - len(self._busy)
-
-    def _unavailable(self) -> DecodingUnavailable:
-        if self._closed:
-            return DecodingUnavailable("the service is stopping; nothing is decoded any more")
-        return DecodingUnavailable(f"no process that decodes could be started: {self._cannot_start or 'not in time'}")
-
-    # The thread that starts processes: they end with it, so it lives as long as the pool
-
-    def _keep(self) -> None:
-        failures = 0
-        while not self._closed:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._missing(), _IDLE_LOOK)
-                self._bury()
-                missing = 0 if self._closed else self._missing()
-            if not missing:
-                continue
-            try:
-                self._start(missing)
-                failures = 0
-            except Exception as error:  # whatever it is, another try may do better
-                failures += 1
-                self._note_failure(error, failures)
-        with self._changed:
-            while self._idle:
-                self._part_with(self._idle.pop())
-            self._changed.wait_for(lambda: not self._busy, _LAST_SECONDS)
-        deadline = time.monotonic() + _LAST_SECONDS
-        while self._dying and time.monotonic() < deadline:
-            self._bury()
-            time.sleep(0.005)
-
-    def _bury(self) -> None:
-        """Part with idle processes that have ended, and forget those that are gone."""
-        for process in [one for one in self._idle if one.has_ended]:
-            self._idle.remove(process)
-            self._part_with(process)
-            self._watcher.decoder_lost("killed")
-        self._dying = [process for process in self._dying if not process.has_ended]
-
-    def _start(self, count: int) -> None:
-        """Start processes beside each other. Raises what keeps one of them from getting ready."""
-        started: list[Process] = []
-        try:
-            for _ in range(count):
-                started.append(Process(self._memory_bytes, self._module))
-            deadline = time.monotonic() + START_SECONDS
-            while started:
-                started[0].await_ready(lambda: self._check_start(deadline))
-                self._welcome(started.pop(0))
-        finally:
-            with self._changed:
-                for process in started:
-                    self._part_with(process)
-
-    def _check_start(self, deadline: float) -> None:
-        if self._closed or time.monotonic() >= deadline:
-            raise TimeoutError(f"not ready in {START_SECONDS:.0f} s")
-
-    def _welcome(self, process: Process) -> None:
-        with self._changed:
-            if not self._starts:
-                _log.info("decoding processes: %s", ", ".join(process.applied) or "not confined")
-                if NO_NETWORK not in process.applied:
-                    _log.warning("decoding processes reach the network: this system has neither seccomp nor namespaces")
-            self._starts += 1
-            self._cannot_start = None
-            self._idle.append(process)
-            self._call_next()
-            self._changed.notify_all()
-
-    def _note_failure(self, error: Exception, failures: int) -> None:
-        pause = min(_BACK_OFF[0] * 2.0 ** (failures - 1), _BACK_OFF[1])
-        with self._changed:
-            if self._closed:
-                return
-            _log.error("a decoding process could not be started; next try in %.1f s: %r", pause, error)
-            self._cannot_start = str(error) or type(error).__name__
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closed, pause)
-        self._watcher.decoder_lost("start")
 
 
 def _patience(question: Question[T], seconds: float, wanted: Wanted) -> Callable[[], None]:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.media_files import solid, write_counter_video, write_video
 from tests.vitascope.decoding.conftest import HOOKED, question
+from vitascope.decoding import keeper
 from vitascope.decoding import pool as pool_module
 from vitascope.decoding.pool import Always, DecodingPool
 from vitascope.decoding.pooled import PooledDecoder
@@ -121,7 +122,7 @@ def test_a_process_killed_at_work_is_replaced_and_its_file_is_tried_again(new_po
     [first] = pool.pids
     with ThreadPoolExecutor() as threads:
         answer = threads.submit(pool.ask, question("slow", **{"for": 0.3}), HURRY)
-        wait_for(lambda: pool._busy)
+        wait_for(lambda: pool.working)
         os.kill(first, signal.SIGKILL)
         assert answer.result() != first
     assert pool.restarts == 1
@@ -134,9 +135,9 @@ def test_a_file_whose_process_is_killed_again_and_again_is_too_large(new_pool: N
         answer = threads.submit(pool.ask, question("slow", **{"for": 60}), HURRY)
         killed: set[int] = set()
         while len(killed) < 3:
-            for process in [one for one in list(pool._busy) if one.pid not in killed]:
-                os.kill(process.pid, signal.SIGKILL)
-                killed.add(process.pid)
+            for pid in set(pool.working) - killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
         with pytest.raises(MediaTooLarge, match="killed 3 times, as the system does when memory runs out"):
             answer.result()
 
@@ -157,7 +158,7 @@ def test_a_task_of_somebody_who_went_is_finished_shortly_or_ended(new_pool: NewP
         for seconds, ends in ((0.25, first), (3600, None)):
             who = Until()
             answer = threads.submit(pool.ask, question("slow", **{"for": seconds}), who)
-            wait_for(lambda: pool._busy)
+            wait_for(lambda: pool.working)
             who.gone.set()
             began = time.monotonic()
             if ends is not None:
@@ -175,7 +176,7 @@ def test_somebody_who_goes_while_he_waits_leaves_the_queue(new_pool: NewPool) ->
     pool = new_pool()
     with ThreadPoolExecutor() as threads:
         working = threads.submit(pool.ask, question("slow", **{"for": 0.5}), HURRY)
-        wait_for(lambda: pool._busy)
+        wait_for(lambda: pool.working)
         who = Until()
         waiting = threads.submit(pool.ask, question("slow", **{"for": 0}), who)
         wait_for(lambda: pool.waiting() == 1)
@@ -197,7 +198,7 @@ def test_interactive_comes_before_bulk_each_in_order(new_pool: NewPool) -> None:
 
     with ThreadPoolExecutor() as threads:
         threads.submit(pool.ask, question("slow", **{"for": 0.4}), BULK)
-        wait_for(lambda: pool._busy)
+        wait_for(lambda: pool.working)
         for number, (name, who) in enumerate([("b1", BULK), ("b2", BULK), ("i1", HURRY), ("i2", HURRY), ("b3", BULK)]):
             threads.submit(ask, name, who)
             wait_for(lambda number=number: pool.waiting() == number + 1)
@@ -228,7 +229,7 @@ def test_one_process_is_kept_from_bulk(new_pool: NewPool) -> None:
     wait_for(lambda: pool.alive == 2)
     with ThreadPoolExecutor() as threads:
         films = [threads.submit(pool.ask, question("slow", **{"for": 0.5}), BULK) for _ in range(2)]
-        wait_for(lambda: pool._busy)
+        wait_for(lambda: pool.working)
         began = time.monotonic()
         pool.ask(question("slow", **{"for": 0}), HURRY)
         assert time.monotonic() - began < 0.4
@@ -257,7 +258,7 @@ def test_processes_that_cannot_start_are_said_to_be_missing_and_tried_again_slow
         with pytest.raises(DecodingUnavailable, match="no process that decodes could be started"):
             pool.ask(question("slow", **{"for": 0}), HURRY)
         assert pool.alive == 0
-        pool._module = HOOKED
+        pool._keeper._module = HOOKED
         wait_for(lambda: pool.alive == 1)
         assert 1 <= caplog.text.count("could not be started") < 8
         pool.ask(question("slow", **{"for": 0}), HURRY)
@@ -303,7 +304,7 @@ pool.ask(question("slow", **{{"for": 3600}}), Always())
 
 
 def test_a_process_is_replaced_after_many_tasks(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "TASKS_PER_PROCESS", 3)
+    monkeypatch.setattr(keeper, "TASKS_PER_PROCESS", 3)
     pool = new_pool()
     pids = {pool.ask(question("slow", **{"for": 0}), HURRY) for _ in range(5)}
     assert len(pids) == 2
