@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from time import perf_counter
 
 from opentelemetry import propagate
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,15 +43,16 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                span.set_attribute("http.response.status_code", status)
             await send(message)
 
         is_quiet = scope["path"] in QUIET
         try:
-            with observer.metrics.under_way():
-                if is_quiet:
-                    await self.app(scope, receive, noting)
-                else:
-                    await self._traced(observer, scope, receive, noting)
+            with (
+                observer.metrics.under_way(),
+                nullcontext(INVALID_SPAN) if is_quiet else _span_of(observer, scope) as span,
+            ):
+                await self.app(scope, receive, noting)
         finally:
             seconds = perf_counter() - began
             route = route_of(scope)
@@ -65,23 +68,20 @@ class Observed:
             words = "%(method)s %(route)s %(status)d in %(seconds).3f s, request %(request_id)s of %(client)s"
             _log.log(logging.DEBUG if is_quiet else logging.INFO, words, facts, extra=facts)
 
-    async def _traced(self, observer: Observer, scope: Scope, receive: Receive, send: Send) -> None:
-        context = propagate.extract(Headers(scope=scope))
-        with observer.tracer.start_as_current_span(scope["method"], context, SpanKind.SERVER) as span:
 
-            async def noting(message: Message) -> None:
-                if message["type"] == "http.response.start":
-                    span.set_attribute("http.response.status_code", message["status"])
-                await send(message)
-
-            try:
-                await self.app(scope, receive, noting)
-            finally:
-                route = route_of(scope)
-                span.update_name(f"{scope['method']} {route}")
-                span.set_attribute("http.request.method", scope["method"])
-                span.set_attribute("http.route", route)
-                span.set_attribute("request_id", scope.get("state", {}).get("request_id", ""))
+@contextmanager
+def _span_of(observer: Observer, scope: Scope) -> Iterator[Span]:
+    """The span of a request, named by its route once that is known; part of the trace that the client states."""
+    context = propagate.extract(Headers(scope=scope))
+    with observer.tracer.start_as_current_span(scope["method"], context, SpanKind.SERVER) as span:
+        try:
+            yield span
+        finally:
+            route = route_of(scope)
+            span.update_name(f"{scope['method']} {route}")
+            span.set_attribute("http.request.method", scope["method"])
+            span.set_attribute("http.route", route)
+            span.set_attribute("request_id", scope.get("state", {}).get("request_id", ""))
 
 
 def route_of(scope: Scope) -> str:
