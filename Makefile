@@ -103,7 +103,7 @@ chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numb
 	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) $$(grep -l "tests.chaos import" -r tests --include=test_*.py)
 
 milvus-check: $(VENV)/.test ## the tests of vectors in Milvus on a real server (MILVUS=http://127.0.0.1:19530; docs/milvus.md; ten minutes)
-	OMP_NUM_THREADS=1 MILVUS=$(MILVUS) $(BIN)/python -m pytest -k milvus tests/index/test_milvus.py tests/index/test_congruence.py \
+	OMP_NUM_THREADS=1 MILVUS=$(MILVUS) $(BIN)/python -m pytest -k milvus tests/index/milvus tests/index/test_congruence.py \
 		tests/index/test_search_congruence.py tests/index/test_two_processes.py tests/index/test_kill.py
 
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
