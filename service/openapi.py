@@ -27,7 +27,7 @@ MEANING = {
     416: ("range_not_satisfiable", "The range names no byte of the file."),
     422: ("validation_failed", "A value is not what was expected; the answer names it."),
     429: ("too_many_at_once", "More than this client may have at once."),
-    503: ("not_ready", "The model is not ready."),
+    503: ("not_ready", "Model, decoders or vectors are not there now; trying again may help."),
     507: ("storage_error", "Storage failed; nothing was acknowledged."),
 }
 

@@ -33,6 +33,7 @@ STATUS_OF: dict[type[errors.VitascopeError], int] = {
     errors.Conflict: 409,
     errors.TaskMissing: 409,
     errors.StorageError: 507,
+    errors.VectorsUnavailable: 503,
     errors.EngineError: 503,
     errors.DecodingUnavailable: 503,
     errors.BundleError: 422,  # one that a request names: those that serve were checked when they were loaded
@@ -77,7 +78,7 @@ CODE_OF_STATUS = {
 }
 
 _FAULT_DETAIL = {
-    503: "The model or the decoders could not do this; the log of the service says why, under the id of this request.",
+    503: "Model, decoders or vectors could not do this; the log of the service says why, under the id of this request.",
     507: "Storage failed and nothing was acknowledged; the log of the service says why, under the id of this request.",
 }
 _UNEXPECTED = "Something went wrong in the service; its log says what, under the id of this request."

@@ -146,3 +146,9 @@ class StorageError(VitascopeError):
     """Durable storage failed (disk full, damaged database); nothing was acknowledged."""
 
     code = "storage_error"
+
+
+class VectorsUnavailable(StorageError):
+    """The server that searches the vectors does not answer, or not yet; nothing is lost, and trying again may help."""
+
+    code = "vectors_unavailable"

@@ -26,7 +26,7 @@ from index.nearest.live import LEAST_CHANGED, setting_of
 from index.nearest.state import OutOfReach
 from index.storage.catalogue import Catalogue
 from index.storage.rows import clip_count, last_change
-from vitascope.errors import StorageError, VitascopeError
+from vitascope.errors import StorageError, VectorsUnavailable, VitascopeError
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class MilvusIndex:
 
     @contextmanager
     def level(self) -> Iterator[tuple[sqlite3.Connection, MilvusVectors]]:
-        """As ``VectorIndex.level``; StorageError names the URL where Milvus does not answer."""
+        """As ``VectorIndex.level``; VectorsUnavailable names the URL where Milvus does not answer."""
         with self._catalogue.read() as connection:
             self._reach(last_change(connection)[0])
             yield connection, MilvusVectors(self._catalogue, connection, self._width, self)
@@ -98,7 +98,9 @@ class MilvusIndex:
                 return self._proposed(known, vector, k, expression, share)
             except CollectionLost:
                 known = self._reach(self._newest())
-        raise StorageError(f"{self._server.url}: Milvus: the collection searched was gone {_TRIES} times in a row")
+        raise VectorsUnavailable(
+            f"{self._server.url}: Milvus: the collection searched was gone {_TRIES} times in a row"
+        )
 
     def _proposed(self, known: Known, vector: Float32, k: int, expression: str, share: float) -> list[int]:
         steps = None
@@ -122,13 +124,13 @@ class MilvusIndex:
             return last_change(connection)[0]
 
     def _reach(self, change: int) -> Known:
-        """As ``CopyKeeper.reach``; StorageError after ``LEVEL_SECONDS``, and the work goes on in the background."""
+        """As ``CopyKeeper.reach``; VectorsUnavailable after ``LEVEL_SECONDS``; the work goes on in the background."""
         try:
             is_first = self._keeper.known is None
             known = self._keeper.reach(change, after(LEVEL_SECONDS))
         except Stopped as stopped:
             self._background.ask()
-            raise StorageError(
+            raise VectorsUnavailable(
                 f"{self._server.url}: Milvus: collection {self._folder.name} is being filled; try again later"
             ) from stopped
         if is_first and self._keeper.work_is_due():

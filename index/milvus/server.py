@@ -22,7 +22,7 @@ import numpy as np
 
 from index.nearest.kinds import CONSTRUCTION, FLAT, HNSW, NEIGHBOURS, Float32, Int64
 from index.nearest.place import FAISS, LITE
-from vitascope.errors import StorageError
+from vitascope.errors import StorageError, VectorsUnavailable
 
 TOKEN_VARIABLE = "VITASCOPE_MILVUS_TOKEN"
 """Of the environment: ``user:password`` or an API key. It is kept nowhere else."""
@@ -53,7 +53,7 @@ class CollectionLost(Exception):
 class MilvusServer:
     """One server, or a Milvus Lite in this process; safe to use from many threads.
 
-    Every method raises StorageError, naming the URL, where Milvus does not answer in time or refuses.
+    Every method raises VectorsUnavailable, naming the URL, where Milvus does not answer in time or refuses.
     """
 
     def __init__(self, url: str) -> None:
@@ -210,13 +210,13 @@ class MilvusServer:
         address = (parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
         socket.create_connection(address, timeout=PROBE_SECONDS).close()
 
-    def _failed(self, reason: str) -> StorageError:
+    def _failed(self, reason: str) -> VectorsUnavailable:
         token = os.environ.get(TOKEN_VARIABLE)
-        return StorageError(f"{self.url}: Milvus: {reason.replace(token, '***') if token else reason}")
+        return VectorsUnavailable(f"{self.url}: Milvus: {reason.replace(token, '***') if token else reason}")
 
 
 def check_reachable(place: str) -> None:
-    """Raise StorageError where vectors are to be searched in Milvus and it does not answer."""
+    """Raise VectorsUnavailable where vectors are to be searched in Milvus and it does not answer."""
     if place != FAISS:
         server = MilvusServer(place)
         try:

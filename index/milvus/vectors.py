@@ -50,7 +50,7 @@ class MilvusVectors:
         self._change, _ = last_change(connection)
 
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
-        """As ``LevelVectors.search``. Raises StorageError where Milvus does not answer."""
+        """As ``LevelVectors.search``. Raises VectorsUnavailable where Milvus does not answer."""
         found = [self._nearest(query, k, allowed) for query in queries]
         fewest = min((len(ids) for _, ids in found), default=0)
         cosines = np.array([one[:fewest] for one, _ in found], np.float32).reshape(len(queries), fewest)

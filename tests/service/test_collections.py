@@ -162,7 +162,10 @@ def test_vectors_in_milvus_are_searched_while_it_answers(small_bundle: Path, tmp
             found = service.client.post("/v1/collections/colors/search", json=query).json()
             assert len(found["results"]) == 1
             milvus.stop()
-            problem_of(service.client.post("/v1/collections/colors/search", json=query), 507, "storage_error")
+            answer = service.client.post("/v1/collections/colors/search", json=query)
+            problem_of(answer, 503, "vectors_unavailable")
+            assert answer.headers["retry-after"] == "1"
+            assert milvus.url not in answer.text
             assert len(service.client.get("/v1/collections/colors/videos").json()["videos"]) == 3
             (listed,) = service.client.get("/v1/collections").json()["collections"]
             assert (listed["videos"], listed["index"]) == (3, {"serving": "flat", "changed": 0})
