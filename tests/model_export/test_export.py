@@ -245,7 +245,15 @@ def test_a_shift_between_frames_is_exported(tmp_path: Path) -> None:
     shifting = HdVilaConfig.model_validate(
         CONFIG.model_dump() | {"backbone": "tf_efficientnet_lite0", "low_frames": 4, "temporal_shift": 0.125}
     )
-    (spec,) = [s for s in graph_specs(HdVila(shifting)) if s.name == "video"]
+    model = HdVila(shifting)
+    # Nothing is shifted in the encoder of the high resolution: what keeps its maps' shape is left out, which the
+    # exporter would take seconds to go through.
+    for stage in list(model.video.high.modules()):
+        if isinstance(stage, torch.nn.Sequential):
+            for number in reversed(range(len(stage))):
+                if getattr(stage[number], "has_skip", False):
+                    del stage[number]
+    (spec,) = [s for s in graph_specs(model) if s.name == "video"]
     onnx.save(export_graph(spec, shifting), tmp_path / "video.onnx")
     inputs = random_streams(shifting, np.random.default_rng(3), 3, 2)
     found = OnnxRuntimeEngine(tmp_path / "video.onnx", threads=1).run(inputs)

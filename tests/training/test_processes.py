@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import json
 import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,11 @@ from training.objectives import contrastive
 from vitascope.tokenise import Tokenizer
 
 ROOT = Path(__file__).parents[2]
+RunTwo = Callable[..., None]
 PROGRAM = """
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 from training import loop
@@ -45,6 +50,8 @@ torch.save(kept["model"].state_dict(), folder / f"weights-{rank}.pt")
 
 DICTIONARY = """
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 from training.models.soho.dictionary import VisualDictionary
@@ -62,6 +69,8 @@ torch.distributed.destroy_process_group()
 
 HALVES = """
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tests.training.whole_batch import RULES
 from training import loop
@@ -77,6 +86,8 @@ for path in sorted(folder.glob("halves-*.json")):
 
 NORMS = """
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 from tests.training.test_processes import norms
@@ -108,6 +119,8 @@ def norms() -> torch.nn.Module:
 
 CONTRASTIVE = """
 import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
 from training.objectives import contrastive
@@ -131,31 +144,42 @@ def corpus(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_two(program: str, folder: Path, *arguments: str) -> None:
-    """The program as rank 0 and rank 1 of two; `{rank}` in arguments stands for the rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", program, str(folder), *(a.format(rank=rank) for a in arguments)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        complaints = [process.communicate(timeout=300)[1] for process in running]
-    finally:
-        for process in running:
-            process.kill()  # nothing where it has ended
-    assert [process.returncode for process in running] == [0, 0], complaints
+@pytest.fixture(scope="module")
+def run_two() -> Iterator[RunTwo]:
+    """Runs a program as rank 0 and rank 1 of two; see ``tests.training.ranks``."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.training.ranks"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+
+        def run(program: str, folder: Path, *arguments: str) -> None:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            order = {
+                "program": program,
+                "environment": {
+                    "WORLD_SIZE": "2",
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                    "ACCELERATE_USE_CPU": "true",
+                },
+                "arguments": [str(folder), *arguments],
+                "folder": str(folder),
+            }
+            print(json.dumps(order), file=starter.stdin, flush=True)
+            watchdog = threading.Timer(300, starter.kill)
+            watchdog.start()
+            ended = starter.stdout.readline()
+            watchdog.cancel()
+            complaints = [path.read_text() for path in sorted(folder.glob("complaints-*.txt"))]
+            assert ended == "[0, 0]\n", complaints
+
+        yield run
+        starter.stdin.close()
 
 
-def test_two_processes_train_one_model(corpus: Path) -> None:
+def test_two_processes_train_one_model(corpus: Path, run_two: RunTwo) -> None:
     run_two(PROGRAM, corpus)
     first, second = (torch.load(corpus / f"weights-{rank}.pt", weights_only=True) for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -179,7 +203,9 @@ def test_processes_share_an_epoch_out_among_themselves(corpus: Path) -> None:
 
 
 @pytest.mark.parametrize("clips", [(), (2,)])
-def test_contrast_is_over_the_videos_and_clips_of_all_processes(clips: tuple[int, ...], tmp_path: Path) -> None:
+def test_contrast_is_over_the_videos_and_clips_of_all_processes(
+    clips: tuple[int, ...], tmp_path: Path, run_two: RunTwo
+) -> None:
     torch.manual_seed(2)
     video, text, groups = torch.randn(6, *clips, 4), torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 1, 4])
     torch.save((video, text, groups), tmp_path / "vectors.pt")
@@ -196,7 +222,9 @@ def test_contrast_is_over_the_videos_and_clips_of_all_processes(clips: tuple[int
 
 
 @pytest.mark.parametrize("revive_below", [0.0, 0.9])
-def test_a_dictionary_follows_the_features_of_all_processes(revive_below: float, tmp_path: Path) -> None:
+def test_a_dictionary_follows_the_features_of_all_processes(
+    revive_below: float, tmp_path: Path, run_two: RunTwo
+) -> None:
     torch.manual_seed(1)
     features = torch.randn(3, 20, 3)
     torch.save(features, tmp_path / "features.pt")
@@ -214,7 +242,7 @@ def test_a_dictionary_follows_the_features_of_all_processes(revive_below: float,
 
 
 @pytest.fixture(scope="module")
-def halves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def halves(tmp_path_factory: pytest.TempPathFactory, run_two: RunTwo) -> Path:
     """Folder in which each system was trained by two processes (two/) and by one with the whole batch (one/)."""
     folder = tmp_path_factory.mktemp("halves")
     write_halves(folder / "data", folder)
@@ -245,7 +273,7 @@ def test_two_processes_learn_as_one_process_with_the_same_whole_batch(system: st
         assert together["norm"] == pytest.approx(alone["norm"], rel=1e-3 if step == 0 else 2e-2), step
 
 
-def test_norms_take_the_statistics_of_all_processes(tmp_path: Path) -> None:
+def test_norms_take_the_statistics_of_all_processes(tmp_path: Path, run_two: RunTwo) -> None:
     torch.manual_seed(1)
     x = torch.randn(6, 3, 4, 4) * 3.0 + 1.0
     torch.save(x, tmp_path / "x.pt")
