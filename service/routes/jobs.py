@@ -29,6 +29,17 @@ router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"])
 Limit = Annotated[int | None, Query(ge=1, description="entries on a page")]
 Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")]
 
+EVENT = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string", "pattern": "^[0-9]+$"},
+        "event": {"type": "string", "enum": ["state", "item", "progress"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
+"""As OpenAPI 3.2 describes one event of a stream. `data` is a Job, or a JobItem where `event` is `item`."""
+
 
 @router.post("", status_code=202, summary="Index videos", responses=errors(403, 404, 409, 422, 503, 507))
 async def create_job(name: str, body: NewJob, service: ReadyService, response: Response) -> Job:
@@ -76,14 +87,14 @@ async def get_job(name: str, job_id: str, service: ServiceState) -> Job:
             "description": "Events with `event`, `data` (JSON) and, except for `progress`, `id`.",
             "content": {
                 "text/event-stream": {
-                    "schema": {"type": "string"},
+                    "itemSchema": EVENT,
                     "example": 'id: 12\nevent: item\ndata: {"path": "/videos/a.mp4", "state": "succeeded", …}\n\n',
                 }
             },
         },
         _204={"description": "The job is finished, and the client has had its last event: do not come back."},
     )
-    | errors(400, 404, 429, 503, 507),
+    | errors(400, 404, 422, 429, 503, 507),
 )
 async def follow_job(
     name: str,

@@ -85,7 +85,7 @@ def test_a_job_is_followed_from_its_first_event_to_its_end(
         told: list[Told] = []
         for event in events(response):
             told.append(event)
-            if event.data["state"] == "running":
+            if event.kind == "progress":
                 held()
     assert [event.number for event in kept(told)] == list(range(1, 12))
     assert words(told)[:3] == ["queued", "running", "running"]

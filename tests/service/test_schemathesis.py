@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
 from service.app import create_app
+from service.events import stream
 from service.schemas.embeddings import DATA
 from service.settings import Settings
 from tests.chaos import rounds
@@ -34,6 +35,7 @@ KEPT = {
     "DELETE /v1/collections/{name}",
     "DELETE /v1/collections/{name}/videos/{video_id}",
     "DELETE /v1/operations/{operation_id}",
+    "DELETE /v1/webhooks/{webhook_id}",
 }
 """Would take from the server what other operations are tried on: these are tried on what it has not."""
 
@@ -61,7 +63,12 @@ def inhabited(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, file
     (data / "incoming" / "colours").mkdir(parents=True)
     (data / "incoming" / "colours" / "red.mp4").write_bytes((files / "red.mp4").read_bytes())
     given = {"allow_unauthenticated": False, "admin_key": ADMIN, "max_operations": 5}
-    with serving(settings_for(small_bundle, data, log_level="error", **given)) as running:
+    given |= {"webhooks": "on", "webhook_hosts": ["receiver.invalid"]}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving(settings_for(small_bundle, data, log_level="error", **given)) as running,
+    ):
+        patch.setattr(stream, "STREAM_SECONDS", 0.2)  # some jobs are paused for good
         running.client.headers["authorization"] = f"Bearer {ADMIN}"
         assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
         fill(running, "palette", files)
@@ -75,6 +82,9 @@ def there(inhabited: Running) -> dict[str, list[str]]:
     job = client.post("/v1/collections/palette/jobs", json={"folder": "colours"}).json()["id"]
     operation = client.post("/v1/operations", json={"kind": "backup", "collection": "palette"}).json()["id"]
     key = client.post("/v1/keys", json={"name": "a key", "scopes": ["read"]}).json()["id"]
+    webhook = client.post("/v1/webhooks", json={"url": "https://receiver.invalid/", "events": ["job.failed"]}).json()[
+        "id"
+    ]
     wait_for(lambda: client.get(f"/v1/operations/{operation}").json()["state"] == "succeeded")
     return {
         "name": ["palette"],
@@ -84,6 +94,7 @@ def there(inhabited: Running) -> dict[str, list[str]]:
         "job_id": [job],
         "operation_id": [operation],
         "key_id": [key],
+        "webhook_id": [webhook],
         "folder": ["colours"],
         "model": [inhabited.service.model.bundle.manifest.name],
         "fingerprint": [inhabited.service.model.bundle.fingerprint],
