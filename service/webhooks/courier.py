@@ -111,13 +111,13 @@ class Courier:
 
     def _send_due(self) -> None:
         """Begin to send, first to those who were sent to longest ago."""
-        due = sorted(self.store.due(time.time()), key=lambda delivery: self._sent_at.get(delivery.endpoint, 0.0))
-        for delivery in due:
+        with self._changed:
+            busy = set(self._busy)  # before it is asked what is due: that is of no use for them
+        due = [delivery for delivery in self.store.due(time.time()) if delivery.endpoint not in busy]
+        for delivery in sorted(due, key=lambda delivery: self._sent_at.get(delivery.endpoint, 0.0)):
             with self._changed:
                 if self._stopping or len(self._busy) >= SENDERS:
                     return
-                if delivery.endpoint in self._busy:
-                    continue
                 self._busy.add(delivery.endpoint)
             self._sent_at[delivery.endpoint] = time.monotonic()
             self._senders.submit(self._send, delivery)
