@@ -125,6 +125,10 @@ class Library:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
+    def opened(self, name: str) -> Collection | None:
+        """The collection of this name if it is open, without a look at the disk: ``open`` may come to another."""
+        return self._open.get(name)
+
     def open(self, name: str) -> Collection:
         """The collection of this name; the same object for every caller in this process.
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from fastapi import Request
@@ -50,18 +51,16 @@ class Turn:
         return PooledDecoder(self.service.decoding, self.asker)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``function`` in a thread, unless the request has become pointless before one was free.
+        """``function`` in a thread of those that wait for the model, unless the request has become pointless before
+        one was free.
 
         Raises Overloaded, DeadlineExceeded, RequestAbandoned and what ``function`` raises.
         """
+        return await self.service.heavy.run(self._if_wanted, partial(function, *args, **kwargs))
 
-        def run_if_wanted() -> T:
-            reason = self.asker.reason_to_drop(time.monotonic())
-            if reason is not None:
-                raise reason
-            return function(*args, **kwargs)
-
-        return await self.service.heavy.run(run_if_wanted)
+    async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As ``run``, for what asks the model nothing: in a thread of those that read the catalogue."""
+        return await self.service.light.run(self._if_wanted, partial(function, *args, **kwargs))
 
     def start(self, loaded: Loaded, graph: str, inputs: Mapping[str, Array]) -> asyncio.Future[Outputs]:
         """A run of a graph, without a thread that waits for it; await it within ``time_left``.
@@ -69,6 +68,12 @@ class Turn:
         Raises Overloaded at once; the future raises EngineError, DeadlineExceeded and RequestAbandoned.
         """
         return asyncio.wrap_future(self.service.models.submit(loaded, graph, inputs, self.asker))
+
+    def _if_wanted(self, function: Callable[[], T]) -> T:
+        reason = self.asker.reason_to_drop(time.monotonic())
+        if reason is not None:
+            raise reason
+        return function()
 
     @asynccontextmanager
     async def time_left(self) -> AsyncIterator[None]:

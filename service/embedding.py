@@ -76,7 +76,7 @@ async def embed_inputs(
     vectors = np.empty((len(inputs), loaded.bundle.manifest.vector_width), np.float32)
     tokens = 0
     if texts:
-        vectors[list(texts)], tokens = await _embed_texts(service, mine, loaded, list(texts.values()))
+        vectors[list(texts)], tokens = await embed_texts(service, mine, loaded, list(texts.values()))
     for number, one in media.items():
         vectors[number] = await mine.run(_embed_media, service, mine, mine.model(loaded), f"input[{number}]", one)
     return vectors, tokens
@@ -93,7 +93,7 @@ def written(vectors: Floats, tokens: int, loaded: Loaded, encoding: str) -> byte
     return orjson.dumps({"object": "list", "data": data, **whose, "usage": usage}, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-async def _embed_texts(service: Service, mine: Turn, loaded: Loaded, texts: Sequence[str]) -> tuple[Floats, int]:
+async def embed_texts(service: Service, mine: Turn, loaded: Loaded, texts: Sequence[str]) -> tuple[Floats, int]:
     """As ``caching.texts.embed_texts``, without a thread that waits; and the tokens that were read."""
     cache = service.caches.texts
     keys = text_keys(loaded.model, texts)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 
 from index.records import Float32
 from index.search.cursor import Place, name_of, read_place, write_place
@@ -12,6 +16,7 @@ from index.search.search import Search, search
 from index.storage.filters import parse_filter
 from service.asking import Turn
 from service.cursors import at_most, record_number
+from service.embedding import embed_texts
 from service.errors import BadRequest
 from service.forms import Upload, invalid
 from service.looking import Part as FilePart
@@ -28,7 +33,8 @@ from service.schemas.search import (
 from service.state import Service
 from service.views import result_view
 from vitascope.errors import InvalidInput
-from vitascope.model import Model
+from vitascope.model import Floats, Model
+from vitascope.stages import Stage
 
 Parts = Sequence[TextQuery | ClipQuery | FileQuery]
 
@@ -62,14 +68,52 @@ def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
     return Asked(body.text, parts, body, name, None if body.cursor is None else _place(body.cursor, name))
 
 
-def answer_search(
+@dataclass(frozen=True)
+class _Embedded:
+    """Vectors (D,) of the texts of a search, by the model of this fingerprint."""
+
+    fingerprint: str
+    vectors: Mapping[str, Floats]
+
+
+async def answer_search(
     service: Service, mine: Turn, collection_name: str, wanted: Asked, upload: Upload | None
 ) -> SearchResponse:
     """Look and answer, by the model of the collection.
 
-    Raises as ``search`` and ``Models.of`` do, media errors for the file, RequestValidationError.
+    Raises as ``search``, ``Models.of`` and ``Turn`` do, media errors for the file, RequestValidationError.
     """
+    if upload is not None or wanted.options.rerank:
+        return await mine.run(_find, service, mine, collection_name, wanted, upload, None)
+    # No thread waits for the model, and finding is short: few threads do it for many requests.
+    collection = service.library.opened(collection_name)
+    if collection is None:
+        collection = await mine.read(service.collection, collection_name)
+    loaded = service.models.of(collection)
+    texts = [part.value for part in wanted.parts if isinstance(part, TextQuery)]
+    embedded = None
+    if texts:
+        with service.observer.stage("embed"):
+            vectors, _ = await embed_texts(service, mine, loaded, texts)
+        embedded = _Embedded(loaded.fingerprint, dict(zip(texts, vectors, strict=True)))
+    return await mine.read(_find, service, mine, collection_name, wanted, None, embedded)
+
+
+def _find(
+    service: Service,
+    mine: Turn,
+    collection_name: str,
+    wanted: Asked,
+    upload: Upload | None,
+    embedded: _Embedded | None,
+) -> SearchResponse:
     collection, model = mine.collection(collection_name)
+    stage: Stage = service.observer.stage
+    # Where the collection was replaced meanwhile its own model embeds.
+    if embedded is not None and embedded.fingerprint == collection.fingerprint:
+        known = embedded.vectors
+        model = model.through(text_vectors=lambda _, texts: np.stack([known[text] for text in texts]))
+        stage = partial(_unless_embedding, stage)
     vector = _file_vector(service, mine, model, wanted, upload)
     options, place = wanted.options, wanted.place
     found = search(
@@ -88,7 +132,7 @@ def answer_search(
             min_similarity=options.min_similarity,
             include_query_clips=options.include_query_clips,
         ),
-        service.observer.stage,
+        stage,
     )
     following = Place((place.offset if place else 0) + options.limit, wanted.name, found.state, vector)
     return SearchResponse(
@@ -97,6 +141,10 @@ def answer_search(
         next_cursor=write_place(following) if found.more else None,
         changed=place is not None and place.state != found.state,
     )
+
+
+def _unless_embedding(stage: Stage, name: str) -> AbstractContextManager[None]:
+    return nullcontext() if name == "embed" else stage(name)
 
 
 def _parts(body: SearchRequest | SearchForm) -> Parts:

@@ -30,10 +30,10 @@ async def search(name: str, request: Request, service: ReadyService) -> SearchRe
     if body_kind(request, "a search", "a search with a file") == "application/json":
         wanted = asked(service, validated(SearchRequest, await read_json(request)))
         async with turn(request, service) as mine:
-            return await mine.run(answer_search, service, mine, name, wanted, None)
+            return await answer_search(service, mine, name, wanted, None)
     # Before a byte is taken in: is there such a collection, and does its model serve?
     await service.light.run(service.collection, name, for_model=True)
     async with read_form(request, service) as form:
         wanted = asked(service, parse_fields(SearchForm, form.fields, as_json=("query", "filter")))
         async with turn(request, service) as mine:
-            return await mine.run(answer_search, service, mine, name, wanted, form.upload)
+            return await answer_search(service, mine, name, wanted, form.upload)
