@@ -95,8 +95,8 @@ class Catalogue:
             if self._closed:
                 raise StorageError(f"{self.path}: the collection is closed")
             connection = self._writer
-            connection.execute("BEGIN IMMEDIATE")
             try:
+                connection.execute("BEGIN IMMEDIATE")  # in here, since Ctrl-C may come just after it
                 self._check_not_dropped(connection)
                 # Folders are renamed within a write transaction: whoever waited for it must not write to what has gone.
                 if not self.is_file_in_place():

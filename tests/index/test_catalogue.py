@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +48,33 @@ def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
         with collection.catalogue.read() as connection:
             assert connection.execute("SELECT * FROM meta WHERE key = 'half'").fetchall() == []
         add(collection, 1)
+
+
+class Interrupted:
+    """A connection at which Ctrl-C is pressed just after a transaction has begun."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._is_pressed = False
+
+    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
+        cursor = self._connection.execute(statement, *values)
+        if statement.startswith("BEGIN") and not self._is_pressed:
+            self._is_pressed = True
+            raise KeyboardInterrupt
+        return cursor
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._connection, name)
+
+
+def test_ctrl_c_just_after_a_transaction_has_begun_keeps_nobody_from_the_next(tmp_path: Path) -> None:
+    with new_collection(tmp_path) as collection:
+        collection.catalogue._writer = Interrupted(collection.catalogue._writer)  # type: ignore[assignment]
+        with pytest.raises(KeyboardInterrupt):
+            add(collection, 1)
+        add(collection, 2)
+        assert numbers_in(collection) == [2]
 
 
 def test_a_reader_keeps_its_moment_while_a_writer_goes_on(tmp_path: Path) -> None:
