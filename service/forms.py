@@ -91,13 +91,15 @@ def parse_fields(
             values[name] = _json_value(name, given[0])
         else:
             values[name] = given[0]
-    return validated(schema, values)
+    return validated(schema, values, strict=False)
 
 
-def validated(schema: type[Schema], values: object) -> Schema:
-    """``values`` as a schema. Raises RequestValidationError as FastAPI does for a body."""
+def validated(schema: type[Schema], values: object, *, strict: bool = True) -> Schema:
+    """``values`` as a schema; text as what it says, unless ``strict``. Raises RequestValidationError as FastAPI does
+    for a body.
+    """
     try:
-        return schema.model_validate(values)
+        return schema.model_validate(values, strict=strict)
     except ValidationError as error:
         found = error.errors(include_url=False, include_context=False, include_input=False)
         raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in found]) from error

@@ -9,14 +9,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds from the beginning of the file")]
 
 
-def _no_truth(value: object) -> object:
+def _whole(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("Input should be a number")
-    return value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_no_truth)]
-"""A whole number; ``true`` is none."""
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""A whole number, which 5.0 is and ``true`` is not."""
 Id = Annotated[str, Field(min_length=1, max_length=32)]
 Metadata = dict[str, str | bool | int | float]
 FINGERPRINT = "9f0c…64 hexadecimal digits"
@@ -33,9 +33,11 @@ def example(**values: Any) -> ConfigDict:
 
 
 class Request(BaseModel):
-    """A body. Unknown keys are errors: a typing mistake must not pass unnoticed."""
+    """A body. Unknown keys are errors, and so are values of another type, such as ``"5"`` or ``true`` for a number and
+    ``0`` for false: a mistake must not pass unnoticed. Fields of forms, which are all text, are read as what they say.
+    """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Response(BaseModel):

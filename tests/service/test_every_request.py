@@ -65,6 +65,31 @@ def test_a_body_that_is_no_usable_json_is_a_problem(running: Running, path: str,
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("search", {"text": "a", "limit": "5"}, "limit"),
+        ("search", {"text": "a", "limit": True}, "limit"),
+        ("search", {"text": "a", "hybrid": 1}, "hybrid"),
+        ("search", {"text": "a", "min_similarity": False}, "min_similarity"),
+        ("search", {"query": [{"kind": "text", "value": "a", "weight": "1"}]}, "query.0.text.weight"),
+        ("jobs", {"folder": "a", "recursive": "yes"}, "recursive"),
+        ("jobs", {"folder": "a", "segmentation": {"rule": "windows", "length": True}}, "segmentation.windows.length"),
+    ],
+)
+def test_a_value_of_another_type_is_not_taken_for_what_it_might_mean(
+    running: Running, palette: str, path: str, body: dict[str, object], field: str
+) -> None:
+    answer = running.client.post(f"/v1/collections/{palette}/{path}", json=body)
+    problem = problem_of(answer, 422, "validation_failed")
+    assert [error["field"] for error in problem["errors"]] == [field]
+
+
+def test_a_whole_number_may_have_a_point(running: Running, palette: str) -> None:
+    answer = running.client.post(f"/v1/collections/{palette}/search", json={"text": "a red thing", "limit": 2.0})
+    assert len(answer.json()["results"]) == 2
+
+
 def test_a_request_id_comes_back_and_a_strange_one_is_replaced(running: Running) -> None:
     assert running.client.get("/livez", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
     made = running.client.get("/livez", headers={"x-request-id": "a b\tc"}).headers["x-request-id"]
