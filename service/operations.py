@@ -197,7 +197,8 @@ class Operations:
             with suppress(_Ended, StorageError):
                 self._update(operation)  # stopped in order: this try does not count
         except Exception as error:  # whatever it is, the others go on
-            self._fail(begun, error)
+            if operation.id in self._known:  # else it was deleted, and its folder with it
+                self._fail(begun, error)
         with self._changed:
             self._shares.pop(operation.id, None)
             kept = self._known.get(operation.id)
