@@ -21,6 +21,7 @@ from service.errors import BadRequest
 from service.forms import Upload, invalid
 from service.looking import Part as FilePart
 from service.looking import check_text, look_at_upload
+from service.models.loaded import Loaded
 from service.schemas.search import (
     ClipQuery,
     FileQuery,
@@ -70,9 +71,9 @@ def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
 
 @dataclass(frozen=True)
 class _Embedded:
-    """Vectors (D,) of the texts of a search, by the model of this fingerprint."""
+    """Vectors (D,) of the texts of a search, and the model that they are of."""
 
-    fingerprint: str
+    loaded: Loaded
     vectors: Mapping[str, Floats]
 
 
@@ -95,7 +96,7 @@ async def answer_search(
     if texts:
         with service.observer.stage("embed"):
             vectors, _ = await embed_texts(service, mine, loaded, texts)
-        embedded = _Embedded(loaded.fingerprint, dict(zip(texts, vectors, strict=True)))
+        embedded = _Embedded(loaded, dict(zip(texts, vectors, strict=True)))
     return await mine.read(_find, service, mine, collection_name, wanted, None, embedded)
 
 
@@ -107,12 +108,16 @@ def _find(
     upload: Upload | None,
     embedded: _Embedded | None,
 ) -> SearchResponse:
-    collection, model = mine.collection(collection_name)
+    collection = service.collection(collection_name)
     stage: Stage = service.observer.stage
-    # Where the collection was replaced meanwhile its own model embeds.
-    if embedded is not None and embedded.fingerprint == collection.fingerprint:
+    # A collection that was replaced meanwhile has another model; one that was removed meanwhile serves to the end.
+    if embedded is None or embedded.loaded.fingerprint != collection.fingerprint:
+        model = mine.model(service.models.of(collection))
+    else:
         known = embedded.vectors
-        model = model.through(text_vectors=lambda _, texts: np.stack([known[text] for text in texts]))
+        model = mine.model(embedded.loaded).through(
+            text_vectors=lambda _, texts: np.stack([known[text] for text in texts])
+        )
         stage = partial(_unless_embedding, stage)
     vector = _file_vector(service, mine, model, wanted, upload)
     options, place = wanted.options, wanted.place

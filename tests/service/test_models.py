@@ -375,6 +375,24 @@ def test_who_is_served_when_a_model_is_removed_is_served_to_the_end(several: Run
     wait_for(is_free)
 
 
+def test_a_search_that_waits_for_a_model_that_is_removed_is_answered(
+    several: Running, second: str, files: Path
+) -> None:
+    client = several.client
+    client.post("/v1/collections", json={"name": "asked", "model": second})
+    fill(several, "asked", files)
+    began, go = hold(several.service.models.named(second).model._graphs.engine("text"))  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(best, client, "asked", "a blue thing on the left")
+        try:
+            assert began.wait(PATIENCE)
+            assert client.delete(f"/v1/models/{second}", params={"force": True}).status_code == 204
+        finally:
+            go.set()
+        assert asking.result() == "blue"
+    client.delete("/v1/collections/asked")
+
+
 def test_a_collection_is_embedded_again_by_a_model_of_choice(several: Running, second: str, files: Path) -> None:
     client = several.client
     client.post("/v1/collections", json={"name": "moving"})
