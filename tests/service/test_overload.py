@@ -41,7 +41,9 @@ async def watch(url: str, over: asyncio.Event) -> list[float]:
 
 
 def test_what_is_too_much_is_refused_properly_and_the_rest_goes_on(small_bundle: Path, tmp_path: Path) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", max_requests=AT_ONCE, log_level="warning")
+    settings = settings_for(
+        small_bundle, tmp_path / "data", max_requests=AT_ONCE, text_cache_bytes=0, log_level="warning"
+    )
     with process(settings) as (client, _):
         url = str(client.base_url)
         asked = [post_bytes(f"{url}/v1/embeddings", json.dumps({"input": ["a red thing"] * TEXTS}).encode())]
