@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.scheduling.call import Inputs, Outputs
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving, wait_for
 from vitascope.errors import EngineError, StorageError
@@ -191,18 +192,18 @@ def test_a_busy_model_keeps_nobody_from_asking_other_things(
     running: Running, palette: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, leave = threading.Event(), threading.Event()
-    embed = running.service.model.embed_text
+    run_graph = running.service.model.run_graph
 
-    def slow(texts: list[str]) -> object:
+    def slow(graph: str, inputs: Inputs) -> Outputs:
         entered.set()
         leave.wait(60)
-        return embed(texts)
+        return run_graph(graph, inputs)
 
-    monkeypatch.setattr(running.service.model, "embed_text", slow)
+    monkeypatch.setattr(running.service.model, "run_graph", slow)
     answers: list[httpx.Response] = []
     path = f"{running.client.base_url}/v1/collections/{palette}/search"
     waiting = [
-        threading.Thread(target=lambda: answers.append(httpx.post(path, json={"text": "a red thing"}, timeout=60)))
+        threading.Thread(target=lambda: answers.append(httpx.post(path, json={"text": "new"}, timeout=60)))
         for _ in range(running.settings.workers + 2)
     ]
     for thread in waiting:
