@@ -27,7 +27,7 @@ from service.bench.answers import report_answers
 from service.bench.collection import fill
 from service.bench.decoding import report_decoding
 from service.bench.load import Outcome, arrivals, closed_loop, open_loop, post_bytes
-from service.bench.peers import INFINITY, infinity_body, infinity_server
+from service.bench.peers import PEERS
 from service.bench.servers import our_server, plain_server
 from vitascope.commands.options import default_bundle
 from vitascope.model import Floats, Model
@@ -187,9 +187,8 @@ def searching(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
 
 
 def peers(bars: Bars, bundle: Path, threads: int, seconds: float, bound: float) -> None:
-    """The most requests a second with a p99 within ``bound`` seconds, of each service.
-
-    infinity is one of them where its command is given.
+    """The most requests a second with a p99 within ``bound`` seconds: ours, the plain handler's, and those of others
+    whose commands are named.
     """
     texts = sentences(1000, seed=2)
     most = {}
@@ -206,8 +205,9 @@ def peers(bars: Bars, bundle: Path, threads: int, seconds: float, bound: float) 
 
             most[name] = highest(within, top * 1.2)
             print(f"- {name}: {most[name]:,.0f} requests/s (closed loop of 64: {top:,.0f})")
-    if INFINITY not in os.environ:
-        print(f"- infinity: not measured; {INFINITY} names no command")
+    for peer in PEERS:
+        if peer.variable not in os.environ:
+            print(f"- {peer.name}: not measured; {peer.variable} names no command")
     print()
     ours = most.pop("ours")
     for name, rate in most.items():
@@ -225,9 +225,9 @@ def _servers(bundle: Path, threads: int) -> Iterator[tuple[str, str, AbstractCon
     with tempfile.TemporaryDirectory() as data:
         yield "ours", "/v1/embeddings", our_server(bundle, Path(data), threads), body
     yield "plain FastAPI handler", "/v1/embeddings", plain_server(bundle, threads), body
-    if INFINITY in os.environ:
-        server = infinity_server(os.environ[INFINITY], bundle, threads)
-        yield "infinity", "/embeddings", server, infinity_body
+    for peer in PEERS:
+        if peer.variable in os.environ:
+            yield peer.name, peer.path, peer.server(os.environ[peer.variable], bundle, threads), peer.body
 
 
 def highest(within: Callable[[float], bool], most: float, steps: int = 6) -> float:
