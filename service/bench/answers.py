@@ -52,7 +52,7 @@ def write_answer_films(folder: Path) -> dict[str, tuple[Path, float]]:
     return films
 
 
-def _renew(film: Path, number: int) -> None:
+def renew(film: Path, number: int) -> None:
     """Make another file of a film, whose frames are the same: what the service has seen it need not look at again."""
     with film.open("r+b") as file:
         file.seek(-8, os.SEEK_END)
@@ -79,7 +79,7 @@ def measure_answers(model: Model, url: str, film: Path, seconds: float, rounds: 
             raise RuntimeError(f"the service answers {there}, the model alone {here}; the same was expected")
         order = random.Random(0)
         for number in range(rounds):
-            _renew(film, number + 1)
+            renew(film, number + 1)
             for turn, times in order.sample(turns, 2):
                 began = time.perf_counter()
                 turn()
