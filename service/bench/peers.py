@@ -138,7 +138,7 @@ def write_for_clip(bundle: Path, folder: Path) -> None:
         node("Cast", ["input_ids"], ["long_ids"], to=kind.INT64),
         node("Cast", ["attention_mask"], ["long_mask"], to=kind.INT64),
         node("ReduceSum", ["long_mask", "fit_one"], ["lengths"], keepdims=0),
-        node("ReduceMax", ["lengths", "fit_first"], ["longest"], keepdims=1),
+        node("ReduceMax", ["lengths"], ["longest"], keepdims=1),
         node("Min", ["longest", "fit_most"], ["cut"]),
         node("Slice", ["long_ids", "fit_first", "cut", "fit_one"], ["short_ids"]),
         node("Slice", ["long_mask", "fit_first", "cut", "fit_one"], ["our_attention_mask"]),
