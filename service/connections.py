@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from service.problems import problem
 from service.settings import Settings
+from service.shedding import is_plain_post, refusal
+from service.state import Service
 
 if TYPE_CHECKING:  # the two protocols of uvicorn have the same attributes
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Protocol
@@ -44,18 +47,25 @@ class Room:
     head_seconds: float
     head_bytes: int
     unread_seconds: float
+    is_full: Callable[[], bool] = lambda: False
+    """Whether every request but those for health is refused."""
+    refusal: Callable[[bytes], bytes] = bytes
+    """The whole answer to a request that ``is_plain_post`` and is refused."""
     closing: bool = False
     """Whether every connection ends with its next answer."""
     waiting: dict[BoundedConnection, float] = field(default_factory=dict)
     """Connections that wait for a head, the longest first, and since when (time of the loop)."""
 
     @classmethod
-    def of(cls, settings: Settings) -> Room:
+    def of(cls, settings: Settings, service: Service) -> Room:
+        admission, metrics = service.gate.admission, service.observer.metrics
         return cls(
             settings.max_connections or _most_connections(),
             settings.head_seconds,
             settings.max_head_bytes,
             settings.answer_idle_seconds,
+            lambda: admission.is_full,
+            lambda request: refusal(request, metrics),
         )
 
 
@@ -109,6 +119,9 @@ class BoundedConnection(Protocol):
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         is_head = before is None or before.response_complete
+        if is_head and self.room.is_full() and self._can_refuse(data):
+            self._refuse_unread(data)
+            return
         if is_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -119,6 +132,23 @@ class BoundedConnection(Protocol):
                 self._refuse_head()
             elif self._head_timer is None:
                 self._await_head()
+
+    def _can_refuse(self, data: bytes) -> bool:
+        """Whether ``data`` is a request that may be answered before anybody has parsed it."""
+        is_between = not self._head_bytes and not self._is_past_an_answer() and not self.transport.is_closing()
+        is_bound = self._is_crowded or self.room.closing or self.flow.write_paused
+        return is_between and not is_bound and is_plain_post(data)
+
+    def _refuse_unread(self, data: bytes) -> None:
+        """Answer in the place of the application, and wait for the next request."""
+        self._unset_keepalive_if_required()
+        self.transport.write(self.room.refusal(data))
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+        self.room.waiting.pop(self, None)
+        self.room.waiting[self] = self.loop.time()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

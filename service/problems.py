@@ -99,6 +99,20 @@ def is_fault(error: errors.VitascopeError) -> bool:
     return status_of(error) >= 500 and not isinstance(error, OPEN_FAULTS)
 
 
+def problem_body(status: int, code: str, detail: str, path: str, request_id: str) -> dict[str, Any]:
+    """What an error answer says."""
+    return {
+        "type": TYPE_PREFIX + code,
+        "title": title_of(code),
+        "status": status,
+        "detail": detail,
+        "message": detail,
+        "code": code,
+        "instance": path,
+        "request_id": request_id,
+    }
+
+
 def problem(
     scope: Scope,
     status: int,
@@ -109,16 +123,7 @@ def problem(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """One error answer. ``fields`` name the parts of the request that are wrong and what was expected."""
-    body: dict[str, Any] = {
-        "type": TYPE_PREFIX + code,
-        "title": title_of(code),
-        "status": status,
-        "detail": detail,
-        "message": detail,
-        "code": code,
-        "instance": scope.get("path", ""),
-        "request_id": scope.get("state", {}).get("request_id", ""),
-    }
+    body = problem_body(status, code, detail, scope.get("path", ""), scope.get("state", {}).get("request_id", ""))
     if fields:
         body["errors"] = list(fields)
     return JSONResponse(body, status, headers, CONTENT_TYPE)

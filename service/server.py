@@ -29,7 +29,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, service: Service, settings: Settings) -> None:
         self._service = service
         self._settings = settings
-        self._room = Room.of(settings)
+        self._room = Room.of(settings, service)
         super().__init__(_config(app, settings, self._room))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -29,6 +29,7 @@ def our_process(bundle: Path, data: Path, threads: int) -> Iterator[tuple[str, i
     port = free_port()
     settings = {"BUNDLE": bundle, "DATA_DIR": data, "PORT": port, "THREADS": threads, "LOG_LEVEL": "warning"}
     settings["ALLOW_UNAUTHENTICATED"] = "true"
+    settings["CLIENT_CONCURRENCY"] = 100_000  # the load stands for many clients, from one address
     settings["TEXT_CACHE_BYTES"] = 0  # the same sentences are sent again and again, and are meant to be run
     given = {f"VITASCOPE_{name}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "service"]

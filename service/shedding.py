@@ -1,0 +1,49 @@
+"""Refusing what a full service cannot take, in microseconds: else refusing would be what it is busy with."""
+
+from __future__ import annotations
+
+from random import getrandbits
+
+import orjson
+
+from service.envelope import SECURITY_HEADERS
+from service.metrics import Metrics
+from service.problems import CONTENT_TYPE, problem_body
+
+_POST = b"POST /v1/"
+_NOT_PLAIN = tuple(
+    b"\r\n" + name + b":" for name in (b"transfer-encoding", b"connection", b"expect", b"origin", b"x-request-id")
+)
+"""Headers that the answer depends on: such requests take the longer way."""
+_DETAIL = "as many requests are under way as the service takes; come back in a moment"
+_HEAD = "".join(
+    [
+        "HTTP/1.1 503 Service Unavailable\r\n",
+        *(f"{name}: {value}\r\n" for name, value in SECURITY_HEADERS.items()),
+        f"content-type: {CONTENT_TYPE}\r\nretry-after: 1\r\n",
+    ]
+).encode()
+
+
+def is_plain_post(data: bytes) -> bool:
+    """Whether ``data`` is a POST to the API, the whole of one and nothing else. What is in doubt is none."""
+    if not data.startswith(_POST):
+        return False
+    end = data.find(b"\r\n\r\n")
+    head = data[: end + 2].lower()
+    first, _, _ = head.partition(b"\r\n")
+    if end < 0 or not first.endswith(b" http/1.1") or any(name in head for name in _NOT_PLAIN):
+        return False
+    before, found, after = head.partition(b"\r\ncontent-length:")
+    stated = after.partition(b"\r\n")[0].strip(b" ")
+    is_only = bool(found) and b"content-length" not in before + after
+    return is_only and len(stated) < 10 and stated.isdigit() and end + 4 + int(stated) == len(data)
+
+
+def refusal(data: bytes, metrics: Metrics) -> bytes:
+    """The whole answer to a request that ``is_plain_post``; counted in ``metrics``, and not logged."""
+    path = data[5 : data.index(b" ", 5)].partition(b"?")[0].decode("latin-1")
+    request_id = f"{getrandbits(128):032x}"
+    body = orjson.dumps(problem_body(503, "overloaded", _DETAIL, path, request_id))
+    metrics.answered("POST", "none", 503, 0.0)
+    return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, request_id.encode(), len(body), body)
