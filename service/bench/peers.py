@@ -11,12 +11,14 @@ import json
 import os
 import shutil
 import tempfile
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from service.bench.servers import free_port, running
+from service.bench.servers import START_SECONDS, free_port, running
 from vitascope.bundle import Bundle
 from vitascope.external_data import external_files
 
@@ -72,8 +74,22 @@ def clip_server(python: str, bundle: Path, threads: int) -> Iterator[str]:
         _write(folder / "flow.yml", flow)  # JSON is YAML
         command = [os.path.abspath(python), "-m", "clip_server", "flow.yml"]
         url = f"http://127.0.0.1:{port}"
-        with running(command, _variables(threads), url, "/dry_run", folder):
+        with running(command, _variables(threads), url, "/docs", folder):
+            _await_answer(f"{url}/post", clip_body(["is the model there?"]))
             yield url
+
+
+def _await_answer(url: str, body: bytes) -> None:
+    """Return when a question is answered: the gateway is there before the model. Raises TimeoutError."""
+    end = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, body, {"Content-Type": "application/json"})):
+                return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{url}: no answer: {error}") from error
+            time.sleep(0.5)
 
 
 def infinity_body(texts: list[str]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_SECONDS = 120.0
@@ -60,7 +61,10 @@ def running(
     """The id of the server that ``command`` starts (in ``folder``), while it answers at ``url``; ``ready``: the path
     that tells. Raises TimeoutError when it does not.
     """
-    server = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.DEVNULL, cwd=folder)
+    # A session of its own, so that what it starts itself ends with it.
+    server = subprocess.Popen(
+        command, env=os.environ | variables, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True
+    )
     try:
         end = time.monotonic() + START_SECONDS
         while True:
@@ -73,5 +77,6 @@ def running(
                 time.sleep(0.1)
         yield server.pid
     finally:
-        server.terminate()
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(START_SECONDS)
