@@ -9,6 +9,7 @@ import threading
 
 from service.app import create_app
 from service.logs import set_up_logs
+from service.memory import use_few_arenas
 from service.server import Server
 from service.settings import Settings, read_settings
 from service.state import open_service
@@ -29,6 +30,7 @@ def serve(settings: Settings) -> None:
     is no key to ask for, and for an address that cannot be used; BundleError and StorageError when there is nothing
     to serve.
     """
+    use_few_arenas()
     settings.check_reach()
     set_up_logs(settings)
     # Before the service is opened: whoever starts a second one by mistake should hear of the port.

@@ -15,9 +15,9 @@ from queue import SimpleQueue
 from index.collection import Collection
 from service.caching.caches import Caches
 from service.errors import ModelNotFound, NotReady
+from service.memory import give_back
 from service.models.entry import Entry, open_entry, reason_of
 from service.models.loaded import Engines, GraphsOf, Loaded
-from service.models.memory import give_back
 from service.models.record import Added, Record, write_record
 from service.scheduling.call import Asker, Inputs, Outputs
 from service.scheduling.model import for_asker

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.models.memory import give_back
+from service.memory import give_back
 from service.state import open_service
 from tests.chaos import rounds
 from tests.service.conftest import fill, settings_for
