@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     webhook_ports: Annotated[set[Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1)] = {443}
     webhook_hosts: list[HostPattern] = []
     """Only these names, such as ``portal.example`` or ``*.portal.example``, all below it; none: any public host."""
+    webhook_networks: list[IPvAnyNetwork] = []
+    """Networks that messages may go to although they are not public, such as ``10.20.0.0/16``; none: none."""
+    webhook_schemes: Annotated[set[Literal["http", "https"]], Field(min_length=1)] = {"https"}
     webhook_retry_seconds: Annotated[float, Field(gt=0, description="until a message is given up")] = 3 * 24 * 3600.0
 
     # How much one request may ask for
@@ -222,7 +225,9 @@ class Settings(BaseSettings):
     def webhook_rules(self) -> Rules:
         """Where messages may be sent, and how long one may take."""
         return Rules(
+            schemes=frozenset(self.webhook_schemes),
             ports=frozenset(self.webhook_ports),
+            allowed=tuple(self.webhook_networks),
             hosts=tuple(self.webhook_hosts),
             answer_seconds=10.0,
             total_seconds=20.0,

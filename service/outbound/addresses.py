@@ -52,12 +52,16 @@ _V4 = [(IPv4Network(network), reason) for network, reason in _NOT_PUBLIC_V4]
 _V6 = [(IPv6Network(network), reason) for network, reason in _NOT_PUBLIC_V6]
 
 
-def why_not_public(address: Address, refused: Sequence[Network] = ()) -> str | None:
-    """Why the service may not connect to this address; None for one of the public internet outside ``refused``."""
+def why_not_allowed(address: Address, refused: Sequence[Network] = (), allowed: Sequence[Network] = ()) -> str | None:
+    """Why the service may not connect to this address; None for one of the public internet or of ``allowed``, outside
+    ``refused``.
+    """
     if isinstance(address, IPv6Address) and address in _NAT64:
         address = IPv4Address(int(address) & 0xFFFF_FFFF)
     if any(address in network for network in refused):
         return "refused by this service's settings"
+    if any(address in network for network in allowed):
+        return None
     if isinstance(address, IPv4Address):
         return next((reason for network, reason in _V4 if address in network), None)
     if address.scope_id is not None or address not in _PUBLIC_V6:

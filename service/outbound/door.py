@@ -12,7 +12,7 @@ from typing import BinaryIO
 import httpcore
 import httpx
 
-from service.outbound.addresses import Address, why_not_public
+from service.outbound.addresses import Address, why_not_allowed
 from service.outbound.clock import Clock
 from service.outbound.errors import UrlFailed, UrlRefused
 from service.outbound.lookup import Resolve, addresses_of, is_this_machine, system_addresses
@@ -146,8 +146,9 @@ class Door:
         return list(found)
 
     def _why_refused(self, address: Address) -> str | None:
-        reason = why_not_public(address, self.rules.refused)
-        return "this machine" if reason is None and is_this_machine(address) else reason
+        reason = why_not_allowed(address, self.rules.refused, self.rules.allowed)
+        is_allowed = any(address in network for network in self.rules.allowed)
+        return "this machine" if reason is None and not is_allowed and is_this_machine(address) else reason
 
     def _receive(self, target: Target, response: httpcore.Response, file: BinaryIO, clock: Clock) -> int:
         headers = _headers(response)

@@ -13,6 +13,7 @@ class Rules:
 
     ``hosts``: only these names, such as ``media.example`` or ``*.media.example`` (which is everything below it, not
     it itself); none: any. ``refused``: networks that are not connected to besides those that are not public.
+    ``allowed``: networks that are although they are not public, as whoever runs the service said.
     ``redirects``: how many are followed, each judged as the first URL was.
     ``connect_seconds``: for the name, the connection and TLS; ``answer_seconds``: then for the request and the head of
     the answer; ``idle_seconds``: without a byte of the body; ``total_seconds``: for all of it, redirects included.
@@ -22,6 +23,7 @@ class Rules:
     ports: frozenset[int] = frozenset({443})
     hosts: tuple[str, ...] = ()
     refused: tuple[Network, ...] = ()
+    allowed: tuple[Network, ...] = ()
     redirects: int = 0
     max_bytes: int = 512 * 1024**2
     connect_seconds: float = 10.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from urllib.parse import quote, urljoin, urlsplit
 
-from service.outbound.addresses import Address, why_not_public
+from service.outbound.addresses import Address, why_not_allowed
 from service.outbound.errors import UrlRefused
 from service.outbound.rules import Rules
 from vitascope.errors import InvalidInput
@@ -76,7 +76,7 @@ def read_url(url: str, rules: Rules) -> Target:
         raise UrlRefused(f"url: port {port}; {' or '.join(map(str, sorted(rules.ports)))} was expected")
     if not rules.permits_host(host):
         raise UrlRefused(f"url: host {host!r}; one of {', '.join(rules.hosts)} was expected")
-    if address is not None and (reason := why_not_public(address, rules.refused)) is not None:
+    if address is not None and (reason := why_not_allowed(address, rules.refused, rules.allowed)) is not None:
         raise UrlRefused(f"url: host {host!r} is no public address ({reason})")
     path = quote(f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}", safe=string.punctuation)
     return Target(parts.scheme, host, port, path, address)

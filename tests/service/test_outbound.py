@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.outbound.addresses import Address, why_not_public
+from service.outbound.addresses import Address, why_not_allowed
 from service.outbound.door import Door
 from service.outbound.errors import Stopped, UrlFailed, UrlRefused
 from service.outbound.lookup import is_this_machine
@@ -78,21 +78,29 @@ def server() -> Iterator[Outside]:
     ],
 )
 def test_only_addresses_of_the_public_internet_are_public(address: str, is_public: bool) -> None:
-    assert (why_not_public(ip_address(address)) is None) == is_public
+    assert (why_not_allowed(ip_address(address)) is None) == is_public
 
 
 @given(st.ip_addresses())
 @example(IPv4Address("192.0.0.8"))
 @example(IPv6Address("2001:1::1"))
 def test_nothing_is_public_that_python_knows_not_to_be_global(address: Address) -> None:
-    assert address.is_global or why_not_public(address) is not None
+    assert address.is_global or why_not_allowed(address) is not None
 
 
 def test_networks_can_be_refused_besides_even_behind_nat64() -> None:
     refused = [IPv4Network("8.8.8.0/24")]
-    assert why_not_public(IPv4Address("8.8.8.8"), refused) is not None
-    assert why_not_public(IPv6Address("64:ff9b::8.8.8.8"), refused) is not None
-    assert why_not_public(IPv4Address("8.8.4.4"), refused) is None
+    assert why_not_allowed(IPv4Address("8.8.8.8"), refused) is not None
+    assert why_not_allowed(IPv6Address("64:ff9b::8.8.8.8"), refused) is not None
+    assert why_not_allowed(IPv4Address("8.8.4.4"), refused) is None
+
+
+def test_networks_that_are_not_public_can_be_allowed_and_nothing_beside_them() -> None:
+    allowed = [ip_network("10.20.0.0/16")]
+    assert why_not_allowed(ip_address("10.20.1.2"), allowed=allowed) is None
+    assert why_not_allowed(ip_address("10.21.1.2"), allowed=allowed) == "private"
+    assert why_not_allowed(ip_address("::ffff:10.20.1.2"), allowed=allowed) is not None
+    assert why_not_allowed(ip_address("10.20.1.2"), [ip_network("10.20.1.0/24")], allowed) is not None
 
 
 def test_the_addresses_of_this_machine_are_known() -> None:
@@ -129,7 +137,7 @@ def test_what_is_sent_is_read_alike_by_every_parser(rest: str) -> None:
         target = read_url(f"https://{rest}", open_rules)
     except (UrlRefused, InvalidInput):
         return
-    assert target.address is None or why_not_public(target.address) is None
+    assert target.address is None or why_not_allowed(target.address) is None
     assert target.url.isascii()
     parsed = urlsplit(target.url)
     assert (parsed.scheme, parsed.hostname, parsed.port or 443) == ("https", target.host, target.port)

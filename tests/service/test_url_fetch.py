@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from service.outbound.addresses import Address, why_not_public
+from service.outbound.addresses import Address, why_not_allowed
 from service.outbound.door import Door
 from service.outbound.errors import UrlFailed, UrlRefused
 from service.settings import read_settings
@@ -151,7 +151,7 @@ class Fetching:
 
 
 def judge(address: Address) -> str | None:
-    return None if address == PUBLIC else why_not_public(address)
+    return None if address == PUBLIC else why_not_allowed(address)
 
 
 def resolve(host: str) -> list[Address]:

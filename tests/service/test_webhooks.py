@@ -295,6 +295,26 @@ def hooked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield running
 
 
+def test_receivers_in_a_network_that_the_settings_name_are_told(
+    small_bundle: Path, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real way out, without an injected judge."""
+    monkeypatch.setattr(courier_module, "LOOK_SECONDS", 0.05)
+    named = {"webhook_networks": ["127.0.0.0/30"], "webhook_schemes": ["http"], "webhook_ports": [receiver.port]}
+    settings = settings_for(small_bundle, tmp_path / "data", webhooks="on", **named)
+    receiver.got, receiver.answers = [], []
+    with serving(settings) as running:
+        running.client.post("/v1/collections", json={"name": "videos"}).raise_for_status()
+        pictures(settings.roots()[0] / "good", 1)
+        elsewhere = running.client.post(
+            "/v1/webhooks", json={"url": f"http://127.0.0.9:{receiver.port}/", "events": ALL}
+        )
+        problem_of(elsewhere, 403, "url_refused")
+        hook(running.client, f"http://127.0.0.1:{receiver.port}/hook")
+        begin(running.client, "videos", settings.roots()[0] / "good")
+        wait_for(lambda: bool(receiver.got))
+
+
 def test_only_keys_with_the_scope_admin_may_do_anything_with_them(hooked: Running) -> None:
     store = KeyStore(hooked.settings.data_dir)
     keys = [store.create("w", ["read", "write"])[1], store.create("one", ["admin"], collections=["videos"])[1]]
