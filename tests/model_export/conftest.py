@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from model_export import export
-from model_export.graphs import export_graphs
+from model_export.graphs import export_graphs, graph_specs
+from tests.once import made_once
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.checkpoint import Checkpoint
@@ -28,19 +29,22 @@ CONFIG = HdVilaConfig.model_validate(
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(checkpoint, packed corpora)."""
-    root = tmp_path_factory.mktemp("export")
-    (root / "pictures").mkdir()
-    write_corpus(root / "data", root / "pictures", copies=2)
-    torch.manual_seed(0)
-    model = HdVila(CONFIG)
-    # Untrained norms are all ones and zeros; move them, so that a forgotten one is noticed.
-    with torch.no_grad():
-        for values in model.parameters():
-            if values.ndim <= 1:
-                values.add_(0.05 * torch.randn_like(values))
-        model.match_head.weight.mul_(3)
-    tokenizer = write_tokenizer(root / "tokenizer.json")
-    checkpoint.save(root / "checkpoint", Checkpoint(model, ANSWERS, recipe(tokenizer), tokenizer, step=3))
+
+    def make(root: Path) -> None:
+        (root / "pictures").mkdir()
+        write_corpus(root / "data", root / "pictures", copies=2)
+        torch.manual_seed(0)
+        model = HdVila(CONFIG)
+        # Untrained norms are all ones and zeros; move them, so that a forgotten one is noticed.
+        with torch.no_grad():
+            for values in model.parameters():
+                if values.ndim <= 1:
+                    values.add_(0.05 * torch.randn_like(values))
+            model.match_head.weight.mul_(3)
+        tokenizer = write_tokenizer(root / "tokenizer.json")
+        checkpoint.save(root / "checkpoint", Checkpoint(model, ANSWERS, recipe(tokenizer), tokenizer, step=3))
+
+    root = made_once(tmp_path_factory, "checkpoint-to-export", make)
     return root / "checkpoint", root / "data"
 
 
@@ -50,8 +54,13 @@ def model(folders: tuple[Path, Path]) -> HdVila:
 
 
 @pytest.fixture(scope="session")
-def graphs(model: HdVila) -> dict[GraphName, onnx.ModelProto]:
-    return export_graphs(model)
+def graphs(model: HdVila, tmp_path_factory: pytest.TempPathFactory) -> dict[GraphName, onnx.ModelProto]:
+    def make(root: Path) -> None:
+        for name, graph in export_graphs(model).items():
+            onnx.save(graph, root / f"{name}.onnx")
+
+    root = made_once(tmp_path_factory, "graphs", make)
+    return {spec.name: onnx.load(root / f"{spec.name}.onnx") for spec in graph_specs(model)}
 
 
 @pytest.fixture
@@ -65,12 +74,13 @@ def bundles(
     folders: tuple[Path, Path], graphs: dict[GraphName, onnx.ModelProto], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """One bundle per precision; read-only."""
-    root = tmp_path_factory.mktemp("bundles")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "export_graphs", lambda _: graphs)
-        return {
-            precision: export.export_checkpoint(
-                folders[0], root / precision, precision=precision, data=folders[1], seed=1
-            )
-            for precision in ("float32", "float16-weights", "int8-weights")
-        }
+    precisions = ("float32", "float16-weights", "int8-weights")
+
+    def make(root: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(export, "export_graphs", lambda _: graphs)
+            for precision in precisions:
+                export.export_checkpoint(folders[0], root / precision, precision=precision, data=folders[1], seed=1)
+
+    root = made_once(tmp_path_factory, "bundles", make)
+    return {precision: root / precision for precision in precisions}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -224,7 +225,8 @@ def test_numbers_of_an_evaluation_go_into_card_and_manifest_alone(bundles: dict[
     numbers = {"scenes": {"t2v R@1": 61.5, "exact": 86.0, "exact (digit)": 12.25, "exact (single word)": 3.0}}
     metrics.write_text(json.dumps(numbers))
     before = Bundle.open(bundles["float16-weights"])
-    after = Bundle.open(restate_bundle(bundles["float16-weights"], metrics))
+    copy = shutil.copytree(before.folder, tmp_path / "bundle")
+    after = Bundle.open(restate_bundle(copy, metrics))
     assert after.fingerprint == before.fingerprint
     assert after.manifest.metrics == {"scenes t2v R@1": 61.5, "scenes exact": 86.0}
     card = (after.folder / "MODEL_CARD.md").read_text()
