@@ -9,9 +9,17 @@ import hashlib
 import json
 import math
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -27,6 +35,7 @@ GRAPHS_OF_TASK: dict[str, tuple[str, ...]] = {
 }
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 """Of a bundle's name."""
+Resample = Literal["decoder", "bicubic", "bilinear", "lanczos"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RelativePath = Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -42,8 +51,26 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class FrameStream(Strict):
+class Unwritten(Strict):
+    """Leaves its fields ``_later`` out of what is written where they have their default values.
+
+    They came after the first bundles: what does not need them is written, read by earlier versions, and
+    fingerprinted as before.
+    """
+
+    _later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, written_by: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = written_by(self)
+        fields = type(self).model_fields
+        return {k: v for k, v in written.items() if k not in self._later or v != fields[k].default}
+
+
+class FrameStream(Unwritten):
     """What the visual graph eats under this name: uint8 RGB, (B, C, frames, height, width, 3)."""
+
+    _later: ClassVar[tuple[str, ...]] = ("resample", "shortest_edge")
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     frames: Annotated[int, Field(ge=1, le=256)]
@@ -53,6 +80,22 @@ class FrameStream(Strict):
     """middle: around the middle of the clip; uniform: the centres of `frames` equal parts of the clip."""
     fit: Literal["stretch", "crop", "pad"] = "stretch"
     """stretch: ignore the aspect ratio; crop: cover and cut the centre; pad: contain, black borders."""
+    resample: Resample = "decoder"
+    """decoder: as quickly as the frame's decoder can, bicubic. Others: from the whole frame by Pillow's filter of that
+    name, which averages where it makes smaller, as the processors of public models do."""
+    shortest_edge: Annotated[int | None, Field(ge=8, le=4096, description="pixels")] = None
+    """With crop: how long the frame's shorter edge is made before the centre is cut; as the target needs where null."""
+
+    @model_validator(mode="after")
+    def _cuts_what_is_there(self) -> FrameStream:
+        if self.shortest_edge is None:
+            return self
+        if self.fit != "crop" or self.shortest_edge < max(self.height, self.width):
+            raise ValueError(
+                f"shortest_edge: {self.shortest_edge} with fit {self.fit!r} and {self.width}x{self.height} pixels; "
+                "fit 'crop' and at least the larger of both were expected"
+            )
+        return self
 
 
 class FileEntry(Strict):
@@ -78,8 +121,10 @@ class Calibration(Strict):
     """Answer logits are divided by it before the softmax."""
 
 
-class Manifest(Strict):
+class Manifest(Unwritten):
     """`manifest.json`. Paths are relative to the bundle's folder, with forward slashes."""
+
+    _later: ClassVar[tuple[str, ...]] = ("logit_bias",)
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -94,6 +139,9 @@ class Manifest(Strict):
     visual_width: Annotated[int, Field(ge=1)]
     text_length: Annotated[int, Field(ge=2, le=4096, description="tokens, special ones included")]
     temperature: Annotated[float, Field(gt=0, description="cosines are divided by it in training")]
+    logit_bias: float = 0.0
+    """Added to the divided cosine in training, by models that judge each pair for itself (SigLIP): the sigmoid of
+    similarity / temperature + logit_bias is the probability that a pair belongs together."""
     tokenizer: RelativePath = "tokenizer.json"
     answers: RelativePath | None = None
     """A JSON list of strings in the order of the answer logits."""
@@ -131,8 +179,8 @@ class Manifest(Strict):
         if len({s.name for s in self.streams}) != len(self.streams):
             raise ValueError(f"streams: names {[s.name for s in self.streams]} repeat; unique names were expected")
         numbers = [*self.calibration.model_dump().values(), *self.metrics.values(), self.temperature]
-        if not all(math.isfinite(n) for n in numbers):
-            raise ValueError("calibration, metrics, temperature: a number is not finite")
+        if not all(math.isfinite(n) for n in [*numbers, self.logit_bias]):
+            raise ValueError("calibration, metrics, temperature, logit_bias: a number is not finite")
         return self
 
     def fingerprint(self) -> str:

@@ -15,6 +15,8 @@ STREAM: dict[str, Any] = {
     "width": 224,
     "placement": "middle",
     "fit": "stretch",
+    "resample": "decoder",
+    "shortest_edge": None,
 }
 MODEL: dict[str, Any] = {
     "name": "hd-vila-tiny",
@@ -49,6 +51,8 @@ class FrameStream(Response):
     width: Annotated[int, Field(description="pixels")]
     placement: Annotated[str, Field(description="where in the clip: middle or uniform")]
     fit: str
+    resample: Annotated[str, Field(description="decoder, or the filter that makes frames smaller")] = "decoder"
+    shortest_edge: Annotated[int | None, Field(description="pixels, before the centre is cut")] = None
 
 
 class NewModel(Request):

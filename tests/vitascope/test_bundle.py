@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -247,3 +248,35 @@ def test_the_fingerprint_is_that_of_the_vectors(tmp_path: Path) -> None:
     assert fingerprint("weights", seed=1) != first
     assert fingerprint("outside", external_data=True) != fingerprint("both", seed=1, external_data=True)
     assert fingerprint("length", text_length=12) != first
+
+
+def test_what_came_later_changes_no_bundle_that_does_not_use_it(folder: Path) -> None:
+    """Streams of a public model state a filter; all others are written and fingerprinted as they always were."""
+    before = manifest_of(folder)
+    bundle = Bundle.open(folder)
+    written = json.loads(bundle.manifest.model_dump_json())
+    assert "logit_bias" not in written
+    assert all(set(s) == {"name", "frames", "height", "width", "placement", "fit"} for s in written["streams"])
+    old_keys = {key: before[key] for key in ("graphs", "text_length")}
+    prose = {"MODEL_CARD.md", "parity.json"}
+    parts = {
+        **old_keys,
+        "files": {name: entry["sha256"] for name, entry in before["files"].items() if name not in prose},
+        "streams": [{"fit": "stretch", **stream} for stream in before["streams"]],
+    }
+    assert bundle.fingerprint == hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    first, *others = before["streams"]
+    write_manifest(folder, {**before, "streams": [first | {"resample": "bicubic"}, *others], "logit_bias": -10.0})
+    public = Bundle.open(folder)
+    assert public.fingerprint != bundle.fingerprint
+    assert json.loads(public.manifest.model_dump_json())["streams"][0]["resample"] == "bicubic"
+    assert public.manifest.logit_bias == -10.0
+
+
+@pytest.mark.parametrize("stated", [{"fit": "stretch", "shortest_edge": 256}, {"fit": "crop", "shortest_edge": 8}])
+def test_a_shorter_edge_that_leaves_nothing_to_cut_is_refused(stated: dict[str, Any], folder: Path) -> None:
+    before = manifest_of(folder)
+    first, *others = before["streams"]
+    write_manifest(folder, {**before, "streams": [first | stated, *others]})
+    with pytest.raises(BundleCorrupt, match="shortest_edge"):
+        Bundle.open(folder)

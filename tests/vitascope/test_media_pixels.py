@@ -195,3 +195,24 @@ def test_a_gif_may_grow_within_the_limits(tmp_path: Path) -> None:
     assert shown[1][30, 80].tolist() == [255, 255, 255]
     with pytest.raises(MediaTooLarge, match="96x64 pixels; at most 4000"):
         read_frames(path, [0.05, 0.15], MediaLimits(max_pixels=4000))
+
+
+@pytest.mark.parametrize("size", [(333, 250), (250, 333), (224, 224), (97, 500)])
+@pytest.mark.parametrize(("shortest_edge", "side"), [(96, 96), (128, 112)])
+def test_a_named_filter_and_the_centre_are_those_of_public_processors(
+    size: tuple[int, int], shortest_edge: int, side: int
+) -> None:
+    """The shorter edge at a stated length, the longer one rounded down, the centre, all by Pillow's own filter."""
+    random = np.random.default_rng(7)
+    image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
+    wide, high = size
+    short = min(size)
+    inner = image.resize(
+        (int(shortest_edge * wide / short), int(shortest_edge * high / short)), Image.Resampling.BICUBIC
+    )
+    left, top = int((inner.width - side) / 2), int((inner.height - side) / 2)
+    expected = np.array(inner.crop((left, top, left + side, top + side)))
+    found = fitted(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge)
+    assert np.array_equal(found, expected)
+    stretched = fitted(Still(np.array(image)), side, side, "stretch", "bilinear")
+    assert np.array_equal(stretched, np.array(image.resize((side, side), Image.Resampling.BILINEAR)))

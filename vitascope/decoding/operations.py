@@ -31,6 +31,8 @@ class WantedStream(NamedTuple):
     width: int
     placement: str
     fit: str
+    resample: str
+    shortest_edge: int | None
 
 
 def check_decoders() -> None:

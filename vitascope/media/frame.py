@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB, upright."""
@@ -31,12 +33,18 @@ def size_within(frame: Frame, side: int) -> tuple[int, int]:
     return max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
 
 
-def fitted(frame: Frame, width: int, height: int, fit: str) -> Pixels:
+def fitted(
+    frame: Frame, width: int, height: int, fit: str, resample: str = "decoder", shortest_edge: int | None = None
+) -> Pixels:
     """``frame`` as (height, width, 3).
 
     stretch ignores the aspect ratio; crop covers the target and cuts the centre; pad shows all of the
-    frame, centred on black.
+    frame, centred on black. ``resample`` and ``shortest_edge`` as in ``manifest.FrameStream``.
     """
+    if resample != "decoder":
+        frame = _Filtered(frame, Image.Resampling[resample.upper()])
+    if fit == "crop" and (shortest_edge or resample != "decoder"):
+        return _centre_of(frame, shortest_edge or max(width, height), width, height)
     if fit == "stretch":
         return frame.rgb(width, height)
     scales = (width / frame.width, height / frame.height)
@@ -52,6 +60,40 @@ def fitted(frame: Frame, width: int, height: int, fit: str) -> Pixels:
     top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
     canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     return canvas
+
+
+@dataclass(frozen=True)
+class _Filtered:
+    """A frame that one of Pillow's filters resizes, whatever decoded it."""
+
+    whole: Frame
+    method: Image.Resampling
+
+    @property
+    def width(self) -> int:
+        return self.whole.width
+
+    @property
+    def height(self) -> int:
+        return self.whole.height
+
+    def rgb(self, width: int, height: int) -> Pixels:
+        pixels = self.whole.rgb(self.width, self.height)
+        return np.array(Image.fromarray(pixels).resize((width, height), self.method), np.uint8)
+
+    def small_rgb(self, width: int, height: int) -> Pixels:
+        return self.whole.small_rgb(width, height)
+
+
+def _centre_of(frame: Frame, shortest_edge: int, width: int, height: int) -> Pixels:
+    """The centre of the frame with its shorter edge made ``shortest_edge`` pixels.
+
+    The longer edge and the margins round down, as in the processors of public models.
+    """
+    short = min(frame.width, frame.height)
+    inner = frame.rgb(shortest_edge * frame.width // short, shortest_edge * frame.height // short)
+    top, left = (inner.shape[0] - height) // 2, (inner.shape[1] - width) // 2
+    return inner[top : top + height, left : left + width]
 
 
 def over_white(rgba: NDArray[Any]) -> Pixels:

@@ -30,6 +30,10 @@ class Stream(Protocol):
     def placement(self) -> str: ...
     @property
     def fit(self) -> str: ...
+    @property
+    def resample(self) -> str: ...
+    @property
+    def shortest_edge(self) -> int | None: ...
 
 
 OnMiddle = Callable[[int, Frame], None]
@@ -145,5 +149,7 @@ def _place(arrays: dict[str, NDArray[np.uint8]], frame: Frame, places: Sequence[
     resized: dict[str, NDArray[np.uint8]] = {}
     for stream, clip, number in places:
         if stream.name not in resized:
-            resized[stream.name] = fitted(frame, stream.width, stream.height, stream.fit)
+            resized[stream.name] = fitted(
+                frame, stream.width, stream.height, stream.fit, stream.resample, stream.shortest_edge
+            )
         arrays[stream.name][clip, number] = resized[stream.name]

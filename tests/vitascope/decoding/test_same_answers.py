@@ -36,12 +36,15 @@ class Stream(NamedTuple):
     width: int
     placement: str
     fit: str
+    resample: str = "decoder"
+    shortest_edge: int | None = None
 
 
 STREAMS = [
     Stream("one", 1, 48, 96, "middle", "stretch"),
     Stream("few", 3, 24, 24, "uniform", "crop"),
     Stream("more", 5, 16, 40, "uniform", "pad"),
+    Stream("sharp", 2, 16, 24, "uniform", "crop", "bicubic", 28),
 ]
 COUNTERS = [counter_frame(number) for number in range(50)]
 UNEVEN = [number * 0.04 if number % 3 else number * 0.04 + 0.013 for number in range(50)]
