@@ -14,13 +14,18 @@ Add = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], dict[str, Any]]
 
 DESCRIPTION = """\
-Turn a checkpoint into a bundle: a folder with ONNX graphs, tokenizer, answers, card and parity report, which the
-serving half opens without torch.
+Turn a checkpoint, or a public model, into a bundle: a folder with ONNX graphs, tokenizer, answers, card and parity
+report, which the serving half opens without torch.
 
 Before the bundle appears, every graph is run beside the trained model on fresh random inputs, and with --data also
 on real ones: float32 outputs may differ by 1e-4 at most and must find the same videos first (Recall@1). With
 smaller weights a vector must keep a cosine of 0.999 and Recall@1 may move by one point. If a check fails, the
 output and the difference are named, nothing is written, and a bundle that is already there stays.
+
+A public model is a folder of transformers (CLIP, SigLIP), or the name of such a model on the
+Hugging Face hub, which is fetched first. Beside random inputs, the bundle is compared with the model in its own
+library, from texts and picture files on: a vector must keep a cosine of 0.99999 at float32. What was chosen here and
+is not stated by the model (such as frames of a clip, for models of pictures) is said, and kept in the manifest.
 
 MODEL may also be a bundle: then --metrics renews its card and stated metrics, and nothing else.
 """
@@ -34,6 +39,9 @@ examples:
   vitascope export runs/hd-vila-tiny/checkpoint --out bundles/hd-vila-tiny --data data/packed
   vitascope export runs/mine/checkpoint --out /srv/models/mine --precision float32 --version 2.1.0
 
+  vitascope export models/clip-vit-base-patch32 --out bundles/clip --licence MIT     a folder of transformers
+  vitascope export openai/clip-vit-base-patch32 --out bundles/clip --licence MIT     the same, fetched by name
+
   vitascope evaluate bundles/hd-vila-tiny --data data/packed --out metrics.json
   vitascope export bundles/hd-vila-tiny --metrics metrics.json     put the numbers into the card
 """
@@ -42,15 +50,19 @@ examples:
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.add_argument("model", type=Path, metavar="MODEL", help="checkpoint folder of `train`, or a bundle")
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="checkpoint folder of `train`, public model (a folder or a name), or a bundle",
+    )
     parser.add_argument("--out", type=Path, help="bundle folder to write (a bundle there is replaced at the end)")
     parser.add_argument("--name", help="the bundle's name: lower case letters, digits, . _ - (default: of the folder)")
     parser.add_argument("--version", default="1.0.0", help="the bundle's version (default: %(default)s)")
     parser.add_argument(
         "--precision",
         choices=("float32", "float16-weights", "int8-weights"),
-        default="int8-weights",
-        help="how weights are stored (default: %(default)s)",
+        help="how weights are stored (default: int8-weights; float32 for a public model)",
     )
     parser.add_argument(
         "--data",
@@ -58,12 +70,21 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of packed corpora; their validation splits serve for real inputs, Recall@1 and calibration",
     )
     parser.add_argument("--metrics", type=Path, help="JSON file of `vitascope evaluate --out`, for the card")
-    parser.add_argument("--licence", help="terms of use (default: what the training data's terms leave)")
+    parser.add_argument(
+        "--licence",
+        help="terms of use (default: what the training data's terms leave, or what the model's README.md states)",
+    )
+    parser.add_argument("--frames", type=int, help="of a clip, for public models that know pictures only (default: 8)")
+    parser.add_argument(
+        "--allow-pickle",
+        action="store_true",
+        help="read a public model's weights from pickles, where it has no others, by a reader that runs no code",
+    )
     parser.add_argument("--seed", type=int, help="of the random inputs of the checks (default: a fresh one)")
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
-    from model_export.export import export_checkpoint, restate_bundle
+    from model_export.export import restate_bundle
     from vitascope.bundle import Bundle
     from vitascope.errors import InvalidInput
     from vitascope.manifest import MANIFEST_NAME
@@ -76,19 +97,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
         if args.out is None:
             raise InvalidInput("out: missing; the bundle folder to write was expected (--out FOLDER)")
         with cleaned_up_when_terminated():
-            out = export_checkpoint(
-                args.model,
-                args.out,
-                name=args.name,
-                version=args.version,
-                precision=args.precision,
-                data=args.data,
-                metrics=args.metrics,
-                licence=args.licence,
-                seed=args.seed,
-                say=lambda line: print(line, file=sys.stderr, flush=True),
-            )
-        bundle = Bundle.open(out)
+            bundle = Bundle.open(_exported(args))
     manifest = bundle.manifest
     return {
         "bundle": str(bundle.folder),
@@ -99,6 +108,37 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
         "parity": str(bundle.folder / manifest.parity_report),
         "fingerprint": bundle.fingerprint,
     }
+
+
+def _exported(args: argparse.Namespace) -> Path:
+    """The bundle's folder, from a public model or a checkpoint of this project."""
+    from model_export.export import export_checkpoint
+    from model_export.public.export import export_public
+    from model_export.public.families import is_public
+    from model_export.public.hub import find_model
+    from vitascope.errors import InvalidInput
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    stated: dict[str, Any] = {
+        "name": args.name,
+        "version": args.version,
+        "licence": args.licence,
+        "seed": args.seed,
+        "say": say,
+    }
+    found = find_model(args.model, allow_pickle=args.allow_pickle)
+    if found is not None and is_public(found.folder):
+        if args.data is not None or args.metrics is not None:
+            raise InvalidInput(f"{args.model} is a public model; neither --data nor --metrics was expected")
+        more = {"frames": args.frames, "allow_pickle": args.allow_pickle}
+        return export_public(found, args.out, precision=args.precision or "float32", **more, **stated)
+    if args.frames is not None or args.allow_pickle:
+        raise InvalidInput(f"{args.model} is no public model; --frames and --allow-pickle are for those")
+    model = args.model if found is None else found.folder
+    stated |= {"precision": args.precision or "int8-weights", "data": args.data, "metrics": args.metrics}
+    return export_checkpoint(model, args.out, **stated)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from model_export.assemble import (
 )
 from model_export.calibrate import Fitted, calibrate, engine_answer_logits
 from model_export.card import Metrics, Provenance, headline_metrics, model_card, read_metrics
-from model_export.graphs import OPSET, export_graphs
+from model_export.graphs import OPSET, export_graphs, graph_specs
 from model_export.parity import (
     FLOAT32,
     REDUCED,
@@ -197,7 +197,7 @@ class _Export:
     ) -> None:
         self.job, self.graphs, self.folder, self.precision = job, graphs, folder, precision
         model, answers = job.held.model, job.held.answers
-        cases = random_cases(model, job.seed)
+        cases = random_cases(graph_specs(model), model.cfg, job.seed)
         for graph, more in real_cases(model, job.tokenizer, job.corpora.values()).items():
             cases[graph] += more
         self.cases: Mapping[str, list[Case]] = cases
@@ -238,8 +238,8 @@ class _Export:
         self.job.say(f"checking graphs with weights stored as {precision}")
         files = store(self.graphs, folder, precision)
         paths = {graph: folder / files[graph] for graph in self.graphs}
-        model, outputs = self.job.held.model, list(self.report.outputs)
-        outputs += check_outputs(model, paths, self.cases, precision, tolerance)
+        outputs = list(self.report.outputs)
+        outputs += check_outputs(graph_specs(self.job.held.model), paths, self.cases, precision, tolerance)
         self._write_draft(folder)
         runtime = Model.open(folder, device="cpu")
         recall, embedded = list(self.report.recall), {}

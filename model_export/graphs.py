@@ -12,21 +12,34 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 import torch
 from torch import Tensor, nn
 
-from training.models.config import FusedConfig
 from training.models.fused import FusedModel
-from vitascope.manifest import GraphName
+from vitascope.manifest import FrameStream, GraphName
 
 OPSET = 20
 """The first with Gelu; ONNX Runtime and TensorRT both read it."""
 
 Arrays = dict[str, np.ndarray]
+
+
+class Sizes(Protocol):
+    """What inputs of a model's graphs are drawn by."""
+
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def text_length(self) -> int: ...
+    @property
+    def visual_tokens(self) -> int: ...
+    @property
+    def visual_width(self) -> int: ...
+    def streams(self) -> list[FrameStream]: ...
 
 
 class TextGraph(nn.Module):
@@ -106,7 +119,7 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
     return specs
 
 
-def random_streams(cfg: FusedConfig, rng: np.random.Generator, batch: int, clips: int) -> Arrays:
+def random_streams(cfg: Sizes, rng: np.random.Generator, batch: int, clips: int) -> Arrays:
     """Frame streams by name, uint8 (B, C, F, H, W, 3): a coarse random picture under fine noise.
 
     Noise alone is flat after a few strides, and every clip would look the same to the model.
@@ -120,7 +133,7 @@ def random_streams(cfg: FusedConfig, rng: np.random.Generator, batch: int, clips
     return out
 
 
-def random_tokens(cfg: FusedConfig, rng: np.random.Generator, batch: int, length: int) -> Arrays:
+def random_tokens(cfg: Sizes, rng: np.random.Generator, batch: int, length: int) -> Arrays:
     """input_ids and attention_mask (B, L) int64; the first row is full, the others are padded at random."""
     ids = rng.integers(0, cfg.vocabulary, (batch, length))
     kept = rng.integers(2, length + 1, batch)
@@ -129,14 +142,14 @@ def random_tokens(cfg: FusedConfig, rng: np.random.Generator, batch: int, length
     return {"input_ids": ids.astype(np.int64), "attention_mask": mask}
 
 
-def export_graph(spec: GraphSpec, cfg: FusedConfig) -> onnx.ModelProto:
+def export_graph(spec: GraphSpec, cfg: Sizes) -> onnx.ModelProto:
     """One graph in float32, weights inside. The module is left in evaluation mode."""
     example = _example(spec, cfg)
     names = {name for axes in spec.axes.values() for name in axes.values()}
     limits = {"length": {"min": 2, "max": cfg.text_length}}
     dims = {name: torch.export.Dim(name, **limits.get(name, {})) for name in names}
     shapes: tuple[Any, ...] = tuple({axis: dims[name] for axis, name in axes.items()} for axes in spec.axes.values())
-    if isinstance(spec.module, VideoGraph):
+    if spec.name == "video":
         shapes = (shapes,)  # any number of streams is one argument
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
@@ -159,7 +172,7 @@ def export_graphs(model: FusedModel) -> dict[GraphName, onnx.ModelProto]:
     return {spec.name: export_graph(spec, model.cfg) for spec in graph_specs(model)}
 
 
-def _example(spec: GraphSpec, cfg: FusedConfig) -> tuple[Tensor, ...]:
+def _example(spec: GraphSpec, cfg: Sizes) -> tuple[Tensor, ...]:
     # No axis is 1: torch.export takes a 1 for a constant.
     rng = np.random.default_rng(0)
     if spec.name == "video":

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from model_export.graphs import Arrays, GraphSpec, graph_specs, random_streams, random_tokens
+from model_export.graphs import Arrays, GraphSpec, Sizes, graph_specs, random_streams, random_tokens
 from model_export.weights import Precision
 from training.data.packed import Packed
 from training.evaluation.embedding import streams_of
@@ -103,14 +103,13 @@ class Case:
     inputs: Arrays
 
 
-def random_cases(model: FusedModel, seed: int) -> dict[str, list[Case]]:
+def random_cases(specs: Sequence[GraphSpec], cfg: Sizes, seed: int) -> dict[str, list[Case]]:
     """Fresh inputs by graph: B 1, 2, 3, C 1, 2 and L 2 to the text length, so that no size can be baked in."""
     rng = np.random.default_rng(seed)
-    cfg = model.cfg
     videos = [random_streams(cfg, rng, batch, clips) for batch, clips in ((1, 1), (3, 2), (2, 1))]
     lengths = ((1, 2), (3, cfg.text_length), (2, max(2, cfg.text_length // 2)), (1, cfg.text_length - 1))
     texts = [random_tokens(cfg, rng, batch, length) for batch, length in lengths]
-    visual = _visual_tokens(model, random_streams(cfg, rng, 3, 1))
+    visual = _visual_tokens(specs, random_streams(cfg, rng, 3, 1))
     return _by_graph("random", videos, texts, visual)
 
 
@@ -118,6 +117,7 @@ def real_cases(
     model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6
 ) -> dict[str, list[Case]]:
     """Inputs from the first examples of each corpus: its frames (also as two clips each), captions, questions."""
+    specs = graph_specs(model)
     videos, texts, visual = [], [], []
     for packed in corpora:
         rows = np.arange(min(count, len(packed.examples)))
@@ -130,13 +130,13 @@ def real_cases(
         if said:
             ids, mask = tokenizer.encode(said)
             texts.append({"input_ids": ids, "attention_mask": mask})
-            visual.append(_visual_tokens(model, streams))
+            visual.append(_visual_tokens(specs, streams))
     tokens = np.concatenate(visual) if visual else np.zeros((0, 0, 0), np.float32)
     return _by_graph("real", videos, texts, tokens)
 
 
 def check_outputs(
-    model: FusedModel,
+    specs: Sequence[GraphSpec],
     graphs: Mapping[GraphName, Path],
     cases: Mapping[str, Sequence[Case]],
     precision: Precision,
@@ -147,7 +147,7 @@ def check_outputs(
     Raises ParityError naming graph, output, difference and tolerance at the first output that is off.
     """
     out = []
-    for spec in graph_specs(model):
+    for spec in specs:
         engine = OnnxRuntimeEngine(graphs[spec.name], device="cpu")
         for origin in ("random", "real"):
             chosen = [case for case in cases.get(spec.name, ()) if case.origin == origin]
@@ -176,21 +176,34 @@ def _check_graph(
                 )
             wanted[name].append(expected[name])
             found[name].append(actual[name])
-    checks = []
-    for name in spec.outputs:
-        check = OutputCheck(
-            precision=precision,
-            graph=spec.name,
-            output=name,
-            inputs=cases[0].origin,
-            shapes=[list(a.shape) for a in wanted[name]],
-            max_difference=max(float(np.abs(a - b).max()) for a, b in zip(wanted[name], found[name], strict=True)),
-            cosine=_least_cosine(wanted[name], found[name]),
-            probability_difference=_probability_difference(wanted[name], found[name]),
-        )
-        _require(check, tolerance)
-        checks.append(check)
-    return checks
+    return [
+        compared(spec.name, name, cases[0].origin, wanted[name], found[name], precision, tolerance)
+        for name in spec.outputs
+    ]
+
+
+def compared(
+    graph: GraphName,
+    output: str,
+    origin: Origin,
+    wanted: Sequence[np.ndarray],
+    found: Sequence[np.ndarray],
+    precision: Precision,
+    tolerance: Tolerance,
+) -> OutputCheck:
+    """One output over all runs, as torch and as the runtime give it. Raises ParityError where they differ too far."""
+    check = OutputCheck(
+        precision=precision,
+        graph=graph,
+        output=output,
+        inputs=origin,
+        shapes=[list(a.shape) for a in wanted],
+        max_difference=max(float(np.abs(a - b).max()) for a, b in zip(wanted, found, strict=True)),
+        cosine=_least_cosine(wanted, found),
+        probability_difference=_probability_difference(wanted, found),
+    )
+    _require(check, tolerance)
+    return check
 
 
 def run_torch(spec: GraphSpec, inputs: Arrays) -> Arrays:
@@ -258,8 +271,8 @@ def _by_graph(
     }
 
 
-def _visual_tokens(model: FusedModel, streams: Arrays) -> np.ndarray:
-    (video,) = [spec for spec in graph_specs(model) if spec.name == "video"]
+def _visual_tokens(specs: Sequence[GraphSpec], streams: Arrays) -> np.ndarray:
+    (video,) = [spec for spec in specs if spec.name == "video"]
     return run_torch(video, streams)["visual_tokens"]
 
 

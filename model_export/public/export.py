@@ -1,0 +1,192 @@
+"""Public model in, verified bundle out."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from model_export.assemble import (
+    ANSWERS_NAME,
+    CARD_NAME,
+    PARITY_NAME,
+    TOKENIZER_NAME,
+    answers_document,
+    check_name,
+    folder_replaced_whole,
+    write_documents,
+    write_manifest,
+)
+from model_export.graphs import OPSET, export_graph
+from model_export.parity import FLOAT32, REDUCED, ParityReport, Tolerance, check_outputs, random_cases
+from model_export.public.agreement import LIBRARY, check_agreement
+from model_export.public.card import public_card
+from model_export.public.families import open_public
+from model_export.public.folder import NO_TERMS, licence_of_folder
+from model_export.public.hub import Found
+from model_export.public.model import PublicModel
+from model_export.weights import Precision, store
+from vitascope.errors import InvalidInput
+from vitascope.manifest import GraphName
+from vitascope.model import Model
+
+Say = Callable[[str], None]
+
+FRAMES = 8
+"""Of a clip, for models that know pictures only."""
+MOST_FRAMES = 256
+
+
+@dataclass(frozen=True)
+class _Job:
+    name: str
+    version: str
+    licence: str
+    found: Found
+    precision: Precision
+    seed: int
+    say: Say
+
+
+def export_public(
+    found: Found,
+    out: Path,
+    *,
+    name: str | None = None,
+    version: str = "1.0.0",
+    precision: Precision = "float32",
+    licence: str | None = None,
+    seed: int | None = None,
+    frames: int | None = None,
+    allow_pickle: bool = False,
+    say: Say = lambda _: None,
+) -> Path:
+    """Export the public model that was ``found`` as a bundle at ``out``; returns ``out``.
+
+    frames: of a clip, for models of pictures (default 8). licence: default what the model's README.md states.
+    allow_pickle: read weights that are pickles, where there are no others.
+
+    Raises ParityError when the bundle does not give what the original library gives, InvalidInput for what cannot be
+    exported; in both cases no bundle is written and one that was at ``out`` stays as it was.
+    """
+    check_name(name or out.name)
+    if frames is not None and not 1 <= frames <= MOST_FRAMES:
+        raise InvalidInput(f"frames: {frames}; 1 to {MOST_FRAMES} was expected")
+    say(f"opening {found.name}")
+    model = open_public(found.folder, frames or FRAMES, allow_pickle=allow_pickle)
+    for note in model.notes:
+        say(f"chosen: {note}")
+    terms = licence or licence_of_folder(found.folder)
+    if terms is None:
+        say(f"licence: {NO_TERMS} (--licence states them)")
+    job = _Job(
+        name=name or out.name,
+        version=version,
+        licence=terms or NO_TERMS,
+        found=found,
+        precision=precision,
+        seed=secrets.randbits(32) if seed is None else seed,
+        say=say,
+    )
+    with folder_replaced_whole(out) as folder:
+        say("exporting graphs (torch to ONNX)")
+        graphs = {spec.name: export_graph(spec, model) for spec in model.specs}
+        _write(job, model, graphs, folder)
+    return out
+
+
+def _write(job: _Job, model: PublicModel, graphs: Mapping[GraphName, onnx.ModelProto], folder: Path) -> None:
+    """The bundle's files, after every comparison at float32 and at the precision that is kept."""
+    reduced = job.precision != "float32"
+    report = ParityReport(
+        model=job.name,
+        precision=job.precision,
+        seed=job.seed,
+        versions=_versions(model),
+        tolerances={"float32": FLOAT32, "original library": LIBRARY} | ({job.precision: REDUCED} if reduced else {}),
+        outputs=[],
+        recall=[],
+    )
+    if reduced:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as whole:
+            report = _checked(job, model, graphs, Path(whole), "float32", (FLOAT32, LIBRARY), report)
+    tolerances = (REDUCED, REDUCED) if reduced else (FLOAT32, LIBRARY)
+    report = _checked(job, model, graphs, folder, job.precision, tolerances, report)
+    fields = _fields(job, model, job.precision)
+    write_documents(folder, {PARITY_NAME: report.model_dump_json(indent=1) + "\n"})
+    draft = write_manifest(folder, fields)
+    write_documents(folder, {CARD_NAME: public_card(draft, report, job.found.name, model.notes)})
+    write_manifest(folder, fields)
+    Model.open(folder, device="cpu").warm()
+
+
+def _checked(
+    job: _Job,
+    model: PublicModel,
+    graphs: Mapping[GraphName, onnx.ModelProto],
+    folder: Path,
+    precision: Precision,
+    tolerances: tuple[Tolerance, Tolerance],
+    report: ParityReport,
+) -> ParityReport:
+    """Store the graphs at one precision; the report with what was compared. Raises ParityError.
+
+    ``tolerances``: towards the graphs in torch, and towards the original library.
+    """
+    job.say(f"checking graphs with weights stored as {precision}")
+    files = store(graphs, folder, precision)
+    paths = {graph: folder / file for graph, file in files.items()}
+    cases = random_cases(model.specs, model, job.seed)
+    outputs = check_outputs(model.specs, paths, cases, precision, tolerances[0])
+    documents = {CARD_NAME: "", PARITY_NAME: "", TOKENIZER_NAME: model.tokenizer_json}
+    if model.answers:
+        documents[ANSWERS_NAME] = answers_document(model.answers)
+    write_documents(folder, documents)
+    write_manifest(folder, _fields(job, model, precision))
+    job.say(f"comparing with the original library, weights stored as {precision}")
+    outputs += check_agreement(Model.open(folder, device="cpu"), model.original, precision, tolerances[1])
+    return report.model_copy(update={"outputs": [*report.outputs, *outputs]})
+
+
+def _fields(job: _Job, model: PublicModel, precision: Precision) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "version": job.version,
+        "architecture": model.architecture,
+        "tasks": model.tasks,
+        "streams": model.streams(),
+        "graphs": {spec.name: f"{spec.name}.onnx" for spec in model.specs},
+        "vector_width": model.vector_width,
+        "visual_tokens": model.visual_tokens,
+        "visual_width": model.visual_width,
+        "text_length": model.text_length,
+        "temperature": model.temperature,
+        "logit_bias": model.logit_bias,
+        "tokenizer": TOKENIZER_NAME,
+        "answers": ANSWERS_NAME if model.answers else None,
+        "model_card": CARD_NAME,
+        "parity_report": PARITY_NAME,
+        "calibration": model.calibration,
+        "precision": precision,
+        "training_data": [f"as stated by the authors of {job.found.name}"],
+        "licence": job.licence,
+        "extra": {
+            "public_model": {
+                "source": job.found.name,
+                "revision": job.found.revision,
+                "chosen": model.notes,
+                "versions": _versions(model),
+                "config": model.config,
+            }
+        },
+    }
+
+
+def _versions(model: PublicModel) -> dict[str, str]:
+    return {p: package_version(p) for p in ("torch", "onnx", "onnxruntime")} | {"opset": str(OPSET)} | model.versions

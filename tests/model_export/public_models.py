@@ -1,0 +1,108 @@
+"""Small randomly initialised models of public families, saved as their own libraries save them, with a tokeniser
+trained on the spot and the family's real processor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import nn
+
+from model_export.public.probes import TEXTS
+
+SIDE = 32
+VOCABULARY = 420
+
+
+def corpus() -> list[str]:
+    """Enough for a few merges of letters that the tests write."""
+    return [*TEXTS[:6], "a red square moves left", "two green circles and a blue triangle", "what colour is it?"] * 4
+
+
+def shaken(build: Callable[[], nn.Module], seed: int = 0) -> Any:
+    """Random weights whose norms and biases are moved off one and zero, so that a forgotten one is noticed."""
+    torch.manual_seed(seed)
+    model = build()
+    with torch.no_grad():
+        for name, values in model.named_parameters():
+            if "logit" in name:
+                continue
+            values.add_(0.08 * torch.randn_like(values))
+    return model.eval()
+
+
+def clip_tokenizer(bos: str = "<|startoftext|>", eos: str = "<|endoftext|>") -> Any:
+    """Byte-level BPE of CLIP's kind: lower case, `</w>` at the ends of words, both special tokens last."""
+    from transformers import CLIPTokenizer
+
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - 2 + 40,
+        special_tokens=[],
+        end_of_word_suffix="</w>",
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    small = CLIPTokenizer()._tokenizer
+    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    raw.normalizer, raw.pre_tokenizer = small.normalizer, small.pre_tokenizer
+    raw.train_from_iterator(corpus(), trainer)
+    learnt = json.loads(raw.to_str())["model"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
+    merges = []
+    for left, right in (tuple(m) for m in learnt["merges"]):
+        if len(pieces) >= VOCABULARY + 200:
+            break
+        if left in pieces and right in pieces and left + right not in pieces:
+            pieces.append(left + right)
+            merges.append((left, right))
+    vocabulary = {piece: number for number, piece in enumerate([*pieces, bos, eos])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+
+
+def make_clip(folder: Path, **text: Any) -> Path:
+    """A CLIP folder as `save_pretrained` writes it."""
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    tokenizer = clip_tokenizer()
+    config = CLIPConfig(
+        text_config={**clip_text(tokenizer), **text},
+        vision_config=clip_vision(),
+        projection_dim=24,
+        logit_scale_init_value=3.1,
+    )
+    shaken(lambda: CLIPModel(config)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return folder
+
+
+def clip_text(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def clip_vision() -> dict[str, Any]:
+    return {
+        "hidden_size": 40,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": SIDE,
+        "patch_size": 8,
+    }
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {"clip": make_clip}
