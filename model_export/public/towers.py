@@ -23,7 +23,7 @@ from model_export.graphs import GraphSpec
 from model_export.public.folder import load_model
 from model_export.public.model import PublicModel
 from model_export.public.pictures import PixelScale, scale_of, stream_of
-from model_export.public.texts import Padding, length_of, open_tokenizer, tokenizer_json
+from model_export.public.texts import Padding, length_of, open_tokenizer
 from vitascope.errors import InvalidInput
 from vitascope.manifest import Calibration, FrameStream
 
@@ -121,7 +121,8 @@ def load_siglip(folder: Path, config: dict[str, Any], frames: int, *, allow_pick
 
 
 def _towers(folder: Path, config: dict[str, Any], model: Any, frames: int, *, fixed_length: bool) -> PublicModel:
-    processor, tokenizer = open_processor(folder), open_tokenizer(folder)
+    processor, tokens = open_processor(folder), open_tokenizer(folder)
+    tokenizer = tokens.library
     stream = stream_of(processor, folder, model.config.vision_config.image_size, frames, "uniform")
     text = model.config.text_config
     text_length = length_of(tokenizer, text.max_position_embeddings)
@@ -138,14 +139,22 @@ def _towers(folder: Path, config: dict[str, Any], model: Any, frames: int, *, fi
         vector_width=vector_width_of(model),
         scale=math.exp(float(model.logit_scale.detach())),
         logit_bias=bias,
-        tokenizer_json=tokenizer_json(tokenizer, folder),
+        tokenizer_json=tokens.written,
+        notes=tokens.notes,
         versions={"transformers": version("transformers")},
         config=config,
     )
 
 
 def two_towers(
-    *, text: nn.Module, frames: nn.Module, stream: FrameStream, scale: float, logit_bias: float, **stated: Any
+    *,
+    text: nn.Module,
+    frames: nn.Module,
+    stream: FrameStream,
+    scale: float,
+    logit_bias: float,
+    notes: list[str],
+    **stated: Any,
 ) -> PublicModel:
     """A model of pictures with a text tower and an image tower; ``stated``: further fields of PublicModel."""
     width = stated["vector_width"]
@@ -163,7 +172,7 @@ def two_towers(
         temperature=1.0 / scale,
         logit_bias=logit_bias,
         calibration=calibration if logit_bias else Calibration(),
-        notes=[POOLING.format(frames=stream.frames)],
+        notes=[POOLING.format(frames=stream.frames), *notes],
         **stated,
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 
 from model_export.public.probes import TEXTS
@@ -105,4 +105,88 @@ def clip_vision() -> dict[str, Any]:
     }
 
 
-MAKERS: dict[str, Callable[[Path], Path]] = {"clip": make_clip}
+def make_siglip(folder: Path) -> Path:
+    """A SigLIP folder with a tokeniser of SentencePiece's kind: unigrams, `▁` before words, lower case, no marks."""
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.Unigram())
+    raw.normalizer = normalizers.Sequence(
+        [
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex(r"[!-/:-@\[-`{-~]"), ""),
+            normalizers.Replace(Regex(r"\s+"), " "),
+            normalizers.Strip(),
+        ]
+    )
+    raw.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    raw.train_from_iterator(
+        corpus(), trainers.UnigramTrainer(vocab_size=160, special_tokens=special, unk_token="<unk>")
+    )
+    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    # As the published folders state it: no mask, 64 tokens, padded by the end of the text.
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token="</s>",
+        pad_token="</s>",
+        unk_token="<unk>",
+        model_max_length=64,
+        model_input_names=["input_ids"],
+    )
+    save_siglip(folder, tokenizer)
+    return folder
+
+
+def write_pieces(folder: Path) -> None:
+    """The pieces of a SigLIP folder's tokenizer.json as the SentencePiece model that its authors published."""
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    stated = json.loads((folder / "tokenizer.json").read_text())["model"]
+    model = import_protobuf().ModelProto()
+    model.trainer_spec.model_type = 1
+    model.trainer_spec.unk_id = stated["unk_id"]
+    for piece, score in stated["vocab"]:
+        model.pieces.add(piece=piece, score=score)
+    (folder / "spiece.model").write_bytes(model.SerializeToString())
+    (folder / "tokenizer.json").unlink()
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"tokenizer_class": "SiglipTokenizer"}))
+
+
+def make_siglip2(folder: Path) -> Path:
+    """SigLIP 2 of one resolution: the same model with a byte-level fallback BPE that keeps marks, and 0 for padding."""
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    raw.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(" ", "▁")])
+    raw.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{number:02X}>" for number in range(256))]
+    raw.train_from_iterator(corpus()[:3], trainers.BpeTrainer(vocab_size=400, special_tokens=special))
+    raw.post_processor = processors.TemplateProcessing(single="$A <eos>", special_tokens=[("<eos>", 1)])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw,
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=64,
+        model_input_names=["input_ids"],
+    )
+    save_siglip(folder, tokenizer, resample=2)
+    return folder
+
+
+def save_siglip(folder: Path, tokenizer: Any, resample: int = 3) -> None:
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
+
+    text = clip_text(tokenizer) | {"max_position_embeddings": 64, "projection_size": 40, "bos_token_id": None}
+    config = SiglipConfig(text_config=text, vision_config=clip_vision())
+    model = shaken(lambda: SiglipModel(config))
+    with torch.no_grad():
+        model.logit_scale.fill_(2.9)
+        model.logit_bias.fill_(-9.5)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    SiglipImageProcessor(size={"height": SIDE, "width": SIDE}, resample=resample).save_pretrained(folder)
+
+
+MAKERS: dict[str, Callable[[Path], Path]] = {"clip": make_clip, "siglip": make_siglip, "siglip2": make_siglip2}

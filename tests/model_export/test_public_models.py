@@ -11,17 +11,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tokenizers
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from model_export.public import export as public_export
+from model_export.public import probes
 from model_export.public.export import export_public
 from model_export.public.families import open_public
 from model_export.public.hub import Found
+from model_export.public.texts import open_tokenizer
+from tests.chaos import rounds
 from tests.media_files import moving_shot, write_picture, write_video
-from tests.model_export.public_models import MAKERS, make_clip
+from tests.model_export.public_models import MAKERS, make_clip, make_siglip, write_pieces
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from training.data.scenes.generate import example_of
@@ -31,6 +35,7 @@ from vitascope.errors import InvalidInput
 from vitascope.media.decode import read_frames
 from vitascope.media.sample import clip_times
 from vitascope.model import Model
+from vitascope.tokenise import Tokenizer
 
 TEXTS = [
     "a red square moves left",
@@ -66,7 +71,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Rendered scenes and a noisy panorama, as JPEG and PNG of several shapes."""
+    """Rendered scenes and a tall panorama, as JPEG and PNG of several shapes."""
     folder = tmp_path_factory.mktemp("photographs")
     found = []
     for number in range(3):
@@ -74,8 +79,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         frame = next(iter(render(world)))
         found.append(folder / f"{number}.jpg")
         frame.convert("RGB").resize((333 + 40 * number, 250)).save(found[-1], quality=90)
-    random = np.random.default_rng(0)
-    found.append(write_picture(folder / "tall.png", random.integers(0, 256, (301, 77, 3), np.uint8)))
+    found.append(write_picture(folder / "tall.png", np.concatenate(moving_shot(9, 5))))
     return found
 
 
@@ -95,7 +99,7 @@ def library_of(family: str, source: Path) -> tuple[Any, Any]:
     return AutoModel.from_pretrained(source).eval(), AutoProcessor.from_pretrained(source)
 
 
-@pytest.mark.parametrize("family", ["clip"])
+@pytest.mark.parametrize("family", ["clip", "siglip", *(["siglip2"] if rounds(0, 1) else [])])
 def test_texts_and_pictures_are_those_of_the_original(
     family: str, exported: Callable[[str], Exported], photographs: list[Path]
 ) -> None:
@@ -184,6 +188,34 @@ def test_the_command_exports_a_folder(
     assert bundle.manifest.licence == "mit"
     assert printed["precision"] == "float32"
     assert printed["fingerprint"] == bundle.fingerprint == before.fingerprint
+
+
+def test_siglip_keeps_its_bias_and_its_one_length(exported: Callable[[str], Exported]) -> None:
+    """Its probability of a pair is what the manifest's numbers make of a similarity; padding changes no vector."""
+    runtime = Model.open(exported("siglip").bundle, threads=1)
+    stated = runtime.bundle.manifest
+    assert (stated.text_length, stated.logit_bias) == (64, pytest.approx(-9.5))
+    assert stated.temperature == pytest.approx(np.exp(-2.9))
+    similarity = np.array([0.4, 0.9])
+    wanted = 1 / (1 + np.exp(-(similarity / stated.temperature + stated.logit_bias)))
+    np.testing.assert_allclose(runtime.fused(similarity, np.zeros(2)), wanted, atol=1e-6)
+    (stream,) = runtime.streams
+    assert (stream.fit, stream.resample, stream.shortest_edge) == ("stretch", "bicubic", None)
+    np.testing.assert_allclose(
+        runtime.embed_text([TEXTS[0], TEXTS[4]])[0], runtime.embed_text([TEXTS[0]])[0], atol=1e-6
+    )
+
+
+def test_siglip_pieces_become_its_tokeniser(tmp_path: Path) -> None:
+    """A folder that has only the SentencePiece model gives the numbers of the same pieces in tokenizer.json."""
+    folder = make_siglip(tmp_path / "siglip")
+    wanted = open_tokenizer(folder).library
+    write_pieces(folder)
+    tokens = open_tokenizer(folder)
+    runtime = Tokenizer(tokenizers.Tokenizer.from_str(tokens.written), 64)
+    for text in [*TEXTS, *probes.TEXTS, "tabs\tand, marks!?", "under_score"]:
+        ids, _ = runtime.encode([text])
+        assert ids[0].tolist() == wanted(text, truncation=True, max_length=64)["input_ids"], text
 
 
 def changed(source: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> Path:
