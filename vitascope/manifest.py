@@ -70,7 +70,7 @@ class Unwritten(Strict):
 class FrameStream(Unwritten):
     """What the visual graph eats under this name: uint8 RGB, (B, C, frames, height, width, 3)."""
 
-    _later: ClassVar[tuple[str, ...]] = ("resample", "shortest_edge")
+    _later: ClassVar[tuple[str, ...]] = ("resample", "shortest_edge", "margin")
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     frames: Annotated[int, Field(ge=1, le=256)]
@@ -85,6 +85,8 @@ class FrameStream(Unwritten):
     name, which averages where it makes smaller, as the processors of public models do."""
     shortest_edge: Annotated[int | None, Field(ge=8, le=4096, description="pixels")] = None
     """With crop: how long the frame's shorter edge is made before the centre is cut; as the target needs where null."""
+    margin: Literal["down", "even"] = "down"
+    """With crop: how the half pixels of an odd margin are rounded, down or to an even number of pixels."""
 
     @model_validator(mode="after")
     def _cuts_what_is_there(self) -> FrameStream:

@@ -17,6 +17,7 @@ STREAM: dict[str, Any] = {
     "fit": "stretch",
     "resample": "decoder",
     "shortest_edge": None,
+    "margin": "down",
 }
 MODEL: dict[str, Any] = {
     "name": "hd-vila-tiny",
@@ -53,6 +54,7 @@ class FrameStream(Response):
     fit: str
     resample: Annotated[str, Field(description="decoder, or the filter that makes frames smaller")] = "decoder"
     shortest_edge: Annotated[int | None, Field(description="pixels, before the centre is cut")] = None
+    margin: Annotated[str, Field(description="how half pixels of a margin are rounded: down or even")] = "down"
 
 
 class NewModel(Request):

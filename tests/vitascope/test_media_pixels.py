@@ -197,7 +197,7 @@ def test_a_gif_may_grow_within_the_limits(tmp_path: Path) -> None:
         read_frames(path, [0.05, 0.15], MediaLimits(max_pixels=4000))
 
 
-@pytest.mark.parametrize("size", [(333, 250), (250, 333), (224, 224), (97, 500)])
+@pytest.mark.parametrize("size", [(333, 250), (331, 249), (250, 333), (224, 224), (97, 500)])
 @pytest.mark.parametrize(("shortest_edge", "side"), [(96, 96), (128, 112)])
 def test_a_named_filter_and_the_centre_are_those_of_public_processors(
     size: tuple[int, int], shortest_edge: int, side: int
@@ -214,5 +214,8 @@ def test_a_named_filter_and_the_centre_are_those_of_public_processors(
     expected = np.array(inner.crop((left, top, left + side, top + side)))
     found = fitted(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge)
     assert np.array_equal(found, expected)
+    left, top = round((inner.width - side) / 2), round((inner.height - side) / 2)
+    even = fitted(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge, "even")
+    assert np.array_equal(even, np.array(inner.crop((left, top, left + side, top + side))))
     stretched = fitted(Still(np.array(image)), side, side, "stretch", "bilinear")
     assert np.array_equal(stretched, np.array(image.resize((side, side), Image.Resampling.BILINEAR)))

@@ -33,6 +33,7 @@ class WantedStream(NamedTuple):
     fit: str
     resample: str
     shortest_edge: int | None
+    margin: str
 
 
 def check_decoders() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,17 +35,23 @@ def size_within(frame: Frame, side: int) -> tuple[int, int]:
 
 
 def fitted(
-    frame: Frame, width: int, height: int, fit: str, resample: str = "decoder", shortest_edge: int | None = None
+    frame: Frame,
+    width: int,
+    height: int,
+    fit: str,
+    resample: str = "decoder",
+    shortest_edge: int | None = None,
+    margin: str = "down",
 ) -> Pixels:
     """``frame`` as (height, width, 3).
 
     stretch ignores the aspect ratio; crop covers the target and cuts the centre; pad shows all of the
-    frame, centred on black. ``resample`` and ``shortest_edge`` as in ``manifest.FrameStream``.
+    frame, centred on black. ``resample``, ``shortest_edge`` and ``margin`` as in ``manifest.FrameStream``.
     """
     if resample != "decoder":
         frame = _Filtered(frame, Image.Resampling[resample.upper()])
     if fit == "crop" and (shortest_edge or resample != "decoder"):
-        return _centre_of(frame, shortest_edge or max(width, height), width, height)
+        return _centre_of(frame, shortest_edge or max(width, height), width, height, margin)
     if fit == "stretch":
         return frame.rgb(width, height)
     scales = (width / frame.width, height / frame.height)
@@ -85,14 +92,15 @@ class _Filtered:
         return self.whole.small_rgb(width, height)
 
 
-def _centre_of(frame: Frame, shortest_edge: int, width: int, height: int) -> Pixels:
+def _centre_of(frame: Frame, shortest_edge: int, width: int, height: int, margin: str) -> Pixels:
     """The centre of the frame with its shorter edge made ``shortest_edge`` pixels.
 
-    The longer edge and the margins round down, as in the processors of public models.
+    The longer edge rounds down, as in the processors of public models.
     """
     short = min(frame.width, frame.height)
     inner = frame.rgb(shortest_edge * frame.width // short, shortest_edge * frame.height // short)
-    top, left = (inner.shape[0] - height) // 2, (inner.shape[1] - width) // 2
+    halved = math.floor if margin == "down" else round
+    top, left = halved((inner.shape[0] - height) / 2), halved((inner.shape[1] - width) / 2)
     return inner[top : top + height, left : left + width]
 
 

@@ -34,6 +34,8 @@ class Stream(Protocol):
     def resample(self) -> str: ...
     @property
     def shortest_edge(self) -> int | None: ...
+    @property
+    def margin(self) -> str: ...
 
 
 OnMiddle = Callable[[int, Frame], None]
@@ -150,6 +152,12 @@ def _place(arrays: dict[str, NDArray[np.uint8]], frame: Frame, places: Sequence[
     for stream, clip, number in places:
         if stream.name not in resized:
             resized[stream.name] = fitted(
-                frame, stream.width, stream.height, stream.fit, stream.resample, stream.shortest_edge
+                frame,
+                stream.width,
+                stream.height,
+                stream.fit,
+                stream.resample,
+                stream.shortest_edge,
+                stream.margin,
             )
         arrays[stream.name][clip, number] = resized[stream.name]

@@ -38,13 +38,14 @@ class Stream(NamedTuple):
     fit: str
     resample: str = "decoder"
     shortest_edge: int | None = None
+    margin: str = "down"
 
 
 STREAMS = [
     Stream("one", 1, 48, 96, "middle", "stretch"),
     Stream("few", 3, 24, 24, "uniform", "crop"),
     Stream("more", 5, 16, 40, "uniform", "pad"),
-    Stream("sharp", 2, 16, 24, "uniform", "crop", "bicubic", 28),
+    Stream("sharp", 2, 16, 24, "uniform", "crop", "bicubic", 28, "even"),
 ]
 COUNTERS = [counter_frame(number) for number in range(50)]
 UNEVEN = [number * 0.04 if number % 3 else number * 0.04 + 0.013 for number in range(50)]
