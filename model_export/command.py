@@ -22,10 +22,10 @@ on real ones: float32 outputs may differ by 1e-4 at most and must find the same 
 smaller weights a vector must keep a cosine of 0.999 and Recall@1 may move by one point. If a check fails, the
 output and the difference are named, nothing is written, and a bundle that is already there stays.
 
-A public model is a folder of transformers (CLIP, SigLIP), or the name of such a model on the
-Hugging Face hub, which is fetched first. Beside random inputs, the bundle is compared with the model in its own
-library, from texts and picture files on: a vector must keep a cosine of 0.99999 at float32. What was chosen here and
-is not stated by the model (such as frames of a clip, for models of pictures) is said, and kept in the manifest.
+A public model is a folder of transformers (CLIP, SigLIP, X-CLIP, BLIP for retrieval) or of open_clip, or the name of
+such a model on the Hugging Face hub, which is fetched first. Beside random inputs, the bundle is compared with the
+model in its own library, from texts and picture files on: a vector must keep a cosine of 0.99999. What was chosen
+here and is not stated by the model (such as frames of a clip) is said, and kept in the manifest.
 
 MODEL may also be a bundle: then --metrics renews its card and stated metrics, and nothing else.
 """

@@ -18,7 +18,7 @@ from model_export.public import probes
 from model_export.public.model import Original
 from model_export.recall import NEAR_TIE
 from model_export.weights import Precision
-from vitascope.model import Model
+from vitascope.model import Model, VideoEmbedding
 
 LIBRARY = Tolerance(max_difference=None, cosine=0.99999, recall=0.0)
 """At float32. Two libraries that resize a picture round a few of its pixels differently."""
@@ -41,13 +41,21 @@ def check_agreement(
     """
     shown = probes.pictures() if pictures is None else list(pictures)
     check_tokens(runtime, original, texts)
-    ours = np.concatenate([_embedded(runtime, picture) for picture in shown])
+    seen = [_embedded(runtime, picture) for picture in shown]
+    ours = np.concatenate([one.vectors for one in seen])
     wanted = original.picture_vectors(shown)
     checks = [compared("video", "vector", "real", [wanted], [ours], precision, tolerance)]
     said, expected = runtime.embed_text(texts), original.text_vectors(texts)
     checks.append(compared("text", "vector", "real", [expected], [said], precision, tolerance))
+    logits = original.logits(texts, shown)
+    ranked = said @ ours.T
+    if "matching" in runtime.tasks:
+        ranked = np.stack([runtime.match(texts, np.repeat(one.visual_tokens, len(texts), 0)).logits for one in seen], 1)
+        checks.append(
+            compared("match", "match_logit", "real", [logits.ravel()], [ranked.ravel()], precision, tolerance)
+        )
     if tolerance.recall == 0:
-        _check_first(said @ ours.T, original.logits(texts, shown))
+        _check_first(ranked, logits)
     return checks
 
 
@@ -61,17 +69,17 @@ def check_tokens(runtime: Model, original: Original, texts: Sequence[str]) -> No
             raise ParityError(f"tokens of {text[:40]!r}: {found[:12]}; {wanted[:12]} were expected (first 12 each)")
 
 
-def _embedded(runtime: Model, picture: Image.Image) -> np.ndarray:
-    """(1, D): the picture as a file, as people bring it."""
+def _embedded(runtime: Model, picture: Image.Image) -> VideoEmbedding:
+    """The picture as a file, as people bring it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         picture.save(path)
-        return runtime.embed_file(path).vectors
+        return runtime.embed_file(path)
 
 
-def _check_first(similarity: np.ndarray, logits: np.ndarray) -> None:
+def _check_first(scores: np.ndarray, logits: np.ndarray) -> None:
     """(T, P) each: the picture that fits each text best must be the same, near ties aside."""
-    for text, (ours, theirs) in enumerate(zip(similarity, logits, strict=True)):
+    for text, (ours, theirs) in enumerate(zip(scores, logits, strict=True)):
         first, wanted = int(ours.argmax()), int(theirs.argmax())
         if ours[first] - ours[wanted] > NEAR_TIE:
             raise ParityError(f"texts[{text}]: picture {first} comes first; {wanted} was expected, as in the original")

@@ -48,12 +48,12 @@ def tokenizer_of_pieces(folder: Path, *, lower_case: bool, end: str) -> Tokenize
 
 
 def _read(path: Path) -> Any:
-    from google.protobuf.message import DecodeError
-    from transformers.convert_slow_tokenizer import import_protobuf
+    from transformers import convert_slow_tokenizer
 
-    proto = import_protobuf().ModelProto()
+    library: Any = convert_slow_tokenizer
+    proto = library.import_protobuf().ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
-    except (OSError, DecodeError) as error:
+    except Exception as error:  # protobuf's errors differ by its version
         raise InvalidInput(f"model: {path} cannot be read as a SentencePiece model: {error}") from error
     return proto

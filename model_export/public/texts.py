@@ -72,7 +72,8 @@ def _siglip_tokenizer(folder: Path) -> Tokens:
     written = without_limits(made.to_str())
     if find_spec("sentencepiece"):
         return Tokens(_opened(folder), written, [])
-    alone = PreTrainedTokenizerFast(
+    kind: Any = PreTrainedTokenizerFast
+    alone = kind(
         tokenizer_object=made,
         eos_token=end,
         pad_token=str(stated.get("pad_token", end)),

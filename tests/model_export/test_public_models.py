@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import tokenizers
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import normalize
 
 from model_export.public import export as public_export
 from model_export.public import probes
@@ -25,6 +24,7 @@ from model_export.public.hub import Found
 from model_export.public.texts import open_tokenizer
 from tests.chaos import rounds
 from tests.media_files import moving_shot, write_picture, write_video
+from tests.model_export.public_libraries import Given, library_gives
 from tests.model_export.public_models import MAKERS, make_clip, make_siglip, write_pieces
 from tests.service.conftest import settings_for
 from tests.service.running import serving
@@ -32,9 +32,11 @@ from training.data.scenes.generate import example_of
 from training.data.scenes.render import render
 from vitascope.command import main
 from vitascope.errors import InvalidInput
+from vitascope.manifest import FrameStream
 from vitascope.media.decode import read_frames
-from vitascope.media.sample import clip_times
+from vitascope.media.sample import clip_times, sample_streams
 from vitascope.model import Model
+from vitascope.scores import fused_score
 from vitascope.tokenise import Tokenizer
 
 TEXTS = [
@@ -92,82 +94,112 @@ def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return result
 
 
-def library_of(family: str, source: Path) -> tuple[Any, Any]:
-    """The model and the processor as a user of transformers opens them."""
-    from transformers import AutoModel, AutoProcessor
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    return write_video(path, [frame for seed in (1, 2) for frame in moving_shot(seed, 40)])
 
-    return AutoModel.from_pretrained(source).eval(), AutoProcessor.from_pretrained(source)
+
+SPANS = ((0.4, 3.0), (1.2, 1.7))
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip", *(["siglip2"] if rounds(0, 1) else [])])
-def test_texts_and_pictures_are_those_of_the_original(
-    family: str, exported: Callable[[str], Exported], photographs: list[Path]
+def looked_at(streams: Sequence[FrameStream], photographs: list[Path], film: Path) -> list[list[Image.Image]]:
+    """The frames of each photograph and of two clips of the film, whole, as the bundle looks at them."""
+    (stream,) = streams
+    stills = [[picture] * stream.frames for picture in opened(photographs)]
+    moving = [[Image.fromarray(frame) for frame in read_frames(film, clip_times(stream, *span))] for span in SPANS]
+    return [*stills, *moving]
+
+
+def assert_given(given: Given, texts: np.ndarray, clips: np.ndarray, logits: np.ndarray) -> None:
+    """Cosines of at least 0.99999 and the same first hit, both ways."""
+    assert cosines(texts, given.texts).min() >= 0.99999
+    assert cosines(clips, given.clips).min() >= 0.99999
+    np.testing.assert_allclose(logits, given.logits, rtol=0.02, atol=0.05)
+    for axis in (0, 1):
+        best, chosen = given.logits.max(axis=axis), logits.argmax(axis=axis)
+        reached = np.take_along_axis(given.logits, np.expand_dims(chosen, axis), axis).squeeze(axis)
+        np.testing.assert_allclose(reached, best, atol=1e-3)  # the same, or one that the library puts beside it
+
+
+@pytest.mark.parametrize("family", MAKERS)
+def test_every_family_gives_what_its_library_gives(
+    family: str, photographs: list[Path], film: Path, tmp_path: Path
+) -> None:
+    """What is exported, run by torch on what the runtime's own tokeniser and decoder make of texts and files."""
+    source = MAKERS[family](tmp_path / family)
+    model = open_public(source, 4, allow_pickle=False)
+    modules = {spec.name: spec.module for spec in model.specs}
+    sampled = [sample_streams(path, model.streams(), [(0.0, 0.0)])["frames"] for path in photographs]
+    sampled += [sample_streams(film, model.streams(), [span])["frames"] for span in SPANS]
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(model.tokenizer_json), model.text_length)
+    ids, mask = (torch.from_numpy(array) for array in tokenizer.encode(TEXTS))
+    with torch.no_grad():
+        clips, tokens = modules["video"](torch.from_numpy(np.stack(sampled)))
+        texts = modules["text"](ids, mask)
+        logits = texts @ clips.T / model.temperature + model.logit_bias
+        if "match" in modules:
+            columns = [modules["match"](ids, mask, one.expand(len(TEXTS), -1, -1)) for one in tokens]
+            logits = torch.stack(columns, dim=1)
+    given = library_gives(family, source, TEXTS, looked_at(model.streams(), photographs, film))
+    assert_given(given, texts.numpy(), clips.numpy(), logits.numpy())
+
+
+@pytest.mark.parametrize("family", ["clip", "blip", *(sorted(set(MAKERS) - {"clip", "blip"}) if rounds(0, 1) else [])])
+def test_the_bundle_gives_what_the_library_gives(
+    family: str, exported: Callable[[str], Exported], photographs: list[Path], film: Path
 ) -> None:
     one = exported(family)
-    model, processor = library_of(family, one.source)
     runtime = Model.open(one.bundle, threads=1)
-    padding = "max_length" if family != "clip" else True
-    inputs = processor(text=TEXTS, images=opened(photographs), return_tensors="pt", padding=padding, truncation=True)
-    with torch.no_grad():
-        texts = model.get_text_features(**{k: v for k, v in inputs.items() if k != "pixel_values"}).pooler_output
-        pictures = model.get_image_features(pixel_values=inputs["pixel_values"]).pooler_output
-        logits = model(**inputs).logits_per_image.numpy()
-    said = runtime.embed_text(TEXTS)
-    seen = np.concatenate([runtime.embed_file(path).vectors for path in photographs])
-    assert cosines(said, texts.numpy()).min() >= 0.99999
-    assert cosines(seen, pictures.numpy()).min() >= 0.99999
+    seen = [runtime.embed_file(path) for path in photographs] + [runtime.embed_file(film, [span]) for span in SPANS]
+    texts, clips = runtime.embed_text(TEXTS), np.concatenate([each.vectors for each in seen])
     stated = runtime.bundle.manifest
-    found = seen @ said.T / stated.temperature + stated.logit_bias
-    np.testing.assert_allclose(found, logits, atol=0.02)
-    assert found.argmax(axis=0).tolist() == logits.argmax(axis=0).tolist()
-    assert found.argmax(axis=1).tolist() == logits.argmax(axis=1).tolist()
+    logits = texts @ clips.T / stated.temperature + stated.logit_bias
+    if "matching" in runtime.tasks:
+        judged = [runtime.match(TEXTS, np.repeat(each.visual_tokens, len(TEXTS), 0)).logits for each in seen]
+        logits = np.stack(judged, axis=1)
+    given = library_gives(family, one.source, TEXTS, looked_at(runtime.streams, photographs, film))
+    assert_given(given, texts, clips, logits)
 
 
-def test_a_clip_is_the_mean_of_its_frames(exported: Callable[[str], Exported], tmp_path: Path) -> None:
+def test_what_was_chosen_is_said_and_stated(exported: Callable[[str], Exported]) -> None:
     one = exported("clip")
-    model, processor = library_of("clip", one.source)
-    runtime = Model.open(one.bundle, threads=1)
-    (stream,) = runtime.streams
-    assert (stream.frames, stream.placement, stream.resample, stream.fit) == (4, "uniform", "bicubic", "crop")
-    film = write_video(tmp_path / "film.mp4", [f for seed in (1, 2) for f in moving_shot(seed, 40)])
-    span = (0.4, 3.0)
-    frames = [Image.fromarray(frame) for frame in read_frames(film, clip_times(stream, *span))]
-    with torch.no_grad():
-        pixels = processor(images=frames, return_tensors="pt")["pixel_values"]
-        wanted = normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=-1).mean(dim=0)
-    (vector,) = runtime.embed_file(film, [span]).vectors
-    assert cosines(vector[None], wanted.numpy()[None])[0] >= 0.99999
     assert any("mean of the unit vectors of 4 frames" in line for line in one.said)
-    stated = runtime.bundle.manifest.extra["public_model"]
+    manifest = Model.open(one.bundle).bundle.manifest
+    stated = manifest.extra["public_model"]
     assert stated["source"] == "them/small"
     assert "mean of the unit vectors of 4 frames" in stated["chosen"][0]
+    assert stated["chosen"][0] in (one.bundle / manifest.model_card).read_text()
 
 
+@pytest.mark.parametrize("family", ["clip", "blip"])
 def test_it_fills_a_served_collection_and_finds_in_it(
-    exported: Callable[[str], Exported], photographs: list[Path], tmp_path: Path
+    family: str, exported: Callable[[str], Exported], photographs: list[Path], film: Path, tmp_path: Path
 ) -> None:
-    one = exported("clip")
-    model, processor = library_of("clip", one.source)
+    """Uploaded, searched for and, by the fusion model, reranked: in the order of the original's own scores."""
+    one = exported(family)
+    rerank = 10 if family == "blip" else 0
     with serving(settings_for(one.bundle, tmp_path / "data")) as service:
         client = service.client
         assert client.post("/v1/collections", json={"name": "mine"}).status_code == 201
-        film = write_video(tmp_path / "film.mp4", moving_shot(3, 50))
         for path in [*photographs, film]:
             answer = client.post("/v1/collections/mine/videos", files={"file": (path.name, path.read_bytes())})
             assert answer.status_code == 201, answer.text
-        found = client.post("/v1/collections/mine/search", json={"text": TEXTS[0], "limit": 10}).json()["results"]
-    inputs = processor(text=TEXTS[:1], images=opened(photographs), return_tensors="pt", padding=True)
-    with torch.no_grad():
-        result = model(**inputs)
-    wanted = dict(
-        zip([p.stem for p in photographs], (result.image_embeds @ result.text_embeds[0]).tolist(), strict=True)
-    )
-    similarities = {hit["video"]["title"]: hit["similarity"] for hit in found}
-    assert "film" in similarities
-    for name, cosine in wanted.items():
-        assert similarities[name] == pytest.approx(cosine, abs=1e-3)
-    order = [hit["video"]["title"] for hit in found if hit["video"]["title"] != "film"]
-    assert order == sorted(wanted, key=lambda name: -wanted[name])
+        asked = {"text": TEXTS[0], "limit": 50, "rerank": rerank}
+        found = client.post("/v1/collections/mine/search", json=asked).json()["results"]
+    streams = Model.open(one.bundle).streams
+    given = library_gives(family, one.source, TEXTS[:1], looked_at(streams, photographs, film)[: len(photographs)])
+    titles = [path.stem for path in photographs]
+    cosine = dict(zip(titles, (given.clips @ given.texts[0]).tolist(), strict=True))
+    assert {hit["video"]["title"] for hit in found} == {*titles, "film"}
+    hits = {hit["video"]["title"]: hit for hit in found if hit["video"]["title"] != "film"}
+    for title in titles:
+        assert hits[title]["similarity"] == pytest.approx(cosine[title], abs=1e-3)
+    scores = dict(zip(titles, given.logits[0].tolist(), strict=True)) if rerank else cosine
+    assert list(hits) == sorted(titles, key=lambda title: -scores[title])
+    if rerank:
+        for title in titles:
+            assert hits[title]["match"] == pytest.approx(1 / (1 + np.exp(-scores[title])), abs=5e-3)
 
 
 def test_the_command_exports_a_folder(
@@ -190,20 +222,21 @@ def test_the_command_exports_a_folder(
     assert printed["fingerprint"] == bundle.fingerprint == before.fingerprint
 
 
-def test_siglip_keeps_its_bias_and_its_one_length(exported: Callable[[str], Exported]) -> None:
+def test_siglip_states_its_bias_and_its_one_length(tmp_path: Path) -> None:
     """Its probability of a pair is what the manifest's numbers make of a similarity; padding changes no vector."""
-    runtime = Model.open(exported("siglip").bundle, threads=1)
-    stated = runtime.bundle.manifest
-    assert (stated.text_length, stated.logit_bias) == (64, pytest.approx(-9.5))
-    assert stated.temperature == pytest.approx(np.exp(-2.9))
+    model = open_public(make_siglip(tmp_path / "siglip"), 4, allow_pickle=False)
+    assert (model.text_length, model.logit_bias) == (64, pytest.approx(-9.5))
+    assert model.temperature == pytest.approx(np.exp(-2.9))
     similarity = np.array([0.4, 0.9])
-    wanted = 1 / (1 + np.exp(-(similarity / stated.temperature + stated.logit_bias)))
-    np.testing.assert_allclose(runtime.fused(similarity, np.zeros(2)), wanted, atol=1e-6)
-    (stream,) = runtime.streams
+    wanted = 1 / (1 + np.exp(-(similarity / model.temperature + model.logit_bias)))
+    np.testing.assert_allclose(fused_score(model.calibration, similarity, np.zeros(2)), wanted, atol=1e-6)
+    (stream,) = model.streams()
     assert (stream.fit, stream.resample, stream.shortest_edge) == ("stretch", "bicubic", None)
-    np.testing.assert_allclose(
-        runtime.embed_text([TEXTS[0], TEXTS[4]])[0], runtime.embed_text([TEXTS[0]])[0], atol=1e-6
-    )
+    (text,) = [spec.module for spec in model.specs if spec.name == "text"]
+    ids, mask = torch.tensor([[9, 8, 7, 1]]), torch.ones(1, 4, dtype=torch.int64)
+    wider = torch.cat([ids, torch.full((1, 9), 5)], dim=1), torch.cat([mask, torch.zeros(1, 9).long()], dim=1)
+    with torch.no_grad():
+        np.testing.assert_allclose(text(ids, mask), text(*wider), atol=1e-6)
 
 
 def test_siglip_pieces_become_its_tokeniser(tmp_path: Path) -> None:
