@@ -108,7 +108,7 @@ class OriginalVideo:
         return {name: encoded[name] for name in ("input_ids", "attention_mask")}
 
     def _pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
-        videos = [[np.asarray(picture)] * self.frames for picture in pictures]
+        videos = [[np.array(picture)] * self.frames for picture in pictures]
         return torch.cat([self.processor(video, return_tensors="pt")["pixel_values"] for video in videos])
 
 

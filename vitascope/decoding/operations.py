@@ -31,9 +31,9 @@ class WantedStream(NamedTuple):
     width: int
     placement: str
     fit: str
-    resample: str
-    shortest_edge: int | None
-    margin: str
+    resample: str = "decoder"
+    shortest_edge: int | None = None
+    margin: str = "down"
 
 
 def check_decoders() -> None:
