@@ -25,13 +25,20 @@ def our_server(bundle: Path, data: Path, threads: int) -> Iterator[str]:
 
 
 @contextmanager
-def our_process(bundle: Path, data: Path, threads: int) -> Iterator[tuple[str, int]]:
-    """The URL of ``python -m service``, ready, and its process id."""
+def our_process(bundle: Path, data: Path, threads: int, **others: object) -> Iterator[tuple[str, int]]:
+    """The URL of ``python -m service``, ready, and its process id. ``others``: further settings."""
     port = free_port()
-    settings = {"BUNDLE": bundle, "DATA_DIR": data, "PORT": port, "THREADS": threads, "LOG_LEVEL": "warning"}
+    settings: dict[str, object] = {
+        "BUNDLE": bundle,
+        "DATA_DIR": data,
+        "PORT": port,
+        "THREADS": threads,
+        "LOG_LEVEL": "warning",
+    }
     settings["ALLOW_UNAUTHENTICATED"] = "true"
     settings["CLIENT_CONCURRENCY"] = 100_000  # the load stands for many clients, from one address
     settings["TEXT_CACHE_BYTES"] = 0  # the same sentences are sent again and again, and are meant to be run
+    settings |= {name.upper(): value for name, value in others.items()}
     given = {f"VITASCOPE_{name}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "service"]
     with running(command, given, f"http://127.0.0.1:{port}", "/readyz") as process:

@@ -26,6 +26,8 @@ from service.bench.soak_users import COLLECTION, Tally, World, at_work
 from vitascope.commands.options import default_bundle
 
 SAMPLE_SECONDS = 2.0
+CACHE_BYTES = 4 * 1024**2
+"""Of clips: full after a minute, so that what rises later is no cache that fills."""
 FILMS = 4
 FILM_SECONDS = 3.0
 ROWS = 10
@@ -112,7 +114,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600.0, help="of load")
     parser.add_argument("--pause", type=float, default=0.05, metavar="S", help="between two rounds of one user")
     args = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as data, our_process(args.bundle, Path(data), args.threads) as (url, process):
+    with (
+        tempfile.TemporaryDirectory() as data,
+        our_process(args.bundle, Path(data), args.threads, clip_cache_bytes=CACHE_BYTES) as (url, process),
+    ):
         bars = judge(*soak(url, process, Path(data), args.seconds, args.pause))
     return 1 if bars.missed else 0
 
