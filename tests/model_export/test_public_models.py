@@ -331,3 +331,30 @@ def test_a_name_that_cannot_be_fetched_says_so(
     said = capsys.readouterr().err
     assert "'openai/no-such-model' is no folder here" in said
     assert "no route to the hub. Without a network, give the folder" in said
+
+
+@pytest.mark.parametrize(
+    ("family", "file", "stated", "said"),
+    [
+        ("open_clip", "open_clip_config.json", {"model_cfg": {"custom_text": True}}, "custom_text true; a plain CLIP"),
+        (
+            "open_clip",
+            "open_clip_config.json",
+            {"model_cfg": {"vision_cfg": {"timm_model_name": "vit"}}},
+            r"vision_cfg\.timm_model_name; a plain CLIP",
+        ),
+        ("open_clip", "open_clip_config.json", {"preprocess_cfg": {"resize_mode": "longest"}}, "shortest or squash"),
+        ("blip", "config.json", {"architectures": ["BlipForQuestionAnswering"]}, "BlipForImageTextRetrieval.*expected"),
+        ("siglip", "config.json", {"model_type": "siglip2"}, "model_type 'siglip2'; one of clip, siglip"),
+    ],
+)
+def test_other_models_of_a_family_are_refused(
+    family: str, file: str, stated: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    folder = MAKERS[family](tmp_path / family)
+    found = json.loads((folder / file).read_text())
+    for key, value in stated.items():
+        found[key] = found[key] | value if isinstance(value, dict) else value
+    (folder / file).write_text(json.dumps(found))
+    with pytest.raises(InvalidInput, match=said):
+        open_public(folder, 4, allow_pickle=False)
