@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +77,12 @@ def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"nonsense")
     with pytest.raises(BundleCorrupt, match=r"bad\.onnx: not a valid ONNX graph"):
         OnnxRuntimeEngine(tmp_path / "bad.onnx", device="cpu")
+
+
+def test_nobody_is_told_and_nothing_is_kept_of_what_is_run(small_bundle: Path, tmp_path: Path) -> None:
+    """ONNX Runtime's own telemetry writes into the home of whoever runs it, before it sends anything."""
+    code = "import sys; from vitascope.model import Model; Model.open(sys.argv[1]).embed_text(['a red thing'])"
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    variables = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | home
+    subprocess.run([sys.executable, "-c", code, str(small_bundle)], env=variables, check=True, timeout=120)
+    assert not list(tmp_path.rglob("*"))
