@@ -61,6 +61,9 @@ class OnnxRuntimeEngine:
         options.log_severity_level = 3
         # Waiting threads that spin take the cores from decoding and from other requests.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Weights stay out of the pool that all graphs share: those of a model that is gone must not stay there.
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
         self._session = _session(path, options, device)
         self.providers: list[str] = list(self._session.get_providers())
         """Where the graph really runs, best first."""
@@ -75,6 +78,28 @@ class OnnxRuntimeEngine:
             shapes = {name: tuple(array.shape) for name, array in inputs.items()}
             raise EngineError(f"{self.path.name}: failed on inputs of shapes {shapes}: {error}") from error
         return {name: np.asarray(array) for name, array in zip(names, results, strict=True)}
+
+
+def _share_memory() -> None:
+    """Make one pool for what all graphs compute with, in place of one each that keeps the most it has ever needed. It
+    grows by what is needed, not by doubling.
+    """
+    onnxruntime.create_and_register_allocator(
+        onnxruntime.OrtMemoryInfo(
+            "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+        ),
+        onnxruntime.OrtArenaCfg(
+            {
+                "max_mem": 0,
+                "arena_extend_strategy": 1,
+                "initial_chunk_size_bytes": -1,
+                "max_dead_bytes_per_chunk": -1,
+            }
+        ),
+    )
+
+
+_share_memory()  # once a process, and before any graph is loaded
 
 
 def device_for(device: Device) -> Device:
