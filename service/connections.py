@@ -47,8 +47,8 @@ class Room:
     head_seconds: float
     head_bytes: int
     unread_seconds: float
-    is_full: Callable[[], bool] = lambda: False
-    """Whether every request but those for health is refused."""
+    max_requests: int = MOST
+    """Under way at once, on as many connections; more are refused."""
     refusal: Callable[[bytes], bytes] = bytes
     """The whole answer to a request that ``is_plain_post`` and is refused."""
     closing: bool = False
@@ -58,13 +58,13 @@ class Room:
 
     @classmethod
     def of(cls, settings: Settings, service: Service) -> Room:
-        admission, metrics = service.gate.admission, service.observer.metrics
+        metrics = service.observer.metrics
         return cls(
             settings.max_connections or _most_connections(),
             settings.head_seconds,
             settings.max_head_bytes,
             settings.answer_idle_seconds,
-            lambda: admission.is_full,
+            settings.max_requests,
             lambda request: refusal(request, metrics),
         )
 
@@ -119,7 +119,9 @@ class BoundedConnection(Protocol):
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         is_head = before is None or before.response_complete
-        if is_head and self.room.is_full() and self._can_refuse(data):
+        # Counted here, since a request that has been parsed is not yet one that the application knows of.
+        is_full = len(self.connections) - len(self.room.waiting) >= self.room.max_requests
+        if is_head and is_full and self._can_refuse(data):
             self._refuse_unread(data)
             return
         if is_head:

@@ -17,18 +17,13 @@ class Admission:
         self.requests = 0
         self.bytes = 0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether every further request is refused, whatever its size."""
-        return self.requests >= self._max_requests
-
     @contextmanager
     def enter(self, size: int) -> Iterator[None]:
         """Be under way inside, with a body of at most ``size`` bytes. Raises Overloaded at once.
 
         A body alone is taken whatever its size: its own limit is checked elsewhere.
         """
-        if self.is_full:
+        if self.requests >= self._max_requests:
             raise Overloaded(f"{self.requests} requests are under way; come back in a moment")
         if size and self.bytes and self.bytes + size > self._max_bytes:
             raise Overloaded(f"bodies of {self.bytes} bytes are under way; come back in a moment")

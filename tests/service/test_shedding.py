@@ -63,7 +63,7 @@ def full(running: Running) -> Iterator[None]:
     for number, connection in enumerate(held):
         request = plain(f"held{number}")
         connection.sendall(request[:-1])
-    wait_for(lambda: running.service.gate.admission.is_full)
+    wait_for(lambda: running.service.gate.admission.requests == AT_ONCE)
     yield
     for connection in held:
         assert answered(connection, b"}")[0] == 201
