@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import sys
 import threading
+from contextlib import suppress
 
 from service.app import create_app
 from service.logs import set_up_logs
@@ -31,6 +33,7 @@ def serve(settings: Settings) -> None:
     to serve.
     """
     use_few_arenas()
+    allow_open_files()
     settings.check_reach()
     set_up_logs(settings)
     # Before the service is opened: whoever starts a second one by mistake should hear of the port.
@@ -46,6 +49,13 @@ def serve(settings: Settings) -> None:
             # uvicorn stops cleanly on SIGTERM and then raises it again; by then it must not count as a crash.
             signal.signal(signal.SIGTERM, lambda number, frame: None)
         server.run(sockets=[listener])
+
+
+def allow_open_files() -> None:
+    """Open as many files as the system lets this process: the usual 1024 are few for connections."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def main() -> int:

@@ -79,8 +79,8 @@ class _Embedded:
 
 async def answer_search(
     service: Service, mine: Turn, collection_name: str, wanted: Asked, upload: Upload | None
-) -> SearchResponse:
-    """Look and answer, by the model of the collection.
+) -> bytes:
+    """Look and answer, by the model of the collection: a ``SearchResponse`` as JSON.
 
     Raises as ``search``, ``Models.of`` and ``Turn`` do, media errors for the file, RequestValidationError.
     """
@@ -107,7 +107,7 @@ def _find(
     wanted: Asked,
     upload: Upload | None,
     embedded: _Embedded | None,
-) -> SearchResponse:
+) -> bytes:
     collection = service.collection(collection_name)
     stage: Stage = service.observer.stage
     # A collection that was replaced meanwhile has another model; one that was removed meanwhile serves to the end.
@@ -140,12 +140,13 @@ def _find(
         stage,
     )
     following = Place((place.offset if place else 0) + options.limit, wanted.name, found.state, vector)
-    return SearchResponse(
+    answer = SearchResponse(
         text=wanted.text,
         results=[result_view(collection_name, result) for result in found.results],
         next_cursor=write_place(following) if found.more else None,
         changed=place is not None and place.state != found.state,
     )
+    return answer.model_dump_json(by_alias=True).encode()
 
 
 def _unless_embedding(stage: Stage, name: str) -> AbstractContextManager[None]:

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_CONNECTIONS = 1000
+"""What is due beyond them waits for one, and counts from when it was due all the same."""
+
 
 @dataclass
 class Outcome:
@@ -21,7 +24,7 @@ class Outcome:
     seconds: float
     latencies: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
-    """Seconds to the answer 429 or 503."""
+    """Seconds from sending to the answer 429 or 503."""
     failed: int = 0
     """Other statuses, and connections that broke."""
     refusals_without_retry_after: int = 0
@@ -84,19 +87,25 @@ class _Connection(asyncio.Protocol):
 
 
 class Client:
-    """Keeps connections to one server and gives each request a free one, or a new one."""
+    """Keeps connections to one server and gives each request a free one, or a new one; at most ``MOST_CONNECTIONS``."""
 
     def __init__(self, url: str) -> None:
+        self._room = asyncio.Semaphore(MOST_CONNECTIONS)
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._free: list[_Connection] = []
 
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        connection = self._free.pop() if self._free else await self._connect()
-        answer = await connection.ask(request)
-        if connection.transport is not None:
-            self._free.append(connection)
-        return answer
+    async def ask(self, request: bytes) -> tuple[int, bytes, float]:
+        """(status, head of the answer, seconds since the request was sent)."""
+        async with self._room:
+            began = time.perf_counter()
+            while self._free and self._free[-1].transport is None:
+                self._free.pop()  # closed by the server, since it was not used for a while
+            connection = self._free.pop() if self._free else await self._connect()
+            status, head = await connection.ask(request)
+            if connection.transport is not None:
+                self._free.append(connection)
+            return status, head, time.perf_counter() - began
 
     def close(self) -> None:
         for connection in self._free:
@@ -123,7 +132,7 @@ async def open_loop(url: str, requests: Sequence[bytes], rate: float, seconds: f
 
     async def send(number: int) -> None:
         try:
-            status, head = await client.ask(requests[number % len(requests)])
+            status, head, since_sent = await client.ask(requests[number % len(requests)])
         except OSError:
             outcome.failed += 1
             return
@@ -131,7 +140,7 @@ async def open_loop(url: str, requests: Sequence[bytes], rate: float, seconds: f
         if status == 200:
             outcome.latencies.append(took)
         elif status in (429, 503):
-            outcome.refused.append(took)
+            outcome.refused.append(since_sent)
             outcome.refusals_without_retry_after += b"retry-after:" not in head
         else:
             outcome.failed += 1
@@ -156,7 +165,7 @@ async def closed_loop(url: str, requests: Sequence[bytes], clients: int, seconds
     async def go_on(first: int) -> None:
         number = first
         while (began := time.perf_counter()) < end:
-            status, _ = await client.ask(requests[number % len(requests)])
+            status, *_ = await client.ask(requests[number % len(requests)])
             number += clients
             if status == 200:
                 outcome.latencies.append(time.perf_counter() - began)

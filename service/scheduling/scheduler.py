@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol
 
 from service.errors import Overloaded
@@ -16,6 +18,9 @@ from service.scheduling.call import Asker, Call, Inputs, Outputs
 from vitascope.errors import EngineError
 
 _log = logging.getLogger("vitascope.service")
+
+NICENESS = 3
+"""Of threads that compute: who reads requests and answers them has little to do, and goes first."""
 
 Run = Callable[[str, Inputs], Outputs]
 """Runs a graph on rows; raises EngineError."""
@@ -140,6 +145,8 @@ class Scheduler:
         self._start(lane)
 
     def _work(self, lane: int) -> None:
+        with suppress(OSError, AttributeError):  # not on every system
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         batch: list[Call] = []
         try:
             while batch := self._next():
