@@ -31,7 +31,7 @@ TUNED := OMP_WAIT_POLICY=active MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000
 # The Milvus server that milvus-check tests with.
 MILVUS ?= http://127.0.0.1:19530
 # Test workers: more than cores, since many tests wait for processes and disks.
-WORKERS ?= 3
+WORKERS ?= 4
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18

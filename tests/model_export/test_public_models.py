@@ -26,6 +26,7 @@ from tests.chaos import rounds
 from tests.media_files import moving_shot, write_picture, write_video
 from tests.model_export.public_libraries import Given, library_gives
 from tests.model_export.public_models import MAKERS, make_clip, make_siglip, write_pieces
+from tests.once import made_once
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from training.data.scenes.generate import example_of
@@ -57,16 +58,17 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """A family's small model and its bundle, made once."""
-    made: dict[str, Exported] = {}
+    """A family's small model and its bundle, made once for all test workers."""
 
     def export(family: str) -> Exported:
-        if family not in made:
-            root, said = tmp_path_factory.mktemp(family), list[str]()
-            source = MAKERS[family](root / "source")
-            bundle = export_public(Found(source, "them/small"), root / "bundle", seed=1, frames=4, say=said.append)
-            made[family] = Exported(source, bundle, said)
-        return made[family]
+        def make(folder: Path) -> None:
+            said = list[str]()
+            source = MAKERS[family](folder / "source")
+            export_public(Found(source, "them/small"), folder / "bundle", seed=1, frames=4, say=said.append)
+            (folder / "said.json").write_text(json.dumps(said))
+
+        folder = made_once(tmp_path_factory, f"public-{family}", make)
+        return Exported(folder / "source", folder / "bundle", json.loads((folder / "said.json").read_text()))
 
     return export
 
