@@ -10,12 +10,16 @@ import torch
 
 from model_export import export
 from model_export.graphs import export_graphs, graph_specs
+from tests.chaos import rounds
 from tests.once import made_once
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.models.hdvila import HdVila, HdVilaConfig, tiny
 from vitascope.manifest import GraphName
+
+collect_ignore = [] if rounds(0, 1) else ["test_adapt.py"]
+"""It trains for minutes: `make chaos` runs it, and whoever changes what it tests."""
 
 ANSWERS = ["red", "green", "blue", "yellow", "yes", "no"]
 CONFIG = HdVilaConfig.model_validate(
