@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from service.scheduling.call import Inputs, Outputs
 from vitascope.bundle import Bundle
-from vitascope.engine import Array
 from vitascope.errors import EngineError
-from vitascope.graphs import GraphRunner
 from vitascope.model import Model
 
 
@@ -66,24 +63,3 @@ class Engines:
         if loaded is None:
             raise EngineError(f"{call_name}: the model was removed, and nobody waits for this any more")
         return loaded.model.run_graph(graph, inputs)
-
-
-class GraphsOf:
-    """The graphs of one model, whose calls have names that tell them from those of another."""
-
-    def __init__(self, loaded: Loaded, graphs: GraphRunner) -> None:
-        self._loaded = loaded
-        self._graphs = graphs
-
-    @property
-    def names(self) -> list[str]:
-        return self._graphs.names
-
-    def require(self, graph: str) -> None:
-        self._graphs.require(graph)
-
-    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
-        return self._graphs.stated_outputs(graph)
-
-    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return self._graphs.run(self._loaded.call_name(graph), inputs)

@@ -17,7 +17,7 @@ from service.caching.caches import Caches
 from service.errors import ModelNotFound, NotReady
 from service.memory import give_back
 from service.models.entry import Entry, open_entry, reason_of
-from service.models.loaded import Engines, GraphsOf, Loaded
+from service.models.loaded import Engines, Loaded
 from service.models.record import Added, Record, write_record
 from service.scheduling.call import Asker, Inputs, Outputs
 from service.scheduling.model import for_asker
@@ -138,8 +138,8 @@ class Models:
 
     def model_for(self, loaded: Loaded, asker: Asker) -> Model:
         """A model as one asker uses it: graphs run when their turn comes, as long as the answer is wanted."""
-        scheduled = for_asker(loaded.model, self._scheduler, self._decoding, asker, self._caches.texts)
-        return scheduled.through(lambda graphs: GraphsOf(loaded, graphs))
+        # The bound method keeps the model findable for as long as this asker works with it.
+        return for_asker(loaded.model, loaded.call_name, self._scheduler, self._decoding, asker, self._caches.texts)
 
     def submit(self, loaded: Loaded, graph: str, inputs: Inputs, asker: Asker) -> Future[Outputs]:
         """One run of a graph, as ``Scheduler.submit``."""

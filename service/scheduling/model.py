@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotYet
 from functools import partial
@@ -33,12 +33,18 @@ def lanes_for(device: Device, threads: int) -> int:
 
 
 class ScheduledGraphs:
-    """The graphs of a model as one asker runs them: each run is a call that waits for its turn."""
+    """The graphs of a model as one asker runs them: each run is a call that waits for its turn.
 
-    def __init__(self, graphs: GraphRunner, scheduler: Scheduler, asker: Asker) -> None:
+    ``call_name`` tells the scheduler's name of a graph, which must not be that of another model's.
+    """
+
+    def __init__(
+        self, graphs: GraphRunner, scheduler: Scheduler, asker: Asker, call_name: Callable[[str], str]
+    ) -> None:
         self._graphs = graphs
         self._scheduler = scheduler
         self._asker = asker
+        self._call_name = call_name
 
     @property
     def names(self) -> list[str]:
@@ -52,7 +58,7 @@ class ScheduledGraphs:
 
     def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As ``Graphs.run``; blocks until then. Raises Overloaded, DeadlineExceeded and RequestAbandoned, too."""
-        future = self._scheduler.submit(graph, inputs, self._asker)
+        future = self._scheduler.submit(self._call_name(graph), inputs, self._asker)
         deadline = self._asker.deadline
         try:
             return future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -64,15 +70,20 @@ class ScheduledGraphs:
 
 
 def for_asker(
-    model: Model, scheduler: Scheduler, decoding: DecodingPool, asker: Asker, texts: TextCache | None = None
+    model: Model,
+    call_name: Callable[[str], str],
+    scheduler: Scheduler,
+    decoding: DecodingPool,
+    asker: Asker,
+    texts: TextCache,
 ) -> Model:
-    """``model`` as ``asker`` uses it; vectors of ``texts`` that are there cost no run.
+    """``model`` as ``asker`` uses it; vectors of ``texts`` that are there cost no run. ``call_name``: of its graphs.
 
     Bulk goes without them: it asks for much once, and nobody should wait for what it makes.
     """
     return model.through(
-        lambda graphs: ScheduledGraphs(graphs, scheduler, asker),
+        lambda graphs: ScheduledGraphs(graphs, scheduler, asker, call_name),
         batch_size=BULK_ROWS if asker.bulk else None,
         decoder=PooledDecoder(decoding, asker),
-        text_vectors=None if texts is None or asker.bulk else partial(embed_texts, texts, asker),
+        text_vectors=None if asker.bulk else partial(embed_texts, texts, asker),
     )
