@@ -216,17 +216,7 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
             )
         undo.pop_all()
     feeds = Feeds(library.open, settings.max_streams, settings.client_streams)
-    metrics = observer.metrics
-    metrics.show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
-    metrics.show("vitascope_models_failed", "Models that should serve and could not be loaded", models.failed)
-    metrics.show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
-    metrics.show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: gate.admission.bytes)
-    metrics.show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
-    metrics.show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", decoding.waiting)
-    metrics.show("vitascope_event_streams", "Event streams that are open", lambda: feeds.open)
-    if courier is not None:
-        metrics.show("vitascope_webhooks_pending", "Messages that were not taken yet", courier.store.pending)
-    return Service(
+    service = Service(
         settings=settings,
         models=models,
         scheduler=scheduler,
@@ -244,6 +234,22 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         heavy=Pool("model", settings.workers, settings.max_waiting),
         light=Pool("files", settings.readers, settings.max_waiting),
     )
+    _show(service)
+    return service
+
+
+def _show(service: Service) -> None:
+    """Gauges of what a service holds, asked for at every scrape."""
+    show, scheduler, decoding = service.observer.metrics.show, service.scheduler, service.decoding
+    show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
+    show("vitascope_models_failed", "Models that should serve and could not be loaded", service.models.failed)
+    show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
+    show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: service.gate.admission.bytes)
+    show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
+    show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", decoding.waiting)
+    show("vitascope_event_streams", "Event streams that are open", lambda: service.feeds.open)
+    if service.courier is not None:
+        show("vitascope_webhooks_pending", "Messages that were not taken yet", service.courier.store.pending)
 
 
 # Not plain functions: those would each cost a request a way through a thread.
