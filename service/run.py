@@ -11,7 +11,7 @@ from contextlib import suppress
 
 from service.app import create_app
 from service.logs import set_up_logs
-from service.memory import use_few_arenas
+from service.memory import set_aside, use_few_arenas
 from service.server import Server
 from service.settings import Settings, read_settings
 from service.state import open_service
@@ -43,6 +43,7 @@ def serve(settings: Settings) -> None:
             service.close()
             raise InvalidInput(NO_KEY)
         server = Server(create_app(settings, service), service, settings)
+        set_aside()
         without = "" if service.gate.asks_for_keys else " and asks nobody for a key"
         print(f"Vitascope is at {_address(listener)}{without}", file=sys.stderr, flush=True)
         if threading.current_thread() is threading.main_thread():

@@ -14,6 +14,10 @@ from service.connections import Room, bounded
 from service.settings import Settings
 from service.state import Service
 
+ACCEPTED_AT_ONCE = 16
+"""Connections in one turn of the loop. uvloop takes one for each socket that listens, and in a flood turns are long:
+without this a crowd of new connections, that of health checks among it, would wait for seconds to be taken up.
+"""
 ACCEPTING_SECONDS = 0.02
 """For connections that were made before the socket is closed to be taken up."""
 
@@ -30,18 +34,24 @@ class Server(uvicorn.Server):
         self._service = service
         self._settings = settings
         self._room = Room.of(settings, service)
+        self._listeners: list[socket.socket] = []
         super().__init__(_config(app, settings, self._room))
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        again = [listener.dup() for listener in sockets or [] for _ in range(ACCEPTED_AT_ONCE - 1)]
+        self._listeners = [*(sockets or []), *again]
+        await super().startup(self._listeners)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.begin_to_stop()
         self._room.closing = True
         self._cut_off(await self._service.feeds.close())
         await self._drain()
-        for listener in sockets or []:
+        for listener in self._listeners:
             # Who is in the queue when a socket is closed is cut off. So: a queue of one, which is emptied first.
             listener.listen(0)
         await asyncio.sleep(ACCEPTING_SECONDS)
-        await super().shutdown(sockets)
+        await super().shutdown(self._listeners)
 
     def _cut_off(self, clients: list[Any]) -> None:
         """End connections of clients that take nothing: closed in order, they would wait for them."""
@@ -64,6 +74,7 @@ def _config(app: FastAPI, settings: Settings, room: Room) -> uvicorn.Config:
         app,
         http=bounded(room),
         ws="none",  # there are none here, and they would be out of bounds
+        timeout_keep_alive=settings.keep_alive_seconds,
         h11_max_incomplete_event_size=2 * settings.max_head_bytes,  # ours comes first, and its answer is a problem
         log_config=None,
         log_level=settings.log_level,

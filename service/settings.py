@@ -145,6 +145,8 @@ class Settings(BaseSettings):
     body_idle_seconds: Annotated[float, Field(gt=0, description="without a byte of a body, until it is refused")] = 30.0
     body_rate: Annotated[float, Field(gt=0, description="bytes a second that a body comes with, pauses aside")] = 4096.0
     max_connections: Annotated[int, Field(ge=0, description="that are open; 0: as many as files may be")] = 0
+    keep_alive_seconds: Annotated[Count, Field(description="that a connection stays open between requests")] = 75
+    """More than the 60 of common load balancers: the side that sends should be the one that closes."""
     head_seconds: Annotated[float, Field(gt=0, description="for the first line and the headers of a request")] = 10.0
     max_head_bytes: Annotated[Count, Field(description="of them")] = 64 * 1024
     answer_idle_seconds: Annotated[float, Field(gt=0, description="in which nothing of an answer is taken")] = 60.0

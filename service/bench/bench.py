@@ -9,7 +9,6 @@ and reference share the machine. A bar that is missed is printed as such, and th
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import uvloop
 
 from index.nearest.kinds import FLAT, HNSW, build, graph_steps
 from service.bench.answers import report_answers
@@ -38,6 +38,7 @@ WORDS = (
 )
 K = 10
 Body = Callable[[list[str]], bytes]
+PLAIN = "plain FastAPI handler"
 PARTS = ("embedding", "search", "peers", "answers", "decode")
 
 
@@ -88,10 +89,10 @@ def embedding(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
                 post_bytes(f"{url}/v1/embeddings", json.dumps({"input": texts[i : i + size]}).encode())
                 for i in range(0, len(texts), size)
             ]
-            asyncio.run(closed_loop(url, asked, clients, 2.0))
+            uvloop.run(closed_loop(url, asked, clients, 2.0))
             # The graph before and after: what else the machine does meanwhile concerns both.
             before = perfect_batches(model, texts, 32, seconds / 2)
-            found = asyncio.run(closed_loop(url, asked, clients, seconds))
+            found = uvloop.run(closed_loop(url, asked, clients, seconds))
             alone = (before + perfect_batches(model, texts, 32, seconds / 2)) / 2
             if found.failed:
                 raise RuntimeError(f"{found.failed} requests failed")
@@ -150,13 +151,13 @@ def searching(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
         with our_server(bundle, data, threads) as url:
             path = f"{url}/v1/collections/bench/search"
             asked = [post_bytes(path, json.dumps({"text": text, "limit": K}).encode()) for text in texts]
-            asyncio.run(closed_loop(url, asked, 4, 2.0))
-            most = asyncio.run(closed_loop(url, asked, 16, seconds)).rate
-            half = asyncio.run(open_loop(url, asked, most / 2, 2 * seconds))
+            uvloop.run(closed_loop(url, asked, 4, 2.0))
+            most = uvloop.run(closed_loop(url, asked, 16, seconds)).rate
+            half = uvloop.run(open_loop(url, asked, most / 2, 2 * seconds))
             alone = as_they_come(find, texts, most / 2, 2 * seconds)
-            light = asyncio.run(open_loop(url, asked, most / 10, seconds))
-            flood = asyncio.run(open_loop(url, asked, 10 * most, seconds))
-            after = asyncio.run(open_loop(url, asked, most / 10, seconds))
+            light = uvloop.run(open_loop(url, asked, most / 10, seconds))
+            flood = uvloop.run(open_loop(url, asked, 10 * most, seconds))
+            after = uvloop.run(open_loop(url, asked, most / 10, seconds))
     print(f"\n## Search on {clips:,} clips\n\n| | requests/s | p50 ms | p99 ms |\n|---|---|---|---|")
     for name, rate, times in (
         ("encode + FAISS alone, one after another", 1 / float(np.mean(hot)), hot),
@@ -189,6 +190,8 @@ def searching(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
 def peers(bars: Bars, bundle: Path, threads: int, seconds: float, bound: float) -> None:
     """The most requests a second with a p99 within ``bound`` seconds: ours, the plain handler's, and those of others
     whose commands are named.
+
+    1.5 times each of the others is asked for, or 1.5 times the plain handler where no other is at hand.
     """
     texts = sentences(1000, seed=2)
     most = {}
@@ -196,11 +199,11 @@ def peers(bars: Bars, bundle: Path, threads: int, seconds: float, bound: float) 
     for name, path, server, body in _servers(bundle, threads):
         with server as url:
             asked = [post_bytes(f"{url}{path}", body([text])) for text in texts]
-            asyncio.run(closed_loop(url, asked, 8, 2.0))
-            top = asyncio.run(closed_loop(url, asked, 64, seconds)).rate
+            uvloop.run(closed_loop(url, asked, 8, 2.0))
+            top = uvloop.run(closed_loop(url, asked, 64, seconds)).rate
 
             def within(rate: float, url: str = url, asked: list[bytes] = asked) -> bool:
-                found: Outcome = asyncio.run(open_loop(url, asked, rate, seconds))
+                found: Outcome = uvloop.run(open_loop(url, asked, rate, seconds))
                 return not found.failed and not found.refused and found.quantile(0.99) <= bound
 
             most[name] = highest(within, top * 1.2)
@@ -210,10 +213,13 @@ def peers(bars: Bars, bundle: Path, threads: int, seconds: float, bound: float) 
             print(f"- {peer.name}: not measured; {peer.variable} names no command")
     print()
     ours = most.pop("ours")
+    others = {name: rate for name, rate in most.items() if name != PLAIN}
     for name, rate in most.items():
-        least = 1.5 if name == "plain FastAPI handler" else 1.0
         ratio = ours / rate if rate else float("inf")
-        bars.check(f"{ratio:.2f} >= {least} times {name} at equal p99", ratio >= least)
+        if name == PLAIN and others:
+            print(f"      {ratio:.2f} times the {name} at equal p99")
+        else:
+            bars.check(f"{ratio:.2f} >= 1.5 times {name} at equal p99", ratio >= 1.5)
 
 
 def _servers(bundle: Path, threads: int) -> Iterator[tuple[str, str, AbstractContextManager[str], Body]]:
@@ -224,7 +230,7 @@ def _servers(bundle: Path, threads: int) -> Iterator[tuple[str, str, AbstractCon
 
     with tempfile.TemporaryDirectory() as data:
         yield "ours", "/v1/embeddings", our_server(bundle, Path(data), threads), body
-    yield "plain FastAPI handler", "/v1/embeddings", plain_server(bundle, threads), body
+    yield PLAIN, "/v1/embeddings", plain_server(bundle, threads), body
     for peer in PEERS:
         if peer.variable in os.environ:
             yield peer.name, peer.path, peer.server(os.environ[peer.variable], bundle, threads), peer.body

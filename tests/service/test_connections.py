@@ -22,7 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import server
-from service.connections import bounded
+from service.connections import Room, bounded
 from tests.service.conftest import settings_for
 from tests.service.running import PATIENCE, Running, problem_of, serving, wait_for
 
@@ -289,3 +289,35 @@ def test_where_all_are_at_work_a_further_connection_is_refused_and_health_is_tol
             leave.set()
         assert [each.result().status_code for each in waiting] == [200] * ROOM
     wait_for(lambda: httpx.get(f"{address}/v1/models").status_code == 200)
+
+
+def test_a_crowd_of_new_connections_is_taken_up_while_the_loop_is_slow(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[Room] = []
+
+    def noted(room: Room) -> type[asyncio.Protocol]:
+        rooms.append(room)
+        return bounded(room)
+
+    monkeypatch.setattr(server, "bounded", noted)
+    with serving(settings_for(small_bundle, tmp_path)) as running, ExitStack() as stack:
+        loop = next(iter(rooms[0].waiting)).loop  # that of the client, which keeps its connection
+        turns: list[float] = []
+        ended = threading.Event()
+
+        def turn() -> None:
+            turns.append(time.monotonic())
+            time.sleep(0.01)
+            if not ended.is_set():
+                loop.call_soon(turn)
+
+        loop.call_soon_threadsafe(turn)
+        stack.callback(ended.set)
+        wait_for(lambda: turns)
+        before = len(turns)
+        request = b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        crowd = [stack.enter_context(connect(running, request)) for _ in range(100)]
+        for connection in crowd:
+            assert connection.recv(MIB).startswith(b"HTTP/1.1 200 ")
+        assert len(turns) - before < len(crowd) / 2
