@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check golden
+	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check golden release
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -119,6 +119,21 @@ image: ## the CPU image, vitascope:cpu
 
 image-gpu: ## the GPU image, vitascope:gpu
 	docker build --build-arg EXTRA=gpu --tag vitascope:gpu .
+
+release: $(VENV)/.runtime ## wheel, sdist and $(BUNDLE) in dist/, tried as `make demo` in a fresh environment
+	rm -rf dist
+	@$(PIP) build
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m build --outdir dist
+	tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --directory $(dir $(BUNDLE)) --create $(notdir $(BUNDLE)) \
+		| gzip --no-name > dist/$(notdir $(BUNDLE))-$(BUNDLE_VERSION).tar.gz
+	cd dist && sha256sum * > SHA256SUMS
+	@fresh=$$(mktemp --directory) && trap 'rm -rf "$$fresh"' EXIT && "$(PYTHON)" -m venv "$$fresh/env" && \
+		"$$fresh/env/bin/python" -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+			"$$(ls dist/*.whl)[cpu]" && \
+		tar --extract --gzip --directory "$$fresh" --file dist/$(notdir $(BUNDLE))-$(BUNDLE_VERSION).tar.gz && \
+		cp -R demo "$$fresh" && cd "$$fresh" && env/bin/vitascope --version && \
+		VITASCOPE_BUNDLE=$(notdir $(BUNDLE)) DEMO_EXIT=1 env/bin/python -m demo
+	@cat dist/SHA256SUMS
 
 clean: ## remove the environment, the demonstration and all caches
 	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
