@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check golden release
+	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check golden release docs
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -119,6 +119,9 @@ image: ## the CPU image, vitascope:cpu
 
 image-gpu: ## the GPU image, vitascope:gpu
 	docker build --build-arg EXTRA=gpu --tag vitascope:gpu .
+
+docs: $(VENV)/.test ## the documentation as a site, in .site
+	$(BIN)/zensical build --strict --config-file mkdocs.yml
 
 release: $(VENV)/.runtime ## wheel, sdist and $(BUNDLE) in dist/, tried as `make demo` in a fresh environment
 	rm -rf dist

@@ -156,7 +156,7 @@ class Collection:
             return IndexState(setting_of(connection), *self._live.outlook(connection))
 
     def set_index_kind(self, setting: str) -> None:
-        """Ask for this kind of index from now on: auto, flat, hnsw or ivfpq (docs/index.md). Durable.
+        """Ask for this kind of index from now on: auto, flat, hnsw or ivfpq (docs/nearest.md). Durable.
 
         It is built beside the searches, which go on in the old one until then; other processes take it up after their
         next search. Raises InvalidInput, also for ivfpq where the vectors are in Milvus.

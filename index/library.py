@@ -91,7 +91,7 @@ class Library:
         index_kind: str = AUTO,
         vectors: str | None = None,
     ) -> Collection:
-        """An empty collection for vectors of this bundle, searched by an index of this kind (docs/index.md).
+        """An empty collection for vectors of this bundle, searched by an index of this kind (docs/nearest.md).
 
         ``vectors``: where, if not where the library says. Raises InvalidInput for a name outside ``NAME_PATTERN``, an
         unknown kind or place, CollectionExists, StorageError, also where Milvus does not answer.

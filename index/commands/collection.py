@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_server(action("list", "name the collections, with what is in them"))
     create = action("create", "make an empty collection for the bundle in use", new)
     create.add_argument("--token-encoding", metavar="NAME", help="float16 or int8 (default), see docs/collections.md")
-    create.add_argument("--index-kind", metavar="NAME", help="auto (default), flat, hnsw or ivfpq, see docs/index.md")
+    create.add_argument("--index-kind", metavar="NAME", help="auto (default), flat, hnsw or ivfpq, see docs/nearest.md")
     add_vectors(create, f"VITASCOPE_VECTORS; default: {default_vectors()}")
     add_bundle(create)
     add_server(create)

@@ -32,7 +32,7 @@ _engine: Any = faiss
 AUTO, FLAT, HNSW, IVFPQ = "auto", "flat", "hnsw", "ivfpq"
 SETTINGS = (AUTO, FLAT, HNSW, IVFPQ)
 
-# Clips. Where `auto` goes on to the next kind: docs/index.md has the measurements.
+# Clips. Where `auto` goes on to the next kind: docs/nearest.md has the measurements.
 HNSW_FROM = 25_000
 IVFPQ_FROM = 400_000
 SHRUNK = 0.5  # a built kind is kept until this share of the size that asked for it is left

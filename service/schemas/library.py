@@ -13,7 +13,7 @@ from service.schemas.sources import Url
 
 IndexKind = Annotated[
     Literal["auto", "flat", "hnsw", "ivfpq"],
-    Field(description="auto follows the number of clips; flat is exact; hnsw, ivfpq: see docs/index.md"),
+    Field(description="auto follows the number of clips; flat is exact; hnsw, ivfpq: see docs/nearest.md"),
 ]
 TokenEncoding = Annotated[
     Literal["int8", "float16"], Field(description="how what reranking reads is kept; float16 takes twice the room")
