@@ -14,7 +14,15 @@ from typing import Any
 
 from vitascope.bundle import file_sha256
 from vitascope.errors import InvalidInput
-from vitascope.manifest import CHECKSUM_NAME, MANIFEST_NAME, NAME_PATTERN, FileEntry, Manifest, checksum_of
+from vitascope.manifest import (
+    CHECKSUM_NAME,
+    MANIFEST_NAME,
+    NAME_PATTERN,
+    SIGNATURE_NAME,
+    FileEntry,
+    Manifest,
+    checksum_of,
+)
 
 CARD_NAME, PARITY_NAME, NOTICE_NAME = "MODEL_CARD.md", "parity.json", "NOTICE.md"
 TOKENIZER_NAME, ANSWERS_NAME = "tokenizer.json", "answers.json"
@@ -67,7 +75,7 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
     files = {
         path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
         for path in sorted(folder.iterdir())
-        if path.name not in (MANIFEST_NAME, CHECKSUM_NAME)
+        if path.name not in (MANIFEST_NAME, CHECKSUM_NAME, SIGNATURE_NAME)
     }
     manifest = Manifest.model_validate({**fields, "files": files})
     content = f"{manifest.model_dump_json(indent=1)}\n".encode()

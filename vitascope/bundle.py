@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import posixpath
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,8 @@ from pydantic import ValidationError
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
 from vitascope.external_data import external_files
 from vitascope.manifest import CHECKSUM_NAME, MANIFEST_NAME, SCHEMA_VERSION, FileEntry, Manifest, checksum_of
+from vitascope.signing.keys import PublicKey
+from vitascope.signing.signatures import Signature, require_trusted
 from vitascope.tokenise import MAX_CHARACTERS, Tokenizer
 
 _MAX_MANIFEST_BYTES = 4 * 1024**2
@@ -26,28 +29,35 @@ _CHUNK_BYTES = 1024**2
 
 @dataclass(frozen=True)
 class Bundle:
-    """An opened bundle; ``Bundle.open`` is the way to get one."""
+    """An opened bundle; ``Bundle.open`` is the way to get one.
+
+    ``signature``: by a trusted key, where one was required.
+    """
 
     folder: Path
     manifest: Manifest
+    signature: Signature | None = None
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+    def open(cls, path: str | os.PathLike[str], trusted: Sequence[PublicKey] | None = None) -> Bundle:
         """Open the bundle in the folder ``path``, checking every file that its manifest lists.
 
-        Files that the manifest does not list are ignored. Raises BundleNotFound, BundleUnsupported (another
-        schema version or an unknown feature) and BundleCorrupt (a file is missing, leaves the folder or
-        has another size or SHA-256 than stated, or the manifest is not valid).
+        ``trusted``: keys, one of which must have signed the manifest; None: signatures are not looked at. Files that
+        the manifest does not list are ignored. Nothing is parsed before it was checked.
+
+        Raises BundleNotFound, BundleUntrusted (no such signature), BundleUnsupported (another schema version or an
+        unknown feature) and BundleCorrupt (a file is missing, leaves the folder or has another size or SHA-256 than
+        stated, or the manifest is not valid).
         """
         folder = Path(path)
-        if not folder.is_dir():
-            raise BundleNotFound(f"{folder}: no such folder; a bundle was expected")
-        manifest = _read_manifest(folder)
+        content = manifest_bytes(folder)
+        signature = None if trusted is None else require_trusted(folder, content, trusted)
+        manifest = parse_manifest(content)
         for name, entry in sorted(manifest.files.items()):
-            _verify(folder, name, entry)
-        for graph, name in sorted(manifest.graphs.items()):
-            _check_external(folder, graph, name, manifest)
-        bundle = cls(folder, manifest)
+            check_file(folder, name, entry)
+        for graph in sorted(manifest.graphs):
+            check_external(folder, graph, manifest)
+        bundle = cls(folder, manifest, signature)
         _ = bundle.answers
         return bundle
 
@@ -81,14 +91,28 @@ class Bundle:
         return Tokenizer.open(self.folder / stated.tokenizer, stated.text_length, max_characters)
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def manifest_bytes(folder: Path) -> bytes:
+    """The manifest as it is written, its size and checksum verified. Raises BundleNotFound and BundleCorrupt."""
+    if not folder.is_dir():
+        raise BundleNotFound(f"{folder}: no such folder; a bundle was expected")
     path = folder / MANIFEST_NAME
     if not path.is_file():
         raise BundleNotFound(f"{folder}: has no {MANIFEST_NAME}; a bundle was expected")
-    if (size := path.stat().st_size) > _MAX_MANIFEST_BYTES:
+    _check_inside(folder, MANIFEST_NAME, path.resolve())
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise BundleCorrupt(f"{MANIFEST_NAME}: cannot be read: {error.strerror or error}") from error
+    if len(content) > _MAX_MANIFEST_BYTES:
+        size = path.stat().st_size
         raise BundleCorrupt(f"{MANIFEST_NAME}: {size} bytes; at most {_MAX_MANIFEST_BYTES} were expected")
-    content = path.read_bytes()
     _verify_manifest(folder / CHECKSUM_NAME, content)
+    return content
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """Raises BundleCorrupt and BundleUnsupported."""
     try:
         stated = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -127,20 +151,29 @@ def _manifest_error(error: ValidationError) -> BundleCorrupt | BundleUnsupported
     return BundleCorrupt(message)
 
 
-def _verify(folder: Path, name: str, expected: FileEntry) -> None:
+def check_file(folder: Path, name: str, expected: FileEntry) -> None:
+    """Raise BundleCorrupt unless the file is inside the bundle and what the manifest states of it."""
     path = folder / name
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise BundleCorrupt(f"{name}: missing; the manifest lists it with {expected.bytes} bytes") from error
-    if not real.is_relative_to(folder.resolve()):
-        raise BundleCorrupt(f"{name}: a link that leaves the bundle; a file inside it was expected")
+    _check_inside(folder, name, real)
     if not real.is_file():
         raise BundleCorrupt(f"{name}: not a regular file")
     if (size := real.stat().st_size) != expected.bytes:
         raise BundleCorrupt(f"{name}: {size} bytes; the manifest states {expected.bytes} bytes")
-    if (digest := file_sha256(real)) != expected.sha256:
+    try:
+        digest = file_sha256(real)
+    except OSError as error:
+        raise BundleCorrupt(f"{name}: cannot be read: {error.strerror or error}") from error
+    if digest != expected.sha256:
         raise BundleCorrupt(f"{name}: its SHA-256 is {digest}; the manifest states {expected.sha256}")
+
+
+def _check_inside(folder: Path, name: str, real: Path) -> None:
+    if not real.is_relative_to(folder.resolve()):
+        raise BundleCorrupt(f"{name}: a link that leaves the bundle; a file inside it was expected")
 
 
 def file_sha256(path: Path) -> str:
@@ -152,9 +185,14 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_external(folder: Path, graph: str, name: str, manifest: Manifest) -> None:
-    """Weights outside the graph's own file must be files of the bundle, so that their hashes were checked."""
+def check_external(folder: Path, graph: str, manifest: Manifest) -> None:
+    """Weights outside the graph's own file must be files of the bundle, so that their hashes were checked.
+
+    Raises BundleCorrupt, also for a file that is no ONNX graph.
+    """
+    name = next(path for key, path in manifest.graphs.items() if key == graph)
     for location in sorted(external_files(folder / name)):
         listed = posixpath.normpath(posixpath.join(posixpath.dirname(name), location))
-        if listed not in manifest.files or "\\" in location:
+        read = (folder / posixpath.dirname(name) / location).resolve()  # `..` after a link leads elsewhere
+        if listed not in manifest.files or "\\" in location or read != (folder / listed).resolve():
             raise BundleCorrupt(f"{name}: graph {graph!r} reads weights from {location!r}; a listed file was expected")

@@ -90,6 +90,12 @@ class BundleUnsupported(BundleError):
     code = "bundle_unsupported"
 
 
+class BundleUntrusted(BundleError):
+    """A signature is required, and there is none by a trusted key that is of this manifest."""
+
+    code = "bundle_untrusted"
+
+
 class TaskMissing(VitascopeError):
     """The bundle has no graph for the task asked for."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import unicodedata
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,6 +26,8 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 CHECKSUM_NAME = "manifest.json.sha256"
 """Beside the manifest, as `sha256sum` writes it. Bundles of earlier versions have none."""
+SIGNATURE_NAME = "manifest.json.sig"
+"""Beside the manifest of a bundle that was signed."""
 
 Task = Literal["retrieval", "matching", "answering"]
 GraphName = Literal["text", "video", "match", "answer"]
@@ -163,6 +166,12 @@ class Manifest(Unwritten):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name:
                 raise ValueError(f"files: {name!r} leaves the bundle; a relative path inside it was expected")
+        known = {MANIFEST_NAME: MANIFEST_NAME}
+        for name in files:
+            # Many file systems take these for one name: the file that was checked would be another one than is read.
+            other = known.setdefault(unicodedata.normalize("NFC", str(PurePosixPath(name))).casefold(), name)
+            if other != name:
+                raise ValueError(f"files: {other!r} and {name!r} differ in case or spelling alone; one was expected")
         return files
 
     @model_validator(mode="after")

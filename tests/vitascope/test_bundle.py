@@ -132,6 +132,36 @@ def test_links_may_not_leave_the_bundle(folder: Path, tmp_path: Path) -> None:
     Bundle.open(linked)  # the bundle itself may be anywhere
 
 
+@pytest.mark.parametrize("name", ["Weights.BIN", "./weights.bin", "MANIFEST.json", "Text.onnx"])
+def test_names_that_differ_in_case_or_spelling_alone_are_refused(name: str, folder: Path) -> None:
+    """Where case does not matter, the file that is read could be another one than was checked."""
+    stated = manifest_of(folder)
+    stated["files"][name] = stated["files"]["weights.bin"]
+    (folder / "manifest.json").write_text(json.dumps(stated))
+    with pytest.raises(BundleCorrupt, match=f"'{name}' differ in case or spelling alone"):
+        Bundle.open(folder)
+
+
+def test_the_manifest_may_be_no_link_that_leaves_the_bundle(folder: Path, tmp_path: Path) -> None:
+    shutil.move(folder / "manifest.json", tmp_path / "manifest.json")
+    (folder / "manifest.json").symlink_to(tmp_path / "manifest.json")
+    with pytest.raises(BundleCorrupt, match=r"manifest\.json: a link that leaves the bundle"):
+        Bundle.open(folder)
+
+
+def test_weights_are_not_read_through_a_link(folder: Path, tmp_path: Path) -> None:
+    """`more/../weights.bin` is the file that was checked only where `more` is a folder."""
+    (tmp_path / "outside" / "deep").mkdir(parents=True)
+    shutil.copy(folder / "weights.bin", tmp_path / "outside" / "weights.bin")
+    (folder / "more").symlink_to(tmp_path / "outside" / "deep")
+    model = onnx.load(folder / "video.onnx", load_external_data=False)
+    _redirect(model.graph, "more/../weights.bin")
+    (folder / "video.onnx").write_bytes(model.SerializeToString())
+    write_manifest(folder, manifest_of(folder))
+    with pytest.raises(BundleCorrupt, match=r"video\.onnx: graph 'video' reads weights from"):
+        Bundle.open(folder)
+
+
 def test_no_bundle_there(tmp_path: Path) -> None:
     with pytest.raises(BundleNotFound, match="no such folder"):
         Bundle.open(tmp_path / "absent")
