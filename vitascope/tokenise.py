@@ -42,6 +42,10 @@ class Tokenizer:
         """Tokens, special ones included."""
         return int(self._inner.get_vocab_size(with_added_tokens=True))
 
+    def vocabulary(self) -> dict[str, int]:
+        """Token to number, special ones included."""
+        return dict(self._inner.get_vocab(with_added_tokens=True))
+
     def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(ids, mask), both (B, L) int64, padded to the longest text of the batch; mask 1 marks a token.
 

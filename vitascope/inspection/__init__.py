@@ -1,0 +1,1 @@
+"""Bundles looked into: what is inside, whether it holds, what differs between two."""
