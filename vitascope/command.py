@@ -5,8 +5,8 @@ A room offers subcommands in its `command` module as ``COMMANDS = {name: (add_ar
 result for people; without one a plain listing is printed. With ``--json`` the dict itself goes to standard
 output, and nothing else does.
 
-Exit statuses: 0 done; 2 a mistake, named in one line on standard error; 3 done, but not for every file (the
-result's ``failed`` counts them); 130 interrupted.
+Exit statuses: 0 done; 1 looked at, and not as it should be (the result's ``verified`` is false); 2 a mistake, named in
+one line on standard error; 3 done, but not for every file (the result's ``failed`` counts them); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ AddArguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], Result]
 Show = Callable[[Result, Console], None]
 
-DONE, MISTAKE, PARTLY, INTERRUPTED = 0, 2, 3, 130
+DONE, UNVERIFIED, MISTAKE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ MOUNTS = {
     "serve": Mount("service.command", "serve search, scores and answers over HTTP"),
     "keys": Mount("service.keys_command", "make, list or revoke API keys of the service"),
     "models": Mount("vitascope.commands.models", "list, add or remove models of a running service, choose the default"),
-    "bundle": Mount("vitascope.commands.bundle", "show or verify a model bundle"),
+    "bundle": Mount("vitascope.commands.bundle", "look into model bundles, verify, compare and sign them"),
     "prepare": Mount("training.command", "fetch or make the data that recipes name"),
     "train": Mount("training.command", "pre-train a model by a recipe"),
     "finetune": Mount("training.command", "fine-tune a checkpoint for a task"),
@@ -124,6 +124,8 @@ def _run(arguments: list[str]) -> int:
         # Without a terminal rich assumes 80 columns and would break long paths.
         show(result, Console(highlight=False, width=None if sys.stdout.isatty() else 240))
     sys.stdout.flush()
+    if result.get("verified") is False:
+        return UNVERIFIED
     return PARTLY if result.get("failed") else DONE
 
 

@@ -13,7 +13,7 @@ from vitascope.commands.options import add_bundle, add_engine, add_model, add_se
 from vitascope.commands.output import plain_table
 
 EPILOG = """\
-Answers come from the bundle's vocabulary (`vitascope bundle info` says how many it knows), best first, each
+Answers come from the bundle's vocabulary (`vitascope bundle inspect` says how many it knows), best first, each
 with its probability: among all of the vocabulary, or among the candidates given. A low first probability means that
 the model does not know; --abstain-below makes it say so.
 

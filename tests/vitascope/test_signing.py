@@ -1,0 +1,314 @@
+"""A bundle that must be signed is opened as it was signed, or not at all."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos import rounds
+from tests.small_bundle import make_small_bundle
+from vitascope.bundle import Bundle
+from vitascope.command import main
+from vitascope.errors import BundleCorrupt, BundleError, BundleUntrusted, InvalidInput
+from vitascope.manifest import checksum_of
+from vitascope.signing.keys import (
+    PublicKey,
+    SecretKey,
+    new_key,
+    read_public_key,
+    read_public_keys,
+    read_secret_key,
+    write_key,
+)
+from vitascope.signing.signatures import add_signature, read_signatures, sign
+
+SIGNATURE = "manifest.json.sig"
+
+
+@pytest.fixture(scope="module")
+def key() -> SecretKey:
+    return new_key()
+
+
+@pytest.fixture
+def signed(tmp_path: Path, key: SecretKey) -> Path:
+    """A small bundle with its checksum, signed by ``key``."""
+    folder = make_small_bundle(tmp_path / "bundle", external_data=True)
+    content = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json.sha256").write_text(checksum_of(content))
+    add_signature(folder, sign(content, key))
+    return folder
+
+
+def resign(folder: Path, key: SecretKey) -> None:
+    add_signature(folder, sign((folder / "manifest.json").read_bytes(), key))
+
+
+def refused(folder: Path, *keys: PublicKey) -> str:
+    """Why a bundle is not trusted."""
+    with pytest.raises(BundleUntrusted) as caught:
+        Bundle.open(folder, keys)
+    return str(caught.value)
+
+
+def test_a_bundle_that_a_trusted_key_signed_opens_and_tells_whose_it_is(signed: Path, key: SecretKey) -> None:
+    stranger = new_key().public
+    opened = Bundle.open(signed, [stranger, key.public])
+    assert opened.signature is not None
+    assert opened.signature.key_id == key.public.id
+    assert "file:manifest.json" in opened.signature.comment
+    assert Bundle.open(signed).signature is None  # nobody asked
+
+
+def test_signatures_are_those_of_minisign(tmp_path: Path) -> None:
+    """A published pair of key and signature (of the bytes "test"), as that program made it."""
+    (tmp_path / "minisign.pub").write_text(
+        "untrusted comment: minisign public key E7620F1842B4E81F\n"
+        "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3\n"
+    )
+    (tmp_path / SIGNATURE).write_text(
+        "untrusted comment: signature from minisign secret key\n"
+        "RUQf6LRCGA9i559r3g7V1qNyJDApGip8MfqcadIgT9CuhV3EMhHoN1mGTkUidF/z7SrlQgXdy8ofjb7bNJJylDOocrCo8KLzZwo=\n"
+        "trusted comment: timestamp:1556193335\tfile:test\n"
+        "y/rUw2y8/hOUYjZU71eHp/Wo1KZ40fGy2VJEDl34XMJM+TX48Ss/17u3IvIfbVR1FkZZSNCisQbuQY+bHwhEBg==\n"
+    )
+    public = read_public_key(tmp_path / "minisign.pub")
+    [signature] = read_signatures(tmp_path)
+    assert public.id == signature.key_id == "E7620F1842B4E81F"
+    assert signature.holds(b"test", public)
+    assert not signature.holds(b"tess", public)
+    assert not replace(signature, comment="timestamp:1556193336\tfile:test").holds(b"test", public)
+
+
+def test_who_is_not_trusted_is_named(signed: Path, key: SecretKey) -> None:
+    stranger = new_key()
+    said = refused(signed, stranger.public)
+    assert f"signed by {key.public.id}" in said
+    assert f"one of the trusted keys ({stranger.public.id}) was expected" in said
+    (signed / SIGNATURE).unlink()
+    assert refused(signed, key.public) == (
+        f"{SIGNATURE}: missing; a signature by one of the trusted keys ({key.public.id}) was expected"
+    )
+    assert "trusted keys (none)" in refused(signed)
+
+
+def test_a_signature_of_another_manifest_is_refused(signed: Path, tmp_path: Path, key: SecretKey) -> None:
+    other = make_small_bundle(tmp_path / "other", seed=1)
+    shutil.copy(signed / SIGNATURE, other / SIGNATURE)
+    assert f"the signature by {key.public.id} is not of this manifest.json" in refused(other, key.public)
+
+
+def test_a_changed_manifest_with_a_checksum_of_its_own_is_refused(signed: Path, key: SecretKey) -> None:
+    """The checksum protects against damage, whoever changes a bundle writes it anew; the signature is what stays."""
+    manifest = signed / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("0.05", "0.06"))
+    (signed / "manifest.json.sha256").write_text(checksum_of(manifest.read_bytes()))
+    assert Bundle.open(signed).manifest.temperature == 0.06
+    assert "is not of this manifest.json" in refused(signed, key.public)
+
+
+def test_a_key_that_took_the_id_of_another_is_refused(signed: Path, key: SecretKey) -> None:
+    swapped = new_key()
+    swapped = replace(swapped, public=replace(swapped.public, number=key.public.number))
+    resign(signed, swapped)
+    assert len(read_signatures(signed)) == 1
+    said = refused(signed, key.public)
+    assert "is not of this manifest.json, or by another key of that id" in said
+
+
+def test_several_keys_sign_one_bundle_and_any_of_them_will_do(signed: Path, key: SecretKey) -> None:
+    second = new_key()
+    resign(signed, second)
+    resign(signed, key)  # in place of its earlier one
+    assert sorted(one.key_id for one in read_signatures(signed)) == sorted([key.public.id, second.public.id])
+    for trusted in (key, second):
+        opened = Bundle.open(signed, [trusted.public])
+        assert opened.signature is not None
+        assert opened.signature.key_id == trusted.public.id
+    [first, last] = (signed / SIGNATURE).read_text().split("untrusted comment: ")[1:]
+    (signed / SIGNATURE).write_text("untrusted comment: " + last)
+    assert "signed by" in refused(signed, second.public)
+    assert first
+
+
+def test_nothing_of_a_damaged_signed_bundle_is_parsed(
+    signed: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flips and truncations at random places of random files, also where whoever did it knows the checksum."""
+    names = sorted(path.name for path in signed.iterdir() if path.name != SIGNATURE)
+    whole = {name: (signed / name).read_bytes() for name in names}
+    parsed: list[object] = []
+    monkeypatch.setattr("vitascope.bundle.external_files", recording(lambda path: set(), parsed))
+    monkeypatch.setattr("vitascope.bundle.json.loads", recording(json.loads, parsed))
+    moment = random.Random(5)
+    for _ in range(rounds(30, 1000)):
+        name = moment.choice([*names, "manifest.json"])
+        place = moment.randrange(len(whole[name]))
+        flipped = bytearray(whole[name])
+        flipped[place] ^= 1 << moment.randrange(8)
+        harmed = whole[name][:place] if moment.random() < 0.3 else bytes(flipped)
+        (signed / name).write_bytes(harmed)
+        if name == "manifest.json" and moment.random() < 0.7:
+            (signed / "manifest.json.sha256").write_text(checksum_of(harmed))
+        with pytest.raises((BundleCorrupt, BundleUntrusted)):
+            Bundle.open(signed, [key.public])
+        for file in (name, "manifest.json.sha256"):
+            (signed / file).write_bytes(whole[file])
+    assert set(parsed) <= {whole["manifest.json"]}
+    assert Bundle.open(signed, [key.public]).answers
+
+
+def recording(call: Callable[[Any], Any], seen: list[object]) -> Callable[[Any], Any]:
+    def recorded(argument: Any) -> Any:
+        seen.append(argument)
+        return call(argument)
+
+    return recorded
+
+
+def test_a_signature_that_was_changed_or_cut_off_anywhere_is_refused(
+    signed: Path, key: SecretKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but its first line, which says of itself that it is not to be trusted; there, nothing can come of it."""
+    path = signed / SIGNATURE
+    whole = path.read_bytes()
+    monkeypatch.setattr("vitascope.bundle.parse_manifest", lambda content: pytest.fail("the manifest was parsed"))
+    step = rounds(9, 1)
+    for length in range(0, len(whole), step):
+        path.write_bytes(whole[:length])
+        refused(signed, key.public)
+    moment = random.Random(6)
+    for place in range(whole.index(b"\n"), len(whole), step):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << moment.randrange(8)
+        path.write_bytes(flipped)
+        refused(signed, key.public)
+    path.write_bytes(whole * 300)
+    assert "more than 65536 bytes" in refused(signed, key.public)
+
+
+@pytest.mark.parametrize("link", ["manifest.json", "text.onnx"])
+def test_links_out_of_a_signed_bundle_are_refused(link: str, signed: Path, tmp_path: Path, key: SecretKey) -> None:
+    shutil.move(signed / link, tmp_path / "outside")
+    (signed / link).symlink_to(tmp_path / "outside")
+    with pytest.raises(BundleError, match=rf"{link}: a link that leaves the bundle"):
+        Bundle.open(signed, [key.public])
+
+
+# Keys
+
+
+def test_a_secret_key_is_readable_by_its_owner_alone_and_shows_itself_nowhere(
+    tmp_path: Path, key: SecretKey, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bundle", "keygen", str(tmp_path / "mine"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    secret, public = tmp_path / "mine.key", tmp_path / "mine.pub"
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    made = read_secret_key(secret)
+    assert made.public == read_public_key(public)
+    assert told["key_id"] == made.public.id
+    hidden = secret.read_text().splitlines()[1]
+    assert main(["bundle", "keygen", str(tmp_path / "mine")]) == 2  # a key is never overwritten
+    shown = capsys.readouterr()
+    for text in (json.dumps(told), shown.out, shown.err, repr(made), str(made)):
+        assert hidden not in text
+        assert made.seed.hex() not in text
+        assert repr(made.seed) not in text
+    assert read_secret_key(secret) == made
+    secret.chmod(0o644)
+    with pytest.raises(InvalidInput, match=r"mine\.key has mode 0644; 0600 was expected"):
+        read_secret_key(secret)
+
+
+def test_half_a_pair_of_keys_is_not_written(tmp_path: Path, key: SecretKey) -> None:
+    (tmp_path / "a.key").write_text("something that is dear to somebody")
+    with pytest.raises(InvalidInput, match=r"a\.key exists"):
+        write_key(key, tmp_path / "a.key", tmp_path / "a.pub")
+    assert not (tmp_path / "a.pub").exists()
+    assert (tmp_path / "a.key").read_text() == "something that is dear to somebody"
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        (2, b"Sc", "has a password"),
+        (60, b"\0\0\0", "is damaged"),  # the id
+        (70, bytes(88), "is damaged"),  # the key, and a checksum of zeros as minisign writes it
+        (0, b"Xx", "holds none"),
+        (150, b"", "holds none"),
+    ],
+)
+def test_what_is_no_secret_key_is_refused_without_being_shown(
+    place: int, value: bytes, reason: str, tmp_path: Path, key: SecretKey
+) -> None:
+    write_key(key, tmp_path / "a.key", tmp_path / "a.pub")
+    comment, line = (tmp_path / "a.key").read_text().splitlines()
+    content = base64.b64decode(line)
+    content = content[:place] + value + (content[place + len(value) :] if value else b"")
+    (tmp_path / "a.key").write_text(f"{comment}\n{base64.b64encode(content).decode()}\n")
+    with pytest.raises(InvalidInput, match=rf"a\.key {reason}") as caught:
+        read_secret_key(tmp_path / "a.key")
+    assert line[:20] not in str(caught.value)
+
+
+def test_public_keys_are_read_from_files_and_folders(tmp_path: Path, key: SecretKey) -> None:
+    second = new_key()
+    (tmp_path / "keys").mkdir()
+    with pytest.raises(InvalidInput, match=r"has no \*\.pub"):
+        read_public_keys([tmp_path / "keys"])
+    write_key(key, tmp_path / "a.key", tmp_path / "keys" / "a.pub")
+    write_key(second, tmp_path / "b.key", tmp_path / "keys" / "b.pub")
+    (tmp_path / "keys" / "README").write_text("not a key")
+    assert read_public_keys([tmp_path / "keys", tmp_path / "keys" / "a.pub"]) == (key.public, second.public)
+    (tmp_path / "keys" / "c.pub").write_text("RWQ\n")
+    with pytest.raises(InvalidInput, match=r"c\.pub holds none; a public key was expected"):
+        read_public_keys([tmp_path / "keys"])
+
+
+# The command
+
+
+def test_a_bundle_is_signed_and_verified_by_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, key = str(make_small_bundle(tmp_path / "bundle")), tmp_path / "mine"
+    assert main(["bundle", "keygen", str(key)]) == 0
+    assert main(["bundle", "keygen", str(tmp_path / "other")]) == 0
+    check = ["bundle", "verify", bundle, "--key", f"{key}.pub"]
+    monkeypatch.setattr("vitascope.inspection.verify.parse_manifest", lambda content: pytest.fail("it was parsed"))
+    assert main(check) == 1
+    assert "manifest.json.sig" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main(["bundle", "sign", bundle, "--key", f"{key}.key", "--comment", "release 7"]) == 0
+    assert main(["bundle", "sign", bundle, "--key", f"{tmp_path}/other.key", "--comment", "two\nlines"]) == 2
+    assert "comment: 'two\\nlines'; one line" in capsys.readouterr().err
+    assert main([*check, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(one["valid"], one["comment"]) for one in told["signatures"]] == [(True, "release 7")]
+    assert told["verified"] is True
+    assert main(["bundle", "verify", bundle, "--key", f"{tmp_path}/other.pub"]) == 1
+    assert main(["bundle", "verify", bundle]) == 0  # no key, so nobody asks
+    assert "not checked (--key)" in capsys.readouterr().out
+    assert main(["bundle", "inspect", bundle]) == 0
+    assert f"{told['signatures'][0]['key']} (not checked)" in capsys.readouterr().out
+
+
+def test_a_damaged_bundle_is_not_signed(signed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_key(new_key(), tmp_path / "a.key", tmp_path / "a.pub")
+    before = (signed / SIGNATURE).read_bytes()
+    weights = bytearray((signed / "weights.bin").read_bytes())
+    weights[9] ^= 1
+    (signed / "weights.bin").write_bytes(weights)
+    assert main(["bundle", "sign", str(signed), "--key", str(tmp_path / "a.key")]) == 2
+    assert "weights.bin: its SHA-256" in capsys.readouterr().err
+    assert (signed / SIGNATURE).read_bytes() == before
