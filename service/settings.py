@@ -22,6 +22,7 @@ from service.outbound.rules import Rules
 from vitascope.commands.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits
+from vitascope.signing.keys import PublicKey, read_public_keys
 
 Count = Annotated[int, Field(ge=1)]
 HostPattern = Annotated[str, Field(pattern=r"^(\*\.)?([a-z0-9_-]+\.)+[a-z0-9_-]+$")]
@@ -53,6 +54,10 @@ class Settings(BaseSettings):
     """Further models that serve from the start on."""
     bundles_root: Path | None = None
     """Bundles in this folder, at any depth, may be added while the service runs; None: only those named above."""
+    require_signature: bool = False
+    """Whether each bundle must be signed by one of ``trusted_keys``, at the start and when it is added."""
+    trusted_keys: list[Path] = []
+    """Public keys, or folders of them (``*.pub``), as ``vitascope bundle keygen`` writes them."""
     max_models: Annotated[Count, Field(description="that are loaded or could not be; no further one is added")] = 8
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
     threads: Annotated[int, Field(ge=0, description="threads for the model; 0: one per core")] = 0
@@ -181,6 +186,14 @@ class Settings(BaseSettings):
             raise ValueError("admin_key and admin_key_file are both given; one of them was expected")
         return self
 
+    @model_validator(mode="after")
+    def _requires_signatures_by_somebody(self) -> Self:
+        if self.require_signature and not self.trusted_keys:
+            raise ValueError("require_signature is on and trusted_keys names none; a public key was expected")
+        if self.trusted_keys and not self.require_signature:
+            raise ValueError("trusted_keys are given and require_signature is off; on was expected, so that they count")
+        return self
+
     @field_validator("allowed_urls")
     @classmethod
     def _are_urls(cls, urls: list[str]) -> list[str]:
@@ -242,6 +255,12 @@ class Settings(BaseSettings):
     def bundle_folders(self) -> list[Path]:
         """The folders that bundles may be added from, at any depth; a relative name is below the first."""
         return [*([] if self.bundles_root is None else [self.bundles_root]), self.bundle, *self.bundles]
+
+    def trusted(self) -> tuple[PublicKey, ...] | None:
+        """The keys one of which must have signed a bundle, as their files are now; None where signatures are not
+        required. Raises InvalidInput.
+        """
+        return read_public_keys(self.trusted_keys) if self.require_signature else None
 
     def check_reach(self) -> None:
         """Raise InvalidInput for an address that others reach while nobody is asked for a key."""

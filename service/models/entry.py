@@ -11,8 +11,9 @@ from service.models.loaded import Loaded
 from service.models.record import Added, Record
 from service.settings import Settings
 from vitascope.bundle import Bundle
-from vitascope.errors import BundleCorrupt, BundleError, VitascopeError
+from vitascope.errors import BundleCorrupt, BundleError, BundleUntrusted, InvalidInput, VitascopeError
 from vitascope.model import Model
+from vitascope.signing.keys import PublicKey
 
 _log = logging.getLogger("vitascope.service")
 
@@ -54,9 +55,13 @@ class Entry:
 
 
 def open_entry(folder: Path, origin: Origin, settings: Settings) -> Entry:
-    """The bundle in ``folder``, every file of it checked, and no graph loaded yet. Raises BundleError and its kinds."""
-    bundle = Bundle.open(folder)
+    """The bundle in ``folder``, its signature checked where one is required, and every file of it; no graph is loaded
+    yet. Raises BundleError and its kinds.
+    """
+    bundle = Bundle.open(folder, _trusted(settings))
     stated = bundle.manifest
+    if bundle.signature is not None:
+        _log.info("model %s@%s: signed by %s", stated.name, stated.version, bundle.signature.key_id)
     try:
         card = (folder / stated.model_card).read_text("utf-8", "replace")
     except OSError as error:
@@ -76,11 +81,22 @@ def open_entry(folder: Path, origin: Origin, settings: Settings) -> Entry:
     )
 
 
+def _trusted(settings: Settings) -> tuple[PublicKey, ...] | None:
+    """Read anew each time, so that a key that comes or goes counts for the next bundle. Raises BundleUntrusted."""
+    try:
+        return settings.trusted()
+    except InvalidInput as error:
+        _log.error("trusted_keys: %s", error)
+        raise BundleUntrusted("trusted_keys: they cannot be read, so no bundle is trusted; the log says why") from error
+
+
 def entries_at_start(settings: Settings, record: Record) -> tuple[Entry, ...]:
     """What the settings name and what was added, in this order, one of them the default; no graph is loaded yet.
 
-    What cannot be opened is among them, with the reason. Raises the error of the first where none can be.
+    What cannot be opened is among them, with the reason. Raises the error of the first where none can be, and
+    InvalidInput for trusted keys that cannot be read.
     """
+    settings.trusted()
     entries: list[Entry] = []
     faults: list[tuple[Path, BundleError]] = []
     named: list[tuple[Path, Origin, Added | None]] = [
