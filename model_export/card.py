@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model_export.json_file import read_object
 from model_export.parity import ParityReport
 from model_export.sources import Source
 from training import adaptation
@@ -69,14 +69,7 @@ class CardFacts:
 def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     """An evaluation's JSON. Raises InvalidInput when it is not {corpus: {metric: number}}."""
     expected = "{corpus: {metric: number}} was expected, as `vitascope evaluate --out` writes it"
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InvalidInput(f"metrics: {path} cannot be read ({error.strerror}); {expected}") from error
-    except ValueError as error:
-        raise InvalidInput(f"metrics: {path} is not JSON ({error}); {expected}") from error
-    if not isinstance(found, dict):
-        raise InvalidInput(f"metrics: {path} holds a {type(found).__name__}; {expected}")
+    found = read_object("metrics", path, expected)
     for corpus, numbers in found.items():
         numeric = isinstance(numbers, dict) and all(
             isinstance(v, int | float) and not isinstance(v, bool) for v in numbers.values()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from model_export.json_file import read_object
 from vitascope.errors import InvalidInput
 
 CONFIG_NAME = "config.json"
@@ -23,16 +23,8 @@ NO_TERMS = "Not stated by the model's folder; its authors' terms apply"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises InvalidInput when the file is missing or holds no JSON object."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InvalidInput(f"model: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InvalidInput(f"model: {path} is not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise InvalidInput(f"model: {path} holds a {type(found).__name__}; a JSON object was expected")
-    return found
+    """Of a public model. Raises InvalidInput when the file is missing or holds no JSON object."""
+    return read_object("model", path)
 
 
 def load_model(kind: Any, folder: Path, *, allow_pickle: bool) -> Any:
