@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from vitascope.manifest import (
     Manifest,
     checksum_of,
 )
+from vitascope.model import Model
 
 CARD_NAME, PARITY_NAME, NOTICE_NAME = "MODEL_CARD.md", "parity.json", "NOTICE.md"
 TOKENIZER_NAME, ANSWERS_NAME = "tokenizer.json", "answers.json"
@@ -84,9 +85,34 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
     return manifest
 
 
-def answers_document(answers: list[str]) -> str:
+def write_draft(
+    folder: Path, fields: Mapping[str, Any], tokenizer: bytes, answers: Sequence[str], documents: Mapping[str, str]
+) -> None:
+    """Make a bundle that opens of a folder with graphs: all but its card and its report, which are empty.
+
+    documents: further ones, such as a notice.
+    """
+    (folder / TOKENIZER_NAME).write_bytes(tokenizer)
+    named = {ANSWERS_NAME: answers_document(answers)} if answers else {}
+    write_documents(folder, {CARD_NAME: "", PARITY_NAME: "", **named, **documents})
+    write_manifest(folder, fields)
+
+
+def finish(folder: Path, fields: Mapping[str, Any], report: str, card: Callable[[Manifest], str]) -> Manifest:
+    """Put the report and the card into a draft, and run every graph of what is a bundle then.
+
+    card: its Markdown, of a manifest that knows all but the card itself. Raises BundleError and EngineError.
+    """
+    write_documents(folder, {PARITY_NAME: report})
+    write_documents(folder, {CARD_NAME: card(write_manifest(folder, fields))})
+    manifest = write_manifest(folder, fields)
+    Model.open(folder, device="cpu").warm()
+    return manifest
+
+
+def answers_document(answers: Sequence[str]) -> str:
     """answers.json: a list in the order of the logits, one a line."""
-    return json.dumps(answers, ensure_ascii=False, indent=0) + "\n"
+    return json.dumps(list(answers), ensure_ascii=False, indent=0) + "\n"
 
 
 def _swap(part: Path, out: Path) -> None:

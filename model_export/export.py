@@ -23,10 +23,11 @@ from model_export.assemble import (
     NOTICE_NAME,
     PARITY_NAME,
     TOKENIZER_NAME,
-    answers_document,
     check_name,
+    finish,
     folder_replaced_whole,
     write_documents,
+    write_draft,
     write_manifest,
 )
 from model_export.calibrate import Fitted, calibrate, engine_answer_logits
@@ -226,12 +227,8 @@ class _Export:
         fitted = self._calibrate(runtime, embedded)
         self.job.say("writing the card")
         fields = self._fields(fitted, headline_metrics(metrics))
-        write_documents(self.folder, {PARITY_NAME: self.report.model_dump_json(indent=1) + "\n"})
-        draft = write_manifest(self.folder, fields)
-        write_documents(self.folder, {CARD_NAME: model_card(draft, self.report, metrics)})
-        manifest = write_manifest(self.folder, fields)
-        Model.open(self.folder, device="cpu").warm()
-        return manifest
+        report = self.report.model_dump_json(indent=1) + "\n"
+        return finish(self.folder, fields, report, lambda draft: model_card(draft, self.report, metrics))
 
     def _stage(self, folder: Path, precision: Precision, tolerance: Tolerance) -> tuple[Model, dict[str, Embedded]]:
         """Store the graphs at one precision, compare them, and open them as a bundle."""
@@ -240,7 +237,8 @@ class _Export:
         paths = {graph: folder / files[graph] for graph in self.graphs}
         outputs = list(self.report.outputs)
         outputs += check_outputs(graph_specs(self.job.held.model), paths, self.cases, precision, tolerance)
-        self._write_draft(folder)
+        held, notices = self.job.held, {NOTICE_NAME: notice(self.job.sources)}
+        write_draft(folder, self._fields(Fitted(), {}), held.tokenizer.read_bytes(), held.answers, notices)
         runtime = Model.open(folder, device="cpu")
         recall, embedded = list(self.report.recall), {}
         for name, packed in self.job.corpora.items():
@@ -253,16 +251,6 @@ class _Export:
                 recall += check_recall(expected, embedded[name], name, precision, tolerance)
         self.report = self.report.model_copy(update={"outputs": outputs, "recall": recall})
         return runtime, embedded
-
-    def _write_draft(self, folder: Path) -> None:
-        """A bundle that opens, with everything but its card, report and calibration."""
-        held = self.job.held
-        shutil.copyfile(held.tokenizer, folder / TOKENIZER_NAME)
-        documents = {CARD_NAME: "", PARITY_NAME: "", NOTICE_NAME: notice(self.job.sources)}
-        if held.answers:
-            documents[ANSWERS_NAME] = answers_document(held.answers)
-        write_documents(folder, documents)
-        write_manifest(folder, self._fields(Fitted(), {}))
 
     def _calibrate(self, runtime: Model, embedded: Mapping[str, Embedded]) -> Fitted:
         before = self.job.before

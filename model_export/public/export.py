@@ -17,11 +17,10 @@ from model_export.assemble import (
     CARD_NAME,
     PARITY_NAME,
     TOKENIZER_NAME,
-    answers_document,
     check_name,
+    finish,
     folder_replaced_whole,
-    write_documents,
-    write_manifest,
+    write_draft,
 )
 from model_export.graphs import OPSET, export_graph
 from model_export.parity import FLOAT32, REDUCED, ParityReport, Tolerance, check_outputs, random_cases
@@ -118,12 +117,8 @@ def _write(job: _Job, model: PublicModel, graphs: Mapping[GraphName, onnx.ModelP
             report = _checked(job, model, graphs, Path(whole), "float32", (FLOAT32, LIBRARY), report)
     tolerances = (REDUCED, REDUCED) if reduced else (FLOAT32, LIBRARY)
     report = _checked(job, model, graphs, folder, job.precision, tolerances, report)
-    fields = _fields(job, model, job.precision)
-    write_documents(folder, {PARITY_NAME: report.model_dump_json(indent=1) + "\n"})
-    draft = write_manifest(folder, fields)
-    write_documents(folder, {CARD_NAME: public_card(draft, report, job.found.name, model.notes)})
-    write_manifest(folder, fields)
-    Model.open(folder, device="cpu").warm()
+    fields, written = _fields(job, model, job.precision), report.model_dump_json(indent=1) + "\n"
+    finish(folder, fields, written, lambda draft: public_card(draft, report, job.found.name, model.notes))
 
 
 def _checked(
@@ -144,11 +139,7 @@ def _checked(
     paths = {graph: folder / file for graph, file in files.items()}
     cases = random_cases(model.specs, model, job.seed)
     outputs = check_outputs(model.specs, paths, cases, precision, tolerances[0])
-    documents = {CARD_NAME: "", PARITY_NAME: "", TOKENIZER_NAME: model.tokenizer_json}
-    if model.answers:
-        documents[ANSWERS_NAME] = answers_document(model.answers)
-    write_documents(folder, documents)
-    write_manifest(folder, _fields(job, model, precision))
+    write_draft(folder, _fields(job, model, precision), model.tokenizer_json.encode(), model.answers, {})
     job.say(f"comparing with the original library, weights stored as {precision}")
     outputs += check_agreement(Model.open(folder, device="cpu"), model.original, precision, tolerances[1])
     return report.model_copy(update={"outputs": [*report.outputs, *outputs]})
