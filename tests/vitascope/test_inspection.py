@@ -16,7 +16,6 @@ from onnx import numpy_helper
 from PIL import Image
 from rich.console import Console
 
-from tests.chaos import rounds
 from tests.small_bundle import make_small_bundle, write_manifest
 from vitascope.command import main
 from vitascope.commands.bundle import show
@@ -292,7 +291,6 @@ def test_what_the_manifest_does_not_list_is_remarked(folder: Path, capsys: pytes
     assert unlisted == ["elsewhere", "more/Weights.bin"]
 
 
-@pytest.mark.skipif(not rounds(0, 1), reason="some seconds; `make chaos` has it")
 def test_the_shipped_bundle_holds(capsys: pytest.CaptureFixture[str]) -> None:
     told = ran(capsys, "verify", DEFAULT, "--threads", 1)
     assert (told["verified"], told["remarks"]) == (True, [])
