@@ -30,6 +30,10 @@ class ArraySpec(NamedTuple):
     """NumPy's name."""
     shape: tuple[int | None, ...]
 
+    def __str__(self) -> str:
+        sizes = ", ".join("any" if size is None else str(size) for size in self.shape)
+        return f"{self.dtype} ({sizes})"
+
 
 class Engine(Protocol):
     """One graph, ready to run; safe to share between threads."""

@@ -108,6 +108,12 @@ class EngineError(VitascopeError):
     code = "engine_error"
 
 
+class EngineUnavailable(EngineError):
+    """The server that runs the graphs does not answer, or not yet; trying again may help."""
+
+    code = "engine_unavailable"
+
+
 class ClusterError(VitascopeError):
     """The machines that should share the work cannot be had, or do not do it."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from vitascope.bundle import Bundle
 from vitascope.engine import Array, ArraySpec, Device, Engine, OnnxRuntimeEngine
 from vitascope.errors import BundleCorrupt, EngineError, TaskMissing
 from vitascope.manifest import GRAPHS_OF_TASK, Manifest
+
+if TYPE_CHECKING:
+    from vitascope.kserve.server import InferenceServer
 
 Specs = dict[str, ArraySpec]
 
@@ -50,10 +53,12 @@ class GraphRunner(Protocol):
 class Graphs:
     """Engines by graph name; safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, threads: int, device: Device) -> None:
+    def __init__(self, bundle: Bundle, threads: int, device: Device, server: InferenceServer | None = None) -> None:
+        """``server`` runs them, if they are not run in this process."""
         self.bundle = bundle
         self.threads = threads
         self.device: Device = device
+        self.server = server
         self._engines: dict[str, Engine] = {}
         self._loading = threading.Lock()
 
@@ -102,8 +107,12 @@ class Graphs:
                 f"{self.bundle.manifest.name}: no graph {graph!r}, so no {' or '.join(tasks)}; "
                 f"the bundle's tasks are {', '.join(self.bundle.manifest.tasks)}"
             )
-        engine = OnnxRuntimeEngine(path, self.threads, self.device)
         inputs, outputs = stated_graph(self.bundle.manifest, graph, len(self.bundle.answers))
+        if self.server is not None:
+            from vitascope.kserve.engine import open_engine
+
+            return open_engine(self.server, self.bundle, graph, (inputs, outputs))
+        engine = OnnxRuntimeEngine(path, self.threads, self.device)
         if set(engine.inputs) != set(inputs):
             raise BundleCorrupt(f"{path.name}: inputs {sorted(engine.inputs)}; {sorted(inputs)} were expected")
         if missing := sorted(set(outputs) - set(engine.outputs)):
@@ -124,9 +133,4 @@ def _check_spec(what: str, found: ArraySpec, expected: ArraySpec, *, is_output: 
             # An input size that the graph leaves open accepts what the manifest states.
             agree = agree and have is None
     if not agree:
-        raise BundleCorrupt(f"{what} is {_written(found)}; {_written(expected)} was expected from the manifest")
-
-
-def _written(spec: ArraySpec) -> str:
-    sizes = ", ".join("any" if size is None else str(size) for size in spec.shape)
-    return f"{spec.dtype} ({sizes})"
+        raise BundleCorrupt(f"{what} is {found}; {expected} was expected from the manifest")

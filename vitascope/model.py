@@ -21,6 +21,7 @@ from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.engine import Array, Device
 from vitascope.errors import InvalidInput
 from vitascope.graphs import GraphRunner, Graphs
+from vitascope.kserve.address import ONNXRUNTIME, served_name, server_url
 from vitascope.manifest import FrameStream, Task
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.scores import answer_probabilities, fused_score, match_probability
@@ -69,10 +70,12 @@ class Model:
         threads: int = 0,
         device: Device = "auto",
         *,
+        engine: str = ONNXRUNTIME,
         batch_size: int = 32,
         max_characters: int = MAX_CHARACTERS,
     ) -> None:
-        """``threads`` and ``device`` as for ``OnnxRuntimeEngine``.
+        """``threads`` and ``device`` as for ``OnnxRuntimeEngine``. ``engine``: ``onnxruntime``, or the URL of a server
+        that has the graphs (``kserve:http://triton:8000``), for which both mean nothing.
 
         Batches larger than ``batch_size`` are run in pieces. ``max_characters``: of one text.
         """
@@ -83,13 +86,20 @@ class Model:
         self.decoder: Decoder = IN_PROCESS
         """What reads media files for it."""
         self._text_vectors: TextVectors | None = None
-        self._graphs: GraphRunner = Graphs(bundle, threads, device)
+        self._server = None
+        if (url := server_url(engine)) is not None:
+            from vitascope.kserve.server import InferenceServer  # here, since most need no HTTP client
+
+            self._server = InferenceServer(url)
+        self._graphs: GraphRunner = Graphs(bundle, threads, device, self._server)
         self._tokenizer = bundle.tokenizer(max_characters)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], threads: int = 0, device: Device = "auto") -> Model:
-        """Open the bundle in the folder ``path``; raises as ``Bundle.open``."""
-        return cls(Bundle.open(path), threads, device)
+    def open(
+        cls, path: str | os.PathLike[str], threads: int = 0, device: Device = "auto", engine: str = ONNXRUNTIME
+    ) -> Model:
+        """Open the bundle in the folder ``path``; raises as ``Bundle.open``. Nothing is asked of ``engine`` yet."""
+        return cls(Bundle.open(path), threads, device, engine=engine)
 
     def through(
         self,
@@ -118,6 +128,17 @@ class Model:
     def streams(self) -> Sequence[FrameStream]:
         """What the bundle sees of a clip, as its manifest states it."""
         return self.bundle.manifest.streams
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a server runs the graphs."""
+        return self._server is not None
+
+    def check_engine(self) -> None:
+        """Raise EngineUnavailable while the server that runs the graphs, where one does, is not ready."""
+        if self._server is not None:
+            stated = self.bundle.manifest
+            self._server.check_ready([served_name(stated, graph) for graph in sorted(stated.graphs)])
 
     def run_graph(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One run of a graph on whatever rows ``inputs`` holds. Raises TaskMissing and EngineError."""

@@ -235,7 +235,7 @@ def _reembed(args: argparse.Namespace) -> dict[str, Any]:
     from index.transfer.reembed import reembed
     from vitascope.model import Model
 
-    model = Model.open(args.bundle, threads=args.threads, device=args.device)
+    model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     with _library(args) as library, Steps("embedding", quiet=args.json) as steps:
         done = reembed(library, args.name, model, skip_missing=args.skip_missing, on_video=steps.show)
         return {

@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.watch or args.watch_delete:
         _check_watch(args, source)
     _check_ray(args)
-    model = Model.open(args.bundle, threads=args.threads, device="cpu" if args.ray else args.device)
+    model = Model.open(args.bundle, args.threads, "cpu" if args.ray else args.device, args.engine)
     folder = collections_folder(args.data)
     with _cluster(args) as cluster, Library(folder, vectors=default_vectors()) as library:
         collection = _open_or_create(library, args.collection, model)
@@ -143,6 +143,8 @@ def _check_ray(args: argparse.Namespace) -> None:
         raise InvalidInput("ray-actors: without --ray there is no cluster; --ray was expected")
     if args.ray is not None and args.watch:
         raise InvalidInput("ray: together with --watch; a folder is followed by this machine alone")
+    if args.ray is not None and args.engine != "onnxruntime":
+        raise InvalidInput(f"engine: {args.engine!r} with --ray, whose workers run graphs; onnxruntime was expected")
 
 
 @contextmanager

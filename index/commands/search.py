@@ -96,7 +96,7 @@ def run_search(args: argparse.Namespace) -> dict[str, Any]:
     name = _name(args, weights)
     place = None if args.cursor is None else read_place(args.cursor, name)
     offset = place.offset if place else 0
-    model = Model.open(args.bundle, threads=args.threads, device=args.device)
+    model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     with Library(folder) as library:
         if args.collection not in library.names():
             raise _no_collection(args.collection, args.data, library.names())

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.answering import answer_question
     from vitascope.model import Model
 
-    model = Model.open(args.bundle, threads=args.threads, device=args.device)
+    model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     answered = answer_question(
         model,
         args.question,

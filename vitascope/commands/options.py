@@ -71,6 +71,18 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="where the graphs run (default: %(default)s)",
     )
+    parser.add_argument(
+        "--engine",
+        default=default_engine(),
+        metavar="ENGINE",
+        help="onnxruntime, or kserve:http://HOST:PORT of a server that has the graphs, see docs/triton.md "
+        "(VITASCOPE_ENGINE; default: %(default)s)",
+    )
+
+
+def default_engine() -> str:
+    """VITASCOPE_ENGINE, else `onnxruntime`: what runs the model's graphs."""
+    return os.environ.get("VITASCOPE_ENGINE") or "onnxruntime"
 
 
 def add_server(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,7 @@ def score_file(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.frames < 0:
         raise InvalidInput(f"--frames: {args.frames}; 0 or more was expected")
-    model = Model.open(args.bundle, threads=args.threads, device=args.device)
+    model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     end = probe(args.file).duration
     times = frame_times(0.0, end, args.frames) if args.frames else []
     seen = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)])
