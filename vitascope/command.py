@@ -59,6 +59,7 @@ MOUNTS = {
     "evaluate": Mount("training.command", "measure a checkpoint or bundle on a test split"),
     "inspect": Mount("training.inspection", "look inside a checkpoint: attention between text and video, dictionary"),
     "export": Mount("model_export.command", "turn a checkpoint into a verified bundle"),
+    "triton": Mount("model_export.triton_command", "write a bundle as a model repository of Triton, or check a server"),
 }
 
 EPILOG = """\
