@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-keys", action="store_true", help="ask nobody for a key; on 127.0.0.1 only")
     parser.add_argument("--threads", type=int, metavar="N", help="threads for the model (default: one per core)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "tensorrt"), help="where the graphs run")
+    parser.add_argument(
+        "--engine", metavar="ENGINE", help="VITASCOPE_ENGINE; default: onnxruntime; else kserve:http://HOST:PORT"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -52,7 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from service.settings import read_settings
 
     names = {"data": "data_dir"}
-    keys = ("host", "port", "bundle", "data", "threads", "device")
+    keys = ("host", "port", "bundle", "data", "threads", "device", "engine")
     given = {names.get(key, key): getattr(args, key) for key in keys if getattr(args, key) is not None}
     if args.no_keys:
         given["allow_unauthenticated"] = True

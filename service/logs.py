@@ -17,6 +17,8 @@ def set_up_logs(settings: Settings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter(settings.log_format))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
+    if settings.log_level != "debug":  # it would log each run of a graph at another server
+        logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def formatter(log_format: str) -> logging.Formatter:

@@ -21,6 +21,7 @@ from service.gate.secrets import admin_digest
 from service.outbound.rules import Rules
 from vitascope.commands.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
+from vitascope.kserve.address import server_url
 from vitascope.media.limits import MediaLimits
 from vitascope.signing.keys import PublicKey, read_public_keys
 
@@ -59,6 +60,8 @@ class Settings(BaseSettings):
     trusted_keys: list[Path] = []
     """Public keys, or folders of them (``*.pub``), as ``vitascope bundle keygen`` writes them."""
     max_models: Annotated[Count, Field(description="that are loaded or could not be; no further one is added")] = 8
+    engine: str = "onnxruntime"
+    """What runs the graphs: onnxruntime, in this process, or ``kserve:`` and the URL of a server that has them."""
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
     threads: Annotated[int, Field(ge=0, description="threads for the model; 0: one per core")] = 0
     host: str = "127.0.0.1"
@@ -210,6 +213,15 @@ class Settings(BaseSettings):
         except InvalidInput as error:
             raise ValueError(str(error)) from error
 
+    @field_validator("engine")
+    @classmethod
+    def _is_engine(cls, engine: str) -> str:
+        try:
+            server_url(engine)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+        return engine
+
     def pace(self) -> Pace:
         """How much an indexing job does at once."""
         given = {"decoders": self.decoders} if self.decoders else {}
@@ -310,6 +322,6 @@ def _told(error: ErrorDetails) -> str:
     name = ".".join(map(str, error["loc"]))
     if not name:  # several settings together; their values are all of them
         return error["msg"]
-    # A place of vectors may have credentials in it by mistake; its message shows it where it has none.
-    is_secret = name in ("admin_key", "vectors")
+    # A URL may have credentials in it by mistake; its message shows it where it has none.
+    is_secret = name in ("admin_key", "vectors", "engine")
     return f"{name}: {error['msg']}" if is_secret else f"{name}: {error['input']!r}: {error['msg']}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import Depends, Request
 
 from index.collection import Collection
@@ -40,7 +41,7 @@ from service.webhooks.courier import Courier
 from service.webhooks.store import WebhookStore
 from service.worker import JobWorker
 from vitascope.decoding.pool import DecodingPool
-from vitascope.errors import CollectionNotFound
+from vitascope.errors import CollectionNotFound, EngineUnavailable
 from vitascope.model import Model
 
 OPERATION_SECONDS = 5.0
@@ -122,6 +123,17 @@ class Service:
         self.models.named(None)
         self.check_works()
 
+    async def check_engine(self) -> None:
+        """Raise NotReady while the server that runs the graphs of the default, where one does, is not ready."""
+        model = self.models.named(None).model
+        if model.is_remote:
+            try:
+                await to_thread.run_sync(model.check_engine)
+            except EngineUnavailable as error:
+                raise NotReady(
+                    "the server that runs the model does not answer; the log of the service says why"
+                ) from error
+
     def check_works(self) -> None:
         """Raise NotReady while the thread that runs models, or the one that runs jobs, has died."""
         if not self.scheduler.is_alive:
@@ -178,7 +190,7 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         engines.run,
         observer,
         BatchLimits(settings.batch_rows, settings.batch_tokens),
-        lanes=settings.lanes or lanes_for(settings.device, settings.threads),
+        lanes=settings.lanes or lanes_for(settings.device, settings.threads, settings.engine),
         max_waiting=settings.max_waiting,
         max_waiting_bytes=settings.max_waiting_bytes,
     )

@@ -66,7 +66,13 @@ def open_entry(folder: Path, origin: Origin, settings: Settings) -> Entry:
         card = (folder / stated.model_card).read_text("utf-8", "replace")
     except OSError as error:
         raise BundleCorrupt(f"{stated.model_card}: cannot be read: {error.strerror}") from error
-    model = Model(bundle, settings.threads, settings.device, max_characters=settings.max_text_characters)
+    model = Model(
+        bundle,
+        settings.threads,
+        settings.device,
+        engine=settings.engine,
+        max_characters=settings.max_text_characters,
+    )
     return Entry(
         folder=folder,
         shown=shown_folder(folder, settings),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from index.collection import Collection
 from service.caching.caches import Caches
@@ -24,11 +24,13 @@ from service.scheduling.model import for_asker
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from vitascope.decoding.pool import DecodingPool
-from vitascope.errors import Conflict, FingerprintMismatch, StorageError, VitascopeError
+from vitascope.errors import Conflict, EngineUnavailable, FingerprintMismatch, StorageError, VitascopeError
 from vitascope.model import Model
 
 _log = logging.getLogger("vitascope.service")
 
+AGAIN_SECONDS = 3.0
+"""Until a model whose engine is a server that did not answer is tried again."""
 FREEING_SECONDS = 0.2
 """From the moment at which nobody knows a model any more to that at which its engines are gone."""
 
@@ -64,6 +66,10 @@ class Models:
         self._stopping = False
         self._signals: SimpleQueue[str | None] = SimpleQueue()
         """Wakes the thread that loads; with words, a model of this description has just become free."""
+        self._unreached: list[Loaded] = []
+        """Whose engine did not answer when they were to be loaded. Only the thread that loads uses this."""
+        self._last_told = ""
+        """What was logged of it last, so that waiting for hours is not a line every few seconds."""
         self._on_ready: OnReady = lambda fingerprint: None
         self._thread = threading.Thread(target=self._load_all, name="models", daemon=True)
 
@@ -244,15 +250,20 @@ class Models:
         while not self._stopping:
             if self._load_next():
                 continue
-            gone = self._signals.get()
+            try:
+                gone = self._signals.get(timeout=AGAIN_SECONDS if self._unreached else None)
+            except Empty:
+                gone = None
+            self._unreached.clear()
             if gone is not None:
                 time.sleep(FREEING_SECONDS)
                 give_back()
                 _log.info("model %s: nobody works with it any more, and its memory is free", gone)
 
     def _load_next(self) -> bool:
-        """Load one if there is one to be loaded; nothing of it stays in this thread."""
-        entry = next((entry for entry in self.entries() if entry.state == "loading"), None)
+        """Load one if there is one to be loaded now; nothing of it stays in this thread."""
+        due = (entry for entry in self.entries() if entry.state == "loading" and entry.loaded not in self._unreached)
+        entry = next(due, None)
         if entry is not None:
             self._load(entry)
         return entry is not None
@@ -261,6 +272,12 @@ class Models:
         assert entry.loaded is not None
         try:
             entry.loaded.model.warm()
+        except EngineUnavailable as error:
+            if str(error) != self._last_told:
+                _log.warning("model %s: waits for the server that runs it: %s", entry.described, error)
+                self._last_told = str(error)
+            self._unreached.append(entry.loaded)
+            return
         except Exception as error:  # an engine may raise anything; the models that serve do so on
             self._fail(entry, error)
             return

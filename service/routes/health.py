@@ -20,9 +20,11 @@ async def livez() -> Health:
 @router.get("/readyz", summary="Can the service work", responses=errors(503))
 async def readyz(service: ServiceState) -> Readiness:
     """200 once the default model is loaded, files can be decoded and jobs are being run; 503 before that, when it
-    failed, and once the service is stopping. Other models that could not be loaded are counted.
+    failed or the server that runs it does not answer, and once the service is stopping. Other models that could not be
+    loaded are counted.
     """
     service.check_staying()
     service.check_ready()
+    await service.check_engine()
     service.check_decoding()
     return Readiness(status="ok", failed_models=service.models.failed())

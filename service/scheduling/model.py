@@ -17,6 +17,7 @@ from vitascope.decoding.pool import DecodingPool
 from vitascope.decoding.pooled import PooledDecoder
 from vitascope.engine import Array, Device, device_for
 from vitascope.graphs import GraphRunner
+from vitascope.kserve.address import ONNXRUNTIME
 from vitascope.model import Model
 
 BULK_ROWS = 4
@@ -27,8 +28,15 @@ MOST_LANES = 4
 """On a CPU where nothing else is said: more would run more weights through the caches at once than they hold."""
 
 
-def lanes_for(device: Device, threads: int) -> int:
-    """How many runs at a time suit a device with ``threads`` of the model (0: one per core)."""
+REMOTE_LANES = 4
+"""Where another server runs the graphs: while it computes one batch the next ones are on their way. More would be
+smaller batches, and it puts texts of different lengths into no common one."""
+
+
+def lanes_for(device: Device, threads: int, engine: str = ONNXRUNTIME) -> int:
+    """How many runs at a time suit a device with ``threads`` of the model (0: one per core), or another ``engine``."""
+    if engine != ONNXRUNTIME:
+        return REMOTE_LANES
     return min(threads or os.cpu_count() or 1, MOST_LANES) if device_for(device) == "cpu" else 1
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from service.errors import Overloaded
 from service.scheduling.batches import BatchLimits, choose, merge, split
 from service.scheduling.call import Asker, Call, Inputs, Outputs
-from vitascope.errors import EngineError
+from vitascope.errors import EngineError, EngineUnavailable
 
 _log = logging.getLogger("vitascope.service")
 
@@ -217,9 +217,11 @@ class Scheduler:
             outputs = self._run(calls[0].graph, merge(calls))
             results = split(calls, outputs) if len(calls) > 1 else [outputs]
         except Exception as error:  # an engine may raise anything; it is told to whoever asked
-            if len(calls) == 1:
-                self._watcher.failed(calls[0])
-                calls[0].end(error)
+            # Of an engine that is away no call is guilty, and all would wait for each that tries.
+            if len(calls) == 1 or isinstance(error, EngineUnavailable):
+                for call in calls:
+                    self._watcher.failed(call)
+                    call.end(error)
                 return
             _log.warning("%s: a batch of %d calls failed and is split: %s", calls[0].graph, len(calls), error)
             middle = len(calls) // 2

@@ -15,7 +15,7 @@ from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
 from service.scheduling.batches import BatchLimits, choose, merge, split
 from service.scheduling.call import Asker, Call
 from service.scheduling.scheduler import Scheduler
-from vitascope.errors import EngineError
+from vitascope.errors import EngineError, EngineUnavailable
 
 PATIENCE = 10.0
 POISON = 666
@@ -191,6 +191,27 @@ def test_only_the_poisoned_call_fails(scheduler: Scheduler, engine: Engine, coun
         else:
             assert future.result(PATIENCE)["vector"].tolist() == [[value]]
     assert counted.failures == 1
+
+
+def test_calls_that_meet_an_engine_that_is_away_fail_together(
+    scheduler: Scheduler, engine: Engine, counted: Counted
+) -> None:
+    """Each by itself would only wait as long again."""
+    runs = 0
+
+    def away(graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        nonlocal runs
+        runs += 1
+        raise EngineUnavailable("http://triton:8000: does not answer")
+
+    occupy(scheduler, engine)
+    futures = [scheduler.submit("text", texts(1), Asker()) for _ in range(4)]
+    scheduler._run = away
+    engine.free.set()
+    for future in futures:
+        with pytest.raises(EngineUnavailable, match="does not answer"):
+            future.result(PATIENCE)
+    assert (runs, counted.failures) == (1, 4)
 
 
 def test_who_waits_too_long_never_reaches_the_model(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
