@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from vitascope.bundle import Bundle
-from vitascope.engine import Array, ArraySpec, Device, Engine, OnnxRuntimeEngine
+from vitascope.engine import Array, ArraySpec, Device, Engine, Placement
+from vitascope.engine_choice import open_engine
 from vitascope.errors import BundleCorrupt, EngineError, TaskMissing
 from vitascope.manifest import GRAPHS_OF_TASK, Manifest
 
@@ -40,6 +41,10 @@ class GraphRunner(Protocol):
 
     @property
     def names(self) -> list[str]: ...
+    @property
+    def placements(self) -> dict[str, Placement]:
+        """Where the graphs that are loaded run, by name."""
+
     def require(self, graph: str) -> None:
         """Load the graph if it is not. Raises TaskMissing, BundleCorrupt and EngineError."""
 
@@ -61,6 +66,11 @@ class Graphs:
     def names(self) -> list[str]:
         """The graphs that the bundle has."""
         return sorted(self.bundle.manifest.graphs)
+
+    @property
+    def placements(self) -> dict[str, Placement]:
+        """Where the graphs that are loaded run, by name."""
+        return {graph: engine.placement for graph, engine in sorted(self._engines.items())}
 
     def engine(self, graph: str) -> Engine:
         """The engine of a graph. Raises TaskMissing, BundleCorrupt and EngineError."""
@@ -102,7 +112,7 @@ class Graphs:
                 f"{self.bundle.manifest.name}: no graph {graph!r}, so no {' or '.join(tasks)}; "
                 f"the bundle's tasks are {', '.join(self.bundle.manifest.tasks)}"
             )
-        engine = OnnxRuntimeEngine(path, self.threads, self.device)
+        engine = open_engine(self.bundle, graph, path, self.threads, self.device)
         inputs, outputs = stated_graph(self.bundle.manifest, graph, len(self.bundle.answers))
         if set(engine.inputs) != set(inputs):
             raise BundleCorrupt(f"{path.name}: inputs {sorted(engine.inputs)}; {sorted(inputs)} were expected")

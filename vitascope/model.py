@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vitascope.bundle import Bundle
 from vitascope.decoding.decoder import IN_PROCESS, Decoder
-from vitascope.engine import Array, Device
+from vitascope.engine import Array, Device, Placement
 from vitascope.errors import InvalidInput
 from vitascope.graphs import GraphRunner, Graphs
 from vitascope.manifest import FrameStream, Task
@@ -118,6 +118,11 @@ class Model:
     def streams(self) -> Sequence[FrameStream]:
         """What the bundle sees of a clip, as its manifest states it."""
         return self.bundle.manifest.streams
+
+    @property
+    def placements(self) -> Mapping[str, Placement]:
+        """Where the graphs that are loaded run, by name: engine, device, and why it is not what was tried first."""
+        return self._graphs.placements
 
     def run_graph(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One run of a graph on whatever rows ``inputs`` holds. Raises TaskMissing and EngineError."""

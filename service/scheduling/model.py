@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotYet
 from functools import partial
@@ -15,7 +15,7 @@ from service.scheduling.call import Asker
 from service.scheduling.scheduler import Scheduler
 from vitascope.decoding.pool import DecodingPool
 from vitascope.decoding.pooled import PooledDecoder
-from vitascope.engine import Array, Device, device_for
+from vitascope.engine import Array, Placement
 from vitascope.graphs import GraphRunner
 from vitascope.model import Model
 
@@ -27,9 +27,11 @@ MOST_LANES = 4
 """On a CPU where nothing else is said: more would run more weights through the caches at once than they hold."""
 
 
-def lanes_for(device: Device, threads: int) -> int:
-    """How many runs at a time suit a device with ``threads`` of the model (0: one per core)."""
-    return min(threads or os.cpu_count() or 1, MOST_LANES) if device_for(device) == "cpu" else 1
+def lanes_for(placements: Iterable[Placement], threads: int) -> int:
+    """How many runs at a time suit a model that runs there, with ``threads`` within each (0: one per core)."""
+    if any(placement.device == "cpu" for placement in placements):
+        return min(threads or os.cpu_count() or 1, MOST_LANES)
+    return 1
 
 
 class ScheduledGraphs:
@@ -49,6 +51,10 @@ class ScheduledGraphs:
     @property
     def names(self) -> list[str]:
         return self._graphs.names
+
+    @property
+    def placements(self) -> dict[str, Placement]:
+        return self._graphs.placements
 
     def require(self, graph: str) -> None:
         self._graphs.require(graph)
