@@ -149,6 +149,9 @@ def _session(
             f"device: {device!r} is not built into the installed onnxruntime (it has {', '.join(built_in)}); "
             "install the GPU build or use device 'cpu'"
         )
+    if device == "auto" and tried != "cpu" and (why := gpu.why_no_card()) is not None:
+        # To try all the same would fail, and write its errors to standard error.
+        return _opened(path, options, "cpu", _PROVIDERS["cpu"], {}), why
     if tried != "cpu":
         # Finds CUDA and cuDNN where pip has put them; the system's own are found without.
         with redirect_stdout(sys.stderr):  # it prints what it does not find

@@ -72,6 +72,20 @@ def test_a_silent_fall_back_to_the_cpu_is_an_error(
     assert "no NVIDIA driver is installed: libnone.so.1" in str(fallen_back.placement.fallback)
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_gpu_that_is_there_and_a_library_that_is_not(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("needs a build of onnxruntime without GPU support")
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(gpu, "why_no_card", lambda: None)
+    placement = OnnxRuntimeEngine(small_bundle / "text.onnx", threads=1).placement
+    assert placement.device == "cpu"
+    assert "a library cannot be loaded:" in str(placement.fallback)
+    assert "libonnxruntime_providers_cuda.so" in str(placement.fallback)
+
+
 def test_unknown_settings(small_bundle: Path) -> None:
     with pytest.raises(InvalidInput, match="device: 'abacus'; expected one of auto, cpu, cuda, tensorrt"):
         OnnxRuntimeEngine(small_bundle / "text.onnx", device="abacus")  # type: ignore[arg-type]
