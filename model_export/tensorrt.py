@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from model_export.assemble import check_name, folder_replaced_whole, write_documents, write_manifest
+from model_export.assemble import CARD_NAME, PARITY_NAME, check_name, finish, folder_replaced_whole, write_documents
 from model_export.graphs import random_streams, random_tokens
 from model_export.parity import ParityError
 from model_export.tensorrt_operators import SOURCE, unreadable
@@ -120,7 +120,7 @@ class _Variant:
         files = store(graphs, folder, "float32")
         stated = self.bundle.manifest
         weights = {file for path in self.paths.values() for file in external_files(path)}
-        kept = set(stated.files) - {*stated.graphs.values(), *weights, stated.parity_report}
+        kept = set(stated.files) - {*stated.graphs.values(), *weights, stated.parity_report, stated.model_card}
         for file in kept:
             shutil.copyfile(self.bundle.folder / file, folder / file)
         origin = {"name": stated.name, "version": stated.version, "fingerprint": self.bundle.fingerprint}
@@ -133,19 +133,17 @@ class _Variant:
             "checked": "each graph beside the original, both by ONNX Runtime on a CPU",
             "outputs": self.checks,
         }
-        write_documents(folder, {stated.parity_report: json.dumps(report, indent=1) + "\n"})
-        write_documents(folder, {stated.model_card: self._card(folder / stated.model_card)})
         extra = {key: value for key, value in stated.extra.items() if key != "provenance"}
-        write_manifest(
-            folder,
-            stated.model_dump()
-            | {
-                "name": name,
-                "graphs": files,
-                "precision": self.wanted,
-                "extra": extra | {"variant_of": origin, "types": self.types},
-            },
-        )
+        fields = stated.model_dump() | {
+            "name": name,
+            "graphs": files,
+            "precision": self.wanted,
+            "model_card": CARD_NAME,
+            "parity_report": PARITY_NAME,
+            "extra": extra | {"variant_of": origin, "types": self.types},
+        }
+        write_documents(folder, {CARD_NAME: ""})
+        finish(folder, fields, json.dumps(report, indent=1) + "\n", self._card)
 
     def _typed(self, graph: GraphName, folder: Path) -> onnx.ModelProto:
         """The graph in the types that were asked for, checked; in float16 where int8 would lose too much."""
@@ -221,13 +219,14 @@ class _Variant:
         fused = [text | {"visual_tokens": tokens[np.arange(len(text["input_ids"])) % len(tokens)]} for text in texts]
         return {"video": list(videos), "text": list(texts), "match": list(fused), "answer": list(fused)}
 
-    def _card(self, card: Path) -> str:
+    def _card(self, draft: Manifest) -> str:
+        stated = self.bundle.manifest
+        original = (self.bundle.folder / stated.model_card).read_text("utf-8").rstrip()
         told = ", ".join(f"{graph} {types}" for graph, types in sorted(self.types.items()))
         return (
-            f"{card.read_text('utf-8').rstrip()}\n\n## A variant for TensorRT\n\n"
-            f"Made from {self.bundle.manifest.name} {self.bundle.manifest.version}, for engines that compute in fewer "
-            f"bits: {told}. Numbers above are of the original. How far its outputs are from the original's is in "
-            f"{self.bundle.manifest.parity_report}.\n"
+            f"{original}\n\n## A variant for TensorRT\n\n"
+            f"Made from {stated.name} {stated.version}, for engines that compute in fewer bits: {told}. Numbers above "
+            f"are of the original. How far its outputs are from the original's is in {draft.parity_report}.\n"
         )
 
 

@@ -161,9 +161,12 @@ def _engine(library: Library, bundle: Bundle, graph: str, path: Path, profiles: 
     )
 
     def build() -> bytes:
-        with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as beside:
-            written = _written(path, Path(beside))
-            return build_plan(library, written, profiles, folder / "timings.cache")
+        try:
+            with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as beside:
+                written = _written(path, Path(beside))
+                return build_plan(library, written, profiles, folder / "timings.cache")
+        except OSError as error:
+            raise EngineError(f"{path.name}: cannot be built in {folder}: {error.strerror or error}") from error
 
     runtime = library.trt.Runtime(library.logger)
     engine = runtime.deserialize_cuda_engine(plan_file.get(build))

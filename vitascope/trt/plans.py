@@ -52,8 +52,8 @@ class PlanFile:
         except OSError as error:
             raise EngineError(f"{path.parent}: cannot be used for built engines: {error.strerror}") from error
 
-    def read(self) -> bytes | None:
-        """The plan; None where there is none, or a stale or damaged one, which is said in the log."""
+    def read(self, *, say: bool = True) -> bytes | None:
+        """The plan; None where there is none, or a stale or damaged one, which the log says if ``say``."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -61,7 +61,7 @@ class PlanFile:
         except OSError as error:
             raise EngineError(f"{self.path}: cannot be read: {error.strerror}") from error
         why, plan = _opened(content, self.key)
-        if why is not None:
+        if why is not None and say:
             _log.warning("%s: is built anew: %s", self.path.name, why)
         return plan
 
@@ -72,8 +72,11 @@ class PlanFile:
 
     def get(self, build: Callable[[], bytes]) -> bytes:
         """The plan, by ``build`` where there is none for this key. Raises EngineError, and what ``build`` does."""
+        plan = self.read()
+        if plan is not None:
+            return plan
         with self._turn():
-            plan = self.read()
+            plan = self.read(say=False)  # somebody else may have built it meanwhile
             if plan is None:
                 plan = build()
                 self.write(plan)
@@ -85,7 +88,11 @@ class PlanFile:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        with self.path.with_suffix(".lock").open("w") as file:
+        try:
+            file = self.path.with_suffix(".lock").open("w")
+        except OSError as error:
+            raise EngineError(f"{self.path.parent}: nothing can be built there: {error.strerror}") from error
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -123,7 +130,7 @@ def _opened(content: bytes, key: Key) -> tuple[str | None, bytes | None]:
 
 def _check_private(folder: Path) -> None:
     found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if found.st_uid not in (os.getuid(), 0) or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise EngineError(
             f"{folder}: belongs to user {found.st_uid} with mode {stat.S_IMODE(found.st_mode):o}; a folder that only "
             f"user {os.getuid()} may write to was expected, since built engines are code"

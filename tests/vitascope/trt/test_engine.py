@@ -190,6 +190,23 @@ def test_a_folder_that_others_may_write_to_is_refused(machine: TensorRT, plan: P
         engine_of(small_bundle)
 
 
+def test_a_disk_that_is_full_is_told_and_leaves_nothing(
+    machine: TensorRT, small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vitascope.trt.plans.os.fsync", full)
+        with pytest.raises(EngineError, match=r"timings\.cache: cannot be written: No space left on device"):
+            engine_of(small_bundle)
+        patch.setattr(onnx, "save_model", full)
+        with pytest.raises(EngineError, match=r"text\.onnx: cannot be built in .*: No space left on device"):
+            engine_of(small_bundle)
+    assert [path.name for path in (tmp_path / "engines" / FOLDER).iterdir() if path.suffix != ".lock"] == []
+    assert engine_of(small_bundle).run(inputs_of("text", 1, 3))
+
+
 def test_a_graph_that_tensorrt_does_not_read_is_named(machine: TensorRT, small_bundle: Path, tmp_path: Path) -> None:
     node = helper.make_node("NonMaxSuppression", ["a", "b"], ["vector"], "suppress")
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 4]) for name in ("a", "b")]
