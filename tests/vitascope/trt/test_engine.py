@@ -6,6 +6,8 @@ import gc
 import json
 import logging
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from vitascope.engine import Array, ArraySpec, OnnxRuntimeEngine, Placement
 from vitascope.engine_choice import open_engine
 from vitascope.errors import EngineError
 from vitascope.model import Model
+from vitascope.trt import engine as engine_module
 from vitascope.trt.engine import TensorRTEngine
 
 CARD = "NVIDIA H100 80GB HBM3"
@@ -103,6 +106,30 @@ def test_a_model_runs_on_it_whole(machine: TensorRT, small_bundle: Path, small_m
 def test_an_engine_is_built_once(machine: TensorRT, small_bundle: Path) -> None:
     for _ in range(3):
         engine_of(small_bundle)
+    assert machine.builds == ["text"]
+
+
+def test_who_needs_an_engine_that_is_being_built_waits_for_it(
+    machine: TensorRT, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service and a job that start together must not time kernels on one GPU at once."""
+    build, began, go = engine_module.build_plan, threading.Event(), threading.Event()
+
+    def slow(*given: Any) -> bytes:
+        began.set()
+        assert go.wait(10)
+        return build(*given)
+
+    monkeypatch.setattr(engine_module, "build_plan", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(engine_of, small_bundle)
+        assert began.wait(10)
+        second = pool.submit(engine_of, small_bundle)
+        with pytest.raises(TimeoutError):
+            second.result(0.1)
+        go.set()
+        assert first.result(10).run(inputs_of("text", 1, 3))
+        assert second.result(10).run(inputs_of("text", 1, 3))
     assert machine.builds == ["text"]
 
 
