@@ -516,7 +516,11 @@ def test_a_bundle_of_several_that_is_damaged_does_not_stop_the_service(
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_where_each_graph_runs_and_why_it_is_not_the_gpu(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A GPU build of ONNX Runtime where no GPU is lists CUDA and runs on the CPU: so many lanes as suit a CPU."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -534,6 +538,8 @@ def test_where_each_graph_runs_and_why_it_is_not_the_gpu(
             assert engine["device"] == "cpu"
             assert "no NVIDIA driver is installed: libnone.so.1" in engine["fallback"]
         assert running.service.scheduler.lanes == 2
+        assert main(["models", "list", "--server", str(running.client.base_url)]) == 0
+        assert "small-colours@1 runs on cpu: no NVIDIA driver is installed: libnone.so.1" in capsys.readouterr().out
     assert caplog.text.count("answer, match, text, video: on cpu") == 1
     assert "no NVIDIA driver is installed: libnone.so.1" in caplog.text
 
