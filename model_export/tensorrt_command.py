@@ -45,8 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from model_export.command import cleaned_up_when_terminated
-    from model_export.tensorrt import make_variant
     from vitascope.bundle import Bundle
     from vitascope.errors import InvalidInput
     from vitascope.model import Model
@@ -54,7 +52,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.out is None and not args.build:
         raise InvalidInput("out: missing; --out FOLDER, --build or both were expected")
     folder, types = args.bundle, {}
-    if args.out is not None:
+    if args.out is not None:  # torch is needed for that, and not to build
+        from model_export.command import cleaned_up_when_terminated
+        from model_export.tensorrt import make_variant
+
         with cleaned_up_when_terminated():
             types = make_variant(
                 args.bundle, args.out, args.types, data=args.data, name=args.name, seed=args.seed, say=_say

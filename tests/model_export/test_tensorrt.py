@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     told = json.loads(capsys.readouterr().out)
     assert told["types"] == dict.fromkeys(("answer", "match", "text", "video"), "float16")
     assert told["fingerprint"] == Bundle.open(tmp_path / "f16").fingerprint
+
+
+def test_engines_are_built_ahead_where_torch_is_not(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = TensorRT(Cuda())
+    install(machine, monkeypatch)
+    monkeypatch.setenv("VITASCOPE_ENGINE_CACHE", str(tmp_path / "engines"))
+    for module in ("torch", "training", "model_export.tensorrt"):
+        monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
+    assert main(["tensorrt", str(small_bundle), "--build", "--json"]) == 0
+    engines = json.loads(capsys.readouterr().out)["engines"]
+    assert {one["card"] for one in engines.values()} == {"NVIDIA H100 80GB HBM3"}
+    assert sorted(machine.builds) == sorted(engines) == ["answer", "match", "text", "video"]
 
 
 def test_multiplications_and_additions_are_counted() -> None:
