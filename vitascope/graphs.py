@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from vitascope.bundle import Bundle
-from vitascope.engine import Array, ArraySpec, Device, Engine, OnnxRuntimeEngine
+from vitascope.engine import Array, ArraySpec, Device, Engine, Placement
+from vitascope.engine_choice import open_engine
 from vitascope.errors import BundleCorrupt, EngineError, TaskMissing
 from vitascope.manifest import GRAPHS_OF_TASK, Manifest
 
@@ -43,6 +44,10 @@ class GraphRunner(Protocol):
 
     @property
     def names(self) -> list[str]: ...
+    @property
+    def placements(self) -> dict[str, Placement]:
+        """Where the graphs that are loaded run, by name."""
+
     def require(self, graph: str) -> None:
         """Load the graph if it is not. Raises TaskMissing, BundleCorrupt and EngineError."""
 
@@ -66,6 +71,11 @@ class Graphs:
     def names(self) -> list[str]:
         """The graphs that the bundle has."""
         return sorted(self.bundle.manifest.graphs)
+
+    @property
+    def placements(self) -> dict[str, Placement]:
+        """Where the graphs that are loaded run, by name."""
+        return {graph: engine.placement for graph, engine in sorted(self._engines.items())}
 
     def engine(self, graph: str) -> Engine:
         """The engine of a graph. Raises TaskMissing, BundleCorrupt and EngineError."""
@@ -109,10 +119,10 @@ class Graphs:
             )
         inputs, outputs = stated_graph(self.bundle.manifest, graph, len(self.bundle.answers))
         if self.server is not None:
-            from vitascope.kserve.engine import open_engine
+            from vitascope.kserve.engine import open_at_server
 
-            return open_engine(self.server, self.bundle, graph, (inputs, outputs))
-        engine = OnnxRuntimeEngine(path, self.threads, self.device)
+            return open_at_server(self.server, self.bundle, graph, (inputs, outputs))
+        engine = open_engine(self.bundle, graph, path, self.threads, self.device)
         if set(engine.inputs) != set(inputs):
             raise BundleCorrupt(f"{path.name}: inputs {sorted(engine.inputs)}; {sorted(inputs)} were expected")
         if missing := sorted(set(outputs) - set(engine.outputs)):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from vitascope.bundle import Bundle
 from vitascope.decoding.decoder import IN_PROCESS, Decoder
-from vitascope.engine import Array, Device
+from vitascope.engine import Array, Device, Placement
 from vitascope.errors import InvalidInput
 from vitascope.graphs import GraphRunner, Graphs
 from vitascope.kserve.address import ONNXRUNTIME, served_name, server_url
@@ -139,6 +139,11 @@ class Model:
         if self._server is not None:
             stated = self.bundle.manifest
             self._server.check_ready([served_name(stated, graph) for graph in sorted(stated.graphs)])
+
+    @property
+    def placements(self) -> Mapping[str, Placement]:
+        """Where the graphs that are loaded run, by name: engine, device, and why it is not what was tried first."""
+        return self._graphs.placements
 
     def run_graph(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One run of a graph on whatever rows ``inputs`` holds. Raises TaskMissing and EngineError."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +20,11 @@ from service.models.entry import Entry, open_entry, reason_of
 from service.models.loaded import Engines, Loaded
 from service.models.record import Added, Record, write_record
 from service.scheduling.call import Asker, Inputs, Outputs
-from service.scheduling.model import for_asker
+from service.scheduling.model import for_asker, lanes_for
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
 from vitascope.decoding.pool import DecodingPool
+from vitascope.engine import Placement
 from vitascope.errors import Conflict, EngineUnavailable, FingerprintMismatch, StorageError, VitascopeError
 from vitascope.model import Model
 
@@ -291,8 +292,11 @@ class Models:
                 self._fail(present, error)
                 return
             self._engines.add(entry.loaded)
+            if not self._settings.lanes:
+                self._scheduler.widen(lanes_for(entry.loaded.model.placements.values(), self._settings.threads))
             self._replace(present, replace(present, state="ready"))
         _log.info("model %s: is ready, fingerprint %s", entry.described, entry.fingerprint)
+        _tell_placements(entry.described, entry.loaded.model.placements)
         try:
             self._on_ready(entry.loaded.fingerprint)
         except VitascopeError as error:
@@ -321,6 +325,18 @@ class Models:
         if added not in self._record.added:
             others = tuple(one for one in self._record.added if one.fingerprint != added.fingerprint)
             self._write(self._record.model_copy(update={"added": (*others, added)}))
+
+
+def _tell_placements(described: str, placements: Mapping[str, Placement]) -> None:
+    """Where the graphs of a model run, graphs of one place in one line; a warning where it is not what was tried."""
+    for placement in dict.fromkeys(placements.values()):
+        graphs = ", ".join(graph for graph, other in placements.items() if other == placement)
+        device = placement.device if placement.card is None else f"{placement.device} ({placement.card})"
+        where = f"model {described}: {graphs}: on {device}, by {placement.engine}"
+        if placement.fallback is None:
+            _log.info("%s", where)
+        else:
+            _log.warning("%s: %s", where, placement.fallback)
 
 
 def _takes_place_of(opened: Entry, entry: Entry) -> bool:

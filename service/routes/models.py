@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from service.folders import BUNDLES, allowed_folder
 from service.models.entry import Entry
 from service.openapi import errors, successes
-from service.schemas.models import ModelInfo, Models, NewModel
+from service.schemas.models import GraphEngine, ModelInfo, Models, NewModel
 from service.state import Service, ServiceState
 from vitascope.bundle import Bundle
 from vitascope.errors import CollectionNotFound, Conflict, StorageError
@@ -113,9 +113,17 @@ def _view(entry: Entry) -> ModelInfo:
         default=entry.is_default,
         state=entry.state,
         error=entry.error,
+        engines=_engines(entry),
         model_card=entry.card,
         **_stated(entry.bundle),
     )
+
+
+def _engines(entry: Entry) -> dict[str, GraphEngine]:
+    if entry.loaded is None or entry.state != "ready":
+        return {}
+    placements = entry.loaded.model.placements
+    return {graph: GraphEngine(**placement._asdict()) for graph, placement in placements.items()}
 
 
 def _stated(bundle: Bundle | None) -> dict[str, Any]:

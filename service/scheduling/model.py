@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotYet
 from functools import partial
@@ -15,9 +15,8 @@ from service.scheduling.call import Asker
 from service.scheduling.scheduler import Scheduler
 from vitascope.decoding.pool import DecodingPool
 from vitascope.decoding.pooled import PooledDecoder
-from vitascope.engine import Array, Device, device_for
+from vitascope.engine import Array, Placement
 from vitascope.graphs import GraphRunner
-from vitascope.kserve.address import ONNXRUNTIME
 from vitascope.model import Model
 
 BULK_ROWS = 4
@@ -33,11 +32,12 @@ REMOTE_LANES = 4
 smaller batches, and it puts texts of different lengths into no common one."""
 
 
-def lanes_for(device: Device, threads: int, engine: str = ONNXRUNTIME) -> int:
-    """How many runs at a time suit a device with ``threads`` of the model (0: one per core), or another ``engine``."""
-    if engine != ONNXRUNTIME:
-        return REMOTE_LANES
-    return min(threads or os.cpu_count() or 1, MOST_LANES) if device_for(device) == "cpu" else 1
+def lanes_for(placements: Iterable[Placement], threads: int) -> int:
+    """How many runs at a time suit a model that runs there, with ``threads`` within each (0: one per core)."""
+    devices = {placement.device for placement in placements}
+    if "cpu" in devices:
+        return min(threads or os.cpu_count() or 1, MOST_LANES)
+    return REMOTE_LANES if "remote" in devices else 1
 
 
 class ScheduledGraphs:
@@ -57,6 +57,10 @@ class ScheduledGraphs:
     @property
     def names(self) -> list[str]:
         return self._graphs.names
+
+    @property
+    def placements(self) -> dict[str, Placement]:
+        return self._graphs.placements
 
     def require(self, graph: str) -> None:
         self._graphs.require(graph)

@@ -77,15 +77,27 @@ class Scheduler:
         """How often a thread died and was replaced."""
         self._at_work = 0
         self._bulk_at_work = 0
-        self._bulk_lanes = max(1, lanes - 1)
-        self._threads = [threading.Thread() for _ in range(lanes)]
-        for lane in range(lanes):
-            self._start(lane)
+        self._bulk_lanes = 1
+        self._threads: list[threading.Thread] = []
+        self.widen(lanes)
 
     @property
     def is_alive(self) -> bool:
         """Whether every lane runs batches."""
         return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def lanes(self) -> int:
+        """How many runs there can be at a time."""
+        return len(self._threads)
+
+    def widen(self, lanes: int) -> None:
+        """Have at least so many lanes from now on."""
+        with self._changed:
+            self._bulk_lanes = max(self._bulk_lanes, lanes - 1)
+            for lane in range(len(self._threads), 0 if self._closed else lanes):
+                self._threads.append(threading.Thread())
+                self._start(lane)
 
     def waiting(self) -> int:
         """How many calls wait."""

@@ -19,6 +19,7 @@ STREAM: dict[str, Any] = {
     "shortest_edge": None,
     "margin": "down",
 }
+GRAPH_ENGINE: dict[str, Any] = {"engine": "onnxruntime 1.32.0", "device": "cpu", "card": None, "fallback": None}
 MODEL: dict[str, Any] = {
     "name": "hd-vila-tiny",
     "version": "1.0.0",
@@ -27,6 +28,7 @@ MODEL: dict[str, Any] = {
     "default": True,
     "state": "ready",
     "error": None,
+    "engines": {"text": GRAPH_ENGINE},
     "architecture": "hd-vila",
     "tasks": ["retrieval", "matching", "answering"],
     "streams": [STREAM],
@@ -55,6 +57,17 @@ class FrameStream(Response):
     resample: Annotated[str, Field(description="decoder, or the filter that makes frames smaller")] = "decoder"
     shortest_edge: Annotated[int | None, Field(description="pixels, before the centre is cut")] = None
     margin: Annotated[str, Field(description="how half pixels of a margin are rounded: down or even")] = "down"
+
+
+class GraphEngine(Response):
+    """Where a graph of a model really runs."""
+
+    model_config = example(**GRAPH_ENGINE)
+
+    engine: Annotated[str, Field(description="the library that runs it, and its version; or the server")]
+    device: Annotated[str, Field(description="cpu, cuda, tensorrt, or remote")]
+    card: Annotated[str | None, Field(description="the GPU; null on the CPU")]
+    fallback: Annotated[str | None, Field(description="why it is not what was tried first; null if it is")]
 
 
 class NewModel(Request):
@@ -87,6 +100,7 @@ class ModelInfo(Response):
     default: Annotated[bool, Field(description="whether it serves requests that name no model")]
     state: Literal["loading", "ready", "failed"]
     error: Annotated[str | None, Field(description="why it has failed, beginning with a code; null if it has not")]
+    engines: Annotated[dict[str, GraphEngine], Field(description="by graph; empty until it is ready")]
     architecture: str | None
     tasks: list[str]
     streams: list[FrameStream]

@@ -304,6 +304,24 @@ class Turnstile:
             self.changed.notify_all()
 
 
+def test_lanes_that_come_later_run_at_the_same_time_too(counted: Counted) -> None:
+    """A service does not know where its graphs run before the first model is loaded."""
+    turnstile = Turnstile()
+    scheduler = Scheduler(turnstile, counted)
+    scheduler.widen(2)
+    scheduler.widen(1)  # of a model on a GPU: the other one keeps its lanes
+    assert scheduler.lanes == 2
+    bulk = [scheduler.submit("video", texts(1), Asker(bulk=True)) for _ in range(2)]
+    assert turnstile.holds("video")
+    search = scheduler.submit("text", texts(1), Asker())
+    assert turnstile.holds("text", "video")
+    turnstile.let_all_through()
+    assert all(future.result(PATIENCE) for future in [*bulk, search])
+    scheduler.close()
+    scheduler.widen(3)  # a model that is ready as the service stops
+    assert not scheduler.is_alive
+
+
 def test_lanes_run_at_the_same_time_and_bulk_never_has_the_last(counted: Counted) -> None:
     turnstile = Turnstile()
     scheduler = Scheduler(turnstile, counted, lanes=2)

@@ -11,7 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vitascope.engine import ArraySpec, OnnxRuntimeEngine
+from vitascope import gpu
+from vitascope.engine import ArraySpec, OnnxRuntimeEngine, Placement
 from vitascope.errors import BundleCorrupt, EngineError, InvalidInput
 
 
@@ -27,6 +28,7 @@ def test_names_shapes_and_types_are_known(engine: OnnxRuntimeEngine) -> None:
     }
     assert engine.outputs == {"vector": ArraySpec("float32", (None, 16))}
     assert engine.providers == ["CPUExecutionProvider"]
+    assert engine.placement == Placement(f"onnxruntime {onnxruntime.__version__}", "cpu", None, None)
 
 
 def test_named_arrays_in_named_arrays_out(engine: OnnxRuntimeEngine) -> None:
@@ -55,15 +57,33 @@ def test_a_device_that_is_not_built_in(device: str, small_bundle: Path, monkeypa
 def test_a_silent_fall_back_to_the_cpu_is_an_error(
     device: str, name: str, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A GPU build lists its providers as available where no GPU is, and then runs on the CPU."""
+    """A GPU build lists its providers as available where no GPU is, and then runs on the CPU. Why is told."""
+    monkeypatch.setattr(gpu, "DRIVER", "libnone.so.1")
     if f"{name}ExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("needs a build of onnxruntime without GPU support")
     listed = [f"{n}ExecutionProvider" for n in ("Tensorrt", "CUDA", "CPU")]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    with pytest.raises(EngineError, match=f"device: '{device}' was asked for but .* CPUExecutionProvider"):
+    asked = f"device: '{device}' was asked for but .* CPUExecutionProvider: no NVIDIA driver is installed: libnone"
+    with pytest.raises(EngineError, match=asked):
         OnnxRuntimeEngine(small_bundle / "text.onnx", device=device)  # type: ignore[arg-type]
     fallen_back = OnnxRuntimeEngine(small_bundle / "text.onnx", device="auto")
     assert fallen_back.providers == ["CPUExecutionProvider"]
+    assert fallen_back.placement.device == "cpu"
+    assert "no NVIDIA driver is installed: libnone.so.1" in str(fallen_back.placement.fallback)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_gpu_that_is_there_and_a_library_that_is_not(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("needs a build of onnxruntime without GPU support")
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    monkeypatch.setattr(gpu, "why_no_card", lambda: None)
+    placement = OnnxRuntimeEngine(small_bundle / "text.onnx", threads=1).placement
+    assert placement.device == "cpu"
+    assert "a library cannot be loaded:" in str(placement.fallback)
+    assert "libonnxruntime_providers_cuda.so" in str(placement.fallback)
 
 
 def test_unknown_settings(small_bundle: Path) -> None:

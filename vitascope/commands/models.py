@@ -97,7 +97,8 @@ def _described(model: dict[str, Any]) -> str:
 
 def show(result: dict[str, Any], console: Console) -> None:
     table = plain_table("fingerprint", "name", "version", "state", "tasks", "folder", "")
-    for model in result["models"] if result["action"] == "list" else [result["model"]]:
+    shown = result["models"] if result["action"] == "list" else [result["model"]]
+    for model in shown:
         state = model["state"] if result["action"] != "remove" else "removed"
         remark = "default" if model["default"] else ""
         if model["error"] is not None:
@@ -112,6 +113,10 @@ def show(result: dict[str, Any], console: Console) -> None:
             remark.strip(),
         )
     console.print(table)
+    for model in shown:
+        engines = model.get("engines", {}).values()  # services of earlier versions do not tell
+        for device, why in sorted({(one["device"], one["fallback"]) for one in engines if one["fallback"]}):
+            console.print(f"{escape(_described(model))} runs on {device}: {escape(why)}", soft_wrap=True)
 
 
 COMMANDS = {"models": (add_arguments, run, show)}

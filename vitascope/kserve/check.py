@@ -6,7 +6,7 @@ from vitascope.bundle import Bundle
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
 from vitascope.graphs import stated_graph
 from vitascope.kserve.address import server_url
-from vitascope.kserve.engine import open_engine
+from vitascope.kserve.engine import open_at_server
 from vitascope.kserve.probe import Agreement, agreements
 from vitascope.kserve.server import InferenceServer
 
@@ -23,7 +23,7 @@ def check_server(bundle: Bundle, engine: str) -> list[Agreement]:
     server = InferenceServer(url)
     found: list[Agreement] = []
     for graph in sorted(bundle.manifest.graphs):
-        opened = open_engine(server, bundle, graph, stated_graph(bundle.manifest, graph, len(bundle.answers)))
+        opened = open_at_server(server, bundle, graph, stated_graph(bundle.manifest, graph, len(bundle.answers)))
         try:
             found += agreements(bundle, graph, opened)
         except EngineUnavailable:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vitascope.bundle import Bundle
-from vitascope.engine import Array, ArraySpec
+from vitascope.engine import Array, ArraySpec, Placement
 from vitascope.errors import EngineError, EngineUnavailable
 from vitascope.kserve.address import served_name
 from vitascope.kserve.probe import agreements
@@ -37,6 +37,7 @@ class KServeEngine:
         self.server = server
         self.model = model
         self.inputs, self.outputs = stated
+        self.placement = Placement(f"kserve {server.url}", "remote")
         self._max_rows = max_rows
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -63,7 +64,7 @@ class KServeEngine:
         return min(fitting, self._max_rows) if self._max_rows else fitting
 
 
-def open_engine(
+def open_at_server(
     server: InferenceServer,
     bundle: Bundle,
     graph: str,

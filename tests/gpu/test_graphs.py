@@ -1,0 +1,75 @@
+"""What runs on a GPU gives what the CPU gives. `make gpu-check` runs this where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from vitascope.errors import EngineError
+from vitascope.model import Model, VideoEmbedding
+from vitascope.trt.library import load_library
+
+pytestmark = pytest.mark.gpu
+
+BUNDLE = Path(__file__).parents[2] / "bundles" / "hd-vila-tiny"
+TEXTS = ["a red square moves left", "what is it?", *["a dog runs over the grass beside a river"] * 40]
+
+
+@pytest.fixture(scope="module", params=["cuda", "tensorrt"])
+def on_gpu(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    if request.param == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("needs the GPU build of onnxruntime")
+    if request.param == "tensorrt":
+        try:
+            load_library()
+        except EngineError as error:
+            pytest.skip(f"needs TensorRT: {error}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITASCOPE_ENGINE_CACHE", str(tmp_path_factory.mktemp("engines")))
+        model = Model.open(BUNDLE, device=request.param)
+        model.warm()
+        yield model
+
+
+@pytest.fixture(scope="module")
+def on_cpu() -> Model:
+    return Model.open(BUNDLE, device="cpu")
+
+
+def seen(model: Model, rows: int, clips: int) -> VideoEmbedding:
+    rng = np.random.default_rng(rows)
+    return model.embed_video(
+        {
+            s.name: rng.integers(0, 256, (rows, clips, s.frames, s.height, s.width, 3), dtype=np.uint8)
+            for s in model.streams
+        }
+    )
+
+
+def test_every_graph_really_runs_there(on_gpu: Model) -> None:
+    for graph, placement in on_gpu.placements.items():
+        assert placement.device in ("cuda", "tensorrt"), (graph, placement)
+        assert placement.fallback is None, (graph, placement)
+        assert placement.card
+
+
+@pytest.mark.parametrize(("rows", "clips"), [(1, 1), (3, 2), (40, 1)])
+def test_videos(rows: int, clips: int, on_gpu: Model, on_cpu: Model) -> None:
+    found, right = seen(on_gpu, rows, clips), seen(on_cpu, rows, clips)
+    assert (found.vectors * right.vectors).sum(axis=1).min() > 0.999
+    assert np.abs(found.visual_tokens - right.visual_tokens).max() < 0.05 * np.abs(right.visual_tokens).max()
+
+
+def test_texts_matches_and_answers(on_gpu: Model, on_cpu: Model) -> None:
+    assert (on_gpu.embed_text(TEXTS) * on_cpu.embed_text(TEXTS)).sum(axis=1).min() > 0.999
+    tokens = np.repeat(seen(on_cpu, 1, 1).visual_tokens, len(TEXTS), axis=0)
+    found, right = on_gpu.match(TEXTS, tokens), on_cpu.match(TEXTS, tokens)
+    assert np.abs(found.probabilities - right.probabilities).max() < 0.0125
+    answers = [
+        [one.text for one in many[:1]] for model in (on_gpu, on_cpu) for many in model.answer(TEXTS[:3], tokens[:3])
+    ]
+    assert answers[:3] == answers[3:]
