@@ -23,7 +23,14 @@ from index.nearest.live import SETTING_KEY
 from index.nearest.place import FAISS, PLACE_KEY, check_place, place_of, settings_at
 from index.nearest.snapshot import sync_folder
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
-from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, StorageError, VitascopeError
+from vitascope.errors import (
+    CollectionExists,
+    CollectionNotFound,
+    InvalidInput,
+    StorageError,
+    TaskMissing,
+    VitascopeError,
+)
 from vitascope.manifest import Manifest
 from vitascope.token_encoding import TokenEncoding
 
@@ -94,7 +101,8 @@ class Library:
         """An empty collection for vectors of this bundle, searched by an index of this kind (docs/nearest.md).
 
         ``vectors``: where, if not where the library says. Raises InvalidInput for a name outside ``NAME_PATTERN``, an
-        unknown kind or place, CollectionExists, StorageError, also where Milvus does not answer.
+        unknown kind or place, TaskMissing where the bundle has no vectors, CollectionExists, StorageError, also where
+        Milvus does not answer.
         """
         manifest = source if isinstance(source, Manifest) else source.bundle.manifest
         meta = new_meta(manifest, token_encoding, self.vectors if vectors is None else vectors, index_kind)
@@ -243,7 +251,13 @@ class Library:
 
 
 def new_meta(manifest: Manifest, token_encoding: TokenEncoding, vectors: str, index_kind: str = AUTO) -> dict[str, str]:
-    """What the catalogue of a new collection for vectors of this bundle says about itself. Raises InvalidInput."""
+    """What the catalogue of a new collection for vectors of this bundle says about itself. Raises InvalidInput, and
+    TaskMissing where the bundle has no vectors.
+    """
+    if not manifest.vector_width:
+        raise TaskMissing(
+            f"{manifest.name}: it has no vectors, so it fills no collection; its tasks are {', '.join(manifest.tasks)}"
+        )
     place = check_place(vectors)
     return {
         PLACE_KEY: place,

@@ -16,7 +16,7 @@ from model_export.triton_config import ONES, VERSION, Serving, model_config
 from vitascope.bundle import Bundle, file_sha256
 from vitascope.errors import BundleUnsupported, InvalidInput, StorageError
 from vitascope.external_data import external_files
-from vitascope.graphs import Graphs, stated_graph
+from vitascope.graphs import Graphs, graph_of
 from vitascope.kserve.address import served_name
 
 GRAPH_NAME = "model.onnx"
@@ -54,7 +54,7 @@ def write_repository(bundle: Bundle, out: Path, serving: Serving, *, copy: bool 
 def _write_model(bundle: Bundle, graphs: Graphs, graph: str, out: Path, serving: Serving, copy: bool) -> Written:
     stated = bundle.manifest
     name = served_name(stated, graph)
-    inputs, outputs = stated_graph(stated, graph, len(bundle.answers))
+    inputs, outputs = graph_of(bundle, graph)
     found = graphs.engine(graph).outputs
     config = model_config(
         name, inputs, {key: found[key] for key in outputs}, stated.text_length, bundle.fingerprint, serving

@@ -9,12 +9,15 @@ from typing import Any, Literal
 
 from vitascope.engine import ArraySpec
 from vitascope.errors import BundleUnsupported, InvalidInput
+from vitascope.graphs import ANSWER_IDS, ANSWER_MASK
 from vitascope.kserve.engine import FINGERPRINT
 
 VERSION = 1
 """Of the model, in Triton's counting: another bundle is another model, since its name holds the fingerprint."""
 ONES = "ones"
 """The file in `warmup` that an attention mask is filled from: a mask of zeros would leave nothing to attend to."""
+_ANSWERS = 3
+"""How many that are given to a graph, and of how many tokens each: no answer has fewer."""
 _TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 _KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
 
@@ -107,9 +110,12 @@ def _output(model: str, name: str, spec: ArraySpec) -> dict[str, Any]:
 
 
 def _warm_input(name: str, spec: ArraySpec, text_length: int) -> dict[str, Any]:
-    """One row: a text of full length, or one clip."""
-    of_text = name in ("input_ids", "attention_mask")
-    dims = [(text_length if of_text else 1) if size is None else size for size in spec.shape[1:]]
+    """One row: a text of full length, one clip, or a few short answers."""
+    if name in (ANSWER_IDS, ANSWER_MASK):
+        free = _ANSWERS
+    else:
+        free = text_length if name in ("input_ids", "attention_mask") else 1
+    dims = [free if size is None else size for size in spec.shape[1:]]
     filled = {"input_data_file": ONES} if name == "attention_mask" else {"zero_data": True}
     return {"data_type": Word(_TYPES[spec.dtype]), "dims": dims, **filled}
 

@@ -36,7 +36,7 @@ STREAMS: list[dict[str, Any]] = [
     {"name": "high", "frames": 1, "height": 64, "width": 64, "placement": "middle"},
     {"name": "low", "frames": 6, "height": 32, "width": 32, "placement": "uniform"},
 ]
-TEXT_LENGTH = 16
+TEXT_LENGTH, ANSWER_LENGTH = 16, 6
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 _WORDS = [
     *("a", "an", "the", "thing", "ball", "square", "circle", "video", "of", "on", "in", "is", "it", "moves"),
@@ -56,16 +56,22 @@ def make_small_bundle(
     tasks: Sequence[str] = ("retrieval", "matching", "answering"),
     external_data: bool = False,
     version: str = "1",
+    answers: Sequence[str] | None = ANSWERS,
+    reads_answers: bool = False,
 ) -> Path:
     """Write the bundle into ``folder`` (made when missing) and return it.
 
     ``seed`` and ``width`` (D and W, at least 8) change the vectors and so the fingerprint. With
-    ``external_data`` the video and text graphs keep their weights in one shared ``weights.bin``.
+    ``external_data`` the video and text graphs keep their weights in one shared ``weights.bin``. With
+    ``reads_answers`` it weighs answers by the colours that they name, out of ``answers`` where none are given to it.
+    Without the task "retrieval" and with ``reads_answers`` it has no vectors.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.bin").unlink(missing_ok=True)
     weights = _weights(seed, width)
     makers = {"text": _text_graph, "video": _video_graph, "match": _match_graph, "answer": _answer_graph}
+    if reads_answers:
+        makers["answer"] = _weighing_graph
     graphs = sorted({graph for task in tasks for graph in GRAPHS_OF_TASK[task]})
     for graph in graphs:
         model = makers[graph](weights)
@@ -75,9 +81,14 @@ def make_small_bundle(
     _tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "MODEL_CARD.md").write_text("# Small bundle\n\nKnows eight colours. For tests.\n")
     (folder / "parity.json").write_text("{}\n")
-    if "answering" in tasks:
-        (folder / "answers.json").write_text(json.dumps(ANSWERS))
-    write_manifest(folder, {**_manifest(graphs, width, tasks), "version": version})
+    stated = {**_manifest(graphs, width, tasks), "version": version}
+    if "answering" in tasks and answers is not None:
+        (folder / "answers.json").write_text(json.dumps(answers))
+        stated["answers"] = "answers.json"
+    if reads_answers:
+        stated["answer_length"] = ANSWER_LENGTH
+        stated["vector_width"] = width if "retrieval" in tasks else 0
+    write_manifest(folder, stated)
     return folder
 
 
@@ -105,7 +116,7 @@ def _manifest(graphs: Sequence[str], width: int, tasks: Sequence[str]) -> dict[s
         "visual_width": width,
         "text_length": TEXT_LENGTH,
         "temperature": 0.05,
-        "answers": "answers.json" if "answering" in tasks else None,
+        "answers": None,
         "calibration": {"match_scale": 1.0, "fused_similarity": 4.0, "fused_match": 0.5, "fused_bias": -2.0},
         "training_data": ["none"],
         "licence": "MIT",
@@ -260,6 +271,27 @@ def _answer_graph(weights: dict[str, Array]) -> onnx.ModelProto:
     constants |= {"ten": np.array(10, np.float32), "twenty": np.array(20, np.float32)}
     outputs = [_value("answer_logits", TensorProto.FLOAT, ["B", len(ANSWERS)])]
     return _model("answer", nodes, inputs, outputs, constants)
+
+
+def _weighing_graph(weights: dict[str, Array]) -> onnx.ModelProto:
+    """Answers are as likely as the colours that they name are seen."""
+    node = helper.make_node
+    nodes, inputs, constants = _agreement(weights)
+    nodes += [
+        node("Gather", ["named", "answer_ids"], ["answer_rows"], axis=0),  # (B, N, M, K + 1)
+        node("Cast", ["answer_mask"], ["answer_shown"], to=TensorProto.FLOAT),
+        node("Unsqueeze", ["answer_shown", "axis3"], ["answer_column"]),
+        node("Mul", ["answer_rows", "answer_column"], ["answer_words"]),
+        node("ReduceSum", ["answer_words", "axis2"], ["answer_names"], keepdims=0),
+        node("Slice", ["answer_names", "zero", "count", "axis2"], ["answer_colours"]),  # (B, N, K)
+        node("Mul", ["seen", "ten"], ["strong"]),
+        node("Unsqueeze", ["strong", "axis2"], ["strong_column"]),
+        node("MatMul", ["answer_colours", "strong_column"], ["answer_scores"]),
+        node("Squeeze", ["answer_scores", "axis2"], ["answer_logits"]),
+    ]
+    constants |= {"ten": np.array(10, np.float32), "axis3": np.array([3])}
+    inputs += [_value(name, TensorProto.INT64, ["B", "N", "M"]) for name in ("answer_ids", "answer_mask")]
+    return _model("answer", nodes, inputs, [_value("answer_logits", TensorProto.FLOAT, ["B", "N"])], constants)
 
 
 def _move_outside(model: onnx.ModelProto, path: Path) -> None:

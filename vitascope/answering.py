@@ -15,7 +15,7 @@ from vitascope.model import Answer, Model
 @dataclass(frozen=True)
 class Answered:
     """``answer``: the likeliest one, None where the model abstained. ``answers``: best first. ``unknown``: candidates
-    that the vocabulary lacks, so that nothing can be said of them.
+    that the vocabulary lacks, so that nothing can be said of them; none of a model that reads answers.
     """
 
     answer: str | None
@@ -36,13 +36,18 @@ def answer_question(
     """Answer about ``visual_tokens`` (1, V, W) with calibrated probabilities.
 
     ``candidates``: what the answer may be; probabilities are among those that the vocabulary has, in any case of
-    letters. Where the best one is below ``abstain_below`` (0 to 1), or no candidate is known, there is no answer.
-    Raises InvalidInput, also for a candidate given twice; TextError, TaskMissing, EngineError.
+    letters, or among all where the model reads answers. Where the best one is below ``abstain_below`` (0 to 1), or no
+    candidate is known, there is no answer. Raises InvalidInput, also for a candidate given twice; TextError,
+    TaskMissing, EngineError.
     """
     if not 0 <= abstain_below <= 1:
         raise InvalidInput(f"abstain_below: {abstain_below!r}; a probability from 0 to 1 was expected")
     if candidates is None:
         answers = model.answer([question], visual_tokens, top)[0]
+        return _answered(answers, [], abstain_below)
+    if model.reads_answers:
+        _distinct(candidates)
+        answers = model.answer_among([question], visual_tokens, candidates, top)[0]
         return _answered(answers, [], abstain_below)
     entries, unknown = known_candidates(model.bundle.answers, candidates)
     if not entries:
@@ -57,22 +62,25 @@ def known_candidates(vocabulary: Sequence[str], candidates: Sequence[str]) -> tu
     """(the number in the vocabulary of each candidate that it has, the other candidates). Raises InvalidInput for none
     and for two that are the same entry.
     """
+    number_of = {_normal(entry): number for number, entry in reversed(list(enumerate(vocabulary)))}
+    names = _distinct(candidates)
+    entries = {names[name]: number_of[name] for name in names if name in number_of}
+    return entries, [candidate for name, candidate in names.items() if name not in number_of]
+
+
+def _distinct(candidates: Sequence[str]) -> dict[str, str]:
+    """Candidates by what tells them apart, in their order. Raises InvalidInput for none, and for one that comes
+    twice.
+    """
     if not candidates:
         raise InvalidInput("candidates: none; at least one was expected")
-    number_of = {_normal(entry): number for number, entry in reversed(list(enumerate(vocabulary)))}
-    entries: dict[str, int] = {}
-    unknown: list[str] = []
-    seen: set[str] = set()
+    names: dict[str, str] = {}
     for candidate in candidates:
         name = _normal(candidate)
-        if name in seen:
+        if name in names:
             raise InvalidInput(f"candidates: {candidate!r} comes twice; different candidates were expected")
-        seen.add(name)
-        if name in number_of:
-            entries[candidate] = number_of[name]
-        else:
-            unknown.append(candidate)
-    return entries, unknown
+        names[name] = candidate
+    return names
 
 
 def _answered(answers: list[Answer], unknown: list[str], abstain_below: float) -> Answered:

@@ -1,7 +1,7 @@
 """A bundle's graphs as engines: loaded when first needed, checked against the manifest, results checked.
 
 Shape letters: B videos, C clips, F frames, H height, W width, V visual tokens, L text tokens, D vector
-width, N answers.
+width, N answers, M tokens of an answer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,20 @@ if TYPE_CHECKING:
     from vitascope.kserve.server import InferenceServer
 
 Specs = dict[str, ArraySpec]
+ANSWER_IDS, ANSWER_MASK = "answer_ids", "answer_mask"
+"""Of an answer graph that is given what it weighs: each (B, N, M) int64, as the tokenizer makes them."""
 
 
-def stated_graph(manifest: Manifest, graph: str, answers: int) -> tuple[Specs, Specs]:
-    """(inputs, outputs) that the manifest implies for "text", "video", "match" or "answer"."""
+def graph_of(bundle: Bundle, graph: str) -> tuple[Specs, Specs]:
+    """(inputs, outputs) of a graph of ``bundle``, by its manifest and its answers."""
+    manifest = bundle.manifest
+    return stated_graph(manifest, graph, None if manifest.answer_length else len(bundle.answers))
+
+
+def stated_graph(manifest: Manifest, graph: str, answers: int | None) -> tuple[Specs, Specs]:
+    """(inputs, outputs) that the manifest implies for "text", "video", "match" or "answer" with so many answers; None:
+    as many as it is given.
+    """
     text = {name: ArraySpec("int64", (None, None)) for name in ("input_ids", "attention_mask")}
     tokens = ArraySpec("float32", (None, manifest.visual_tokens, manifest.visual_width))
     vector = ArraySpec("float32", (None, manifest.vector_width))
@@ -33,10 +43,13 @@ def stated_graph(manifest: Manifest, graph: str, answers: int) -> tuple[Specs, S
         return text, {"vector": vector}
     if graph == "video":
         streams = {s.name: ArraySpec("uint8", (None, None, s.frames, s.height, s.width, 3)) for s in manifest.streams}
-        return streams, {"vector": vector, "visual_tokens": tokens}
+        vectors = {"vector": vector} if manifest.vector_width else {}
+        return streams, {**vectors, "visual_tokens": tokens}
     if graph == "match":
         return {**text, "visual_tokens": tokens}, {"match_logit": ArraySpec("float32", (None,))}
-    return {**text, "visual_tokens": tokens}, {"answer_logits": ArraySpec("float32", (None, answers))}
+    given = {name: ArraySpec("int64", (None, None, None)) for name in (ANSWER_IDS, ANSWER_MASK)}
+    inputs = {**text, "visual_tokens": tokens, **(given if manifest.answer_length else {})}
+    return inputs, {"answer_logits": ArraySpec("float32", (None, answers))}
 
 
 class GraphRunner(Protocol):
@@ -94,8 +107,9 @@ class Graphs:
         """All stated outputs of one run, checked: finite and of the stated shape. Raises EngineError."""
         results = self.engine(graph).run(inputs)
         rows = len(next(iter(inputs.values())))
+        answers = inputs[ANSWER_IDS].shape[1] if ANSWER_IDS in inputs else len(self.bundle.answers)
         checked = {}
-        for name, tail in self.stated_outputs(graph).items():
+        for name, tail in _tails(stated_graph(self.bundle.manifest, graph, answers)[1]).items():
             array, shape = results[name], (rows, *tail)
             if array.shape != shape:
                 raise EngineError(f"{graph}: {name} came out as {array.shape}; {shape} was expected")
@@ -105,9 +119,8 @@ class Graphs:
         return checked
 
     def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
-        """The shape of each output without its first axis, B."""
-        _, outputs = stated_graph(self.bundle.manifest, graph, len(self.bundle.answers))
-        return {name: tuple(size or 0 for size in spec.shape[1:]) for name, spec in outputs.items()}
+        """The shape of each output without its first axis, B; 0 for answers, where they are given to it."""
+        return _tails(graph_of(self.bundle, graph)[1])
 
     def _load(self, graph: str) -> Engine:
         path = self.bundle.graph_path(graph)
@@ -117,7 +130,7 @@ class Graphs:
                 f"{self.bundle.manifest.name}: no graph {graph!r}, so no {' or '.join(tasks)}; "
                 f"the bundle's tasks are {', '.join(self.bundle.manifest.tasks)}"
             )
-        inputs, outputs = stated_graph(self.bundle.manifest, graph, len(self.bundle.answers))
+        inputs, outputs = graph_of(self.bundle, graph)
         if self.server is not None:
             from vitascope.kserve.engine import open_at_server
 
@@ -133,6 +146,10 @@ class Graphs:
             if engine.outputs[name].shape:  # a graph need not state the shapes of its outputs
                 _check_spec(f"{path.name}: output {name!r}", engine.outputs[name], spec, is_output=True)
         return engine
+
+
+def _tails(outputs: Specs) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(size or 0 for size in spec.shape[1:]) for name, spec in outputs.items()}
 
 
 def _check_spec(what: str, found: ArraySpec, expected: ArraySpec, *, is_output: bool = False) -> None:

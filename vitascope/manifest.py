@@ -73,7 +73,7 @@ class Unwritten(Strict):
 class FrameStream(Unwritten):
     """What the visual graph eats under this name: uint8 RGB, (B, C, frames, height, width, 3)."""
 
-    _later: ClassVar[tuple[str, ...]] = ("resample", "shortest_edge", "margin")
+    _later: ClassVar[tuple[str, ...]] = ("resample", "shortest_edge", "margin", "longest_edge", "multiple", "shows")
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
     frames: Annotated[int, Field(ge=1, le=256)]
@@ -81,24 +81,53 @@ class FrameStream(Unwritten):
     width: Annotated[int, Field(ge=8, le=4096, description="pixels")]
     placement: Literal["middle", "uniform"]
     """middle: around the middle of the clip; uniform: the centres of `frames` equal parts of the clip."""
-    fit: Literal["stretch", "crop", "pad"] = "stretch"
-    """stretch: ignore the aspect ratio; crop: cover and cut the centre; pad: contain, black borders."""
+    fit: Literal["stretch", "crop", "pad", "corner"] = "stretch"
+    """stretch: ignore the aspect ratio; crop: cover and cut the centre; pad: contain, black borders; corner: all of it
+    in the upper left corner, as large as `shortest_edge`, `longest_edge` and `multiple` say, black elsewhere."""
     resample: Resample = "decoder"
     """decoder: as quickly as the frame's decoder can, bicubic. Others: from the whole frame by Pillow's filter of that
     name, which averages where it makes smaller, as the processors of public models do."""
     shortest_edge: Annotated[int | None, Field(ge=8, le=4096, description="pixels")] = None
-    """With crop: how long the frame's shorter edge is made before the centre is cut; as the target needs where null."""
+    """With crop: how long the frame's shorter edge is made before the centre is cut; as the target needs where null.
+    With corner: how long it is made."""
     margin: Literal["down", "even"] = "down"
     """With crop: how the half pixels of an odd margin are rounded, down or to an even number of pixels."""
+    longest_edge: Annotated[int | None, Field(ge=8, le=4096, description="pixels")] = None
+    """With corner: what the longer edge may be; a frame that would be longer is made smaller as a whole."""
+    multiple: Annotated[int, Field(ge=1, le=256, description="pixels")] = 1
+    """With corner: both edges are rounded down to whole multiples of it."""
+    shows: Literal["picture", "cover"] = "picture"
+    """cover, with corner: white where the picture lies and black elsewhere, one pixel for each `multiple` of it, for
+    models that must know where the picture ends."""
 
     @model_validator(mode="after")
     def _cuts_what_is_there(self) -> FrameStream:
-        if self.shortest_edge is None:
+        if self.fit == "corner" or self.shortest_edge is None:
             return self
         if self.fit != "crop" or self.shortest_edge < max(self.height, self.width):
             raise ValueError(
                 f"shortest_edge: {self.shortest_edge} with fit {self.fit!r} and {self.width}x{self.height} pixels; "
                 "fit 'crop' and at least the larger of both were expected"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_room_in_the_corner(self) -> FrameStream:
+        if self.fit != "corner":
+            if (self.longest_edge, self.multiple, self.shows) != (None, 1, "picture"):
+                raise ValueError(f"fit: {self.fit!r} with longest_edge, multiple or shows; fit 'corner' was expected")
+            return self
+        if self.shortest_edge is None or self.longest_edge is None or self.shortest_edge > self.longest_edge:
+            raise ValueError(
+                f"shortest_edge: {self.shortest_edge} and longest_edge: {self.longest_edge} with fit 'corner'; both "
+                "were expected, the shorter one first"
+            )
+        multiples = self.longest_edge // self.multiple
+        side = multiples if self.shows == "cover" else multiples * self.multiple
+        if (self.height, self.width) != (side, side):
+            raise ValueError(
+                f"size: {self.width}x{self.height} pixels; {side}x{side} was expected, for a longest_edge of "
+                f"{self.longest_edge} in multiples of {self.multiple}, shown as a {self.shows}"
             )
         return self
 
@@ -129,7 +158,7 @@ class Calibration(Strict):
 class Manifest(Unwritten):
     """`manifest.json`. Paths are relative to the bundle's folder, with forward slashes."""
 
-    _later: ClassVar[tuple[str, ...]] = ("logit_bias",)
+    _later: ClassVar[tuple[str, ...]] = ("logit_bias", "answer_length")
 
     schema_version: Literal[1] = 1
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -139,7 +168,8 @@ class Manifest(Unwritten):
     streams: Annotated[list[FrameStream], Field(min_length=1)]
     graphs: dict[GraphName, RelativePath]
     files: dict[RelativePath, FileEntry]
-    vector_width: Annotated[int, Field(ge=1)]
+    vector_width: Annotated[int, Field(ge=0)]
+    """0: the model has no vectors, only visual tokens that its other graphs read. No collection can be made with it."""
     visual_tokens: Annotated[int, Field(ge=1)]
     visual_width: Annotated[int, Field(ge=1)]
     text_length: Annotated[int, Field(ge=2, le=4096, description="tokens, special ones included")]
@@ -150,6 +180,9 @@ class Manifest(Unwritten):
     tokenizer: RelativePath = "tokenizer.json"
     answers: RelativePath | None = None
     """A JSON list of strings in the order of the answer logits."""
+    answer_length: Annotated[int | None, Field(ge=3, le=256, description="tokens, special ones included")] = None
+    """Where the `answer` graph is given the answers that it weighs: the most tokens of one. It may do without
+    `answers` then. Null: it knows those, and no others."""
     model_card: RelativePath = "MODEL_CARD.md"
     parity_report: RelativePath = "parity.json"
     calibration: Calibration = Calibration()
@@ -180,8 +213,10 @@ class Manifest(Unwritten):
         missing = sorted(needed - set(self.graphs))
         if missing:
             raise ValueError(f"graphs: {missing} missing; tasks {self.tasks} need {sorted(needed)}")
-        if "answering" in self.tasks and self.answers is None:
+        if "answering" in self.tasks and self.answers is None and self.answer_length is None:
             raise ValueError("answers: null; the task 'answering' needs an answer vocabulary")
+        if "retrieval" in self.tasks and not self.vector_width:
+            raise ValueError("vector_width: 0; the task 'retrieval' needs vectors")
         named = [*self.graphs.values(), self.tokenizer, self.model_card, self.parity_report]
         named += [self.answers] if self.answers else []
         unlisted = sorted(set(named) - set(self.files))

@@ -20,7 +20,7 @@ from vitascope.bundle import Bundle
 from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.engine import Array, Device, Placement
 from vitascope.errors import InvalidInput
-from vitascope.graphs import GraphRunner, Graphs
+from vitascope.graphs import ANSWER_IDS, ANSWER_MASK, GraphRunner, Graphs
 from vitascope.kserve.address import ONNXRUNTIME, served_name, server_url
 from vitascope.manifest import FrameStream, Task
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -39,7 +39,7 @@ _CLIPS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class VideoEmbedding:
-    """vectors (B, D) float32, each of length 1; visual_tokens (B, V, W) float32."""
+    """vectors (B, D) float32, each of length 1, D 0 where the bundle has none; visual_tokens (B, V, W) float32."""
 
     vectors: Floats
     visual_tokens: Floats
@@ -55,7 +55,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Answer:
-    """One entry of the answer vocabulary and its probability among all."""
+    """One answer and its probability among all that were weighed."""
 
     text: str
     probability: float
@@ -130,6 +130,11 @@ class Model:
         return self.bundle.manifest.streams
 
     @property
+    def reads_answers(self) -> bool:
+        """Whether it weighs any answers that it is given, and not only those of its vocabulary."""
+        return self.bundle.manifest.answer_length is not None
+
+    @property
     def is_remote(self) -> bool:
         """Whether a server runs the graphs."""
         return self._server is not None
@@ -168,6 +173,8 @@ class Model:
             inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
             if graph != "text":
                 inputs["visual_tokens"] = tokens
+            if graph == "answer" and self.reads_answers:
+                inputs |= {ANSWER_IDS: ids[None], ANSWER_MASK: mask[None]}
             self._graphs.run(graph, inputs)
 
     def embed_text(self, texts: Sequence[str]) -> Floats:
@@ -197,7 +204,9 @@ class Model:
             results = self._graphs.run(
                 "video", {s.name: np.ascontiguousarray(streams[s.name][rows]) for s in stated.streams}
             )
-            vectors[rows], tokens[rows] = results["vector"], results["visual_tokens"]
+            tokens[rows] = results["visual_tokens"]
+            if stated.vector_width:
+                vectors[rows] = results["vector"]
         return VideoEmbedding(vectors, tokens)
 
     def match(self, texts: Sequence[str], visual_tokens: NDArray[np.floating]) -> Match:
@@ -232,21 +241,48 @@ class Model:
 
         ``among``: entries of the vocabulary (``bundle.answers``) that alone may be the answer, by their numbers;
         probabilities are among these then. Fewer than ``top`` where there are fewer to choose from. Raises TextError,
-        InvalidInput, TaskMissing, EngineError.
+        InvalidInput, also where the bundle has no vocabulary, TaskMissing, EngineError.
         """
-        if top < 1:
-            raise InvalidInput(f"top: {top}; at least 1 was expected")
         self._graphs.require("answer")
-        logits = self._with_texts("answer", questions, visual_tokens)["answer_logits"]
-        entries = np.arange(logits.shape[1]) if among is None else np.array(among, np.int64)
-        if not len(entries) or entries.min() < 0 or entries.max() >= logits.shape[1]:
-            raise InvalidInput(f"among: {among!r}; numbers from 0 to {logits.shape[1] - 1} were expected")
-        probabilities = answer_probabilities(self.bundle.manifest.calibration, logits[:, entries])
-        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
-        return [
-            [Answer(self.bundle.answers[entries[place]], float(row[place])) for place in order]
-            for row, order in zip(probabilities, best, strict=True)
-        ]
+        vocabulary = self.bundle.answers
+        if not vocabulary:
+            raise InvalidInput("candidates: none; some were expected, as the model has no answers of its own")
+        entries = np.arange(len(vocabulary)) if among is None else np.array(among, np.int64)
+        if not len(entries) or entries.min() < 0 or entries.max() >= len(vocabulary):
+            raise InvalidInput(f"among: {among!r}; numbers from 0 to {len(vocabulary) - 1} were expected")
+        texts = [vocabulary[entry] for entry in entries]
+        if self.reads_answers:
+            return self.answer_among(questions, visual_tokens, texts, top)
+        return self._likeliest(self.answer_logits(questions, visual_tokens)[:, entries], texts, top)
+
+    def answer_among(
+        self, questions: Sequence[str], visual_tokens: NDArray[np.floating], candidates: Sequence[str], top: int = 5
+    ) -> list[list[Answer]]:
+        """As ``answer``, out of answers in any words; only where ``reads_answers``. Raises as ``answer_logits``."""
+        return self._likeliest(self.answer_logits(questions, visual_tokens, candidates), candidates, top)
+
+    def answer_logits(
+        self,
+        questions: Sequence[str],
+        visual_tokens: NDArray[np.floating],
+        candidates: Sequence[str] | None = None,
+    ) -> Floats:
+        """(B, N) float32, for each entry of the vocabulary; where ``reads_answers``, the log-likelihood of each of
+        ``candidates``, and very low for those whose first token is far from likely.
+
+        Raises TextError, InvalidInput, also for a candidate of too many tokens, TaskMissing and EngineError.
+        """
+        self._graphs.require("answer")
+        if not self.reads_answers:
+            return self._with_texts("answer", questions, visual_tokens)["answer_logits"]
+        _check_list(questions)
+        tokens = self._check_tokens(len(questions), visual_tokens)
+        given = self._read_answers(candidates or ())
+        logits = np.empty((len(questions), len(given[ANSWER_IDS][0])), np.float32)
+        for batch in self.text_batches(questions, 1):  # the answers of one question are enough for a run
+            inputs = {**batch.inputs, "visual_tokens": tokens[batch.rows], **given}
+            logits[batch.rows] = self._graphs.run("answer", inputs)["answer_logits"]
+        return logits
 
     def embed_file(
         self,
@@ -286,6 +322,33 @@ class Model:
             for name, array in self._graphs.run(graph, inputs).items():
                 results[name][batch.rows] = array
         return results
+
+    def _read_answers(self, candidates: Sequence[str]) -> dict[str, Array]:
+        """answer_ids and answer_mask (1, N, M)."""
+        _check_list(candidates)
+        if not candidates:
+            raise InvalidInput("candidates: none; at least one was expected")
+        ids, mask = self._tokenizer.encode(candidates)
+        most = self.bundle.manifest.answer_length or 0
+        lengths = mask.sum(axis=1)
+        if lengths.max() > most:
+            number = int(lengths.argmax())
+            raise InvalidInput(
+                f"candidates[{number}]: {candidates[number][:40]!r} is {lengths[number]} tokens long; at most {most} "
+                "were expected"
+            )
+        return {ANSWER_IDS: ids[None], ANSWER_MASK: mask[None]}
+
+    def _likeliest(self, logits: Floats, texts: Sequence[str], top: int) -> list[list[Answer]]:
+        """The ``top`` best of ``texts`` by each row of ``logits`` (B, N), with their shares."""
+        if top < 1:
+            raise InvalidInput(f"top: {top}; at least 1 was expected")
+        probabilities = answer_probabilities(self.bundle.manifest.calibration, logits)
+        best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+        return [
+            [Answer(texts[place], float(row[place])) for place in order]
+            for row, order in zip(probabilities, best, strict=True)
+        ]
 
     def _pieces(self, count: int) -> list[slice]:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]

@@ -35,14 +35,16 @@ def choose(waiting: Sequence[Call], limits: BatchLimits, now: float, free: int =
     First comes the oldest interactive call, or the oldest bulk call where there is none or where that has waited for
     ``bulk_wait``. Calls of the same graph join it, those of the most similar length first, as long as that makes a
     token cheaper: a short text beside a long one is padded, and padding is computed; a run of its own costs
-    ``RUN_TOKENS``. Where ``free`` lanes have nothing to do, each is left its share of the rows. Bulk calls join where
-    there is room, and cost nobody a turn.
+    ``RUN_TOKENS``. A call that joins no other runs by itself. Where ``free`` lanes have nothing to do, each is left
+    its share of the rows. Bulk calls join where there is room, and cost nobody a turn.
     """
     bulk = next((call for call in waiting if call.asker.bulk), None)
     interactive = next((call for call in waiting if not call.asker.bulk), None)
     is_overdue = bulk is not None and now - bulk.arrived >= limits.bulk_wait
     first = bulk if interactive is None or is_overdue else interactive
     assert first is not None
+    if not first.joins:
+        return [first]
     others = [call for call in waiting if call.graph == first.graph and call is not first]
     # Bulk brings no company of bulk: a batch of it should be over soon, for whoever comes meanwhile.
     others = [call for call in others if not call.asker.bulk] if first.asker.bulk else others

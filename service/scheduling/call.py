@@ -13,6 +13,7 @@ from opentelemetry.context import Context
 
 from service.errors import DeadlineExceeded, RequestAbandoned
 from vitascope.engine import Array
+from vitascope.graphs import ANSWER_IDS
 
 Inputs = Mapping[str, Array]
 Outputs = dict[str, Array]
@@ -58,6 +59,8 @@ class Call:
         ids = self.inputs.get("input_ids")
         self.length = 1 if ids is None else ids.shape[1]
         """Of its text in tokens, padding included; 1 for a graph without text."""
+        self.joins = ANSWER_IDS not in self.inputs
+        """Whether its rows may share a run with others': answers that come along fill one by themselves."""
         self.bytes = sum(array.nbytes for array in self.inputs.values())
 
     def end(self, result: Outputs | BaseException) -> None:

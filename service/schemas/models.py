@@ -17,6 +17,9 @@ STREAM: dict[str, Any] = {
     "fit": "stretch",
     "resample": "decoder",
     "shortest_edge": None,
+    "longest_edge": None,
+    "multiple": 1,
+    "shows": "picture",
     "margin": "down",
 }
 GRAPH_ENGINE: dict[str, Any] = {"engine": "onnxruntime 1.32.0", "device": "cpu", "card": None, "fallback": None}
@@ -57,6 +60,9 @@ class FrameStream(Response):
     resample: Annotated[str, Field(description="decoder, or the filter that makes frames smaller")] = "decoder"
     shortest_edge: Annotated[int | None, Field(description="pixels, before the centre is cut")] = None
     margin: Annotated[str, Field(description="how half pixels of a margin are rounded: down or even")] = "down"
+    longest_edge: Annotated[int | None, Field(description="pixels, in a corner")] = None
+    multiple: Annotated[int, Field(description="pixels that edges in a corner are whole multiples of")] = 1
+    shows: Annotated[str, Field(description="picture, or its cover: white where it lies")] = "picture"
 
 
 class GraphEngine(Response):

@@ -165,7 +165,11 @@ class AnswerFields(Request):
     top: Annotated[Whole, Field(ge=1, description="how many answers")] = 5
     candidates: Annotated[
         list[str] | None,
-        Field(min_length=1, description="what the answer may be; all of the model's vocabulary when not given"),
+        Field(
+            min_length=1,
+            description="what the answer may be; all of the model's vocabulary when not given. A model that weighs any "
+            "answers takes them in any words",
+        ),
     ] = None
     abstain_below: Annotated[Probability, Field(description="no answer where the best one's probability is lower")] = (
         0.0

@@ -166,6 +166,12 @@ def test_only_calls_of_one_graph_go_together() -> None:
     assert choose(calls, BatchLimits(), now=0.0) == [calls[0], calls[2]]
 
 
+def test_a_call_that_brings_its_answers_runs_by_itself() -> None:
+    given = np.ones((1, 3, 4), np.int64)
+    calls = [Call("answer", {**texts(2), "answer_ids": given, "answer_mask": given}, Asker()) for _ in range(3)]
+    assert choose(calls, BatchLimits(), now=0.0) == calls[:1]
+
+
 def test_merge_and_split_are_inverse() -> None:
     random = np.random.default_rng(0)
     calls = [

@@ -257,6 +257,21 @@ def test_a_bundle_that_only_matches_leaves_the_other_scores_null(tmp_path: Path,
         assert set(score.values()) == {None}
 
 
+def test_a_bundle_without_vectors_answers_in_any_words_and_fills_no_collection(tmp_path: Path, files: Path) -> None:
+    bundle = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, reads_answers=True)
+    with serving(settings_for(bundle, tmp_path / "data")) as running:
+        client, red = running.client, {"file": ("red.mp4", (files / "red.mp4").read_bytes())}
+        asked = {"question": "what is it?", "candidates": ["a blue ball", "red"]}
+        answer = client.post("/v1/answers", files=red, data=asked).json()
+        assert (answer["answer"], answer["unknown"], len(answer["answers"])) == ("red", [], 2)
+        missing = client.post("/v1/answers", files=red, data={"question": "what is it?"})
+        assert "no answers of its own" in problem_of(missing, 422, "invalid_input")["detail"]
+        made = client.post("/v1/collections", json={"name": "videos"})
+        assert "it has no vectors" in problem_of(made, 409, "task_missing")["detail"]
+        (model,) = client.get("/v1/models").json()["models"]
+        assert (model["tasks"], model["vector_width"], model["answers"]) == (["answering"], 0, 0)
+
+
 def test_a_question_is_answered_among_candidates(running: Running, palette: str, files: Path) -> None:
     body = {
         "collection": palette,

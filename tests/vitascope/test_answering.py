@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.small_bundle import make_small_bundle
 from tests.vitascope.test_model import colour_streams
 from vitascope.answering import answer_question, known_candidates
 from vitascope.errors import InvalidInput, TextError
@@ -78,3 +81,54 @@ def test_a_threshold_is_a_probability(small_model: Model, red: Tokens, value: fl
 def test_numbers_outside_the_vocabulary_are_refused(small_model: Model, red: Tokens, among: list[int]) -> None:
     with pytest.raises(InvalidInput, match="among"):
         small_model.answer([QUESTION], red, among=among)
+
+
+@pytest.fixture(scope="module")
+def weighing(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model without vectors that weighs any answers, and has some of its own."""
+    folder = make_small_bundle(
+        tmp_path_factory.mktemp("weighing"), tasks=["answering"], answers=["a red ball", "blue"], reads_answers=True
+    )
+    model = Model.open(folder, threads=1)
+    model.warm()
+    return model
+
+
+def test_a_model_that_reads_answers_weighs_whatever_it_is_given(weighing: Model) -> None:
+    seen = weighing.embed_video(colour_streams("red", "green"))
+    assert seen.vectors.shape == (2, 0)
+    red, green = seen.visual_tokens[:1], seen.visual_tokens[1:]
+    found = answer_question(weighing, QUESTION, red, candidates=["two GREEN things", "wombat", "red"])
+    assert (found.answer, found.unknown) == ("red", [])
+    assert sum(one.probability for one in found.answers) == pytest.approx(1)
+    assert {one.text for one in found.answers} == {"two GREEN things", "wombat", "red"}
+    assert answer_question(weighing, QUESTION, red).answer == "a red ball"
+    assert [one.text for one in weighing.answer([QUESTION], red, among=[1])[0]] == ["blue"]
+    questions = ["what is it?", QUESTION, "which colour is it on the left and on the right?"]
+    tokens = np.concatenate([green, red, green])
+    rows = weighing.answer_logits(questions, tokens, ["green", "red"])
+    assert rows.argmax(axis=1).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "said"),
+    [
+        ([], "candidates: none"),
+        (["red", "Red "], "'Red ' comes twice"),
+        (["blue", "a big red ball is on the left"], r"candidates\[1\]: 'a big red ball .* is 10 tokens.* at most 6"),
+    ],
+)
+def test_answers_that_cannot_be_weighed_are_refused(weighing: Model, candidates: list[str], said: str) -> None:
+    red = weighing.embed_video(colour_streams("red")).visual_tokens
+    with pytest.raises(InvalidInput, match=said):
+        answer_question(weighing, QUESTION, red, candidates=candidates)
+
+
+def test_a_model_without_answers_of_its_own_asks_for_candidates(tmp_path: Path) -> None:
+    model = Model.open(make_small_bundle(tmp_path, tasks=["answering"], answers=None, reads_answers=True), threads=1)
+    red = model.embed_video(colour_streams("red")).visual_tokens
+    assert answer_question(model, QUESTION, red, candidates=["blue", "red"]).answer == "red"
+    with pytest.raises(InvalidInput, match="as the model has no answers of its own"):
+        answer_question(model, QUESTION, red)
+    with pytest.raises(TextError):
+        answer_question(model, " ", red, candidates=["red"])

@@ -303,6 +303,42 @@ def test_what_came_later_changes_no_bundle_that_does_not_use_it(folder: Path) ->
     assert public.manifest.logit_bias == -10.0
 
 
+CORNER = {"fit": "corner", "shortest_edge": 48, "longest_edge": 79, "multiple": 8, "height": 72, "width": 72}
+
+
+def test_a_corner_states_how_large_frames_are_in_it(folder: Path) -> None:
+    before = manifest_of(folder)
+    first, *others = before["streams"]
+    cover = CORNER | {"shows": "cover", "height": 9, "width": 9}
+    for stated, said in (
+        (CORNER, None),
+        (cover, None),
+        (CORNER | {"height": 80}, "size: 72x80 pixels; 72x72 was expected"),
+        (cover | {"width": 72}, "9x9 was expected"),
+        (CORNER | {"longest_edge": 40}, "shortest_edge: 48 and longest_edge: 40"),
+        (CORNER | {"shortest_edge": None}, "both were expected"),
+        (CORNER | {"fit": "pad", "shortest_edge": None}, "fit 'corner' was expected"),
+    ):
+        write_manifest(folder, {**before, "streams": [first | stated, *others]})
+        if said is None:
+            written = json.loads(Bundle.open(folder).manifest.model_dump_json())["streams"]
+            assert written[0] == first | stated
+            assert set(written[1]) == {*others[0], "fit"}
+            continue
+        with pytest.raises(BundleCorrupt, match=said):
+            Bundle.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [({"vector_width": 0}, "the task 'retrieval' needs vectors"), ({"answers": None}, "needs an answer vocabulary")],
+)
+def test_a_task_needs_what_it_gives(stated: dict[str, Any], said: str, folder: Path) -> None:
+    write_manifest(folder, {**manifest_of(folder), **stated})
+    with pytest.raises(BundleCorrupt, match=said):
+        Bundle.open(folder)
+
+
 @pytest.mark.parametrize("stated", [{"fit": "stretch", "shortest_edge": 256}, {"fit": "crop", "shortest_edge": 8}])
 def test_a_shorter_edge_that_leaves_nothing_to_cut_is_refused(stated: dict[str, Any], folder: Path) -> None:
     before = manifest_of(folder)

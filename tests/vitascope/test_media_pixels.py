@@ -11,8 +11,9 @@ from PIL import Image
 
 from tests.media_files import counter_frame, solid, write_animation, write_picture, write_video
 from vitascope.errors import MediaTooLarge
+from vitascope.media.corner import corner_size, in_corner
 from vitascope.media.decode import read_frames
-from vitascope.media.frame import Frame, Pixels, fitted
+from vitascope.media.frame import Frame, Pixels, filtered, fitted
 from vitascope.media.limits import MediaLimits
 from vitascope.media.probe import probe
 
@@ -219,3 +220,27 @@ def test_a_named_filter_and_the_centre_are_those_of_public_processors(
     assert np.array_equal(even, np.array(inner.crop((left, top, left + side, top + side))))
     stretched = fitted(Still(np.array(image)), side, side, "stretch", "bilinear")
     assert np.array_equal(stretched, np.array(image.resize((side, side), Image.Resampling.BILINEAR)))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((640, 480), (32, 24)),
+        ((480, 640), (24, 32)),
+        ((48, 48), (24, 24)),
+        ((1000, 500), (36, 20)),  # 39 pixels at most, so the shorter edge becomes 19.5
+        ((30, 3000), (4, 36)),  # nothing would be left of it
+    ],
+)
+def test_a_corner_holds_all_of_a_frame_in_whole_multiples(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert corner_size(*size, 24, 39, 4) == expected
+    random = np.random.default_rng(7)
+    image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
+    frame = filtered(Still(np.array(image)), "bicubic")
+    wide, high = expected
+    picture = in_corner(frame, 36, 24, 39, 4, "picture")
+    assert np.array_equal(picture[:high, :wide], np.array(image.resize(expected, Image.Resampling.BICUBIC)))
+    assert not picture[high:].any()
+    assert not picture[:, wide:].any()
+    cover = in_corner(frame, 9, 24, 39, 4, "cover")
+    assert np.array_equal(cover[..., 0] == 255, np.outer(np.arange(9) < high // 4, np.arange(9) < wide // 4))

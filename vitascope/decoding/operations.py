@@ -34,6 +34,9 @@ class WantedStream(NamedTuple):
     resample: str = "decoder"
     shortest_edge: int | None = None
     margin: str = "down"
+    longest_edge: int | None = None
+    multiple: int = 1
+    shows: str = "picture"
 
 
 def check_decoders() -> None:

@@ -186,7 +186,10 @@ def _request(operation: str, path: Path, limits: MediaLimits, **arguments: Any) 
 def _described(streams: Sequence[Stream]) -> list[list[str | int | None]]:
     """Streams as ``operations.WantedStream`` has them."""
     return [
-        [s.name, s.frames, s.height, s.width, s.placement, s.fit, s.resample, s.shortest_edge, s.margin]
+        [
+            *(s.name, s.frames, s.height, s.width, s.placement, s.fit, s.resample),
+            *(s.shortest_edge, s.margin, s.longest_edge, s.multiple, s.shows),
+        ]
         for s in streams
     ]
 

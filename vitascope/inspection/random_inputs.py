@@ -9,7 +9,7 @@ import numpy as np
 
 from vitascope.bundle import Bundle
 from vitascope.engine import Array
-from vitascope.graphs import stated_graph
+from vitascope.graphs import graph_of
 
 _COARSE = 4
 """Patches of a random picture along each side; noise alone is flat after a few strides of a network."""
@@ -25,7 +25,7 @@ def random_inputs(
     (B, V, K). ``rows``: B, ``clips``: C, ``length``: L.
     """
     vocabulary = bundle.tokenizer().vocabulary_size
-    wanted, _ = stated_graph(bundle.manifest, graph, len(bundle.answers))
+    wanted, _ = graph_of(bundle, graph)
     inputs: dict[str, Array] = {}
     for name, spec in wanted.items():
         sizes = spec.shape[1:]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vitascope.bundle import Bundle
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
-from vitascope.graphs import stated_graph
+from vitascope.graphs import graph_of
 from vitascope.kserve.address import server_url
 from vitascope.kserve.engine import open_at_server
 from vitascope.kserve.probe import Agreement, agreements
@@ -23,7 +23,7 @@ def check_server(bundle: Bundle, engine: str) -> list[Agreement]:
     server = InferenceServer(url)
     found: list[Agreement] = []
     for graph in sorted(bundle.manifest.graphs):
-        opened = open_at_server(server, bundle, graph, stated_graph(bundle.manifest, graph, len(bundle.answers)))
+        opened = open_at_server(server, bundle, graph, graph_of(bundle, graph))
         try:
             found += agreements(bundle, graph, opened)
         except EngineUnavailable:

@@ -12,6 +12,7 @@ import numpy as np
 from vitascope.bundle import Bundle
 from vitascope.engine import Array, Engine, OnnxRuntimeEngine
 from vitascope.errors import EngineError, TaskMissing
+from vitascope.graphs import ANSWER_IDS, ANSWER_MASK
 
 LEAST_COSINE = 0.999
 """Of a row of an output: what export allows weights of less precision."""
@@ -40,6 +41,8 @@ def probe_inputs(bundle: Bundle, graph: str) -> dict[str, Array]:
     inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask}
     if graph != "text":
         inputs["visual_tokens"] = rng.standard_normal((2, stated.visual_tokens, stated.visual_width), np.float32)
+    if graph == "answer" and stated.answer_length:
+        inputs |= {ANSWER_IDS: np.stack([ids, ids]), ANSWER_MASK: np.stack([mask, mask])}
     return inputs
 
 

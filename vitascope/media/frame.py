@@ -48,8 +48,7 @@ def fitted(
     stretch ignores the aspect ratio; crop covers the target and cuts the centre; pad shows all of the
     frame, centred on black. ``resample``, ``shortest_edge`` and ``margin`` as in ``manifest.FrameStream``.
     """
-    if resample != "decoder":
-        frame = _Filtered(frame, Image.Resampling[resample.upper()])
+    frame = filtered(frame, resample)
     if fit == "crop" and (shortest_edge or resample != "decoder"):
         return _centre_of(frame, shortest_edge or max(width, height), width, height, margin)
     if fit == "stretch":
@@ -67,6 +66,11 @@ def fitted(
     top, left = (height - inner.shape[0]) // 2, (width - inner.shape[1]) // 2
     canvas[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
     return canvas
+
+
+def filtered(frame: Frame, resample: str) -> Frame:
+    """``frame``, resized as ``resample`` of ``manifest.FrameStream`` says."""
+    return frame if resample == "decoder" else _Filtered(frame, Image.Resampling[resample.upper()])
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.errors import InvalidInput
+from vitascope.media.corner import in_corner
 from vitascope.media.decode import DECODING_THREADS, frames_at
-from vitascope.media.frame import Frame, fitted
+from vitascope.media.frame import Frame, Pixels, filtered, fitted
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 
@@ -36,6 +37,12 @@ class Stream(Protocol):
     def shortest_edge(self) -> int | None: ...
     @property
     def margin(self) -> str: ...
+    @property
+    def longest_edge(self) -> int | None: ...
+    @property
+    def multiple(self) -> int: ...
+    @property
+    def shows(self) -> str: ...
 
 
 OnMiddle = Callable[[int, Frame], None]
@@ -151,13 +158,15 @@ def _place(arrays: dict[str, NDArray[np.uint8]], frame: Frame, places: Sequence[
     resized: dict[str, NDArray[np.uint8]] = {}
     for stream, clip, number in places:
         if stream.name not in resized:
-            resized[stream.name] = fitted(
-                frame,
-                stream.width,
-                stream.height,
-                stream.fit,
-                stream.resample,
-                stream.shortest_edge,
-                stream.margin,
-            )
+            resized[stream.name] = _pixels(frame, stream)
         arrays[stream.name][clip, number] = resized[stream.name]
+
+
+def _pixels(frame: Frame, stream: Stream) -> Pixels:
+    if stream.fit == "corner":
+        shortest, longest = stream.shortest_edge, stream.longest_edge
+        assert shortest is not None  # the manifest says so
+        assert longest is not None
+        frame = filtered(frame, stream.resample)
+        return in_corner(frame, stream.width, shortest, longest, stream.multiple, stream.shows)
+    return fitted(frame, stream.width, stream.height, stream.fit, stream.resample, stream.shortest_edge, stream.margin)

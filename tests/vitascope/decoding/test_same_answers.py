@@ -39,6 +39,9 @@ class Stream(NamedTuple):
     resample: str = "decoder"
     shortest_edge: int | None = None
     margin: str = "down"
+    longest_edge: int | None = None
+    multiple: int = 1
+    shows: str = "picture"
 
 
 STREAMS = [
@@ -46,6 +49,8 @@ STREAMS = [
     Stream("few", 3, 24, 24, "uniform", "crop"),
     Stream("more", 5, 16, 40, "uniform", "pad"),
     Stream("sharp", 2, 16, 24, "uniform", "crop", "bicubic", 28, "even"),
+    Stream("corner", 2, 36, 36, "uniform", "corner", "bicubic", 24, "down", 39, 4),
+    Stream("cover", 2, 9, 9, "uniform", "corner", "bicubic", 24, "down", 39, 4, "cover"),
 ]
 COUNTERS = [counter_frame(number) for number in range(50)]
 UNEVEN = [number * 0.04 if number % 3 else number * 0.04 + 0.013 for number in range(50)]

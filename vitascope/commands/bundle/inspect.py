@@ -69,7 +69,7 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("architecture", info["architecture"]),
         ("tasks", ", ".join(info["tasks"])),
         ("frame streams", streams),
-        ("vector width", str(info["vector_width"])),
+        ("vector width", str(info["vector_width"] or "none: it does not embed")),
         ("text length", f"{info['text_length']} tokens of {info['vocabulary']:,} kinds"),
         ("answers", str(info["answer_count"])),
         ("precision", info["precision"]),
