@@ -22,8 +22,8 @@ on real ones: float32 outputs may differ by 1e-4 at most and must find the same 
 smaller weights a vector must keep a cosine of 0.999 and Recall@1 may move by one point. If a check fails, the
 output and the difference are named, nothing is written, and a bundle that is already there stays.
 
-A public model is a folder of transformers (CLIP, SigLIP, X-CLIP, BLIP for retrieval) or of open_clip, or the name of
-such a model on the Hugging Face hub, which is fetched first. Beside random inputs, the bundle is compared with the
+A public model is a folder of transformers (CLIP, SigLIP, X-CLIP, BLIP, ViLT) or of open_clip, or the name of such a
+model on the Hugging Face hub, which is fetched first. Beside random inputs, the bundle is compared with the
 model in its own library, from texts and picture files on: a vector must keep a cosine of 0.99999. What was chosen
 here and is not stated by the model (such as frames of a clip) is said, and kept in the manifest.
 
@@ -74,6 +74,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "--licence",
         help="terms of use (default: what the training data's terms leave, or what the model's README.md states)",
     )
+    parser.add_argument(
+        "--answers",
+        type=Path,
+        help="JSON list of answers, for public models that weigh any (BLIP), where a question brings none",
+    )
     parser.add_argument("--frames", type=int, help="of a clip, for public models that know pictures only (default: 8)")
     parser.add_argument(
         "--allow-pickle",
@@ -113,6 +118,7 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 def _exported(args: argparse.Namespace) -> Path:
     """The bundle's folder, from a public model or a checkpoint of this project."""
     from model_export.export import export_checkpoint
+    from model_export.public.answers import read_answers
     from model_export.public.export import export_public
     from model_export.public.families import is_public
     from model_export.public.hub import find_model
@@ -132,10 +138,11 @@ def _exported(args: argparse.Namespace) -> Path:
     if found is not None and is_public(found.folder):
         if args.data is not None or args.metrics is not None:
             raise InvalidInput(f"{args.model} is a public model; neither --data nor --metrics was expected")
-        more = {"frames": args.frames, "allow_pickle": args.allow_pickle}
+        answers = None if args.answers is None else read_answers(args.answers)
+        more = {"frames": args.frames, "allow_pickle": args.allow_pickle, "answers": answers}
         return export_public(found, args.out, precision=args.precision or "float32", **more, **stated)
-    if args.frames is not None or args.allow_pickle:
-        raise InvalidInput(f"{args.model} is no public model; --frames and --allow-pickle are for those")
+    if args.frames is not None or args.allow_pickle or args.answers is not None:
+        raise InvalidInput(f"{args.model} is no public model; --frames, --answers and --allow-pickle are for those")
     model = args.model if found is None else found.folder
     stated |= {"precision": args.precision or "int8-weights", "data": args.data, "metrics": args.metrics}
     return export_checkpoint(model, args.out, **stated)

@@ -20,12 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from training.models.fused import FusedModel
+from vitascope.graphs import ANSWER_IDS, ANSWER_MASK
 from vitascope.manifest import FrameStream, GraphName
 
 OPSET = 20
 """The first with Gelu; ONNX Runtime and TensorRT both read it."""
 
 Arrays = dict[str, np.ndarray]
+ANSWER_AXES = {name: {0: "batch", 1: "answers", 2: "answer_tokens"} for name in (ANSWER_IDS, ANSWER_MASK)}
+"""Of a graph that is given the answers it weighs."""
 
 
 class Sizes(Protocol):
@@ -126,11 +129,25 @@ def random_streams(cfg: Sizes, rng: np.random.Generator, batch: int, clips: int)
     """
     out = {}
     for s in cfg.streams():
+        if s.shows == "cover":
+            out[s.name] = _random_cover(s, rng, (batch, clips, s.frames))
+            continue
         coarse = rng.integers(0, 256, (batch, clips, s.frames, 4, 4, 3))
         picture = coarse.repeat(-(-s.height // 4), axis=3).repeat(-(-s.width // 4), axis=4)
         picture = picture[:, :, :, : s.height, : s.width]
         out[s.name] = np.clip(picture + rng.integers(-40, 41, picture.shape), 0, 255).astype(np.uint8)
     return out
+
+
+def _random_cover(stream: FrameStream, rng: np.random.Generator, frames: tuple[int, ...]) -> np.ndarray:
+    """Pictures of all shapes that lie in the corner."""
+    short, side = (stream.shortest_edge or 1) // stream.multiple, stream.height
+    rows, columns = rng.integers(1, short + 1, frames), rng.integers(1, side + 1, frames)
+    turned = rng.random(frames) < 0.5
+    rows, columns = np.where(turned, columns, rows), np.where(turned, rows, columns)
+    numbers = np.arange(side)
+    lies = (numbers < rows[..., None])[..., None] & (numbers < columns[..., None])[..., None, :]
+    return np.repeat(np.where(lies, 255, 0).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def random_tokens(cfg: Sizes, rng: np.random.Generator, batch: int, length: int) -> Arrays:
@@ -142,11 +159,22 @@ def random_tokens(cfg: Sizes, rng: np.random.Generator, batch: int, length: int)
     return {"input_ids": ids.astype(np.int64), "attention_mask": mask}
 
 
+def random_answers(cfg: Sizes, rng: np.random.Generator, batch: int, answers: int, length: int) -> Arrays:
+    """answer_ids and answer_mask (B, N, M) int64; as ``random_tokens``."""
+    tokens = random_tokens(cfg, rng, batch * answers, length)
+    shape = (batch, answers, length)
+    return {
+        ANSWER_IDS: tokens["input_ids"].reshape(shape),
+        ANSWER_MASK: tokens["attention_mask"].reshape(shape),
+    }
+
+
 def export_graph(spec: GraphSpec, cfg: Sizes) -> onnx.ModelProto:
     """One graph in float32, weights inside. The module is left in evaluation mode."""
     example = _example(spec, cfg)
     names = {name for axes in spec.axes.values() for name in axes.values()}
-    limits = {"length": {"min": 2, "max": cfg.text_length}}
+    tokens = {"min": 2, "max": cfg.text_length}
+    limits = {"length": tokens, "answer_tokens": tokens}
     dims = {name: torch.export.Dim(name, **limits.get(name, {})) for name in names}
     shapes: tuple[Any, ...] = tuple({axis: dims[name] for axis, name in axes.items()} for axes in spec.axes.values())
     if spec.name == "video":
@@ -180,6 +208,8 @@ def _example(spec: GraphSpec, cfg: Sizes) -> tuple[Tensor, ...]:
     else:
         arrays = random_tokens(cfg, rng, 3, min(7, cfg.text_length))
         arrays["visual_tokens"] = rng.normal(size=(3, cfg.visual_tokens, cfg.visual_width)).astype(np.float32)
+        if ANSWER_IDS in spec.inputs:
+            arrays |= random_answers(cfg, rng, 3, 5, 4)
     return tuple(torch.from_numpy(arrays[name]) for name in spec.inputs)
 
 

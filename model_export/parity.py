@@ -14,18 +14,30 @@ from typing import Literal
 import numpy as np
 import torch
 
-from model_export.graphs import Arrays, GraphSpec, Sizes, graph_specs, random_streams, random_tokens
+from model_export.graphs import (
+    Arrays,
+    GraphSpec,
+    Sizes,
+    graph_specs,
+    random_answers,
+    random_streams,
+    random_tokens,
+)
 from model_export.weights import Precision
 from training.data.packed import Packed
 from training.evaluation.embedding import streams_of
 from training.models.fused import FusedModel
 from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
+from vitascope.graphs import ANSWER_IDS
 from vitascope.manifest import Calibration, GraphName, Strict
 from vitascope.scores import match_probability
 from vitascope.tokenise import Tokenizer
 
 Origin = Literal["random", "real"]
+_GIVEN = ((1, 2), (3, 5), (100, 4), (2, 9))
+"""(N, M) of answers that a graph is given. Few enough for all to be weighed: which of more are is decided by a
+difference as small as any."""
 
 
 class ParityError(VitascopeError):
@@ -110,7 +122,17 @@ def random_cases(specs: Sequence[GraphSpec], cfg: Sizes, seed: int) -> dict[str,
     lengths = ((1, 2), (3, cfg.text_length), (2, max(2, cfg.text_length // 2)), (1, cfg.text_length - 1))
     texts = [random_tokens(cfg, rng, batch, length) for batch, length in lengths]
     visual = _visual_tokens(specs, random_streams(cfg, rng, 3, 1))
-    return _by_graph("random", videos, texts, visual)
+    cases = _by_graph("random", videos, texts, visual)
+    if any(ANSWER_IDS in spec.inputs for spec in specs):
+        cases["answer"] = [
+            _with_answers(case, cfg, rng, *size) for case, size in zip(cases["answer"], _GIVEN, strict=True)
+        ]
+    return cases
+
+
+def _with_answers(case: Case, cfg: Sizes, rng: np.random.Generator, answers: int, length: int) -> Case:
+    batch = len(case.inputs["input_ids"])
+    return Case(case.origin, case.inputs | random_answers(cfg, rng, batch, answers, length))
 
 
 def real_cases(

@@ -128,7 +128,9 @@ def load_blip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle
     from transformers import BlipForImageTextRetrieval
 
     if (heads := config.get("architectures")) != [_CLASS]:
-        raise InvalidInput(f"model: {folder}: architectures {heads}; {[_CLASS]} was expected")
+        raise InvalidInput(
+            f"model: {folder}: architectures {heads}; {[_CLASS]} or ['BlipForQuestionAnswering'] was expected"
+        )
     model = load_model(BlipForImageTextRetrieval, folder, allow_pickle=allow_pickle)
     processor, tokens = open_processor(folder), open_tokenizer(folder)
     vision, text = model.config.vision_config, model.config.text_config

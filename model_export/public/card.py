@@ -22,7 +22,7 @@ def public_card(manifest: Manifest, report: ParityReport, source: str, notes: Se
         "|---|---|",
         f"| tasks | {', '.join(manifest.tasks)} |",
         f"| frames of a clip | {streams} |",
-        f"| vector | {manifest.vector_width} numbers, length 1 |",
+        f"| vector | {f'{manifest.vector_width} numbers, length 1' if manifest.vector_width else 'none'} |",
         f"| text | at most {manifest.text_length} tokens |",
         f"| temperature | {manifest.temperature:g}, bias {manifest.logit_bias:g} |",
         f"| size | {size:.1f} MB, weights stored as {manifest.precision} |",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -64,12 +64,14 @@ def export_public(
     seed: int | None = None,
     frames: int | None = None,
     allow_pickle: bool = False,
+    answers: Sequence[str] | None = None,
     say: Say = lambda _: None,
 ) -> Path:
     """Export the public model that was ``found`` as a bundle at ``out``; returns ``out``.
 
     frames: of a clip, for models of pictures (default 8). licence: default what the model's README.md states.
-    allow_pickle: read weights that are pickles, where there are no others.
+    allow_pickle: read weights that are pickles, where there are no others. answers: out of which a model that weighs
+    any answers chooses where none are given to it (default: none, so that each question must bring its own).
 
     Raises ParityError when the bundle does not give what the original library gives, InvalidInput for what cannot be
     exported; in both cases no bundle is written and one that was at ``out`` stays as it was.
@@ -78,7 +80,7 @@ def export_public(
     if frames is not None and not 1 <= frames <= MOST_FRAMES:
         raise InvalidInput(f"frames: {frames}; 1 to {MOST_FRAMES} was expected")
     say(f"opening {found.name}")
-    model = open_public(found.folder, frames or FRAMES, allow_pickle=allow_pickle)
+    model = open_public(found.folder, frames or FRAMES, allow_pickle=allow_pickle, answers=answers)
     for note in model.notes:
         say(f"chosen: {note}")
     terms = licence or licence_of_folder(found.folder)
@@ -161,6 +163,7 @@ def _fields(job: _Job, model: PublicModel, precision: Precision) -> dict[str, An
         "logit_bias": model.logit_bias,
         "tokenizer": TOKENIZER_NAME,
         "answers": ANSWERS_NAME if model.answers else None,
+        "answer_length": model.answer_length,
         "model_card": CARD_NAME,
         "parity_report": PARITY_NAME,
         "calibration": model.calibration,

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from model_export.public import open_clip
+from model_export.public.answers import check_answers
 from model_export.public.blip import load_blip
+from model_export.public.blip_answers import CLASS as BLIP_ANSWERS
+from model_export.public.blip_answers import load_blip_answers
 from model_export.public.folder import CONFIG_NAME, read_json
 from model_export.public.model import PublicModel
 from model_export.public.towers import load_clip, load_siglip
+from model_export.public.vilt import load_vilt
 from model_export.public.xclip import load_xclip
 from vitascope.errors import InvalidInput
 
 Load = Callable[..., PublicModel]
 """(folder, config, frames, allow_pickle=) -> the model; raises InvalidInput."""
 
-FAMILIES: dict[str, Load] = {"clip": load_clip, "siglip": load_siglip, "xclip": load_xclip, "blip": load_blip}
+
+def _load_any_blip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle: bool) -> PublicModel:
+    load = load_blip_answers if config.get("architectures") == [BLIP_ANSWERS] else load_blip
+    return load(folder, config, frames, allow_pickle=allow_pickle)
+
+
+FAMILIES: dict[str, Load] = {
+    "clip": load_clip,
+    "siglip": load_siglip,
+    "xclip": load_xclip,
+    "blip": _load_any_blip,
+    "vilt": load_vilt,
+}
 """By `model_type` of transformers' configuration."""
 
 
@@ -26,8 +43,20 @@ def is_public(folder: Path) -> bool:
     return (folder / open_clip.CONFIG_NAME).is_file() or "model_type" in _stated(folder)
 
 
-def open_public(folder: Path, frames: int, *, allow_pickle: bool) -> PublicModel:
-    """The model in a folder; ``frames``: of a clip, for models of pictures. Raises InvalidInput."""
+def open_public(folder: Path, frames: int, *, allow_pickle: bool, answers: Sequence[str] | None = None) -> PublicModel:
+    """The model in a folder; ``frames``: of a clip, for models of pictures; ``answers``: out of which models that weigh
+    any answer choose where none are given to them. Raises InvalidInput.
+    """
+    model = _opened(folder, frames, allow_pickle=allow_pickle)
+    if answers is None:
+        return model
+    if model.answer_length is None:
+        raise InvalidInput(f"answers: {len(answers)}; none were expected, as {folder} weighs no answers but its own")
+    check_answers(answers, model.original, model.answer_length)
+    return replace(model, answers=list(answers))
+
+
+def _opened(folder: Path, frames: int, *, allow_pickle: bool) -> PublicModel:
     config = _stated(folder)
     kind = config.get("model_type")
     if kind is None and (folder / open_clip.CONFIG_NAME).is_file():

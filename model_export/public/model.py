@@ -1,13 +1,13 @@
 """What a public model is to the exporter, whatever library and family it comes from.
 
-Shape letters: T texts, P pictures, D vector width.
+Shape letters: T texts, P pictures, D vector width, N answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -22,14 +22,36 @@ class Original(Protocol):
     def token_ids(self, text: str) -> list[int]:
         """As the library's tokeniser gives them, cut at the text length and without padding."""
 
+
+@runtime_checkable
+class OriginalPairs(Original, Protocol):
+    """One that ranks pairs of texts and pictures."""
+
+    def logits(self, texts: Sequence[str], pictures: Sequence[Image.Image]) -> np.ndarray:
+        """(T, P) float32: what the library ranks pairs by."""
+
+
+@runtime_checkable
+class OriginalVectors(OriginalPairs, Protocol):
+    """One with a vector for each text and each picture."""
+
     def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
         """(T, D) float32 of length 1."""
 
     def picture_vectors(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         """(P, D) float32 of length 1; a model of video is shown each picture standing still."""
 
-    def logits(self, texts: Sequence[str], pictures: Sequence[Image.Image]) -> np.ndarray:
-        """(T, P) float32: what the library ranks pairs by."""
+
+@runtime_checkable
+class OriginalAnswers(Original, Protocol):
+    """One that answers questions about pictures."""
+
+    def answer_logits(
+        self, questions: Sequence[str], pictures: Sequence[Image.Image], candidates: Sequence[str] | None
+    ) -> np.ndarray:
+        """(T, P, N) float32: what the library chooses an answer by, out of its vocabulary or, where it reads answers,
+        out of ``candidates``.
+        """
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,7 @@ class PublicModel:
     logit_bias: float = 0.0
     calibration: Calibration = field(default_factory=Calibration)
     answers: list[str] = field(default_factory=list)
+    answer_length: int | None = None
     notes: list[str] = field(default_factory=list)
     """What was guessed or chosen here and is not stated by the model itself, one sentence each."""
     versions: dict[str, str] = field(default_factory=dict)

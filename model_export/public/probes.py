@@ -16,6 +16,8 @@ TEXTS = (
     "words " * 1000,
     "x",
 )
+ANSWERS = ("yes", "no", "two red cars", "一只猫 🎉")
+"""Of which none is likely, for models that weigh any."""
 SIZES = ((320, 240), (180, 320), (224, 224), (401, 97), (640, 361))
 """(width, height) in pixels: lying, standing, square, very wide, odd."""
 

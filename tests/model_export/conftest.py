@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -11,10 +12,13 @@ import torch
 from model_export import export
 from model_export.graphs import export_graphs, graph_specs
 from tests.chaos import rounds
+from tests.media_files import moving_shot, write_picture, write_video
 from tests.once import made_once
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.checkpoint import Checkpoint
+from training.data.scenes.generate import example_of
+from training.data.scenes.render import render
 from training.models.hdvila import HdVila, HdVilaConfig, tiny
 from vitascope.manifest import GraphName
 
@@ -88,3 +92,23 @@ def bundles(
 
     root = made_once(tmp_path_factory, "bundles", make)
     return {precision: root / precision for precision in precisions}
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Rendered scenes and a tall panorama, as JPEG and PNG of several shapes."""
+    folder = tmp_path_factory.mktemp("photographs")
+    found = []
+    for number in range(3):
+        world, _ = example_of(5, "val", number)
+        frame = next(iter(render(world)))
+        found.append(folder / f"{number}.jpg")
+        frame.convert("RGB").resize((333 + 40 * number, 250)).save(found[-1], quality=90)
+    found.append(write_picture(folder / "tall.png", np.concatenate(moving_shot(9, 5))))
+    return found
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("film") / "film.mp4"
+    return write_video(path, [frame for seed in (1, 2) for frame in moving_shot(seed, 40)])

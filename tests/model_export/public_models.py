@@ -215,20 +215,32 @@ def make_xclip(folder: Path) -> Path:
     return folder
 
 
-def make_blip(folder: Path) -> Path:
-    """A BLIP folder for retrieval and matching, with a WordPiece tokeniser."""
-    from transformers import BertTokenizer, BlipConfig, BlipForImageTextRetrieval, BlipImageProcessor
+def word_pieces(length: int) -> Any:
+    """A tokeniser of BERT's kind, which cuts at ``length`` tokens."""
+    from transformers import BertTokenizer
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     raw.normalizer, raw.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
     raw.train_from_iterator(corpus(), trainers.WordPieceTrainer(vocab_size=260, special_tokens=special))
-    tokenizer = BertTokenizer(vocab=raw.get_vocab(), model_max_length=60)
-    text = clip_text(tokenizer) | {"max_position_embeddings": 64, "encoder_hidden_size": 40}
+    return BertTokenizer(vocab=raw.get_vocab(), model_max_length=length)
+
+
+def blip_config(tokenizer: Any, vision_width: int = 40) -> Any:
+    from transformers import BlipConfig
+
+    text = clip_text(tokenizer) | {"max_position_embeddings": 64, "encoder_hidden_size": vision_width}
     text |= {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "hidden_act": "gelu"}
-    config = BlipConfig(
-        text_config=text | ONE_LAYER, vision_config=clip_vision() | ONE_LAYER, image_text_hidden_size=24
-    )
+    vision = clip_vision() | {"hidden_size": vision_width}
+    return BlipConfig(text_config=text | ONE_LAYER, vision_config=vision | ONE_LAYER, image_text_hidden_size=24)
+
+
+def make_blip(folder: Path) -> Path:
+    """A BLIP folder for retrieval and matching, with a WordPiece tokeniser."""
+    from transformers import BlipForImageTextRetrieval, BlipImageProcessor
+
+    tokenizer = word_pieces(60)
+    config = blip_config(tokenizer)
     shaken(lambda: BlipForImageTextRetrieval(config)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     BlipImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)

@@ -23,14 +23,11 @@ from model_export.public.families import open_public
 from model_export.public.hub import Found
 from model_export.public.texts import open_tokenizer
 from tests.chaos import rounds
-from tests.media_files import moving_shot, write_picture, write_video
 from tests.model_export.public_libraries import Given, library_gives
 from tests.model_export.public_models import MAKERS, make_clip, make_siglip, write_pieces
 from tests.once import made_once
 from tests.service.conftest import settings_for
 from tests.service.running import serving
-from training.data.scenes.generate import example_of
-from training.data.scenes.render import render
 from vitascope.command import main
 from vitascope.errors import InvalidInput
 from vitascope.manifest import FrameStream
@@ -73,20 +70,6 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
     return export
 
 
-@pytest.fixture(scope="session")
-def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Rendered scenes and a tall panorama, as JPEG and PNG of several shapes."""
-    folder = tmp_path_factory.mktemp("photographs")
-    found = []
-    for number in range(3):
-        world, _ = example_of(5, "val", number)
-        frame = next(iter(render(world)))
-        found.append(folder / f"{number}.jpg")
-        frame.convert("RGB").resize((333 + 40 * number, 250)).save(found[-1], quality=90)
-    found.append(write_picture(folder / "tall.png", np.concatenate(moving_shot(9, 5))))
-    return found
-
-
 def opened(paths: list[Path]) -> list[Image.Image]:
     return [Image.open(path).convert("RGB") for path in paths]
 
@@ -94,12 +77,6 @@ def opened(paths: list[Path]) -> list[Image.Image]:
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     result: np.ndarray = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     return result
-
-
-@pytest.fixture(scope="session")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("film") / "film.mp4"
-    return write_video(path, [frame for seed in (1, 2) for frame in moving_shot(seed, 40)])
 
 
 SPANS = ((0.4, 3.0), (1.2, 1.7))
@@ -346,7 +323,12 @@ def test_a_name_that_cannot_be_fetched_says_so(
             r"vision_cfg\.timm_model_name; a plain CLIP",
         ),
         ("open_clip", "open_clip_config.json", {"preprocess_cfg": {"resize_mode": "longest"}}, "shortest or squash"),
-        ("blip", "config.json", {"architectures": ["BlipForQuestionAnswering"]}, "BlipForImageTextRetrieval.*expected"),
+        (
+            "blip",
+            "config.json",
+            {"architectures": ["BlipModel"]},
+            "BlipForQuestionAnswering.*expected",
+        ),
         ("siglip", "config.json", {"model_type": "siglip2"}, "model_type 'siglip2'; one of clip, siglip"),
     ],
 )
