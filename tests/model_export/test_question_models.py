@@ -30,6 +30,8 @@ from vitascope.model import Model
 from vitascope.tokenise import Tokenizer
 
 FRAMES = 4
+QUESTIONS = TEXTS[2:]
+"""The awkward ones."""
 
 
 def encoded(model: PublicModel, texts: list[str]) -> list[torch.Tensor]:
@@ -61,18 +63,18 @@ def test_every_family_says_what_its_library_says(
     clips = [(path, (0.0, 0.0)) for path in photographs] + [(film, span) for span in SPANS]
     sampled = [sample_streams(path, streams, [span]) for path, span in clips]
     inputs = [torch.from_numpy(np.stack([one[stream.name] for one in sampled])) for stream in streams]
-    read = encoded(model, TEXTS)
-    given = [one.expand(len(TEXTS), -1, -1) for one in encoded(model, ANSWERS)] if family == "blip_answers" else []
+    read = encoded(model, QUESTIONS)
+    given = [one.expand(len(QUESTIONS), -1, -1) for one in encoded(model, ANSWERS)] if family == "blip_answers" else []
     with torch.no_grad():
         tokens = modules["video"](*inputs)
         head = modules["match" if family == "vilt_matches" else "answer"]
-        said = [head(*read, one.expand(len(TEXTS), -1, -1), *given) for one in tokens]
+        said = [head(*read, one.expand(len(QUESTIONS), -1, -1), *given) for one in tokens]
         twice = modules["video"](*[torch.cat([one, one], dim=1) for one in inputs])
-    found = torch.stack(said, dim=1).reshape(len(TEXTS), len(clips), -1).numpy()
+    found = torch.stack(said, dim=1).reshape(len(QUESTIONS), len(clips), -1).numpy()
     assert tuple(tokens.shape[1:]) == (model.visual_tokens, model.visual_width)
     assert twice.shape == tokens.shape
     seen = looked_at(streams[:1], photographs, film)
-    assert_said(found, library_says(family, source, TEXTS, seen))
+    assert_said(found, library_says(family, source, QUESTIONS, seen))
 
 
 def test_pictures_of_all_shapes_get_the_size_that_the_processor_gives_them(tmp_path: Path) -> None:
@@ -158,6 +160,19 @@ def test_answers_that_cannot_be_weighed_are_refused(answers: list[str], said: st
         open_public(make_vilt_matches(tmp_path / "vilt"), FRAMES, allow_pickle=False, answers=["red"])
 
 
+def assert_weighed(runtime: Model, tokens: np.ndarray) -> None:
+    """Of many answers as many as are weighed get what they get among few."""
+    many = [
+        f"{first} {second}" for first in "abcdefghijklm" for second in ("a", "be", "see", "do", "e", "f", "go", "hi")
+    ]
+    many += [f"no {answer}" for answer in many]
+    (found,) = runtime.answer_logits(TEXTS[:1], tokens, many)
+    few = [runtime.answer_logits(TEXTS[:1], tokens, many[n : n + 50])[0] for n in range(0, len(many), 50)]
+    weighed = found > LEFT_OUT
+    assert weighed.sum() == MOST_WEIGHED < len(many)
+    np.testing.assert_allclose(found[weighed], np.concatenate(few)[weighed], atol=1e-4)
+
+
 @pytest.mark.skipif(not rounds(0, 1), reason="the exporter takes seconds for each; `make chaos`")
 @pytest.mark.parametrize("family", MAKERS)
 def test_the_bundle_serves_what_the_library_says(
@@ -177,6 +192,8 @@ def test_the_bundle_serves_what_the_library_says(
     else:
         found = np.stack([runtime.answer_logits(TEXTS, tokens, answers) for tokens in rows], axis=1)
     assert_said(found, given)
+    if family == "blip_answers":
+        assert_weighed(runtime, seen[0].visual_tokens)
     with serving(settings_for(bundle, tmp_path / "data")) as service:
         client = service.client
         refused = client.post("/v1/collections", json={"name": "mine"})
