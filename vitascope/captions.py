@@ -101,7 +101,8 @@ def score_captions(
         if frames is not None:
             em_scores = _em_scores(model, similarity, captions, frames)
     if "matching" in model.tasks:
-        match = model.match(captions, np.repeat(clip.visual_tokens[:1], len(captions), axis=0))
+        shape = (len(captions), *clip.visual_tokens.shape[1:])
+        match = model.match(captions, np.broadcast_to(clip.visual_tokens[:1], shape))
         probabilities = match.probabilities
         fused = None if similarity is None else model.fused(similarity, match.logits)
     return [

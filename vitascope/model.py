@@ -358,7 +358,7 @@ class Model:
         expected = (texts, stated.visual_tokens, stated.visual_width)
         if not isinstance(tokens, np.ndarray) or tokens.dtype.kind != "f" or tokens.shape != expected:
             raise InvalidInput(f"visual_tokens: {_described(tokens)}; floats of shape {expected} expected")
-        return np.ascontiguousarray(tokens, np.float32)
+        return tokens.astype(np.float32, copy=False)  # of a clip beside many texts each piece is a copy, not the whole
 
     def _check_streams(self, streams: Streams) -> int:
         """B, after checking every stream."""
