@@ -13,6 +13,7 @@ import tokenizers
 import torch
 from PIL import Image
 
+from model_export.public.answers import read_answers
 from model_export.public.blip_answers import LEFT_OUT, MOST_WEIGHED
 from model_export.public.export import export_public
 from model_export.public.families import open_public
@@ -158,6 +159,26 @@ def test_answers_that_cannot_be_weighed_are_refused(answers: list[str], said: st
         open_public(folder, FRAMES, allow_pickle=False, answers=answers)
     with pytest.raises(InvalidInput, match="no answers but its own"):
         open_public(make_vilt_matches(tmp_path / "vilt"), FRAMES, allow_pickle=False, answers=["red"])
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (None, "cannot be read"),
+        ('["red"', "is not JSON"),
+        ('{"red": 1}', "a JSON list of strings"),
+        ('["red", " "]', "none of them blank"),
+        ("[]", "a JSON list of strings"),
+    ],
+)
+def test_a_file_of_answers_is_a_list_of_strings(written: str | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "answers.json"
+    if written is not None:
+        path.write_text(written)
+    with pytest.raises(InvalidInput, match=said):
+        read_answers(path)
+    path.write_text(json.dumps(ANSWERS))
+    assert read_answers(path) == ANSWERS
 
 
 def assert_weighed(runtime: Model, tokens: np.ndarray) -> None:
