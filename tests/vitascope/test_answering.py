@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from tests.small_bundle import make_small_bundle
 from tests.vitascope.test_model import colour_streams
 from vitascope.answering import answer_question, known_candidates
+from vitascope.command import main
 from vitascope.errors import InvalidInput, TextError
 from vitascope.model import Model
 
@@ -124,7 +125,9 @@ def test_answers_that_cannot_be_weighed_are_refused(weighing: Model, candidates:
         answer_question(weighing, QUESTION, red, candidates=candidates)
 
 
-def test_a_model_without_answers_of_its_own_asks_for_candidates(tmp_path: Path) -> None:
+def test_a_model_without_answers_of_its_own_asks_for_candidates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = Model.open(make_small_bundle(tmp_path, tasks=["answering"], answers=None, reads_answers=True), threads=1)
     red = model.embed_video(colour_streams("red")).visual_tokens
     assert answer_question(model, QUESTION, red, candidates=["blue", "red"]).answer == "red"
@@ -132,3 +135,7 @@ def test_a_model_without_answers_of_its_own_asks_for_candidates(tmp_path: Path) 
         answer_question(model, QUESTION, red)
     with pytest.raises(TextError):
         answer_question(model, " ", red, candidates=["red"])
+    assert main(["bundle", "info", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert "0, or any it is given" in told
+    assert "none: it does not embed" in told

@@ -71,7 +71,7 @@ def _facts(info: dict[str, Any]) -> list[tuple[str, str]]:
         ("frame streams", streams),
         ("vector width", str(info["vector_width"] or "none: it does not embed")),
         ("text length", f"{info['text_length']} tokens of {info['vocabulary']:,} kinds"),
-        ("answers", str(info["answer_count"])),
+        ("answers", f"{info['answer_count']}{', or any it is given' if info.get('answer_length') else ''}"),
         ("precision", info["precision"]),
         ("parameters", f"{info['parameters']:,}"),
         ("size", f"{decimal(info['bytes'])} in {len(info['files'])} files"),
