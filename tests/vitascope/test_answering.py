@@ -139,3 +139,4 @@ def test_a_model_without_answers_of_its_own_asks_for_candidates(
     told = capsys.readouterr().out
     assert "0, or any it is given" in told
     assert "none: it does not embed" in told
+    assert main(["bundle", "verify", str(tmp_path)]) == 0

@@ -16,6 +16,7 @@ from model_export.triton_config import Serving
 from tests.small_bundle import make_small_bundle
 from tests.vitascope.kserve.conftest import MAX_BATCH
 from tests.vitascope.kserve.protocol_server import Answer, ProtocolServer, serving
+from tests.vitascope.test_model import colour_streams
 from vitascope.bundle import Bundle
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
 from vitascope.kserve.check import check_server
@@ -121,6 +122,17 @@ def test_check_finds_numbers_that_are_off_whatever_the_server_states(
 
 
 # How it is asked
+
+
+def test_answers_that_come_along_are_weighed_at_the_server(tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, reads_answers=True)
+    write_repository(Bundle.open(folder), tmp_path / "models", Serving(max_batch=4, device="cpu"))
+    with serving(tmp_path / "models") as server:
+        found = check_server(Bundle.open(folder), server.url)
+        assert {one.output for one in found} == {"visual_tokens", "answer_logits"}
+        model = Model.open(folder, engine=f"kserve:{server.url}")
+        red = model.embed_video(colour_streams("red")).visual_tokens
+        assert model.answer_among(["what is it?"], red, ["a blue ball", "red"])[0][0].text == "red"
 
 
 def test_what_is_more_than_the_server_takes_is_asked_in_pieces(server: ProtocolServer, model: Model) -> None:
