@@ -14,9 +14,12 @@ from model_export.public.blip_answers import CLASS as BLIP_ANSWERS
 from model_export.public.blip_answers import load_blip_answers
 from model_export.public.folder import CONFIG_NAME, read_json
 from model_export.public.model import PublicModel
+from model_export.public.released.layouts import open_released
+from model_export.public.released.weights import weight_files
 from model_export.public.towers import load_clip, load_siglip
 from model_export.public.vilt import load_vilt
 from model_export.public.xclip import load_xclip
+from training import checkpoint
 from vitascope.errors import InvalidInput
 
 Load = Callable[..., PublicModel]
@@ -40,7 +43,9 @@ FAMILIES: dict[str, Load] = {
 
 def is_public(folder: Path) -> bool:
     """Whether this looks like the folder of a public model."""
-    return (folder / open_clip.CONFIG_NAME).is_file() or "model_type" in _stated(folder)
+    if (folder / open_clip.CONFIG_NAME).is_file() or "model_type" in _stated(folder):
+        return True
+    return bool(weight_files(folder)) and checkpoint.find(folder) is None
 
 
 def open_public(folder: Path, frames: int, *, allow_pickle: bool, answers: Sequence[str] | None = None) -> PublicModel:
@@ -58,8 +63,11 @@ def open_public(folder: Path, frames: int, *, allow_pickle: bool, answers: Seque
 
 def _opened(folder: Path, frames: int, *, allow_pickle: bool) -> PublicModel:
     config = _stated(folder)
-    kind = config.get("model_type")
-    if kind is None and (folder / open_clip.CONFIG_NAME).is_file():
+    kind, of_open_clip = config.get("model_type"), (folder / open_clip.CONFIG_NAME).is_file()
+    released = open_released(folder, allow_pickle=allow_pickle, stated=of_open_clip or kind is not None)
+    if released is not None:
+        return released
+    if kind is None and of_open_clip:
         return open_clip.load_open_clip(folder, frames, allow_pickle=allow_pickle)
     if kind not in FAMILIES:
         raise InvalidInput(f"model: {folder}: model_type {kind!r}; one of {', '.join(FAMILIES)} was expected")

@@ -15,6 +15,7 @@ from model_export.json_file import read_object
 from vitascope.errors import InvalidInput
 
 CONFIG_NAME = "config.json"
+PICKLES = ("*.bin", "*.pt", "*.pth")
 _COUNTERS = "position_ids"
 """Positions 0, 1, 2 and so on, which older versions of the library stored among the weights."""
 _LISTED = 12
@@ -60,7 +61,7 @@ def pickled_weights(folder: Path, *, allow_pickle: bool) -> bool:
     """Whether the weights are pickled. Raises InvalidInput where that is not allowed or there are none."""
     if list(folder.glob("*.safetensors")):
         return False
-    pickles = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt")])
+    pickles = sorted(path.name for kind in PICKLES for path in folder.glob(kind))
     if not pickles:
         raise InvalidInput(f"model: {folder} has no weights; *.safetensors was expected")
     if not allow_pickle:

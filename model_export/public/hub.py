@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_export.public.folder import PICKLES
 from vitascope.errors import InvalidInput
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WANTED = ["*.json", "*.txt", "*.model", "*.safetensors", "README.md"]
-_PICKLES = ["*.bin", "*.pt"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def find_model(source: Path, *, allow_pickle: bool) -> Found | None:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_WANTED + (_PICKLES if allow_pickle else [])))
+        folder = Path(snapshot_download(name, allow_patterns=_WANTED + (list(PICKLES) if allow_pickle else [])))
     except Exception as error:  # of the hub, of its client, or of the network under it
         first = str(error).strip().partition("\n")[0]
         raise InvalidInput(
