@@ -1,0 +1,398 @@
+"""Files of weights as the authors of CLIP-ViP, HD-VILA and SOHO released them: read strictly, wired as published,
+with every guess said."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from model_export.graphs import random_streams
+from model_export.public import families
+from model_export.public.export import export_public
+from model_export.public.families import is_public, open_public
+from model_export.public.hub import Found
+from model_export.public.model import PublicModel
+from model_export.public.released.answers import answers_of
+from model_export.public.released.clip_vip import load_clip_vip
+from model_export.public.released.hd_vila import load_hd_vila
+from model_export.public.released.soho import load_soho
+from model_export.public.released.weights import read_weights
+from tests.chaos import rounds
+from tests.media_files import moving_shot, write_video
+from tests.model_export import released_forwards as published
+from tests.model_export.released_models import ANSWERS, GRID, MADE, PICTURE, bert_words, write_folder
+from tests.service.conftest import settings_for
+from tests.service.running import serving
+from vitascope.command import main
+from vitascope.errors import InvalidInput
+from vitascope.model import Model
+from vitascope.tokenise import Tokenizer
+
+TEXTS = ["a red square", "Two GREEN circles!", "红色 🎉", "many " * 100]
+LOADERS: dict[str, Callable[[Path, Any], PublicModel]] = {
+    "clip-vip": load_clip_vip,
+    "hd-vila": lambda folder, weights: load_hd_vila(folder, weights, GRID),
+    "hd-vila-answers": lambda folder, weights: load_hd_vila(folder, weights, GRID),
+    "soho": lambda folder, weights: load_soho(folder, weights, PICTURE),
+    "soho-answers": lambda folder, weights: load_soho(folder, weights, PICTURE),
+}
+
+
+@cache
+def drawn(name: str) -> dict[str, Tensor]:
+    """Not to be changed: copy it."""
+    return MADE[name][0]()
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with the tokeniser and the answers of a system, and no weights; read-only."""
+
+    @cache
+    def folder(name: str) -> Path:
+        path = tmp_path_factory.mktemp(name)
+        MADE[name][1]().save_pretrained(path)
+        (path / "answers.json").write_text(json.dumps(ANSWERS))
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(words: Callable[[str], Path]) -> Callable[[str], PublicModel]:
+    """The small model of a system, opened once."""
+    return cache(lambda name: LOADERS[name](words(name), drawn(name)))
+
+
+def encoded(model: PublicModel) -> tuple[Tensor, Tensor]:
+    runtime = Tokenizer(tokenizers.Tokenizer.from_str(model.tokenizer_json), model.text_length)
+    ids, mask = (torch.from_numpy(array) for array in runtime.encode(TEXTS))
+    return ids, mask
+
+
+def modules(model: PublicModel) -> dict[str, torch.nn.Module]:
+    return {spec.name: spec.module for spec in model.specs}
+
+
+def clips(model: PublicModel, batch: int, count: int) -> dict[str, Tensor]:
+    drawn_streams = random_streams(model, np.random.default_rng(5), batch, count)
+    return {name: torch.from_numpy(array) for name, array in drawn_streams.items()}
+
+
+def cut(frames: Tensor) -> Tensor:
+    """(..., H, W, 3) -> its middle, eight ninths of each side."""
+    height, width = frames.shape[-3:-1]
+    top, left = int(height * (1 - 8 / 9) / 2 + 0.5), int(width * (1 - 8 / 9) / 2 + 0.5)
+    return frames[..., top : height - top, left : width - left, :]
+
+
+def assert_alike(found: Tensor, wanted: Tensor) -> None:
+    cosines = torch.cosine_similarity(found.double(), wanted.double(), dim=-1)
+    assert cosines.min() >= 0.99999
+    assert wanted.std(dim=0).max() > 1e-3, "samples that are all alike prove nothing"
+
+
+@torch.no_grad()
+def test_clip_vip_gives_what_was_published(loaded: Callable[[str], PublicModel]) -> None:
+    w, model = drawn("clip-vip"), loaded("clip-vip")
+    (stream,) = model.streams()
+    assert (stream.frames, stream.width, stream.height, stream.fit) == (4, 32, 32, "stretch")
+    assert (model.tasks, model.text_length, model.temperature) == (["retrieval"], 77, pytest.approx(np.exp(-4.2)))
+    frames = clips(model, 3, 2)["frames"]
+    one, _ = modules(model)["video"](frames[:, :1])
+    each = published.clip_vip_video(w, frames.flatten(0, 1)).unflatten(0, (3, 2))
+    assert_alike(one, each[:, 0])
+    both, token = modules(model)["video"](frames)
+    assert_alike(both, normalize(each.mean(dim=1), dim=-1))
+    assert torch.equal(token[:, 0], both)
+    ids, mask = encoded(model)
+    end = len(MADE["clip-vip"][1]()) - 1
+    padded = torch.full((len(ids), 77), end)
+    padded[:, : ids.shape[1]] = torch.where(mask > 0, ids, end)
+    assert_alike(modules(model)["text"](ids, mask), published.clip_vip_text(w, padded))
+
+
+@torch.no_grad()
+def test_clip_vip_sees_in_which_order_frames_come(loaded: Callable[[str], PublicModel]) -> None:
+    """Proxies and times are read: each of them changes the vector, and so does the order of the frames."""
+    model = loaded("clip-vip")
+    frames = clips(model, 2, 1)["frames"]
+    tower: Any = modules(model)["video"]
+    before = tower(frames)[0]
+    assert torch.cosine_similarity(before, tower(frames.flip(2))[0]).max() < 0.9999
+    for part in (tower.model.added_cls, tower.model.temporal_embedding):
+        kept = part.clone()
+        part.zero_()
+        assert torch.cosine_similarity(before, tower(frames)[0]).max() < 0.9999
+        part.copy_(kept)
+
+
+@torch.no_grad()
+def test_hd_vila_gives_what_was_published(loaded: Callable[[str], PublicModel]) -> None:
+    w, model, answering = drawn("hd-vila"), loaded("hd-vila"), loaded("hd-vila-answers")
+    assert (model.tasks, model.text_length, model.visual_tokens) == (["retrieval"], 50, 1)
+    sizes = [(s.name, s.frames, s.height, s.width, s.placement) for s in model.streams()]
+    assert sizes == [("high", 1, 144, 216, "middle"), ("low", 4, 36, 54, "uniform")]
+    streams = clips(model, 2, 1)
+    each = published.hd_vila_maps(w, *(cut(streams[name][:, 0]) for name in ("high", "low")))
+    vectors, _ = modules(model)["video"](*streams.values())
+    assert_alike(vectors, published.hd_vila_video(w, each))
+    merged, _ = modules(model)["video"](*(one.transpose(0, 1) for one in streams.values()))
+    assert torch.cosine_similarity(merged, published.hd_vila_video(w, each.mean(dim=0, keepdim=True))) >= 0.99999
+    ids, mask = encoded(model)
+    assert_alike(modules(model)["text"](ids, mask), published.hd_vila_text(w, ids, mask, 1))
+
+    w = drawn("hd-vila-answers")
+    assert (answering.tasks, answering.answers, answering.text_length) == (["answering"], ANSWERS, 100)
+    _, tokens = modules(answering)["video"](*streams.values())
+    maps = published.hd_vila_maps(w, *(cut(streams[name][:, 0]) for name in ("high", "low")))
+    assert_alike(tokens.flatten(1), maps.flatten(2).transpose(1, 2).flatten(1))
+    ids, mask = (array[::2] for array in encoded(answering))
+    wanted = published.hd_vila_answers(w, ids, mask, maps, 1, 2)
+    assert_alike(modules(answering)["answer"](ids, mask, tokens), wanted)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["soho", "soho-answers"])
+def test_soho_gives_what_was_published(name: str, loaded: Callable[[str], PublicModel]) -> None:
+    w, model = drawn(name), loaded(name)
+    (stream,) = model.streams()
+    assert (stream.frames, stream.height, stream.width, stream.placement) == (1, *PICTURE, "middle")
+    assert (model.tasks, model.visual_tokens, model.text_length) == (
+        ["matching"] if name == "soho" else ["answering"],
+        6,
+        16,
+    )
+    frames = clips(model, 2, 1)["frames"]
+    wanted = published.soho_tokens(w, frames[:, 0, 0])
+    _, tokens = modules(model)["video"](frames)
+    assert_alike(tokens.flatten(1), wanted.flatten(1))
+    ids, mask = (array[::2] for array in encoded(model))
+    first = published.soho_first(w, ids, mask, wanted, (2, 3), 2)
+    if name == "soho":
+        logits = modules(model)["match"](ids, mask, tokens)
+        np.testing.assert_allclose(logits, published.soho_match(w, first), atol=1e-4)
+        assert logits.std() > 1e-2
+    else:
+        assert_alike(modules(model)["answer"](ids, mask, tokens), published.soho_answers(w, first))
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "changed", "said"),
+    [
+        (
+            "clip-vip",
+            "clipmodel.text_model.final_layer_norm.bias",
+            {"clipmodel.surplus": torch.zeros(2), "clipmodel.visual_projection.weight": torch.zeros(24, 3)},
+            r"1 missing: clipmodel\.text_model\.final_layer_norm\.bias; 1 unexpected: clipmodel\.surplus; 1 of another "
+            r"shape: clipmodel\.visual_projection\.weight \(24, 3\) instead of \(24, 128\)",
+        ),
+        (
+            "soho",
+            "neck.gate_fc.bn.running_var",
+            {"neck.begin_line.weight": torch.zeros(2), "neck.pos_line.bias": torch.zeros(3)},
+            r"1 missing: neck\.gate_fc\.bn\.running_var; 1 unexpected: neck\.begin_line\.weight; 1 of another shape: "
+            r"neck\.pos_line\.bias \(3,\) instead of \(128,\)",
+        ),
+        (
+            "hd-vila",
+            "timesformer.blocks.1.temporal_attn.qkv.bias",
+            {"cnn.layer1.0.odd": torch.zeros(1), "timesformer.pos_embed": torch.zeros(1, 8, 128)},
+            r"1 missing: timesformer\.blocks\.1\.temporal_attn\.qkv\.bias; 1 unexpected: cnn\.layer1\.0\.odd; 1 of "
+            r"another shape: timesformer\.pos_embed \(1, 8, 128\) instead of \(1, 6, 128\)",
+        ),
+        (
+            "clip-vip",
+            "clipmodel.vision_model.embeddings.added_cls",
+            {},
+            r"1 missing: clipmodel\.vision_mod\S+added_cls",
+        ),
+        ("hd-vila", "transformer.v_proj.weight", {}, r"1 missing: transformer\.v_proj\.weight"),
+        ("soho", "head.match_class.weight", {}, r"neither of head\.match_class\.weight and head\.vqa"),
+        (
+            "hd-vila",
+            "transformer.cls.predictions.bias",
+            {"cnn.layer4.2.odd": torch.zeros(1)},
+            r"cnn has \(2, 2, 2, 3\) blocks in its four stages, two convolutions each; a ResNet of 18",
+        ),
+        (
+            "clip-vip",
+            "clipmodel.logit_scale",
+            {"clipmodel.vision_model.embeddings.class_embedding": torch.zeros(100)},
+            "the image tower is 100 wide; a multiple of 64",
+        ),
+        (
+            "hd-vila-answers",
+            "transformer.bert.pooler1.dense.bias",
+            {"transformer.classifier.2.weight": torch.zeros(1, 256)},
+            "one number to a question with one option.*multiple choice",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named_as_in_the_file(
+    name: str, gone: str, changed: dict[str, Tensor], said: str, words: Callable[[str], Path]
+) -> None:
+    weights = {key: one for key, one in (drawn(name) | changed).items() if key != gone}
+    assert len(weights) == len(drawn(name) | changed) - 1
+    with pytest.raises(InvalidInput, match=said):
+        LOADERS[name](words(name), weights)
+
+
+def test_every_guess_is_said(loaded: Callable[[str], PublicModel]) -> None:
+    """What the weights do not tell is in the notes, which the output, the card and the manifest repeat."""
+    said = {name: " ".join(loaded(name).notes) for name in MADE}
+    for name, guesses in {
+        "clip-vip": ["image tower has 2 heads of 64", "text tower has 1 heads", "quick GELU", "77 tokens", "4 frames"],
+        "hd-vila": ["2 rows and 3 columns", "`bert_mean`", "0.05", "54x36", "timesformer.norm", "2 heads of 64"],
+        "hd-vila-answers": ["Of 2 text layers the first 1 read text alone", "pooler1"],
+        "soho": ["2 heads of 64", "180x120", "192x128", "16 tokens", "no vectors of texts", "neck.vq.cluster_sum"],
+        "soho-answers": ["no visual dictionary", "one answer by one"],
+    }.items():
+        for guess in guesses:
+            assert guess in said[name], f"{name}: {guess}"
+        assert "not with the authors' program" in said[name]
+
+
+def test_a_pickle_is_unwrapped_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    """As training programs leave them: beside other things, under the names of several devices, in half precision."""
+    folder = tmp_path / "clip-vip"
+    MADE["clip-vip"][1]().save_pretrained(folder)
+    inner = {
+        f"module.{name}": one.half() if one.is_floating_point() else one for name, one in drawn("clip-vip").items()
+    }
+    torch.save({"meta": {"epoch": 3}, "state_dict": inner}, folder / "epoch_3.pth")
+    assert is_public(folder)
+    with pytest.raises(InvalidInput, match=r"epoch_3\.pth, which are pickles.*--allow-pickle"):
+        open_public(folder, 8, allow_pickle=False)
+    model = open_public(folder, 8, allow_pickle=True)
+    assert (model.architecture, model.temperature) == ("clip-vip", pytest.approx(np.exp(-4.2), rel=1e-2))
+    assert next(modules(model)["video"].parameters()).dtype == torch.float32
+    # CLIP's own configuration, which lies where its tokeniser is found, does not hide whose weights these are.
+    (folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    assert open_public(folder, 8, allow_pickle=True).architecture == "clip-vip"
+
+
+def test_code_in_a_released_pickle_never_runs(tmp_path: Path) -> None:
+    trace = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (trace,)
+
+    torch.save({"clipmodel.logit_scale": Code()}, tmp_path / "weights.pt")
+    with pytest.raises(InvalidInput, match="its weights cannot be read"):
+        open_public(tmp_path, 8, allow_pickle=True)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        ([torch.zeros(2)], "holds a list; tensors by name were expected"),
+        ({"step": 3, "clipmodel.logit_scale": torch.zeros(2)}, "holds 2 entries, step not tensors"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(held: Any, said: str, tmp_path: Path) -> None:
+    torch.save(held, tmp_path / "weights.pt")
+    with pytest.raises(InvalidInput, match=said):
+        read_weights(tmp_path, allow_pickle=True)
+
+
+def test_weights_of_an_unknown_system_are_refused(tmp_path: Path) -> None:
+    save_file({"encoder.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(InvalidInput, match=r"1 tensors, encoder\.weight first.*clipmodel\.\* \(CLIP-ViP\).*neck\.\*"):
+        open_public(tmp_path, 8, allow_pickle=False)
+    save_file({"encoder.weight": torch.zeros(2)}, tmp_path / "more.safetensors")
+    with pytest.raises(InvalidInput, match=r"\['model\.safetensors', 'more\.safetensors'\]; one file was expected"):
+        open_public(tmp_path, 8, allow_pickle=False)
+
+
+def test_a_missing_tokeniser_is_named(tmp_path: Path, words: Callable[[str], Path]) -> None:
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(InvalidInput, match=r"vocab\.json and merges\.txt missing.*openai/clip-vit-base-patch32"):
+        load_clip_vip(tmp_path / "bare", drawn("clip-vip"))
+    with pytest.raises(InvalidInput, match=r"vocab\.txt missing; tokenizer\.json, or vocab\.txt, of bert-base-uncased"):
+        load_soho(tmp_path / "bare", drawn("soho"), PICTURE)
+    name = "language.bert.embeddings.word_embeddings.weight"
+    smaller = drawn("soho") | {name: drawn("soho")[name][:50]}
+    with pytest.raises(InvalidInput, match=f"has {len(bert_words())} tokens; at most 50 were expected"):
+        load_soho(words("soho"), smaller, PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (None, r"has no answers\.json .*classify into 5 answers without naming them"),
+        (ANSWERS[:3], "has 3 answers; 5 were expected"),
+        ({"red": 0, "green": 2}, r"an object \{answer: number\}, was expected, each number from 0 on once"),
+        ({"red": 0, "green": 0}, "each number from 0 on once"),
+        ("red", "each number from 0 on once"),
+    ],
+)
+def test_answers_are_named_by_a_file_beside(held: Any, said: str, tmp_path: Path) -> None:
+    if held is not None:
+        (tmp_path / "answers.json").write_text(json.dumps(held))
+    with pytest.raises(InvalidInput, match=said):
+        answers_of(tmp_path, len(ANSWERS))
+    (tmp_path / "answers.json").write_text(json.dumps({answer: n for n, answer in reversed([*enumerate(ANSWERS)])}))
+    assert answers_of(tmp_path, len(ANSWERS)) == ANSWERS
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_folder("clip-vip", tmp_path / "clip-vip")
+    weights = load_file(folder / "weights.safetensors")
+    del weights["clipmodel.vision_model.post_layernorm.bias"]
+    save_file(weights, folder / "weights.safetensors")
+    assert main(["export", str(folder), "--out", str(tmp_path / "out")]) == 2
+    assert "1 missing: clipmodel.vision_model.post_layernorm.bias" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", MADE if rounds(0, 1) else [])
+def test_a_released_checkpoint_is_exported_and_served(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way from the file to a service that answers with it."""
+    monkeypatch.setattr(
+        families, "open_released", lambda folder, **_: LOADERS[name](folder, read_weights(folder, allow_pickle=False))
+    )
+    folder = write_folder(name, tmp_path / "source")
+    (folder / "answers.json").write_text(json.dumps(ANSWERS))
+    said: list[str] = []
+    export_public(Found(folder, "them/released"), tmp_path / "bundle", seed=1, say=said.append)
+    runtime = Model.open(tmp_path / "bundle")
+    chosen = runtime.bundle.manifest.extra["public_model"]["chosen"]
+    assert [f"chosen: {note}" for note in chosen] == [line for line in said if line.startswith("chosen: ")]
+    film = write_video(tmp_path / "film.mp4", moving_shot(1, 40))
+    with serving(settings_for(tmp_path / "bundle", tmp_path / "data")) as service:
+        client = service.client
+        assert client.post("/v1/collections", json={"name": "mine"}).status_code == 201
+        answer = client.post("/v1/collections/mine/videos", files={"file": ("film.mp4", film.read_bytes())})
+        assert answer.status_code == 201, answer.text
+        about = {"collection": "mine", "video_id": answer.json()["id"]}
+        found = client.post("/v1/collections/mine/search", json={"text": TEXTS[0]})
+        if "retrieval" in runtime.tasks:
+            assert found.json()["results"][0]["video"]["title"] == "film"
+        else:
+            assert found.json()["code"] == "task_missing"
+        if "matching" in runtime.tasks:
+            scored = client.post("/v1/caption-scores", json={"captions": TEXTS[:2], **about}).json()["scores"]
+            assert [one["similarity"] for one in scored] == [None, None]
+            tokens = runtime.embed_file(film).visual_tokens
+            wanted = runtime.match(TEXTS[:2], np.repeat(tokens, 2, axis=0)).probabilities
+            assert [one["match"] for one in scored] == pytest.approx(wanted.tolist(), abs=5e-3)
+        if "answering" in runtime.tasks:
+            told = client.post("/v1/answers", json={"question": "what colour?", **about}).json()
+            best = runtime.answer(["what colour?"], runtime.embed_file(film).visual_tokens)[0][0]
+            assert told["answers"][0]["text"] == best.text
