@@ -10,6 +10,7 @@ from typing import Any
 from model_export.json_file import read_object
 from model_export.parity import ParityReport
 from model_export.sources import Source
+from model_export.variants.report import variant_of, variant_section
 from training import adaptation
 from training.models.systems import read_config
 from vitascope.errors import InvalidInput
@@ -88,8 +89,13 @@ def model_card(manifest: Manifest, report: ParityReport, metrics: Metrics) -> st
     """Markdown, from what the manifest (with its provenance), the parity report and an evaluation state."""
     provenance = Provenance.model_validate(manifest.extra["provenance"])
     facts = CardFacts(manifest, provenance, report, metrics)
-    parts = (_about, _uses, _limits, _made_of, _measured, _fidelity, _reproduce)
-    return "\n".join(line for part in parts for line in [*part(facts), ""])
+    parts = (_about, _uses, _limits, _made_of, _measured, _fidelity, _reproduce, _variant)
+    return "\n".join(line for part in parts if (lines := part(facts)) for line in [*lines, ""])
+
+
+def _variant(f: CardFacts) -> list[str]:
+    variant = variant_of(f.manifest)
+    return [] if variant is None else variant_section(variant)
 
 
 IN_WORDS = {

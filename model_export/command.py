@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
+from model_export import optimise_command
+from vitascope.commands.output import show_listing
+
 Add = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], dict[str, Any]]
+Show = Callable[[dict[str, Any], Console], None]
 
 DESCRIPTION = """\
 Turn a checkpoint, or a public model, into a bundle: a folder with ONNX graphs, tokenizer, answers, card and parity
@@ -28,7 +34,8 @@ and the tokeniser it was trained with. Beside random inputs, the bundle is compa
 model in its own library, from texts and picture files on: a vector must keep a cosine of 0.99999. What was chosen
 here and is not stated by the model (such as frames of a clip) is said, and kept in the manifest.
 
-MODEL may also be a bundle: then --metrics renews its card and stated metrics, and nothing else.
+MODEL may also be a bundle: then --metrics renews its card and stated metrics, and nothing else. With --budget, a
+checkpoint, public model or bundle becomes the fastest variant within it, as by `vitascope optimise`.
 """
 EPILOG = """\
 precision of the stored weights (arithmetic is always float32, and as fast):
@@ -45,6 +52,8 @@ examples:
 
   vitascope evaluate bundles/hd-vila-tiny --data data/packed --out metrics.json
   vitascope export bundles/hd-vila-tiny --metrics metrics.json     put the numbers into the card
+
+  vitascope export runs/mine/checkpoint --out bundles/mine-int8 --data data/packed --budget recall=0.5
 """
 
 
@@ -87,6 +96,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="read a public model's weights from pickles, where it has no others, by a reader that runs no code",
     )
     parser.add_argument("--seed", type=int, help="of the random inputs of the checks (default: a fresh one)")
+    optimise_command.add_budget(parser, required=False)
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
@@ -95,13 +105,15 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.errors import InvalidInput
     from vitascope.manifest import MANIFEST_NAME
 
+    if args.budget is not None:
+        with cleaned_up_when_terminated():
+            return _variant(args)
     if (args.model / MANIFEST_NAME).is_file():
         if args.metrics is None or args.out not in (None, args.model):
             raise InvalidInput(f"{args.model} is a bundle: --metrics was expected, and no other --out")
         bundle = Bundle.open(restate_bundle(args.model, args.metrics))
     else:
-        if args.out is None:
-            raise InvalidInput("out: missing; the bundle folder to write was expected (--out FOLDER)")
+        _require_out(args)
         with cleaned_up_when_terminated():
             bundle = Bundle.open(_exported(args))
     manifest = bundle.manifest
@@ -116,6 +128,30 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def _variant(args: argparse.Namespace) -> dict[str, Any]:
+    """The fastest bundle within a budget, of a bundle as it is or of what is exported first."""
+    from vitascope.errors import InvalidInput
+    from vitascope.manifest import MANIFEST_NAME
+
+    _require_out(args)
+    if args.metrics is not None:
+        raise InvalidInput("metrics: a variant is not what they were measured on; no --metrics was expected")
+    made = args.out, args.budget, args.data, args.name or args.out.name
+    if (args.model / MANIFEST_NAME).is_file():
+        return optimise_command.write_variant(args.model, *made)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.", dir=args.out.parent) as folder:
+        whole = Path(folder) / args.out.name
+        return optimise_command.write_variant(_exported(argparse.Namespace(**vars(args) | {"out": whole})), *made)
+
+
+def _require_out(args: argparse.Namespace) -> None:
+    from vitascope.errors import InvalidInput
+
+    if args.out is None:
+        raise InvalidInput("out: missing; the bundle folder to write was expected (--out FOLDER)")
+
+
 def _exported(args: argparse.Namespace) -> Path:
     """The bundle's folder, from a public model or a checkpoint of this project."""
     from model_export.export import export_checkpoint
@@ -125,19 +161,16 @@ def _exported(args: argparse.Namespace) -> Path:
     from model_export.public.hub import find_model
     from vitascope.errors import InvalidInput
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     stated: dict[str, Any] = {
         "name": args.name,
         "version": args.version,
         "licence": args.licence,
         "seed": args.seed,
-        "say": say,
+        "say": optimise_command.say,
     }
     found = find_model(args.model, allow_pickle=args.allow_pickle)
     if found is not None and is_public(found.folder):
-        if args.data is not None or args.metrics is not None:
+        if (args.data is not None and args.budget is None) or args.metrics is not None:
             raise InvalidInput(f"{args.model} is a public model; neither --data nor --metrics was expected")
         answers = None if args.answers is None else read_answers(args.answers)
         more = {"frames": args.frames, "allow_pickle": args.allow_pickle, "answers": answers}
@@ -163,4 +196,9 @@ def cleaned_up_when_terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-COMMANDS: dict[str, tuple[Add, Run]] = {"export": (_arguments, _export)}
+def _show(result: dict[str, Any], console: Console) -> None:
+    show = optimise_command.show if "variant" in result else show_listing
+    show(result, console)
+
+
+COMMANDS: dict[str, tuple[Add, Run, Show]] = {"export": (_arguments, _export, _show)}

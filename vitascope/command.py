@@ -61,6 +61,7 @@ MOUNTS = {
     "export": Mount("model_export.command", "turn a checkpoint into a verified bundle"),
     "triton": Mount("model_export.triton_command", "write a bundle as a model repository of Triton, or check a server"),
     "tensorrt": Mount("model_export.tensorrt_command", "make a bundle for TensorRT in float16 or int8, build engines"),
+    "optimise": Mount("model_export.optimise_command", "make the fastest variant of a bundle within a budget"),
 }
 
 EPILOG = """\

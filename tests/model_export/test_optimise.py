@@ -1,0 +1,126 @@
+"""`vitascope optimise` and `export --budget`: a faster bundle that is measured, or an error that says why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_export.variants import optimise, quantise
+from model_export.variants.report import variant_of
+from model_export.variants.speed import Effort
+from tests.small_bundle import make_small_bundle
+from vitascope.bundle import Bundle
+from vitascope.command import main
+from vitascope.model import Model
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timing takes as long as it is told to."""
+    monkeypatch.setattr(optimise, "QUICK", Effort((2,), 1, 0.0))
+    monkeypatch.setattr(optimise, "THOROUGH", Effort((1, 4), 3, 0.0))
+
+
+def _optimise(source: Path, out: Path, data: Path, budget: str = "recall=20") -> int:
+    arguments = ["optimise", str(source), "--out", str(out), "--data", str(data), "--budget", budget, "--json"]
+    return main(arguments)
+
+
+def test_variant_is_a_measured_bundle_of_its_own(
+    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out = bundles["int8-weights"], tmp_path / "mine-int8"
+    assert _optimise(source, out, folders[1]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    before, after = Bundle.open(source), Bundle.open(out)
+    assert printed["fingerprint"] == after.fingerprint != before.fingerprint
+    assert after.manifest.name == "mine-int8"
+    assert after.manifest.metrics == {}, "those of the other bundle do not hold"
+    variant = variant_of(after.manifest)
+    assert variant is not None
+    assert variant.fingerprint == before.fingerprint
+    assert {way.graph for way in variant.ways if way.chosen} == set(before.manifest.graphs)
+    assert {"as stored", "fused", "int8", "float16"} <= {way.way for way in variant.ways}
+    assert all(way.lost is not None for way in variant.ways if way.chosen)
+    assert max(a - b for a, b in variant.shares.values()) == pytest.approx(variant.lost, abs=1e-3)
+    assert variant.lost <= 20
+    card = (out / after.manifest.model_card).read_text("utf-8")
+    assert "## Variant" in card
+    assert "lose at most\n20 points" in card
+    texts = ["a red square", "a blue square"]
+    old, new = (Model(bundle, threads=1).embed_text(texts) for bundle in (before, after))
+    assert (old * new).sum(axis=1).min() > 0.99
+
+
+def test_what_int8_breaks_stays_in_float32(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in int8 comes out as noise here, and fast: it must not be taken all the same."""
+    exact = quantise.quantise_weight
+
+    def spoilt(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+        values, scale = exact(weight, axis)
+        return np.random.default_rng(0).permutation(values.ravel()).reshape(values.shape), scale
+
+    monkeypatch.setattr(quantise, "quantise_weight", spoilt)
+    monkeypatch.setattr(optimise, "speedup", lambda _, speeds: 1.0 / speeds[0].milliseconds)
+    out = tmp_path / "variant"
+    assert _optimise(make_small_bundle(tmp_path / "small"), out, folders[1], "recall=0") == 0
+    variant = variant_of(Bundle.open(out).manifest)
+    assert variant is not None
+    assert variant.lost <= 0
+    tried = [way for way in variant.ways if (way.graph, way.way) == ("video", "int8")]
+    assert tried[0].lost is not None
+    assert tried[0].lost > 0
+    assert not any(way.chosen for way in tried)
+
+
+@pytest.mark.usefixtures("exported_before")
+def test_export_within_a_budget_is_one_command(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "fast"
+    arguments = ["export", str(folders[0]), "--out", str(out), "--data", str(folders[1]), "--budget", "recall=20"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "as stored" in shown
+    assert "points, 20 allowed" in shown
+    variant = variant_of(Bundle.open(out).manifest)
+    assert variant is not None
+    assert variant.name == "fast 1.0.0"
+    assert [path.name for path in tmp_path.iterdir()] == ["fast"]
+
+
+def test_bundle_of_graphs_from_elsewhere_is_optimised_too(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Its nodes have no names, it has no provenance, and there is little to gain."""
+    source, out = make_small_bundle(tmp_path / "small"), tmp_path / "out"
+    assert _optimise(source, out, folders[1], "recall=0") == 0
+    texts = ["a red square", "a blue square"]
+    old, new = (Model.open(folder, threads=1).embed_text(texts) for folder in (source, out))
+    assert (old * new).sum(axis=1).min() > 0.999
+
+
+def test_variant_of_a_variant_is_refused(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Losses would add up unseen."""
+    source = make_small_bundle(tmp_path / "small")
+    assert _optimise(source, tmp_path / "once", folders[1]) == 0
+    assert _optimise(tmp_path / "once", tmp_path / "twice", folders[1]) == 2
+    assert "is a variant itself" in capsys.readouterr().err
+    assert not (tmp_path / "twice").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [("recall=much", "recall=POINTS was expected"), ("speed=2", "recall=POINTS"), ("recall=-1", "recall=POINTS")],
+)
+def test_budget_that_means_nothing_is_refused_before_anything_is_done(
+    budget: str, said: str, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _optimise(bundles["float32"], tmp_path / "out", tmp_path / "no-data", budget) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,155 @@
+"""Graphs in other ways: fused ones answer the same in fewer steps, int8 ones nearly the same and really in int8."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from model_export.graphs import Arrays, random_streams, random_tokens
+from model_export.variants.damage import damage
+from model_export.variants.fold import folded
+from model_export.variants.fuse import fused
+from model_export.variants.quantise import convolutions, measured_tensors, products, quantised
+from model_export.variants.ranges import measured_ranges
+from model_export.variants.running import engine_of
+from model_export.variants.ways import fewer_in_int8, float16_graph, prepared
+from tests.model_export.conftest import CONFIG
+
+
+def _inputs(graph: str, seed: int = 0, batch: int = 3) -> Arrays:
+    rng = np.random.default_rng(seed)
+    if graph == "video":
+        return random_streams(CONFIG, rng, batch, 2)
+    inputs = random_tokens(CONFIG, rng, batch, 9)
+    if graph != "text":
+        inputs["visual_tokens"] = rng.normal(size=(batch, CONFIG.visual_tokens, CONFIG.visual_width)).astype(np.float32)
+    return inputs
+
+
+def _operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def _loaded_operators(model: onnx.ModelProto, folder: Path) -> Counter[str]:
+    """The operators that ONNX Runtime really runs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "loaded.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return _operators(onnx.load(folder / "loaded.onnx", load_external_data=False))
+
+
+@pytest.mark.parametrize(("graph", "attentions"), [("text", 1), ("video", 2), ("match", 2), ("answer", 2)])
+def test_fused_graph_gives_the_same_in_fewer_steps(bundles: dict[str, Path], graph: str, attentions: int) -> None:
+    """Padded rows among them: the mask of each row is its own."""
+    whole = folded(bundles["int8-weights"] / f"{graph}.onnx")
+    quick = fused(whole)
+    operators = _operators(quick)
+    assert operators["MultiHeadAttention"] == attentions
+    assert operators["Softmax"] == 0
+    assert len(quick.graph.node) < 0.8 * len(whole.graph.node)
+    given = _inputs(graph)
+    expected, found = (engine_of(model).run(given) for model in (whole, quick))
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=2e-5)
+
+
+def test_folded_graph_is_the_stored_one_in_float32(bundles: dict[str, Path]) -> None:
+    path = bundles["int8-weights"] / "text.onnx"
+    whole = folded(path)
+    stored = {t.name: t for t in whole.graph.initializer}
+    weights = [stored[n.input[1]] for n in whole.graph.node if n.op_type == "MatMul" and n.input[1] in stored]
+    assert weights
+    assert all(weight.data_type == TensorProto.FLOAT for weight in weights)
+
+
+def test_text_in_int8_has_the_same_vector_in_any_company(bundles: dict[str, Path]) -> None:
+    """A search may share its run with anybody's: what is found must not depend on that."""
+    quick = fused(folded(bundles["int8-weights"] / "text.onnx"))
+    whole = prepared(quick, [_inputs("text", seed=4, batch=16)])
+    engine = engine_of(whole.in_int8(products(quick)))
+    together = _inputs("text", seed=5, batch=4)
+    vectors = engine.run(together)["vector"]
+    for row in range(4):
+        alone = engine.run({name: array[row : row + 1] for name, array in together.items()})["vector"]
+        np.testing.assert_allclose(alone[0], vectors[row], atol=1e-6)
+    exact = engine_of(quick).run(together)["vector"]
+    cosines = (exact * vectors).sum(axis=1)
+    assert cosines.min() > 0.999
+    assert cosines.min() < 1.0 - 1e-7, "nothing was computed in int8"
+
+
+def _convolutions(rng: np.random.Generator, *, wild: bool = False) -> onnx.ModelProto:
+    """Two convolutions with a bound between and a sum around them, and a third that is read in float32.
+
+    wild: one channel of the first weight is a thousand times as large as what matters in the others.
+    """
+    weights = {
+        "a": rng.normal(size=(16, 8, 3, 3)).astype(np.float32) * 0.1,
+        "b": rng.normal(size=(8, 16, 1, 1)).astype(np.float32) * 0.2,
+        "c": rng.normal(size=(4, 8, 1, 1)).astype(np.float32),
+        "bias": rng.normal(size=16).astype(np.float32),
+        "low": np.array(0, np.float32),
+        "high": np.array(6, np.float32),
+    }
+    if wild:
+        weights["b"][:, 0] *= 1000.0
+        weights["a"][0] *= 0.001
+        weights["bias"][0] *= 0.001
+    nodes = [
+        helper.make_node("Conv", ["x", "a", "bias"], ["first"], "first", pads=[1, 1, 1, 1]),
+        helper.make_node("Clip", ["first", "low", "high"], ["bounded"], "bounded"),
+        helper.make_node("Transpose", ["bounded"], ["turned"], "turned", perm=[0, 1, 3, 2]),
+        helper.make_node("Conv", ["turned", "b"], ["second"], "second"),
+        helper.make_node("Add", ["second", "x"], ["sum"], "sum"),
+        helper.make_node("Conv", ["sum", "c"], ["third"], "third"),
+        helper.make_node("Tanh", ["third"], ["y"], "y"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8, 6, 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4, 6, 6])
+    stored = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "convolutions", [x], [y], stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_convolutions_and_what_lies_between_them_run_in_int8(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    model = _convolutions(rng)
+    given = {"x": rng.normal(size=(4, 8, 6, 6)).astype(np.float32)}
+    ranges = measured_ranges(model, measured_tensors(model), [given])
+    small = quantised(model, convolutions(model), ranges)
+    operators = _loaded_operators(small, tmp_path)
+    assert operators["QLinearConv"] == 3
+    assert operators["QLinearAdd"] == 1
+    assert operators["Conv"] == operators["Clip"] == operators["Add"] == 0
+    assert operators["QuantizeLinear"] == operators["DequantizeLinear"] == 1, "values went to float32 and back"
+    expected, found = (engine_of(m).run(given)["y"] for m in (model, small))
+    assert np.square(found - expected).mean() < 0.002 * np.square(expected).mean()
+
+
+def test_node_that_int8_harms_most_is_the_first_to_stay_in_float32() -> None:
+    rng = np.random.default_rng(1)
+    model = _convolutions(rng, wild=True)
+    given = {"x": rng.normal(size=(4, 8, 6, 6)).astype(np.float32)}
+    whole = prepared(model, [given])
+    worst = next(iter(damage(model, whole.in_int8, whole.nodes, given)))
+    ladder = [whole.nodes, *fewer_in_int8(whole, given)]
+    assert [len(chosen) for chosen in ladder] == [3, 2, 1]
+    assert worst not in ladder[1]
+    exact = engine_of(model).run(given)["y"]
+    errors = [float(np.square(engine_of(whole.in_int8(chosen)).run(given)["y"] - exact).mean()) for chosen in ladder]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_float16_graph_takes_and_gives_what_the_float32_graph_does(bundles: dict[str, Path]) -> None:
+    quick = fused(folded(bundles["int8-weights"] / "text.onnx"))
+    given = _inputs("text")
+    expected, found = (engine_of(m).run(given)["vector"] for m in (quick, float16_graph(quick)))
+    assert found.dtype == np.float32
+    assert (expected * found).sum(axis=1).min() > 0.999
