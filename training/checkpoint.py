@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -57,18 +59,29 @@ class Checkpoint:
 
 def save(folder: Path, held: Checkpoint, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Write a checkpoint; an existing one at `folder` is replaced only when the new one is complete on disk."""
+    with replaced_whole(folder) as part:
+        save_weights(part, held.model, optimizer)
+        (part / "config.json").write_text(held.model.cfg.model_dump_json(indent=1))
+        (part / "recipe.json").write_text(held.recipe.model_dump_json(indent=1))
+        (part / "answers.json").write_text(json.dumps(held.answers, ensure_ascii=False, indent=0))
+        (part / "state.json").write_text(json.dumps({"step": held.step, "lineage": held.lineage}))
+        shutil.copyfile(held.tokenizer, part / "tokenizer.json")
+
+
+def save_weights(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """`model.safetensors`, and `optimizer.safetensors` of the moments by parameter, which `restore_optimizer` reads."""
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    if optimizer is not None:
+        save_file(_moments(model, optimizer), folder / "optimizer.safetensors")
+
+
+@contextmanager
+def replaced_whole(folder: Path) -> Iterator[Path]:
+    """A new folder that takes the place of `folder` when it is complete on disk; `find` knows what a kill leaves."""
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    weights = {name: tensor.contiguous() for name, tensor in held.model.state_dict().items()}
-    save_file(weights, part / "model.safetensors")
-    if optimizer is not None:
-        save_file(_moments(held.model, optimizer), part / "optimizer.safetensors")
-    (part / "config.json").write_text(held.model.cfg.model_dump_json(indent=1))
-    (part / "recipe.json").write_text(held.recipe.model_dump_json(indent=1))
-    (part / "answers.json").write_text(json.dumps(held.answers, ensure_ascii=False, indent=0))
-    (part / "state.json").write_text(json.dumps({"step": held.step, "lineage": held.lineage}))
-    shutil.copyfile(held.tokenizer, part / "tokenizer.json")
+    yield part
     for path in part.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -23,6 +23,12 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return rows
 
 
+def cut_log(path: Path, step: int) -> None:
+    """Drop log rows past the checkpoint: a resumed run writes them again."""
+    rows = read_log(path) if path.exists() else []
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
+
+
 def plot(log: Path, picture: Path) -> None:
     """One panel of losses by objective and corpus (running mean), one of validation metrics. Writes a PNG."""
     losses: dict[str, list[tuple[float, float]]] = defaultdict(list)

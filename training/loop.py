@@ -65,7 +65,7 @@ def train(
     words = word_masking(held.tokenizer, model.cfg.vocabulary)
     log_path = out / "log.jsonl"
     if main:
-        _cut_log(log_path, step)
+        curves.cut_log(log_path, step)
     last = min(recipe.total_steps, step + (stop_after or recipe.total_steps))
     with (log_path if main else Path(os.devnull)).open("a") as log, _progress(shown=main) as progress:
         task = progress.add_task(recipe.name, total=recipe.total_steps, completed=step)
@@ -252,12 +252,6 @@ def _name_targets(
         return None
     ids, mask = tokenizer.encode(class_names())
     return NameTargets(Tokens(torch.from_numpy(ids), torch.from_numpy(mask)).to(device), teacher)
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop log rows past the checkpoint: a resumed run writes them again."""
-    rows = curves.read_log(path) if path.exists() else []
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] < step))
 
 
 def _progress(*, shown: bool) -> Progress:

@@ -63,7 +63,7 @@ def load_pretrained(model: FusedModel) -> None:
     Layers beyond those of the text encoder begin as copies of its last ones.
     """
     if isinstance(model.cfg, ConvConfig):
-        _load_cnn(model, model.cfg.backbone)
+        load_cnn(model.video, model.cfg.backbone)
     load_text(model)
 
 
@@ -74,11 +74,12 @@ def starts_of(cfg: FusedConfig, start: str) -> tuple[str, ...]:
     return STARTS if start == "pretrained" and isinstance(cfg, ConvConfig) else STARTS[1:]
 
 
-def _load_cnn(model: FusedModel, backbone: str) -> None:
+def load_cnn(video: nn.Module, backbone: str) -> None:
+    """Start the CNNs of a video encoder from the package's weights. Raises ValueError for another backbone."""
     if backbone != CNN:
         raise ValueError(f"backbone: {backbone!r}; pretrained weights are for {CNN}")
     stages = backbone_stages(imagenet_classifier())
-    for encoder in (part for part in model.video.modules() if isinstance(part, ConvEncoder)):
+    for encoder in (part for part in video.modules() if isinstance(part, ConvEncoder)):
         for own, pretrained in zip(encoder.stages, stages, strict=False):  # some end at stride 16
             own.load_state_dict(pretrained.state_dict())
 

@@ -27,11 +27,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(n, length, width) -> the same; mask (n, 1, 1, length): added to the scores."""
         n, length, width = x.shape
         qkv = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, heads, length, width / heads)
-        out = attend(q, k, v)
+        out = attend(q, k, v, mask)
         projected: Tensor = self.proj(out.transpose(1, 2).reshape(n, length, width))
         return projected
 
@@ -69,12 +70,13 @@ class DividedSpaceTimeBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_NFVD: Tensor) -> Tensor:
+    def forward(self, x_NFVD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(N, F, V, D) -> the same; mask (N * F, 1, 1, V): added to the scores of spatial attention."""
         n, f, v, d = x_NFVD.shape
         by_time = x_NFVD.transpose(1, 2).reshape(n * v, f, d)
         by_time = self.temporal_out(self.temporal_attention(self.temporal_norm(by_time)))
         x = x_NFVD + self.drop_path(by_time.reshape(n, v, f, d).transpose(1, 2))
-        by_space = self.spatial_attention(self.spatial_norm(x).reshape(n * f, v, d))
+        by_space = self.spatial_attention(self.spatial_norm(x).reshape(n * f, v, d), mask)
         x = x + self.drop_path(by_space.reshape(n, f, v, d))
         out: Tensor = x + self.drop_path(self.mlp(self.mlp_norm(x)))
         return out
@@ -99,6 +101,14 @@ class HybridTransformer(nn.Module):
 
     def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
         """(N, F, Y, X, D) -> (N, F, V, D). `times`: indices (F,) of the learned time of each frame."""
+        out = self.placed(x_NFYXD, times)
+        for block in self.blocks:
+            out = block(out)
+        normed: Tensor = self.norm(out)
+        return normed
+
+    def placed(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
+        """What the first block reads: (N, F, Y, X, D) -> (N, F, V, D), each with its learned place and time."""
         n, f, y, x, d = x_NFYXD.shape
         position: Tensor = self.position
         if (y, x) != self.grid:
@@ -109,11 +119,7 @@ class HybridTransformer(nn.Module):
             time = time[:, times]
         elif f != time.shape[1]:
             time = F.interpolate(time.transpose(1, 2), f, mode="linear").transpose(1, 2)
-        out = x_NFYXD.reshape(n, f, y * x, d) + position[:, None] + time[:, :, None]
-        for block in self.blocks:
-            out = block(out)
-        normed: Tensor = self.norm(out)
-        return normed
+        return x_NFYXD.reshape(n, f, y * x, d) + position[:, None] + time[:, :, None]
 
 
 class VideoEncoder(nn.Module):
