@@ -39,6 +39,7 @@ from training.data.errors import CorpusError
 from training.data.example import Example
 from training.data.hash_split import SPLITS, EmptySplit
 from training.data.packed import STILL_STREAMS, VIDEO_STREAMS, Media, Origin, write_packed
+from vitascope.bundle import Bundle
 from vitascope.manifest import FrameStream
 
 Items = Iterable[tuple[Example, Media]]
@@ -95,6 +96,7 @@ examples:
   vitascope prepare subtitled --source ~/Lessons --name lessons --shortest 2 --longest 8
   vitascope prepare msrvtt --source /data/msrvtt --max-skipped 0.1 --workers 4
   vitascope prepare msrvtt --source /data/msrvtt --clips 4 --out data/clips
+  vitascope prepare scenes --source data/scenes --seen-by bundles/clip --name scenes-clip
   vitascope prepare coco --source /data/coco --splits val test
 
 A file that cannot be decoded is left out and named, with the reason, in pack.json. A split is written only when
@@ -141,6 +143,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="C",
         help="clips of each video: equal parts in a row, each sampled by itself (default: 1)",
     )
+    add(
+        "--seen-by",
+        type=Path,
+        action="append",
+        metavar="BUNDLE",
+        help="pack the frames that this bundle sees, in place of HD-VILA's; may be given again",
+    )
     for option, effect, default in (
         ("--shortest", "cues are merged until a clip lasts this long", subtitled.SHORTEST),
         ("--longest", "no clip lasts longer than this", subtitled.LONGEST),
@@ -162,6 +171,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         max_skipped=options.max_skipped,
         shortest=options.shortest,
         longest=options.longest,
+        seen_by=options.seen_by or (),
     )
 
 
@@ -177,12 +187,13 @@ def prepare(
     max_skipped: float = MAX_SKIPPED,
     shortest: float | None = None,
     longest: float | None = None,
+    seen_by: Sequence[Path] = (),
 ) -> dict[str, Any]:
     """Pack the splits of one corpus, showing progress on stderr.
 
     None for `splits` means all, without those that no media fall into. `name` is the folder below `out` when it
     is not to be `corpus`. `clips`: of each video; pictures have one. `shortest` and `longest`: seconds of the spans
-    that subtitled videos are cut into.
+    that subtitled videos are cut into. `seen_by`: bundles whose frame streams are packed in place of HD-VILA's.
     Returns {"name/split": {"count", "skipped": [{"key", "reason"}], "seconds"}}. Raises CorpusError.
     """
     if not 0 <= max_skipped <= 1:
@@ -193,6 +204,7 @@ def prepare(
     done: dict[str, Any] = {}
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     readers = _readers(corpus, source, name, shortest, longest)
+    seen = _seen_streams(seen_by)
     if clips > 1 and all(_stands_still(reader) for _, reader in readers):
         raise CorpusError(f"--clips: {clips} with {corpus}; pictures have one clip, 1 was expected")
     with Progress(*columns, console=console) as progress:
@@ -203,7 +215,7 @@ def prepare(
             try:
                 info = write_packed(
                     out / label,
-                    reader.streams,
+                    _streams(reader, seen),
                     items,
                     reader.origin,
                     clips=1 if _stands_still(reader) else clips,
@@ -234,6 +246,25 @@ def _counted(items: Items, progress: Progress, task: TaskID) -> Items:
 
 def _stands_still(reader: Reader) -> bool:
     return all(stream.frames == 1 for stream in reader.streams)
+
+
+def _seen_streams(bundles: Sequence[Path]) -> list[FrameStream]:
+    """All streams of some bundles. Raises BundleError, and CorpusError where two mean different ones by one name."""
+    found: dict[str, FrameStream] = {}
+    for path in bundles:
+        for stream in Bundle.open(path).manifest.streams:
+            if found.setdefault(stream.name, stream) != stream:
+                raise CorpusError(
+                    f"--seen-by: {path} sees another stream {stream.name!r} than the bundles before it; a corpus holds "
+                    "one of a name, pack it twice (--name)"
+                )
+    return list(found.values())
+
+
+def _streams(reader: Reader, seen: Sequence[FrameStream]) -> Sequence[FrameStream]:
+    """What is packed; of a picture one frame of each stream."""
+    frames = {"frames": 1} if _stands_still(reader) else {}
+    return [stream.model_copy(update=frames) for stream in seen] or reader.streams
 
 
 def _readers(

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.small_bundle import make_small_bundle
 from tests.training.data.corpus_files import GREEN, RED, movie, pictogram_packages, picture, write_shard
 from training.data import pictograms
 from training.data.errors import CorpusError
 from training.data.hash_split import split_of
 from training.data.packed import open_packed
 from training.data.prepare import CORPORA, READERS, main, prepare
+from vitascope.bundle import Bundle
 from vitascope.command import main as vitascope
 
 CORPUS_NAMES = (
@@ -244,3 +246,28 @@ def test_options_that_do_not_fit_are_refused_before_anything_is_written(
 def test_an_unknown_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"corpus: 'imagenet'; one of \('flickr8k'"):
         prepare("imagenet", tmp_path, tmp_path / "packed")
+
+
+def test_a_corpus_can_be_packed_as_a_bundle_sees_it(tmp_path: Path, small_bundle: Path) -> None:
+    folder = tmp_path / "scenes" / "train"
+    folder.mkdir(parents=True)
+    movie(folder / "a.mp4", [RED, GREEN])
+    (folder / "examples.jsonl").write_text(json.dumps({"key": "a", "media": "a.mp4", "captions": ["it turns green"]}))
+    prepare("scenes", tmp_path / "scenes", tmp_path / "packed", ["train"], seen_by=[small_bundle])
+    packed = open_packed(tmp_path / "packed" / "scenes" / "train")
+    assert list(packed.streams) == Bundle.open(small_bundle).manifest.streams
+    shards = flickr8k_shards(tmp_path / "shards")
+    prepare("flickr8k", shards, tmp_path / "packed", ["val"], seen_by=[small_bundle])
+    still = open_packed(tmp_path / "packed" / "flickr8k" / "val")
+    assert [(s.name, s.frames, s.height) for s in still.streams] == [("high", 1, 64), ("low", 1, 32)]
+
+
+def test_two_bundles_that_mean_different_frames_by_one_name_are_refused(tmp_path: Path, small_bundle: Path) -> None:
+    other = make_small_bundle(tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["streams"][1]["frames"] = 2
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    source, out = tmp_path / "scenes", tmp_path / "packed"
+    options = ["--source", str(source), "--out", str(out), "--seen-by", str(small_bundle), "--seen-by", str(other)]
+    assert vitascope(["prepare", "scenes", *options]) == 2
+    assert not out.exists()
