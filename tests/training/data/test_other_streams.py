@@ -1,0 +1,98 @@
+"""A packed corpus as models see it that take fewer or smaller frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.data.corpus_files import GREEN, RED, movie
+from training.data.example import Example
+from training.data.other_streams import sight
+from training.data.packed import VIDEO_STREAMS, Origin, Packed, open_packed, write_packed
+from training.evaluation.embedding import streams_of
+from vitascope.errors import InvalidInput
+from vitascope.manifest import FrameStream
+
+HIGH = FrameStream(name="high", frames=1, height=48, width=64, placement="middle")
+LOW = FrameStream(name="low", frames=6, height=24, width=32, placement="uniform")
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Packed:
+    """One video: red, then green."""
+    folder = tmp_path_factory.mktemp("packed")
+    movie(folder / "a.mp4", [RED, GREEN])
+    origin = Origin("made in the test", "CC0-1.0", "all")
+    write_packed(folder / "c" / "train", [HIGH, LOW], [(Example("a"), folder / "a.mp4")], origin)
+    return open_packed(folder / "c" / "train")
+
+
+def seen(packed: Packed, *streams: FrameStream) -> dict[str, np.ndarray]:
+    return sight(packed, streams)(streams_of(packed, np.array([0]), streams))
+
+
+def test_what_is_packed_is_seen_as_it_is(packed: Packed) -> None:
+    found = sight(packed, [LOW, HIGH])
+    assert found.exact
+    assert found.words() == "as packed"
+    np.testing.assert_array_equal(seen(packed, LOW)["low"], packed.frames("low")[:1])
+
+
+def test_two_frames_of_six_are_the_very_ones(packed: Packed) -> None:
+    two = LOW.model_copy(update={"frames": 2})
+    found = sight(packed, [two])
+    assert (found.exact, found.off) == (False, pytest.approx(0))
+    assert found.words() == "2 of the packed frames of 'low'"
+    np.testing.assert_array_equal(seen(packed, two)["low"], packed.frames("low")[:1, :, [1, 4]])
+
+
+def test_frames_beside_their_moments_are_said_so(packed: Packed) -> None:
+    found = sight(packed, [LOW.model_copy(update={"frames": 4})])
+    assert found.off == pytest.approx(1 / 24)
+    assert found.words() == "4 of the packed frames of 'low', at most 4.2% of a clip beside their moments"
+
+
+def test_smaller_pictures_keep_their_colours(packed: Packed) -> None:
+    small = HIGH.model_copy(update={"height": 24, "width": 24})
+    pixels = seen(packed, small)["high"]
+    assert pixels.shape == (1, 1, 1, 24, 24, 3)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_allclose(pixels.mean(axis=(0, 1, 2, 3, 4)), packed.arrays["high"].mean(axis=(0, 1, 2, 3)), atol=2)
+    assert sight(packed, [small]).words() == "'high' made 24x24"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        HIGH.model_copy(update={"name": "frames"}),
+        HIGH.model_copy(update={"height": 96}),
+        LOW.model_copy(update={"frames": 8}),
+        HIGH.model_copy(update={"fit": "crop", "height": 32, "width": 32}),
+        LOW.model_copy(update={"resample": "bicubic"}),
+    ],
+)
+def test_what_cannot_be_made_of_it_is_refused(packed: Packed, wanted: FrameStream) -> None:
+    with pytest.raises(InvalidInput, match=rf"streams: .*{wanted.name}.*packed; .* cannot be made of that .*--seen-by"):
+        sight(packed, [wanted])
+
+
+def test_a_picture_stands_for_any_number_of_frames(tmp_path: Path) -> None:
+    movie(tmp_path / "a.mp4", [RED])
+    still = [LOW.model_copy(update={"frames": 1})]
+    items = [(Example("a", still=True), tmp_path / "a.mp4")]
+    write_packed(tmp_path / "c" / "train", still, items, Origin("made in the test", "CC0-1.0", "all"))
+    packed = open_packed(tmp_path / "c" / "train")
+    assert sight(packed, [LOW]).exact
+    assert seen(packed, LOW)["low"].shape == (1, 1, 6, 24, 32, 3)
+
+
+def test_the_shipped_students_see_what_is_usually_packed() -> None:
+    from training.distillation.recipe import STUDENTS, student_recipe
+
+    names = [path.stem for path in STUDENTS.glob("*.toml")]
+    assert {"small", "smallest"} <= set(names)
+    packed = Packed(Path("scenes"), VIDEO_STREAMS, {}, [], {})
+    for name in names:
+        assert sight(packed, student_recipe(name).video_config().streams()).off == pytest.approx(0)

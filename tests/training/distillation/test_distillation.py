@@ -1,0 +1,252 @@
+"""A student of a bundle: what it is told, that it learns, and that a stop changes nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.small_bundle import make_small_bundle
+from tests.training.distillation.small_student import EYES, small_recipe, space_of
+from tests.training.small_run import write_corpus
+from training.curves import read_log
+from training.data.packed import Packed, open_packed
+from training.distillation import losses
+from training.distillation.loop import Lessons, distil, load_student
+from training.distillation.recipe import student_recipe
+from training.distillation.student import Space, first_places, new_student
+from training.distillation.teacher import Taught, taught
+from training.models.hdvila import HdVila
+from vitascope.errors import InvalidInput
+from vitascope.model import Model
+
+
+@dataclass(frozen=True)
+class Class:
+    """A teacher and what it says of its class."""
+
+    teacher: Model
+    packed: dict[str, Packed]
+    lessons: Lessons
+
+
+@pytest.fixture(scope="module")
+def class_(small_model: Model, tmp_path_factory: pytest.TempPathFactory) -> Class:
+    root = tmp_path_factory.mktemp("class")
+    (root / "pictures").mkdir()
+    write_corpus(root / "data", root / "pictures", copies=4)
+    packed = {split: open_packed(root / "data" / "squares" / split) for split in ("train", "val")}
+    said = {split: taught(small_model, p, root / "teacher" / split) for split, p in packed.items()}
+    lessons = Lessons(small_model.bundle.fingerprint, {"squares": said["train"]}, {"squares": said["val"]}, 0.05)
+    return Class(small_model, packed, lessons)
+
+
+@pytest.fixture
+def without_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take longer than these few steps."""
+    monkeypatch.setattr("training.curves.plot", lambda *_: None)
+
+
+# What the teacher says
+
+
+def test_the_teacher_is_asked_once_and_kept(class_: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = class_.packed["train"]
+    first = taught(class_.teacher, packed, tmp_path)
+    assert first.vectors.shape == (16, 16)
+    assert first.tokens is not None
+    assert first.tokens.shape == (16, 2, 16)
+    assert first.texts.shape == (16, 16)
+    expected = class_.teacher.embed_text([packed.examples[3].captions[0]])[0]
+    np.testing.assert_allclose(first.texts[3], expected, atol=1e-6)
+
+    def forbidden(*_: Any) -> Any:
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(Model, "embed_video", forbidden)
+    monkeypatch.setattr(Model, "embed_text", forbidden)
+    again = taught(class_.teacher, packed, tmp_path)
+    np.testing.assert_array_equal(again.vectors, first.vectors)
+    np.testing.assert_array_equal(again.texts, first.texts)
+
+
+def test_a_stop_loses_a_few_batches_only(class_: Class, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.distillation.teacher.BATCH", 2)
+    monkeypatch.setattr("training.distillation.teacher.KEPT_EVERY", 2)
+    asked: list[int] = []
+    embed = Model.embed_video
+
+    def stopping(self: Model, streams: Any) -> Any:
+        if len(asked) == 5:
+            asked.append(0)
+            raise KeyboardInterrupt
+        asked.append(len(streams["high"]))
+        return embed(self, streams)
+
+    monkeypatch.setattr(Model, "embed_video", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        taught(class_.teacher, class_.packed["train"], tmp_path)
+    asked[:] = [0] * 6
+    whole = taught(class_.teacher, class_.packed["train"], tmp_path)
+    assert sum(asked) == 8  # of 16 the first 8 were kept
+    np.testing.assert_allclose(whole.vectors, class_.lessons.learned["squares"].vectors, atol=1e-6)
+
+
+def test_of_another_teacher_everything_is_asked_anew(class_: Class, tmp_path: Path) -> None:
+    packed = class_.packed["val"]
+    before = np.array(taught(class_.teacher, packed, tmp_path).vectors)
+    other = Model.open(make_small_bundle(tmp_path / "other", seed=5), threads=1)
+    found = taught(other, packed, tmp_path)
+    assert np.abs(found.vectors - before).max() > 0.1
+    np.testing.assert_allclose(found.vectors, taught(other, packed, tmp_path / "apart").vectors)
+
+
+def test_tokens_are_kept_only_where_a_graph_reads_them(class_: Class, tmp_path: Path) -> None:
+    finder = Model.open(make_small_bundle(tmp_path / "finder", tasks=("retrieval",)), threads=1)
+    assert taught(finder, class_.packed["val"], tmp_path / "said").tokens is None
+
+
+# What a student is told
+
+
+def test_losses_are_nothing_for_a_student_that_gives_what_its_teacher_gives() -> None:
+    torch.manual_seed(0)
+    vectors, anchors = (torch.nn.functional.normalize(torch.randn(n, 8), dim=-1) for n in (6, 20))
+    tokens = torch.randn(6, 3, 4)
+    assert float(losses.cosine(vectors, vectors)) == pytest.approx(0, abs=1e-6)
+    assert float(losses.relation(vectors, vectors, anchors, 0.05)) == pytest.approx(0, abs=1e-6)
+    assert float(losses.tokens(tokens, tokens)) == 0
+
+
+def test_relation_tells_a_student_that_ranks_otherwise_from_one_that_is_merely_turned_away() -> None:
+    """Two students with the same cosine: one keeps whom a clip is near to, the other swaps it."""
+    teacher = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    anchors = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    away = torch.tensor([[0.8, 0.0, 0.6], [0.0, 0.8, 0.6]])
+    swapped = torch.tensor([[0.8, 0.6, 0.0], [0.6, 0.8, 0.0]])
+    assert float(losses.cosine(away, teacher)) == pytest.approx(float(losses.cosine(swapped, teacher)))
+    kept, lost = (float(losses.relation(student, teacher, anchors, 0.1)) for student in (away, swapped))
+    assert kept < 0.01 < lost
+
+
+def test_tokens_count_by_the_variance_that_is_there() -> None:
+    """The mean of all is worth 1, whatever the teacher's scale."""
+    torch.manual_seed(0)
+    for scale in (1.0, 100.0):
+        teacher = scale * torch.randn(50, 4, 3)
+        mean = teacher.mean(dim=(0, 1)).expand_as(teacher)
+        assert float(losses.tokens(mean, teacher)) == pytest.approx(1.0, abs=1e-4)
+
+
+# The student
+
+
+def test_a_student_of_its_teachers_shape_begins_as_its_teacher() -> None:
+    eyes = small_recipe(eyes=EYES | {"hybrid_width": 32, "low_frames": 4}).video_config()
+    torch.manual_seed(1)
+    teacher = HdVila(eyes.model_copy(update={"vector_width": 24, "vocabulary": 50})).eval()
+    student = new_student(eyes, Space(24, 1, 32), "teacher", teacher).eval()
+    high = torch.randint(0, 256, (2, 1, 1, 32, 32, 3), dtype=torch.uint8)
+    low = torch.randint(0, 256, (2, 1, 4, 16, 16, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = teacher.encode_video({"high": high, "low": low})
+        torch.testing.assert_close(student(high, low), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_the_teachers_tokens_begin_where_the_students_lie() -> None:
+    """A 2 x 2 grid read on a 4 x 4 one: corners stay corners; without a grid to fit, all tokens begin alike."""
+    corners = first_places((2, 2), 16)
+    assert corners.sum(dim=1).tolist() == pytest.approx([1.0] * 16)
+    assert [int(corners[i].argmax()) for i in (0, 3, 12, 15)] == [0, 1, 2, 3]
+    assert first_places((2, 2), 7).unique().tolist() == [0.25]
+    assert torch.equal(first_places((3, 3), 9), torch.eye(9))
+
+
+def test_a_student_learns_what_its_teacher_says(class_: Class, tmp_path: Path, without_curves: None) -> None:
+    """Of a bundle whose weights nobody knows: the teacher's sentences find the student's clips as often as its own."""
+    recipe = small_recipe(steps=16, validate_every=16, checkpoint_every=16)
+    found = distil(recipe, class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
+    rows = read_log(tmp_path / "log.jsonl")
+    assert rows[-1]["loss/cosine squares"] < 0.5 * rows[0]["loss/cosine squares"]
+    assert rows[-1]["loss/relation squares"] < 0.05
+    assert rows[-1]["loss/tokens squares"] < 0.8
+    assert rows[-1]["val/squares t2v R@1"] == rows[-1]["val/squares teacher t2v R@1"]
+    assert not load_student(found).training
+
+
+def test_a_run_that_was_stopped_gives_the_very_weights(class_: Class, tmp_path: Path, without_curves: None) -> None:
+    def go(folder: str, stop_after: int | None = None) -> Path:
+        space = space_of(class_.teacher)
+        return distil(small_recipe(), class_.lessons, space, "scratch", tmp_path / folder, stop_after=stop_after)
+
+    whole = load_file(go("whole") / "model.safetensors")
+    state = json.loads((go("parts", stop_after=2) / "state.json").read_text())
+    assert state["lessons"]["teacher"] == class_.teacher.bundle.fingerprint
+    assert state["step"] == 2
+    with (tmp_path / "parts" / "log.jsonl").open("a") as log:
+        log.write('{"step": 2, "rate": 9}\n{"step"')  # what a kill leaves behind
+    shutil.move(tmp_path / "parts" / "checkpoint", tmp_path / "parts" / "checkpoint.old")
+    parts = load_file(go("parts") / "model.safetensors")
+    assert all(torch.equal(values, parts[name]) for name, values in whole.items())
+    rows = read_log(tmp_path / "parts" / "log.jsonl")
+    assert [row["step"] for row in rows] == list(range(4))
+    assert "val/squares cosine" in rows[1]
+    for recipe, lessons, what in (
+        (small_recipe(seed=1), class_.lessons, "recipe"),
+        (small_recipe(), replace(class_.lessons, teacher="another"), "lessons"),
+    ):
+        with pytest.raises(InvalidInput, match=f"holds a run with another {what}"):
+            distil(recipe, lessons, space_of(class_.teacher), "scratch", tmp_path / "parts")
+
+
+def test_without_captions_clips_are_told_from_clips(class_: Class, tmp_path: Path, without_curves: None) -> None:
+    def silent(said: Taught) -> Taught:
+        examples = [replace(example, captions=()) for example in said.packed.examples]
+        texts, of = np.zeros((0, said.vectors.shape[1]), np.float32), np.zeros(0, np.int64)
+        return replace(said, packed=replace(said.packed, examples=examples), texts=texts, of=of)
+
+    quiet = {name: silent(said) for name, said in class_.lessons.learned.items()}
+    held = {name: silent(said) for name, said in class_.lessons.held_out.items()}
+    lessons = replace(class_.lessons, learned=quiet, held_out=held)
+    distil(small_recipe(steps=2), lessons, space_of(class_.teacher), "scratch", tmp_path)
+    last = read_log(tmp_path / "log.jsonl")[-1]
+    assert last["loss/relation squares"] > 0
+    assert {name for name in last if name.startswith("val/")} == {"val/squares cosine", "val/squares same clip"}
+
+
+def test_more_clips_at_a_step_than_there_are_is_refused(class_: Class, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="batch: 17 of squares, which has 16 clips"):
+        distil(small_recipe(batch=17), class_.lessons, space_of(class_.teacher), "scratch", tmp_path)
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('name = "s"\nsteps = 1\neyes = { text_layers = 3 }', r"\['text_layers'\] say nothing of a video encoder"),
+        ('name = "s"\nsteps = 1\neyes = { low_height = 80 }', "grid_height: 7 given"),
+        ('name = "s"\nsteps = 1\nweights = { cosine = 0, relation = 0 }', "leaves vectors untaught"),
+        ('name = "s"\nsteps = 0', "steps: Input should be greater than or equal to 1"),
+        ("name = ", "is not TOML"),
+    ],
+)
+def test_a_recipe_that_makes_no_student_is_refused(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(content)
+    with pytest.raises(InvalidInput, match=message):
+        student_recipe(str(tmp_path / "s.toml"))
+
+
+def test_an_unknown_student_is_told_which_there_are(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"student: 'huge'; a .toml file or one of \['small', 'smallest'\]"):
+        student_recipe("huge")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        student_recipe(str(tmp_path / "missing.toml"))

@@ -1,0 +1,280 @@
+"""The loop: a student, what its teacher says of some corpora, and a checkpoint to go on from.
+
+RUN/
+    log.jsonl      a line per step: losses, and what is measured on held-out clips
+    curves.png     the same as a picture, at the end
+    checkpoint/    weights, moments, and state.json: the next step, recipe, configuration and begin
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from training import checkpoint, curves
+from training.data.clip_choice import spread_clips
+from training.data.other_streams import Sight, sight
+from training.distillation import losses
+from training.distillation.agreement import agreement
+from training.distillation.recipe import DistilRecipe
+from training.distillation.student import Begin, Space, Student, new_student
+from training.distillation.teacher import Taught
+from training.evaluation.embedding import streams_of
+from training.models.hdvila import HdVila, HdVilaConfig
+from vitascope.errors import InvalidInput
+
+Progress = Callable[[int, int, str], None]
+"""(steps done, of how many, in words how it stands)."""
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a student learns from and is measured on, by corpus, and the temperature that the teacher ranks by."""
+
+    teacher: str
+    """Its bundle's fingerprint."""
+    learned: dict[str, Taught]
+    held_out: dict[str, Taught]
+    temperature: float
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What changes when a run would learn from something else."""
+        learned = {name: [str(t.packed.info["examples_sha256"]), len(t)] for name, t in self.learned.items()}
+        return {"teacher": self.teacher, "learned": learned, "temperature": self.temperature}
+
+
+def distil(
+    recipe: DistilRecipe,
+    lessons: Lessons,
+    space: Space,
+    begin: Begin,
+    out: Path,
+    *,
+    teacher: HdVila | None = None,
+    stop_after: int | None = None,
+    progress: Progress = lambda *_: None,
+) -> Path:
+    """Run a recipe to its end, going on from `out`'s checkpoint if there is one. Returns the checkpoint folder.
+
+    A run that was stopped and went on gives the very weights of one that was not. teacher: its own weights, for
+    `begin` "teacher". stop_after: stop (with a checkpoint) after so many steps of this call.
+    Raises InvalidInput where `out` holds another run, or frames that the student needs are not packed.
+    """
+    latest = out / "checkpoint"
+    asked = {
+        "recipe": recipe.model_dump(mode="json"),
+        "lessons": lessons.identity,
+        "space": vars(space),
+        "begin": begin,
+    }
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student, step = _begun(recipe, space, begin, latest, teacher, asked)
+    student.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    drawn = _Draw(recipe, lessons, student)
+    optimizer = torch.optim.AdamW(_groups(student, recipe), betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+    checkpoint.restore_optimizer(latest, student, optimizer)
+    out.mkdir(parents=True, exist_ok=True)
+    log_path = out / "log.jsonl"
+    curves.cut_log(log_path, step)
+    last = min(recipe.steps, step + (stop_after or recipe.steps))
+    with log_path.open("a") as log:
+        while step < last:
+            row = _step(student, optimizer, recipe, lessons, drawn, step)
+            step += 1
+            if step % recipe.validate_every == 0 or step == recipe.steps:
+                for corpus, held in lessons.held_out.items():
+                    found = agreement(student, held)
+                    row |= {f"val/{corpus} {name}": round(value, 4) for name, value in found.items()}
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+            progress(step, recipe.steps, ", ".join(f"{k[5:]} {v:.3f}" for k, v in row.items() if k.startswith("loss/")))
+            if step == last or step % recipe.checkpoint_every == 0:
+                _save(latest, student, optimizer, asked, step)
+    if step == recipe.steps:
+        curves.plot(log_path, out / "curves.png")
+    return latest
+
+
+def load_student(folder: Path) -> Student:
+    """The student of a checkpoint, in evaluation mode. Raises InvalidInput where there is none."""
+    found = checkpoint.find(folder)
+    if found is None:
+        raise InvalidInput(f"checkpoint: nothing at {folder}; a folder with {STATE} was expected")
+    state = json.loads((found / STATE).read_text("utf-8"))
+    student = Student(HdVilaConfig.model_validate(state["eyes"]), Space(**state["space"]))
+    student.load_state_dict(load_file(found / "model.safetensors"))
+    return student.eval()
+
+
+def _begun(
+    recipe: DistilRecipe,
+    space: Space,
+    begin: Begin,
+    latest: Path,
+    teacher: HdVila | None,
+    asked: dict[str, Any],
+) -> tuple[Student, int]:
+    """The student, and how many steps it has learned already."""
+    found = checkpoint.find(latest)
+    if found is None:
+        torch.manual_seed(recipe.seed)
+        return new_student(recipe.video_config(), space, begin, teacher), 0
+    state = json.loads((found / STATE).read_text("utf-8"))
+    if other := [key for key, value in asked.items() if state[key] != value]:
+        raise InvalidInput(
+            f"out: {latest.parent} holds a run with another {' and another '.join(other)}; the same was expected, or "
+            "an empty folder"
+        )
+    return load_student(latest), int(state["step"])
+
+
+def _save(latest: Path, student: Student, optimizer: torch.optim.Optimizer, asked: dict[str, Any], step: int) -> None:
+    state = asked | {"step": step, "eyes": student.eyes.model_dump(mode="json")}
+    with checkpoint.replaced_whole(latest) as part:
+        checkpoint.save_weights(part, student, optimizer)
+        (part / STATE).write_text(json.dumps(state, indent=1) + "\n", "utf-8")
+
+
+def _groups(student: Student, recipe: DistilRecipe) -> list[dict[str, Any]]:
+    """Parameters by learning rate; norms, biases and other vectors do not decay."""
+    by_kind: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in student.named_parameters():
+        if parameter.requires_grad:
+            scale = recipe.backbone_scale if name.startswith(("video.high.", "video.low.")) else 1.0
+            by_kind.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": parameters, "scale": scale} | ({} if decays else {"weight_decay": 0.0})
+        for (scale, decays), parameters in by_kind.items()
+    ]
+
+
+def rate_at(step: int, recipe: DistilRecipe) -> float:
+    """Learning rate of a step, relative to the peak: linear up, then half a cosine down to `final_scale`."""
+    warm = max(int(recipe.warmup * recipe.steps), 1)
+    if step < warm:
+        return (step + 1) / warm
+    done = (step - warm) / max(recipe.steps - warm, 1)
+    return recipe.final_scale + (1.0 - recipe.final_scale) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def _step(
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    recipe: DistilRecipe,
+    lessons: Lessons,
+    drawn: _Draw,
+    step: int,
+) -> dict[str, float]:
+    begun = time.perf_counter()
+    torch.manual_seed(recipe.seed * 1_000_003 + step)  # stochastic depth depends on the step alone
+    rate = recipe.learning_rate * rate_at(step, recipe)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["scale"]
+    device = next(student.parameters()).device
+    batch = drawn(step).to(device)
+    student.train()
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        vector, tokens = student(*batch.streams)
+    weights, parts = recipe.weights, {}
+    if weights.cosine:
+        parts["cosine"] = losses.cosine(vector, batch.vectors)
+    if weights.relation:
+        parts["relation"] = losses.relation(vector, batch.vectors, batch.anchors, lessons.temperature)
+    if weights.tokens and batch.tokens is not None:
+        parts["tokens"] = losses.tokens(tokens, batch.tokens)
+    total = torch.stack([getattr(weights, name) * loss for name, loss in parts.items()]).sum()
+    shown = {name: float(loss.detach()) for name, loss in parts.items()}
+    if not all(map(math.isfinite, shown.values())):
+        raise FloatingPointError(f"loss: {shown} at step {step} on {batch.corpus}")
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(student.parameters(), recipe.clip_norm)
+    optimizer.step()
+    row = {"step": step, "rate": rate, "norm": round(float(norm), 4)}
+    row |= {f"loss/{name} {batch.corpus}": round(value, 5) for name, value in shown.items()}
+    return row | {"seconds": round(time.perf_counter() - begun, 3)}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """B clips of one corpus: their streams, and what the teacher says of them and of A anchors."""
+
+    corpus: str
+    streams: list[Tensor]
+    vectors: Tensor
+    tokens: Tensor | None
+    anchors: Tensor
+
+    def to(self, device: torch.device) -> _Batch:
+        """The same batch on the device that computes."""
+        return _Batch(
+            self.corpus,
+            [frames.to(device) for frames in self.streams],
+            self.vectors.to(device),
+            None if self.tokens is None else self.tokens.to(device),
+            self.anchors.to(device),
+        )
+
+
+class _Draw:
+    """Batches as a function of the step alone."""
+
+    def __init__(self, recipe: DistilRecipe, lessons: Lessons, student: Student) -> None:
+        self.recipe, self.student = recipe, student
+        self.names, self.corpora = list(lessons.learned), list(lessons.learned.values())
+        self.sights: list[Sight] = [sight(c.packed, student.eyes.streams()) for c in self.corpora]
+        for name, corpus in lessons.learned.items():
+            if len(corpus) < recipe.batch:
+                raise InvalidInput(
+                    f"batch: {recipe.batch} of {name}, which has {len(corpus)} clips; no more were expected"
+                )
+        sizes = np.array([len(corpus) for corpus in self.corpora])
+        rng = np.random.default_rng([recipe.seed, 17])
+        self.order = rng.choice(len(sizes), size=recipe.steps, p=sizes / sizes.sum())
+
+    def __call__(self, step: int) -> _Batch:
+        which = int(self.order[step])
+        corpus, rows = self.corpora[which], self._rows(which, int((self.order[:step] == which).sum()))
+        rng = np.random.default_rng([self.recipe.seed, which, step])
+        packed = corpus.packed
+        clips = spread_clips(packed.clips, packed.clips)
+        seen = self.sights[which](streams_of(packed, rows, self.student.eyes.streams(), clips))
+        tokens = None if corpus.tokens is None else torch.from_numpy(corpus.tokens[rows].astype(np.float32))
+        return _Batch(
+            self.names[which],
+            [torch.from_numpy(seen[name]) for name in self.student.names],
+            torch.from_numpy(np.array(corpus.vectors[rows])),
+            tokens,
+            torch.from_numpy(self._anchors(corpus, rows, rng)),
+        )
+
+    def _rows(self, which: int, earlier: int) -> np.ndarray:
+        """Of batch number `earlier` of a corpus: epochs of seeded permutations, cut into whole batches."""
+        count, batch = len(self.corpora[which]), self.recipe.batch
+        epoch, place = divmod(earlier, count // batch)
+        order = np.random.default_rng([self.recipe.seed, which, 31, epoch]).permutation(count)
+        return np.sort(order[place * batch : (place + 1) * batch])
+
+    def _anchors(self, corpus: Taught, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A caption of each clip of the batch, or the teacher's vector of the clip where the corpus has none; then as
+        many of other clips as the recipe says."""
+        others = np.setdiff1d(np.arange(len(corpus)), rows)
+        others = np.sort(rng.choice(others, size=min(self.recipe.anchors, len(others)), replace=False))
+        chosen = np.concatenate([rows, others])
+        counts = np.bincount(corpus.of, minlength=len(corpus))
+        if not counts.all():
+            return np.array(corpus.vectors[chosen])
+        first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        return np.array(corpus.texts[first[chosen] + rng.integers(0, counts[chosen])])

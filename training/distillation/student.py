@@ -1,0 +1,109 @@
+"""The student: HD-VILA's video encoder in another size, with a way into the teacher's vector space.
+
+It gives what the teacher's video graph gives: a vector of the same width, and as many visual tokens of the same width,
+so that the teacher's text, match and answer graphs read it as they read their own.
+
+Shape letters: B videos, C clips, F frames, H W pixels, S the student's own tokens, V visual tokens of the teacher,
+K their width, E vector width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.models.hdvila import HdVila, HdVilaConfig
+from training.models.hdvila.reduction import fitted_places
+from training.models.hdvila.video import VideoEncoder
+from training.models.pretrained import load_cnn
+from vitascope.errors import InvalidInput
+
+Begin = Literal["teacher", "pretrained", "scratch"]
+"""What a student's weights begin with: those of its teacher that fit, a public CNN, or nothing."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What the teacher's video graph gives of a clip, as its manifest states it."""
+
+    vector_width: int
+    visual_tokens: int
+    visual_width: int
+
+
+class Student(nn.Module):
+    """Frame streams to a vector and visual tokens in the place of the teacher's."""
+
+    def __init__(self, eyes: HdVilaConfig, space: Space) -> None:
+        super().__init__()
+        self.eyes, self.space = eyes, space
+        self.names = [stream.name for stream in eyes.streams()]
+        self.video = VideoEncoder(eyes)
+        self.places = nn.Linear(eyes.visual_tokens, space.visual_tokens, bias=False)
+        self.widen = nn.Linear(eyes.hybrid_width, space.visual_width)
+        self.vector = nn.Linear(space.visual_width, space.vector_width)
+        with torch.no_grad():
+            self.places.weight.copy_(first_places((eyes.grid_height, eyes.grid_width), space.visual_tokens))
+            if eyes.hybrid_width == space.visual_width:
+                nn.init.eye_(self.widen.weight)
+                nn.init.zeros_(self.widen.bias)
+
+    def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:
+        """The streams in the order of the configuration, (B, C, F, H, W, 3), pixels 0..255 of any dtype.
+
+        Returns the L2-normalised vector (B, E) and the visual tokens (B, V, K), both of all clips together.
+        """
+        b, c = streams[0].shape[:2]
+        own = self.video({name: x.flatten(0, 1) for name, x in zip(self.names, streams, strict=True)})
+        own = own.reshape(b, c, *own.shape[1:]).mean(dim=1)  # (B, S, width)
+        tokens = self.widen(self.places(own.transpose(1, 2)).transpose(1, 2))
+        return F.normalize(self.vector(tokens.mean(dim=1)), dim=-1), tokens
+
+
+def new_student(eyes: HdVilaConfig, space: Space, begin: Begin, teacher: HdVila | None = None) -> Student:
+    """A student with its first weights, the rest drawn from torch's generator.
+
+    Raises InvalidInput for `teacher` where the teacher's own weights are not given.
+    """
+    if begin == "scratch":  # stages that never learn are for weights that know something already
+        eyes = eyes.model_copy(update={"frozen_stages": 0})
+    student = Student(eyes, space)
+    if begin == "pretrained":
+        load_cnn(student.video, eyes.backbone)
+    elif begin == "teacher":
+        if teacher is None:
+            raise InvalidInput("begin: 'teacher', whose weights are not known; 'pretrained' or 'scratch' was expected")
+        _inherit(student, teacher)
+    return student
+
+
+def _inherit(student: Student, teacher: HdVila) -> None:
+    """All weights of the teacher that have the same name and shape; learned places and times are interpolated."""
+    known = dict(teacher.video.state_dict())
+    if student.eyes.hybrid_width == teacher.cfg.hybrid_width:
+        for name, values in fitted_places(teacher.video.hybrid, teacher.cfg, student.eyes).items():
+            known[f"hybrid.{name}"] = values
+        student.vector.load_state_dict(teacher.video_project.state_dict())
+    own = student.video.state_dict()
+    student.video.load_state_dict(own | {n: v for n, v in known.items() if n in own and own[n].shape == v.shape})
+
+
+def first_places(grid: tuple[int, int], tokens: int) -> Tensor:
+    """(tokens, rows * columns): how much of each of the student's tokens each of the teacher's begins with.
+
+    Bilinear where both lie on grids of one shape, else all alike.
+    """
+    rows, columns = grid
+    other_rows = round(math.sqrt(tokens * rows / columns))
+    other = (other_rows, tokens // max(other_rows, 1))
+    if other[0] * other[1] != tokens or other[0] * columns != other[1] * rows:
+        return torch.full((tokens, rows * columns), 1.0 / (rows * columns))
+    unit = torch.eye(rows * columns).reshape(rows * columns, 1, rows, columns)
+    shrinks = other[0] < rows
+    spread = F.interpolate(unit, other, mode="bilinear", align_corners=False, antialias=shrinks)
+    return spread.flatten(1).T.contiguous()

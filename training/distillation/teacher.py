@@ -1,0 +1,125 @@
+"""What a teacher says of a packed corpus: computed once through its graphs, and kept.
+
+WORK/teacher/<corpus>/<split>/
+    vectors.npy    float32 (N, E), of every example
+    tokens.npy     float16 (N, V, K), where a graph of the teacher reads them
+    texts.npy      float32 (T, E), of every caption; examples in order
+    done.json      what they are of, and how many examples are done: a stop loses at most a few batches
+
+Shape letters: N examples, T captions, E vector width, V visual tokens, K their width.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from training.data.clip_choice import spread_clips
+from training.data.other_streams import sight
+from training.data.packed import Packed
+from training.evaluation.embedding import embed_texts, streams_of
+from vitascope.model import Model
+
+BATCH = 32
+KEPT_EVERY = 8
+"""Batches between two writes of done.json."""
+
+_Shape = tuple[tuple[int, ...], type[np.floating[Any]]]
+Progress = Callable[[int, int], None]
+"""(examples done, of how many)."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A corpus, and what the teacher says of it. `tokens` is None where none of its graphs reads them; `texts` are the
+    vectors of all captions, (0, E) where there are none, and `of` the row of the example of each."""
+
+    packed: Packed
+    vectors: np.ndarray
+    tokens: np.ndarray | None
+    texts: np.ndarray
+    of: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+
+def reads_tokens(teacher: Model) -> bool:
+    """Whether a graph of the bundle reads visual tokens."""
+    return bool({"matching", "answering"} & set(teacher.tasks))
+
+
+def taught(teacher: Model, packed: Packed, folder: Path, progress: Progress = lambda *_: None) -> Taught:
+    """Run the teacher on the examples that it was not run on yet. Raises InvalidInput where it cannot see them."""
+    wanted = sight(packed, teacher.streams)
+    folder.mkdir(parents=True, exist_ok=True)
+    of_what = {
+        "teacher": teacher.bundle.fingerprint,
+        "examples": packed.info["examples_sha256"],
+        "count": len(packed),
+        "frames": wanted.words(),
+    }
+    done = _done(folder, of_what)
+    stated = teacher.bundle.manifest
+    shapes: dict[str, tuple[tuple[int, ...], type[np.floating[Any]]]] = {
+        "vectors": ((len(packed), stated.vector_width), np.float32)
+    }
+    if reads_tokens(teacher):
+        shapes["tokens"] = ((len(packed), stated.visual_tokens, stated.visual_width), np.float16)
+    arrays = {
+        name: _opened(folder / f"{name}.npy", shape, kind, fresh=not done) for name, (shape, kind) in shapes.items()
+    }
+    clips = spread_clips(packed.clips, packed.clips)
+    for number, start in enumerate(range(done, len(packed), BATCH), 1):
+        rows = np.arange(start, min(start + BATCH, len(packed)))
+        found = teacher.embed_video(wanted(streams_of(packed, rows, teacher.streams, clips)))
+        arrays["vectors"][rows] = found.vectors
+        if "tokens" in arrays:
+            arrays["tokens"][rows] = found.visual_tokens
+        if number % KEPT_EVERY == 0 or rows[-1] == len(packed) - 1:
+            for array in arrays.values():
+                array.flush()
+            _write(folder / "done.json", of_what | {"done": int(rows[-1]) + 1})
+        progress(int(rows[-1]) + 1, len(packed))
+    texts = _texts(teacher, packed, folder / "texts.npy", fresh=done < len(packed))
+    of = np.repeat(np.arange(len(packed)), [len(e.captions) for e in packed.examples])
+    return Taught(packed, arrays["vectors"], arrays.get("tokens"), texts, of)
+
+
+def _opened(path: Path, shape: tuple[int, ...], kind: type[np.floating[Any]], *, fresh: bool) -> np.memmap[Any, Any]:
+    return open_memmap(path, "w+", kind, shape) if fresh else open_memmap(path, "r+")
+
+
+def _texts(teacher: Model, packed: Packed, path: Path, *, fresh: bool) -> np.ndarray:
+    captions = [caption for example in packed.examples for caption in example.captions]
+    if path.exists() and not fresh:
+        return np.asarray(np.load(path, mmap_mode="r"))
+    width = teacher.bundle.manifest.vector_width
+    found = embed_texts(teacher, captions) if captions else np.zeros((0, width), np.float32)
+    part = path.with_name("texts.part.npy")
+    np.save(part, found.astype(np.float32))
+    os.replace(part, path)
+    return found
+
+
+def _done(folder: Path, of_what: dict[str, Any]) -> int:
+    """How many examples are done of just this; 0 where it is of something else."""
+    path = folder / "done.json"
+    if not path.exists():
+        return 0
+    kept = json.loads(path.read_text("utf-8"))
+    done = int(kept.pop("done"))
+    return done if kept == of_what else 0
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    os.replace(part, path)
