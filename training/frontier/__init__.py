@@ -1,0 +1,1 @@
+"""Accuracy over latency: what bundles find, and what a clip and a text cost them."""
