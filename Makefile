@@ -5,7 +5,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study measure-training bench-ingest bench-index bench-service bench-variants soak chaos milvus-check kserve-check triton-check \
+	study distil frontier measure-training bench-ingest bench-index bench-service bench-variants soak chaos milvus-check \
+	kserve-check triton-check \
 	mlserver-check gpu-check golden release docs
 
 VENV ?= .venv
@@ -21,6 +22,12 @@ DAQUAR ?= data/daquar
 PACKED ?= data/packed
 RUN ?= runs/hd-vila-tiny
 BUNDLE ?= bundles/hd-vila-tiny
+# What is faster than $(BUNDLE): students, reduced and quantised variants; and those that `make frontier` makes itself.
+VARIANTS ?= runs/variants
+REDUCED ?= frames-3 frames-2 size-192 size-160 tokens-40 tokens-32 tokens-25
+STUDENT ?= small
+LESSONS ?= 8000
+MEASURED_ON = $(if $(wildcard $(PACKED)/scenes/val/pack.json),--data $(PACKED) --corpus scenes)
 # What docs/results.md and the bundle's card report, whatever else is packed.
 MEASURED := scenes pictogram_videos pictogram_stills flickr8k daquar
 # The default bundle is trained in two parts: the second goes on from the bundle that the first one ends with.
@@ -87,6 +94,22 @@ study: $(VENV)/.train ## the article's claims, measured small: trains every arm 
 	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 \
 		$(BIN)/python -m training.study --packed $(PACKED) --out runs/study
 
+distil: $(VENV)/.train ## a smaller student of $(BUNDLE) from the packed scenes; goes on where it was stopped (STUDENT=small)
+	$(TUNED) $(BIN)/vitascope distil $(BUNDLE) --data $(PACKED) --corpus scenes --limit $(LESSONS) --student $(STUDENT) \
+		--out $(VARIANTS)/$(STUDENT)
+
+frontier: $(VENV)/.train $(REDUCED:%=$(VARIANTS)/%/manifest.json) ## accuracy over latency of $(BUNDLE) and all in $(VARIANTS); renews docs/frontier.md
+	$(BIN)/vitascope frontier $(BUNDLE) $(VARIANTS)/* --data $(PACKED) --corpus scenes --page docs/frontier.md $(ARGS)
+
+$(VARIANTS)/frames-%/manifest.json:
+	$(BIN)/vitascope reduce $(BUNDLE) --frames $* --out $(@D) $(MEASURED_ON)
+
+$(VARIANTS)/size-%/manifest.json:
+	$(BIN)/vitascope reduce $(BUNDLE) --size $* --out $(@D) $(MEASURED_ON)
+
+$(VARIANTS)/tokens-%/manifest.json:
+	$(BIN)/vitascope reduce $(BUNDLE) --tokens $* --out $(@D) $(MEASURED_ON)
+
 measure-training: $(VENV)/.train ## what training costs: steps per second and memory of the recipes ($(PACKED)), memory of the published sizes
 	$(TUNED) $(BIN)/python -m training.measure recipes --data $(PACKED)
 	$(BIN)/python -m training.measure base
@@ -108,7 +131,7 @@ soak: $(VENV)/.runtime ## everything at once for ten minutes: memory, open files
 
 chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numbers, and what trains for minutes (`make test` has small ones)
 	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) $$(grep -l "tests.chaos import" -r tests --include=test_*.py) \
-		tests/model_export/test_adapt.py
+		tests/model_export/test_adapt.py tests/model_export/test_distil.py
 
 milvus-check: $(VENV)/.test ## the tests of vectors in Milvus on a real server (MILVUS=http://127.0.0.1:19530; docs/milvus.md; ten minutes)
 	OMP_NUM_THREADS=1 MILVUS=$(MILVUS) $(BIN)/python -m pytest -k milvus tests/index/milvus tests/index/test_congruence.py \

@@ -1,0 +1,323 @@
+"""A bundle with another video graph: text, match and answer graphs, tokenizer and answers stay the bundle's own.
+
+What takes the place of its video graph gives vectors of the same width and as many visual tokens of the same width, so
+that the other graphs read it as they read their own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from torch import nn
+
+from model_export.adapt import PRECISIONS
+from model_export.assemble import (
+    CARD_NAME,
+    NOTICE_NAME,
+    PARITY_NAME,
+    check_name,
+    folder_replaced_whole,
+    write_documents,
+    write_manifest,
+)
+from model_export.calibrate import Fitted, calibrate, engine_answer_logits
+from model_export.graphs import OPSET, GraphSpec, export_graph, random_streams
+from model_export.parity import FLOAT32, REDUCED, Case, ParityError, ParityReport, Tolerance, check_outputs
+from model_export.recall import Embedded
+from model_export.sources import Source, licence_of, notice
+from model_export.weights import Precision, reduce, store
+from training.data.other_streams import sight
+from training.distillation.agreement import Agreement, compared
+from training.distillation.teacher import Taught
+from training.evaluation.embedding import embed_corpus, streams_of
+from vitascope.bundle import Bundle
+from vitascope.engine import OnnxRuntimeEngine
+from vitascope.errors import InvalidInput
+from vitascope.manifest import FrameStream, GraphName, Manifest
+from vitascope.model import Model
+
+Say = Callable[[str], None]
+FIT_FROM = 50
+"""Held-out examples with captions from which on match and fused probabilities are calibrated anew."""
+
+
+@dataclass(frozen=True)
+class OtherVideo:
+    """What takes the place of a bundle's video graph, and what is to be said of it."""
+
+    module: nn.Module
+    """Frame streams, uint8 (B, C, F, H, W, 3), in the order of `streams` -> vector, visual tokens."""
+    streams: list[FrameStream]
+    name: str
+    version: str
+    precision: Precision
+    extra: dict[str, Any]
+    """Of the manifest; what is measured is added under "measured"."""
+    about: list[str]
+    """For the card, one sentence each."""
+    sources: Sequence[Source] = ()
+    """What it was trained on besides what the bundle was."""
+    seed: int | None = None
+    """Of the random inputs of the checks; None: a fresh one."""
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """As the exporter asks for them."""
+
+    manifest: Manifest
+    frame_streams: list[FrameStream]
+    vocabulary: int = 2
+
+    @property
+    def text_length(self) -> int:
+        return self.manifest.text_length
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.manifest.visual_tokens
+
+    @property
+    def visual_width(self) -> int:
+        return self.manifest.visual_width
+
+    def streams(self) -> list[FrameStream]:
+        return self.frame_streams
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One export at one precision."""
+
+    bundle: Bundle
+    other: OtherVideo
+    held_out: Mapping[str, Taught]
+    say: Say
+    report: ParityReport
+    measured: dict[str, Agreement] = field(default_factory=dict)
+
+
+def export_other_video(
+    bundle: Bundle,
+    other: OtherVideo,
+    out: Path,
+    *,
+    held_out: Mapping[str, Taught] | None = None,
+    say: Say = lambda _: None,
+) -> tuple[dict[str, Agreement], Precision]:
+    """Write `bundle` with another video graph to `out`.
+
+    held_out: by corpus, what the bundle says of clips; they serve as real inputs of the checks, to measure by, and to
+    calibrate match, fused and answer probabilities anew. Returns how the two agree on them, and how the weights are
+    stored: larger than asked for where the checks ask for it.
+    Raises ParityError when the graph does not give what its module gives, InvalidInput for what cannot be written; in
+    both cases no bundle is written and one that was at `out` stays as it was.
+    """
+    check_name(other.name)
+    if out.resolve() == bundle.folder.resolve():
+        raise InvalidInput(f"out: {out} is the bundle that this one is made of; another folder was expected")
+    say("exporting the video graph (torch to ONNX)")
+    graph = export_graph(_spec(other), _Sizes(bundle.manifest, other.streams))
+    seed = secrets.randbits(32) if other.seed is None else other.seed
+    *smaller, largest = PRECISIONS[other.precision]
+    for precision in smaller:
+        try:
+            return _exported(_job(bundle, other, held_out or {}, say, precision, seed), graph, out), precision
+        except ParityError as error:
+            say(f"weights are stored larger than as {precision}: {error}")
+    return _exported(_job(bundle, other, held_out or {}, say, largest, seed), graph, out), largest
+
+
+def _spec(other: OtherVideo) -> GraphSpec:
+    axes = {stream.name: {0: "batch", 1: "clips"} for stream in other.streams}
+    return GraphSpec("video", other.module, axes, ("vector", "visual_tokens"))
+
+
+def _job(
+    bundle: Bundle, other: OtherVideo, held_out: Mapping[str, Taught], say: Say, precision: Precision, seed: int
+) -> _Job:
+    report = ParityReport(
+        model=other.name,
+        precision=precision,
+        seed=seed,
+        versions={p: package_version(p) for p in ("torch", "onnx", "onnxruntime")} | {"opset": str(OPSET)},
+        tolerances={"float32": FLOAT32} | ({} if precision == "float32" else {precision: REDUCED}),
+        outputs=[],
+        recall=[],
+    )
+    return _Job(bundle, other, held_out, say, report)
+
+
+def _exported(job: _Job, graph: onnx.ModelProto, out: Path) -> dict[str, Agreement]:
+    stated, precision = job.bundle.manifest, job.report.precision
+    with folder_replaced_whole(out) as folder:
+        if precision != "float32":
+            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as whole:
+                _check(job, store({"video": graph}, Path(whole), "float32"), Path(whole), "float32", FLOAT32)
+        graphs: dict[GraphName, onnx.ModelProto] = {"video": reduce(graph, precision)}
+        for name, file in stated.graphs.items():
+            if name != "video":
+                graphs[name] = onnx.load(job.bundle.folder / file)
+        files = store(graphs, folder, "float32")  # the others stay as the bundle stores them
+        _check(job, files, folder, precision, FLOAT32 if precision == "float32" else REDUCED)
+        _write(job, files, folder)
+    return job.measured
+
+
+def _check(job: _Job, files: Mapping[GraphName, str], folder: Path, precision: Precision, tolerance: Tolerance) -> None:
+    """The stored video graph beside its module. Raises ParityError."""
+    job.say(f"checking the graph with weights stored as {precision}")
+    paths: dict[GraphName, Path] = {"video": folder / files["video"]}
+    checks = check_outputs([_spec(job.other)], paths, {"video": _cases(job)}, precision, tolerance)
+    job.report.outputs.extend(checks)
+
+
+def _cases(job: _Job) -> list[Case]:
+    rng = np.random.default_rng(job.report.seed)
+    sizes = _Sizes(job.bundle.manifest, job.other.streams)
+    cases = [Case("random", random_streams(sizes, rng, b, c)) for b, c in ((1, 1), (3, 2), (2, 1))]
+    for taught in job.held_out.values():
+        rows = np.arange(min(6, len(taught)))
+        streams = sight(taught.packed, job.other.streams)(streams_of(taught.packed, rows, job.other.streams))
+        cases.append(Case("real", streams))
+    return cases
+
+
+def _write(job: _Job, files: Mapping[GraphName, str], folder: Path) -> None:
+    """Everything but the graphs."""
+    stated = job.bundle.manifest
+    for name in dict.fromkeys([stated.tokenizer, *([stated.answers] if stated.answers else [])]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(job.bundle.folder / name, folder / name)
+    write_documents(folder, {CARD_NAME: "", PARITY_NAME: "", NOTICE_NAME: _notices(job)})
+    write_manifest(folder, _fields(job, files, Fitted(stated.calibration)))
+    runtime = Model.open(folder, device="cpu")
+    fitted = _measured(job, runtime)
+    fields = _fields(job, files, fitted)
+    write_documents(folder, {PARITY_NAME: job.report.model_dump_json(indent=1) + "\n"})
+    draft = write_manifest(folder, fields)
+    write_documents(folder, {CARD_NAME: _card(job, draft, fitted)})
+    write_manifest(folder, fields)
+    Model.open(folder, device="cpu").warm()
+
+
+def _measured(job: _Job, runtime: Model) -> Fitted:
+    """How it agrees with the bundle, and probabilities calibrated by what it says of the held-out clips."""
+    embedded = {}
+    for corpus, taught in job.held_out.items():
+        packed = taught.packed
+        job.say(f"measuring on {len(packed)} held-out clips of {corpus}")
+        vectors, tokens = embed_corpus(runtime, packed, alter=sight(packed, runtime.streams))
+        job.measured[corpus] = {name: round(value, 4) for name, value in compared(vectors, taught).items()}
+        captioned = all(example.captions for example in packed.examples)
+        firsts = [int(np.searchsorted(taught.of, row)) for row in range(len(packed))] if captioned else None
+        embedded[corpus] = Embedded(packed, vectors, tokens, None if firsts is None else taught.texts[firsts])
+    kept, path = job.bundle.manifest.calibration, runtime.bundle.graph_path("answer")
+    if "matching" not in runtime.tasks or not embedded:
+        return Fitted(kept)
+    job.say("calibrating on held-out clips")
+    logits = None
+    if path is not None:
+        logits = engine_answer_logits(OnnxRuntimeEngine(path, device="cpu"), runtime.bundle.tokenizer())
+    return calibrate(runtime, embedded, runtime.bundle.answers, logits, kept=kept, fit_from=FIT_FROM)
+
+
+def _fields(job: _Job, files: Mapping[GraphName, str], fitted: Fitted) -> dict[str, Any]:
+    stated, other = job.bundle.manifest, job.other
+    terms = licence_of(list(other.sources))
+    narrowed = any(source.research_only for source in other.sources)
+    precision = job.report.precision
+    own = precision if precision == stated.precision else f"video {precision}, others {stated.precision}"
+    return stated.model_dump() | {
+        "name": other.name,
+        "version": other.version,
+        "streams": other.streams,
+        "graphs": dict(files),
+        "model_card": CARD_NAME,
+        "parity_report": PARITY_NAME,
+        "calibration": fitted.calibration,
+        "precision": own,
+        "training_data": [*stated.training_data, *(f"{s.name}: {s.terms}" for s in other.sources)],
+        "metrics": {},
+        "licence": f"{stated.licence} {terms}" if narrowed and terms not in stated.licence else stated.licence,
+        "extra": other.extra | {"measured": job.measured, "calibration": fitted.facts},
+    }
+
+
+def _notices(job: _Job) -> str:
+    """The bundle's own notices, then those of what was learned from besides."""
+    path = job.bundle.folder / NOTICE_NAME
+    own = path.read_text("utf-8") if NOTICE_NAME in job.bundle.manifest.files else ""
+    return "\n".join(part for part in (own, notice(job.other.sources) if job.other.sources else "") if part)
+
+
+def named(bundle: Bundle) -> dict[str, str]:
+    """How a bundle is named by those made of it."""
+    stated = bundle.manifest
+    return {"name": stated.name, "version": stated.version, "fingerprint": bundle.fingerprint}
+
+
+def _card(job: _Job, manifest: Manifest, fitted: Fitted) -> str:
+    """Markdown: what it is, what it keeps of the bundle, how closely it follows it."""
+    before, size = job.bundle.manifest, sum(entry.bytes for entry in manifest.files.values()) / 1e6
+    streams = "; ".join(f"{s.name}: {s.frames} of {s.width}x{s.height} pixels, {s.placement}" for s in manifest.streams)
+    lines = [
+        f"# {manifest.name} {manifest.version}",
+        "",
+        *job.other.about,
+        "",
+        f"Text, match and answer graphs, tokenizer and answers are of {before.name} {before.version}; its vectors",
+        "lie in the same space. What that bundle's card says of uses, limits and data holds here too.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| tasks | {', '.join(manifest.tasks)} |",
+        f"| frames of a clip | {streams} |",
+        f"| vector | {manifest.vector_width} numbers, length 1 |",
+        f"| visual tokens | {manifest.visual_tokens} of {manifest.visual_width} numbers |",
+        f"| size | {size:.1f} MB, weights stored as {manifest.precision} |",
+        f"| licence | {manifest.licence} |",
+        "",
+        "## Agreement",
+        "",
+    ]
+    if job.measured:
+        lines += [
+            f"On held-out clips, beside {before.name} {before.version}: the mean cosine of both vectors, the percent",
+            "of clips nearest to their own vector, and where there are captions how many find their clip.",
+            "",
+            "| corpus | measure | value |",
+            "|---|---|---|",
+            *(f"| {c} | {name} | {value:.4g} |" for c, found in job.measured.items() for name, value in found.items()),
+        ]
+    else:
+        lines += ["Nothing was measured: no held-out clips were given."]
+    error = fitted.facts.get("match error after")
+    calibrated = "Probabilities are calibrated as those of the bundle it was made of."
+    if error is not None:
+        calibrated = f"Match probabilities are calibrated on held-out clips; their expected error is {error:.3f}."
+    lines += [
+        "",
+        calibrated,
+        "",
+        "## Fidelity",
+        "",
+        "The video graph was compared with the torch module that it was exported from (parity.json):",
+        "",
+        "| weights | output | inputs | max difference | least cosine |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {o.precision} | {o.output} | {o.inputs} | {o.max_difference:.2g} | {o.cosine:.6f} |"
+        for o in job.report.outputs
+    ]
+    return "\n".join([*lines, ""])

@@ -1,0 +1,150 @@
+"""Teacher bundle in, student bundle out, and variants with less to compute; by the commands, exporter and all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_export import distil as distillation
+from model_export.distil import Distillation, distilled
+from tests.small_bundle import make_small_bundle
+from tests.training.data.corpus_files import movie
+from tests.training.distillation.small_student import EYES, small_recipe
+from tests.training.small_run import COLOURS
+from training.data.packed import open_packed
+from training.distillation.loop import distil
+from vitascope.bundle import Bundle
+from vitascope.command import main
+from vitascope.model import Model
+
+TOML = "\n".join(
+    [
+        'name = "mine"',
+        *("steps = 60", "batch = 8", "anchors = 4", "learning_rate = 3e-3", "backbone_scale = 1.0"),
+        f"eyes = {{ {', '.join(f'{key} = {json.dumps(value)}' for key, value in EYES.items())} }}",
+    ]
+)
+
+
+def write_films(folder: Path) -> Path:
+    """Two films, each of one colour after another, a second each."""
+    folder.mkdir()
+    names = list(COLOURS)
+    for i in range(4):
+        turned = [COLOURS[name] for name in names[i:] + names[:i]]
+        movie(folder / f"{i}.mp4", turned, frames_each=10)
+    return folder
+
+
+def test_a_student_of_unlabelled_films_goes_on_where_it_was_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Through the real decoder, with a teacher that is no more than graphs."""
+    teacher = make_small_bundle(tmp_path / "teacher")
+    films = write_films(tmp_path / "films")
+    (tmp_path / "mine.toml").write_text(TOML)
+    command = ["distil", str(teacher), "--videos", str(films), "--clip-seconds", "0.5", "--begin", "scratch"]
+    command += ["--student", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "student"), "--json"]
+    command += ["--work", str(tmp_path / "work")]
+    assert main([*command, "--stop-after", "25"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 25
+    assert not (tmp_path / "student").exists()
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert "packed before" in captured.err
+    result = json.loads(captured.out)
+    assert result["measured"]["films"]["cosine"] > 0.8
+    student, model = Bundle.open(tmp_path / "student"), Model.open(tmp_path / "student", threads=1)
+    original = Bundle.open(teacher)
+    assert student.manifest.extra["distilled_from"] == {
+        "name": "small-colours",
+        "version": "1",
+        "fingerprint": original.fingerprint,
+    }
+    assert [(s.name, s.frames) for s in student.manifest.streams] == [("high", 1), ("low", 2)]
+    texts = [f"a {name} square" for name in COLOURS]
+    np.testing.assert_array_equal(model.embed_text(texts), Model(original, threads=1).embed_text(texts))
+    held_out = open_packed(tmp_path / "work" / "data" / "films" / "val")
+    assert all(not example.captions for example in held_out.examples)
+    movie(tmp_path / "red.mp4", [COLOURS["red"]])
+    found = model.embed_file(tmp_path / "red.mp4")
+    assert int((model.embed_text(texts) @ found.vectors[0]).argmax()) == 0
+    assert "a folder of videos" in (tmp_path / "student" / "NOTICE.md").read_text()
+
+
+def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
+    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    wanted = Distillation(
+        teacher=bundles["float32"],
+        recipe=small_recipe(eyes={**EYES, "hybrid_width": 32}, steps=2, learning_rate=1e-6),
+        out=tmp_path / "student",
+        work=tmp_path / "work",
+        name="student",
+        data=folders[1],
+    )
+    result = distilled(wanted, said.append)
+    assert result["begin"] == "teacher"
+    assert result["measured"]["squares"]["cosine"] > 0.99  # it has all that its teacher has
+    assert any("begins with its teacher's weights" in line for line in said)
+    manifest = Bundle.open(tmp_path / "student").manifest
+    assert manifest.training_data == Bundle.open(bundles["float32"]).manifest.training_data
+    assert {"retrieval", "matching", "answering"} == set(manifest.tasks)
+
+
+@pytest.mark.parametrize("options", [["--tokens", "3"], ["--size", "32"], ["--frames", "2", "--tokens", "2"]])
+def test_a_variant_with_less_to_compute_is_measured_beside_its_bundle(
+    options: list[str],
+    bundles: dict[str, Path],
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "variant"
+    command = ["reduce", str(bundles["int8-weights"]), *options, "--out", str(out), "--data", str(folders[1])]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert 0.5 < result["measured"]["squares"]["cosine"] <= 1.0001
+    bundle = Bundle.open(out)
+    original = Bundle.open(bundles["int8-weights"])
+    assert bundle.manifest.extra["variant_of"]["fingerprint"] == original.fingerprint
+    assert bundle.manifest.extra["reduced"] == {o[2:]: int(v) for o, v in zip(options[::2], options[1::2], strict=True)}
+    report = json.loads((out / "parity.json").read_text())
+    assert {o["inputs"] for o in report["outputs"]} == {"random", "real"}
+    video = Model(bundle, threads=1).embed_video(
+        {s.name: np.zeros((2, 3, s.frames, s.height, s.width, 3), np.uint8) for s in bundle.manifest.streams}
+    )
+    assert video.visual_tokens.shape == (2, original.manifest.visual_tokens, original.manifest.visual_width)
+
+
+def test_a_distillation_that_was_killed_keeps_what_the_teacher_said(
+    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Distillation(
+        teacher=bundles["float32"],
+        recipe=small_recipe(),
+        out=tmp_path / "student",
+        work=tmp_path / "work",
+        name="student",
+        data=folders[1],
+        begin="scratch",
+    )
+
+    def killed(*args: Any, **options: Any) -> Path:
+        distil(*args, **options | {"stop_after": 3})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distillation, "distil", killed)
+        with pytest.raises(KeyboardInterrupt):
+            distilled(wanted, lambda _: None)
+    said = json.loads((tmp_path / "work" / "teacher" / "squares" / "train" / "done.json").read_text())
+    assert said["done"] == said["count"]
+    assert distilled(wanted, lambda _: None)["steps"] == 6
+    rows = [json.loads(line) for line in (tmp_path / "work" / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(6))

@@ -1,0 +1,176 @@
+"""A bundle with another video graph: what is changed, what stays, and that nothing false is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model_export import other_video
+from model_export.graphs import VideoGraph
+from model_export.other_video import OtherVideo, export_other_video, named
+from model_export.parity import ParityError
+from tests.small_bundle import make_small_bundle
+from training.data.packed import open_packed
+from training.distillation.teacher import Taught, taught
+from training.evaluation.embedding import embed_corpus
+from training.models.hdvila import HdVila
+from vitascope.bundle import Bundle
+from vitascope.command import main
+from vitascope.errors import InvalidInput
+from vitascope.manifest import GraphName
+from vitascope.model import Model
+
+Graphs = dict[GraphName, onnx.ModelProto]
+
+
+@pytest.fixture(autouse=True)
+def graph_made_before(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter takes seconds: every module here is the fixture's video encoder, exported already."""
+    monkeypatch.setattr(other_video, "export_graph", lambda *_: graphs["video"])
+
+
+@pytest.fixture
+def held_out(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path) -> dict[str, Taught]:
+    packed = open_packed(folders[1] / "squares" / "val")
+    return {"squares": taught(Model.open(bundles["int8-weights"], threads=1), packed, tmp_path / "said")}
+
+
+def other(model: HdVila, **changes: Any) -> OtherVideo:
+    fields: dict[str, Any] = {
+        "module": VideoGraph(model),
+        "streams": model.cfg.streams(),
+        "name": "other",
+        "version": "2.0.0",
+        "precision": "float32",
+        "extra": {"variant_of": {"name": "small"}},
+        "about": ["Made in the test."],
+        "seed": 1,
+    }
+    return OtherVideo(**fields | changes)
+
+
+def test_the_other_graphs_are_the_bundles_own(
+    bundles: dict[str, Path], model: HdVila, held_out: dict[str, Taught], tmp_path: Path
+) -> None:
+    """The bundle stores int8 weights; only its video graph is replaced, by one of float32."""
+    before = Bundle.open(bundles["int8-weights"])
+    measured, precision = export_other_video(before, other(model), tmp_path / "other", held_out=held_out)
+    after = Model.open(tmp_path / "other", threads=1)
+    stated = after.bundle.manifest
+    assert precision == "float32"
+    assert stated.precision == "video float32, others int8-weights"
+    assert (stated.name, stated.version, stated.tasks) == ("other", "2.0.0", before.manifest.tasks)
+    assert after.bundle.fingerprint != before.fingerprint
+    original = Model(before, threads=1)
+    texts = ["a red square", "is it blue ?"]
+    np.testing.assert_array_equal(after.embed_text(texts), original.embed_text(texts))
+    packed = held_out["squares"].packed
+    vectors, tokens = embed_corpus(after, packed)
+    pairs = [example.captions[0] for example in packed.examples]
+    np.testing.assert_array_equal(after.match(pairs, tokens).logits, original.match(pairs, tokens).logits)
+    assert after.bundle.answers == before.answers
+    assert measured["squares"]["cosine"] == pytest.approx(
+        float((vectors * held_out["squares"].vectors).sum(axis=1).mean()), abs=1e-3
+    )
+    assert stated.extra["measured"] == measured
+    assert stated.extra["variant_of"] == {"name": "small"}
+    assert stated.calibration.match_scale == before.manifest.calibration.match_scale  # of few clips nothing is fitted
+    card = (tmp_path / "other" / stated.model_card).read_text()
+    assert "Made in the test." in card
+    assert "| squares | cosine |" in card
+    report = json.loads((tmp_path / "other" / "parity.json").read_text())
+    assert {(o["output"], o["inputs"]) for o in report["outputs"]} == {
+        (output, inputs) for output in ("vector", "visual_tokens") for inputs in ("random", "real")
+    }
+
+
+def test_of_enough_held_out_clips_probabilities_are_calibrated_anew(
+    bundles: dict[str, Path],
+    model: HdVila,
+    held_out: dict[str, Taught],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(other_video, "FIT_FROM", 4)
+    export_other_video(Bundle.open(bundles["int8-weights"]), other(model), tmp_path / "many", held_out=held_out)
+    assert "match pairs" in Bundle.open(tmp_path / "many").manifest.extra["calibration"]
+
+
+class Otherwise(nn.Module):
+    """Gives other vectors than the graph that it is said to be exported as."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:
+        vector, tokens = self.graph(*streams)
+        return torch.roll(vector, 1, dims=1), tokens
+
+
+def test_a_graph_that_gives_something_else_is_not_written(
+    bundles: dict[str, Path], model: HdVila, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    wrong = other(model, module=Otherwise(VideoGraph(model)), precision="float16-weights")
+    with pytest.raises(ParityError, match="output 'vector' on random inputs at float32"):
+        export_other_video(Bundle.open(bundles["float32"]), wrong, tmp_path / "other", say=said.append)
+    assert not (tmp_path / "other").exists()
+    assert any("stored larger than as float16-weights" in line for line in said)
+
+
+def test_a_bundle_is_not_replaced_by_what_is_made_of_it(bundles: dict[str, Path], model: HdVila) -> None:
+    with pytest.raises(InvalidInput, match="is the bundle that this one is made of"):
+        export_other_video(Bundle.open(bundles["float32"]), other(model), bundles["float32"])
+
+
+def test_a_bundle_is_named_so_that_it_is_found_again(bundles: dict[str, Path]) -> None:
+    bundle = Bundle.open(bundles["float32"])
+    assert named(bundle) == {"name": "float32", "version": "1.0.0", "fingerprint": bundle.fingerprint}
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("reduce {small} --frames 2 --out {out}", "no provenance with config and sources"),
+        ("reduce {bundle} --out {out}", "frames, size, tokens: none given"),
+        ("reduce {bundle} --frames 9 --out {out}", "frames: 9; 2 to 2 were expected"),
+        ("reduce {bundle} --tokens 2 --out {out} --data {data} --corpus none", r"corpus: ['none'] with a split 'val'"),
+        ("distil {small} --out {out} --student huge", "student: 'huge'"),
+        ("distil {small} --out {small}", "is the teacher itself"),
+        ("distil {small} --out {out} --data {data} --videos {data}", "data, videos: one of them was expected"),
+        ("distil {small} --out {out} --data {out}", "no corpus in"),
+        ("distil {small} --out {out} --data {data} --corpus none", "corpus: ['none'] have no split 'train'"),
+        ("distil {small} --out {out} --data {data} --begin teacher", "no provenance with config and sources"),
+        ("distil {small} --out {out} --videos {out}", "no such folder"),
+        ("distil {small} --out {out} --data {data} --steps 0", "steps: 0; at least 1 was expected"),
+        ("distil {small} --out {out} --data {data} --limit 0", "limit: 0; at least 1 was expected"),
+    ],
+)
+def test_what_cannot_be_done_is_named_before_anything_is_written(
+    command: str,
+    message: str,
+    bundles: dict[str, Path],
+    folders: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    places = {
+        "small": make_small_bundle(tmp_path / "small"),
+        "bundle": bundles["float32"],
+        "data": folders[1],
+        "out": tmp_path / "out",
+    }
+    arguments = [part.format(**places) for part in command.split()]
+    if arguments[0] == "distil":
+        arguments += ["--work", str(tmp_path / "work")]
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
