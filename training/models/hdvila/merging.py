@@ -49,7 +49,8 @@ def soft_matching(x_NVD: Tensor, kept: int) -> Merging:
     check_kept(kept, count)
     unit = normalize(x_NVD, dim=-1)
     even, odd = unit[:, 0::2], unit[:, 1::2]
-    best, partner = torch.matmul(even, odd.transpose(1, 2)).max(dim=-1)  # (N, evens)
+    alike = torch.matmul(even, odd.transpose(1, 2))  # (N, evens, odds)
+    best, partner = alike.amax(dim=-1), alike.argmax(dim=-1)
     places = torch.arange(even.shape[1], device=x_NVD.device)
     above = best[:, None, :] > best[:, :, None]
     tied = (best[:, None, :] == best[:, :, None]) & (places[None, :] < places[:, None])
