@@ -14,7 +14,7 @@ from typing import Any
 
 from model_export.assemble import check_name, check_replaceable
 from model_export.export import LIMIT
-from model_export.other_video import OtherVideo, export_other_video, named
+from model_export.other_video import Exported, OtherVideo, export_other_video, named
 from model_export.sources import STARTS, corpus_source
 from model_export.weights import Precision
 from training import checkpoint
@@ -104,15 +104,14 @@ def distilled(wanted: Distillation, say: Say) -> dict[str, Any]:
     done = checkpoint.steps_done(found)
     if done < wanted.recipe.steps:
         return {"checkpoint": str(found), "steps": done, "of": wanted.recipe.steps}
-    measured, precision = _exported(wanted, teacher.bundle, begin, found, learned, held_out, data, say)
+    made = _exported(wanted, teacher.bundle, begin, found, learned, held_out, data, say)
     return {
         "bundle": str(wanted.out),
         "teacher": str(wanted.teacher),
         "clips": {name: len(corpus) for name, corpus in learned.items()},
         "steps": wanted.recipe.steps,
         "begin": begin,
-        "measured": measured,
-        "precision": precision,
+        **made._asdict(),
         "work": str(wanted.work),
     }
 
@@ -211,8 +210,8 @@ def _exported(
     held_out: dict[str, Taught],
     data: Path,
     say: Say,
-) -> tuple[dict[str, dict[str, float]], Precision]:
-    """The bundle at `out`; how it agrees with its teacher, and how its weights are stored."""
+) -> Exported:
+    """The bundle at `out`."""
     student = load_student(found)
     recipe, stated = wanted.recipe, teacher.manifest
     sources = [corpus_source(name, data) for name in learned]

@@ -114,7 +114,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     for corpus, found in result["measured"].items():
         for name, value in found.items():
             table.add_row(escape(corpus), name, f"{value:.4g}")
-    console.print(table)
+    if result["measured"]:
+        console.print(table)
+    console.print("a clip takes {after:.1f} ms, {before:.1f} ms before, on one thread".format(**result["clip_ms"]))
     clips = ", ".join(f"{count} clips of {corpus}" for corpus, count in result["clips"].items())
     console.print(f"learned from {escape(clips)} in {result['steps']} steps", soft_wrap=True)
     console.print(f"bundle {escape(result['bundle'])} (weights stored as {result['precision']})", soft_wrap=True)

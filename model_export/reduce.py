@@ -78,8 +78,8 @@ def reduced(wanted: Reduction, say: Say) -> dict[str, Any]:
     )
     with tempfile.TemporaryDirectory(prefix="reduce-") as folder:
         held_out = _held_out(wanted, bundle, Path(folder), say)
-        measured, precision = export_other_video(bundle, other, wanted.out, held_out=held_out, say=say)
-    return {"bundle": str(wanted.out), "variant_of": stated.name, **what, "measured": measured, "precision": precision}
+        made = export_other_video(bundle, other, wanted.out, held_out=held_out, say=say)
+    return {"bundle": str(wanted.out), "variant_of": stated.name, **what, **made._asdict()}
 
 
 def _held_out(wanted: Reduction, bundle: Bundle, folder: Path, say: Say) -> dict[str, Taught]:

@@ -76,7 +76,9 @@ def show(result: dict[str, Any], console: Console) -> None:
     for corpus, found in result["measured"].items():
         for name, value in found.items():
             table.add_row(escape(corpus), name.replace("teacher", result["variant_of"]), f"{value:.4g}")
-    console.print(table)
+    if result["measured"]:
+        console.print(table)
+    console.print("a clip takes {after:.1f} ms, {before:.1f} ms before, on one thread".format(**result["clip_ms"]))
     console.print(f"bundle {escape(result['bundle'])} (video weights stored as {result['precision']})", soft_wrap=True)
 
 

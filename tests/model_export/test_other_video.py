@@ -61,7 +61,7 @@ def test_the_other_graphs_are_the_bundles_own(
 ) -> None:
     """The bundle stores int8 weights; only its video graph is replaced, by one of float32."""
     before = Bundle.open(bundles["int8-weights"])
-    measured, precision = export_other_video(before, other(model), tmp_path / "other", held_out=held_out)
+    measured, precision, clip_ms = export_other_video(before, other(model), tmp_path / "other", held_out=held_out)
     after = Model.open(tmp_path / "other", threads=1)
     stated = after.bundle.manifest
     assert precision == "float32"
@@ -80,6 +80,8 @@ def test_the_other_graphs_are_the_bundles_own(
         float((vectors * held_out["squares"].vectors).sum(axis=1).mean()), abs=1e-3
     )
     assert stated.extra["measured"] == measured
+    assert set(clip_ms) == {"before", "after"}
+    assert all(milliseconds > 0 for milliseconds in clip_ms.values())
     assert stated.extra["variant_of"] == {"name": "small"}
     assert stated.calibration.match_scale == before.manifest.calibration.match_scale  # of few clips nothing is fitted
     card = (tmp_path / "other" / stated.model_card).read_text()
