@@ -106,5 +106,6 @@ def _panel(axes: Axes, points: Sequence[Point], cost: str, best: str, label: str
         weight = "bold" if getattr(p, best) else "normal"
         at = (getattr(p, cost), p.t2v_r1)
         axes.annotate(p.name, at, xytext=(5, -10), textcoords="offset points", fontsize=7, fontweight=weight)
-    axes.set(xlabel=label, xscale="log")
-    axes.grid(alpha=0.3, which="both")
+    axes.margins(y=0.12)
+    axes.set(xlabel=label, xlim=(0, 1.25 * max(getattr(p, cost) for p in points)))  # room for the last name
+    axes.grid(alpha=0.3)
