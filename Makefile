@@ -94,7 +94,7 @@ study: $(VENV)/.train ## the article's claims, measured small: trains every arm 
 	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 \
 		$(BIN)/python -m training.study --packed $(PACKED) --out runs/study
 
-distil: $(VENV)/.train ## a smaller student of $(BUNDLE) from the packed scenes; goes on where it was stopped (STUDENT=small)
+distil: $(VENV)/.train ## a smaller student of $(BUNDLE) from the packed scenes: about half an hour on two cores; goes on where it was stopped (STUDENT=small)
 	$(TUNED) $(BIN)/vitascope distil $(BUNDLE) --data $(PACKED) --corpus scenes --limit $(LESSONS) --student $(STUDENT) \
 		--out $(VARIANTS)/$(STUDENT)
 
