@@ -6,8 +6,7 @@
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
 	study distil frontier measure-training bench-ingest bench-index bench-service bench-variants soak chaos milvus-check \
-	kserve-check triton-check \
-	mlserver-check gpu-check golden release docs
+	kserve-check triton-check mlserver-check gpu-check golden release docs
 
 VENV ?= .venv
 BIN := $(VENV)/bin
