@@ -1,8 +1,13 @@
-"""How often a test that depends on chance repeats: a little with every change, a lot by `make chaos`."""
+"""What is repeated a little with every change and a lot by `make chaos`, and what only the latter runs."""
 
 from __future__ import annotations
 
 import os
+
+import pytest
+
+only_by_chaos = pytest.mark.chaos
+"""Of a test that takes too long for every run: `make chaos` has it, and so has whoever changes what it tests."""
 
 
 def rounds(usual: int, many: int) -> int:

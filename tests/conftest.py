@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.chaos import rounds
 from tests.small_bundle import make_small_bundle
 from vitascope.gpu import why_no_card
 from vitascope.model import Model
@@ -14,6 +15,13 @@ from vitascope.model import Model
 # How long an example takes says something of the machine, not of the code.
 settings.register_profile("vitascope", deadline=None)
 settings.load_profile("vitascope")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only `make chaos` runs."""
+    if not rounds(0, 1):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("chaos")])
+        items[:] = [item for item in items if not item.get_closest_marker("chaos")]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -16,6 +16,7 @@ from model_export import export, parity
 from model_export.export import export_checkpoint, restate_bundle
 from model_export.graphs import export_graph, graph_specs, random_streams, random_tokens
 from model_export.parity import Case, ParityError, ParityReport, run_torch
+from tests.chaos import only_by_chaos
 from tests.model_export.conftest import ANSWERS, CONFIG
 from training import checkpoint
 from training.data.packed import open_packed
@@ -244,6 +245,7 @@ def test_metrics_that_are_not_numbers_are_refused_by_name(bundles: dict[str, Pat
         restate_bundle(bundles["float32"], metrics)
 
 
+@only_by_chaos
 def test_a_shift_between_frames_is_exported(tmp_path: Path) -> None:
     torch.manual_seed(0)
     shifting = HdVilaConfig.model_validate(

@@ -19,7 +19,7 @@ from model_export.public.export import export_public
 from model_export.public.families import open_public
 from model_export.public.hub import Found
 from model_export.public.model import PublicModel
-from tests.chaos import rounds
+from tests.chaos import only_by_chaos
 from tests.model_export.question_models import ANSWERS, MAKERS, library_says, make_blip_answers, make_vilt_matches
 from tests.model_export.test_public_models import SPANS, TEXTS, cosines, looked_at
 from tests.service.conftest import settings_for
@@ -194,7 +194,7 @@ def assert_weighed(runtime: Model, tokens: np.ndarray) -> None:
     np.testing.assert_allclose(found[weighed], np.concatenate(few)[weighed], atol=1e-4)
 
 
-@pytest.mark.skipif(not rounds(0, 1), reason="the exporter takes seconds for each; `make chaos`")
+@only_by_chaos
 @pytest.mark.parametrize("family", MAKERS)
 def test_the_bundle_serves_what_the_library_says(
     family: str, photographs: list[Path], film: Path, tmp_path: Path

@@ -28,7 +28,7 @@ from model_export.public.released.clip_vip import load_clip_vip
 from model_export.public.released.hd_vila import load_hd_vila
 from model_export.public.released.soho import load_soho
 from model_export.public.released.weights import read_weights
-from tests.chaos import rounds
+from tests.chaos import only_by_chaos
 from tests.media_files import moving_shot, write_video
 from tests.model_export import released_forwards as published
 from tests.model_export.released_models import ANSWERS, GRID, MADE, PICTURE, bert_words, write_folder
@@ -359,7 +359,8 @@ def test_the_command_says_what_is_missing(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", MADE if rounds(0, 1) else [])
+@only_by_chaos
+@pytest.mark.parametrize("name", MADE)
 def test_a_released_checkpoint_is_exported_and_served(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

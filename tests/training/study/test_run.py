@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import only_by_chaos
 from tests.training.drawn_corpora import write_corpora
 from training.study import corpora
 from training.study import run as runs
@@ -32,6 +33,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@only_by_chaos
 def test_arms_of_a_claim_cost_the_same_and_are_measured_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     none, dictionary = (runs.run(out, ARMS[f"dictionary/{name}"], 0, SCALE) for name in ("none", "dictionary"))
     assert none["steps"] == round(SCALE * ARMS["dictionary/none"].steps)
