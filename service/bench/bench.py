@@ -156,7 +156,9 @@ def searching(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
             half = uvloop.run(open_loop(url, asked, most / 2, 2 * seconds))
             alone = as_they_come(find, texts, most / 2, 2 * seconds)
             light = uvloop.run(open_loop(url, asked, most / 10, seconds))
+            used = time.process_time()
             flood = uvloop.run(open_loop(url, asked, 10 * most, seconds))
+            share = (time.process_time() - used) / flood.seconds / (os.cpu_count() or 1)
             after = uvloop.run(open_loop(url, asked, most / 10, seconds))
     print(f"\n## Search on {clips:,} clips\n\n| | requests/s | p50 ms | p99 ms |\n|---|---|---|---|")
     for name, rate, times in (
@@ -173,6 +175,7 @@ def searching(bars: Bars, model: Model, bundle: Path, threads: int, seconds: flo
         print(f"| HTTP, {name} | {one.rate:,.0f} | {_ms(one.quantile(0.5))} | {_ms(one.quantile(0.99))} |")
     refused = _quantile(flood.refused or [0.0], 0.99)
     print(f"\nOf ten times too much {len(flood.refused)} were refused, 99% within {_ms(refused)} ms.")
+    print(f"To send that much took {share:.0%} of the machine's processors.")
     for share, most_times in ((0.5, 1.5), (0.99, 4)):
         ratio = half.quantile(share) / _quantile(alone, share)
         what = (
