@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from training.models.fused import FusedModel
 from vitascope.graphs import ANSWER_IDS, ANSWER_MASK
-from vitascope.manifest import FrameStream, GraphName
+from vitascope.manifest import FrameStream, GraphName, Manifest
 
 OPSET = 20
 """The first with Gelu; ONNX Runtime and TensorRT both read it."""
@@ -43,6 +43,30 @@ class Sizes(Protocol):
     @property
     def visual_width(self) -> int: ...
     def streams(self) -> list[FrameStream]: ...
+
+
+@dataclass(frozen=True)
+class StatedSizes:
+    """Those of a bundle, by its manifest; ``frame_streams`` where its pictures are others than the manifest's."""
+
+    manifest: Manifest
+    frame_streams: list[FrameStream] | None = None
+    vocabulary: int = 2
+
+    @property
+    def text_length(self) -> int:
+        return self.manifest.text_length
+
+    @property
+    def visual_tokens(self) -> int:
+        return self.manifest.visual_tokens
+
+    @property
+    def visual_width(self) -> int:
+        return self.manifest.visual_width
+
+    def streams(self) -> list[FrameStream]:
+        return self.manifest.streams if self.frame_streams is None else self.frame_streams
 
 
 class TextGraph(nn.Module):

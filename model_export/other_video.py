@@ -30,7 +30,7 @@ from model_export.assemble import (
     write_manifest,
 )
 from model_export.calibrate import Fitted, calibrate, engine_answer_logits
-from model_export.graphs import OPSET, GraphSpec, export_graph, random_streams
+from model_export.graphs import OPSET, GraphSpec, StatedSizes, export_graph, random_streams
 from model_export.parity import FLOAT32, REDUCED, Case, ParityError, ParityReport, Tolerance, check_outputs
 from model_export.recall import Embedded
 from model_export.sources import Source, licence_of, notice
@@ -85,30 +85,6 @@ class Exported(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Sizes:
-    """As the exporter asks for them."""
-
-    manifest: Manifest
-    frame_streams: list[FrameStream]
-    vocabulary: int = 2
-
-    @property
-    def text_length(self) -> int:
-        return self.manifest.text_length
-
-    @property
-    def visual_tokens(self) -> int:
-        return self.manifest.visual_tokens
-
-    @property
-    def visual_width(self) -> int:
-        return self.manifest.visual_width
-
-    def streams(self) -> list[FrameStream]:
-        return self.frame_streams
-
-
-@dataclass(frozen=True)
 class _Job:
     """One export at one precision."""
 
@@ -140,7 +116,7 @@ def export_other_video(
     if out.resolve() == bundle.folder.resolve():
         raise InvalidInput(f"out: {out} is the bundle that this one is made of; another folder was expected")
     say("exporting the video graph (torch to ONNX)")
-    graph = export_graph(_spec(other), _Sizes(bundle.manifest, other.streams))
+    graph = export_graph(_spec(other), StatedSizes(bundle.manifest, other.streams))
     seed = secrets.randbits(32) if other.seed is None else other.seed
     *smaller, largest = PRECISIONS[other.precision]
     for precision in smaller:
@@ -197,7 +173,7 @@ def _check(job: _Job, files: Mapping[GraphName, str], folder: Path, precision: P
 
 def _cases(job: _Job) -> list[Case]:
     rng = np.random.default_rng(job.report.seed)
-    sizes = _Sizes(job.bundle.manifest, job.other.streams)
+    sizes = StatedSizes(job.bundle.manifest, job.other.streams)
     cases = [Case("random", random_streams(sizes, rng, b, c)) for b, c in ((1, 1), (3, 2), (2, 1))]
     for taught in job.held_out.values():
         rows = np.arange(min(6, len(taught)))
@@ -250,7 +226,7 @@ def _clip_ms(job: _Job, made: Bundle) -> dict[str, float]:
     rng = np.random.default_rng(job.report.seed)
     calls = {}
     for name, bundle in (("before", job.bundle), ("after", made)):
-        sizes = _Sizes(bundle.manifest, bundle.manifest.streams)
+        sizes = StatedSizes(bundle.manifest)
         calls[name] = clip_call(Model(bundle, 1, "cpu"), [random_streams(sizes, rng, 1, 1)])
     return {name: round(float(np.median(times)), 2) for name, times in milliseconds(calls, ROUNDS).items()}
 

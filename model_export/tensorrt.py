@@ -10,7 +10,6 @@ import json
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ import numpy as np
 import onnx
 
 from model_export.assemble import CARD_NAME, PARITY_NAME, check_name, finish, folder_replaced_whole, write_documents
-from model_export.graphs import random_streams, random_tokens
+from model_export.graphs import StatedSizes, random_streams, random_tokens
 from model_export.parity import ParityError
 from model_export.tensorrt_operators import SOURCE, unreadable
 from model_export.tensorrt_types import Arrays, as_float16, as_int8
@@ -30,7 +29,7 @@ from vitascope.bundle import Bundle
 from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.external_data import external_files
-from vitascope.manifest import Calibration, FrameStream, GraphName, Manifest
+from vitascope.manifest import Calibration, GraphName, Manifest
 from vitascope.scores import match_probability
 from vitascope.trt.graph import readable
 
@@ -46,29 +45,6 @@ LEAST_COSINE: Mapping[Types, float] = {"float16": 0.999, "int8": 0.98}
 """Of a vector, a video's tokens or a question's logits with the original's."""
 PROBABILITY_LOST: Mapping[Types, float] = {"float16": 0.0125, "int8": 0.05}
 """By which the probability that a match logit stands for may differ."""
-
-
-@dataclass(frozen=True)
-class _Sizes:
-    """What inputs of a bundle's graphs are drawn by."""
-
-    manifest: Manifest
-    vocabulary: int
-
-    @property
-    def text_length(self) -> int:
-        return self.manifest.text_length
-
-    @property
-    def visual_tokens(self) -> int:
-        return self.manifest.visual_tokens
-
-    @property
-    def visual_width(self) -> int:
-        return self.manifest.visual_width
-
-    def streams(self) -> list[FrameStream]:
-        return self.manifest.streams
 
 
 def make_variant(
@@ -189,7 +165,7 @@ class _Variant:
 
     def _random_cases(self) -> dict[str, list[Arrays]]:
         """Fresh inputs by graph; B 1 to 3, C 1 and 2, L 2 to the text length."""
-        sizes = _Sizes(self.bundle.manifest, self.bundle.tokenizer().vocabulary_size)
+        sizes = StatedSizes(self.bundle.manifest, vocabulary=self.bundle.tokenizer().vocabulary_size)
         rng = np.random.default_rng(self.seed)
         videos = [random_streams(sizes, rng, batch, clips) for batch, clips in ((1, 1), (3, 1), (2, 2))]
         lengths = ((1, 2), (3, sizes.text_length), (2, max(2, sizes.text_length // 2)))
