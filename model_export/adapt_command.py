@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from model_export.adapt import Adaptation, adapt
-    from model_export.command import cleaned_up_when_terminated
+    from model_export.termination import cleaned_up_when_terminated
 
     name = args.name or args.out.name
     wanted = Adaptation(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from model_export import optimise_command
+from model_export.termination import cleaned_up_when_terminated
 from vitascope.commands.output import show_listing
 
 Add = Callable[[argparse.ArgumentParser], None]
@@ -180,20 +179,6 @@ def _exported(args: argparse.Namespace) -> Path:
     model = args.model if found is None else found.folder
     stated |= {"precision": args.precision or "int8-weights", "data": args.data, "metrics": args.metrics}
     return export_checkpoint(model, args.out, **stated)
-
-
-@contextmanager
-def cleaned_up_when_terminated() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does: nothing half-written stays beside the bundle."""
-
-    def leave(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _show(result: dict[str, Any], console: Console) -> None:

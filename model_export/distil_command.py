@@ -74,8 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from model_export.command import cleaned_up_when_terminated
     from model_export.distil import Distillation, distilled
+    from model_export.termination import cleaned_up_when_terminated
     from training.distillation.recipe import DistilRecipe, student_recipe
     from vitascope.errors import InvalidInput
 

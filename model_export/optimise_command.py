@@ -50,7 +50,7 @@ def add_budget(parser: argparse.ArgumentParser, *, required: bool) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from model_export.command import cleaned_up_when_terminated
+    from model_export.termination import cleaned_up_when_terminated
 
     with cleaned_up_when_terminated():
         return write_variant(args.bundle, args.out, args.budget, args.data, args.name)

@@ -29,9 +29,9 @@ from training.evaluation.embedding import streams_of
 from training.models.fused import FusedModel
 from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
-from vitascope.graphs import ANSWER_IDS
 from vitascope.manifest import Calibration, GraphName, Strict
 from vitascope.scores import match_probability
+from vitascope.stated_graph import ANSWER_IDS
 from vitascope.tokenise import Tokenizer
 
 Origin = Literal["random", "real"]

@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from model_export.command import cleaned_up_when_terminated
     from model_export.reduce import Reduction, reduced
+    from model_export.termination import cleaned_up_when_terminated
 
     wanted = Reduction(
         bundle=args.bundle,

@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InvalidInput("out: missing; --out FOLDER, --build or both were expected")
     folder, types = args.bundle, {}
     if args.out is not None:  # torch is needed for that, and not to build
-        from model_export.command import cleaned_up_when_terminated
         from model_export.tensorrt import make_variant
+        from model_export.termination import cleaned_up_when_terminated
 
         with cleaned_up_when_terminated():
             types = make_variant(

@@ -16,8 +16,9 @@ from model_export.triton_config import ONES, VERSION, Serving, model_config
 from vitascope.bundle import Bundle, file_sha256
 from vitascope.errors import BundleUnsupported, InvalidInput, StorageError
 from vitascope.external_data import external_files
-from vitascope.graphs import Graphs, graph_of
+from vitascope.graphs import Graphs
 from vitascope.kserve.address import served_name
+from vitascope.stated_graph import graph_of
 
 GRAPH_NAME = "model.onnx"
 SUMS_NAME = "SHA256SUMS"

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from vitascope.engine import ArraySpec
 from vitascope.errors import BundleUnsupported, InvalidInput
-from vitascope.graphs import ANSWER_IDS, ANSWER_MASK
 from vitascope.kserve.engine import FINGERPRINT
+from vitascope.stated_graph import ANSWER_IDS, ANSWER_MASK
 
 VERSION = 1
 """Of the model, in Triton's counting: another bundle is another model, since its name holds the fingerprint."""

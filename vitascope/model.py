@@ -20,11 +20,12 @@ from vitascope.bundle import Bundle
 from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.engine import Array, Device, Placement
 from vitascope.errors import InvalidInput
-from vitascope.graphs import ANSWER_IDS, ANSWER_MASK, GraphRunner, Graphs
+from vitascope.graphs import GraphRunner, Graphs
 from vitascope.kserve.address import ONNXRUNTIME, served_name, server_url
 from vitascope.manifest import FrameStream, Task
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.scores import answer_probabilities, fused_score, match_probability
+from vitascope.stated_graph import ANSWER_IDS, ANSWER_MASK
 from vitascope.text_batches import TextBatch, text_batches
 from vitascope.tokenise import MAX_CHARACTERS
 

@@ -13,7 +13,7 @@ from opentelemetry.context import Context
 
 from service.errors import DeadlineExceeded, RequestAbandoned
 from vitascope.engine import Array
-from vitascope.graphs import ANSWER_IDS
+from vitascope.stated_graph import ANSWER_IDS
 
 Inputs = Mapping[str, Array]
 Outputs = dict[str, Array]

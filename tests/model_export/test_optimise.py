@@ -66,7 +66,11 @@ def test_what_int8_breaks_stays_in_float32(
         return np.random.default_rng(0).permutation(values.ravel()).reshape(values.shape), scale
 
     monkeypatch.setattr(quantise, "quantise_weight", spoilt)
-    monkeypatch.setattr(optimise, "speedup", lambda _, speeds: 1.0 / speeds[0].milliseconds)
+    monkeypatch.setattr(
+        optimise._Search,
+        "speedup",
+        lambda _, option, stored=None: 2.0 if option.way == "int8" and not option.in_float32 else 1.0,
+    )
     out = tmp_path / "variant"
     assert _optimise(make_small_bundle(tmp_path / "small"), out, folders[1], "recall=0") == 0
     variant = variant_of(Bundle.open(out).manifest)

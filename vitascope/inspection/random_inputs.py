@@ -9,7 +9,7 @@ import numpy as np
 
 from vitascope.bundle import Bundle
 from vitascope.engine import Array
-from vitascope.graphs import graph_of
+from vitascope.stated_graph import graph_of
 
 _COARSE = 4
 """Patches of a random picture along each side; noise alone is flat after a few strides of a network."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from vitascope.bundle import Bundle
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
-from vitascope.graphs import graph_of
 from vitascope.kserve.address import server_url
 from vitascope.kserve.engine import open_at_server
 from vitascope.kserve.probe import Agreement, agreements
 from vitascope.kserve.server import InferenceServer
+from vitascope.stated_graph import graph_of
 
 
 def check_server(bundle: Bundle, engine: str) -> list[Agreement]:

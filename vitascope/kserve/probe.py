@@ -12,7 +12,7 @@ import numpy as np
 from vitascope.bundle import Bundle
 from vitascope.engine import Array, Engine, OnnxRuntimeEngine
 from vitascope.errors import EngineError, TaskMissing
-from vitascope.graphs import ANSWER_IDS, ANSWER_MASK
+from vitascope.stated_graph import ANSWER_IDS, ANSWER_MASK
 
 LEAST_COSINE = 0.999
 """Of a row of an output: what export allows weights of less precision."""
