@@ -41,17 +41,34 @@ def cluster() -> Iterator[Any]:
     need_ray()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(*LOOPBACK_ONLY)  # read when ray is imported, here and in the processes of the cluster
-        yield from started()
+        yield from connected_to(started())
 
 
-def started() -> Iterator[Any]:
-    import ray
+def started() -> Any:
+    """Ray gives each machine half a minute to start and then gives up, which is short beside all other tests: so it is
+    asked up to three times.
+    """
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **MACHINE})
+    for is_last in (False, False, True):
+        made = Cluster()
+        try:
+            made.add_node(num_cpus=0, include_dashboard=False, **MACHINE)
+            for _ in range(2):
+                made.add_node(num_cpus=1, **MACHINE)
+        except Exception:  # Ray's own has no name
+            made.shutdown()
+            if is_last:
+                raise
+        else:
+            return made
+    raise AssertionError
+
+
+def connected_to(made: Any) -> Iterator[Any]:
+    import ray
+
     try:
-        for _ in range(2):
-            made.add_node(num_cpus=1, **MACHINE)
         with connected(made.address):
             yield made
         assert not ray.is_initialized()
