@@ -25,6 +25,7 @@ from model_export.assemble import (
     NOTICE_NAME,
     PARITY_NAME,
     check_name,
+    finish,
     folder_replaced_whole,
     write_documents,
     write_manifest,
@@ -194,11 +195,7 @@ def _write(job: _Job, files: Mapping[GraphName, str], folder: Path) -> None:
     fitted = _measured(job, runtime)
     job.clip_ms.update(_clip_ms(job, runtime.bundle))
     fields = _fields(job, files, fitted)
-    write_documents(folder, {PARITY_NAME: job.report.model_dump_json(indent=1) + "\n"})
-    draft = write_manifest(folder, fields)
-    write_documents(folder, {CARD_NAME: _card(job, draft, fitted)})
-    write_manifest(folder, fields)
-    Model.open(folder, device="cpu").warm()
+    finish(folder, fields, job.report.model_dump_json(indent=1) + "\n", lambda draft: _card(job, draft, fitted))
 
 
 def _measured(job: _Job, runtime: Model) -> Fitted:

@@ -24,6 +24,22 @@ STAGE_ONE = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "
 """Parameter prefixes that stage 1 trains and stage 2 freezes, besides the text layers (HD-VILA, section 3.4)."""
 
 
+def text_transformer(cfg: FusedConfig) -> TextTransformer:
+    """The text half of a model of these sizes, its fused layers with it."""
+    return TextTransformer(
+        width=cfg.text_width,
+        heads=cfg.text_heads,
+        text_layers=cfg.text_layers,
+        fused_layers=cfg.fused_layers,
+        intermediate=cfg.text_intermediate,
+        vocabulary=cfg.vocabulary,
+        max_positions=cfg.max_positions,
+        dropout=cfg.dropout,
+        attention_dropout=cfg.attention_dropout,
+        visual_reads_text=cfg.visual_reads_text,
+    )
+
+
 class FusedModel(nn.Module, ABC):
     """Public steps (`encode_video`, `encode_text`, `see`, `fuse`, heads), so that each can be exported alone."""
 
@@ -36,18 +52,7 @@ class FusedModel(nn.Module, ABC):
         self.encoders_stand_still = False
         """Keeps both encoders in evaluation mode (see `train`); for stages that freeze them."""
         self.video = video
-        self.text = TextTransformer(
-            width=cfg.text_width,
-            heads=cfg.text_heads,
-            text_layers=cfg.text_layers,
-            fused_layers=cfg.fused_layers,
-            intermediate=cfg.text_intermediate,
-            vocabulary=cfg.vocabulary,
-            max_positions=cfg.max_positions,
-            dropout=cfg.dropout,
-            attention_dropout=cfg.attention_dropout,
-            visual_reads_text=cfg.visual_reads_text,
-        )
+        self.text = text_transformer(cfg)
         self.text_pool = nn.Linear(cfg.text_width, cfg.text_width)
         # Starts as the identity: with a pretrained sentence encoder the masked mean is already meaningful.
         nn.init.eye_(self.text_pool.weight)

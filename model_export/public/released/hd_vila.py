@@ -27,9 +27,10 @@ from model_export.public.released.table import Layout, load_released
 from model_export.public.released.weights import Weights
 from model_export.public.released.words import open_words
 from model_export.public.towers import TEXT_AXES
+from training.models.fused import text_transformer
 from training.models.hdvila.config import HdVilaConfig, base
 from training.models.hdvila.video import VideoEncoder
-from training.models.text import TextTransformer, masked_mean
+from training.models.text import masked_mean
 from vitascope.errors import InvalidInput
 from vitascope.manifest import FrameStream
 
@@ -130,7 +131,10 @@ class Towers(nn.Module):
 
     def __init__(self, cfg: HdVilaConfig) -> None:
         super().__init__()
-        self.video, self.text = published_video(cfg), _text(cfg)
+        self.video, self.text = (
+            published_video(cfg),
+            text_transformer(cfg),
+        )
         self.text_pool = nn.Linear(cfg.text_width, cfg.text_width)
         self.text_project = nn.Linear(cfg.text_width, cfg.vector_width)
         self.video_project = nn.Linear(cfg.visual_width, cfg.vector_width)
@@ -141,7 +145,10 @@ class Answering(nn.Module):
 
     def __init__(self, cfg: HdVilaConfig, places: tuple[int, int]) -> None:
         super().__init__()
-        self.video, self.text = published_video(cfg), _text(cfg)
+        self.video, self.text = (
+            published_video(cfg),
+            text_transformer(cfg),
+        )
         self.place = Places(cfg, *places)
         self.head = nn.Sequential(
             nn.Linear(cfg.text_width, cfg.text_width),
@@ -363,21 +370,6 @@ def _configuration(
 def _fused_layers(weights: Weights, cfg: HdVilaConfig) -> list[tuple[str, str]]:
     layers = range(cfg.text_layers, count_of(weights, f"{_BERT}.encoder.layer"))
     return [(f"{_BERT}.encoder.layer.{number}", _MASKED_WORDS) for number in layers]
-
-
-def _text(cfg: HdVilaConfig) -> TextTransformer:
-    return TextTransformer(
-        width=cfg.text_width,
-        heads=cfg.text_heads,
-        text_layers=cfg.text_layers,
-        fused_layers=cfg.fused_layers,
-        intermediate=cfg.text_intermediate,
-        vocabulary=cfg.vocabulary,
-        max_positions=cfg.max_positions,
-        dropout=cfg.dropout,
-        attention_dropout=cfg.attention_dropout,
-        visual_reads_text=True,
-    )
 
 
 def _streams(cfg: HdVilaConfig) -> list[FrameStream]:

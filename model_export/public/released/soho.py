@@ -26,10 +26,10 @@ from model_export.public.released.table import Layout, load_released
 from model_export.public.released.weights import Weights
 from model_export.public.released.words import open_words
 from training.models.config import IMAGENET
+from training.models.fused import text_transformer
 from training.models.soho.config import SohoConfig, base
 from training.models.soho.model import SineEmbeddings
 from training.models.soho.video import VideoEncoder
-from training.models.text import TextTransformer
 from vitascope.errors import InvalidInput
 from vitascope.manifest import FrameStream
 
@@ -94,18 +94,7 @@ class Reader(nn.Module):
         self.place = SineEmbeddings(
             width=cfg.text_width, rows=cfg.grid_height, columns=cfg.grid_width, dropout=cfg.dropout
         )
-        self.text = TextTransformer(
-            width=cfg.text_width,
-            heads=cfg.text_heads,
-            text_layers=0,
-            fused_layers=cfg.fused_layers,
-            intermediate=cfg.text_intermediate,
-            vocabulary=cfg.vocabulary,
-            max_positions=cfg.max_positions,
-            dropout=cfg.dropout,
-            attention_dropout=cfg.attention_dropout,
-            visual_reads_text=True,
-        )
+        self.text = text_transformer(cfg.model_copy(update={"text_layers": 0, "visual_reads_text": True}))
         self.head = head
 
 
