@@ -19,6 +19,7 @@ from service.gate.idempotency import HEADER, REPLAYED
 from service.gate.middleware import GateMiddleware
 from service.observed import Observed
 from service.openapi import describe
+from service.opening import open_service
 from service.problems import install
 from service.routes import (
     collections,
@@ -37,7 +38,7 @@ from service.routes import (
     webhooks,
 )
 from service.settings import Settings
-from service.state import Service, open_service
+from service.state import Service
 
 STATIC = Path(__file__).parent / "static"
 ALLOWED_HEADERS = ("Content-Type", "X-Request-ID", "Authorization", "X-API-Key", "Last-Event-ID")

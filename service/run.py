@@ -12,9 +12,9 @@ from contextlib import suppress
 from service.app import create_app
 from service.logs import set_up_logs
 from service.memory import set_aside, use_few_arenas
+from service.opening import open_service
 from service.server import Server
 from service.settings import Settings, read_settings
-from service.state import open_service
 from vitascope.errors import InvalidInput, VitascopeError
 
 MISTAKE = 2

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated
 
 from anyio import to_thread
@@ -15,29 +12,20 @@ from fastapi import Depends, Request
 from index.collection import Collection
 from index.library import NAME_PATTERN, Library
 from index.records import Video
-from service.caching.caches import Caches, open_caches
+from service.caching.caches import Caches
 from service.cursors import record_number
 from service.errors import NotReady
 from service.events.feeds import Feeds
 from service.gate.gate import Gate
 from service.media_store import MediaStore
-from service.metrics import Metrics
-from service.models.entry import entries_at_start
-from service.models.loaded import Engines
-from service.models.record import read_record
 from service.models.registry import Models
 from service.observer import Observer
-from service.operation_work import do, load_what_exports_need
 from service.operations import Operations
 from service.outbound.door import Door
-from service.outbound.for_jobs import fetch_for_job
 from service.pools import Pool
-from service.scheduling.batches import BatchLimits
 from service.scheduling.scheduler import Scheduler
 from service.settings import Settings
-from service.tracing import tracer_for
 from service.webhooks.courier import Courier
-from service.webhooks.store import WebhookStore
 from service.worker import JobWorker
 from vitascope.decoding.pool import DecodingPool
 from vitascope.errors import CollectionNotFound, EngineUnavailable
@@ -53,7 +41,7 @@ LEAVING_SHARE = 0.2
 
 @dataclass
 class Service:
-    """Everything that routes work with; ``open_service`` makes it."""
+    """Everything that routes work with; ``service.opening`` makes it."""
 
     settings: Settings
     models: Models
@@ -171,96 +159,6 @@ class Service:
     def video(self, name: str, video_id: str) -> Video:
         """A video. Raises CollectionNotFound, VideoNotFound and StorageError."""
         return self.collection(name).get_video(record_number(video_id))
-
-
-def open_service(settings: Settings, door: Door | None = None, *, webhook_door: Door | None = None) -> Service:
-    """Open the bundles and the library and finish what a killed service left half done.
-
-    ``door``, ``webhook_door``: others than the settings' own, where ``url_fetch`` and ``webhooks`` are on. Raises
-    BundleError and its kinds, StorageError, and Busy when another service has the data folder.
-    """
-    # First, so that a broken bundle is named before anything is written.
-    record = read_record(settings.data_dir)
-    entries = entries_at_start(settings, record)
-    engines = Engines()
-    load_what_exports_need()
-    observer = Observer(Metrics(), tracer_for(settings))
-    scheduler = Scheduler(
-        engines.run,
-        observer,
-        BatchLimits(settings.batch_rows, settings.batch_tokens),
-        lanes=settings.lanes or 1,  # and as many as suit a model once it is seen where its graphs run
-        max_waiting=settings.max_waiting,
-        max_waiting_bytes=settings.max_waiting_bytes,
-    )
-    decoding = DecodingPool(
-        settings.decoding_processes or (os.cpu_count() or 1) + 1,
-        memory_bytes=settings.decoding_memory_bytes,
-        seconds=settings.decoding_seconds,
-        watcher=observer.metrics,
-    )
-    caches = open_caches(settings, observer.metrics)
-    models = Models(entries, record, engines, scheduler, decoding, caches, settings)
-    with ExitStack() as undo:
-        undo.callback(scheduler.close)
-        media = MediaStore(settings.data_dir.absolute())
-        undo.callback(media.close)
-        library = Library(settings.data_dir / "collections", vectors=settings.vectors)
-        undo.callback(library.close)
-        media.recover(library)
-        door = (door or Door(settings.url_rules())) if settings.url_fetch == "on" else None
-        worker = JobWorker(library, models, settings, None if door is None else partial(fetch_for_job, door))
-        operations = Operations(
-            (settings.operations_dir or settings.data_dir / "operations").absolute(),
-            settings.max_operations,
-            partial(do, library, models, worker, settings),
-        )
-        gate = Gate(settings)
-        undo.callback(gate.close)
-        courier = None
-        if settings.webhooks == "on":
-            courier = Courier(
-                WebhookStore(settings.data_dir),
-                library,
-                webhook_door or Door(settings.webhook_rules()),
-                settings.webhook_retry_seconds,
-            )
-        undo.pop_all()
-    feeds = Feeds(library.open, settings.max_streams, settings.client_streams)
-    service = Service(
-        settings=settings,
-        models=models,
-        scheduler=scheduler,
-        decoding=decoding,
-        observer=observer,
-        caches=caches,
-        gate=gate,
-        library=library,
-        media=media,
-        worker=worker,
-        door=door,
-        operations=operations,
-        feeds=feeds,
-        courier=courier,
-        heavy=Pool("model", settings.workers, settings.max_waiting),
-        light=Pool("files", settings.readers, settings.max_waiting),
-    )
-    _show(service)
-    return service
-
-
-def _show(service: Service) -> None:
-    """Gauges of what a service holds, asked for at every scrape."""
-    show, scheduler, decoding = service.observer.metrics.show, service.scheduler, service.decoding
-    show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
-    show("vitascope_models_failed", "Models that should serve and could not be loaded", service.models.failed)
-    show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
-    show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: service.gate.admission.bytes)
-    show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
-    show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", decoding.waiting)
-    show("vitascope_event_streams", "Event streams that are open", lambda: service.feeds.open)
-    if service.courier is not None:
-        show("vitascope_webhooks_pending", "Messages that were not taken yet", service.courier.store.pending)
 
 
 # Not plain functions: those would each cost a request a way through a thread.

@@ -18,11 +18,12 @@ from typing import Any
 import httpx
 
 from service.app import create_app
+from service.opening import open_service
 from service.outbound.door import Door
 from service.run import listen
 from service.server import Server
 from service.settings import Settings
-from service.state import Service, open_service
+from service.state import Service
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0

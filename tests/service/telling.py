@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from service import run
-from service.state import open_service
+from service.opening import open_service
 from service.webhooks import courier
 from tests.service.receiver import door_to
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from service.opening import open_service
 from service.settings import Settings, read_settings
-from service.state import open_service
 from tests.chaos import rounds
 from tests.service.conftest import settings_for
 from tests.service.running import problem_of, serving, wait_for

@@ -14,9 +14,9 @@ import pytest
 
 from service.command import COMMANDS
 from service.errors import Busy
+from service.opening import open_service
 from service.run import serve
 from service.settings import Settings, read_settings
-from service.state import open_service
 from tests.service.conftest import settings_for
 from tests.service.running import PATIENCE, Running, problem_of, process, serving, start, wait_for
 from vitascope.errors import EngineError, InvalidInput, StorageError
