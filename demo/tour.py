@@ -27,10 +27,10 @@ def tour(client: Client, console: Console) -> None:
 
     video = next(v for v in videos if v["title"] == FILE)
     _heading(console, "score", f"three captions for {FILE}.mp4")
-    score.show(client.score(CAPTIONS, collection=DEFAULT_COLLECTION, video_id=video["id"]), console)
+    score.show({**client.score(CAPTIONS, collection=DEFAULT_COLLECTION, video_id=video["id"])}, console)
 
     _heading(console, "ask", f'{FILE}.mp4 "{QUESTION}"')
-    ask.show(client.ask(QUESTION, collection=DEFAULT_COLLECTION, video_id=video["id"], top=3), console)
+    ask.show({**client.ask(QUESTION, collection=DEFAULT_COLLECTION, video_id=video["id"], top=3)}, console)
 
     console.print("\n[bold]yours[/bold]  ask it something yourself:")
     console.print(f'  .venv/bin/vitascope search "a star and a circle" --server {client.url}', soft_wrap=True)

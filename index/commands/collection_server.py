@@ -8,6 +8,7 @@ from typing import Any
 
 from index.commands.collection import check_dropped_on_purpose
 from vitascope.client import Client
+from vitascope.client.types import Operation
 from vitascope.commands.output import Steps
 
 
@@ -33,13 +34,14 @@ def _list(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _create(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    return client.create_collection(
+    made = client.create_collection(
         args.name, index_kind=args.index_kind, token_encoding=args.token_encoding, model=args.model
     )
+    return {**made}
 
 
 def _set(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    return client.change_collection(args.name, index_kind=args.index_kind)
+    return {**client.change_collection(args.name, index_kind=args.index_kind)}
 
 
 def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -67,14 +69,14 @@ def _reembed(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _drop(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     facts = client.collection(args.name)
-    check_dropped_on_purpose(args, facts)
+    check_dropped_on_purpose(args, {**facts})
     client.delete_collection(args.name)
     return {"name": args.name, "videos": facts["videos"], "clips": facts["clips"]}
 
 
-def _bytes(operation: dict[str, Any]) -> int:
+def _bytes(operation: Operation) -> int:
     return sum(file["bytes"] for file in operation["files"])
 
 
-def _shown(steps: Steps) -> Callable[[dict[str, Any]], None]:
+def _shown(steps: Steps) -> Callable[[Operation], None]:
     return lambda operation: steps.show(round(100 * operation["progress"]), 100, operation["state"])

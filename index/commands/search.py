@@ -145,7 +145,7 @@ def _search_remotely(args: argparse.Namespace, weights: list[float]) -> dict[str
     ]
     with Client(args.server) as client:
         tasks = client.models()["models"][0]["tasks"] if args.rerank is None else []
-        return client.search(
+        found = client.search(
             args.collection,
             query=query,
             file=args.like[0] if args.like and args.cursor is None else None,
@@ -158,6 +158,7 @@ def _search_remotely(args: argparse.Namespace, weights: list[float]) -> dict[str
             candidates=args.candidates,
             cursor=args.cursor,
         )
+        return {**found}
 
 
 def _weights(args: argparse.Namespace) -> list[float]:

@@ -230,7 +230,7 @@ class Lost(httpx.SyncByteStream):
 
 
 def test_a_job_is_followed_over_lost_connections_and_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitascope.client_following.RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr("vitascope.client.synchronous.following.RECONNECT_SECONDS", 0.0)
     begun = []
     pages = iter(
         [

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from vitascope.download import TRIES, fetch
+from vitascope.client.synchronous.download import TRIES, fetch
 from vitascope.errors import InvalidInput
 
 CONTENT = bytes(range(256)) * 40

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -14,6 +14,7 @@ from vitascope.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from vitascope.client import Client
+    from vitascope.client.types import ModelInfo
 
 SERVER = "http://127.0.0.1:8000"
 SHOWN = 12
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.client import Client
 
     runs: dict[str, Callable[[Client, argparse.Namespace], dict[str, Any]]] = {
-        "list": lambda client, args: client.models(),
+        "list": lambda client, args: {**client.models()},
         "add": _add,
         "default": lambda client, args: {"model": client.set_default_model(_fingerprint(client, args.model))},
         "remove": _remove,
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _add(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     fingerprint = client.add_model(args.folder)["fingerprint"]
+    assert fingerprint is not None  # one that was opened has one
     ready = client.wait_for_model(fingerprint)
     return {"model": client.set_default_model(fingerprint) if args.default else ready}
 
@@ -76,22 +78,21 @@ def _remove(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _fingerprint(client: Client, wanted: str) -> str:
     """Of the one model that ``wanted`` means. Raises NotFound and InvalidInput."""
-    models = [one for one in client.models()["models"] if one["fingerprint"] is not None]
-    exact = [one for one in models if wanted in (one["fingerprint"], one["name"], _described(one))]
-    found = exact or [one for one in models if one["fingerprint"].startswith(wanted)]
+    models = {one["fingerprint"]: one for one in client.models()["models"] if one["fingerprint"] is not None}
+    exact = {key: one for key, one in models.items() if wanted in (key, one["name"], _described(one))}
+    found = exact or {key: one for key, one in models.items() if key.startswith(wanted)}
     if not found:
         raise NotFound(f"model: {wanted!r}; one of {_all(models)} was expected")
     if len(found) > 1:
         raise InvalidInput(f"model: {wanted!r} means {_all(found)}; a fingerprint, or its beginning, was expected")
-    fingerprint: str = found[0]["fingerprint"]
-    return fingerprint
+    return next(iter(found))
 
 
-def _all(models: Sequence[dict[str, Any]]) -> str:
-    return ", ".join(f"{_described(one)} ({one['fingerprint'][:SHOWN]})" for one in models)
+def _all(models: Mapping[str, ModelInfo]) -> str:
+    return ", ".join(f"{_described(one)} ({fingerprint[:SHOWN]})" for fingerprint, one in models.items())
 
 
-def _described(model: dict[str, Any]) -> str:
+def _described(model: Mapping[str, Any]) -> str:
     return f"{model['name']}@{model['version']}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,7 +98,7 @@ def show_files(console: Console, listed: list[tuple[str, str]], what: str) -> No
     console.print(table)
 
 
-def show_hits(results: list[dict[str, Any]], console: Console) -> None:
+def show_hits(results: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Search results of the service or of `vitascope search`, best first."""
     if not results:
         console.print("nothing found")

@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 
-from vitascope.client_retries import Retries, repeated
+from vitascope.client.retries import Retries
+from vitascope.client.synchronous.repeating import repeated
 from vitascope.engine import Array
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
 from vitascope.kserve.address import TOKEN_VARIABLE

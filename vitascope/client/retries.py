@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import random
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from itertools import count
-from typing import Literal, TypeVar
+from typing import Literal
 
 import httpx
 
 from vitascope.errors import InvalidInput
-
-_log = logging.getLogger("vitascope.client")
-
-T = TypeVar("T")
 
 Repeatable = Literal["always", "refused", "never"]
 """Whether a request may be sent again. always: done twice it does no harm. refused: if the answer says that it was not
@@ -57,26 +49,8 @@ class Retries:
         return (asked or 0.0) + random.uniform(most / 2, most)
 
 
-def repeated(send: Callable[[], T], retries: Retries, repeatable: Repeatable) -> T:
-    """What ``send`` returns, tried again as long as that is safe and may help; else what it raised last.
-
-    ``send`` raises httpx.HTTPError, for an error answer httpx.HTTPStatusError.
-    """
-    began = time.monotonic()
-    for tries in count(1):
-        try:
-            return send()
-        except httpx.HTTPError as error:
-            pause = retries.pause_after(tries, _retry_after(error))
-            left = began + retries.seconds - time.monotonic()
-            if tries >= retries.tries or pause > left or not _may_repeat(error, repeatable):
-                raise
-            _log.info("try %d of %d failed (%s); the next one in %.2f s", tries, retries.tries, error, pause)
-        time.sleep(pause)
-    raise AssertionError("unreachable")
-
-
-def _may_repeat(error: httpx.HTTPError, repeatable: Repeatable) -> bool:
+def may_repeat(error: httpx.HTTPError, repeatable: Repeatable) -> bool:
+    """Whether a request that failed so may be sent again, and may fare better."""
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
         if status == httpx.codes.TOO_MANY_REQUESTS:
@@ -96,7 +70,7 @@ def _is_under_way(response: httpx.Response) -> bool:
     return isinstance(problem, dict) and problem.get("code") == "idempotency_in_progress"
 
 
-def _retry_after(error: httpx.HTTPError) -> float | None:
+def retry_after(error: httpx.HTTPError) -> float | None:
     """Seconds from now that an answer asks for, as a number or as a date (RFC 9110, 10.2.3); None without either."""
     stated = error.response.headers.get("retry-after", "") if isinstance(error, httpx.HTTPStatusError) else ""
     if stated.strip().isdecimal():

@@ -1,33 +1,34 @@
+# Generated from vitascope/client/asynchronous: change that, then run python -m tests.vitascope.test_client_generated
 """The part of the client that is about models: which serve, and adding, choosing and removing them."""
 
 from __future__ import annotations
 
-import time
-from urllib.parse import quote
-
 from vitascope import errors
-from vitascope.client_http import JSON, Caller
+from vitascope.client import types
+from vitascope.client.requests import address
+from vitascope.client.synchronous.caller import Caller
+from vitascope.client.waits import pause
 
 
 class Models(Caller):
     """Models of the service."""
 
-    def models(self) -> JSON:
+    def models(self) -> types.Models:
         """Every model, the default first: name, version, fingerprint, state, tasks, streams and the rest."""
-        return self._call("GET", "/v1/models")
+        return self._call(types.Models, "GET", address("models"))
 
-    def model(self, fingerprint: str) -> JSON:
-        return self._call("GET", _path(fingerprint))
+    def model(self, fingerprint: str) -> types.ModelInfo:
+        return self._call(types.ModelInfo, "GET", address("models", fingerprint))
 
-    def add_model(self, folder: str) -> JSON:
+    def add_model(self, folder: str) -> types.ModelInfo:
         """Load the bundle in ``folder``, which lies on the service's machine, beside the models that serve.
 
         ``state`` in the answer is ``loading`` as a rule: see `wait_for_model`. Raises `BundleError` and its kinds for
         what is no bundle, or damaged.
         """
-        return self._call("POST", "/v1/models", json={"folder": folder})
+        return self._call(types.ModelInfo, "POST", address("models"), json={"folder": folder})
 
-    def wait_for_model(self, fingerprint: str, *, interval: float = 0.2) -> JSON:
+    def wait_for_model(self, fingerprint: str, *, interval: float = 0.2) -> types.ModelInfo:
         """Ask every ``interval`` seconds until it serves. Raises `BundleError` where it cannot be loaded."""
         while True:
             found = self.model(fingerprint)
@@ -35,18 +36,14 @@ class Models(Caller):
                 raise errors.BundleError(f"model {found['name']}@{found['version']}: {found['error']}")
             if found["state"] == "ready":
                 return found
-            time.sleep(interval)
+            pause(interval)
 
-    def set_default_model(self, fingerprint: str) -> JSON:
+    def set_default_model(self, fingerprint: str) -> types.ModelInfo:
         """Let this model serve requests that name none, from now on and after a restart."""
-        return self._call("POST", f"{_path(fingerprint)}/default")
+        return self._call(types.ModelInfo, "POST", address("models", fingerprint, "default"))
 
     def remove_model(self, fingerprint: str, *, force: bool = False) -> None:
         """Let it serve no further request. Raises `Conflict` for the default, and without ``force`` for a model that
         collections need.
         """
-        self._call("DELETE", _path(fingerprint), params={"force": force})
-
-
-def _path(fingerprint: str) -> str:
-    return f"/v1/models/{quote(fingerprint, safe='')}"
+        self._do("DELETE", address("models", fingerprint), params={"force": force})

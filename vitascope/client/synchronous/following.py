@@ -1,16 +1,20 @@
-"""The part of the client that follows jobs: server-sent events, read as the HTML standard says."""
+# Generated from vitascope/client/asynchronous: change that, then run python -m tests.vitascope.test_client_generated
+"""Jobs as they go on: server-sent events, read as the HTML standard says."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
+from typing import cast
 
 import httpx
 
-from vitascope.client_http import JSON, Caller, ServiceError
-from vitascope.client_retries import Retries
+from vitascope.client.options import JobEvent
+from vitascope.client.problems import ServiceError
+from vitascope.client.retries import Retries
+from vitascope.client.synchronous.caller import Caller
+from vitascope.client.waits import pause
 
 STREAM = "text/event-stream"
 QUIET_SECONDS = 45.0
@@ -21,7 +25,9 @@ RECONNECT_SECONDS = 1.0
 class Following(Caller):
     """What happens at the service, as it happens."""
 
-    def _follow(self, path: str, after: int | None, ends: frozenset[str], retries: Retries | None) -> Iterator[JSON]:
+    def _follow(
+        self, path: str, after: int | None, ends: frozenset[str], retries: Retries | None
+    ) -> Generator[JobEvent, None, None]:
         """Events of the stream at ``path`` to its end, over as many connections as that takes.
 
         ``ends``: states after which a stream that ends has ended for good. Raises as other calls do when it cannot be
@@ -34,16 +40,17 @@ class Following(Caller):
                 if response.status_code == httpx.codes.NO_CONTENT:
                     return
                 try:
-                    for event in _events(response):
-                        after = after if event["id"] is None else int(event["id"])
-                        if event["event"] == "state":
-                            is_over = event["data"]["state"] in ends
-                        yield event
+                    with closing(_events(response)) as events:
+                        for event in events:
+                            after = after if event["id"] is None else int(event["id"])
+                            if event["event"] == "state":
+                                is_over = event["data"]["state"] in ends
+                            yield event
                     if is_over:
                         return
                 except httpx.HTTPError:
                     pass  # what was missed comes with the next connection
-            time.sleep(RECONNECT_SECONDS)
+            pause(RECONNECT_SECONDS)
 
     def _open(self, path: str, after: int | None, retries: Retries | None) -> httpx.Response:
         headers = {"Accept": STREAM} | ({} if after is None else {"Last-Event-ID": str(after)})
@@ -65,13 +72,13 @@ class Following(Caller):
         return response
 
 
-def _events(response: httpx.Response) -> Iterator[JSON]:
-    """``{"id": …, "event": …, "data": …}``; an id of None belongs to an event that cannot be come back to."""
+def _events(response: httpx.Response) -> Generator[JobEvent, None, None]:
     fields: dict[str, str] = {}
     for line in response.iter_lines():
         name, _, value = line.partition(":")
         if line and name:
             fields[name] = value.removeprefix(" ")
         elif not line and "data" in fields:
-            yield {"id": fields.get("id"), "event": fields["event"], "data": json.loads(fields["data"])}
+            event = {"id": fields.get("id"), "event": fields["event"], "data": json.loads(fields["data"])}
+            yield cast(JobEvent, event)
             fields = {}

@@ -1,0 +1,144 @@
+"""The part of the client that is about collections and their videos."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vitascope import errors
+from vitascope.client import types
+from vitascope.client.asynchronous.caller import Caller
+from vitascope.client.options import IndexKind, Metadata, TokenEncoding
+from vitascope.client.progress import UploadProgress
+from vitascope.client.requests import address, given, once
+
+
+class Collections(Caller):
+    """Collections and videos."""
+
+    async def collections(self) -> types.Collections:
+        return await self._call(types.Collections, "GET", address("collections"))
+
+    async def create_collection(
+        self,
+        name: str,
+        *,
+        index_kind: IndexKind | None = None,
+        token_encoding: TokenEncoding | None = None,
+        model: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> types.Collection:
+        """Raises `CollectionExists` where there is one of that name.
+
+        ``model``: which fills it, by name, name@version or fingerprint, if not the default. ``idempotency_key``, here
+        and below: of your choice, for this call alone, else a random one. Repeated with it within 24 hours, the call is
+        not done again, and returns what it returned first.
+        """
+        options = given(index_kind=index_kind, token_encoding=token_encoding, model=model)
+        body = {"name": name, **options}
+        headers = once(idempotency_key)
+        return await self._call(types.Collection, "POST", address("collections"), json=body, headers=headers)
+
+    async def change_collection(self, name: str, *, index_kind: IndexKind) -> types.Collection:
+        """Ask for another kind of index; it is built beside the searches. ``index`` in the answer says what serves."""
+        body = {"index_kind": index_kind}
+        return await self._call(types.Collection, "PATCH", address("collections", name), json=body)
+
+    async def collection(self, name: str) -> types.Collection:
+        return await self._call(types.Collection, "GET", address("collections", name))
+
+    async def delete_collection(self, name: str) -> None:
+        await self._do("DELETE", address("collections", name))
+
+    async def add_video(
+        self,
+        collection: str,
+        file: str | Path,
+        *,
+        title: str | None = None,
+        metadata: Metadata | None = None,
+        segmentation: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+        progress: UploadProgress = False,
+    ) -> types.AddedVideo:
+        """Upload and index a file. A file whose content is there already is not indexed again.
+
+        ``segmentation``: how it is cut into clips, such as ``{"rule": "shots", "longest": 16}``. ``progress``, here and
+        of other uploads: True draws a bar in a terminal or notebook, and a function is called with the bytes that have
+        gone and all of them.
+        """
+        fields: dict[str, str] = {}
+        if title is not None:
+            fields["title"] = title
+        if metadata is not None:
+            fields["metadata"] = json.dumps(dict(metadata))
+        if segmentation is not None:
+            fields["segmentation"] = json.dumps(dict(segmentation))
+        path = address("collections", collection, "videos")
+        headers = once(idempotency_key)
+        return await self._upload(types.AddedVideo, path, file, fields, headers=headers, progress=progress)
+
+    async def add_url(
+        self,
+        collection: str,
+        url: str,
+        *,
+        title: str | None = None,
+        metadata: Metadata | None = None,
+        segmentation: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> types.Job:
+        """Begin a job in which the service fetches one file from ``url`` and indexes it; see ``wait_for_job``.
+
+        The service must be set up to fetch from that host, as docs/operating.md says.
+        """
+        given_metadata = None if metadata is None else dict(metadata)
+        body = {"url": url, **given(title=title, metadata=given_metadata, segmentation=segmentation)}
+        path = address("collections", collection, "videos")
+        return await self._call(types.Job, "POST", path, json=body, headers=once(idempotency_key))
+
+    async def videos(
+        self,
+        collection: str,
+        *,
+        limit: int | None = None,
+        cursor: str | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> types.Videos:
+        """One page of videos; its ``next_cursor`` is the ``cursor`` of the next page, null at the end.
+
+        ``where`` filters by metadata and fields of videos, as for ``search``.
+        """
+        asked = given(limit=limit, cursor=cursor, filter=None if where is None else json.dumps(dict(where)))
+        return await self._call(types.Videos, "GET", address("collections", collection, "videos"), params=asked)
+
+    async def all_videos(
+        self, collection: str, *, where: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[types.Video]:
+        """All videos, or those that pass the filter, one by one; pages are asked for as they are needed."""
+        async for page in self._pages(lambda cursor: self.videos(collection, limit=100, cursor=cursor, where=where)):
+            for video in page["videos"]:
+                yield video
+
+    async def video(self, collection: str, video_id: str) -> types.VideoWithClips:
+        path = address("collections", collection, "videos", video_id)
+        return await self._call(types.VideoWithClips, "GET", path)
+
+    async def delete_video(self, collection: str, video_id: str) -> None:
+        await self._do("DELETE", address("collections", collection, "videos", video_id))
+
+    async def download_video(self, collection: str, video_id: str, file: str | Path) -> None:
+        """Write the file of a video, as it was added, to ``file``, which is replaced when all has come.
+
+        Raises `InvalidInput` where it cannot be written.
+        """
+        await self._fetch(address("collections", collection, "videos", video_id, "media"), Path(file))
+
+    async def thumbnail(self, url: str) -> bytes:
+        """The picture (JPEG) at a ``thumbnail_url`` of this service, which results, videos and clips have."""
+        if not url.startswith("/v1/"):
+            # An address of another host would get the key.
+            raise errors.InvalidInput(f"url: {url!r}; a thumbnail_url of the service was expected")
+        return (await self._sent("GET", url)).content

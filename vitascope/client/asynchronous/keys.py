@@ -1,0 +1,41 @@
+"""The part of the client that is about keys. Needs a key with the scope admin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vitascope.client import types
+from vitascope.client.asynchronous.caller import Caller
+from vitascope.client.options import Scope
+from vitascope.client.requests import address, given
+
+
+class Keys(Caller):
+    """Who may do what."""
+
+    async def keys(self) -> types.Keys:
+        """All keys without their texts, revoked ones, too."""
+        return await self._call(types.Keys, "GET", address("keys"))
+
+    async def create_key(
+        self,
+        name: str,
+        scopes: Sequence[Scope],
+        *,
+        collections: Sequence[str] | None = None,
+        rate: float | None = None,
+        concurrency: int | None = None,
+        expires_in: float | None = None,
+    ) -> types.MadeKey:
+        """This answer alone has the ``key`` itself.
+
+        ``collections``: it is for these alone; ``rate``: requests a second; ``concurrency``: requests under way;
+        ``expires_in``: seconds from now.
+        """
+        named = None if collections is None else list(collections)
+        limits = given(collections=named, rate=rate, concurrency=concurrency, expires_in=expires_in)
+        body = {"name": name, "scopes": list(scopes), **limits}
+        return await self._call(types.MadeKey, "POST", address("keys"), json=body)
+
+    async def revoke_key(self, key_id: str) -> types.KeyInfo:
+        return await self._call(types.KeyInfo, "DELETE", address("keys", key_id))

@@ -1,0 +1,95 @@
+# Generated from vitascope/client/asynchronous: change that, then run python -m tests.vitascope.test_client_generated
+"""The part of the client that searches."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from vitascope.client import types
+from vitascope.client.options import Group, SearchOptions
+from vitascope.client.requests import address, field, given
+from vitascope.client.synchronous.caller import Caller
+
+
+class Search(Caller):
+    """Finding clips, events and videos."""
+
+    def search(
+        self,
+        collection: str,
+        text: str | None = None,
+        *,
+        query: Sequence[Mapping[str, Any]] | None = None,
+        file: str | Path | None = None,
+        limit: int = 10,
+        where: Mapping[str, Any] | None = None,
+        rerank: int = 0,
+        hybrid: bool | None = None,
+        min_similarity: float | None = None,
+        group: Group | None = None,
+        clips: int | None = None,
+        candidates: int | None = None,
+        include_query_clips: bool | None = None,
+        cursor: str | None = None,
+    ) -> types.SearchResponse:
+        """Clips that fit a sentence, a picture or video (``file``, not kept), or a mix of several things.
+
+        ``query``: parts such as ``{"kind": "text", "value": "a dog", "weight": 1}``, ``{"kind": "clip", "value":
+        "41"}`` and ``{"kind": "file"}``, in place of ``text``. ``where`` filters by metadata, fields of videos and,
+        inside of ``clip``, of the clip itself. ``hybrid``: words of titles and of what is said count, too. The best
+        ``rerank`` clips are ordered by fused score. ``group``: ``clip``, ``event`` or ``video``, made of the
+        ``candidates`` best clips, listing at most ``clips`` of theirs.
+        ``cursor``: the answer's ``next_cursor``, with all else but ``limit`` and ``clips`` as before; ``file`` is
+        left out then, with ``query`` naming it.
+        """
+        options = given(
+            filter=where,
+            hybrid=hybrid,
+            min_similarity=min_similarity,
+            group=group,
+            clips=clips,
+            candidates=candidates,
+            include_query_clips=include_query_clips,
+            cursor=cursor,
+        )
+        asked = {**given(text=text, query=query), "limit": limit, "rerank": rerank, **options}
+        path = address("collections", collection, "search")
+        if file is None:
+            return self._call(types.SearchResponse, "POST", path, json=asked, reads=True)
+        fields = {name: field(value) for name, value in asked.items()}
+        return self._upload(types.SearchResponse, path, file, fields, reads=True)
+
+    def search_pages(
+        self,
+        collection: str,
+        text: str | None = None,
+        *,
+        file: str | Path | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> Generator[types.SearchResponse, None, None]:
+        """The answers of ``search``, page by page to the last; a file is sent once."""
+        page = self.search(collection, text, file=file, **options)
+        yield page
+        if file is not None and options.get("query") is None:
+            sentence = [] if text is None else [{"kind": "text", "value": text}]
+            text, options = None, {**options, "query": [*sentence, {"kind": "file"}]}
+        while page["next_cursor"] is not None:
+            page = self.search(collection, text, cursor=page["next_cursor"], **options)
+            yield page
+
+    def search_all(
+        self,
+        collection: str,
+        text: str | None = None,
+        *,
+        file: str | Path | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> Iterator[types.SearchResult]:
+        """The results of ``search``, best first, one by one to the last; pages are asked for as they are needed.
+
+        ``limit``: results of a page. Leave the loop when you have seen enough.
+        """
+        for page in self.search_pages(collection, text, file=file, **options):
+            yield from page["results"]
