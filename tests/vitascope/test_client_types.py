@@ -5,14 +5,23 @@ After a change of the interface: ``python -m tests.vitascope.test_client_types``
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import httpx
+import pytest
+
+from tests.chaos import only_by_chaos
+from vitascope.client import AsyncClient, Client, options
 
 ROOT = Path(__file__).parents[2]
 TYPES = ROOT / "vitascope" / "client" / "types.py"
@@ -92,6 +101,130 @@ def written() -> str:
 
 def test_the_types_are_those_of_the_interface() -> None:
     assert TYPES.read_text("utf-8") == written(), f"after a change of the interface: {UPDATE}"
+
+
+MADE_OF_OTHERS = re.compile(
+    "all_|search_(all|pages)|wait_|is_ready|close|back_up|export|job_events|thumbnail|download_video"
+)
+"""Methods that answer something other than the service does; tests/service/test_client_whole.py has them."""
+NOT_FOR_THE_CLIENT = {
+    "GET /livez",
+    "GET /metrics",
+    "GET /readyz",
+    "POST /v1/media-cookie",  # for pages
+    "GET /v1/collections/{name}/jobs/{job_id}/events",  # job_events
+    "GET /v1/collections/{name}/videos/{video_id}/media",  # download_video
+    "GET /v1/collections/{name}/videos/{video_id}/thumbnail",  # thumbnail
+    "GET /v1/operations/{operation_id}/files/{name}",  # back_up, export
+}
+
+
+def operation(request: httpx.Request) -> str:
+    """The one that a request is for, as ``METHOD path``."""
+    for path, methods in interface()["paths"].items():
+        if request.method.lower() in methods and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", path), request.url.path):
+            return f"{request.method} {path}"
+    raise AssertionError(f"{request.method} {request.url.path} is no operation of the service")
+
+
+def call(method: Callable[..., object], file: Path) -> None:
+    """Call a method with something for each parameter that must be given."""
+    given: dict[str, object] = {"scopes": ["read"], "texts": ["x"], "captions": ["x"], "documents": ["x"], "file": file}
+    given |= {"folder": "x"} if method.__name__ == "create_job" else {}
+    named = inspect.signature(method).parameters.values()
+    needed = [one.name for one in named if one.default is one.empty and one.kind is not one.VAR_KEYWORD]
+    method(**dict.fromkeys(needed, "x") | {name: value for name, value in given.items() if name in {*needed, "folder"}})
+
+
+def test_each_method_returns_what_its_operation_answers_and_no_operation_is_missing(tmp_path: Path) -> None:
+    requests: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(200, json={})
+
+    file = tmp_path / "file"
+    file.touch()
+    covered = set()
+    with Client("http://service", transport=httpx.MockTransport(answer)) as client:
+        for name, method in inspect.getmembers(client, inspect.ismethod):
+            if name.startswith("_") or MADE_OF_OTHERS.match(name):
+                continue
+            call(method, file)
+            asked = operation(requests[-1])
+            covered.add(asked)
+            verb, path = asked.split()
+            stated = answers(interface()["paths"][path][verb.lower()])
+            returned = get_type_hints(method)["return"]
+            assert returned is NoneType if not stated else returned.__name__ in stated, name
+            assert returned is get_type_hints(getattr(AsyncClient, name))["return"], name
+    everything = {f"{verb.upper()} {path}" for path, verbs in interface()["paths"].items() for verb in verbs}
+    assert everything - covered == everything & NOT_FOR_THE_CLIENT
+
+
+@pytest.mark.parametrize(
+    ("kind", "schema", "field"),
+    [
+        (options.IndexKind, "NewCollection", "index_kind"),
+        (options.IndexKind, "CollectionChanges", "index_kind"),
+        (options.TokenEncoding, "NewCollection", "token_encoding"),
+        (options.Group, "SearchRequest", "group"),
+        (options.JobState, "Job", "state"),
+        (options.ItemState, "JobItem", "state"),
+        (options.OperationKind, "Operation", "kind"),
+        (options.DeliveryState, "Delivery", "state"),
+        (options.WebhookEvent, "Delivery", "type"),
+    ],
+)
+def test_options_take_what_the_service_takes(kind: object, schema: str, field: str) -> None:
+    assert list(get_args(kind)) == interface()["components"]["schemas"][schema]["properties"][field]["enum"]
+
+
+def test_pages_of_a_search_take_its_options() -> None:
+    single = set(inspect.signature(Client.search).parameters) - {"self", "collection", "text", "file", "cursor"}
+    assert set(options.SearchOptions.__annotations__) == single
+    asked = set(interface()["components"]["schemas"]["SearchRequest"]["properties"]) - {"text", "cursor", "filter"}
+    assert asked == single - {"where"}
+
+
+SAMPLE = """
+from vitascope import AsyncClient, Client
+
+def first(client: Client) -> str | None:
+    for result in client.search_all("films", "a dog", group="video", limit=5):
+        seconds: float = result["end"] - result["start"]
+        return f'{result["video"]["title"]}: {seconds}'
+    return None
+
+async def failures(client: AsyncClient, job: str) -> list[str | None]:
+    done = await client.wait_for_job("films", job, progress=True)
+    assert done["state"] != "running"
+    async for event in client.job_events("films", job, after=0):
+        if event["event"] == "item":
+            print(event["data"]["path"])
+    return [item["reason"] async for item in client.all_job_items("films", job, state="failed")]
+"""
+WRONG = {
+    'group="video"': 'group="films"',
+    'result["end"]': 'result["finish"]',
+    'state="failed"': 'state="broken"',
+    'event["data"]["path"]': 'event["data"]["counts"]',
+    "str | None:": "int:",
+}
+
+
+@only_by_chaos
+def test_a_type_checker_accepts_what_is_right_and_finds_what_is_wrong(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path / 'cache'}"]
+
+    def check(text: str) -> str:
+        (tmp_path / "sample.py").write_text(text)
+        run = [*command, str(tmp_path / "sample.py")]
+        return subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=False).stdout
+
+    assert "Success" in check(SAMPLE)
+    for right, wrong in WRONG.items():
+        assert "sample.py" in check(SAMPLE.replace(right, wrong)), wrong
 
 
 if __name__ == "__main__":

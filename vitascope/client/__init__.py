@@ -1,4 +1,4 @@
-"""Clients of the service: `Client`, which waits for each answer, and `AsyncClient`, the same for asyncio and trio.
+"""Clients of the service: `Client`, which waits for each answer, and `AsyncClient`, the same for asyncio.
 
     with Client("http://127.0.0.1:8000") as client:
         client.add_video("videos", "clip.mp4", metadata={"camera": "north"})

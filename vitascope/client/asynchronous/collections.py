@@ -118,7 +118,7 @@ class Collections(Caller):
         self, collection: str, *, where: Mapping[str, Any] | None = None
     ) -> AsyncIterator[types.Video]:
         """All videos, or those that pass the filter, one by one; pages are asked for as they are needed."""
-        async for page in self._pages(lambda cursor: self.videos(collection, limit=100, cursor=cursor, where=where)):
+        async for page in self._pages(lambda cursor: self.videos(collection, cursor=cursor, where=where)):
             for video in page["videos"]:
                 yield video
 

@@ -53,7 +53,7 @@ class Jobs(Following):
 
     async def all_jobs(self, collection: str, *, state: JobState | None = None) -> AsyncIterator[types.Job]:
         """All jobs, newest first, or those of one ``state``, one by one."""
-        async for page in self._pages(lambda cursor: self.jobs(collection, state=state, limit=100, cursor=cursor)):
+        async for page in self._pages(lambda cursor: self.jobs(collection, state=state, cursor=cursor)):
             for job in page["jobs"]:
                 yield job
 
@@ -77,9 +77,7 @@ class Jobs(Following):
         self, collection: str, job_id: str, *, state: ItemState | None = None
     ) -> AsyncIterator[types.JobItem]:
         """All files of a job, or those of one ``state``, one by one."""
-        async for page in self._pages(
-            lambda cursor: self.job_items(collection, job_id, state=state, limit=100, cursor=cursor)
-        ):
+        async for page in self._pages(lambda cursor: self.job_items(collection, job_id, state=state, cursor=cursor)):
             for item in page["items"]:
                 yield item
 

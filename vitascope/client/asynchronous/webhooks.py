@@ -50,8 +50,6 @@ class Webhooks(Caller):
         self, webhook_id: str, *, state: DeliveryState | None = None
     ) -> AsyncIterator[types.Delivery]:
         """All that was sent there, newest first, one by one."""
-        async for page in self._pages(
-            lambda cursor: self.webhook_deliveries(webhook_id, state=state, limit=100, cursor=cursor)
-        ):
+        async for page in self._pages(lambda cursor: self.webhook_deliveries(webhook_id, state=state, cursor=cursor)):
             for delivery in page["deliveries"]:
                 yield delivery

@@ -117,7 +117,7 @@ class Collections(Caller):
 
     def all_videos(self, collection: str, *, where: Mapping[str, Any] | None = None) -> Iterator[types.Video]:
         """All videos, or those that pass the filter, one by one; pages are asked for as they are needed."""
-        for page in self._pages(lambda cursor: self.videos(collection, limit=100, cursor=cursor, where=where)):
+        for page in self._pages(lambda cursor: self.videos(collection, cursor=cursor, where=where)):
             yield from page["videos"]
 
     def video(self, collection: str, video_id: str) -> types.VideoWithClips:

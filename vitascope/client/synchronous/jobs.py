@@ -54,7 +54,7 @@ class Jobs(Following):
 
     def all_jobs(self, collection: str, *, state: JobState | None = None) -> Iterator[types.Job]:
         """All jobs, newest first, or those of one ``state``, one by one."""
-        for page in self._pages(lambda cursor: self.jobs(collection, state=state, limit=100, cursor=cursor)):
+        for page in self._pages(lambda cursor: self.jobs(collection, state=state, cursor=cursor)):
             yield from page["jobs"]
 
     def job(self, collection: str, job_id: str) -> types.Job:
@@ -75,9 +75,7 @@ class Jobs(Following):
 
     def all_job_items(self, collection: str, job_id: str, *, state: ItemState | None = None) -> Iterator[types.JobItem]:
         """All files of a job, or those of one ``state``, one by one."""
-        for page in self._pages(
-            lambda cursor: self.job_items(collection, job_id, state=state, limit=100, cursor=cursor)
-        ):
+        for page in self._pages(lambda cursor: self.job_items(collection, job_id, state=state, cursor=cursor)):
             yield from page["items"]
 
     def pause_job(self, collection: str, job_id: str) -> types.Job:

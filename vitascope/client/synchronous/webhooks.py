@@ -49,7 +49,5 @@ class Webhooks(Caller):
         self, webhook_id: str, *, state: DeliveryState | None = None
     ) -> Iterator[types.Delivery]:
         """All that was sent there, newest first, one by one."""
-        for page in self._pages(
-            lambda cursor: self.webhook_deliveries(webhook_id, state=state, limit=100, cursor=cursor)
-        ):
+        for page in self._pages(lambda cursor: self.webhook_deliveries(webhook_id, state=state, cursor=cursor)):
             yield from page["deliveries"]
