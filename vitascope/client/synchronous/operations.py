@@ -48,11 +48,12 @@ class Operations(Caller):
         on_change: Callable[[types.Operation], None] | None = None,
         progress: bool = False,
     ) -> types.Operation:
-        """Ask every ``interval`` seconds until it has ended; ``on_change`` gets every answer.
+        """Ask every ``interval`` seconds, at first more often, until it has ended; ``on_change`` gets every answer.
 
         ``progress``: draw a bar in a terminal or notebook. Raises `Conflict` with the reason where it failed.
         """
         with shown_operation(operation_id, progress) as show:
+            seconds = 0.0
             while True:
                 operation = self.operation(operation_id)
                 show(operation)
@@ -62,7 +63,8 @@ class Operations(Caller):
                     raise errors.Conflict(f"{operation['kind']} of {operation['collection']}: {operation['error']}")
                 if operation["state"] == "succeeded":
                     return operation
-                pause(interval)
+                seconds = min(interval, 2 * seconds + 0.02)
+                pause(seconds)
 
     def back_up(self, collection: str, file: str | Path, **waiting: Unpack[OperationWaiting]) -> types.Operation:
         """Write a collection as it is now to ``file`` on this machine; an earlier one there is replaced at the end.
