@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.service.conftest import fill, settings_for
 from tests.service.forwarding import forwarding
 from tests.service.running import JSON, Running, serving, wait_for
-from vitascope.client import Client, Retries, ServiceError
+from vitascope.client import AsyncClient, Client, Retries, ServiceError
 from vitascope.errors import CollectionNotFound
 
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
@@ -131,6 +132,32 @@ def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(busy: Running
     assert raised.value.status == 503
     assert raised.value.problem["code"] == "overloaded"
     assert answered(busy, 503) == before + 1
+
+
+def test_a_call_that_is_cancelled_never_reaches_the_model(busy: Running) -> None:
+    def dropped() -> float:
+        families = text_string_to_metric_families(busy.service.observer.metrics.text().decode())
+        samples = [sample for family in families for sample in family.samples]
+        of_text = {"graph": "text", "reason": "abandoned"}.items()
+        return sum(
+            s.value for s in samples if s.name == "vitascope_calls_dropped_total" and of_text <= s.labels.items()
+        )
+
+    async def search_and_cancel() -> None:
+        async with AsyncClient(f"http://127.0.0.1:{port_of(busy)}", api_key=ADMIN) as client:
+            call = asyncio.create_task(client.search("palette", "nobody waits for this"))
+            await asyncio.to_thread(wait_for, lambda: busy.service.scheduler.waiting())
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            for _ in range(2):  # answered after the service has seen that the connection is gone
+                assert await client.is_ready()
+
+    before = dropped()
+    with held(busy, "text", ADMIN):
+        asyncio.run(search_and_cancel())
+        assert dropped() == before  # it is still in the queue
+    wait_for(lambda: dropped() == before + 1)
 
 
 def test_a_service_that_starts_late_is_found(busy: Running) -> None:
