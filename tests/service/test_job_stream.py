@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import signal
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 from pathlib import Path
 
 import httpx
@@ -27,6 +28,7 @@ from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.following import Told, events, followed, stream
 from tests.service.running import PATIENCE, Running, problem_of, process, serving, wait_for
+from vitascope import AsyncClient
 from vitascope.model import Model
 
 WATCHERS = 50
@@ -128,6 +130,30 @@ def test_who_comes_back_in_the_middle_misses_nothing(
     rest = followed(running.client, job, first.number)
     assert [event.number for event in kept(rest)] == list(range((first.number or 0) + 1, 9))
     assert words(rest)[-1] == "succeeded"
+
+
+def test_the_asynchronous_client_can_leave_early_and_come_back(
+    running: Running, collection: str, incoming: Path, held: Callable[[], None]
+) -> None:
+    pictures(incoming, 2)
+    job = begin(running.client, collection, incoming).rsplit("/", 1)[1]
+
+    async def watch() -> None:
+        async with AsyncClient(str(running.client.base_url)) as client:
+            async with aclosing(client.job_events(collection, job, after=0)) as coming:
+                first = await anext(coming)
+            await asyncio.to_thread(wait_for, lambda: not running.service.feeds.followed)
+            waiting = asyncio.create_task(client.wait_for_job(collection, job))
+            await asyncio.to_thread(wait_for, lambda: running.service.feeds.followed)
+            waiting.cancel()
+            await asyncio.to_thread(wait_for, lambda: not running.service.feeds.followed)
+            held()
+            rest = [event async for event in client.job_events(collection, job, after=int(first["id"] or 0))]
+            assert rest[-1]["data"]["state"] == "succeeded"
+            numbers = [int(event["id"]) for event in rest if event["id"] is not None]
+            assert numbers == list(range(int(first["id"] or 0) + 1, numbers[-1] + 1))
+
+    asyncio.run(watch())
 
 
 def test_who_comes_back_after_a_restart_misses_nothing(

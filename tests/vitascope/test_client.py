@@ -80,6 +80,14 @@ def test_an_error_page_of_something_in_between_is_reported_by_its_status() -> No
     assert raised.value.status == 502
 
 
+def test_a_page_in_place_of_an_answer_is_reported() -> None:
+    with (
+        client_of(lambda request: httpx.Response(200, text="<h1>Log in</h1>")) as client,
+        pytest.raises(ServiceError, match="did not answer GET /v1/models with JSON"),
+    ):
+        client.models()
+
+
 def test_a_service_that_is_not_there_is_named() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("connection refused")
@@ -188,6 +196,15 @@ def test_a_file_that_cannot_be_read_is_named_before_anything_is_sent(tmp_path: P
 
     with client_of(answer) as client, pytest.raises(errors.InvalidInput, match=r"missing\.mp4"):
         client.score_file(tmp_path / "missing.mp4", ["a dog"])
+
+
+def test_what_a_callers_function_raises_is_not_taken_for_the_files_fault(tmp_path: Path) -> None:
+    def show(sent: int, size: int) -> None:
+        raise BrokenPipeError
+
+    (tmp_path / "dog.mp4").write_bytes(b"not really a video")
+    with client_of(lambda request: httpx.Response(201, json={})) as client, pytest.raises(BrokenPipeError):
+        client.add_video("videos", tmp_path / "dog.mp4", progress=show)
 
 
 @pytest.mark.parametrize(

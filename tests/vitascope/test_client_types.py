@@ -106,7 +106,7 @@ def test_the_types_are_those_of_the_interface() -> None:
 MADE_OF_OTHERS = re.compile(
     "all_|search_(all|pages)|wait_|is_ready|close|back_up|export|job_events|thumbnail|download_video"
 )
-"""Methods that answer something other than the service does; tests/service/test_client_whole.py has them."""
+"""Methods that answer something other than the service does."""
 NOT_FOR_THE_CLIENT = {
     "GET /livez",
     "GET /metrics",

@@ -10,10 +10,9 @@ from typing import Any, Self, TypedDict, TypeVar
 
 import httpx
 
-from vitascope import errors
 from vitascope.client.asynchronous.download import fetch
 from vitascope.client.asynchronous.repeating import repeated
-from vitascope.client.asynchronous.sending import Sending
+from vitascope.client.asynchronous.sending import Sending, opened
 from vitascope.client.problems import ServiceError, error_of
 from vitascope.client.progress import UploadProgress, shown_upload
 from vitascope.client.requests import header_value, repeatable
@@ -78,20 +77,15 @@ class Caller:
         source = Path(file)
 
         async def send(on_progress: Callable[[int, int], None]) -> httpx.Response:
-            with await blocking_async(source.open, "rb") as stream:
+            with await blocking_async(opened, source) as stream:
                 form = {"file": (source.name, stream)}
                 request = self._http.build_request("POST", path, data=dict(fields), files=form, headers=headers)
-                request.stream = Sending(request, on_progress)
+                request.stream = Sending(request, source, on_progress)
                 return await self._http.send(request)
 
-        try:
-            with shown_upload(source.name, progress) as on_progress:
-                response = await self._answered(
-                    "POST", path, lambda: send(on_progress), repeatable("POST", headers, reads)
-                )
-        except OSError as error:
-            raise errors.InvalidInput(f"file: {str(source)!r} cannot be read ({error.strerror})") from error
-        answer: T = response.json()
+        with shown_upload(source.name, progress) as on_progress:
+            response = await self._answered("POST", path, lambda: send(on_progress), repeatable("POST", headers, reads))
+        answer: T = self._json(response)
         return answer
 
     async def _call(
@@ -106,9 +100,15 @@ class Caller:
         reads: bool = False,
     ) -> T:
         """What the service answers, which is a ``kind``. ``reads``: a POST that changes nothing at the service."""
-        response = await self._sent(method, path, json, params, headers, reads)
-        answer: T = response.json()
+        answer: T = self._json(await self._sent(method, path, json, params, headers, reads))
         return answer
+
+    def _json(self, response: httpx.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError as error:  # of something in between, such as a page to log in
+            asked = f"{response.request.method} {response.request.url.path}"
+            raise ServiceError(f"{self.url} did not answer {asked} with JSON", response.status_code) from error
 
     async def _do(self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None) -> None:
         """A call that is answered without words."""
