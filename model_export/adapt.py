@@ -20,6 +20,7 @@ from typing import Any
 
 from model_export.adapt_start import StartFacts, read_start, start_identity
 from model_export.assemble import check_name, check_replaceable
+from model_export.calibrate import FIT_FROM
 from model_export.export import Before, export_checkpoint, restate_bundle
 from model_export.parity import ParityError
 from model_export.weights import Precision
@@ -36,9 +37,6 @@ from vitascope.commands.output import Steps
 from vitascope.errors import BundleError, InvalidInput
 from vitascope.manifest import Strict
 
-FIT_FROM = 50
-"""Held-out clips from which on match and fused probabilities are calibrated anew. Three numbers are fitted; ten to
-twenty right pairs for each are the usual least, below which a fit follows those few more than it tells of others."""
 PRECISIONS: Mapping[Precision, Sequence[Precision]] = {
     "int8-weights": ("int8-weights", "float16-weights", "float32"),
     "float16-weights": ("float16-weights", "float32"),

@@ -5,22 +5,27 @@ What is calibrated is what will be served: stored weights, ONNX Runtime and all.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from model_export.recall import Embedded
+from model_export.beside import Origin
+from model_export.recall import Embedded, has_captions
 from training.answers import whole_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
-from vitascope.engine import Array, Engine
 from vitascope.manifest import Calibration
-from vitascope.tokenise import Tokenizer
+from vitascope.model import Model
 
 QUESTIONS = 1000
 """At most so many questions per corpus, spread evenly over its examples."""
+FIT_FROM = 50
+"""Examples with captions from which on a variant's match and fused probabilities are fitted anew. Three numbers are
+fitted; ten to twenty right pairs for each are the usual least, below which a fit follows those few more than it tells
+of others."""
 
 AnswerLogits = Callable[[Sequence[str], np.ndarray], np.ndarray]
 """(questions (n), visual tokens (n, V, K)) -> (n, answers)."""
@@ -28,10 +33,13 @@ AnswerLogits = Callable[[Sequence[str], np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A calibration and how it did: expected calibration errors (fractions) before and after, on these pairs."""
+    """A calibration and how it did on the pairs and questions that it was fitted to: expected calibration errors
+    (fractions) `before`, of plain sigmoids and softmax, and `after`; `kept`: of the calibration that there was."""
 
     calibration: Calibration = field(default_factory=Calibration)
     facts: dict[str, float] = field(default_factory=dict)
+    corpora: Sequence[str] = ()
+    """Which spoke of it."""
 
 
 def calibrate(
@@ -47,61 +55,71 @@ def calibrate(
 
     fit_from: a corpus of fewer captioned examples says nothing of match and fused probabilities.
     """
-    facts: dict[str, float] = {}
-    kept = kept or Calibration()
-    temperature = kept.answer_temperature
-    if answer_logits is not None:
-        fitted_temperature, facts = _answers(corpora.values(), answers, answer_logits)
-        temperature = temperature if fitted_temperature is None else fitted_temperature
-    captioned = [e for e in corpora.values() if e.texts is not None and len(e.packed.examples) >= fit_from]
+    was = kept or Calibration()
+    answered = Fitted(was) if answer_logits is None else _answers(corpora, answers, answer_logits, kept)
+    captioned = {name: e for name, e in corpora.items() if len(e.packed.examples) >= fit_from and _tells_apart(e)}
     if not captioned:
-        return Fitted(kept.model_copy(update={"answer_temperature": temperature}), facts)
-    pairs = [calibration.validation_pairs(encoder, e.packed, e.vectors, e.tokens) for e in captioned]
-    fitted = calibration.fit(pairs, temperature)
-    facts |= {
-        "match pairs": float(sum(len(p.label) for p in pairs)),
-        "match error before": calibration.match_calibration_error(pairs, Calibration()),
-        "match error after": calibration.match_calibration_error(pairs, fitted),
+        return answered
+    pairs = [calibration.validation_pairs(encoder, e.packed, e.vectors, e.tokens) for e in captioned.values()]
+    fitted = calibration.fit(pairs, answered.calibration.answer_temperature)
+    facts = {"match pairs": float(sum(len(p.label) for p in pairs))}
+    for when, by in (("before", Calibration()), ("kept", kept), ("after", fitted)):
+        if by is not None:
+            facts[f"match error {when}"] = calibration.match_calibration_error(pairs, by)
+            facts[f"fused error {when}"] = calibration.fused_calibration_error(pairs, by)
+    return Fitted(fitted, answered.facts | facts, list(dict.fromkeys([*captioned, *answered.corpora])))
+
+
+def recalibrate(variant: Model, corpora: Mapping[str, Embedded], kept: Calibration) -> Fitted:
+    """Of a variant, through its own graphs. kept: of the bundle it was made of, for what no corpus speaks of."""
+    if "matching" not in variant.tasks or not corpora:
+        return Fitted(kept)
+    logits = variant.answer_logits if "answering" in variant.tasks and not variant.reads_answers else None
+    return calibrate(variant, corpora, variant.bundle.answers, logits, kept=kept, fit_from=FIT_FROM)
+
+
+def stated_calibration(fitted: Fitted, of: Origin, tasks: Sequence[str]) -> dict[str, Any]:
+    """For the manifest of a variant, under `calibration` of its `extra`: the facts of `Fitted`, the splits that it was
+    `fitted_on`, and whose is what was not fitted: `kept` ("match and fused", "answers") and `kept_of`."""
+    told = (("matching", "match pairs", "match and fused"), ("answering", "answer questions", "answers"))
+    kept = [words for task, count, words in told if task in tasks and count not in fitted.facts]
+    facts = {name: round(value, 6) for name, value in fitted.facts.items()}
+    return {
+        **facts,
+        **({"fitted_on": [f"{name}/val" for name in fitted.corpora]} if fitted.corpora else {}),
+        **({"kept": kept, "kept_of": of.model_dump()} if kept else {}),
     }
-    return Fitted(fitted, facts)
 
 
-def engine_answer_logits(engine: Engine, tokenizer: Tokenizer, batch: int = 64) -> AnswerLogits:
-    """Logits before softmax and temperature, straight from a bundle's answer graph."""
-
-    def run(questions: Sequence[str], tokens: np.ndarray) -> np.ndarray:
-        parts = []
-        for start in range(0, len(questions), batch):
-            ids, mask = tokenizer.encode(questions[start : start + batch])
-            visual = tokens[start : start + batch].astype(np.float32)
-            inputs: dict[str, Array] = {"input_ids": ids, "attention_mask": mask, "visual_tokens": visual}
-            parts.append(engine.run(inputs)["answer_logits"])
-        return np.concatenate(parts)
-
-    return run
+def _tells_apart(embedded: Embedded) -> bool:
+    """Whether there are right and wrong captions of every example."""
+    return has_captions(embedded.packed) and len({e.captions[0] for e in embedded.packed.examples}) > 1
 
 
 def _answers(
-    corpora: Iterable[Embedded], answers: Sequence[str], logits_of: AnswerLogits
-) -> tuple[float | None, dict[str, float]]:
-    """The temperature, None where no question speaks of it, and the facts about it."""
+    corpora: Mapping[str, Embedded], answers: Sequence[str], logits_of: AnswerLogits, kept: Calibration | None
+) -> Fitted:
+    """The temperature, that of `kept` where no question speaks of it, and the facts about it."""
     number_of = {answer: number for number, answer in enumerate(answers)}
-    logits, targets = [], []
-    for embedded in corpora:
+    was = kept or Calibration()
+    logits, targets, names = [], [], []
+    for name, embedded in corpora.items():
         asked = _asked(embedded, number_of)
         if asked:
             rows, questions, numbers = zip(*asked, strict=True)
-            logits.append(logits_of(questions, embedded.tokens[list(rows)]))
+            logits.append(logits_of(questions, embedded.tokens[list(rows)].astype(np.float32)))
             targets.append(np.array(numbers))
+            names.append(name)
     if not logits:
-        return None, {}
+        return Fitted(was)
     every, right = np.concatenate(logits), np.concatenate(targets)
     temperature = calibration.answer_temperature(every.astype(np.float64), right)
-    return temperature, {
-        "answer questions": float(len(right)),
-        "answer error before": _error(every, right, 1.0),
-        "answer error after": _error(every, right, temperature),
-    }
+    facts = {"answer questions": float(len(right))}
+    by_kept = None if kept is None else kept.answer_temperature
+    for when, by in (("before", 1.0), ("kept", by_kept), ("after", temperature)):
+        if by is not None:
+            facts[f"answer error {when}"] = _error(every, right, by)
+    return Fitted(was.model_copy(update={"answer_temperature": temperature}), facts, names)
 
 
 def _asked(embedded: Embedded, number_of: Mapping[str, int]) -> list[tuple[int, str, int]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model_export.beside import beside_section
 from model_export.json_file import read_object
 from model_export.parity import ParityReport
 from model_export.sources import Source
@@ -14,6 +15,7 @@ from model_export.variants.report import variant_of, variant_section
 from training import adaptation
 from training.models.systems import read_config
 from vitascope.errors import InvalidInput
+from vitascope.inspection.calibrated import calibrated
 from vitascope.manifest import Manifest, Strict
 
 Metrics = Mapping[str, Mapping[str, float]]
@@ -228,6 +230,8 @@ def _measured(f: CardFacts) -> list[str]:
 
 def _fidelity(f: CardFacts) -> list[str]:
     report, errors = f.report, f.provenance.calibration
+    if report.beside is not None:
+        return beside_section(report.beside, calibrated(f.manifest))
     lines = [
         "## Fidelity and calibration",
         "",
@@ -265,7 +269,17 @@ def _fidelity(f: CardFacts) -> list[str]:
 
 
 def _reproduce(f: CardFacts) -> list[str]:
-    m, p = f.manifest, f.provenance
+    m, p, variant = f.manifest, f.provenance, variant_of(f.manifest)
+    if variant is not None:
+        return [
+            "## How to reproduce",
+            "",
+            f"The card of {variant.name} says how that bundle came about. This one, on a machine like the one below:",
+            "",
+            "```console",
+            f"$ vitascope optimise BUNDLE --budget recall={variant.recall:g} --data data/packed --out bundles/{m.name}",
+            "```",
+        ]
     if p.recipe == adaptation.NAME:
         return [
             "## How to reproduce",

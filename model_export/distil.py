@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from model_export.assemble import check_name, check_replaceable
+from model_export.beside import named
 from model_export.export import LIMIT
-from model_export.other_video import Exported, OtherVideo, export_other_video, named
+from model_export.other_video import Exported, OtherVideo, export_other_video
 from model_export.sources import STARTS, corpus_source
 from model_export.weights import Precision
 from training import checkpoint
@@ -225,7 +226,7 @@ def _exported(
         version=wanted.version,
         precision=wanted.precision,
         extra={
-            "distilled_from": named(teacher),
+            "distilled_from": named(teacher).model_dump(),
             "distillation": {
                 "recipe": recipe.model_dump(mode="json"),
                 "begin": begin,

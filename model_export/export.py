@@ -30,7 +30,7 @@ from model_export.assemble import (
     write_draft,
     write_manifest,
 )
-from model_export.calibrate import Fitted, calibrate, engine_answer_logits
+from model_export.calibrate import Fitted, calibrate
 from model_export.card import Metrics, Provenance, headline_metrics, model_card, read_metrics
 from model_export.graphs import OPSET, export_graphs, graph_specs
 from model_export.parity import (
@@ -52,7 +52,6 @@ from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import TorchEncoder
 from training.models import pretrained
 from vitascope.bundle import Bundle
-from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.manifest import Calibration, GraphName, Manifest, Task
 from vitascope.model import Model
@@ -257,9 +256,7 @@ class _Export:
         if not embedded:
             return Fitted(before.calibration or Calibration())
         self.job.say("calibrating on validation splits")
-        path, logits = runtime.bundle.graph_path("answer"), None
-        if path is not None:
-            logits = engine_answer_logits(OnnxRuntimeEngine(path, device="cpu"), self.job.tokenizer)
+        logits = runtime.answer_logits if "answering" in runtime.tasks else None
         return calibrate(
             runtime, embedded, self.job.held.answers, logits, kept=before.calibration, fit_from=before.fit_from
         )

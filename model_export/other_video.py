@@ -30,28 +30,30 @@ from model_export.assemble import (
     write_documents,
     write_manifest,
 )
-from model_export.calibrate import Fitted, calibrate, engine_answer_logits
+from model_export.beside import Beside, BesideCheck, beside_section, named, report_of
+from model_export.calibrate import Fitted, recalibrate, stated_calibration
 from model_export.graphs import OPSET, GraphSpec, StatedSizes, export_graph, random_streams
 from model_export.parity import FLOAT32, REDUCED, Case, ParityError, ParityReport, Tolerance, check_outputs
 from model_export.recall import Embedded
 from model_export.sources import Source, licence_of, notice
+from model_export.variants.compare import Side, compared_bundles
+from model_export.variants.found import Corpus, Seen
 from model_export.weights import Precision, reduce, store
 from training.data.other_streams import sight
 from training.distillation.agreement import Agreement, compared
 from training.distillation.teacher import Taught
 from training.evaluation.embedding import embed_corpus, streams_of
+from training.evaluation.gallery import Gallery
 from training.frontier.latency import clip_call, milliseconds
 from vitascope.bundle import Bundle
-from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
+from vitascope.inspection.calibrated import calibrated
 from vitascope.manifest import FrameStream, GraphName, Manifest
 from vitascope.model import Model
 
 Say = Callable[[str], None]
 ROUNDS = 20
 """Clips by which both video graphs are timed."""
-FIT_FROM = 50
-"""Held-out examples with captions from which on match and fused probabilities are calibrated anew."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,9 @@ class _Job:
     other: OtherVideo
     held_out: Mapping[str, Taught]
     say: Say
+    precision: Precision
     report: ParityReport
+    beside: Beside
     measured: dict[str, Agreement] = field(default_factory=dict)
     clip_ms: dict[str, float] = field(default_factory=dict)
 
@@ -136,6 +140,8 @@ def _spec(other: OtherVideo) -> GraphSpec:
 def _job(
     bundle: Bundle, other: OtherVideo, held_out: Mapping[str, Taught], say: Say, precision: Precision, seed: int
 ) -> _Job:
+    unchanged: list[GraphName] = [name for name in bundle.manifest.graphs if name != "video"]
+    beside = Beside(of=named(bundle), outputs=[], unchanged=unchanged, report=report_of(bundle))
     report = ParityReport(
         model=other.name,
         precision=precision,
@@ -144,12 +150,13 @@ def _job(
         tolerances={"float32": FLOAT32} | ({} if precision == "float32" else {precision: REDUCED}),
         outputs=[],
         recall=[],
+        beside=beside,
     )
-    return _Job(bundle, other, held_out, say, report)
+    return _Job(bundle, other, held_out, say, precision, report, beside)
 
 
 def _exported(job: _Job, graph: onnx.ModelProto, out: Path) -> Exported:
-    stated, precision = job.bundle.manifest, job.report.precision
+    stated, precision = job.bundle.manifest, job.precision
     with folder_replaced_whole(out) as folder:
         if precision != "float32":
             with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as whole:
@@ -195,28 +202,30 @@ def _write(job: _Job, files: Mapping[GraphName, str], folder: Path) -> None:
     fitted = _measured(job, runtime)
     job.clip_ms.update(_clip_ms(job, runtime.bundle))
     fields = _fields(job, files, fitted)
-    finish(folder, fields, job.report.model_dump_json(indent=1) + "\n", lambda draft: _card(job, draft, fitted))
+    finish(folder, fields, job.report.model_dump_json(indent=1) + "\n", lambda draft: _card(job, draft))
 
 
 def _measured(job: _Job, runtime: Model) -> Fitted:
     """How it agrees with the bundle, and probabilities calibrated by what it says of the held-out clips."""
-    embedded = {}
+    embedded, original = {}, Model(job.bundle, device="cpu")
     for corpus, taught in job.held_out.items():
         packed = taught.packed
         job.say(f"measuring on {len(packed)} held-out clips of {corpus}")
         vectors, tokens = embed_corpus(runtime, packed, alter=sight(packed, runtime.streams))
         job.measured[corpus] = {name: round(value, 4) for name, value in compared(vectors, taught).items()}
-        captioned = all(example.captions for example in packed.examples)
-        firsts = [int(np.searchsorted(taught.of, row)) for row in range(len(packed))] if captioned else None
-        embedded[corpus] = Embedded(packed, vectors, tokens, None if firsts is None else taught.texts[firsts])
-    kept, path = job.bundle.manifest.calibration, runtime.bundle.graph_path("answer")
-    if "matching" not in runtime.tasks or not embedded:
-        return Fitted(kept)
-    job.say("calibrating on held-out clips")
-    logits = None
-    if path is not None:
-        logits = engine_answer_logits(OnnxRuntimeEngine(path, device="cpu"), runtime.bundle.tokenizer())
-    return calibrate(runtime, embedded, runtime.bundle.answers, logits, kept=kept, fit_from=FIT_FROM)
+        job.beside.outputs.extend(_beside(original, runtime, corpus, taught, Seen(Gallery(vectors), tokens)))
+        embedded[corpus] = Embedded(packed, vectors, tokens, None)
+    if embedded:
+        job.say("calibrating on held-out clips")
+    return recalibrate(runtime, embedded, job.bundle.manifest.calibration)
+
+
+def _beside(original: Model, runtime: Model, name: str, taught: Taught, seen: Seen) -> list[BesideCheck]:
+    captions = [caption for example in taught.packed.examples for caption in example.captions]
+    corpus, texts = Corpus(name, taught.packed, captions, taught.of), taught.texts if captions else None
+    tokens = np.zeros((len(taught), 0, 0)) if taught.tokens is None else taught.tokens
+    before = Side(original, Seen(Gallery(np.asarray(taught.vectors)), tokens), texts)
+    return compared_bundles(corpus, before, Side(runtime, seen, texts))
 
 
 def _clip_ms(job: _Job, made: Bundle) -> dict[str, float]:
@@ -232,7 +241,8 @@ def _fields(job: _Job, files: Mapping[GraphName, str], fitted: Fitted) -> dict[s
     stated, other = job.bundle.manifest, job.other
     terms = licence_of(list(other.sources))
     narrowed = any(source.research_only for source in other.sources)
-    precision = job.report.precision
+    precision = job.precision
+    told = stated_calibration(fitted, job.beside.of, stated.tasks)
     own = precision if precision == stated.precision else f"video {precision}, others {stated.precision}"
     return stated.model_dump() | {
         "name": other.name,
@@ -246,7 +256,7 @@ def _fields(job: _Job, files: Mapping[GraphName, str], fitted: Fitted) -> dict[s
         "training_data": [*stated.training_data, *(f"{s.name}: {s.terms}" for s in other.sources)],
         "metrics": {},
         "licence": f"{stated.licence} {terms}" if narrowed and terms not in stated.licence else stated.licence,
-        "extra": other.extra | {"measured": job.measured, "clip_ms": job.clip_ms, "calibration": fitted.facts},
+        "extra": other.extra | {"measured": job.measured, "clip_ms": job.clip_ms, "calibration": told},
     }
 
 
@@ -257,13 +267,7 @@ def _notices(job: _Job) -> str:
     return "\n".join(part for part in (own, notice(job.other.sources) if job.other.sources else "") if part)
 
 
-def named(bundle: Bundle) -> dict[str, str]:
-    """How a bundle is named by those made of it."""
-    stated = bundle.manifest
-    return {"name": stated.name, "version": stated.version, "fingerprint": bundle.fingerprint}
-
-
-def _card(job: _Job, manifest: Manifest, fitted: Fitted) -> str:
+def _card(job: _Job, manifest: Manifest) -> str:
     """Markdown: what it is, what it keeps of the bundle, how closely it follows it."""
     before, size = job.bundle.manifest, sum(entry.bytes for entry in manifest.files.values()) / 1e6
     streams = "; ".join(f"{s.name}: {s.frames} of {s.width}x{s.height} pixels, {s.placement}" for s in manifest.streams)
@@ -303,15 +307,9 @@ def _card(job: _Job, manifest: Manifest, fitted: Fitted) -> str:
         f"One clip takes {job.clip_ms['after']:.1f} ms, beside {job.clip_ms['before']:.1f} ms of that bundle: medians,",
         "one clip at a time on one thread of the machine that exported it, decoding left out.",
     ]
-    error = fitted.facts.get("match error after")
-    calibrated = "Probabilities are calibrated as those of the bundle it was made of."
-    if error is not None:
-        calibrated = f"Match probabilities are calibrated on held-out clips; their expected error is {error:.3f}."
     lines += [
         "",
-        calibrated,
-        "",
-        "## Fidelity",
+        *beside_section(job.beside, calibrated(manifest)),
         "",
         "The video graph was compared with the torch module that it was exported from (parity.json):",
         "",

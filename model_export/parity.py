@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 
+from model_export.beside import Beside
 from model_export.graphs import (
     Arrays,
     GraphSpec,
@@ -29,7 +30,7 @@ from training.evaluation.embedding import streams_of
 from training.models.fused import FusedModel
 from vitascope.engine import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
-from vitascope.manifest import Calibration, GraphName, Strict
+from vitascope.manifest import Calibration, GraphName, Strict, Unwritten
 from vitascope.scores import match_probability
 from vitascope.stated_graph import ANSWER_IDS
 from vitascope.tokenise import Tokenizer
@@ -94,17 +95,22 @@ class RecallCheck(Strict):
     """Queries that are right with one and wrong with the other, near ties (1e-5) aside."""
 
 
-class ParityReport(Strict):
+class ParityReport(Unwritten):
     """`parity.json` of a bundle: all that was compared before it was written."""
 
+    _later: ClassVar[tuple[str, ...]] = ("beside",)
+
     model: str
-    precision: Precision
-    seed: int
-    """Of the random inputs."""
+    precision: str
+    """Of what was written, as its manifest states it."""
+    seed: int | None
+    """Of the random inputs, None without such."""
     versions: dict[str, str]
     tolerances: dict[str, Tolerance]
     outputs: list[OutputCheck]
     recall: list[RecallCheck]
+    beside: Beside | None = None
+    """Of a variant, whose graphs are not compared with torch, or not all of them."""
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from model_export.assemble import check_name, check_replaceable
+from model_export.beside import named
 from model_export.export import LIMIT
-from model_export.other_video import OtherVideo, export_other_video, named
+from model_export.other_video import OtherVideo, export_other_video
 from model_export.weights import Precision
 from training.data.packed import PACK_NAME, open_packed
 from training.distillation.teacher import Taught, taught
@@ -72,7 +73,7 @@ def reduced(wanted: Reduction, say: Say) -> dict[str, Any]:
         name=wanted.name,
         version=stated.version,
         precision=wanted.precision,
-        extra={"variant_of": named(bundle), "reduced": what},
+        extra={"variant_of": named(bundle).model_dump(), "reduced": what},
         about=[f"{stated.name} {stated.version} with {'; '.join(words[key] for key in what)}. Nothing was trained."],
         seed=wanted.seed,
     )

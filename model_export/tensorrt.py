@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 
 from model_export.assemble import CARD_NAME, PARITY_NAME, check_name, finish, folder_replaced_whole, write_documents
+from model_export.beside import named
 from model_export.graphs import StatedSizes, random_streams, random_tokens
 from model_export.parity import ParityError
 from model_export.tensorrt_operators import SOURCE, unreadable
@@ -99,7 +100,7 @@ class _Variant:
         kept = set(stated.files) - {*stated.graphs.values(), *weights, stated.parity_report, stated.model_card}
         for file in kept:
             shutil.copyfile(self.bundle.folder / file, folder / file)
-        origin = {"name": stated.name, "version": stated.version, "fingerprint": self.bundle.fingerprint}
+        origin = named(self.bundle).model_dump()
         report = {
             "variant_of": origin,
             "types": self.types,

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from model_export.export import LIMIT
+from model_export.recall import Embedded
+from model_export.variants.compare import Side
 from model_export.variants.found import (
     Corpus,
     Pairs,
@@ -23,7 +25,7 @@ from model_export.variants.found import (
 )
 from model_export.variants.swapped import with_graphs
 from training.data.packed import PACK_NAME, open_packed
-from training.evaluation.embedding import streams_of
+from training.evaluation.embedding import embed_corpus, streams_of
 from training.evaluation.fitting import differences
 from vitascope.engine import Array, Engine
 from vitascope.errors import InvalidInput
@@ -94,6 +96,20 @@ class Evidence:
             return {}
         model = with_graphs(self.model, engines)
         return _joined(answered(model, c, videos[c.name]) for c in self.corpora)
+
+    def side(self, corpus: Corpus) -> Side:
+        """What the bundle gives of a corpus, to be compared with what another gives."""
+        return Side(self.model, self.videos[corpus.name], self.texts.get(corpus.name))
+
+    def embedded(self) -> dict[str, Embedded]:
+        """All corpora, one vector a video, for fitting probabilities."""
+        out = {}
+        for corpus in self.corpora:
+            vectors, tokens = self.videos[corpus.name].gallery.vectors, self.videos[corpus.name].tokens
+            if vectors.ndim == 3:  # of each clip; what is served with a match is one of the whole video
+                vectors, _ = embed_corpus(self.model, corpus.packed)
+            out[corpus.name] = Embedded(corpus.packed, vectors, tokens, None)
+        return out
 
     def calibration(self, graph: str) -> Iterator[dict[str, Array]]:
         """Inputs of a graph from all corpora alike."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from training.answers import whole_answer
+from training.data.example import Question
 from training.data.packed import Packed
 from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.gallery import Gallery
@@ -98,15 +99,20 @@ def judged(model: Model, corpus: Corpus, videos: Seen, pairs: Pairs) -> Shares:
     return {f"{corpus.name} right caption": pairwise_accuracy(logits[: len(pairs)], logits[len(pairs) :])}
 
 
+def asked(corpus: Corpus) -> list[tuple[int, Question]]:
+    """(example, question) of the questions that are asked."""
+    every = [(row, question) for row, e in enumerate(corpus.packed.examples) for question in e.questions]
+    return every[:: max(1, len(every) // PAIRS)][:PAIRS]
+
+
 def answered(model: Model, corpus: Corpus, videos: Seen) -> Shares:
     """How often the best answer is the right one."""
-    asked = [(row, question) for row, e in enumerate(corpus.packed.examples) for question in e.questions]
-    asked = asked[:: max(1, len(asked) // PAIRS)][:PAIRS]
-    if not asked:
+    questions = asked(corpus)
+    if not questions:
         return {}
-    tokens = videos.tokens[[row for row, _ in asked]].astype(np.float32)
-    best = model.answer([question.question for _, question in asked], tokens, top=1)
-    right = [answer.text == whole_answer(question) for (_, question), (answer,) in zip(asked, best, strict=True)]
+    tokens = videos.tokens[[row for row, _ in questions]].astype(np.float32)
+    best = model.answer([question.question for _, question in questions], tokens, top=1)
+    right = [answer.text == whole_answer(question) for (_, question), (answer,) in zip(questions, best, strict=True)]
     return {f"{corpus.name} exact": float(100 * np.mean(right))}
 
 

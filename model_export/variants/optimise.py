@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version as package_version
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -18,8 +19,12 @@ import numpy as np
 import onnx
 
 from model_export.assemble import check_name, folder_replaced_whole, write_documents, write_manifest
-from model_export.parity import FLOAT32, ParityError, compared
+from model_export.beside import Beside, beside_section, named, report_of
+from model_export.calibrate import recalibrate, stated_calibration
+from model_export.card import model_card
+from model_export.parity import FLOAT32, ParityError, ParityReport, compared
 from model_export.variants.budget import Budget
+from model_export.variants.compare import compared_bundles
 from model_export.variants.evidence import Evidence, Texts, Videos, open_corpora
 from model_export.variants.fold import folded
 from model_export.variants.found import Shares, lost
@@ -32,10 +37,13 @@ from model_export.weights import Precision, reduce, store, stored_kinds
 from vitascope.bundle import Bundle
 from vitascope.engine import Device, Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
-from vitascope.manifest import GraphName
+from vitascope.inspection.calibrated import calibrated
+from vitascope.manifest import GraphName, Manifest
 from vitascope.model import Model
 
 Say = Callable[[str], None]
+OF_ITS_GRAPHS = ("measured", "clip_ms", "calibration")
+"""What a manifest's `extra` says of the very graphs that are replaced here."""
 
 
 @dataclass(eq=False)
@@ -233,36 +241,93 @@ def _write(search: _Search, chosen: Mapping[GraphName, _Option], folder: Path, n
     source = search.bundle.manifest
     search.say(f"writing {name}: {', '.join(f'{o.graph} {o.way}' for o in chosen.values())}")
     files = store({graph: option.model for graph, option in chosen.items()}, folder, "float32")
-    kept = {source.tokenizer, source.parity_report, *(n for n in source.files if n.endswith(".md"))}
+    kept = {source.tokenizer, *(n for n in source.files if n.endswith(".md"))}
     for file in kept | ({source.answers} if source.answers else set()):
         shutil.copyfile(search.bundle.folder / file, folder / file)
+    write_documents(folder, {source.parity_report: ""})
     fields = source.model_dump() | {"name": name, "graphs": files, "precision": _stated(chosen), "metrics": {}}
     write_manifest(folder, fields)
-    shares = _measured_again(search, folder)
+    made = _measured_again(search, folder)
+    origin, before = named(search.bundle), search.evidence
+    search.say("comparing it with the bundle that it was made of, and calibrating")
+    report = _report(search, chosen, made, name)
+    fitted = recalibrate(made.model, made.embedded(), source.calibration)
     variant = Variant(
         name=f"{source.name} {source.version}",
-        fingerprint=search.bundle.fingerprint,
+        fingerprint=origin.fingerprint,
         recall=search.budget.recall,
-        lost=round(lost(search.evidence.shares, shares), 4),
+        lost=round(lost(before.shares, made.shares), 4),
         speedup={graph: round(search.speedup(option), 3) for graph, option in chosen.items()},
         machine=machine() if search.device == "cpu" else search.device,
         ways=[_way(option, chosen) for options in search.options.values() for option in options],
-        shares={name: (round(search.evidence.shares[name], 4), round(share, 4)) for name, share in shares.items()},
+        shares={name: (round(before.shares[name], 4), round(share, 4)) for name, share in made.shares.items()},
     )
-    origin = {"name": source.name, "version": source.version, "fingerprint": search.bundle.fingerprint}
-    fields["extra"] = {**source.extra, ORIGIN_KEY: origin, KEY: variant.model_dump(mode="json")}
-    card = (search.bundle.folder / source.model_card).read_text("utf-8").rstrip("\n")
-    write_documents(folder, {source.model_card: "\n".join([card, "", *variant_section(variant), ""])})
+    fields["calibration"] = fitted.calibration
+    fields["extra"] = {key: value for key, value in source.extra.items() if key not in OF_ITS_GRAPHS} | {
+        ORIGIN_KEY: origin.model_dump(),
+        KEY: variant.model_dump(mode="json"),
+        "calibration": stated_calibration(fitted, origin, source.tasks),
+    }
+    write_documents(folder, {source.parity_report: report.model_dump_json(indent=1) + "\n", source.model_card: ""})
+    draft = write_manifest(folder, fields)
+    write_documents(folder, {source.model_card: _card(search.bundle, draft, report, variant)})
     write_manifest(folder, fields)
 
 
-def _measured_again(search: _Search, folder: Path) -> Shares:
+def _measured_again(search: _Search, folder: Path) -> Evidence:
+    """What the bundle as written finds, judges and answers. Raises ParityError where it loses too much."""
     search.say("measuring it as it is written")
     model = Model(Bundle.open(folder), THREADS, search.device)
-    shares = Evidence(model, search.evidence.corpora, search.evidence.pairs).shares
-    if not search.budget.allows(points := lost(search.evidence.shares, shares)):
+    made = Evidence(model, search.evidence.corpora, search.evidence.pairs)
+    if not search.budget.allows(points := lost(search.evidence.shares, made.shares)):
         raise ParityError(f"as written it loses {points:.2f} points; at most {search.budget.recall:g} was expected")
-    return shares
+    return made
+
+
+def _report(search: _Search, chosen: Mapping[GraphName, _Option], made: Evidence, name: str) -> ParityReport:
+    before = search.evidence
+    checks = (compared_bundles(corpus, before.side(corpus), made.side(corpus)) for corpus in before.corpora)
+    return ParityReport(
+        model=name,
+        precision=_stated(chosen),
+        seed=None,
+        versions={package: package_version(package) for package in ("onnx", "onnxruntime")},
+        tolerances={},
+        outputs=[],
+        recall=[],
+        beside=Beside(
+            of=named(search.bundle),
+            outputs=[check for found in checks for check in found],
+            unchanged=[graph for graph, option in chosen.items() if option.way == STORED],
+            lost=round(lost(before.shares, made.shares), 4),
+            budget=search.budget.recall,
+            report=report_of(search.bundle),
+        ),
+    )
+
+
+def _card(source: Bundle, draft: Manifest, report: ParityReport, variant: Variant) -> str:
+    """Written anew where the manifest says how the model came about; else what the other bundle's card says follows."""
+    if "provenance" in draft.extra:
+        return model_card(draft, report, {})
+    assert report.beside is not None
+    before = (source.folder / source.manifest.model_card).read_text("utf-8").rstrip("\n")
+    of = f"{variant.name} (fingerprint {variant.fingerprint[:12]})"
+    lines = [
+        f"# {draft.name} {draft.version}",
+        "",
+        *variant_section(variant),
+        "",
+        *beside_section(report.beside, calibrated(draft)),
+        "",
+        f"## The card of {variant.name}",
+        "",
+        f"What follows is the card of {of}, numbers and all. What it says of uses, limits, data and terms holds here,",
+        "too.",
+        "",
+        *(f"##{line}" if line.startswith("#") else line for line in before.splitlines()),
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _stated(chosen: Mapping[GraphName, _Option]) -> str:

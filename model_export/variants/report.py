@@ -59,8 +59,8 @@ def variant_section(variant: Variant) -> list[str]:
     return [
         "## Variant",
         "",
-        f"Made from {variant.name} (fingerprint {variant.fingerprint[:12]}), whose numbers are above. Its vectors are",
-        "others, so that it fills collections of its own. The fastest graphs were taken that lose at most",
+        f"Made from {variant.name} (fingerprint {variant.fingerprint[:12]}). Its vectors are others than those of that",
+        "bundle, so that it fills collections of its own. The fastest graphs were taken that lose at most",
         f"{variant.recall:g} points on any validation split; all together they lose {variant.lost:.2f}.",
         f"Measured on {variant.machine}.",
         "",

@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 import json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from model_export import calibrate
 from model_export.variants import optimise, quantise
 from model_export.variants.report import variant_of
 from model_export.variants.speed import Effort
 from tests.small_bundle import make_small_bundle
+from training.data.packed import open_packed
+from training.evaluation.embedding import embed_corpus
 from vitascope.bundle import Bundle
 from vitascope.command import main
 from vitascope.model import Model
 
 
+def _quick(patch: pytest.MonkeyPatch) -> None:
+    """Timing takes as long as it is told to."""
+    patch.setattr(optimise, "QUICK", Effort((2,), 1, 0.0))
+    patch.setattr(optimise, "THOROUGH", Effort((1, 4), 3, 0.0))
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Timing takes as long as it is told to."""
-    monkeypatch.setattr(optimise, "QUICK", Effort((2,), 1, 0.0))
-    monkeypatch.setattr(optimise, "THOROUGH", Effort((1, 4), 3, 0.0))
+    _quick(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def optimised(
+    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, dict[str, Any]]:
+    """(bundle, its variant, what the command printed); calibrated on the few examples that there are."""
+    source, out = bundles["int8-weights"], tmp_path_factory.mktemp("optimised") / "mine-int8"
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        _quick(patch)
+        patch.setattr(calibrate, "FIT_FROM", 4)
+        assert _optimise(source, out, folders[1]) == 0
+    return source, out, json.loads(printed.getvalue())
 
 
 def _optimise(source: Path, out: Path, data: Path, budget: str = "recall=20") -> int:
@@ -29,12 +52,8 @@ def _optimise(source: Path, out: Path, data: Path, budget: str = "recall=20") ->
     return main(arguments)
 
 
-def test_variant_is_a_measured_bundle_of_its_own(
-    bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    source, out = bundles["int8-weights"], tmp_path / "mine-int8"
-    assert _optimise(source, out, folders[1]) == 0
-    printed = json.loads(capsys.readouterr().out)
+def test_variant_is_a_measured_bundle_of_its_own(optimised: tuple[Path, Path, dict[str, Any]]) -> None:
+    source, out, printed = optimised
     before, after = Bundle.open(source), Bundle.open(out)
     assert printed["fingerprint"] == after.fingerprint != before.fingerprint
     assert after.manifest.name == "mine-int8"
@@ -48,11 +67,47 @@ def test_variant_is_a_measured_bundle_of_its_own(
     assert max(a - b for a, b in variant.shares.values()) == pytest.approx(variant.lost, abs=1e-3)
     assert variant.lost <= 20
     card = (out / after.manifest.model_card).read_text("utf-8")
+    assert card.startswith("# mine-int8 1.0.0\n")
     assert "## Variant" in card
     assert "lose at most\n20 points" in card
     texts = ["a red square", "a blue square"]
     old, new = (Model(bundle, threads=1).embed_text(texts) for bundle in (before, after))
     assert (old * new).sum(axis=1).min() > 0.99
+
+
+def test_parity_and_calibration_of_a_variant_are_its_own(
+    optimised: tuple[Path, Path, dict[str, Any]], folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, out, _ = optimised
+    before, after = Model.open(source, threads=1), Model.open(out, threads=1)
+    report = json.loads((out / "parity.json").read_text())
+    beside = report["beside"]
+    assert (report["model"], report["outputs"]) == ("mine-int8", []), "nothing of it was compared with torch"
+    assert beside["report"] == json.loads((source / "parity.json").read_text())
+    assert beside["of"]["fingerprint"] == before.bundle.fingerprint
+    assert {one["graph"] for one in beside["outputs"]} == set(before.bundle.manifest.graphs)
+    packed = open_packed(folders[1] / "squares" / "val")
+    old, new = (embed_corpus(model, packed) for model in (before, after))
+    [video] = [one for one in beside["outputs"] if (one["graph"], one["output"]) == ("video", "vector")]
+    cosines = (old[0] * new[0]).sum(axis=1)
+    assert (video["cosine"], video["least_cosine"]) == pytest.approx((cosines.mean(), cosines.min()), abs=1e-5)
+    stated, changed = before.bundle.manifest.calibration, after.bundle.manifest.calibration
+    assert changed.match_scale != stated.match_scale
+    assert changed.answer_temperature != stated.answer_temperature
+    facts = after.bundle.manifest.extra["calibration"]
+    assert (facts["match pairs"], facts["fitted_on"]) == (3 * len(packed), ["squares/val"])
+    assert main(["bundle", "verify", str(out), "--json"]) == 0
+    told = [one["remark"] for one in json.loads(capsys.readouterr().out)["remarks"]]
+    assert f"beside int8-weights 1.0.0 ({before.bundle.fingerprint[:12]}), on validation clips" in told[0]
+    assert any(line.startswith("that bundle beside its trained model: float32 cosine") for line in told)
+    assert main(["bundle", "diff", str(source), str(out), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["beside"] == told
+    assert main(["bundle", "inspect", str(out)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "of squares/val; expected error" in shown
+    card = (out / "MODEL_CARD.md").read_text()
+    assert f"| match | match_logit | squares/val | {2 * len(packed)} |" in card
+    assert "Each graph was compared with the trained model" not in card
 
 
 def test_what_int8_breaks_stays_in_float32(
@@ -102,6 +157,8 @@ def test_bundle_of_graphs_from_elsewhere_is_optimised_too(folders: tuple[Path, P
     """Its nodes have no names, it has no provenance, and there is little to gain."""
     source, out = make_small_bundle(tmp_path / "small"), tmp_path / "out"
     assert _optimise(source, out, folders[1], "recall=0") == 0
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "## The card of small-colours 1" in card
     texts = ["a red square", "a blue square"]
     old, new = (Model.open(folder, threads=1).embed_text(texts) for folder in (source, out))
     assert (old * new).sum(axis=1).min() > 0.999

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model_export import other_video
+from model_export import calibrate, other_video
+from model_export.beside import named
 from model_export.graphs import VideoGraph
-from model_export.other_video import OtherVideo, export_other_video, named
+from model_export.other_video import OtherVideo, export_other_video
 from model_export.parity import ParityError
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
@@ -88,6 +89,14 @@ def test_the_other_graphs_are_the_bundles_own(
     assert "Made in the test." in card
     assert "| squares | cosine |" in card
     report = json.loads((tmp_path / "other" / "parity.json").read_text())
+    beside = {(one["graph"], one["output"]): one for one in report["beside"]["outputs"]}
+    assert beside["video", "vector"]["cosine"] == pytest.approx(measured["squares"]["cosine"], abs=1e-4)
+    assert beside["text", "vector"]["max_difference"] == 0
+    assert set(beside) >= {("video", "visual_tokens"), ("match", "match_logit"), ("answer", "answer_logits")}
+    assert report["beside"]["of"]["fingerprint"] == before.fingerprint
+    assert set(report["beside"]["unchanged"]) == set(before.manifest.graphs) - {"video"}
+    assert stated.extra["calibration"]["kept_of"]["name"] == before.manifest.name
+    assert "Probabilities (match and fused) are calibrated as those of int8-weights 1.0.0" in card
     assert {(o["output"], o["inputs"]) for o in report["outputs"]} == {
         (output, inputs) for output in ("vector", "visual_tokens") for inputs in ("random", "real")
     }
@@ -100,9 +109,11 @@ def test_of_enough_held_out_clips_probabilities_are_calibrated_anew(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(other_video, "FIT_FROM", 4)
+    monkeypatch.setattr(calibrate, "FIT_FROM", 4)
     export_other_video(Bundle.open(bundles["int8-weights"]), other(model), tmp_path / "many", held_out=held_out)
-    assert "match pairs" in Bundle.open(tmp_path / "many").manifest.extra["calibration"]
+    facts = Bundle.open(tmp_path / "many").manifest.extra["calibration"]
+    assert facts["match error after"] <= facts["match error kept"]
+    assert "Probabilities (match and fused) are fitted on" in (tmp_path / "many" / "MODEL_CARD.md").read_text()
 
 
 class Otherwise(nn.Module):
@@ -135,7 +146,7 @@ def test_a_bundle_is_not_replaced_by_what_is_made_of_it(bundles: dict[str, Path]
 
 def test_a_bundle_is_named_so_that_it_is_found_again(bundles: dict[str, Path]) -> None:
     bundle = Bundle.open(bundles["float32"])
-    assert named(bundle) == {"name": "float32", "version": "1.0.0", "fingerprint": bundle.fingerprint}
+    assert named(bundle).model_dump() == {"name": "float32", "version": "1.0.0", "fingerprint": bundle.fingerprint}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
 from vitascope.manifest import Calibration
-from vitascope.scores import match_probability
+from vitascope.scores import fused_score, match_probability
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,14 @@ def match_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) ->
     logits = np.concatenate([p.logits for p in pairs])
     label = np.concatenate([p.label for p in pairs])
     return calibration_error(match_probability(calibration, logits), label)
+
+
+def fused_calibration_error(pairs: Sequence[Pairs], calibration: Calibration) -> float:
+    """The same of the fused score."""
+    similarity = np.concatenate([p.similarity for p in pairs])
+    logits = np.concatenate([p.logits for p in pairs])
+    label = np.concatenate([p.label for p in pairs])
+    return calibration_error(fused_score(calibration, similarity, logits), label)
 
 
 def answer_temperature(logits: np.ndarray, targets: np.ndarray) -> float:

@@ -7,8 +7,9 @@ from collections import Counter
 from typing import Any
 
 from vitascope.bundle import Bundle
+from vitascope.inspection.calibrated import calibrated
 from vitascope.inspection.graph_contents import GraphContents, parameters, read_graph
-from vitascope.inspection.parity_report import fidelity, read_report
+from vitascope.inspection.parity_report import fidelity, read_report, told_beside
 from vitascope.signing.signatures import read_signatures
 
 
@@ -17,11 +18,13 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
     ``contents``: of each graph file, bytes, opsets, operators with their number, parameters, and bytes of weights by
     type. ``parameters``: of all graphs; what several read from one place counts once. ``fidelity``: by precision, what
-    the parity report compared, null where it has another form. ``signed_by``: ids of keys; nobody has checked here that
-    they did. Raises BundleCorrupt, and BundleUntrusted for signatures that are none.
+    the parity report compared, null where it has another form. ``beside``: of a variant, sentences on how far it is
+    from the bundle it was made of. ``calibrated``: sentences on what its probabilities were fitted to. ``signed_by``:
+    ids of keys; nobody has checked here that they did. Raises BundleCorrupt, and BundleUntrusted for signatures that
+    are none.
     """
     manifest = bundle.manifest
-    graphs = graphs_of(bundle)
+    graphs, report = graphs_of(bundle), read_report(bundle.folder / bundle.manifest.parity_report)
     return {
         **manifest.model_dump(mode="json", exclude={"files", "extra", "schema_version"}),
         "answer_count": len(bundle.answers),
@@ -31,7 +34,9 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         "files": {name: entry.bytes for name, entry in sorted(manifest.files.items())},
         "parameters": parameters(graphs),
         "contents": {graph: _contents(contents) for graph, contents in graphs.items()},
-        "fidelity": _fidelity(bundle),
+        "fidelity": None if report is None else [dataclasses.asdict(one) for one in fidelity(report)],
+        "beside": [] if report is None or report.beside is None else told_beside(report.beside),
+        "calibrated": calibrated(manifest),
         "signed_by": [one.key_id for one in read_signatures(bundle.folder)],
     }
 
@@ -56,8 +61,3 @@ def _contents(graph: GraphContents) -> dict[str, Any]:
         "parameters": sum(tensor.size for tensor in graph.tensors),
         "weight_bytes": dict(weights.most_common()),
     }
-
-
-def _fidelity(bundle: Bundle) -> list[dict[str, Any]] | None:
-    report = read_report(bundle.folder / bundle.manifest.parity_report)
-    return None if report is None else [dataclasses.asdict(one) for one in fidelity(report)]

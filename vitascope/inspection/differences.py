@@ -11,6 +11,7 @@ import numpy as np
 from vitascope.bundle import Bundle
 from vitascope.inspection.describe import graphs_of
 from vitascope.inspection.graph_contents import GraphContents, Tensor
+from vitascope.inspection.parity_report import read_report, told_beside
 from vitascope.manifest import Manifest
 
 _TOLD_ELSEWHERE = {"files", "metrics"}
@@ -21,8 +22,9 @@ def differences(before: Bundle, after: Bundle) -> Data:
     """``same``: whether nothing that counts for a vector changed (the fingerprint).
 
     ``manifest``: [{key, before, after}], keys with dots, null where there is none; ``files``: added, removed and
-    changed with their bytes; ``graphs``, ``tokenizer``, ``answers``: see below, only what changed; ``accuracy``:
-    [{metric, before, after, delta}] of all metrics. Raises BundleCorrupt and OSError.
+    changed with their bytes; ``graphs``, ``tokenizer``, ``answers``: see below, only what changed; ``beside``: what the
+    parity report of either says of the other, sentences; ``accuracy``: [{metric, before, after, delta}] of all metrics.
+    Raises BundleCorrupt and OSError.
     """
     return {
         "same": before.fingerprint == after.fingerprint,
@@ -31,6 +33,7 @@ def differences(before: Bundle, after: Bundle) -> Data:
         "graphs": _graphs(graphs_of(before), graphs_of(after)),
         "tokenizer": _tokenizer(before, after),
         "answers": _lists(before.answers, after.answers),
+        "beside": _beside(before, after),
         "accuracy": _accuracy(before.manifest.metrics, after.manifest.metrics),
     }
 
@@ -147,6 +150,15 @@ def _lists(before: list[str], after: list[str]) -> Data:
         "removed": [one for one in before if one not in new],
         "order": [one for one in before if one in new] != [one for one in after if one in old],
     }
+
+
+def _beside(before: Bundle, after: Bundle) -> list[str]:
+    """Where one is a variant of the other, how far it is from that, as it was measured when it was made."""
+    for variant, other in ((after, before), (before, after)):
+        report = read_report(variant.folder / variant.manifest.parity_report)
+        if report is not None and report.beside is not None and report.beside.of.fingerprint == other.fingerprint:
+            return told_beside(report.beside)
+    return []
 
 
 def _accuracy(before: Mapping[str, float], after: Mapping[str, float]) -> list[Data]:

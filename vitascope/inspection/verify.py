@@ -17,7 +17,7 @@ from vitascope.bundle import Bundle, check_external, check_file, manifest_bytes,
 from vitascope.engine import Array, Device
 from vitascope.errors import BundleError, BundleNotFound, EngineError
 from vitascope.inspection.graph_contents import Tensor, read_graph
-from vitascope.inspection.parity_report import broken_bounds, read_report
+from vitascope.inspection.parity_report import ParityReport, broken_bounds, read_report, told_beside
 from vitascope.inspection.random_inputs import random_inputs
 from vitascope.manifest import CHECKSUM_NAME, MANIFEST_NAME, SIGNATURE_NAME, Manifest
 from vitascope.model import Model
@@ -163,10 +163,30 @@ def _check_parity(found: Verification, folder: Path, manifest: Manifest) -> None
             return
         for sentence in broken_bounds(report):
             found.problem("parity", name, sentence)
+        _check_origin(found, name, manifest, report)
         compared = {one.graph for one in report.outputs}
+        against = "the trained model"
+        if report.beside is not None:
+            found.remarks += [(name, sentence) for sentence in told_beside(report.beside)]
+            compared |= {one.graph for one in report.beside.outputs} | {*report.beside.unchanged}
+            against = "those of either"
         missing = sorted(set(manifest.graphs) - compared)
         if missing:
-            found.remarks.append((name, f"states no comparison of {', '.join(missing)} with the trained model"))
+            found.remarks.append((name, f"states no comparison of {', '.join(missing)} with {against}"))
+
+
+def _check_origin(found: Verification, name: str, manifest: Manifest, report: ParityReport) -> None:
+    """The bundle that a variant says it was made of is the one that its report compares it with."""
+    stated = next((one for key in ("variant_of", "distilled_from") if (one := manifest.extra.get(key))), None)
+    if not isinstance(stated, dict):
+        return
+    of, beside = f"{stated.get('name')} {stated.get('version')}", report.beside
+    if beside is None:
+        found.remarks.append(
+            (name, f"says nothing of {of}, which this bundle was made of; its numbers may be of that bundle's graphs")
+        )
+    elif beside.of.fingerprint != stated.get("fingerprint"):
+        found.problem("parity", name, f"compares with {beside.of.words}; {of} of the manifest was expected")
 
 
 def _check_runs(found: Verification, folder: Path, manifest: Manifest, threads: int, device: Device) -> None:

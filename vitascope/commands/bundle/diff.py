@@ -95,6 +95,8 @@ def show(result: dict[str, Any], console: Console) -> None:
     for what in ("tokenizer", "answers"):
         if result[what]:
             console.print(f"\n[bold]{what}[/bold]  {escape(_told(result[what]))}")
+    for number, sentence in enumerate(result["beside"]):
+        console.print(("  " if number else "\n") + escape(sentence), soft_wrap=True)
     _show_accuracy(result["accuracy"], console)
     _show_vectors(result["vectors"], console)
     _show_speed(result["speed"], console)
