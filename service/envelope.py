@@ -17,8 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import HostRefused, OriginRefused, PayloadTooLarge
 from service.problems import domain_problem, unexpected_problem
-from service.settings import Settings, is_loopback
+from service.settings import Settings
 from vitascope.errors import VitascopeError
+from vitascope.loopback import is_loopback
 
 _log = logging.getLogger("vitascope.service")
 

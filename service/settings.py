@@ -5,8 +5,6 @@ Lists are written as JSON: ``VITASCOPE_ALLOWED_ROOTS='["/videos"]'``.
 
 from __future__ import annotations
 
-import ipaddress
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -22,6 +20,7 @@ from service.outbound.rules import Rules
 from vitascope.commands.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
 from vitascope.kserve.address import server_url
+from vitascope.loopback import is_loopback
 from vitascope.media.limits import MediaLimits
 from vitascope.signing.keys import PublicKey, read_public_keys
 
@@ -295,17 +294,6 @@ class Settings(BaseSettings):
         """Bytes that the body of a request may have."""
         is_form = content_type.startswith("multipart/")
         return self.max_upload_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
-
-
-@lru_cache(maxsize=256)
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` (a name or an address, without port) is this machine and no other."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def read_settings(**given: object) -> Settings:
