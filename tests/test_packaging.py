@@ -31,6 +31,7 @@ DISTRIBUTION_OF = {
     "grpc": "pymilvus",
     "annotated_types": "pydantic",
     "opentelemetry": "opentelemetry-api",
+    "mcp_types": "mcp",
     "pythonjsonlogger": "python-json-logger",
 }
 
@@ -55,7 +56,7 @@ def third_party_imports(room: str) -> set[str]:
 @pytest.mark.parametrize("room", SERVING)
 def test_the_serving_image_has_every_package_that_a_serving_room_imports(room: str) -> None:
     """`pip install .[cpu]` is all that the image gets; what has an extra of its own is imported where it is used."""
-    own = ("tensorrt", "parquet", "remote", "bench", "ray", "milvus")
+    own = ("tensorrt", "parquet", "remote", "bench", "ray", "milvus", "mcp", "langchain")
     optional = names([requirement for extra in own for requirement in EXTRAS[extra]])
     installed = names(PROJECT["dependencies"]) | names(EXTRAS["cpu"]) | optional
     needed = {DISTRIBUTION_OF.get(name, name.replace("_", "-")) for name in third_party_imports(room)}

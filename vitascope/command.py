@@ -49,6 +49,7 @@ MOUNTS = {
     "score": Mount("vitascope.commands.score", "say how well captions describe a file"),
     "ask": Mount("vitascope.commands.ask", "answer a question about a file"),
     "serve": Mount("service.command", "serve search, scores and answers over HTTP"),
+    "mcp": Mount("vitascope.commands.mcp", "let assistants search and ask, over the Model Context Protocol"),
     "keys": Mount("service.keys_command", "make, list or revoke API keys of the service"),
     "models": Mount("vitascope.commands.models", "list, add or remove models of a running service, choose the default"),
     "bundle": Mount("vitascope.commands.bundle", "look into model bundles, verify, compare and sign them"),
@@ -86,6 +87,7 @@ PACKAGES_OF_EXTRA = {
     "parquet": "pyarrow",
     "ray": "ray",
     "tensorrt": "tensorrt cuda",
+    "mcp": "mcp mcp_types",
 }
 EXTRA_OF = {package: extra for extra, packages in PACKAGES_OF_EXTRA.items() for package in packages.split()}
 
