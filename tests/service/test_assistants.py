@@ -334,6 +334,7 @@ def test_over_http_at_a_loopback_address_it_needs_no_key(running: Running, films
         (["--http", "0.0.0.0:8765"], "VITASCOPE_API_KEY is not set"),
         (["--http", "8765"], "HOST:PORT, such as 127.0.0.1:8765, was expected"),
         (["--server", "search.lan"], "a URL such as http://127.0.0.1:8000 was expected"),
+        (["--server", "http://me:secret@search.lan"], "a URL with credentials"),
     ],
 )
 def test_what_it_cannot_be_started_with_is_named(
@@ -343,4 +344,5 @@ def test_what_it_cannot_be_started_with_is_named(
     assert main(["mcp", *arguments]) == 2
     captured = capsys.readouterr()
     assert expected in captured.err
+    assert "secret" not in captured.err
     assert captured.out == ""

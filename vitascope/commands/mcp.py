@@ -53,13 +53,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _service(args: argparse.Namespace) -> str:
-    """The URL of the service. Raises InvalidInput."""
+    """The URL of the service. Raises InvalidInput, which repeats no credentials."""
     url: str = args.server or os.environ.get("VITASCOPE_SERVER") or SERVER
     try:
         parts = urlsplit(url)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_url = False
+    if "@" in url:
+        raise InvalidInput(
+            "server: a URL with credentials, which assistants would see; a key was expected, in the environment, as "
+            "VITASCOPE_API_KEY"
+        )
     if not is_url:
         raise InvalidInput(f"server: {url!r}; a URL such as {SERVER} was expected")
     return url
