@@ -146,7 +146,9 @@ def test_an_assistant_finds_looks_scores_and_asks_over_stdio(running: Running, f
         assert best["metadata"]["year"] == 2020
         assert httpx.get(best["media_url"]).status_code == 200
         assert len(found["results"]) == 2
-        assert text.startswith(f'1. video {best["video_id"]} "{ASIAN}" 0:00-0:02 (0 to 2 s): fused 0.9')
+        assert text.startswith(
+            f'1. video {best["video_id"]} "{ASIAN}" 0:00-0:02 (0 to 2 s) clip {best["clip_id"]}: fused 0.9'
+        )
         assert f"cursor={found['next_cursor']}" in text
         again, _ = await answer_of(
             client, "search_videos", collection=films, text="a blue thing", limit=2, cursor=found["next_cursor"]
@@ -166,6 +168,12 @@ def test_an_assistant_finds_looks_scores_and_asks_over_stdio(running: Running, f
         found, _ = await answer_of(client, "search_videos", collection=films, text="a thing", filter=where)
         assert [(one["title"], one["start"]) for one in found["results"]] == [("talk", 8.0)]
         assert len(found["results"][0]["text"]) == 500
+
+        similar, _ = await answer_of(
+            client, "find_similar", collection=films, clip_id=best["clip_id"], group="video", min_similarity=-1
+        )
+        assert best["title"] not in [one["title"] for one in similar["results"]]
+        assert len(similar["results"]) == 2
 
         page, text = await answer_of(client, "list_videos", collection=films, limit=2)
         assert [one["title"] for one in page["videos"]] == ["talk", HOSTILE]
@@ -251,7 +259,7 @@ def test_an_assistant_finds_looks_scores_and_asks_over_stdio(running: Running, f
 
 def test_without_a_service_it_is_there_and_every_call_says_so() -> None:
     async def conversation(client: Client) -> None:
-        assert len((await client.list_tools()).tools) == 7
+        assert len((await client.list_tools()).tools) == 8
         for _ in range(2):
             assert "http://127.0.0.1:9 cannot be reached" in await refusal_of(client, "list_collections")
         with pytest.raises(MCPError, match="cannot be reached"):

@@ -40,13 +40,24 @@ class ListCollections(Asked):
     """Nothing needs to be said."""
 
 
-class SearchVideos(Asked):
+class _Finding(Asked):
     collection: Name
-    text: Annotated[str, Field(min_length=1, description="what should be seen, as a sentence: a dog runs on the beach")]
     limit: Annotated[int, Field(ge=1, le=50, description="how many results")] = 10
     filter: Annotated[
         Filter, Field(description=WHICH + '. On the clip itself: {"clip": {"start": {"gte": 60}, "text": {"ne": ""}}}')
     ] = None
+    group: Annotated[
+        Literal["clip", "event", "video"],
+        Field(description="what a result is: a clip; an event, clips that touch as one span; or a whole video"),
+    ] = "clip"
+    min_similarity: Annotated[float | None, Field(ge=-1, le=1, description="leave out what is less similar")] = None
+    cursor: Annotated[
+        str | None, Field(description="next_cursor of the answer before, for its next page; all else as there")
+    ] = None
+
+
+class SearchVideos(_Finding):
+    text: Annotated[str, Field(min_length=1, description="what should be seen, as a sentence: a dog runs on the beach")]
     rerank: Annotated[
         int | None,
         Field(
@@ -57,14 +68,10 @@ class SearchVideos(Asked):
         ),
     ] = None
     hybrid: Annotated[bool, Field(description="also look for its words in titles and subtitles")] = False
-    group: Annotated[
-        Literal["clip", "event", "video"],
-        Field(description="what a result is: a clip; an event, clips that touch as one span; or a whole video"),
-    ] = "clip"
-    min_similarity: Annotated[float | None, Field(ge=-1, le=1, description="leave out what is less similar")] = None
-    cursor: Annotated[
-        str | None, Field(description="next_cursor of the answer before, for its next page; all else as there")
-    ] = None
+
+
+class FindSimilar(_Finding):
+    clip_id: Annotated[str, Field(description="of a moment, from search_videos or describe_video")]
 
 
 class ListVideos(Asked):

@@ -51,10 +51,7 @@ class Collections(Told):
     unreadable: Annotated[list[str], Field(description="damaged ones")]
 
     def words(self) -> str:
-        lines = [
-            f"{one.name}: {one.videos} videos, {one.clips} clips{'' if one.searchable else ', not searchable now'}"
-            for one in self.collections
-        ]
+        lines = [_collection(one) for one in self.collections]
         lines += [f"{name}: damaged" for name in self.unreadable]
         return "\n".join(lines) or "There is no collection."
 
@@ -116,8 +113,11 @@ class VideoDescription(Told, VideoSummary):
     next_after: Annotated[float | None, Field(description="after which the next clips are; null: these are the last")]
 
     def words(self) -> str:
-        lines = [_video(self), *(f"{_when(one.start, one.end)}{_said(one.text)}" for one in self.spans)]
-        more = [] if self.next_after is None else [f"More clips: after={self.next_after:g}"]
+        lines = [
+            _video(self),
+            *(f"clip {one.clip_id} {_when(one.start, one.end)}{_said(one.text)}" for one in self.spans),
+        ]
+        more = [] if self.next_after is None else [f"More clips: after={self.next_after}"]
         return "\n".join(lines + more)
 
 
@@ -181,14 +181,20 @@ def shortened(text: str) -> str:
     return text if len(text) <= TEXT_SHOWN else f"{text[: TEXT_SHOWN - 1]}…"
 
 
+def _collection(one: Collection) -> str:
+    holds = f"{one.name}: {_count(one.videos, 'video')}, {_count(one.clips, 'clip')}"
+    return holds if one.searchable else f"{holds}, not searchable now"
+
+
 def _moment(one: Moment) -> str:
-    return f"video {one.video_id} {_quoted(one.title)} {_when(one.start, one.end)}: {_scores(one)}{_said(one.text)}"
+    about = f"video {one.video_id} {_quoted(one.title)} {_when(one.start, one.end)} clip {one.clip_id}"
+    return f"{about}: {_scores(one)}{_said(one.text)}"
 
 
 def _video(one: VideoSummary) -> str:
     about = f" {json.dumps(one.metadata, ensure_ascii=False)}" if one.metadata else ""
     length = clock(one.duration) if one.duration else "picture"
-    return f"video {one.video_id} {_quoted(one.title)} {length}, {one.clips} clips{about}"
+    return f"video {one.video_id} {_quoted(one.title)} {length}, {_count(one.clips, 'clip')}{about}"
 
 
 def _scores(one: Moment | Score) -> str:
@@ -208,6 +214,10 @@ def _said(text: str) -> str:
 def _quoted(text: str) -> str:
     """On one line, so that a title cannot pass for a line of ours."""
     return _MISLEADING.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _more(cursor: str | None) -> list[str]:

@@ -43,14 +43,7 @@ def list_collections(client: Client, wanted: asked.ListCollections) -> told.Coll
 
 
 def search_videos(client: Client, wanted: asked.SearchVideos) -> told.Found:
-    options: dict[str, Any] = {
-        "limit": wanted.limit,
-        "where": wanted.filter,
-        "hybrid": wanted.hybrid,
-        "group": wanted.group,
-        "min_similarity": wanted.min_similarity,
-        "cursor": wanted.cursor,
-    }
+    options = {**_finding(wanted), "hybrid": wanted.hybrid}
     rerank = RERANK if wanted.rerank is None else wanted.rerank
     try:
         found = client.search(wanted.collection, wanted.text, rerank=rerank, **options)
@@ -58,24 +51,12 @@ def search_videos(client: Client, wanted: asked.SearchVideos) -> told.Found:
         if wanted.rerank is not None:
             raise
         found = client.search(wanted.collection, wanted.text, rerank=0, **options)
-    moments = [
-        told.Moment(
-            video_id=one["video"]["id"],
-            title=one["video"]["title"],
-            start=one["start"],
-            end=one["end"],
-            clip_id=one["clip_id"],
-            clip_count=one["clip_count"],
-            text=told.shortened(one["text"]),
-            similarity=one["similarity"],
-            match=one["match"],
-            fused=one["fused"],
-            metadata=one["video"]["metadata"],
-            media_url=_address(client, one),
-        )
-        for one in found["results"]
-    ]
-    return told.Found(results=moments, next_cursor=found["next_cursor"], changed=found["changed"])
+    return _found(client, found)
+
+
+def find_similar(client: Client, wanted: asked.FindSimilar) -> told.Found:
+    query = [{"kind": "clip", "value": wanted.clip_id}]
+    return _found(client, client.search(wanted.collection, query=query, **_finding(wanted)))
 
 
 def list_videos(client: Client, wanted: asked.ListVideos) -> told.Videos:
@@ -151,6 +132,37 @@ def show_moment(client: Client, wanted: asked.ShowMoment) -> told.Picture:
     return told.Picture(collection=wanted.collection, video_id=wanted.video_id, time=wanted.time, jpeg=jpeg)
 
 
+def _finding(wanted: asked.SearchVideos | asked.FindSimilar) -> dict[str, Any]:
+    return {
+        "limit": wanted.limit,
+        "where": wanted.filter,
+        "group": wanted.group,
+        "min_similarity": wanted.min_similarity,
+        "cursor": wanted.cursor,
+    }
+
+
+def _found(client: Client, found: Mapping[str, Any]) -> told.Found:
+    moments = [
+        told.Moment(
+            video_id=one["video"]["id"],
+            title=one["video"]["title"],
+            start=one["start"],
+            end=one["end"],
+            clip_id=one["clip_id"],
+            clip_count=one["clip_count"],
+            text=told.shortened(one["text"]),
+            similarity=one["similarity"],
+            match=one["match"],
+            fused=one["fused"],
+            metadata=one["video"]["metadata"],
+            media_url=_address(client, one),
+        )
+        for one in found["results"]
+    ]
+    return told.Found(results=moments, next_cursor=found["next_cursor"], changed=found["changed"])
+
+
 def _summary(client: Client, video: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "video_id": video["id"],
@@ -188,6 +200,14 @@ TOOLS = {
         asked.SearchVideos,
         told.Found,
         search_videos,
+    ),
+    "find_similar": Tool(
+        "Find similar moments",
+        "Finds moments that look like a clip which was found before, itself left out; best first. There is always a "
+        f"nearest one: judge by similarity, and look with show_moment. {DATA}",
+        asked.FindSimilar,
+        told.Found,
+        find_similar,
     ),
     "list_videos": Tool(
         "List videos",
