@@ -9,15 +9,15 @@ model as data, not as instructions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
-from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import Field, SecretStr
 
-from vitascope.client import Client
+from vitascope.client import AsyncClient, Client
+from vitascope.client.types import SearchResponse, SearchResult
 
 __all__ = ["VitascopeRetriever"]
 
@@ -29,7 +29,7 @@ class VitascopeRetriever(BaseRetriever):
     video_id, clip_id, title, start and end (s), similarity, match, fused (the latter two None where nothing is
     reranked), media_url and thumbnail_url (absolute), video (the metadata that it was added with).
 
-    `ainvoke`, `abatch` and all else that awaits runs in threads. Raises the errors of `vitascope.client.Client`.
+    Raises the errors of `vitascope.client.Client`.
     """
 
     url: str = "http://127.0.0.1:8000"
@@ -48,25 +48,29 @@ class VitascopeRetriever(BaseRetriever):
     group: Literal["clip", "event", "video"] = "clip"
     """What a document is: a clip; an event, clips that touch; a video. Of the latter two it tells the best clip."""
 
+    # One client for each call: chains call from several threads and loops.
+
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
-        key = None if self.api_key is None else self.api_key.get_secret_value()
-        # One client for each call: chains call from several threads, and a client is not for that.
-        with Client(self.url, api_key=key) as client:
-            found = client.search(
-                self.collection,
-                query,
-                limit=self.limit,
-                where=self.where,
-                rerank=self.rerank,
-                hybrid=self.hybrid,
-                min_similarity=self.min_similarity,
-                group=self.group,
-            )
+        with Client(self.url, api_key=self._key()) as client:
+            return self._documents(client.search(self.collection, query, **self._options()))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        async with AsyncClient(self.url, api_key=self._key()) as client:
+            return self._documents(await client.search(self.collection, query, **self._options()))
+
+    def _key(self) -> str | None:
+        return None if self.api_key is None else self.api_key.get_secret_value()
+
+    def _options(self) -> dict[str, Any]:
+        return self.model_dump(include={"limit", "where", "rerank", "hybrid", "min_similarity", "group"})
+
+    def _documents(self, found: SearchResponse) -> list[Document]:
         return [self._document(result) for result in found["results"]]
 
-    def _document(self, result: Mapping[str, Any]) -> Document:
+    def _document(self, result: SearchResult) -> Document:
         video, base = result["video"], self.url.rstrip("/")
-        kept = ("clip_id", "start", "end", "similarity", "match", "fused")
         return Document(
             id=f"{self.collection}/{video['id']}/{result['clip_id']}",
             page_content="\n".join(filter(None, (video["title"], result["text"]))),
@@ -74,7 +78,12 @@ class VitascopeRetriever(BaseRetriever):
                 "collection": self.collection,
                 "video_id": video["id"],
                 "title": video["title"],
-                **{name: result[name] for name in kept},
+                "clip_id": result["clip_id"],
+                "start": result["start"],
+                "end": result["end"],
+                "similarity": result["similarity"],
+                "match": result["match"],
+                "fused": result["fused"],
                 "media_url": base + result["media_url"],
                 "thumbnail_url": base + result["thumbnail_url"],
                 "video": video["metadata"],

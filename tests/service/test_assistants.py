@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,6 +32,7 @@ from tests.media_files import solid, write_subtitled_video
 from tests.service.conftest import COLORS
 from tests.service.running import PATIENCE, ROOT, Running
 from vitascope.assistants.server import make_server
+from vitascope.client import AsyncClient
 from vitascope.command import main
 
 PAGE = (ROOT / "docs" / "assistants.md").read_text("utf-8")
@@ -271,13 +273,36 @@ def test_without_a_service_it_is_there_and_every_call_says_so() -> None:
 def test_a_defect_is_a_failed_call_whose_reason_is_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vitascope.client.Client.collections", lambda client: {"collections": [{"secret": 1}]})
+    async def broken(client: AsyncClient) -> Any:
+        return {"collections": [{"secret": 1}]}
+
+    monkeypatch.setattr(AsyncClient, "collections", broken)
 
     async def conversation(client: Client) -> None:
         assert "the log of `vitascope mcp` says more" in await refusal_of(client, "list_collections")
 
     assert spoken(make_server("http://127.0.0.1:9", "1"), conversation) == []
     assert "KeyError" in caplog.text
+
+
+def test_a_call_that_is_cancelled_ends_its_request_and_no_other() -> None:
+    """Against a service that takes requests and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+
+        def wait_for_the_end() -> None:
+            connection, _ = silent.accept()
+            with connection:
+                while connection.recv(4096):
+                    pass
+
+        async def conversation(client: Client) -> None:
+            with anyio.move_on_after(0.2) as asking:
+                await client.call_tool("list_collections", {})
+            assert asking.cancelled_caught
+            await anyio.to_thread.run_sync(wait_for_the_end, abandon_on_cancel=True)
+            assert len((await client.list_tools(cache_mode="bypass")).tools) == 8
+
+        assert spoken(make_server(f"http://127.0.0.1:{silent.getsockname()[1]}", "1"), conversation, "legacy") == []
 
 
 @contextmanager

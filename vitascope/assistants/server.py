@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import quote, unquote
 
 import mcp_types as types
-from anyio import to_thread
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.shared.exceptions import MCPError
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
 from vitascope.assistants.asked import ListVideos
 from vitascope.assistants.told import Picture, Told
 from vitascope.assistants.tools import DATA, TOOLS, Tool, list_videos
-from vitascope.client import Client, Retries
+from vitascope.client import AsyncClient, Retries
 from vitascope.errors import InvalidInput, VitascopeError
 
 _log = logging.getLogger("vitascope.assistants")
-T = TypeVar("T")
-Context = ServerRequestContext[Any, Any]
+Context = ServerRequestContext[AsyncClient, Any]
 
 INSTRUCTIONS = (
     "Finds moments in collections of videos and pictures, and answers questions about them. list_collections first, "
@@ -50,14 +48,19 @@ class _Schema(GenerateJsonSchema):
         return False
 
 
-def make_server(url: str, version: str) -> Server[Any]:
-    """A server whose tools ask the service at ``url``, with the key that the environment has."""
+def make_server(url: str, version: str) -> Server[AsyncClient]:
+    """A server whose tools ask the service at ``url``, with the key that the environment has; it runs once.
+
+    Raises InvalidInput for a key that no header can carry.
+    """
+    # One for all calls: they may come at the same time, and one that is cancelled ends its request.
+    client = AsyncClient(url, retries=RETRIES)
     tools = [_described(name, tool) for name, tool in TOOLS.items()]
 
-    async def asked(work: Callable[[Client], T]) -> T:
-        # A client of its own for each call: they come at the same time, and one is not for several threads. Left alone
-        # when a call is cancelled: reading does no harm.
-        return await to_thread.run_sync(_with_client, url, work, abandon_on_cancel=True)
+    @asynccontextmanager
+    async def connected(server: Server[AsyncClient]) -> AsyncIterator[AsyncClient]:
+        async with client:
+            yield client
 
     async def list_tools(context: Context, params: types.PaginatedRequestParams | None) -> types.ListToolsResult:
         return types.ListToolsResult(tools=tools)
@@ -68,7 +71,7 @@ def make_server(url: str, version: str) -> Server[Any]:
             raise MCPError(types.INVALID_PARAMS, f"tool: {params.name!r}; one of {', '.join(TOOLS)} was expected")
         try:
             wanted = tool.arguments.model_validate(params.arguments or {})
-            return _answered(await asked(partial(_run, tool, wanted)))
+            return _answered(await tool.run(client, wanted))
         except ValidationError as error:
             return _failed(_wrong(error))
         except VitascopeError as error:
@@ -81,7 +84,7 @@ def make_server(url: str, version: str) -> Server[Any]:
         context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
         try:
-            collections = (await asked(lambda client: client.collections()))["collections"]
+            collections = (await client.collections())["collections"]
         except VitascopeError as error:
             raise MCPError(types.INTERNAL_ERROR, str(error)) from error
         return types.ListResourcesResult(resources=[_resource(one) for one in collections])
@@ -89,7 +92,7 @@ def make_server(url: str, version: str) -> Server[Any]:
     async def read_resource(context: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         uri = str(params.uri)
         try:
-            page = await asked(partial(list_videos, wanted=ListVideos(collection=_named(uri), limit=VIDEOS_SHOWN)))
+            page = await list_videos(client, ListVideos(collection=_named(uri), limit=VIDEOS_SHOWN))
         except VitascopeError as error:
             raise MCPError(types.INVALID_PARAMS, str(error)) from error
         text = types.TextResourceContents(uri=uri, mime_type="application/json", text=page.model_dump_json())
@@ -100,20 +103,12 @@ def make_server(url: str, version: str) -> Server[Any]:
         version=version,
         title="Vitascope",
         instructions=INSTRUCTIONS,
+        lifespan=connected,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
         on_list_resources=list_resources,
         on_read_resource=read_resource,
     )
-
-
-def _with_client(url: str, work: Callable[[Client], T]) -> T:
-    with Client(url, retries=RETRIES) as client:
-        return work(client)
-
-
-def _run(tool: Tool, wanted: BaseModel, client: Client) -> Told:
-    return tool.run(client, wanted)
 
 
 def _described(name: str, tool: Tool) -> types.Tool:

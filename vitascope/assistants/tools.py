@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from vitascope.assistants import asked, told
-from vitascope.client import Client
+from vitascope.client import AsyncClient
 from vitascope.errors import TaskMissing
 
 RERANK = 20
@@ -24,11 +24,11 @@ class Tool:
     description: str
     arguments: type[asked.Asked]
     answer: type[told.Told]
-    run: Callable[[Client, Any], told.Told]
+    run: Callable[[AsyncClient, Any], Awaitable[told.Told]]
 
 
-def list_collections(client: Client, wanted: asked.ListCollections) -> told.Collections:
-    all_of_them = client.collections()
+async def list_collections(client: AsyncClient, wanted: asked.ListCollections) -> told.Collections:
+    all_of_them = await client.collections()
     collections = [
         told.Collection(
             name=one["name"],
@@ -42,31 +42,31 @@ def list_collections(client: Client, wanted: asked.ListCollections) -> told.Coll
     return told.Collections(collections=collections, unreadable=all_of_them["unreadable"])
 
 
-def search_videos(client: Client, wanted: asked.SearchVideos) -> told.Found:
+async def search_videos(client: AsyncClient, wanted: asked.SearchVideos) -> told.Found:
     options = {**_finding(wanted), "hybrid": wanted.hybrid}
     rerank = RERANK if wanted.rerank is None else wanted.rerank
     try:
-        found = client.search(wanted.collection, wanted.text, rerank=rerank, **options)
+        found = await client.search(wanted.collection, wanted.text, rerank=rerank, **options)
     except TaskMissing:
         if wanted.rerank is not None:
             raise
-        found = client.search(wanted.collection, wanted.text, rerank=0, **options)
+        found = await client.search(wanted.collection, wanted.text, rerank=0, **options)
     return _found(client, found)
 
 
-def find_similar(client: Client, wanted: asked.FindSimilar) -> told.Found:
+async def find_similar(client: AsyncClient, wanted: asked.FindSimilar) -> told.Found:
     query = [{"kind": "clip", "value": wanted.clip_id}]
-    return _found(client, client.search(wanted.collection, query=query, **_finding(wanted)))
+    return _found(client, await client.search(wanted.collection, query=query, **_finding(wanted)))
 
 
-def list_videos(client: Client, wanted: asked.ListVideos) -> told.Videos:
-    page = client.videos(wanted.collection, limit=wanted.limit, cursor=wanted.cursor, where=wanted.filter)
+async def list_videos(client: AsyncClient, wanted: asked.ListVideos) -> told.Videos:
+    page = await client.videos(wanted.collection, limit=wanted.limit, cursor=wanted.cursor, where=wanted.filter)
     videos = [told.VideoSummary(**_summary(client, video)) for video in page["videos"]]
     return told.Videos(videos=videos, next_cursor=page["next_cursor"])
 
 
-def describe_video(client: Client, wanted: asked.DescribeVideo) -> told.VideoDescription:
-    video = client.video(wanted.collection, wanted.video_id)
+async def describe_video(client: AsyncClient, wanted: asked.DescribeVideo) -> told.VideoDescription:
+    video = await client.video(wanted.collection, wanted.video_id)
     # A picture's only clip ends where it begins.
     left = [one for one in video["spans"] if one["end"] > wanted.after or wanted.after == 0]
     spans = [
@@ -82,8 +82,8 @@ def describe_video(client: Client, wanted: asked.DescribeVideo) -> told.VideoDes
     )
 
 
-def score_captions(client: Client, wanted: asked.ScoreCaptions) -> told.Scores:
-    answer = client.score(
+async def score_captions(client: AsyncClient, wanted: asked.ScoreCaptions) -> told.Scores:
+    answer = await client.score(
         wanted.captions,
         collection=wanted.collection,
         video_id=wanted.video_id,
@@ -105,8 +105,8 @@ def score_captions(client: Client, wanted: asked.ScoreCaptions) -> told.Scores:
     return told.Scores(**_part(answer), scores=scores)
 
 
-def ask_video(client: Client, wanted: asked.AskVideo) -> told.Answers:
-    answer = client.ask(
+async def ask_video(client: AsyncClient, wanted: asked.AskVideo) -> told.Answers:
+    answer = await client.ask(
         wanted.question,
         collection=wanted.collection,
         video_id=wanted.video_id,
@@ -126,9 +126,9 @@ def ask_video(client: Client, wanted: asked.AskVideo) -> told.Answers:
     )
 
 
-def show_moment(client: Client, wanted: asked.ShowMoment) -> told.Picture:
+async def show_moment(client: AsyncClient, wanted: asked.ShowMoment) -> told.Picture:
     video = f"/v1/collections/{quote(wanted.collection, safe='')}/videos/{quote(wanted.video_id, safe='')}"
-    jpeg = client.thumbnail(f"{video}/thumbnail?t={wanted.time}")
+    jpeg = await client.thumbnail(f"{video}/thumbnail?t={wanted.time}")
     return told.Picture(collection=wanted.collection, video_id=wanted.video_id, time=wanted.time, jpeg=jpeg)
 
 
@@ -142,7 +142,7 @@ def _finding(wanted: asked.SearchVideos | asked.FindSimilar) -> dict[str, Any]:
     }
 
 
-def _found(client: Client, found: Mapping[str, Any]) -> told.Found:
+def _found(client: AsyncClient, found: Mapping[str, Any]) -> told.Found:
     moments = [
         told.Moment(
             video_id=one["video"]["id"],
@@ -163,7 +163,7 @@ def _found(client: Client, found: Mapping[str, Any]) -> told.Found:
     return told.Found(results=moments, next_cursor=found["next_cursor"], changed=found["changed"])
 
 
-def _summary(client: Client, video: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(client: AsyncClient, video: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "video_id": video["id"],
         "title": video["title"],
@@ -174,7 +174,7 @@ def _summary(client: Client, video: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _address(client: Client, one: Mapping[str, Any]) -> str:
+def _address(client: AsyncClient, one: Mapping[str, Any]) -> str:
     return client.url.rstrip("/") + str(one["media_url"])
 
 
