@@ -192,7 +192,7 @@ def _moment(one: Moment) -> str:
 
 
 def _video(one: VideoSummary) -> str:
-    about = f" {json.dumps(one.metadata, ensure_ascii=False)}" if one.metadata else ""
+    about = f" {_quoted(one.metadata)}" if one.metadata else ""
     length = clock(one.duration) if one.duration else "picture"
     return f"video {one.video_id} {_quoted(one.title)} {length}, {_count(one.clips, 'clip')}{about}"
 
@@ -211,9 +211,9 @@ def _said(text: str) -> str:
     return f" said: {_quoted(text)}" if text else ""
 
 
-def _quoted(text: str) -> str:
-    """On one line, so that a title cannot pass for a line of ours."""
-    return _MISLEADING.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(text, ensure_ascii=False))
+def _quoted(content: object) -> str:
+    """As JSON on one line, so that a title cannot pass for a line of ours."""
+    return _MISLEADING.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(content, ensure_ascii=False))
 
 
 def _count(number: int, name: str) -> str:

@@ -24,6 +24,8 @@ from vitascope.errors import InvalidInput
 from vitascope.loopback import is_loopback
 
 PATH = "/mcp"
+STOP_SECONDS = 5
+"""For calls that are under way when it is told to stop."""
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -32,6 +34,8 @@ def serve_stdio(server: Server[Any]) -> None:
 
     Standard output carries the protocol alone: meanwhile, what else is printed goes to standard error.
     """
+    if sys.stdin.isatty():
+        print("Waiting for an assistant: they start this command by themselves. Ctrl-C ends it.", file=sys.stderr)
     anyio.run(_stdio, server)
 
 
@@ -68,7 +72,11 @@ def serve_http(server: Server[Any], address: str, names: Sequence[str] = ()) -> 
         shown = f"[{host}]" if ":" in host else host
         print(f"Vitascope's tools are at http://{shown}:{listener.getsockname()[1]}{PATH}", file=sys.stderr, flush=True)
         config = uvicorn.Config(
-            app if key is None else _asking_for(key, app), log_config=None, server_header=False, ws="none"
+            app if key is None else _asking_for(key, app),
+            log_config=None,
+            server_header=False,
+            ws="none",
+            timeout_graceful_shutdown=STOP_SECONDS,
         )
         if threading.current_thread() is threading.main_thread():
             # uvicorn stops cleanly on SIGTERM and then raises it again; by then it must not count as a crash.
