@@ -215,7 +215,7 @@ def _measured(job: _Job, runtime: Model) -> Fitted:
         job.measured[corpus] = {name: round(value, 4) for name, value in compared(vectors, taught).items()}
         job.beside.outputs.extend(_beside(original, runtime, corpus, taught, Seen(Gallery(vectors), tokens)))
         embedded[corpus] = Embedded(packed, vectors, tokens, None)
-    if embedded:
+    if embedded and "matching" in runtime.tasks:
         job.say("calibrating on held-out clips")
     return recalibrate(runtime, embedded, job.bundle.manifest.calibration)
 

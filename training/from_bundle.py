@@ -39,6 +39,7 @@ def model_of_bundle(folder: Path) -> Start:
     holds, or where the rebuilt model does not give the bundle's outputs.
     """
     bundle = Bundle.open(folder)
+    _check_trained_here(bundle)
     provenance: Any = bundle.manifest.extra.get("provenance", {})
     try:
         config = read_config(provenance["config"])
@@ -66,6 +67,22 @@ def model_of_bundle(folder: Path) -> Start:
     model.load_state_dict(weights, strict=False)
     _check(model, bundle)
     return Start(model, bundle.answers, folder / bundle.manifest.tokenizer, lineage)
+
+
+def _check_trained_here(bundle: Bundle) -> None:
+    """Raises InvalidInput for a bundle whose graphs no model of `training/models` computes."""
+    extra, expected = bundle.manifest.extra, "a checkpoint, or the bundle of one, was expected"
+    if "public_model" in extra:
+        raise InvalidInput(
+            f"{bundle.folder}: is a public model ({bundle.manifest.architecture}), whose graphs are its authors' "
+            f"program and not a model of this one; {expected}. `vitascope distil` teaches a student by it"
+        )
+    for key in ("variant_of", "distilled_from"):
+        if isinstance(origin := extra.get(key), dict):
+            raise InvalidInput(
+                f"{bundle.folder}: was made of {origin.get('name')} {origin.get('version')} ({key.replace('_', ' ')}), "
+                f"and has graphs of another kind; {expected}"
+            )
 
 
 def _weights(graph: GraphProto, model: HdVila) -> Weights:

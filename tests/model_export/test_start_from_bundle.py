@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from model_export.assemble import write_manifest
 from model_export.export import export_checkpoint
 from tests.model_export.conftest import ANSWERS, CONFIG
 from tests.small_bundle import make_small_bundle
@@ -114,6 +115,24 @@ def test_terms_of_what_came_before_stay(folders: tuple[Path, Path], tmp_path: Pa
 def test_a_bundle_that_was_not_exported_here_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no provenance with config and sources"):
         model_of_bundle(make_small_bundle(tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"public_model": {"source": "them/released"}}, r"is a public model \(.*vitascope distil"),
+        ({"variant_of": {"name": "big", "version": "2"}}, r"was made of big 2 \(variant of\)"),
+        ({"distilled_from": {"name": "big", "version": "2"}}, r"was made of big 2 \(distilled from\)"),
+    ],
+)
+def test_a_bundle_whose_graphs_are_of_another_program_is_refused(
+    extra: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    folder = make_small_bundle(tmp_path / "bundle")
+    stated = json.loads((folder / "manifest.json").read_text())
+    write_manifest(folder, {**stated, "extra": extra})
+    with pytest.raises(InvalidInput, match=said):
+        model_of_bundle(folder)
 
 
 def test_a_model_that_gives_other_outputs_is_refused(bundles: dict[str, Path], tmp_path: Path) -> None:
