@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -131,13 +131,19 @@ class GraphSpec:
         return tuple(self.axes)
 
 
+def video_spec(
+    module: nn.Module, streams: Sequence[FrameStream], outputs: tuple[str, ...] = ("vector", "visual_tokens")
+) -> GraphSpec:
+    """The graph that sees: frame streams of any number of videos, of any number of clips each."""
+    return GraphSpec("video", module, {stream.name: {0: "batch", 1: "clips"} for stream in streams}, outputs)
+
+
 def graph_specs(model: FusedModel) -> list[GraphSpec]:
     """The graphs that this model can fill: all four, or three where it has no answer head."""
     text = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}}
     fused = text | {"visual_tokens": {0: "batch"}}
-    streams = {stream.name: {0: "batch", 1: "clips"} for stream in model.cfg.streams()}
     specs = [
-        GraphSpec("video", VideoGraph(model), streams, ("vector", "visual_tokens")),
+        video_spec(VideoGraph(model), model.cfg.streams()),
         GraphSpec("text", TextGraph(model), text, ("vector",)),
         GraphSpec("match", MatchGraph(model), fused, ("match_logit",)),
     ]

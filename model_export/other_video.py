@@ -32,7 +32,7 @@ from model_export.assemble import (
 )
 from model_export.beside import Beside, BesideCheck, beside_section, named, report_of
 from model_export.calibrate import Fitted, recalibrate, stated_calibration
-from model_export.graphs import OPSET, GraphSpec, StatedSizes, export_graph, random_streams
+from model_export.graphs import OPSET, StatedSizes, export_graph, random_streams, video_spec
 from model_export.parity import FLOAT32, REDUCED, Case, ParityError, ParityReport, Tolerance, check_outputs
 from model_export.recall import Embedded
 from model_export.sources import Source, licence_of, notice
@@ -121,7 +121,7 @@ def export_other_video(
     if out.resolve() == bundle.folder.resolve():
         raise InvalidInput(f"out: {out} is the bundle that this one is made of; another folder was expected")
     say("exporting the video graph (torch to ONNX)")
-    graph = export_graph(_spec(other), StatedSizes(bundle.manifest, other.streams))
+    graph = export_graph(video_spec(other.module, other.streams), StatedSizes(bundle.manifest, other.streams))
     seed = secrets.randbits(32) if other.seed is None else other.seed
     *smaller, largest = PRECISIONS[other.precision]
     for precision in smaller:
@@ -130,11 +130,6 @@ def export_other_video(
         except ParityError as error:
             say(f"weights are stored larger than as {precision}: {error}")
     return _exported(_job(bundle, other, held_out or {}, say, largest, seed), graph, out)
-
-
-def _spec(other: OtherVideo) -> GraphSpec:
-    axes = {stream.name: {0: "batch", 1: "clips"} for stream in other.streams}
-    return GraphSpec("video", other.module, axes, ("vector", "visual_tokens"))
 
 
 def _job(
@@ -175,7 +170,8 @@ def _check(job: _Job, files: Mapping[GraphName, str], folder: Path, precision: P
     """The stored video graph beside its module. Raises ParityError."""
     job.say(f"checking the graph with weights stored as {precision}")
     paths: dict[GraphName, Path] = {"video": folder / files["video"]}
-    checks = check_outputs([_spec(job.other)], paths, {"video": _cases(job)}, precision, tolerance)
+    specs = [video_spec(job.other.module, job.other.streams)]
+    checks = check_outputs(specs, paths, {"video": _cases(job)}, precision, tolerance)
     job.report.outputs.extend(checks)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from model_export.graphs import GraphSpec
+from model_export.graphs import GraphSpec, video_spec
 from model_export.public.folder import load_model
 from model_export.public.model import PublicModel
 from model_export.public.pictures import PixelScale, scale_of, stream_of
@@ -142,7 +142,7 @@ def load_blip(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle
         architecture="blip",
         tasks=["retrieval", "matching"],
         specs=[
-            GraphSpec("video", tower, {stream.name: {0: "batch", 1: "clips"}}, ("vector", "visual_tokens")),
+            video_spec(tower, [stream]),
             GraphSpec("text", BlipText(model), TEXT_AXES, ("vector",)),
             GraphSpec("match", BlipMatch(model), fused_axes, ("match_logit",)),
         ],

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from model_export.graphs import ANSWER_AXES, GraphSpec
+from model_export.graphs import ANSWER_AXES, GraphSpec, video_spec
 from model_export.public.folder import load_model
 from model_export.public.model import PublicModel
 from model_export.public.pictures import PixelScale, frames_of_one_clip, scale_of, stream_of
@@ -164,7 +164,7 @@ def load_blip_answers(folder: Path, config: dict[str, Any], frames: int, *, allo
         architecture="blip",
         tasks=["answering"],
         specs=[
-            GraphSpec("video", patches, {stream.name: {0: "batch", 1: "clips"}}, ("visual_tokens",)),
+            video_spec(patches, [stream], ("visual_tokens",)),
             GraphSpec("answer", BlipAnswers(model), answer_axes, ("answer_logits",)),
         ],
         original=OriginalBlipAnswers(model, tokens.library, processor, text_length),

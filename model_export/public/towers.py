@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from model_export.graphs import GraphSpec
+from model_export.graphs import GraphSpec, video_spec
 from model_export.public.folder import load_model
 from model_export.public.model import PublicModel
 from model_export.public.pictures import PixelScale, scale_of, stream_of
@@ -163,7 +163,7 @@ def two_towers(
     return PublicModel(
         tasks=["retrieval"],
         specs=[
-            GraphSpec("video", frames, {stream.name: {0: "batch", 1: "clips"}}, ("vector", "visual_tokens")),
+            video_spec(frames, [stream]),
             GraphSpec("text", text, TEXT_AXES, ("vector",)),
         ],
         frame_streams=[stream],

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from model_export.graphs import GraphSpec
+from model_export.graphs import GraphSpec, video_spec
 from model_export.public.folder import load_model
 from model_export.public.model import PublicModel
 from model_export.public.pictures import PixelScale, corner_streams, frames_of_one_clip, scale_of
@@ -166,12 +166,7 @@ def load_vilt(folder: Path, config: dict[str, Any], frames: int, *, allow_pickle
         architecture="vilt",
         tasks=["answering"] if answers else ["matching"],
         specs=[
-            GraphSpec(
-                "video",
-                ViltFrames(model, scale_of(processor), patches),
-                {stream.name: {0: "batch", 1: "clips"} for stream in streams},
-                ("visual_tokens",),
-            ),
+            video_spec(ViltFrames(model, scale_of(processor), patches), streams, ("visual_tokens",)),
             GraphSpec("answer", head, fused_axes, ("answer_logits",))
             if answers
             else GraphSpec("match", head, fused_axes, ("match_logit",)),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from model_export.graphs import GraphSpec
+from model_export.graphs import GraphSpec, video_spec
 from model_export.public.model import PublicModel
 from model_export.public.pictures import STREAM_NAME, PixelScale
 from model_export.public.released.original import ALONE, TorchTowers
@@ -157,7 +157,7 @@ def load_clip_vip(folder: Path, weights: Weights) -> PublicModel:
         architecture="clip-vip",
         tasks=["retrieval"],
         specs=[
-            GraphSpec("video", tower, {stream.name: {0: "batch", 1: "clips"}}, ("vector", "visual_tokens")),
+            video_spec(tower, [stream]),
             GraphSpec("text", text, TEXT_AXES, ("vector",)),
         ],
         original=TorchTowers(tower, [stream], words.library, length, text, scale),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from model_export.graphs import GraphSpec
+from model_export.graphs import GraphSpec, video_spec
 from model_export.public.model import PublicModel
 from model_export.public.released.answers import answers_of
 from model_export.public.released.fused import FUSED_AXES, FusedHead
@@ -264,7 +264,7 @@ def load_hd_vila(folder: Path, weights: Weights, grid: tuple[int, int] = GRID) -
     return PublicModel(
         architecture="hd-vila",
         tasks=["retrieval"],
-        specs=[_video_spec(video, streams), GraphSpec("text", text, TEXT_AXES, ("vector",))],
+        specs=[video_spec(video, streams), GraphSpec("text", text, TEXT_AXES, ("vector",))],
         original=TorchTowers(video, streams, words.library, cfg.text_length, text, 1.0 / TEMPERATURE),
         vector_width=cfg.vector_width,
         visual_tokens=1,
@@ -297,7 +297,7 @@ def _answering(folder: Path, weights: Weights, grid: tuple[int, int]) -> PublicM
     return PublicModel(
         architecture="hd-vila",
         tasks=["answering"],
-        specs=[_video_spec(video, streams), GraphSpec("answer", answer, FUSED_AXES, ("answer_logits",))],
+        specs=[video_spec(video, streams), GraphSpec("answer", answer, FUSED_AXES, ("answer_logits",))],
         original=TorchAnswers(video, streams, words.library, cfg.text_length, answer),
         vector_width=cfg.visual_width,
         visual_tokens=cfg.visual_tokens,
@@ -380,11 +380,6 @@ def _streams(cfg: HdVilaConfig) -> list[FrameStream]:
         )
         for stream in cfg.streams()
     ]
-
-
-def _video_spec(video: nn.Module, streams: list[FrameStream]) -> GraphSpec:
-    axes = {stream.name: {0: "batch", 1: "clips"} for stream in streams}
-    return GraphSpec("video", video, axes, ("vector", "visual_tokens"))
 
 
 def _stated(cfg: HdVilaConfig, streams: list[FrameStream]) -> dict[str, Any]:

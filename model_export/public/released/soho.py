@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from model_export.graphs import GraphSpec
+from model_export.graphs import GraphSpec, video_spec
 from model_export.public.model import PublicModel
 from model_export.public.pictures import STREAM_NAME
 from model_export.public.released.answers import answers_of
@@ -94,7 +94,7 @@ class Reader(nn.Module):
         self.place = SineEmbeddings(
             width=cfg.text_width, rows=cfg.grid_height, columns=cfg.grid_width, dropout=cfg.dropout
         )
-        self.text = text_transformer(cfg.model_copy(update={"text_layers": 0, "visual_reads_text": True}))
+        self.text = text_transformer(cfg)
         self.head = head
 
 
@@ -174,7 +174,7 @@ def load_soho(folder: Path, weights: Weights, picture: tuple[int, int] = PICTURE
         architecture="soho",
         tasks=["answering"] if answers else ["matching"],
         specs=[
-            GraphSpec("video", video, {stream.name: {0: "batch", 1: "clips"}}, ("vector", "visual_tokens")),
+            video_spec(video, [stream]),
             reads,
         ],
         original=(TorchAnswers if answers else TorchMatch)(video, [stream], words.library, cfg.text_length, head),
@@ -217,6 +217,7 @@ def _configuration(folder: Path, weights: Weights, picture: tuple[int, int]) -> 
         "entries": size("neck.vq.embed") if any(name.startswith("neck.vq.") for name in weights) else 0,
         "text_width": width,
         "text_heads": heads,
+        "text_layers": 0,
         "fused_layers": count_of(weights, "language.bert.encoder.layer"),
         "text_intermediate": size("language.bert.encoder.layer.0.intermediate.dense.weight"),
         "vocabulary": size("language.bert.embeddings.word_embeddings.weight"),
