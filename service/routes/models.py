@@ -130,6 +130,7 @@ def _stated(bundle: Bundle | None) -> dict[str, Any]:
     """What the manifest says; of a bundle that could not be opened, nothing."""
     lists: dict[str, Any] = {"tasks": [], "streams": [], "training_data": [], "metrics": {}}
     if bundle is None:
-        return dict.fromkeys(("answers", *PLAIN)) | lists
+        return dict.fromkeys(("answers", "signed_by", *PLAIN)) | lists
     stated = bundle.manifest.model_dump(include={*PLAIN, *lists})
-    return {**stated, "answers": len(bundle.answers)}
+    signed_by = None if bundle.signature is None else bundle.signature.key_id
+    return {**stated, "answers": len(bundle.answers), "signed_by": signed_by}

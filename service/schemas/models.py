@@ -42,6 +42,7 @@ MODEL: dict[str, Any] = {
     "licence": "Apache-2.0",
     "training_data": ["scenes", "pictograms"],
     "metrics": {"scenes.text_to_video.recall@1": 0.62},
+    "signed_by": None,
     "model_card": "# hd-vila-tiny\n…",
 }
 
@@ -117,6 +118,10 @@ class ModelInfo(Response):
     licence: str | None
     training_data: list[str]
     metrics: dict[str, float]
+    signed_by: Annotated[
+        str | None,
+        Field(description="id of the trusted key whose signature was checked when it was opened; null where none was"),
+    ] = None
     model_card: Annotated[str | None, Field(description="Markdown")]
 
 

@@ -82,6 +82,7 @@ def test_what_is_added_must_be_signed_and_who_serves_does_so_on(
         client = running.client
         named = client.get("/v1/models").json()["models"]
         assert [one["state"] for one in named] == ["ready", "failed"]
+        assert [one["signed_by"] for one in named] == [ours.public.id, None]
         assert named[1]["error"].startswith("bundle_untrusted: manifest.json.sig: missing; a signature by one of")
         for folder, said in (
             ("plain", "manifest.json.sig: missing"),
