@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from model_export.making_options import add_bundle, add_work
 from vitascope.commands.output import plain_table
 
 DESCRIPTION = """\
@@ -37,19 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="FOLDER", help="videos with subtitles beside them")
     add("--start-from", type=Path, required=True, metavar="MODEL", help="bundle or checkpoint folder to begin with")
-    add("--out", type=Path, required=True, metavar="BUNDLE", help="bundle to write (one there is replaced at the end)")
-    add("--name", help="the bundle's name: lower case letters, digits, . _ - (default: of the folder)")
-    add("--work", type=Path, metavar="DIR", help="what is kept on the way (default: runs/adapt-NAME)")
+    add_bundle(parser)
+    add_work(parser, "adapt")
     add("--steps", type=int, metavar="N", help="training steps (default: by the number of clips, 60 to 2000)")
     add("--seed", type=int, default=0, metavar="N", help="of the training (default: %(default)s)")
-    add("--workers", type=int, default=1, metavar="N", help="decoding processes (default: %(default)s)")
-    add(
-        "--max-skipped",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="stop when a larger share of the clips cannot be decoded (default: %(default)s, one in a hundred)",
-    )
     for option, effect, default in (
         ("--shortest", "cues are merged until a clip lasts this long", SHORTEST),
         ("--longest", "no clip lasts longer than this", LONGEST),

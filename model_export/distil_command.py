@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from model_export.making_options import add_bundle, add_precision, add_work
 from vitascope.commands.output import plain_table
 
 DESCRIPTION = """\
@@ -44,10 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--videos", type=Path, metavar="FOLDER", help="learn from the videos in a folder, at any depth")
     add("--clip-seconds", type=float, default=4.0, metavar="S", help="of --videos, about (default: %(default)g)")
     add("--student", default="small", help="a name or a TOML file (default: %(default)s)")
-    add("--out", type=Path, required=True, metavar="BUNDLE", help="bundle to write (one there is replaced at the end)")
-    add("--name", help="the bundle's name: lower case letters, digits, . _ - (default: of the folder)")
+    add_bundle(parser)
     add("--version", default="1.0.0", help="the bundle's version (default: %(default)s)")
-    add("--work", type=Path, metavar="DIR", help="what is kept on the way (default: runs/distil-NAME)")
+    add_work(parser, "distil")
     add("--steps", type=int, metavar="N", help="training steps (default: the student's)")
     add("--seed", type=int, metavar="N", help="of the training (default: the student's)")
     add("--limit", type=int, metavar="N", help="learn from the first N clips of each corpus only")
@@ -56,20 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("teacher", "pretrained", "scratch"),
         help="the student's first weights (default: the teacher's where they are known, else those of a public CNN)",
     )
-    add(
-        "--precision",
-        choices=("float32", "float16-weights", "int8-weights"),
-        default="int8-weights",
-        help="how the student's weights are stored (default: %(default)s)",
-    )
-    add("--workers", type=int, default=1, metavar="N", help="decoding processes (default: %(default)s)")
-    add(
-        "--max-skipped",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="stop when a larger share of the clips cannot be decoded (default: %(default)s, one in a hundred)",
-    )
+    add_precision(parser, "the student's")
     add("--stop-after", type=int, metavar="STEPS", help="stop, resumable, after so many steps")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from model_export.making_options import add_bundle, add_precision
 from vitascope.commands.output import plain_table
 
 DESCRIPTION = """\
@@ -35,19 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add = parser.add_argument
     add("bundle", type=Path, metavar="BUNDLE", help="bundle folder")
-    add("--out", type=Path, required=True, metavar="BUNDLE", help="bundle to write (one there is replaced at the end)")
-    add("--name", help="its name: lower case letters, digits, . _ - (default: of the folder)")
+    add_bundle(parser)
     add("--frames", type=int, metavar="N", help="low-resolution frames of a clip")
     add("--size", type=int, metavar="PIXELS", help="longer side of the high-resolution frame; others shrink alike")
     add("--tokens", type=int, metavar="N", help="tokens computed of each frame; the likest are merged (at least half)")
     add("--data", type=Path, metavar="DIR", help="packed corpora, whose validation splits serve to measure")
     add("--corpus", action="append", metavar="NAME", help="of these alone; may be given again (default: all)")
-    add(
-        "--precision",
-        choices=("float32", "float16-weights", "int8-weights"),
-        default="int8-weights",
-        help="how the video graph's weights are stored (default: %(default)s)",
-    )
+    add_precision(parser, "the video graph's")
     add("--seed", type=int, metavar="N", help="of the random inputs of the checks (default: a fresh one)")
 
 

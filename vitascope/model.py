@@ -24,13 +24,13 @@ from vitascope.graphs import GraphRunner, Graphs
 from vitascope.kserve.address import ONNXRUNTIME, served_name, server_url
 from vitascope.manifest import FrameStream, Task
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.model_inputs import Streams, check_texts, checked_tokens, count_of_streams
 from vitascope.scores import answer_probabilities, fused_score, match_probability
 from vitascope.stated_graph import ANSWER_IDS, ANSWER_MASK
 from vitascope.text_batches import TextBatch, text_batches
 from vitascope.tokenise import MAX_CHARACTERS
 
 Floats = NDArray[np.float32]
-Streams = Mapping[str, NDArray[np.uint8]]
 TextVectors = Callable[["Model", Sequence[str]], Floats]
 """Gives vectors (B, D) of texts, and asks the model's graph for those it does not have."""
 
@@ -185,7 +185,7 @@ class Model:
         blank text or one beyond the limit of characters; TaskMissing; EngineError.
         """
         self._graphs.require("text")
-        _check_list(texts)
+        check_texts(texts)
         if self._text_vectors is not None:
             return self._text_vectors(self, texts)
         return self._with_texts("text", texts, None)["vector"]
@@ -197,7 +197,7 @@ class Model:
         shape is not what the manifest states; TaskMissing; EngineError.
         """
         self._graphs.require("video")
-        count = self._check_streams(streams)
+        count = count_of_streams(self.streams, streams)
         stated = self.bundle.manifest
         vectors = np.empty((count, stated.vector_width), np.float32)
         tokens = np.empty((count, stated.visual_tokens, stated.visual_width), np.float32)
@@ -276,8 +276,8 @@ class Model:
         self._graphs.require("answer")
         if not self.reads_answers:
             return self._with_texts("answer", questions, visual_tokens)["answer_logits"]
-        _check_list(questions)
-        tokens = self._check_tokens(len(questions), visual_tokens)
+        check_texts(questions)
+        tokens = checked_tokens(self.bundle.manifest, len(questions), visual_tokens)
         given = self._read_answers(candidates or ())
         logits = np.empty((len(questions), len(given[ANSWER_IDS][0])), np.float32)
         for batch in self.text_batches(questions, 1):  # the answers of one question are enough for a run
@@ -313,8 +313,8 @@ class Model:
         self, graph: str, texts: Sequence[str], visual_tokens: NDArray[np.floating] | None
     ) -> dict[str, Floats]:
         """Run a graph that takes texts, and perhaps a video for each, in pieces."""
-        _check_list(texts)
-        tokens = None if visual_tokens is None else self._check_tokens(len(texts), visual_tokens)
+        check_texts(texts)
+        tokens = None if visual_tokens is None else checked_tokens(self.bundle.manifest, len(texts), visual_tokens)
         results = {
             name: np.empty((len(texts), *tail), np.float32) for name, tail in self._graphs.stated_outputs(graph).items()
         }
@@ -326,7 +326,7 @@ class Model:
 
     def _read_answers(self, candidates: Sequence[str]) -> dict[str, Array]:
         """answer_ids and answer_mask (1, N, M)."""
-        _check_list(candidates)
+        check_texts(candidates)
         if not candidates:
             raise InvalidInput("candidates: none; at least one was expected")
         ids, mask = self._tokenizer.encode(candidates)
@@ -353,47 +353,3 @@ class Model:
 
     def _pieces(self, count: int) -> list[slice]:
         return [slice(first, first + self.batch_size) for first in range(0, count, self.batch_size)]
-
-    def _check_tokens(self, texts: int, tokens: NDArray[np.floating]) -> Floats:
-        stated = self.bundle.manifest
-        expected = (texts, stated.visual_tokens, stated.visual_width)
-        if not isinstance(tokens, np.ndarray) or tokens.dtype.kind != "f" or tokens.shape != expected:
-            raise InvalidInput(f"visual_tokens: {_described(tokens)}; floats of shape {expected} expected")
-        return tokens.astype(np.float32, copy=False)  # of a clip beside many texts each piece is a copy, not the whole
-
-    def _check_streams(self, streams: Streams) -> int:
-        """B, after checking every stream."""
-        stated = self.bundle.manifest.streams
-        names = sorted(s.name for s in stated)
-        if sorted(streams) != names:
-            raise InvalidInput(f"streams: {sorted(streams)}; {names} were expected")
-        shared: tuple[int, ...] | None = None
-        for stream in stated:
-            array = streams[stream.name]
-            tail = (stream.frames, stream.height, stream.width, 3)
-            shape = np.shape(array)
-            if (
-                not isinstance(array, np.ndarray)
-                or array.dtype != np.uint8
-                or len(shape) != 6
-                or shape[2:] != tail
-                or shape[1] < 1
-                or shape[:2] != (shared or shape[:2])
-            ):
-                wanted = ("B", "C") if shared is None else shared
-                written = ", ".join(map(str, (*wanted, *tail)))
-                raise InvalidInput(
-                    f"streams[{stream.name!r}]: {_described(array)}; uint8 of shape ({written}) was expected"
-                )
-            shared = shape[:2]
-        assert shared is not None
-        return shared[0]
-
-
-def _check_list(texts: Sequence[str]) -> None:
-    if isinstance(texts, str):
-        raise InvalidInput("texts: one string; a list of strings was expected")
-
-
-def _described(value: object) -> str:
-    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
