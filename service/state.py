@@ -149,9 +149,13 @@ class Service:
 
         Raises CollectionNotFound, FingerprintMismatch, NotReady and StorageError.
         """
+        unknown = CollectionNotFound(f"collection {name[:80]!r}: there is no collection of this name")
         if not NAME_PATTERN.fullmatch(name):
-            raise CollectionNotFound(f"collection {name[:80]!r}: there is no collection of this name")
-        collection = self.library.open(name)
+            raise unknown
+        try:
+            collection = self.library.open(name)
+        except CollectionNotFound as error:
+            raise unknown from error  # whose text names a path of this machine
         if for_model:
             self.models.of(collection)
         return collection

@@ -102,7 +102,9 @@ def test_an_impossible_name_is_refused(running: Running, name: str) -> None:
     "rest", ["", "/videos", "/videos/1", "/videos/1/media", "/videos/1/thumbnail", "/jobs", "/jobs/1"]
 )
 def test_an_unknown_collection_is_not_found_anywhere(running: Running, name: str, rest: str) -> None:
-    problem_of(running.client.get(f"/v1/collections/{name}{rest}"), 404, "collection_not_found")
+    told = problem_of(running.client.get(f"/v1/collections/{name}{rest}"), 404, "collection_not_found")
+    assert "there is no collection of this name" in told["detail"]
+    assert str(running.settings.data_dir) not in told["detail"]
 
 
 def test_an_unknown_collection_is_not_found_by_what_changes_or_searches_it(running: Running, files: Path) -> None:
