@@ -475,6 +475,8 @@ class ModelInfo(TypedDict):
     """Markdown"""
     name: str | None
     precision: str | None
+    signed_by: NotRequired[str | None]
+    """id of the trusted key whose signature was checked when it was opened; null where none was"""
     state: Literal["loading", "ready", "failed"]
     streams: list[FrameStream]
     tasks: list[str]
