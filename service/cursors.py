@@ -1,36 +1,19 @@
-"""Opaque cursors: the place where the next page begins."""
+"""What requests say of pages and records: cursors, limits, ids."""
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable
-from typing import TypeVar
-
+from index import pages
 from service.errors import BadRequest
 from service.settings import Settings
 from vitascope.errors import InvalidInput
 
-Entry = TypeVar("Entry")
-
-
-def write_cursor(place: int) -> str:
-    """A cursor for clients to hand back."""
-    return base64.urlsafe_b64encode(json.dumps({"after": place}).encode()).decode().rstrip("=")
-
 
 def read_cursor(cursor: str | None) -> int | None:
     """The place in a cursor. Raises BadRequest for one that was not given out here."""
-    if cursor is None:
-        return None
     try:
-        stated = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        place = stated["after"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadRequest(f"cursor: {cursor[:80]!r}; a next_cursor of an earlier answer was expected") from error
-    if type(place) is not int or not -1 <= place < 2**63:
-        raise BadRequest(f"cursor: {cursor[:80]!r}; a next_cursor of an earlier answer was expected")
-    return place
+        return pages.read_cursor(cursor)
+    except InvalidInput as error:
+        raise BadRequest(str(error)) from error
 
 
 def page_limit(limit: int | None, settings: Settings) -> int:
@@ -45,14 +28,6 @@ def at_most(name: str, value: int, most: int) -> int:
     if value > most:
         raise InvalidInput(f"{name}: {value}; at most {most} was expected")
     return value
-
-
-def cut(found: list[Entry], limit: int, place: Callable[[Entry], int]) -> tuple[list[Entry], str | None]:
-    """(a page, cursor of the next) out of ``limit`` + 1 entries asked for; the place of an entry begins what
-    follows it.
-    """
-    page = found[:limit]
-    return page, write_cursor(place(page[-1])) if len(found) > limit else None
 
 
 def record_number(text: str) -> int:

@@ -8,9 +8,9 @@ from urllib.parse import quote
 from index.collection import Collection
 from index.records import Clip, Video
 from index.search.search import RankedHit, Result
-from service.media_store import media_type
 from service.schemas import library as schemas
 from service.schemas.search import FoundClip, Ranks, SearchResult
+from vitascope.media.types import media_type
 
 
 def collection_view(collection: Collection, is_served: bool) -> schemas.Collection:

@@ -13,7 +13,8 @@ from index.jobs import jobs as index_jobs
 from index.jobs.events import job_now
 from index.jobs.sources import description as sources
 from index.jobs.sources.reach import check_url
-from service.cursors import cut, page_limit, read_cursor, record_number
+from index.pages import cut
+from service.cursors import page_limit, read_cursor, record_number
 from service.errors import BadRequest, PathForbidden
 from service.events.stream import EventStream
 from service.folders import allowed_file, allowed_folder, is_inside

@@ -14,13 +14,13 @@ from index.records import Video
 from service.asking import turn
 from service.errors import BadRequest, RangeNotSatisfiable
 from service.looking import readable_path
-from service.media_store import media_type
 from service.openapi import errors, successes
 from service.problems import domain_problem
 from service.schemas.base import Seconds
 from service.state import Service, ServiceState
 from vitascope.decoding.decoder import Decoder
 from vitascope.media.thumbnail import SIDE
+from vitascope.media.types import media_type
 
 router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"])
 

@@ -9,9 +9,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import JSONResponse
 
+from index.pages import cut
 from index.storage.filters import Filter, parse_filter
 from service.asking import turn
-from service.cursors import cut, page_limit, read_cursor
+from service.cursors import page_limit, read_cursor
 from service.forms import body_kind, parse_fields, read_form, read_json, validated
 from service.openapi import errors, form_body, successes
 from service.routes.jobs import begin_job

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from service.cursors import cut, page_limit, read_cursor
+from index.pages import cut
+from service.cursors import page_limit, read_cursor
 from service.openapi import errors
 from service.schemas import webhooks as schemas
 from service.state import ServiceState
