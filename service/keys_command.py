@@ -1,23 +1,25 @@
-"""`vitascope keys`: who may use the service of a data folder. A running service knows at once."""
+"""`vitascope keys`: who may use a service, by its data folder, or by itself. A running service knows at once."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.options import add_data
+from vitascope.commands.options import add_data, add_server, asked_server
 from vitascope.commands.output import plain_table
 from vitascope.errors import InvalidInput
 
 if TYPE_CHECKING:
     from service.gate.keys import KeyStore
+    from vitascope.client import Client
+    from vitascope.client.options import Scope
 
 EPILOG = """\
 scopes, none of which holds another:
@@ -31,9 +33,11 @@ examples:
   vitascope keys create camera --scopes write --expires 90d
   vitascope keys list
   vitascope keys revoke 3f9c01d2a4b7
+  vitascope keys list --server http://search.lan:8000
 
 The key's text is shown once, when it is made. Send it as `Authorization: Bearer vsk_…`; the command and the Python
-client take it from VITASCOPE_API_KEY.
+client take it from VITASCOPE_API_KEY. With --server the key in use must have the scope admin; the first key of a
+service is made on its machine.
 """
 _UNITS = {"h": 3600.0, "d": 86400.0}
 
@@ -53,16 +57,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     revoke.add_argument("id", metavar="ID", help="of the key, which `list` shows")
     for action in (create, listing, revoke):
         add_data(action)
+        add_server(action)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    runs: dict[str, Callable[[argparse.Namespace, KeyStore], dict[str, Any]]] = {
+    if (server := asked_server(args)) is not None:
+        from vitascope.client import Client
+
+        there: dict[str, Callable[[Client, argparse.Namespace], Mapping[str, Any]]] = {
+            "create": _create_there,
+            "list": lambda client, args: client.keys(),
+            "revoke": lambda client, args: client.revoke_key(args.id),
+        }
+        with Client(server) as client:
+            return {"action": args.action, **there[args.action](client, args)}
+    here: dict[str, Callable[[argparse.Namespace, KeyStore], dict[str, Any]]] = {
         "create": _create,
         "list": _list,
         "revoke": _revoke,
     }
     with _store(args) as store:
-        return {"action": args.action, **runs[args.action](args, store)}
+        return {"action": args.action, **here[args.action](args, store)}
 
 
 @contextmanager
@@ -79,15 +94,22 @@ def _store(args: argparse.Namespace) -> Iterator[KeyStore]:
 
 
 def _create(args: argparse.Namespace, store: KeyStore) -> dict[str, Any]:
-    key, text = store.create(
-        args.name,
-        _parts(args.scopes),
-        collections=None if args.collections is None else _parts(args.collections),
-        rate=args.rate,
-        concurrency=args.concurrency,
-        expires_in=None if args.expires is None else _seconds(args.expires),
-    )
+    key, text = store.create(args.name, _parts(args.scopes), **_limits(args))
     return {"key": text, **key.shown()}
+
+
+def _create_there(client: Client, args: argparse.Namespace) -> Mapping[str, Any]:
+    scopes = cast("list[Scope]", _parts(args.scopes))  # the service says which there are
+    return client.create_key(args.name, scopes, **_limits(args))
+
+
+def _limits(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "collections": None if args.collections is None else _parts(args.collections),
+        "rate": args.rate,
+        "concurrency": args.concurrency,
+        "expires_in": None if args.expires is None else _seconds(args.expires),
+    }
 
 
 def _list(args: argparse.Namespace, store: KeyStore) -> dict[str, Any]:

@@ -43,8 +43,10 @@ class Mount:
 
 
 MOUNTS = {
-    "index": Mount("index.command", "make a folder of videos and pictures searchable"),
-    "search": Mount("index.command", "find clips by a sentence"),
+    "index": Mount("index.commands.index", "make a folder of videos and pictures searchable"),
+    "search": Mount("index.commands.search", "find clips by a sentence"),
+    "video": Mount("index.commands.video", "list videos of a collection, look at one or delete it"),
+    "jobs": Mount("index.commands.jobs", "list indexing jobs, look at one, pause, resume, retry, cancel or follow it"),
     "collection": Mount("index.commands.collection", "list, export, import, back up, restore or drop collections"),
     "score": Mount("vitascope.commands.score", "say how well captions describe a file"),
     "ask": Mount("vitascope.commands.ask", "answer a question about a file"),

@@ -94,21 +94,33 @@ def _in_order(sources: list[_Source], language: str | None) -> list[_Source]:
     return sorted(allowed, key=lambda s: (s.forced, not is_wanted(s)))
 
 
+def named_beside(file: Path) -> list[str]:
+    """The names of the subtitle files that lie beside ``file`` and are named like it. Raises OSError."""
+    named = (entry.name for entry in file.parent.iterdir() if entry.name.startswith(f"{file.stem}."))
+    return [name for name in sorted(named) if _tags(file, name) is not None]
+
+
+def _tags(file: Path, name: str) -> list[str] | None:
+    """What stands between the stem of ``file`` and the ending of a subtitle file; None for what is none."""
+    path = file.with_name(name)
+    tags = path.stem[len(file.stem) + 1 :].split(".") if path.stem != file.stem else []
+    is_one = path.suffix.lower() in SUFFIXES and len(tags) <= 2 and all(map(_TAG.fullmatch, tags))
+    return tags if is_one else None
+
+
 def _beside(file: Path, notes: list[str]) -> Iterator[_Source]:
     try:
-        names = sorted(entry.name for entry in file.parent.iterdir() if entry.name.startswith(f"{file.stem}."))
+        names = named_beside(file)
     except OSError as error:
         notes.append(f"subtitles beside {file.name} cannot be looked for: {error.strerror or error}")
         return
     for name in names:
-        path = file.with_name(name)
-        tags = path.stem[len(file.stem) + 1 :].split(".") if path.stem != file.stem else []
-        if path.suffix.lower() not in SUFFIXES or len(tags) > 2 or not all(map(_TAG.fullmatch, tags)):
-            continue
+        tags = _tags(file, name) or []
         languages = [normal_language(tag) for tag in tags if tag.lower() not in _REMARKS]
         forced = "forced" in map(str.lower, tags)
         language = languages[0] if languages else ""
-        yield _Source(printable(Path(name)), language, forced, False, partial(_read_file, path))
+        read = partial(_read_file, file.with_name(name))
+        yield _Source(printable(Path(name)), language, forced, False, read)
 
 
 def _read_file(path: Path) -> tuple[list[Cue], str]:

@@ -1,4 +1,4 @@
-"""`vitascope collection … --server URL`: the same actions at a running service."""
+"""`vitascope collection … --server URL`: the same at a running service, with the same keys in what it gives."""
 
 from __future__ import annotations
 
@@ -6,42 +6,33 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from index.commands.collection import check_dropped_on_purpose
+from index.commands.deleting import check_meant, held
+from index.commands.views import collection_there
 from vitascope.client import Client
 from vitascope.client.types import Operation
 from vitascope.commands.output import Steps
 
 
-def run_remotely(args: argparse.Namespace) -> dict[str, Any]:
-    """What the action gives, with the same keys as on this machine. Raises as the client does."""
-    runs: dict[str, Callable[[Client, argparse.Namespace], dict[str, Any]]] = {
-        "list": _list,
-        "create": _create,
-        "set": _set,
-        "export": _export,
-        "backup": _backup,
-        "reembed": _reembed,
-        "drop": _drop,
-    }
-    with Client(args.server) as client:
-        return {"action": args.action, **runs[args.action](client, args)}
-
-
 def _list(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     found = client.collections()
     damaged = [{"name": name, "error": "damaged; the log of the service says more"} for name in found["unreadable"]]
-    return {"collections": sorted([*found["collections"], *damaged], key=lambda one: str(one["name"]))}
+    listed = [*map(collection_there, found["collections"]), *damaged]
+    return {"collections": sorted(listed, key=lambda one: str(one["name"]))}
+
+
+def _show(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    return collection_there(client.collection(args.name))
 
 
 def _create(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     made = client.create_collection(
         args.name, index_kind=args.index_kind, token_encoding=args.token_encoding, model=args.model
     )
-    return {**made}
+    return collection_there(made)
 
 
 def _set(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    return {**client.change_collection(args.name, index_kind=args.index_kind)}
+    return collection_there(client.change_collection(args.name, index_kind=args.index_kind))
 
 
 def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -49,7 +40,14 @@ def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         made = client.export(
             args.name, args.folder, tokens=args.tokens, thumbnails=args.thumbnails, on_change=_shown(steps)
         )
-    return {**client.collection(args.name), "folder": str(args.folder), "bytes": _bytes(made)}
+    held_now = client.collection(args.name)
+    return {
+        "name": args.name,
+        "folder": str(args.folder),
+        "videos": held_now["videos"],
+        "clips": held_now["clips"],
+        "bytes": _bytes(made),
+    }
 
 
 def _backup(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -64,14 +62,16 @@ def _reembed(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     with Steps("embedding", quiet=args.json) as steps:
         client.wait_for_operation(begun["id"], on_change=_shown(steps))
     client.delete_operation(begun["id"])
-    return {**client.collection(args.name), "switched": True, "failures": []}
+    now = collection_there(client.collection(args.name))
+    # What cannot be embedded again fails the whole operation there, unless it is to be left out.
+    return {**now, "switched": True, "embedded": None, "failed": 0, "failures": []}
 
 
 def _drop(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    facts = client.collection(args.name)
-    check_dropped_on_purpose(args, {**facts})
+    facts = collection_there(client.collection(args.name))
+    check_meant(args, f"collection {args.name} holds {held(facts)}")
     client.delete_collection(args.name)
-    return {"name": args.name, "videos": facts["videos"], "clips": facts["clips"]}
+    return {**{key: facts[key] for key in ("name", "videos", "clips", "vectors")}, "left_in_milvus": []}
 
 
 def _bytes(operation: Operation) -> int:
@@ -80,3 +80,15 @@ def _bytes(operation: Operation) -> int:
 
 def _shown(steps: Steps) -> Callable[[Operation], None]:
     return lambda operation: steps.show(round(100 * operation["progress"]), 100, operation["state"])
+
+
+ACTIONS: dict[str, Callable[[Client, argparse.Namespace], dict[str, Any]]] = {
+    "list": _list,
+    "show": _show,
+    "create": _create,
+    "set": _set,
+    "export": _export,
+    "backup": _backup,
+    "reembed": _reembed,
+    "drop": _drop,
+}

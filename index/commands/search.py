@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from vitascope.commands.options import (
-    add_bundle,
-    add_collection,
-    add_data,
-    add_engine,
-    add_server,
-    collections_folder,
-)
+from index.commands.filters import read_filter
+from index.commands.places import opened_collection
+from index.commands.record_ids import record_number
+from index.commands.views import result_here, result_there
+from vitascope.commands.options import add_bundle, add_collection, add_data, add_engine, add_server, asked_server
 from vitascope.commands.output import show_hits
-from vitascope.errors import CollectionNotFound, InvalidInput
+from vitascope.errors import InvalidInput
 
 if TYPE_CHECKING:
     from index.search.query import Part
-    from index.search.search import RankedHit, Result
+    from vitascope.client import Client
     from vitascope.model import Model
 
 RERANK = 20
 
-SEARCH_EPILOG = """\
+EPILOG = """\
 Clips are ranked by similarity (cosine of the query's and the clip's vectors). The best of them are then
 judged by the fusion model and ordered by the fused score; --rerank says how many, and 0 leaves that out.
 The query may also be pictures or videos (--like) or clips of the collection (--like-clip), alone or with a
@@ -45,8 +41,8 @@ examples:
 """
 
 
-def add_search_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = SEARCH_EPILOG
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
     parser.add_argument("text", nargs="?", metavar="SENTENCE", help="what to look for, in quotes")
     parser.add_argument(
         "--like", action="append", default=[], type=Path, metavar="FILE", help="what looks like this picture or video"
@@ -79,28 +75,27 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         add(parser)
 
 
-def run_search(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     weights = _weights(args)
-    if args.server:
-        return _search_remotely(args, weights)
-    from index.library import Library
+    for clip_id in args.like_clip:
+        record_number("like-clip", clip_id)
+    if (server := asked_server(args)) is not None:
+        return _search_there(server, args, weights)
+    return _search_here(args, weights)
+
+
+def _search_here(args: argparse.Namespace, weights: list[float]) -> dict[str, Any]:
     from index.search.cursor import Place, read_place, write_place
     from index.search.search import Search, search
     from index.storage.filters import parse_filter
     from vitascope.model import Model
 
-    where = None if args.filter is None else parse_filter(_filter_json(args.filter))
-    folder = collections_folder(args.data)
-    if not folder.is_dir():  # opening a library would make it
-        raise _no_collection(args.collection, args.data, [])
+    where = None if args.filter is None else parse_filter(read_filter(args.filter))
     name = _name(args, weights)
     place = None if args.cursor is None else read_place(args.cursor, name)
     offset = place.offset if place else 0
-    model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
-    with Library(folder) as library:
-        if args.collection not in library.names():
-            raise _no_collection(args.collection, args.data, library.names())
-        collection = library.open(args.collection)
+    with opened_collection(args, args.collection) as collection:
+        model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
         collection.require(model.bundle.fingerprint)
         wanted = Search(
             parts=_parts(args, weights, model),
@@ -116,7 +111,7 @@ def run_search(args: argparse.Namespace) -> dict[str, Any]:
         found = search(collection, model, wanted)
     return {
         "text": args.text,
-        "results": [_result(result) for result in found.results],
+        "results": [result_here(result) for result in found.results],
         "next_cursor": write_place(Place(offset + args.limit, name, found.state)) if found.more else None,
         "changed": place is not None and place.state != found.state,
     }
@@ -131,20 +126,20 @@ def _name(args: argparse.Namespace, weights: list[float]) -> str:
     return name_of({**stated, "like": [str(path) for path in args.like], "weights": weights})
 
 
-def _search_remotely(args: argparse.Namespace, weights: list[float]) -> dict[str, Any]:
+def _search_there(server: str, args: argparse.Namespace, weights: list[float]) -> dict[str, Any]:
     from vitascope.client import Client
 
-    where = None if args.filter is None else _filter_json(args.filter)
+    where = None if args.filter is None else read_filter(args.filter)
     if len(args.like) > 1:
-        raise InvalidInput(f"like: {len(args.like)} files; a service takes one with a search")
+        raise InvalidInput(f"like: {len(args.like)} files; a service takes one with a search, --local any number")
     kinds = [("text", args.text)] if args.text is not None else []
     kinds += [*(("file", None) for _ in args.like), *(("clip", clip_id) for clip_id in args.like_clip)]
     query = [
         {"kind": kind, **({} if value is None else {"value": value}), "weight": weight}
         for (kind, value), weight in zip(kinds, weights, strict=True)
     ]
-    with Client(args.server) as client:
-        tasks = client.models()["models"][0]["tasks"] if args.rerank is None else []
+    with Client(server) as client:
+        tasks = _tasks(client, args.collection) if args.rerank is None and args.text is not None else []
         found = client.search(
             args.collection,
             query=query,
@@ -158,7 +153,14 @@ def _search_remotely(args: argparse.Namespace, weights: list[float]) -> dict[str
             candidates=args.candidates,
             cursor=args.cursor,
         )
-        return {**found}
+    return {**found, "text": args.text, "results": [result_there(result) for result in found["results"]]}
+
+
+def _tasks(client: Client, name: str) -> list[str]:
+    """What the model that fills the collection can do; nothing where it is not loaded, which the search will say."""
+    fingerprint = client.collection(name)["fingerprint"]
+    serving = (model["tasks"] for model in client.models()["models"] if model["fingerprint"] == fingerprint)
+    return list(next(serving, []))
 
 
 def _weights(args: argparse.Namespace) -> list[float]:
@@ -183,10 +185,7 @@ def _parts(args: argparse.Namespace, weights: list[float], model: Model) -> list
     rest = iter(weights)
     parts: list[Part] = [] if args.text is None else [TextPart(args.text, next(rest))]
     parts += [VectorPart(model.embed_file(path).vectors[0], next(rest)) for path in args.like]
-    for clip_id in args.like_clip:
-        if not (clip_id.isascii() and clip_id.isdecimal() and len(clip_id) <= 18):
-            raise InvalidInput(f"like-clip: {clip_id!r}; the clip_id of a result was expected")
-        parts.append(ClipPart(int(clip_id), next(rest)))
+    parts += [ClipPart(int(clip_id), next(rest)) for clip_id in args.like_clip]
     return parts
 
 
@@ -197,52 +196,10 @@ def _rerank(args: argparse.Namespace, weights: list[float], tasks: list[Any]) ->
     return RERANK if has_sentence and "matching" in tasks else 0
 
 
-def _filter_json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InvalidInput(f"filter: {text!r} is not JSON ({error}); an object was expected") from error
-
-
-def _result(result: Result) -> dict[str, Any]:
-    """The same keys as the service's results, as far as they apply here."""
-    video = result.best.hit.video
-    return {
-        **_clip(result.best),
-        "start": result.start,
-        "end": result.end,
-        "video": {
-            "id": str(video.id),
-            "title": video.title,
-            "path": video.path,
-            "duration": video.duration,
-            "metadata": video.metadata,
-        },
-        "clips": [_clip(clip) for clip in result.clips] or None,
-        "clip_count": result.clip_count if result.clips else None,
-    }
-
-
-def _clip(ranked: RankedHit) -> dict[str, Any]:
-    hit = ranked.hit
-    return {
-        "clip_id": str(hit.clip_id),
-        "start": hit.start,
-        "end": hit.end,
-        "text": hit.text,
-        "similarity": ranked.similarity,
-        "match": ranked.match,
-        "fused": ranked.fused,
-        "ranks": {"similarity": ranked.ranks.similarity, "words": ranked.ranks.words},
-    }
-
-
-def _no_collection(name: str, data: Path, names: list[str]) -> CollectionNotFound:
-    there = f"there are {', '.join(names)}" if names else "there is none"
-    return CollectionNotFound(f"collection: {name!r} is not in {data}; {there}. `vitascope index FOLDER` makes one")
-
-
-def show_search(result: dict[str, Any], console: Console) -> None:
+def show(result: dict[str, Any], console: Console) -> None:
     show_hits(result["results"], console)
     if result["changed"]:
         console.print("the collection has changed since the page before: results may be repeated or missing")
+
+
+COMMANDS = {"search": (add_arguments, run, show)}

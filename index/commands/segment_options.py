@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from index.clips.segment import RULES, Segmentation
 
@@ -56,3 +57,16 @@ def asked_segmentation(args: argparse.Namespace) -> Segmentation:
         longest=args.clip_longest,
         language=args.subtitles,
     )
+
+
+FIELDS = {
+    "windows": ("length", "overlap", "shortest", "language"),
+    "shots": ("shortest", "longest", "language"),
+    "subtitles": ("shortest", "longest", "length", "language"),
+}
+"""By rule, what a service takes of a ``Segmentation``."""
+
+
+def segmentation_json(segmentation: Segmentation) -> dict[str, Any]:
+    """What a service is to be told."""
+    return {"rule": segmentation.rule, **{name: getattr(segmentation, name) for name in FIELDS[segmentation.rule]}}

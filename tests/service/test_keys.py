@@ -261,19 +261,21 @@ def run_command(capsys: pytest.CaptureFixture[str], *arguments: str) -> JSON:
     return answer
 
 
+@pytest.mark.parametrize("way", ["--data", "--server"])
 def test_the_command_makes_and_revokes_keys_of_a_running_service(
-    locked: Running, capsys: pytest.CaptureFixture[str]
+    way: str, locked: Running, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = str(locked.settings.data_dir)
-    made = run_command(
-        capsys, "create", "camera", "--scopes", "write, read", "--expires", "90d", "--rate", "2", "--data", data
-    )
+    """By its data folder, or by itself for who has a key with the scope admin."""
+    monkeypatch.setenv("VITASCOPE_API_KEY", ADMIN)
+    at = [way, str(locked.settings.data_dir) if way == "--data" else str(locked.client.base_url)]
+    made = run_command(capsys, "create", "camera", "--scopes", "write, read", "--expires", "90d", "--rate", "2", *at)
     assert ask(locked, "GET", "/v1/models", made["key"]).status_code == 200
     assert made["expires_at"] - made["created_at"] == pytest.approx(90 * 86400)
-    assert made["id"] in [key["id"] for key in run_command(capsys, "list", "--data", data)["keys"]]
-    run_command(capsys, "revoke", made["id"], "--data", data)
+    listed = {key["id"]: key["rate"] for key in run_command(capsys, "list", *at)["keys"]}
+    assert listed[made["id"]] == 2
+    run_command(capsys, "revoke", made["id"], *at)
     problem_of(ask(locked, "GET", "/v1/models", made["key"]), 401, "key_invalid")
-    assert main(["keys", "list", "--data", data]) == 0
+    assert main(["keys", "list", *at]) == 0
     shown = capsys.readouterr().out
     assert "camera" in shown
     assert "revoked" in shown

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.options import add_bundle, add_engine, add_model, add_server, check_model
+from vitascope.commands.options import add_bundle, add_engine, add_model, add_server, asked_server
 from vitascope.commands.output import plain_table
 
 EPILOG = """\
@@ -22,6 +22,7 @@ examples:
   vitascope ask room.jpg "what is on the table?" --top 3
   vitascope ask clip.mp4 "what color is the circle?" --candidate red --candidate blue --abstain-below 0.6
   vitascope ask clip.mp4 "does the square move left?" --json
+  vitascope ask clip.mp4 "what color is the circle?" --server http://127.0.0.1:8000
 """
 
 
@@ -50,11 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    check_model(args)
-    if args.server:
+    if (server := asked_server(args)) is not None:
         from vitascope.client import Client
 
-        with Client(args.server) as client:
+        with Client(server) as client:
             said = client.ask_file(
                 args.file,
                 args.question,
@@ -67,18 +67,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from dataclasses import asdict
 
     from vitascope.answering import answer_question
+    from vitascope.media.probe import probe
     from vitascope.model import Model
 
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
+    end = probe(args.file).duration
     answered = answer_question(
         model,
         args.question,
-        model.embed_file(args.file).visual_tokens[:1],
+        model.embed_file(args.file, [(0.0, end)]).visual_tokens,
         top=args.top,
         candidates=args.candidate,
         abstain_below=args.abstain_below,
     )
-    return {"file": str(args.file), "question": args.question, **asdict(answered)}
+    about = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as a service says it of such a file
+    return {**about, "question": args.question, **asdict(answered)}
 
 
 def show(result: dict[str, Any], console: Console) -> None:

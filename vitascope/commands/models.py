@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from vitascope.commands.options import add_server, asked_server
 from vitascope.commands.output import plain_table
 from vitascope.errors import InvalidInput, NotFound
 
@@ -46,10 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in (default, remove):
         action.add_argument("model", metavar="MODEL")
     for action in (listing, add, default, remove):
-        action.add_argument("--server", metavar="URL", default=SERVER, help="default: %(default)s")
+        add_server(action, SERVER)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if (server := asked_server(args)) is None:
+        raise InvalidInput(
+            f"{args.action}: these are the models of a service; --server URL was expected. What works here is "
+            "chosen by --bundle, and `vitascope bundle inspect` tells of it"
+        )
     from vitascope.client import Client
 
     runs: dict[str, Callable[[Client, argparse.Namespace], dict[str, Any]]] = {
@@ -58,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "default": lambda client, args: {"model": client.set_default_model(_fingerprint(client, args.model))},
         "remove": _remove,
     }
-    with Client(args.server) as client:
+    with Client(server) as client:
         return {"action": args.action, **runs[args.action](client, args)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from vitascope.errors import InvalidInput
 
@@ -32,9 +33,20 @@ def collections_folder(data: Path) -> Path:
     return data / "collections"
 
 
+class OfThisMachine(argparse.Action):
+    """Stores a value like the usual action, and that it was given: a service would not heed it."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
+        namespace.of_this_machine = [*getattr(namespace, "of_this_machine", []), option or self.dest]
+
+
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle",
+        action=OfThisMachine,
         type=Path,
         default=default_bundle(),
         metavar="FOLDER",
@@ -45,6 +57,7 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
+        action=OfThisMachine,
         type=Path,
         default=default_data(),
         metavar="FOLDER",
@@ -63,16 +76,23 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="threads for the model (default: one per core)"
+        "--threads",
+        action=OfThisMachine,
+        type=int,
+        default=0,
+        metavar="N",
+        help="threads for the model (default: one per core)",
     )
     parser.add_argument(
         "--device",
+        action=OfThisMachine,
         choices=("auto", "cpu", "cuda", "tensorrt"),
         default="auto",
         help="where the graphs run (default: %(default)s)",
     )
     parser.add_argument(
         "--engine",
+        action=OfThisMachine,
         default=default_engine(),
         metavar="ENGINE",
         help="onnxruntime, or kserve:http://HOST:PORT of a server that has the graphs, see docs/triton.md "
@@ -85,16 +105,25 @@ def default_engine() -> str:
     return os.environ.get("VITASCOPE_ENGINE") or "onnxruntime"
 
 
-def add_server(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+def add_server(parser: argparse.ArgumentParser, otherwise: str | None = None) -> None:
+    """``--server`` and ``--local``, which ``asked_server`` reads. ``otherwise``: the service that is asked where the
+    arguments and the environment name none.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument(
         "--server",
+        default=os.environ.get("VITASCOPE_SERVER") or otherwise,
         metavar="URL",
-        help="ask a running service (http://127.0.0.1:8000) instead of opening the model and the data here",
+        help="let a running service (http://127.0.0.1:8000) do it "
+        f"(VITASCOPE_SERVER; default: {otherwise or 'it is done here'})",
+    )
+    group.add_argument(
+        "--local", dest="server", action="store_const", const=None, help="do it here, whatever VITASCOPE_SERVER says"
     )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """``--model`` beside ``--server``; ``check_model`` refuses it without."""
+    """``--model`` beside ``--server``; ``asked_server`` refuses it without."""
     parser.add_argument(
         "--model",
         metavar="MODEL",
@@ -102,7 +131,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_model(args: argparse.Namespace) -> None:
-    """Raise InvalidInput where ``--model`` is given and no ``--server``."""
-    if getattr(args, "model", None) is not None and args.server is None:
+def asked_server(args: argparse.Namespace) -> str | None:
+    """The URL of the service that is to do it; None where it is done here.
+
+    Raises InvalidInput for an option that goes with the other way: what is given must not go unheeded.
+    """
+    server: str | None = args.server
+    if server is None and getattr(args, "model", None) is not None:
         raise InvalidInput(f"--model: {args.model!r} goes with --server; --bundle FOLDER was expected")
+    if server is not None and (given := getattr(args, "of_this_machine", [])):
+        raise InvalidInput(f"{given[0]}: says how it is done here, but {server} is to do it; --local was expected")
+    return server

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.options import add_bundle, add_engine, add_model, add_server, check_model
+from vitascope.commands.options import add_bundle, add_engine, add_model, add_server, asked_server
 from vitascope.commands.output import clock, number, plain_table
 from vitascope.errors import InvalidInput
 
@@ -55,11 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    check_model(args)
-    if args.server:
+    if (server := asked_server(args)) is not None:
         from vitascope.client import Client
 
-        with Client(args.server) as client:
+        with Client(server) as client:
             scored = client.score_file(
                 args.file, args.captions, references=args.reference, frames=args.frames, model=args.model
             )
@@ -83,7 +82,8 @@ def score_file(args: argparse.Namespace) -> dict[str, Any]:
     seen = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)])
     frames = Frames(times, seen.vectors[1:]) if times else None
     scores = score_captions(model, seen, args.captions, args.reference, frames)
-    return {"file": str(args.file), "scores": [asdict(score) for score in scores]}
+    about = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as a service says it of such a file
+    return {**about, "scores": [asdict(score) for score in scores]}
 
 
 def show(result: dict[str, Any], console: Console) -> None:

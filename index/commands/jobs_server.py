@@ -1,0 +1,72 @@
+"""`vitascope jobs … --server URL`: the same at a running service."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from itertools import islice
+from typing import Any
+
+from index.commands.paging import gathered
+from vitascope.client import Client
+from vitascope.client.options import ItemState
+from vitascope.client.types import Job
+from vitascope.commands.output import Steps
+
+MOST = 1000
+"""Files of either state that are told of a job, as of one here."""
+
+
+def _list(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    return gathered(
+        lambda limit, cursor: client.jobs(args.collection, state=args.state, limit=limit, cursor=cursor),
+        "jobs",
+        args.limit,
+        args.cursor,
+    )
+
+
+def _show(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    job = client.job(args.collection, args.id)
+    return {"job": job, "failures": failures(client, args.collection, args.id)}
+
+
+def failures(client: Client, collection: str, job_id: str) -> list[dict[str, Any]]:
+    """The files of a job that failed or were put aside, with the reasons."""
+    states: tuple[ItemState, ...] = ("failed", "quarantined")
+    found = [item for state in states for item in islice(client.all_job_items(collection, job_id, state=state), MOST)]
+    return [{"file": item["path"], "reason": item["reason"]} for item in found]
+
+
+def _steer(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    changes = {
+        "pause": client.pause_job,
+        "resume": client.resume_job,
+        "retry": client.retry_job,
+        "cancel": client.cancel_job,
+    }
+    return {"job": changes[args.action](args.collection, args.id)}
+
+
+def _follow(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    job = followed(client, args.collection, args.id, quiet=args.json)
+    return {"job": job, "failures": failures(client, args.collection, args.id)}
+
+
+def followed(client: Client, collection: str, job_id: str, *, quiet: bool) -> Job:
+    """The job once it has ended, with a bar until then."""
+    with Steps("indexing", quiet=quiet) as steps:
+        return client.wait_for_job(
+            collection, job_id, on_change=lambda job: steps.show(job["done"], job["total"], job["state"])
+        )
+
+
+ACTIONS: dict[str, Callable[[Client, argparse.Namespace], dict[str, Any]]] = {
+    "list": _list,
+    "show": _show,
+    "pause": _steer,
+    "resume": _steer,
+    "retry": _steer,
+    "cancel": _steer,
+    "follow": _follow,
+}
