@@ -17,19 +17,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from vitascope.commands.output import print_json, show_listing
 from vitascope.errors import VitascopeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Result = dict[str, Any]
 AddArguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], Result]
-Show = Callable[[Result, Console], None]
+Show = Callable[[Result, "Console"], None]
 
 DONE, UNVERIFIED, MISTAKE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -54,6 +53,7 @@ MOUNTS = {
     "mcp": Mount("vitascope.commands.mcp", "let assistants search and ask, over the Model Context Protocol"),
     "keys": Mount("service.keys_command", "make, list or revoke API keys of the service"),
     "models": Mount("vitascope.commands.models", "list, add or remove models of a running service, choose the default"),
+    "completion": Mount("vitascope.commands.completion", "print the script by which a shell completes this command"),
     "bundle": Mount("vitascope.commands.bundle", "look into model bundles, verify, compare and sign them"),
     "prepare": Mount("training.command", "fetch or make the data that recipes name"),
     "train": Mount("training.command", "pre-train a model by a recipe"),
@@ -101,6 +101,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     line on standard error; any other exception is a defect and keeps its traceback.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if "_ARGCOMPLETE" in os.environ:  # a shell waits for what could follow
+        from vitascope.commands.completion import complete
+
+        complete(lambda words: build_parser(chosen_command(words))[0])
     try:
         return _run(arguments)
     except VitascopeError as error:
@@ -110,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = EXTRA_OF.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        print(f"vitascope: {_install_hint(_chosen(arguments), str(error.name), extra)}", file=sys.stderr)
+        print(f"vitascope: {_install_hint(chosen_command(arguments), str(error.name), extra)}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt:
         print("vitascope: interrupted", file=sys.stderr)
@@ -122,7 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    parser, show = build_parser(_chosen(arguments))
+    from rich.console import Console
+
+    from vitascope.commands.output import print_json, show_listing
+
+    parser, show = build_parser(chosen_command(arguments))
     args = parser.parse_args(arguments)
     if args.command is None:
         parser.print_help()
@@ -132,7 +140,7 @@ def _run(arguments: list[str]) -> int:
         print_json(result)
     else:
         # Without a terminal rich assumes 80 columns and would break long paths.
-        show(result, Console(highlight=False, width=None if sys.stdout.isatty() else 240))
+        (show or show_listing)(result, Console(highlight=False, width=None if sys.stdout.isatty() else 240))
     sys.stdout.flush()
     if result.get("verified") is False:
         return UNVERIFIED
@@ -147,17 +155,19 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         self._action_max_length = max(self._action_max_length, 4 + max(map(len, MOUNTS)))
 
 
-def build_parser(chosen: str | None) -> tuple[argparse.ArgumentParser, Show]:
-    """The parser with the arguments of the ``chosen`` subcommand; of the others it knows name and summary."""
+def build_parser(chosen: str | None) -> tuple[argparse.ArgumentParser, Show | None]:
+    """(the parser with the arguments of the ``chosen`` subcommand; of the others it knows name and summary; how the
+    result is shown if not as a listing).
+    """
     parser = argparse.ArgumentParser(
         prog="vitascope",
         description="Search, check and question folders of video.",
         epilog=EPILOG,
         formatter_class=_Help,
     )
-    parser.add_argument("--version", action="version", version=f"vitascope {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    show: Show = show_listing
+    show: Show | None = None
     for name, mount in MOUNTS.items():
         sub = commands.add_parser(
             name,
@@ -170,7 +180,7 @@ def build_parser(chosen: str | None) -> tuple[argparse.ArgumentParser, Show]:
             add_arguments(sub)
             _add_json(sub)
             sub.set_defaults(run_command=run)
-            show = rest[0] if rest else show_listing
+            show = rest[0] if rest else None
     return parser, show
 
 
@@ -191,7 +201,8 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
-def _chosen(arguments: Sequence[str]) -> str | None:
+def chosen_command(arguments: Sequence[str]) -> str | None:
+    """The subcommand that arguments name; None before there is one."""
     return next((a for a in arguments if not a.startswith("-")), None)
 
 
@@ -205,8 +216,20 @@ def _install_hint(command: str | None, module: str, extra: str) -> str:
     return hint + f'pip install --constraint constraints.txt --editable ".[{wanted}]"'
 
 
-def _version() -> str:
-    try:
-        return version("vitascope")
-    except PackageNotFoundError:
-        return "(not installed)"
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for: that takes as long as all else that a completion needs."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"vitascope {version('vitascope')}")
+        except PackageNotFoundError:
+            print("vitascope (not installed)")
+        parser.exit()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from index.commands.collection_shown import show
+from vitascope.commands.completers import with_collections
 from vitascope.commands.options import (
     OfThisMachine,
     add_bundle,
@@ -42,16 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
+    existing, new = ("name", "a collection"), ("name", "of the new collection")
+
     def action(name: str, summary: str, *arguments: tuple[str, str]) -> argparse.ArgumentParser:
         sub = actions.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         for argument, what in arguments:
             kind = Path if argument in ("file", "folder") else str
-            sub.add_argument(argument, type=kind, metavar=argument.upper(), help=what)
+            added = sub.add_argument(argument, type=kind, metavar=argument.upper(), help=what)
+            if (argument, what) == existing:
+                with_collections(added)
         add_data(sub)
         add_server(sub)
         return sub
 
-    existing, new = ("name", "a collection"), ("name", "of the new collection")
     action("list", "name the collections, with what is in them")
     action("show", "tell what a collection is and holds", existing)
     create = action("create", "make an empty collection for the bundle in use", new)

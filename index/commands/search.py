@@ -12,6 +12,7 @@ from index.commands.filters import read_filter
 from index.commands.places import opened_collection
 from index.commands.record_ids import record_number
 from index.commands.views import result_here, result_there
+from vitascope.commands.completers import with_nothing
 from vitascope.commands.options import add_bundle, add_collection, add_data, add_engine, add_server, asked_server
 from vitascope.commands.output import show_hits
 from vitascope.errors import InvalidInput
@@ -43,7 +44,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("text", nargs="?", metavar="SENTENCE", help="what to look for, in quotes")
+    with_nothing(parser.add_argument("text", nargs="?", metavar="SENTENCE", help="what to look for, in quotes"))
     parser.add_argument(
         "--like", action="append", default=[], type=Path, metavar="FILE", help="what looks like this picture or video"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import re
@@ -16,6 +17,8 @@ from rich.console import Console
 from tests.service.running import Running
 from vitascope.client import Client
 from vitascope.command import build_parser, main
+from vitascope.commands.completers import collection_names
+from vitascope.commands.output import show_listing
 
 JSON = dict[str, Any]
 
@@ -129,7 +132,7 @@ def shown(command: str, result: JSON | None) -> str:
     if result is None:
         return ""
     text = io.StringIO()
-    build_parser(command)[1](result, Console(file=text, width=400, highlight=False))
+    (build_parser(command)[1] or show_listing)(result, Console(file=text, width=400, highlight=False))
     return text.getvalue()
 
 
@@ -224,6 +227,11 @@ def test_an_upload_that_was_interrupted_goes_on_and_sends_nothing_twice(
     assert (result["files"], result["added"], result["skipped"], result["videos"]) == (4, 2, 2, 3)
     [note] = result["notes"]
     assert (Path(note["file"]).name, note["note"].partition(":")[0]) == ("red.mp4", "red.srt")
+
+
+def test_a_shell_is_offered_the_collections_of_the_service_that_its_line_names(running: Running, palette: str) -> None:
+    url = str(running.client.base_url)
+    assert collection_names(parsed_args=argparse.Namespace(server=url))[palette] == "3 videos, 3 clips"
 
 
 NO = "http://127.0.0.1:1"

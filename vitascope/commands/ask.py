@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from vitascope.commands.completers import with_nothing
 from vitascope.commands.options import add_bundle, add_engine, add_model, add_server, asked_server
 from vitascope.commands.output import plain_table
 
@@ -29,7 +30,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
-    parser.add_argument("question", metavar="QUESTION", help="a question, in quotes")
+    with_nothing(parser.add_argument("question", metavar="QUESTION", help="a question, in quotes"))
     parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to give (default: %(default)s)")
     parser.add_argument(
         "--candidate",

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vitascope.commands.completers import COLLECTIONS, with_collections
 from vitascope.errors import InvalidInput
 
 DEFAULT_COLLECTION = "videos"
@@ -30,17 +31,21 @@ def default_vectors() -> str:
 
 def collections_folder(data: Path) -> Path:
     """Where in a data folder the command and the service keep their collections."""
-    return data / "collections"
+    return data / COLLECTIONS
 
 
 class OfThisMachine(argparse.Action):
     """Stores a value like the usual action, and that it was given: a service would not heed it."""
 
     def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
     ) -> None:
         setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
-        namespace.of_this_machine = [*getattr(namespace, "of_this_machine", []), option or self.dest]
+        namespace.of_this_machine = [*getattr(namespace, "of_this_machine", []), option_string]
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -66,11 +71,13 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def add_collection(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--collection",
-        default=DEFAULT_COLLECTION,
-        metavar="NAME",
-        help="collection to work on (default: %(default)s)",
+    with_collections(
+        parser.add_argument(
+            "--collection",
+            default=DEFAULT_COLLECTION,
+            metavar="NAME",
+            help="collection to work on (default: %(default)s)",
+        )
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from vitascope.commands.completers import with_nothing
 from vitascope.commands.options import add_bundle, add_engine, add_model, add_server, asked_server
 from vitascope.commands.output import clock, number, plain_table
 from vitascope.errors import InvalidInput
@@ -33,7 +34,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
-    parser.add_argument("captions", nargs="+", metavar="CAPTION", help="a sentence, in quotes")
+    with_nothing(parser.add_argument("captions", nargs="+", metavar="CAPTION", help="a sentence, in quotes"))
     parser.add_argument(
         "--reference",
         action="append",

@@ -1,0 +1,119 @@
+"""Shell completion, in the shells themselves."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pty
+import select
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vitascope.command import main
+from vitascope.commands.completers import collection_names
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a shell that finds `vitascope`, in a folder with a film, and data with two collections."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "vitascope"
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m vitascope "$@"\n')
+    command.chmod(0o755)
+    (tmp_path / "film.mp4").touch()
+    for name in ("videos", "cameras", ".new-1"):
+        (tmp_path / "data" / "collections" / name).mkdir(parents=True)
+    return {
+        "PATH": f"{command.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "HOME": str(tmp_path),
+        "TERM": "dumb",
+        "PS1": "> ",
+        "VITASCOPE_DATA_DIR": "nowhere",
+    }
+
+
+LINES = {
+    "vitascope se": {"search", "serve"},
+    "vitascope collection re": {"restore", "reembed"},
+    "vitascope search 'a dog' --col": {"--collection"},
+    "vitascope search 'a dog' --group ": {"clip", "event", "video"},
+    "vitascope search 'a dog' --data data --collection ": {"videos", "cameras"},
+    "vitascope collection drop --data data v": {"videos"},
+    "vitascope index fi": {"film.mp4"},
+}
+
+
+def test_bash_completes_commands_options_choices_files_and_collections(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    script = r"""
+eval "$(vitascope completion bash)"
+function=$(complete -p vitascope | sed 's/.*-F \([^ ]*\) .*/\1/')
+while IFS= read -r COMP_LINE; do
+    COMP_POINT=${#COMP_LINE} COMP_TYPE=9
+    $function vitascope
+    (IFS=/; echo "${COMPREPLY[*]}")
+done
+"""
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script],
+        input="".join(f"{line}\n" for line in LINES),
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    offered = [{word.strip() for word in line.split("/")} for line in done.stdout.splitlines()]
+    assert dict(zip(LINES, offered, strict=True)) == LINES
+
+
+def test_the_key_itself_completes_the_line(environment: dict[str, str], tmp_path: Path) -> None:
+    """A terminal, bash, and TAB."""
+    terminal, inside = pty.openpty()
+    shell = subprocess.Popen(
+        ["bash", "--norc", "--noprofile", "-i"], stdin=inside, stdout=inside, stderr=inside, cwd=tmp_path,
+        env=environment, start_new_session=True,
+    )  # fmt: skip
+    os.close(inside)
+    try:
+        os.write(terminal, b'eval "$(vitascope completion bash)"; echo rea""dy\n')
+        _read_until(terminal, "ready")
+        os.write(terminal, b"echo vitascope; vitascope search x --data data --collection cam\t")
+        _read_until(terminal, "--collection cameras")
+    finally:
+        shell.kill()
+        shell.wait(PATIENCE)
+        os.close(terminal)
+
+
+def _read_until(terminal: int, text: str) -> None:
+    seen, deadline = "", time.monotonic() + PATIENCE
+    while text not in seen:
+        assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], seen
+        seen += os.read(terminal, 4096).decode()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_each_shell_is_one(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["completion", shell]) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    assert "vitascope" in script.read_text()
+    if shutil.which(shell) is None:
+        pytest.skip(f"needs {shell}")
+    assert subprocess.run([shell, "-n", str(script)], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("server", ["http://127.0.0.1:1", "ftp://127.0.0.1", "nonsense"])
+def test_a_service_that_is_not_there_has_no_names_and_no_traceback(server: str) -> None:
+    assert collection_names(parsed_args=argparse.Namespace(server=server)) == {}
