@@ -34,6 +34,8 @@ WORDS = """
 2 collection create NAME
 3 index FOLDER --collection NAME --metadata site=north --clip-length 1
 3 index FOLDER --collection NAME
+3 index FOLDER/list.csv --collection NAME --path-column file --title-column name
+2 index FOLDER/list.csv --collection NAME --path-column path
 0 collection list
 0 collection show NAME
 0 collection set NAME --index-kind hnsw
@@ -117,6 +119,7 @@ def places(
     for file in files.iterdir():
         shutil.copy(file, incoming)
     (incoming / "broken.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    (incoming / "list.csv").write_text("file,name\nred.mp4,The red one\nnothing.mp4,\n")
     meant = {"NAME": f"both-{len(request.node.name)}", "FOLDER": str(incoming)}
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
@@ -158,8 +161,9 @@ def comparable(value: Any, place: Place) -> Any:
 
 
 def plain(text: str, place: Place) -> list[list[str]]:
-    """Words of the lines, sorted: a file here is named by its path, and at a service by the video's title."""
+    """Words of the lines, sorted, without ids. A file here is named by its path, at a service by the video's title."""
     text = re.sub(r"\S*/(red|green|blue)\.mp4", r"\1", text.replace(place.meant["OUT"], "OUT"))
+    text = re.sub(r"(?m)^ *\d+ +(?=[a-z]+ +\d:)|(?<=video )\d+ |(?<=\d:\d\d-\d:\d\d) +\d+", "", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d|[\d.]+ (bytes|[kM]B)|--cursor \S+", "…", text)
     return sorted(line.split() for line in text.splitlines())
 
@@ -174,14 +178,14 @@ def test_the_same_words_here_and_at_a_service(
                 place.meant["CURSOR"] = result["next_cursor"] or place.meant.get("CURSOR", "")
                 place.meant["CLIP"] = result["results"][0]["clip_id"]
             elif line[2:].startswith("video list --collection NAME") and result:
-                place.meant["VIDEO"] = result["videos"][0]["id"]
+                place.meant["VIDEO"] = next(one["id"] for one in result["videos"] if one["title"] == "blue")
     compare(*places, WORDS)
     for place in places:
         indexed, again = (result for _, result, _ in place.said[2:4])
         assert indexed is not None
         assert again is not None
         assert (indexed["added"], indexed["failed"], indexed["clips"]) == (3, 1, 6)
-        assert (again["added"], again["skipped"], again["failed"]) == (0, 3, 1)
+        assert (again["added"], again["skipped"], again["failed"]) == (0, 4, 1)
 
 
 def test_the_same_words_about_jobs(
@@ -224,9 +228,24 @@ def test_an_upload_that_was_interrupted_goes_on_and_sends_nothing_twice(
     assert sent == ["blue.mp4", "interrupted", "green.mp4", "red.mp4"]
     assert [status for status, _, _ in there.said] == [130, 0]
     assert result is not None
-    assert (result["files"], result["added"], result["skipped"], result["videos"]) == (4, 2, 2, 3)
+    assert (result["files"], result["added"], result["skipped"], result["videos"]) == (5, 2, 3, 3)
+    assert there.said[1][2].startswith("2 added, 3 skipped: collection ")
     [note] = result["notes"]
     assert (Path(note["file"]).name, note["note"].partition(":")[0]) == ("red.mp4", "red.srt")
+
+
+def test_a_file_that_a_service_keeps_is_deleted_by_the_service(
+    running: Running, colors: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = running.client.get(f"/v1/collections/{colors}/videos").json()["videos"][0]["id"]
+    words = ["video", "delete", video, "--collection", colors, "--yes"]
+    monkeypatch.setenv("VITASCOPE_DATA_DIR", str(running.settings.data_dir))
+    kept = running.settings.data_dir / "media" / colors
+    assert main(words) == 2
+    assert "was uploaded to a service, which keeps its file; --server URL was expected" in capsys.readouterr().err
+    assert len(list(kept.iterdir())) == 3
+    assert main([*words, "--server", str(running.client.base_url)]) == 0
+    assert len(list(kept.iterdir())) == 2
 
 
 def test_a_shell_is_offered_the_collections_of_the_service_that_its_line_names(running: Running, palette: str) -> None:

@@ -1,0 +1,63 @@
+"""`vitascope jobs follow` in a data folder without a service: it is the one that runs what waits."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.jobs.jobs import JobOptions, create_job, pause, resume
+from index.jobs.sources.description import FolderSource
+from index.library import Library
+from tests.media_files import solid, write_picture
+from vitascope.command import main
+from vitascope.model import Model
+
+WORDS = ["jobs", "follow", "1", "--json"]
+
+
+@pytest.fixture
+def library(tmp_path: Path, small_bundle: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("VITASCOPE_BUNDLE", str(small_bundle))
+    monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("index.commands.jobs_here.LOOK_SECONDS", 0.05)
+    (tmp_path / "pictures").mkdir()
+    write_picture(tmp_path / "pictures" / "red.png", solid((220, 10, 10)))
+    with Library(tmp_path / "collections") as library:
+        library.create("videos", small_model)
+        yield library
+
+
+def test_a_queued_job_is_run(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    create_job(library.open("videos"), FolderSource(str(tmp_path / "pictures")))
+    assert main(WORDS) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (done["job"]["state"], done["job"]["counts"]["succeeded"], done["failed"]) == ("succeeded", 1, 0)
+    assert main(WORDS) == 0  # it has ended: nothing to wait for
+    assert json.loads(capsys.readouterr().out) == done
+
+
+def test_a_job_that_rests_is_waited_for(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    collection = library.open("videos")
+    job = create_job(collection, FolderSource(str(tmp_path / "pictures")))
+    pause(collection, job.id)
+    timer = threading.Timer(0.2, resume, (collection, job.id))
+    timer.start()
+    try:
+        assert main(WORDS) == 0
+    finally:
+        timer.join()
+    assert json.loads(capsys.readouterr().out)["job"]["state"] == "succeeded"
+
+
+def test_a_job_of_a_service_is_left_to_it(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it may read is the service's to know."""
+    create_job(library.open("videos"), FolderSource(str(tmp_path / "pictures")), JobOptions(confined=True))
+    assert main(WORDS) == 2
+    assert "job 1: belongs to a service" in capsys.readouterr().err
+    assert main(["jobs", "cancel", "1"]) == 0
+    assert main(WORDS) == 2
+    assert capsys.readouterr().err.endswith(f"job 1 of {tmp_path / 'pictures'}: cancelled\n")
