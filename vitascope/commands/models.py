@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if (server := asked_server(args)) is None:
         raise InvalidInput(
-            f"{args.action}: these are the models of a service; --server URL was expected. What works here is "
+            f"models {args.action}: of a service; --server URL was expected. What works here is "
             "chosen by --bundle, and `vitascope bundle inspect` tells of it"
         )
     from vitascope.client import Client
