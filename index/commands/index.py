@@ -122,10 +122,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if (server := asked_server(args)) is not None:
-        from index.commands.index_server import index_there
+        from index.commands.index_server import PATIENCE, index_there
         from vitascope.client import Client
 
-        with Client(server) as client:
+        with Client(server, timeout=PATIENCE) as client:
             return {"collection": args.collection, **index_there(client, args)}
     if args.remote:
         raise InvalidInput("--remote: goes with --server URL, on whose machine SOURCE lies; --server was expected")

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 MOST = 1000
 """Remarks on files, and failures, that are told."""
-TOO_LARGE = 413
+OF_ONE_FILE = (413, 500, 504)
+"""Statuses that say nothing of the next file: too large, a defect in reading it, longer than a request may take."""
+PATIENCE = 3600.0
+"""Seconds for the answer to an upload, which comes when the video can be found; the service sets its own limit."""
 
 
 def index_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -173,9 +176,9 @@ def _send(client: Client, collection: str, item: SourceItem, about: dict[str, An
     try:
         added = client.add_video(collection, path, title=item.title, **about)
     except ServiceError as error:
-        if error.status == TOO_LARGE:
-            raise MediaError(str(error)) from error
-        raise
+        if error.status not in OF_ONE_FILE:
+            raise
+        raise MediaError(f"{path.name}: {error}") from error
     sent.added += 1
     left = [f"{name}: stays here; a service reads the subtitles inside of a file" for name in named_beside(path)]
     if remarks := "; ".join([*added["notes"], *left]):

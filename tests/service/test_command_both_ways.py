@@ -234,6 +234,18 @@ def test_an_upload_that_was_interrupted_goes_on_and_sends_nothing_twice(
     assert (Path(note["file"]).name, note["note"].partition(":")[0]) == ("red.mp4", "red.srt")
 
 
+def test_a_file_that_is_too_much_for_the_service_is_listed_and_the_others_are_sent(
+    places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, there = places
+    (Path(there.meant["FOLDER"]) / "a.mp4").write_bytes(bytes(2_100_000))
+    result = there.say(["index", "FOLDER", "--collection", "NAME"], monkeypatch, capsys)
+    assert result is not None
+    assert (result["added"], result["failed"]) == (3, 2)
+    assert [Path(one["file"]).name for one in result["failures"]] == ["a.mp4", "broken.mp4"]
+    assert result["failures"][0]["reason"].startswith("a.mp4: file: more than 2000000 bytes")
+
+
 def test_a_file_that_a_service_keeps_is_deleted_by_the_service(
     running: Running, colors: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
