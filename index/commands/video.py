@@ -110,7 +110,9 @@ def _delete_here(collection: Collection, args: argparse.Namespace) -> dict[str, 
         raise Conflict(f"video {video.id}: was uploaded to a service, which keeps its file; --server URL was expected")
     check_meant(args, _lost(video_here(video)))
     collection.delete_video(video.id)
-    if path.is_relative_to(collection.folder):  # a copy, that a job made of a member of an archive or from a URL
+    if path.is_relative_to(
+        collection.folder.absolute()
+    ):  # a copy, that a job made of a member of an archive or from a URL
         path.unlink(missing_ok=True)
     return {"video": video_here(video)}
 

@@ -1,8 +1,9 @@
-"""`vitascope jobs follow` in a data folder without a service: it is the one that runs what waits."""
+"""`vitascope jobs` and `video` in a data folder without a service."""
 
 from __future__ import annotations
 
 import json
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,17 @@ def test_a_job_of_a_service_is_left_to_it(library: Library, tmp_path: Path, caps
     assert main(["jobs", "cancel", "1"]) == 0
     assert main(WORDS) == 2
     assert capsys.readouterr().err.endswith(f"job 1 of {tmp_path / 'pictures'}: cancelled\n")
+
+
+def test_a_video_that_was_copied_out_of_a_shard_takes_its_copy_along(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as shard:
+        shard.add(tmp_path / "pictures" / "red.png", "red.png")
+    monkeypatch.chdir(tmp_path)
+    assert main(["index", "shard.tar", "--data", "."]) == 0
+    copy = Path(library.open("videos").get_video(1).path)
+    assert copy.is_relative_to(tmp_path / "collections")
+    assert main(["video", "delete", "1", "--yes", "--data", "."]) == 0
+    assert "video 1 (red) deleted: 1 clips" in capsys.readouterr().out
+    assert not copy.exists()
