@@ -274,7 +274,7 @@ NO = "http://127.0.0.1:1"
         (["search", "red", "--data", "x"], f"--data: says how it is done here, but {NO} is to do it; --local was"),
         (["score", "a.mp4", "red", "--device", "cpu"], "--device: says how it is done here"),
         (["index", ".", "--watch"], "--watch: says how it is done here"),
-        (["index", "a.tar"], "a.tar"),
+        (["index", "a.tar"], "is a shard, which is not sent; --remote or --local was expected"),
         (["collection", "import", "a", "b"], "import: http://127.0.0.1:1 makes no collection of files; --local on its"),
         (["collection", "restore", "a", "b"], "--local on its machine, with its data folder, was expected"),
         (["collection", "create", "a", "--vectors", "faiss"], "--vectors: says how it is done here"),
