@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -108,6 +109,20 @@ def test_parity_and_calibration_of_a_variant_are_its_own(
     card = (out / "MODEL_CARD.md").read_text()
     assert f"| match | match_logit | squares/val | {2 * len(packed)} |" in card
     assert "Each graph was compared with the trained model" not in card
+
+
+def test_a_variants_card_is_written_again_with_its_own_metrics(
+    optimised: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    shutil.copytree(optimised[1], tmp_path / "mine")
+    (tmp_path / "metrics.json").write_text(json.dumps({"squares": {"t2v R@1": 12.5}}))
+    assert main(["export", str(tmp_path / "mine"), "--metrics", str(tmp_path / "metrics.json")]) == 0
+    bundle = Bundle.open(tmp_path / "mine")
+    assert bundle.manifest.metrics == {"squares t2v R@1": 12.5}
+    card = (bundle.folder / "MODEL_CARD.md").read_text()
+    assert "| t2v R@1 | 12.5 |" in card
+    assert "| match | match_logit | squares/val |" in card
+    assert "$ vitascope optimise BUNDLE --budget recall=20" in card
 
 
 def test_what_int8_breaks_stays_in_float32(
