@@ -1,5 +1,7 @@
 // Pieces of the page: elements, scores, and clips that play where they should.
 
+export const $ = (id) => document.getElementById(id);
+
 export function el(tag, properties = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {

@@ -3,48 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from index.jobs import jobs as index_jobs
 from tests.media_files import solid, write_subtitled_video
+from tests.service.browsing import PATIENCE_MS
 from tests.service.conftest import fill, settings_for
 from tests.service.running import Running, serving, wait_for
 from tests.small_bundle import make_small_bundle
-from tests.tools import find_tool
 
-PATIENCE_MS = 30_000
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = find_tool("chromium")
-    with sync_playwright() as playwright:
-        # Chromium's own sandbox cannot be set up by root, and only this repository's page is opened.
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-@pytest.fixture
-def page(browser: Browser, running: Running) -> Iterator[Page]:
-    """A page whose complaints and requests to other hosts fail the test."""
-    context = browser.new_context(base_url=str(running.client.base_url), viewport={"width": 1200, "height": 900})
-    opened = context.new_page()
-    opened.set_default_timeout(PATIENCE_MS)
-    complaints: list[str] = []
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("request", lambda request: asked.append(request.url))
-    asked: list[str] = []
-    yield opened
-    context.close()
-    assert not complaints
-    own = str(running.client.base_url)
-    assert all(url.startswith((own, "blob:", "data:")) for url in asked), asked
 
 
 def test_upload_search_compare_and_ask(page: Page, collection: str, files: Path) -> None:
