@@ -13,7 +13,8 @@ export class Failure extends Error {
 export async function call(method, path, body, signal) {
   await ready;
   const request = { method, signal, headers: { Accept: "application/json", ...keyHeaders() } };
-  if (body !== undefined) {
+  if (body instanceof FormData) request.body = body;
+  else if (body !== undefined) {
     request.body = JSON.stringify(body);
     request.headers["Content-Type"] = "application/json";
   }

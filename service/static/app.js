@@ -1,37 +1,40 @@
-// The whole page: its modules put together, keys, files that are dropped, and how it starts.
+// The whole page: its modules put together, keys, and how it starts.
 
-import { addFiles, prepareAdding, showJobs } from "./adding.js";
+import { prepareAdding, showJobs } from "./adding.js";
 import { prepareClip } from "./clip.js";
 import { chosenName, chosenOnceLoaded, loadCollections, prepareCollections } from "./collections.js";
+import { prepareDropping } from "./dropping.js";
+import { forgetFields, prepareFilter } from "./filtering.js";
+import { forgetLikeness, likeness, prepareLikeness } from "./likeness.js";
 import { showModel } from "./models.js";
 import { $ } from "./parts.js";
-import { fail, loading } from "./results.js";
-import { added, prepareSearching, refresh, show } from "./searching.js";
+import { fail, loading, moveFocus } from "./results.js";
+import { added, likeThis, meetVideos, prepareSearching, refresh, search, show } from "./searching.js";
+import { isElsewhere, recall, remember, showChips } from "./wanted.js";
 
 prepareAdding(chosenOnceLoaded, added);
-prepareClip(refresh);
+prepareClip(refresh, likeThis);
 prepareCollections(() => {
+  leave();
+  remember();
   refresh();
   followJobs();
 }, () => {
+  leave();
   $("query").value = "";
+  remember();
   return show();
 });
+prepareDropping(search, added);
+prepareFilter(meetVideos, search);
+prepareLikeness(() => showChips(search), search);
 prepareSearching();
 
-const carriesFiles = (event) => event.dataTransfer && [...event.dataTransfer.types].includes("Files");
-addEventListener("dragover", (event) => {
-  if (!carriesFiles(event)) return;
-  event.preventDefault();
-  $("drop").hidden = !chosenName();
-});
-addEventListener("dragleave", (event) => event.relatedTarget === null && ($("drop").hidden = true));
-addEventListener("drop", (event) => {
-  if (!carriesFiles(event)) return;
-  event.preventDefault();
-  $("drop").hidden = true;
-  if (chosenName()) addFiles(chosenName(), [...event.dataTransfer.files], added);
-});
+// Clips and fields of another collection mean nothing in this one.
+function leave() {
+  forgetFields();
+  if (likeness()?.clip) forgetLikeness();
+}
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -40,38 +43,32 @@ addEventListener("keydown", (event) => {
     event.preventDefault();
     $("query").select();
   } else if (event.key.startsWith("Arrow") && event.target.matches(".card")) {
-    moveFocus(event);
+    moveFocus(event, $("query"));
   } else if (event.key === "ArrowDown" && event.target === $("query")) {
     document.querySelector(".card")?.focus();
   }
 });
-
-function moveFocus(event) {
-  const cards = [...document.querySelectorAll(".card")];
-  const columns = getComputedStyle($("results")).gridTemplateColumns.split(" ").length;
-  const step = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns }[event.key];
-  const next = cards[cards.indexOf(event.target) + step];
-  event.preventDefault();
-  if (next) next.focus();
-  else if (event.key === "ArrowUp") $("query").focus();
-}
 
 function followJobs() {
   if (chosenName()) showJobs(chosenName(), added).catch(() => {}); // what is shown besides says what is wrong
 }
 
 async function start() {
-  const query = new URLSearchParams(location.search);
-  $("query").value = query.get("q") || "";
+  const named = recall();
   loading();
   try {
-    await loadCollections(query.get("collection"));
+    await loadCollections(named);
     showModel().catch(() => {});
     followJobs();
+    remember();
     await show();
   } catch (error) {
     fail(error, start);
   }
 }
+
+addEventListener("popstate", () => {
+  if (isElsewhere()) start();
+});
 
 start();

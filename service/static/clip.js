@@ -1,82 +1,81 @@
-// One clip, large: watched, compared with captions, asked about.
+// One clip, large: watched, found in its video, compared with captions, asked about.
 
+import { prepareAnswers } from "./answers.js";
 import { at, call } from "./api.js";
+import { prepareCaptions } from "./captions.js";
 import { chosenName } from "./collections.js";
-import { $, answerBar, el, scoreBars, showLarge, span } from "./parts.js";
+import { $, el, span } from "./parts.js";
+import { player } from "./player.js";
+import { choose, clipPlayed, follow, hideTimeline, moveBy, prepareTimeline, showMoments, showTimeline } from "./timeline.js";
+import { find, wanted } from "./wanted.js";
 
-let shown = null;
-let stopScreen = () => {};
+let shown = null; // {video, start, end, text, media_url, thumbnail_url, clip_id}
+let screen = null;
+let asked = null;
 
 export function openClip(clip) {
-  shown = clip;
-  $("clip-title").textContent = clip.video.title;
-  const facts = Object.entries(clip.video.metadata).map(([key, value]) => `${key}: ${value}`);
-  $("clip-facts").textContent = [span(clip.start, clip.end), `${clip.video.width}×${clip.video.height}`, ...facts].join(" · ");
-  $("clip-text").textContent = clip.text || "";
-  $("clip-text").hidden = !clip.text;
-  $("scores").replaceChildren();
-  $("answers").replaceChildren();
-  const isPart = clip.end - clip.start < clip.video.duration - 0.01;
-  $("clip-part").querySelectorAll("label").forEach((label) => (label.hidden = !isPart));
-  $("clip-part").querySelector("[value=clip]").checked = true;
-  if (!$("captions").value && $("query").value.trim()) $("captions").value = `${$("query").value.trim()}\n`;
+  asked = new AbortController();
+  hideTimeline();
+  clearLooks();
   $("clip").showModal();
-  if (matchMedia("(pointer: fine)").matches) $("captions").focus(); // on a phone it would raise the keyboard
-  stopScreen = showLarge($("clip-screen"), clip);
+  $("clip-title").focus(); // the arrow keys lead through the video from here
+  screen = player($("clip-screen"), clip, follow);
+  tell(clip);
+  fillTimeline(clip, asked.signal);
 }
 
+function tell(clip) {
+  shown = clip;
+  const { video } = clip;
+  $("clip-title").textContent = video.title;
+  const facts = Object.entries(video.metadata).map(([key, value]) => `${key}: ${value}`);
+  $("clip-facts").textContent = [span(clip.start, clip.end), `${video.width}×${video.height}`, ...facts].join(" · ");
+  $("clip-text").textContent = clip.text || "";
+  $("clip-text").hidden = !clip.text;
+  $("clip-like").hidden = !clip.clip_id;
+  const isPart = clip.end - clip.start < video.duration - 0.01;
+  $("clip-part").querySelectorAll("label").forEach((label) => (label.hidden = !isPart));
+  $("clip-part").querySelector("[value=clip]").checked = true;
+}
+
+// Its video's clips, and those of them that fit what is looked for
+
+async function fillTimeline({ video, start }, signal) {
+  try {
+    const { spans } = await call("GET", at(chosenName(), "videos", video.id), undefined, signal);
+    showTimeline(spans, video.duration, (picked) => {
+      clearLooks();
+      tell({ ...picked, clip_id: picked.id, video });
+      screen.show(shown);
+    });
+    $("clip-like").hidden = !spans.length;
+    if (shown.clip_id || shown.start) choose(start);
+    const sought = wanted();
+    if (spans.length < 2 || !sought.isAsked) return showMoments(null, "");
+    showMoments(null, "Looking for moments that fit…");
+    const here = { video_id: Number(video.id) };
+    const filter = sought.filter ? { and: [here, sought.filter] } : here;
+    const { results } = await find({ ...sought, group: "clip", filter }, { signal });
+    showMoments(results, results.length ? "Moments that fit best" : "No other moment of this video fits.");
+  } catch (error) {
+    if (error.name !== "AbortError") showMoments(null, error.message);
+  }
+}
+
+// Which part of which video is meant by what is asked about it.
 function subject() {
   const asWhole = $("clip-part").querySelector("[value=video]").checked || !shown.end;
   return { collection: chosenName(), video_id: shown.video.id, ...(asWhole ? {} : { start: shown.start, end: shown.end }) };
 }
 
-async function working(form, out, work) {
-  const button = form.querySelector("button.strong");
-  button.disabled = true;
-  out.replaceChildren(el("p", { className: "facts", textContent: "Looking…" }));
-  try {
-    out.replaceChildren(...(await work()));
-  } catch (error) {
-    out.replaceChildren(el("p", { className: "error", textContent: error.message }));
-  } finally {
-    button.disabled = false;
-  }
-}
-
-function verdict(score, isBest) {
-  return el("div", { className: isBest ? "verdict best" : "verdict" },
-    el("p", { textContent: score.caption }), isBest ? el("small", { textContent: "fits best" }) : null, scoreBars(score));
-}
-
-$("score").onsubmit = (event) => {
-  event.preventDefault();
-  const captions = $("captions").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  if (!captions.length) return $("captions").focus();
-  working($("score"), $("scores"), async () => {
-    const { scores } = await call("POST", "/v1/caption-scores", { ...subject(), captions });
-    const order = scores.slice().sort((a, b) => (b.fused ?? b.similarity) - (a.fused ?? a.similarity));
-    return order.map((score, place) => verdict(score, place === 0 && order.length > 1));
-  });
-};
-
-$("question-form").onsubmit = (event) => {
-  event.preventDefault();
-  const question = $("question").value.trim();
-  if (!question) return $("question").focus();
-  working($("question-form"), $("answers"), async () => {
-    const { answers } = await call("POST", "/v1/answers", { ...subject(), question, top: 5 });
-    return answers.map(answerBar);
-  });
-};
-
-$("clip").addEventListener("close", () => stopScreen());
-$("clip-close").onclick = () => $("clip").close();
-$("clip").addEventListener("click", (event) => {
-  if (event.target === $("clip")) $("clip").close(); // beside the panel
-});
-
-// ``onDeleted`` is called once the video is gone.
-export function prepareClip(onDeleted) {
+// ``onDeleted`` is called once the video is gone, ``likeThis`` with the clip that others should look like.
+export function prepareClip(onDeleted, likeThis) {
+  prepareTimeline();
+  $("clip-like").onclick = () => {
+    const here = shown.clip_id ? shown : { ...clipPlayed(), video: shown.video };
+    $("clip").close();
+    likeThis({ ...here, clip_id: here.clip_id || here.id });
+  };
   $("clip-delete").onclick = async () => {
     const { video } = shown;
     if (!confirm(`Delete “${video.title}” from ${chosenName()}?`)) return;
@@ -89,3 +88,23 @@ export function prepareClip(onDeleted) {
     }
   };
 }
+
+const clearLooks = (() => {
+  const clear = [prepareCaptions(subject, (seconds) => screen.jump(seconds)), prepareAnswers(subject)];
+  return () => clear.forEach((each) => each());
+})();
+
+$("clip").addEventListener("close", () => {
+  asked.abort();
+  screen.stop();
+  hideTimeline();
+});
+$("clip").addEventListener("keydown", (event) => {
+  const isElsewhere = event.target.matches("input, textarea, select, video, summary");
+  if (isElsewhere || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+  if (moveBy(event.key)) event.preventDefault();
+});
+$("clip-close").onclick = () => $("clip").close();
+$("clip").addEventListener("click", (event) => {
+  if (event.target === $("clip")) $("clip").close(); // beside the panel
+});

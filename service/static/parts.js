@@ -20,7 +20,9 @@ export function clock(seconds) {
 
 export const span = (start, end) => (end > start ? `${clock(start)} – ${clock(end)}` : "picture");
 
-const percent = (value) => (value > 0.995 ? ">99%" : value < 0.005 ? "<1%" : `${Math.round(value * 100)}%`);
+const isNumber = (value) => typeof value === "number";
+
+export const percent = (value) => (value > 0.995 ? ">99%" : value < 0.005 ? "<1%" : `${Math.round(value * 100)}%`);
 
 const KINDS = {
   fused: ["Fused", (v) => v.toFixed(2), "similarity and match together, 0 to 1"],
@@ -31,17 +33,23 @@ const KINDS = {
 function bar(kind, label, share, shown, title) {
   const fill = el("i");
   fill.style.setProperty("--share", Math.max(0, Math.min(1, share)));
-  return el("div", { className: `score ${kind}`, title },
+  return el("span", { className: `score ${kind}`, title },
     el("span", { textContent: label }), el("span", { className: "meter" }, fill), el("b", { textContent: shown }));
 }
 
+// Bars of the scores that there are; where nobody looked closely there is only one, and a line that says so.
 export function scoreBars(scores) {
-  const bars = Object.entries(KINDS).map(([kind, [label, write, meaning]]) => {
-    const value = scores[kind];
-    if (value !== null && value !== undefined) return bar(kind, label, value, write(value), `${label}: ${meaning}`);
-    return bar(`${kind} none`, label, 0, "–", `${label}: this clip was not looked at closely`);
-  });
-  return el("div", { className: "scores" }, ...bars);
+  const there = Object.entries(KINDS).filter(([kind]) => isNumber(scores[kind]));
+  const bars = there.map(([kind, [label, write, meaning]]) => bar(kind, label, scores[kind], write(scores[kind]), `${label}: ${meaning}`));
+  return el("span", { className: "scores" }, ...bars,
+    isNumber(scores.match) ? null : el("span", { className: "meta", textContent: "not looked at closely" }));
+}
+
+// The score that results are ordered by, in words: "fused 0.81".
+export function leading(scores) {
+  const kind = isNumber(scores.fused) ? "fused" : isNumber(scores.similarity) ? "similarity" : "match";
+  const [label, write] = KINDS[kind];
+  return { value: scores[kind], text: `${label.toLowerCase()} ${write(scores[kind])}` };
 }
 
 export const answerBar = (answer) => bar("answer", answer.text, answer.probability, percent(answer.probability), "probability");
@@ -62,7 +70,7 @@ export function flipThrough(image, clip, frames = 6, pause = 500) {
   };
 }
 
-const isPicture = (clip) => clip.video.media_type.startsWith("image/");
+export const isPicture = (clip) => clip.video.media_type.startsWith("image/");
 
 // A clip's screen: a still that comes alive with play() and rests with rest().
 export function preview(clip) {
@@ -115,37 +123,4 @@ function keepInside(video, clip) {
     video.currentTime = clip.start;
     video.play().catch(() => {});
   });
-}
-
-// The large screen in the panel; returns what stops it.
-export function showLarge(screen, clip) {
-  screen.replaceChildren();
-  if (isPicture(clip)) {
-    screen.append(el("img", { src: clip.media_url.split("#")[0], alt: clip.video.title }));
-    return () => screen.replaceChildren();
-  }
-  const video = el("video", { src: clip.media_url, controls: true, muted: true, autoplay: true, playsInline: true, poster: clip.thumbnail_url });
-  let stopFlipping = () => {};
-  video.onerror = () => {
-    const image = el("img", { src: clip.thumbnail_url, alt: clip.video.title });
-    stopFlipping = flipThrough(image, clip, 8);
-    screen.replaceChildren(image, el("p", { className: "strip", textContent: "Your browser cannot play this format; these are frames of the clip." }));
-  };
-  // The viewer may leave the clip; only its own end leads back to its beginning.
-  let wasInside = true;
-  video.addEventListener("timeupdate", () => {
-    const inside = video.currentTime < clip.end - 0.05;
-    if (wasInside && !inside && !video.seeking && clip.end > clip.start) {
-      video.currentTime = clip.start;
-      video.play().catch(() => {});
-    }
-    wasInside = inside;
-  });
-  screen.append(video);
-  return () => {
-    stopFlipping();
-    video.pause();
-    video.removeAttribute("src");
-    screen.replaceChildren();
-  };
 }

@@ -1,46 +1,127 @@
-// Finding: what is looked for, and pages of what there is.
+// Finding: pages of what fits, or of all that there is when nothing is asked for.
 
 import { embedAgain, openAdding } from "./adding.js";
 import { at, call } from "./api.js";
 import { openClip } from "./clip.js";
 import { askForName, chosenName, current, loadCollections } from "./collections.js";
+import { learnFields, refuse, takeRows } from "./filtering.js";
+import { likeClip } from "./likeness.js";
 import { $, el } from "./parts.js";
-import { card, fail, loading, note, say } from "./results.js";
+import { counted, fail, loaded, loading, note, resultCard, say, showCards, videoCard } from "./results.js";
+import { LIMIT, find, nameLikeness, remember, showChips, wanted } from "./wanted.js";
 
-const RERANK = 20;
-const LIMIT = 24;
-let cursor = null;
-let asked = null; // aborted when something else is asked for
+const FOUND = { clip: ["clip"], event: ["moment"], video: ["video"] };
+let page = { next: null, shown: 0 };
+let asked = null;
 
-const whole = (video) => ({ video, start: 0, end: video.duration, media_url: video.media_url, thumbnail_url: video.thumbnail_url });
+function begin() {
+  if (asked) asked.abort(); // nobody waits for it any more
+  asked = new AbortController();
+  return asked.signal;
+}
 
-async function showAll(more = false) {
+export function show(more = false) {
   if (!chosenName()) {
+    showChips(search);
     say("");
     note("Nothing here yet", "Make a collection, then add videos or pictures to it.",
       el("button", { type: "button", className: "strong", textContent: "New collection", onclick: askForName }));
-    return;
+    return null;
   }
-  const { signal } = begin();
+  showChips(search);
+  const sought = wanted();
+  return sought.isAsked ? showFound(sought, more) : showAll(sought, more);
+}
+
+// What the form says, from its first page on.
+export function search() {
+  if (!takeRows()) return null;
+  remember();
+  return show();
+}
+
+async function showAll({ filter }, more) {
+  const signal = begin();
   if (!more) loading();
   try {
-    const query = new URLSearchParams({ limit: LIMIT, ...(more && cursor ? { cursor } : {}) });
-    const page = await call("GET", `${at(chosenName(), "videos")}?${query}`, undefined, signal);
-    const cards = page.videos.map((video) => card(whole(video), 0, openClip));
-    if (more) $("results").append(...cards);
-    else if (cards.length) $("results").replaceChildren(...cards);
+    const query = new URLSearchParams({ limit: LIMIT, ...(filter ? { filter: JSON.stringify(filter) } : {}), ...(more ? { cursor: page.next } : {}) });
+    const { videos, next_cursor } = await call("GET", `${at(chosenName(), "videos")}?${query}`, undefined, signal);
+    learnFields(videos);
+    if (videos.length) showCards(videos.map((video) => videoCard(video, openClip)), more);
+    else if (filter) note("Nothing passes the filter", "No video of this collection has what it asks for.");
     else note("This collection is empty", "Drop videos or pictures anywhere on this page, or choose some.",
       el("button", { type: "button", className: "strong", textContent: "Add videos", onclick: () => openAdding(chosenName()) }));
-    cursor = page.next_cursor;
-    $("more").hidden = !page.next_cursor;
-    const { videos, clips, compatible } = current();
-    if (!compatible) offerEmbedding();
-    else say(videos ? `${videos} ${videos === 1 ? "video" : "videos"}, ${clips} ${clips === 1 ? "clip" : "clips"}. Describe what you are looking for.` : "");
+    turnTo(next_cursor, videos.length, more);
+    const all = current();
+    if (!all.compatible) offerEmbedding();
+    else if (filter) say(`${counted(page.shown, "video")}${next_cursor ? " and more pass" : page.shown === 1 ? " passes" : " pass"} the filter.`);
+    else say(all.videos ? `${counted(all.videos, "video")}, ${counted(all.clips, "clip")}. Describe what you are looking for.` : "");
   } catch (error) {
-    fail(error, () => showAll());
+    failed(error, () => show());
   } finally {
-    $("results").removeAttribute("aria-busy");
+    if (!signal.aborted) loaded();
   }
+}
+
+async function showFound(sought, more) {
+  const signal = begin();
+  if (!more) {
+    loading();
+    say("Searching…");
+  }
+  const began = performance.now();
+  performance.clearResourceTimings(); // so that there is room for what is measured below
+  nameLikeness().then(() => showChips(search)).catch(() => {}); // the search says what is wrong
+  try {
+    const { results, next_cursor, changed } = await find(sought, { cursor: more ? page.next : null, signal });
+    const came = performance.now();
+    learnFields(results.map((result) => result.video));
+    showCards(results.map((clip, place) => resultCard(clip, (more ? page.shown : 0) + place + 1, openClip, likeThis)), more);
+    if (!more) measureFirst(came);
+    turnTo(next_cursor, results.length, more);
+    const [one, many] = FOUND[sought.group];
+    say([`${counted(page.shown, one, many)} in ${Math.round(came - began)} ms, best first`,
+      changed ? "the collection has changed meanwhile, so some may be missing or come twice" : ""].filter(Boolean).join("; "));
+    if (!page.shown) note("Nothing found", sought.filter ? "Nothing passes the filter." : "This collection has no clips yet.");
+  } catch (error) {
+    if (error.code === "task_missing" && $("rerank").checked) {
+      $("rerank").checked = false;
+      $("rerank").disabled = true;
+      return search();
+    }
+    failed(error, () => show());
+  } finally {
+    if (!signal.aborted) loaded();
+  }
+}
+
+function turnTo(next, count, more) {
+  page = { next, shown: (more ? page.shown : 0) + count };
+  $("more").hidden = !next;
+}
+
+function failed(error, again) {
+  fail(error, again);
+  if (error.code === "invalid_filter") refuse(error.message);
+}
+
+// From the last byte of the answer to the frame that has the cards: what ``first-result`` measures.
+function measureFirst(came) {
+  requestAnimationFrame(() => setTimeout(() => {
+    const answers = performance.getEntriesByType("resource").filter((entry) => entry.name.endsWith("/search"));
+    const start = answers.length ? answers.at(-1).responseEnd : came;
+    performance.clearMeasures("first-result");
+    performance.measure("first-result", { start, end: performance.now() });
+  }));
+}
+
+// What looks like this clip, whatever was asked for before; the filter stays.
+export function likeThis(clip) {
+  $("query").value = "";
+  likeClip(clip);
+  scrollTo({ top: 0 });
+  $("query").focus({ preventScroll: true });
+  search();
 }
 
 function offerEmbedding() {
@@ -53,49 +134,7 @@ function offerEmbedding() {
   $("summary").append(button);
 }
 
-function begin() {
-  if (asked) asked.abort();
-  asked = new AbortController();
-  return asked;
-}
-
-async function search() {
-  const text = $("query").value.trim();
-  remember(text);
-  if (!text || !chosenName()) return showAll();
-  const { signal } = begin();
-  loading();
-  say("Searching…");
-  const began = performance.now();
-  const body = { text, limit: LIMIT, rerank: $("rerank").checked ? RERANK : 0, group: $("group").checked ? "video" : "clip", hybrid: $("hybrid").checked };
-  try {
-    const { results } = await call("POST", at(chosenName(), "search"), body, signal);
-    const took = Math.round(performance.now() - began);
-    say(`${results.length} ${results.length === 1 ? "clip" : "clips"} in ${took} ms, best first`);
-    $("results").replaceChildren(...results.map((clip, place) => card(clip, place + 1, openClip)));
-    if (!results.length) note("Nothing to find", "This collection has no clips yet.");
-  } catch (error) {
-    if (error.code === "task_missing" && $("rerank").checked) {
-      $("rerank").checked = false;
-      $("rerank").disabled = true;
-      return search();
-    }
-    fail(error, search);
-  } finally {
-    $("results").removeAttribute("aria-busy");
-  }
-}
-
-function remember(text) {
-  const query = new URLSearchParams();
-  if (chosenName()) query.set("collection", chosenName());
-  if (text) query.set("q", text);
-  history.replaceState(null, "", query.size ? `?${query}` : "/");
-}
-
-export const show = () => ($("query").value.trim() ? search() : showAll());
-
-// The same with collections as they are now.
+// What is shown, with collections as they are now.
 export async function refresh() {
   try {
     await loadCollections();
@@ -111,6 +150,13 @@ export async function added(collection) {
   if (collection === chosenName()) await show();
 }
 
+// Some videos, so that the filter can offer their fields.
+export async function meetVideos() {
+  if (!chosenName()) return;
+  const { videos } = await call("GET", `${at(chosenName(), "videos")}?limit=${LIMIT}`).catch(() => ({ videos: [] }));
+  learnFields(videos);
+}
+
 export function prepareSearching() {
   $("search").onsubmit = (event) => {
     event.preventDefault();
@@ -120,7 +166,7 @@ export function prepareSearching() {
     if (!$("query").value) search(); // the × of the field
   });
   $("rerank").onchange = $("hybrid").onchange = $("group").onchange = () => {
-    if ($("query").value.trim()) search();
+    if (wanted().isAsked) search();
   };
-  $("more").onclick = () => showAll(true);
+  $("more").onclick = () => show(true);
 }

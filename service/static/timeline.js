@@ -1,0 +1,194 @@
+// The timeline of a video: all its clips as one drawn bar, however many there are, and the moments that fit what is looked for.
+
+import { $, el, leading, span } from "./parts.js";
+
+const BEST = 6; // moments that are listed
+const LEAP = 10; // clips, by PageUp and PageDown
+const PEEK_AFTER = 60; // milliseconds
+
+let clips = [];
+let duration = 0;
+let moments = new Map(); // id of a clip -> its scores
+let chosen = -1; // place among the clips
+let played = 0; // seconds
+let peeking = null;
+let pick = () => {};
+
+// ``onPick(clip)`` is called with the clip that was chosen by pointer or keys.
+export function showTimeline(spans, seconds, onPick) {
+  [clips, duration, pick] = [spans, seconds, onPick];
+  [moments, chosen, played] = [new Map(), -1, 0];
+  $("moments").replaceChildren();
+  $("timeline").hidden = clips.length < 2;
+  $("track").setAttribute("aria-valuemax", clips.length);
+  tell();
+  draw();
+}
+
+export function hideTimeline() {
+  showTimeline([], 0, () => {});
+}
+
+export const clipPlayed = () => clips[placeAt(played)];
+
+// Where the film is.
+export function follow(seconds) {
+  played = seconds;
+  draw();
+}
+
+export function choose(start) {
+  chosen = placeAt(start);
+  tell();
+  draw();
+}
+
+// ``found``: results of a search among these clips, best first; null while it goes on.
+export function showMoments(found, text) {
+  moments = new Map((found || []).map((result) => [result.clip_id, result]));
+  $("moments-about").textContent = text;
+  $("moments").replaceChildren(...(found || []).slice(0, BEST).map((result) => {
+    const clip = clips.find((each) => each.id === result.clip_id);
+    const { text: score } = leading(result);
+    return el("li", {}, el("button", { type: "button", className: "moment", title: score, onclick: () => clip && take(clips.indexOf(clip)) },
+      span(result.start, result.end), el("small", { textContent: score })));
+  }));
+  tell();
+  draw();
+}
+
+// Keys: from clip to clip, also while the timeline has not the focus. Whether the key was one of these.
+export function moveBy(key) {
+  const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: 1, ArrowDown: -1, PageUp: -LEAP, PageDown: LEAP, Home: -clips.length, End: clips.length };
+  if (clips.length < 2 || !(key in steps)) return false;
+  const from = chosen < 0 ? placeAt(played) : chosen;
+  take(Math.max(0, Math.min(clips.length - 1, from + steps[key])));
+  return true;
+}
+
+function take(place) {
+  chosen = place;
+  tell();
+  draw();
+  pick(clips[place]);
+}
+
+// The last clip that has begun at that second; clips may overlap.
+function placeAt(seconds) {
+  let [low, high] = [0, clips.length - 1];
+  while (low < high) {
+    const middle = Math.ceil((low + high) / 2);
+    if (clips[middle].start <= seconds + 0.001) low = middle;
+    else high = middle - 1;
+  }
+  return low;
+}
+
+function describe(place) {
+  const clip = clips[place];
+  const found = moments.get(clip.id);
+  return [`clip ${place + 1} of ${clips.length}`, span(clip.start, clip.end), found ? leading(found).text : "", clip.text.slice(0, 100)].filter(Boolean).join(", ");
+}
+
+function tell() {
+  const place = Math.max(0, chosen);
+  $("track").setAttribute("aria-valuenow", place + 1);
+  $("track").setAttribute("aria-valuetext", clips.length ? describe(place) : "");
+}
+
+// Drawing: one canvas, in the colors of the page
+
+let waiting = false;
+
+function draw() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => {
+    waiting = false;
+    paint();
+  });
+}
+
+function paint() {
+  const canvas = $("track-canvas");
+  const { width, height } = canvas.getBoundingClientRect();
+  if (!width || !clips.length) return;
+  const scale = devicePixelRatio || 1;
+  canvas.width = Math.round(width * scale);
+  canvas.height = Math.round(height * scale);
+  const context = canvas.getContext("2d");
+  context.scale(scale, scale);
+  // A canvas knows no variables, so style.css gives it the three colors as properties of its own.
+  const color = (name) => getComputedStyle(canvas).getPropertyValue(name);
+  const [quiet, strong, ink] = [color("color"), color("outline-color"), color("border-top-color")];
+  const x = (seconds) => (seconds / duration) * width;
+  const box = (clip, top) => {
+    const left = x(clip.start);
+    const gap = x(clip.end) - left > 4 ? 1 : 0; // where clips are narrow they are one band
+    context.fillRect(left, top, Math.max(1, x(clip.end) - left - gap), height - top);
+  };
+  context.fillStyle = quiet;
+  clips.forEach((clip) => box(clip, height * 0.55));
+  context.fillStyle = strong;
+  const values = [...moments.values()].map((found) => leading(found).value);
+  const [least, most] = [Math.min(...values), Math.max(...values)];
+  for (const clip of clips) {
+    const found = moments.get(clip.id);
+    if (!found) continue;
+    const share = most > least ? (leading(found).value - least) / (most - least) : 1;
+    context.globalAlpha = 0.3 + 0.7 * share;
+    box(clip, height * 0.55 * (1 - share));
+  }
+  context.globalAlpha = 1;
+  context.fillStyle = ink;
+  if (chosen >= 0) {
+    const left = x(clips[chosen].start);
+    context.fillRect(left, height - 3, Math.max(3, x(clips[chosen].end) - left), 3);
+  }
+  context.fillRect(Math.min(width - 2, x(played)), 0, 2, height);
+}
+
+// A look at the clip below the pointer
+
+function peek(event) {
+  const { left, width } = $("track").getBoundingClientRect();
+  const place = placeAt(((event.clientX - left) / width) * duration);
+  peekAt(place);
+}
+
+function peekAt(place) {
+  clearTimeout(peeking);
+  peeking = setTimeout(() => {
+    const clip = clips[place];
+    if (!clip) return;
+    $("peek-image").src = clip.thumbnail_url;
+    $("peek-text").textContent = describe(place);
+    const middle = ((clip.start + clip.end) / 2 / duration) * 100;
+    $("peek").style.setProperty("--at", `${Math.max(0, Math.min(100, middle))}%`);
+    $("peek").hidden = false;
+  }, PEEK_AFTER);
+}
+
+function rest() {
+  clearTimeout(peeking);
+  $("peek").hidden = true;
+}
+
+export function prepareTimeline() {
+  $("track").onclick = (event) => {
+    const { left, width } = $("track").getBoundingClientRect();
+    if (clips.length) take(placeAt(((event.clientX - left) / width) * duration));
+  };
+  $("track").onpointermove = peek;
+  $("track").onpointerleave = rest;
+  $("track").onfocus = () => $("track").matches(":focus-visible") && peekAt(Math.max(0, chosen));
+  $("track").onblur = rest;
+  $("track").onkeydown = (event) => {
+    if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      if (clips.length) take(Math.max(0, chosen));
+    }
+  };
+  new ResizeObserver(draw).observe($("track-canvas"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+}
