@@ -1,7 +1,7 @@
 // Captions side by side: how well each describes the clip, and what of it is shown where.
 
 import { call } from "./api.js";
-import { $, clock, el, scoreBars } from "./parts.js";
+import { $, clock, cosine, el, scoreBars } from "./parts.js";
 import { working } from "./working.js";
 
 const FRAMES = 8; // that words are looked for in
@@ -50,7 +50,7 @@ function evidence(words, strongest, jump) {
   if (!words.length) return null;
   return el("div", { className: "evidence", role: "group", "aria-label": "How well its words are shown" }, ...words.map((word) => {
     if (!word.weight) return el("span", { className: "word idle", textContent: word.word });
-    const value = word.similarity.toFixed(2);
+    const value = cosine(word.similarity);
     const button = el("button", {
       type: "button", className: "word", title: `shown best at ${clock(word.time)}`,
       "aria-label": `${word.word}: ${value}, shown best at ${clock(word.time)}. Go there`, onclick: () => jump(word.time),

@@ -24,10 +24,12 @@ const isNumber = (value) => typeof value === "number";
 
 export const percent = (value) => (value > 0.995 ? ">99%" : value < 0.005 ? "<1%" : `${Math.round(value * 100)}%`);
 
+export const cosine = (value) => value.toFixed(2).replace("-", "−");
+
 const KINDS = {
   fused: ["Fused", (v) => v.toFixed(2), "similarity and match together, 0 to 1"],
   match: ["Match", percent, "how sure the model is that sentence and clip belong together"],
-  similarity: ["Similarity", (v) => v.toFixed(2), "cosine of the two vectors, −1 to 1"],
+  similarity: ["Similarity", cosine, "cosine of the two vectors, −1 to 1"],
 };
 
 function bar(kind, label, share, shown, title) {
@@ -49,7 +51,7 @@ export function scoreBars(scores) {
 export function leading(scores) {
   const kind = isNumber(scores.fused) ? "fused" : isNumber(scores.similarity) ? "similarity" : "match";
   const [label, write] = KINDS[kind];
-  return { value: scores[kind], text: `${label.toLowerCase()} ${write(scores[kind])}` };
+  return { kind, value: scores[kind], text: `${label.toLowerCase()} ${write(scores[kind])}` };
 }
 
 export const answerBar = (answer) => bar("answer", answer.text, answer.probability, percent(answer.probability), "probability");

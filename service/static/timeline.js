@@ -47,7 +47,7 @@ export function choose(start) {
 export function showMoments(found, text) {
   moments = new Map((found || []).map((result) => [result.clip_id, result]));
   $("moments-about").textContent = text;
-  $("moments").replaceChildren(...(found || []).slice(0, BEST).map((result) => {
+  $("moments").replaceChildren(...best(found || []).map((result) => {
     const clip = clips.find((each) => each.id === result.clip_id);
     const { text: score } = leading(result);
     return el("li", {}, el("button", { type: "button", className: "moment", title: score, onclick: () => clip && take(clips.indexOf(clip)) },
@@ -55,6 +55,12 @@ export function showMoments(found, text) {
   }));
   tell();
   draw();
+}
+
+// Those that are listed: no clip that was judged and fits much less than the first.
+function best(found) {
+  const first = found.length ? leading(found[0]) : null;
+  return found.slice(0, BEST).filter((result) => leading(result).kind !== "fused" || leading(result).value >= first.value / 2);
 }
 
 // Keys: from clip to clip, also while the timeline has not the focus. Whether the key was one of these.
@@ -130,14 +136,11 @@ function paint() {
   context.fillStyle = quiet;
   clips.forEach((clip) => box(clip, height * 0.55));
   context.fillStyle = strong;
-  const values = [...moments.values()].map((found) => leading(found).value);
-  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const share = strengths();
   for (const clip of clips) {
-    const found = moments.get(clip.id);
-    if (!found) continue;
-    const share = most > least ? (leading(found).value - least) / (most - least) : 1;
-    context.globalAlpha = 0.3 + 0.7 * share;
-    box(clip, height * 0.55 * (1 - share));
+    if (!share.has(clip.id)) continue;
+    context.globalAlpha = share.get(clip.id);
+    box(clip, height * 0.55 * (1 - share.get(clip.id)));
   }
   context.globalAlpha = 1;
   context.fillStyle = ink;
@@ -146,6 +149,16 @@ function paint() {
     context.fillRect(left, height - 3, Math.max(3, x(clips[chosen].end) - left), 3);
   }
   context.fillRect(Math.min(width - 2, x(played)), 0, 2, height);
+}
+
+// How strongly each moment is drawn, 0 to 1: fused as it is, similarity by its place between the least and the most.
+function strengths() {
+  const scores = [...moments].map(([id, found]) => [id, leading(found)]);
+  const cosines = scores.filter(([, { kind }]) => kind === "similarity").map(([, { value }]) => value);
+  const [least, most] = [Math.min(...cosines), Math.max(...cosines)];
+  const isJudged = cosines.length < scores.length;
+  return new Map(scores.map(([id, { kind, value }]) =>
+    [id, kind === "similarity" ? (isJudged || most <= least ? 0.2 : 0.2 + (0.8 * (value - least)) / (most - least)) : value]));
 }
 
 // A look at the clip below the pointer
