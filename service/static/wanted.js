@@ -60,7 +60,7 @@ export function remember() {
   if ($("hybrid").checked) query.set("hybrid", "1");
   if (!$("rerank").checked && !$("rerank").disabled) query.set("rerank", "0");
   noted = query.size ? `?${query}` : "";
-  if (noted === location.search) return;
+  if (history.state && noted === location.search) return;
   // The first address of a page is completed; what is asked for after it can be gone back from.
   history[history.state ? "pushState" : "replaceState"]({ vitascope: true }, "", (noted || "/") + location.hash);
 }

@@ -1,0 +1,274 @@
+"""Finding on the page, in a real browser on a real service: pictures, clips, filters, pages, a video's moments."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from tests.media_files import solid, write_picture, write_video
+from tests.service.running import Running, wait_for
+
+YELLOW, RED, BLUE = (220, 210, 10), (220, 10, 10), (10, 10, 220)
+CLIPS = 30
+SPAN = "{} \N{EN DASH} {}"
+AT_20, AT_22, AT_24, AT_40 = (SPAN.format(f"0:{start}", f"0:{start + 2}") for start in (20, 22, 24, 40))
+
+
+@pytest.fixture(scope="module")
+def film(running: Running, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A collection of one yellow minute in clips of two seconds: red from 0:20 to 0:24, blue from 0:40 to 0:42."""
+    frames = [RED if 80 <= n < 96 else BLUE if 160 <= n < 168 else YELLOW for n in range(240)]
+    path = write_video(tmp_path_factory.mktemp("film") / "film.mp4", [solid(color) for color in frames], rate=4, gop=8)
+    running.client.post("/v1/collections", json={"name": "film"}).raise_for_status()
+    with path.open("rb") as file:
+        answer = running.client.post(
+            "/v1/collections/film/videos",
+            files={"file": (path.name, file)},
+            data={"segmentation": json.dumps({"rule": "windows", "length": 2})},
+        )
+    assert answer.json()["clips"] == CLIPS
+    return "film"
+
+
+def expect_titles(page: Page, *titles: str) -> None:
+    """The results are these, in any order."""
+    shown = page.locator("#results .title")
+    wait_for(lambda: sorted(shown.all_inner_texts()) == sorted(titles))
+
+
+@pytest.fixture
+def red_picture(tmp_path: Path) -> Path:
+    return write_picture(tmp_path / "red.png", solid(RED))
+
+
+def test_a_picture_is_searched_with_alone_and_with_a_sentence(page: Page, palette: str, red_picture: Path) -> None:
+    page.goto(f"/?collection={palette}")
+    button = page.get_by_role("button", name="Search with a picture or video")
+    with page.expect_file_chooser() as chosen:
+        button.press("Enter")
+    chosen.value.set_files(red_picture)
+    titles = page.locator("#results .title")
+    expect(page.locator("#summary")).to_contain_text("3 clips")
+    expect(titles.first).to_have_text("red")
+    expect(page.locator("#results .card").first).to_contain_text("not looked at closely")
+    chip = page.locator("#chips li")
+    expect(chip).to_contain_text("Like red.png")
+    wait_for(lambda: chip.locator("img").evaluate("image => image.naturalWidth") > 0)
+
+    page.locator("#query").fill("a blue thing")
+    page.locator("#query").press("Enter")
+    expect(page.locator("#results .card").first).to_contain_text("Match")
+    expect(titles).to_have_text(["blue", "red", "green"])  # looked at closely, for the sentence
+    page.get_by_label("Look closely").uncheck()
+    expect(page.locator("#results .card").first).to_contain_text("not looked at closely")
+    assert {titles.nth(0).inner_text(), titles.nth(1).inner_text()} == {"blue", "red"}  # as near to both
+
+    page.get_by_role("button", name="Do not look for what is like red.png").press("Enter")
+    expect(page.locator("#chips li")).to_have_count(0)
+    expect(titles.first).to_have_text("blue")
+
+
+def test_a_dropped_file_is_asked_about_and_neither_needs_a_mouse(
+    page: Page, running: Running, collection: str, files: Path
+) -> None:
+    page.goto(f"/?collection={collection}")
+    expect(page.locator("#results")).to_contain_text("This collection is empty")
+    content = base64.b64encode((files / "red.mp4").read_bytes()).decode()
+    drop = """([content, event]) => {
+        const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], "red.mp4", { type: "video/mp4" }));
+        const given = event === "paste" ? { clipboardData: transfer } : { dataTransfer: transfer };
+        const Kind = event === "paste" ? ClipboardEvent : DragEvent;
+        document.body.dispatchEvent(new Kind(event, { ...given, bubbles: true, cancelable: true }));
+    }"""
+    page.evaluate(drop, [content, "drop"])
+    expect(page.get_by_role("heading", name="red.mp4")).to_be_visible()
+    expect(page.get_by_role("button", name="Look for what is like it")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name=f"Add it to {collection}")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("#summary")).to_contain_text("1 video")
+
+    page.evaluate(drop, [content, "paste"])
+    page.keyboard.press("Escape")
+    expect(page.locator("#drop-dialog")).to_be_hidden()
+    page.evaluate(drop, [content, "paste"])
+    page.keyboard.press("Enter")  # look for what is like it
+    expect(page.locator("#chips")).to_contain_text("Like red.mp4")
+    expect(page.locator("#results .card")).to_have_count(1)
+    expect(page.locator("#results .card")).to_contain_text(re.compile(r"Similarity\s*(1\.00|0\.9\d)"))
+    assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 1
+
+
+def test_results_are_filtered_by_rows_and_what_cannot_be_asked_is_said_there(page: Page, palette: str) -> None:
+    page.goto(f"/?collection={palette}&q=a+red+thing")
+    expect(page.locator("#results .card")).to_have_count(3)
+    page.get_by_role("button", name="Filter", exact=True).press("Enter")
+    field = page.get_by_label("Field")
+    expect(field).to_be_focused()
+    offered = page.locator("#filter-fields option").evaluate_all("options => options.map(option => option.value)")
+    assert offered[:2] == ["color", "number"]
+    field.fill("number")
+    page.get_by_label("Comparison").select_option(label="is at least")
+    page.get_by_label("Value").fill("1")
+    page.keyboard.press("Enter")
+    expect_titles(page, "blue", "green")
+    expect(page.locator("#chips li")).to_have_text(re.compile("number ≥ 1"))
+
+    page.reload()  # the filter is in the address
+    expect_titles(page, "blue", "green")
+    page.get_by_role("button", name="Filter", exact=True).click()
+    expect(page.get_by_label("Value")).to_have_value("1")
+    page.get_by_role("button", name="Another condition").click()
+    expect(page.get_by_label("Field").nth(1)).to_be_focused()
+    page.keyboard.type("clip.start")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert").filter(has_text="Give a value")).to_be_visible()
+    expect(page.get_by_label("Value").nth(1)).to_be_focused()
+    page.keyboard.type("soon")
+    page.keyboard.press("Enter")
+    said = page.locator(".condition").nth(1).get_by_role("alert")
+    expect(said).to_have_text("clip.start.eq: 'soon'; a number of seconds was expected")
+    page.get_by_label("Value").nth(1).fill("0:00")
+    page.keyboard.press("Enter")
+    expect_titles(page, "blue", "green")
+    page.get_by_role("button", name="Do not ask that number ≥ 1").click()
+    expect(page.locator("#results .card")).to_have_count(3)
+
+    page.locator("#query").fill("")  # the filter holds for what is listed, too
+    page.goto(f'/?collection={palette}&filter={{"or":[{{"color":"red"}},{{"color":"blue"}}]}}')
+    expect_titles(page, "blue", "red")
+    expect(page.locator("#summary")).to_have_text("2 videos pass the filter.")
+    page.locator("#chips button").click()
+    expect(page.locator("#results .card")).to_have_count(3)
+    page.goto(f"/?collection={palette}&filter=red")
+    expect(page.locator("#filter-error")).to_contain_text("filter: red;")
+
+
+def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, film: str) -> None:
+    page.goto(f"/?collection={film}&q=a+red+thing")
+    page.locator("#results .card").first.press("Enter")
+    moments = page.locator("#moments button")
+    expect(moments).to_have_count(2)
+    assert sorted(text[:11] for text in moments.all_inner_texts()) == [AT_20, AT_22]
+    expect(moments.first).to_contain_text("fused")
+    track = page.get_by_role("slider", name="Clips of this video")
+    expect(track).to_have_attribute("aria-valuetext", re.compile(rf"^clip 1[12] of 30, ({AT_20}|{AT_22}), fused"))
+
+    moments.filter(has_text="0:20").click()
+    expect(page.locator("#clip-facts")).to_contain_text(AT_20)
+    film_at = page.locator("#clip-screen video")
+    wait_for(lambda: 20 <= film_at.evaluate("video => video.currentTime") < 22.5)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#clip-facts")).to_contain_text(AT_24)
+    wait_for(lambda: film_at.evaluate("video => video.currentTime") >= 24)
+    page.keyboard.press("End")
+    expect(track).to_have_attribute("aria-valuetext", "clip 30 of 30, " + SPAN.format("0:58", "1:00"))
+
+    box = track.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 41 / 60, box["y"] + 10)
+    expect(page.locator("#peek-text")).to_contain_text("clip 21 of 30")
+    wait_for(lambda: page.locator("#peek-image").evaluate("image => image.naturalWidth") > 0)
+    page.mouse.click(box["x"] + box["width"] * 41 / 60, box["y"] + 10)
+    expect(page.locator("#clip-facts")).to_contain_text(AT_40)
+    page.locator("#captions").fill("a blue thing\na yellow thing")
+    page.get_by_role("button", name="Compare").click()  # about the clip that was gone to
+    expect(page.locator("#scores .best h4")).to_have_text("a blue thing")
+
+    page.get_by_role("button", name="More like this").last.click()
+    expect(page.locator("#clip")).to_be_hidden()
+    expect(page.locator("#query")).to_have_value("")
+    expect(page.locator("#chips")).to_contain_text(f"Like film, {AT_40}")
+    expect(page.locator("#results")).not_to_contain_text(AT_40)  # the clip itself is left out
+    page.reload()
+    expect(page.locator("#chips")).to_contain_text(f"Like film, {AT_40}")
+    page.go_back()
+    expect(page.locator("#query")).to_have_value("a red thing")
+    expect(page.locator("#results .card").first).to_contain_text(re.compile("0:2[02]"))
+
+
+def test_cards_come_in_one_go_before_their_pictures_and_more_follow_by_pages(page: Page, film: str) -> None:
+    waiting: list[Route] = []
+    page.route("**/thumbnail?*", lambda route: waiting.append(route))
+    page.goto(f"/?collection={film}")
+    expect(page.locator("#results .card")).to_have_count(1)
+    page.evaluate("""() => {
+        window.counts = [];
+        const results = document.getElementById("results");
+        const count = () => counts.push(results.querySelectorAll(".cell").length);
+        new MutationObserver(count).observe(results, { childList: true });
+    }""")
+    page.locator("#query").fill("a yellow thing")
+    page.keyboard.press("Enter")
+    expect(page.locator("#results .card")).to_have_count(24)
+    assert page.evaluate("counts") == [24]
+    assert not any(page.locator("#results img").evaluate_all("images => images.map(image => image.naturalWidth)"))
+    wait_for(lambda: page.evaluate("performance.getEntriesByName('first-result', 'measure').length"))
+    assert page.evaluate("performance.getEntriesByName('first-result')[0].duration") > 0
+    wait_for(lambda: waiting)
+    page.unroute("**/thumbnail?*")
+
+    page.get_by_role("button", name="Show more").press("Enter")
+    expect(page.locator("#results .card")).to_have_count(CLIPS)
+    expect(page.locator("#summary")).to_contain_text("30 clips")
+    expect(page.locator("#results .card").nth(24)).to_be_focused()
+    ranks = page.locator("#results .rank").all_inner_texts()
+    assert ranks == [str(rank) for rank in range(1, CLIPS + 1)]
+    assert len(set(page.locator("#results .card .time").all_inner_texts())) == CLIPS
+    expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+
+    page.get_by_label("Show", exact=True).select_option("event")
+    expect(page.locator("#summary")).to_contain_text(re.compile(r"^\d moments? in"))
+    page.reload()
+    expect(page.locator("#group")).to_have_value("event")
+
+
+def test_captions_show_what_of_them_is_seen_where_and_questions_may_stay_open(page: Page, film: str) -> None:
+    page.goto(f"/?collection={film}&q=a+red+thing")
+    page.locator("#results .card").first.click()
+    page.get_by_label("The whole video").check()
+    page.locator("#captions").fill("a blue thing\na red thing\na green thing")
+    page.get_by_text("Captions known to be right").click()
+    page.get_by_label(re.compile("One a line")).fill("a yellow thing")
+    page.get_by_role("button", name="Compare").click()
+    cards = page.locator("#scores article")
+    expect(cards).to_have_count(3)
+    for score in ("Fused", "Match", "Similarity"):
+        expect(cards.first).to_contain_text(score)
+    expect(page.locator("#scores .best")).to_have_count(1)
+    expect(cards.first).to_contain_text(re.compile("It .* describe.* the clip"))
+    expect(cards.first.locator(".idle")).to_have_text("a")  # a word that does not count
+    cards.first.get_by_text("Other scores").click()
+    expect(cards.first).to_contain_text(re.compile(r"RefCLIPScore\s*\d\.\d{3}"))
+    yellow = page.locator("#scores").get_by_role("button", name=re.compile(r"^thing: \S+, shown best at \d:\d\d"))
+    expect(yellow).to_have_count(3)
+    red = page.locator("#scores").get_by_role("button", name=re.compile("^red: "))
+    label = red.get_attribute("aria-label") or ""
+    seconds = int(re.search(r"at 0:(\d\d)", label)[1])
+    red.click()
+    wait_for(lambda: abs(page.locator("#clip-screen video").evaluate("video => video.currentTime") - seconds) < 1.5)
+
+    question = page.locator("#question")
+    question.fill("which colour is it")
+    question.press("Enter")
+    expect(page.locator("#answers .answer")).to_have_count(5)
+    page.get_by_text("Which answers count").click()
+    page.get_by_label(re.compile("Only these")).fill("green\nwombat, blue")
+    page.get_by_label("Not sure below").fill("99.9")
+    question.press("Enter")
+    expect(page.locator("#answers .unsure")).to_contain_text(
+        re.compile("Not sure. The likeliest answer, “.*”, has .*%")
+    )
+    expect(page.locator("#answers .answer")).to_have_count(2)
+    expect(page.locator("#answers")).to_contain_text("knows no answer “wombat”")
+    page.get_by_label(re.compile("Only these")).fill("wombat")
+    question.press("Enter")
+    expect(page.locator("#answers .unsure")).to_contain_text("It knows none of these answers.")
