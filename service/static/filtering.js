@@ -73,7 +73,7 @@ export function refuse(message) {
   clearMarks();
   const meant = rows().find((row) => {
     const field = row.field.value.trim();
-    return field && [`${field}.${row.comparison.value}:`, `${field}:`].some((label) => message.startsWith(label));
+    return field && [`${field}.${row.comparison.value}:`, `${field}:`, `filter: ${field};`].some((label) => message.startsWith(label));
   });
   if (meant) mark(meant, meant.value, message);
   else $("filter-error").textContent = message;

@@ -22,7 +22,7 @@ export function showTimeline(spans, seconds, onPick) {
   $("timeline").hidden = clips.length < 2;
   $("track").setAttribute("aria-valuemax", clips.length);
   tell();
-  draw();
+  redraw();
 }
 
 export function hideTimeline() {
@@ -47,20 +47,29 @@ export function choose(start) {
 export function showMoments(found, text) {
   moments = new Map((found || []).map((result) => [result.clip_id, result]));
   $("moments-about").textContent = text;
-  $("moments").replaceChildren(...best(found || []).map((result) => {
-    const clip = clips.find((each) => each.id === result.clip_id);
-    const { text: score } = leading(result);
-    return el("li", {}, el("button", { type: "button", className: "moment", title: score, onclick: () => clip && take(clips.indexOf(clip)) },
-      span(result.start, result.end), el("small", { textContent: score })));
-  }));
+  $("moments").replaceChildren(...listed(found || []).map(({ first, end, score }) =>
+    el("li", {}, el("button", { type: "button", className: "moment", onclick: () => take(placeAt(first.start)) },
+      span(first.start, end), el("small", { textContent: score.text })))));
   tell();
-  draw();
+  redraw();
 }
 
-// Those that are listed: no clip that was judged and fits much less than the first.
-function best(found) {
-  const first = found.length ? leading(found[0]) : null;
-  return found.slice(0, BEST).filter((result) => leading(result).kind !== "fused" || leading(result).value >= first.value / 2);
+// Clips that touch as one, with the score of the best of them, and none that was judged and fits much less than the first.
+function listed(found) {
+  if (!found.length) return [];
+  const { kind, value } = leading(found[0]);
+  const fits = (score) => score.kind === kind && (kind !== "fused" || score.value >= value / 2);
+  const runs = [];
+  for (const clip of found.filter((each) => fits(leading(each))).sort((a, b) => a.start - b.start)) {
+    const score = leading(clip);
+    const last = runs.at(-1);
+    if (!last || clip.start > last.end + 0.001) runs.push({ first: clip, end: clip.end, score });
+    else {
+      last.end = Math.max(last.end, clip.end);
+      if (score.value > last.score.value) last.score = score;
+    }
+  }
+  return runs.sort((a, b) => b.score.value - a.score.value).slice(0, BEST);
 }
 
 // Keys: from clip to clip, also while the timeline has not the focus. Whether the key was one of these.
@@ -102,9 +111,16 @@ function tell() {
   $("track").setAttribute("aria-valuetext", clips.length ? describe(place) : "");
 }
 
-// Drawing: one canvas, in the colors of the page
+// Drawing: one canvas. What stays while the film plays is drawn once and copied.
 
+const still = document.createElement("canvas");
+let isStale = true;
 let waiting = false;
+
+function redraw() {
+  isStale = true;
+  draw();
+}
 
 function draw() {
   if (waiting) return;
@@ -120,35 +136,46 @@ function paint() {
   const { width, height } = canvas.getBoundingClientRect();
   if (!width || !clips.length) return;
   const scale = devicePixelRatio || 1;
-  canvas.width = Math.round(width * scale);
-  canvas.height = Math.round(height * scale);
-  const context = canvas.getContext("2d");
-  context.scale(scale, scale);
   // A canvas knows no variables, so style.css gives it the three colors as properties of its own.
   const color = (name) => getComputedStyle(canvas).getPropertyValue(name);
-  const [quiet, strong, ink] = [color("color"), color("outline-color"), color("border-top-color")];
+  if (isStale) {
+    isStale = false;
+    for (const each of [canvas, still]) [each.width, each.height] = [Math.round(width * scale), Math.round(height * scale)];
+    const context = still.getContext("2d");
+    context.scale(scale, scale);
+    paintClips(context, width, height, color("color"), color("outline-color"));
+  }
+  const context = canvas.getContext("2d");
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(still, 0, 0);
+  context.scale(scale, scale);
+  context.fillStyle = color("border-top-color");
+  const x = (seconds) => (seconds / duration) * width;
+  if (chosen >= 0) {
+    const left = x(clips[chosen].start);
+    context.fillRect(Math.min(left, width - 3), height - 3, Math.max(3, x(clips[chosen].end) - left), 3);
+  }
+  context.fillRect(Math.min(width - 2, x(played)), 0, 2, height);
+}
+
+function paintClips(context, width, height, quiet, strong) {
+  const low = height * 0.55;
   const x = (seconds) => (seconds / duration) * width;
   const box = (clip, top) => {
-    const left = x(clip.start);
-    const gap = x(clip.end) - left > 4 ? 1 : 0; // where clips are narrow they are one band
-    context.fillRect(left, top, Math.max(1, x(clip.end) - left - gap), height - top);
+    const [left, right] = [x(clip.start), x(clip.end)];
+    context.fillRect(left, top, Math.max(1, right - left - (right - left > 4 ? 1 : 0)), height - top);
   };
   context.fillStyle = quiet;
-  clips.forEach((clip) => box(clip, height * 0.55));
+  if (width / clips.length < 4) context.fillRect(0, low, width, height - low); // where clips are narrow they are one band
+  else clips.forEach((clip) => box(clip, low));
   context.fillStyle = strong;
   const share = strengths();
   for (const clip of clips) {
     if (!share.has(clip.id)) continue;
     context.globalAlpha = share.get(clip.id);
-    box(clip, height * 0.55 * (1 - share.get(clip.id)));
+    box(clip, low * (1 - share.get(clip.id)));
   }
-  context.globalAlpha = 1;
-  context.fillStyle = ink;
-  if (chosen >= 0) {
-    const left = x(clips[chosen].start);
-    context.fillRect(left, height - 3, Math.max(3, x(clips[chosen].end) - left), 3);
-  }
-  context.fillRect(Math.min(width - 2, x(played)), 0, 2, height);
 }
 
 // How strongly each moment is drawn, 0 to 1: fused as it is, similarity by its place between the least and the most.
@@ -202,6 +229,6 @@ export function prepareTimeline() {
       if (clips.length) take(Math.max(0, chosen));
     }
   };
-  new ResizeObserver(draw).observe($("track-canvas"));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  new ResizeObserver(redraw).observe($("track-canvas"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 }
