@@ -13,7 +13,9 @@ export function player(screen, first, onTime) {
     screen.replaceChildren(el("img", { src: clip.media_url.split("#")[0], alt: clip.video.title }));
     return { show() {}, jump() {}, stop: () => screen.replaceChildren() };
   }
-  const video = el("video", { src: clip.media_url, controls: true, muted: true, autoplay: true, playsInline: true, poster: clip.thumbnail_url });
+  // Only the beginning: at the end of a span a browser pauses, also when somebody goes on beyond it.
+  const address = `${clip.media_url.split("#")[0]}#t=${clip.start}`;
+  const video = el("video", { src: address, controls: true, muted: true, autoplay: true, playsInline: true, poster: clip.thumbnail_url });
   const image = el("img", { alt: clip.video.title });
   const flip = () => {
     stopFlipping();
