@@ -68,7 +68,9 @@ async function start() {
 }
 
 addEventListener("popstate", () => {
-  if (isElsewhere()) start();
+  if (!isElsewhere()) return;
+  if ($("clip").open) $("clip").close();
+  start();
 });
 
 start();

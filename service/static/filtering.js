@@ -120,7 +120,7 @@ function addRow({ field = "", comparison = "eq", value } = {}) {
   row.field.setAttribute("list", "filter-fields");
   row.value.setAttribute("list", "filter-values");
   row.comparison.value = comparison;
-  if (value !== undefined) row.value.value = [].concat(value).map((one) => written(field, one)).join(", ");
+  if (value !== undefined) row.value.value = Array.isArray(value) ? value.map((one) => written(field, one, ",")).join(", ") : written(field, value);
   row.value.onfocus = () => offerValues(row);
   row.box = el("div", { className: "condition" }, row.field, row.comparison, row.value,
     el("button", { type: "button", className: "quiet", textContent: "×", "aria-label": "Remove this condition", onclick: () => {
@@ -201,8 +201,12 @@ function readOne(field, text) {
   return Number.isFinite(Number(text)) ? Number(text) : text;
 }
 
-// As ``readOne`` reads it.
-const written = (field, value) => (readOne(field, String(value)) === value && value !== "" ? String(value) : `"${value}"`);
+// As ``readOne`` reads it; ``separator`` is what would cut it in two.
+function written(field, value, separator = null) {
+  const text = String(value);
+  const isPlain = text !== "" && readOne(field, text) === value && text.trim() === text && !(separator && text.includes(separator));
+  return isPlain ? text : `"${text}"`;
+}
 
 function nodeOf({ field, comparison, value }) {
   const compared = comparison === "eq" ? value : { [comparison]: value };

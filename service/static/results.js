@@ -1,6 +1,6 @@
 // What is on the screen: a line that sums it up, and cards, or a note in their place.
 
-import { $, clock, el, preview, scoreBars, span } from "./parts.js";
+import { $, clock, el, leading, preview, scoreBars, span } from "./parts.js";
 
 export const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
 
@@ -53,7 +53,7 @@ export function resultCard(clip, rank, open, likeThis) {
   const when = span(clip.start, clip.end);
   const about = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : "",
     clip.ranks.words ? `place ${clip.ranks.words} by its words` : ""].filter(Boolean).join(" · ");
-  const cell = card(clip, open, { rank, time: when, label: `${rank}. ${clip.video.title}, ${when}` },
+  const cell = card(clip, open, { rank, time: when, label: `${rank}. ${clip.video.title}, ${when}, ${leading(clip).text}` },
     about ? el("span", { className: "meta", textContent: about, title: clip.text }) : null, scoreBars(clip));
   const button = el("button", { type: "button", className: "like-this", textContent: "More like this", "aria-label": `More like ${rank}. ${clip.video.title}`, onclick: () => likeThis(clip) });
   cell.append(button);

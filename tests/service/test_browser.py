@@ -184,6 +184,7 @@ def test_the_page_fits_a_phone(browser: Browser, running: Running, palette: str)
     expect(page.locator("#results .card").first).to_contain_text("red")
     width = page.evaluate("document.documentElement.scrollWidth")
     page.locator("#upload").click()
+    expect(page.locator("#add")).to_be_visible()
     dialog = page.locator("#add").bounding_box()
     context.close()
     assert dialog is not None
