@@ -2,24 +2,25 @@
 
 import { call } from "./api.js";
 import { $, answerBar, el, percent } from "./parts.js";
-import { working } from "./working.js";
+import { looking } from "./working.js";
 
 const TOP = 5;
 
 // ``subject()`` says which clip is meant. Returns what clears the answers.
 export function prepareAnswers(subject) {
+  const look = looking($("question-form"), $("answers"));
   $("question-form").onsubmit = (event) => {
     event.preventDefault();
     const question = $("question").value.trim();
     if (!question) return $("question").focus();
     const candidates = $("candidates").value.split(/[\n,]/).map((one) => one.trim()).filter(Boolean);
     const least = Math.min(100, Math.max(0, Number($("unsure").value))) / 100;
-    working($("question-form"), $("answers"), async () => {
+    look.run(async (signal) => {
       const body = { ...subject(), question, top: TOP, abstain_below: least, ...(candidates.length ? { candidates } : {}) };
-      return shownAnswers(await call("POST", "/v1/answers", body), least);
+      return shownAnswers(await call("POST", "/v1/answers", body, signal), least);
     });
   };
-  return () => $("answers").replaceChildren();
+  return look.clear;
 }
 
 function shownAnswers({ answers, abstained, unknown }, least) {

@@ -2,7 +2,7 @@
 
 import { call } from "./api.js";
 import { $, clock, cosine, el, scoreBars } from "./parts.js";
-import { working } from "./working.js";
+import { looking } from "./working.js";
 
 const FRAMES = 8; // that words are looked for in
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
@@ -10,20 +10,21 @@ const leading = (score) => score.fused ?? score.similarity ?? score.match;
 
 // ``subject()`` says which clip is meant, ``jump(seconds)`` leads to a frame. Returns what clears the answers.
 export function prepareCaptions(subject, jump) {
+  const look = looking($("score"), $("scores"));
   $("score").onsubmit = (event) => {
     event.preventDefault();
     const captions = lines($("captions").value);
     if (!captions.length) return $("captions").focus();
     const references = lines($("references").value);
-    working($("score"), $("scores"), async () => {
-      const { scores } = await call("POST", "/v1/caption-scores", { ...subject(), captions, references, frames: FRAMES });
+    look.run(async (signal) => {
+      const { scores } = await call("POST", "/v1/caption-scores", { ...subject(), captions, references, frames: FRAMES }, signal);
       const order = scores.slice().sort((a, b) => leading(b) - leading(a));
       const strongest = Math.max(...order.flatMap((score) => wordsOf(score).map((word) => word.similarity)), 0.01);
       return order.map((score, place) => verdict(score, place === 0 && order.length > 1, strongest, jump));
     });
   };
   return () => {
-    $("scores").replaceChildren();
+    look.clear();
     const text = $("query").value.trim();
     if (!$("captions").value && text) $("captions").value = `${text}\n`;
   };

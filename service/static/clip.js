@@ -98,6 +98,7 @@ $("clip").addEventListener("close", () => {
   asked.abort();
   screen.stop();
   hideTimeline();
+  clearLooks();
 });
 $("clip").addEventListener("keydown", (event) => {
   const isElsewhere = event.target.matches("input, textarea, select, video, summary");

@@ -2,16 +2,36 @@
 
 import { el } from "./parts.js";
 
-export async function working(form, out, work) {
+// ``run(work)`` fills ``out`` with the elements that ``work(signal)`` resolves to; ``clear()`` empties it, and what is still
+// under way is given up: its answer would be about something else than what is shown by then.
+export function looking(form, out) {
   const button = form.querySelector("button.strong");
-  if (button.getAttribute("aria-disabled") === "true") return;
-  button.setAttribute("aria-disabled", "true"); // and not disabled, which would take the focus away
-  out.replaceChildren(el("p", { className: "facts", textContent: "Looking…" }));
-  try {
-    out.replaceChildren(...(await work()));
-  } catch (error) {
-    out.replaceChildren(el("p", { className: "error", textContent: error.message }));
-  } finally {
+  let asked = null;
+  const end = () => {
+    asked = null;
     button.removeAttribute("aria-disabled");
-  }
+  };
+  return {
+    async run(work) {
+      if (asked) return;
+      const mine = new AbortController();
+      asked = mine;
+      button.setAttribute("aria-disabled", "true"); // and not disabled, which would take the focus away
+      out.replaceChildren(el("p", { className: "facts", textContent: "Looking…" }));
+      let shown;
+      try {
+        shown = await work(mine.signal);
+      } catch (error) {
+        shown = [el("p", { className: "error", textContent: error.message })];
+      }
+      if (asked !== mine) return;
+      out.replaceChildren(...shown);
+      end();
+    },
+    clear() {
+      asked?.abort();
+      end();
+      out.replaceChildren();
+    },
+  };
 }

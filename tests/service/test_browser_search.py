@@ -182,7 +182,22 @@ def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, f
     page.get_by_role("button", name="Compare").click()  # about the clip that was gone to
     expect(page.locator("#scores .best h4")).to_have_text("a blue thing")
 
-    page.get_by_role("button", name="More like this").last.click()
+    page.route("**/v1/answers", lambda route: None)  # an answer that does not come
+    page.locator("#question").fill("which colour is it")
+    page.locator("#question").press("Enter")
+    expect(page.locator("#answers")).to_have_text("Looking\N{HORIZONTAL ELLIPSIS}")
+    moments.click()  # nobody waits for what is about another clip
+    expect(page.locator("#answers")).to_be_empty()
+    expect(page.locator("#scores")).to_be_empty()
+    page.unroute("**/v1/answers")
+    page.locator("#question").press("Enter")
+    expect(page.locator("#answers .answer").first).to_contain_text("red")
+    page.keyboard.press("Escape")
+
+    page.locator("#results .card").first.click()
+    page.mouse.click(box["x"] + box["width"] * 41 / 60, box["y"] + 10)
+    expect(page.locator("#clip-facts")).to_contain_text(AT_40)
+    page.locator("#clip-like").click()
     expect(page.locator("#clip")).to_be_hidden()
     expect(page.locator("#query")).to_have_value("")
     expect(page.locator("#chips")).to_contain_text(f"Like film, {AT_40}")
