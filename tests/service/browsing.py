@@ -18,9 +18,10 @@ PATIENCE_MS = 30_000
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright  # only where a browser is wanted
+    from playwright.sync_api import expect, sync_playwright  # only where a browser is wanted
 
     chromium = find_tool("chromium")
+    expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         # Chromium's own sandbox cannot be set up by root, and only this repository's page is opened.
         started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])

@@ -173,10 +173,11 @@ def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, f
 
     box = track.bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + box["width"] * 41 / 60, box["y"] + 10)
+    at_41 = {"x": box["width"] * 41 / 60, "y": 10.0}
+    track.hover(position=at_41)
     expect(page.locator("#peek-text")).to_contain_text("clip 21 of 30")
     wait_for(lambda: page.locator("#peek-image").evaluate("image => image.naturalWidth") > 0)
-    page.mouse.click(box["x"] + box["width"] * 41 / 60, box["y"] + 10)
+    track.click(position=at_41)
     expect(page.locator("#clip-facts")).to_contain_text(AT_40)
     page.locator("#captions").fill("a blue thing\na yellow thing")
     page.get_by_role("button", name="Compare").click()  # about the clip that was gone to
@@ -192,10 +193,8 @@ def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, f
     page.unroute("**/v1/answers")
     page.locator("#question").press("Enter")
     expect(page.locator("#answers .answer").first).to_contain_text("red")
-    page.keyboard.press("Escape")
 
-    page.locator("#results .card").first.click()
-    page.mouse.click(box["x"] + box["width"] * 41 / 60, box["y"] + 10)
+    track.click(position=at_41)
     expect(page.locator("#clip-facts")).to_contain_text(AT_40)
     page.locator("#clip-like").click()
     expect(page.locator("#clip")).to_be_hidden()
