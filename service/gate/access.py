@@ -47,7 +47,7 @@ def needed(method: str, path: str) -> Need:
             return Need("admin", name)
         case ["v1", "caption-scores" | "answers" | "embeddings" | "rerank" | "media-cookie"]:
             return Need("read")
-        case ["v1", "models"] | ["v1", "models", _] if reads:
+        case ["v1", "models"] | ["v1", "models", _] | ["v1", "keys", "self"] if reads:
             return Need("read")
         case _:  # keys, models, metrics, webhooks, operations, whose files are whole collections, and what is new
             return Need("admin", every_collection=True)

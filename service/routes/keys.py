@@ -11,7 +11,7 @@ from service.gate.errors import KeysOff
 from service.gate.gate import CallersKey
 from service.gate.keys import KeyStore
 from service.openapi import errors
-from service.schemas.keys import KeyInfo, Keys, MadeKey, NewKey
+from service.schemas.keys import KeyInfo, Keys, MadeKey, NewKey, Rights
 from service.state import Service, ServiceState
 
 router = APIRouter(prefix="/v1", tags=["keys"])
@@ -22,6 +22,21 @@ async def list_keys(service: ServiceState) -> Keys:
     """All keys that were ever made, without their texts, which nobody has but those who got them."""
     store = _store(service)
     return Keys(keys=[KeyInfo(**key.shown()) for key in store.listed()])
+
+
+@router.get("/keys/self", summary="Look at the caller's key", responses=errors())
+async def get_rights(service: ServiceState, key: CallersKey) -> Rights:
+    """What the key of this request may do, so that a program offers nothing that would be refused."""
+    asks = service.gate.asks_for_keys
+    shown = key.shown()
+    return Rights(
+        asks_for_keys=asks,
+        id=shown["id"] if asks else None,
+        name=shown["name"] if asks else None,
+        scopes=shown["scopes"],
+        collections=shown["collections"],
+        expires_at=shown["expires_at"],
+    )
 
 
 @router.post("/keys", status_code=201, summary="Make a key", responses=errors(409, 422, 507))

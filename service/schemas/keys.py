@@ -75,3 +75,23 @@ class Keys(Response):
     model_config = example(keys=[EXAMPLE])
 
     keys: list[KeyInfo]
+
+
+class Rights(Response):
+    """What the caller may do."""
+
+    model_config = example(
+        asks_for_keys=True,
+        id="3f9c01d2a4b7",
+        name="the portal",
+        scopes=["read"],
+        collections=["holidays"],
+        expires_at=None,
+    )
+
+    asks_for_keys: Annotated[bool, Field(description="whether the service asks for keys; if not, everybody may do all")]
+    id: Annotated[str | None, Field(description="of the caller's key; null without one")]
+    name: Annotated[str | None, Field(description="what the key is for")]
+    scopes: list[Scope]
+    collections: Annotated[list[str] | None, Field(description="null: all")]
+    expires_at: float | None

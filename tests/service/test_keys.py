@@ -141,6 +141,8 @@ def test_a_key_may_do_what_its_scopes_say_and_the_refusal_names_what_is_missing(
         ("POST", "/v1/models", "admin"),
         ("POST", "/v1/models/9f0c/default", "admin"),
         ("DELETE", "/v1/models/9f0c", "admin"),
+        ("GET", "/v1/keys/self", "read"),
+        ("DELETE", "/v1/keys/self", "admin"),
         ("GET", "/v1/something-new", "admin"),
         ("POST", "/v1/operations", "admin"),
         ("GET", "/v1/operations/1/files/palette.sqlite3", "admin"),
@@ -170,6 +172,29 @@ def test_a_key_for_some_collections_sees_no_others(locked: Running) -> None:
     problem_of(ask(locked, "GET", "/metrics", key), 403, "scope_missing")
     backup = {"kind": "backup", "collection": "other"}
     problem_of(ask(locked, "POST", "/v1/operations", key, json=backup), 403, "scope_missing")
+
+
+def test_a_key_is_told_what_it_may_do(locked: Running) -> None:
+    key = make_key(locked, "write", "read", collections=["palette"], expires_in=3600)
+    told = ask(locked, "GET", "/v1/keys/self", key).json()
+    assert (told["asks_for_keys"], told["name"], told["id"]) == (True, "a test", id_in(key))
+    assert (told["scopes"], told["collections"]) == (["read", "write"], ["palette"])
+    assert 3500 < told["expires_at"] - time.time() < 3601
+    chosen = ask(locked, "GET", "/v1/keys/self", ADMIN).json()
+    assert (chosen["scopes"], chosen["collections"], chosen["expires_at"]) == (["read", "write", "admin"], None, None)
+    assert ADMIN not in str(chosen)
+
+
+def test_where_nobody_is_asked_for_a_key_everybody_may_do_all(running: Running) -> None:
+    told = running.client.get("/v1/keys/self").json()
+    assert told == {
+        "asks_for_keys": False,
+        "id": None,
+        "name": None,
+        "scopes": ["read", "write", "admin"],
+        "collections": None,
+        "expires_at": None,
+    }
 
 
 def test_keys_are_made_listed_and_revoked(locked: Running) -> None:
