@@ -1,11 +1,11 @@
-// Adding videos: how they are cut into clips, files from here, folders of the service's machine, URLs; and embedding again.
+// Adding videos: how they are cut into clips, files from here, folders of the service's machine, URLs.
 
-import { at, call, upload } from "./api.js";
-import { el } from "./parts.js";
+import { at, call } from "./api.js";
+import { $ } from "./parts.js";
+import { may } from "./rights.js";
+import { addUploads } from "./uploads.js";
+import { take } from "./watching.js";
 
-const $ = (id) => document.getElementById(id);
-const POLL = 700; // milliseconds
-const LEFT_FOR = 4000;
 const USUAL_SHORTEST = { windows: "half of length", shots: "1", subtitles: "4" };
 const fieldsOf = (rule) => [...$("add").querySelectorAll(`[data-rules~=${rule}] input`)];
 const rule = () => $("add").querySelector("[name=rule]:checked").value;
@@ -41,69 +41,17 @@ function segmentation() {
   };
 }
 
-const pause = () => new Promise((resolve) => setTimeout(resolve, POLL));
-
-// A line for each thing that is under way
-
-function line(name) {
-  const fill = el("i");
-  const status = el("span", { textContent: "waiting" });
-  const buttons = el("span", { className: "row" });
-  const box = el("div", { className: "upload" },
-    el("div", { className: "row" }, el("span", { textContent: name, title: name }), buttons,
-      el("button", { type: "button", textContent: "×", "aria-label": `Dismiss ${name}`, onclick: () => box.remove() })),
-    el("div", { className: "meter" }, fill), status);
-  $("uploads").append(box);
-  return {
-    box,
-    buttons,
-    say(text, share) {
-      status.textContent = text;
-      if (share !== undefined) fill.style.setProperty("--share", share);
-    },
-    fail(text) {
-      box.classList.add("failed");
-      status.textContent = text;
-      status.className = "error";
-    },
-    end(text, notes = []) {
-      status.textContent = [text, ...notes].join("; ");
-      fill.style.setProperty("--share", 1);
-      if (!notes.length) setTimeout(() => box.remove(), LEFT_FOR);
-    },
-  };
-}
-
-// Files, one after the other
-
-let queue = Promise.resolve();
-
-export function addFiles(collection, files, onAdded) {
+export async function addFiles(collection, files, onAdded) {
+  if (!(await mayAdd(collection))) return openAdding(collection);
   const cut = segmentation();
   if (!cut) return;
   $("add").close();
-  for (const file of files) {
-    const shown = line(file.name);
-    queue = queue.then(() => send(collection, file, cut, shown, onAdded));
-  }
-}
-
-async function send(collection, file, cut, shown, onAdded) {
-  try {
-    const { video, created } = await upload(collection, file, cut, (share) =>
-      shown.say(share < 1 ? `uploading, ${Math.round(share * 100)}%` : "indexing…", share));
-    shown.end(created ? `added, ${video.clips} ${video.clips === 1 ? "clip" : "clips"}` : "was there already", video.notes);
-    await onAdded(collection);
-  } catch (error) {
-    shown.fail(error.message);
-  }
+  addUploads(collection, files, cut, onAdded);
 }
 
 // Folders and URLs
 
-const followed = new Set();
-
-async function addFolder(collection, onAdded) {
+async function addFolder(collection) {
   const cut = segmentation();
   if (!cut) return;
   $("add-error").textContent = "";
@@ -117,72 +65,11 @@ async function addFolder(collection, onAdded) {
     ? { source: { kind: "url", url: named } }
     : { folder: named, recursive: $("recursive").checked };
   try {
-    const job = await call("POST", at(collection, "jobs"), { ...wanted, segmentation: cut });
+    take(collection, await call("POST", at(collection, "jobs"), { ...wanted, segmentation: cut }));
     $("add").close();
-    follow(collection, job, onAdded);
   } catch (error) {
     $("add-error").textContent = error.message;
     $("folder").focus();
-  }
-}
-
-// Jobs that go on, whoever began them.
-export async function showJobs(collection, onAdded) {
-  for (const state of ["queued", "running"]) {
-    const { jobs } = await call("GET", `${at(collection, "jobs")}?state=${state}`);
-    for (const job of jobs) follow(collection, job, onAdded);
-  }
-}
-
-async function follow(collection, job, onAdded) {
-  const address = at(collection, "jobs", job.id);
-  if (followed.has(address)) return;
-  followed.add(address);
-  const source = job.source;
-  const shown = line(source.folder || source.file || source.url || `job ${job.id}`);
-  shown.buttons.append(el("button", { type: "button", textContent: "Cancel", onclick: () => call("DELETE", address).catch(() => {}) }));
-  try {
-    let isFirst = !job.counts.succeeded;
-    while (!["succeeded", "failed", "cancelled"].includes(job.state)) {
-      shown.say(job.total ? `${job.state}, ${job.done} of ${job.total} files` : job.state, job.total ? job.done / job.total : 0);
-      await pause();
-      job = await call("GET", address);
-      // Not at every file: whoever looks at the page should not lose the place.
-      if (isFirst && job.counts.succeeded) await onAdded(collection);
-      isFirst = !job.counts.succeeded;
-    }
-    shown.buttons.replaceChildren();
-    await onAdded(collection);
-    const failed = (await call("GET", `${address}/items?state=failed`)).items;
-    const reasons = failed.slice(0, 3).map((item) => item.reason);
-    if (job.error) shown.fail(job.error);
-    else if (failed.length) shown.fail([`${job.counts.succeeded} added, ${job.counts.failed} failed`, ...reasons].join("; "));
-    else shown.end(`${job.state}: ${job.counts.succeeded} added, ${job.counts.skipped} skipped`);
-  } catch (error) {
-    shown.fail(error.message);
-  } finally {
-    followed.delete(address);
-  }
-}
-
-// A collection of another model
-
-export async function embedAgain(collection, onDone) {
-  const shown = line(`${collection}, by the default model`);
-  try {
-    let operation = await call("POST", "/v1/operations", { kind: "reembed", collection });
-    const address = `/v1/operations/${operation.id}`;
-    while (!["succeeded", "failed"].includes(operation.state)) {
-      shown.say(`embedding, ${Math.round(operation.progress * 100)}%`, operation.progress);
-      await pause();
-      operation = await call("GET", address);
-    }
-    await call("DELETE", address);
-    if (operation.error) shown.fail(operation.error);
-    else shown.end("done");
-    await onDone(collection);
-  } catch (error) {
-    shown.fail(error.message);
   }
 }
 
@@ -199,7 +86,7 @@ export function prepareAdding(collection, onAdded) {
   };
   $("folder-form").onsubmit = async (event) => {
     event.preventDefault();
-    addFolder(await collection(), onAdded);
+    addFolder(await collection());
   };
   $("files").onchange = async () => {
     const files = [...$("files").files];
@@ -208,7 +95,13 @@ export function prepareAdding(collection, onAdded) {
   };
 }
 
-export function openAdding(collection) {
+// Where that cannot be told the service will say it.
+const mayAdd = (collection) => may("write", collection).catch(() => true);
+
+export async function openAdding(collection) {
+  const isAllowed = await mayAdd(collection);
+  $("add-forbidden").hidden = isAllowed;
+  $("files-form").hidden = $("folder-form").hidden = !isAllowed;
   $("add-error").textContent = "";
   $("add-title").textContent = `Add videos to ${collection}`;
   $("add").showModal();

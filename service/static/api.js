@@ -3,42 +3,49 @@
 import { askForKey, keyHeaders, ready } from "./keys.js";
 
 export class Failure extends Error {
-  constructor(problem, status) {
+  constructor(problem, status, retryAfter = null) {
     super(problem.detail || problem.title || `The service answered ${status}.`);
     this.code = problem.code || "unknown";
     this.status = status;
+    this.wait = Number(retryAfter) || 0; // seconds after which the service wants to be asked again
+  }
+
+  // Whether the service only wants to be asked later.
+  get isBusy() {
+    return this.status === 429 || this.status === 503;
   }
 }
 
-export async function call(method, path, body, signal) {
+// The answer as it comes; rejects with a Failure where it is an error.
+export async function ask(method, path, { body, signal, headers } = {}) {
   await ready;
-  const request = { method, signal, headers: { Accept: "application/json", ...keyHeaders() } };
-  if (body instanceof FormData) request.body = body;
-  else if (body !== undefined) {
-    request.body = JSON.stringify(body);
-    request.headers["Content-Type"] = "application/json";
-  }
   let response;
   try {
-    response = await fetch(path, request);
+    response = await fetch(path, { method, signal, body, headers: { Accept: "application/json", ...headers, ...keyHeaders() } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Failure({ detail: "The service cannot be reached. Is it running?", code: "unreachable" }, 0);
   }
   if (response.status === 401) {
     await askForKey();
-    return call(method, path, body, signal);
+    return ask(method, path, { body, signal, headers });
   }
-  if (response.status === 204) return null;
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Failure(answer, response.status);
-  return answer;
+  if (response.ok) return response;
+  throw new Failure(await response.json().catch(() => ({})), response.status, response.headers.get("Retry-After"));
+}
+
+// ``body``: what becomes JSON, or a form.
+export async function call(method, path, body, signal) {
+  const isJson = body !== undefined && !(body instanceof FormData);
+  const request = isJson ? { body: JSON.stringify(body), headers: { "Content-Type": "application/json" } } : { body };
+  const response = await ask(method, path, { ...request, signal });
+  return response.status === 204 ? null : response.json().catch(() => ({}));
 }
 
 export const at = (collection, ...rest) => ["/v1/collections", encodeURIComponent(collection), ...rest].join("/");
 
-// XMLHttpRequest because fetch does not tell how much was sent.
-export function upload(collection, file, segmentation, onProgress) {
+// XMLHttpRequest because fetch does not tell how much was sent. ``onProgress`` gets bytes, the form around the file included.
+export function upload(collection, file, segmentation, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const form = new FormData();
     form.append("file", file);
@@ -47,13 +54,15 @@ export function upload(collection, file, segmentation, onProgress) {
     request.open("POST", at(collection, "videos"));
     for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
     request.responseType = "json";
-    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
-    request.onerror = () => reject(new Failure({ detail: "The upload was broken off." }, 0));
+    request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded, event.total);
+    request.onerror = () => reject(new Failure({ detail: "The upload was broken off.", code: "unreachable" }, 0));
+    request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     request.onload = () => {
       const answer = request.response || {};
       if (request.status < 300) resolve({ video: answer, created: request.status === 201 });
-      else reject(new Failure(answer, request.status));
+      else reject(new Failure(answer, request.status, request.getResponseHeader("Retry-After")));
     };
+    signal.addEventListener("abort", () => request.abort());
     request.send(form);
   });
 }

@@ -1,25 +1,25 @@
 // The whole page: its modules put together, keys, and how it starts.
 
-import { prepareAdding, showJobs } from "./adding.js";
+import { showKeysPanel } from "./access.js";
+import { prepareAdding } from "./adding.js";
 import { prepareClip } from "./clip.js";
 import { chosenName, chosenOnceLoaded, loadCollections, prepareCollections } from "./collections.js";
 import { prepareDropping } from "./dropping.js";
 import { forgetFields, prepareFilter } from "./filtering.js";
+import { followJobs, prepareJobs, showJobsPanel } from "./jobs.js";
+import { prepareCollectionsPanel, showCollectionsPanel } from "./library.js";
 import { forgetLikeness, likeness, prepareLikeness } from "./likeness.js";
-import { showModel } from "./models.js";
+import { showModel, showModelsPanel } from "./models.js";
 import { $ } from "./parts.js";
 import { fail, loading, moveFocus } from "./results.js";
 import { added, likeThis, meetVideos, prepareSearching, refresh, search, show } from "./searching.js";
+import { openFromAddress, preparePanels } from "./sheet.js";
 import { isElsewhere, recall, remember, showChips } from "./wanted.js";
 
 prepareAdding(chosenOnceLoaded, added);
 prepareClip(refresh, likeThis);
-prepareCollections(() => {
-  leave();
-  remember();
-  refresh();
-  followJobs();
-}, () => {
+prepareCollections(look, () => {
+  $("sheet").close();
   leave();
   $("query").value = "";
   remember();
@@ -29,6 +29,27 @@ prepareDropping(search, added);
 prepareFilter(meetVideos, search);
 prepareLikeness(() => showChips(search), search);
 prepareSearching();
+prepareJobs(added);
+prepareCollectionsPanel();
+preparePanels({
+  jobs: showJobsPanel,
+  collections: (panel) => showCollectionsPanel(panel, {
+    reload: loadCollections,
+    added,
+    choose: (name) => loadCollections(name).then(look),
+    dropped: async () => (await loadCollections(), look()),
+  }),
+  models: showModelsPanel,
+  keys: showKeysPanel,
+});
+
+// At the collection that was chosen.
+function look() {
+  leave();
+  remember();
+  followJobs();
+  return refresh();
+}
 
 // Clips and fields of another collection mean nothing in this one.
 function leave() {
@@ -49,10 +70,6 @@ addEventListener("keydown", (event) => {
   }
 });
 
-function followJobs() {
-  if (chosenName()) showJobs(chosenName(), added).catch(() => {}); // what is shown besides says what is wrong
-}
-
 async function start() {
   const named = recall();
   loading();
@@ -61,6 +78,7 @@ async function start() {
     showModel().catch(() => {});
     followJobs();
     remember();
+    openFromAddress();
     await show();
   } catch (error) {
     fail(error, start);

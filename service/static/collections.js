@@ -1,9 +1,11 @@
 // Collections: which there are, which one is looked at, and making one.
 
 import { call } from "./api.js";
+import { may } from "./rights.js";
 import { $, el } from "./parts.js";
 
 let all = [];
+let unreadable = [];
 let chosen = null;
 let haveLoaded;
 const loaded = new Promise((resolve) => (haveLoaded = resolve));
@@ -12,11 +14,14 @@ const loaded = new Promise((resolve) => (haveLoaded = resolve));
 export const chosenName = () => chosen;
 export const current = () => all.find((each) => each.name === chosen);
 
-// The same, once it is known.
+// All, and the names of those that are damaged.
+export const allCollections = () => ({ collections: all, unreadable });
+
+// The name of the one that is looked at, once it is known.
 export const chosenOnceLoaded = async () => (await loaded, chosen);
 
 export async function loadCollections(wanted = chosen) {
-  all = (await call("GET", "/v1/collections")).collections;
+  ({ collections: all, unreadable } = await call("GET", "/v1/collections"));
   const names = all.map((each) => each.name);
   chosen = names.includes(wanted) ? wanted : names[0] || null;
   $("collections").replaceChildren(...all.map((each) =>
@@ -27,10 +32,20 @@ export async function loadCollections(wanted = chosen) {
   haveLoaded();
 }
 
-export function askForName() {
+export async function askForName() {
   $("name-error").textContent = "";
+  $("name-model").replaceChildren(el("option", { value: "", textContent: "the default" }));
   $("name-dialog").showModal();
   $("name").focus();
+  try {
+    const isAllowed = await may("admin");
+    if (!isAllowed) $("name-error").textContent = "The key of this tab may make no collection; one with the scope admin may.";
+    const { models } = await call("GET", "/v1/models");
+    $("name-model").append(...models.filter((model) => model.state === "ready" && !model.default)
+      .map((model) => el("option", { value: model.fingerprint, textContent: `${model.name} ${model.version}` })));
+  } catch {
+    // The default can be chosen all the same, and what else is wrong is said when the collection is made.
+  }
 }
 
 // ``onChosen`` is called when another one is looked at, ``onMade`` when that one is new and empty.
@@ -43,8 +58,9 @@ export function prepareCollections(onChosen, onMade) {
   $("name-cancel").onclick = () => $("name-dialog").close();
   $("name-form").onsubmit = async (event) => {
     event.preventDefault();
+    const wanted = { name: $("name").value.trim(), index_kind: $("name-index").value, token_encoding: $("name-tokens").value };
     try {
-      const made = await call("POST", "/v1/collections", { name: $("name").value.trim() });
+      const made = await call("POST", "/v1/collections", { ...wanted, model: $("name-model").value || null });
       $("name-dialog").close();
       $("name").value = "";
       await loadCollections(made.name);

@@ -17,6 +17,11 @@ const renewIfThereIsAKey = () => (sessionStorage.getItem(PLACE) ? renewCookie().
 export const ready = renewIfThereIsAKey();
 setInterval(renewIfThereIsAKey, RENEW);
 
+// The next request asks for another one.
+export function forgetKey() {
+  sessionStorage.removeItem(PLACE);
+}
+
 // Resolves once the service has accepted a key; everybody who waits shares one question.
 export function askForKey() {
   asking ??= new Promise((resolve) => {

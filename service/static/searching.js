@@ -1,11 +1,12 @@
 // Finding: pages of what fits, or of all that there is when nothing is asked for.
 
-import { embedAgain, openAdding } from "./adding.js";
+import { openAdding } from "./adding.js";
 import { at, call } from "./api.js";
 import { openClip } from "./clip.js";
 import { askForName, chosenName, current, loadCollections } from "./collections.js";
 import { learnFields, refuse, takeRows } from "./filtering.js";
 import { likeClip } from "./likeness.js";
+import { embedAgain } from "./operations.js";
 import { $, el } from "./parts.js";
 import { counted, fail, loaded, loading, note, resultCard, say, showCards, videoCard } from "./results.js";
 import { LIMIT, find, nameLikeness, remember, showChips, wanted } from "./wanted.js";

@@ -1,0 +1,110 @@
+// Which jobs there are, and what becomes of them, live. Nothing is asked again and again: the service tells.
+
+import { at, call } from "./api.js";
+import { FINISHED, follow } from "./events.js";
+
+const STREAMS = 2; // a browser opens six connections to a host, of all its tabs together
+const known = new Map(); // by address
+const streams = new Map();
+const listeners = [];
+let looksAt = null; // the collection whose jobs come first
+
+export const isActive = (entry) => entry.job.state === "queued" || entry.job.state === "running";
+export const isFinished = (entry) => FINISHED.includes(entry.job.state);
+
+// ``listener(entry)`` is called whenever something has happened to a job. An entry has the ``job`` as the service tells
+// it, its ``collection`` and ``address``, ``failures`` by path, and in ``lost`` why nothing is heard of it at the moment.
+export const onJobs = (listener) => listeners.push(listener);
+
+export const jobsOf = (collection) => [...known.values()]
+  .filter((entry) => entry.collection === collection).sort((a, b) => b.job.id - a.job.id);
+
+// The jobs of a collection as they are now: the newest, or those after ``cursor``, and all that go on. Resolves to the
+// cursor of what comes after.
+export async function lookAtJobs(collection, cursor) {
+  looksAt = collection;
+  const jobs = at(collection, "jobs");
+  const queries = cursor ? [`cursor=${encodeURIComponent(cursor)}`] : ["", "state=queued", "state=running"];
+  const pages = await Promise.all(queries.map((query) => call("GET", `${jobs}?${query}`)));
+  for (const job of pages.flatMap((page) => page.jobs)) learn(collection, job);
+  share();
+  return pages[0].next_cursor;
+}
+
+// Pause, resume, retry or cancel it.
+export async function change(entry, what) {
+  const job = what === "cancel" ? await call("DELETE", entry.address) : await call("POST", `${entry.address}/${what}`);
+  if (what === "retry") entry.failures.clear();
+  take(entry.collection, job);
+}
+
+// A job that was begun or changed here.
+export function take(collection, job) {
+  learn(collection, job);
+  share();
+}
+
+// The reasons of the files that failed, also of those that failed while nobody followed.
+export async function loadFailures(entry) {
+  for (const state of ["failed", "quarantined"]) {
+    if (!entry.job.counts[state]) continue;
+    const { items } = await call("GET", `${entry.address}/items?state=${state}`);
+    for (const item of items) entry.failures.set(item.path, item);
+  }
+}
+
+function learn(collection, job) {
+  const address = at(collection, "jobs", job.id);
+  const entry = known.get(address) || { collection, address, failures: new Map(), seen: { last: null }, lost: null };
+  known.set(address, entry);
+  entry.job = job;
+  tell(entry);
+}
+
+function tell(entry) {
+  for (const listener of listeners) listener(entry);
+}
+
+// Those are followed that have something to tell, as many as there are streams: what runs, then what has waited longest.
+function share() {
+  const wanted = document.hidden ? [] : [...known.values()].filter(isActive).sort((a, b) =>
+    (b.collection === looksAt) - (a.collection === looksAt) || (b.job.state === "running") - (a.job.state === "running") || a.job.id - b.job.id,
+  ).slice(0, STREAMS);
+  for (const [entry, stream] of streams) {
+    if (wanted.includes(entry)) continue;
+    stream.abort();
+    streams.delete(entry);
+  }
+  for (const entry of wanted) if (!streams.has(entry)) begin(entry);
+}
+
+async function begin(entry) {
+  const stream = new AbortController();
+  streams.set(entry, stream);
+  try {
+    await follow(entry.address, entry.seen, (kind, data) => stream.signal.aborted || hear(entry, kind, data), stream.signal);
+  } catch {
+    known.delete(entry.address); // with its collection
+  }
+  if (streams.get(entry) === stream) streams.delete(entry);
+  // What waited for it may have been begun; nobody told.
+  if (isFinished(entry) && [...known.values()].some(isActive)) await lookAtJobs(looksAt).catch(share);
+}
+
+function hear(entry, kind, data) {
+  entry.lost = kind === "lost" ? data : null;
+  if (kind === "item") {
+    if (data.state === "failed" || data.state === "quarantined") entry.failures.set(data.path, data);
+    else entry.failures.delete(data.path);
+  } else if (kind !== "lost") {
+    entry.job = data;
+  }
+  tell(entry);
+  if (kind === "state") share();
+}
+
+// A tab that nobody sees takes no connection; when it is looked at again, it gets all that has happened.
+document.addEventListener("visibilitychange", () => {
+  share();
+  if (!document.hidden && looksAt) lookAtJobs(looksAt).catch(() => {}); // what can be seen already stays
+});
