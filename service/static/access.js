@@ -50,7 +50,7 @@ export function showKeysPanel(panel) {
         document.getElementById("new-key")?.select();
       }),
       el("div", { className: "items" }, ...keys.filter((key) => !isOver(key)).reverse().map((key) => card(key, again))),
-      gone.length ? el("details", {}, el("summary", { textContent: count(gone.length, "key that is over", "keys that are over") }),
+      gone.length ? el("details", {}, el("summary", { textContent: count(gone.length, "key that was revoked or has expired", "keys that were revoked or have expired") }),
         el("div", { className: "items" }, ...gone.reverse().map((key) => card(key, again)))) : null,
     ].filter(Boolean);
   };

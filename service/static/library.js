@@ -53,17 +53,18 @@ function card(collection, about) {
   return el("article", { className: "item" },
     el("div", { className: "row" }, el("h3", { textContent: name }), isOpen ? chip("on the page") : null, collection.compatible ? null : chip("model not loaded", "bad")),
     el("p", { className: "facts", textContent: facts(count(collection.videos, "video"), count(collection.clips, "clip"), `${size(collection.bytes)} on disk`, `made ${ago(collection.created_at)}`) }),
-    el("p", { className: "facts", textContent: facts(`model ${collection.bundle}`, `tokens as ${collection.token_encoding}`) }),
-    el("p", { className: "facts", textContent: searched(collection) }),
+    el("p", { className: "facts", textContent: facts(`model ${collection.bundle}`, `tokens as ${collection.token_encoding}`, searched(collection)) }),
     el("div", { className: "actions" },
       isOpen ? null : doing("Show", `show ${name}`, () => { about.page.choose(name); $("sheet").close(); }),
       ...(mayChange ? changes(collection, about) : [])),
     ...about.works.filter((work) => work.collection === name).map((work) => workLine(work, about)));
 }
 
-function searched({ index, index_kind: kind }) {
-  const waits = index.changed ? `, ${count(index.changed, "clip")} beside it` : "";
-  return isBeingBuilt({ index, index_kind: kind }) ? `searched by ${index.serving} until ${kind} is built` : `searched by ${index.serving}${kind === "auto" ? ", chosen automatically" : ""}${waits}`;
+function searched(collection) {
+  const { index: { serving, changed }, index_kind: kind } = collection;
+  if (isBeingBuilt(collection)) return `searched by ${serving} until ${kind} is built`;
+  const beside = serving !== "flat" && changed ? `, and ${count(changed, "new clip")} one by one` : "";
+  return `searched by ${serving}${kind === "auto" ? " (automatic)" : ""}${beside}`;
 }
 
 function changes(collection, { mine, models, page, again }) {

@@ -17,6 +17,7 @@ export function question({ title, text, action, isDangerous = false, fields = []
   check();
   $("sure").oninput = check;
   $("question-dialog").showModal();
+  if (isDangerous && !typed) $("question-cancel").focus(); // whoever presses Enter too soon has done nothing
   return new Promise((resolve) => {
     $("sure").onsubmit = (event) => {
       event.preventDefault();

@@ -6,13 +6,13 @@ export function size(bytes) {
   const units = ["bytes", "kB", "MB", "GB", "TB"];
   let place = 0;
   for (; bytes >= 1000 && place < units.length - 1; place += 1) bytes /= 1000;
-  return `${place && bytes < 10 ? bytes.toFixed(1) : Math.round(bytes)} ${units[place]}`;
+  return `${place && bytes < 10 ? bytes.toFixed(1) : Math.round(bytes)}\u00a0${units[place]}`;
 }
 
 export function lasting(seconds) {
-  if (seconds < 60) return `${Math.max(1, Math.round(seconds))} s`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
-  return seconds < 48 * 3600 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} days`;
+  if (seconds < 60) return `${Math.max(1, Math.round(seconds))}\u00a0s`; // number and unit stay on one line
+  if (seconds < 3600) return `${Math.round(seconds / 60)}\u00a0min`;
+  return seconds < 48 * 3600 ? `${Math.round(seconds / 3600)}\u00a0h` : `${Math.round(seconds / 86400)}\u00a0days`;
 }
 
 // ``at``: Unix seconds.
