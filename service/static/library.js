@@ -10,7 +10,7 @@ import { rights } from "./rights.js";
 import { chip, doing, empty, fill, openSheet } from "./sheet.js";
 import { ago, count, facts, size } from "./words.js";
 
-const ROUNDS = 30; // that an index which is being built is looked at again
+const ROUNDS = 5; // that an index which is not there yet is looked at again; small collections never need it
 
 const WORK = { backup: "Backup", export: "Export", reembed: "Embedding again" };
 
@@ -62,7 +62,7 @@ function card(collection, about) {
 
 function searched(collection) {
   const { index: { serving, changed }, index_kind: kind } = collection;
-  if (isBeingBuilt(collection)) return `searched by ${serving} until ${kind} is built`;
+  if (isBeingBuilt(collection)) return `searched by ${serving} until ${kind} is worth it and built`;
   const beside = serving !== "flat" && changed ? `, and ${count(changed, "new clip")} one by one` : "";
   return `searched by ${serving}${kind === "auto" ? " (automatic)" : ""}${beside}`;
 }

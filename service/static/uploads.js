@@ -16,6 +16,7 @@ const unshown = new Map(); // collections with something new, and who shows it
 
 export function addUploads(collection, files, cut, onAdded) {
   for (const file of files) enqueue({ collection, file, cut, onAdded, shown: line(file.name) });
+  showWhole(0);
   sendAll();
 }
 

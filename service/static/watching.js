@@ -105,6 +105,6 @@ function hear(entry, kind, data) {
 
 // A tab that nobody sees takes no connection; when it is looked at again, it gets all that has happened.
 document.addEventListener("visibilitychange", () => {
-  share();
-  if (!document.hidden && looksAt) lookAtJobs(looksAt).catch(() => {}); // what can be seen already stays
+  if (document.hidden || !looksAt) share();
+  else lookAtJobs(looksAt).catch(share); // what can be seen already stays
 });

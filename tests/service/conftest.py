@@ -11,6 +11,7 @@ import pytest
 from service.settings import Settings
 from tests.media_files import write_color_video
 from tests.service.browsing import browser, page  # noqa: F401
+from tests.service.holding import held  # noqa: F401
 from tests.service.running import Running, serving
 
 COLORS = {"red": (220, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 220)}

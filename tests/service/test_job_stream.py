@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from pathlib import Path
@@ -58,21 +58,6 @@ def words(told: list[Told]) -> list[str]:
         event.data["state"] if event.kind == "state" else f"{Path(event.data['path']).name} {event.data['state']}"
         for event in kept(told)
     ]
-
-
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch, running: Running) -> Iterator[Callable[[], None]]:
-    """Jobs that stop at every video until they are let go."""
-    going = threading.Event()
-    embed = running.service.model.embed_video
-
-    def slow(*args: object, **given: object) -> object:
-        assert going.wait(PATIENCE)
-        return embed(*args, **given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(running.service.model, "embed_video", slow)
-    yield going.set
-    going.set()
 
 
 def test_a_job_is_followed_from_its_first_event_to_its_end(

@@ -1,0 +1,361 @@
+"""The page in a real browser, as far as it adds and keeps: jobs, uploads, collections, models and keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect
+
+from tests.media_files import solid, write_picture
+from tests.service.browsing import PATIENCE_MS
+from tests.service.conftest import fill, settings_for
+from tests.service.running import Running, serving, wait_for
+from tests.small_bundle import make_small_bundle
+
+ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
+
+
+def pictures(folder: Path, count: int) -> None:
+    for number in range(count):
+        write_picture(folder / f"{number}.png", solid((number * 20, 255 - number, number), 48, 48))
+
+
+def begin_job(page: Page, folder: Path) -> None:
+    """A job of a folder, begun on the page."""
+    page.locator("#upload").click()
+    page.get_by_label("Or a folder of the machine").fill(folder.name)
+    page.get_by_label("Or a folder of the machine").press("Enter")
+    expect(page.locator("#add")).to_be_hidden()
+
+
+def job_requests(page: Page) -> list[Request]:
+    """What the page asks about single jobs from now on, as it happens."""
+    asked: list[Request] = []
+    page.on("request", lambda request: asked.append(request) if re.search(r"/jobs/\d+", request.url) else None)
+    return asked
+
+
+def test_a_job_is_seen_live_paused_resumed_and_tried_again(
+    page: Page, collection: str, incoming: Path, held: Callable[[], None]
+) -> None:
+    pictures(incoming, 3)
+    broken = incoming / "broken.mp4"
+    broken.write_text("no video")
+    page.goto(f"/?collection={collection}")
+    asked = job_requests(page)
+    begin_job(page, incoming)
+    expect(page.get_by_role("button", name="Jobs, 1 under way")).to_be_visible()
+    page.get_by_role("button", name="Details").press("Enter")
+    expect(page.get_by_role("tab", name="Jobs")).to_be_focused()
+    job = page.get_by_role("article").filter(has_text=incoming.name)
+    expect(job.get_by_text("running", exact=True)).to_be_visible()
+    expect(job).to_contain_text("broken.mp4: the content is text")  # while the job is at the others
+    expect(job).to_contain_text("1 of 4 files")
+
+    job.get_by_role("button", name="Pause").press("Enter")
+    expect(job).to_contain_text("pauses after the files at hand")
+    expect(job.get_by_role("button", name="Resume")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(job).not_to_contain_text("pauses after")
+    held()
+    expect(job.get_by_text("succeeded", exact=True)).to_be_visible()
+    expect(job).to_contain_text("3 added, 1 failed")
+    expect(page.locator("#summary")).to_contain_text("3 videos")
+    looked = [request.url for request in asked if request.method == "GET" and not request.url.endswith("/events")]
+    assert [url for url in looked if "/items?" not in url] == []  # nobody polled
+
+    write_picture(incoming / "mended.png", solid((9, 9, 9), 48, 48)).rename(broken)
+    job.get_by_role("button", name="Try failed again").click()
+    expect(job).to_contain_text("4 added")
+    expect(job).not_to_contain_text("broken.mp4")
+    page.keyboard.press("Escape")
+    expect(page.locator("#sheet")).to_be_hidden()
+
+
+def test_a_tab_that_nobody_sees_holds_no_stream_and_misses_nothing(
+    page: Page, collection: str, incoming: Path, held: Callable[[], None]
+) -> None:
+    pictures(incoming, 3)
+    page.goto(f"/?collection={collection}#jobs")
+    expect(page.locator("#panel")).to_contain_text("No jobs yet")
+    page.keyboard.press("Escape")
+    asked = job_requests(page)
+    ended: list[str] = []
+    page.on("requestfailed", lambda request: ended.append(request.url))
+    begin_job(page, incoming)
+    expect(page.locator("#uploads")).to_contain_text("0 of 3 files")
+
+    def look(hidden: bool) -> None:
+        page.evaluate(
+            "hidden => { Object.defineProperty(document, 'hidden', { get: () => hidden, configurable: true });"
+            " document.dispatchEvent(new Event('visibilitychange')); }",
+            hidden,
+        )
+
+    look(hidden=True)
+    wait_for(lambda: page.evaluate("1") and any(url.endswith("/events") for url in ended))
+    before = len(asked)
+    held()
+    address = asked[0].url.removesuffix("/events")
+    wait_for(lambda: httpx.get(address).json()["state"] == "succeeded")
+    look(hidden=False)
+    expect(page.locator("#uploads")).to_contain_text("succeeded: 3 added")
+    assert [request.url for request in asked[before:] if request.url.endswith("/events")] == []  # the list told all
+    expect(page.locator("#summary")).to_contain_text("3 videos")
+
+
+def test_a_stream_that_breaks_goes_on_where_it_was_and_one_that_is_refused_is_done_without(
+    page: Page, collection: str, incoming: Path, held: Callable[[], None]
+) -> None:
+    pictures(incoming, 2)
+    (incoming / "broken.mp4").write_text("no video")
+    page.goto(f"/?collection={collection}")
+    answers = ["break", "refuse"]
+
+    def stream(route: Route) -> None:
+        answer = answers.pop(0) if answers else "go on"
+        if answer == "break":  # after the first event
+            body = route.fetch(url=route.request.url.removesuffix("/events")).text()
+            route.fulfill(content_type="text/event-stream", body=f"id: 1\nevent: state\ndata: {body}\n\n")
+        elif answer == "refuse":
+            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"detail": "too many streams"})
+        else:
+            route.continue_()
+
+    page.route("**/events", stream)
+    asked = job_requests(page)
+    begin_job(page, incoming)
+    expect(page.locator("#uploads")).to_contain_text("1 of 3 files")
+    page.get_by_role("button", name="Details").click()
+    expect(page.locator("#panel")).to_contain_text("broken.mp4: the content is text")
+
+    def streams() -> list[Request]:
+        return [request for request in asked if request.url.endswith("/events")]
+
+    wait_for(lambda: page.evaluate("1") and len(streams()) == 3)
+    assert [request.headers.get("last-event-id") for request in streams()] == [None, "1", "1"]
+    assert any(re.search(r"/jobs/\d+$", request.url) for request in asked)  # asked for, while there was no stream
+    held()
+    expect(page.locator("#panel")).to_contain_text("2 added, 1 failed")
+
+
+def test_uploads_say_how_fast_they_are_wait_when_told_and_can_be_cancelled_and_tried_again(
+    page: Page, running: Running, collection: str, files: Path, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (260, 260, 3), dtype=np.uint8)
+    large = write_picture(tmp_path / "large.png", noise)
+    page.goto(f"/?collection={collection}")
+    page.locator("#summary").click()
+    answers = ["busy", "go on", "break", "go on", "hang"]
+    held: list[Route] = []
+
+    def upload(route: Route) -> None:
+        answer = answers.pop(0)
+        if answer == "busy":
+            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"detail": "too much to do"})
+        elif answer == "break":
+            route.abort()
+        elif answer == "hang":
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/videos", lambda route: upload(route) if route.request.method == "POST" else route.continue_())
+    page.locator("#files").set_input_files(files / "red.mp4")
+    red = page.locator("#uploads .upload").filter(has_text="red.mp4")
+    expect(red).to_contain_text("the service is busy; goes on in 1 s")
+    expect(red).to_contain_text("added, 1 clip")
+
+    page.locator("#files").set_input_files(files / "green.mp4")
+    green = page.locator("#uploads .upload").filter(has_text="green.mp4")
+    expect(green.locator(".error")).to_have_text("The upload was broken off.")
+    green.get_by_role("button", name="Try again").click()
+    expect(green).to_contain_text("added, 1 clip")
+
+    page.locator("#files").set_input_files([files / "blue.mp4", files / "red.mp4"])
+    wait_for(lambda: page.evaluate("1") and held)
+    asked: list[str] = []
+    page.once("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.close(run_before_unload=True)
+    wait_for(lambda: asked == ["beforeunload"] or page.evaluate("1") is None)
+    page.get_by_role("button", name="Cancel all").click()
+    expect(page.locator("#uploads .upload").filter(has_text="blue.mp4")).to_contain_text("cancelled")
+    expect(page.locator("#uploads").get_by_text("All files")).to_be_hidden()
+    assert running.client.get(f"/v1/collections/{collection}").json()["videos"] == 2
+
+    page.unroute_all()
+    network = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
+    network.send("Network.emulateNetworkConditions", slow)
+    page.locator("#files").set_input_files([large, files / "blue.mp4"])
+    shown = page.locator("#uploads .upload").filter(has_text="large.png")
+    expect(shown).to_contain_text(re.compile(r"\d+\skB of 20\d\skB · \d+\skB/s"))
+    expect(page.locator("#uploads .upload").filter(has_text="All files")).to_contain_text("of 2 files")
+    expect(page.locator("#summary")).to_contain_text("4 videos")
+
+
+def test_a_collection_is_made_changed_backed_up_and_deleted(page: Page, running: Running, collection: str) -> None:
+    page.goto(f"/?collection={collection}")
+    page.get_by_role("button", name="Manage").press("Enter")
+    expect(page.get_by_role("tab", name="Collections")).to_be_focused()
+    page.locator("#panel").get_by_role("button", name="New collection").click()
+    made = f"{collection}-made"
+    page.get_by_label("Name", exact=True).fill(made)
+    page.get_by_text("Model, index and tokens").click()
+    page.get_by_label("Kind of index").select_option("flat")
+    page.get_by_label("Tokens, for looking closely").select_option("float16")
+    page.get_by_role("button", name="Create").click()
+    expect(page.locator("#collections")).to_have_value(made)
+    told = running.client.get(f"/v1/collections/{made}").json()
+    assert (told["index_kind"], told["token_encoding"]) == ("flat", "float16")
+
+    page.get_by_role("button", name="Manage").click()
+    item = page.get_by_role("article").filter(has=page.get_by_role("heading", name=made, exact=True))
+    item.get_by_role("button", name="Index…").click()
+    page.get_by_label("Kind of index").last.select_option("hnsw")
+    page.get_by_role("button", name="Change").click()
+    wait_for(lambda: running.client.get(f"/v1/collections/{made}").json()["index_kind"] == "hnsw")
+
+    item.get_by_role("button", name="Back up").click()
+    with page.expect_download() as saved:
+        item.get_by_role("button", name=f"Save {made}.sqlite3").click()
+    assert saved.value.suggested_filename == f"{made}.sqlite3"
+    assert Path(saved.value.path()).read_bytes().startswith(b"SQLite format 3")
+    item.get_by_role("button", name="Remove").click()
+    expect(item).not_to_contain_text("Backup")
+
+    item.get_by_role("button", name="Delete…").press("Enter")
+    delete = page.locator("#question-do")
+    page.get_by_label(f"Type {made} to confirm").fill(made[:-1])
+    expect(delete).to_be_disabled()
+    page.get_by_label(f"Type {made} to confirm").fill(made)
+    delete.click()
+    expect(item).to_have_count(0)
+    assert running.client.get(f"/v1/collections/{made}").status_code == 404
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("button", name="Manage")).to_be_focused()
+    expect(page).not_to_have_url(re.compile("#"))
+
+
+@pytest.fixture(scope="module")
+def locked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
+    """A service that asks for keys, with the collection `palette`; the client has the admin key."""
+    root = tmp_path_factory.mktemp("bundles")
+    make_small_bundle(root / "other", seed=7)
+    data = tmp_path_factory.mktemp("locked")
+    settings = settings_for(small_bundle, data, allow_unauthenticated=False, admin_key=ADMIN, bundles_root=root)
+    with serving(settings) as running:
+        running.client.headers["x-api-key"] = ADMIN
+        running.client.post("/v1/collections", json={"name": "palette"})
+        fill(running, "palette", files)
+        yield running
+
+
+@pytest.fixture
+def enter(browser: Browser, locked: Running) -> Iterator[Callable[[str, str], Page]]:
+    """Opens a view of the locked service with a key."""
+    contexts: list[BrowserContext] = []
+
+    def entered(key: str, view: str) -> Page:
+        context = browser.new_context(base_url=str(locked.client.base_url))
+        contexts.append(context)
+        opened = context.new_page()
+        opened.set_default_timeout(PATIENCE_MS)
+        opened.goto(f"/?collection=palette{view}")
+        opened.get_by_label("API key").fill(key)
+        opened.get_by_role("button", name="Go on").click()
+        return opened
+
+    yield entered
+    for context in contexts:
+        context.close()
+
+
+def test_keys_are_made_shown_once_and_revoked(locked: Running, enter: Callable[[str, str], Page]) -> None:
+    page = enter(ADMIN, "#keys")
+    expect(page.get_by_role("article").filter(has_text="this tab")).to_contain_text("VITASCOPE_ADMIN_KEY")
+    page.get_by_text("Make a key").click()
+    page.get_by_label("What it is for").fill("the portal")
+    page.get_by_label("palette", exact=True).check()
+    page.get_by_label("Good for").select_option(label="30 days")
+    page.get_by_label("Requests a second").fill("50")
+    page.get_by_role("button", name="Make the key").click()
+    text = page.get_by_label("The key the portal")
+    expect(text).to_be_focused()
+    key = text.input_value()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert page.evaluate("navigator.clipboard.readText()") == key
+    told = httpx.get(f"{locked.client.base_url}/v1/keys/self", headers={"x-api-key": key}).json()
+    assert (told["scopes"], told["collections"]) == (["read"], ["palette"])
+
+    page.get_by_role("tab", name="Keys").press("ArrowLeft")
+    expect(page.get_by_role("tab", name="Models")).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    item = page.get_by_role("article").filter(has_text="the portal")
+    expect(item).to_contain_text("read · palette · 50 requests a second · until")
+    expect(page.get_by_label("The key the portal")).to_have_count(0)
+    assert key not in page.content()
+
+    visitor = enter(key, "")
+    visitor.get_by_role("button", name="Add videos").click()
+    expect(visitor.locator("#add")).to_contain_text("One with the scope write may")
+    expect(visitor.get_by_role("button", name="Choose files")).to_be_hidden()
+    visitor.keyboard.press("Escape")
+    visitor.get_by_role("button", name="Manage").click()
+    expect(visitor.get_by_role("article")).to_contain_text("3 videos · 3 clips")
+    expect(visitor.locator("#panel")).to_contain_text("takes one with the scope admin")
+    expect(visitor.locator("#panel").get_by_role("button")).to_have_count(0)
+    visitor.get_by_role("tab", name="Keys").click()
+    expect(visitor.locator("#panel")).to_contain_text("Only an admin sees keys")
+
+    item.get_by_role("button", name="Revoke…").click()
+    expect(page.get_by_role("button", name="Cancel").last).to_be_focused()
+    page.get_by_role("button", name="Revoke", exact=True).click()
+    expect(page.get_by_text("1 key that was revoked")).to_be_visible()
+    visitor.get_by_role("tab", name="Models").click()
+    expect(visitor.get_by_role("heading", name="This service needs a key")).to_be_visible()
+
+
+def test_models_are_added_made_the_default_and_removed(locked: Running, enter: Callable[[str, str], Page]) -> None:
+    page = enter(ADMIN, "#models")
+    models = page.get_by_role("article")
+    expect(models).to_have_count(1)
+    models.get_by_text("Where each graph runs").click()
+    expect(models.get_by_role("row").nth(1)).to_contain_text("cpu")
+    page.get_by_label("Folder of its bundle").fill("../elsewhere")
+    page.get_by_label("Folder of its bundle").press("Enter")
+    expect(page.get_by_role("alert").filter(has_text="elsewhere")).to_be_visible()
+    page.get_by_label("Folder of its bundle").fill("other")
+    page.get_by_role("button", name="Add", exact=True).click()
+    other = models.filter(has=page.get_by_text("other", exact=True))
+    other.get_by_role("button", name="Make it the default").click()
+    expect(other.get_by_text("default", exact=True)).to_be_visible()
+    assert locked.client.get("/v1/models").json()["models"][0]["folder"] == "other"
+
+    first = models.filter(has_not=page.get_by_text("other", exact=True))
+    first.get_by_role("button", name="Remove…").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(first.get_by_role("alert")).to_contain_text("palette could not be searched without it")
+    first.get_by_role("button", name="Make it the default").click()
+    expect(first.get_by_text("default", exact=True)).to_be_visible()
+    other.get_by_role("button", name="Remove…").click()
+    page.get_by_role("button", name="Remove", exact=True).click()
+    expect(models).to_have_count(1)
+
+
+def test_what_cannot_be_loaded_says_so_and_is_tried_again(page: Page, collection: str) -> None:
+    page.route("**/jobs?*", lambda route: route.abort())
+    page.goto(f"/?collection={collection}#jobs")
+    expect(page.get_by_role("alert").filter(has_text="cannot be reached")).to_be_visible()
+    page.unroute_all()
+    page.locator("#panel").get_by_role("button", name="Try again").click()
+    expect(page.locator("#panel")).to_contain_text("No jobs yet")
+    page.get_by_role("tab", name="Keys").click()
+    expect(page.locator("#panel")).to_contain_text("Nobody is asked for a key")
