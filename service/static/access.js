@@ -47,7 +47,7 @@ export function showKeysPanel(panel) {
         made = await call("POST", "/v1/keys", wanted);
         announce(`The key ${made.name} was made. It is shown only now.`);
         await again();
-        document.getElementById("new-key")?.select();
+        document.getElementById("new-key")?.focus();
       }),
       el("div", { className: "items" }, ...keys.filter((key) => !isOver(key)).reverse().map((key) => card(key, again))),
       gone.length ? el("details", {}, el("summary", { textContent: count(gone.length, "key that was revoked or has expired", "keys that were revoked or have expired") }),
@@ -80,7 +80,7 @@ function card(key, again) {
 }
 
 function shownOnce(made) {
-  const text = el("input", { id: "new-key", readOnly: true, value: made.key, spellcheck: false, "aria-label": `The key ${made.name}` });
+  const text = el("input", { id: "new-key", readOnly: true, value: made.key, spellcheck: false, "aria-label": `The key ${made.name}`, onfocus: () => text.select() });
   const copy = el("button", { type: "button", className: "strong", textContent: "Copy" });
   copy.onclick = async () => {
     try {
