@@ -6,13 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import FileResponse
-from starlette.staticfiles import StaticFiles
 
+from service import page
 from service.asking import TIMEOUT_HEADER
 from service.envelope import Envelope
 from service.gate.idempotency import HEADER, REPLAYED
@@ -40,11 +38,8 @@ from service.routes import (
 from service.settings import Settings
 from service.state import Service
 
-STATIC = Path(__file__).parent / "static"
 ALLOWED_HEADERS = ("Content-Type", "X-Request-ID", "Authorization", "X-API-Key", "Last-Event-ID")
 """Of requests that pages of other origins may send."""
-
-page = APIRouter(include_in_schema=False)
 
 
 def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
@@ -78,8 +73,8 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         *(collections, jobs, operations, models, health, metrics, keys, webhooks),
     ):
         app.include_router(routes.router)
-    app.include_router(page)
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.include_router(page.router)
+    app.mount("/static", page.files, name="static")
     install(app)
     app.add_middleware(GateMiddleware, settings=settings)
     if settings.cors_origins:
@@ -93,12 +88,6 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     app.add_middleware(Observed)
     app.add_middleware(Envelope, settings=settings)
     return app
-
-
-@page.get("/")
-async def index_page() -> FileResponse:
-    """The page for people."""
-    return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
 
 def _version() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from service.app import STATIC
+from service.page import STATIC
 from tests.service.running import Running
 
 PARTS = sorted(STATIC.iterdir())
@@ -26,8 +26,25 @@ def test_the_page_and_all_it_names_is_served(running: Running) -> None:
         assert kinds[Path(name).suffix] in part.headers["content-type"]
 
 
+def test_the_page_is_fetched_packed_by_who_takes_it_so_and_only_once(running: Running) -> None:
+    addresses = ["/", *(f"/static/{path.name}" for path in PARTS if path.name != "index.html")]
+    fetched = 0
+    for address in addresses:
+        with running.client.stream("GET", address, headers={"Accept-Encoding": "gzip"}) as packed:
+            fetched += sum(map(len, packed.iter_raw()))
+        assert packed.headers["content-encoding"] == "gzip"
+        assert packed.headers["vary"] == "Accept-Encoding"
+        plain = running.client.get(address, headers={"Accept-Encoding": "br, gzip;q=0"})
+        assert "content-encoding" not in plain.headers
+        assert running.client.get(address).content == plain.content
+        for known in (packed, plain):
+            again = running.client.get(address, headers={"If-None-Match": known.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
+    assert fetched < 75_000
+
+
 def test_the_page_is_small_and_asks_no_other_host() -> None:
-    assert sum(path.stat().st_size for path in PARTS) < 150_000
+    assert sum(path.stat().st_size for path in PARTS) < 180_000  # not packed, comments and all
     for path in PARTS:
         addresses = set(re.findall(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", path.read_text("utf-8")))
         assert addresses <= {"http://www.w3.org"}, path  # the name of SVG, which nobody asks
