@@ -5,7 +5,8 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study distil frontier measure-training bench-ingest bench-index bench-service bench-page bench-variants soak chaos milvus-check \
+	study distil frontier measure-training bench-ingest bench-index bench-service bench-page screenshots bench-variants \
+	soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs
 
 VENV ?= .venv
@@ -121,6 +122,9 @@ bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside 
 
 bench-service: $(VENV)/.bench ## the service beside the graphs, FAISS, a plain handler, other services and decoders (ARGS="--only decode")
 	$(BIN)/python -m service.bench.bench $(ARGS)
+
+screenshots: $(VENV)/.test ## docs/images: the pictures of the page, taken anew in Chromium from a service with $(BUNDLE)
+	OMP_NUM_THREADS=1 VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m tests.service.screenshots
 
 bench-page: $(VENV)/.test ## how soon the page shows what the API answered, in Chromium (bound: 100 ms)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.service.measure_page

@@ -12,10 +12,16 @@ const NAMED = 3; // failures in the corner
 const notices = new Map(); // by entry
 let open = null; // what the panel shows, as long as it is open
 
-export function nameOf({ job }) {
+// Where a job's videos come from: all of it, and the last part, by which people know it.
+function sourceOf({ job }) {
   const { folder, file, url, files, shards } = job.source;
-  const several = files || shards;
-  return folder || file || url || (several ? several[0] + (several.length > 1 ? ` and ${several.length - 1} more` : "") : `job ${job.id}`);
+  const several = files || shards || [];
+  return [folder || file || url || several[0] || `job ${job.id}`, several.length > 1 ? ` and ${several.length - 1} more` : ""];
+}
+
+function nameOf(entry) {
+  const [first, more] = sourceOf(entry);
+  return (first.replace(/\/+$/, "").split("/").pop() || first) + more;
 }
 
 const share = (job) => (job.total ? job.done / job.total : 0);
@@ -70,7 +76,7 @@ async function finish(entry, shown) {
 // In the sheet
 
 function card(entry, mayChange) {
-  const title = el("h3", { textContent: nameOf(entry), title: nameOf(entry) });
+  const title = el("h3", { textContent: nameOf(entry) });
   const state = el("span");
   const fillOf = el("i");
   const meter = el("div", { className: "meter", role: "progressbar", "aria-label": `Progress of ${nameOf(entry)}`, "aria-valuemin": 0, "aria-valuemax": 100 }, fillOf);
@@ -87,7 +93,8 @@ function card(entry, mayChange) {
     cancel: doing("Cancel", "", () => change(entry, "cancel"), "quiet danger"),
   } : {};
   const actions = el("div", { className: "actions" }, ...Object.values(buttons));
-  const box = el("article", { className: "item job" }, el("div", { className: "row" }, title, state), meter, text, error, failures, actions);
+  const box = el("article", { className: "item job" }, el("div", { className: "row" }, title, state),
+    el("p", { className: "facts", textContent: sourceOf(entry).join("") }), meter, text, error, failures, actions);
 
   function update() {
     const { job, lost } = entry;

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.service.running import Running
+from tests.service.running import Running, serving
+from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 PATIENCE_MS = 30_000
+ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +47,44 @@ def page(browser: Browser, running: Running) -> Iterator[Page]:
     assert not complaints
     own = str(running.client.base_url)
     assert all(url.startswith((own, "blob:", "data:")) for url in asked), asked
+
+
+@pytest.fixture(scope="module")
+def guarded(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
+    """A service that asks for keys, with the collection `palette`, and a bundle `other` that may be added.
+
+    The client has the admin key.
+    """
+    from tests.service.conftest import fill, settings_for
+
+    root = tmp_path_factory.mktemp("bundles")
+    make_small_bundle(root / "other", seed=7)
+    data = tmp_path_factory.mktemp("guarded")
+    settings = settings_for(small_bundle, data, allow_unauthenticated=False, admin_key=ADMIN, bundles_root=root)
+    with serving(settings) as running:
+        running.client.headers["x-api-key"] = ADMIN
+        running.client.post("/v1/collections", json={"name": "palette"})
+        fill(running, "palette", files)
+        yield running
+
+
+@pytest.fixture
+def enter(browser: Browser, guarded: Running) -> Iterator[Callable[..., Page]]:
+    """Opens the guarded service's page with a key, at what follows ``/?collection=palette``.
+
+    Further arguments are those of the browser's context.
+    """
+    contexts: list[BrowserContext] = []
+
+    def entered(key: str, view: str = "", **context: object) -> Page:
+        contexts.append(browser.new_context(base_url=str(guarded.client.base_url), **context))  # type: ignore[arg-type]
+        opened = contexts[-1].new_page()
+        opened.set_default_timeout(PATIENCE_MS)
+        opened.goto(f"/?collection=palette{view}")
+        opened.get_by_label("API key").fill(key)
+        opened.get_by_role("button", name="Go on").click()
+        return opened
+
+    yield entered
+    for context in contexts:
+        context.close()

@@ -10,7 +10,7 @@ import pytest
 
 from service.settings import Settings
 from tests.media_files import write_color_video
-from tests.service.browsing import browser, page  # noqa: F401
+from tests.service.browsing import browser, enter, guarded, page  # noqa: F401
 from tests.service.holding import held  # noqa: F401
 from tests.service.running import Running, serving
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import numpy as np
-import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, Route, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from tests.media_files import solid, write_picture
-from tests.service.browsing import PATIENCE_MS
-from tests.service.conftest import fill, settings_for
-from tests.service.running import Running, serving, wait_for
-from tests.small_bundle import make_small_bundle
-
-ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
+from tests.service.browsing import ADMIN
+from tests.service.running import Running, wait_for
 
 
 def pictures(folder: Path, count: int) -> None:
@@ -242,41 +237,7 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(page: Page, running:
     expect(page).not_to_have_url(re.compile("#"))
 
 
-@pytest.fixture(scope="module")
-def locked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
-    """A service that asks for keys, with the collection `palette`; the client has the admin key."""
-    root = tmp_path_factory.mktemp("bundles")
-    make_small_bundle(root / "other", seed=7)
-    data = tmp_path_factory.mktemp("locked")
-    settings = settings_for(small_bundle, data, allow_unauthenticated=False, admin_key=ADMIN, bundles_root=root)
-    with serving(settings) as running:
-        running.client.headers["x-api-key"] = ADMIN
-        running.client.post("/v1/collections", json={"name": "palette"})
-        fill(running, "palette", files)
-        yield running
-
-
-@pytest.fixture
-def enter(browser: Browser, locked: Running) -> Iterator[Callable[[str, str], Page]]:
-    """Opens a view of the locked service with a key."""
-    contexts: list[BrowserContext] = []
-
-    def entered(key: str, view: str) -> Page:
-        context = browser.new_context(base_url=str(locked.client.base_url))
-        contexts.append(context)
-        opened = context.new_page()
-        opened.set_default_timeout(PATIENCE_MS)
-        opened.goto(f"/?collection=palette{view}")
-        opened.get_by_label("API key").fill(key)
-        opened.get_by_role("button", name="Go on").click()
-        return opened
-
-    yield entered
-    for context in contexts:
-        context.close()
-
-
-def test_keys_are_made_shown_once_and_revoked(locked: Running, enter: Callable[[str, str], Page]) -> None:
+def test_keys_are_made_shown_once_and_revoked(guarded: Running, enter: Callable[..., Page]) -> None:
     page = enter(ADMIN, "#keys")
     expect(page.get_by_role("article").filter(has_text="this tab")).to_contain_text("VITASCOPE_ADMIN_KEY")
     page.get_by_text("Make a key").click()
@@ -292,7 +253,7 @@ def test_keys_are_made_shown_once_and_revoked(locked: Running, enter: Callable[[
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert page.evaluate("navigator.clipboard.readText()") == key
-    told = httpx.get(f"{locked.client.base_url}/v1/keys/self", headers={"x-api-key": key}).json()
+    told = httpx.get(f"{guarded.client.base_url}/v1/keys/self", headers={"x-api-key": key}).json()
     assert (told["scopes"], told["collections"]) == (["read"], ["palette"])
 
     page.get_by_role("tab", name="Keys").press("ArrowLeft")
@@ -323,7 +284,7 @@ def test_keys_are_made_shown_once_and_revoked(locked: Running, enter: Callable[[
     expect(visitor.get_by_role("heading", name="This service needs a key")).to_be_visible()
 
 
-def test_models_are_added_made_the_default_and_removed(locked: Running, enter: Callable[[str, str], Page]) -> None:
+def test_models_are_added_made_the_default_and_removed(guarded: Running, enter: Callable[..., Page]) -> None:
     page = enter(ADMIN, "#models")
     models = page.get_by_role("article")
     expect(models).to_have_count(1)
@@ -337,7 +298,7 @@ def test_models_are_added_made_the_default_and_removed(locked: Running, enter: C
     other = models.filter(has=page.get_by_text("other", exact=True))
     other.get_by_role("button", name="Make it the default").click()
     expect(other.get_by_text("default", exact=True)).to_be_visible()
-    assert locked.client.get("/v1/models").json()["models"][0]["folder"] == "other"
+    assert guarded.client.get("/v1/models").json()["models"][0]["folder"] == "other"
 
     first = models.filter(has_not=page.get_by_text("other", exact=True))
     first.get_by_role("button", name="Remove…").click()

@@ -1,0 +1,146 @@
+"""Pictures of the page for the documentation.
+
+    python -m tests.service.screenshots [FOLDER]
+
+A real service with the default bundle and the demonstration videos, in a real Chromium; the views are those that the
+tests go through. They are written to FOLDER, docs/images unless it is named, with 256 colours.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from demo.scenes import write_videos
+from tests.media_files import write_color_video
+from tests.service.browsing import ADMIN
+from tests.service.conftest import settings_for
+from tests.service.page_views import views
+from tests.service.running import ROOT, Running, serving, wait_for
+from tests.tools import find_tool
+from vitascope.commands.options import default_bundle
+
+DESK, PHONE = {"width": 1280, "height": 820}, {"width": 390, "height": 780}
+LOOKS: dict[str, dict[str, Any]] = {
+    "": {"viewport": DESK},
+    "-dark": {"viewport": DESK, "color_scheme": "dark"},
+    "-phone": {"viewport": PHONE, "is_mobile": True, "has_touch": True},
+}
+WANTED = {"page", "page-dark", "page-phone", "clip", "jobs", "jobs-phone", "collections-dark", "models", "keys"}
+SLOWLY = 0.6  # seconds a clip: a job on a picture should be under way
+COLLECTION = "scenes"
+
+
+def main(arguments: list[str]) -> int:
+    folder = Path(arguments[0]) if arguments else ROOT / "docs" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    home = Path(tempfile.gettempdir()) / "vitascope-pictures"  # pictures show the paths of jobs
+    shutil.rmtree(home, ignore_errors=True)
+    data = settings_for(
+        default_bundle(), home / "data", allow_unauthenticated=False, admin_key=ADMIN, allowed_roots=[home / "videos"]
+    )
+    try:
+        sources = _videos(home / "videos")
+        with serving(data) as running, sync_playwright() as playwright:
+            _fill(running, sources)
+            # Chromium's own sandbox cannot be set up by root, and only this repository's page is opened.
+            browser = playwright.chromium.launch(executable_path=find_tool("chromium"), args=["--no-sandbox"])
+            for look, context in LOOKS.items():
+                if any(name.endswith(look) for name in WANTED):
+                    for name, picture in _taken(running, browser, sources, look, context):
+                        size = _write(folder / f"{name}.png", picture)
+                        print(f"{name}.png  {size / 1000:.0f} kB")
+            browser.close()
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    return 0
+
+
+def _videos(home: Path) -> dict[str, Path]:
+    """Folders: the demonstration's videos with two files that are none, and the pictures of a camera."""
+    scenes, camera = home / "scenes", home / "driveway"
+    write_videos(scenes)
+    for name in ("shopping list.mp4", "old backup.mov"):
+        (scenes / name).write_text("This is no video.")
+    camera.mkdir()
+    for number in range(12):
+        write_color_video(camera / f"{number:02}.mp4", (90 + number, 96, 110), seconds=1.0)
+    return {"scenes": scenes, "driveway": camera}
+
+
+def _fill(running: Running, sources: dict[str, Path]) -> None:
+    client = running.client
+    client.headers["x-api-key"] = ADMIN
+    for name in ("driveway", COLLECTION):
+        client.post("/v1/collections", json={"name": name})
+    _begin(running, COLLECTION, sources["scenes"], wait=True)
+    client.post("/v1/operations", json={"kind": "backup", "collection": COLLECTION})
+    client.post("/v1/keys", json={"name": "the portal", "scopes": ["read"], "collections": [COLLECTION], "rate": 20})
+    client.post("/v1/keys", json={"name": "driveway camera", "scopes": ["write"], "expires_in": 90 * 86400.0})
+
+
+def _begin(running: Running, collection: str, folder: Path, *, wait: bool = False) -> str:
+    answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": str(folder)})
+    address: str = answer.raise_for_status().headers["location"]
+    if wait:
+        wait_for(lambda: running.client.get(address).json()["state"] == "succeeded")
+    return address
+
+
+def _taken(
+    running: Running, browser: Browser, sources: dict[str, Path], look: str, context: dict[str, Any]
+) -> Iterator[tuple[str, bytes]]:
+    opened = browser.new_context(base_url=str(running.client.base_url), reduced_motion="reduce", **context)
+    page = opened.new_page()
+    page.goto(f"/?collection={COLLECTION}")
+    page.get_by_label("API key").fill(ADMIN)
+    page.get_by_role("button", name="Go on").click()
+    live = ""  # address of a job that is under way
+    for view in views(page, "a red square moves left", "what color is the square?"):
+        if view == "jobs":
+            live = _begin(running, COLLECTION, sources["driveway"])
+            _slow_down(running)
+            page.reload()
+            page.locator(".card .scores").first.wait_for()
+            page.get_by_text("files/s").last.wait_for()
+        if view + look in WANTED:
+            page.mouse.move(0, 0)
+            page.wait_for_timeout(300)  # thumbnails
+            yield view + look, page.screenshot()
+    opened.close()
+    running.client.delete(live)
+    wait_for(lambda: running.client.get(live).json()["state"] in ("cancelled", "succeeded"))
+    videos = f"/v1/collections/{COLLECTION}/videos"
+    for video in running.client.get(videos, params={"limit": 100}).json()["videos"]:
+        if video["title"].isdecimal():  # of the job: the next look has one, too
+            running.client.delete(f"{videos}/{video['id']}")
+
+
+def _slow_down(running: Running) -> None:
+    model: Any = running.service.model
+    embed: Callable[..., Any] = type(model).embed_video.__get__(model)
+
+    def slowly(*given: Any, **named: Any) -> Any:
+        time.sleep(SLOWLY)
+        return embed(*given, **named)
+
+    model.embed_video = slowly
+
+
+def _write(file: Path, picture: bytes) -> int:
+    with Image.open(io.BytesIO(picture)) as taken:
+        taken.convert("RGB").quantize(256, kmeans=4, dither=Image.Dither.NONE).save(file, optimize=True)
+    return file.stat().st_size
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
