@@ -35,7 +35,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     "-dark": {"viewport": DESK, "color_scheme": "dark"},
     "-phone": {"viewport": PHONE, "is_mobile": True, "has_touch": True},
 }
-WANTED = {"page", "page-dark", "page-phone", "clip", "jobs", "jobs-phone", "collections-dark", "models", "keys"}
+WANTED = {"page", "page-dark", "page-phone", "clip", "jobs", "jobs-phone", "collections-dark", "keys"}
 SLOWLY = 0.6  # seconds a clip: a job on a picture should be under way
 COLLECTION = "scenes"
 
