@@ -17,6 +17,7 @@ from tests.service.running import Running, wait_for
 
 SIZES = {"desk": (1200, 900), "phone": (390, 780)}
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
+COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"], "resultTypes": ["violations"]}
 SMALLEST_TARGET = 43.5  # of 44 CSS pixels, since edges are rounded
 TARGETS = "button, select, summary, input:not([type=checkbox], [type=radio], [type=file]), label:has([type=checkbox])"
 
@@ -35,8 +36,9 @@ def with_a_job(guarded: Running, tmp_path_factory: pytest.TempPathFactory) -> Ru
     return guarded
 
 
-def violations(axe: Axe, page: Page) -> list[str]:
-    found = axe.run(page, options=RULES).response["violations"]
+def violations(page: Page, rules: dict[str, list[str]]) -> list[str]:
+    """What axe-core, which the page has got before, has against the page as it is."""
+    found = page.evaluate("rules => axe.run(rules)", rules)["violations"]
     return [f"{each['id']}: {node['target']} {node['failureSummary']}" for each in found for node in each["nodes"]]
 
 
@@ -55,34 +57,25 @@ def small_targets(page: Page) -> list[str]:
     )
 
 
-@pytest.mark.parametrize(
-    ("scheme", "size"),
-    [
-        ("light", "desk"),
-        ("dark", "phone"),
-        pytest.param("dark", "desk", marks=only_by_chaos),
-        pytest.param("light", "phone", marks=only_by_chaos),
-    ],
-)
+@pytest.mark.parametrize("size", ["phone", pytest.param("desk", marks=only_by_chaos)])
 def test_every_view_can_be_read_and_used_by_everybody(
-    with_a_job: Running, enter: Callable[..., Page], tmp_path: Path, scheme: str, size: str
+    with_a_job: Running, enter: Callable[..., Page], tmp_path: Path, size: str
 ) -> None:
+    """In the dark by all rules, and in the light by those that colours may break."""
     width, height = SIZES[size]
     is_phone = size == "phone"
-    page = enter(
-        ADMIN,
-        viewport={"width": width, "height": height},
-        color_scheme=scheme,
-        reduced_motion="reduce",
-        has_touch=is_phone,
-        is_mobile=is_phone,
-    )
-    axe = Axe()
+    context = {"viewport": {"width": width, "height": height}, "has_touch": is_phone, "is_mobile": is_phone}
+    page = enter(ADMIN, color_scheme="dark", reduced_motion="reduce", **context)
+    page.evaluate(Axe().axe_script)
     seen, wrong = [], []
     for view in views(page, "a red thing", "which colour is it"):
         seen.append(view)
-        page.screenshot(path=tmp_path / f"{view}-{scheme}-{size}.png")
-        wrong += [(view, each) for each in violations(axe, page) + (small_targets(page) if is_phone else [])]
+        page.screenshot(path=tmp_path / f"{view}-{size}.png")
+        found = violations(page, RULES) + (small_targets(page) if is_phone else [])
+        page.emulate_media(color_scheme="light")
+        found += violations(page, COLOURS)
+        page.emulate_media(color_scheme="dark")
+        wrong += [(view, each) for each in found]
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
     assert wrong == []
     assert len(seen) == 8

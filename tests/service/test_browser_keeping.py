@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 from playwright.sync_api import Page, Request, Route, expect
 
+from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_picture
 from tests.service.browsing import ADMIN
 from tests.service.running import Running, wait_for
@@ -72,6 +73,7 @@ def test_a_job_is_seen_live_paused_resumed_and_tried_again(
     expect(page.locator("#sheet")).to_be_hidden()
 
 
+@only_by_chaos
 def test_a_tab_that_nobody_sees_holds_no_stream_and_misses_nothing(
     page: Page, collection: str, incoming: Path, held: Callable[[], None]
 ) -> None:
@@ -194,6 +196,7 @@ def test_uploads_say_how_fast_they_are_wait_when_told_and_can_be_cancelled_and_t
     expect(page.locator("#summary")).to_contain_text("4 videos")
 
 
+@only_by_chaos
 def test_a_collection_is_made_changed_backed_up_and_deleted(page: Page, running: Running, collection: str) -> None:
     page.goto(f"/?collection={collection}")
     page.get_by_role("button", name="Manage").press("Enter")
@@ -237,6 +240,7 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(page: Page, running:
     expect(page).not_to_have_url(re.compile("#"))
 
 
+@only_by_chaos
 def test_keys_are_made_shown_once_and_revoked(guarded: Running, enter: Callable[..., Page]) -> None:
     page = enter(ADMIN, "#keys")
     expect(page.get_by_role("article").filter(has_text="this tab")).to_contain_text("VITASCOPE_ADMIN_KEY")
@@ -284,6 +288,7 @@ def test_keys_are_made_shown_once_and_revoked(guarded: Running, enter: Callable[
     expect(visitor.get_by_role("heading", name="This service needs a key")).to_be_visible()
 
 
+@only_by_chaos
 def test_models_are_added_made_the_default_and_removed(guarded: Running, enter: Callable[..., Page]) -> None:
     page = enter(ADMIN, "#models")
     models = page.get_by_role("article")
