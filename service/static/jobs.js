@@ -45,6 +45,11 @@ const became = ({ succeeded, skipped, failed, quarantined, cancelled }, separato
 
 function notice(entry, onAdded) {
   let mine = notices.get(entry);
+  if (entry.isGone) {
+    mine?.shown.remove();
+    notices.delete(entry);
+    return;
+  }
   if (!mine && !isActive(entry)) return;
   if (!mine) {
     mine = { added: entry.job.counts.succeeded, shown: line(nameOf(entry), small("Details", () => openSheet("jobs"))) };
@@ -85,7 +90,7 @@ function card(entry, mayChange) {
   const summary = el("summary");
   const reasons = el("ul", { className: "reasons" });
   const failures = el("details", { open: true, hidden: true }, summary, reasons);
-  failures.ontoggle = () => failures.open && loadFailures(entry).then(update, () => {});
+  failures.ontoggle = () => failures.open && loadFailures(entry).then(update, () => {}); // also when it is shown first
   const buttons = mayChange ? {
     pause: doing("Pause", "", () => change(entry, "pause")),
     resume: doing("Resume", "", () => change(entry, "resume")),
@@ -119,7 +124,6 @@ function card(entry, mayChange) {
     });
   }
   update();
-  if (entry.job.counts.failed + entry.job.counts.quarantined > entry.failures.size) loadFailures(entry).then(update, () => {});
   return { box, update };
 }
 
@@ -176,6 +180,7 @@ function offerOlder(mine, more, cursor) {
 }
 
 function draw({ collection, list, cards, mayChange }) {
+  for (const [entry, { box }] of cards) if (entry.isGone) box.remove();
   let before = null;
   for (const entry of jobsOf(collection)) {
     if (cards.has(entry)) {
@@ -191,8 +196,9 @@ function draw({ collection, list, cards, mayChange }) {
 
 export function prepareJobs(onAdded) {
   const states = new Map();
+  const show = (collection) => onAdded(collection).catch(() => {}); // whoever looks next is told what is wrong
   onJobs((entry) => {
-    notice(entry, onAdded);
+    notice(entry, show);
     if (open?.collection === entry.collection) draw(open);
     if (states.has(entry) && states.get(entry) !== entry.job.state && !isFinished(entry)) announce(`${nameOf(entry)}: ${entry.job.state}`);
     states.set(entry, entry.job.state);

@@ -17,7 +17,14 @@ export function line(name, ...buttons) {
     el("div", { className: "meter" }, fill), status);
   dismiss.onclick = () => box.remove();
   $("uploads").append(box);
+  // Whoever was at a button goes on at what takes its place.
+  const offer = (...others) => {
+    const wasInside = actions.contains(document.activeElement);
+    actions.replaceChildren(...others);
+    if (wasInside) (others[0] || dismiss).focus();
+  };
   const ended = (text, isFailure) => {
+    dismiss.hidden = false;
     box.classList.toggle("failed", isFailure);
     status.className = isFailure ? "error" : "";
     status.textContent = text;
@@ -25,7 +32,8 @@ export function line(name, ...buttons) {
   };
   return {
     remove: () => box.remove(),
-    offer: (...others) => actions.replaceChildren(...others),
+    offer,
+    hold: () => (dismiss.hidden = true), // until it has ended
     say(text, share) {
       box.classList.remove("failed");
       status.className = "";
@@ -33,13 +41,13 @@ export function line(name, ...buttons) {
       if (share !== undefined) fill.style.setProperty("--share", share);
     },
     fail(text, ...others) {
-      actions.replaceChildren(...others);
       ended(text, true);
+      offer(...others);
     },
     end(text, notes = []) {
-      actions.replaceChildren();
       fill.style.setProperty("--share", 1);
       ended([text, ...notes].join("; "), false);
+      offer();
       if (!notes.length) setTimeout(() => box.remove(), LEFT_FOR);
     },
   };

@@ -57,28 +57,34 @@ function show(name) {
   end = panels[name]($("panel")) || (() => {});
 }
 
+const turns = new WeakMap(); // of boxes: what comes late must not take the place of what was asked for after it
+
 // Fills ``box`` with the elements that ``make`` resolves to; until then it says that it is loading, and why where it fails.
 export async function fill(box, make) {
+  const turn = {};
+  turns.set(box, turn);
+  const isLate = () => turns.get(box) !== turn;
   box.setAttribute("aria-busy", "true");
   if (!box.childElementCount) box.append(...Array.from({ length: 3 }, () => el("div", { className: "ghost line" })));
   try {
     const made = await make();
-    keepPlace(box, () => box.replaceChildren(...made));
+    if (!isLate()) keepPlace(box, () => box.replaceChildren(...made));
   } catch (error) {
-    if (error.name === "AbortError") return;
+    if (isLate()) return;
     box.replaceChildren(el("div", { className: "note failed", role: "alert" },
       el("h2", { textContent: "That did not work" }), el("p", { textContent: error.message }),
       el("button", { type: "button", className: "quiet", textContent: "Try again", onclick: () => fill(box, make) })));
   } finally {
-    box.removeAttribute("aria-busy");
+    if (!isLate()) box.removeAttribute("aria-busy");
   }
 }
 
 // Whoever is at a button does not lose the place when what is around it is drawn anew.
 function keepPlace(box, change) {
-  const at = box.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  const wasInside = box !== document.activeElement && box.contains(document.activeElement);
+  const { key } = document.activeElement.dataset;
   change();
-  if (at !== null) (box.querySelector(`[data-key="${CSS.escape(at || "")}"]`) || box).focus();
+  if (wasInside) ((key && box.querySelector(`[data-key="${CSS.escape(key)}"]`)) || box).focus();
 }
 
 export const empty = (title, text, ...actions) => el("div", { className: "note" },

@@ -25,6 +25,7 @@ function enqueue(item) {
   whole.files += 1;
   whole.bytes += item.file.size;
   item.breaking = new AbortController();
+  item.shown.hold();
   item.shown.say("waiting", 0);
   item.shown.offer(small("Cancel", () => cancel(item)));
   waiting.push(item);
@@ -102,11 +103,11 @@ async function showAdded() {
   shownAt = Date.now();
   const shows = [...unshown];
   unshown.clear();
-  for (const [collection, onAdded] of shows) await onAdded(collection);
+  for (const [collection, onAdded] of shows) await onAdded(collection).catch(() => {}); // whoever looks next is told
 }
 
 function showWhole(sentOfThis) {
-  if (whole.files < 2) return;
+  if (!whole || whole.files < 2) return;
   whole.shown ??= line("All files", small("Cancel all", () => {
     for (const item of [...waiting, sending]) cancel(item);
   }));

@@ -13,7 +13,8 @@ export const isActive = (entry) => entry.job.state === "queued" || entry.job.sta
 export const isFinished = (entry) => FINISHED.includes(entry.job.state);
 
 // ``listener(entry)`` is called whenever something has happened to a job. An entry has the ``job`` as the service tells
-// it, its ``collection`` and ``address``, ``failures`` by path, and in ``lost`` why nothing is heard of it at the moment.
+// it, its ``collection`` and ``address``, ``failures`` by path, and in ``lost`` why nothing is heard of it at the moment;
+// ``isGone`` where it went with its collection.
 export const onJobs = (listener) => listeners.push(listener);
 
 export const jobsOf = (collection) => [...known.values()]
@@ -25,7 +26,9 @@ export async function lookAtJobs(collection, cursor) {
   looksAt = collection;
   const jobs = at(collection, "jobs");
   const queries = cursor ? [`cursor=${encodeURIComponent(cursor)}`] : ["", "state=queued", "state=running"];
+  const before = jobsOf(collection);
   const pages = await Promise.all(queries.map((query) => call("GET", `${jobs}?${query}`)));
+  if (!cursor) forgetGone(before, pages[0]);
   for (const job of pages.flatMap((page) => page.jobs)) learn(collection, job);
   share();
   return pages[0].next_cursor;
@@ -51,6 +54,19 @@ export async function loadFailures(entry) {
     const { items } = await call("GET", `${entry.address}/items?state=${state}`);
     for (const item of items) entry.failures.set(item.path, item);
   }
+}
+
+// Jobs that the newest page would have if they were still there; they went with a collection that had this name before.
+function forgetGone(before, { jobs, next_cursor: more }) {
+  const there = new Set(jobs.map((job) => job.id));
+  const oldest = more ? Math.min(...jobs.map((job) => job.id)) : 0;
+  for (const entry of before) if (entry.job.id >= oldest && !there.has(entry.job.id)) forget(entry);
+}
+
+function forget(entry) {
+  known.delete(entry.address);
+  entry.isGone = true;
+  tell(entry);
 }
 
 function learn(collection, job) {
@@ -84,11 +100,11 @@ async function begin(entry) {
   try {
     await follow(entry.address, entry.seen, (kind, data) => stream.signal.aborted || hear(entry, kind, data), stream.signal);
   } catch {
-    known.delete(entry.address); // with its collection
+    forget(entry); // its collection is gone
   }
   if (streams.get(entry) === stream) streams.delete(entry);
   // What waited for it may have been begun; nobody told.
-  if (isFinished(entry) && [...known.values()].some(isActive)) await lookAtJobs(looksAt).catch(share);
+  if (looksAt && isFinished(entry) && [...known.values()].some(isActive)) await lookAtJobs(looksAt).catch(share);
 }
 
 function hear(entry, kind, data) {

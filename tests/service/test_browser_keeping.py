@@ -107,7 +107,7 @@ def test_a_tab_that_nobody_sees_holds_no_stream_and_misses_nothing(
 
 
 def test_a_stream_that_breaks_goes_on_where_it_was_and_one_that_is_refused_is_done_without(
-    page: Page, collection: str, incoming: Path, held: Callable[[], None]
+    page: Page, running: Running, collection: str, incoming: Path, held: Callable[[], None]
 ) -> None:
     pictures(incoming, 2)
     (incoming / "broken.mp4").write_text("no video")
@@ -139,6 +139,12 @@ def test_a_stream_that_breaks_goes_on_where_it_was_and_one_that_is_refused_is_do
     assert any(re.search(r"/jobs/\d+$", request.url) for request in asked)  # asked for, while there was no stream
     held()
     expect(page.locator("#panel")).to_contain_text("2 added, 1 failed")
+    # Another collection of this name has none of its jobs.
+    running.client.delete(f"/v1/collections/{collection}")
+    running.client.post("/v1/collections", json={"name": collection})
+    page.get_by_role("tab", name="Models").click()
+    page.get_by_role("tab", name="Jobs").click()
+    expect(page.locator("#panel")).to_contain_text("No jobs yet")
 
 
 def test_uploads_say_how_fast_they_are_wait_when_told_and_can_be_cancelled_and_tried_again(
