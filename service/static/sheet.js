@@ -50,7 +50,6 @@ function show(name) {
   for (const each of NAMES) {
     tab(each).setAttribute("aria-selected", each === name);
     tab(each).tabIndex = each === name ? 0 : -1;
-    tab(each).toggleAttribute("data-shown", each === name);
   }
   $("panel").setAttribute("aria-labelledby", tab(name).id);
   $("panel").replaceChildren();

@@ -578,6 +578,21 @@ class Reranked(TypedDict):
     results: list[RerankResult]
 
 
+class Rights(TypedDict):
+    """What the caller may do."""
+
+    asks_for_keys: bool
+    """whether the service asks for keys; if not, everybody may do all"""
+    collections: list[str] | None
+    """null: all"""
+    expires_at: float | None
+    id: str | None
+    """of the caller's key; null without one"""
+    name: str | None
+    """what the key is for"""
+    scopes: list[Literal["read", "write", "admin"]]
+
+
 class ScoreResponse(TypedDict):
     """Scores in the order of the captions."""
 

@@ -1,4 +1,4 @@
-"""The part of the client that is about keys. Needs a key with the scope admin."""
+"""The part of the client that is about keys. All but ``rights`` needs a key with the scope admin."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ class Keys(Caller):
     async def keys(self) -> types.Keys:
         """All keys without their texts, revoked ones, too."""
         return await self._call(types.Keys, "GET", address("keys"))
+
+    async def rights(self) -> types.Rights:
+        """What the key of this client may do."""
+        return await self._call(types.Rights, "GET", address("keys", "self"))
 
     async def create_key(
         self,

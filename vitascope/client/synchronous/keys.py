@@ -1,5 +1,5 @@
 # Generated from vitascope/client/asynchronous: change that, then run python -m tests.vitascope.test_client_generated
-"""The part of the client that is about keys. Needs a key with the scope admin."""
+"""The part of the client that is about keys. All but ``rights`` needs a key with the scope admin."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ class Keys(Caller):
     def keys(self) -> types.Keys:
         """All keys without their texts, revoked ones, too."""
         return self._call(types.Keys, "GET", address("keys"))
+
+    def rights(self) -> types.Rights:
+        """What the key of this client may do."""
+        return self._call(types.Rights, "GET", address("keys", "self"))
 
     def create_key(
         self,
