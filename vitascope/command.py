@@ -47,6 +47,7 @@ MOUNTS = {
     "video": Mount("index.commands.video", "list videos of a collection, look at one or delete it"),
     "jobs": Mount("index.commands.jobs", "list indexing jobs, look at one, pause, resume, retry, cancel or follow it"),
     "collection": Mount("index.commands.collection", "list, export, import, back up, restore or drop collections"),
+    "backup": Mount("index.commands.backup", "copy everything that a data folder holds, and restore such a copy"),
     "score": Mount("vitascope.commands.score", "say how well captions describe a file"),
     "ask": Mount("vitascope.commands.ask", "answer a question about a file"),
     "serve": Mount("service.command", "serve search, scores and answers over HTTP"),

@@ -47,7 +47,7 @@ def back_up(collection: Collection, file: Path, on_step: OnStep | None = None) -
         # at every write of another process, and never end under a steady writer.
         with written_beside(file) as beside, collection.catalogue.read() as source:
             try:
-                _copy_pages(source, beside, on_step)
+                copy_pages(source, beside, on_step)
             except sqlite3.Error as error:  # of the catalogue or of the copy: SQLite does not say
                 raise OSError(str(error)) from error
             size = beside.stat().st_size
@@ -77,7 +77,9 @@ def restore(
     return library.open(name)
 
 
-def _copy_pages(source: sqlite3.Connection, beside: Path, on_step: OnStep | None) -> None:
+def copy_pages(source: sqlite3.Connection, beside: Path, on_step: OnStep | None) -> None:
+    """Copy a database to one file that says all of it, and have SQLite check it. Raises sqlite3.Error."""
+
     def progress(status: int, remaining: int, total: int) -> None:
         if on_step is not None:
             on_step(total - remaining, total)

@@ -1,0 +1,166 @@
+"""`vitascope backup`: a data folder is copied while it is in use, the last copies are kept, and one comes back."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.library import Library
+from index.transfer.data_copies import copies, copy_data, restore_data
+from service.gate.keys import KeyStore
+from tests.index.numbered import WIDTH, add, manifest, numbers_in
+from vitascope.command import main
+from vitascope.errors import InvalidInput, StorageError
+
+MOVIE = b"\x00\x01" * 5000
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data folder of a service: two collections, a key, an upload, what a job has fetched, and what passes."""
+    data = tmp_path / "data"
+    with Library(data / "collections") as library:
+        add(library.create("films", manifest()), *range(10))
+        add(library.create("talks", manifest()), 20, 21)
+    for file in (
+        "media/films/aa.mp4",
+        "collections/talks/media/job-1/bb.mp4",
+        "uploads/half",
+        "operations/1/films.sqlite3",
+    ):
+        (data / file).parent.mkdir(parents=True, exist_ok=True)
+        (data / file).write_bytes(MOVIE)
+    (data / "models.json").write_text("{}")
+    return data
+
+
+@pytest.fixture
+def backups(tmp_path: Path) -> Path:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    return folder
+
+
+def aged(copy: Path, year: int) -> Path:
+    """The copy as if it were of another year."""
+    return copy.rename(copy.with_name(f"{year}-01-01T00-00-00Z"))
+
+
+def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, data: Path, backups: Path) -> None:
+    store = KeyStore(data)
+    _, text = store.create("portal", ["read"])
+    with Library(data / "collections") as library:
+        films = library.open("films")  # in use: what was written last is in the write-ahead log alone
+        add(films, 50)
+        made = copy_data(data, backups, keep=3)
+        hits = films.search(np.arange(1.0, WIDTH + 1), 100)
+        add(films, 51)
+    assert made.collections == ["films", "talks"]
+    assert made.media_files == 2
+    assert sorted(path.name for path in made.folder.iterdir()) == [
+        "collections",
+        "keys.sqlite3",
+        "media",
+        "models.json",
+    ]
+
+    store.close()
+    shutil.rmtree(data)
+    restored = tmp_path / "restored"
+    assert restore_data(made.folder, restored) == ["films", "talks"]
+    with Library(restored / "collections") as library:
+        assert numbers_in(library.open("films")) == [*range(10), 50]
+        assert numbers_in(library.open("talks")) == [20, 21]
+        assert library.open("films").search(np.arange(1.0, WIDTH + 1), 100) == hits
+    assert (restored / "media/films/aa.mp4").read_bytes() == MOVIE
+    assert (restored / "collections/talks/media/job-1/bb.mp4").read_bytes() == MOVIE
+    store = KeyStore(restored)
+    assert [key.name for key in store.listed()] == ["portal"]
+    assert text.encode() not in (restored / "keys.sqlite3").read_bytes()
+    store.close()
+    assert stat.S_IMODE((restored / "keys.sqlite3").stat().st_mode) == 0o600
+    with pytest.raises(InvalidInput, match=r"has keys.sqlite3, models.json, films, talks already"):
+        restore_data(made.folder, restored)
+
+
+def test_a_media_file_is_stored_once_as_long_as_it_is_the_same(data: Path, backups: Path) -> None:
+    first = aged(copy_data(data, backups, keep=3).folder, 2025)
+    (data / "media/films/cc.mp4").write_bytes(b"new")
+    second = aged(copy_data(data, backups, keep=3).folder, 2026)
+    assert (second / "media/films/aa.mp4").samefile(first / "media/films/aa.mp4")
+    (data / "media/films/aa.mp4").write_bytes(b"another")
+    third = copy_data(data, backups, keep=1)
+    assert (third.folder / "media/films/aa.mp4").read_bytes() == b"another"
+    assert third.removed == [first, second]
+    assert (third.folder / "media/films/cc.mp4").read_bytes() == b"new"
+
+
+def test_only_the_oldest_copies_go(data: Path, backups: Path) -> None:
+    (backups / "2020-holidays").mkdir()
+    old = [aged(copy_data(data, backups, keep=9).folder, year) for year in (2022, 2023, 2024)]
+    killed = backups / f".2024-02-02T00-00-00Z-{'0' * 32}"
+    killed.mkdir()
+    newest = copy_data(data, backups, keep=2)
+    assert copies(backups) == [old[2], newest.folder]
+    assert sorted(path.name for path in backups.iterdir()) == [
+        ".lock",
+        "2020-holidays",
+        old[2].name,
+        newest.folder.name,
+    ]
+
+
+def test_a_damaged_collection_is_named_and_no_earlier_copy_goes(
+    data: Path, backups: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = aged(copy_data(data, backups, keep=1).folder, 2025)
+    catalogue = data / "collections/films/catalogue.sqlite3"
+    catalogue.write_bytes(catalogue.read_bytes()[:4096] + os.urandom(catalogue.stat().st_size - 4096))
+    status = main(["backup", str(backups), "--keep", "1", "--data", str(data), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert status == 3
+    assert (told["collections"], told["failed"], told["removed"]) == (["talks"], 1, [])
+    assert told["failures"][0]["collection"] == "films"
+    assert len(copies(backups)) == 2
+    assert (good / "collections/films/catalogue.sqlite3").is_file()
+
+
+def test_what_cannot_be_meant_is_refused(tmp_path: Path, data: Path, backups: Path) -> None:
+    with pytest.raises(InvalidInput, match="keep: 0"):
+        copy_data(data, backups, keep=0)
+    with pytest.raises(InvalidInput, match="outside of the data folder"):
+        copy_data(data, data / "media", keep=1)
+    with pytest.raises(InvalidInput, match="not a folder"):
+        copy_data(tmp_path / "nowhere", backups, keep=1)
+    with pytest.raises(InvalidInput, match="has no folder collections"):
+        restore_data(backups, tmp_path / "new")
+    with open(backups / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InvalidInput, match="another process makes a copy"):
+            copy_data(data, backups, keep=1)
+
+
+def test_a_damaged_database_of_the_service_leaves_no_copy(data: Path, backups: Path) -> None:
+    (data / "keys.sqlite3").write_bytes(b"SQLite format 3\0" + bytes(5000))
+    with pytest.raises(StorageError, match=r"keys.sqlite3: cannot be copied"):
+        copy_data(data, backups, keep=1)
+    assert copies(backups) == []
+    assert sorted(path.name for path in backups.iterdir()) == [".lock"]
+
+
+def test_the_command_says_what_it_did(
+    data: Path, backups: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["backup", str(backups), "--data", str(data)]) == 0
+    copy = copies(backups)[0]
+    assert f"{copy}: films, talks, 2 media files" in capsys.readouterr().out
+    assert main(["backup", "--restore", str(copy), "--data", str(tmp_path / "new")]) == 0
+    assert "films, talks restored from" in capsys.readouterr().out
+    assert main(["backup", str(backups), "--keep", "0", "--data", str(data)]) == 2
