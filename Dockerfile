@@ -1,9 +1,10 @@
 # The serving image: runtime, index and service, without torch.
 #   docker build --build-arg EXTRA=cpu --tag vitascope:cpu .
 #   docker build --build-arg EXTRA=gpu --tag vitascope:gpu .     (onnxruntime-gpu and faiss-gpu; some GB of CUDA libraries)
+#   docker build --build-arg EXTRA=cpu,milvus,ray --tag vitascope:distributed .
 
 FROM python:3.11-slim-bookworm AS build
-# cpu or gpu; the two exclude each other in one environment.
+# cpu or gpu, which exclude each other in one environment, and further extras after a comma.
 ARG EXTRA=cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
@@ -21,10 +22,13 @@ FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="Vitascope" \
       org.opencontainers.image.description="Search, check and question folders of video" \
       org.opencontainers.image.licenses="Apache-2.0"
-# A fixed number, so that the owner of mounted folders can be set from outside.
+# A fixed number, so that the owner of mounted folders can be set from outside. A new volume gets the owner that its
+# folder has here; /stores is for those of docker-compose.yml's other containers, of which Milvus runs as 999:0.
 RUN groupadd --gid 10001 vitascope \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin vitascope \
-    && install -d -o 10001 -g 10001 /data /videos
+    && install -d -o 10001 -g 10001 /data /videos /backups \
+    && install -d -m 700 -o 10001 -g 10001 /stores/etcd /stores/minio \
+    && install -d -m 700 -o 999 -g 0 /stores/milvus
 COPY --from=build /opt/venv /opt/venv
 COPY bundles/hd-vila-tiny /opt/vitascope/bundle
 ENV PATH=/opt/venv/bin:$PATH \

@@ -4,9 +4,9 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu clean data bundle results \
-	study distil frontier measure-training bench-ingest bench-index bench-service bench-page screenshots bench-variants \
-	soak chaos milvus-check \
+.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu image-distributed \
+	image-check clean data bundle results study distil frontier measure-training bench-ingest bench-index bench-service \
+	bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs
 
 VENV ?= .venv
@@ -161,14 +161,20 @@ gpu-check: ## on a machine with an NVIDIA GPU: are CUDA, TensorRT and FAISS righ
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run
 
-compose-check: ## does docker-compose understand docker-compose.yml, with every profile
-	docker-compose --profile index --profile gpu config --quiet
+compose-check: $(VENV)/.test ## docker-compose.yml and the manifests for Kubernetes: every profile, every rule, a linter
+	$(BIN)/python -m pytest -q tests/test_compose.py tests/test_kubernetes.py
 
 image: ## the CPU image, vitascope:cpu
 	docker build --build-arg EXTRA=cpu --tag vitascope:cpu .
 
 image-gpu: ## the GPU image, vitascope:gpu
 	docker build --build-arg EXTRA=gpu --tag vitascope:gpu .
+
+image-distributed: ## the image for Milvus and Ray, vitascope:distributed
+	docker build --build-arg EXTRA=cpu,milvus,ray --tag vitascope:distributed .
+
+image-check: $(VENV)/.test ## the Dockerfile's steps and its containers in a clean Debian root, without Docker: as root, some minutes (ARGS=--distributed)
+	$(BIN)/python -m tests.image $(ARGS)
 
 docs: $(VENV)/.test ## the documentation as a site, in .site
 	$(BIN)/zensical build --strict --config-file mkdocs.yml

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from tests.tools import find_tool
 
@@ -20,7 +18,6 @@ ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 ROOMS = ("vitascope", "index", "service", "training", "model_export")
-ADMIN = "a-key-for-these-tests-0123456789abcdef"
 SERVING = ("vitascope", "index", "service")
 DISTRIBUTION_OF = {
     "PIL": "pillow",
@@ -120,53 +117,6 @@ def test_everything_that_the_dockerfile_copies_reaches_the_builder() -> None:
     sources = {source.split("/")[0] for line in copies for source in line.split()[:-1]}
     assert sources
     assert sources - let_in == set()
-
-
-def compose(*profiles: str) -> dict[str, Any]:
-    """docker-compose.yml as docker-compose itself understands it."""
-    asked = [part for profile in profiles for part in ("--profile", profile)]
-    command = [find_tool("docker-compose"), *asked, "config"]
-    environment = {**os.environ, "VITASCOPE_ADMIN_KEY": ADMIN}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = yaml.safe_load(done.stdout)
-    return answer
-
-
-def test_compose_starts_the_cpu_service_alone_by_default() -> None:
-    assert set(compose()["services"]) == {"service"}
-
-
-def test_compose_has_no_key_of_its_own() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "VITASCOPE_ADMIN_KEY"}
-    command = [find_tool("docker-compose"), "--env-file", os.devnull, "config"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode != 0
-    assert "VITASCOPE_ADMIN_KEY" in done.stderr
-    for name in ("service", "gpu"):
-        given = compose("gpu")["services"][name]["environment"]
-        assert given["VITASCOPE_ADMIN_KEY"] == ADMIN
-        assert "VITASCOPE_ALLOW_UNAUTHENTICATED" not in given
-
-
-def test_compose_offers_indexing_and_gpu_as_profiles() -> None:
-    services = compose("index", "gpu")["services"]
-    assert set(services) == {"service", "index", "gpu"}
-    assert services["index"]["restart"] == "no"
-    devices = services["gpu"]["deploy"]["resources"]["reservations"]["devices"]
-    assert [device["capabilities"] for device in devices] == [["gpu"]]
-
-
-def test_no_container_may_write_outside_its_data_or_gain_rights() -> None:
-    for service in compose("index", "gpu")["services"].values():
-        assert service["read_only"] is True
-        assert service["cap_drop"] == ["ALL"]
-        assert service["user"] == "10001:10001"
-        assert "memory" in service["deploy"]["resources"]["limits"]
-        binds = [volume for volume in service["volumes"] if volume["type"] == "bind"]
-        assert binds
-        assert all(volume["read_only"] for volume in binds)
-        assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", []))
 
 
 def test_second_make_has_nothing_to_do(tmp_path: Path) -> None:
