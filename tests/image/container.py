@@ -42,11 +42,9 @@ def suite_of(base: str) -> str:
 def make_base(base: str, folder: Path) -> None:
     """A Debian root with Python, in place of the image ``base``."""
     include = "--include=python3,python3-venv,ca-certificates"
-    subprocess.run(
-        ["debootstrap", "--variant=minbase", include, suite_of(base), str(folder)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    # What it mounts goes with its namespace, also when it fails: nobody removes this folder with /proc in it.
+    command = ["unshare", "--mount", "debootstrap", "--variant=minbase", include, suite_of(base), str(folder)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(folder / "var" / "cache" / "apt" / "archives")
     (folder / "usr" / "local" / "bin" / "python").symlink_to("/usr/bin/python3")
     version = subprocess.run(["chroot", str(folder), "python", "--version"], check=True, capture_output=True, text=True)

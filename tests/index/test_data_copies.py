@@ -6,13 +6,17 @@ import fcntl
 import json
 import os
 import shutil
+import sqlite3
 import stat
+import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from index.library import Library
+from index.nearest.place import PLACE_KEY
 from index.transfer.data_copies import copies, copy_data, restore_data
 from service.gate.keys import KeyStore
 from tests.index.numbered import WIDTH, add, manifest, numbers_in
@@ -130,6 +134,23 @@ def test_a_damaged_collection_is_named_and_no_earlier_copy_goes(
     assert told["failures"][0]["collection"] == "films"
     assert len(copies(backups)) == 2
     assert (good / "collections/films/catalogue.sqlite3").is_file()
+
+
+def test_a_collection_in_milvus_is_copied_and_restored_where_milvus_cannot_be_reached(
+    tmp_path: Path, data: Path, backups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is its package there, as in the image for the CPU: everything is in SQLite."""
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    at = "http://milvus.invalid:19530"
+    with closing(sqlite3.connect(data / "collections/films/catalogue.sqlite3")) as connection:
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (PLACE_KEY, at))
+        connection.commit()
+    made = copy_data(data, backups, keep=1)
+    assert (made.collections, made.failures) == (["films", "talks"], [])
+    restore_data(made.folder, tmp_path / "restored")
+    with Library(tmp_path / "restored" / "collections") as library:
+        assert library.open("films").vectors_at == at
+        assert library.open("films").stats().videos == 10
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, data: Path, backups: Path) -> None:
