@@ -73,15 +73,22 @@ def build(stages: Sequence[Stage], base: Path, folder: Path, context: Path) -> P
 def _copy(root: Path, step: Step, source_root: Path) -> None:
     """As COPY does: what is in a folder goes into the destination; files go by their name into one that ends in /."""
     *sources, target = step.words
+    left_out = shutil.ignore_patterns(*_left_out_everywhere(source_root) if step.from_stage is None else ())
     destination = root / os.path.join(step.directory, target).lstrip("/")
     for source in sources:
         path = source_root / source.lstrip("/")
         if path.is_dir():
-            shutil.copytree(path, destination, symlinks=True, dirs_exist_ok=True)
+            shutil.copytree(path, destination, symlinks=True, ignore=left_out, dirs_exist_ok=True)
         else:
             into = destination / path.name if target.endswith("/") else destination
             into.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, into)
+
+
+def _left_out_everywhere(context: Path) -> list[str]:
+    """Names that .dockerignore leaves out of every folder; what it lets in at the top is for a test of its own."""
+    lines = (context / ".dockerignore").read_text().splitlines()
+    return [line.removeprefix("**/") for line in lines if line.startswith("**/")]
 
 
 def _run(root: Path, step: Step) -> None:
@@ -97,7 +104,8 @@ def _run(root: Path, step: Step) -> None:
     inside = _words("env", "-i", *_pairs({"HOME": "/root", **told, **step.environment}), *step.words)
     script = [*mounts, f"exec chroot {root} /bin/sh -c {shlex.quote(f'cd {step.directory} && exec {inside}')}"]
     try:
-        subprocess.run(["unshare", "--mount", "--pid", "--fork", "sh", "-ec", "\n".join(script)], check=True)
+        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", "\n".join(script)]
+        subprocess.run(command, check=True)
     finally:
         for path in reversed([each for places in made for each in places]):
             path.rmdir() if path.is_dir() else path.unlink()
