@@ -14,6 +14,7 @@ import yaml
 
 from tests.composed import ADMIN, PROFILES, STORES, asked, compose
 from tests.tools import find_tool
+from vitascope.command import build_parser
 
 ROOT = Path(__file__).parents[1]
 SERVED = {"cpu": "service", "gpu": "gpu", "distributed": "distributed"}
@@ -230,6 +231,32 @@ def test_backups_go_where_the_user_says() -> None:
     places = {mount["target"]: (mount["type"], mount["source"]) for mount in chosen["backup"]["volumes"]}
     assert places == {"/data": ("volume", "data"), "/backups": ("bind", "/mnt/backups")}
     assert chosen["service"]["ports"][0]["published"] == "9000"
+
+
+def test_vitascope_takes_the_commands_that_containers_and_the_page_about_them_give_it() -> None:
+    """Parsed by the command itself, not run."""
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    given = [each["command"] for name, each in services().items() if name in ("index", "backup")]
+    given += [line.split() for line in re.findall(r"^\$ docker compose run --rm backup (\w.+)$", page, re.MULTILINE)]
+    given += [line.split() for line in re.findall(r"exec [\w-]+ vitascope ([^\"#\n]+?)(?: +#|$)", page, re.MULTILINE)]
+    assert len(given) >= 5
+    for words in given:
+        parser, _ = build_parser(words[0])
+        assert parser.parse_args(words).command == words[0]
+
+
+def test_the_settings_that_the_page_adds_are_taken(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "deploy.md").read_text(), re.DOTALL)
+    override = tmp_path / "docker-compose.override.yml"
+    override.write_text(block)
+    files = ("--file", str(ROOT / "docker-compose.yml"), "--file", str(override))
+    done = asked(*files, "config", "--format", "json", "service", VITASCOPE_ADMIN_KEY=ADMIN)
+    assert done.returncode == 0, done.stderr
+    service = json.loads(done.stdout)["services"]["service"]
+    added = {name: value for name, value in service["environment"].items() if name in block}
+    assert set(added) == {"VITASCOPE_MAX_UPLOAD_BYTES", "VITASCOPE_BUNDLE"}
+    assert service["environment"]["VITASCOPE_ADMIN_KEY"] == ADMIN
+    assert [mount["target"] for mount in service["volumes"]] == ["/data", "/videos", "/bundles"]
 
 
 def test_the_linter_finds_nothing() -> None:

@@ -105,7 +105,9 @@ def _run(root: Path, step: Step) -> None:
     script = [*mounts, f"exec chroot {root} /bin/sh -c {shlex.quote(f'cd {step.directory} && exec {inside}')}"]
     try:
         command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", "\n".join(script)]
-        subprocess.run(command, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"RUN {step.words[-1]}: status {done.returncode}; it said last:\n{done.stdout[-4000:]}")
     finally:
         for path in reversed([each for places in made for each in places]):
             path.rmdir() if path.is_dir() else path.unlink()
