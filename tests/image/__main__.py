@@ -82,16 +82,14 @@ def check(work: Path, profile: str) -> None:
     if not (work / "base").exists():
         with step("Debian's root, in place of the base image", lambda: size_of(work / "base")):
             make_base(built[-1].base, work / "base")
-    image_folder = Path(tempfile.mkdtemp(prefix="image-", dir=work))
+    run = Path(tempfile.mkdtemp(prefix="run-", dir=work))
     with step("the Dockerfile's steps", lambda: size_of(image)):
-        image = build(built, work / "base", image_folder, ROOT)
-    videos = work / "videos"
-    write_videos(videos)
-    place = Place(image, built[-1], work, videos)
+        image = build(built, work / "base", run, ROOT)
+    place = Place(image, built[-1], run)
     served_check(place, served, services["index"], services["backup"])
     if profile == "distributed":
         cluster_check(place, services["ray-head"], services["ray-worker"])
-    shutil.rmtree(image_folder)
+    shutil.rmtree(run)
     print("The image's steps and its containers do what they should.")
 
 
@@ -118,9 +116,12 @@ def _walk(folder: Path) -> Iterator[str]:
 class Place:
     """The built image, and volumes for its containers: empty ones get the owner that their folder has in the image."""
 
-    def __init__(self, image: Path, stage: Stage, work: Path, videos: Path) -> None:
-        self.image, self.stage, self.videos = image, stage, videos
-        self._volumes = Path(tempfile.mkdtemp(prefix="volumes-", dir=work))
+    def __init__(self, image: Path, stage: Stage, folder: Path) -> None:
+        self.image, self.stage = image, stage
+        self._videos = folder / "videos"
+        write_videos(self._videos)
+        self._volumes = folder / "volumes"
+        self._volumes.mkdir()
         # A container runtime has one of its own for each container; here all that share a network share an address.
         (image / "etc" / "hosts").touch()
         self._hosts = self._volumes / "hosts"
@@ -147,7 +148,7 @@ class Place:
         mounts = Mounts(shared_memory=str(service.get("shm_size", 64 * MIB)))
         for mount in service["volumes"]:
             if mount["type"] == "bind":
-                mounts.read[mount["target"]] = self.videos
+                mounts.read[mount["target"]] = self._videos
             else:
                 mounts.written[mount["target"]] = self.volume(mount["source"], mount["target"])
         for tmpfs in service["tmpfs"]:
