@@ -58,7 +58,7 @@ def build(stages: Sequence[Stage], base: Path, folder: Path, context: Path) -> P
     root = folder
     for number, stage in enumerate(stages):
         root = folder / f"stage-{number}"
-        subprocess.run(["cp", "-a", str(base), str(root)], check=True)
+        subprocess.run(["cp", "--archive", f"{base}/.", str(root)], check=True)
         roots[stage.name] = root
         for path in stage.folders:
             (root / path.lstrip("/")).mkdir(parents=True, exist_ok=True)
