@@ -7,7 +7,7 @@
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu image-distributed \
 	image-check clean data bundle results study distil frontier measure-training bench-ingest bench-index bench-service \
 	bench-page screenshots bench-variants soak chaos milvus-check \
-	kserve-check triton-check mlserver-check gpu-check golden release docs
+	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -178,6 +178,9 @@ image-check: $(VENV)/.test ## the Dockerfile's steps and its containers in a cle
 
 docs: $(VENV)/.test ## the documentation as a site, in .site
 	$(BIN)/zensical build --strict --config-file mkdocs.yml
+
+docs-check: $(VENV)/.test ## every command that the documentation prints and that takes no hours (some minutes; port 8000 must be free)
+	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -q tests/docs $(ARGS)
 
 release: $(VENV)/.runtime ## wheel, sdist and $(BUNDLE) in dist/, tried as `make demo` in a fresh environment
 	rm -rf dist

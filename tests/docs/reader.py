@@ -1,0 +1,143 @@
+"""What a reader of the pages has: a checkout, videos under the names that the pages use, and a service that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from demo.scenes import write_videos
+from index.library import Library
+from service.settings import Settings
+from tests.docs.pages import ROOT
+from tests.docs.terminal import Terminal
+from tests.media_files import write_color_video, write_picture
+from tests.service.running import serving
+from tests.small_bundle import make_small_bundle, write_manifest
+from training.data.scenes.generate import make_corpus
+from vitascope.client import Client
+from vitascope.model import Model
+
+SHARED = ("clip.mp4", "beach.mp4", "dog.mp4", "film.mp4", "talk.mp4")
+SUBTITLES = "".join(
+    f"{number}\n00:00:0{2 * number},000 --> 00:00:0{2 * number + 2},000\n{text}\n\n"
+    for number, text in enumerate(("Now the engine is taken apart.", "The gears come out.", "And here they are."))
+)
+CURL = "fail-with-body\nconnect-timeout = 10\n"
+"""Of curl: an error that the service answers is an error of the command."""
+BUNDLE = ROOT / "bundles" / "hd-vila-tiny"
+
+
+def prepare(folder: Path) -> None:
+    """Write below ``folder`` what the pages take for granted; only small files, in about a second."""
+    checkout, home = folder / "checkout", folder / "home"
+    for made in (checkout / "bundles", home / "Videos", home / "Films", home / "Talks", home / "keys"):
+        made.mkdir(parents=True)
+    for made in ("videos/2024", "videos/holidays", "videos/talks", "mnt/cameras", "mnt/backups", "srv/models", "tmp"):
+        (folder / made).mkdir(parents=True)
+    (home / ".curlrc").write_text(CURL)
+    _link_checkout(checkout)
+
+    scenes = write_videos(home / "Videos")
+    for name, scene in zip(SHARED, scenes, strict=False):
+        shutil.copy(scene, checkout / name)
+    for number, place in enumerate(("videos/2024/sea.mp4", "videos/2024/hill.mp4", "videos/a.mp4", "videos/b.mp4")):
+        shutil.copy(scenes[4 + number], folder / place)
+    shutil.copy(scenes[8], folder / "mnt/cameras/7.mp4")
+    shutil.copy(scenes[9], home / "Films" / "film.mp4")
+    talks = (home / "Talks" / "engine.mp4", folder / "videos/talks/gears.mp4", folder / "videos/holidays/hike.mp4")
+    for number, place in enumerate(talks):
+        write_color_video(place, (90, 60 + 60 * number, 120), 9.0, rate=5)
+        place.with_suffix(".srt").write_text(SUBTITLES)
+    random = np.random.default_rng(0)
+    for name in ("beach.jpg", "dog.jpg", "photo.jpg"):
+        write_picture(checkout / name, random.integers(0, 256, (90, 160, 3), np.uint8))
+    (checkout / "captions.txt").write_text("a red square moves left\na star rotates\n")
+    (folder / "videos" / "films.csv").write_text("file,title,year\na.mp4,The first,2024\nb.mp4,,2023\n")
+    with tarfile.open(folder / "videos" / "shard-000000.tar", "w") as shard:
+        for member, content in (("ring.mp4", scenes[10].read_bytes()), ("ring.txt", b"a white ring grows")):
+            entry = tarfile.TarInfo(member)
+            entry.size = len(content)
+            shard.addfile(entry, io.BytesIO(content))
+    for number, (model, version) in enumerate((("talks", "1"), ("talks", "2"), ("films", "3"))):
+        write_small_model(folder / "srv" / "models" / f"{model}-{version}", number, model, version)
+    for number, (model, version) in enumerate(
+        (("talks", "3"), *((n, "1") for n in ("one", "two", "mine", "better"))), 3
+    ):
+        write_small_model(checkout / "bundles" / (f"{model}-3" if version == "3" else model), number, model, version)
+
+
+def draw_scenes(folder: Path) -> None:
+    """A corpus for the pages about data, with four clips a split, below the reader's ``folder``."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        make_corpus(folder / "checkout" / "data" / "scenes", {"train": 4, "val": 4, "test": 4})
+
+
+def _link_checkout(checkout: Path) -> None:
+    """What lies in the repository, so that nothing that a page writes is written there."""
+    for entry in ROOT.iterdir():
+        if entry.name not in ("bundles", "vitascope-data", ".git", ".venv", ".demo", "runs", "data", "dist"):
+            (checkout / entry.name).symlink_to(entry)
+    (checkout / "bundles" / BUNDLE.name).symlink_to(BUNDLE)
+    (checkout / ".venv").symlink_to(sys.prefix)
+
+
+def write_small_model(folder: Path, seed: int, name: str, version: str) -> None:
+    """The bundle of ``tests.small_bundle`` under another name."""
+    make_small_bundle(folder, seed=seed, version=version)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest.pop("files")
+    write_manifest(folder, {**manifest, "name": name})
+
+
+@contextmanager
+def reading(folder: Path, port: int = 0) -> Iterator[Terminal]:
+    """A terminal in ``folder``, which becomes a reader's, and a service beside it with three collections.
+
+    The service is the shipped bundle's, reads the videos of the reader, and asks nobody for a key. It ends where
+    a page starts one itself, over the same data and on the same ``port``.
+    """
+    prepare(folder)
+    settings = Settings(
+        bundle=BUNDLE,
+        bundles_root=folder / "srv" / "models",
+        data_dir=folder / "checkout" / "vitascope-data",
+        allowed_roots=[folder / "videos", folder / "home", folder / "mnt"],
+        allow_unauthenticated=True,
+        url_fetch="on",
+        webhooks="on",
+        decoding_processes=1,
+        drain_seconds=0.0,
+        threads=1,
+        device="cpu",
+        port=port,
+        log_level="error",
+    )
+    with ExitStack() as after, ExitStack() as service:
+        running = service.enter_context(serving(settings))
+        client = after.enter_context(Client(str(running.client.base_url)))
+        inhabit(client, sorted((folder / "home" / "Videos").iterdir()))
+        port = running.client.base_url.port or port
+        library = after.enter_context(Library(folder / "library"))
+        model = Model.open(folder / "srv" / "models" / "films-3", threads=1, device="cpu")
+        collection = library.create("films", model)
+        names = {"client": client, "library": library, "model": model, "collection": collection}
+        terminal = Terminal(folder, port, names, stop_service=service.close)
+        after.callback(terminal.close)
+        yield terminal
+
+
+def inhabit(client: Client, videos: Sequence[Path]) -> None:
+    """Make the collections that pages take for granted: two with videos, one without."""
+    for name, some in {"videos": videos[:3], "films": videos[3:4], "talks": []}.items():
+        client.create_collection(name)
+        for video in some:
+            client.add_video(name, video, metadata={"year": 2024})
