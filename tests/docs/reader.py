@@ -47,12 +47,13 @@ def prepare(folder: Path) -> None:
     _link_checkout(checkout)
 
     scenes = write_videos(home / "Videos")
+    shutil.copytree(home / "Videos", checkout / ".demo" / "videos")
     for name, scene in zip(SHARED, scenes, strict=False):
         shutil.copy(scene, checkout / name)
     for number, place in enumerate(("videos/2024/sea.mp4", "videos/2024/hill.mp4", "videos/a.mp4", "videos/b.mp4")):
         shutil.copy(scenes[4 + number], folder / place)
     shutil.copy(scenes[8], folder / "mnt/cameras/7.mp4")
-    shutil.copy(scenes[9], home / "Films" / "film.mp4")
+    write_color_video(home / "Films" / "film.mp4", (220, 20, 20), 4.0, rate=5)
     talks = (home / "Talks" / "engine.mp4", folder / "videos/talks/gears.mp4", folder / "videos/holidays/hike.mp4")
     for number, place in enumerate(talks):
         write_color_video(place, (90, 60 + 60 * number, 120), 9.0, rate=5)
