@@ -27,7 +27,7 @@ WEBHOOK = 'webhook_id = client.create_webhook("https://portal.example/hook")["id
 UNHOOK = "client.delete_webhook(webhook_id)"
 MODEL = 'fingerprint = client.add_model("talks-2")["fingerprint"]; client.wait_for_model(fingerprint)'
 OLD = 'client.create_collection("old")'
-KEY = "key_id = made_key()"
+KEY = 'key_id = client.create_key("made", ["read"])["id"]'
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,14 @@ EXAMPLES = {
     "DELETE /v1/collections/{name}/videos/{video_id}": Example(
         'client.delete_video("holidays", "3")', after="holidays()"
     ),
-    "GET /v1/collections/{name}/videos/{video_id}/media": Example(options="-s -o beach.mp4 -r 0-9999"),
-    "GET /v1/collections/{name}/videos/{video_id}/thumbnail": Example(options="-s -o beach.jpg", query="?t=1.5"),
+    "GET /v1/collections/{name}/videos/{video_id}/media": Example(
+        'client.download_video("holidays", "3", "beach-again.mp4")', options="-s -o beach-again.mp4 -r 0-9999"
+    ),
+    "GET /v1/collections/{name}/videos/{video_id}/thumbnail": Example(
+        'client.thumbnail("/v1/collections/holidays/videos/3/thumbnail?t=1.5")',
+        options="-s -o at-1.5.jpg",
+        query="?t=1.5",
+    ),
     "GET /v1/collections/{name}/jobs": Example('client.jobs("holidays", state="running")', query="?state=running"),
     "POST /v1/collections/{name}/jobs": Example(
         'client.create_job("holidays", source={"kind": "folder", "folder": "/videos/holidays"})'
@@ -116,13 +122,13 @@ EXAMPLES = {
         'client.set_default_model("9f0c…ab34")', before=MODEL, after="client.set_default_model(default)"
     ),
     "DELETE /v1/models/{fingerprint}": Example('client.remove_model("9f0c…ab34")', before=MODEL),
-    "GET /v1/keys": Example(),
-    "POST /v1/keys": Example(),
-    "DELETE /v1/keys/{key_id}": Example(before=KEY),
+    "GET /v1/keys": Example("client.keys()"),
+    "POST /v1/keys": Example('client.create_key("the portal", ["read"], collections=["holidays"])'),
+    "DELETE /v1/keys/{key_id}": Example('client.revoke_key("3f9c01d2a4b7")', before=KEY),
     "POST /v1/media-cookie": Example(options="-si"),
     "GET /v1/webhooks": Example("client.webhooks()"),
     "POST /v1/webhooks": Example('client.create_webhook("https://portal.example/hooks/vitascope")'),
-    "GET /v1/webhooks/{webhook_id}": Example(before=WEBHOOK, after=UNHOOK),
+    "GET /v1/webhooks/{webhook_id}": Example('client.webhook("9f86d081884c7d65")', before=WEBHOOK, after=UNHOOK),
     "DELETE /v1/webhooks/{webhook_id}": Example('client.delete_webhook("9f86d081884c7d65")', before=WEBHOOK),
     "GET /v1/webhooks/{webhook_id}/deliveries": Example(
         'client.webhook_deliveries("9f86d081884c7d65", state="pending")',

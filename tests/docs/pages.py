@@ -35,7 +35,7 @@ NEVER = {
 
 _FENCE = re.compile(r"^( *)```(console|python)\b[^\n]*\n(.*?)^ *```\s*$", re.MULTILINE | re.DOTALL)
 _ABOVE = re.compile(r"<!-- run: ([^>]*?) -->\s*\Z")
-_PAGE = re.compile(r"<!-- run on this page: ([^>]*?) -->")
+_PAGE = re.compile(r"^<!-- run on this page: ([^>]*?) -->", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -112,20 +112,12 @@ def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
         def settled(job_id: str) -> None:
             wait_for(lambda: client.job("holidays", job_id)["state"] == "cancelled")
 
-        def made_key() -> str:
-            made = running.client.post(
-                "/v1/keys", json={"name": "made", "scopes": ["read"]}, headers={"x-api-key": ADMIN}
-            )
-            assert made.status_code == 201, made.text
-            return str(made.json()["id"])
-
         holidays()
         world = {
             "client": client,
             "default": client.models()["models"][0]["fingerprint"],
             "holidays": holidays,
             "settled": settled,
-            "made_key": made_key,
             "SLOW_URL": f"http://media.example:{slow}/beach.mp4",
         }
         terminal = Terminal(folder, url.port or 0, {"client": client})
