@@ -15,6 +15,7 @@ from tests.service.test_openapi import document
 
 PAGE = ROOT / "docs" / "api.md"
 UPDATE = "python -m tests.docs.api_page"
+SERVER, VERSION = "http://127.0.0.1:8000", "/v1"
 WIDTH = 118
 ORDER = ("get", "post", "patch", "delete")
 FORM, AS_JSON = "multipart/form-data", "application/json"
@@ -31,13 +32,13 @@ and gives. [Usage](usage.md) tells how they go together. The examples belong to 
 test against a real service. They begin with:
 
 ```console
-$ export V=http://127.0.0.1:8000            # with keys, each line below also has: -H "X-API-Key: vsk_…"
+$ export V={server}{version}         # with keys, each line below also has: -H "X-API-Key: vsk_…"
 ```
 
 ```python
 from vitascope.client import Client
 
-client = Client("http://127.0.0.1:8000")  # the key comes from VITASCOPE_API_KEY
+client = Client("{server}")  # the key comes from VITASCOPE_API_KEY
 ```
 
 Bodies are JSON of at most 1 MiB (`VITASCOPE_MAX_BODY_BYTES`), or forms with a file of at most 512 MiB
@@ -53,7 +54,7 @@ def page() -> str:
     """The page as it should be."""
     made = document()
     errors = _table(("status", "what"), [(str(status), meaning) for status, (_, meaning) in MEANING.items()])
-    parts = [HEAD.format(update=UPDATE, errors=errors)]
+    parts = [HEAD.format(update=UPDATE, server=SERVER, version=VERSION, errors=errors)]
     for tag in made["tags"]:
         parts.append(f"## {tag['name'].capitalize()}\n\n{tag['description']}\n")
         parts += [_operation(made, *each) for each in operations(made) if tag["name"] in each[2]["tags"]]
@@ -76,7 +77,8 @@ def curls(made: Schema, method: str, path: str, ids: Mapping[str, str]) -> list[
     named = {**ids, "name": example.name or ids["name"]}
     if "files" in path:
         named["name"] = example.name
-    url = f"$V{path.format_map(named)}{example.query}"
+    start = "$V" if path.startswith(VERSION) else SERVER
+    url = f"{start}{path.removeprefix(VERSION).format_map(named)}{example.query}"
     quoted = f'"{url}"' if "?" in url else url
     verb = "" if method == "GET" or "requestBody" in operation else f"-X {method} "
     start = f"curl {example.options or '-s'} {verb}{quoted}"

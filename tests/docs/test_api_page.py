@@ -14,7 +14,7 @@ from service.outbound.door import Door
 from service.outbound.rules import Rules
 from service.settings import Settings
 from tests.docs.api_examples import EXAMPLES, IDS
-from tests.docs.api_page import PAGE, UPDATE, curls, operations, page
+from tests.docs.api_page import PAGE, SERVER, UPDATE, VERSION, curls, operations, page
 from tests.docs.pages import Block
 from tests.docs.reader import CURL, prepare, write_small_model
 from tests.docs.terminal import Terminal
@@ -122,5 +122,5 @@ def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
         }
         terminal = Terminal(folder, url.port or 0, {"client": client})
         stack.callback(terminal.close)
-        terminal.run(Block("api", 1, "console", "$ export V=http://127.0.0.1:8000\n", ""))
+        terminal.run(Block("api", 1, "console", f"$ export V={SERVER}{VERSION}\n", ""))
         yield terminal, world
