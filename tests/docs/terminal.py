@@ -9,6 +9,7 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.docs.pages import ROOT, Block, Command, commands
+from tests.service.running import wait_for
 
 PATIENCE = 300.0
 PORT = 8000
@@ -109,6 +111,7 @@ class Terminal:
         if "vitascope serve" in command.text:
             self._stop_service()
             self._end_background()
+            wait_for(lambda: is_free(self.port))  # until then the one that ends still answers
         stays = _STAYS.search(command.text) is not None
         behind = stays and not re.search(r"&\s*(#.*)?$", command.text)
         status = self._tell(f". {step} </dev/null >{said} 2>&1 {'& echo 0' if behind else '; echo $?'}")
@@ -153,6 +156,12 @@ class Terminal:
             .replace(f"{self.folder}/checkout/", "")
             .replace(str(self.folder), "")
         )
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on ``port`` of this machine."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def wait_until_ready(port: int) -> bool:

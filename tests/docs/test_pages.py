@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from tests.chaos import only_by_chaos
 from tests.docs.pages import DOCS_CHECK, NEVER, ROOT, Block, blocks, commands, pages, why_not_run
 from tests.docs.reader import CURL, draw_scenes, reading
-from tests.docs.terminal import PORT, Terminal, difference
+from tests.docs.terminal import PORT, Terminal, difference, is_free
 from tests.service.receiver import receiving
 from tests.service.running import wait_for
 from tests.tools import find_tool
@@ -54,18 +53,13 @@ def test_what_the_pages_print_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("page", LONG)
 def test_everything_that_a_page_prints_runs(page: str, tmp_path: Path) -> None:
     """`make docs-check`: a page from its beginning to its end, each with a reader of its own, on the port it prints."""
-    wait_for(_port_is_free)
+    wait_for(lambda: is_free(PORT))
     mine = [block for block in BLOCKS if block.page == page and block.run in ("", DOCS_CHECK)]
     with reading(tmp_path, PORT) as terminal:
         if any("data/scenes" in block.text for block in mine):
             draw_scenes(tmp_path)
         problems = [problem for block in mine for problem in terminal.run(block)]
     assert problems == [], "\n\n".join(problems)
-
-
-def _port_is_free() -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", PORT)) != 0
 
 
 @pytest.mark.parametrize(
