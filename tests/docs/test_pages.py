@@ -38,7 +38,8 @@ def test_tests_that_run_blocks_in_place_of_this_one_name_the_page() -> None:
 
 def test_what_the_pages_print_runs(tmp_path: Path) -> None:
     """All blocks that take no time, page after page: one reader, one service, one terminal a page."""
-    find_tool("bash"), find_tool("curl"), find_tool("jq")
+    for tool in ("bash", "curl", "jq"):
+        find_tool(tool)
     with reading(tmp_path) as terminal:
         problems = []
         for page in dict.fromkeys(block.page for block in BLOCKS):
