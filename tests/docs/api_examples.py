@@ -140,3 +140,8 @@ EXAMPLES = {
         'client.rotate_webhook("9f86d081884c7d65")', before=WEBHOOK, after=UNHOOK
     ),
 }
+
+
+def example_of(method: str, path: str) -> Example:
+    """Of an operation without one of its own: it is called as it is."""
+    return EXAMPLES.get(f"{method} {path}", Example())

@@ -9,7 +9,7 @@ from typing import Any
 
 from service.gate.access import needed
 from service.openapi import MEANING
-from tests.docs.api_examples import EXAMPLES, IDS, Example
+from tests.docs.api_examples import IDS, Example, example_of
 from tests.docs.pages import ROOT
 from tests.service.test_openapi import document
 
@@ -73,7 +73,7 @@ def operations(made: Schema) -> Iterator[tuple[str, str, Schema]]:
 
 def curls(made: Schema, method: str, path: str, ids: Mapping[str, str]) -> list[str]:
     """The examples of an operation, one for each form of body, with ``ids`` in the path."""
-    operation, example = made["paths"][path][method.lower()], EXAMPLES[f"{method} {path}"]
+    operation, example = made["paths"][path][method.lower()], example_of(method, path)
     named = {**ids, "name": example.name or ids["name"]}
     if "files" in path:
         named["name"] = example.name
@@ -137,7 +137,7 @@ def _operation(made: Schema, method: str, path: str, described: Schema) -> str:
     parts.append(_answers(described))
     shown = "".join(f"$ {curl}\n" for curl in curls(made, method, path, IDS))
     parts.append(f"```console\n{shown}```\n")
-    if python := EXAMPLES[f"{method} {path}"].python:
+    if python := example_of(method, path).python:
         parts.append(f"```python\n{python}\n```\n")
     return "\n".join(parts)
 
