@@ -21,7 +21,7 @@ from typing import Any
 from tests.docs.pages import ROOT, Block, Command, commands
 from tests.service.running import wait_for
 
-PATIENCE = 300.0
+PATIENCE = 900.0
 PORT = 8000
 """Which the pages print."""
 PLACES = ("videos", "mnt", "srv", "etc/vitascope", "tmp")
