@@ -52,9 +52,11 @@ def float16_graph(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that computes in float16, inputs and outputs as they were."""
     # It puts its own folder on the search path of modules: only where it is needed.
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of small weights that become 0
         half: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, disable_shape_infer=True)
+    OnnxModel.graph_topological_sort(half.graph)  # casts were put at the end, behind those that read them
     return half

@@ -153,3 +153,9 @@ def test_float16_graph_takes_and_gives_what_the_float32_graph_does(bundles: dict
     expected, found = (engine_of(m).run(given)["vector"] for m in (quick, float16_graph(quick)))
     assert found.dtype == np.float32
     assert (expected * found).sum(axis=1).min() > 0.999
+
+
+@pytest.mark.parametrize("graph", ["text", "video", "match", "answer"])
+def test_float16_graph_is_one_that_may_be_stored(bundles: dict[str, Path], graph: str) -> None:
+    """Its nodes in order: ONNX Runtime would sort them, other readers and the export's last check refuse them."""
+    onnx.checker.check_model(float16_graph(fused(folded(bundles["int8-weights"] / f"{graph}.onnx"))))
