@@ -23,6 +23,7 @@ from index.jobs.cluster.connect import LOOPBACK_ONLY, connected
 from index.jobs.jobs import Job, create_folder_job, create_job, items, job, pause, resume, run_job
 from index.jobs.sources.description import ShardsSource
 from index.library import Library
+from tests.chaos import only_by_chaos
 from tests.index.folder_jobs import make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
@@ -230,6 +231,7 @@ def test_the_process_that_runs_the_job_may_be_killed(
     assert all(item.crashes == 0 for item in items(collection, made.id))
 
 
+@only_by_chaos
 def test_it_is_paused_and_goes_on_and_keeps_copies_of_what_a_shard_holds(
     tmp_path: Path, cluster: Any, collection: Collection, small_model: Model
 ) -> None:
