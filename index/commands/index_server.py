@@ -16,7 +16,7 @@ from index.commands.running import check_succeeded
 from index.commands.segment_options import asked_segmentation, segmentation_json
 from vitascope.client import Client, ServiceError
 from vitascope.commands.output import Steps
-from vitascope.errors import CollectionNotFound, InvalidInput, MediaError
+from vitascope.errors import CollectionNotFound, InvalidInput, MediaError, VitascopeError
 
 if TYPE_CHECKING:
     from index.jobs.sources.description import Source
@@ -41,17 +41,26 @@ def index_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     return _by_uploads(client, args)
 
 
-def _open_or_create(client: Client, args: argparse.Namespace) -> None:
+def _open_or_create(client: Client, args: argparse.Namespace) -> bool:
+    """Whether it was made for this."""
     try:
         client.collection(args.collection)
     except CollectionNotFound:
         client.create_collection(args.collection, model=args.model)
+        return True
+    return False
 
 
 def _by_job(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     metadata, segmentation = asked_metadata(args), segmentation_json(asked_segmentation(args))
-    _open_or_create(client, args)
-    begun = client.create_job(args.collection, source=_source_there(args), metadata=metadata, segmentation=segmentation)
+    is_new = _open_or_create(client, args)
+    source = _source_there(args)
+    try:
+        begun = client.create_job(args.collection, source=source, metadata=metadata, segmentation=segmentation)
+    except VitascopeError:
+        if is_new:  # nobody asked for an empty one
+            client.delete_collection(args.collection)
+        raise
     job = followed(client, args.collection, begun["id"], quiet=args.json)
     check_succeeded(job)
     counts = job["counts"]

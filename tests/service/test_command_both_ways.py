@@ -234,6 +234,15 @@ def test_an_upload_that_was_interrupted_goes_on_and_sends_nothing_twice(
     assert (Path(note["file"]).name, note["note"].partition(":")[0]) == ("red.mp4", "red.srt")
 
 
+def test_a_job_that_is_refused_leaves_no_empty_collection(
+    places: tuple[Place, Place], running: Running, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, there = places
+    there.say(["index", "/no/allowed/root", "--remote", "--collection", "NAME"], monkeypatch, capsys)
+    assert [status for status, _, _ in there.said] == [2]
+    assert running.client.get(f"/v1/collections/{there.meant['NAME']}").status_code == 404
+
+
 def test_a_file_that_is_too_much_for_the_service_is_listed_and_the_others_are_sent(
     places: tuple[Place, Place], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
