@@ -6,6 +6,7 @@ import { prepareCaptions } from "./captions.js";
 import { chosenName } from "./collections.js";
 import { $, el, span } from "./parts.js";
 import { player } from "./player.js";
+import { question } from "./question.js";
 import { choose, clipPlayed, follow, hideTimeline, moveBy, prepareTimeline, showMoments, showTimeline } from "./timeline.js";
 import { find, wanted } from "./wanted.js";
 
@@ -78,7 +79,8 @@ export function prepareClip(onDeleted, likeThis) {
   };
   $("clip-delete").onclick = async () => {
     const { video } = shown;
-    if (!confirm(`Delete “${video.title}” from ${chosenName()}?`)) return;
+    const sure = await question({ title: `Delete ${video.title}?`, text: `It goes from ${chosenName()}, with its clips.`, action: "Delete", isDangerous: true });
+    if (!sure) return;
     try {
       await call("DELETE", at(chosenName(), "videos", video.id));
       $("clip").close();
