@@ -17,16 +17,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from demo.scenes import write_videos
-from tests.media_files import write_color_video
+from tests.media_files import Pixels, write_color_video, write_video
 from tests.service.browsing import ADMIN
 from tests.service.conftest import settings_for
 from tests.service.page_views import views
 from tests.service.running import ROOT, Running, serving, wait_for
 from tests.tools import find_tool
+from training.data.scenes.vocabulary import FPS
 from vitascope.commands.options import default_bundle
 
 DESK, PHONE = {"width": 1280, "height": 820}, {"width": 390, "height": 780}
@@ -36,6 +38,8 @@ LOOKS: dict[str, dict[str, Any]] = {
     "-phone": {"viewport": PHONE, "is_mobile": True, "has_touch": True},
 }
 WANTED = {"page", "page-dark", "page-phone", "clip", "jobs", "jobs-phone", "collections-dark", "keys"}
+FILM = "a day at the square"  # all scenes as one video, for its timeline
+QUERY = "a red square moves left"
 SLOWLY = 0.6  # seconds a clip: a job on a picture should be under way
 COLLECTION = "scenes"
 
@@ -57,8 +61,8 @@ def main(arguments: list[str]) -> int:
             for look, context in LOOKS.items():
                 if any(name.endswith(look) for name in WANTED):
                     for name, picture in _taken(running, browser, sources, look, context):
-                        size = _write(folder / f"{name}.png", picture)
-                        print(f"{name}.png  {size / 1000:.0f} kB")
+                        _write(folder / f"{name}.png", picture)
+            _write(folder / "timeline.png", _timeline(running, browser))
             browser.close()
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -66,30 +70,40 @@ def main(arguments: list[str]) -> int:
 
 
 def _videos(home: Path) -> dict[str, Path]:
-    """Folders: the demonstration's videos with two files that are none, and the pictures of a camera."""
-    scenes, camera = home / "scenes", home / "driveway"
+    """Folders: the demonstration's videos with two files that are none, all of them as one film, and a camera's."""
+    scenes, camera, films = home / "scenes", home / "driveway", home / "films"
     write_videos(scenes)
+    films.mkdir()
+    frames = [frame for file in sorted(scenes.glob("*.mp4")) for frame in _frames(file)]
+    write_video(films / f"{FILM}.mp4", frames, rate=FPS)
     for name in ("shopping list.mp4", "old backup.mov"):
         (scenes / name).write_text("This is no video.")
     camera.mkdir()
     for number in range(12):
         write_color_video(camera / f"{number:02}.mp4", (90 + number, 96, 110), seconds=1.0)
-    return {"scenes": scenes, "driveway": camera}
+    return {"scenes": scenes, "driveway": camera, "films": films}
+
+
+def _frames(file: Path) -> Iterator[Pixels]:
+    with av.open(str(file)) as container:
+        for frame in container.decode(video=0):
+            yield frame.to_ndarray(format="rgb24")
 
 
 def _fill(running: Running, sources: dict[str, Path]) -> None:
     client = running.client
     client.headers["x-api-key"] = ADMIN
-    for name in ("driveway", COLLECTION):
+    for name in ("driveway", "films", COLLECTION):
         client.post("/v1/collections", json={"name": name})
     _begin(running, COLLECTION, sources["scenes"], wait=True)
+    _begin(running, "films", sources["films"], wait=True, segmentation={"rule": "windows", "length": 3})
     client.post("/v1/operations", json={"kind": "backup", "collection": COLLECTION})
     client.post("/v1/keys", json={"name": "the portal", "scopes": ["read"], "collections": [COLLECTION], "rate": 20})
     client.post("/v1/keys", json={"name": "driveway camera", "scopes": ["write"], "expires_in": 90 * 86400.0})
 
 
-def _begin(running: Running, collection: str, folder: Path, *, wait: bool = False) -> str:
-    answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": str(folder)})
+def _begin(running: Running, collection: str, folder: Path, *, wait: bool = False, **asked: Any) -> str:
+    answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": str(folder), **asked})
     address: str = answer.raise_for_status().headers["location"]
     if wait:
         wait_for(lambda: running.client.get(address).json()["state"] == "succeeded")
@@ -101,11 +115,9 @@ def _taken(
 ) -> Iterator[tuple[str, bytes]]:
     opened = browser.new_context(base_url=str(running.client.base_url), reduced_motion="reduce", **context)
     page = opened.new_page()
-    page.goto(f"/?collection={COLLECTION}")
-    page.get_by_label("API key").fill(ADMIN)
-    page.get_by_role("button", name="Go on").click()
+    _enter(page, f"/?collection={COLLECTION}")
     live = ""  # address of a job that is under way
-    for view in views(page, "a red square moves left", "what color is the square?"):
+    for view in views(page, QUERY, "what color is the square?"):
         if view == "jobs":
             live = _begin(running, COLLECTION, sources["driveway"])
             _slow_down(running)
@@ -125,6 +137,26 @@ def _taken(
             running.client.delete(f"{videos}/{video['id']}")
 
 
+def _timeline(running: Running, browser: Browser) -> bytes:
+    """The film, open at what fits best."""
+    opened = browser.new_context(base_url=str(running.client.base_url), reduced_motion="reduce", viewport=DESK)
+    page = opened.new_page()
+    _enter(page, f"/?collection=films&q={QUERY}")
+    page.locator(".card").first.click()
+    page.get_by_text("Moments that fit best").wait_for()
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(500)  # the first frame
+    picture = page.screenshot()
+    opened.close()
+    return picture
+
+
+def _enter(page: Page, address: str) -> None:
+    page.goto(address)
+    page.get_by_label("API key").fill(ADMIN)
+    page.get_by_role("button", name="Go on").click()
+
+
 def _slow_down(running: Running) -> None:
     model: Any = running.service.model
     embed: Callable[..., Any] = type(model).embed_video.__get__(model)
@@ -136,10 +168,10 @@ def _slow_down(running: Running) -> None:
     model.embed_video = slowly
 
 
-def _write(file: Path, picture: bytes) -> int:
+def _write(file: Path, picture: bytes) -> None:
     with Image.open(io.BytesIO(picture)) as taken:
         taken.convert("RGB").quantize(256, kmeans=4, dither=Image.Dither.NONE).save(file, optimize=True)
-    return file.stat().st_size
+    print(f"{file.name}  {file.stat().st_size / 1000:.0f} kB")
 
 
 if __name__ == "__main__":
