@@ -86,7 +86,7 @@ EXAMPLES = {
         'client.job_items("holidays", "1", state="failed")', before=ENDED, query="?state=failed"
     ),
     "GET /v1/collections/{name}/jobs/{job_id}/events": Example(
-        'for event in client.job_events("holidays", "1"): print(event)', before=ENDED, options="-sN"
+        'for event in client.job_events("holidays", "1"):\n    print(event)', before=ENDED, options="-sN"
     ),
     "POST /v1/collections/{name}/jobs/{job_id}/pause": Example(
         'client.pause_job("holidays", "1")', before=SLOW, after=STOP

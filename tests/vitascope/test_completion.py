@@ -6,7 +6,6 @@ import argparse
 import os
 import pty
 import select
-import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools import find_tool
 from vitascope.command import main
 from vitascope.commands.completers import collection_names
 
@@ -109,9 +109,7 @@ def test_the_script_of_each_shell_is_one(shell: str, capsys: pytest.CaptureFixtu
     script = tmp_path / "script"
     script.write_text(capsys.readouterr().out)
     assert "vitascope" in script.read_text()
-    if shutil.which(shell) is None:
-        pytest.skip(f"needs {shell}")
-    assert subprocess.run([shell, "-n", str(script)], check=False).returncode == 0
+    assert subprocess.run([find_tool(shell), "-n", str(script)], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("server", ["http://127.0.0.1:1", "ftp://127.0.0.1", "nonsense"])
