@@ -51,6 +51,8 @@ class Server(uvicorn.Server):
             # Who is in the queue when a socket is closed is cut off. So: a queue of one, which is emptied first.
             listener.listen(0)
         await asyncio.sleep(ACCEPTING_SECONDS)
+        for _ in range(2):  # a timer rings before the loop looks at its sockets: the queue is looked at once more
+            await asyncio.sleep(0)
         await super().shutdown(self._listeners)
 
     def _cut_off(self, clients: list[Any]) -> None:

@@ -1,19 +1,17 @@
 // The whole page: its modules put together, keys, and how it starts.
 
-import { showKeysPanel } from "./access.js";
 import { prepareAdding } from "./adding.js";
 import { prepareClip } from "./clip.js";
 import { chosenName, chosenOnceLoaded, loadCollections, prepareCollections } from "./collections.js";
+import { showModel } from "./default_model.js";
 import { prepareDropping } from "./dropping.js";
 import { forgetFields, prepareFilter } from "./filtering.js";
 import { followJobs, prepareJobs, showJobsPanel } from "./jobs.js";
-import { prepareCollectionsPanel, showCollectionsPanel } from "./library.js";
 import { forgetLikeness, likeness, prepareLikeness } from "./likeness.js";
-import { showModel, showModelsPanel } from "./models.js";
 import { $ } from "./parts.js";
 import { fail, loading, moveFocus } from "./results.js";
 import { added, likeThis, meetVideos, prepareSearching, refresh, search, show } from "./searching.js";
-import { openFromAddress, preparePanels } from "./sheet.js";
+import { fetched, openFromAddress, preparePanels } from "./sheet.js";
 import { isElsewhere, recall, remember, showChips } from "./wanted.js";
 
 prepareAdding(chosenOnceLoaded, added);
@@ -30,17 +28,16 @@ prepareFilter(meetVideos, search);
 prepareLikeness(() => showChips(search), search);
 prepareSearching();
 prepareJobs(added);
-prepareCollectionsPanel();
 preparePanels({
   jobs: showJobsPanel,
-  collections: (panel) => showCollectionsPanel(panel, {
+  collections: fetched(() => import("./library.js"), ({ showCollectionsPanel }, panel) => showCollectionsPanel(panel, {
     reload: loadCollections,
     added,
     choose: (name) => loadCollections(name).then(look),
     dropped: async () => (await loadCollections(), look()),
-  }),
-  models: showModelsPanel,
-  keys: showKeysPanel,
+  })),
+  models: fetched(() => import("./models.js"), ({ showModelsPanel }, panel) => showModelsPanel(panel)),
+  keys: fetched(() => import("./access.js"), ({ showKeysPanel }, panel) => showKeysPanel(panel)),
 });
 
 // At the collection that was chosen.

@@ -7,7 +7,7 @@ import { begin, embedAgain, isUnderWay, operations, pause, remove, save } from "
 import { $, el } from "./parts.js";
 import { question } from "./question.js";
 import { rights } from "./rights.js";
-import { chip, doing, empty, fill, openSheet } from "./sheet.js";
+import { chip, doing, empty, fill } from "./sheet.js";
 import { ago, count, facts, size } from "./words.js";
 
 const ROUNDS = 5; // that an index which is not there yet is looked at again; small collections never need it
@@ -125,5 +125,3 @@ function workLine(work, { again }) {
         again();
       })));
 }
-
-export const prepareCollectionsPanel = () => ($("open-collections").onclick = () => openSheet("collections"));

@@ -1,23 +1,14 @@
 // The models that serve: which there are, what each can do and how well, and which one is the default.
 
 import { call } from "./api.js";
+import { showModel } from "./default_model.js";
 import { checkbox, field } from "./fields.js";
 import { pause } from "./operations.js";
-import { $, el } from "./parts.js";
+import { el } from "./parts.js";
 import { question } from "./question.js";
 import { may } from "./rights.js";
-import { chip, doing, fill, openSheet } from "./sheet.js";
+import { chip, doing, fill } from "./sheet.js";
 import { facts } from "./words.js";
-
-// The default's name, at the top of the page.
-export async function showModel() {
-  const model = (await call("GET", "/v1/models")).models[0];
-  $("model").textContent = model.state === "failed" ? "Model: failed" : `Model: ${model.name}`;
-  $("model").classList.toggle("danger", model.state === "failed");
-  $("model").hidden = false;
-}
-
-$("model").onclick = () => openSheet("models");
 
 export function showModelsPanel(panel) {
   let isOver = false;

@@ -17,6 +17,7 @@ export function preparePanels(given) {
     show(NAMES[(NAMES.indexOf(shown) + step + NAMES.length) % NAMES.length]);
     tab(shown).focus();
   };
+  $("open-collections").onclick = () => openSheet("collections");
   $("sheet-close").onclick = () => $("sheet").close();
   $("sheet").addEventListener("close", () => {
     end();
@@ -77,6 +78,21 @@ export async function fill(box, make) {
     if (!isLate()) box.removeAttribute("aria-busy");
   }
 }
+
+// A panel whose code is fetched when somebody looks at it; ``begin`` gets that code and fills the panel.
+export const fetched = (load, begin) => (panel) => {
+  let isOver = false;
+  let end = () => {};
+  fill(panel, async () => {
+    const code = await load();
+    if (!isOver) end = begin(code, panel) || end;
+    return []; // late by now: the panel is being filled
+  });
+  return () => {
+    isOver = true;
+    end();
+  };
+};
 
 // Whoever is at a button does not lose the place when what is around it is drawn anew.
 function keepPlace(box, change) {
