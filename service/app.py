@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -37,6 +36,7 @@ from service.routes import (
 )
 from service.settings import Settings
 from service.state import Service
+from vitascope.version import installed_version
 
 ALLOWED_HEADERS = ("Content-Type", "X-Request-ID", "Authorization", "X-API-Key", "Last-Event-ID")
 """Of requests that pages of other origins may send."""
@@ -61,7 +61,7 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
 
     app = FastAPI(
         title="Vitascope",
-        version=_version(),
+        version=installed_version("0"),
         lifespan=lifespan,
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
@@ -88,10 +88,3 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     app.add_middleware(Observed)
     app.add_middleware(Envelope, settings=settings)
     return app
-
-
-def _version() -> str:
-    try:
-        return version("vitascope")
-    except PackageNotFoundError:
-        return "0"

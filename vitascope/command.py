@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vitascope.errors import VitascopeError
+from vitascope.version import installed_version
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -218,7 +219,7 @@ def _install_hint(command: str | None, module: str, extra: str) -> str:
 
 
 class _Version(argparse.Action):
-    """Looks the version up when it is asked for: that takes as long as all else that a completion needs."""
+    """Looks the version up when it is asked for."""
 
     def __call__(
         self,
@@ -227,10 +228,5 @@ class _Version(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            print(f"vitascope {version('vitascope')}")
-        except PackageNotFoundError:
-            print("vitascope (not installed)")
+        print(f"vitascope {installed_version()}")
         parser.exit()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 from vitascope.assistants import asked, told
 from vitascope.client import AsyncClient
+from vitascope.client.requests import address
 from vitascope.errors import TaskMissing
 
 RERANK = 20
@@ -127,8 +127,8 @@ async def ask_video(client: AsyncClient, wanted: asked.AskVideo) -> told.Answers
 
 
 async def show_moment(client: AsyncClient, wanted: asked.ShowMoment) -> told.Picture:
-    video = f"/v1/collections/{quote(wanted.collection, safe='')}/videos/{quote(wanted.video_id, safe='')}"
-    jpeg = await client.thumbnail(f"{video}/thumbnail?t={wanted.time}")
+    place = address("collections", wanted.collection, "videos", wanted.video_id, "thumbnail")
+    jpeg = await client.thumbnail(f"{place}?t={wanted.time}")
     return told.Picture(collection=wanted.collection, video_id=wanted.video_id, time=wanted.time, jpeg=jpeg)
 
 

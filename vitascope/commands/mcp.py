@@ -6,11 +6,11 @@ import argparse
 import logging
 import os
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit
 
 from vitascope.errors import InvalidInput
+from vitascope.version import installed_version
 
 SERVER = "http://127.0.0.1:8000"
 EPILOG = """\
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.assistants.transports import serve_http, serve_stdio
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    server = make_server(_service(args), _version())
+    server = make_server(_service(args), installed_version(""))
     if args.http is None:
         serve_stdio(server)
     else:
@@ -68,13 +68,6 @@ def _service(args: argparse.Namespace) -> str:
     if not is_url:
         raise InvalidInput(f"server: {url!r}; a URL such as {SERVER} was expected")
     return url
-
-
-def _version() -> str:
-    try:
-        return version("vitascope")
-    except PackageNotFoundError:
-        return ""
 
 
 COMMANDS = {"mcp": (add_arguments, run, lambda result, console: None)}

@@ -19,7 +19,7 @@ from index.jobs.channel import Channel
 from index.jobs.cluster.desk import Desk, Loss, content_key
 from index.jobs.cluster.shifts import results
 from index.jobs.cluster.shipping import bundle_files
-from index.jobs.cluster.worker import Embedded, Known, Order, Result, installed_version
+from index.jobs.cluster.worker import Embedded, Known, Order, Result
 from index.jobs.ingest import Ingested, add, content_sha256
 from index.jobs.pipeline import Finished, Pace
 from index.jobs.records import JobItem
@@ -36,6 +36,7 @@ from vitascope.errors import (
     TaskMissing,
     VitascopeError,
 )
+from vitascope.version import installed_version
 
 IN_FLIGHT = 3
 """Files in work for each worker: one that is embedded, one that waits, one that is stored."""

@@ -8,7 +8,6 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from vitascope.engine import Device
 from vitascope.errors import ClusterError, VitascopeError
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
+from vitascope.version import installed_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +153,3 @@ def check_folders(wanted: Iterable[str]) -> None:
             raise ClusterError(
                 f"a worker on {where} does not see {folder}; a folder that all machines share was expected"
             )
-
-
-def installed_version() -> str:
-    """The version of Vitascope on this machine."""
-    try:
-        return version("vitascope")
-    except PackageNotFoundError:
-        return "(not installed)"
