@@ -11,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.connections import Room, bounded
+from service.last_connections import take_up_the_queue
 from service.settings import Settings
 from service.state import Service
 
@@ -18,8 +19,6 @@ ACCEPTED_AT_ONCE = 16
 """Connections in one turn of the loop. uvloop takes one for each socket that listens, and in a flood turns are long:
 without this a crowd of new connections, that of health checks among it, would wait for seconds to be taken up.
 """
-ACCEPTING_SECONDS = 0.02
-"""For connections that were made before the socket is closed to be taken up."""
 
 
 class Server(uvicorn.Server):
@@ -47,12 +46,7 @@ class Server(uvicorn.Server):
         self._room.closing = True
         self._cut_off(await self._service.feeds.close())
         await self._drain()
-        for listener in self._listeners:
-            # Who is in the queue when a socket is closed is cut off. So: a queue of one, which is emptied first.
-            listener.listen(0)
-        await asyncio.sleep(ACCEPTING_SECONDS)
-        for _ in range(2):  # a timer rings before the loop looks at its sockets: the queue is looked at once more
-            await asyncio.sleep(0)
+        await asyncio.gather(*(take_up_the_queue(listener) for listener in sockets or []))
         await super().shutdown(self._listeners)
 
     def _cut_off(self, clients: list[Any]) -> None:

@@ -83,6 +83,7 @@ def enter(browser: Browser, guarded: Running) -> Iterator[Callable[..., Page]]:
         opened.goto(f"/?collection=palette{view}")
         opened.get_by_label("API key").fill(key)
         opened.get_by_role("button", name="Go on").click()
+        opened.locator("#key-dialog").wait_for(state="hidden")  # until then nothing else can be used
         return opened
 
     yield entered

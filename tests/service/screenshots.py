@@ -155,6 +155,7 @@ def _enter(page: Page, address: str) -> None:
     page.goto(address)
     page.get_by_label("API key").fill(ADMIN)
     page.get_by_role("button", name="Go on").click()
+    page.locator("#key-dialog").wait_for(state="hidden")
 
 
 def _slow_down(running: Running) -> None:
