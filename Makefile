@@ -5,7 +5,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu image-distributed \
-	image-check clean data bundle results study distil frontier measure-training bench-ingest bench-index bench-service \
+	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-index bench-service \
 	bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check
 
@@ -175,6 +175,9 @@ image-distributed: ## the image for Milvus and Ray, vitascope:distributed
 
 image-check: $(VENV)/.test ## the Dockerfile's steps and its containers in a clean Debian root, without Docker: as root, some minutes (ARGS=--distributed)
 	$(BIN)/python -m tests.image $(ARGS)
+
+docker-check: $(VENV)/.test ## docs/deploy.md as printed on a Docker engine: build, start, index, backup, restore, upgrade (some minutes)
+	OMP_NUM_THREADS=1 VITASCOPE_DOCKER=1 $(BIN)/python -m pytest -q tests/docs/test_deploy_page.py
 
 docs: $(VENV)/.test ## the documentation as a site, in .site
 	$(BIN)/zensical build --strict --config-file mkdocs.yml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ settings.load_profile("vitascope")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only `make chaos` runs."""
-    if not rounds(0, 1):
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("chaos")])
-        items[:] = [item for item in items if not item.get_closest_marker("chaos")]
+    """Leave out what only `make chaos` and `make docker-check` run."""
+    for marker, wanted in {"chaos": rounds(0, 1), "docker": os.environ.get("VITASCOPE_DOCKER")}.items():
+        if not wanted:
+            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(marker)])
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

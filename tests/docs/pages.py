@@ -4,7 +4,7 @@ A block runs with every change, unless a comment above it, which no page shows, 
 
     <!-- run: docs-check -->            `make docs-check` alone runs it: it takes long
     <!-- run: tests/service/test_x.py -->   that test runs it, or what it says
-    <!-- run: never, docker -->         it cannot be run here; the word is one of ``NEVER``
+    <!-- run: never, images -->         it cannot be run here; the word is one of ``NEVER``
 
 `<!-- run on this page: … -->` says the same of every block of the page that has no comment of its own.
 """
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 DOCS_CHECK = "docs-check"
 NEVER = {
     "installs": "changes the environment that the tests run in, or the machine",
-    "docker": "needs a docker daemon",
+    "images": "needs images of Milvus, its stores, Prometheus or Grafana",
     "gpu": "needs an NVIDIA GPU, or the packages for one",
     "hub": "fetches a model from the internet",
     "storage": "needs an object store of somebody",
