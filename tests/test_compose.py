@@ -84,7 +84,7 @@ def test_the_stores_have_the_users_password_and_none_without() -> None:
     }
     assert {(name, key): services()[name]["environment"][key] for name, key in places} == places
     without = compose("distributed", settings={"VITASCOPE_STORES_KEY": ""})["services"]
-    assert {without[name]["environment"][key] for name, key in places} == {""}
+    assert {without[name]["environment"][key] for name, key in places} == {"", "root:"}
     first = without["prepare"]
     command = [*first["entrypoint"], *(word.replace("$$", "$") for word in first["command"])]
     for key, status in (("", 2), (STORES, 0)):
