@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.service.conftest import fill, settings_for
 from tests.service.forwarding import forwarding
 from tests.service.running import JSON, Running, serving, wait_for
-from vitascope.client import AsyncClient, Client, Retries, ServiceError
+from vitascope.client import AsyncClient, Client, Retries, ServiceError, waits
 from vitascope.errors import CollectionNotFound
 
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
@@ -99,7 +100,7 @@ def test_what_a_full_service_refuses_is_done_when_there_is_room(busy: Running, f
         made = threads.submit(making.create_collection, "made-late")
         # The whole file has to be sent again.
         added = threads.submit(adding.score_file, files / "red.mp4", ["a red thing"])
-        wait_for(lambda: answered(busy, 503) == before + 3)
+        wait_for(lambda: answered(busy, 503) >= before + 3)  # of the first it may be the second try
         go.set()
         assert found.result()["results"][0]["video"]["title"] == "red"
         assert made.result()["name"] == "made-late"
@@ -115,20 +116,26 @@ def test_what_is_one_too_many_of_a_client_is_done_later(busy: Running) -> None:
     before = answered(busy, 429)
     with held(busy, "text", key) as go, ThreadPoolExecutor(1) as threads, client_of(busy, key=key) as client:
         deleted = threads.submit(client.delete_collection, "gone-late")
-        wait_for(lambda: answered(busy, 429) == before + 1)
+        wait_for(lambda: answered(busy, 429) > before)
         go.set()
         deleted.result()
     assert busy.client.get("/v1/collections/gone-late").status_code == 404
 
 
 @pytest.mark.parametrize("retries", [Retries(tries=1), Retries(tries=9, seconds=0.9)])
-def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(busy: Running, retries: Retries) -> None:
+def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(
+    busy: Running, retries: Retries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(waits, "time", SimpleNamespace(sleep=pauses.append))
     before = answered(busy, 503)
-    with held(busy, "text", ADMIN, ADMIN), client_of(busy, retries) as client:
-        began = time.monotonic()
-        with pytest.raises(ServiceError, match="come back in a moment") as raised:
-            client.search("palette", "red")
-        assert time.monotonic() - began < 0.9  # it was asked to wait for longer than it may
+    with (
+        held(busy, "text", ADMIN, ADMIN),
+        client_of(busy, retries) as client,
+        pytest.raises(ServiceError, match="come back in a moment") as raised,
+    ):
+        client.search("palette", "red")
+    assert pauses == []  # it was asked to wait for longer than it may
     assert raised.value.status == 503
     assert raised.value.problem["code"] == "overloaded"
     assert answered(busy, 503) == before + 1
@@ -198,7 +205,7 @@ def test_an_upload_that_is_still_under_way_when_it_is_repeated_is_waited_for(bus
             wait_for(lambda: busy.service.scheduler.waiting() or busy.service.gate.admission.bytes)
             wait_for(lambda: list((busy.settings.data_dir / "media" / "broken-off").glob("*.mp4")))
             between.cut()
-            wait_for(lambda: answered(busy, 409) == before + 1)
+            wait_for(lambda: answered(busy, 409) > before)
             go.set()
             assert added.result()["title"] == "Blue"
         assert client.collection("broken-off")["videos"] == 1

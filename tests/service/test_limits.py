@@ -21,8 +21,9 @@ from service.errors import Overloaded
 from service.gate.admission import Admission
 from service.gate.errors import TooManyAtOnce, TooManyRequests
 from service.gate.shares import BURST_SECONDS, Share, Shares
+from tests.chaos import rounds
 from tests.service.conftest import fill, settings_for
-from tests.service.running import Running, problem_of, serving, wait_for
+from tests.service.running import PATIENCE, Running, problem_of, serving, wait_for
 
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 MAX_REQUESTS = 6
@@ -155,7 +156,7 @@ def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: P
         max_upload_bytes=2_000_000,
         max_body_bytes=100_000,
         client_concurrency=MAX_REQUESTS,
-        body_idle_seconds=0.5,
+        body_idle_seconds=1.0,
     )
     with serving(settings) as running:
         running.client.headers["authorization"] = f"Bearer {ADMIN}"
@@ -232,9 +233,9 @@ def test_ten_times_too_much_is_refused_at_once_and_health_answers(
     for _, answer in refused:
         problem_of(answer, 503, "overloaded")
         assert int(answer.headers["retry-after"]) >= 1
-    # Medians: all these clients and the service share one interpreter.
-    assert median(took for took, _ in refused) < 0.05
-    assert median(live) < 0.1
+    if rounds(0, 1):  # on a machine that is quiet; medians, since these clients and the service share an interpreter
+        assert median(took for took, _ in refused) < 0.05
+        assert median(live) < 0.1
     assert search(tight).status_code == 200
     assert tight.service.gate.admission.requests == 0
 
@@ -251,10 +252,8 @@ def test_bodies_beyond_the_bytes_that_may_be_under_way_are_refused(tight: Runnin
         first.sendall(head)
         wait_for(lambda: tight.service.gate.admission.bytes == 2_000_000)
         second.sendall(head)
-        second.settimeout(10)
-        began = time.perf_counter()
-        assert second.recv(4096).startswith(b"HTTP/1.1 503 ")
-        assert time.perf_counter() - began < 0.4  # before the patience with bodies ends
+        second.settimeout(PATIENCE)
+        assert second.recv(4096).startswith(b"HTTP/1.1 503 ")  # 408, had its body been waited for
         assert tight.client.get("/v1/models").status_code == 200
     wait_for(lambda: tight.service.gate.admission.bytes == 0)
 
@@ -291,7 +290,8 @@ def test_a_key_cannot_take_the_places_of_others(tight: Running, monkeypatch: pyt
     assert [each.result().status_code for each in waiting] == [200, 200]
 
 
-def test_a_key_may_only_ask_so_often(tight: Running) -> None:
+def test_a_key_may_only_ask_so_often(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tight.service.gate.shares, "_clock", Clock())
     made = tight.client.post("/v1/keys", json={"name": "often", "scopes": ["read"], "rate": 0.5}).json()
     headers = {"authorization": f"Bearer {made['key']}"}
     answers = [httpx.get(f"{tight.client.base_url}/v1/models", headers=headers) for _ in range(8)]
@@ -304,8 +304,11 @@ def test_a_key_may_only_ask_so_often(tight: Running) -> None:
     assert "ratelimit" not in tight.client.get("/v1/models").headers
 
 
-def test_without_keys_an_address_may_only_ask_so_often(small_bundle: Path, tmp_path: Path) -> None:
+def test_without_keys_an_address_may_only_ask_so_often(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with serving(settings_for(small_bundle, tmp_path, client_rate=0.5)) as running:
+        monkeypatch.setattr(running.service.gate.shares, "_clock", Clock())
         codes = [running.client.get("/v1/models").status_code for _ in range(7)]
         assert codes == [200] * 5 + [429] * 2
         assert running.client.get("/livez").status_code == 200
@@ -321,7 +324,7 @@ def test_a_compressed_body_is_refused(tight: Running, encoding: str) -> None:
     assert answer.headers["accept-encoding"] == "identity"
 
 
-def exchange(running: Running, *sent: bytes, wait: float = 5.0, close: bool = False) -> bytes:
+def exchange(running: Running, *sent: bytes, wait: float = PATIENCE, close: bool = False) -> bytes:
     """All that the service answers to these bytes until it closes the connection, or to ``close`` of ours."""
     port = running.client.base_url.port
     assert port is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import os
 import signal
 import socket
@@ -22,6 +23,8 @@ from vitascope.decoding import child
 from vitascope.decoding.wire import Header
 
 Result = tuple[Any, list[bytes]]
+
+_turns = itertools.count()
 
 
 def _attempts(request: Header) -> Result:
@@ -78,6 +81,18 @@ def _slow(request: Header) -> Result:
     return os.getpid(), []
 
 
+def _until(request: Header) -> Result:
+    """Be at work until there is a file of this name."""
+    while not os.path.exists(request["file"]):
+        time.sleep(0.005)
+    return os.getpid(), []
+
+
+def _turn(request: Header) -> Result:
+    """How many of these the process has done before."""
+    return next(_turns), []
+
+
 def _fail(request: Header) -> Result:
     raise KeyError("a defect")
 
@@ -103,6 +118,8 @@ HOOKS: dict[str, Callable[[Header], Result]] = {
     "hog": _hog,
     "spin": _spin,
     "slow": _slow,
+    "until": _until,
+    "turn": _turn,
     "fail": _fail,
     "lie": _lie,
     "babble": _babble,

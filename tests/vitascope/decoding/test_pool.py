@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tests.media_files import solid, write_counter_video, write_video
 from tests.vitascope.decoding.conftest import HOOKED, question
 from vitascope.decoding import keeper
 from vitascope.decoding import pool as pool_module
-from vitascope.decoding.pool import Always, DecodingPool
+from vitascope.decoding.pool import Always, DecodingPool, Wanted
 from vitascope.decoding.pooled import PooledDecoder
 from vitascope.decoding.questions import Question, picturing, probing, sampling
 from vitascope.errors import DecodingUnavailable, MediaCorrupt, MediaTooLarge
@@ -30,11 +31,12 @@ from vitascope.media.limits import DEFAULT_LIMITS
 NewPool = Callable[..., DecodingPool]
 BULK, HURRY = Always(bulk=True), Always()
 ROOT = Path(__file__).parents[3]
+PATIENCE = 60.0
 SMALL = FrameStream(name="small", frames=1, height=16, width=16, placement="middle")
 
 
-def wait_for(condition: Callable[[], object], patience: float = 30.0) -> None:
-    deadline = time.monotonic() + patience
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.005)
@@ -50,13 +52,33 @@ def is_gone(pid: int) -> bool:
 
 @dataclass
 class Until:
-    """An asker who waits until he goes, or until a deadline."""
+    """An asker who waits until he goes."""
 
     bulk: bool = False
     gone: threading.Event = field(default_factory=threading.Event)
+    missed: threading.Event = field(default_factory=threading.Event)
+    """Set once the pool knows."""
 
     def reason_to_drop(self, now: float) -> Exception | None:
-        return ConnectionError("he went") if self.gone.is_set() else None
+        if not self.gone.is_set():
+            return None
+        self.missed.set()
+        return ConnectionError("he went")
+
+
+@contextmanager
+def at_work(pool: DecodingPool, release: Path, who: Wanted = HURRY) -> Iterator[Future[int]]:
+    """A task that is at work, or waits where others are, until ``release`` is there, at the end at the latest.
+
+    Its result is the process that did it.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        task = thread.submit(pool.ask, question("until", file=str(release)), who)
+        try:
+            wait_for(lambda: pool.working)
+            yield task
+        finally:
+            release.touch()
 
 
 @pytest.mark.parametrize(
@@ -105,7 +127,7 @@ def test_a_file_that_takes_too_long_is_given_up(new_pool: NewPool) -> None:
     began = time.monotonic()
     with pytest.raises(MediaTooLarge, match=r"film.mp4: decoding it was given up after 0 seconds"):
         pool.ask(question("slow", **{"for": 3600}), HURRY)
-    assert 0.3 <= time.monotonic() - began < 2.0
+    assert 0.3 <= time.monotonic() - began < PATIENCE
     wait_for(lambda: pool.alive == 1)
 
 
@@ -117,14 +139,13 @@ def test_longer_films_may_take_longer() -> None:
     assert claimed == 60.0 + 2 * DEFAULT_LIMITS.max_seconds
 
 
-def test_a_process_killed_at_work_is_replaced_and_its_file_is_tried_again(new_pool: NewPool) -> None:
+def test_a_process_killed_at_work_is_replaced_and_its_file_is_tried_again(new_pool: NewPool, tmp_path: Path) -> None:
     pool = new_pool()
     [first] = pool.pids
-    with ThreadPoolExecutor() as threads:
-        answer = threads.submit(pool.ask, question("slow", **{"for": 0.3}), HURRY)
-        wait_for(lambda: pool.working)
+    with at_work(pool, tmp_path / "release") as task:
         os.kill(first, signal.SIGKILL)
-        assert answer.result() != first
+        wait_for(lambda: pool.restarts == 1)
+    assert task.result() != first
     assert pool.restarts == 1
 
 
@@ -151,32 +172,31 @@ def test_a_process_killed_while_idle_is_missed_and_replaced(new_pool: NewPool) -
     assert pool.alive == 1
 
 
-def test_a_task_of_somebody_who_went_is_finished_shortly_or_ended(new_pool: NewPool) -> None:
+def test_a_task_of_somebody_who_went_is_finished_shortly_or_ended(
+    new_pool: NewPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = new_pool()
     [first] = pool.pids
-    with ThreadPoolExecutor() as threads:
-        for seconds, ends in ((0.25, first), (3600, None)):
-            who = Until()
-            answer = threads.submit(pool.ask, question("slow", **{"for": seconds}), who)
-            wait_for(lambda: pool.working)
-            who.gone.set()
-            began = time.monotonic()
-            if ends is not None:
-                assert answer.result() == ends  # sooner than a new process would be there
-                assert pool.pids == [first]
-                continue
-            with pytest.raises(ConnectionError):
-                answer.result()
-            assert time.monotonic() - began < pool_module.GRACE + 1.0
+    monkeypatch.setattr(pool_module, "GRACE", 3600.0)
+    who = Until()
+    with at_work(pool, tmp_path / "release", who) as task:
+        who.gone.set()
+        assert who.missed.wait(PATIENCE)
+    assert task.result() == first  # sooner than a new process would be there
+    assert pool.pids == [first]
+    monkeypatch.setattr(pool_module, "GRACE", 0.1)
+    who = Until()
+    with at_work(pool, tmp_path / "never", who) as task:
+        who.gone.set()
+        with pytest.raises(ConnectionError):
+            task.result(PATIENCE)
     wait_for(lambda: pool.alive == 1 and pool.pids != [first])
     assert is_gone(first)
 
 
-def test_somebody_who_goes_while_he_waits_leaves_the_queue(new_pool: NewPool) -> None:
+def test_somebody_who_goes_while_he_waits_leaves_the_queue(new_pool: NewPool, tmp_path: Path) -> None:
     pool = new_pool()
-    with ThreadPoolExecutor() as threads:
-        working = threads.submit(pool.ask, question("slow", **{"for": 0.5}), HURRY)
-        wait_for(lambda: pool.working)
+    with ThreadPoolExecutor() as threads, at_work(pool, tmp_path / "release") as working:
         who = Until()
         waiting = threads.submit(pool.ask, question("slow", **{"for": 0}), who)
         wait_for(lambda: pool.waiting() == 1)
@@ -188,21 +208,17 @@ def test_somebody_who_goes_while_he_waits_leaves_the_queue(new_pool: NewPool) ->
     assert pool.restarts == 0
 
 
-def test_interactive_comes_before_bulk_each_in_order(new_pool: NewPool) -> None:
+def test_interactive_comes_before_bulk_each_in_order(
+    new_pool: NewPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "BULK_WAIT", 3600.0)
     pool = new_pool()
-    order: list[str] = []
-
-    def ask(name: str, who: Always) -> None:
-        pool.ask(question("slow", **{"for": 0.02}), who)
-        order.append(name)
-
-    with ThreadPoolExecutor() as threads:
-        threads.submit(pool.ask, question("slow", **{"for": 0.4}), BULK)
-        wait_for(lambda: pool.working)
-        for number, (name, who) in enumerate([("b1", BULK), ("b2", BULK), ("i1", HURRY), ("i2", HURRY), ("b3", BULK)]):
-            threads.submit(ask, name, who)
-            wait_for(lambda number=number: pool.waiting() == number + 1)
-    assert order == ["i1", "i2", "b1", "b2", "b3"]
+    turns: dict[str, Future[int]] = {}
+    with ThreadPoolExecutor() as threads, at_work(pool, tmp_path / "release", BULK):
+        for name, who in {"b1": BULK, "b2": BULK, "i1": HURRY, "i2": HURRY, "b3": BULK}.items():
+            turns[name] = threads.submit(pool.ask, question("turn"), who)
+            wait_for(lambda: pool.waiting() == len(turns))
+    assert sorted(turns, key=lambda name: turns[name].result()) == ["i1", "i2", "b1", "b2", "b3"]
 
 
 def test_bulk_that_has_waited_long_has_its_turn(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,21 +235,19 @@ def test_bulk_that_has_waited_long_has_its_turn(new_pool: NewPool, monkeypatch: 
             threads.submit(hurry)
         wait_for(lambda: pool.waiting() == 2)
         threads.submit(lambda: (pool.ask(question("slow", **{"for": 0}), BULK), done.set()))
-        came = done.wait(10)
+        came = done.wait(PATIENCE)
         done.set()
         assert came
 
 
-def test_one_process_is_kept_from_bulk(new_pool: NewPool) -> None:
+def test_one_process_is_kept_from_bulk(new_pool: NewPool, tmp_path: Path) -> None:
     pool = new_pool(2)
     wait_for(lambda: pool.alive == 2)
-    with ThreadPoolExecutor() as threads:
-        films = [threads.submit(pool.ask, question("slow", **{"for": 0.5}), BULK) for _ in range(2)]
-        wait_for(lambda: pool.working)
-        began = time.monotonic()
+    release = tmp_path / "release"
+    with at_work(pool, release, BULK) as first, at_work(pool, release, BULK) as second:
         pool.ask(question("slow", **{"for": 0}), HURRY)
-        assert time.monotonic() - began < 0.4
-        assert not any(film.done() for film in films)
+        assert not first.done()
+        assert not second.done()
 
 
 def test_an_answer_that_was_not_asked_for_is_not_believed(new_pool: NewPool) -> None:
@@ -284,7 +298,7 @@ def test_closing_ends_the_processes_and_tells_whoever_waits(new_pool: NewPool) -
 def test_processes_die_with_the_one_that_started_them() -> None:
     code = f"""
 import time
-from vitascope.decoding.pool import Always, DecodingPool
+from vitascope.decoding.pool import Always, DecodingPool, Wanted
 from tests.vitascope.decoding.conftest import question
 pool = DecodingPool(1, module={HOOKED!r})
 pool.start()
@@ -300,7 +314,7 @@ pool.ask(question("slow", **{{"for": 3600}}), Always())
     finally:
         parent.kill()
         parent.wait()
-    wait_for(lambda: is_gone(pid), 5.0)
+    wait_for(lambda: is_gone(pid))
 
 
 def test_a_process_is_replaced_after_many_tasks(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
