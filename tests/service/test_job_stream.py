@@ -248,7 +248,7 @@ def test_a_quiet_stream_shows_that_it_is_alive_and_ends_after_its_time(
     with stream(running.client, job) as response:
         lines = list(response.iter_lines())
     assert lines.count(":") >= 3
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE / 2  # the job is still held
     assert lines[0] == "retry: 2000"
 
 
@@ -347,4 +347,4 @@ def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
             began = time.monotonic()
             assert list(coming) == []
             assert server.wait(PATIENCE) == 0
-            assert time.monotonic() - began < 10
+            assert time.monotonic() - began < settings.shutdown_seconds

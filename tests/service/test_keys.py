@@ -513,7 +513,7 @@ def test_forwarded_addresses_count_only_from_trusted_proxies(
         caplog.at_level(logging.INFO, "vitascope.requests"),
     ):
         running.client.get("/v1/models", headers={"x-forwarded-for": "192.0.2.7"})
-        wait_for(lambda: "GET /v1/models 200" in caplog.text, 10)
+        wait_for(lambda: "GET /v1/models 200" in caplog.text)
         assert f" of {client}\n" in caplog.text
 
 
@@ -522,8 +522,8 @@ def test_a_key_is_recognised_while_the_event_loop_waits_for_it(tmp_path: Path) -
     store = KeyStore(tmp_path)
     texts = [store.create(f"key {number}", ["read"])[1] for number in range(50)]
     store.recognise(texts[0], time.time())
-    began = time.perf_counter()
+    began = time.thread_time()
     for text in texts * 10:
         store.recognise(text, time.time())
-    assert (time.perf_counter() - began) / 500 < 0.001
+    assert (time.thread_time() - began) / 500 < 0.001
     store.close()
