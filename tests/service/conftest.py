@@ -10,6 +10,7 @@ import pytest
 
 from service.settings import Settings
 from tests.media_files import write_color_video
+from tests.ports import reserved_port
 from tests.service.browsing import browser, enter, guarded, page  # noqa: F401
 from tests.service.holding import held  # noqa: F401
 from tests.service.running import Running, serving
@@ -56,6 +57,13 @@ def collection(running: Running) -> str:
     name = f"test-{next(_numbers)}"
     assert running.client.post("/v1/collections", json={"name": name}).status_code == 201
     return name
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port where nobody listens until the test lets somebody."""
+    with reserved_port() as reserved:
+        yield reserved
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -17,15 +16,13 @@ from vitascope.bundle import Bundle
 
 
 def test_it_waits_for_the_server_of_its_graphs_and_outlives_it(
-    small_bundle: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_bundle: Path, files: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.models.registry.AGAIN_SECONDS", 0.05)
     monkeypatch.setattr("service.worker.FAULT_SECONDS", 0.1)
     monkeypatch.setattr("vitascope.kserve.server.KNOWN_SECONDS", 0.0)
     repository = tmp_path / "models"
     write_repository(Bundle.open(small_bundle), repository, Serving(device="cpu"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     settings = settings_for(small_bundle, tmp_path / "data", engine=f"kserve:http://127.0.0.1:{port}")
     with serving(settings, ready=False) as running:
         client = running.client

@@ -150,9 +150,7 @@ def test_what_was_not_taken_is_sent_again_under_the_same_id_until_it_is(telling:
     assert len({body for _, body in receiver.got}) == 1
 
 
-def test_who_is_not_there_is_told_when_he_is(telling: Running) -> None:
-    with receiving() as once:
-        port = once.port
+def test_who_is_not_there_is_told_when_he_is(telling: Running, port: int) -> None:
     courier = telling.service.courier
     assert courier is not None
     door, courier._door = courier._door, door_to(port)
@@ -239,13 +237,11 @@ def test_secrets_and_urls_are_shown_to_nobody_again(
     assert (telling.settings.data_dir / store_module.FILE_NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_service_killed_before_it_told_does_so_when_it_is_back(small_bundle: Path, tmp_path: Path) -> None:
+def test_a_service_killed_before_it_told_does_so_when_it_is_back(small_bundle: Path, tmp_path: Path, port: int) -> None:
     """Of two ends the receiver is away for the first, and the service has not even looked for the second."""
     settings = settings_for(small_bundle, tmp_path / "data", webhooks="on")
     pictures(settings.roots()[0] / "good", 1)
     blind = tmp_path / "blind"
-    with receiving() as once:
-        port = once.port
     with process(settings, "tests.service.telling", str(port), str(blind)) as (client, server):
         client.post("/v1/collections", json={"name": "videos"})
         made = hook(client, f"http://receiver.example:{port}/")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.ports import reserved_port
 from vitascope import errors
 from vitascope.client import Client, Retries, ServiceError
 from vitascope.command import main
@@ -389,19 +389,17 @@ def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         "VITASCOPE_DATA_DIR": str(tmp_path_factory.mktemp("data")),
         "VITASCOPE_ALLOWED_ROOTS": json.dumps([str(videos)]),
     }
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vitascope", "serve", "--no-keys", "--port", str(port)]
-    url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
-    try:
-        with Client(url) as client:
-            client.wait_until_ready(timeout=120, alive=lambda: server.poll() is None)
-        yield url, videos
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
+    with reserved_port() as port:
+        command = [sys.executable, "-m", "vitascope", "serve", "--no-keys", "--port", str(port)]
+        url = f"http://127.0.0.1:{port}"
+        server = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
+        try:
+            with Client(url) as client:
+                client.wait_until_ready(timeout=120, alive=lambda: server.poll() is None)
+            yield url, videos
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
 
 
 @pytest.fixture
