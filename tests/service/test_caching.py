@@ -24,7 +24,7 @@ from tests.service.test_observability import scrape, value
 from vitascope.errors import EngineError
 from vitascope.model import Model
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Named(NamedTuple):
@@ -302,7 +302,7 @@ def test_two_requests_with_the_same_new_texts_run_them_once(caching: Running) ->
 
 def test_a_request_whose_time_is_over_does_not_take_those_along_that_wait_for_its_texts(caching: Running) -> None:
     looks = Looks(caching)
-    impatient = {"x-request-timeout": "0.3"}
+    impatient = {"x-request-timeout": "1"}
     with held(caching, "text") as (seen, go), ThreadPoolExecutor(3) as threads:
         blocking = threads.submit(embedded, caching, ["in the way"])
         wait_for(lambda: seen)

@@ -181,8 +181,7 @@ def test_a_deadline_ends_the_wait(running: Running) -> None:
         go.set()
         engine.run = run
     assert embedded(running, input="a")["data"]
-    assert len(seen) == 1  # what was in the model; the rest never reached it
-    assert seen[0] <= 32
+    assert sum(seen) <= 32  # what was in the model; the rest never reached it
 
 
 def test_a_bundle_without_vectors_of_texts_says_so(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_retry_after_may_be_a_date() -> None:
 
     with Client("http://service", transport=httpx.MockTransport(answer), retries=HASTY) as client:
         client.models()
-    assert [0.99 <= later - earlier < 5 for earlier, later in pairwise(times)] == [True]
+    assert [0.99 <= later - earlier < 30 for earlier, later in pairwise(times)] == [True]
 
 
 @pytest.mark.parametrize("stated", ["soon", "-1", "", "1e9", "Wed, 99 Nov 2026 21:20:51 GMT"])
