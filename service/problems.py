@@ -184,11 +184,16 @@ def _method_problem(request: Request) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """What is possible at the path of a request; the framework names only the methods of the first route there."""
+    """What is possible at the path of a request; the framework names only the methods of the first route there.
+
+    A path with a name of its own, such as /v1/keys/self, is none of those that a parameter stands for.
+    """
+    described = request.app.openapi()["paths"].get(request.scope["path"])
 
     def is_possible(method: str) -> bool:
         scope = {**request.scope, "method": method}
-        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+        is_of_this_path = described is None or method.lower() in described
+        return is_of_this_path and any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
     return [method for method in ("GET", "HEAD", "POST", "PATCH", "DELETE") if is_possible(method)]
 

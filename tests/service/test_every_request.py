@@ -44,6 +44,7 @@ def test_a_method_that_is_not_possible_is_a_problem_and_says_which_is(running: R
         ("/v1/models", "GET, POST"),
         ("/v1/collections", "GET, POST"),
         ("/v1/collections/a/videos/1/media", "GET, HEAD"),
+        ("/v1/keys/self", "GET"),  # /v1/keys/{key_id} has DELETE
     ):
         answer = running.client.put(path)
         assert allowed in problem_of(answer, 405, "method_not_allowed")["detail"]
