@@ -22,6 +22,7 @@ from model_export.adapt_start import StartFacts, read_start, start_identity
 from model_export.assemble import check_name, check_replaceable
 from model_export.calibrate import FIT_FROM
 from model_export.export import Before, export_checkpoint, restate_bundle
+from model_export.making_options import check_max_skipped
 from model_export.parity import ParityError
 from model_export.weights import Precision
 from training import checkpoint
@@ -140,8 +141,7 @@ def _check(wanted: Adaptation) -> None:
         raise InvalidInput(f"out: {wanted.out} is the start itself; another folder was expected")
     if wanted.steps is not None and wanted.steps < 1:
         raise InvalidInput(f"steps: {wanted.steps}; at least 1 was expected")
-    if not 0 <= wanted.max_skipped <= 1:
-        raise InvalidInput(f"max-skipped: {wanted.max_skipped:g}; a share from 0 to 1 was expected")
+    check_max_skipped(wanted.max_skipped)
 
 
 def _state(wanted: Adaptation, clips: str, say: Say) -> _State:

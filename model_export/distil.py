@@ -15,6 +15,7 @@ from typing import Any
 from model_export.assemble import check_name, check_replaceable
 from model_export.beside import named
 from model_export.export import LIMIT
+from model_export.making_options import check_max_skipped
 from model_export.other_video import Exported, OtherVideo, export_other_video
 from model_export.sources import STARTS, corpus_source
 from model_export.weights import Precision
@@ -75,6 +76,7 @@ def distilled(wanted: Distillation, say: Say) -> dict[str, Any]:
     check_replaceable(wanted.out)
     if wanted.out.resolve() == wanted.teacher.resolve():
         raise InvalidInput(f"out: {wanted.out} is the teacher itself; another folder was expected")
+    check_max_skipped(wanted.max_skipped)
     if (wanted.data is None) == (wanted.videos is None):
         raise InvalidInput("data, videos: one of them was expected, packed corpora or a folder of videos")
     teacher = Model.open(wanted.teacher)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vitascope.errors import InvalidInput
+
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     """--out and --name, of the bundle that is written."""
@@ -35,3 +37,9 @@ def add_work(parser: argparse.ArgumentParser, command: str) -> None:
         metavar="SHARE",
         help="stop when a larger share of the clips cannot be decoded (default: %(default)s, one in a hundred)",
     )
+
+
+def check_max_skipped(share: float) -> None:
+    """Raise InvalidInput for what is no share of the clips."""
+    if not 0 <= share <= 1:
+        raise InvalidInput(f"max-skipped: {share:g}; a share from 0 to 1 was expected")

@@ -289,6 +289,7 @@ def test_scripts_get_nothing_but_json_on_standard_output(
         (["{talks}", "--out", "{root}/My videos"], "name: 'My videos'"),
         (["{talks}", "--start-from", "{talks}"], "is neither a bundle nor a checkpoint"),
         (["{talks}", "--work", "{talks}"], "holds something else"),
+        (["{talks}", "--max-skipped", "1.5"], "max-skipped: 1.5; a share from 0 to 1 was expected"),
         (["{talks}", "--steps", "0"], "steps: 0; at least 1 was expected"),
         (["{talks}", "--work", "{work}", "--seed", "1"], "holds an adaptation with another --steps and another --seed"),
     ],

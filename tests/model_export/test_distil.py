@@ -50,6 +50,8 @@ def test_a_student_of_unlabelled_films_goes_on_where_it_was_stopped(
     command = ["distil", str(teacher), "--videos", str(films), "--clip-seconds", "0.5", "--begin", "scratch"]
     command += ["--student", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "student"), "--json"]
     command += ["--work", str(tmp_path / "work")]
+    assert main([*command, "--max-skipped", "nan"]) == 2
+    assert "max-skipped: nan; a share from 0 to 1 was expected" in capsys.readouterr().err
     assert main([*command, "--stop-after", "25"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 25
     assert not (tmp_path / "student").exists()
