@@ -147,7 +147,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 def _show_files(console: Console, listed: list[tuple[str, str]], count: int, what: str) -> None:
     show_files(console, listed, what)
     if (more := count - FILES_SHOWN) > 0:
-        console.print(f"and {more} more; --json lists up to 1000")
+        console.print(f"and {more} more; --json lists them")
 
 
 COMMANDS = {"index": (add_arguments, run, show)}

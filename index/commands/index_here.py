@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
+from index.commands.files_told import failures, files_here, notes
 from index.commands.index_asked import asked_metadata, asked_source
-from index.commands.jobs_here import failures
 from index.commands.places import opened_library
 from index.commands.running import check_succeeded, run_here
 from index.commands.segment_options import asked_segmentation
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from index.jobs.sources.description import Source
     from index.library import Library
     from vitascope.model import Model
-
-NOTES_KEPT = 1000
 
 
 def index_here(args: argparse.Namespace) -> dict[str, Any]:
@@ -125,23 +123,11 @@ def _summary(collection: Collection, job: Job, resumed: list[Job]) -> dict[str, 
         "added": added,
         "skipped": job.counts.total - added - failed,
         "failed": failed,
-        "failures": failures(collection, job.id),
-        "notes": [note for done in (*resumed, job) for note in _notes(collection, done.id)],
+        "failures": failures(files_here(collection, job.id)),
+        "notes": [note for done in (*resumed, job) for note in notes(files_here(collection, done.id))],
         "videos": stats.videos,
         "clips": stats.clips,
     }
-
-
-def _notes(collection: Collection, job_id: int) -> list[dict[str, str]]:
-    """What was remarked about files that were added, at most ``NOTES_KEPT``."""
-    from index.jobs.jobs import items
-
-    notes: list[dict[str, str]] = []
-    after = -1
-    while len(notes) < NOTES_KEPT and (page := items(collection, job_id, "succeeded", after_position=after)):
-        notes += [{"file": item.path, "note": item.reason} for item in page if item.reason]
-        after = page[-1].position
-    return notes[:NOTES_KEPT]
 
 
 def _watch(

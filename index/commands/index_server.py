@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from index.commands.files_told import NOTES_KEPT, failures, files_there, notes
 from index.commands.index_asked import asked_metadata, asked_source
-from index.commands.jobs_server import failures, followed
+from index.commands.jobs_server import followed
 from index.commands.running import check_succeeded
 from index.commands.segment_options import asked_segmentation, segmentation_json
 from vitascope.client import Client, ServiceError
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from index.jobs.sources.description import Source
     from index.jobs.sources.item import SourceItem
 
-MOST = 1000
-"""Remarks on files, and failures, that are told."""
 OF_ONE_FILE = (413, 500, 504)
 """Statuses that say nothing of the next file: too large, a defect in reading it, longer than a request may take."""
 PATIENCE = 3600.0
@@ -65,8 +63,7 @@ def _by_job(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     check_succeeded(job)
     counts = job["counts"]
     failed = counts["failed"] + counts["quarantined"]
-    succeeded = client.all_job_items(args.collection, job["id"], state="succeeded")
-    noted = islice(({"file": one["path"], "note": one["reason"]} for one in succeeded if one["reason"]), MOST)
+    files = files_there(client, args.collection, job["id"])
     now = client.collection(args.collection)
     return {
         "source": job["source"],
@@ -76,8 +73,8 @@ def _by_job(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         "added": counts["succeeded"],
         "skipped": job["total"] - counts["succeeded"] - failed,
         "failed": failed,
-        "failures": failures(client, args.collection, job["id"]),
-        "notes": list(noted),
+        "failures": failures(files),
+        "notes": notes(files),
         "videos": now["videos"],
         "clips": now["clips"],
     }
@@ -146,8 +143,8 @@ def _by_uploads(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         "added": sent.added,
         "skipped": sent.files - sent.added - len(sent.failures),
         "failed": len(sent.failures),
-        "failures": sent.failures[:MOST],
-        "notes": sent.notes[:MOST],
+        "failures": sent.failures,
+        "notes": sent.notes[:NOTES_KEPT],
         "videos": now["videos"],
         "clips": now["clips"],
     }

@@ -118,7 +118,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     failures = [(failure["file"], failure["reason"] or "") for failure in result.get("failures", [])]
     show_files(console, failures, "reason")
     if (more := len(failures) - FILES_SHOWN) > 0:
-        console.print(f"and {more} more; --json lists up to 1000")
+        console.print(f"and {more} more; --json lists them")
 
 
 def _source(source: dict[str, Any]) -> str:

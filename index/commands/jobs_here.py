@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from index.commands.files_told import failures, files_here
 from index.commands.running import run_here
 from index.commands.views import job_here
 from vitascope.errors import Conflict
@@ -33,15 +34,7 @@ def _show(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
     from index.jobs.jobs import job
 
     found = job(collection, int(args.id))
-    return {"job": job_here(found), "failures": failures(collection, found.id)}
-
-
-def failures(collection: Collection, job_id: int) -> list[dict[str, Any]]:
-    """The files of a job that failed or were put aside, at most 1000 of either, with the reasons."""
-    from index.jobs.jobs import items
-
-    found = [*items(collection, job_id, "failed"), *items(collection, job_id, "quarantined")]
-    return [{"file": item.path, "reason": item.reason} for item in found]
+    return {"job": job_here(found), "failures": failures(files_here(collection, found.id))}
 
 
 def _steer(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
@@ -71,7 +64,7 @@ def _follow(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
         else:
             time.sleep(LOOK_SECONDS)
         found = job(collection, found.id)
-    return {"job": job_here(found), "failures": failures(collection, found.id)}
+    return {"job": job_here(found), "failures": failures(files_here(collection, found.id))}
 
 
 def _waits_for_us(collection: Collection, found: Job) -> bool:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
+from index.commands.files_told import failures, files_there
 from index.commands.paging import gathered
 from vitascope.client import Client
-from vitascope.client.options import ItemState
 from vitascope.client.types import Job
 from vitascope.commands.output import Steps
-
-MOST = 1000
-"""Files of either state that are told of a job, as of one here."""
 
 
 def _list(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -28,14 +24,7 @@ def _list(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _show(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     job = client.job(args.collection, args.id)
-    return {"job": job, "failures": failures(client, args.collection, args.id)}
-
-
-def failures(client: Client, collection: str, job_id: str) -> list[dict[str, Any]]:
-    """The files of a job that failed or were put aside, with the reasons."""
-    states: tuple[ItemState, ...] = ("failed", "quarantined")
-    found = [item for state in states for item in islice(client.all_job_items(collection, job_id, state=state), MOST)]
-    return [{"file": item["path"], "reason": item["reason"]} for item in found]
+    return {"job": job, "failures": failures(files_there(client, args.collection, args.id))}
 
 
 def _steer(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -50,7 +39,7 @@ def _steer(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _follow(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     job = followed(client, args.collection, args.id, quiet=args.json)
-    return {"job": job, "failures": failures(client, args.collection, args.id)}
+    return {"job": job, "failures": failures(files_there(client, args.collection, args.id))}
 
 
 def followed(client: Client, collection: str, job_id: str, *, quiet: bool) -> Job:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -178,6 +178,14 @@ def items(
             (job_id, after_position, state, state, limit),
         )
         return [read_item(row) for row in rows]
+
+
+def all_items(collection: Collection, job_id: int, state: ItemState) -> Iterator[JobItem]:
+    """Every file of a job in a state, in order; they are read as they are asked for. Raises JobNotFound."""
+    page = items(collection, job_id, state)
+    while page:
+        yield from page
+        page = items(collection, job_id, state, after_position=page[-1].position)
 
 
 def find_job(connection: sqlite3.Connection, job_id: int) -> Job:

@@ -41,6 +41,21 @@ def test_a_queued_job_is_run(library: Library, tmp_path: Path, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out) == done
 
 
+def test_every_file_that_failed_is_told(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f",{number}" for number in range(1100)]  # without a path
+    films = tmp_path / "films.csv"
+    films.write_text("\n".join(["path,title", *rows]))
+    assert main(["index", str(films), "--json"]) == 3
+    indexed = json.loads(capsys.readouterr().out)
+    assert main(["jobs", "show", "1", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    for told in (indexed, shown):
+        files = [failure["file"] for failure in told["failures"]]
+        assert (len(files), len(set(files)), files[-1]) == (1100, 1100, "films.csv, line 1101")
+    assert main(["jobs", "show", "1"]) == 0
+    assert "and 1080 more; --json lists them" in capsys.readouterr().out
+
+
 def test_a_job_that_rests_is_waited_for(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     collection = library.open("videos")
     job = create_job(collection, FolderSource(str(tmp_path / "pictures")))
