@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from index.clips.segment import Segmentation
 from index.collection import Collection
@@ -33,8 +34,9 @@ from index.jobs.records import (
     options_json,
 )
 from index.jobs.runner import OnItem, run_job
-from index.jobs.sources.description import FolderSource, Source, check_source, source_json
+from index.jobs.sources.description import FolderSource, Source, UploadSource, check_source, source_json
 from index.jobs.sources.fetching import sweep
+from index.jobs.sources.held import hold, let_go, remove
 from index.jobs.sources.reach import EVERYWHERE, Reach
 from index.records import Scalar, check_metadata
 from vitascope.errors import Conflict
@@ -55,6 +57,7 @@ __all__ = [
     "cancel",
     "create_folder_job",
     "create_job",
+    "create_upload_job",
     "items",
     "job",
     "jobs",
@@ -98,6 +101,23 @@ def create_folder_job(
     return create_job(collection, FolderSource(str(folder), recursive), options)
 
 
+def create_upload_job(
+    collection: Collection, file: Path, ending: str, *, name: str, title: str, options: JobOptions
+) -> Job:
+    """A queued job that makes a video of ``file``, which becomes the collection's: when this returns, file and job
+    survive a crash, and ``run_job`` sees to it that the file goes if no video comes of it.
+
+    ``name``: what the file was called; ``ending``: of its kind, as "mp4". Raises InvalidInput and StorageError;
+    ``file`` is gone then as well.
+    """
+    held = hold(collection, file, ending)
+    try:
+        return create_job(collection, UploadSource(name, held.name, title), options)
+    except BaseException:
+        remove(held)
+        raise
+
+
 def cancel(collection: Collection, job_id: int) -> Job:
     """Cancel a job: at once where nobody runs it, else after the files at hand. What was added stays.
 
@@ -115,6 +135,7 @@ def cancel(collection: Collection, job_id: int) -> Job:
         found = find_job(connection, job_id)
     if found.state == "cancelled":
         sweep(collection, job_id)
+        let_go(collection, found)
     return found
 
 
@@ -162,6 +183,8 @@ def retry(collection: Collection, job_id: int) -> Job:
         found = find_job(connection, job_id)
         if found.state not in FINISHED:
             raise Conflict(f"job {job_id}: {found.state}; a finished job was expected")
+        if isinstance(found.source, UploadSource):
+            raise Conflict(f"job {job_id}: its file went when it ended; it must be uploaded again: {found.source.file}")
         queued = job_state.requeue_failed(connection, job_id)
         listed = connection.execute("SELECT listed FROM jobs WHERE id = ?", (job_id,)).fetchone()[0]
         if not queued and listed:

@@ -27,8 +27,9 @@ def outcome_of(finished: Finished[JobItem], job: Job, fetcher: Fetcher) -> JobIt
         # Killed between adding the video and noting so: this job added it, however often it was tried.
         of_this_job = item.tries > 1 and video.path == str(kept.absolute()) and video.added_at >= job.created_at
         if finished.ingested.created or of_this_job:
-            remarks = storable("; ".join(finished.ingested.notes)) or None
-            return replace(item, state="succeeded", reason=remarks, video_id=video.id, seconds=video.duration)
+            remarks = "; ".join(finished.ingested.notes).replace(kept.name, file_name(item.path))
+            reason = storable(remarks) or None
+            return replace(item, state="succeeded", reason=reason, video_id=video.id, seconds=video.duration)
         reason = f"the collection has this content already: video {video.id}, {video.path}"
         return replace(item, state="skipped", reason=reason, video_id=video.id)
     if isinstance(finished.error, VitascopeError):

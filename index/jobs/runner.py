@@ -16,6 +16,7 @@ from index.jobs.pipeline import Finished, Pace
 from index.jobs.records import Job, JobItem, find_job, job
 from index.jobs.sources.description import ListSource, UrlSource, source_name
 from index.jobs.sources.fetching import Fetcher, FetchWeb, Interrupted, media_folder, sweep
+from index.jobs.sources.held import held_file, let_go
 from index.jobs.sources.listing import is_gone
 from index.jobs.sources.reach import EVERYWHERE, Reach
 from index.jobs.stage_clock import StageClock
@@ -94,7 +95,8 @@ def run_job(
     if not taken:
         return job(collection, job_id)
     within = reach if found.options.confined and reach is not None else EVERYWHERE
-    fetcher = Fetcher(media_folder(collection, job_id), within, limits.max_bytes, web)
+    held = held_file(collection, found.source)
+    fetcher = Fetcher(media_folder(collection, job_id), within, limits.max_bytes, web, held)
     run = _Run(collection, found, owner, fetcher, max_crashes, workplace.decodes_here)
     try:
         with Lease(collection.catalogue, job_id, owner):
@@ -111,7 +113,9 @@ def run_job(
         raise
     finally:
         fetcher.close()
-    return job(collection, job_id)
+    ended = job(collection, job_id)
+    let_go(collection, ended)
+    return ended
 
 
 def _paced(pace: Pace, found: Job) -> Pace:

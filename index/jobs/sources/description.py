@@ -73,8 +73,22 @@ class UrlSource:
     title: str | None = None
 
 
-Source = FolderSource | FilesSource | ListSource | ShardsSource | UrlSource
-_KINDS: dict[str, type[Source]] = {s.kind: s for s in (FolderSource, FilesSource, ListSource, ShardsSource, UrlSource)}
+@dataclass(frozen=True, slots=True)
+class UploadSource:
+    """One file that was handed over with the job. ``file``: what it was called; ``held``: what it is called where the
+    collection holds it.
+    """
+
+    kind: ClassVar[str] = "upload"
+    file: str
+    held: str
+    title: str
+
+
+Source = FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource
+_KINDS: dict[str, type[Source]] = {
+    s.kind: s for s in (FolderSource, FilesSource, ListSource, ShardsSource, UrlSource, UploadSource)
+}
 
 
 def source_dict(source: Source) -> dict[str, Any]:
@@ -102,7 +116,7 @@ def source_name(source: Source) -> str:
             return folder
         case FilesSource(files=named) | ShardsSource(shards=named):
             return named[0] if len(named) == 1 else f"{named[0]} and {len(named) - 1} more"
-        case ListSource(file=file):
+        case ListSource(file=file) | UploadSource(file=file):
             return file
         case UrlSource(url=url):
             return url
@@ -153,6 +167,8 @@ def check_source(source: Source, reach: Reach = EVERYWHERE) -> Source:
             return ShardsSource(shards)
         case UrlSource():
             return _check_url(source, reach)
+        case UploadSource():
+            return source  # held already, where no reach matters
 
 
 def _check_list(source: ListSource, reach: Reach) -> ListSource:

@@ -38,19 +38,27 @@ file, and Interrupted soon after the function that it is given says True.
 class Fetcher:
     """The files of one job's items. ``fetch`` may be called by several threads where all items are URLs.
 
-    Copies go to ``folder``, which is made when there is one. ``web`` fetches what ``reach`` calls so.
+    Copies go to ``folder``, which is made when there is one. ``web`` fetches what ``reach`` calls so. ``held``: the
+    file of the only item, where it was handed over with the job.
     """
 
-    def __init__(self, folder: Path, reach: Reach, max_bytes: int, web: FetchWeb | None = None) -> None:
+    def __init__(
+        self, folder: Path, reach: Reach, max_bytes: int, web: FetchWeb | None = None, held: Path | None = None
+    ) -> None:
         self._interrupted = threading.Event()
         self._folder = folder
         self._reach = reach
         self._max_bytes = max_bytes
         self._web = web
+        self._held = held
         self._shard: OpenShard | None = None
 
     def fetch(self, uri: str, position: int) -> Path:
         """A file with the item's bytes. Raises MediaError, MediaTooLarge, InvalidInput, StorageError, Interrupted."""
+        if self._held is not None:
+            gone = f"{uri}: the file that was uploaded is not here any more; another upload of it was expected"
+            self._check(None if self._held.is_file() else gone)
+            return self._held
         member = split_member(uri)
         if member is None and not is_url(uri):
             self._check(self._reach.refuses_path(Path(uri)))
@@ -77,6 +85,8 @@ class Fetcher:
 
     def kept_path(self, uri: str, position: int) -> Path:
         """Where the item's file is, or will be."""
+        if self._held is not None:
+            return self._held
         member = split_member(uri)
         if member is None and not is_url(uri):
             return Path(uri)

@@ -7,7 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from index.jobs.folder_listing import list_folder
-from index.jobs.sources.description import FilesSource, FolderSource, ListSource, ShardsSource, Source, UrlSource
+from index.jobs.sources.description import (
+    FilesSource,
+    FolderSource,
+    ListSource,
+    ShardsSource,
+    Source,
+    UploadSource,
+    UrlSource,
+)
 from index.jobs.sources.file_list import list_file
 from index.jobs.sources.item import SourceItem
 from index.jobs.sources.reach import Reach
@@ -50,6 +58,8 @@ def _items(source: Source, reach: Reach) -> Iterator[SourceItem]:
         case ShardsSource():
             for shard in source.shards:
                 yield from list_shard(Path(shard))
+        case UploadSource():
+            yield SourceItem(source.file, title=source.title)
         case UrlSource():
             if (refused := reach.refuses_url(source.url)) is not None:
                 raise InvalidInput(f"url: {refused}")  # allowed when the job was made, and no longer
