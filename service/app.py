@@ -17,6 +17,7 @@ from service.gate.middleware import GateMiddleware
 from service.observed import Observed
 from service.openapi import describe
 from service.opening import open_service
+from service.preferences import APPLIED, PREFER
 from service.problems import install
 from service.routes import (
     collections,
@@ -82,8 +83,16 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
-            allow_headers=[*ALLOWED_HEADERS, TIMEOUT_HEADER, HEADER],
-            expose_headers=["Location", "X-Request-ID", "Retry-After", "RateLimit", "RateLimit-Policy", REPLAYED],
+            allow_headers=[*ALLOWED_HEADERS, TIMEOUT_HEADER, HEADER, PREFER],
+            expose_headers=[
+                "Location",
+                "X-Request-ID",
+                "Retry-After",
+                "RateLimit",
+                "RateLimit-Policy",
+                REPLAYED,
+                APPLIED,
+            ],
         )
     app.add_middleware(Observed)
     app.add_middleware(Envelope, settings=settings)

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -44,6 +44,12 @@ class Turn:
         """A collection and the model that fills it. Raises as ``Service.collection`` with ``for_model``."""
         collection = self.service.collection(name)
         return collection, self.model(self.service.models.of(collection))
+
+    def within(self, seconds: float) -> Turn:
+        """The same, whose answer is wanted no longer than ``seconds`` from now."""
+        until = time.monotonic() + seconds
+        deadline = self.asker.deadline
+        return replace(self, asker=replace(self.asker, deadline=until if deadline is None else min(until, deadline)))
 
     @property
     def decoder(self) -> Decoder:

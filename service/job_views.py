@@ -7,18 +7,18 @@ from dataclasses import asdict
 from pydantic import TypeAdapter
 
 from index.jobs.records import Job, JobItem
-from index.jobs.sources.description import source_dict
+from index.jobs.sources.description import Source, source_dict
 from service.schemas import jobs as schemas
-from service.schemas.sources import Source
+from service.schemas.sources import JobSource
 
-_SOURCE: TypeAdapter[Source] = TypeAdapter(Source)
+_SOURCE: TypeAdapter[JobSource] = TypeAdapter(JobSource)
 
 
 def job_view(job: Job) -> schemas.Job:
     counts = job.counts
     return schemas.Job(
         id=str(job.id),
-        source=_SOURCE.validate_python(source_dict(job.source)),
+        source=_source(job.source),
         metadata=dict(job.options.metadata),
         state=job.state,
         error=job.error,
@@ -31,6 +31,12 @@ def job_view(job: Job) -> schemas.Job:
         started_at=job.started_at,
         finished_at=job.finished_at,
     )
+
+
+def _source(source: Source) -> JobSource:
+    told = source_dict(source)
+    told.pop("held", None)  # where an uploaded file lies concerns nobody outside
+    return _SOURCE.validate_python(told)
 
 
 def item_view(item: JobItem) -> schemas.JobItem:

@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from index.jobs.sources.held import PREFIX, sweep_held
 from index.library import Library
 from service.errors import Busy
-from vitascope.errors import CollectionNotFound, StorageError
+from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
 _log = logging.getLogger("vitascope.service")
 
@@ -78,9 +79,9 @@ class MediaStore:
         """A name for a file that is coming in; gone at the next start if it is still there."""
         return self.uploads / uuid.uuid4().hex
 
-    def path_of(self, collection: str, sha256: str, container: str) -> Path:
-        """Where an uploaded file of this content belongs."""
-        return self.media / collection / f"{sha256}.{EXTENSION_OF[container]}"
+    def path_of(self, collection: str, sha256: str, ending: str) -> Path:
+        """Where an uploaded file of this content belongs; ``ending`` is one of ``EXTENSION_OF``."""
+        return self.media / collection / f"{sha256}.{ending}"
 
     def owns(self, path: Path) -> bool:
         """Whether the service keeps this file itself: an upload, or a copy that a job has made."""
@@ -118,6 +119,11 @@ class MediaStore:
                 self._settle(library, note)
             except StorageError as error:
                 _log.error("%s: cannot be settled now: %s", note, error)
+        for name in sorted({held.parents[1].name for held in self._collections.glob(f"*/media/{PREFIX}*")}):
+            try:
+                sweep_held(library.open(name))
+            except VitascopeError as error:  # of a folder that is no collection, too
+                _log.error("collection %s: what was uploaded to it for jobs cannot be looked at: %s", name, error)
 
     def _settle(self, library: Library, note: Path) -> None:
         with suppress(ValueError, KeyError, TypeError):  # killed while writing the note: nothing had begun

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
 from service.gate.access import HEALTH
+from service.preferences import PREFER
 from service.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
 from service.schemas.embeddings import EmbeddingRequest
@@ -81,6 +82,16 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "maxLength": 255},
     "description": "Chosen by the client for this request alone, such as a UUID. 409 while the first request with it "
     "is under way, 422 for another request with it.",
+}
+
+UPLOADS = "/v1/collections/{name}/videos"
+PREFERENCE = {
+    "name": PREFER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "`respond-async` (RFC 7240): 202 with a job that indexes the file. `respond-async, wait=20`: only "
+    "where that is not done within 20 seconds.",
 }
 
 REFERENCE = "#/components/schemas/{model}"
@@ -171,6 +182,7 @@ def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 made["paths"][path]["get"]["security"] = []
             for path in REPEATABLE:
                 made["paths"][path]["post"].setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+            made["paths"][UPLOADS]["post"]["parameters"].append(PREFERENCE)
             app.openapi_schema = made
         return app.openapi_schema
 

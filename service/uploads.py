@@ -1,4 +1,4 @@
-"""What happens with a file that came in: probed, kept, indexed; or looked at once and forgotten."""
+"""What happens with a file that came in to stay: probed, kept, and indexed at once or by a job."""
 
 from __future__ import annotations
 
@@ -6,22 +6,32 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+from index.collection import Collection
 from index.jobs.ingest import Ingested, ingest_file
+from index.jobs.jobs import Job, JobOptions, create_upload_job
 from service.asking import Turn
+from service.errors import DeadlineExceeded
 from service.forms import Upload
+from service.media_store import EXTENSION_OF
 from service.schemas.library import UploadFields
 from service.schemas.segmentation import asked_segmentation
 from service.state import Service
 from vitascope.errors import MediaError, StorageError
 
 
-def add_upload(service: Service, mine: Turn, name: str, upload: Upload, fields: UploadFields) -> Ingested:
+def add_upload(
+    service: Service, mine: Turn, name: str, upload: Upload, fields: UploadFields, patience: float | None = None
+) -> Ingested | Job:
     """Keep an uploaded file and index it by the model of the collection, or find the video of the same content.
 
-    Raises CollectionNotFound, FingerprintMismatch, NotReady, InvalidInput, media errors, EngineError and StorageError;
-    nothing is left behind then.
+    What takes more than ``patience`` seconds is broken off, and a job begins anew with it, which is what is returned
+    then; of 0, it is left to the job altogether. None: the request's deadline ends it.
+
+    Raises CollectionNotFound, FingerprintMismatch, NotReady, InvalidInput, media errors, EngineError, StorageError and
+    DeadlineExceeded; nothing is left behind then.
     """
     collection, model = mine.collection(name)
     limits = service.settings.media_limits()
@@ -34,20 +44,39 @@ def add_upload(service: Service, mine: Turn, name: str, upload: Upload, fields: 
             if service.media.owns(place) and not place.exists():
                 _move(upload.path, place)  # somebody removed the file of the video; here it is again
             return Ingested(known, created=False)
+        # Before there is a job, too: what is no video is refused while somebody is there to hear it.
         info = model.decoder.probe(upload.path, limits)
-        path = service.media.path_of(name, upload.sha256, info.container)
+        ending = EXTENSION_OF[info.container]
+        options = JobOptions(segmentation, fields.metadata, confined=True)
+        begin = partial(_begin, service, collection, ending=ending, name=upload.name, title=title, options=options)
+        if patience == 0:
+            return begin(upload.path)
+        path = service.media.path_of(name, upload.sha256, ending)
         with service.media.intent(service.library, name, path, upload.sha256), called(path, upload.name):
             _move(upload.path, path)
-            added = ingest_file(
-                collection,
-                model,
-                path,
-                title=title,
-                metadata=fields.metadata,
-                segmentation=segmentation,
-                limits=limits,
-            )
+            try:
+                added = ingest_file(
+                    collection,
+                    model if patience is None else mine.within(patience).collection(name)[1],
+                    path,
+                    title=title,
+                    metadata=fields.metadata,
+                    segmentation=segmentation,
+                    limits=limits,
+                )
+            except DeadlineExceeded:
+                if patience is None:
+                    raise
+                return begin(path)
             return replace(added, notes=tuple(note.replace(path.name, upload.name) for note in added.notes))
+
+
+def _begin(
+    service: Service, collection: Collection, file: Path, *, ending: str, name: str, title: str, options: JobOptions
+) -> Job:
+    job = create_upload_job(collection, file, ending, name=name, title=title, options=options)
+    service.worker.submit(collection.name, job)
+    return job
 
 
 @contextmanager

@@ -1,5 +1,7 @@
-"""One thread that runs indexing jobs, one after the other, and takes up at the start what an earlier service
-left.
+"""Threads that run indexing jobs, and take up at the start what an earlier service left.
+
+Jobs run one after the other, and beside them, likewise, those of uploaded films: who sends one must not wait for a
+folder that takes a day.
 """
 
 from __future__ import annotations
@@ -7,8 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import Literal
 
-from index.jobs.jobs import jobs, run_job
+from index.collection import Collection
+from index.jobs.jobs import Job, JobState, jobs, run_job
+from index.jobs.sources.description import UploadSource
 from index.jobs.sources.fetching import FetchWeb
 from index.library import Library
 from service.errors import NotReady
@@ -24,11 +29,13 @@ BUSY_SECONDS = 5.0
 FAULT_SECONDS = 30.0
 """Until a job that met a fault (disk full, engine failed) is tried again."""
 JOBS_AT_ONCE = 1000
+"""That are read together."""
 FINISHING_SHARE = 0.75
 """Of the time for stopping, for files to be finished; the rest is for leaving them in order."""
 
 Key = tuple[str, int]
 """(collection, job id)"""
+Line = Literal["jobs", "uploads"]
 
 
 class JobWorker:
@@ -42,16 +49,18 @@ class JobWorker:
         self._models = models
         self._settings = settings
         self._web = web
-        self._due: dict[Key, float] = {}
+        self._due: dict[Line, dict[Key, float]] = {"jobs": {}, "uploads": {}}
         self._changed = threading.Condition()
         self._stopping = False
         self._abandoning = False
-        self._thread = threading.Thread(target=self._work, name="jobs", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, args=(line,), name=line, daemon=True) for line in self._due
+        ]
 
     @property
     def is_alive(self) -> bool:
         """Whether jobs are being run."""
-        return self._thread.is_alive()
+        return all(thread.is_alive() for thread in self._threads)
 
     @property
     def is_stopping(self) -> bool:
@@ -62,29 +71,38 @@ class JobWorker:
         """Begin with what is submitted; of jobs that are not finished, ``submit_for`` learns when they can be run."""
         with self._changed:
             if not self._stopping:
-                self._thread.start()
+                for thread in self._threads:
+                    thread.start()
 
-    def submit(self, collection: str, job_id: int, delay: float = 0.0) -> None:
-        """Run this job when its turn comes, not before ``delay`` seconds."""
+    def submit(self, collection: str, job: Job) -> None:
+        """Run this job when its turn comes."""
+        self._put("uploads" if isinstance(job.source, UploadSource) else "jobs", (collection, job.id), 0.0)
+
+    def _put(self, line: Line, key: Key, delay: float) -> None:
         with self._changed:
-            self._due[collection, job_id] = time.monotonic() + delay
-            self._changed.notify()
+            self._due[line][key] = time.monotonic() + delay
+            self._changed.notify_all()
 
     def begin_to_stop(self) -> None:
         """Begin no further file."""
         with self._changed:
             self._stopping = True
-            self._changed.notify()
+            self._changed.notify_all()
 
     def stop(self, timeout: float) -> None:
         """Let the files at hand be finished for most of ``timeout`` seconds, then leave them after the clips at
         hand; their job goes on at the next start.
         """
         self.begin_to_stop()
-        if self._thread.is_alive():
-            self._thread.join(timeout * FINISHING_SHARE)
-            self._abandoning = True
-            self._thread.join(timeout * (1 - FINISHING_SHARE))
+        began = time.monotonic()
+        self._join(began + timeout * FINISHING_SHARE)
+        self._abandoning = True
+        self._join(began + timeout)
+
+    def _join(self, until: float) -> None:
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(max(0.0, until - time.monotonic()))
 
     def submit_for(self, fingerprint: str) -> None:
         """Run the jobs that are not finished, of all collections that the model of this fingerprint fills.
@@ -100,33 +118,31 @@ class JobWorker:
             collection = self._library.open(name)
             if collection.fingerprint != fingerprint:
                 return
-            found = [
-                *jobs(collection, JOBS_AT_ONCE, state="queued"),
-                *jobs(collection, JOBS_AT_ONCE, state="running"),
-            ]
+            found = [*_all(collection, "queued"), *_all(collection, "running")]
         except VitascopeError as error:
             _log.error("collection %s: its jobs cannot be read: %s", name, error)
             return
         for job in sorted(found, key=lambda job: job.id):
-            self.submit(name, job.id)
+            self.submit(name, job)
 
-    def _work(self) -> None:
-        while (key := self._next()) is not None:
-            self._run(*key)
+    def _work(self, line: Line) -> None:
+        while (key := self._next(line)) is not None:
+            self._run(line, *key)
 
-    def _next(self) -> Key | None:
+    def _next(self, line: Line) -> Key | None:
         """The next job whose time has come; None when the service stops."""
+        due = self._due[line]
         with self._changed:
             while not self._stopping:
                 now = time.monotonic()
-                ready = [key for key, at in self._due.items() if at <= now]
+                ready = [key for key, at in due.items() if at <= now]
                 if ready:
-                    del self._due[ready[0]]
+                    del due[ready[0]]
                     return ready[0]
-                self._changed.wait(min(self._due.values()) - now if self._due else None)
+                self._changed.wait(min(due.values()) - now if due else None)
         return None
 
-    def _run(self, name: str, job_id: int) -> None:
+    def _run(self, line: Line, name: str, job_id: int) -> None:
         try:
             collection = self._library.open(name)
             fingerprint = collection.fingerprint
@@ -146,7 +162,16 @@ class JobWorker:
         except (NotFound, FingerprintMismatch, NotReady) as error:  # a model that comes to serve brings its jobs
             _log.warning("collection %s: job %d is not run now: %s", name, job_id, error)
         except Conflict:
-            self.submit(name, job_id, BUSY_SECONDS)
+            self._put(line, (name, job_id), BUSY_SECONDS)
         except Exception:  # whatever it is, the other jobs go on
             _log.exception("collection %s: job %d is tried again in %g s", name, job_id, FAULT_SECONDS)
-            self.submit(name, job_id, FAULT_SECONDS)
+            self._put(line, (name, job_id), FAULT_SECONDS)
+
+
+def _all(collection: Collection, state: JobState) -> list[Job]:
+    """All jobs in this state, newest first. Raises StorageError."""
+    found = page = jobs(collection, JOBS_AT_ONCE, state=state)
+    while len(page) == JOBS_AT_ONCE:
+        page = jobs(collection, JOBS_AT_ONCE, page[-1].id, state)
+        found = [*found, *page]
+    return found

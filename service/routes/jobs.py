@@ -56,8 +56,13 @@ async def create_job(name: str, body: NewJob, service: ReadyService, response: R
 async def begin_job(service: Service, name: str, body: NewJob) -> tuple[Job, str]:
     """A job, begun in the background, and its address. Raises what the route answers."""
     job = await service.light.run(_create, service, name, body)
-    service.worker.submit(name, job.id)
-    return job_view(job), f"/v1/collections/{name}/jobs/{job.id}"
+    service.worker.submit(name, job)
+    return job_view(job), job_address(name, job.id)
+
+
+def job_address(name: str, job_id: int) -> str:
+    """Where a job is looked at."""
+    return f"/v1/collections/{name}/jobs/{job_id}"
 
 
 @router.get("", summary="List jobs", responses=errors(400, 404, 422, 507))
@@ -207,7 +212,7 @@ def _source(asked: schemas.Source, service: Service) -> sources.Source:
 
 def _again(service: Service, name: str, job_id: int, change: Callable[[Collection, int], index_jobs.Job]) -> Job:
     job = change(service.collection(name, for_model=True), job_id)
-    service.worker.submit(name, job.id)
+    service.worker.submit(name, job)
     return job_view(job)
 
 

@@ -9,13 +9,17 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import JSONResponse
 
+from index.jobs.ingest import Ingested
 from index.pages import cut
 from index.storage.filters import Filter, parse_filter
 from service.asking import turn
 from service.cursors import page_limit, read_cursor
+from service.errors import DeadlineExceeded
 from service.forms import body_kind, parse_fields, read_form, read_json, validated
+from service.job_views import job_view
 from service.openapi import errors, form_body, successes
-from service.routes.jobs import begin_job
+from service.preferences import APPLIED, PREFER, RESPOND_ASYNC, seconds_before_a_job
+from service.routes.jobs import begin_job, job_address
 from service.schemas.jobs import Job, NewJob
 from service.schemas.library import AddedVideo, UploadFields, VideoAtUrl, Videos, VideoWithClips
 from service.schemas.sources import UrlSource
@@ -34,7 +38,7 @@ router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"])
     response_model=AddedVideo,
     responses=successes(
         _200={"model": AddedVideo, "description": "The collection has this content already."},
-        _202={"model": Job, "description": "A job that fetches the URL and indexes the video."},
+        _202={"model": Job, "description": "A job that indexes the video, or fetches the URL and does."},
     )
     | errors(400, 403, 404, 409, 413, 415, 422, 503, 507),
     openapi_extra=form_body(UploadFields, also_json=VideoAtUrl),
@@ -43,9 +47,14 @@ async def add_video(name: str, request: Request, response: Response, service: Re
     """Keep a video or picture and index it; when this answers 201, it can be found, and survives a crash.
 
     What kind of file it is, is told by its content, not by its name. The same content again is not indexed
-    again: the answer is 200 with the video that is there, and title and metadata stay as they are. In place of the
-    file, JSON may name a URL that the service is to fetch: the answer is 202 with the job that does so, unless the
-    service fetches none (403).
+    again: the answer is 200 with the video that is there, and title and metadata stay as they are.
+
+    What takes longer than a request may is answered 504, and nothing of it is kept. With `Prefer: respond-async` the
+    answer is 202 with a job that indexes the file, which survives a crash from then on; with `wait=20` besides, only
+    if that is not done within 20 seconds. What is no video is refused either way.
+
+    In place of the file, JSON may name a URL that the service is to fetch: the answer is 202 with the job that does
+    so, unless the service fetches none (403).
     """
     # Before a byte is taken in: is there such a collection, and does its model serve?
     await service.light.run(service.collection, name, for_model=True)
@@ -54,10 +63,18 @@ async def add_video(name: str, request: Request, response: Response, service: Re
     async with read_form(request, service) as form:
         fields = parse_fields(UploadFields, form.fields)
         async with turn(request, service, bulk=True) as mine:
-            ingested = await mine.run(add_upload, service, mine, name, form.upload, fields)
-    response.status_code = 201 if ingested.created else 200
-    response.headers["Location"] = f"/v1/collections/{name}/videos/{ingested.video.id}"
-    return AddedVideo(**dict(video_view(name, ingested.video)), notes=list(ingested.notes))
+            patience = seconds_before_a_job(request.headers.getlist(PREFER))
+            try:
+                added = await mine.run(add_upload, service, mine, name, form.upload, fields, patience)
+            except DeadlineExceeded as error:
+                hint = f"; nothing of it was kept, and with {PREFER}: {RESPOND_ASYNC} a job would go on with it"
+                raise DeadlineExceeded(f"{error}{hint if patience is None else ''}") from error
+    if not isinstance(added, Ingested):
+        headers = {"Location": job_address(name, added.id), APPLIED: RESPOND_ASYNC}
+        return JSONResponse(job_view(added).model_dump(mode="json"), 202, headers)
+    response.status_code = 201 if added.created else 200
+    response.headers["Location"] = f"/v1/collections/{name}/videos/{added.video.id}"
+    return AddedVideo(**dict(video_view(name, added.video)), notes=list(added.notes))
 
 
 @router.get("", summary="List videos", responses=errors(400, 404, 422, 507))

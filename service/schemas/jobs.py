@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from service.schemas.base import Id, Metadata, Request, Response, example
 from service.schemas.segmentation import SUBTITLES, Segmentation
-from service.schemas.sources import FOLDER, Source
+from service.schemas.sources import FOLDER, JobSource, Source
 
 JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
@@ -103,7 +103,7 @@ class Job(Response):
     model_config = example(**JOB)
 
     id: Id
-    source: Source
+    source: JobSource
     metadata: Metadata
     state: JobState
     error: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.schemas.base import Request, example
+from service.schemas.base import Request, Response, example
 
 Path = Annotated[str, Field(min_length=1, max_length=4096)]
 Url = Annotated[str, Field(min_length=1, max_length=4096, description="https://… or below an allowed URL")]
@@ -66,4 +66,17 @@ class UrlSource(Request):
     title: Annotated[str | None, Field(max_length=500, description="of a single file")] = None
 
 
+class UploadSource(Response):
+    """One file that was uploaded with `Prefer: respond-async`; it cannot be named, only sent."""
+
+    model_config = example(kind="upload", file="beach.mp4", title="beach")
+
+    kind: Literal["upload"]
+    file: Annotated[str, Field(description="what it was called where it came from")]
+    title: str
+
+
 Source = Annotated[FolderSource | FilesSource | ListSource | ShardsSource | UrlSource, Field(discriminator="kind")]
+JobSource = Annotated[
+    FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource, Field(discriminator="kind")
+]

@@ -17,7 +17,7 @@ from tests.chaos import rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.running import problem_of, process, wait_for
-from tests.service.uploading import kept, picture, sha256, upload
+from tests.service.uploading import held, kept, picture, sha256, upload
 
 SIZE = "10m"
 FILLED = rounds(2, 30)
@@ -84,6 +84,7 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(
         disk = Disk(Path(f"/proc/{server.pid}/root{data}"))
         assert client.post("/v1/collections", json={"name": "videos"}).status_code == 201
         acknowledged: dict[str, str] = {}
+        promised: list[str] = []
 
         def add() -> bool:
             content = picture(folder, next(numbers))
@@ -113,17 +114,27 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(
                 del acknowledged[victim]
             listed = kept(client, "videos")
             assert acknowledged.items() <= listed.items()
+            content = picture(folder, next(numbers))
+            by_job = upload(client, "videos", content, by_job=True)
+            if not refused(by_job):
+                promised.append(sha256(content))
             disk.free()
             assert add()
-            if job.is_success:
-                address = job.headers["location"]
-                wait_for(lambda address=address: client.get(address).json()["state"] == "succeeded")
+            for begun in (job, by_job):
+                if begun.is_success:
+                    address = begun.headers["location"]
+                    wait_for(lambda address=address: client.get(address).json()["state"] == "succeeded")
             assert client.get("/readyz").status_code == 200
+        content = picture(folder, next(numbers))
+        promised.append(sha256(content))
+        by_job = upload(client, "videos", content, by_job=True)
         answer = client.post("/v1/collections/videos/jobs", json={"folder": str(indexed)})
-        wait_for(lambda: client.get(answer.headers["location"]).json()["state"] == "succeeded")
+        for begun in (by_job, answer):  # of either kind the last one, after which none is left
+            wait_for(lambda begun=begun: client.get(begun.headers["location"]).json()["state"] == "succeeded")
         listed = kept(client, "videos")
         of_jobs = {video: content for video, content in listed.items() if video not in acknowledged}
-        assert sorted(of_jobs.values()) == sorted(sha256(file.read_bytes()) for file in indexed.iterdir())
+        assert sorted(of_jobs.values()) == sorted([sha256(file.read_bytes()) for file in indexed.iterdir()] + promised)
+        assert held(disk.folder / "collections" / "videos") == sorted(promised)
         assert acknowledged.items() <= listed.items()
         # Nothing is left of what was refused.
         assert list((disk.folder / "uploads").iterdir()) == []

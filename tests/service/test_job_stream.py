@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -201,13 +202,14 @@ def test_many_watchers_get_the_same_and_the_catalogue_is_read_once_for_all(
     monkeypatch.setattr(job_events, "events_after", lambda *given: reads.append(1) or read(*given))
     with serving(settings) as running, ThreadPoolExecutor(WATCHERS) as threads:
         running.client.post("/v1/collections", json={"name": "videos"})
-        running.service.worker.submit, submit = lambda *given: None, running.service.worker.submit  # type: ignore
+        waiting: list[Any] = []
+        running.service.worker.submit, submit = lambda *job: waiting.append(job), running.service.worker.submit  # type: ignore
         job = begin(running.client, "videos", Path("many"))
         futures = [threads.submit(follow_alone, str(running.client.base_url), job) for _ in range(WATCHERS)]
         wait_for(lambda: running.service.feeds.open == WATCHERS)
         with stream(running.client, job) as response:
             problem_of(response, 429, "too_many_at_once")
-        submit("videos", 1)
+        submit(*waiting[0])
         told = [kept(future.result(PATIENCE)) for future in futures]
         assert all(each == told[0] for each in told)
         assert [event.number for event in told[0]] == list(range(1, 13))

@@ -27,8 +27,15 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def upload(client: httpx.Client, collection: str, content: bytes) -> httpx.Response:
-    return client.post(f"/v1/collections/{collection}/videos", files={"file": ("a.png", content)})
+def upload(client: httpx.Client, collection: str, content: bytes, *, by_job: bool = False) -> httpx.Response:
+    """The answer to an upload. ``by_job``: to one that a job goes on with."""
+    headers = {"Prefer": "respond-async"} if by_job else {}
+    return client.post(f"/v1/collections/{collection}/videos", files={"file": ("a.png", content)}, headers=headers)
+
+
+def held(collection: Path) -> list[str]:
+    """Content (SHA-256) of the files of uploads that the folder of a collection holds, in order."""
+    return sorted(sha256(file.read_bytes()) for file in collection.glob("media/*"))
 
 
 def kept(client: httpx.Client, collection: str) -> dict[str, str]:

@@ -304,7 +304,7 @@ class Job(TypedDict):
     """null before the first file is done"""
     requested: Literal["cancel", "pause"] | None
     """what happens after the files at hand"""
-    source: FolderSource | FilesSource | ListSource | ShardsSource | UrlSource
+    source: FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource
     started_at: float | None
     """Unix seconds"""
     state: Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -660,6 +660,15 @@ class StoredPart(TypedDict):
 
     clip_id: NotRequired[str | None]
     video_id: NotRequired[str | None]
+
+
+class UploadSource(TypedDict):
+    """One file that was uploaded with `Prefer: respond-async`; it cannot be named, only sent."""
+
+    file: str
+    """what it was called where it came from"""
+    kind: Literal["upload"]
+    title: str
 
 
 class UrlSource(TypedDict):
