@@ -190,6 +190,31 @@ def test_an_upload_carries_the_file_its_name_and_metadata(tmp_path: Path) -> Non
     assert b"Dog" in bodies[0]
 
 
+def test_a_film_whose_job_is_cancelled_is_no_video(tmp_path: Path) -> None:
+    (tmp_path / "dog.mp4").write_bytes(b"not really a video")
+    job = {"id": "7", "state": "cancelled", "error": None}
+    items = [{"path": "dog.mp4", "state": "cancelled", "reason": "not tried", "video_id": None}]
+    preferred = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            preferred.append(request.headers["Prefer"])
+            return httpx.Response(202, json={**job, "state": "queued"})
+        if request.url.path.endswith("/events"):
+            return problem(404, "route_not_found", "x")
+        return httpx.Response(200, json={"items": items} if request.url.path.endswith("/items") else job)
+
+    with client_of(answer) as client:
+        with pytest.raises(errors.Conflict, match="job 7: cancelled"):
+            client.add_video("videos", tmp_path / "dog.mp4")
+        items.clear()
+        job["error"] = "the bundle cannot embed"
+        with pytest.raises(errors.Conflict, match="job 7: cancelled: the bundle cannot embed"):
+            client.add_video("videos", tmp_path / "dog.mp4")
+        assert client.begin_video("videos", tmp_path / "dog.mp4")["id"] == "7"
+    assert preferred == ["respond-async, wait=20"] * 2 + ["respond-async"]
+
+
 def test_a_file_that_cannot_be_read_is_named_before_anything_is_sent(tmp_path: Path) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         raise AssertionError("nothing should be sent")

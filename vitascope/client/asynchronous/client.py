@@ -7,19 +7,18 @@ from collections.abc import Callable
 
 import httpx
 
-from vitascope.client.asynchronous.collections import Collections
-from vitascope.client.asynchronous.jobs import Jobs
 from vitascope.client.asynchronous.keys import Keys
 from vitascope.client.asynchronous.models import Models
 from vitascope.client.asynchronous.operations import Operations
 from vitascope.client.asynchronous.search import Search
 from vitascope.client.asynchronous.tasks import Tasks
+from vitascope.client.asynchronous.uploads import Uploads
 from vitascope.client.asynchronous.webhooks import Webhooks
 from vitascope.client.problems import ServiceError
 from vitascope.client.waits import pause_async
 
 
-class AsyncClient(Collections, Jobs, Operations, Search, Tasks, Models, Webhooks, Keys):
+class AsyncClient(Uploads, Operations, Search, Tasks, Models, Webhooks, Keys):
     """Speaks version 1 of the HTTP interface: see `vitascope.client`."""
 
     async def is_ready(self) -> bool:

@@ -9,18 +9,17 @@ from collections.abc import Callable
 import httpx
 
 from vitascope.client.problems import ServiceError
-from vitascope.client.synchronous.collections import Collections
-from vitascope.client.synchronous.jobs import Jobs
 from vitascope.client.synchronous.keys import Keys
 from vitascope.client.synchronous.models import Models
 from vitascope.client.synchronous.operations import Operations
 from vitascope.client.synchronous.search import Search
 from vitascope.client.synchronous.tasks import Tasks
+from vitascope.client.synchronous.uploads import Uploads
 from vitascope.client.synchronous.webhooks import Webhooks
 from vitascope.client.waits import pause
 
 
-class Client(Collections, Jobs, Operations, Search, Tasks, Models, Webhooks, Keys):
+class Client(Uploads, Operations, Search, Tasks, Models, Webhooks, Keys):
     """Speaks version 1 of the HTTP interface: see `vitascope.client`."""
 
     def is_ready(self) -> bool:

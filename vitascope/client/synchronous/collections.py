@@ -11,7 +11,6 @@ from typing import Any
 from vitascope import errors
 from vitascope.client import types
 from vitascope.client.options import IndexKind, Metadata, TokenEncoding
-from vitascope.client.progress import UploadProgress
 from vitascope.client.requests import address, given, once
 from vitascope.client.synchronous.caller import Caller
 
@@ -52,34 +51,6 @@ class Collections(Caller):
 
     def delete_collection(self, name: str) -> None:
         self._do("DELETE", address("collections", name))
-
-    def add_video(
-        self,
-        collection: str,
-        file: str | Path,
-        *,
-        title: str | None = None,
-        metadata: Metadata | None = None,
-        segmentation: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
-        progress: UploadProgress = False,
-    ) -> types.AddedVideo:
-        """Upload and index a file. A file whose content is there already is not indexed again.
-
-        ``segmentation``: how it is cut into clips, such as ``{"rule": "shots", "longest": 16}``. ``progress``, here and
-        of other uploads: True draws a bar in a terminal or notebook, and a function is called with the bytes that have
-        gone and all of them.
-        """
-        fields: dict[str, str] = {}
-        if title is not None:
-            fields["title"] = title
-        if metadata is not None:
-            fields["metadata"] = json.dumps(dict(metadata))
-        if segmentation is not None:
-            fields["segmentation"] = json.dumps(dict(segmentation))
-        path = address("collections", collection, "videos")
-        headers = once(idempotency_key)
-        return self._upload(types.AddedVideo, path, file, fields, headers=headers, progress=progress)
 
     def add_url(
         self,

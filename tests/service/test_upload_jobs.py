@@ -1,0 +1,304 @@
+"""Films that take longer than a request may: taken in at once, indexed by a job, and nothing left over."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+
+from index.jobs.sources.held import hold
+from service.preferences import seconds_before_a_job
+from tests.chaos import only_by_chaos
+from tests.media_files import cut, solid, write_counter_video, write_video
+from tests.service.conftest import settings_for
+from tests.service.following import followed
+from tests.service.running import JSON, PATIENCE, Running, problem_of, process, wait_for
+from vitascope.client import Client
+from vitascope.command import main
+from vitascope.errors import MediaError
+
+ASYNC = {"Prefer": "respond-async"}
+HALVES = {"segmentation": '{"rule": "windows", "length": 0.5}'}
+SLOW = 0.15
+"""Seconds of a run of the model, of which ``film`` needs eight."""
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen seconds in four colours: thirty-two clips of half a second, in four batches."""
+    colors = [(220, 10, 10), (10, 200, 10), (10, 10, 220), (200, 200, 10)]
+    frames = [solid(color) for color in colors for _ in range(40)]
+    return write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, rate=10)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch, running: Running) -> None:
+    """A model that makes any film of more than some clips a long one."""
+    engine = running.service.model._graphs.engine("video")  # type: ignore[attr-defined]
+    run = engine.run
+
+    def slowly(inputs: JSON) -> object:
+        time.sleep(SLOW)
+        return run(inputs)
+
+    monkeypatch.setattr(engine, "run", slowly)
+
+
+def send(
+    running: Running, collection: str, file: Path, headers: dict[str, str], name: str = "", **fields: str
+) -> httpx.Response:
+    form = {"file": (name or file.name, file.read_bytes())}
+    return running.client.post(f"/v1/collections/{collection}/videos", files=form, data=fields, headers=headers)
+
+
+def begun(answer: httpx.Response) -> str:
+    """The address of the job that an upload was answered with."""
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["preference-applied"] == "respond-async"
+    address = answer.headers["location"]
+    assert address.endswith(f"/jobs/{answer.json()['id']}")
+    return address
+
+
+def ended(running: Running, address: str) -> JSON:
+    """What became of the file of a job, once the job has ended."""
+    states = [told.data["state"] for told in followed(running.client, address) if told.kind == "state"]
+    assert states[-1] in ("succeeded", "failed", "cancelled")
+    [item] = running.client.get(f"{address}/items").json()["items"]
+    return item  # type: ignore[no-any-return]
+
+
+def files_of(running: Running, collection: str) -> list[Path]:
+    """All files that the service keeps for a collection, or on the way into any."""
+    data = running.settings.data_dir
+    folders = (data / "media" / collection, data / "collections" / collection / "media", data / "uploads")
+    return [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+
+
+def test_a_film_longer_than_a_request_becomes_the_same_video_by_a_job(
+    running: Running, collection: str, film: Path, slow: None
+) -> None:
+    client = running.client
+    # What fails without the wish for a job, keeps nothing, and says what would help.
+    late = send(running, collection, film, {"X-Request-Timeout": "0.5"}, **HALVES)
+    assert "Prefer: respond-async" in problem_of(late, 504, "deadline_exceeded")["detail"]
+    assert files_of(running, collection) == []
+    about = {"title": "A long one", "metadata": '{"year": 2024, "wild": true}', **HALVES}
+    wanted = {"Prefer": "respond-async, wait=1"}
+    answer = send(running, collection, film, wanted, **about)
+    address = begun(answer)
+    source = {"kind": "upload", "file": "film.mp4", "title": "A long one"}
+    assert (answer.json()["source"], answer.json()["metadata"]) == (source, {"year": 2024, "wild": True})
+    item = ended(running, address)
+    assert (item["state"], item["path"], item["reason"]) == ("succeeded", "film.mp4", None)
+    video = client.get(f"/v1/collections/{collection}/videos/{item['video_id']}").json()
+    played = client.get(video["media_url"])
+    assert (played.content, played.headers["content-type"]) == (film.read_bytes(), "video/mp4")
+    # The same by an upload that somebody waited for.
+    other = f"{collection}-other"
+    assert client.post("/v1/collections", json={"name": other}).status_code == 201
+    waited = send(running, other, film, {}, **about)
+    assert waited.status_code == 201
+    same = client.get(waited.headers["location"]).json()
+    own = {"id", "added_at", "media_url", "thumbnail_url", "spans"}
+    assert {k: v for k, v in video.items() if k not in own} == {k: v for k, v in same.items() if k not in own}
+    assert [(s["start"], s["end"]) for s in video["spans"]] == [(s["start"], s["end"]) for s in same["spans"]]
+    # It is there: not indexed again, by whichever way it comes.
+    for headers in (wanted, {}):
+        again = send(running, collection, film, headers)
+        assert (again.status_code, again.json()["id"]) == (200, video["id"])
+    [kept] = files_of(running, collection)
+    assert kept.read_bytes() == film.read_bytes()
+    assert client.delete(f"/v1/collections/{collection}/videos/{video['id']}").status_code == 204
+    assert files_of(running, collection) == []
+
+
+def test_a_film_that_is_done_in_time_needs_no_job(running: Running, collection: str, files: Path) -> None:
+    answer = send(running, collection, files / "red.mp4", {"Prefer": f"wait={PATIENCE:.0f}, Respond-Async"})
+    assert (answer.status_code, answer.json()["title"]) == (201, "red")
+    assert running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"] == []
+    [kept] = files_of(running, collection)
+    assert kept.parent.name == collection
+
+
+def test_what_is_no_video_is_refused_before_there_is_a_job(running: Running, collection: str, tmp_path: Path) -> None:
+    letter = tmp_path / "letter.mp4"
+    letter.write_text("Dear reader, this is no video.")
+    problem = problem_of(send(running, collection, letter, ASYNC), 415, "media_unsupported")
+    assert problem["detail"].startswith("letter.mp4")
+    film = write_counter_video(tmp_path / "a.mp4", 20)
+    refused = send(running, collection, film, ASYNC, metadata='{"%s": 1}' % ("k" * 1000))
+    problem_of(refused, 422, "invalid_input")
+    problem_of(send(running, f"{collection}-gone", film, ASYNC), 404, "collection_not_found")
+    assert running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"] == []
+    assert files_of(running, collection) == []
+
+
+def test_a_film_that_fails_is_named_as_its_sender_knows_it_and_does_not_stay(
+    running: Running, collection: str, tmp_path: Path
+) -> None:
+    whole = write_counter_video(tmp_path / "whole.mkv", 250, gop=1)
+    half = cut(whole, tmp_path / "half.mkv", 0.3)
+    address = begun(send(running, collection, half, ASYNC, "my/Holiday film.avi"))
+    item = ended(running, address)
+    assert (item["state"], item["path"], item["video_id"]) == ("failed", "Holiday film.avi", None)
+    assert item["reason"].startswith("Holiday film.avi: ")
+    wait_for(lambda: files_of(running, collection) == [])
+    problem = problem_of(running.client.post(f"{address}/retry"), 409, "conflict")
+    assert "uploaded again: Holiday film.avi" in problem["detail"]
+
+
+def test_a_film_stays_as_long_as_its_job_may_go_on(
+    running: Running, collection: str, film: Path, held: Callable[[], None]
+) -> None:
+    client = running.client
+    first, second = (begun(send(running, collection, film, ASYNC, f"{n}.mp4", **HALVES)) for n in range(2))
+    assert client.post(f"{second}/pause").json()["state"] == "paused"
+    assert len(files_of(running, collection)) == 2
+    assert client.delete(f"{second}").json()["state"] == "cancelled"
+    assert len(files_of(running, collection)) == 1
+    wait_for(lambda: client.get(first).json()["counts"]["running"] == 1)
+    assert client.delete(first).json()["requested"] == "cancel"
+    held()
+    # The file at hand is finished all the same, and the video keeps its file.
+    item = ended(running, first)
+    assert (item["state"], len(files_of(running, collection))) == ("succeeded", 1)
+
+
+def test_an_upload_waits_for_no_folder(
+    running: Running, collection: str, incoming: Path, film: Path, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, going, seen = running.client, threading.Event(), threading.Event()
+    embed = running.service.model.embed_video
+    calls = iter([True])
+
+    def first_waits(*args: object, **given: object) -> object:
+        if next(calls, False):
+            seen.set()
+            assert going.wait(PATIENCE)
+        return embed(*args, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(running.service.model, "embed_video", first_waits)
+    (incoming / "red.mp4").write_bytes((files / "red.mp4").read_bytes())
+    folder = client.post(f"/v1/collections/{collection}/jobs", json={"folder": str(incoming)}).headers["location"]
+    try:
+        assert seen.wait(PATIENCE)
+        assert ended(running, begun(send(running, collection, film, ASYNC)))["state"] == "succeeded"
+        assert client.get(folder).json()["state"] == "running"
+    finally:
+        going.set()
+    wait_for(lambda: client.get(folder).json()["state"] == "succeeded")
+
+
+def test_the_same_film_twice_is_one_video_with_one_file(
+    running: Running, collection: str, film: Path, held: Callable[[], None]
+) -> None:
+    headers = {**ASYNC, "Idempotency-Key": f"{collection}-once"}
+    first = send(running, collection, film, headers)
+    repeated = send(running, collection, film, headers)
+    assert (repeated.status_code, repeated.headers["idempotency-replayed"]) == (202, "true")
+    assert repeated.headers["location"] == first.headers["location"]
+    another = begun(send(running, collection, film, ASYNC))
+    assert another != first.headers["location"]
+    held()
+    items = [ended(running, address) for address in (begun(first), another)]
+    assert [item["state"] for item in items] == ["succeeded", "skipped"]
+    assert len({item["video_id"] for item in items}) == 1
+    wait_for(lambda: len(files_of(running, collection)) == 1)
+
+
+def test_what_a_kill_left_between_a_file_and_its_job_goes_at_the_next_start(
+    running: Running, collection: str, film: Path, files: Path, tmp_path: Path, held: Callable[[], None]
+) -> None:
+    waiting = begun(send(running, collection, film, ASYNC))
+    there = running.service.collection(collection)
+    left = tmp_path / "left.mp4"
+    left.write_bytes((files / "red.mp4").read_bytes())
+    orphan = hold(there, left, "mp4")
+    running.service.media.recover(running.service.library)
+    assert not orphan.exists()
+    held()
+    assert ended(running, waiting)["state"] == "succeeded"
+    running.service.media.recover(running.service.library)
+    assert len(files_of(running, collection)) == 1
+
+
+@only_by_chaos
+def test_a_long_film_goes_on_after_a_kill_in_its_middle(small_bundle: Path, tmp_path: Path, film: Path) -> None:
+    """As test_kill.py does with pictures, here between the clips of one film."""
+    settings = settings_for(small_bundle, tmp_path / "data", request_seconds=1.0)
+    with process(settings, "tests.service.stalling", "2") as (client, server):
+        assert client.post("/v1/collections", json={"name": "films"}).status_code == 201
+        form = {"file": ("film.mp4", film.read_bytes())}
+        address = begun(client.post("/v1/collections/films/videos", files=form, data=HALVES, headers=ASYNC))
+        wait_for(lambda: client.get(address).json()["counts"]["running"] == 1)
+        server.send_signal(signal.SIGKILL)
+        server.wait(PATIENCE)
+    with process(settings) as (client, _):
+        wait_for(lambda: client.get(address).json()["state"] == "succeeded")
+        [item] = client.get(f"{address}/items").json()["items"]
+        assert (item["crashes"], item["state"]) == (1, "succeeded")
+        [video] = client.get("/v1/collections/films/videos").json()["videos"]
+        assert (video["clips"], client.get(video["media_url"]).content) == (32, film.read_bytes())
+    data = tmp_path / "data"
+    assert len(list(data.glob("collections/films/media/*"))) == 1
+    assert [*data.glob("uploads/*"), *data.glob("media/films/*"), *data.glob("intents/*")] == []
+
+
+def test_the_client_and_the_command_wait_for_a_long_film_as_for_any_other(
+    running: Running,
+    collection: str,
+    film: Path,
+    files: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("vitascope.client.synchronous.uploads.PATIENCE", 0)  # every film is a long one
+    half = cut(write_counter_video(tmp_path / "whole.mkv", 250, gop=1), tmp_path / "half.mkv", 0.3)
+    url = str(running.client.base_url)
+    with Client(url) as client:
+        spoken = {"rule": "subtitles"}
+        made = client.add_video(collection, film, title="Long", metadata={"year": 2024}, segmentation=spoken)
+        video = client.video(collection, made["id"])
+        notes = ["no subtitles; cut into windows of 8 s"]
+        assert made == {**{name: value for name, value in video.items() if name != "spans"}, "notes": notes}
+        assert (made["title"], made["metadata"], made["clips"]) == ("Long", {"year": 2024}, 2)
+        assert client.add_video(collection, film)["id"] == made["id"]
+        with pytest.raises(MediaError, match=r"^half\.mkv: "):
+            client.add_video(collection, half)
+        begun = client.begin_video(collection, files / "red.mp4")
+        assert "state" in begun
+        assert client.wait_for_job(collection, begun["id"])["counts"]["succeeded"] == 1
+        assert client.begin_video(collection, files / "red.mp4")["title"] == "red"
+    words = ["index", *map(str, (files / "blue.mp4", half)), "--collection", collection, "--server", url, "--json"]
+    assert main(words) == 3
+    result = json.loads(capsys.readouterr().out)
+    assert (result["added"], result["failed"], result["videos"]) == (1, 1, 3)
+    assert result["failures"][0]["reason"].startswith("half.mkv: ")
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ([], None),
+        (["wait=5"], None),
+        (["return=minimal"], None),
+        (["respond-async"], 0.0),
+        (["Respond-Async; why=not, WAIT=20"], 20.0),
+        (["respond-async", 'wait="7"'], 7.0),
+        (["wait=3, respond-async, wait=9"], 3.0),
+        (["respond-async, wait=soon"], 0.0),
+        (["respond-async, wait=-1"], 0.0),
+        (['because="a, respond-async, wait=5"'], None),
+        (["", ",,", '"', "respond-async"], 0.0),
+    ],
+)
+def test_a_preference_is_read_as_the_rfc_says(headers: list[str], seconds: float | None) -> None:
+    assert seconds_before_a_job(headers) == seconds
