@@ -45,6 +45,7 @@ export async function call(method, path, body, signal) {
 export const at = (collection, ...rest) => ["/v1/collections", encodeURIComponent(collection), ...rest].join("/");
 
 // XMLHttpRequest because fetch does not tell how much was sent. ``onProgress`` gets bytes, the form around the file included.
+// Resolves to the video and whether it is new, or to the job that goes on with what takes long.
 export function upload(collection, file, segmentation, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const form = new FormData();
@@ -52,6 +53,7 @@ export function upload(collection, file, segmentation, onProgress, signal) {
     form.append("segmentation", JSON.stringify(segmentation));
     const request = new XMLHttpRequest();
     request.open("POST", at(collection, "videos"));
+    request.setRequestHeader("Prefer", "respond-async, wait=20");
     for (const [name, value] of Object.entries(keyHeaders())) request.setRequestHeader(name, value);
     request.responseType = "json";
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded, event.total);
@@ -59,7 +61,8 @@ export function upload(collection, file, segmentation, onProgress, signal) {
     request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
     request.onload = () => {
       const answer = request.response || {};
-      if (request.status < 300) resolve({ video: answer, created: request.status === 201 });
+      if (request.status === 202) resolve({ job: answer });
+      else if (request.status < 300) resolve({ video: answer, created: request.status === 201 });
       else reject(new Failure(answer, request.status, request.getResponseHeader("Retry-After")));
     };
     signal.addEventListener("abort", () => request.abort());

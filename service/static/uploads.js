@@ -3,6 +3,7 @@
 import { upload } from "./api.js";
 import { askForKey, ready } from "./keys.js";
 import { line, small } from "./notices.js";
+import { take } from "./watching.js";
 import { count, facts, pace, size } from "./words.js";
 
 const WINDOW = 4000; // milliseconds over which the speed is a mean
@@ -73,7 +74,12 @@ async function send(item) {
     await ready;
     while (!signal.aborted) {
       try {
-        const { video, created } = await upload(collection, file, cut, onProgress, signal);
+        const { video, created, job } = await upload(collection, file, cut, onProgress, signal);
+        if (job) {
+          shown.remove(); // the job's line takes its place, and the next file need not wait
+          take(collection, job);
+          break;
+        }
         shown.end(created ? `added, ${count(video.clips, "clip")}` : "was there already", video.notes);
         unshown.set(collection, item.onAdded);
         break;

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from index.jobs import jobs as index_jobs
@@ -184,6 +186,27 @@ def test_a_file_that_is_no_video_says_why_and_the_rest_goes_on(
     expect(failed).to_contain_text("letter.mp4")
     expect(failed.locator(".error")).not_to_be_empty()
     expect(page.locator("#summary")).to_contain_text("1 video", timeout=PATIENCE_MS)
+
+
+def test_a_film_longer_than_a_request_goes_on_as_a_job_and_the_next_file_is_sent(
+    page: Page,
+    running: Running,
+    collection: str,
+    files: Path,
+    held: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("service.routes.videos.seconds_before_a_job", lambda prefer: asked.extend(prefer) or 0.0)
+    page.goto(f"/?collection={collection}")
+    page.locator("#files").set_input_files([files / "red.mp4", files / "blue.mp4"])
+    line = page.locator("#uploads .upload", has_text="red.mp4")
+    expect(line).to_contain_text("running", timeout=PATIENCE_MS)
+    expect(page.locator("#uploads .upload", has_text="blue.mp4")).to_contain_text("queued", timeout=PATIENCE_MS)
+    held()
+    expect(line).to_contain_text("succeeded: 1 added", timeout=PATIENCE_MS)
+    expect(page.locator("#summary")).to_contain_text("2 videos", timeout=PATIENCE_MS)
+    assert asked == ["respond-async, wait=20"] * 2
 
 
 def test_the_page_fits_a_phone(browser: Browser, running: Running, palette: str) -> None:
