@@ -35,6 +35,7 @@ def place(
     monkeypatch.delenv("VITASCOPE_API_KEY", raising=False)
     for name, color in (("beach", "red"), ("snow", "blue"), ("forest", "green")):
         shutil.copy(files / f"{color}.mp4", tmp_path / f"{name}.mp4")
+    write_color_video(tmp_path / "film.mp4", (200, 10, 200))
     Image.new("RGB", (64, 64), COLORS["red"]).save(tmp_path / "beach.jpg")
     (tmp_path / "bundles").mkdir()
     (tmp_path / "bundles" / "hd-vila-tiny").symlink_to(small_bundle)
@@ -61,12 +62,12 @@ def test_the_page_does_what_it_says(
     assert [one["index"] for one in names["order"]] == [0, 1]
     assert names["titles"] == {"beach"}
     assert printed[3].out.endswith("100%\n")
-    assert "succeeded 1\n" in printed[4].out
-    assert "broken.mp4 " in printed[4].out
-    assert "broken.mp4 failed" in printed[4].out
+    assert "succeeded 1\n" in printed[5].out
+    assert "broken.mp4 " in printed[5].out
+    assert "broken.mp4 failed" in printed[5].out
     assert (place / "copy.mp4").read_bytes() == (place / "beach.mp4").read_bytes()
     assert sorted(path.name for path in (place / "holidays-parquet").iterdir()) == ["clips.parquet", "videos.parquet"]
-    assert re.findall(r"^(\w.*) \[", printed[6].out, re.MULTILINE) == ["a dog runs", "snow falls", "people dance"]
+    assert re.findall(r"^(\w.*) \[", printed[7].out, re.MULTILINE) == ["a dog runs", "snow falls", "people dance"]
     assert not any(each.err for each in printed)  # no bars where there is no terminal
 
 
