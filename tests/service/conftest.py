@@ -13,6 +13,7 @@ from tests.media_files import write_color_video
 from tests.ports import reserved_port
 from tests.service.browsing import browser, enter, guarded, page  # noqa: F401
 from tests.service.holding import held  # noqa: F401
+from tests.service.locked import locked  # noqa: F401
 from tests.service.running import Running, serving
 
 COLORS = {"red": (220, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 220)}

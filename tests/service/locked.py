@@ -1,0 +1,48 @@
+"""A service that asks for keys, and keys for it; conftest.py gives the fixture to all tests of the service."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.running import Running, serving
+
+ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
+
+
+@pytest.fixture(scope="session")
+def locked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
+    """A service that asks for keys, with the collections `palette` and `other`; the client has the admin key."""
+    from tests.service.conftest import fill, settings_for
+
+    settings = settings_for(
+        small_bundle, tmp_path_factory.mktemp("locked"), allow_unauthenticated=False, admin_key=ADMIN
+    )
+    with serving(settings) as running:
+        running.client.headers["authorization"] = f"Bearer {ADMIN}"
+        for name in ("palette", "other"):
+            assert running.client.post("/v1/collections", json={"name": name}).status_code == 201
+        fill(running, "palette", files)
+        yield running
+
+
+def make_key(running: Running, *scopes: str, **given: object) -> str:
+    """The text of a new key."""
+    made = running.client.post("/v1/keys", json={"name": "a test", "scopes": scopes, **given})
+    assert made.status_code == 201, made.text
+    text: str = made.json()["key"]
+    return text
+
+
+def secret_of(key: str) -> str:
+    """The part of a key that nobody else may know; it may have underscores of its own."""
+    return key.split("_", 2)[2]
+
+
+def ask(running: Running, method: str, path: str, key: str | None, **request: Any) -> httpx.Response:
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.request(method, f"{running.client.base_url}{path}", headers=headers, timeout=60, **request)

@@ -1,0 +1,91 @@
+"""Who may reach a service: other machines only with keys, other origins and proxies only where settings say so."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from service.gate.secrets import digest
+from service.run import serve
+from service.settings import read_settings
+from tests.service.conftest import settings_for
+from tests.service.locked import ADMIN
+from tests.service.running import process, serving, wait_for
+from vitascope.errors import InvalidInput
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "search.example"])
+def test_an_address_that_others_reach_needs_keys(small_bundle: Path, tmp_path: Path, host: str) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", host=host)
+    with pytest.raises(InvalidInput, match="no-keys"):
+        serve(settings)
+    settings_for(small_bundle, tmp_path, host=host, allow_unauthenticated=False).check_reach()
+
+
+def test_a_service_that_nobody_could_use_does_not_start(small_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="vitascope keys create"):
+        serve(settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False))
+
+
+def test_an_admin_key_that_could_be_guessed_is_refused_and_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("VITASCOPE_ADMIN_KEY", "hunter2")
+    with pytest.raises(InvalidInput, match="admin_key") as raised:
+        read_settings()
+    assert "hunter2" not in str(raised.value)
+    assert raised.value.__cause__ is None
+    monkeypatch.setenv("VITASCOPE_ADMIN_KEY", ADMIN)
+    settings = read_settings()
+    assert ADMIN not in repr(settings) + settings.model_dump_json()
+    (tmp_path / "key").write_text(f"{ADMIN}\n")
+    with pytest.raises(InvalidInput, match="one of them") as both:
+        read_settings(admin_key_file=tmp_path / "key")
+    assert ADMIN not in str(both.value)
+    monkeypatch.delenv("VITASCOPE_ADMIN_KEY")
+    assert read_settings(admin_key_file=tmp_path / "key").admin_digest() == digest(ADMIN)
+    with pytest.raises(InvalidInput, match="nowhere"):
+        read_settings(admin_key_file=tmp_path / "nowhere").admin_digest()
+
+
+def test_the_environments_key_works_in_a_process_of_its_own(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False)
+    monkeypatch.setenv("VITASCOPE_ADMIN_KEY", ADMIN)
+    with process(settings) as (client, server):
+        assert client.get("/v1/models").status_code == 401
+        assert client.get("/v1/models", headers={"x-api-key": ADMIN}).status_code == 200
+        assert server.poll() is None
+    assert ADMIN.encode() not in b"".join(p.read_bytes() for p in (tmp_path / "data").glob("*.sqlite3*"))
+
+
+def test_a_portal_of_another_origin_learns_why_it_was_refused(small_bundle: Path, tmp_path: Path) -> None:
+    portal = "https://portal.example"
+    settings = settings_for(
+        small_bundle, tmp_path / "data", cors_origins=[portal], allow_unauthenticated=False, admin_key=ADMIN
+    )
+    with serving(settings) as running:
+        asking = {
+            "origin": portal,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization, idempotency-key",
+        }
+        assert running.client.options("/v1/collections", headers=asking).status_code == 200
+        refused = running.client.get("/v1/models", headers={"origin": portal})
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, portal)
+
+
+@pytest.mark.parametrize(("trusted", "client"), [([], "127.0.0.1"), (["127.0.0.1"], "192.0.2.7")])
+def test_forwarded_addresses_count_only_from_trusted_proxies(
+    small_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, trusted: list[str], client: str
+) -> None:
+    with (
+        serving(settings_for(small_bundle, tmp_path, trusted_proxies=trusted), ready=False) as running,
+        caplog.at_level(logging.INFO, "vitascope.requests"),
+    ):
+        running.client.get("/v1/models", headers={"x-forwarded-for": "192.0.2.7"})
+        wait_for(lambda: "GET /v1/models 200" in caplog.text)
+        assert f" of {client}\n" in caplog.text

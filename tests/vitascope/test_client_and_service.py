@@ -1,0 +1,187 @@
+"""The client and the command against a running service, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.ports import reserved_port
+from vitascope import errors
+from vitascope.client import Client
+from vitascope.command import main
+
+
+@pytest.fixture(scope="module")
+def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a running service, and the folder that its jobs may index."""
+    videos = tmp_path_factory.mktemp("videos")
+    for name, color in (("red", (220, 10, 10)), ("blue", (10, 10, 220))):
+        Image.fromarray(np.full((64, 64, 3), color, np.uint8)).save(videos / f"{name}.png")
+    environment = {
+        **os.environ,
+        "VITASCOPE_BUNDLE": str(small_bundle),
+        "VITASCOPE_DATA_DIR": str(tmp_path_factory.mktemp("data")),
+        "VITASCOPE_ALLOWED_ROOTS": json.dumps([str(videos)]),
+    }
+    with reserved_port() as port:
+        command = [sys.executable, "-m", "vitascope", "serve", "--no-keys", "--port", str(port)]
+        url = f"http://127.0.0.1:{port}"
+        server = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[2])
+        try:
+            with Client(url) as client:
+                client.wait_until_ready(timeout=120, alive=lambda: server.poll() is None)
+            yield url, videos
+        finally:
+            server.terminate()
+            server.wait(timeout=60)
+
+
+@pytest.fixture
+def live(service: tuple[str, Path]) -> Iterator[Client]:
+    with Client(service[0]) as client:
+        yield client
+
+
+def test_a_folder_is_indexed_searched_scored_and_asked_about(live: Client, service: tuple[str, Path]) -> None:
+    live.create_collection("folder")
+    seen = []
+    begun = live.create_job("folder", str(service[1]))
+    job = live.wait_for_job("folder", begun["id"], on_change=seen.append)
+    assert job["state"] == "succeeded"
+    assert (seen[-1], live.job("folder", job["id"])) == (job, job)
+    events = list(live.job_events("folder", job["id"], after=0))
+    assert [event["id"] for event in events] == [str(number) for number in range(1, len(events) + 1)]
+    assert events[-1]["data"] == job
+    assert {Path(item["path"]).name for item in live.job_items("folder", job["id"])["items"]} == {
+        "red.png",
+        "blue.png",
+    }
+    best = live.search("folder", "a red thing", limit=1, rerank=2)["results"][0]
+    assert best["video"]["title"] == "red"
+    of_red = {"collection": "folder", "video_id": best["video"]["id"]}
+    scores = live.score(["a blue thing", "a red thing"], **of_red)["scores"]
+    assert scores[1]["fused"] > scores[0]["fused"]
+    assert live.ask("what color is it?", **of_red, top=2)["answers"][0]["text"] == "red"
+
+
+def test_a_video_is_uploaded_filtered_listed_and_deleted(live: Client, service: tuple[str, Path]) -> None:
+    live.create_collection("uploads")
+    video = live.add_video("uploads", service[1] / "red.png", title="Red", metadata={"year": 2024})
+    assert live.video("uploads", video["id"])["title"] == "Red"
+    assert live.search("uploads", "a red thing", where={"year": 2024})["results"]
+    assert live.search("uploads", "a red thing", where={"year": 2023})["results"] == []
+    assert [v["id"] for v in live.all_videos("uploads")] == [video["id"]]
+    live.delete_video("uploads", video["id"])
+    assert list(live.all_videos("uploads")) == []
+    with pytest.raises(errors.VideoNotFound):
+        live.video("uploads", video["id"])
+    live.delete_collection("uploads")
+    assert "uploads" not in [c["name"] for c in live.collections()["collections"]]
+
+
+def test_the_errors_of_the_service_arrive_by_name(live: Client, tmp_path: Path) -> None:
+    with pytest.raises(errors.CollectionNotFound):
+        live.search("nowhere", "a dog")
+    live.create_collection("twice")
+    with pytest.raises(errors.CollectionExists):
+        live.create_collection("twice")
+    (tmp_path / "text.mp4").write_text("no video at all")
+    with pytest.raises(errors.MediaUnsupported):
+        live.add_video("twice", tmp_path / "text.mp4")
+    with pytest.raises(errors.FilterError):
+        live.search("twice", "a dog", where={"year": {"about": 2024}})
+
+
+def test_a_file_is_scored_and_asked_about_without_being_kept(live: Client, service: tuple[str, Path]) -> None:
+    before = live.collections()
+    scores = live.score_file(service[1] / "blue.png", ["a blue thing", "a red thing"])["scores"]
+    assert scores[0]["fused"] > scores[1]["fused"]
+    answers = live.ask_file(service[1] / "blue.png", "what color is it?", top=3)["answers"]
+    assert answers[0]["text"] == "blue"
+    assert live.collections() == before
+
+
+def test_the_command_manages_the_collections_of_a_service(
+    live: Client,
+    service: tuple[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url, videos = service
+    monkeypatch.chdir(tmp_path)  # nothing of this machine is meant
+
+    def run(*arguments: str) -> dict[str, object]:
+        assert main(["collection", *arguments, "--server", url, "--json"]) == 0
+        answer: dict[str, object] = json.loads(capsys.readouterr().out)
+        return answer
+
+    assert run("create", "managed", "--index-kind", "flat")["index_kind"] == "flat"
+    live.add_video("managed", videos / "red.png")
+    assert run("set", "managed", "--index-kind", "hnsw")["index_kind"] == "hnsw"
+    listed = run("list")["collections"]
+    assert isinstance(listed, list)
+    assert ("managed", 1, "hnsw") in [(one["name"], one["videos"], one["index_kind"]) for one in listed]
+    assert run("backup", "managed", "b")["bytes"] == (tmp_path / "b").stat().st_size
+    assert run("export", "managed", "parquet", "--thumbnails")["clips"] == 1
+    assert sorted(path.name for path in (tmp_path / "parquet").iterdir()) == ["clips.parquet", "videos.parquet"]
+    assert main(["collection", "reembed", "managed", "--server", url]) == 2
+    assert "collection managed: model small-colours filled it" in capsys.readouterr().err
+    assert main(["collection", "drop", "managed", "--server", url]) == 2
+    assert "holds 1 videos, 1 clips" in capsys.readouterr().err
+    assert run("drop", "managed", "--yes")["videos"] == 1
+    assert main(["collection", "list", "--server", url]) == 0
+    assert "managed" not in capsys.readouterr().out
+    assert live.operations() == {"operations": []}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
+
+
+def test_vectors_and_orders_of_documents(live: Client, service: tuple[str, Path]) -> None:
+    live.create_collection("rerank")
+    ids = {name: live.add_video("rerank", service[1] / f"{name}.png")["id"] for name in ("red", "blue")}
+    documents = [{"video_id": ids["red"]}, {"video_id": ids["blue"]}]
+    found = live.rerank("a blue thing", documents, collection="rerank")["results"]
+    assert [result["index"] for result in found] == [1, 0]
+    found = live.rerank(documents[0], ["blue", "red", "green"], collection="rerank", top_n=1)["results"]
+    assert [result["index"] for result in found] == [1]
+    texts = [np.array(one["embedding"]) for one in live.embed(["a blue thing", "a red thing"])["data"]]
+    picture = np.array(live.embed_file(service[1] / "blue.png")["data"][0]["embedding"])
+    assert picture @ texts[0] > 0.9 > picture @ texts[1]
+
+
+def test_the_command_can_ask_a_service(
+    live: Client, service: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, videos = service
+    live.create_collection("command")
+    live.add_video("command", videos / "blue.png")
+    asked = ["search", "a blue thing", "--collection", "command", "--server", url, "--json"]
+    assert main(asked) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["video"]["title"] == "blue"
+    asked = ["search", "--like", str(videos / "blue.png"), "--collection", "command", "--server", url]
+    assert main([*asked, "--group", "video"]) == 0
+    assert "blue" in capsys.readouterr().out
+    where = json.dumps({"added_at": {"gte": "2021-01-01"}, "clip": {"length": 0, "text": ""}})
+    for filter_json, count in ((where, 1), (where.replace("gte", "lt"), 0)):
+        assert main([*asked[:-4], "--collection", "command", "--filter", filter_json, "--server", url, "--json"]) == 0
+        assert len(json.loads(capsys.readouterr().out)["results"]) == count
+    assert main(["score", str(videos / "blue.png"), "a blue thing", "--server", url]) == 0
+    assert "a blue thing" in capsys.readouterr().out
+    asked = ["score", str(videos / "blue.png"), "a blue thing", "--reference", "a blue ball", "--frames", "2"]
+    assert main([*asked, "--server", url, "--json"]) == 0
+    score = json.loads(capsys.readouterr().out)["scores"][0]
+    assert score["refclipscore"] > 0.9
+    assert [word["word"] for word in score["emscore"]["words"]] == ["a", "blue", "thing"]
+    asked = ["ask", str(videos / "blue.png"), "what color is it?", "--candidate", "blue", "--candidate", "red"]
+    assert main([*asked, "--abstain-below", "0.5", "--server", url, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["answer"] == "blue"
+    assert main(["search", "a dog", "--collection", "nowhere", "--server", url]) == 2
+    assert "nowhere" in capsys.readouterr().err

@@ -1,0 +1,105 @@
+"""What the client makes of errors: problems, pages of something in between, and silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.vitascope.played_service import client_of, problem
+from vitascope import errors
+from vitascope.client import ServiceError
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        ("collection_not_found", 404, errors.CollectionNotFound),
+        ("collection_exists", 409, errors.CollectionExists),
+        ("fingerprint_mismatch", 409, errors.FingerprintMismatch),
+        ("media_corrupt", 422, errors.MediaCorrupt),
+        ("task_missing", 409, errors.TaskMissing),
+        ("invalid_filter", 422, errors.FilterError),
+    ],
+)
+def test_a_problem_raises_the_error_that_the_runtime_would(
+    code: str, status: int, kind: type[errors.VitascopeError]
+) -> None:
+    with (
+        client_of(lambda request: problem(status, code, "the reason")) as client,
+        pytest.raises(kind) as raised,
+    ):
+        client.search("videos", "a dog")
+    assert type(raised.value) is kind
+    assert str(raised.value) == "the reason"
+
+
+def test_a_problem_without_a_name_here_keeps_status_and_document() -> None:
+    with (
+        client_of(lambda request: problem(413, "payload_too_large", "too much")) as client,
+        pytest.raises(ServiceError, match="too much") as raised,
+    ):
+        client.models()
+    assert raised.value.status == 413
+    assert raised.value.problem["code"] == "payload_too_large"
+
+
+def test_an_error_page_of_something_in_between_is_reported_by_its_status() -> None:
+    with (
+        client_of(lambda request: httpx.Response(502, text="<h1>Bad Gateway</h1>")) as client,
+        pytest.raises(ServiceError, match="502") as raised,
+    ):
+        client.models()
+    assert raised.value.status == 502
+
+
+def test_a_page_in_place_of_an_answer_is_reported() -> None:
+    with (
+        client_of(lambda request: httpx.Response(200, text="<h1>Log in</h1>")) as client,
+        pytest.raises(ServiceError, match="did not answer GET /v1/models with JSON"),
+    ):
+        client.models()
+
+
+def test_a_service_that_is_not_there_is_named() -> None:
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused")
+
+    with client_of(refuse) as client:
+        assert not client.is_ready()
+        with pytest.raises(ServiceError, match="http://service cannot be reached"):
+            client.models()
+
+
+def test_a_service_that_does_not_answer_in_time_is_named() -> None:
+    def wait(request: httpx.Request) -> httpx.Response:
+        raise httpx.ReadTimeout("too slow")
+
+    with client_of(wait) as client, pytest.raises(ServiceError, match="in time"):
+        client.models()
+
+
+def test_waiting_for_a_service_that_ended_does_not_wait() -> None:
+    with (
+        client_of(lambda request: httpx.Response(503)) as client,
+        pytest.raises(ServiceError, match="ended before it was ready"),
+    ):
+        client.wait_until_ready(timeout=3600, alive=lambda: False)
+
+
+def test_a_file_that_cannot_be_read_is_named_before_anything_is_sent(tmp_path: Path) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        raise AssertionError("nothing should be sent")
+
+    with client_of(answer) as client, pytest.raises(errors.InvalidInput, match=r"missing\.mp4"):
+        client.score_file(tmp_path / "missing.mp4", ["a dog"])
+
+
+def test_what_a_callers_function_raises_is_not_taken_for_the_files_fault(tmp_path: Path) -> None:
+    def show(sent: int, size: int) -> None:
+        raise BrokenPipeError
+
+    (tmp_path / "dog.mp4").write_bytes(b"not really a video")
+    with client_of(lambda request: httpx.Response(201, json={})) as client, pytest.raises(BrokenPipeError):
+        client.add_video("videos", tmp_path / "dog.mp4", progress=show)
