@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from index.collection import Collection, NewVideo
 from index.storage.filters import MAX_CONDITIONS, MAX_VALUES, parse_filter
+from tests.index.filter_meaning import holds
 from tests.index.numbered import COLORS, add, metadata_of, new_collection, new_video
 from vitascope.errors import FilterError
 
@@ -141,31 +142,6 @@ FILTERS = st.recursive(
     ),
     max_leaves=8,
 )
-
-
-def holds(filter_json: dict[str, Any], metadata: dict[str, Any]) -> bool:
-    """The filter's meaning once more, in Python."""
-    ((key, value),) = filter_json.items()
-    if key == "and":
-        return all(holds(part, metadata) for part in value)
-    if key == "or":
-        return any(holds(part, metadata) for part in value)
-    if key == "not":
-        return not holds(value, metadata)
-    if not isinstance(value, dict):
-        return bool(metadata[key] == value)
-    ((operator, operand),) = value.items()
-    actual = metadata[key]
-    return bool(
-        {
-            "eq": actual == operand,
-            "ne": actual != operand,
-            "gt": actual > operand,
-            "gte": actual >= operand,
-            "lt": actual < operand,
-            "lte": actual <= operand,
-        }[operator]
-    )
 
 
 @settings(max_examples=60, deadline=None)
