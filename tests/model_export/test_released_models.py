@@ -25,7 +25,7 @@ from model_export.public.hub import Found
 from model_export.public.model import PublicModel
 from model_export.public.released.answers import answers_of
 from model_export.public.released.clip_vip import load_clip_vip
-from model_export.public.released.hd_vila import load_hd_vila
+from model_export.public.released.hd_vila.load import load_hd_vila
 from model_export.public.released.soho import load_soho
 from model_export.public.released.weights import read_weights
 from tests.chaos import only_by_chaos

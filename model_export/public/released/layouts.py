@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model_export.public.model import PublicModel
 from model_export.public.released.clip_vip import load_clip_vip
-from model_export.public.released.hd_vila import load_hd_vila
+from model_export.public.released.hd_vila.load import load_hd_vila
 from model_export.public.released.soho import load_soho
 from model_export.public.released.weights import Weights, names_in_file, read_weights, weight_files
 from vitascope.errors import InvalidInput
