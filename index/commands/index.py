@@ -52,12 +52,20 @@ those inside of it go along. Shards, and what --remote names, are read by the se
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
+    _add_source(parser)
+    add_segmentation(parser)
+    _add_watching(parser)
+    _add_cluster(parser)
+    for add_shared in (add_collection, add_data, add_bundle, add_engine, add_server, add_model):
+        add_shared(parser)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", nargs="+", metavar="SOURCE", help="folder, file list, shards, URL or files")
     add("--flat", action="store_true", help="of a folder: not what is in folders below it")
     add("--path-column", default="path", metavar="NAME", help="of a file list (default: %(default)s)")
     add("--title-column", default="title", metavar="NAME", help="of a file list (default: %(default)s)")
-    add_segmentation(parser)
     add(
         "--metadata",
         action="append",
@@ -66,6 +74,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="noted with every video added, for filters; numbers, true and false are taken as such",
     )
     add(
+        "--remote",
+        action="store_true",
+        help="with --server: SOURCE lies on the service's machine, where a job indexes it; nothing is sent",
+    )
+
+
+def _add_watching(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how a folder is watched")
+    group.add_argument(
         "--watch",
         action=OfThisMachine,
         nargs=0,
@@ -73,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="follow the folder until Ctrl-C: index what comes, report what goes",
     )
-    add(
+    group.add_argument(
         "--watch-delete",
         action=OfThisMachine,
         nargs=0,
@@ -81,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=False,
         help="with --watch: what goes is removed from the collection, too",
     )
-    add(
+    group.add_argument(
         "--interval",
         action=OfThisMachine,
         type=float,
@@ -89,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds between two looks (default: %(default)g)",
     )
-    add(
+    group.add_argument(
         "--settle",
         action=OfThisMachine,
         type=float,
@@ -97,13 +114,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="seconds for which a file must not change before it is taken as complete (default: %(default)g)",
     )
-    add(
+
+
+def _add_cluster(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("on a Ray cluster")
+    group.add_argument(
         "--ray",
         action=OfThisMachine,
         metavar="ADDRESS",
         help="decode and embed on a Ray cluster: HOST:PORT, auto (the one this machine belongs to) or local",
     )
-    add(
+    group.add_argument(
         "--ray-actors",
         action=OfThisMachine,
         type=int,
@@ -111,13 +132,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="workers (default: as many as it has CPUs for)",
     )
-    add(
-        "--remote",
-        action="store_true",
-        help="with --server: SOURCE lies on the service's machine, where a job indexes it; nothing is sent",
-    )
-    for add_shared in (add_collection, add_data, add_bundle, add_engine, add_server, add_model):
-        add_shared(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
