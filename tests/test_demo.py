@@ -15,6 +15,7 @@ from demo.scenes import write_videos
 from vitascope.media.probe import probe
 
 ROOT = Path(__file__).parents[1]
+PATIENCE = 300.0
 
 
 def start_demo(folder: Path, bundle: Path) -> subprocess.Popen[str]:
@@ -33,7 +34,7 @@ def start_demo(folder: Path, bundle: Path) -> subprocess.Popen[str]:
 
 def test_demo_shows_all_three_tasks_and_does_its_work_once(tmp_path: Path, small_bundle: Path) -> None:
     first = start_demo(tmp_path, small_bundle)
-    out = first.communicate(timeout=120)[0]
+    out = first.communicate(timeout=PATIENCE)[0]
     assert first.returncode == 0, out
     assert re.search(r"service\s+http://127\.0\.0\.1:\d+", out)
     assert "12 added, 0 skipped" in out
@@ -43,7 +44,7 @@ def test_demo_shows_all_three_tasks_and_does_its_work_once(tmp_path: Path, small
     videos = {path: path.stat().st_mtime_ns for path in (tmp_path / ".demo" / "videos").iterdir()}
 
     second = start_demo(tmp_path, small_bundle)
-    out = second.communicate(timeout=120)[0]
+    out = second.communicate(timeout=PATIENCE)[0]
     assert second.returncode == 0, out
     assert "0 added, 12 skipped" in out
     assert {path: path.stat().st_mtime_ns for path in videos} == videos
@@ -51,7 +52,7 @@ def test_demo_shows_all_three_tasks_and_does_its_work_once(tmp_path: Path, small
 
 def test_demo_without_a_model_says_so_in_one_line(tmp_path: Path) -> None:
     demo = start_demo(tmp_path, tmp_path / "no-bundle")
-    out = demo.communicate(timeout=60)[0]
+    out = demo.communicate(timeout=PATIENCE)[0]
     assert demo.returncode == 2
     assert out.count("\n") == 1
     assert "no-bundle" in out
@@ -62,7 +63,7 @@ def test_ending_the_demo_ends_its_service(tmp_path: Path, small_bundle: Path) ->
     assert demo.stdout is not None
     address = next(found for line in demo.stdout if (found := re.search(r"http://127\.0\.0\.1:(\d+)", line)))
     demo.send_signal(signal.SIGTERM)
-    demo.communicate(timeout=60)
+    demo.communicate(timeout=PATIENCE)
     log = (tmp_path / ".demo" / "serve.log").read_text()
     assert f":{address.group(1)}" in log
     assert "Finished server process" in log

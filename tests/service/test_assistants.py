@@ -321,18 +321,24 @@ def test_a_defect_is_a_failed_call_whose_reason_is_in_the_log(
 def test_a_call_that_is_cancelled_ends_its_request_and_no_other() -> None:
     """Against a service that takes requests and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
 
-        def wait_for_the_end() -> None:
+        def take_a_request() -> socket.socket:
             connection, _ = silent.accept()
+            assert connection.recv(4096)
+            return connection
+
+        def wait_for_the_end(connection: socket.socket) -> None:
             with connection:
                 while connection.recv(4096):
                     pass
 
         async def conversation(client: Client) -> None:
-            with anyio.move_on_after(0.2) as asking:
-                await client.call_tool("list_collections", {})
-            assert asking.cancelled_caught
-            await anyio.to_thread.run_sync(wait_for_the_end, abandon_on_cancel=True)
+            async with anyio.create_task_group() as asking:
+                asking.start_soon(client.call_tool, "list_collections", {})
+                connection = await anyio.to_thread.run_sync(take_a_request, abandon_on_cancel=True)
+                asking.cancel_scope.cancel()
+            await anyio.to_thread.run_sync(wait_for_the_end, connection, abandon_on_cancel=True)
             assert len((await client.list_tools(cache_mode="bypass")).tools) == 8
 
         assert spoken(make_server(f"http://127.0.0.1:{silent.getsockname()[1]}", "1"), conversation, "legacy") == []
