@@ -1,4 +1,4 @@
-"""The blocks of commands and of Python in the pages, and how each of them is run.
+"""The blocks of commands, Python and SQL in the pages, and how each of them is run.
 
 A block runs with every change, unless a comment above it, which no page shows, says otherwise::
 
@@ -23,17 +23,18 @@ NEVER = {
     "installs": "changes the environment that the tests run in, or the machine",
     "images": "needs images of Milvus, its stores, Prometheus or Grafana",
     "gpu": "needs an NVIDIA GPU, or the packages for one",
-    "hub": "fetches a model from the internet",
     "storage": "needs an object store of somebody",
     "servers": "needs a server that this repository does not bring: Milvus, Triton, MLServer",
-    "programs": "needs programs of others, in environments of their own",
+    "programs": "needs programs of others that are not installed here",
     "machines": "needs several machines, or a whole cluster",
     "corpora": "needs corpora that other people give out",
-    "hours": "trains or measures for longer than ten minutes",
+    "hours": "trains or measures for longer than ten minutes, or needs what such a command leaves",
 }
-"""Why a block is run nowhere. What of it can be tested by parts is tested where the code is."""
+"""Why a block is run nowhere. It is read (``tests.docs.unrun``); what can be tested of it by parts is tested where the
+code is.
+"""
 
-_FENCE = re.compile(r"^( *)```(console|python)\b[^\n]*\n(.*?)^ *```\s*$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```(console|python|sql)\b[^\n]*\n(.*?)^ *```\s*$", re.MULTILINE | re.DOTALL)
 _ABOVE = re.compile(r"<!-- run: ([^>]*?) -->\s*\Z")
 _PAGE = re.compile(r"^<!-- run on this page: ([^>]*?) -->", re.MULTILINE)
 
@@ -45,7 +46,7 @@ class Block:
     line: int
     """Of the page, counted from 1: the first one within the block."""
     language: str
-    """console or python."""
+    """console, python or sql."""
     text: str
     run: str
     """What the comment says; empty: with every change."""

@@ -8,9 +8,10 @@ import json
 import shutil
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -59,7 +60,7 @@ def prepare(folder: Path) -> None:
         write_color_video(place, (90, 60 + 60 * number, 120), 9.0, rate=5)
         place.with_suffix(".srt").write_text(SUBTITLES)
     random = np.random.default_rng(0)
-    for name in ("beach.jpg", "dog.jpg", "photo.jpg"):
+    for name in ("beach.jpg", "dog.jpg", "photo.jpg", "room.jpg"):
         write_picture(checkout / name, random.integers(0, 256, (90, 160, 3), np.uint8))
     (checkout / "captions.txt").write_text("a red square moves left\na star rotates\n")
     (folder / "videos" / "films.csv").write_text("file,title,year\na.mp4,The first,2024\nb.mp4,,2023\n")
@@ -100,11 +101,12 @@ def write_small_model(folder: Path, seed: int, name: str, version: str) -> None:
 
 
 @contextmanager
-def reading(folder: Path, port: int = 0) -> Iterator[Terminal]:
+def reading(folder: Path, port: int = 0, servers: Mapping[str, str] = MappingProxyType({})) -> Iterator[Terminal]:
     """A terminal in ``folder``, which becomes a reader's, and a service beside it with three collections.
 
     The service is the shipped bundle's, reads the videos of the reader, and asks nobody for a key. It ends where
-    a page starts one itself, over the same data and on the same ``port``.
+    a page starts one itself, over the same data and on the same ``port``. ``servers``: those that stand in for others
+    that pages name.
     """
     prepare(folder)
     settings = Settings(
@@ -131,7 +133,7 @@ def reading(folder: Path, port: int = 0) -> Iterator[Terminal]:
         model = Model.open(folder / "srv" / "models" / "films-3", threads=1, device="cpu")
         collection = library.create("films", model)
         names = {"client": client, "library": library, "model": model, "collection": collection}
-        terminal = Terminal(folder, port, names, stop_service=service.close)
+        terminal = Terminal(folder, port, names, stop_service=service.close, servers=servers)
         after.callback(terminal.close)
         yield terminal
 

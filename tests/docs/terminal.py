@@ -16,6 +16,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.docs.pages import ROOT, Block, Command, commands
@@ -41,12 +42,19 @@ class Terminal:
     """
 
     def __init__(
-        self, folder: Path, port: int, names: Mapping[str, Any], *, stop_service: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        port: int,
+        names: Mapping[str, Any],
+        *,
+        stop_service: Callable[[], None] = lambda: None,
+        servers: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """``names``: what Python knows at the beginning of each page. ``stop_service``: what is done before the page
-        starts a service itself.
+        starts a service itself. ``servers``: URLs that pages name, and those that take their places.
         """
         self.folder, self.port, self._given, self._stop_service = folder, port, names, stop_service
+        self._servers = servers
         self.begin()
 
     def begin(self) -> None:
@@ -75,6 +83,7 @@ class Terminal:
             "MAKEFLAGS": "n",  # make says what it would do: targets install, train and measure
             "VITASCOPE_PORT": str(self.port),
             "VITASCOPE_DEVICE": "cpu",
+            "HF_HUB_OFFLINE": "1",  # what is in the cache that `tests.docs.neighbours` fills, and nothing else
         }
 
     def close(self) -> None:
@@ -98,6 +107,8 @@ class Terminal:
         """Go through ``block``; return what went wrong, each with its place on the page."""
         if block.language == "python":
             return self._python(block)
+        if block.language == "sql":
+            return self._sql(block)
         problems = []
         for command in commands(block):
             if problem := self._command(command):
@@ -115,7 +126,7 @@ class Terminal:
         stays = _STAYS.search(command.text) is not None
         behind = stays and not re.search(r"&\s*(#.*)?$", command.text)
         status = self._tell(f". {step} </dev/null >{said} 2>&1 {'& echo 0' if behind else '; echo $?'}")
-        if "vitascope serve" in command.text and not wait_until_ready(self.port):
+        if "vitascope serve" in command.text and not wait_until_ready(self.port, self._has_jobs):
             return f"no service at port {self.port}:\n{said.read_text()[-2000:]}"
         text = said.read_text("utf-8", errors="replace")
         if status != "0":
@@ -123,6 +134,10 @@ class Terminal:
         if command.output and (wrong := difference(command.output, self.printed(text).splitlines())):
             return wrong
         return None
+
+    def _has_jobs(self) -> bool:
+        """Whether something runs in the background."""
+        return self._tell("echo $(jobs -pr)") != ""
 
     def _tell(self, line: str) -> str:
         """Have bash read ``line``, which makes it say one line: that one."""
@@ -143,9 +158,22 @@ class Terminal:
             return [f"{block.place}: {type(error).__name__}: {error}"]
         return []
 
+    def _sql(self, block: Block) -> list[str]:
+        """By DuckDB; a query that finds nothing is a mistake, too."""
+        import duckdb
+
+        try:
+            with duckdb.connect() as database:
+                rows = database.execute(self.placed(block.text)).fetchall()
+        except duckdb.Error as error:
+            return [f"{block.place}: {error}"]
+        return [] if rows else [f"{block.place}: no rows"]
+
     def placed(self, text: str) -> str:
-        """``text`` with the port of the service and the folders of the reader."""
+        """``text`` with the port of the service, other servers' URLs, and the folders of the reader."""
         moved = text.replace(f"127.0.0.1:{PORT}", f"127.0.0.1:{self.port}")
+        for named, here in self._servers.items():
+            moved = moved.replace(named, here)
         return _PLACE.sub(lambda found: f"{self.folder}/{found[1]}", moved)
 
     def printed(self, text: str) -> str:
@@ -164,10 +192,10 @@ def is_free(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
-def wait_until_ready(port: int) -> bool:
-    """Whether the service on ``port`` came to answer that it is ready."""
+def wait_until_ready(port: int, alive: Callable[[], bool]) -> bool:
+    """Whether the service on ``port`` came to answer that it is ready, as long as it is ``alive``."""
     deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and alive():
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
             return True
         time.sleep(0.05)

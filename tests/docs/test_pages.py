@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import only_by_chaos
+from tests.docs.neighbours import neighbours, publish_models
 from tests.docs.pages import DOCS_CHECK, NEVER, ROOT, Block, blocks, commands, pages, why_not_run
 from tests.docs.reader import CURL, draw_scenes, reading
 from tests.docs.terminal import PORT, Terminal, difference, is_free
@@ -56,9 +57,12 @@ def test_everything_that_a_page_prints_runs(page: str, tmp_path: Path) -> None:
     """`make docs-check`: a page from its beginning to its end, each with a reader of its own, on the port it prints."""
     wait_for(lambda: is_free(PORT))
     mine = [block for block in BLOCKS if block.page == page and block.run in ("", DOCS_CHECK)]
-    with reading(tmp_path, PORT) as terminal:
-        if any("data/scenes" in block.text for block in mine):
+    text = "".join(block.text for block in mine)
+    with neighbours(tmp_path, text) as servers, reading(tmp_path, PORT, servers) as terminal:
+        if "data/scenes" in text:
             draw_scenes(tmp_path)
+        if "openai/clip" in text:
+            publish_models(tmp_path / "checkout", tmp_path / "home")
         problems = [problem for block in mine for problem in terminal.run(block)]
     assert problems == [], "\n\n".join(problems)
 

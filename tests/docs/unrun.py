@@ -31,8 +31,9 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
 def mistakes(block: Block) -> list[str]:
     """What the commands of ``block`` name that is not there, each with its place on the page."""
-    if block.language != "console":
+    if block.language == "python":
         compile(block.text, block.place, "exec")
+    if block.language != "console":
         return []
     return [
         f"{block.page}:{command.line}: {wrong}"

@@ -1,0 +1,64 @@
+"""Servers and models of others that pages name: small ones of the tests stand in for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from model_export.triton import write_repository
+from model_export.triton_config import Serving
+from tests.docs.reader import BUNDLE
+from tests.index.milvus_server import MilvusUnderTest
+from tests.vitascope.kserve import protocol_server
+from vitascope.bundle import Bundle
+
+MILVUS = "http://milvus:19530"
+TRITON = "http://127.0.0.1:8003"
+REVISION = "3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
+"""Of whatever is in the hub's cache."""
+
+
+@contextmanager
+def neighbours(folder: Path, text: str) -> Iterator[dict[str, str]]:
+    """The servers that ``text`` names, with data in ``folder``: a URL of the pages, and the one that takes its place.
+
+    Milvus Lite is Milvus, and a small server of the Open Inference Protocol with the shipped bundle's graphs is Triton.
+    """
+    with ExitStack() as stack:
+        found = {}
+        if MILVUS in text:
+            milvus = MilvusUnderTest(folder / "milvus")
+            stack.callback(milvus.end)
+            found[MILVUS] = milvus.url
+        if TRITON in text:
+            write_repository(Bundle.open(BUNDLE), folder / "repository", Serving(device="cpu"))
+            found[TRITON] = stack.enter_context(protocol_server.serving(folder / "repository")).url
+        yield found
+
+
+def publish_models(checkout: Path, home: Path) -> None:
+    """Small models of random weights in place of the published ones: in the hub's cache in ``home``, and files beside
+    the reader's ``checkout``.
+    """
+    import torch
+
+    from tests.model_export.public_models import make_clip, make_siglip
+    from tests.model_export.question_models import make_blip_answers, make_vilt_answers
+    from tests.model_export.released_models import clip_vip, clip_words
+
+    hub = {
+        "openai/clip-vit-base-patch32": make_clip,
+        "Salesforce/blip-vqa-base": make_blip_answers,
+        "dandelin/vilt-b32-finetuned-vqa": make_vilt_answers,
+    }
+    for name, make in hub.items():
+        cached = home / ".cache" / "huggingface" / "hub" / f"models--{name.replace('/', '--')}"
+        (cached / "refs").mkdir(parents=True)
+        (cached / "refs" / "main").write_text(REVISION)
+        make(cached / "snapshots" / REVISION)
+    make_siglip(checkout / "models" / "siglip-base-patch16-224")
+    torch.save(clip_vip(), checkout / "pretrain_clipvip_base_32.pt")
+    words = checkout / "clip-vit-base-patch32"
+    words.mkdir()
+    clip_words().backend_tokenizer.model.save(str(words))
