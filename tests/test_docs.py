@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 
 
 def built(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -36,7 +37,23 @@ def test_every_page_is_in_the_navigation() -> None:
     assert named == {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
 
 
-def test_links_of_the_pages_outside_of_docs_lead_to_files() -> None:
-    for page in ("README.md", "CONTRIBUTING.md", "SECURITY.md"):
-        for link in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / page).read_text()):
+def test_links_of_the_pages_outside_of_docs_lead_somewhere() -> None:
+    """To a file, and to a heading in it where they name one; within docs the site's own build sees to it."""
+    for page in TOP:
+        for link, heading in re.findall(r"\]\((?!https?:)([^)#]+)(?:#([^)]+))?\)", (ROOT / page).read_text()):
             assert (ROOT / link).exists(), f"{page}: {link}"
+            assert not heading or heading in anchors((ROOT / link).read_text()), f"{page}: {link}#{heading}"
+
+
+def anchors(page: str) -> set[str]:
+    """What headings of ``page`` are linked by."""
+    titles = re.findall(r"^#+ (.+)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def test_pictures_that_the_pages_show_are_there() -> None:
+    """The site is built without them and says nothing."""
+    pages = [*(ROOT / page for page in TOP), *(ROOT / "docs").rglob("*.md")]
+    shown = [(page, picture) for page in pages for picture in re.findall(r"!\[[^\]]*\]\(([^)\s]+)", page.read_text())]
+    assert shown
+    assert [f"{page}: {picture}" for page, picture in shown if not (page.parent / picture).is_file()] == []
