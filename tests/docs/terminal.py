@@ -83,7 +83,8 @@ class Terminal:
             "MAKEFLAGS": "n",  # make says what it would do: targets install, train and measure
             "VITASCOPE_PORT": str(self.port),
             "VITASCOPE_DEVICE": "cpu",
-            "HF_HUB_OFFLINE": "1",  # what is in the cache that `tests.docs.neighbours` fills, and nothing else
+            "HF_HOME": str(self.folder / "home" / ".cache" / "huggingface"),
+            "HF_HUB_OFFLINE": "1",  # what `tests.docs.neighbours` puts there, and nothing else
         }
 
     def close(self) -> None:
