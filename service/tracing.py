@@ -31,7 +31,7 @@ def tracer_for(settings: Settings) -> Tracer:
     except ImportError as error:
         raise InvalidInput(
             f"otlp_endpoint: {settings.otlp_endpoint!r}: {error.name} is not installed; "
-            "`pip install vitascope[telemetry]` was expected"
+            "`pip install --editable '.[telemetry]'` in the checkout was expected"
         ) from error
     provider = TracerProvider(
         resource=Resource.create({"service.name": "vitascope", "service.version": version("vitascope")})

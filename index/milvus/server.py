@@ -234,7 +234,9 @@ def _pymilvus() -> Any:
     try:
         import pymilvus
     except ImportError as error:
-        raise StorageError("vectors: Milvus needs the package 'pymilvus'; install vitascope[milvus]") from error
+        raise StorageError(
+            "vectors: Milvus needs the package 'pymilvus'; in the checkout: pip install --editable '.[milvus]'"
+        ) from error
     # It logs every error with its traceback, those that are expected included; they come out as ours.
     logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     return pymilvus

@@ -4,7 +4,7 @@
 
 Every engine answers the same queries in turns in one process. "ours" is what a collection searches in: the snapshot
 on disk, mapped, behind ``Vectors``. "faiss" is the same index read into memory and searched with the same effort by
-FAISS's own call. usearch (``pip install vitascope[bench]``) is left out where it is not installed.
+FAISS's own call. usearch (``pip install --editable '.[bench]'``) is left out where it is not installed.
 """
 
 from __future__ import annotations

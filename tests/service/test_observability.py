@@ -183,7 +183,7 @@ def test_a_trace_goes_through_every_stage(
 
 def test_traces_without_the_packages_that_send_them_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(InvalidInput, match=r"otlp_endpoint: 'http://there:4318'.*vitascope\[telemetry\]"):
+    with pytest.raises(InvalidInput, match=r"otlp_endpoint: 'http://there:4318'.*\.\[telemetry\]"):
         tracer_for(read_settings(otlp_endpoint="http://there:4318"))
 
 

@@ -184,7 +184,8 @@ def _parquet_rows(file: Path, source: ListSource) -> Iterator[_Row]:
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise InvalidInput(
-            f"{file}: reading Parquet needs the package {error.name!r}; install vitascope[parquet]"
+            f"{file}: reading Parquet needs the package {error.name!r}; "
+            "in the checkout: pip install --editable '.[parquet]'"
         ) from error
     number = 0
     try:

@@ -69,7 +69,9 @@ def _open_system(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ModuleNotFoundError as error:
-        raise InvalidInput(f"{url}: URLs need the package 'fsspec'; install vitascope[remote]") from error
+        raise InvalidInput(
+            f"{url}: URLs need the package 'fsspec'; in the checkout: pip install --editable '.[remote]'"
+        ) from error
     try:
         system, path = fsspec.url_to_fs(url)
     except (ImportError, ValueError) as error:

@@ -37,7 +37,7 @@ def test_places_that_cannot_be(given: object, expected: str) -> None:
 
 def test_without_pymilvus_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(StorageError, match=r"install vitascope\[milvus\]"):
+    with pytest.raises(StorageError, match=r"pip install --editable '\.\[milvus\]'"):
         new_collection(tmp_path, vectors="http://127.0.0.1:1")
 
 
