@@ -1,13 +1,15 @@
 // The whole page: its modules put together, keys, and how it starts.
 
 import { prepareAdding } from "./adding.js";
-import { prepareClip } from "./clip.js";
+import { linked, noteClosed, onTravel } from "./address.js";
+import { openVideo, prepareClip } from "./clip.js";
 import { chosenName, chosenOnceLoaded, loadCollections, prepareCollections } from "./collections.js";
 import { showModel } from "./default_model.js";
 import { prepareDropping } from "./dropping.js";
 import { forgetFields, prepareFilter } from "./filtering.js";
-import { followJobs, prepareJobs, showJobsPanel } from "./jobs.js";
+import { followJobs, prepareJobs } from "./jobs.js";
 import { forgetLikeness, likeness, prepareLikeness } from "./likeness.js";
+import { line } from "./notices.js";
 import { $ } from "./parts.js";
 import { fail, loading, moveFocus } from "./results.js";
 import { added, likeThis, meetVideos, prepareSearching, refresh, search, show } from "./searching.js";
@@ -29,7 +31,7 @@ prepareLikeness(() => showChips(search), search);
 prepareSearching();
 prepareJobs(added);
 preparePanels({
-  jobs: showJobsPanel,
+  jobs: fetched(() => import("./job_cards.js"), ({ showJobsPanel }, panel) => showJobsPanel(panel)),
   collections: fetched(() => import("./library.js"), ({ showCollectionsPanel }, panel) => showCollectionsPanel(panel, {
     reload: loadCollections,
     added,
@@ -75,6 +77,11 @@ async function start() {
     showModel().catch(() => {});
     followJobs();
     remember();
+    if (named && named !== chosenName()) {
+      line(`Collection ${named}`).fail(`It is not here, or not for the key of this tab.${chosenName() ? ` This is ${chosenName()}.` : ""}`);
+      noteClosed(); // what is open by the address is none of this one's
+    }
+    followLink();
     openFromAddress();
     await show();
   } catch (error) {
@@ -82,10 +89,17 @@ async function start() {
   }
 }
 
-addEventListener("popstate", () => {
-  if (!isElsewhere()) return;
-  if ($("clip").open) $("clip").close();
-  start();
+// Opens what the address has open, and closes what it has not.
+async function followLink() {
+  const link = linked();
+  if (!link) $("clip").close();
+  else if (link.video !== openVideo()) await import("./linking.js").then(({ openLink }) => openLink(link)).catch((error) => line("Link").fail(error.message));
+}
+
+onTravel(() => {
+  if (!isElsewhere()) return followLink();
+  $("clip").close();
+  return start();
 });
 
 start();

@@ -1,28 +1,51 @@
 // One clip, large: watched, found in its video, compared with captions, asked about.
 
+import { noteClosed, noteOpened } from "./address.js";
 import { prepareAnswers } from "./answers.js";
 import { at, call } from "./api.js";
 import { prepareCaptions } from "./captions.js";
 import { chosenName } from "./collections.js";
+import { announce } from "./notices.js";
 import { $, el, span } from "./parts.js";
 import { player } from "./player.js";
 import { question } from "./question.js";
 import { choose, clipPlayed, follow, hideTimeline, moveBy, prepareTimeline, showMoments, showTimeline } from "./timeline.js";
 import { find, wanted } from "./wanted.js";
 
+const SETTLED_AFTER = 300; // milliseconds; browsers do not let the address change with every repetition of a key
+
 let shown = null; // {video, start, end, text, media_url, thumbnail_url, clip_id}
 let screen = null;
 let asked = null;
+let settling = null;
 
+// ``clip.video`` may have its ``spans`` already.
 export function openClip(clip) {
+  rest();
   asked = new AbortController();
-  hideTimeline();
-  clearLooks();
-  $("clip").showModal();
+  tell(clip);
+  noteOpened(clip);
+  if (!$("clip").open) $("clip").showModal();
   $("clip-title").focus(); // the arrow keys lead through the video from here
   screen = player($("clip-screen"), clip, follow);
-  tell(clip);
   fillTimeline(clip, asked.signal);
+}
+
+// As if somebody had closed it.
+export function closeClip() {
+  noteClosed();
+  $("clip").close();
+}
+
+// The id of the video that is open, else null.
+export const openVideo = () => ($("clip").open ? shown.video.id : null);
+
+function rest() {
+  asked?.abort();
+  screen?.stop();
+  clearTimeout(settling);
+  hideTimeline();
+  clearLooks();
 }
 
 function tell(clip) {
@@ -34,6 +57,7 @@ function tell(clip) {
   $("clip-text").textContent = clip.text || "";
   $("clip-text").hidden = !clip.text;
   $("clip-like").hidden = !clip.clip_id;
+  $("clip-link").textContent = "Copy link";
   const isPart = clip.end - clip.start < video.duration - 0.01;
   $("clip-part").querySelectorAll("label").forEach((label) => (label.hidden = !isPart));
   $("clip-part").querySelector("[value=clip]").checked = true;
@@ -43,10 +67,12 @@ function tell(clip) {
 
 async function fillTimeline({ video, start }, signal) {
   try {
-    const { spans } = await call("GET", at(chosenName(), "videos", video.id), undefined, signal);
+    const { spans } = video.spans ? video : await call("GET", at(chosenName(), "videos", video.id), undefined, signal);
     showTimeline(spans, video.duration, (picked) => {
       clearLooks();
       tell({ ...picked, clip_id: picked.id, video });
+      clearTimeout(settling);
+      settling = setTimeout(() => $("clip").open && noteOpened(shown), SETTLED_AFTER);
       screen.show(shown);
     });
     $("clip-like").hidden = !spans.length;
@@ -72,10 +98,19 @@ function subject() {
 // ``onDeleted`` is called once the video is gone, ``likeThis`` with the clip that others should look like.
 export function prepareClip(onDeleted, likeThis) {
   prepareTimeline();
+  $("clip-link").hidden = !navigator.clipboard; // browsers have it for https and this machine only
+  $("clip-link").onclick = async () => {
+    noteOpened(shown);
+    const isCopied = await navigator.clipboard.writeText(location.href).then(() => true, () => false);
+    $("clip-link").textContent = isCopied ? "Copied" : "The browser forbids it";
+    announce($("clip-link").textContent);
+  };
   $("clip-like").onclick = () => {
     const here = shown.clip_id ? shown : { ...clipPlayed(), video: shown.video };
+    noteOpened(shown);
     $("clip").close();
-    likeThis({ ...here, clip_id: here.clip_id || here.id });
+    likeThis({ ...here, clip_id: here.clip_id || here.id }); // one can go back to the clip from there
+    noteClosed(); // where that is the same search
   };
   $("clip-delete").onclick = async () => {
     const { video } = shown;
@@ -83,7 +118,7 @@ export function prepareClip(onDeleted, likeThis) {
     if (!sure) return;
     try {
       await call("DELETE", at(chosenName(), "videos", video.id));
-      $("clip").close();
+      closeClip();
       await onDeleted();
     } catch (error) {
       $("scores").replaceChildren(el("p", { className: "error", textContent: error.message }));
@@ -96,18 +131,12 @@ const clearLooks = (() => {
   return () => clear.forEach((each) => each());
 })();
 
-$("clip").addEventListener("close", () => {
-  asked.abort();
-  screen.stop();
-  hideTimeline();
-  clearLooks();
-});
+$("clip").addEventListener("close", rest);
+$("clip").addEventListener("cancel", (event) => event.target === $("clip") && noteClosed()); // by Esc
 $("clip").addEventListener("keydown", (event) => {
   const isElsewhere = event.target.matches("input, textarea, select, video, summary");
   if (isElsewhere || event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
   if (moveBy(event.key)) event.preventDefault();
 });
-$("clip-close").onclick = () => $("clip").close();
-$("clip").addEventListener("click", (event) => {
-  if (event.target === $("clip")) $("clip").close(); // beside the panel
-});
+$("clip-close").onclick = closeClip;
+$("clip").addEventListener("click", (event) => event.target === $("clip") && closeClip()); // beside the panel

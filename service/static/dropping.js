@@ -1,6 +1,7 @@
 // Files that are dropped or pasted: one may be searched with or added, several are added.
 
 import { addFiles } from "./adding.js";
+import { closeClip } from "./clip.js";
 import { chosenName } from "./collections.js";
 import { likeFile, smallPicture } from "./likeness.js";
 import { $ } from "./parts.js";
@@ -42,7 +43,7 @@ export function prepareDropping(search, onAdded) {
   });
   $("drop-search").onclick = () => {
     $("drop-dialog").close();
-    if ($("clip").open) $("clip").close();
+    closeClip();
     likeFile(file);
     $("query").focus();
     search();

@@ -56,7 +56,7 @@ export function leading(scores) {
 
 export const answerBar = (answer) => bar("answer", answer.text, answer.probability, percent(answer.probability), "probability");
 
-const still = (clip, time) => clip.thumbnail_url.replace(/t=[^&]*$/, `t=${time.toFixed(2)}`);
+export const still = (clip, time) => clip.thumbnail_url.replace(/t=[^&]*$/, `t=${time.toFixed(2)}`);
 
 // Frames of a clip one after the other: for formats that the browser cannot play.
 export function flipThrough(image, clip, frames = 6, pause = 500) {

@@ -1,5 +1,6 @@
 // What is looked for, as the form says it: as a request, in the address, and back.
 
+import { noteSearch, searched } from "./address.js";
 import { at, call } from "./api.js";
 import { chosenName } from "./collections.js";
 import { filter, filterChips, refuse, setFilter } from "./filtering.js";
@@ -60,17 +61,15 @@ export function remember() {
   if ($("hybrid").checked) query.set("hybrid", "1");
   if (!$("rerank").checked && !$("rerank").disabled) query.set("rerank", "0");
   noted = query.size ? `?${query}` : "";
-  if (history.state && noted === location.search) return;
-  // The first address of a page is completed; what is asked for after it can be gone back from.
-  history[history.state ? "pushState" : "replaceState"]({ vitascope: true }, "", (noted || "/") + location.hash);
+  noteSearch(noted);
 }
 
 // Whether somebody went back or forward to another search.
-export const isElsewhere = () => location.search !== noted;
+export const isElsewhere = () => searched() !== noted;
 
 // The form as the address says; returns the collection that it names.
 export function recall() {
-  noted = location.search;
+  noted = searched();
   const query = new URLSearchParams(location.search);
   $("query").value = query.get("q") || "";
   $("group").value = query.get("group") || "clip";

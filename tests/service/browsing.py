@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.media_files import solid, write_video
 from tests.service.running import Running, serving
 from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 PATIENCE_MS = 30_000
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
+FILM_CLIPS = 30
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,23 @@ def page(browser: Browser, running: Running) -> Iterator[Page]:
     assert not complaints
     own = str(running.client.base_url)
     assert all(url.startswith((own, "blob:", "data:")) for url in asked), asked
+
+
+@pytest.fixture(scope="session")
+def film(running: Running, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A collection of one yellow minute in clips of two seconds: red from 0:20 to 0:24, blue from 0:40 to 0:42."""
+    yellow, red, blue = solid((220, 210, 10)), solid((220, 10, 10)), solid((10, 10, 220))
+    frames = [red if 80 <= n < 96 else blue if 160 <= n < 168 else yellow for n in range(240)]
+    path = write_video(tmp_path_factory.mktemp("film") / "film.mp4", frames, rate=4, gop=8)
+    running.client.post("/v1/collections", json={"name": "film"}).raise_for_status()
+    with path.open("rb") as file:
+        answer = running.client.post(
+            "/v1/collections/film/videos",
+            files={"file": (path.name, file)},
+            data={"segmentation": json.dumps({"rule": "windows", "length": 2})},
+        )
+    assert answer.json()["clips"] == FILM_CLIPS
+    return "film"
 
 
 @pytest.fixture(scope="module")

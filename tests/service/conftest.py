@@ -11,7 +11,7 @@ import pytest
 from service.settings import Settings
 from tests.media_files import write_color_video
 from tests.ports import reserved_port
-from tests.service.browsing import browser, enter, guarded, page  # noqa: F401
+from tests.service.browsing import browser, enter, film, guarded, page  # noqa: F401
 from tests.service.holding import held  # noqa: F401
 from tests.service.locked import locked  # noqa: F401
 from tests.service.running import Running, serving

@@ -3,36 +3,19 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.media_files import solid, write_picture, write_video
+from tests.media_files import solid, write_picture
+from tests.service.browsing import FILM_CLIPS
 from tests.service.running import Running, wait_for
 
-YELLOW, RED, BLUE = (220, 210, 10), (220, 10, 10), (10, 10, 220)
-CLIPS = 30
+RED = (220, 10, 10)
 SPAN = "{} \N{EN DASH} {}"
 AT_20, AT_22, AT_24, AT_40 = (SPAN.format(f"0:{start}", f"0:{start + 2}") for start in (20, 22, 24, 40))
-
-
-@pytest.fixture(scope="module")
-def film(running: Running, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A collection of one yellow minute in clips of two seconds: red from 0:20 to 0:24, blue from 0:40 to 0:42."""
-    frames = [RED if 80 <= n < 96 else BLUE if 160 <= n < 168 else YELLOW for n in range(240)]
-    path = write_video(tmp_path_factory.mktemp("film") / "film.mp4", [solid(color) for color in frames], rate=4, gop=8)
-    running.client.post("/v1/collections", json={"name": "film"}).raise_for_status()
-    with path.open("rb") as file:
-        answer = running.client.post(
-            "/v1/collections/film/videos",
-            files={"file": (path.name, file)},
-            data={"segmentation": json.dumps({"rule": "windows", "length": 2})},
-        )
-    assert answer.json()["clips"] == CLIPS
-    return "film"
 
 
 def expect_titles(page: Page, *titles: str) -> None:
@@ -205,6 +188,7 @@ def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, f
     expect(page.locator("#chips")).to_contain_text(f"Like film, {AT_40}")
     page.go_back()
     expect(page.locator("#query")).to_have_value("a red thing")
+    expect(page.locator("#clip-facts")).to_contain_text(AT_40)  # the clip that others should look like
     expect(page.locator("#results .card").first).to_contain_text(re.compile("0:2[02]"))
 
 
@@ -230,12 +214,12 @@ def test_cards_come_in_one_go_before_their_pictures_and_more_follow_by_pages(pag
     page.unroute("**/thumbnail?*")
 
     page.get_by_role("button", name="Show more").press("Enter")
-    expect(page.locator("#results .card")).to_have_count(CLIPS)
+    expect(page.locator("#results .card")).to_have_count(FILM_CLIPS)
     expect(page.locator("#summary")).to_contain_text("30 clips")
     expect(page.locator("#results .card").nth(24)).to_be_focused()
     ranks = page.locator("#results .rank").all_inner_texts()
-    assert ranks == [str(rank) for rank in range(1, CLIPS + 1)]
-    assert len(set(page.locator("#results .card .time").all_inner_texts())) == CLIPS
+    assert ranks == [str(rank) for rank in range(1, FILM_CLIPS + 1)]
+    assert len(set(page.locator("#results .card .time").all_inner_texts())) == FILM_CLIPS
     expect(page.get_by_role("button", name="Show more")).to_be_hidden()
 
     page.get_by_label("Show", exact=True).select_option("event")
