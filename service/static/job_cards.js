@@ -2,11 +2,14 @@
 
 import { chosenName } from "./collections.js";
 import { became, nameOf, progress, share, sourceOf } from "./jobs.js";
+import { announce } from "./notices.js";
 import { el } from "./parts.js";
 import { may } from "./rights.js";
 import { chip, doing, empty, fill } from "./sheet.js";
 import { change, isActive, isFinished, jobsOf, loadFailures, lookAtJobs, onJobs } from "./watching.js";
 import { ago, count, facts, lasting } from "./words.js";
+
+const AT_ONCE = 50; // failures that come into view by each "Show more"
 
 let open = null; // what the panel shows, as long as it is open
 
@@ -20,9 +23,15 @@ function card(entry, mayChange) {
   const text = el("p", { className: "facts" });
   const error = el("p", { className: "error", hidden: true });
   const summary = el("summary");
-  const reasons = el("ul", { className: "reasons" });
-  const failures = el("details", { open: true, hidden: true }, summary, reasons);
-  failures.ontoggle = () => failures.open && loadFailures(entry).then(update, () => {}); // also when it is shown first
+  const reasons = el("ul", { className: "reasons", tabIndex: 0, "aria-label": "Why they failed" });
+  const more = doing("Show more", "", async () => {
+    limit += AT_ONCE;
+    await look();
+    if (more.hidden) reasons.focus();
+    announce(`${reasons.children.length} of ${summary.textContent}`);
+  });
+  const failures = el("details", { open: true, hidden: true }, summary, reasons, el("div", { className: "actions" }, more));
+  failures.ontoggle = () => failures.open && look().catch(() => {}); // also when it is shown first; "Show more" says why not
   const buttons = mayChange ? {
     pause: doing("Pause", "", () => change(entry, "pause")),
     resume: doing("Resume", "", () => change(entry, "resume")),
@@ -32,6 +41,19 @@ function card(entry, mayChange) {
   const actions = el("div", { className: "actions" }, ...Object.values(buttons));
   const box = el("article", { className: "item job" }, el("div", { className: "row" }, title, state),
     el("p", { className: "facts", textContent: sourceOf(entry).join("") }), meter, text, error, failures, actions);
+
+  let limit = AT_ONCE;
+  let all = 0; // how many had failed when no more of them were to be had
+
+  async function look() {
+    const known = entry.failures.size;
+    if (known < Math.min(limit, failedOf(entry))) {
+      let isMore;
+      do isMore = await loadFailures(entry); while (isMore && entry.failures.size === known);
+      all = isMore ? 0 : failedOf(entry);
+    }
+    update();
+  }
 
   function update() {
     const { job, lost } = entry;
@@ -44,10 +66,12 @@ function card(entry, mayChange) {
     text.classList.toggle("error", Boolean(lost));
     error.textContent = job.error || "";
     error.hidden = !job.error;
-    const failed = job.counts.failed + job.counts.quarantined;
+    const failed = failedOf(entry);
     failures.hidden = !failed;
     summary.textContent = count(failed, "file that failed", "files that failed");
-    showReasons(reasons, entry, failed);
+    showReasons(reasons, entry, limit);
+    const shown = reasons.children.length;
+    more.hidden = shown === failed || (all === failed && shown === entry.failures.size);
     offer(buttons, {
       pause: isActive(entry) && !job.requested,
       resume: job.state === "paused" || job.requested === "pause",
@@ -59,17 +83,21 @@ function card(entry, mayChange) {
   return { box, update };
 }
 
-function showReasons(reasons, entry, failed) {
-  const items = [...entry.failures.values()];
-  const texts = items.map((item) => item.reason || item.path);
-  if (items.length < failed) texts.push(`and ${failed - items.length} more`);
-  texts.forEach((text, place) => {
-    if (reasons.children[place]?.textContent === text) return;
-    const made = el("li", { textContent: text, title: items[place]?.path || "" });
-    if (reasons.children[place]) reasons.children[place].replaceWith(made);
+const failedOf = ({ job: { counts } }) => counts.failed + counts.quarantined;
+
+function showReasons(reasons, entry, limit) {
+  let place = 0;
+  for (const { reason, path } of entry.failures.values()) {
+    if (place === limit) break;
+    const text = reason || path;
+    const old = reasons.children[place];
+    place += 1;
+    if (old?.textContent === text) continue;
+    const made = el("li", { textContent: text, title: path });
+    if (old) old.replaceWith(made);
     else reasons.append(made);
-  });
-  while (reasons.children.length > texts.length) reasons.lastChild.remove();
+  }
+  while (reasons.children.length > place) reasons.lastChild.remove();
 }
 
 // Whoever pressed a button that has no more use goes on at the next one.

@@ -3,6 +3,7 @@
 import { at, call } from "./api.js";
 import { FINISHED, follow } from "./events.js";
 
+const FAILED = ["failed", "quarantined"];
 const STREAMS = 2; // a browser opens six connections to a host, of all its tabs together
 const known = new Map(); // by address
 const streams = new Map();
@@ -13,8 +14,8 @@ export const isActive = (entry) => entry.job.state === "queued" || entry.job.sta
 export const isFinished = (entry) => FINISHED.includes(entry.job.state);
 
 // ``listener(entry)`` is called whenever something has happened to a job. An entry has the ``job`` as the service tells
-// it, its ``collection`` and ``address``, ``failures`` by path, and in ``lost`` why nothing is heard of it at the moment;
-// ``isGone`` where it went with its collection.
+// it, its ``collection`` and ``address``, ``failures`` by path as far as they are known, the cursors of what comes ``next``
+// after them by state, and in ``lost`` why nothing is heard of it at the moment; ``isGone`` where it went with its collection.
 export const onJobs = (listener) => listeners.push(listener);
 
 export const jobsOf = (collection) => [...known.values()]
@@ -37,7 +38,10 @@ export async function lookAtJobs(collection, cursor) {
 // Pause, resume, retry or cancel it.
 export async function change(entry, what) {
   const job = what === "cancel" ? await call("DELETE", entry.address) : await call("POST", `${entry.address}/${what}`);
-  if (what === "retry") entry.failures.clear();
+  if (what === "retry") {
+    entry.failures.clear();
+    entry.next = {};
+  }
   take(entry.collection, job);
 }
 
@@ -47,13 +51,19 @@ export function take(collection, job) {
   share();
 }
 
-// The reasons of the files that failed, also of those that failed while nobody followed.
+// Some more of the files that failed, with their reasons: those that come after what was loaded before, also of what failed
+// while nobody followed. Resolves to whether there may be others.
 export async function loadFailures(entry) {
-  for (const state of ["failed", "quarantined"]) {
-    if (!entry.job.counts[state]) continue;
-    const { items } = await call("GET", `${entry.address}/items?state=${state}`);
-    for (const item of items) entry.failures.set(item.path, item);
+  const { next, job: { counts } } = entry;
+  const there = FAILED.filter((state) => counts[state]);
+  const unfinished = there.filter((state) => next[state] !== null);
+  for (const state of unfinished.length ? unfinished : there) {
+    const query = new URLSearchParams({ state, ...(next[state] ? { cursor: next[state] } : {}) });
+    const page = await call("GET", `${entry.address}/items?${query}`);
+    for (const item of page.items) entry.failures.set(item.path, item);
+    next[state] = page.next_cursor;
   }
+  return there.some((state) => next[state] !== null);
 }
 
 // Jobs that the newest page would have if they were still there; they went with a collection that had this name before.
@@ -71,7 +81,7 @@ function forget(entry) {
 
 function learn(collection, job) {
   const address = at(collection, "jobs", job.id);
-  const entry = known.get(address) || { collection, address, failures: new Map(), seen: { last: null }, lost: null };
+  const entry = known.get(address) || { collection, address, failures: new Map(), next: {}, seen: { last: null }, lost: null };
   known.set(address, entry);
   entry.job = job;
   tell(entry);
@@ -110,7 +120,7 @@ async function begin(entry) {
 function hear(entry, kind, data) {
   entry.lost = kind === "lost" ? data : null;
   if (kind === "item") {
-    if (data.state === "failed" || data.state === "quarantined") entry.failures.set(data.path, data);
+    if (FAILED.includes(data.state)) entry.failures.set(data.path, data);
     else entry.failures.delete(data.path);
   } else if (kind !== "lost") {
     entry.job = data;

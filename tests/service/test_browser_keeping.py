@@ -322,6 +322,25 @@ def test_models_are_added_made_the_default_and_removed(guarded: Running, enter: 
     expect(models).to_have_count(1)
 
 
+def test_failures_of_a_job_are_looked_through_page_by_page(
+    page: Page, running: Running, collection: str, incoming: Path
+) -> None:
+    for number in range(5):
+        (incoming / f"letter-{number}.mp4").write_text("Dear reader, this is no video.")
+    answer = running.client.post(f"/v1/collections/{collection}/jobs", json={"folder": incoming.name})
+    wait_for(lambda: running.client.get(answer.headers["location"]).json()["counts"]["failed"] == 5)
+    page.goto(f"/?collection={collection}#jobs")
+    reasons = page.get_by_role("list", name="Why they failed")
+    more = page.locator("#panel").get_by_role("button", name="Show more")
+    expect(page.locator("#panel")).to_contain_text("5 files that failed")
+    for shown in (2, 4):  # two on each page, as this service has it
+        expect(reasons.get_by_role("listitem")).to_have_count(shown)
+        more.press("Enter")
+    expect(reasons.get_by_role("listitem")).to_have_text([re.compile(f"^letter-{number}.mp4: ") for number in range(5)])
+    expect(more).to_be_hidden()
+    expect(reasons).to_be_focused()
+
+
 def test_what_cannot_be_loaded_says_so_and_is_tried_again(page: Page, collection: str) -> None:
     page.route("**/jobs?*", lambda route: route.abort())
     page.goto(f"/?collection={collection}#jobs")
