@@ -1,6 +1,7 @@
 // Adding videos: how they are cut into clips, files from here, folders of the service's machine, URLs.
 
 import { at, call } from "./api.js";
+import { announce } from "./notices.js";
 import { $ } from "./parts.js";
 import { may } from "./rights.js";
 import { addUploads } from "./uploads.js";
@@ -67,6 +68,7 @@ async function addFolder(collection) {
   try {
     take(collection, await call("POST", at(collection, "jobs"), { ...wanted, segmentation: cut }));
     $("add").close();
+    announce(`${named}: under way`);
   } catch (error) {
     $("add-error").textContent = error.message;
     $("folder").focus();

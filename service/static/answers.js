@@ -1,7 +1,7 @@
 // Questions about a clip: the answers that the model weighs, each with its probability, or that it is not sure.
 
 import { call } from "./api.js";
-import { $, answerBar, el, percent } from "./parts.js";
+import { $, aloud, answerBar, el, percent } from "./parts.js";
 import { looking } from "./working.js";
 
 const TOP = 5;
@@ -17,19 +17,22 @@ export function prepareAnswers(subject) {
     const least = Math.min(100, Math.max(0, Number($("unsure").value))) / 100;
     look.run(async (signal) => {
       const body = { ...subject(), question, top: TOP, abstain_below: least, ...(candidates.length ? { candidates } : {}) };
-      return shownAnswers(await call("POST", "/v1/answers", body, signal), least);
+      return answered(await call("POST", "/v1/answers", body, signal), least);
     });
   };
   return look.clear;
 }
 
-function shownAnswers({ answers, abstained, unknown }, least) {
+function answered({ answers, abstained, unknown }, least) {
   const quoted = unknown.map((one) => `“${one}”`).join(", ");
-  return [
-    abstained ? unsure(answers, least) : null,
-    ...answers.map(answerBar),
-    unknown.length ? el("p", { className: "facts", textContent: `This model knows no answer ${quoted}, so nothing is said of it.` }) : null,
-  ].filter(Boolean);
+  return {
+    shown: [
+      abstained ? unsure(answers, least) : null,
+      ...answers.map(answerBar),
+      unknown.length ? el("p", { className: "facts", textContent: `This model knows no answer ${quoted}, so nothing is said of it.` }) : null,
+    ].filter(Boolean),
+    told: [abstained ? "Not sure." : "", answers.map(({ text, probability }) => `${text} ${aloud(percent(probability))}`).join(", ")].join(" ").trim(),
+  };
 }
 
 function unsure(answers, least) {

@@ -1,7 +1,7 @@
 // Captions side by side: how well each describes the clip, and what of it is shown where.
 
 import { call } from "./api.js";
-import { $, clock, cosine, el, scoreBars } from "./parts.js";
+import { $, aloud, clock, cosine, el, scoreBars, spoken } from "./parts.js";
 import { looking } from "./working.js";
 
 const FRAMES = 8; // that words are looked for in
@@ -20,7 +20,11 @@ export function prepareCaptions(subject, jump) {
       const { scores } = await call("POST", "/v1/caption-scores", { ...subject(), captions, references, frames: FRAMES }, signal);
       const order = scores.slice().sort((a, b) => leading(b) - leading(a));
       const strongest = Math.max(...order.flatMap((score) => wordsOf(score).map((word) => word.similarity)), 0.01);
-      return order.map((score, place) => verdict(score, place === 0 && order.length > 1, strongest, jump));
+      const [best] = order;
+      return {
+        shown: order.map((score, place) => verdict(score, place === 0 && order.length > 1, strongest, jump)),
+        told: `${order.length > 1 ? "Fits best: " : ""}${best.caption}. ${inWords(best)} ${spoken(best)}`,
+      };
     });
   };
   return () => {
@@ -54,7 +58,7 @@ function evidence(words, strongest, jump) {
     const value = cosine(word.similarity);
     const button = el("button", {
       type: "button", className: "word", title: `shown best at ${clock(word.time)}`,
-      "aria-label": `${word.word}: ${value}, shown best at ${clock(word.time)}. Go there`, onclick: () => jump(word.time),
+      "aria-label": `${word.word}: ${aloud(value)}, shown best at ${clock(word.time)}. Go there`, onclick: () => jump(word.time),
     }, word.word, el("small", { textContent: value }));
     button.style.setProperty("--share", Math.max(0, word.similarity / strongest));
     return button;

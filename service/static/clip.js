@@ -44,6 +44,7 @@ function rest() {
   asked?.abort();
   screen?.stop();
   clearTimeout(settling);
+  document.title = "Vitascope";
   hideTimeline();
   clearLooks();
 }
@@ -51,6 +52,7 @@ function rest() {
 function tell(clip) {
   shown = clip;
   const { video } = clip;
+  document.title = `${video.title} · Vitascope`;
   $("clip-title").textContent = video.title;
   const facts = Object.entries(video.metadata).map(([key, value]) => `${key}: ${value}`);
   $("clip-facts").textContent = [span(clip.start, clip.end), `${video.width}×${video.height}`, ...facts].join(" · ");
@@ -58,8 +60,7 @@ function tell(clip) {
   $("clip-text").hidden = !clip.text;
   $("clip-like").hidden = !clip.clip_id;
   $("clip-link").textContent = "Copy link";
-  const isPart = clip.end - clip.start < video.duration - 0.01;
-  $("clip-part").querySelectorAll("label").forEach((label) => (label.hidden = !isPart));
+  $("clip-part").hidden = clip.end - clip.start >= video.duration - 0.01; // it is the whole
   $("clip-part").querySelector("[value=clip]").checked = true;
 }
 
@@ -131,7 +132,11 @@ const clearLooks = (() => {
   return () => clear.forEach((each) => each());
 })();
 
-$("clip").addEventListener("close", rest);
+$("clip").addEventListener("close", () => {
+  rest();
+  const { activeElement } = document;
+  if (activeElement === document.body || $("clip").contains(activeElement)) $("results").focus({ preventScroll: true }); // no card to go back to
+});
 $("clip").addEventListener("cancel", (event) => event.target === $("clip") && noteClosed()); // by Esc
 $("clip").addEventListener("keydown", (event) => {
   const isElsewhere = event.target.matches("input, textarea, select, video, summary");

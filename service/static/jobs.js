@@ -81,8 +81,9 @@ export function prepareJobs(onAdded) {
   const show = (collection) => onAdded(collection).catch(() => {}); // whoever looks next is told what is wrong
   onJobs((entry) => {
     notice(entry, show);
-    if (states.has(entry) && states.get(entry) !== entry.job.state && !isFinished(entry)) announce(`${nameOf(entry)}: ${entry.job.state}`);
-    states.set(entry, entry.job.state);
+    const state = isActive(entry) ? "under way" : entry.job.state;
+    if (states.has(entry) && states.get(entry) !== state && !isFinished(entry)) announce(`${nameOf(entry)}: ${state}`);
+    states.set(entry, state);
     showCount();
   });
   $("open-jobs").onclick = () => openSheet("jobs");

@@ -36,6 +36,7 @@ export function askForKey() {
       } catch (error) {
         sessionStorage.removeItem(PLACE);
         $("key-error").textContent = error.message;
+        $("key").select();
         return;
       }
       $("key").value = "";

@@ -3,9 +3,20 @@
 import { $, el } from "./parts.js";
 
 const LEFT_FOR = 4000; // milliseconds
+const TOLD_FOR = 10000;
 
-// For those who hear the page: what has ended, and not every percent on the way.
-export const announce = (text) => ($("told").textContent = text);
+// Nothing is heard from behind an open dialog, so each has a place of its own for what is told.
+for (const place of [document.body, ...document.querySelectorAll("dialog")]) {
+  place.append(el("div", { className: "told hidden", role: "log", "aria-live": "polite" }));
+}
+
+// For those who hear the page: what has ended, and not every percent on the way. One after the other; none replaces another.
+export function announce(text) {
+  const open = document.activeElement.closest("dialog[open]") || [...document.querySelectorAll("dialog[open]")].at(-1);
+  const told = el("p", { textContent: text });
+  (open || document.body).querySelector(":scope > .told").append(told);
+  setTimeout(() => told.remove(), TOLD_FOR);
+}
 
 export function line(name, ...buttons) {
   const fill = el("i");
@@ -28,7 +39,6 @@ export function line(name, ...buttons) {
     box.classList.toggle("failed", isFailure);
     status.className = isFailure ? "error" : "";
     status.textContent = text;
-    announce(`${name}: ${text}`);
   };
   return {
     remove: () => box.remove(),
@@ -43,11 +53,15 @@ export function line(name, ...buttons) {
     fail(text, ...others) {
       ended(text, true);
       offer(...others);
+      announce(`${name}: ${text}`);
     },
-    end(text, notes = []) {
+    // ``isToldLater`` where it is one of many that are told of together.
+    end(text, notes = [], isToldLater = false) {
       fill.style.setProperty("--share", 1);
-      ended([text, ...notes].join("; "), false);
+      const all = [text, ...notes].join("; ");
+      ended(all, false);
       offer();
+      if (notes.length || !isToldLater) announce(`${name}: ${all}`);
       if (!notes.length) setTimeout(() => box.remove(), LEFT_FOR);
     },
   };

@@ -18,7 +18,7 @@ export function clock(seconds) {
   return whole >= 3600 ? `${Math.floor(whole / 3600)}:${tail}` : tail;
 }
 
-export const span = (start, end) => (end > start ? `${clock(start)} – ${clock(end)}` : "picture");
+export const span = (start, end, to = "–") => (end > start ? `${clock(start)} ${to} ${clock(end)}` : "picture");
 
 const isNumber = (value) => typeof value === "number";
 
@@ -39,10 +39,11 @@ function bar(kind, label, share, shown, title) {
     el("span", { textContent: label }), el("span", { className: "meter" }, fill), el("b", { textContent: shown }));
 }
 
+const scored = (scores) => Object.entries(KINDS).filter(([kind]) => isNumber(scores[kind]));
+
 // Bars of the scores that there are; where nobody looked closely there is only one, and a line that says so.
 export function scoreBars(scores) {
-  const there = Object.entries(KINDS).filter(([kind]) => isNumber(scores[kind]));
-  const bars = there.map(([kind, [label, write, meaning]]) => bar(kind, label, scores[kind], write(scores[kind]), `${label}: ${meaning}`));
+  const bars = scored(scores).map(([kind, [label, write, meaning]]) => bar(kind, label, scores[kind], write(scores[kind]), `${label}: ${meaning}`));
   return el("span", { className: "scores" }, ...bars,
     isNumber(scores.match) ? null : el("span", { className: "meta", textContent: "not looked at closely" }));
 }
@@ -52,6 +53,15 @@ export function leading(scores) {
   const kind = isNumber(scores.fused) ? "fused" : isNumber(scores.similarity) ? "similarity" : "match";
   const [label, write] = KINDS[kind];
   return { kind, value: scores[kind], text: `${label.toLowerCase()} ${write(scores[kind])}` };
+}
+
+// Numbers as they are read out.
+export const aloud = (text) => text.replace(">", "over ").replace("<", "under ").replaceAll("−", "minus ");
+
+// "fused 0.81, match over 99%, similarity minus 0.02"
+export function spoken(scores) {
+  const words = scored(scores).map(([kind, [label, write]]) => `${label.toLowerCase()} ${write(scores[kind])}`);
+  return aloud([...words, ...(isNumber(scores.match) ? [] : ["not looked at closely"])].join(", "));
 }
 
 export const answerBar = (answer) => bar("answer", answer.text, answer.probability, percent(answer.probability), "probability");

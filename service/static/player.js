@@ -15,7 +15,7 @@ export function player(screen, first, onTime) {
   }
   // Only the beginning: at the end of a span a browser pauses, also when somebody goes on beyond it.
   const address = `${clip.media_url.split("#")[0]}#t=${clip.start}`;
-  const video = el("video", { src: address, controls: true, muted: true, autoplay: true, playsInline: true, poster: clip.thumbnail_url });
+  const video = el("video", { src: address, controls: true, muted: true, autoplay: true, playsInline: true, poster: clip.thumbnail_url, "aria-label": clip.video.title });
   const image = el("img", { alt: clip.video.title });
   const flip = () => {
     stopFlipping();

@@ -1,25 +1,45 @@
 // What is on the screen: a line that sums it up, and cards, or a note in their place.
 
-import { $, clock, el, leading, preview, scoreBars, span } from "./parts.js";
+import { announce } from "./notices.js";
+import { $, clock, el, spoken, preview, scoreBars, span } from "./parts.js";
 
 export const counted = (number, one, many = `${one}s`) => `${number} ${number === 1 ? one : many}`;
 
+let told = ""; // why there are no cards, which is not told again when they are looked for again
+
 export function say(text, isError = false) {
+  if (text) told = "";
   $("summary").textContent = text;
   $("summary").classList.toggle("error", isError);
 }
 
+// In the place of the cards, why there are none.
 export function note(title, text, ...actions) {
-  $("results").replaceChildren(el("div", { className: "note" },
-    el("h2", { textContent: title }), el("p", { textContent: text }), ...actions));
+  const made = el("div", { className: "note" }, el("h2", { textContent: title }), el("p", { textContent: text }), ...actions);
+  keepFocus(() => $("results").replaceChildren(made));
+  say("");
+  if (told !== text) announce(`${title}. ${text}`);
+  told = text;
+  return made;
 }
 
 export function fail(error, again) {
   if (error.name === "AbortError") return;
-  say("");
-  note("That did not work", error.message, el("button", { type: "button", className: "quiet", textContent: "Try again", onclick: again }));
-  $("results").firstChild.classList.add("failed");
+  told = "";
+  const button = el("button", { type: "button", className: "quiet", textContent: "Try again", onclick: again });
+  note("That did not work", error.message, button).classList.add("failed");
   $("more").hidden = true;
+}
+
+// Whoever was at a card is at the same one then, or where the cards are.
+function keepFocus(change) {
+  const { activeElement } = document;
+  const wasInside = $("results").contains(activeElement);
+  const label = activeElement.getAttribute("aria-label");
+  change();
+  if (!wasInside) return;
+  const same = label && $("results").querySelector(`[aria-label="${CSS.escape(label)}"]`);
+  (same || $("results")).focus({ preventScroll: true });
 }
 
 // What was there stays, dimmed, until there is something else: nothing flickers where answers are quick.
@@ -34,7 +54,7 @@ export const loaded = () => $("results").removeAttribute("aria-busy");
 
 // All in one go. With ``more`` they come after those that are there, and the first of them has the focus.
 export function showCards(cards, more = false) {
-  if (!more) $("results").replaceChildren(...cards);
+  if (!more) keepFocus(() => $("results").replaceChildren(...cards));
   else {
     $("results").append(...cards);
     cards[0]?.querySelector(".card").focus({ preventScroll: true });
@@ -44,7 +64,8 @@ export function showCards(cards, more = false) {
 // A video as it was added.
 export function videoCard(video, open) {
   const clip = { video, start: 0, end: video.duration, media_url: video.media_url, thumbnail_url: video.thumbnail_url };
-  return card(clip, open, { time: clip.end ? clock(clip.end) : "picture", label: video.title },
+  const time = clip.end ? clock(clip.end) : "picture";
+  return card(clip, open, { time, label: `${video.title}, ${time}` },
     el("span", { className: "meta", textContent: describe(video) }));
 }
 
@@ -53,9 +74,10 @@ export function resultCard(clip, rank, open, likeThis) {
   const when = span(clip.start, clip.end);
   const about = [clip.text.slice(0, 120), clip.clip_count > 1 ? `best of ${clip.clip_count} clips` : "",
     clip.ranks.words ? `place ${clip.ranks.words} by its words` : ""].filter(Boolean).join(" · ");
-  const cell = card(clip, open, { rank, time: when, label: `${rank}. ${clip.video.title}, ${when}, ${leading(clip).text}` },
+  const label = [`${rank}. ${clip.video.title}`, span(clip.start, clip.end, "to"), spoken(clip), about].filter(Boolean).join(", ");
+  const cell = card(clip, open, { rank, time: when, label },
     about ? el("span", { className: "meta", textContent: about, title: clip.text }) : null, scoreBars(clip));
-  const button = el("button", { type: "button", className: "like-this", textContent: "More like this", "aria-label": `More like ${rank}. ${clip.video.title}`, onclick: () => likeThis(clip) });
+  const button = el("button", { type: "button", className: "like-this", textContent: "More like this", "aria-label": `More like this: ${rank}. ${clip.video.title}`, onclick: () => likeThis(clip) });
   cell.append(button);
   return cell;
 }

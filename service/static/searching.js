@@ -24,7 +24,6 @@ function begin() {
 export function show(more = false) {
   if (!chosenName()) {
     showChips(search);
-    say("");
     note("Nothing here yet", "Make a collection, then add videos or pictures to it.",
       el("button", { type: "button", className: "strong", textContent: "New collection", onclick: askForName }));
     return null;
@@ -55,8 +54,9 @@ async function showAll({ filter }, more) {
     turnTo(next_cursor, videos.length, more);
     const all = current();
     if (!all.compatible) offerEmbedding();
+    else if (!page.shown) return;
     else if (filter) say(`${counted(page.shown, "video")}${next_cursor ? " and more pass" : page.shown === 1 ? " passes" : " pass"} the filter.`);
-    else say(all.videos ? `${counted(all.videos, "video")}, ${counted(all.clips, "clip")}. Describe what you are looking for.` : "");
+    else say(`${counted(all.videos, "video")}, ${counted(all.clips, "clip")}. Describe what you are looking for.`);
   } catch (error) {
     failed(error, () => show());
   } finally {
@@ -81,9 +81,9 @@ async function showFound(sought, more) {
     if (!more) measureFirst(came);
     turnTo(next_cursor, results.length, more);
     const [one, many] = FOUND[sought.group];
-    say([`${counted(page.shown, one, many)} in ${Math.round(came - began)} ms, best first`,
-      changed ? "the collection has changed meanwhile, so some may be missing or come twice" : ""].filter(Boolean).join("; "));
     if (!page.shown) note("Nothing found", sought.filter ? "Nothing passes the filter." : "This collection has no clips yet.");
+    else say([`${counted(page.shown, one, many)} in ${Math.round(came - began)} ms, best first`,
+      changed ? "the collection has changed meanwhile, so some may be missing or come twice" : ""].filter(Boolean).join("; "));
   } catch (error) {
     if (error.code === "task_missing" && $("rerank").checked) {
       $("rerank").checked = false;

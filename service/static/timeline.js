@@ -1,6 +1,7 @@
 // The timeline of a video: all its clips as one drawn bar, however many there are, and the moments that fit what is looked for.
 
-import { $, el, leading, span } from "./parts.js";
+import { announce } from "./notices.js";
+import { $, el, leading, span, spoken } from "./parts.js";
 
 const BEST = 6; // moments that are listed
 const LEAP = 10; // clips, by PageUp and PageDown
@@ -85,6 +86,7 @@ function take(place) {
   chosen = place;
   tell();
   draw();
+  if (document.activeElement !== $("track")) announce(spokenOf(place));
   pick(clips[place]);
 }
 
@@ -99,16 +101,18 @@ function placeAt(seconds) {
   return low;
 }
 
-function describe(place) {
+function describe(place, to, score) {
   const clip = clips[place];
   const found = moments.get(clip.id);
-  return [`clip ${place + 1} of ${clips.length}`, span(clip.start, clip.end), found ? leading(found).text : "", clip.text.slice(0, 100)].filter(Boolean).join(", ");
+  return [`clip ${place + 1} of ${clips.length}`, span(clip.start, clip.end, to), found ? score(found) : "", clip.text.slice(0, 100)].filter(Boolean).join(", ");
 }
+
+const spokenOf = (place) => describe(place, "to", spoken);
 
 function tell() {
   const place = Math.max(0, chosen);
   $("track").setAttribute("aria-valuenow", place + 1);
-  $("track").setAttribute("aria-valuetext", clips.length ? describe(place) : "");
+  $("track").setAttribute("aria-valuetext", clips.length ? spokenOf(place) : "");
 }
 
 // Drawing: one canvas. What stays while the film plays is drawn once and copied.
@@ -202,7 +206,7 @@ function peekAt(place) {
     const clip = clips[place];
     if (!clip) return;
     $("peek-image").src = clip.thumbnail_url;
-    $("peek-text").textContent = describe(place);
+    $("peek-text").textContent = describe(place, "–", (found) => leading(found).text);
     const middle = ((clip.start + clip.end) / 2 / duration) * 100;
     $("peek").style.setProperty("--at", `${Math.max(0, Math.min(100, middle))}%`);
     $("peek").hidden = false;

@@ -2,7 +2,7 @@
 
 import { upload } from "./api.js";
 import { askForKey, ready } from "./keys.js";
-import { line, small } from "./notices.js";
+import { announce, line, small } from "./notices.js";
 import { take } from "./watching.js";
 import { count, facts, pace, size } from "./words.js";
 
@@ -16,13 +16,14 @@ let shownAt = 0;
 const unshown = new Map(); // collections with something new, and who shows it
 
 export function addUploads(collection, files, cut, onAdded) {
+  announce(`Sending ${count(files.length, "file")}`);
   for (const file of files) enqueue({ collection, file, cut, onAdded, shown: line(file.name) });
   showWhole(0);
   sendAll();
 }
 
 function enqueue(item) {
-  whole ??= { files: 0, bytes: 0, ended: 0, sent: 0, pace: meter(), shown: null };
+  whole ??= { files: 0, bytes: 0, ended: 0, sent: 0, became: {}, pace: meter(), shown: null };
   whole.files += 1;
   whole.bytes += item.file.size;
   item.breaking = new AbortController();
@@ -41,11 +42,19 @@ function cancel(item) {
 }
 
 function isOver(item, sent) {
-  if (item.breaking.signal.aborted) item.shown.end("cancelled");
+  if (item.breaking.signal.aborted) ended(item, "cancelled");
   whole.ended += 1;
   whole.sent += item.file.size;
   whole.pace.skip(item.file.size - sent);
   showWhole(0);
+}
+
+const tally = (what) => (whole.became[what] = (whole.became[what] || 0) + 1);
+
+// Of many files it is said at the end what became of them all.
+function ended(item, what, text = what, notes = []) {
+  tally(what);
+  item.shown.end(text, notes, whole.files > 1);
 }
 
 async function sendAll() {
@@ -54,6 +63,7 @@ async function sendAll() {
   while ((sending = waiting.shift())) await send(sending);
   removeEventListener("beforeunload", asksFirst);
   whole.shown?.remove();
+  if (whole.files > 1) announce(`${count(whole.files, "file")}: ${Object.entries(whole.became).map(([what, number]) => `${number} ${what}`).join(", ")}`);
   whole = null;
   await showAdded();
 }
@@ -77,10 +87,12 @@ async function send(item) {
         const { video, created, job } = await upload(collection, file, cut, onProgress, signal);
         if (job) {
           shown.remove(); // the job's line takes its place, and the next file need not wait
+          tally("in a job");
           take(collection, job);
           break;
         }
-        shown.end(created ? `added, ${count(video.clips, "clip")}` : "was there already", video.notes);
+        if (created) ended(item, "added", `added, ${count(video.clips, "clip")}`, video.notes);
+        else ended(item, "there already", "was there already", video.notes);
         unshown.set(collection, item.onAdded);
         break;
       } catch (error) {
@@ -91,7 +103,10 @@ async function send(item) {
     }
   } catch (error) {
     const again = () => (enqueue(item), sendAll());
-    if (!signal.aborted) shown.fail(error.message, ...(HOPELESS.includes(error.status) ? [] : [small("Try again", again)]));
+    if (!signal.aborted) {
+      tally("failed");
+      shown.fail(error.message, ...(HOPELESS.includes(error.status) ? [] : [small("Try again", again)]));
+    }
   }
   isOver(item, sent);
   if (Date.now() - shownAt > SHOWN_EVERY) await showAdded();

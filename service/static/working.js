@@ -1,8 +1,10 @@
 // A form that asks the model something: busy until the answer is there, or the reason why there is none.
 
+import { announce } from "./notices.js";
 import { el } from "./parts.js";
 
-// ``run(work)`` fills ``out`` with the elements that ``work(signal)`` resolves to; ``clear()`` empties it, and what is still
+// ``run(work)`` fills ``out`` with the elements that ``work(signal)`` resolves to as ``shown``, and says what it has as ``told``
+// to those who hear the page; ``clear()`` empties it, and what is still
 // under way is given up: its answer would be about something else than what is shown by then.
 export function looking(form, out) {
   const button = form.querySelector("button.strong");
@@ -18,14 +20,16 @@ export function looking(form, out) {
       asked = mine;
       button.setAttribute("aria-disabled", "true"); // and not disabled, which would take the focus away
       out.replaceChildren(el("p", { className: "facts", textContent: "Looking…" }));
-      let shown;
+      announce("Looking…");
+      let answer;
       try {
-        shown = await work(mine.signal);
+        answer = await work(mine.signal);
       } catch (error) {
-        shown = [el("p", { className: "error", textContent: error.message })];
+        answer = { shown: [el("p", { className: "error", textContent: error.message })], told: error.message };
       }
       if (asked !== mine) return;
-      out.replaceChildren(...shown);
+      out.replaceChildren(...answer.shown);
+      announce(answer.told);
       end();
     },
     clear() {

@@ -50,7 +50,7 @@ def test_an_open_clip_is_in_the_address_and_back_and_forward_close_and_open_it(p
     expect(page.locator("#results .card").first).to_be_visible()
     page.locator("#results .card").nth(1).click()
     expect(page.locator("#clip")).to_be_visible()
-    page.get_by_role("button", name="Close").click()
+    page.get_by_role("button", name="Close", exact=True).click()
     page.go_back()  # to the search before: what was opened and closed is not in the way
     expect(page.locator("#query")).to_have_value("a red thing")
     expect(page.locator("#clip")).to_be_hidden()

@@ -15,7 +15,7 @@ from tests.service.running import Running, wait_for
 
 RED = (220, 10, 10)
 SPAN = "{} \N{EN DASH} {}"
-AT_20, AT_22, AT_24, AT_40 = (SPAN.format(f"0:{start}", f"0:{start + 2}") for start in (20, 22, 24, 40))
+AT_20, AT_24, AT_40 = (SPAN.format(f"0:{start}", f"0:{start + 2}") for start in (20, 24, 40))
 
 
 def expect_titles(page: Page, *titles: str) -> None:
@@ -141,7 +141,7 @@ def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, f
     expect(moments).to_have_count(1)  # two clips that touch
     expect(moments).to_have_text(re.compile("^" + SPAN.format("0:20", "0:24") + "fused 0.9"))
     track = page.get_by_role("slider", name="Clips of this video")
-    expect(track).to_have_attribute("aria-valuetext", re.compile(rf"^clip 1[12] of 30, ({AT_20}|{AT_22}), fused"))
+    expect(track).to_have_attribute("aria-valuetext", re.compile(r"^clip 1[12] of 30, 0:2[02] to 0:2[24], fused 0.9"))
 
     moments.click()
     expect(page.locator("#clip-facts")).to_contain_text(AT_20)
@@ -152,7 +152,7 @@ def test_moments_of_a_video_are_on_its_timeline_and_played_by_keys(page: Page, f
     expect(page.locator("#clip-facts")).to_contain_text(AT_24)
     wait_for(lambda: film_at.evaluate("video => video.currentTime") > 24.2)  # and plays on
     page.keyboard.press("End")
-    expect(track).to_have_attribute("aria-valuetext", "clip 30 of 30, " + SPAN.format("0:58", "1:00"))
+    expect(track).to_have_attribute("aria-valuetext", "clip 30 of 30, 0:58 to 1:00")
 
     box = track.bounding_box()
     assert box is not None
