@@ -4,7 +4,6 @@ import { at, call } from "./api.js";
 import { announce } from "./notices.js";
 import { $ } from "./parts.js";
 import { may } from "./rights.js";
-import { addUploads } from "./uploads.js";
 import { take } from "./watching.js";
 
 const USUAL_SHORTEST = { windows: "half of length", shots: "1", subtitles: "4" };
@@ -46,8 +45,14 @@ export async function addFiles(collection, files, onAdded) {
   if (!(await mayAdd(collection))) return openAdding(collection);
   const cut = segmentation();
   if (!cut) return;
-  $("add").close();
-  addUploads(collection, files, cut, onAdded);
+  try {
+    const { addUploads } = await import("./uploads.js");
+    $("add").close();
+    addUploads(collection, files, cut, onAdded);
+  } catch (error) {
+    await openAdding(collection);
+    $("add-error").textContent = error.message;
+  }
 }
 
 // Folders and URLs

@@ -122,7 +122,7 @@ export function prepareClip(onDeleted, likeThis) {
       closeClip();
       await onDeleted();
     } catch (error) {
-      $("scores").replaceChildren(el("p", { className: "error", textContent: error.message }));
+      $("scores").replaceChildren(el("p", { className: "error", role: "alert", textContent: error.message }));
     }
   };
 }

@@ -6,7 +6,6 @@ import { openClip } from "./clip.js";
 import { askForName, chosenName, current, loadCollections } from "./collections.js";
 import { learnFields, refuse, takeRows } from "./filtering.js";
 import { likeClip } from "./likeness.js";
-import { embedAgain } from "./operations.js";
 import { $, el } from "./parts.js";
 import { counted, fail, loaded, loading, note, resultCard, say, showCards, videoCard } from "./results.js";
 import { LIMIT, find, nameLikeness, remember, showChips, wanted } from "./wanted.js";
@@ -128,9 +127,14 @@ export function likeThis(clip) {
 function offerEmbedding() {
   say("The model that filled this collection is not loaded: it can be looked at, but not searched or added to. ", true);
   const button = el("button", { type: "button", className: "quiet", textContent: "Embed it again" });
-  button.onclick = () => {
+  button.onclick = async () => {
     button.disabled = true;
-    embedAgain(chosenName(), added);
+    try {
+      const { embedAgain } = await import("./operations.js");
+      embedAgain(chosenName(), added);
+    } catch (error) {
+      say(error.message, true);
+    }
   };
   $("summary").append(button);
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -51,3 +52,58 @@ def views(page: Page, query: str, about: str) -> Iterator[str]:
             yield "question"
             page.get_by_role("button", name="Cancel").last.click()
     page.keyboard.press("Escape")
+
+
+def exceptions(page: Page, broken: Path, empty: str) -> Iterator[str]:
+    """The same for what is seen where something is missing, goes wrong or takes its time. ``page`` shows results;
+    ``broken`` is a file that is no video, ``empty`` a collection without videos. The page asks for a key at the end.
+    """
+    page.get_by_role("button", name="Filter", exact=True).click()
+    page.get_by_label("Field").fill("width")
+    page.get_by_label("Value").fill("1")
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_role("heading", name="Nothing found").wait_for()
+    page.locator("#files").set_input_files([broken])
+    page.locator("#uploads .failed").wait_for()
+    yield "nothing"
+
+    page.get_by_role("button", name="Another condition").click()
+    page.get_by_label("Field").last.fill("clip.start")
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_text("Give a value").wait_for()
+    page.get_by_text("What do the numbers mean?").click()
+    yield "filter"
+
+    page.route("**/search", lambda route: None)
+    page.get_by_role("button", name="No filter").click()
+    page.locator(".ghost").first.wait_for()
+    yield "loading"
+    page.unroute_all()
+
+    page.route("**/search", lambda route: route.abort())
+    page.locator("#query").press("Enter")
+    page.get_by_role("heading", name="That did not work").wait_for()
+    yield "failed"
+    page.unroute_all()
+
+    page.locator("#query").fill("")
+    page.locator("#collections").select_option(empty)
+    page.get_by_role("heading", name="This collection is empty").wait_for()
+    yield "empty"
+
+    page.locator("#open-collections").click()
+    page.locator("#panel").get_by_role("button", name="New collection").click()
+    page.get_by_label("Name", exact=True).fill(empty)
+    page.get_by_text("Model, index and tokens").click()
+    page.get_by_role("button", name="Create").click()
+    page.locator("#name-error:not(:empty)").wait_for()
+    yield "name"
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+
+    page.evaluate("sessionStorage.clear()")
+    page.locator("#query").press("Enter")
+    page.get_by_label("API key").fill("vsk_wrong")
+    page.get_by_role("button", name="Go on").click()
+    page.locator("#key-error:not(:empty)").wait_for()
+    yield "key"

@@ -1,8 +1,14 @@
-"""The page for those who cannot see it well, use no mouse, or hold it in one hand."""
+"""The page for those who cannot see it well or only hear it, use no mouse, or hold it in one hand.
+
+No screen reader is asked; compared is what one is given.
+"""
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,7 +18,8 @@ from playwright.sync_api import Page, expect
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_picture
 from tests.service.browsing import ADMIN
-from tests.service.page_views import views
+from tests.service.hearing import heard, listen, tree
+from tests.service.page_views import exceptions, views
 from tests.service.running import Running, wait_for
 
 SIZES = {"desk": (1200, 900), "phone": (390, 780)}
@@ -20,6 +27,15 @@ RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes":
 COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"], "resultTypes": ["violations"]}
 SMALLEST_TARGET = 43.5  # of 44 CSS pixels, since edges are rounded
 TARGETS = "button, select, summary, input:not([type=checkbox], [type=radio], [type=file]), label:has([type=checkbox])"
+SEARCHING = "Searching\N{HORIZONTAL ELLIPSIS}"
+LOOKING = "Looking\N{HORIZONTAL ELLIPSIS}"
+RESULTS = r"""
+- status: /3 clips in \d+ ms, best first/
+- region "Clips":
+  - button /^1\. red, 0:00 to 0:02, fused 0\.9\d, match (over 99|9\d)%, similarity [01]\.\d\d$/
+  - 'button "More like this: 1. red"'
+  - button /^2\. (green|blue), 0:00 to 0:02, fused 0\.\d\d, match (under 1|\d)%, similarity (minus )?0\.\d\d$/
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +47,7 @@ def with_a_job(guarded: Running, tmp_path_factory: pytest.TempPathFactory) -> Ru
     (folder / "broken.mp4").write_text("no video")
     job = guarded.client.post("/v1/collections/palette/jobs", json={"folder": "cameras"}).headers["location"]
     wait_for(lambda: guarded.client.get(job).json()["state"] == "succeeded")
+    guarded.client.post("/v1/collections", json={"name": "empty"})
     key = guarded.client.post("/v1/keys", json={"name": "an old one", "scopes": ["read"]}).json()
     guarded.client.delete(f"/v1/keys/{key['id']}")
     return guarded
@@ -67,18 +84,21 @@ def test_every_view_can_be_read_and_used_by_everybody(
     context = {"viewport": {"width": width, "height": height}, "has_touch": is_phone, "is_mobile": is_phone}
     page = enter(ADMIN, color_scheme="dark", reduced_motion="reduce", **context)
     page.evaluate(Axe().axe_script)
+    broken = tmp_path / "letter.mp4"
+    broken.write_text("Dear reader, this is no video.")
     seen, wrong = [], []
-    for view in views(page, "a red thing", "which colour is it"):
+    for view in chain(views(page, "a red thing", "which colour is it"), exceptions(page, broken, "empty")):
         seen.append(view)
-        page.screenshot(path=tmp_path / f"{view}-{size}.png")
         found = violations(page, RULES) + (small_targets(page) if is_phone else [])
         page.emulate_media(color_scheme="light")
         found += violations(page, COLOURS)
         page.emulate_media(color_scheme="dark")
         wrong += [(view, each) for each in found]
+        if found:
+            page.screenshot(path=tmp_path / f"{view}-{size}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, view
     assert wrong == []
-    assert len(seen) == 8
+    assert len(seen) == 15
     assert page.evaluate("getComputedStyle(document.querySelector('#sheet')).animationName") == "none"
 
 
@@ -96,9 +116,113 @@ def test_the_sheet_is_used_by_keys_alone_and_leads_back(with_a_job: Running, ent
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("tab", name="Collections")).to_be_focused()
-    page.get_by_role("button", name="Delete…").press("Enter")
+    page.get_by_role("button", name="Delete…").last.press("Enter")
     expect(page.get_by_label("Type palette to confirm")).to_be_focused()
     page.keyboard.press("Escape")
-    expect(page.get_by_role("button", name="Delete…")).to_be_focused()
+    expect(page.get_by_role("button", name="Delete…").last).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#open-jobs")).to_be_focused()
+
+
+def expect_heard(page: Page, *patterns: str) -> None:
+    """Exactly this is told, from what was asked for last on, in this order."""
+    said: list[str] = []
+
+    def is_all() -> bool:
+        said.extend(heard(page))
+        return len(said) >= len(patterns)
+
+    wait_for(is_all)
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")  # what comes on top of it
+    said += heard(page)
+    assert len(said) == len(patterns), said
+    for pattern, text in zip(patterns, said, strict=True):
+        assert re.fullmatch(pattern, text), said
+
+
+def test_a_search_is_told_once_and_a_clip_is_entered_and_left(page: Page, palette: str) -> None:
+    listen(page)
+    page.goto(f"/?collection={palette}")
+    expect_heard(page, r"3 videos, 3 clips\. Describe what you are looking for\.")
+    page.locator("#query").fill("a red thing")
+    page.keyboard.press("Enter")
+    expect_heard(page, SEARCHING, r"3 clips in \d+ ms, best first")
+    expect(page.locator("#query")).to_be_focused()
+    expect(page.get_by_role("main")).to_match_aria_snapshot(RESULTS)
+
+    page.keyboard.press("ArrowDown")
+    first = page.get_by_role("button", name="1. red, 0:00 to 0:02")
+    expect(first).to_be_focused()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog", name="red", exact=True)
+    expect(dialog).to_have_accessible_description(re.compile(r"^0:00 . 0:02 · 96.64 · color: red"))
+    expect(dialog.get_by_role("heading", name="red", exact=True)).to_be_focused()
+    there = tree(page)  # only the dialog, and a place of its own for what is told
+    assert [name for role, name, _ in there if role in ("main", "dialog")] == ["red"]
+    assert "log" in [role for role, _, about in there if about.get("live") == "polite"]
+    page.locator("#captions").fill("a green thing\na red thing")
+    page.get_by_role("button", name="Compare").press("Enter")
+    expect_heard(
+        page, LOOKING, r"Fits best: a red thing\. It almost certainly describes the clip\. fused 0\.9.*, match .*"
+    )
+    page.locator("#question").fill("which colour is it")
+    page.locator("#question").press("Enter")
+    expect_heard(page, LOOKING, r"red (over 99|\d\d)%, \w+ (under 1|\d\d?)%, .*")
+    page.keyboard.press("Escape")
+    expect(first).to_be_focused()
+
+    page.route("**/search", lambda route: route.abort())
+    page.locator("#query").press("Enter")
+    expect_heard(page, SEARCHING, r"That did not work\. The service cannot be reached\. Is it running\?")
+    page.unroute_all()
+    page.goto(f'/?collection={palette}&q=a+red+thing&filter={{"color":"pink"}}')
+    expect_heard(page, SEARCHING, r"Nothing found\. Nothing passes the filter\.")
+
+
+def test_a_video_is_gone_through_by_keys_and_who_has_no_place_to_return_to_gets_one(page: Page, film: str) -> None:
+    listen(page)
+    page.goto(f"/?collection={film}&video=1&t=20-22")
+    expect(page.get_by_role("heading", name="film")).to_be_focused()
+    expect(page.get_by_role("slider", name="Clips of this video")).to_have_attribute(
+        "aria-valuetext", "clip 11 of 30, 0:20 to 0:22"
+    )
+    heard(page)
+    page.keyboard.press("ArrowRight")
+    expect_heard(page, "clip 12 of 30, 0:22 to 0:24")
+    page.get_by_role("slider", name="Clips of this video").press("ArrowRight")
+    expect_heard(page)  # a slider tells its value by itself
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("region", name="Clips")).to_be_focused()
+
+
+def test_ends_and_failures_are_told_and_no_step_on_the_way(
+    page: Page, collection: str, incoming: Path, files: Path, held: Callable[[], None]
+) -> None:
+    (incoming / "letter.mp4").write_text("Dear reader, this is no video.")
+    for name in ("red", "green"):
+        shutil.copy(files / f"{name}.mp4", incoming)
+    listen(page)
+    page.goto(f"/?collection={collection}")
+    expect_heard(page, r"This collection is empty\. Drop videos .*")
+    page.locator("#upload").click()
+    page.get_by_label("Or a folder of the machine").fill(incoming.name)
+    page.get_by_label("Or a folder of the machine").press("Enter")
+    page.locator("#open-jobs").click()
+    job = page.get_by_role("article")
+    expect(job).to_contain_text("1 of 3 files")
+    expect(job.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "33")
+    job.get_by_role("button", name="Pause").click()
+    expect(job).to_contain_text("pauses after the files at hand")
+    held()
+    expect(job.get_by_text("paused", exact=True)).to_be_visible()
+    job.get_by_role("button", name="Resume").click()
+    expect(job).to_contain_text("2 added, 1 failed")
+    name = incoming.name
+    end = rf"{name}: 2 added, 1 failed; letter\.mp4: the content is text.*"
+    expect_heard(page, f"{name}: under way", f"{name}: paused", f"{name}: under way", end)
+
+    # Above the sheet, and of several files only what went wrong, and all of them at the end.
+    page.locator("#files").set_input_files([incoming / "letter.mp4", files / "red.mp4", files / "blue.mp4"])
+    expect_heard(page, "Sending 3 files", r"letter\.mp4: .*", "3 files: 1 failed, 1 there already, 1 added")
     page.keyboard.press("Escape")
     expect(page.locator("#open-jobs")).to_be_focused()
