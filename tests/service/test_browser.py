@@ -173,7 +173,7 @@ def test_a_collection_of_another_model_is_embedded_again_by_a_click(
         assert second.client.get("/v1/operations").json() == {"operations": []}
 
 
-def test_a_search_and_an_open_clip_are_in_the_address_and_back_and_forward_close_and_open_it(page: Page, film: str) -> None:
+def test_a_search_and_what_is_open_are_in_the_address_and_in_the_history(page: Page, film: str) -> None:
     page.goto(f"/?collection={film}&q=a+red+thing&group=event")
     page.goto(f"/?collection={film}&q=a+blue+thing")
     page.locator("#results .card").first.click()
