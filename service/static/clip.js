@@ -12,7 +12,7 @@ import { question } from "./question.js";
 import { choose, clipPlayed, follow, hideTimeline, moveBy, prepareTimeline, showMoments, showTimeline } from "./timeline.js";
 import { find, wanted } from "./wanted.js";
 
-const SETTLED_AFTER = 300; // milliseconds; browsers do not let the address change with every repetition of a key
+const SETTLED_AFTER = 300; // milliseconds; neither the address nor what is told should change with every repetition of a key
 
 let shown = null; // {video, start, end, text, media_url, thumbnail_url, clip_id}
 let screen = null;
@@ -69,11 +69,15 @@ function tell(clip) {
 async function fillTimeline({ video, start }, signal) {
   try {
     const { spans } = video.spans ? video : await call("GET", at(chosenName(), "videos", video.id), undefined, signal);
-    showTimeline(spans, video.duration, (picked) => {
+    showTimeline(spans, video.duration, (picked, told) => {
       clearLooks();
       tell({ ...picked, clip_id: picked.id, video });
       clearTimeout(settling);
-      settling = setTimeout(() => $("clip").open && noteOpened(shown), SETTLED_AFTER);
+      settling = setTimeout(() => {
+        if (!$("clip").open) return;
+        noteOpened(shown);
+        if (told) announce(told);
+      }, SETTLED_AFTER);
       screen.show(shown);
     });
     $("clip-like").hidden = !spans.length;

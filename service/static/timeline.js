@@ -1,6 +1,5 @@
 // The timeline of a video: all its clips as one drawn bar, however many there are, and the moments that fit what is looked for.
 
-import { announce } from "./notices.js";
 import { $, el, leading, span, spoken } from "./parts.js";
 
 const BEST = 6; // moments that are listed
@@ -15,7 +14,8 @@ let played = 0; // seconds
 let peeking = null;
 let pick = () => {};
 
-// ``onPick(clip)`` is called with the clip that was chosen by pointer or keys.
+// ``onPick(clip, told)`` is called with the clip that was chosen by pointer or keys, and what is to be told of it to those who
+// hear the page.
 export function showTimeline(spans, seconds, onPick) {
   [clips, duration, pick] = [spans, seconds, onPick];
   [moments, chosen, played] = [new Map(), -1, 0];
@@ -86,8 +86,7 @@ function take(place) {
   chosen = place;
   tell();
   draw();
-  if (document.activeElement !== $("track")) announce(spokenOf(place));
-  pick(clips[place]);
+  pick(clips[place], document.activeElement === $("track") ? "" : spokenOf(place)); // a slider tells its value by itself
 }
 
 // The last clip that has begun at that second; clips may overlap.

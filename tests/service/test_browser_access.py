@@ -190,6 +190,7 @@ def test_a_video_is_gone_through_by_keys_and_who_has_no_place_to_return_to_gets_
     page.keyboard.press("ArrowRight")
     expect_heard(page, "clip 12 of 30, 0:22 to 0:24")
     page.get_by_role("slider", name="Clips of this video").press("ArrowRight")
+    page.wait_for_url("**&t=24-26")
     expect_heard(page)  # a slider tells its value by itself
     page.keyboard.press("Escape")
     expect(page.get_by_role("region", name="Clips")).to_be_focused()
