@@ -1,11 +1,11 @@
 // What a link leads to: a video, or the part of it from one second to another. Fetched when an address names one.
 
-import { linked } from "./address.js";
+import { linked, noteClosed } from "./address.js";
 import { at, call } from "./api.js";
 import { openClip } from "./clip.js";
 import { chosenName } from "./collections.js";
 import { line, small } from "./notices.js";
-import { clock, still } from "./parts.js";
+import { still } from "./parts.js";
 
 const SAME = 0.002; // seconds; the address has thousandths
 
@@ -16,14 +16,15 @@ export async function openLink(link) {
   try {
     video = await call("GET", at(collection, "videos", encodeURIComponent(link.video)));
   } catch (error) {
-    if (error.status === 404) line(name).fail(`There is no such video in ${collection}. It may have been deleted.`);
-    else retry(line(name), error, link);
+    if (error.status !== 404) return retry(line(name), error, link);
+    line(name).fail(`There is no such video in ${collection}. It may have been deleted.`);
+    if (linked()?.video === link.video) noteClosed();
     return;
   }
   if (linked()?.video !== link.video || chosenName() !== collection) return; // somebody has gone elsewhere meanwhile
   const whole = { start: 0, end: video.duration };
   const part = link.t === null ? whole : partOf(link.t, video);
-  if (!part) line(name).fail(`t: ${link.t.slice(0, 40)}; seconds such as 20 or 20-24 were expected, below ${clock(video.duration)} or ${Math.ceil(video.duration)}.`);
+  if (!part) line(name).fail(`t: ${link.t.slice(0, 40)}; seconds below ${Math.ceil(video.duration)} were expected, such as 20 or 20-24.`);
   openClip(clipAt(part || whole, video));
 }
 

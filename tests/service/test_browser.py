@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -14,6 +14,7 @@ from index.jobs import jobs as index_jobs
 from tests.media_files import solid, write_subtitled_video
 from tests.service.browsing import PATIENCE_MS
 from tests.service.conftest import fill, settings_for
+from tests.service.hearing import heard, listen
 from tests.service.running import Running, serving, wait_for
 from tests.small_bundle import make_small_bundle
 
@@ -21,7 +22,8 @@ ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 
 
 def in_address(page: Page) -> dict[str, str]:
-    return {name: value for name, [value] in parse_qs(urlsplit(page.url).query).items()}
+    """Asked of the page itself: ``page.url`` comes late."""
+    return {name: value for name, [value] in parse_qs(page.evaluate("location.search.slice(1)")).items()}
 
 
 def test_upload_search_compare_and_ask(page: Page, collection: str, files: Path) -> None:
@@ -174,11 +176,13 @@ def test_a_collection_of_another_model_is_embedded_again_by_a_click(
 
 
 def test_a_search_and_what_is_open_are_in_the_address_and_in_the_history(page: Page, film: str) -> None:
+    listen(page)
     page.goto(f"/?collection={film}&q=a+red+thing&group=event")
     page.goto(f"/?collection={film}&q=a+blue+thing")
     page.locator("#results .card").first.click()
     expect(page.locator("#clip-title")).to_have_text("film")
     assert in_address(page) == {"collection": film, "q": "a blue thing", "video": "1", "t": "40-42"}
+    expect(page.locator("#timeline")).to_be_visible()
     page.keyboard.press("ArrowRight")
     expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:42.+0:44"))
     page.wait_for_url("**&t=42-44")
@@ -198,7 +202,7 @@ def test_a_search_and_what_is_open_are_in_the_address_and_in_the_history(page: P
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy link").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
-    assert page.evaluate("navigator.clipboard.readText()") == page.url
+    assert page.evaluate("navigator.clipboard.readText()") == page.evaluate("location.href")
     page.keyboard.press("Escape")
     expect(page.locator("#clip")).to_be_hidden()
     assert "video" not in in_address(page)
@@ -206,25 +210,28 @@ def test_a_search_and_what_is_open_are_in_the_address_and_in_the_history(page: P
     page.locator("#results .card").nth(1).click()
     expect(page.locator("#clip")).to_be_visible()
     page.get_by_role("button", name="Close", exact=True).click()
-    page.go_back()  # to the search before: what was opened and closed is not in the way
+    page.evaluate("history.back()")  # to the search before: what was opened and closed is not in the way
     expect(page.locator("#query")).to_have_value("a red thing")
     expect(page.locator("#clip")).to_be_hidden()
 
-    page.goto(f"/?collection={film}&video=1&t=41")  # somebody's own
-    expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:40.+0:42"))
+    page.goto(f"/?collection={film}&video=1&t=21")  # somebody's own
+    expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:20.+0:22"))
+    # Who hears the page is told where the keys lead, and has a place to return to.
+    track = page.get_by_role("slider", name="Clips of this video")
+    expect(track).to_have_attribute("aria-valuetext", "clip 11 of 30, 0:20 to 0:22")
+    expect(page.get_by_role("heading", name="film")).to_be_focused()
+    heard(page)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**&t=22-24")
+    track.press("ArrowRight")  # a slider tells its value by itself
+    page.wait_for_url("**&t=24-26")
+    assert heard(page) == ["clip 12 of 30, 0:22 to 0:24"]
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("region", name="Clips")).to_be_focused()
 
 
-def test_a_link_to_what_is_not_there_says_so_and_the_page_works(page: Page, palette: str, film: str) -> None:
-    page.goto(f"/?collection={palette}&q=a+red+thing&video=4711")
+def test_a_link_to_what_is_not_there_says_so_and_the_page_works(page: Page, palette: str) -> None:
     notice = page.locator("#uploads .failed")
-    expect(notice).to_contain_text("Link to video 4711")
-    expect(notice).to_contain_text("There is no such video in palette. It may have been deleted.")
-    expect(page.locator("#results .card")).to_have_count(3)
-    expect(page.locator("#clip")).to_be_hidden()
-    page.locator("#results .card").first.click()
-    expect(page.locator("#clip-title")).to_have_text("red")
-    assert in_address(page)["video"] == "1"
-
     page.goto("/?collection=nowhere&video=1&q=a+red+thing")
     expect(notice).to_contain_text("Collection nowhere")
     expect(notice).to_contain_text("It is not here, or not for the key of this tab. This is ")
@@ -232,19 +239,26 @@ def test_a_link_to_what_is_not_there_says_so_and_the_page_works(page: Page, pale
     expect(page.locator("#clip")).to_be_hidden()
     assert "video" not in in_address(page)
 
-    page.goto(f"/?collection={film}&video=1&t=never")
-    expect(notice).to_contain_text("t: never; seconds such as 20 or 20-24 were expected, below 1:00")
-    expect(page.locator("#clip-facts")).to_contain_text(re.compile("0:00.+1:00"))
-    page.keyboard.press("Escape")
+    page.goto(f"/?collection={palette}&q=a+red+thing&video=4711")
+    expect(notice).to_contain_text("Link to video 4711")
+    expect(notice).to_contain_text("There is no such video in palette. It may have been deleted.")
+    expect(page.locator("#results .card")).to_have_count(3)
     expect(page.locator("#clip")).to_be_hidden()
-    assert in_address(page) == {"collection": film}
+    assert "video" not in in_address(page)
+    page.locator("#results .card").first.click()
+    expect(page.locator("#clip-title")).to_have_text("red")
+    assert in_address(page)["video"] == "1"
 
-    page.route("**/videos/1", lambda route: route.abort())
-    page.goto(f"/?collection={palette}&video=1")
+    page.route("**/videos/2", lambda route: route.abort())
+    page.goto(f"/?collection={palette}&video=2&t=never")
     expect(notice).to_contain_text("The service cannot be reached.")
     page.unroute_all()
     notice.get_by_role("button", name="Try again").click()
-    expect(page.locator("#clip-title")).to_have_text("red")
+    expect(page.locator("#clip-title")).to_have_text("green")
+    expect(notice).to_contain_text("t: never; seconds below 2 were expected, such as 20 or 20-24.")
+    page.keyboard.press("Escape")
+    expect(page.locator("#clip")).to_be_hidden()
+    assert in_address(page) == {"collection": palette}
 
 
 def test_a_file_that_is_no_video_says_why_and_the_rest_goes_on(

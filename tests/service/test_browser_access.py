@@ -179,23 +179,6 @@ def test_a_search_is_told_once_and_a_clip_is_entered_and_left(page: Page, palett
     expect_heard(page, SEARCHING, r"Nothing found\. Nothing passes the filter\.")
 
 
-def test_a_video_is_gone_through_by_keys_and_who_has_no_place_to_return_to_gets_one(page: Page, film: str) -> None:
-    listen(page)
-    page.goto(f"/?collection={film}&video=1&t=20-22")
-    expect(page.get_by_role("heading", name="film")).to_be_focused()
-    expect(page.get_by_role("slider", name="Clips of this video")).to_have_attribute(
-        "aria-valuetext", "clip 11 of 30, 0:20 to 0:22"
-    )
-    heard(page)
-    page.keyboard.press("ArrowRight")
-    expect_heard(page, "clip 12 of 30, 0:22 to 0:24")
-    page.get_by_role("slider", name="Clips of this video").press("ArrowRight")
-    page.wait_for_url("**&t=24-26")
-    expect_heard(page)  # a slider tells its value by itself
-    page.keyboard.press("Escape")
-    expect(page.get_by_role("region", name="Clips")).to_be_focused()
-
-
 def test_ends_and_failures_are_told_and_no_step_on_the_way(
     page: Page, collection: str, incoming: Path, files: Path, held: Callable[[], None]
 ) -> None:
