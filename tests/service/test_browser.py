@@ -294,22 +294,6 @@ def test_a_film_longer_than_a_request_goes_on_as_a_job_and_the_next_file_is_sent
     assert asked == ["respond-async, wait=20"] * 2
 
 
-def test_the_page_fits_a_phone(browser: Browser, running: Running, palette: str) -> None:
-    context = browser.new_context(base_url=str(running.client.base_url), viewport={"width": 360, "height": 720})
-    page = context.new_page()
-    page.goto(f"/?collection={palette}&q=a+red+thing")
-    expect(page.locator("#results .card").first).to_contain_text("red")
-    width = page.evaluate("document.documentElement.scrollWidth")
-    page.locator("#upload").click()
-    expect(page.locator("#add")).to_be_visible()
-    dialog = page.locator("#add").bounding_box()
-    context.close()
-    assert dialog is not None
-    assert dialog["x"] >= 0
-    assert dialog["x"] + dialog["width"] <= 360
-    assert width <= 360
-
-
 def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
     browser: Browser, small_bundle: Path, tmp_path: Path, files: Path
 ) -> None:

@@ -22,7 +22,7 @@ from tests.service.hearing import heard, listen, tree
 from tests.service.page_views import exceptions, views
 from tests.service.running import Running, wait_for
 
-SIZES = {"desk": (1200, 900), "phone": (390, 780)}
+SIZES = {"desk": (1200, 900), "phone": (360, 720)}
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}
 COLOURS = {"runOnly": ["color-contrast", "link-in-text-block"], "resultTypes": ["violations"]}
 SMALLEST_TARGET = 43.5  # of 44 CSS pixels, since edges are rounded
@@ -74,6 +74,14 @@ def small_targets(page: Page) -> list[str]:
     )
 
 
+def rightmost(page: Page) -> float:
+    """Where the page and its dialogs end, in CSS pixels."""
+    return page.evaluate(  # type: ignore[no-any-return]
+        """() => Math.max(document.documentElement.scrollWidth,
+            ...[...document.querySelectorAll("dialog[open]")].map((each) => each.getBoundingClientRect().right))"""
+    )
+
+
 @pytest.mark.parametrize("size", ["phone", pytest.param("desk", marks=only_by_chaos)])
 def test_every_view_can_be_read_and_used_by_everybody(
     with_a_job: Running, enter: Callable[..., Page], tmp_path: Path, size: str
@@ -96,7 +104,7 @@ def test_every_view_can_be_read_and_used_by_everybody(
         wrong += [(view, each) for each in found]
         if found:
             page.screenshot(path=tmp_path / f"{view}-{size}.png")
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+        assert rightmost(page) <= width, view
     assert wrong == []
     assert len(seen) == 15
     assert page.evaluate("getComputedStyle(document.querySelector('#sheet')).animationName") == "none"

@@ -276,6 +276,7 @@ def test_keys_are_made_shown_once_and_revoked(guarded: Running, enter: Callable[
 
     visitor = enter(key, "")
     visitor.get_by_role("button", name="Add videos").click()
+    expect(visitor.locator("#add")).to_be_visible()
     expect(visitor.locator("#add")).to_contain_text("One with the scope write may")
     expect(visitor.get_by_role("button", name="Choose files")).to_be_hidden()
     visitor.keyboard.press("Escape")
