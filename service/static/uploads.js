@@ -86,8 +86,9 @@ async function send(item) {
       try {
         const { video, created, job } = await upload(collection, file, cut, onProgress, signal);
         if (job) {
+          tally("being indexed");
+          if (whole.files === 1) announce(`${file.name}: being indexed`);
           shown.remove(); // the job's line takes its place, and the next file need not wait
-          tally("in a job");
           take(collection, job);
           break;
         }
