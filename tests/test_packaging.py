@@ -104,6 +104,12 @@ def test_every_room_is_part_of_the_wheel() -> None:
         assert (ROOT / room / "__init__.py").is_file()
 
 
+def test_the_changelog_says_what_the_version_brings() -> None:
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    assert re.fullmatch(rf"\[{re.escape(PROJECT['version'])}\] - \d{{4}}-\d\d-\d\d", headings[1])
+
+
 def test_the_dockerfile_has_no_lint() -> None:
     done = subprocess.run([find_tool("hadolint"), "Dockerfile"], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout + done.stderr == ""
