@@ -80,8 +80,8 @@ def test_what_is_added_must_be_signed_and_who_serves_does_so_on(
     damaged = sign_bundle(make_small_bundle(root / "damaged", seed=4), ours)
     with serving(strict(bundle, keys, bundles=[plain], bundles_root=root)) as running:
         client = running.client
+        wait_for(lambda: [each["state"] for each in client.get("/v1/models").json()["models"]] == ["ready", "failed"])
         named = client.get("/v1/models").json()["models"]
-        assert [one["state"] for one in named] == ["ready", "failed"]
         assert [one["signed_by"] for one in named] == [ours.public.id, None]
         assert named[1]["error"].startswith("bundle_untrusted: manifest.json.sig: missing; a signature by one of")
         for folder, said in (

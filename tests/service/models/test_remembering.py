@@ -28,21 +28,21 @@ def test_what_was_added_and_chosen_is_so_after_a_restart(small_bundle: Path, tmp
         running.client.delete(f"/v1/models/{gone}")
         running.client.post("/v1/collections", json={"name": "chosen"})
         fill(running, "chosen", files)
+    both = [("small-colours", "2", "ready", True), ("small-colours", "1", "ready", False)]
     with serving(settings) as running:
-        assert listed(running.client) == [("small-colours", "2", "ready", True), ("small-colours", "1", "ready", False)]
+        wait_for(lambda: listed(running.client) == both)
         assert width(running.client) == 24
         assert best(running.client, "chosen") == "red"
     # Settings that have come to name another model have the last word.
     newer = settings_for(root / "third", tmp_path / "data", bundles=[small_bundle])
     with serving(newer) as running:
-        assert [one[1] for one in listed(running.client)] == ["3", "1", "2"]
+        wait_for(lambda: [one[1:3] for one in listed(running.client)] == [(each, "ready") for each in ("3", "1", "2")])
         assert best(running.client, "chosen") == "red"
     # The default is gone: nobody is served by another one unasked, and all that does not need it works.
     shutil.move(second, tmp_path / "elsewhere")
     with serving(settings, ready=False) as running:
         client = running.client
-        wait_for(lambda: listed(client)[1][2] == "ready")
-        assert listed(client) == [("small-colours", "2", "failed", True), ("small-colours", "1", "ready", False)]
+        wait_for(lambda: listed(client) == [(*both[0][:2], "failed", True), both[1]])
         assert "bundle_not_found" in problem_of(client.get("/readyz"), 503, "not_ready")["detail"]
         problem_of(client.post("/v1/embeddings", json={"input": "a"}), 503, "not_ready")
         problem_of(client.post("/v1/collections/chosen/search", json={"text": "a"}), 503, "not_ready")
