@@ -95,7 +95,9 @@ def hold(engine: Engine) -> tuple[threading.Event, threading.Event]:
     return began, go
 
 
-def test_who_is_served_when_a_model_is_removed_is_served_to_the_end(several: Running) -> None:
+def test_who_is_served_when_a_model_is_removed_is_served_to_the_end(
+    several: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = several.client
     default = client.get("/v1/models").json()["models"][0]["fingerprint"]
     refused = client.delete(f"/v1/models/{default}", params={"force": True})
@@ -106,11 +108,14 @@ def test_who_is_served_when_a_model_is_removed_is_served_to_the_end(several: Run
     memory = weakref.ref(model), weakref.ref(engine)
     began, go = hold(engine)
     del model, engine
+    named, asked_for = several.service.models.named, list[str | None]()
+    monkeypatch.setattr(several.service.models, "named", lambda which: (named(which), asked_for.append(which))[0])
     with ThreadPoolExecutor(4) as pool:
         # The first run holds up the others, which have not reached the model when it is removed.
         asking = [pool.submit(width, client, model=fingerprint, input="a big ball " * n) for n in range(1, 5)]
         try:
             assert began.wait(PATIENCE)
+            wait_for(lambda: asked_for.count(fingerprint) == 4)
             assert client.delete(f"/v1/models/{fingerprint}").status_code == 204
             problem_of(client.post("/v1/embeddings", json={"input": "a", "model": fingerprint}), 404, "model_not_found")
             assert listed(client) == [("small-colours", "1", "ready", True)]
