@@ -21,8 +21,8 @@ from index.milvus.server import check_reachable
 from index.nearest.kinds import AUTO, check_setting
 from index.nearest.live import SETTING_KEY
 from index.nearest.place import FAISS, PLACE_KEY, check_place, place_of, settings_at
-from index.nearest.snapshot import sync_folder
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
+from index.storage.durability import sync
 from vitascope.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -125,9 +125,9 @@ class Library:
                 raise CollectionExists(f"collection {name}: exists already")
             beside.mkdir()
             yield beside
-            sync_folder(beside)
+            sync(beside)
             _rename_new(beside, folder)
-            sync_folder(self.root)
+            sync(self.root)
         except OSError as error:
             raise StorageError(f"{folder}: cannot create the collection: {error}") from error
         finally:
@@ -169,7 +169,7 @@ class Library:
             known = self._open.pop(name, None)
             try:
                 os.rename(folder, gone)
-                sync_folder(self.root)
+                sync(self.root)
             except FileNotFoundError as error:
                 raise CollectionNotFound(f"collection {name}: there is no collection of this name") from error
             except OSError as error:
@@ -227,7 +227,7 @@ class Library:
             if not (self.root / name).exists():
                 with suppress(FileNotFoundError):
                     os.rename(self.root / by, self.root / name)
-                sync_folder(self.root)
+                sync(self.root)
             with suppress(FileNotFoundError):
                 os.rename(gone, discarded)
         except OSError as error:
@@ -237,7 +237,7 @@ class Library:
     def _rename(self, folder: Path, to: Path) -> None:
         try:
             os.rename(folder, to)
-            sync_folder(self.root)
+            sync(self.root)
         except OSError as error:
             raise StorageError(f"{folder}: cannot be renamed: {error}") from error
 

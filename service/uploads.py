@@ -12,6 +12,7 @@ from pathlib import Path
 from index.collection import Collection
 from index.jobs.ingest import Ingested, ingest_file
 from index.jobs.jobs import Job, JobOptions, create_upload_job
+from index.storage.durability import sync
 from service.asking import Turn
 from service.errors import DeadlineExceeded
 from service.forms import Upload
@@ -92,16 +93,7 @@ def _move(source: Path, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, target)
-        _sync(target)
-        _sync(target.parent)
+        sync(target)  # the catalogue will promise this file: it must survive what the catalogue survives
+        sync(target.parent)
     except OSError as error:
         raise StorageError(f"{target}: cannot be kept: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    """The catalogue will promise this file: it must survive what the catalogue survives."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -26,6 +26,7 @@ import faiss
 import numpy as np
 
 from index.nearest.kinds import Index, Int64, kind_of
+from index.storage.durability import sync
 
 SNAPSHOT_NAME = "vectors.faiss"
 MAGIC = b"VTSNAP02"
@@ -77,7 +78,7 @@ def write_snapshot(path: Path, index: Index, ids: Int64, label: Label) -> None:
         with suppress(OSError):
             os.unlink(beside)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def read_label(path: Path) -> Label | None:
@@ -139,15 +140,6 @@ def remove_leftovers(path: Path) -> None:
         with suppress(OSError):
             if beside.stat().st_mtime < time.time() - 3600:
                 beside.unlink()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the folder's entries durable. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _parts(file: BinaryIO) -> tuple[int, Label]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from index.nearest.snapshot import sync_folder
+from index.storage.durability import sync
 
 _ABANDONED = 3600.0
 """Seconds without a change after which what was left beside counts as left by a process that was killed."""
@@ -30,7 +30,7 @@ def written_beside(path: Path) -> Iterator[Path]:
         yield beside
         _sync(beside)
         os.replace(beside, path)
-        sync_folder(path.parent)
+        sync(path.parent)
     finally:
         _remove(beside)
         _remove(beside.with_name(f"{beside.name}-journal"))  # of SQLite
@@ -41,7 +41,7 @@ def _sync(path: Path) -> None:
     if path.is_dir():
         for entry in path.iterdir():
             _sync(entry)
-        sync_folder(path)
+        sync(path)
         return
     with open(path, "rb") as file:
         os.fsync(file.fileno())

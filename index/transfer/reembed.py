@@ -23,8 +23,8 @@ from index.jobs.ingest import Ingested, OpenedFile, check_unchanged, content_sha
 from index.jobs.pipeline import Pace, Pipeline
 from index.jobs.stage_clock import StageClock
 from index.library import Library
-from index.nearest.snapshot import sync_folder
 from index.records import NewClip, Video
+from index.storage.durability import sync
 from index.transfer.beside import written_beside
 from vitascope.errors import (
     CollectionExists,
@@ -243,7 +243,7 @@ def _share_files(folder: Path, other: Path) -> None:
             there.mkdir(parents=True, exist_ok=True)
             for name in names:
                 _share_file(Path(parent) / name, there / name)
-            sync_folder(there)
+            sync(there)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be taken along: {error}") from error
 

@@ -19,7 +19,7 @@ from index.collection import Collection
 from index.jobs.sources.reach import Reach, is_url
 from index.jobs.sources.remote import BLOCK, open_url
 from index.jobs.sources.shards import OpenShard, split_member
-from index.nearest.snapshot import sync_folder
+from index.storage.durability import sync
 from vitascope.errors import MediaError, MediaTooLarge, StorageError, VitascopeError
 
 _ENDING = re.compile(r"\.[a-z0-9]{1,8}")
@@ -136,7 +136,7 @@ class Fetcher:
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(part, kept)
-                sync_folder(self._folder)
+                sync(self._folder)
             except OSError as error:
                 raise StorageError(f"{kept}: cannot be written: {error.strerror or error}") from error
         except BaseException:

@@ -15,7 +15,7 @@ from pathlib import Path
 from index.collection import Collection
 from index.jobs.records import FINISHED, Job
 from index.jobs.sources.description import Source, UploadSource
-from index.nearest.snapshot import sync_folder
+from index.storage.durability import sync
 from vitascope.errors import StorageError
 
 PREFIX = "upload-"
@@ -30,11 +30,11 @@ def hold(collection: Collection, file: Path, ending: str) -> Path:
     folder = _folder(collection)
     held = folder / f"{PREFIX}{uuid.uuid4().hex}.{ending}"
     try:
-        _sync(file)  # before it has the name by which it counts as whole
+        sync(file)  # before it has the name by which it counts as whole
         folder.mkdir(exist_ok=True)
         os.rename(file, held)
-        sync_folder(folder)
-        sync_folder(folder.parent)
+        sync(folder)
+        sync(folder.parent)
     except OSError as error:
         raise StorageError(f"{file}: cannot be taken into {folder}: {error.strerror or error}") from error
     return held
@@ -85,11 +85,3 @@ def remove(file: Path) -> None:
 
 def _folder(collection: Collection) -> Path:
     return collection.folder.absolute() / "media"
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
