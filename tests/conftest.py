@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.chaos import rounds
+from tests.chaos import is_chaos
 from tests.small_bundle import make_small_bundle
 from vitascope.gpu import why_no_card
 from vitascope.model import Model
@@ -20,7 +20,7 @@ settings.load_profile("vitascope")
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what only `make chaos` and `make docker-check` run."""
-    for marker, wanted in {"chaos": rounds(0, 1), "docker": os.environ.get("VITASCOPE_DOCKER")}.items():
+    for marker, wanted in {"chaos": is_chaos(), "docker": os.environ.get("VITASCOPE_DOCKER")}.items():
         if not wanted:
             config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(marker)])
             items[:] = [item for item in items if not item.get_closest_marker(marker)]

@@ -11,7 +11,7 @@ import torch
 
 from model_export import export
 from model_export.graphs import export_graphs, graph_specs
-from tests.chaos import rounds
+from tests.chaos import is_chaos
 from tests.media_files import moving_shot, write_picture, write_video
 from tests.once import made_once
 from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
@@ -22,7 +22,7 @@ from training.data.scenes.render import render
 from training.models.hdvila import HdVila, HdVilaConfig, tiny
 from vitascope.manifest import GraphName
 
-collect_ignore = [] if rounds(0, 1) else ["test_adapt.py", "test_distil.py"]
+collect_ignore = [] if is_chaos() else ["test_adapt.py", "test_distil.py"]
 """They train and export for minutes: `make chaos` runs them, and whoever changes what they test."""
 
 ANSWERS = ["red", "green", "blue", "yellow", "yes", "no"]

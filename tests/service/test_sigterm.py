@@ -15,7 +15,7 @@ import httpx
 
 from index.jobs.jobs import jobs
 from index.library import Library
-from tests.chaos import rounds
+from tests.chaos import is_chaos, rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.running import PATIENCE, process, wait_for
@@ -111,7 +111,7 @@ def stop_under_load(
     assert seen.cut_off == []
     assert set(seen.answers) == {200, 201}, seen.answers
     assert seen.not_ready, "it stopped listening without having said so"
-    if rounds(0, 1):
+    if is_chaos():
         assert took < EXIT_SECONDS
         assert seen.not_ready[0] - told < READY_SECONDS
     return seen.uploaded

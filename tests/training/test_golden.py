@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.chaos import rounds
+from tests.chaos import is_chaos
 from tests.training.drawn_corpora import write_corpora
 from tests.training.golden_run import KNOWN, SEEDS, STEPS, Losses, shipped, ten_steps
 
@@ -31,7 +31,7 @@ def known() -> dict[str, Losses]:
     return losses
 
 
-@pytest.mark.parametrize("name", shipped() if rounds(0, 1) else USUAL)
+@pytest.mark.parametrize("name", shipped() if is_chaos() else USUAL)
 def test_ten_steps_of_a_shipped_recipe_give_the_losses_known(name: str, drawn: Path, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     try:
