@@ -28,7 +28,7 @@ def written_beside(path: Path) -> Iterator[Path]:
     beside = path.parent / f".{path.name}-{uuid.uuid4().hex}"
     try:
         yield beside
-        _sync(beside)
+        _sync_all(beside)
         os.replace(beside, path)
         sync(path.parent)
     finally:
@@ -36,15 +36,12 @@ def written_beside(path: Path) -> Iterator[Path]:
         _remove(beside.with_name(f"{beside.name}-journal"))  # of SQLite
 
 
-def _sync(path: Path) -> None:
+def _sync_all(path: Path) -> None:
     """Make a file, or a folder with all that is in it, durable."""
     if path.is_dir():
         for entry in path.iterdir():
-            _sync(entry)
-        sync(path)
-        return
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
+            _sync_all(entry)
+    sync(path)
 
 
 def _remove_abandoned(path: Path) -> None:
