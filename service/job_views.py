@@ -25,6 +25,7 @@ def job_view(job: Job) -> schemas.Job:
         requested=job.requested,
         total=counts.total,
         done=counts.done,
+        progress=job.progress,
         counts=schemas.JobCounts(**asdict(counts)),
         rate=None if job.rate is None else schemas.JobRate(**asdict(job.rate)),
         created_at=job.created_at,

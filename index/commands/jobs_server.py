@@ -44,10 +44,12 @@ def _follow(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def followed(client: Client, collection: str, job_id: str, *, quiet: bool) -> Job:
     """The job once it has ended, with a bar until then."""
+
+    def show(job: Job) -> None:
+        steps.show(job["progress"] * job["total"], job["total"], job["state"])
+
     with Steps("indexing", quiet=quiet) as steps:
-        return client.wait_for_job(
-            collection, job_id, on_change=lambda job: steps.show(job["done"], job["total"], job["state"])
-        )
+        return client.wait_for_job(collection, job_id, on_change=show)
 
 
 ACTIONS: dict[str, Callable[[Client, argparse.Namespace], dict[str, Any]]] = {

@@ -28,7 +28,7 @@ def run_here(
             steps.show(done, total, file_name(item.path))
 
         if cluster is None:
-            return run_job(collection, model, job_id, on_item=on_item)
+            return run_job(collection, model, job_id, on_item=on_item, on_part=steps.show)
         return run_job(collection, model, job_id, on_item=on_item, pace=cluster.pace(), workplace=cluster)
 
 

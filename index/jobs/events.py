@@ -1,7 +1,8 @@
 """What happens to a job, numbered 1, 2, 3, …: whoever follows it and knows the last number misses nothing.
 
-An event is a change of the job (its state, what is requested, that its source was listed) or what became of one of its
-files, written in the transaction in which it happens. A file that is tried again loses its event and gets another.
+An event is a change of the job (its state, what is requested, that its source was listed, how much of a long file is
+done) or what became of one of its files, written in the transaction in which it happens. A file that is tried again
+loses its event and gets another.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vitascope.errors import JobNotFound
 
 KEPT_STATES = 1000
 """Of one job, the newest: one that fails and is taken up again for weeks must not fill the disk."""
-_CHANGING = ("state", "error", "requested", "started_at", "finished_at")
+_CHANGING = ("state", "error", "requested", "started_at", "finished_at", "progress")
 _ENDS_UNTOLD = "state IN ('succeeded', 'failed', 'cancelled') AND NOT told"  # in the words of the index
 
 
@@ -53,7 +54,11 @@ def note_state(connection: sqlite3.Connection, job_id: int) -> None:
     """Write down, as an event, what the job is now."""
     job = find_job(connection, job_id)
     then = {name: getattr(job, name) for name in _CHANGING}
-    then |= {"counts": asdict(job.counts), "rate": None if job.rate is None else asdict(job.rate)}
+    then |= {
+        "counts": asdict(job.counts),
+        "progress": job.progress,
+        "rate": None if job.rate is None else asdict(job.rate),
+    }
     connection.execute(
         "INSERT INTO job_states (job_id, event, at, state, job) VALUES (?, ?, ?, ?, ?)",
         (job_id, next_number(connection, job_id), time.time(), job.state, json.dumps(then, ensure_ascii=False)),
@@ -130,8 +135,10 @@ def _read_states(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) ->
     for job_id, number, at, text in rows:
         with reading(f"job {job_id}, event {number}"):
             then = json.loads(text)
+            counts = JobCounts(**then["counts"])
+            then.setdefault("progress", counts.done / counts.total if counts.total else 0.0)  # an earlier version's
             changed = {name: then[name] for name in _CHANGING}
             rate = None if then["rate"] is None else JobRate(**then["rate"])
-            job = replace(jobs[job_id], **changed, counts=JobCounts(**then["counts"]), rate=rate)
+            job = replace(jobs[job_id], **changed, counts=counts, rate=rate)
         found.append(StateEvent(number, at, job))
     return found

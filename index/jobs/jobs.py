@@ -33,7 +33,7 @@ from index.jobs.records import (
     jobs,
     options_json,
 )
-from index.jobs.runner import OnItem, run_job
+from index.jobs.runner import OnItem, OnPart, run_job
 from index.jobs.sources.description import FolderSource, Source, UploadSource, check_source, source_json
 from index.jobs.sources.fetching import sweep
 from index.jobs.sources.held import hold, let_go, remove
@@ -53,6 +53,7 @@ __all__ = [
     "JobRate",
     "JobState",
     "OnItem",
+    "OnPart",
     "Pace",
     "cancel",
     "create_folder_job",

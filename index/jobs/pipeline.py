@@ -138,6 +138,11 @@ class Pipeline(Generic[Item]):
         first = self._finished.get(timeout)
         return [] if first is None else [first, *self._rest()]
 
+    def shares(self) -> list[tuple[Item, float]]:
+        """How much is embedded, 0 to 1, of each long file at hand. One of a single batch is done soon, and left out."""
+        with self._lock:
+            return [(work.item, len(work.clips) / work.batches) for work in self._leaders.values() if work.batches > 1]
+
     def abandon(self) -> list[Finished[Item]]:
         """Stop every stage after what it is doing at this moment; what was finished until then."""
         for channel in (self._to_open, self._to_decode, self._to_embed, self._to_store):

@@ -78,8 +78,8 @@ class JobCounts:
 class JobRate:
     """How fast the present or last run of a job is or was.
 
-    ``items`` that were tried and ``video_seconds`` that were added, both per second; ``seconds_left`` at that
-    rate, None for a job that is not running.
+    ``items`` that were tried (a part of a long one counts as that part) and ``video_seconds`` that were added, both per
+    second; ``seconds_left`` at that rate, None for a job that is not running.
     """
 
     items: float
@@ -93,7 +93,8 @@ class Job:
     nobody paused it.
 
     A job that finished is ``succeeded`` even where files failed: ``counts`` and the items tell. ``requested``:
-    what whoever runs it will do after the files at hand. ``rate`` is None before the first file is done.
+    what whoever runs it will do after the files at hand. ``progress``: how much of it is done, 0 to 1, with the
+    parts of long files at hand; 0 before it is listed. ``rate`` is None before a file, or part of a long one, is done.
     """
 
     id: int
@@ -106,6 +107,7 @@ class Job:
     started_at: float | None
     finished_at: float | None
     counts: JobCounts
+    progress: float
     rate: JobRate | None
 
 
@@ -232,11 +234,13 @@ def _options(text: str) -> JobOptions:
 def _job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
     job_id, source, options, state, error, requested, created_at, started_at, finished_at, began, ended = row
     counted = connection.execute(
-        "SELECT state, count(*), count(iif(ended_at >= ?1, 1, NULL)), total(iif(ended_at >= ?1, seconds, 0))"
+        "SELECT state, count(*), count(iif(ended_at >= ?1, 1, NULL)), total(iif(ended_at >= ?1, seconds, 0)),"
+        " total(iif(state = 'running', share, 0))"
         " FROM job_items WHERE job_id = ?2 GROUP BY state",
         (began, job_id),
     ).fetchall()
     counts = JobCounts(**{row[0]: row[1] for row in counted})
+    at_hand = sum(row[4] for row in counted)
     with reading(f"job {job_id}"):
         described, chosen = read_source(source), _options(options)
     return Job(
@@ -250,16 +254,17 @@ def _job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
         started_at=started_at,
         finished_at=finished_at,
         counts=counts,
+        progress=(counts.done + at_hand) / counts.total if counts.total else 0.0,
         rate=_rate(
-            sum(row[2] for row in counted),
+            sum(row[2] for row in counted) + at_hand,
             sum(row[3] for row in counted),
             None if began is None else (ended or time.time()) - began,
-            counts.queued + counts.running if state == "running" else None,
+            counts.queued + counts.running - at_hand if state == "running" else None,
         ),
     )
 
 
-def _rate(tried: int, video_seconds: float, took: float | None, left: int | None) -> JobRate | None:
+def _rate(tried: float, video_seconds: float, took: float | None, left: float | None) -> JobRate | None:
     if not tried or took is None or took <= 0:
         return None
     return JobRate(tried / took, video_seconds / took, None if left is None else left * took / tried)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -37,17 +38,26 @@ from vitascope.model import Model
 
 OnItem = Callable[[JobItem, int, int], None]
 """Called with a file that is done, how many are done, and how many there are."""
+OnPart = Callable[[float, int], None]
+"""Called with how many files are done, parts of long ones at hand included, and how many there are."""
 
 REMOTE_OPENERS = 4
 """Threads that fetch, where items may lie behind URLs."""
 _LOOK_SECONDS = 0.2
 """How often a run that waits for a file asks whether it should be abandoned."""
+_PART_SECONDS = 1.0
+_PART = 0.01
+"""How much of the whole job has to be done, and how long ago the last time was, before a part of a file is noted."""
 _FATAL = (StorageError, CollectionNotFound, ClusterError, DecodingUnavailable)
 _OF_THE_JOB = (BundleError, TaskMissing)
 _THIS_PROCESS = ThisProcess()
 
 
 def _ignore(item: JobItem, done: int, total: int) -> None:
+    """Nobody wants to know."""
+
+
+def _ignore_part(done: float, total: int) -> None:
     """Nobody wants to know."""
 
 
@@ -61,6 +71,7 @@ def run_job(
     job_id: int,
     *,
     on_item: OnItem = _ignore,
+    on_part: OnPart = _ignore_part,
     should_stop: Callable[[], bool] = _never,
     should_abandon: Callable[[], bool] = _never,
     limits: MediaLimits = DEFAULT_LIMITS,
@@ -103,7 +114,7 @@ def run_job(
             if run.note_items(within):
                 paced = _paced(pace or Pace(), found)
                 work = Work(collection, model, found, fetcher, within, limits, paced, clock or StageClock())
-                run.go(workplace.executor(work), paced.in_flight, on_item, should_stop, should_abandon)
+                run.go(workplace.executor(work), paced.in_flight, on_item, on_part, should_stop, should_abandon)
     except BaseException:
         try:
             with collection.catalogue.write() as connection:
@@ -144,6 +155,9 @@ class _Run:
     in_flight: int = 0
     is_alone: bool = False
     """A file is in work at which this process may die, and no other shall be blamed."""
+    parts: float = 0.0
+    parts_at: float = 0.0
+    """How many files were done, with parts, when that was last noted, and when (of the monotonic clock)."""
     outcomes: list[JobItem] = field(default_factory=list)
     """Of files that are done, not written down yet."""
     crashes: list[JobItem] = field(default_factory=list)
@@ -168,13 +182,14 @@ class _Run:
         executor: Executor,
         at_once: int,
         on_item: OnItem,
+        on_part: OnPart,
         should_stop: Callable[[], bool],
         should_abandon: Callable[[], bool],
     ) -> None:
         """Begin files and note what becomes of them until the job is finished, paused or put back."""
         with executor:
             try:
-                self.pump(executor, at_once, on_item, should_stop, should_abandon)
+                self.pump(executor, at_once, on_item, on_part, should_stop, should_abandon)
             except _JobFails as reason:
                 self.leave(executor)
                 self.fail(str(reason))
@@ -192,6 +207,7 @@ class _Run:
         executor: Executor,
         at_once: int,
         on_item: OnItem,
+        on_part: OnPart,
         should_stop: Callable[[], bool],
         should_abandon: Callable[[], bool],
     ) -> None:
@@ -213,6 +229,7 @@ class _Run:
                 if should_abandon():
                     raise _Abandoned
                 self.heed_cancelling()
+                self.note_parts(executor, done, counts.total, on_part)
             self.settle(finished)
             if any(item.state == "failed" for item in self.outcomes) and (gone := is_gone(self.job.source)):
                 raise _JobFails(gone)
@@ -222,6 +239,21 @@ class _Run:
         with self.collection.catalogue.read() as connection:
             if job_state.owned(connection, self.job.id, self.owner)[1] == "cancel":
                 self.fetcher.interrupt()
+
+    def note_parts(self, executor: Executor, done: int, total: int, on_part: OnPart) -> None:
+        """Write down and tell how much of long files is done, where that is noticeable in the whole."""
+        if time.monotonic() < self.parts_at + _PART_SECONDS:
+            return
+        shares = executor.shares()
+        at_hand = sum(share for _, share in shares)
+        now = done + at_hand
+        if not at_hand or now < self.parts + _PART * total:
+            return
+        with self.collection.catalogue.write() as connection:
+            job_state.owned(connection, self.job.id, self.owner)
+            job_state.note_shares(connection, self.job.id, shares)
+        self.parts, self.parts_at = now, time.monotonic()
+        on_part(now, total)
 
     def advance(self, room: int) -> Sequence[JobItem]:
         """Note what is done and take up to ``room`` files, in one transaction; none once somebody wants an end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
 from typing import Literal
 
 from index.jobs.events import next_number, note_state
@@ -99,7 +100,7 @@ def next_items(connection: sqlite3.Connection, job_id: int, count: int, *, crash
 
 def _take_items(connection: sqlite3.Connection, job_id: int, count: int, condition: str) -> list[JobItem]:
     rows = connection.execute(
-        "UPDATE job_items SET state = 'running', tries = tries + 1 WHERE job_id = ?1 AND position IN"
+        "UPDATE job_items SET state = 'running', tries = tries + 1, share = NULL WHERE job_id = ?1 AND position IN"
         f" (SELECT position FROM job_items WHERE job_id = ?1 AND state = 'queued' AND {condition}"
         f" ORDER BY position LIMIT ?2) RETURNING {ITEM_COLUMNS}",
         (job_id, count),
@@ -116,6 +117,15 @@ def note_outcome(connection: sqlite3.Connection, item: JobItem) -> None:
         " WHERE job_id = ? AND position = ?",
         (*outcome, item.job_id, item.position),
     )
+
+
+def note_shares(connection: sqlite3.Connection, job_id: int, shares: Sequence[tuple[JobItem, float]]) -> None:
+    """Keep how much of files at hand is embedded, and tell of it as a change of the job."""
+    connection.executemany(
+        "UPDATE job_items SET share = ? WHERE job_id = ? AND position = ? AND state = 'running'",
+        [(share, job_id, item.position) for item, share in shares],
+    )
+    note_state(connection, job_id)
 
 
 def note_abandoned(connection: sqlite3.Connection, job_id: int) -> None:

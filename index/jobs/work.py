@@ -53,6 +53,9 @@ class Executor(Protocol):
     def finished(self, timeout: float) -> list[Finished[JobItem]]:
         """What is finished, and stored if it is a video; waits up to ``timeout`` seconds for the first."""
 
+    def shares(self) -> list[tuple[JobItem, float]]:
+        """How much of items at hand is done, 0 to 1, as far as that is known here."""
+
     def abandon(self) -> list[Finished[JobItem]]:
         """Stop as soon as possible; what was finished until then."""
 

@@ -110,6 +110,7 @@ CREATE TABLE job_items (
     seconds  REAL, -- of video
     ended_at REAL,
     event    INTEGER, -- the number, in its job, of what became of it
+    share    REAL, -- how much of a long file is embedded, 0 to 1, while it is at hand
     PRIMARY KEY (job_id, position),
     UNIQUE (job_id, path)
 ) WITHOUT ROWID;
@@ -219,6 +220,9 @@ CREATE TABLE job_states (
 ) WITHOUT ROWID;
 CREATE INDEX job_ends_untold ON job_states (job_id, event)
     WHERE state IN ('succeeded', 'failed', 'cancelled') AND NOT told;
+""",
+    """
+ALTER TABLE job_items ADD COLUMN share REAL;
 """,
 )
 """From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n.

@@ -32,6 +32,7 @@ JOB: dict[str, Any] = {
     "requested": None,
     "total": 100,
     "done": 59,
+    "progress": 0.594,
     "counts": COUNTS,
     "rate": RATE,
     "created_at": 1764000000.0,
@@ -92,7 +93,7 @@ class JobRate(Response):
 
     model_config = example(**RATE)
 
-    items: Annotated[float, Field(description="files that were tried, per second")]
+    items: Annotated[float, Field(description="files that were tried, per second; of a long one the part that is done")]
     video_seconds: Annotated[float, Field(description="seconds of video that were added, per second")]
     seconds_left: Annotated[float | None, Field(description="at this rate, while the job is running")]
 
@@ -113,8 +114,11 @@ class Job(Response):
     requested: Annotated[Literal["cancel", "pause"] | None, Field(description="what happens after the files at hand")]
     total: Annotated[int, Field(description="files; 0 until the source has been listed")]
     done: Annotated[int, Field(description="files that nothing more will happen to")]
+    progress: Annotated[
+        float, Field(ge=0, le=1, description="share that is done, with the parts of long files at hand")
+    ]
     counts: JobCounts
-    rate: Annotated[JobRate | None, Field(description="null before the first file is done")]
+    rate: Annotated[JobRate | None, Field(description="null before the first file, or part of a long one, is done")]
     created_at: Annotated[float, Field(description="Unix seconds")]
     started_at: Annotated[float | None, Field(description="Unix seconds")]
     finished_at: Annotated[float | None, Field(description="Unix seconds")]

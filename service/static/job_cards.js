@@ -1,7 +1,7 @@
 // All jobs of a collection, as the sheet shows them: each with its files, what failed and why, and what can be done about it.
 
 import { chosenName } from "./collections.js";
-import { became, nameOf, progress, share, sourceOf } from "./jobs.js";
+import { became, nameOf, progress, sourceOf } from "./jobs.js";
 import { announce } from "./notices.js";
 import { el } from "./parts.js";
 import { may } from "./rights.js";
@@ -58,8 +58,8 @@ function card(entry, mayChange) {
   function update() {
     const { job, lost } = entry;
     state.replaceChildren(chip(job.state, { failed: "bad", running: "live", succeeded: "good" }[job.state]));
-    fillOf.style.setProperty("--share", isFinished(entry) && job.state === "succeeded" ? 1 : share(job));
-    meter.setAttribute("aria-valuenow", Math.round(100 * share(job)));
+    fillOf.style.setProperty("--share", isFinished(entry) && job.state === "succeeded" ? 1 : job.progress);
+    meter.setAttribute("aria-valuenow", Math.round(100 * job.progress));
     meter.hidden = isFinished(entry);
     text.textContent = facts(progress(entry), became(job.counts, ", "), job.finished_at
       ? `${ago(job.finished_at)}, took ${lasting(job.finished_at - (job.started_at || job.created_at))}` : `begun ${ago(job.created_at)}`);

@@ -22,7 +22,7 @@ export function nameOf(entry) {
   return (first.replace(/\/+$/, "").split("/").pop() || first) + more;
 }
 
-export const share = (job) => (job.total ? job.done / job.total : 0);
+const inPart = (job) => job.progress * job.total > job.done + 1e-6; // of a long file
 
 export function progress({ job, lost }) {
   if (lost) return `${lost.message} It is tried again.`;
@@ -30,7 +30,8 @@ export function progress({ job, lost }) {
   return facts(
     job.requested ? { pause: "pauses", cancel: "ends" }[job.requested] + " after the files at hand" : "",
     job.total ? `${job.done.toLocaleString("en")} of ${count(job.total, "file")}` : isActive({ job }) ? "looking what there is" : "",
-    isActive({ job }) && rate ? `${rate.items.toFixed(1)} files/s` : "",
+    isActive({ job }) && inPart(job) ? `${Math.floor(100 * job.progress)}%` : "",
+    isActive({ job }) && rate?.items >= 0.05 ? `${rate.items.toFixed(1)} files/s` : "",
     isActive({ job }) && rate?.seconds_left ? `about ${lasting(rate.seconds_left)} left` : "",
   );
 }
@@ -58,7 +59,7 @@ function notice(entry, onAdded) {
   if (!mine.added && job.counts.succeeded && isActive(entry)) onAdded(entry.collection);
   mine.added = job.counts.succeeded;
   if (!isFinished(entry)) {
-    mine.shown.say(facts(job.state, progress(entry)), share(job));
+    mine.shown.say(facts(job.state, progress(entry)), job.progress);
     return;
   }
   notices.delete(entry);

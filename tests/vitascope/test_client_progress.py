@@ -49,7 +49,7 @@ def working() -> httpx.MockTransport:
             return httpx.Response(200, json=operation)
         if "jobs" in request.url.path:
             state, done = next(states)
-            return httpx.Response(200, json={**JOB, "state": state, "done": done})
+            return httpx.Response(200, json={**JOB, "state": state, "done": done, "progress": done / 3})
         return httpx.Response(201, json={"id": "1"})
 
     return httpx.MockTransport(answer)
@@ -62,7 +62,7 @@ def test_a_terminal_shows_what_is_done_and_what_has_failed(terminal: Terminal, t
         client.wait_for_job("films", "7", interval=0, progress=True)
         client.wait_for_operation("9", progress=True)
         client.add_video("films", film, progress=True)
-    assert re.search(r"job 7: succeeded, 1 failed \S+ 3/3 ", terminal.shown())
+    assert re.search(r"job 7: succeeded, 1 failed \S+ 3/3, 100% ", terminal.shown())
     assert re.search(r"backup of films: succeeded \S+ 100% ", terminal.shown())
     assert re.search(r"a \[bold\]film.mp4: sent \S+ 2.0/2.0 MB ", terminal.shown())
     assert terminal.getvalue().count("\x1b[?25h") == 3  # the cursor is there again

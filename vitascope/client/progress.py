@@ -50,9 +50,9 @@ def shown_job(job_id: str, progress: bool) -> Iterator[Callable[[Job], None]]:
             # It has no files until they have been listed.
             line(
                 f"job {job_id}: {job['state']}{remark}",
-                job["done"],
+                job["progress"] * job["total"],
                 job["total"] or None,
-                f"{job['done']}/{job['total']}",
+                f"{job['done']}/{job['total']}, {job['progress']:.0%}",
             )
 
         yield show

@@ -300,8 +300,10 @@ class Job(TypedDict):
     """Unix seconds"""
     id: str
     metadata: dict[str, str | bool | int | float]
+    progress: float
+    """share that is done, with the parts of long files at hand"""
     rate: JobRate | None
-    """null before the first file is done"""
+    """null before the first file, or part of a long one, is done"""
     requested: Literal["cancel", "pause"] | None
     """what happens after the files at hand"""
     source: FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource
@@ -356,7 +358,7 @@ class JobRate(TypedDict):
     """How fast the present or last run of a job is or was."""
 
     items: float
-    """files that were tried, per second"""
+    """files that were tried, per second; of a long one the part that is done"""
     seconds_left: float | None
     """at this rate, while the job is running"""
     video_seconds: float

@@ -83,8 +83,8 @@ class Steps:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._bar.stop()
 
-    def show(self, done: int, total: int, note: str = "") -> None:
-        """``done`` of ``total`` steps; ``note`` names the present one."""
+    def show(self, done: float, total: int, note: str = "") -> None:
+        """``done`` of ``total`` steps, of which one may be done in part; ``note`` names the present one."""
         self._bar.update(self._task, completed=done, total=total, note=escape(note[-40:]))
 
 

@@ -135,6 +135,10 @@ class RayExecutor:
         first = self._finished.get(timeout)
         return [] if first is None else [first, *self._rest()]
 
+    def shares(self) -> list[tuple[JobItem, float]]:
+        """None: of a file on another machine only its end is told."""
+        return []
+
     def abandon(self) -> list[Finished[JobItem]]:
         with self._lock:
             self._closed = True

@@ -1,0 +1,112 @@
+"""How much of a long film is done is told while it is at hand, not only at its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.clips.segment import Segmentation
+from index.collection import Collection
+from index.jobs import pipeline, runner
+from index.jobs.events import StateEvent, events_after
+from index.jobs.jobs import create_folder_job, job, run_job
+from index.jobs.sources.fetching import Interrupted
+from tests.media_files import solid, write_color_video, write_picture
+from tests.service.running import wait_for
+from vitascope.model import Model
+
+BATCHES = 4
+
+
+@dataclass
+class Doled:
+    """Batches of films that may be decoded; those that wait are interrupted once it is broken off."""
+
+    allowed: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    broken_off: threading.Event = field(default_factory=threading.Event)
+
+    def wait(self) -> None:
+        while not self.allowed.acquire(timeout=0.01):
+            if self.broken_off.is_set():
+                raise Interrupted
+
+
+@pytest.fixture
+def doled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Doled]:
+    """As many batches of films are decoded as it is released for."""
+    doled = Doled()
+    decode = pipeline.decode_clips
+
+    def when_allowed(model: Model, opened: Any, clips: Any, *rest: Any, **options: Any) -> Any:
+        if opened.file.suffix == ".mp4":
+            doled.wait()
+        return decode(model, opened, clips, *rest, **options)
+
+    monkeypatch.setattr(pipeline, "decode_clips", when_allowed)
+    monkeypatch.setattr(runner, "_PART_SECONDS", 0.0)
+    yield doled
+    doled.broken_off.set()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A picture, which comes first, and a film of 32 clips of a second."""
+    made = tmp_path / "made"
+    made.mkdir()
+    write_color_video(made / "film.mp4", (255, 0, 0), seconds=32.0, rate=2)
+    write_picture(made / "a.png", solid((10, 10, 220)))
+    return made
+
+
+def test_the_part_that_is_done_is_told(collection: Collection, small_model: Model, folder: Path, doled: Doled) -> None:
+    made = create_folder_job(collection, folder, segmentation=Segmentation(1.0))
+    parts: list[tuple[float, int]] = []
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(
+            run_job, collection, small_model, made.id, on_part=lambda done, total: parts.append((done, total))
+        )
+        wait_for(lambda: job(collection, made.id).progress == 0.5)  # the picture
+        for batch in range(1, BATCHES):
+            doled.allowed.release()
+            wait_for(lambda n=batch: job(collection, made.id).progress == (1 + n / BATCHES) / 2)
+            now = job(collection, made.id)
+            assert (now.counts.done, now.counts.running) == (1, 1)
+            assert now.rate is not None
+            assert now.rate.seconds_left is not None
+            assert now.rate.seconds_left * now.rate.items == pytest.approx(2 * (1 - now.progress))  # files
+        doled.allowed.release()
+        ended = running.result()
+    assert (ended.state, ended.progress, ended.counts.succeeded) == ("succeeded", 1.0, 2)
+    assert parts[:3] == [(1.25, 2), (1.5, 2), (1.75, 2)]
+    told = [event.job for event in events_after(collection, made.id, 0, 100) if isinstance(event, StateEvent)]
+    assert [then.progress for then in told][:6] == [0, 0, 0, 0.625, 0.75, 0.875]
+
+
+def test_a_film_that_is_begun_again_begins_at_nothing(
+    collection: Collection, small_model: Model, folder: Path, doled: Doled
+) -> None:
+    (folder / "a.png").unlink()
+    made = create_folder_job(collection, folder, segmentation=Segmentation(1.0))
+
+    def interrupt(done: float, total: int) -> None:
+        doled.broken_off.set()
+        raise KeyboardInterrupt
+
+    doled.allowed.release(2)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(collection, small_model, made.id, on_part=interrupt)
+    again = job(collection, made.id)
+    assert (again.state, again.progress, again.rate) == ("queued", 0, None)
+    doled.broken_off.clear()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(run_job, collection, small_model, made.id)
+        wait_for(lambda: job(collection, made.id).counts.running == 1)
+        assert job(collection, made.id).progress == 0
+        doled.allowed.release(BATCHES)
+        assert running.result().counts.succeeded == 1
