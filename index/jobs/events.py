@@ -1,8 +1,8 @@
 """What happens to a job, numbered 1, 2, 3, …: whoever follows it and knows the last number misses nothing.
 
-An event is a change of the job (its state, what is requested, that its source was listed, how much of a long file is
-done) or what became of one of its files, written in the transaction in which it happens. A file that is tried again
-loses its event and gets another.
+An event is a change of the job (its state, what is requested, that its source was listed) or what became of one of its
+files, written in the transaction in which it happens. A file that is tried again loses its event and gets another. How
+much of a long file is done takes a number, and is no event: only what it is now matters.
 """
 
 from __future__ import annotations

@@ -120,12 +120,14 @@ def note_outcome(connection: sqlite3.Connection, item: JobItem) -> None:
 
 
 def note_shares(connection: sqlite3.Connection, job_id: int, shares: Sequence[tuple[JobItem, float]]) -> None:
-    """Keep how much of files at hand is embedded, and tell of it as a change of the job."""
+    """Keep how much of files at hand is embedded. That takes a number and is no event: whoever follows the job sees
+    that there is something new, and looks.
+    """
     connection.executemany(
         "UPDATE job_items SET share = ? WHERE job_id = ? AND position = ? AND state = 'running'",
         [(share, job_id, item.position) for item, share in shares],
     )
-    note_state(connection, job_id)
+    next_number(connection, job_id)
 
 
 def note_abandoned(connection: sqlite3.Connection, job_id: int) -> None:
