@@ -275,7 +275,10 @@ def new_meta(manifest: Manifest, token_encoding: TokenEncoding, vectors: str, in
 def _is_leftover(entry: Path) -> bool:
     """Whether a process that was killed while creating or dropping left this folder."""
     if entry.name.startswith(_NEW):  # or another process is creating it at this moment
-        return entry.stat().st_mtime < time.time() - 3600
+        try:
+            return entry.stat().st_mtime < time.time() - 3600
+        except FileNotFoundError:  # or has just given it its name
+            return False
     return entry.name.startswith(_GONE)
 
 

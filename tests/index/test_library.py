@@ -107,6 +107,15 @@ def test_what_a_killed_create_left_is_cleared_away_when_it_is_old(tmp_path: Path
     assert [entry.name for entry in tmp_path.iterdir()] == [".new-now"]
 
 
+def test_a_library_is_opened_while_another_process_gives_a_new_collection_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / ".new-a-moment-ago"]))
+    with Library(tmp_path) as library:
+        monkeypatch.undo()
+        assert library.names() == []
+
+
 def test_what_a_killed_drop_left_is_cleared_away(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         library.create("videos", manifest()).close()
