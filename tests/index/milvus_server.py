@@ -10,26 +10,43 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from index.milvus import index as milvus_index
+from index.milvus import server as milvus_client
+from tests.ports import reserved_port
 from tests.tools import find_tool
 
 GIVEN = os.environ.get("MILVUS")
+PATIENCE = 300.0
+
+
+def be_patient() -> None:
+    """Let this process wait for a server that stands still for a while, as one beside all other tests may: what is
+    tested is what Milvus says, not how soon. One at which nobody listens is told at once all the same.
+    """
+    for name in ("CONNECT_SECONDS", "CALL_SECONDS", "SLOW_SECONDS"):
+        setattr(milvus_client, name, PATIENCE)
+    for name in ("LEVEL_SECONDS", "WRITE_SECONDS"):
+        setattr(milvus_index, name, PATIENCE)
 
 
 class MilvusUnderTest:
     """A server at ``url``; ``stop`` and ``start`` leave its data where they are."""
 
     def __init__(self, folder: Path) -> None:
+        be_patient()
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         if GIVEN:
             self.url = GIVEN
             return
-        self._port = _free_port()
+        self._held = ExitStack()
+        self._port = self._held.enter_context(reserved_port())  # also while the server is down
         self.url = f"http://127.0.0.1:{self._port}"
         self.start()
 
@@ -38,7 +55,7 @@ class MilvusUnderTest:
         log = open(self._folder.with_suffix(".log"), "ab")  # noqa: SIM115
         with log:
             self._process = subprocess.Popen([*command, "--port", str(self._port)], stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             assert self._process.poll() is None, self._folder.with_suffix(".log").read_text()
             try:
@@ -60,15 +77,10 @@ class MilvusUnderTest:
     def end(self) -> None:
         if not GIVEN:
             self.stop()
+            self._held.close()
 
     def client(self) -> Any:
         """Its own client, for what a stranger does to its collections."""
         from pymilvus import MilvusClient
 
-        return MilvusClient(self.url, token=os.environ.get("VITASCOPE_MILVUS_TOKEN", ""), timeout=10)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        return MilvusClient(self.url, token=os.environ.get("VITASCOPE_MILVUS_TOKEN", ""), timeout=PATIENCE)
