@@ -1,27 +1,42 @@
 """A process of its own that runs a job until the end, or until it is killed.
 
-    python -m tests.index.job_process ROOT BUNDLE JOB_ID [POISON]
+    python -m tests.index.job_process ROOT BUNDLE JOB_ID [--most N] [--poison NAME]
 
-Prints "N path" for every file that is done. Decoding the file named POISON kills the process, as a defect in a
-codec or the kernel's out-of-memory killer does.
+Prints "N path" for every file that is done. After N of them it begins no more, so that whoever is to kill it never
+comes too late. Decoding the file named NAME kills the process, as a defect in a codec or the kernel's out-of-memory
+killer does.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
 from index.jobs import pipeline
-from index.jobs.jobs import JobItem, run_job
+from index.jobs.jobs import JobItem, OnItem, run_job
 from index.library import Library
 from vitascope.model import Model
 
 
 def say(item: JobItem, done: int, total: int) -> None:
     print(done, item.path, flush=True)
+
+
+def say_at_most(most: int) -> OnItem:
+    """Says so much, and then waits for the end."""
+    left = most
+
+    def said(item: JobItem, done: int, total: int) -> None:
+        nonlocal left
+        say(item, done, total)
+        left -= 1
+        if not left:
+            signal.pause()
+
+    return said
 
 
 def poisoned(name: str) -> Any:
@@ -36,12 +51,18 @@ def poisoned(name: str) -> Any:
 
 
 def main() -> None:
-    root, bundle, job_id, *poison = sys.argv[1:]
-    for name in poison:
-        pipeline.decode_clips = poisoned(name)
-    with Library(Path(root)) as library:
-        model = Model.open(bundle, threads=1, device="cpu")
-        run_job(library.open("videos"), model, int(job_id), on_item=say)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("root", type=Path)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("job_id", type=int)
+    parser.add_argument("--most", type=int, default=0)
+    parser.add_argument("--poison")
+    args = parser.parse_args()
+    if args.poison:
+        pipeline.decode_clips = poisoned(args.poison)
+    with Library(args.root) as library:
+        model = Model.open(args.bundle, threads=1, device="cpu")
+        run_job(library.open("videos"), model, args.job_id, on_item=say_at_most(args.most))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python -m tests.index.ray_job ROOT BUNDLE JOB_ID ADDRESS
 
-Prints "N path" for every file that is done.
+Prints "N path" for every file that is done, up to the one that its worker never comes to the end of.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from index.jobs.cluster.executor import RayCluster
 from index.jobs.jobs import run_job
 from index.library import Library
 from tests.index.job_process import say
-from tests.index.ray_workers import SlowWorker
+from tests.index.ray_workers import EndlessWorker
 from vitascope.model import Model
 
 
 def main() -> None:
     root, bundle, job_id, address = sys.argv[1:]
-    shifts.Worker = SlowWorker
-    cluster = RayCluster(device="cpu")
+    shifts.Worker = EndlessWorker
+    cluster = RayCluster(actors=1, device="cpu")
     with connected(address), Library(Path(root)) as library:
         model = Model.open(bundle, threads=1, device="cpu")
         collection = library.open("videos")

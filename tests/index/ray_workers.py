@@ -13,6 +13,8 @@ from tests.index.job_process import poisoned
 
 POISON = "002.png"
 HELD = "held.png"
+ENDLESS = "010.png"
+FOR_EVER = 3600.0
 
 
 def marker(file: Path) -> Path:
@@ -35,21 +37,22 @@ class TroubledWorker(worker.Worker):
                 part = node.with_suffix(".part")
                 part.write_text(ray.get_runtime_context().get_node_id())
                 part.rename(node)
-                time.sleep(600)
+                time.sleep(FOR_EVER)
             return decode(model, opened, *rest, **options)
 
         worker.decode_clips = troubled
 
 
-class SlowWorker(worker.Worker):
-    """Takes its time, so that there is some to kill the driver in."""
+class EndlessWorker(worker.Worker):
+    """Never comes to the end of ``ENDLESS``, so that whoever is to kill the driver never comes too late."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         decode = worker.decode_clips
 
-        def slow(*rest: Any, **options: Any) -> Any:
-            time.sleep(0.1)
-            return decode(*rest, **options)
+        def endless(model: Any, opened: Any, *rest: Any, **options: Any) -> Any:
+            if opened.file.name == ENDLESS:
+                time.sleep(FOR_EVER)
+            return decode(model, opened, *rest, **options)
 
-        worker.decode_clips = slow
+        worker.decode_clips = endless

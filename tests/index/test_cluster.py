@@ -32,7 +32,7 @@ from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"object_store_memory": 80 * 1024**2, "include_log_monitor": False}
-PATIENCE = 240.0
+PATIENCE = 900.0
 """Seconds after which a run is given up."""
 
 
@@ -42,6 +42,7 @@ def cluster() -> Iterator[Any]:
     need_ray()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(*LOOPBACK_ONLY)  # read when ray is imported, here and in the processes of the cluster
+        environment.setenv("RAY_memory_monitor_refresh_ms", "0")  # kill no worker for what other tests fill
         yield from connected_to(started())
 
 
@@ -145,7 +146,7 @@ def test_the_command_adds_what_the_local_job_adds(
     arguments += ["--bundle", str(small_bundle), "--data", str(tmp_path / "data")]
     assert main([*arguments, "--ray", cluster.address, "--threads", "2"]) == MISTAKE
     assert "at least 2 and 0 on one of them" in capsys.readouterr().err
-    assert main([*arguments, "--ray", cluster.address, "--ray-actors", "2"]) == PARTLY
+    assert main([*arguments, "--ray", cluster.address, "--ray-actors", "1"]) == PARTLY
     told = json.loads(capsys.readouterr().out)
     assert (told["files"], told["added"], told["skipped"], told["failed"]) == (8, 4, 3, 1)
     with Library(tmp_path / "data" / "collections") as library, Library(tmp_path / "other") as other:
@@ -166,48 +167,10 @@ def test_the_command_adds_what_the_local_job_adds(
             assert outcomes(same, int(told["job"]))[name] == outcomes(local, made.id)[name]
 
 
-def test_a_machine_that_is_killed_and_a_file_that_kills_its_worker_cost_no_other_file(
-    tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tests.index.ray_workers import HELD, POISON, marker
-
-    employ(monkeypatch, "TroubledWorker")
-    folder = make_pictures(tmp_path / "pictures", 30)
-    write_picture(folder / HELD, solid((1, 2, 3)))
-    made = create_folder_job(collection, folder)
-    killed: list[str] = []
-
-    def kill() -> None:
-        """The machine whose worker has a file in work, once it has one."""
-        said = marker(folder / HELD)
-        while not said.exists():
-            time.sleep(0.05)
-        node_id = said.read_text()
-        cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id == node_id), allow_graceful=False)
-        killed.append(node_id)
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    try:
-        done = run_on_cluster(collection, small_model, made, max_crashes=2)
-    finally:
-        killer.join(PATIENCE)
-        cluster.add_node(num_cpus=1, **MACHINE)
-    assert len(killed) == 1
-    assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 30, 1)
-    paths = [video.path for video in collection.videos()]
-    assert len(paths) == len(set(paths)) == 30
-    assert collection.catalogue.problems() == []
-    assert outcomes(collection, made.id)[POISON] == ("quarantined", "the process that was indexing it died 2 times")
-    # Nothing else was in work on the machine that was killed, and no other file is blamed.
-    again = {Path(i.path).name: (i.tries, i.crashes) for i in items(collection, made.id) if i.tries > 1 or i.crashes}
-    assert again == {HELD: (2, 1), POISON: (2, 2)}
-
-
 def test_the_process_that_runs_the_job_may_be_killed(
     tmp_path: Path, cluster: Any, collection: Collection, small_bundle: Path, small_model: Model
 ) -> None:
-    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 40))
+    made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 20))
     arguments = [str(tmp_path / "library"), str(small_bundle), str(made.id), cluster.address]
     command = [sys.executable, "-m", "tests.index.ray_job", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -221,11 +184,11 @@ def test_the_process_that_runs_the_job_may_be_killed(
     acknowledged = {line.split()[1] for line in lines if line.endswith("\n")}
     left = job(collection, made.id)
     assert left.state == "running"
-    assert 5 <= len(acknowledged) < 40
+    assert 5 <= len(acknowledged) <= 10
     done = run_job(collection, small_model, made.id)  # by whoever comes, without a cluster
-    assert (done.state, done.counts.succeeded, done.counts.skipped) == ("succeeded", 40, 0)
+    assert (done.state, done.counts.succeeded, done.counts.skipped) == ("succeeded", 20, 0)
     paths = [video.path for video in collection.videos()]
-    assert len(paths) == len(set(paths)) == 40
+    assert len(paths) == len(set(paths)) == 20
     assert acknowledged <= set(paths)
     # The process that was killed had decoded none of them.
     assert all(item.crashes == 0 for item in items(collection, made.id))
@@ -256,3 +219,41 @@ def test_it_is_paused_and_goes_on_and_keeps_copies_of_what_a_shard_holds(
     for video in collection.videos():
         assert Path(video.path).parent == collection.folder.absolute() / "media" / f"job-{made.id}"
         assert Path(video.path).read_bytes() == (folder / video.title).with_suffix(".png").read_bytes()
+
+
+def test_a_machine_that_is_killed_and_a_file_that_kills_its_worker_cost_no_other_file(
+    tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of these tests: the machine stays away."""
+    from tests.index.ray_workers import HELD, POISON, marker
+
+    employ(monkeypatch, "TroubledWorker")
+    folder = make_pictures(tmp_path / "pictures", 30)
+    write_picture(folder / HELD, solid((1, 2, 3)))
+    made = create_folder_job(collection, folder)
+    killed: list[str] = []
+
+    def kill() -> None:
+        """The machine whose worker has a file in work, once it has one."""
+        said = marker(folder / HELD)
+        while not said.exists():
+            time.sleep(0.05)
+        node_id = said.read_text()
+        cluster.remove_node(next(n for n in cluster.worker_nodes if n.node_id == node_id), allow_graceful=False)
+        killed.append(node_id)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    try:
+        done = run_on_cluster(collection, small_model, made, max_crashes=2)
+    finally:
+        killer.join(PATIENCE)
+    assert len(killed) == 1
+    assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 30, 1)
+    paths = [video.path for video in collection.videos()]
+    assert len(paths) == len(set(paths)) == 30
+    assert collection.catalogue.problems() == []
+    assert outcomes(collection, made.id)[POISON] == ("quarantined", "the process that was indexing it died 2 times")
+    # Nothing else was in work on the machine that was killed, and no other file is blamed.
+    again = {Path(i.path).name: (i.tries, i.crashes) for i in items(collection, made.id) if i.tries > 1 or i.crashes}
+    assert again == {HELD: (2, 1), POISON: (2, 2)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from index.collection import Collection
 from index.jobs import listing as job_listing
+from index.jobs import pipeline
 from index.jobs import runner as job_runner
+from index.jobs import state as job_state
 from index.jobs.jobs import JobItem, cancel, create_folder_job, items, job, jobs, pause, resume, retry, run_job
 from tests.index.folder_jobs import ONE, abandon, make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
@@ -20,6 +23,7 @@ from vitascope.errors import Conflict, InvalidInput, JobNotFound
 from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 300.0
 
 
 @pytest.fixture
@@ -178,8 +182,9 @@ def test_a_file_that_kills_the_process_is_put_aside_and_the_others_are_not_blame
 ) -> None:
     made = create_folder_job(collection, pictures)
     command = [sys.executable, "-m", "tests.index.job_process", str(tmp_path / "library"), str(small_bundle)]
+    command += [str(made.id), "--poison", "002.png"]
     for _ in range(2):
-        ended = subprocess.run([*command, str(made.id), "002.png"], cwd=ROOT, stdout=subprocess.PIPE, check=False)
+        ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
         assert ended.returncode == -9
     # After the first death each file that was in work then is tried alone: the second death was at one file only.
     left = {Path(item.path).name: item for item in items(collection, made.id)}
@@ -198,14 +203,27 @@ def test_a_file_that_kills_the_process_is_put_aside_and_the_others_are_not_blame
     assert run_job(collection, small_model, made.id).counts.succeeded == 5
 
 
-def test_a_stop_in_order_blames_no_file(collection: Collection, pictures: Path, small_model: Model) -> None:
+def test_a_stop_in_order_blames_no_file(
+    collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = create_folder_job(collection, pictures)
-    for _ in range(4):
-        left = run_job(collection, small_model, made.id, should_abandon=lambda: True)
-        if left.state == "succeeded":
-            break
-        assert left.state == "queued"
-        assert all(item.crashes == 0 for item in items(collection, made.id))
+    asked, decode = threading.Event(), pipeline.decode_clips
+
+    def abandon_now() -> bool:
+        asked.set()
+        return True
+
+    def decode_later(*arguments: Any, **options: Any) -> Any:
+        assert asked.wait(PATIENCE)  # the files at hand are left, not finished in time
+        return decode(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "decode_clips", decode_later)
+        for _ in range(job_state.MAX_CRASHES + 1):
+            asked.clear()
+            left = run_job(collection, small_model, made.id, should_abandon=abandon_now, pace=ONE)
+            assert (left.state, left.counts.running) == ("queued", 0)
+            assert all(item.crashes == 0 for item in items(collection, made.id))
     done = run_job(collection, small_model, made.id)
     assert (done.counts.succeeded, done.counts.quarantined, done.counts.skipped) == (5, 0, 0)
 

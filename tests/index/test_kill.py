@@ -18,18 +18,18 @@ import numpy as np
 from index.collection import Collection
 from index.library import Library
 from index.nearest.place import FAISS
-from tests.chaos import rounds
+from tests.chaos import is_chaos, rounds
 from tests.index.numbered import WIDTH, clip_total, new_collection, numbers_in
 
 ROOT = Path(__file__).parents[2]
-KILLS = rounds(20, 200)
+KILLS = rounds(10, 200)
 READY_SECONDS = 10.0
 
 
 @contextmanager
-def writers() -> Iterator[tuple[IO[str], IO[str]]]:
+def writers(*modules: str) -> Iterator[tuple[IO[str], IO[str]]]:
     """What starts writers, and what they say."""
-    command = [sys.executable, "-m", "tests.index.numbered_writer"]
+    command = [sys.executable, "-m", "tests.index.numbered_writer", *modules]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
         assert starter.stdin is not None
         assert starter.stdout is not None
@@ -71,7 +71,7 @@ def test_acknowledged_writes_survive_being_killed(tmp_path: Path, place: str) ->
     kills = KILLS if place == FAISS else KILLS * 3 // 10
     present: dict[int, int] = {}
     moment = random.Random()
-    with writers() as (start, said):
+    with writers(*([] if place == FAISS else ["pymilvus"])) as (start, said):
         for kill in range(kills):
             first = kill * 100_000
             lines = lines_until_killed(start, said, tmp_path, first, moment)
@@ -85,7 +85,7 @@ def test_acknowledged_writes_survive_being_killed(tmp_path: Path, place: str) ->
             with Library(tmp_path) as library:
                 collection = library.open("videos")
                 assert collection.search(np.ones(WIDTH), 1) or not present
-                assert time.monotonic() - began < READY_SECONDS
+                assert not is_chaos() or time.monotonic() - began < READY_SECONDS
                 found = whole_videos(collection)
             assert {number: at for number, at in found.items() if number != in_doubt} == {
                 number: at for number, at in present.items() if number != in_doubt
