@@ -11,7 +11,7 @@ import pytest
 
 from index.nearest.background import Background, Stop
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 
 def test_what_is_asked_for_during_work_is_done_once_more_afterwards() -> None:

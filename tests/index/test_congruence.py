@@ -61,13 +61,13 @@ def check_search(collection: Collection, numbers: set[int], seed: int) -> None:
     np.testing.assert_allclose([hit.similarity for hit in hits], [cosine for cosine, _, _ in expected], atol=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=rounds(12, 200), deadline=None)
 @given(STEPS)
 def test_search_is_what_brute_force_says(steps: list[tuple[str, int]]) -> None:
     check_history(steps, FAISS)
 
 
-@settings(max_examples=rounds(8, 100), deadline=None)
+@settings(max_examples=rounds(4, 100), deadline=None)
 @given(STEPS)
 def test_search_in_milvus_is_what_brute_force_says(milvus: MilvusUnderTest, steps: list[tuple[str, int]]) -> None:
     check_history(steps, milvus.url)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import tarfile
-import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from index.commands import jobs_here
 from index.jobs.jobs import JobOptions, create_job, pause, resume
 from index.jobs.sources.description import FolderSource
 from index.library import Library
@@ -24,7 +25,6 @@ WORDS = ["jobs", "follow", "1", "--json"]
 def library(tmp_path: Path, small_bundle: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("VITASCOPE_BUNDLE", str(small_bundle))
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("index.commands.jobs_here.LOOK_SECONDS", 0.05)
     (tmp_path / "pictures").mkdir()
     write_picture(tmp_path / "pictures" / "red.png", solid((220, 10, 10)))
     with Library(tmp_path / "collections") as library:
@@ -56,16 +56,22 @@ def test_every_file_that_failed_is_told(library: Library, tmp_path: Path, capsys
     assert "and 1080 more; --json lists them" in capsys.readouterr().out
 
 
-def test_a_job_that_rests_is_waited_for(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_that_rests_is_waited_for(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     collection = library.open("videos")
     job = create_job(collection, FolderSource(str(tmp_path / "pictures")))
     pause(collection, job.id)
-    timer = threading.Timer(0.2, resume, (collection, job.id))
-    timer.start()
-    try:
-        assert main(WORDS) == 0
-    finally:
-        timer.join()
+    looks: list[float] = []
+
+    def look_later(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            resume(collection, job.id)
+
+    monkeypatch.setattr(jobs_here, "time", SimpleNamespace(sleep=look_later))
+    assert main(WORDS) == 0
+    assert looks == [jobs_here.LOOK_SECONDS] * 3
     assert json.loads(capsys.readouterr().out)["job"]["state"] == "succeeded"
 
 

@@ -19,6 +19,8 @@ from tests.media_files import write_color_video
 from vitascope.errors import InvalidInput, MediaCorrupt
 from vitascope.model import Model
 
+PATIENCE = 120.0
+
 
 def test_the_next_file_is_decoded_while_the_model_is_at_work(
     tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
@@ -33,7 +35,7 @@ def test_the_next_file_is_decoded_while_the_model_is_at_work(
 
     def embedding(streams: Any) -> Any:
         for _ in range(3):  # this file's, and two more meanwhile
-            assert decoded.acquire(timeout=30)
+            assert decoded.acquire(timeout=PATIENCE)
         monkeypatch.undo()
         return embed(streams)
 
@@ -132,6 +134,6 @@ def test_whoever_waits_at_a_channel_is_let_go_when_it_closes() -> None:
     waiting = threading.Thread(target=lambda: refused.append(channel.put(2)))
     waiting.start()
     channel.close()
-    waiting.join(30)
+    waiting.join(PATIENCE)
     assert refused == [False]
     assert channel.get() is None

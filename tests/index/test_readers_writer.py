@@ -8,7 +8,7 @@ import pytest
 
 from index.nearest.readers_writer import ReadersWriter
 
-PATIENCE = 10.0
+PATIENCE = 120.0
 
 
 def test_readers_are_inside_together() -> None:

@@ -42,7 +42,7 @@ def test_windows_overlap_as_asked() -> None:
 
 
 @given(
-    st.floats(0.01, 7200),
+    st.floats(0.01, 1200),
     st.floats(0.5, 60),
     st.floats(0, 0.9),
     st.one_of(st.none(), st.floats(0, 1)),

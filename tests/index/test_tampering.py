@@ -29,8 +29,8 @@ from tests.chaos import rounds
 from tests.index.numbered import WIDTH, add, content, new_collection, new_video, numbers_in, tokens_of, vectors_of
 from vitascope.errors import StorageError, VitascopeError
 
-INDEXES = rounds(150, 1000)
-CATALOGUES = rounds(60, 1000)
+INDEXES = rounds(80, 1000)
+CATALOGUES = rounds(40, 1000)
 
 
 def harm(whole: bytes, moment: random.Random) -> bytes:

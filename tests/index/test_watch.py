@@ -210,7 +210,7 @@ def test_ctrl_c_ends_the_command_in_order(tmp_path: Path, folder: Path, small_bu
             assert process.stdout is not None
             assert '"event": "added"' in process.stdout.readline()
             process.send_signal(signal.SIGINT)
-            rest, errors = process.communicate(timeout=60)
+            rest, errors = process.communicate(timeout=300)
         finally:
             process.kill()
     assert (process.returncode, errors) == (0, "")
