@@ -60,13 +60,16 @@ class Catalogue:
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
         self.meta: dict[str, str] = {}
+        missing = f"{path.parent.name}: no collection of this name; {path} does not exist"
         if not path.is_file():
-            raise CollectionNotFound(f"{path.parent.name}: no collection of this name; {path} does not exist")
+            raise CollectionNotFound(missing)
         try:
             self._writer = self._connect()
             self.meta = dict(self._writer.execute("SELECT key, value FROM meta"))
             self._inode = os.stat(path).st_ino
         except (*FAULTS, OSError) as error:
+            if not path.exists():  # dropped since a moment ago
+                raise CollectionNotFound(missing) from error
             raise StorageError(f"{path}: cannot open the catalogue: {error}") from error
 
     @contextmanager

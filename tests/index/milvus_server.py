@@ -29,7 +29,7 @@ def be_patient() -> None:
     """Let this process wait for a server that stands still for a while, as one beside all other tests may: what is
     tested is what Milvus says, not how soon. One at which nobody listens is told at once all the same.
     """
-    for name in ("CONNECT_SECONDS", "CALL_SECONDS", "SLOW_SECONDS"):
+    for name in ("CONNECT_SECONDS", "CALL_SECONDS", "SLOW_SECONDS", "PROBE_SECONDS"):
         setattr(milvus_client, name, PATIENCE)
     for name in ("LEVEL_SECONDS", "WRITE_SECONDS"):
         setattr(milvus_index, name, PATIENCE)

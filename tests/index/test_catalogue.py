@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -121,6 +122,21 @@ def test_opening_never_creates_a_catalogue(tmp_path: Path) -> None:
     with pytest.raises(CollectionNotFound, match="nothing"):
         Collection(tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+def test_a_collection_that_is_dropped_while_it_is_opened_is_not_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_collection(tmp_path).close()
+    connect = sqlite3.connect
+
+    def dropped(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        shutil.rmtree(tmp_path / "videos")
+        return connect(*arguments, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", dropped)
+    with pytest.raises(CollectionNotFound, match="videos: no collection of this name"):
+        Collection(tmp_path / "videos")
 
 
 def test_a_writer_elsewhere_that_never_ends_is_an_error_and_not_a_hang(
