@@ -21,6 +21,7 @@ from index.search import search as search_module
 from index.search.query import ClipPart, Part, TextPart, VectorPart
 from index.search.search import Found, Search, search
 from index.storage.filters import parse_filter
+from tests.chaos import rounds
 from tests.index.numbered import TOKENS, WIDTH, content, manifest, new_collection
 
 VOCABULARY = ["dog", "cat", "engine", "boat", "snow", "piano", "forest", "bridge"]
@@ -251,7 +252,7 @@ def all_pages(collection: Collection, wanted: Search) -> list[Found]:
     return pages
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(rounds(2, 12)))
 def test_every_page_of_every_search_is_what_brute_force_says(filled: tuple[Collection, list[Row]], seed: int) -> None:
     collection, rows = filled
     draw = random.Random(seed)
