@@ -32,6 +32,7 @@ from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"object_store_memory": 80 * 1024**2, "include_log_monitor": False}
+MACHINES = 2
 PATIENCE = 900.0
 """Seconds after which a run is given up."""
 
@@ -56,7 +57,7 @@ def started() -> Any:
         made = Cluster()
         try:
             made.add_node(num_cpus=0, include_dashboard=False, **MACHINE)
-            for _ in range(2):
+            for _ in range(MACHINES):
                 made.add_node(num_cpus=1, **MACHINE)
         except Exception:  # Ray's own has no name
             made.shutdown()
@@ -224,9 +225,11 @@ def test_it_is_paused_and_goes_on_and_keeps_copies_of_what_a_shard_holds(
 def test_a_machine_that_is_killed_and_a_file_that_kills_its_worker_cost_no_other_file(
     tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last of these tests: the machine stays away."""
+    """The last of these tests: the machine stays away until it is needed again."""
     from tests.index.ray_workers import HELD, POISON, marker
 
+    while len(cluster.worker_nodes) < MACHINES:
+        cluster.add_node(num_cpus=1, **MACHINE)
     employ(monkeypatch, "TroubledWorker")
     folder = make_pictures(tmp_path / "pictures", 30)
     write_picture(folder / HELD, solid((1, 2, 3)))
