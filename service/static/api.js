@@ -19,15 +19,16 @@ export class Failure extends Error {
 // The answer as it comes; rejects with a Failure where it is an error.
 export async function ask(method, path, { body, signal, headers } = {}) {
   await ready;
+  const key = keyHeaders();
   let response;
   try {
-    response = await fetch(path, { method, signal, body, headers: { Accept: "application/json", ...headers, ...keyHeaders() } });
+    response = await fetch(path, { method, signal, body, headers: { Accept: "application/json", ...headers, ...key } });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Failure({ detail: "The service cannot be reached. Is it running?", code: "unreachable" }, 0);
   }
   if (response.status === 401) {
-    await askForKey();
+    await askForKey(key.Authorization);
     return ask(method, path, { body, signal, headers });
   }
   if (response.ok) return response;

@@ -22,8 +22,10 @@ export function forgetKey() {
   sessionStorage.removeItem(PLACE);
 }
 
-// Resolves once the service has accepted a key; everybody who waits shares one question.
-export function askForKey() {
+// Resolves once the service has accepted a key; everybody who waits shares one question. ``refused``: the Authorization of
+// the request that was refused. Where another key was accepted since, that is no reason to ask again.
+export function askForKey(refused) {
+  if (!asking && keyHeaders().Authorization !== refused) return Promise.resolve();
   asking ??= new Promise((resolve) => {
     sessionStorage.removeItem(PLACE);
     $("key-error").textContent = "";

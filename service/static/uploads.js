@@ -1,7 +1,7 @@
 // Files on their way to the service, one after the other.
 
 import { upload } from "./api.js";
-import { askForKey, ready } from "./keys.js";
+import { askForKey, keyHeaders, ready } from "./keys.js";
 import { announce, line, small } from "./notices.js";
 import { take } from "./watching.js";
 import { count, facts, pace, size } from "./words.js";
@@ -83,6 +83,7 @@ async function send(item) {
   try {
     await ready;
     while (!signal.aborted) {
+      const key = keyHeaders().Authorization;
       try {
         const { video, created, job } = await upload(collection, file, cut, onProgress, signal);
         if (job) {
@@ -97,7 +98,7 @@ async function send(item) {
         unshown.set(collection, item.onAdded);
         break;
       } catch (error) {
-        if (error.status === 401) await askForKey();
+        if (error.status === 401) await askForKey(key);
         else if (error.isBusy) await outwait(error, shown, signal);
         else throw error;
       }

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.media_files import solid, write_video
-from tests.service.running import Running, serving
+from tests.service.passing import keep_passing
+from tests.service.running import PATIENCE, Running, serving, wait_for
 from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
-PATIENCE_MS = 30_000
+PATIENCE_MS = PATIENCE * 1000
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 FILM_CLIPS = 30
 
@@ -30,9 +31,14 @@ def browser() -> Iterator[Browser]:
     expect.set_options(timeout=PATIENCE_MS)
     with sync_playwright() as playwright:
         # Chromium's own sandbox cannot be set up by root, and only this repository's page is opened.
-        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield started
         started.close()
+
+
+def wait_for_events(page: Page, condition: Callable[[], object]) -> None:
+    """``wait_for`` of what handlers of the page's events note: they are called while something is asked of the page."""
+    wait_for(lambda: page.evaluate("1") and condition())
 
 
 @pytest.fixture
@@ -45,6 +51,7 @@ def page(browser: Browser, running: Running) -> Iterator[Page]:
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     opened.on("request", lambda request: asked.append(request.url))
     asked: list[str] = []
+    keep_passing(opened)
     yield opened
     context.close()
     assert not complaints
