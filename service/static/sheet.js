@@ -68,6 +68,7 @@ export async function fill(box, make) {
   if (!box.childElementCount) box.append(...Array.from({ length: 3 }, () => el("div", { className: "ghost line" })));
   try {
     const made = await make();
+    while (box.matches(":active")) await new Promise((resolve) => setTimeout(resolve, 50)); // what is pressed must be there when it is let go
     if (!isLate()) keepPlace(box, () => box.replaceChildren(...made));
   } catch (error) {
     if (isLate()) return;

@@ -9,13 +9,15 @@ const known = new Map(); // by address
 const streams = new Map();
 const listeners = [];
 let looksAt = null; // the collection whose jobs come first
+let turn = 0; // of what is asked and heard, one after the other: an answer may be older than what was heard meanwhile
 
 export const isActive = (entry) => entry.job.state === "queued" || entry.job.state === "running";
 export const isFinished = (entry) => FINISHED.includes(entry.job.state);
 
 // ``listener(entry)`` is called whenever something has happened to a job. An entry has the ``job`` as the service tells
 // it, its ``collection`` and ``address``, ``failures`` by path as far as they are known, the cursors of what comes ``next``
-// after them by state, and in ``lost`` why nothing is heard of it at the moment; ``isGone`` where it went with its collection.
+// after them by state, in ``lost`` why nothing is heard of it at the moment, and the ``turn`` that ``job`` is of; ``isGone``
+// where it went with its collection.
 export const onJobs = (listener) => listeners.push(listener);
 
 export const jobsOf = (collection) => [...known.values()]
@@ -28,26 +30,32 @@ export async function lookAtJobs(collection, cursor) {
   const jobs = at(collection, "jobs");
   const queries = cursor ? [`cursor=${encodeURIComponent(cursor)}`] : ["", "state=queued", "state=running"];
   const before = jobsOf(collection);
+  const asked = ++turn;
   const pages = await Promise.all(queries.map((query) => call("GET", `${jobs}?${query}`)));
   if (!cursor) forgetGone(before, pages[0]);
-  for (const job of pages.flatMap((page) => page.jobs)) learn(collection, job);
+  for (const job of pages.flatMap((page) => page.jobs)) learn(collection, job, asked);
   share();
   return pages[0].next_cursor;
 }
 
 // Pause, resume, retry or cancel it.
 export async function change(entry, what) {
-  const job = what === "cancel" ? await call("DELETE", entry.address) : await call("POST", `${entry.address}/${what}`);
+  const asked = ++turn;
+  let job = what === "cancel" ? await call("DELETE", entry.address) : await call("POST", `${entry.address}/${what}`);
   if (what === "retry") {
     entry.failures.clear();
     entry.next = {};
+  }
+  if (entry.turn > asked) {
+    if (streams.has(entry)) return; // which tells the rest
+    job = await call("GET", entry.address);
   }
   take(entry.collection, job);
 }
 
 // A job that was begun or changed here.
 export function take(collection, job) {
-  learn(collection, job);
+  learn(collection, job, ++turn);
   share();
 }
 
@@ -79,11 +87,14 @@ function forget(entry) {
   tell(entry);
 }
 
-function learn(collection, job) {
+// ``asked``: the turn in which ``job`` was asked for.
+function learn(collection, job, asked) {
   const address = at(collection, "jobs", job.id);
-  const entry = known.get(address) || { collection, address, failures: new Map(), next: {}, seen: { last: null }, lost: null };
+  const entry = known.get(address) || { collection, address, failures: new Map(), next: {}, seen: { last: null }, lost: null, turn: 0 };
+  if (entry.turn > asked) return;
   known.set(address, entry);
   entry.job = job;
+  entry.turn = asked;
   tell(entry);
 }
 
@@ -124,6 +135,7 @@ function hear(entry, kind, data) {
     else entry.failures.delete(data.path);
   } else if (kind !== "lost") {
     entry.job = data;
+    entry.turn = ++turn;
   }
   tell(entry);
   if (kind === "state") share();

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import APIResponse, Page, Route, expect
 
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_picture
-from tests.service.browsing import ADMIN
+from tests.service.browsing import ADMIN, wait_for_events
 from tests.service.hearing import heard, listen, tree
 from tests.service.page_views import exceptions, views
 from tests.service.running import Running, wait_for
@@ -203,10 +203,18 @@ def test_ends_and_failures_are_told_and_no_step_on_the_way(
     job = page.get_by_role("article")
     expect(job).to_contain_text("1 of 3 files")
     expect(job.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "33")
+    answers: list[tuple[Route, APIResponse]] = []
+    page.route("**/pause", lambda route: answers.append((route, route.fetch())))
     job.get_by_role("button", name="Pause").click()
     expect(job).to_contain_text("pauses after the files at hand")
+    wait_for_events(page, lambda: answers)
     held()
-    expect(job.get_by_text("paused", exact=True)).to_be_visible()
+    paused = job.get_by_text("paused", exact=True)
+    expect(paused).to_be_visible()
+    [(route, answer)] = answers
+    route.fulfill(response=answer)  # of a time when it was not paused yet, and late
+    expect(job.get_by_text("Pause", exact=True)).not_to_have_attribute("aria-disabled", "true")
+    expect(paused).to_be_visible()
     job.get_by_role("button", name="Resume").click()
     expect(job).to_contain_text("2 added, 1 failed")
     name = incoming.name

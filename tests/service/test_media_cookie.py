@@ -7,7 +7,7 @@ import httpx
 from service.gate import media_cookie
 from service.gate.keys import Key
 from tests.service.locked import ask, make_key, secret_of
-from tests.service.running import Running
+from tests.service.running import PATIENCE, Running
 
 
 def test_media_can_be_played_with_a_cookie_that_is_good_for_nothing_else(locked: Running) -> None:
@@ -21,7 +21,8 @@ def test_media_can_be_played_with_a_cookie_that_is_good_for_nothing_else(locked:
 
     def get(path: str, method: str = "GET", cookie: str = value) -> int:
         headers = {"cookie": f"{media_cookie.NAME}={cookie}"}
-        return httpx.request(method, f"{locked.client.base_url}{path}", headers=headers).status_code
+        answer = httpx.request(method, f"{locked.client.base_url}{path}", headers=headers, timeout=PATIENCE)
+        return answer.status_code
 
     video = "/v1/collections/palette/videos/1"
     assert get(f"{video}/media") == get(f"{video}/thumbnail") == get(f"{video}/media", "HEAD") == 200
