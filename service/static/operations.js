@@ -6,6 +6,7 @@ import { line } from "./notices.js";
 import { el } from "./parts.js";
 
 const POLL = 1000; // milliseconds; there is no stream for these
+const FIRST_POLL = 100; // small collections are done by then
 const KEPT_IN_MEMORY = 200e6; // bytes of a download that a browser without a better way is asked to hold
 
 export const isUnderWay = ({ state }) => state === "queued" || state === "running";
@@ -13,16 +14,16 @@ export const begin = (kind, collection, options = {}) => call("POST", "/v1/opera
 export const operations = async () => (await call("GET", "/v1/operations")).operations;
 export const remove = ({ id }) => call("DELETE", `/v1/operations/${id}`);
 
-export const pause = () => new Promise((resolve) => setTimeout(resolve, POLL));
+export const pause = (milliseconds = POLL) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 // Embeds a collection by the default model, or by the one that ``options`` name, with a line in the corner.
 export async function embedAgain(collection, onDone, options = {}) {
   const shown = line(`${collection}: embedding again`);
   try {
     let operation = await begin("reembed", collection, options);
-    while (isUnderWay(operation)) {
+    for (let wait = FIRST_POLL; isUnderWay(operation); wait = Math.min(2 * wait, POLL)) {
       shown.say(operation.state === "queued" ? "waiting" : `embedding, ${Math.round(operation.progress * 100)}%`, operation.progress);
-      await pause();
+      await pause(wait);
       operation = await call("GET", `/v1/operations/${operation.id}`);
     }
     await remove(operation);

@@ -337,6 +337,6 @@ def test_where_keys_are_asked_for_the_page_asks_once_and_then_shows_everything(
     expect(page.locator("#key-dialog")).to_be_hidden()
     wait_for_events(page, lambda: late)
     late[0].fulfill(status=401, json={"detail": "a key was expected"})
-    expect(page.get_by_role("article")).to_contain_text("small-colours")
+    expect(page.get_by_role("article").first).to_contain_text("small-colours")
     expect(page.locator("#key-dialog")).to_be_hidden()
     context.close()

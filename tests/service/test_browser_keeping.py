@@ -159,7 +159,7 @@ def test_uploads_say_how_fast_they_are_wait_when_told_and_can_be_cancelled_and_t
     page: Page, running: Running, collection: str, files: Path, tmp_path: Path
 ) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (780, 780, 3), dtype=np.uint8)
-    large = write_picture(tmp_path / "large.png", noise)
+    large = write_picture(tmp_path / "large.png", noise, compress_level=0)
     page.goto(f"/?collection={collection}")
     page.locator("#summary").click()
     answers = ["busy", "go on", "break", "go on", "hang"]
