@@ -69,8 +69,8 @@ def port() -> Iterator[int]:
 
 @pytest.fixture
 def incoming(running: Running, request: pytest.FixtureRequest) -> Path:
-    """A folder of the test's own in the one that jobs may always name."""
-    folder: Path = running.settings.data_dir / "incoming" / request.node.name
+    """A folder of the test's own, also where it is tried again, in the one that jobs may always name."""
+    folder: Path = running.settings.data_dir / "incoming" / f"{request.node.name}-{next(_numbers)}"
     folder.mkdir()
     return folder
 

@@ -160,6 +160,7 @@ def test_a_collection_of_another_model_is_embedded_again_by_a_click(
     other = client.post("/v1/models", json={"folder": "other"}).headers["location"]
     wait_for(lambda: client.get(other).json()["state"] == "ready")
     model = client.get(other).json()["fingerprint"]
+    client.delete("/v1/collections/old")  # of a try before
     client.post("/v1/collections", json={"name": "old", "model": model}).raise_for_status()
     for name in ("red", "blue"):
         upload = {"file": (f"{name}.mp4", (files / f"{name}.mp4").read_bytes())}
