@@ -217,7 +217,7 @@ def test_ends_and_failures_are_told_and_no_step_on_the_way(
     expect(paused).to_be_visible()
     job.get_by_role("button", name="Resume").click()
     expect(job).to_contain_text("2 added, 1 failed")
-    name = incoming.name
+    name = re.escape(incoming.name)
     end = rf"{name}: 2 added, 1 failed; letter\.mp4: the content is text.*"
     expect_heard(page, f"{name}: under way", f"{name}: paused", f"{name}: under way", end)
 
