@@ -17,7 +17,7 @@ from playwright.sync_api import APIResponse, Page, Route, expect
 
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_picture
-from tests.service.browsing import ADMIN, wait_for_events
+from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
 from tests.service.hearing import heard, listen, tree
 from tests.service.page_views import exceptions, views
 from tests.service.running import Running, wait_for
@@ -204,7 +204,7 @@ def test_ends_and_failures_are_told_and_no_step_on_the_way(
     expect(job).to_contain_text("1 of 3 files")
     expect(job.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "33")
     answers: list[tuple[Route, APIResponse]] = []
-    page.route("**/pause", lambda route: answers.append((route, route.fetch())))
+    page.route("**/pause", lambda route: answers.append((route, route.fetch(timeout=PATIENCE_MS))))
     job.get_by_role("button", name="Pause").click()
     expect(job).to_contain_text("pauses after the files at hand")
     wait_for_events(page, lambda: answers)

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Request, Route, expect
 
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_picture
-from tests.service.browsing import ADMIN, wait_for_events
+from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
 from tests.service.passing import expect_passed
 from tests.service.running import PATIENCE, Running, wait_for
 
@@ -124,7 +124,7 @@ def test_a_stream_that_breaks_goes_on_where_it_was_and_one_that_is_refused_is_do
     def stream(route: Route) -> None:
         answer = answers.pop(0) if answers else "go on"
         if answer == "break":  # after the first event
-            body = route.fetch(url=route.request.url.removesuffix("/events")).text()
+            body = route.fetch(url=route.request.url.removesuffix("/events"), timeout=PATIENCE_MS).text()
             route.fulfill(content_type="text/event-stream", body=f"id: 1\nevent: state\ndata: {body}\n\n")
         elif answer == "refuse":
             route.fulfill(status=503, headers={"Retry-After": "1"}, json={"detail": "too many streams"})
