@@ -89,23 +89,23 @@ class Courier:
 
     def _notice(self) -> None:
         """Keep a message for whoever wants to hear of what ended."""
-        endpoints = self.store.endpoints()
-        if not endpoints:
+        if not self.store.endpoints():
             return
         now = time.monotonic()
         for name in self._library.names():
             if self._not_before.get(name, now) > now:
                 continue
             try:
-                self._notice_in(self._library.open(name), endpoints)
+                self._notice_in(self._library.open(name))
             except NotFound:  # dropped meanwhile
                 continue
             except VitascopeError as error:
                 self._not_before[name] = now + UNREADABLE_SECONDS
                 _log.error("collection %s: whether jobs ended cannot be read: %s", name, error)
 
-    def _notice_in(self, collection: Collection, endpoints: list[Endpoint]) -> None:
+    def _notice_in(self, collection: Collection) -> None:
         while not self._stopping and (ends := untold_ends(collection, ENDS_AT_ONCE)):
+            endpoints = self.store.endpoints()  # after the ends: whoever was there when they came is among them
             self.store.add([message for end in ends for message in messages_of(collection, end, endpoints)])
             note_told(collection, ends)
 

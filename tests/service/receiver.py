@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 
 from service.outbound.door import Door
 from service.outbound.rules import Rules
-from tests.service.running import JSON
+from tests.service.running import JSON, PATIENCE
 from vitascope.webhooks import verify
 
 HOST = "receiver.example"
@@ -23,9 +23,8 @@ class Receiver:
 
     port: int
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-    answers: list[int] = field(default_factory=list)
-    waits: threading.Event | None = None
-    """Answers are given once this is set."""
+    answers: list[int | threading.Event] = field(default_factory=list)
+    """Statuses. A request that comes to an event waits until that is set, and takes the next."""
 
     @property
     def url(self) -> str:
@@ -44,9 +43,9 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             receiver.got.append((dict(self.headers.items()), body))
-            if receiver.waits is not None:
-                receiver.waits.wait(30)
-            self.send_response(receiver.answers.pop(0) if receiver.answers else 204)
+            while isinstance(answer := receiver.answers.pop(0) if receiver.answers else 204, threading.Event):
+                answer.wait(PATIENCE)
+            self.send_response(answer)
             self.send_header("Content-Length", "0")
             self.end_headers()
 
@@ -60,14 +59,14 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
     try:
         yield receiver
     finally:
-        if receiver.waits is not None:
-            receiver.waits.set()
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(PATIENCE)
 
 
 def door_to(*ports: int) -> Door:
     """A door that leads to this machine, which the service's own never does."""
-    rules = Rules(schemes=frozenset({"http"}), ports=frozenset(ports), answer_seconds=5.0, total_seconds=10.0)
+    rules = Rules(
+        schemes=frozenset({"http"}), ports=frozenset(ports), connect_seconds=PATIENCE, answer_seconds=PATIENCE
+    )
     return Door(rules, resolve=lambda host: [IPv4Address("127.0.0.1")], judge=lambda address: None)

@@ -20,10 +20,11 @@ import pytest
 from service.gate.keys import KeyStore
 from service.webhooks import courier as courier_module
 from service.webhooks import store as store_module
-from service.webhooks.courier import _wait
+from service.webhooks.courier import Courier, _wait
+from service.webhooks.records import Endpoint
 from tests.service.conftest import settings_for
 from tests.service.receiver import Receiver, door_to, receiving
-from tests.service.running import JSON, ROOT, Running, problem_of, process, serving, wait_for
+from tests.service.running import JSON, PATIENCE, ROOT, Running, problem_of, process, serving, wait_for
 from tests.service.test_job_stream import begin, pictures
 from vitascope.webhooks import SignatureInvalid, new_secret, sign, verify
 
@@ -43,6 +44,7 @@ def telling(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, receiv
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(courier_module, "LOOK_SECONDS", 0.05)
         patch.setattr(courier_module, "FIRST_SECONDS", 0.2)
+        patch.setattr(courier_module, "LONGEST_SECONDS", 0.4)
         with serving(settings, webhook_door=door_to(receiver.port, 1)) as running:
             running.client.post("/v1/collections", json={"name": "videos"}).raise_for_status()
             pictures(settings.roots()[0] / "good", 2)
@@ -51,7 +53,7 @@ def telling(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, receiv
 
 @pytest.fixture(autouse=True)
 def forgetting(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test begins without endpoints, and with a receiver that got nothing."""
+    """Each test begins without endpoints, with a receiver that got nothing, and with nothing on the way to him."""
     if "telling" in request.fixturenames:
         telling: Running = request.getfixturevalue("telling")
         receiver: Receiver = request.getfixturevalue("receiver")
@@ -59,8 +61,14 @@ def forgetting(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         for each in telling.client.get("/v1/webhooks").json()["webhooks"]:
             assert telling.client.delete(f"/v1/webhooks/{each['id']}").status_code == 204
+        wait_for(lambda: not courier_of(telling)._busy)
     else:
         yield
+
+
+def courier_of(running: Running) -> Courier:
+    assert running.service.courier is not None
+    return running.service.courier
 
 
 def hook(client: httpx.Client, url: str, events: list[str] | None = None) -> JSON:
@@ -141,10 +149,12 @@ def test_everybody_is_told_what_he_asked_for_and_nothing_from_before(telling: Ru
 
 
 def test_what_was_not_taken_is_sent_again_under_the_same_id_until_it_is(telling: Running, receiver: Receiver) -> None:
-    receiver.answers = [500, 302, 429]
+    seen = threading.Event()
+    receiver.answers = [500, seen, 302, 429]
     made = hook(telling.client, receiver.url)
     begin(telling.client, "videos", Path("good"))
     wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["status"] == 500)
+    seen.set()
     wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["state"] == "delivered")
     (told,) = deliveries(telling.client, made)
     assert told["tries"] == 4
@@ -153,8 +163,7 @@ def test_what_was_not_taken_is_sent_again_under_the_same_id_until_it_is(telling:
 
 
 def test_who_is_not_there_is_told_when_he_is(telling: Running, port: int) -> None:
-    courier = telling.service.courier
-    assert courier is not None
+    courier = courier_of(telling)
     door, courier._door = courier._door, door_to(port)
     try:
         made = hook(telling.client, f"http://receiver.example:{port}/")
@@ -181,11 +190,12 @@ def test_a_message_is_given_up_when_its_time_is_over_or_the_receiver_says_he_is_
     begin(telling.client, "videos", Path("good"))
     wait_for(lambda: [each["state"] for each in deliveries(telling.client, made)] == ["failed"])
     assert len(receiver.got) == 1
-    monkeypatch.setattr(telling.service.courier, "_retry_seconds", 0.5)
-    receiver.answers = [503] * 100
+    receiver.answers = [503] * 1000
     begin(telling.client, "videos", Path("good"))
+    wait_for(lambda: deliveries(telling.client, made)[0]["tries"] >= 2)
+    assert deliveries(telling.client, made)[0]["state"] == "pending"
+    monkeypatch.setattr(courier_of(telling), "_retry_seconds", 0.0)
     wait_for(lambda: [each["state"] for each in deliveries(telling.client, made)] == ["failed"] * 2)
-    assert deliveries(telling.client, made)[0]["tries"] >= 2
     page = telling.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"limit": 1, "state": "failed"}).json()
     rest = telling.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"cursor": page["next_cursor"]}).json()
     assert [each["status"] for each in page["deliveries"] + rest["deliveries"]] == [503, 410]
@@ -195,9 +205,9 @@ def test_a_receiver_that_does_not_answer_keeps_neither_jobs_nor_others_waiting(
     telling: Running, receiver: Receiver
 ) -> None:
     with receiving() as slow:
-        slow.waits = threading.Event()
-        courier = telling.service.courier
-        assert courier is not None
+        going = threading.Event()
+        slow.answers = [going]
+        courier = courier_of(telling)
         door, courier._door = courier._door, door_to(slow.port, receiver.port)
         try:
             hook(telling.client, slow.url)
@@ -208,7 +218,31 @@ def test_a_receiver_that_does_not_answer_keeps_neither_jobs_nor_others_waiting(
             wait_for(lambda: [each["state"] for each in deliveries(telling.client, quick)] == ["delivered"] * 3)
             assert len(slow.got) == 1
         finally:
+            going.set()
             courier._door = door
+
+
+def test_an_endpoint_that_comes_while_the_service_looks_for_ends_misses_none(
+    telling: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    courier, looking, going = courier_of(telling), threading.Event(), threading.Event()
+    endpoints = courier.store.endpoints
+
+    def look() -> list[Endpoint]:
+        found = endpoints()
+        if threading.current_thread() is courier._thread and found:
+            looking.set()
+            assert going.wait(PATIENCE)
+        return found
+
+    monkeypatch.setattr(courier.store, "endpoints", look)
+    hook(telling.client, receiver.url)
+    assert looking.wait(PATIENCE)
+    late = hook(telling.client, receiver.url)
+    job = begin(telling.client, "videos", Path("good"))
+    wait_for(lambda: telling.client.get(job).json()["state"] == "succeeded")
+    going.set()
+    wait_for(lambda: [each["state"] for each in deliveries(telling.client, late)] == ["delivered"])
 
 
 def test_a_new_secret_signs_beside_the_former_one(telling: Running, receiver: Receiver) -> None:
@@ -239,7 +273,9 @@ def test_secrets_and_urls_are_shown_to_nobody_again(
     assert (telling.settings.data_dir / store_module.FILE_NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_service_killed_before_it_told_does_so_when_it_is_back(small_bundle: Path, tmp_path: Path, port: int) -> None:
+def test_a_service_killed_before_it_told_does_so_when_it_is_back(
+    small_bundle: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two ends the receiver is away for the first, and the service has not even looked for the second."""
     settings = settings_for(small_bundle, tmp_path / "data", webhooks="on")
     pictures(settings.roots()[0] / "good", 1)
@@ -253,10 +289,10 @@ def test_a_service_killed_before_it_told_does_so_when_it_is_back(small_bundle: P
         job = begin(client, "videos", Path("good"))
         wait_for(lambda: client.get(job).json()["state"] == "succeeded")
         server.send_signal(signal.SIGKILL)
-        server.wait(10)
-    blind.unlink()
-    with receiving(port) as back, process(settings, "tests.service.telling", str(port), str(blind)) as (client, server):
-        wait_for(lambda: [each["state"] for each in deliveries(client, made)] == ["delivered"] * 2)
+        server.wait(PATIENCE)
+    monkeypatch.setattr(courier_module, "LOOK_SECONDS", 0.05)
+    with receiving(port) as back, serving(settings, webhook_door=door_to(port)) as running:
+        wait_for(lambda: [each["state"] for each in deliveries(running.client, made)] == ["delivered"] * 2)
         told = [back.read(made["secret"], number)["data"]["job"] for number in range(2)]
         assert sorted((job["id"], job["state"]) for job in told) == [("1", "succeeded"), ("2", "succeeded")]
         assert len(back.got) == 2
@@ -348,6 +384,7 @@ def test_tries_become_rarer_by_chance_within_bounds_and_never_sooner_than_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(courier_module, "FIRST_SECONDS", 5.0)
+    monkeypatch.setattr(courier_module, "LONGEST_SECONDS", 3600.0)
     waits = [[_wait(tries, {}) for _ in range(50)] for tries in range(1, 40)]
     for tries, some in enumerate(waits, 1):
         longest = min(3600.0, 5.0 * 2 ** (tries - 1))
@@ -357,11 +394,9 @@ def test_tries_become_rarer_by_chance_within_bounds_and_never_sooner_than_asked(
     assert _wait(1, {"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}) <= 5
 
 
-def test_the_receiver_in_the_documentation_takes_what_is_signed_and_nothing_else() -> None:
+def test_the_receiver_in_the_documentation_takes_what_is_signed_and_nothing_else(port: int) -> None:
     text = (ROOT / "docs" / "jobs.md").read_text("utf-8")
     code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "verify(" in block)
-    with receiving() as once:
-        port = once.port
     secret = new_secret()
     code = code.replace("9000", str(port)).replace("whsec_…", secret)
     example = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -374,13 +409,13 @@ def test_the_receiver_in_the_documentation_takes_what_is_signed_and_nothing_else
             "webhook-signature": sign(secret, "msg_1", now, body),
         }
         wait_for(lambda: _answers(url))
-        assert httpx.post(url, content=body, headers=headers).status_code == 204
-        assert httpx.post(url, content=body + b" ", headers=headers).status_code == 400
+        assert httpx.post(url, content=body, headers=headers, timeout=PATIENCE).status_code == 204
+        assert httpx.post(url, content=body + b" ", headers=headers, timeout=PATIENCE).status_code == 400
         assert example.stdout is not None
         assert example.stdout.readline().split() == ["job.succeeded", "films", "7"]
     finally:
         example.kill()
-        example.wait(10)
+        example.wait(PATIENCE)
 
 
 EXAMPLE = {"type": "job.succeeded", "data": {"collection": "films", "job": {"id": "7"}}}
@@ -388,6 +423,6 @@ EXAMPLE = {"type": "job.succeeded", "data": {"collection": "films", "job": {"id"
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.post(url, content=b"").status_code == 400
+        return httpx.post(url, content=b"", timeout=PATIENCE).status_code == 400
     except httpx.HTTPError:
         return False
