@@ -30,8 +30,11 @@ PAGE = 100
 PROGRESS_SECONDS = 1.0
 PROGRESS_SHARE = 20
 """How far a job with very many files is takes long to count: at most one part in so many of the time goes there."""
-STALLED_SECONDS = 0.5
-"""When the service stops, for readers to take the end of their stream; those that do not read are cut off."""
+STALLED_LOOKS = 50
+STALLED_LOOK_SECONDS = 0.01
+"""When the service stops, readers have so many looks to take the end of their stream; those that do not read are cut
+off. Looks and not seconds: a process that itself stood still for a second has kept its readers from nothing.
+"""
 
 Key = tuple[str, int]
 """(collection, job id)"""
@@ -118,9 +121,10 @@ class Feeds:
         self._stopping = True
         for followed in self._followed.values():
             followed.feed.end()
-        deadline = time.monotonic() + STALLED_SECONDS
-        while self._under_way and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        for _ in range(STALLED_LOOKS):
+            if not self._under_way:
+                break
+            await asyncio.sleep(STALLED_LOOK_SECONDS)
         stalled = dict(self._under_way)
         for scope in stalled:
             scope.cancel()

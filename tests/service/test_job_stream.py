@@ -8,12 +8,10 @@ import re
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -28,6 +26,7 @@ from service.gate.keys import KeyStore
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.following import Told, events, followed, stream
+from tests.service.holding import not_begun
 from tests.service.running import PATIENCE, Running, problem_of, process, serving, wait_for
 from vitascope import AsyncClient
 from vitascope.model import Model
@@ -66,13 +65,16 @@ def test_a_job_is_followed_from_its_first_event_to_its_end(
 ) -> None:
     pictures(incoming, 6)
     (incoming / "broken.mp4").write_bytes(b"no video")
-    job = begin(running.client, collection, incoming)
+    with not_begun(running.service.worker) as waiting:
+        job = begin(running.client, collection, incoming)
     with stream(running.client, job, 0) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
         told: list[Told] = []
         for event in events(response):
             told.append(event)
+            if event.number == 1:
+                waiting[0]()  # now that somebody follows it, there is progress to tell
             if event.kind == "progress":
                 held()
     assert [event.number for event in kept(told)] == list(range(1, 12))
@@ -111,7 +113,8 @@ def test_who_comes_back_in_the_middle_misses_nothing(
     job = begin(running.client, collection, incoming)
     with stream(running.client, job) as response:
         first = next(events(response))
-    wait_for(lambda: not running.service.feeds.followed)  # nobody reads for who has gone
+    wait_for(lambda: running.service.feeds.open == 0)
+    assert running.service.feeds.followed == 0  # nobody reads for who has gone
     held()
     rest = followed(running.client, job, first.number)
     assert [event.number for event in kept(rest)] == list(range((first.number or 0) + 1, 9))
@@ -145,7 +148,7 @@ def test_the_asynchronous_client_can_leave_early_and_come_back(
 def test_who_comes_back_after_a_restart_misses_nothing(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=1.0, files_in_flight=1)
+    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=0.2, files_in_flight=1)
     pictures(settings.roots()[0] / "some", 4)
     embed, calls, leaving = Model.embed_video, itertools.count(), threading.Event()
 
@@ -174,22 +177,17 @@ def test_who_comes_back_after_a_restart_misses_nothing(
 
 
 def test_a_paused_job_is_followed_through_its_pause(running: Running, collection: str, incoming: Path) -> None:
-    with running.service.collection(collection).catalogue.write():  # so that the job is not begun meanwhile
-        job = running.client.base_url.join(f"/v1/collections/{collection}/jobs/1")
     pictures(incoming, 1)
-    running.service.worker.submit = lambda *given: None  # type: ignore[method-assign]
-    try:
-        begin(running.client, collection, incoming)
-        with stream(running.client, str(job)) as response:
+    with not_begun(running.service.worker):
+        job = begin(running.client, collection, incoming)
+        with stream(running.client, job) as response:
             coming = events(response)
             assert next(coming).data["state"] == "queued"
             running.client.post(f"{job}/pause")
             assert next(coming).data["state"] == "paused"
             running.client.post(f"{job}/resume")
-            running.client.delete(str(job))
+            running.client.delete(job)
             assert words(list(coming)) == ["queued", "cancelled"]
-    finally:
-        del running.service.worker.submit  # type: ignore[method-assign]
 
 
 def test_many_watchers_get_the_same_and_the_catalogue_is_read_once_for_all(
@@ -202,14 +200,13 @@ def test_many_watchers_get_the_same_and_the_catalogue_is_read_once_for_all(
     monkeypatch.setattr(job_events, "events_after", lambda *given: reads.append(1) or read(*given))
     with serving(settings) as running, ThreadPoolExecutor(WATCHERS) as threads:
         running.client.post("/v1/collections", json={"name": "videos"})
-        waiting: list[Any] = []
-        running.service.worker.submit, submit = lambda *job: waiting.append(job), running.service.worker.submit  # type: ignore
-        job = begin(running.client, "videos", Path("many"))
+        with not_begun(running.service.worker) as waiting:
+            job = begin(running.client, "videos", Path("many"))
         futures = [threads.submit(follow_alone, str(running.client.base_url), job) for _ in range(WATCHERS)]
         wait_for(lambda: running.service.feeds.open == WATCHERS)
         with stream(running.client, job) as response:
             problem_of(response, 429, "too_many_at_once")
-        submit(*waiting[0])
+        waiting[0]()
         told = [kept(future.result(PATIENCE)) for future in futures]
         assert all(each == told[0] for each in told)
         assert [event.number for event in told[0]] == list(range(1, 13))
@@ -241,17 +238,17 @@ def test_a_reader_that_is_far_behind_gets_everything_from_the_catalogue(
 def test_a_quiet_stream_shows_that_it_is_alive_and_ends_after_its_time(
     running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_module, "HEARTBEAT_SECONDS", 0.1)
-    monkeypatch.setattr(stream_module, "STREAM_SECONDS", 1.0)
+    monkeypatch.setattr(stream_module, "HEARTBEAT_SECONDS", 0.05)
     pictures(incoming, 1)
     job = begin(running.client, collection, incoming)
-    wait_for(lambda: running.client.get(job).json()["total"] == 1)
-    began = time.monotonic()
+    with stream(running.client, job) as response:
+        beats = (line for line in response.iter_lines() if line == ":")
+        assert [next(beats) for _ in range(3)] == [":"] * 3
+    monkeypatch.setattr(stream_module, "STREAM_SECONDS", 0.2)
     with stream(running.client, job) as response:
         lines = list(response.iter_lines())
-    assert lines.count(":") >= 3
-    assert time.monotonic() - began < PATIENCE / 2  # the job is still held
     assert lines[0] == "retry: 2000"
+    assert running.client.get(job).json()["state"] in ("queued", "running")  # it is still held: the time was over
 
 
 def test_a_stream_ends_when_the_collection_is_dropped(
@@ -292,8 +289,8 @@ def test_streams_are_for_keys_that_may_read_the_collection_and_are_limited_in_al
     keys = {name: {"X-API-Key": text} for name, text in texts.items()}
     with serving(settings) as running:
         running.client.post("/v1/collections", json={"name": "a"}, headers=keys["admin"])
-        running.service.worker.submit = lambda *given: None  # type: ignore[method-assign]
-        made = running.client.post("/v1/collections/a/jobs", json={"folder": "few"}, headers=keys["write"])
+        with not_begun(running.service.worker):
+            made = running.client.post("/v1/collections/a/jobs", json={"folder": "few"}, headers=keys["write"])
         job = f"{made.headers['location']}/events"
         for name, code in (("write", "scope_missing"), ("other", "collection_not_allowed")):
             problem_of(running.client.get(job, headers=keys[name]), 403, code)
@@ -317,7 +314,7 @@ def memory(process_id: int) -> int:
 def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
     small_bundle: Path, small_model: Model, tmp_path: Path
 ) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=30)
+    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=10 * PATIENCE)
     settings.roots()[0].mkdir(parents=True)
     with Library(settings.data_dir / "collections") as library:
         collection = library.create("a", small_model)
@@ -346,7 +343,5 @@ def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
             wait_for(lambda: f"vitascope_event_streams {DEAF + 1}.0" in client.get("/metrics").text)
             assert memory(server.pid) - resident < DEAF * 4 * 1024**2  # of 12 MB for each of them
             server.send_signal(signal.SIGTERM)
-            began = time.monotonic()
             assert list(coming) == []
             assert server.wait(PATIENCE) == 0
-            assert time.monotonic() - began < settings.shutdown_seconds
