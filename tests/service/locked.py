@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service.running import Running, serving
+from tests.service.running import PATIENCE, Running, serving
 
+_TRUSTED = ssl.create_default_context()  # to read it again for each request takes longer than the request
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 
 
@@ -45,4 +47,5 @@ def secret_of(key: str) -> str:
 
 def ask(running: Running, method: str, path: str, key: str | None, **request: Any) -> httpx.Response:
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    return httpx.request(method, f"{running.client.base_url}{path}", headers=headers, timeout=60, **request)
+    address = f"{running.client.base_url}{path}"
+    return httpx.request(method, address, headers=headers, timeout=PATIENCE, verify=_TRUSTED, **request)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from tests.service.running import PATIENCE
 from tests.tools import find_tool
 
 Page = Callable[[socket.socket], None]
@@ -65,7 +66,7 @@ def outside(tls: ssl.SSLContext | None = None, address: str = str(HERE), port: i
             server.closed.set()
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
-            thread.join(10)
+            thread.join(PATIENCE)
 
 
 def _accept(listener: socket.socket, server: Outside, tls: ssl.SSLContext | None) -> None:
@@ -79,7 +80,7 @@ def _accept(listener: socket.socket, server: Outside, tls: ssl.SSLContext | None
 
 def _serve(connection: socket.socket, server: Outside, tls: ssl.SSLContext | None) -> None:
     with suppress(OSError):  # whoever asked went away
-        connection.settimeout(10)
+        connection.settimeout(PATIENCE)
         with connection if tls is None else tls.wrap_socket(connection, server_side=True) as stream:
             request = b""
             while b"\r\n\r\n" not in request and (more := stream.recv(65536)):

@@ -146,7 +146,7 @@ def test_a_search_leads_to_moments_page_by_page(assistant: Assistant, films: str
     assert best["match"] > 0.9  # reranked without being asked
     assert best["fused"] > 0.9
     assert best["metadata"]["year"] == 2020
-    assert httpx.get(best["media_url"]).status_code == 200
+    assert httpx.get(best["media_url"], timeout=PATIENCE).status_code == 200
     assert len(found["results"]) == 2
     assert text.startswith(
         f'1. video {best["video_id"]} "{ASIAN}" 0:00-0:02 (0 to 2 s) clip {best["clip_id"]}: fused 0.9'

@@ -49,7 +49,7 @@ def test_over_http_it_answers_this_machine_and_no_page_of_another_origin(running
         kinds = {"Accept": "application/json, text/event-stream"}
 
         def posted(**headers: str) -> httpx.Response:
-            return httpx.post(address, json=message, headers={**kinds, **headers})
+            return httpx.post(address, json=message, headers={**kinds, **headers}, timeout=PATIENCE)
 
         assert posted().status_code == 401
         assert posted(Authorization="Bearer vsk_of-this-tess").status_code == 401
@@ -64,7 +64,7 @@ def test_over_http_it_answers_this_machine_and_no_page_of_another_origin(running
             found, _ = await answer_of(client, "search_videos", collection=palette, text="a red thing", limit=1)
             assert found["results"][0]["title"] == "red"
 
-        http = httpx2.AsyncClient(headers=key)
+        http = httpx2.AsyncClient(headers=key, timeout=PATIENCE)
         assert spoken(streamable_http_client(address, http_client=http), conversation) == []
 
 

@@ -59,11 +59,14 @@ BAD: dict[str, tuple[str, Maker, int, str, str]] = {
 }
 
 
-@pytest.fixture(params=BAD)
-def bad(request: pytest.FixtureRequest, tmp_path: Path, files: Path) -> tuple[Path, int, str, str]:
+@pytest.fixture(params=BAD, scope="module")
+def bad(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, files: Path
+) -> tuple[Path, int, str, str]:
     name, make, status, code, word = BAD[request.param]
-    make(tmp_path / name, files)
-    return tmp_path / name, status, code, word
+    path = tmp_path_factory.mktemp("bad") / name
+    make(path, files)
+    return path, status, code, word
 
 
 def left_behind(running: Running, collection: str) -> list[Path]:

@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -49,9 +50,12 @@ class Disk:
 
     def fill(self, leave: int) -> None:
         """Take all room but for ``leave`` bytes."""
-        status = os.statvfs(self.folder)
         with self._ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - leave)
+            while True:
+                status = os.statvfs(self.folder)
+                with suppress(OSError):  # the service wrote something meanwhile
+                    os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - leave)
+                    return
 
     def free(self) -> None:
         self._ballast.unlink()

@@ -15,7 +15,7 @@ from service.gate import media_cookie
 from service.gate.access import needed
 from service.gate.secrets import digest, id_in
 from tests.service.locked import ADMIN, ask, make_key, secret_of
-from tests.service.running import JSON, Running, problem_of, wait_for
+from tests.service.running import JSON, PATIENCE, Running, problem_of, wait_for
 from vitascope.client import Client
 
 
@@ -51,7 +51,7 @@ def test_without_a_key_nothing_but_page_and_health_answers(locked: Running) -> N
 )
 def test_a_wrong_key_is_refused(locked: Running, headers: dict[str, str]) -> None:
     coded = {name: value.encode("latin-1") for name, value in headers.items()}
-    answer = httpx.get(f"{locked.client.base_url}/v1/models", headers=coded)
+    answer = httpx.get(f"{locked.client.base_url}/v1/models", headers=coded, timeout=PATIENCE)
     assert answer.status_code == 401, answer.text
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
@@ -59,10 +59,10 @@ def test_a_wrong_key_is_refused(locked: Running, headers: dict[str, str]) -> Non
 def test_a_key_may_come_in_either_header(locked: Running) -> None:
     key = make_key(locked, "read")
     assert ask(locked, "GET", "/v1/models", key).status_code == 200
-    assert httpx.get(f"{locked.client.base_url}/v1/models", headers={"X-API-Key": key}).status_code == 200
-    assert httpx.get(f"{locked.client.base_url}/v1/models", headers={"Authorization": f"bearer {key}"}).is_success
     behind_a_proxy = {"X-API-Key": key, "Authorization": "Basic cHJveHk6cHJveHk="}
-    assert httpx.get(f"{locked.client.base_url}/v1/models", headers=behind_a_proxy).is_success
+    for headers in ({"X-API-Key": key}, {"Authorization": f"bearer {key}"}, behind_a_proxy):
+        answer = httpx.get(f"{locked.client.base_url}/v1/models", headers=headers, timeout=PATIENCE)
+        assert answer.status_code == 200, headers
 
 
 def test_a_key_may_do_what_its_scopes_say_and_the_refusal_names_what_is_missing(locked: Running, files: Path) -> None:

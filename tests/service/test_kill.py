@@ -14,13 +14,16 @@ from pathlib import Path
 import httpx
 
 from index.library import Library
-from tests.chaos import rounds
+from tests.chaos import is_chaos, rounds
 from tests.service.conftest import settings_for
-from tests.service.running import JSON, PATIENCE, process, wait_for
+from tests.service.running import JSON, PATIENCE, process, serving, wait_for
 from tests.service.uploading import held, kept, picture, sha256, upload
 
-KILLS = rounds(3, 30)
+KILLS = rounds(2, 30)
 READY_SECONDS = 10.0
+"""On a machine that is quiet."""
+LONGEST = 1.5 if is_chaos() else 0.5
+"""Seconds from the first upload to the kill, at most."""
 UPLOADING = 3
 """Threads that send uploads."""
 
@@ -77,9 +80,18 @@ def unfinished(client: httpx.Client) -> list[JSON]:
     return [job for state in ("queued", "running") for job in client.get(path, params={"state": state}).json()["jobs"]]
 
 
-def seconds_in_line(process: int) -> float:
-    """How long its first thread has waited for a processor, which others were at."""
-    return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+def present(client: httpx.Client, data: Path, told: Told) -> dict[str, str]:
+    """Content by id of the videos that are there, after checking that they are what was told."""
+    wait_for(lambda: not unfinished(client))
+    there = kept(client, "videos")
+    sure = {video: content for video, content in told.present.items() if video not in told.going}
+    assert sure.items() <= there.items(), "an acknowledged upload is lost, or has other content"
+    assert told.promised <= set(there.values()), "a file that a job was to go on with is lost"
+    phantoms = set(there.values()) - set(told.present.values()) - told.promised - told.coming
+    assert phantoms == set(), "a video that nobody uploaded, or that was deleted"
+    files = [file.stem for file in (data / "media").glob("videos/*")]
+    assert sorted(files + held(data / "collections" / "videos")) == sorted(there.values())
+    return there
 
 
 def test_acknowledged_uploads_survive_the_service_being_killed(small_bundle: Path, tmp_path: Path) -> None:
@@ -87,24 +99,14 @@ def test_acknowledged_uploads_survive_the_service_being_killed(small_bundle: Pat
     moment = random.Random()
     numbers = itertools.count()
     told = Told()
-    for kill in range(KILLS + 1):
+    for kill in range(KILLS):
         began = time.monotonic()
         with process(settings) as (client, server):
-            assert time.monotonic() - began - seconds_in_line(server.pid) < READY_SECONDS
+            if is_chaos():
+                assert time.monotonic() - began < READY_SECONDS
             if kill == 0:
                 assert client.post("/v1/collections", json={"name": "videos"}).status_code == 201
-            wait_for(lambda client=client: not unfinished(client))
-            there = kept(client, "videos")
-            sure = {video: content for video, content in told.present.items() if video not in told.going}
-            assert sure.items() <= there.items(), "an acknowledged upload is lost, or has other content"
-            assert told.promised <= set(there.values()), "a file that a job was to go on with is lost"
-            phantoms = set(there.values()) - set(told.present.values()) - told.promised - told.coming
-            assert phantoms == set(), "a video that nobody uploaded, or that was deleted"
-            files = [file.stem for file in (settings.data_dir / "media").glob("videos/*")]
-            assert sorted(files + held(settings.data_dir / "collections" / "videos")) == sorted(there.values())
-            told = Told(present=dict(there))
-            if kill == KILLS:
-                break
+            told = Told(present=present(client, settings.data_dir, told))
             writers = [
                 threading.Thread(target=write_until_killed, args=(client, tmp_path / str(n), numbers, told))
                 for n in range(UPLOADING)
@@ -113,7 +115,7 @@ def test_acknowledged_uploads_survive_the_service_being_killed(small_bundle: Pat
                 writer.start()
             if kill == KILLS - 1:
                 wait_for(lambda told=told: told.present)  # else nothing at all may have been acknowledged
-            time.sleep(moment.uniform(0.0, 1.5))  # the instant is what is random here; nothing waits for anything
+            time.sleep(moment.uniform(0.0, LONGEST))  # the instant is what is random here; nothing waits for anything
             server.send_signal(signal.SIGKILL)
             for writer in writers:
                 writer.join(PATIENCE)
@@ -121,3 +123,5 @@ def test_acknowledged_uploads_survive_the_service_being_killed(small_bundle: Pat
             assert told.wrong == []
         with Library(settings.data_dir / "collections") as library:
             assert library.open("videos").catalogue.problems() == []
+    with serving(settings) as running:
+        present(running.client, settings.data_dir, told)

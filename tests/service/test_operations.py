@@ -207,7 +207,8 @@ def test_what_was_under_way_when_the_service_stopped_is_begun_again(
         entered, leave = held(patch)
         addresses = [begin(first.client, "backup", "a") for _ in range(2)]
         assert entered.wait(PATIENCE)
-        threading.Timer(0.2, leave.set).start()
+        begin_to_stop = first.service.operations.begin_to_stop
+        patch.setattr(first.service.operations, "begin_to_stop", lambda: (begin_to_stop(), leave.set()))
     with serving(settings) as second:
         for address in addresses:
             operation = ended(second.client, address)
@@ -249,16 +250,18 @@ def test_one_that_was_killed_half_way_is_begun_anew(tmp_path: Path) -> None:
 def test_one_at_which_the_service_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
     """Death is played by a thread that never comes back, and its record by what it left on disk."""
     gate = threading.Event()
+    begun: list[object] = []
 
     def never(*args: object) -> None:
+        begun.append(args)
         gate.wait(PATIENCE)
 
     made = Operations(tmp_path, 5, never).begin("backup", "a", {})
-    for _ in range(MAX_TRIES):
+    for tries in range(MAX_TRIES):
         life = Operations(tmp_path, 5, never)
-        tries = life.get(made.id).tries
+        assert life.get(made.id).tries == tries
         life.start()
-        wait_for(lambda life=life, tries=tries: life.get(made.id).tries == tries + 1)
+        wait_for(lambda tries=tries: len(begun) == tries + 1)
     last = Operations(tmp_path, 5, never)
     last.start()
     wait_for(lambda: last.get(made.id).state == "failed")

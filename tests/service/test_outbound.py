@@ -27,6 +27,7 @@ from service.outbound.urls import read_url
 from tests.chaos import rounds
 from tests.connections import connections, places
 from tests.service.outside import HERE, Outside, certified, dripping, outside, page, redirect
+from tests.service.running import PATIENCE
 from vitascope.errors import InvalidInput
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -203,15 +204,16 @@ def test_an_unknown_name_reads_like_one_of_this_network(server: Outside) -> None
 
 def test_a_resolver_that_hangs_is_left_after_the_time_for_connecting(server: Outside) -> None:
     hanging = threading.Event()
+    answered: list[str] = []
 
     def never(host: str) -> list[Address]:
-        hanging.wait(20)
+        hanging.wait(PATIENCE)
+        answered.append(host)
         return []
 
-    began = time.monotonic()
     with pytest.raises(UrlFailed, match=r"connecting took more than 0\.2 s"):
         Door(rules(server, connect_seconds=0.2), resolve=never).fetch(url(server), io.BytesIO())
-    assert time.monotonic() - began < 5
+    assert answered == []
     hanging.set()
 
 
@@ -365,7 +367,7 @@ def test_slow_answers_are_left(
     with pytest.raises(UrlFailed, match=message) as failed:
         door(server, **changes).fetch(url(server), io.BytesIO())
     assert failed.value.is_temporary
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE / 2  # of drops without end, and of the minutes that else there are
 
 
 def test_a_server_that_does_not_speak_tls_is_left_after_the_time_for_connecting(server: Outside) -> None:
@@ -384,8 +386,13 @@ def test_a_server_that_takes_nothing_does_not_hold_a_post_up(server: Outside) ->
 def test_what_nobody_wants_any_longer_is_left_at_once(server: Outside) -> None:
     unwanted = threading.Event()
     server.pages["/film.mp4"] = dripping(OK + b"\r\n", b"a", 0.05, server)
-    threading.Timer(0.2, unwanted.set).start()
+
+    class Film(io.BytesIO):
+        def write(self, block: bytes) -> int:  # type: ignore[override]
+            unwanted.set()
+            return super().write(block)
+
     began = time.monotonic()
     with pytest.raises(Stopped):
-        door(server).fetch(url(server), io.BytesIO(), unwanted.is_set)
-    assert time.monotonic() - began < 5
+        door(server).fetch(url(server), Film(), unwanted.is_set)
+    assert time.monotonic() - began < PATIENCE / 2

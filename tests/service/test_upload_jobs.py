@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -25,8 +25,8 @@ from vitascope.errors import MediaError
 
 ASYNC = {"Prefer": "respond-async"}
 HALVES = {"segmentation": '{"rule": "windows", "length": 0.5}'}
-SLOW = 0.15
-"""Seconds of a run of the model, of which ``film`` needs eight."""
+QUICK = 3
+"""Runs of the model, of which ``film`` needs eight, that are done before it stands still."""
 
 
 @pytest.fixture(scope="module")
@@ -38,16 +38,18 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch, running: Running) -> None:
-    """A model that makes any film of more than some clips a long one."""
+def stuck(monkeypatch: pytest.MonkeyPatch, running: Running) -> Iterator[Callable[[], None]]:
+    """A model that stands still in the middle of the first film until it is let go."""
     engine = running.service.model._graphs.engine("video")  # type: ignore[attr-defined]
-    run = engine.run
+    run, going, runs = engine.run, threading.Event(), itertools.count(1)
 
     def slowly(inputs: JSON) -> object:
-        time.sleep(SLOW)
+        assert next(runs) <= QUICK or going.wait(PATIENCE)
         return run(inputs)
 
     monkeypatch.setattr(engine, "run", slowly)
+    yield going.set
+    going.set()
 
 
 def send(
@@ -82,7 +84,7 @@ def files_of(running: Running, collection: str) -> list[Path]:
 
 
 def test_a_film_longer_than_a_request_becomes_the_same_video_by_a_job(
-    running: Running, collection: str, film: Path, slow: None
+    running: Running, collection: str, film: Path, stuck: Callable[[], None]
 ) -> None:
     client = running.client
     # What fails without the wish for a job, keeps nothing, and says what would help.
@@ -93,6 +95,7 @@ def test_a_film_longer_than_a_request_becomes_the_same_video_by_a_job(
     wanted = {"Prefer": "respond-async, wait=1"}
     answer = send(running, collection, film, wanted, **about)
     address = begun(answer)
+    stuck()
     source = {"kind": "upload", "file": "film.mp4", "title": "A long one"}
     assert (answer.json()["source"], answer.json()["metadata"]) == (source, {"year": 2024, "wild": True})
     item = ended(running, address)

@@ -6,7 +6,6 @@ import csv
 import gzip
 import io
 import random
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from tests.chaos import rounds
 from tests.connections import connections, places
 from tests.service.conftest import settings_for
 from tests.service.outside import Outside, certified, dripping, outside, page, redirect
-from tests.service.running import JSON, Running, problem_of, serving, wait_for
+from tests.service.running import JSON, PATIENCE, Running, problem_of, serving, wait_for
 from tests.service.test_jobs import finished
 from vitascope.client import Client
 from vitascope.errors import InvalidInput
@@ -174,7 +173,8 @@ def fetching(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> It
             max_upload_bytes=200_000,
             allowed_roots=[data],
         )
-        door = Door(replace(settings.url_rules(), idle_seconds=1.0, answer_seconds=5.0), resolve=resolve, judge=judge)
+        rules = replace(settings.url_rules(), connect_seconds=PATIENCE, idle_seconds=PATIENCE, answer_seconds=PATIENCE)
+        door = Door(rules, resolve=resolve, judge=judge)
         with serving(settings, door=door) as running:
             yield Fetching(running, media, internal)
 
@@ -276,7 +276,9 @@ def test_what_was_only_for_a_moment_is_fetched_by_trying_again(fetching: Fetchin
     assert finished(client, address)["counts"]["succeeded"] == 1
 
 
-def test_bodies_without_end_or_truth_fail_their_item_and_leave_nothing(fetching: Fetching, films: str) -> None:
+def test_bodies_without_end_or_truth_fail_their_item_and_leave_nothing(
+    fetching: Fetching, films: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ok = b"HTTP/1.1 200 OK\r\n"
     fetching.media.pages |= {
         "/endless": dripping(ok + b"\r\n", bytes(50_000), 0, fetching.media),
@@ -288,7 +290,6 @@ def test_bodies_without_end_or_truth_fail_their_item_and_leave_nothing(fetching:
     }
     reasons = {
         "/endless": "more than 200000 bytes; at most 200000",
-        "/stalled": "waiting for the next byte took more than 1 s",
         "/short": "broke off after 2 bytes",
         "/large": "200001 bytes; at most 200000",
         "/bomb": "Content-Encoding 'gzip'; the file itself was expected",
@@ -298,6 +299,12 @@ def test_bodies_without_end_or_truth_fail_their_item_and_leave_nothing(fetching:
         item = added(fetching, films, fetching.url(path))
         assert (item["state"], item["video_id"]) == ("failed", None)
         assert reason in item["reason"], path
+    door = fetching.running.service.door
+    assert door is not None
+    monkeypatch.setattr(door, "rules", replace(door.rules, idle_seconds=0.2))
+    assert (
+        "waiting for the next byte took more than 0.2 s" in added(fetching, films, fetching.url("/stalled"))["reason"]
+    )
     assert kept(fetching, films) == []
 
 
@@ -306,12 +313,10 @@ def test_a_slow_url_holds_up_neither_requests_nor_the_end_of_its_job(fetching: F
     client = fetching.running.client
     address = client.post(f"/v1/collections/{films}/videos", json={"url": fetching.url("/slow")}).headers["location"]
     wait_for(lambda: any("/slow" in request for request in fetching.media.requests))
-    began = time.monotonic()
     assert client.get("/livez").status_code == 200
     assert client.get(f"/v1/collections/{films}/videos").json()["videos"] == []
     assert client.delete(address).status_code == 200
     assert finished(client, address)["state"] == "cancelled"
-    assert time.monotonic() - began < 10
     assert kept(fetching, films) == []
 
 
@@ -370,7 +375,7 @@ def test_no_mutation_of_a_hostile_url_leads_to_this_network(fetching: Fetching) 
             return "a test connects to nobody"
         return reason
 
-    rules = replace(fetching.running.settings.url_rules(), answer_seconds=5.0)
+    rules = fetching.running.settings.url_rules()
     door, fetched = Door(rules, resolve=resolve, judge=only_here), 0
     fetching.internal.requests.clear()
     with connections() as seen:
