@@ -12,6 +12,7 @@ import pytest
 from service.settings import Settings, read_settings
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
+from tests.service.holding import not_begun
 from tests.service.running import Running, problem_of, serving
 from tests.service.test_jobs import finished
 from vitascope.client import Client
@@ -118,9 +119,8 @@ def test_a_job_is_paused_resumed_and_tried_again(small_bundle: Path, tmp_path: P
         folder.mkdir()
         (folder / "late.png").write_bytes(b"not yet")
         client.post("/v1/collections", json={"name": "a"})
-        running.service.worker.submit = lambda *_: None  # type: ignore[method-assign]  # nobody runs it yet
-        address = client.post("/v1/collections/a/jobs", json={"folder": "films"}).headers["location"]
-        del running.service.worker.submit  # type: ignore[attr-defined]
+        with not_begun(running.service.worker):
+            address = client.post("/v1/collections/a/jobs", json={"folder": "films"}).headers["location"]
         assert client.post(f"{address}/pause").json()["state"] == "paused"
         assert [j["id"] for j in client.get("/v1/collections/a/jobs", params={"state": "paused"}).json()["jobs"]] == [
             "1"

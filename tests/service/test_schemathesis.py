@@ -28,7 +28,7 @@ from tests.chaos import is_chaos, rounds
 from tests.service.conftest import fill, settings_for
 from tests.service.running import Running, serving, wait_for
 
-EXAMPLES = rounds(25, int(os.environ.get("EXAMPLES", "200")))
+EXAMPLES = rounds(16, int(os.environ.get("EXAMPLES", "200")))
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 PICTURE = base64.b64decode(DATA.partition(",")[2])
 KEPT = {

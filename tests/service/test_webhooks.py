@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -23,6 +22,7 @@ from service.webhooks import store as store_module
 from service.webhooks.courier import Courier, _wait
 from service.webhooks.records import Endpoint
 from tests.service.conftest import settings_for
+from tests.service.holding import not_begun
 from tests.service.receiver import Receiver, door_to, receiving
 from tests.service.running import JSON, PATIENCE, ROOT, Running, problem_of, process, serving, wait_for
 from tests.service.test_job_stream import begin, pictures
@@ -126,17 +126,11 @@ def test_everybody_is_told_what_he_asked_for_and_nothing_from_before(telling: Ru
     everything, failed = hook(client, receiver.url), hook(client, receiver.url, ["job.failed"])
     good = begin(client, "videos", Path("good"))
     wait_for(lambda: client.get(good).json()["state"] == "succeeded")
-    with telling.service.collection("videos").catalogue.write():  # nothing is begun meanwhile
-        pass
-    waiting: list[Any] = []
-    submit, telling.service.worker.submit = telling.service.worker.submit, lambda *job: waiting.append(job)  # type: ignore
-    try:
+    with not_begun(telling.service.worker) as waiting:
         cancelled, lost = (begin(client, "videos", failing) for _ in range(2))
         assert client.delete(cancelled).json()["state"] == "cancelled"
         failing.rmdir()
-    finally:
-        telling.service.worker.submit = submit  # type: ignore[method-assign]
-    submit(*waiting[-1])
+    waiting[-1]()
     wait_for(lambda: client.get(lost).json()["state"] == "failed")
     wait_for(lambda: [each["state"] for each in deliveries(client, everything)] == ["delivered"] * 3)
     wait_for(lambda: [each["state"] for each in deliveries(client, failed)] == ["delivered"])
