@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
 import subprocess
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -53,9 +53,13 @@ class Disk:
         with self._ballast.open("wb") as file:
             while True:
                 status = os.statvfs(self.folder)
-                with suppress(OSError):  # the service wrote something meanwhile
+                try:
                     os.posix_fallocate(file.fileno(), 0, status.f_bavail * status.f_frsize - leave)
-                    return
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                    continue  # the service wrote something meanwhile
+                return
 
     def free(self) -> None:
         self._ballast.unlink()

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, aclosing
@@ -22,6 +23,7 @@ from index.jobs.state import finish
 from index.library import Library
 from service.events import feed
 from service.events import stream as stream_module
+from service.events.feeds import Feeds
 from service.gate.keys import KeyStore
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
@@ -302,6 +304,28 @@ def test_streams_are_for_keys_that_may_read_the_collection_and_are_limited_in_al
             problem_of(refused, 503, "overloaded")
             assert refused.headers["retry-after"] == "1"
         wait_for(lambda: running.service.feeds.open == 0)
+
+
+def test_a_service_that_stood_still_while_it_stopped_cuts_no_reader_off() -> None:
+    feeds, ended = Feeds(pytest.fail, 1, 1), asyncio.Event()
+
+    async def read() -> None:
+        with feeds.stream("client", "address", PATIENCE):
+            await ended.wait()
+            for _ in range(5):  # a few turns of the loop, as the end of an answer takes
+                await asyncio.sleep(0)
+
+    async def stop() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(read())
+            await asyncio.sleep(0)
+            closing = tasks.create_task(feeds.close())
+            await asyncio.sleep(0)
+            ended.set()
+            time.sleep(0.6)  # nobody's turn comes: the process stands still
+            assert await closing == []
+
+    asyncio.run(stop())
 
 
 def memory(process_id: int) -> int:
