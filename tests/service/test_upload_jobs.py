@@ -235,7 +235,7 @@ def test_what_a_kill_left_between_a_file_and_its_job_goes_at_the_next_start(
 @only_by_chaos
 def test_a_long_film_goes_on_after_a_kill_in_its_middle(small_bundle: Path, tmp_path: Path, film: Path) -> None:
     """As test_kill.py does with pictures, here between the clips of one film."""
-    settings = settings_for(small_bundle, tmp_path / "data", request_seconds=1.0)
+    settings = settings_for(small_bundle, tmp_path / "data")
     with process(settings, "tests.service.stalling", "2") as (client, server):
         assert client.post("/v1/collections", json={"name": "films"}).status_code == 201
         form = {"file": ("film.mp4", film.read_bytes())}
