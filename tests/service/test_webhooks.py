@@ -209,6 +209,7 @@ def test_a_receiver_that_does_not_answer_keeps_neither_jobs_nor_others_waiting(
             for _ in range(3):
                 job = begin(telling.client, "videos", Path("good"))
                 wait_for(lambda job=job: telling.client.get(job).json()["state"] == "succeeded")  # type: ignore[misc]
+            wait_for(lambda: slow.got)
             wait_for(lambda: [each["state"] for each in deliveries(telling.client, quick)] == ["delivered"] * 3)
             assert len(slow.got) == 1
         finally:
