@@ -5,7 +5,7 @@ import { allCollections } from "./collections.js";
 import { checkbox, field, select } from "./fields.js";
 import { forgetKey } from "./keys.js";
 import { announce } from "./notices.js";
-import { el } from "./parts.js";
+import { el, of } from "./parts.js";
 import { question } from "./question.js";
 import { rights } from "./rights.js";
 import { chip, doing, empty, fill } from "./sheet.js";
@@ -71,12 +71,12 @@ function card(key, again) {
     el("div", { className: "row" }, el("h3", { textContent: key.name }), isRevoked ? chip("revoked", "bad") : null),
     el("p", { className: "facts", textContent: described(key) }),
     el("p", { className: "facts", textContent: facts(`made ${ago(key.created_at)}`, key.last_used_at ? `used ${ago(key.last_used_at)}` : "never used", key.id) }),
-    el("div", { className: "actions" }, isRevoked ? null : doing("Revoke…", `revoke ${key.id}`, async () => {
+    el("div", { className: "actions" }, isRevoked ? null : of(key.name, doing("Revoke…", `revoke ${key.id}`, async () => {
       const told = await question({ title: `Revoke ${key.name}?`, text: "Whoever has it is refused from now on. It cannot be undone.", action: "Revoke", isDangerous: true });
       if (!told) return;
       await call("DELETE", `/v1/keys/${key.id}`);
       await again();
-    }, "quiet danger")));
+    }, "quiet danger"))));
 }
 
 function shownOnce(made) {

@@ -3,7 +3,7 @@
 import { chosenName } from "./collections.js";
 import { became, nameOf, progress, sourceOf } from "./jobs.js";
 import { announce } from "./notices.js";
-import { el } from "./parts.js";
+import { el, of } from "./parts.js";
 import { may } from "./rights.js";
 import { chip, doing, empty, fill } from "./sheet.js";
 import { change, isActive, isFinished, jobsOf, loadFailures, lookAtJobs, onJobs } from "./watching.js";
@@ -38,6 +38,7 @@ function card(entry, mayChange) {
     retry: doing("Try failed again", "", () => change(entry, "retry")),
     cancel: doing("Cancel", "", () => change(entry, "cancel"), "quiet danger"),
   } : {};
+  for (const button of [more, ...Object.values(buttons)]) of(nameOf(entry), button);
   const actions = el("div", { className: "actions" }, ...Object.values(buttons));
   const box = el("article", { className: "item job" }, el("div", { className: "row" }, title, state),
     el("p", { className: "facts", textContent: sourceOf(entry).join("") }), meter, text, error, failures, actions);

@@ -2,7 +2,7 @@
 
 import { chosenName } from "./collections.js";
 import { announce, line, small } from "./notices.js";
-import { $ } from "./parts.js";
+import { $, of } from "./parts.js";
 import { openSheet } from "./sheet.js";
 import { isActive, isFinished, jobsOf, loadFailures, lookAtJobs, onJobs } from "./watching.js";
 import { count, facts, lasting } from "./words.js";
@@ -42,6 +42,8 @@ export const became = ({ succeeded, skipped, failed, quarantined, cancelled }, s
 
 // In the corner
 
+const details = (entry) => of(nameOf(entry), small("Details", () => openSheet("jobs")));
+
 function notice(entry, onAdded) {
   let mine = notices.get(entry);
   if (entry.isGone) {
@@ -51,7 +53,7 @@ function notice(entry, onAdded) {
   }
   if (!mine && !isActive(entry)) return;
   if (!mine) {
-    mine = { added: entry.job.counts.succeeded, shown: line(nameOf(entry), small("Details", () => openSheet("jobs"))) };
+    mine = { added: entry.job.counts.succeeded, shown: line(nameOf(entry), details(entry)) };
     notices.set(entry, mine);
   }
   const { job } = entry;
@@ -74,7 +76,7 @@ async function finish(entry, shown) {
   if (!failed) return shown.end(`${job.state}: ${became(job.counts, ", ") || "nothing to add"}`);
   if (entry.failures.size < Math.min(failed, NAMED)) await loadFailures(entry).catch(() => {}); // the count is true without
   const reasons = [...entry.failures.values()].slice(0, NAMED).map((item) => item.reason);
-  shown.fail([became(job.counts, ", "), ...reasons].join("; "), small("Details", () => openSheet("jobs")));
+  shown.fail([became(job.counts, ", "), ...reasons].join("; "), details(entry));
 }
 
 export function prepareJobs(onAdded) {

@@ -4,7 +4,7 @@ import { at, call } from "./api.js";
 import { allCollections, askForName, chosenName } from "./collections.js";
 import { checkbox, field, INDEX_KINDS, select } from "./fields.js";
 import { begin, embedAgain, isUnderWay, operations, pause, remove, save } from "./operations.js";
-import { $, el } from "./parts.js";
+import { $, el, of } from "./parts.js";
 import { question } from "./question.js";
 import { rights } from "./rights.js";
 import { chip, doing, empty, fill } from "./sheet.js";
@@ -71,7 +71,7 @@ function changes(collection, { mine, models, page, again }) {
   const { name } = collection;
   const whole = mine.collections === null; // operations need a key for all collections
   const others = models.filter((model) => model.state === "ready" && model.fingerprint !== collection.fingerprint);
-  const act = (text, work, className) => doing(text, `${text} ${name}`, async () => (await work()) !== null && again(), className);
+  const act = (text, work, className) => of(name, doing(text, `${text} ${name}`, async () => (await work()) !== null && again(), className));
   return [
     act("Index…", async () => {
       const kind = select(INDEX_KINDS, collection.index_kind, { name: "index_kind" });
@@ -120,8 +120,8 @@ function workLine(work, { again }) {
     work.error ? el("p", { className: "error", textContent: work.error }) : null,
     el("div", { className: "actions" },
       ...work.files.map((file) => doing(`Save ${file.name}, ${size(file.bytes)}`, `save ${file.url}`, () => save(file))),
-      doing(isUnderWay(work) ? "Break off" : "Remove", `remove ${work.id}`, async () => {
+      of(`${work.kind} ${work.id}`, doing(isUnderWay(work) ? "Break off" : "Remove", `remove ${work.id}`, async () => {
         await remove(work);
         again();
-      })));
+      }))));
 }

@@ -4,7 +4,7 @@ import { call } from "./api.js";
 import { showModel } from "./default_model.js";
 import { checkbox, field } from "./fields.js";
 import { pause } from "./operations.js";
-import { el } from "./parts.js";
+import { el, of } from "./parts.js";
 import { question } from "./question.js";
 import { may } from "./rights.js";
 import { chip, doing, fill } from "./sheet.js";
@@ -51,11 +51,11 @@ function card(model, isAdmin, again) {
       Object.entries(model.engines).map(([graph, { engine, device, card: gpu, fallback }]) => [graph, facts(device, gpu), engine, fallback || "–"]))),
     folded("Model card", model.model_card, () => el("pre", { tabIndex: 0, textContent: model.model_card })),
     isAdmin && model.fingerprint ? el("div", { className: "actions" },
-      model.default || model.state !== "ready" ? null : doing("Make it the default", `default ${model.fingerprint}`, async () => {
+      model.default || model.state !== "ready" ? null : of(called, doing("Make it the default", `default ${model.fingerprint}`, async () => {
         await call("POST", `${address}/default`);
         await again();
-      }),
-      model.default ? null : doing("Remove…", `remove ${model.fingerprint}`, async () => {
+      })),
+      model.default ? null : of(called, doing("Remove…", `remove ${model.fingerprint}`, async () => {
         const told = await question({
           title: `Remove ${called}?`, text: "It serves no further request, and its memory is free once those under way are done. The bundle stays on the disk.",
           action: "Remove", isDangerous: true, fields: [checkbox("force", "Also where collections need it: they cannot be searched until it is added again")],
@@ -63,7 +63,7 @@ function card(model, isAdmin, again) {
         if (!told) return;
         await call("DELETE", `${address}${told.force ? "?force=true" : ""}`);
         await again();
-      }, "quiet danger")) : null);
+      }, "quiet danger"))) : null);
 }
 
 function devices(engines) {

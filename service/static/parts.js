@@ -12,6 +12,12 @@ export function el(tag, properties = {}, ...children) {
   return made;
 }
 
+// Says whose a button is to those who hear it without what stands around it.
+export function of(name, button) {
+  button.setAttribute("aria-label", `${button.textContent} ${name}`);
+  return button;
+}
+
 export function clock(seconds) {
   const whole = Math.floor(seconds);
   const tail = `${String(Math.floor(whole / 60) % 60).padStart(whole >= 3600 ? 2 : 1, "0")}:${String(whole % 60).padStart(2, "0")}`;

@@ -3,6 +3,7 @@
 import { upload } from "./api.js";
 import { askForKey, keyHeaders, ready } from "./keys.js";
 import { announce, line, small } from "./notices.js";
+import { of } from "./parts.js";
 import { take } from "./watching.js";
 import { count, facts, pace, size } from "./words.js";
 
@@ -29,7 +30,7 @@ function enqueue(item) {
   item.breaking = new AbortController();
   item.shown.hold();
   item.shown.say("waiting", 0);
-  item.shown.offer(small("Cancel", () => cancel(item)));
+  item.shown.offer(of(item.file.name, small("Cancel", () => cancel(item))));
   waiting.push(item);
 }
 
@@ -107,7 +108,7 @@ async function send(item) {
     const again = () => (enqueue(item), sendAll());
     if (!signal.aborted) {
       tally("failed");
-      shown.fail(error.message, ...(HOPELESS.includes(error.status) ? [] : [small("Try again", again)]));
+      shown.fail(error.message, ...(HOPELESS.includes(error.status) ? [] : [of(file.name, small("Try again", again))]));
     }
   }
   isOver(item, sent);
