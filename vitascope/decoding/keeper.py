@@ -24,6 +24,10 @@ _LAST_SECONDS = 5.0
 """For processes that were killed to be gone when all is over."""
 
 
+class _NotReady(Exception):
+    """A process that is not waited for any longer."""
+
+
 class Keeper:
     """Keeps ``size`` processes there. Who gets one is for others to decide."""
 
@@ -190,7 +194,7 @@ class Keeper:
 
     def _check_start(self, deadline: float) -> None:
         if self.closed or time.monotonic() >= deadline:
-            raise TimeoutError(f"not ready in {START_SECONDS:.0f} s")
+            raise _NotReady(f"not ready in {START_SECONDS:.0f} s")
 
     def _welcome(self, process: Process) -> None:
         with self.changed:

@@ -31,6 +31,8 @@ CHILD = "vitascope.decoding.child"
 LOOK_SECONDS = 0.05
 """How often a wait for an answer looks at whether it should go on."""
 _SEND_SECONDS = 10.0
+_END_SECONDS = 10.0
+"""For a process to be gone that has closed its end: how it ended says whether its file is to blame."""
 _FRAMES_UNDER_WAY = 1024**2
 """Bytes of an answer between the two: fewer make both ends wait for each other more often."""
 _MAX_HELLO = 64 * 1024
@@ -148,7 +150,7 @@ class Process:
     def _code(self) -> int | None:
         """How it ended. One that closed its end and lives is ended."""
         try:
-            return self._popen.wait(1.0)
+            return self._popen.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             return None
 

@@ -72,10 +72,11 @@ def at_work(pool: DecodingPool, release: Path, who: Wanted = HURRY) -> Iterator[
 
     Its result is the process that did it.
     """
+    before = len(pool.working) + pool.waiting()
     with ThreadPoolExecutor(1) as thread:
         task = thread.submit(pool.ask, question("until", file=str(release)), who)
         try:
-            wait_for(lambda: pool.working)
+            wait_for(lambda: pool.working and len(pool.working) + pool.waiting() == before + 1)
             yield task
         finally:
             release.touch()
@@ -150,15 +151,16 @@ def test_a_process_killed_at_work_is_replaced_and_its_file_is_tried_again(new_po
 
 
 def test_a_file_whose_process_is_killed_again_and_again_is_too_large(new_pool: NewPool) -> None:
-    pool = new_pool(2)
+    pool = new_pool(2, seconds=3600.0)
     wait_for(lambda: pool.alive == 2)
     with ThreadPoolExecutor() as threads:
-        answer = threads.submit(pool.ask, question("slow", **{"for": 60}), HURRY)
-        killed: set[int] = set()
+        answer = threads.submit(pool.ask, question("slow", **{"for": 3600}), HURRY)
+        killed: list[int] = []
         while len(killed) < 3:
-            for pid in set(pool.working) - killed:
-                os.kill(pid, signal.SIGKILL)
-                killed.add(pid)
+            wait_for(lambda: set(pool.working) - set(killed))
+            [working] = set(pool.working) - set(killed)
+            os.kill(working, signal.SIGKILL)
+            killed.append(working)
         with pytest.raises(MediaTooLarge, match="killed 3 times, as the system does when memory runs out"):
             answer.result()
 
@@ -267,6 +269,7 @@ def test_processes_that_cannot_start_are_said_to_be_missing_and_tried_again_slow
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pool = DecodingPool(1, module="no.such.module")
+    began = time.monotonic()
     pool.start()
     try:
         with pytest.raises(DecodingUnavailable, match="no process that decodes could be started"):
@@ -274,8 +277,22 @@ def test_processes_that_cannot_start_are_said_to_be_missing_and_tried_again_slow
         assert pool.alive == 0
         pool._keeper._module = HOOKED
         wait_for(lambda: pool.alive == 1)
-        assert 1 <= caplog.text.count("could not be started") < 8
+        failures = caplog.text.count("could not be started")
+        assert failures >= 1
+        pauses = [min(0.1 * 2**n, 10.0) for n in range(failures)]
+        assert time.monotonic() - began >= sum(pauses)
         pool.ask(question("slow", **{"for": 0}), HURRY)
+    finally:
+        pool.close()
+
+
+def test_a_process_that_is_not_ready_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "START_SECONDS", 0.0)
+    pool = DecodingPool(1)
+    pool.start()
+    try:
+        with pytest.raises(DecodingUnavailable, match="could be started: not ready in 0 s"):
+            pool.wait_until_ready()
     finally:
         pool.close()
 
@@ -284,13 +301,13 @@ def test_closing_ends_the_processes_and_tells_whoever_waits(new_pool: NewPool) -
     pool = new_pool()
     pids = pool.pids
     with ThreadPoolExecutor() as threads:
-        answers = [threads.submit(pool.ask, question("slow", **{"for": 60}), HURRY) for _ in range(3)]
-        wait_for(lambda: pool.waiting() == 2)
+        answers = [threads.submit(pool.ask, question("slow", **{"for": 3600}), HURRY) for _ in range(3)]
+        wait_for(lambda: pool.working and pool.waiting() == 2)
         pool.close()
         for answer in answers:
             with pytest.raises(DecodingUnavailable, match="stopping"):
                 answer.result()
-    assert all(map(is_gone, pids))
+    wait_for(lambda: all(map(is_gone, pids)))
     with pytest.raises(DecodingUnavailable):
         pool.ask(question("slow", **{"for": 0}), HURRY)
 
