@@ -87,7 +87,7 @@ def _service(settings: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes]
         server = subprocess.Popen(command, env=settings, stdout=sink, stderr=sink)
         try:
             try:
-                client.wait_until_ready(alive=lambda: server.poll() is None)
+                client.wait_until_ready(300.0, alive=lambda: server.poll() is None)
             except VitascopeError:
                 print(log.read_text(errors="replace"), file=sys.stderr)
                 raise

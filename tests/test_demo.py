@@ -7,66 +7,87 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from demo.scenes import write_videos
+from tests.ports import reserved_port
+from tests.service.running import wait_for
 from vitascope.media.probe import probe
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0
 
 
-def start_demo(folder: Path, bundle: Path) -> subprocess.Popen[str]:
-    environment = {
-        **os.environ,
-        "VITASCOPE_BUNDLE": str(bundle),
-        "DEMO_PORT": "0",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUNBUFFERED": "1",
-    }
-    command = [sys.executable, "-m", "demo"]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+@contextmanager
+def demo(folder: Path, bundle: Path) -> Iterator[subprocess.Popen[str]]:
+    """The demonstration as it begins in ``folder``."""
+    with reserved_port() as port:
+        environment = {
+            **os.environ,
+            "VITASCOPE_BUNDLE": str(bundle),
+            "DEMO_PORT": f"{port}",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+        }
+        command = [sys.executable, "-m", "demo"]
+        with subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as started:
+            yield started
 
 
-def test_demo_shows_all_three_tasks_and_does_its_work_once(tmp_path: Path, small_bundle: Path) -> None:
-    first = start_demo(tmp_path, small_bundle)
-    out = first.communicate(timeout=PATIENCE)[0]
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, small_bundle: Path) -> tuple[Path, str]:
+    """The folder of a first start, which has gone to its end, and all that it said."""
+    folder = tmp_path_factory.mktemp("demo")
+    with demo(folder, small_bundle) as first:
+        out = first.communicate(timeout=PATIENCE)[0]
     assert first.returncode == 0, out
+    return folder, out
+
+
+def test_demo_shows_all_three_tasks(shown: tuple[Path, str]) -> None:
+    out = shown[1]
     assert re.search(r"service\s+http://127\.0\.0\.1:\d+", out)
     assert "12 added, 0 skipped" in out
     for heading in ("search", "score", "ask"):
         assert re.search(rf"^{heading}  ", out, flags=re.MULTILINE), out
     assert "red-square-moves-left" in out
-    videos = {path: path.stat().st_mtime_ns for path in (tmp_path / ".demo" / "videos").iterdir()}
 
-    second = start_demo(tmp_path, small_bundle)
-    out = second.communicate(timeout=PATIENCE)[0]
-    assert second.returncode == 0, out
-    assert "0 added, 12 skipped" in out
+
+def test_a_second_start_does_nothing_again_and_ending_it_ends_its_service(
+    shown: tuple[Path, str], small_bundle: Path
+) -> None:
+    folder = shown[0]
+    videos = {path: path.stat().st_mtime_ns for path in (folder / ".demo" / "videos").iterdir()}
+    said: list[str] = []
+    with demo(folder, small_bundle) as second:
+        assert second.stdout is not None
+        for line in second.stdout:
+            said.append(line)
+            if address := re.search(r"http://127\.0\.0\.1:(\d+)", line):
+                break
+        else:
+            pytest.fail("".join(said))
+        second.send_signal(signal.SIGTERM)
+        second.communicate(timeout=PATIENCE)
+    assert "0 added, 12 skipped" in "".join(said)
     assert {path: path.stat().st_mtime_ns for path in videos} == videos
+    log = folder / ".demo" / "serve.log"
+    assert f":{address.group(1)}" in log.read_text()
+    wait_for(lambda: "Finished server process" in log.read_text())  # it may be the last to end
 
 
 def test_demo_without_a_model_says_so_in_one_line(tmp_path: Path) -> None:
-    demo = start_demo(tmp_path, tmp_path / "no-bundle")
-    out = demo.communicate(timeout=PATIENCE)[0]
-    assert demo.returncode == 2
+    with demo(tmp_path, tmp_path / "no-bundle") as started:
+        out = started.communicate(timeout=PATIENCE)[0]
+    assert started.returncode == 2
     assert out.count("\n") == 1
     assert "no-bundle" in out
-
-
-def test_ending_the_demo_ends_its_service(tmp_path: Path, small_bundle: Path) -> None:
-    demo = start_demo(tmp_path, small_bundle)
-    assert demo.stdout is not None
-    address = next(found for line in demo.stdout if (found := re.search(r"http://127\.0\.0\.1:(\d+)", line)))
-    demo.send_signal(signal.SIGTERM)
-    demo.communicate(timeout=PATIENCE)
-    log = (tmp_path / ".demo" / "serve.log").read_text()
-    assert f":{address.group(1)}" in log
-    assert "Finished server process" in log
 
 
 @pytest.fixture(scope="module")
