@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -137,6 +138,8 @@ def test_second_make_has_nothing_to_do(tmp_path: Path) -> None:
     asked = [make, "--question", "--directory", str(tmp_path), "env"]
     assert subprocess.run(asked).returncode == 0
     (tmp_path / "constraints.txt").write_text("numpy==1\n")
+    later = (tmp_path / ".venv" / ".runtime").stat().st_mtime + 1
+    os.utime(tmp_path / "constraints.txt", (later, later))
     assert subprocess.run(asked).returncode == 1
 
 

@@ -45,8 +45,8 @@ def _short_header(path: Path) -> Path:
     return cut(write_counter_video(path.with_name("whole.mp4"), 20), path, 0.02)
 
 
-def _eight_k(path: Path) -> Path:
-    return write_video(path, [solid((9, 9, 9), 7680, 4320)], options={"preset": "ultrafast"})
+def _too_many_pixels(path: Path) -> Path:
+    return write_video(path, [solid((9, 9, 9), 4096, 2320)], options={"preset": "ultrafast"})
 
 
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"
@@ -67,7 +67,7 @@ BAD: dict[str, Case] = {
     "noise.webm": (lambda p: _bytes(p, random.Random(0).randbytes(4000)), MediaUnsupported, "no known kind"),
     "dot.png": (lambda p: write_picture(p, solid((1, 2, 3), 1, 1)), MediaError, "1x1 pixels; at least 8"),
     "strip.png": (lambda p: write_picture(p, solid((1, 2, 3), 400, 2)), MediaError, "at least 8"),
-    "8k.mp4": (_eight_k, MediaTooLarge, "7680x4320 pixels; at most 9437184"),
+    "large.mp4": (_too_many_pixels, MediaTooLarge, "4096x2320 pixels; at most 9437184"),
     "bomb.png": (lambda p: write_png_header(p, 14000, 14000), MediaTooLarge, "at most 9437184 pixels"),
     "large.png": (lambda p: write_png_header(p, 5000, 5000), MediaTooLarge, "5000x5000"),
     "hollow.png": (lambda p: write_png_header(p, 64, 64), MediaCorrupt, "cannot be decoded"),

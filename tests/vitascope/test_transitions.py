@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.chaos import rounds
 from tests.index.drawn_films import RATE, Film, found_of, shot
 from vitascope.media.shots import shot_starts
 from vitascope.media.transitions import fades
@@ -89,12 +90,13 @@ def test_light_that_goes_down_and_up_without_going_out_is_one_shot(tmp_path: Pat
 
 def test_of_many_transitions_nearly_all_are_found_and_nothing_else(tmp_path: Path) -> None:
     found = wrong = expected = 0
-    for number in range(4):
+    films = rounds(2, 4)
+    for number in range(films):
         film = drawn_film(number)
         hits, others = found_of(film, shot_starts(film.write(tmp_path / f"{number}.mp4")))
         found, wrong, expected = found + hits, wrong + others, expected + len(film.transitions)
-    assert expected == 40
-    assert found >= 36  # a dissolve into a fast pan is no mixture of two pictures
+    assert expected == 10 * films
+    assert found >= 9 * films  # a dissolve into a fast pan is no mixture of two pictures
     assert wrong == 0
 
 

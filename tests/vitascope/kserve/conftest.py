@@ -14,6 +14,7 @@ from model_export.triton_config import Serving
 from tests.vitascope.kserve.protocol_server import serving
 from vitascope.bundle import Bundle
 
+PATIENCE = 60.0
 MAX_BATCH = 4
 """Of the small bundle's models at Triton's dialect: less than what the tests ask for at once."""
 
@@ -24,6 +25,12 @@ class Place:
 
     engine: str
     bundle: Path
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The small server is in this process, which may stand still."""
+    monkeypatch.setattr("vitascope.kserve.server.READY_SECONDS", PATIENCE)
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ class ProtocolServer(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128
 
     def __init__(self, repository: Path, port: int, *, plain: bool) -> None:
         super().__init__(("127.0.0.1", port), _Handler)

@@ -28,6 +28,7 @@ from vitascope.trt import engine as engine_module
 from vitascope.trt.engine import TensorRTEngine
 
 CARD = "NVIDIA H100 80GB HBM3"
+PATIENCE = 60.0
 FOLDER = "tensorrt/nvidia-h100-80gb-hbm3-sm90-tensorrt-10.15.1.29"
 
 
@@ -117,19 +118,19 @@ def test_who_needs_an_engine_that_is_being_built_waits_for_it(
 
     def slow(*given: Any) -> bytes:
         began.set()
-        assert go.wait(10)
+        assert go.wait(PATIENCE)
         return build(*given)
 
     monkeypatch.setattr(engine_module, "build_plan", slow)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(engine_of, small_bundle)
-        assert began.wait(10)
+        assert began.wait(PATIENCE)
         second = pool.submit(engine_of, small_bundle)
         with pytest.raises(TimeoutError):
             second.result(0.1)
         go.set()
-        assert first.result(10).run(inputs_of("text", 1, 3))
-        assert second.result(10).run(inputs_of("text", 1, 3))
+        assert first.result(PATIENCE).run(inputs_of("text", 1, 3))
+        assert second.result(PATIENCE).run(inputs_of("text", 1, 3))
     assert machine.builds == ["text"]
 
 
