@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ import pytest
 import torch
 from timm.layers.norm_act import BatchNormAct2d
 
+from tests.ports import reserved_port
 from tests.training.small_run import STREAMS, recipe, write_corpus, write_tokenizer
 from tests.training.whole_batch import RULES, STEPS, WHOLE_BATCH, recipes, write_halves
 from training import checkpoint, loop
@@ -153,25 +153,23 @@ def run_two() -> Iterator[RunTwo]:
         assert starter.stdout is not None
 
         def run(program: str, folder: Path, *arguments: str) -> None:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            order = {
-                "program": program,
-                "environment": {
-                    "WORLD_SIZE": "2",
-                    "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(port),
-                    "ACCELERATE_USE_CPU": "true",
-                },
-                "arguments": [str(folder), *arguments],
-                "folder": str(folder),
-            }
-            print(json.dumps(order), file=starter.stdin, flush=True)
-            watchdog = threading.Timer(300, starter.kill)
-            watchdog.start()
-            ended = starter.stdout.readline()
-            watchdog.cancel()
+            with reserved_port() as port:
+                order = {
+                    "program": program,
+                    "environment": {
+                        "WORLD_SIZE": "2",
+                        "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": str(port),
+                        "ACCELERATE_USE_CPU": "true",
+                    },
+                    "arguments": [str(folder), *arguments],
+                    "folder": str(folder),
+                }
+                print(json.dumps(order), file=starter.stdin, flush=True)
+                watchdog = threading.Timer(600, starter.kill)
+                watchdog.start()
+                ended = starter.stdout.readline()
+                watchdog.cancel()
             complaints = [path.read_text() for path in sorted(folder.glob("complaints-*.txt"))]
             assert ended == "[0, 0]\n", complaints
 
