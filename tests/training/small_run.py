@@ -17,6 +17,7 @@ from vitascope.manifest import FrameStream
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 MODEL = {
+    "backbone": "test_resnet",
     "high_height": 64,
     "high_width": 64,
     "low_height": 32,

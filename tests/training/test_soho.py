@@ -18,6 +18,7 @@ from training.models.soho.model import sine_places
 from training.recipe import Recipe
 
 SMALL = IMAGE_MODEL | {
+    "backbone": "test_resnet",
     "grid_height": 2,
     "grid_width": 2,
     "entries": 8,

@@ -15,9 +15,9 @@ from training.study import corpora
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Study corpora of 12 scenes; squares in place of all photographs and pictograms."""
+    """Study corpora of 6 scenes; squares in place of all photographs and pictograms."""
     folder = tmp_path_factory.mktemp("study")
-    sizes = {"--train": "12", "--val": "1", "--test": "2", "--seed": "3", "--workers": "1"}
+    sizes = {"--train": "6", "--val": "1", "--test": "2", "--seed": "3", "--workers": "1"}
     generate(["--out", str(folder / "scenes"), *(word for option in sizes.items() for word in option)])
     write_corpus(folder / "packed", folder)
     squares = folder / "packed" / "squares"
