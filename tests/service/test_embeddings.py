@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.service.conftest import settings_for
-from tests.service.running import JSON, Running, problem_of, serving, wait_for
+from tests.service.running import JSON, PATIENCE, Running, problem_of, serving, wait_for
 from tests.small_bundle import make_small_bundle
 from vitascope.model import Model
 
@@ -142,7 +142,7 @@ def test_concurrent_requests_share_batches(running: Running) -> None:
     def slow(inputs: JSON) -> JSON:
         seen.append(len(inputs["input_ids"]))
         began.set()
-        assert go.wait(30)
+        assert go.wait(PATIENCE)
         answer: JSON = run(inputs)
         return answer
 
@@ -150,8 +150,9 @@ def test_concurrent_requests_share_batches(running: Running) -> None:
     try:
         with ThreadPoolExecutor(9) as pool:
             first = pool.submit(embedded, running, input="a red thing that nobody has asked for yet")
-            assert began.wait(30)
-            rest = [pool.submit(embedded, running, input=f"a new {'big ' * n}ball") for n in range(8)]
+            assert began.wait(PATIENCE)
+            # Of one length: who joins whom among others depends on who came first.
+            rest = [pool.submit(embedded, running, input=f"a new ball {n}") for n in range(8)]
             wait_for(lambda: running.service.scheduler.waiting() == 8)
             go.set()
             assert all(future.result()["data"] for future in (first, *rest))
@@ -168,7 +169,7 @@ def test_a_deadline_ends_the_wait(running: Running) -> None:
 
     def stuck(inputs: JSON) -> JSON:
         seen.append(len(inputs["input_ids"]))
-        assert go.wait(30)
+        assert go.wait(PATIENCE)
         answer: JSON = run(inputs)
         return answer
 
