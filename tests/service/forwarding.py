@@ -28,9 +28,9 @@ class Forwarder:
 
     def cut(self) -> None:
         """End the connections of clients; the service does not notice."""
-        for client in self._clients:
+        clients, self._clients = self._clients, []
+        for client in clients:
             _end(client)
-        self._clients.clear()
 
     def close(self) -> None:
         for each in self._open:
@@ -58,7 +58,9 @@ class Forwarder:
                 if self.answers_to_lose:
                     self.answers_to_lose -= 1
                     _end(client)
-                    continue
+                    while server.recv(65536):  # the rest of it, however late that comes, is no other answer
+                        pass
+                    return
                 with suppress(OSError):
                     client.sendall(data)
         _end(client)

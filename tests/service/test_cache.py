@@ -32,9 +32,12 @@ class Counted:
     shared: int = 0
     misses: int = 0
     evictions: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock, compare=False)
+    """Many threads count here."""
 
     def looked_up(self, cache: str, *, hits: int, shared: int, misses: int) -> None:
-        self.hits, self.shared, self.misses = self.hits + hits, self.shared + shared, self.misses + misses
+        with self.lock:
+            self.hits, self.shared, self.misses = self.hits + hits, self.shared + shared, self.misses + misses
 
     def evicted(self, cache: str, count: int) -> None:
         self.evictions += count

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from service.errors import Overloaded
+from service.gate import middleware
 from service.gate.admission import Admission
 from service.gate.errors import TooManyAtOnce, TooManyRequests
 from service.gate.shares import BURST_SECONDS, Share, Shares
@@ -156,7 +157,6 @@ def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: P
         max_upload_bytes=2_000_000,
         max_body_bytes=100_000,
         client_concurrency=MAX_REQUESTS,
-        body_idle_seconds=1.0,
     )
     with serving(settings) as running:
         running.client.headers["authorization"] = f"Bearer {ADMIN}"
@@ -168,11 +168,12 @@ def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: P
 @contextmanager
 def stalled(running: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[list[httpx.Response]]:
     """``count`` searches that wait for the model until the end; their answers are there after it."""
-    leave = threading.Event()
+    leave, entered = threading.Event(), list[int]()
     embed = running.service.model.embed_text
 
     def slow(texts: list[str]) -> object:
-        leave.wait(60)
+        entered.append(len(texts))
+        leave.wait()
         return embed(texts)
 
     answers: list[httpx.Response] = []
@@ -181,7 +182,7 @@ def stalled(running: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> It
         for _ in range(count):
             threads.submit(lambda: answers.append(search(running)))
         try:
-            wait_for(lambda: running.service.gate.admission.requests == count)
+            wait_for(lambda: len(entered) == running.service.gate.admission.requests == count)
             yield answers
         finally:
             leave.set()
@@ -237,7 +238,7 @@ def test_ten_times_too_much_is_refused_at_once_and_health_answers(
         assert median(took for took, _ in refused) < 0.05
         assert median(live) < 0.1
     assert search(tight).status_code == 200
-    assert tight.service.gate.admission.requests == 0
+    wait_for(lambda: tight.service.gate.admission.requests == 0)
 
 
 def test_bodies_beyond_the_bytes_that_may_be_under_way_are_refused(tight: Running) -> None:
@@ -350,7 +351,9 @@ def post(body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def test_a_body_shorter_than_its_header_says_is_given_up(tight: Running) -> None:
+def test_a_body_shorter_than_its_header_says_is_given_up(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    patience = middleware._Patience
+    monkeypatch.setattr(middleware, "_Patience", lambda receive, most, rate: patience(receive, 0.1, rate))
     body = b'{"name": "shorter"}'
     answer = exchange(tight, post(body, "Content-Length: 500"))
     assert answer.startswith(b"HTTP/1.1 408 "), answer

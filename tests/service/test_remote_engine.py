@@ -21,7 +21,8 @@ def test_it_waits_for_the_server_of_its_graphs_and_outlives_it(
     monkeypatch.setattr("service.models.registry.AGAIN_SECONDS", 0.05)
     monkeypatch.setattr("service.worker.FAULT_SECONDS", 0.1)
     monkeypatch.setattr("vitascope.kserve.server.KNOWN_SECONDS", 0.0)
-    repository = tmp_path / "models"
+    repository, nothing = tmp_path / "models", tmp_path / "nothing"
+    nothing.mkdir()
     write_repository(Bundle.open(small_bundle), repository, Serving(device="cpu"))
     settings = settings_for(small_bundle, tmp_path / "data", engine=f"kserve:http://127.0.0.1:{port}")
     with serving(settings, ready=False) as running:
@@ -31,11 +32,10 @@ def test_it_waits_for_the_server_of_its_graphs_and_outlives_it(
             return client.get("/readyz").status_code == 200
 
         problem_of(client.get("/readyz"), 503, "not_ready")
-        with graph_server(repository, port=port) as graphs:
-            models, graphs.models = graphs.models, {}  # it answers before it has them
-            wait_for(lambda: graphs.asked)
+        with graph_server(repository) as loaded, graph_server(nothing, port=port) as graphs:
+            wait_for(lambda: graphs.asked)  # it answers before it has models
             problem_of(client.get("/readyz"), 503, "not_ready")
-            graphs.models = models
+            graphs.models = loaded.models
             wait_for(is_ready)
             assert client.post("/v1/collections", json={"name": "c"}).status_code == 201
             fill(running, "c", files)

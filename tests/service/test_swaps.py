@@ -25,7 +25,7 @@ from tests.service.conftest import settings_for
 from tests.service.running import process, wait_for
 from vitascope.model import Model
 
-SWAPS = rounds(100, 500)
+SWAPS = rounds(30, 500)
 PER_SECOND = 50
 ASKING = 4
 """Threads that send requests."""
