@@ -88,10 +88,15 @@ def start(settings: Settings, *module: str, within: Sequence[str] = ()) -> subpr
 
     ``within``: a command that takes this one as its last arguments and becomes it.
     """
-    given = settings.model_dump(mode="json", exclude_unset=True)
-    environment = {f"VITASCOPE_{name.upper()}": _written(value) for name, value in given.items()}
+    environment = os.environ | environment_of(settings)
     command = [*within, sys.executable, "-m", *(module or ["service"])]
-    return subprocess.Popen(command, env={**os.environ, **environment}, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The variables that say what was given of these settings."""
+    given = settings.model_dump(mode="json", exclude_unset=True)
+    return {f"VITASCOPE_{name.upper()}": _written(value) for name, value in given.items()}
 
 
 def _written(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from service.run import serve
 from service.settings import read_settings
 from tests.service.conftest import settings_for
 from tests.service.locked import ADMIN
-from tests.service.running import process, serving, wait_for
+from tests.service.running import PATIENCE, process, serving, wait_for
 from vitascope.errors import InvalidInput
 
 
@@ -50,7 +51,7 @@ def test_an_admin_key_that_could_be_guessed_is_refused_and_not_repeated(
         read_settings(admin_key_file=tmp_path / "nowhere").admin_digest()
 
 
-def test_the_environments_key_works_in_a_process_of_its_own(
+def test_the_environments_key_works_in_a_process_of_its_own_which_sigterm_ends_cleanly(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False)
@@ -58,7 +59,8 @@ def test_the_environments_key_works_in_a_process_of_its_own(
     with process(settings) as (client, server):
         assert client.get("/v1/models").status_code == 401
         assert client.get("/v1/models", headers={"x-api-key": ADMIN}).status_code == 200
-        assert server.poll() is None
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(PATIENCE) == 0
     assert ADMIN.encode() not in b"".join(p.read_bytes() for p in (tmp_path / "data").glob("*.sqlite3*"))
 
 

@@ -18,12 +18,15 @@ from index.library import Library
 from tests.chaos import is_chaos, rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
-from tests.service.running import PATIENCE, process, wait_for
+from tests.service.running import PATIENCE, process, serving, wait_for
+from tests.service.stopping import FREE_FILES
 from tests.service.uploading import kept, picture, sha256, upload
 
 STOPS = rounds(1, 20)
-MANY = 200
-"""Files of the job, more than can be indexed before the service is told to stop."""
+MANY = rounds(20, 200)
+"""Files of the job: some more than are indexed before the last time that the service is told to stop."""
+SEEN = "seen"
+"""The file that tells the service that enough was seen of its being not ready."""
 EXIT_SECONDS = 30.0
 READY_SECONDS = 1.0
 """In which it must be known that the service stops. Both are asserted by `make chaos` only, on a quiet machine."""
@@ -87,7 +90,6 @@ def stop_under_load(
 ) -> set[str]:
     """What was uploaded, after checking how the service stopped while many asked it for things."""
     seen = Seen()
-    folder.mkdir()
     search = ("/v1/collections/many/search", {"text": "a red thing"})
     embed = ("/v1/embeddings", {"input": ["a red thing", "a green ball"]})
     loads = [
@@ -103,6 +105,8 @@ def stop_under_load(
     wait_for(lambda: seen.answers[200] > 20 and seen.answers[201] > 1)
     told = time.monotonic()
     server.send_signal(signal.SIGTERM)
+    wait_for(lambda: seen.not_ready)
+    (folder / SEEN).touch()
     assert server.wait(PATIENCE) == 0
     took = time.monotonic() - told
     for load in loads:
@@ -110,7 +114,6 @@ def stop_under_load(
         assert not load.is_alive()
     assert seen.cut_off == []
     assert set(seen.answers) == {200, 201}, seen.answers
-    assert seen.not_ready, "it stopped listening without having said so"
     if is_chaos():
         assert took < EXIT_SECONDS
         assert seen.not_ready[0] - told < READY_SECONDS
@@ -118,11 +121,11 @@ def stop_under_load(
 
 
 def begin_job(client: httpx.Client, films: Path) -> str:
-    """Where the job is, once it has begun with the files; there is a collection for uploads, too."""
+    """Where the job is, once it stands still; there is a collection for uploads, too."""
     for name in ("many", "uploads"):
         client.post("/v1/collections", json={"name": name}).raise_for_status()
     job = client.post("/v1/collections/many/jobs", json={"folder": str(films)}).headers["location"]
-    wait_for(lambda: client.get(job).json()["done"] > 3)
+    wait_for(lambda: client.get(job).json()["done"] == FREE_FILES)
     return job
 
 
@@ -134,21 +137,24 @@ def test_everybody_is_answered_and_the_job_goes_on_without_doing_anything_twice(
     for number in range(MANY):
         write_picture(films / f"{number:03}.png", solid((number % 256, number // 256, 90), 48, 48))
     settings = settings_for(
-        small_bundle, tmp_path / "data", allowed_roots=[films], files_in_flight=1, drain_seconds=1.0
+        small_bundle, tmp_path / "data", allowed_roots=[films], files_in_flight=1, drain_seconds=0.1
     )
     numbers = itertools.count()
     uploaded: set[str] = set()
     for stop in range(STOPS):
-        with process(settings) as (client, server):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        with process(settings, "tests.service.stopping", str(folder / SEEN)) as (client, server):
             if stop == 0:
                 job = begin_job(client, films)
-            uploaded |= stop_under_load(str(client.base_url), server, tmp_path / str(stop), numbers)
+            uploaded |= stop_under_load(str(client.base_url), server, folder, numbers)
         if stop == 0:
             with Library(settings.data_dir / "collections") as library:
                 (left,) = jobs(library.open("many"), 10)
-                assert left.state in ("queued", "running"), "it was over before the service stopped: this shows nothing"
-                assert 0 < left.counts.succeeded < MANY
-    with process(settings) as (client, server):
+                assert left.state in ("queued", "running")
+                assert FREE_FILES <= left.counts.succeeded < MANY
+    with serving(settings) as running:
+        client = running.client
         wait_for(lambda: client.get(job).json()["state"] == "succeeded")
         counts = client.get(job).json()["counts"]
         assert (counts["succeeded"], counts["skipped"], counts["failed"]) == (MANY, 0, 0)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import socket
-import subprocess
 import threading
 from pathlib import Path
 
@@ -15,35 +13,26 @@ import pytest
 from service.command import COMMANDS
 from service.errors import Busy
 from service.opening import open_service
-from service.run import serve
+from service.run import main, serve
 from service.settings import Settings, read_settings
 from tests.service.conftest import settings_for
-from tests.service.running import PATIENCE, Running, problem_of, process, serving, start, wait_for
+from tests.service.running import PATIENCE, Running, environment_of, problem_of, serving, wait_for
 from vitascope.errors import EngineError, InvalidInput, StorageError
 
 
-def refusal(settings: Settings) -> str:
-    """What ``python -m service`` says when it does not start."""
-    server = start(settings)
-    try:
-        _, said = server.communicate(timeout=PATIENCE)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        raise
-    assert server.returncode == 2, said
-    assert said.count("\n") == 1, said
-    return said
-
-
 def test_a_bundle_with_a_flipped_byte_is_refused_by_name_and_nothing_is_touched(
-    small_bundle: Path, tmp_path: Path
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
     graph = bytearray((bundle / "video.onnx").read_bytes())
     graph[len(graph) // 2] ^= 1
     (bundle / "video.onnx").write_bytes(graph)
-    said = refusal(settings_for(bundle, tmp_path / "data"))
+    for name, value in environment_of(settings_for(bundle, tmp_path / "data")).items():
+        monkeypatch.setenv(name, value)
+    assert main() == 2
+    said = capsys.readouterr().err
     assert said.startswith("vitascope: cannot serve: bundle_corrupt: video.onnx")
+    assert said.count("\n") == 1, said
     assert not (tmp_path / "data").exists()
 
 
@@ -133,13 +122,6 @@ def test_a_model_that_cannot_be_warmed_is_never_ready(
         assert "engine_error" in detail
         assert "secret" not in detail
         assert running.client.get("/livez").status_code == 200
-
-
-def test_sigterm_ends_it_cleanly(small_bundle: Path, tmp_path: Path) -> None:
-    with process(settings_for(small_bundle, tmp_path / "data")) as (client, server):
-        assert client.get("/v1/models").headers.get("server") is None
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(PATIENCE) == 0
 
 
 def test_what_a_kill_left_half_done_is_put_in_order(small_bundle: Path, tmp_path: Path, files: Path) -> None:
