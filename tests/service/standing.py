@@ -84,6 +84,7 @@ class Standing(Running):
     """A running service, and what its connections take for the time."""
 
     clock: Clock
+    room: Room
     connections: set[BoundedConnection]
     """Those that are open."""
 
@@ -103,7 +104,7 @@ class Standing(Running):
 @contextmanager
 def standing(settings: Settings, protocol: type[asyncio.Protocol]) -> Iterator[Standing]:
     """A service with this parser of uvicorn's, whose connections live by a clock of the test's."""
-    clock, known = Clock(), list[set[BoundedConnection]]()
+    clock, rooms, known = Clock(), list[Room](), list[set[BoundedConnection]]()
 
     class Timed(protocol):  # type: ignore[misc, valid-type]
         def __init__(self, *args: Any, **given: Any) -> None:
@@ -112,12 +113,13 @@ def standing(settings: Settings, protocol: type[asyncio.Protocol]) -> Iterator[S
             known[:] = [self.connections]
 
     def timed(room: Room) -> type[asyncio.Protocol]:
+        rooms.append(room)
         return bounded(room, Timed)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(server, "bounded", timed)
         with serving(settings) as running:
-            yield Standing(running.client, running.service, running.settings, clock, known[0])
+            yield Standing(running.client, running.service, running.settings, clock, rooms[0], known[0])
 
 
 @dataclass

@@ -48,13 +48,14 @@ def test_another_index_is_built_and_taken_up_while_it_runs(
     running: Running, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_kinds_when_small(monkeypatch)
-    fill(running, collection, 400)  # 1200 clips
+    monkeypatch.setattr("index.nearest.live.LEAST_CHANGED", 50)
+    fill(running, collection, 30)  # 90 clips
     path = f"/v1/collections/{collection}"
     assert running.client.get(path).json()["index"]["serving"] == "flat"
     assert running.client.patch(path, json={"index_kind": "hnsw"}).status_code == 200
     wait_for(lambda: running.client.get(path).json()["index"] == {"serving": "hnsw", "changed": 0})
     assert running.client.post(f"{path}/search", json={"text": "red", "limit": 3}).status_code == 200
-    fill(running, collection, 1, first=400)
+    fill(running, collection, 1, first=30)
     assert running.client.get(path).json()["index"] == {"serving": "hnsw", "changed": 3}
 
 

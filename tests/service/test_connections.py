@@ -35,7 +35,7 @@ MIB = 1024**2
 TRICKLING = 200
 HEAD_SECONDS, UNREAD_SECONDS = 10.0, 60.0
 BODY_SECONDS, BODY_RATE = 90.0, 100.0
-ROOM = 20
+MANY, ROOM = 1000, 20
 CROWD = 100
 SLOW_READS = 3
 PARSERS = [HttpToolsProtocol, H11Protocol]
@@ -56,6 +56,7 @@ def roomy(
     settings = settings_for(
         small_bundle,
         tmp_path_factory.mktemp("roomy"),
+        max_connections=MANY,
         head_seconds=HEAD_SECONDS,
         max_head_bytes=16_000,
         body_idle_seconds=BODY_SECONDS,
@@ -69,16 +70,14 @@ def roomy(
         yield running
 
 
-@pytest.fixture(scope="module", params=PARSERS, ids=["httptools", "h11"])
-def crowded(
-    request: pytest.FixtureRequest, small_bundle: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Standing]:
-    """A service with room for few connections; its client keeps none."""
-    settings = settings_for(small_bundle, tmp_path_factory.mktemp("crowded"), max_connections=ROOM)
-    with standing(settings, request.param) as running:
-        running.client.post("/v1/collections", json={"name": "empty"})
-        running.client.close()
-        yield running
+@pytest.fixture
+def crowded(roomy: Standing, monkeypatch: pytest.MonkeyPatch) -> Standing:
+    """The same with room for few connections, of which none is open."""
+    roomy.client.get("/livez", headers={"connection": "close"})
+    wait_for(lambda: not roomy.connections)
+    assert roomy.room.most == MANY
+    monkeypatch.setattr(roomy.room, "most", ROOM)
+    return roomy
 
 
 @pytest.fixture
@@ -348,7 +347,6 @@ def test_where_all_are_at_work_a_further_connection_is_refused_and_health_is_tol
         return names()
 
     monkeypatch.setattr(crowded.service.library, "names", slow)
-    wait_for(lambda: not crowded.connections)
     with ExitStack() as stack:
         stack.callback(leave.set)
         request = b"GET /v1/collections HTTP/1.1\r\nHost: localhost\r\n\r\n"

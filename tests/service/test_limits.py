@@ -305,15 +305,14 @@ def test_a_key_may_only_ask_so_often(tight: Running, monkeypatch: pytest.MonkeyP
     assert "ratelimit" not in tight.client.get("/v1/models").headers
 
 
-def test_without_keys_an_address_may_only_ask_so_often(
-    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with serving(settings_for(small_bundle, tmp_path, client_rate=0.5)) as running:
-        monkeypatch.setattr(running.service.gate.shares, "_clock", Clock())
-        codes = [running.client.get("/v1/models").status_code for _ in range(7)]
-        assert codes == [200] * 5 + [429] * 2
-        assert running.client.get("/livez").status_code == 200
-        assert running.client.get("/static/app.js").status_code == 200
+def test_without_keys_an_address_may_only_ask_so_often(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = running.service.gate
+    monkeypatch.setattr(gate, "_settings", running.settings.model_copy(update={"client_rate": 0.5}))
+    monkeypatch.setattr(gate, "shares", Shares(Clock()))
+    codes = [running.client.get("/v1/models").status_code for _ in range(7)]
+    assert codes == [200] * 5 + [429] * 2
+    assert running.client.get("/livez").status_code == 200
+    assert running.client.get("/static/app.js").status_code == 200
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "deflate, gzip"])
