@@ -7,6 +7,7 @@ from typing import get_args
 
 import pytest
 
+from index.nearest import kinds, live
 from index.nearest.kinds import SETTINGS
 from service.schemas import library
 from tests.index.clustered import use_kinds_when_small
@@ -48,7 +49,8 @@ def test_another_index_is_built_and_taken_up_while_it_runs(
     running: Running, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_kinds_when_small(monkeypatch)
-    monkeypatch.setattr("index.nearest.live.LEAST_CHANGED", 50)
+    monkeypatch.setattr(live, "LEAST", kinds.LEAST)
+    monkeypatch.setattr(live, "LEAST_CHANGED", 50)
     fill(running, collection, 30)  # 90 clips
     path = f"/v1/collections/{collection}"
     assert running.client.get(path).json()["index"]["serving"] == "flat"
