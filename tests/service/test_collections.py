@@ -50,8 +50,8 @@ def test_another_index_is_built_and_taken_up_while_it_runs(
 ) -> None:
     use_kinds_when_small(monkeypatch)
     monkeypatch.setattr(live, "LEAST", kinds.LEAST)
-    monkeypatch.setattr(live, "LEAST_CHANGED", 50)
-    fill(running, collection, 30)  # 90 clips
+    monkeypatch.setattr(live, "LEAST_CHANGED", 50)  # so 90 clips are enough
+    fill(running, collection, 30)
     path = f"/v1/collections/{collection}"
     assert running.client.get(path).json()["index"]["serving"] == "flat"
     assert running.client.patch(path, json={"index_kind": "hnsw"}).status_code == 200
