@@ -147,6 +147,7 @@ def test_everybody_is_answered_and_the_job_goes_on_without_doing_anything_twice(
         with process(settings, "tests.service.stopping", str(folder / SEEN)) as (client, server):
             if stop == 0:
                 job = begin_job(client, films)
+            client.close()  # its connection would be waited for
             uploaded |= stop_under_load(str(client.base_url), server, folder, numbers)
         if stop == 0:
             with Library(settings.data_dir / "collections") as library:
