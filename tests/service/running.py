@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.state import Service
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
+PATIENCE = 180.0
 JSON = dict[str, Any]
 
 

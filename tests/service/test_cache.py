@@ -18,7 +18,7 @@ from service.scheduling.call import Asker
 from tests.service.running import wait_for
 from vitascope.errors import EngineError
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 class Named(NamedTuple):

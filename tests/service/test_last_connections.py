@@ -15,7 +15,7 @@ from service.last_connections import has_a_queue, take_up_the_queue
 WAITING = 40
 """Connections in the queue: many more than are taken up in one turn of the loop."""
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
-PATIENCE = 20.0
+PATIENCE = 180.0
 
 
 @pytest.fixture(params=["kept out", "a queue of one"])

@@ -20,7 +20,7 @@ from service.scheduling.scheduler import Scheduler
 from tests.service.running import wait_for
 from vitascope.errors import EngineError, EngineUnavailable
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 POISON = 666
 
 

@@ -19,7 +19,7 @@ import pytest
 from vitascope import AsyncClient, Client, errors
 from vitascope.client import Retries, ServiceError
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 Handler = Callable[[httpx.Request], httpx.Response]
 MEGABYTE = 1_000_000
 

@@ -18,7 +18,7 @@ from vitascope.command import main
 from vitascope.commands.completers import collection_names
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
+PATIENCE = 180.0
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from vitascope.media.limits import DEFAULT_LIMITS
 NewPool = Callable[..., DecodingPool]
 BULK, HURRY = Always(bulk=True), Always()
 ROOT = Path(__file__).parents[3]
-PATIENCE = 60.0
+PATIENCE = 180.0
 SMALL = FrameStream(name="small", frames=1, height=16, width=16, placement="middle")
 
 

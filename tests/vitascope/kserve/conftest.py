@@ -14,7 +14,7 @@ from model_export.triton_config import Serving
 from tests.vitascope.kserve.protocol_server import serving
 from vitascope.bundle import Bundle
 
-PATIENCE = 60.0
+PATIENCE = 180.0
 MAX_BATCH = 4
 """Of the small bundle's models at Triton's dialect: less than what the tests ask for at once."""
 

@@ -28,7 +28,7 @@ from vitascope.trt import engine as engine_module
 from vitascope.trt.engine import TensorRTEngine
 
 CARD = "NVIDIA H100 80GB HBM3"
-PATIENCE = 60.0
+PATIENCE = 180.0
 FOLDER = "tensorrt/nvidia-h100-80gb-hbm3-sm90-tensorrt-10.15.1.29"
 
 
