@@ -103,6 +103,7 @@ def job_here(job: Job) -> JSON:
         "requested": job.requested,
         "total": job.counts.total,
         "done": job.counts.done,
+        "progress": job.progress,
         "counts": asdict(job.counts),
         "rate": None if job.rate is None else asdict(job.rate),
         "created_at": job.created_at,

@@ -18,6 +18,7 @@ from index.collection import Collection
 from index.library import Library
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
+from index.storage.schema import SCHEMA_VERSION
 from tests.index.numbered import WIDTH, add, new_collection, new_video, numbers_in
 from vitascope.errors import CollectionNotFound, StorageError
 
@@ -91,7 +92,7 @@ def test_a_reader_keeps_its_moment_while_a_writer_goes_on(tmp_path: Path) -> Non
 
 def change_version(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 7")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
 
 
 def be_another_database(path: Path) -> None:
@@ -103,7 +104,7 @@ def be_another_database(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (change_version, "catalogue schema 7; this version reads 1"),
+        (change_version, f"catalogue schema {SCHEMA_VERSION + 1}; this version reads 1"),
         (be_another_database, "application id 0x0; a catalogue was expected"),
         (lambda path: path.write_bytes(b"no database at all" * 100), "not a database"),
         (lambda path: path.write_bytes(path.read_bytes()[:5000]), "malformed"),

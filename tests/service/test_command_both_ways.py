@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import re
 import shutil
@@ -26,6 +27,8 @@ ONE_SIDED = {"path", "vectors", "compatible", "media_url", "thumbnail_url", "job
 """Keys that both have, and one of both null: what only this machine or only a service knows."""
 OF_THE_MOMENT = {"created_at", "added_at", "started_at", "finished_at", "rate", "bytes", "next_cursor", "changed"}
 """Keys that both have, whose values are of each alone."""
+TRIES = itertools.count()
+"""A test that is tried again finds no collection of the first try."""
 NUMBERED = {"id", "clip_id"}
 """Several files are in work at once: who comes first gets the lower id."""
 
@@ -120,7 +123,7 @@ def places(
         shutil.copy(file, incoming)
     (incoming / "broken.mp4").write_bytes(b"\0\0\0\x18ftypisom")
     (incoming / "list.csv").write_text("file,name\nred.mp4,The red one\nnothing.mp4,\n")
-    meant = {"NAME": f"both-{len(request.node.name)}", "FOLDER": str(incoming)}
+    meant = {"NAME": f"both-{len(request.node.name)}-{next(TRIES)}", "FOLDER": str(incoming)}
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     bundle = {"VITASCOPE_BUNDLE": str(small_bundle), "VITASCOPE_DATA_DIR": str(tmp_path / "data")}

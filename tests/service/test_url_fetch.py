@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import itertools
 import random
 from collections.abc import Iterator
 from contextlib import suppress
@@ -179,9 +180,12 @@ def fetching(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> It
             yield Fetching(running, media, internal)
 
 
+_numbers = itertools.count()
+
+
 @pytest.fixture
-def films(fetching: Fetching, request: pytest.FixtureRequest) -> str:
-    name = f"films-{abs(hash(request.node.name))}"
+def films(fetching: Fetching) -> str:
+    name = f"films-{next(_numbers)}"
     fetching.running.client.post("/v1/collections", json={"name": name}).raise_for_status()
     return name
 
