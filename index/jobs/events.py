@@ -54,11 +54,7 @@ def note_state(connection: sqlite3.Connection, job_id: int) -> None:
     """Write down, as an event, what the job is now."""
     job = find_job(connection, job_id)
     then = {name: getattr(job, name) for name in _CHANGING}
-    then |= {
-        "counts": asdict(job.counts),
-        "progress": job.progress,
-        "rate": None if job.rate is None else asdict(job.rate),
-    }
+    then |= {"counts": asdict(job.counts), "rate": None if job.rate is None else asdict(job.rate)}
     connection.execute(
         "INSERT INTO job_states (job_id, event, at, state, job) VALUES (?, ?, ?, ?, ?)",
         (job_id, next_number(connection, job_id), time.time(), job.state, json.dumps(then, ensure_ascii=False)),
