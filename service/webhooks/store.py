@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +95,7 @@ class WebhookStore:
         """Raises WebhookNotFound."""
         found = next((each for each in self.endpoints() if each.id == endpoint_id), None)
         if found is None:
-            raise WebhookNotFound(f"webhook {endpoint_id[:80]!r}: there is no endpoint of this id")
+            raise _not_found(endpoint_id)
         return found
 
     def delete(self, endpoint_id: str) -> None:
@@ -108,16 +107,17 @@ class WebhookStore:
 
     def rotate(self, endpoint_id: str) -> Endpoint:
         """A new secret for an endpoint; the present one signs, too, for ``FORMER_SECONDS``. Raises WebhookNotFound."""
-        before = self.endpoint(endpoint_id)
-        changed = replace(
-            before, secret=new_secret(), former_secret=before.secret, former_until=time.time() + FORMER_SECONDS
-        )
+        secret, former_until = new_secret(), time.time() + FORMER_SECONDS
         with self._lock, transaction(self._connection, self._path) as connection:
-            connection.execute(
-                "UPDATE endpoints SET secret = ?, former_secret = ?, former_until = ? WHERE id = ?",
-                (changed.secret, changed.former_secret, changed.former_until, endpoint_id),
-            )
-        return changed
+            # The present one is read here: of two who ask at once, both secrets sign.
+            row = connection.execute(
+                "UPDATE endpoints SET secret = ?, former_secret = secret, former_until = ? WHERE id = ?"
+                f" RETURNING {_ENDPOINT}",
+                (secret, former_until, endpoint_id),
+            ).fetchone()
+        if row is None:
+            raise _not_found(endpoint_id)
+        return _endpoint(row)
 
     def add(self, messages: Sequence[Message]) -> None:
         """Have messages delivered, except those that are known already and those whose endpoint has gone."""
@@ -172,6 +172,10 @@ class WebhookStore:
                 (endpoint_id, before, state, limit),
             ).fetchall()
         return [Delivery(*row) for row in rows]
+
+
+def _not_found(endpoint_id: str) -> WebhookNotFound:
+    return WebhookNotFound(f"webhook {endpoint_id[:80]!r}: there is no endpoint of this id")
 
 
 def _endpoint(row: tuple[Any, ...]) -> Endpoint:

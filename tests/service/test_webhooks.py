@@ -21,6 +21,7 @@ from service.webhooks import courier as courier_module
 from service.webhooks import store as store_module
 from service.webhooks.courier import Courier, _wait
 from service.webhooks.records import Endpoint
+from service.webhooks.store import WebhookStore
 from tests.service.conftest import settings_for
 from tests.service.holding import not_begun
 from tests.service.receiver import Receiver, door_to, receiving
@@ -248,6 +249,23 @@ def test_a_new_secret_signs_beside_the_former_one(telling: Running, receiver: Re
     begin(telling.client, "videos", Path("good"))
     wait_for(lambda: receiver.got)
     assert receiver.read(made["secret"]) == receiver.read(renewed["secret"])
+
+
+def test_of_two_who_ask_for_a_new_secret_at_once_both_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = WebhookStore(tmp_path)
+    made = store.create("https://portal.example/hook", ["job.succeeded"])
+    inner: list[Endpoint] = []
+
+    def secret_after_another() -> str:
+        monkeypatch.setattr(store_module, "new_secret", new_secret)
+        inner.append(store.rotate(made.id))
+        return new_secret()
+
+    monkeypatch.setattr(store_module, "new_secret", secret_after_another)
+    outer = store.rotate(made.id)
+    kept = store.endpoint(made.id)
+    assert (kept.secret, kept.former_secret) == (outer.secret, inner[0].secret)
+    store.close()
 
 
 def test_secrets_and_urls_are_shown_to_nobody_again(
