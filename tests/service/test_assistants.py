@@ -37,7 +37,7 @@ SAID = "a train leaves the station"
 T = TypeVar("T")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def films(running: Running, files: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A talk of 16 seconds in two clips, a video with a hostile title, one with Chinese and a dog in it."""
     assert running.client.post("/v1/collections", json={"name": "films"}).status_code == 201
