@@ -1,6 +1,6 @@
 // All jobs of a collection, as the sheet shows them: each with its files, what failed and why, and what can be done about it.
 
-import { chosenName } from "./collections.js";
+import { chosenOnceLoaded } from "./collections.js";
 import { became, nameOf, progress, sourceOf } from "./jobs.js";
 import { announce } from "./notices.js";
 import { el, of } from "./parts.js";
@@ -109,10 +109,10 @@ function offer(buttons, wanted) {
 }
 
 export function showJobsPanel(panel) {
-  const collection = chosenName();
-  const mine = { collection, list: el("div", { className: "items" }), cards: new Map(), mayChange: false };
+  const mine = { collection: null, list: el("div", { className: "items" }), cards: new Map(), mayChange: false };
   let isShown = true;
   fill(panel, async () => {
+    const collection = mine.collection = await chosenOnceLoaded(); // whoever opens this may be quicker than the page
     if (!collection) return [empty("No collection yet", "Jobs add the videos of folders, lists and URLs to a collection.")];
     const [cursor, mayChange] = await Promise.all([lookAtJobs(collection), may("write", collection)]);
     mine.mayChange = mayChange;

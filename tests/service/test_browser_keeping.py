@@ -42,6 +42,17 @@ def job_requests(page: Page) -> list[Request]:
     return asked
 
 
+def test_whoever_opens_the_jobs_before_the_page_knows_its_collections_sees_them(page: Page, collection: str) -> None:
+    held: list[Route] = []
+    page.route("**/v1/collections", lambda route: held.append(route), times=1)
+    page.goto(f"/?collection={collection}")
+    page.locator("#open-jobs").click()
+    expect(page.locator("#panel .ghost").first).to_be_visible()
+    wait_for_events(page, lambda: held)
+    held[0].continue_()
+    expect(page.get_by_role("heading", name="No jobs yet")).to_be_visible()
+
+
 def test_a_job_is_seen_live_paused_resumed_and_tried_again(
     page: Page, collection: str, incoming: Path, held: Callable[[], None]
 ) -> None:
