@@ -53,11 +53,7 @@ _OF_THE_JOB = (BundleError, TaskMissing)
 _THIS_PROCESS = ThisProcess()
 
 
-def _ignore(item: JobItem, done: int, total: int) -> None:
-    """Nobody wants to know."""
-
-
-def _ignore_part(done: float, total: int) -> None:
+def _ignore(*_: object) -> None:
     """Nobody wants to know."""
 
 
@@ -71,7 +67,7 @@ def run_job(
     job_id: int,
     *,
     on_item: OnItem = _ignore,
-    on_part: OnPart = _ignore_part,
+    on_part: OnPart = _ignore,
     should_stop: Callable[[], bool] = _never,
     should_abandon: Callable[[], bool] = _never,
     limits: MediaLimits = DEFAULT_LIMITS,
@@ -108,13 +104,14 @@ def run_job(
     within = reach if found.options.confined and reach is not None else EVERYWHERE
     held = held_file(collection, found.source)
     fetcher = Fetcher(media_folder(collection, job_id), within, limits.max_bytes, web, held)
-    run = _Run(collection, found, owner, fetcher, max_crashes, workplace.decodes_here)
+    here = workplace.decodes_here
+    run = _Run(collection, found, owner, fetcher, max_crashes, here, on_item, on_part, should_stop, should_abandon)
     try:
         with Lease(collection.catalogue, job_id, owner):
             if run.note_items(within):
                 paced = _paced(pace or Pace(), found)
                 work = Work(collection, model, found, fetcher, within, limits, paced, clock or StageClock())
-                run.go(workplace.executor(work), paced.in_flight, on_item, on_part, should_stop, should_abandon)
+                run.go(workplace.executor(work), paced.in_flight)
     except BaseException:
         try:
             with collection.catalogue.write() as connection:
@@ -152,6 +149,10 @@ class _Run:
     fetcher: Fetcher
     max_crashes: int
     decodes_here: bool
+    on_item: OnItem
+    on_part: OnPart
+    should_stop: Callable[[], bool]
+    should_abandon: Callable[[], bool]
     in_flight: int = 0
     is_alone: bool = False
     """A file is in work at which this process may die, and no other shall be blamed."""
@@ -177,19 +178,11 @@ class _Run:
             self.fail(str(error))
             return False
 
-    def go(
-        self,
-        executor: Executor,
-        at_once: int,
-        on_item: OnItem,
-        on_part: OnPart,
-        should_stop: Callable[[], bool],
-        should_abandon: Callable[[], bool],
-    ) -> None:
+    def go(self, executor: Executor, at_once: int) -> None:
         """Begin files and note what becomes of them until the job is finished, paused or put back."""
         with executor:
             try:
-                self.pump(executor, at_once, on_item, on_part, should_stop, should_abandon)
+                self.pump(executor, at_once)
             except _JobFails as reason:
                 self.leave(executor)
                 self.fail(str(reason))
@@ -202,34 +195,26 @@ class _Run:
                     self.put_back()
                 raise
 
-    def pump(
-        self,
-        executor: Executor,
-        at_once: int,
-        on_item: OnItem,
-        on_part: OnPart,
-        should_stop: Callable[[], bool],
-        should_abandon: Callable[[], bool],
-    ) -> None:
+    def pump(self, executor: Executor, at_once: int) -> None:
         counts = job(self.collection, self.job.id).counts
         done = counts.done
         while True:
-            stopping = should_stop()
+            stopping = self.should_stop()
             noted = self.outcomes
             begun = self.advance(0 if stopping else at_once - self.in_flight)
             for outcome in noted:
                 done += 1
-                on_item(outcome, done, counts.total)
+                self.on_item(outcome, done, counts.total)
             if not self.in_flight and self.end(stopping):
                 return
             for item in begun:
                 executor.begin(item)
             finished: Sequence[Finished[JobItem]] = []  # nothing, where a pause was taken back just now
             while self.in_flight and not (finished := executor.finished(_LOOK_SECONDS)):
-                if should_abandon():
+                if self.should_abandon():
                     raise _Abandoned
                 self.heed_cancelling()
-                self.note_parts(executor, done, counts.total, on_part)
+                self.note_parts(executor, done, counts.total)
             self.settle(finished)
             if any(item.state == "failed" for item in self.outcomes) and (gone := is_gone(self.job.source)):
                 raise _JobFails(gone)
@@ -240,7 +225,7 @@ class _Run:
             if job_state.owned(connection, self.job.id, self.owner)[1] == "cancel":
                 self.fetcher.interrupt()
 
-    def note_parts(self, executor: Executor, done: int, total: int, on_part: OnPart) -> None:
+    def note_parts(self, executor: Executor, done: int, total: int) -> None:
         """Write down and tell how much of long files is done, where that is noticeable in the whole."""
         if time.monotonic() < self.parts_at + _PART_SECONDS:
             return
@@ -253,7 +238,7 @@ class _Run:
             job_state.owned(connection, self.job.id, self.owner)
             job_state.note_shares(connection, self.job.id, shares)
         self.parts, self.parts_at = now, time.monotonic()
-        on_part(now, total)
+        self.on_part(now, total)
 
     def advance(self, room: int) -> Sequence[JobItem]:
         """Note what is done and take up to ``room`` files, in one transaction; none once somebody wants an end."""
