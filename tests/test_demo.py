@@ -15,7 +15,7 @@ import pytest
 
 from demo.scenes import write_videos
 from tests.ports import reserved_port
-from tests.service.running import wait_for
+from tests.waiting import wait_for
 from vitascope.media.probe import probe
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tests.docs.pages import ROOT, Block, Command, commands
-from tests.service.running import wait_for
+from tests.waiting import wait_for
 
 PATIENCE = 900.0
 PORT = 8000

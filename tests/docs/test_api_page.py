@@ -19,9 +19,10 @@ from tests.docs.pages import Block
 from tests.docs.reader import CURL, prepare, write_small_model
 from tests.docs.terminal import Terminal
 from tests.media_files import write_color_video
-from tests.service.running import serving, wait_for
+from tests.service.running import serving
 from tests.service.test_openapi import document
 from tests.tools import find_tool
+from tests.waiting import wait_for
 from vitascope.client import Client
 
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"

@@ -15,8 +15,8 @@ import pytest
 
 from demo.scenes import write_videos
 from tests.docs.pages import ROOT, Block, blocks, commands
-from tests.service.running import wait_for
 from tests.tools import find_tool
+from tests.waiting import wait_for
 from vitascope.client import Client
 
 INSTALL, DEPLOY = (ROOT / "docs" / name for name in ("install.md", "deploy.md"))

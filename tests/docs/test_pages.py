@@ -12,8 +12,8 @@ from tests.docs.pages import DOCS_CHECK, NEVER, ROOT, Block, blocks, commands, p
 from tests.docs.reader import CURL, draw_scenes, reading
 from tests.docs.terminal import PORT, Terminal, difference, is_free
 from tests.service.receiver import receiving
-from tests.service.running import wait_for
 from tests.tools import find_tool
+from tests.waiting import wait_for
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
 LONG = list(dict.fromkeys(block.page for block in BLOCKS if block.run == DOCS_CHECK))

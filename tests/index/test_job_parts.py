@@ -14,7 +14,7 @@ from index.jobs.events import StateEvent, events_after
 from index.jobs.jobs import create_folder_job, job, run_job
 from tests.index.doling import Doled, dole
 from tests.media_files import solid, write_color_video, write_picture
-from tests.service.running import wait_for
+from tests.waiting import wait_for
 from vitascope.model import Model
 
 BATCHES = 4

@@ -11,9 +11,10 @@ import pytest
 
 from tests.media_files import solid, write_video
 from tests.service.passing import keep_passing
-from tests.service.running import PATIENCE, Running, serving, wait_for
+from tests.service.running import Running, serving
 from tests.small_bundle import make_small_bundle
 from tests.tools import find_tool
+from tests.waiting import PATIENCE, wait_for
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -9,7 +9,7 @@ import anyio
 from mcp import Client
 from mcp_types import CallToolResult, TextContent
 
-from tests.service.running import PATIENCE
+from tests.waiting import PATIENCE
 
 
 def noting(strange: list[Exception]) -> Callable[[Any], Awaitable[None]]:

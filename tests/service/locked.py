@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service.running import PATIENCE, Running, serving
+from tests.service.running import Running, serving
+from tests.waiting import PATIENCE
 
 _TRUSTED = ssl.create_default_context()  # to read it again for each request takes longer than the request
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from tests.service.running import PATIENCE
 from tests.tools import find_tool
+from tests.waiting import PATIENCE
 
 Page = Callable[[socket.socket], None]
 """Answers one request, which has been read, on its connection."""

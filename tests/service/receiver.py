@@ -11,7 +11,8 @@ from ipaddress import IPv4Address
 
 from service.outbound.door import Door
 from service.outbound.rules import Rules
-from tests.service.running import JSON, PATIENCE
+from tests.service.running import JSON
+from tests.waiting import PATIENCE
 from vitascope.webhooks import verify
 
 HOST = "receiver.example"

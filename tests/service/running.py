@@ -8,8 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,9 @@ from service.run import listen
 from service.server import Server
 from service.settings import Settings
 from service.state import Service
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 180.0
 JSON = dict[str, Any]
 
 
@@ -101,14 +100,6 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 def _written(value: object) -> str:
     return str(value) if not isinstance(value, list) else str(value).replace("'", '"')
-
-
-def wait_for(condition: Callable[[], object], patience: float = PATIENCE) -> None:
-    """Return when ``condition`` holds; fail after ``patience`` seconds."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def problem_of(response: httpx.Response, status: int, code: str) -> JSON:

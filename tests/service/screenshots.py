@@ -26,8 +26,9 @@ from tests.media_files import Pixels, write_color_video, write_video
 from tests.service.browsing import ADMIN
 from tests.service.conftest import settings_for
 from tests.service.page_views import views
-from tests.service.running import ROOT, Running, serving, wait_for
+from tests.service.running import ROOT, Running, serving
 from tests.tools import find_tool
+from tests.waiting import wait_for
 from training.data.scenes.vocabulary import FPS
 from vitascope.commands.options import default_bundle
 

@@ -16,7 +16,8 @@ import pytest
 from service import server
 from service.connections import BoundedConnection, Room, bounded
 from service.settings import Settings
-from tests.service.running import PATIENCE, Running, serving, wait_for
+from tests.service.running import Running, serving
+from tests.waiting import PATIENCE, wait_for
 
 
 @dataclass(eq=False)

@@ -26,7 +26,8 @@ from PIL import Image
 from tests.media_files import solid, write_subtitled_video
 from tests.service.conftest import COLORS
 from tests.service.conversing import answer_of, noting, refusal_of, spoken
-from tests.service.running import PATIENCE, ROOT, Running
+from tests.service.running import ROOT, Running
+from tests.waiting import PATIENCE
 from vitascope.assistants.server import make_server
 from vitascope.client import AsyncClient
 

@@ -18,7 +18,8 @@ from mcp.client.streamable_http import streamable_http_client
 
 from tests.chaos import only_by_chaos
 from tests.service.conversing import answer_of, spoken
-from tests.service.running import PATIENCE, ROOT, Running
+from tests.service.running import ROOT, Running
+from tests.waiting import PATIENCE
 from vitascope.command import main
 
 

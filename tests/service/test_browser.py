@@ -15,7 +15,8 @@ from tests.media_files import solid, write_subtitled_video
 from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
 from tests.service.hearing import heard, listen
 from tests.service.passing import expect_passed, keep_passing
-from tests.service.running import Running, wait_for
+from tests.service.running import Running
+from tests.waiting import wait_for
 
 
 def in_address(page: Page) -> dict[str, str]:

@@ -21,7 +21,8 @@ from tests.media_files import solid, write_picture
 from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
 from tests.service.hearing import heard, listen, tree
 from tests.service.page_views import exceptions, views
-from tests.service.running import Running, wait_for
+from tests.service.running import Running
+from tests.waiting import wait_for
 
 SIZES = {"desk": (1200, 900), "phone": (360, 720)}
 RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "resultTypes": ["violations"]}

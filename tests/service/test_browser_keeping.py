@@ -14,7 +14,8 @@ from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_picture
 from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
 from tests.service.passing import expect_passed
-from tests.service.running import PATIENCE, Running, wait_for
+from tests.service.running import Running
+from tests.waiting import PATIENCE, wait_for
 
 SLOW = 20_000
 """Bytes a second at which a picture of 1.8 MB is longer under way than anybody waits for a line to be seen."""

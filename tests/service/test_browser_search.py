@@ -11,7 +11,8 @@ from playwright.sync_api import Page, Route, expect
 
 from tests.media_files import solid, write_picture
 from tests.service.browsing import FILM_CLIPS, wait_for_events
-from tests.service.running import Running, wait_for
+from tests.service.running import Running
+from tests.waiting import wait_for
 
 RED = (220, 10, 10)
 SPAN = "{} \N{EN DASH} {}"

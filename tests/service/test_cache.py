@@ -15,10 +15,8 @@ import pytest
 from service.caching.cache import ENTRY_BYTES, Cache
 from service.errors import DeadlineExceeded
 from service.scheduling.call import Asker
-from tests.service.running import wait_for
+from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError
-
-PATIENCE = 180.0
 
 
 class Named(NamedTuple):

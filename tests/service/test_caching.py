@@ -14,8 +14,9 @@ import pytest
 
 from tests.media_files import write_color_video
 from tests.service.conftest import fill, settings_for
-from tests.service.running import JSON, PATIENCE, Running, problem_of, serving, wait_for
+from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_observability import scrape, value
+from tests.waiting import PATIENCE, wait_for
 from vitascope.model import Model
 
 

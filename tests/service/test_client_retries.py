@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.service.conftest import fill, settings_for
 from tests.service.forwarding import forwarding
-from tests.service.running import JSON, PATIENCE, Running, serving, wait_for
+from tests.service.running import JSON, Running, serving
+from tests.waiting import PATIENCE, wait_for
 from vitascope.client import AsyncClient, Client, Retries, ServiceError, waits
 from vitascope.errors import CollectionNotFound
 

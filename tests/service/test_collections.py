@@ -13,9 +13,10 @@ from service.schemas import library
 from tests.index.clustered import use_kinds_when_small
 from tests.index.milvus_server import MilvusUnderTest
 from tests.service.conftest import settings_for
-from tests.service.running import Running, problem_of, serving, wait_for
+from tests.service.running import Running, problem_of, serving
 from tests.service.test_search import fill
 from tests.small_bundle import make_small_bundle
+from tests.waiting import wait_for
 from vitascope.token_encoding import TokenEncoding
 
 

@@ -28,8 +28,9 @@ from service import server
 from service.connections import YIELDING_SECONDS, Room, bounded
 from service.gate import middleware
 from tests.service.conftest import settings_for
-from tests.service.running import PATIENCE, Running, problem_of, serving, wait_for
+from tests.service.running import Running, problem_of, serving
 from tests.service.standing import BodyClock, Standing, standing
+from tests.waiting import PATIENCE, wait_for
 
 MIB = 1024**2
 TRICKLING = 200

@@ -14,8 +14,9 @@ import openai
 import pytest
 
 from tests.service.conftest import settings_for
-from tests.service.running import JSON, PATIENCE, Running, problem_of, serving, wait_for
+from tests.service.running import JSON, Running, problem_of, serving
 from tests.small_bundle import make_small_bundle
+from tests.waiting import PATIENCE, wait_for
 from vitascope.model import Model
 
 

@@ -15,7 +15,8 @@ import pytest
 
 from service.scheduling.call import Inputs, Outputs
 from tests.service.conftest import settings_for
-from tests.service.running import PATIENCE, Running, problem_of, serving, wait_for
+from tests.service.running import Running, problem_of, serving
+from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError, StorageError
 
 

@@ -17,8 +17,9 @@ from index.library import Library
 from tests.chaos import rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
-from tests.service.running import problem_of, process, wait_for
+from tests.service.running import problem_of, process
 from tests.service.uploading import held, kept, picture, sha256, upload
+from tests.waiting import wait_for
 
 SIZE = "10m"
 FILLED = rounds(2, 30)

@@ -24,7 +24,8 @@ from tests.media_files import (
 )
 from tests.mutated_files import mutated, write_originals
 from tests.service.conftest import settings_for
-from tests.service.running import Running, serving, wait_for
+from tests.service.running import Running, serving
+from tests.waiting import wait_for
 from vitascope.decoding import keeper
 
 MIB = 1024**2

@@ -14,7 +14,8 @@ from service.gate.answers import KEPT_SECONDS, Answer, AnswerStore
 from service.gate.fingerprint import Fingerprint
 from service.gate.idempotency import read_key
 from tests.service.conftest import settings_for
-from tests.service.running import Running, problem_of, process, serving, wait_for
+from tests.service.running import Running, problem_of, process, serving
+from tests.waiting import wait_for
 from vitascope.client import Client
 from vitascope.errors import CollectionExists, StorageError
 

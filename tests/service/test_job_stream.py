@@ -29,7 +29,8 @@ from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.following import Told, events, followed, stream
 from tests.service.holding import not_begun
-from tests.service.running import PATIENCE, Running, problem_of, process, serving, wait_for
+from tests.service.running import Running, problem_of, process, serving
+from tests.waiting import PATIENCE, wait_for
 from vitascope import AsyncClient
 from vitascope.model import Model
 

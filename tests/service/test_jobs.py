@@ -14,7 +14,8 @@ import pytest
 from service.settings import Settings
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
-from tests.service.running import JSON, PATIENCE, Running, problem_of, process, serving, wait_for
+from tests.service.running import JSON, Running, problem_of, process, serving
+from tests.waiting import PATIENCE, wait_for
 
 MANY = 12
 SOME = 3

@@ -12,7 +12,8 @@ import pytest
 from service.gate.keys import FILE_NAME, KeyStore
 from service.gate.secrets import digest, id_in
 from tests.service.locked import ask, make_key, secret_of
-from tests.service.running import Running, wait_for
+from tests.service.running import Running
+from tests.waiting import wait_for
 from vitascope.errors import StorageError
 
 

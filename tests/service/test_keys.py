@@ -15,7 +15,8 @@ from service.gate import media_cookie
 from service.gate.access import needed
 from service.gate.secrets import digest, id_in
 from tests.service.locked import ADMIN, ask, make_key, secret_of
-from tests.service.running import JSON, PATIENCE, Running, problem_of, wait_for
+from tests.service.running import JSON, Running, problem_of
+from tests.waiting import PATIENCE, wait_for
 from vitascope.client import Client
 
 

@@ -16,8 +16,9 @@ import httpx
 from index.library import Library
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import settings_for
-from tests.service.running import JSON, PATIENCE, process, serving, wait_for
+from tests.service.running import JSON, process, serving
 from tests.service.uploading import held, kept, picture, sha256, upload
+from tests.waiting import PATIENCE, wait_for
 
 KILLS = rounds(2, 30)
 READY_SECONDS = 10.0

@@ -11,11 +11,11 @@ import pytest
 
 from service import last_connections
 from service.last_connections import has_a_queue, take_up_the_queue
+from tests.waiting import PATIENCE
 
 WAITING = 40
 """Connections in the queue: many more than are taken up in one turn of the loop."""
 REQUEST = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
-PATIENCE = 180.0
 
 
 @pytest.fixture(params=["kept out", "a queue of one"])

@@ -24,7 +24,8 @@ from service.gate.errors import TooManyAtOnce, TooManyRequests
 from service.gate.shares import BURST_SECONDS, Share, Shares
 from tests.chaos import is_chaos
 from tests.service.conftest import fill, settings_for
-from tests.service.running import PATIENCE, Running, problem_of, serving, wait_for
+from tests.service.running import Running, problem_of, serving
+from tests.waiting import PATIENCE, wait_for
 
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 MAX_REQUESTS = 6

@@ -7,7 +7,8 @@ import httpx
 from service.gate import media_cookie
 from service.gate.keys import Key
 from tests.service.locked import ask, make_key, secret_of
-from tests.service.running import PATIENCE, Running
+from tests.service.running import Running
+from tests.waiting import PATIENCE
 
 
 def test_media_can_be_played_with_a_cookie_that_is_good_for_nothing_else(locked: Running) -> None:

@@ -25,7 +25,8 @@ from service.logs import formatter
 from service.settings import read_settings
 from service.tracing import tracer_for
 from tests.service.conftest import fill, settings_for
-from tests.service.running import PATIENCE, Running, serving, wait_for
+from tests.service.running import Running, serving
+from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import InvalidInput
 
 OBSERVABILITY = Path(__file__).parents[2] / "observability"

@@ -19,9 +19,10 @@ from index.transfer.parquet_import import import_collection
 from service import operation_work
 from service.operations import MAX_TRIES, Operations
 from tests.service.conftest import settings_for
-from tests.service.running import JSON, PATIENCE, Running, problem_of, serving, wait_for
+from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_search import fill
 from tests.small_bundle import make_small_bundle
+from tests.waiting import PATIENCE, wait_for
 from vitascope.client import Client
 from vitascope.errors import Conflict, InvalidInput, StorageError
 

@@ -27,7 +27,7 @@ from service.outbound.urls import read_url
 from tests.chaos import rounds
 from tests.connections import connections, places
 from tests.service.outside import HERE, Outside, certified, dripping, outside, page, redirect
-from tests.service.running import PATIENCE
+from tests.waiting import PATIENCE
 from vitascope.errors import InvalidInput
 
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -16,7 +16,8 @@ import httpx
 from service.bench.load import Client, Outcome, closed_loop, open_loop, post_bytes
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import settings_for
-from tests.service.running import PATIENCE, process, wait_for
+from tests.service.running import process
+from tests.waiting import PATIENCE, wait_for
 
 TIMES = 10
 AT_ONCE = 8

@@ -13,7 +13,8 @@ from service.run import serve
 from service.settings import read_settings
 from tests.service.conftest import settings_for
 from tests.service.locked import ADMIN
-from tests.service.running import PATIENCE, process, serving, wait_for
+from tests.service.running import process, serving
+from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import InvalidInput
 
 

@@ -10,8 +10,9 @@ from model_export.triton import write_repository
 from model_export.triton_config import Serving
 from tests.media_files import solid, write_picture
 from tests.service.conftest import fill, settings_for
-from tests.service.running import problem_of, serving, wait_for
+from tests.service.running import problem_of, serving
 from tests.vitascope.kserve.protocol_server import serving as graph_server
+from tests.waiting import wait_for
 from vitascope.bundle import Bundle
 
 

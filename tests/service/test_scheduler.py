@@ -17,10 +17,9 @@ from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
 from service.scheduling.batches import BatchLimits, choose, merge, split
 from service.scheduling.call import Asker, Call
 from service.scheduling.scheduler import Scheduler
-from tests.service.running import wait_for
+from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError, EngineUnavailable
 
-PATIENCE = 180.0
 POISON = 666
 
 

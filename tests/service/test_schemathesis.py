@@ -26,7 +26,8 @@ from service.schemas.embeddings import DATA
 from service.settings import Settings
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import fill, settings_for
-from tests.service.running import Running, serving, wait_for
+from tests.service.running import Running, serving
+from tests.waiting import wait_for
 
 EXAMPLES = rounds(16, int(os.environ.get("EXAMPLES", "200")))
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"

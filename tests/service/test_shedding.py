@@ -17,8 +17,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service.shedding import is_plain_post
 from tests.service.conftest import settings_for
-from tests.service.running import PATIENCE, Running, serving, wait_for
+from tests.service.running import Running, serving
 from tests.service.test_connections import parsed_by
+from tests.waiting import PATIENCE, wait_for
 
 AT_ONCE = 2
 REFUSED = 3

@@ -18,9 +18,10 @@ from index.library import Library
 from tests.chaos import is_chaos, rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
-from tests.service.running import PATIENCE, process, serving, wait_for
+from tests.service.running import process, serving
 from tests.service.stopping import FREE_FILES
 from tests.service.uploading import kept, picture, sha256, upload
+from tests.waiting import PATIENCE, wait_for
 
 STOPS = rounds(1, 20)
 MANY = rounds(20, 200)

@@ -16,7 +16,8 @@ from service.opening import open_service
 from service.run import main, serve
 from service.settings import Settings, read_settings
 from tests.service.conftest import settings_for
-from tests.service.running import PATIENCE, Running, environment_of, problem_of, serving, wait_for
+from tests.service.running import Running, environment_of, problem_of, serving
+from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError, InvalidInput, StorageError
 
 

@@ -22,7 +22,8 @@ from tests.chaos import is_chaos, rounds
 from tests.index.clustered import use_kinds_when_small
 from tests.index.numbered import content
 from tests.service.conftest import settings_for
-from tests.service.running import process, wait_for
+from tests.service.running import process
+from tests.waiting import wait_for
 from vitascope.model import Model
 
 SWAPS = rounds(30, 500)

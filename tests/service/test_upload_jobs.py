@@ -18,7 +18,8 @@ from tests.chaos import only_by_chaos
 from tests.media_files import cut, solid, write_counter_video, write_video
 from tests.service.conftest import settings_for
 from tests.service.following import followed
-from tests.service.running import JSON, PATIENCE, Running, problem_of, process, wait_for
+from tests.service.running import JSON, Running, problem_of, process
+from tests.waiting import PATIENCE, wait_for
 from vitascope.client import Client
 from vitascope.command import main
 from vitascope.errors import MediaError

@@ -23,8 +23,9 @@ from tests.chaos import rounds
 from tests.connections import connections, places
 from tests.service.conftest import settings_for
 from tests.service.outside import Outside, certified, dripping, outside, page, redirect
-from tests.service.running import JSON, PATIENCE, Running, problem_of, serving, wait_for
+from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_jobs import finished
+from tests.waiting import PATIENCE, wait_for
 from vitascope.client import Client
 from vitascope.errors import InvalidInput
 

@@ -25,8 +25,9 @@ from service.webhooks.store import WebhookStore
 from tests.service.conftest import settings_for
 from tests.service.holding import not_begun
 from tests.service.receiver import Receiver, door_to, receiving
-from tests.service.running import JSON, PATIENCE, ROOT, Running, problem_of, process, serving, wait_for
+from tests.service.running import JSON, ROOT, Running, problem_of, process, serving
 from tests.service.test_job_stream import begin, pictures
+from tests.waiting import PATIENCE, wait_for
 from vitascope.webhooks import SignatureInvalid, new_secret, sign, verify
 
 ALL = ["job.succeeded", "job.failed", "job.cancelled"]

@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.waiting import PATIENCE
 from vitascope import AsyncClient, Client, errors
 from vitascope.client import Retries, ServiceError
 
-PATIENCE = 180.0
 Handler = Callable[[httpx.Request], httpx.Response]
 MEGABYTE = 1_000_000
 

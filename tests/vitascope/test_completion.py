@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from tests.tools import find_tool
+from tests.waiting import PATIENCE
 from vitascope.command import main
 from vitascope.commands.completers import collection_names
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 180.0
 
 
 @pytest.fixture

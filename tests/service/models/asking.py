@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from tests.service.running import JSON, wait_for
+from tests.service.running import JSON
+from tests.waiting import wait_for
 
 TEXT = "a red thing"
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.service.models.asking import added, embedded, listed, width
-from tests.service.running import PATIENCE, Running, problem_of, wait_for
+from tests.service.running import Running, problem_of
 from tests.small_bundle import make_small_bundle, write_manifest
+from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError
 from vitascope.model import Model
 

@@ -11,7 +11,8 @@ import pytest
 
 from tests.service.conftest import fill
 from tests.service.models.asking import TEXT, added, best, listed, width
-from tests.service.running import PATIENCE, Running, problem_of, wait_for
+from tests.service.running import Running, problem_of
+from tests.waiting import PATIENCE, wait_for
 from vitascope.bundle import Bundle
 from vitascope.command import main
 

@@ -11,8 +11,9 @@ import pytest
 from service.opening import open_service
 from tests.service.conftest import fill, settings_for
 from tests.service.models.asking import added, best, listed, width
-from tests.service.running import problem_of, serving, wait_for
+from tests.service.running import problem_of, serving
 from tests.small_bundle import make_small_bundle
+from tests.waiting import wait_for
 from vitascope.errors import StorageError
 
 

@@ -18,7 +18,8 @@ from service.memory import give_back
 from tests.chaos import rounds
 from tests.service.conftest import fill, settings_for
 from tests.service.models.asking import TEXT, added, best, embedded, listed, width
-from tests.service.running import PATIENCE, ROOT, Running, problem_of, serving, wait_for
+from tests.service.running import ROOT, Running, problem_of, serving
+from tests.waiting import PATIENCE, wait_for
 from vitascope.engine import Array, Engine
 from vitascope.model import Floats, Model
 

@@ -19,6 +19,7 @@ import pytest
 
 from tests.media_files import solid, write_counter_video, write_video
 from tests.vitascope.decoding.conftest import HOOKED, question
+from tests.waiting import PATIENCE, wait_for
 from vitascope.decoding import keeper
 from vitascope.decoding import pool as pool_module
 from vitascope.decoding.pool import Always, DecodingPool, Wanted
@@ -31,15 +32,7 @@ from vitascope.media.limits import DEFAULT_LIMITS
 NewPool = Callable[..., DecodingPool]
 BULK, HURRY = Always(bulk=True), Always()
 ROOT = Path(__file__).parents[3]
-PATIENCE = 180.0
 SMALL = FrameStream(name="small", frames=1, height=16, width=16, placement="middle")
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.005)
 
 
 def is_gone(pid: int) -> bool:

@@ -12,9 +12,9 @@ import pytest
 from model_export.triton import write_repository
 from model_export.triton_config import Serving
 from tests.vitascope.kserve.protocol_server import serving
+from tests.waiting import PATIENCE
 from vitascope.bundle import Bundle
 
-PATIENCE = 180.0
 MAX_BATCH = 4
 """Of the small bundle's models at Triton's dialect: less than what the tests ask for at once."""
 

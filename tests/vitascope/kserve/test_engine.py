@@ -16,9 +16,10 @@ from model_export.triton import write_repository
 from model_export.triton_config import Serving
 from tests.ports import reserved_port
 from tests.small_bundle import make_small_bundle
-from tests.vitascope.kserve.conftest import MAX_BATCH, PATIENCE
+from tests.vitascope.kserve.conftest import MAX_BATCH
 from tests.vitascope.kserve.protocol_server import Answer, ProtocolServer, serving
 from tests.vitascope.test_model import colour_streams
+from tests.waiting import PATIENCE
 from vitascope.bundle import Bundle
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
 from vitascope.kserve.check import check_server

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper
 from tests.small_bundle import STREAMS, TEXT_LENGTH, make_small_bundle
 from tests.vitascope.trt.conftest import install
 from tests.vitascope.trt.double import SECRET, TensorRT
+from tests.waiting import PATIENCE
 from vitascope.bundle import Bundle
 from vitascope.engine import Array, ArraySpec, OnnxRuntimeEngine, Placement
 from vitascope.engine_choice import open_engine
@@ -28,7 +29,6 @@ from vitascope.trt import engine as engine_module
 from vitascope.trt.engine import TensorRTEngine
 
 CARD = "NVIDIA H100 80GB HBM3"
-PATIENCE = 180.0
 FOLDER = "tensorrt/nvidia-h100-80gb-hbm3-sm90-tensorrt-10.15.1.29"
 
 

@@ -1,0 +1,17 @@
+"""How tests wait: for a condition, and for as long as a machine that stands still now and then may take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+PATIENCE = 180.0
+"""Seconds."""
+
+
+def wait_for(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Return when ``condition`` holds; fail after ``patience`` seconds."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
