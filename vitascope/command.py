@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -149,6 +150,15 @@ def _run(arguments: list[str]) -> int:
     return PARTLY if result.get("failed") else DONE
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser for which `-0.5,1` and `-1e-3` are values, not unknown options. Subcommands inherit its class."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # By default argparse knows plain numbers alone.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
     """With room for the longest command: argparse leaves the indentation of commands out of its count."""
 
@@ -161,7 +171,7 @@ def build_parser(chosen: str | None) -> tuple[argparse.ArgumentParser, Show | No
     """(the parser with the arguments of the ``chosen`` subcommand; of the others it knows name and summary; how the
     result is shown if not as a listing).
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vitascope",
         description="Search, check and question folders of video.",
         epilog=EPILOG,

@@ -110,18 +110,21 @@ def _interrupted(collection: Collection, source: Source, options: JobOptions) ->
 
 
 def _summary(collection: Collection, job: Job, resumed: list[Job]) -> dict[str, Any]:
+    from index.jobs.records import count_added_by
     from index.jobs.sources.description import source_dict
 
     added = job.counts.succeeded + sum(earlier.counts.succeeded for earlier in resumed)
+    # What a resumed job has added is skipped by the new one, unless its file has gone since.
+    skipped = job.counts.skipped - count_added_by(collection, job.id, [earlier.id for earlier in resumed])
     failed = job.counts.failed + job.counts.quarantined
     stats = collection.stats()
     return {
         "source": source_dict(job.source),
         "job": str(job.id),
         "resumed": [str(earlier.id) for earlier in resumed],
-        "files": job.counts.total,
+        "files": added + skipped + failed,
         "added": added,
-        "skipped": job.counts.total - added - failed,
+        "skipped": skipped,
         "failed": failed,
         "failures": failures(files_here(collection, job.id)),
         "notes": [note for done in (*resumed, job) for note in notes(files_here(collection, done.id))],

@@ -71,7 +71,7 @@ def _by_job(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         "resumed": [],
         "files": job["total"],
         "added": counts["succeeded"],
-        "skipped": job["total"] - counts["succeeded"] - failed,
+        "skipped": counts["skipped"],
         "failed": failed,
         "failures": failures(files),
         "notes": notes(files),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -188,6 +188,18 @@ def all_items(collection: Collection, job_id: int, state: ItemState) -> Iterator
     while page:
         yield from page
         page = items(collection, job_id, state, after_position=page[-1].position)
+
+
+def count_added_by(collection: Collection, job_id: int, earlier: Sequence[int]) -> int:
+    """Count the files that a job skipped and one of the ``earlier`` jobs had added."""
+    with collection.catalogue.read() as connection:
+        (count,) = connection.execute(
+            "SELECT count(*) FROM job_items AS item WHERE job_id = ? AND state = 'skipped' AND EXISTS (SELECT 1 FROM"
+            " job_items AS before WHERE before.path = item.path AND before.state = 'succeeded'"
+            " AND before.job_id IN (SELECT value FROM json_each(?)))",
+            (job_id, json.dumps(list(earlier))),
+        ).fetchone()
+    return int(count)
 
 
 def find_job(connection: sqlite3.Connection, job_id: int) -> Job:

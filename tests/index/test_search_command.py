@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,29 @@ def test_a_file_a_clip_and_a_sentence_find_what_looks_like_them(
     assert red["fused"] is not None
     assert titles(found(capsys, "--like-clip", red["clip_id"]))[0] == "wine"
     assert titles(found(capsys, "a blue thing", "--like", leaf, "--weights", "3,1", "--rerank", "0"))[0] == "blue"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--weights", "-0.5,1"],
+        ["--weights", "-.5,+1e0"],
+        ["--weights", "-5e-1,1", "--min-similarity", "-1e0"],
+        ["--weights=-0.5,1", "--min-similarity", "-1"],
+    ],
+)
+def test_negative_numbers_are_values_of_options(
+    indexed: Path, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    leaf = str(indexed / "leaf.png")
+    command = [sys.executable, "-m", "vitascope", "search", "a red thing", "--like", leaf, *options, "--json"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    ranked = titles(json.loads(done.stdout))
+    assert ranked[0] == "green"
+    assert ranked[-1] == "red"  # the negative weight puts what the sentence describes last
+    assert main(["search", "a red thing", "--like", leaf, "--weights", "-0.5,one"]) == 2
+    assert "weights: '-0.5,one'; numbers with commas between them were expected" in capsys.readouterr().err
 
 
 def test_words_of_titles_count_on_request(capsys: pytest.CaptureFixture[str]) -> None:

@@ -342,6 +342,26 @@ def test_indexing_goes_on_after_an_interrupt(
     assert result["failed"] == 0
 
 
+def test_a_resumed_job_whose_files_have_gone_is_counted_rightly(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(steps: object, done: float, total: int, note: str = "") -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vitascope.commands.output.Steps.show", interrupt)
+        assert main(["index", str(pictures)]) == 130
+    for name in ("red.png", "green.png"):
+        (pictures / name).unlink()
+    command = [sys.executable, "-m", "vitascope", "index", str(pictures)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("3 added, 0 skipped: collection videos has 3 videos")
+    again = subprocess.run([*command, "--json"], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = json.loads(again.stdout)
+    assert (result["files"], result["added"], result["skipped"]) == (1, 0, 1)
+
+
 def test_a_file_list_is_indexed_with_its_columns(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pictures / "list.csv").write_text("file,name,year\nred.png,The red one,2024\nnothing.png,,\n")
     columns = ["--path-column", "file", "--title-column", "name"]
