@@ -14,9 +14,6 @@ if TYPE_CHECKING:
 Files = Callable[["ItemState"], Iterator[tuple[str, str | None]]]
 """All files in a state, in order: path, and why it is in that state or what was remarked."""
 
-NOTES_KEPT = 1000
-"""Remarks that are told: a job may have one on each of a million files, and says the same of all."""
-
 
 def files_here(collection: Collection, job_id: int) -> Files:
     """Those of a job in a data folder."""
@@ -40,5 +37,7 @@ def failures(files: Files) -> list[dict[str, str | None]]:
 
 def notes(files: Files) -> list[dict[str, str]]:
     """What was remarked about files that were added, at most ``NOTES_KEPT``."""
+    from index.jobs.records import NOTES_KEPT
+
     noted = ({"file": path, "note": reason} for path, reason in files("succeeded") if reason)
     return list(islice(noted, NOTES_KEPT))

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from index.commands.files_told import NOTES_KEPT, failures, files_there, notes
+from index.commands.files_told import failures, files_there, notes
 from index.commands.index_asked import asked_metadata, asked_source
 from index.commands.jobs_server import followed
 from index.commands.running import check_succeeded
@@ -111,6 +111,7 @@ class _Sent:
 
 
 def _by_uploads(client: Client, args: argparse.Namespace) -> dict[str, Any]:
+    from index.jobs.records import NOTES_KEPT
     from index.jobs.sources.description import ShardsSource, check_source, source_dict
 
     metadata, segmentation = asked_metadata(args), segmentation_json(asked_segmentation(args))

@@ -30,6 +30,8 @@ ITEM_STATES: tuple[ItemState, ...] = (
 )
 FINISHED = ("succeeded", "failed", "cancelled")
 MAX_PAGE = 10_000
+NOTES_KEPT = 1000
+"""Remarks that a summary repeats: a job may have one on each of a million files, and says the same of all."""
 
 _JOB_COLUMNS = (
     "id, source, options, state, error, requested, created_at, started_at, finished_at, run_started_at, run_ended_at"

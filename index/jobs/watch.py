@@ -18,7 +18,7 @@ from typing import Any
 from index.collection import Collection
 from index.jobs.folder_listing import Listed, list_folder
 from index.jobs.jobs import JobItem, JobOptions, create_job, items, jobs, run_job
-from index.jobs.records import MAX_PAGE
+from index.jobs.records import MAX_PAGE, NOTES_KEPT
 from index.jobs.sources.description import MAX_NAMED, FilesSource, FolderSource, source_dict
 from index.records import Video
 from index.storage.filters import parse_filter
@@ -46,11 +46,12 @@ class Watch:
 
 @dataclass
 class Totals:
-    """What happened while the folder was watched."""
+    """What happened while the folder was watched. ``notes``: remarks on files that were added, as many as a job's."""
 
     added: int = 0
     skipped: int = 0
     failures: list[JobItem] = field(default_factory=list)
+    notes: list[JobItem] = field(default_factory=list)
     gone: int = 0
     removed: int = 0
 
@@ -79,15 +80,18 @@ def watch(collection: Collection, model: Model, wanted: Watch, say: Say) -> Tota
 
 
 def summary(collection: Collection, source: FolderSource, totals: Totals) -> dict[str, Any]:
-    """The same keys as indexing once has, and what went."""
+    """The keys that indexing once has, and what went."""
     stats = collection.stats()
     return {
         "source": source_dict(source),
+        "job": None,
+        "resumed": [],
         "files": totals.added + totals.skipped + len(totals.failures),
         "added": totals.added,
         "skipped": totals.skipped,
         "failed": len(totals.failures),
         "failures": [{"file": item.path, "reason": item.reason} for item in totals.failures],
+        "notes": [{"file": item.path, "note": item.reason} for item in totals.notes],
         "gone": totals.gone,
         "removed": totals.removed,
         "videos": stats.videos,
@@ -239,6 +243,8 @@ class _Follower:
             event["reason"] = item.reason
         if item.state == "succeeded":
             self._totals.added += 1
+            if item.reason is not None and len(self._totals.notes) < NOTES_KEPT:
+                self._totals.notes.append(item)
         elif item.state == "skipped":
             self._totals.skipped += 1
         else:

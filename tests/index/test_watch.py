@@ -7,7 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from index.jobs.jobs import JobOptions
 from index.jobs.sources.description import FolderSource
 from index.jobs.watch import Totals, Watch, summary, watch
 from tests.media_files import solid, write_picture
+from tests.waiting import PATIENCE
 from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
@@ -190,28 +192,34 @@ itself: a process that has Milvus's client in it must not be forked with code to
 """
 
 
-def test_ctrl_c_ends_the_command_in_order(tmp_path: Path, folder: Path, small_bundle: Path) -> None:
-    picture(folder / "a.png", 1)
-    command = [sys.executable, "-c", HEEDING, "index", str(folder), "--watch", "--json"]
-    command += [
-        "--interval",
-        "0.05",
-        "--settle",
-        "0.05",
-        "--bundle",
-        str(small_bundle),
-        "--data",
-        str(tmp_path / "data"),
-    ]
-
+@contextmanager
+def command(folder: Path, data: Path, bundle: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`vitascope index FOLDER --watch`, which looks very often."""
+    arguments = [sys.executable, "-c", HEEDING, "index", str(folder), "--watch", "--interval", "0.05"]
+    arguments += ["--settle", "0.05", "--bundle", str(bundle), "--data", str(data), *options]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
         try:
-            assert process.stdout is not None
-            assert '"event": "added"' in process.stdout.readline()
-            process.send_signal(signal.SIGINT)
-            rest, errors = process.communicate(timeout=300)
+            yield process
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    ("options", "event", "end"),
+    [
+        (["--json"], '"event": "added"', '"added": 1'),
+        ([], "added  ", "1 added, 0 skipped: collection videos has 1 videos, 1 clips"),
+    ],
+)
+def test_ctrl_c_ends_the_command_in_order(
+    tmp_path: Path, folder: Path, small_bundle: Path, options: list[str], event: str, end: str
+) -> None:
+    picture(folder / "a.png", 1)
+    with command(folder, tmp_path / "data", small_bundle, *options) as process:
+        assert process.stdout is not None
+        assert event in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, "")
-    assert '"added": 1' in rest
+    assert end in rest
