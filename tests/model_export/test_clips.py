@@ -13,7 +13,8 @@ from model_export.export import export_checkpoint
 from model_export.parity import real_cases
 from tests.training.small_run import write_clips, write_tokenizer
 from training import checkpoint
-from training.data.packed import open_packed
+from training.data.packed import Packed, open_packed
+from training.evaluation.embedding import embed_texts
 from training.evaluation.gallery import embed_gallery
 from training.evaluation.report import evaluate, open_encoder
 from vitascope.errors import InvalidInput
@@ -35,6 +36,21 @@ def merging(checkpoint_folder: Path, folder: Path) -> Path:
     return folder
 
 
+def assert_same_embeddings(
+    checkpoint_folder: Path, bundle: Path, packed: Packed, temperature: float | None, clips: int | None
+) -> np.ndarray:
+    """Compare what is measured: embeddings of videos and captions. Return those of the videos.
+
+    Ranks are not compared: an untrained model embeds the few videos nearly alike, and rounding decides their order.
+    """
+    encoders = open_encoder(checkpoint_folder), open_encoder(bundle)
+    expected, actual = (embed_gallery(encoder, packed, temperature, clips=clips)[0].vectors for encoder in encoders)
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+    captions = sorted({caption for example in packed.examples for caption in example.captions})
+    np.testing.assert_allclose(*(embed_texts(encoder, captions) for encoder in encoders), atol=1e-4)
+    return expected
+
+
 @pytest.mark.usefixtures("exported_before")
 @pytest.mark.parametrize("merge", ["mean", "logsumexp"])
 def test_a_bundle_is_measured_as_its_checkpoint(
@@ -44,14 +60,13 @@ def test_a_bundle_is_measured_as_its_checkpoint(
     bundle = export_checkpoint(held, tmp_path / "bundle", precision="float32", data=folders[1], seed=1)
     packed = open_packed(data / "pictogram_videos" / "test")
     temperature = 0.05 if merge == "logsumexp" else None
-    ours, theirs = (embed_gallery(open_encoder(model), packed, temperature, clips=3)[0] for model in (held, bundle))
-    assert ours.vectors.shape == ((8, 3, 24) if merge == "logsumexp" else (8, 24))
-    np.testing.assert_allclose(ours.vectors, theirs.vectors, atol=1e-4)
-    one, other = (evaluate(model, data, corpora=["pictogram_videos"], clips=3) for model in (held, bundle))
-    assert one["pictogram_videos"].keys() == other["pictogram_videos"].keys()
-    assert one["pictogram_videos"]["clips"] == 3
-    for name in ("t2v R@1 (all concepts)", "t2v MnR (all concepts)"):
-        assert one["pictogram_videos"][name] == pytest.approx(other["pictogram_videos"][name], abs=0.5)
+    gallery = assert_same_embeddings(held, bundle, packed, temperature, clips=3)
+    assert gallery.shape == ((8, 3, 24) if merge == "logsumexp" else (8, 24))
+    of_checkpoint, of_bundle = (
+        evaluate(model, data, corpora=["pictogram_videos"], clips=3)["pictogram_videos"] for model in (held, bundle)
+    )
+    assert of_checkpoint.keys() == of_bundle.keys()
+    assert of_checkpoint["clips"] == of_bundle["clips"] == 3
 
 
 @pytest.mark.usefixtures("exported_before")
@@ -61,11 +76,11 @@ def test_a_bundle_is_measured_on_any_corpus_whose_frames_it_sees(
     bundle = export_checkpoint(folders[0], tmp_path / "bundle", precision="float32", data=folders[1], seed=1)
     shutil.copytree(folders[1] / "squares", tmp_path / "data" / "mine")
     shutil.copytree(data / "pictogram_videos", tmp_path / "data" / "talks")
-    one, other = (evaluate(m, tmp_path / "data", "val", clips=None) for m in (folders[0], bundle))
-    assert [*one] == [*other] == ["mine", "talks"]
-    for corpus in one:
-        assert one[corpus].keys() == other[corpus].keys()
-        assert one[corpus]["t2v MnR"] == pytest.approx(other[corpus]["t2v MnR"], abs=0.5)
+    of_checkpoint, of_bundle = (evaluate(m, tmp_path / "data", "val", clips=None) for m in (folders[0], bundle))
+    assert [*of_checkpoint] == [*of_bundle] == ["mine", "talks"]
+    for corpus in of_checkpoint:
+        assert of_checkpoint[corpus].keys() == of_bundle[corpus].keys()
+        assert_same_embeddings(folders[0], bundle, open_packed(tmp_path / "data" / corpus / "val"), None, clips=None)
     packing = tmp_path / "data" / "mine" / "val" / "pack.json"
     packing.write_text(packing.read_text().replace('"height": 32', '"height": 16'))
     low = tmp_path / "data" / "mine" / "val" / "low.npy"
