@@ -40,12 +40,13 @@ from vitascope.model import Model
 PAGE = 500
 """Videos of the old collection that are read at a time."""
 _LOOK_SECONDS = 1.0
+_LAST_ID = 2**63 - 1
 JOB_TABLES = ("jobs", "job_items", "job_states")
 MEDIA = "media"
 """Where a collection keeps copies of what came from archives and URLs; paths of its videos lead there."""
 
 OnVideo = Callable[[int, int, str], None]
-"""Called with how many videos are there, how many there will be, and the title of the last."""
+"""Takes how many videos are embedded, of how many, and the title of the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +91,15 @@ def reembed(
     embedded = 0
     while True:
         missing = []
+        done, total = new.stats().videos, old.stats().videos  # counting reads all rows: once, not for every video
         with closing(work.pass_on(_lacking(old, new), pace or Pace())) as passed:
             for video, problem in passed:
                 if problem is not None:
                     missing.append(Missing(video, problem))
                     continue
                 embedded += 1
-                on_video(new.stats().videos, old.stats().videos, video.title)
+                done += 1
+                on_video(done, max(done, total), video.title)
         if missing and not skip_missing:
             return Reembedded(False, embedded, missing)
         if _switch(library, old, new, {one.video.id for one in missing}):
@@ -125,14 +128,16 @@ def _lacking(old: Collection, new: Collection) -> Iterator[Video]:
     """Videos of the old collection that the new one lacks, by id."""
     after = 0
     while page := old.videos(PAGE, after):
-        there = _ids(new)
+        there = _ids(new, page[0].id, page[-1].id)
         yield from (video for video in page if video.id not in there)
         after = page[-1].id
 
 
-def _ids(collection: Collection) -> set[int]:
+def _ids(collection: Collection, first: int = 0, last: int = _LAST_ID) -> set[int]:
+    """Return the ids of the collection's videos, from ``first`` to ``last``."""
     with collection.catalogue.read() as connection:
-        return {row[0] for row in connection.execute("SELECT id FROM videos")}
+        rows = connection.execute("SELECT id FROM videos WHERE id BETWEEN ? AND ?", (first, last))
+        return {row[0] for row in rows}
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from index.jobs.jobs import create_folder_job, items, job, run_job
 from index.jobs.pipeline import Pace
 from index.library import Library
 from index.search.search import search_text
+from index.storage.catalogue import Catalogue
 from index.transfer import reembed as module
 from index.transfer.reembed import reembed
 from tests.media_files import solid, write_color_video, write_picture
@@ -100,6 +102,38 @@ def test_both_are_searched_until_the_switch_and_later_writes_come_along(
     assert sorted({*seen} - {"green"}) == ["blue", "red"]
     assert sorted(video.title for video in library.open("videos").videos()) == ["blue", "red"]
     assert best(library, new_model, "blue") == "blue"
+
+
+def test_videos_are_counted_once_however_many_there_are(
+    tmp_path: Path, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting reads every row: counted for every video, 100,000 of them would take an hour longer."""
+    statements: list[str] = []
+    connect = Catalogue._connect
+
+    def traced(catalogue: Catalogue) -> sqlite3.Connection:
+        connection = connect(catalogue)
+        connection.set_trace_callback(statements.append)
+        return connection
+
+    def counting_statements(name: str, videos: int) -> int:
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(videos):
+            write_picture(folder / f"{number}.png", solid((number, 0, 0)))
+        with Library(tmp_path / f"library-{name}") as library:
+            collection = library.create("videos", models[0])
+            run_job(collection, models[0], create_folder_job(collection, folder).id)
+            library.close()
+            seen: list[tuple[int, int]] = []
+            with monkeypatch.context() as patch:
+                patch.setattr(Catalogue, "_connect", traced)
+                statements.clear()
+                reembed(library, "videos", models[1], on_video=lambda done, total, _: seen.append((done, total)))
+            assert seen == [(done, videos) for done in range(1, videos + 1)]
+        return sum("count(" in statement or "sum(" in statement for statement in statements)
+
+    assert counting_statements("few", 2) == counting_statements("many", 12)
 
 
 def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
