@@ -22,10 +22,13 @@ def gathered(
     ask: Callable[[int, str | None], Mapping[str, Any]], key: str, limit: int, cursor: str | None
 ) -> dict[str, Any]:
     """At most ``limit`` records under ``key``, of as many pages as that takes; ``ask(limit, cursor)`` gets one."""
+    from vitascope.client.paging import Cursors
+
+    cursors = Cursors()
     found: list[Any] = []
     while True:
         page = ask(min(limit - len(found), AT_ONCE), cursor)
         found += page[key]
-        cursor = page["next_cursor"]
+        cursor = cursors.next_of(page)
         if cursor is None or len(found) >= limit:
             return {key: found, "next_cursor": cursor}

@@ -13,6 +13,8 @@ OPENING = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
 """How long a client waits until it comes back."""
 HEARTBEAT = b":\n\n"
 """A comment: nothing happens, and both sides see that the other is there."""
+_ESCAPES = {character: f"\\u{character:04x}" for character in (0x85, 0x2028, 0x2029)}
+"""JSON escapes of characters at which some clients, unlike the standard, end a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +42,4 @@ def progress(job: Job) -> bytes:
 def _written(kind: str, data: str, number: int | None = None) -> bytes:
     # JSON has no line breaks outside of its texts, and escapes those within.
     identity = "" if number is None else f"id: {number}\n"
-    return f"{identity}event: {kind}\ndata: {data}\n\n".encode()
+    return f"{identity}event: {kind}\ndata: {data.translate(_ESCAPES)}\n\n".encode()

@@ -31,7 +31,7 @@ from tests.service.following import Told, events, followed, stream
 from tests.service.holding import not_begun
 from tests.service.running import Running, problem_of, process, serving
 from tests.waiting import PATIENCE, wait_for
-from vitascope import AsyncClient
+from vitascope import AsyncClient, Client
 from vitascope.model import Model
 
 WATCHERS = 50
@@ -93,6 +93,19 @@ def test_a_job_is_followed_from_its_first_event_to_its_end(
     assert done
     for number in range(11):  # whoever comes back at any moment gets exactly the rest
         assert kept(followed(running.client, job, number)) == kept(told)[number:]
+
+
+def test_a_name_with_line_separators_is_told_to_clients_that_end_a_line_there(
+    running: Running, collection: str, incoming: Path
+) -> None:
+    name = "a\u2028b\u2029c\x85d.png"
+    incoming.mkdir(parents=True, exist_ok=True)
+    write_picture(incoming / name, solid((3, 60, 200), 48, 48))
+    job = begin(running.client, collection, incoming)
+    # `followed` reads with httpx's iter_lines, as vitascope.client did up to 0.2.0.
+    assert [Path(told.data["path"]).name for told in followed(running.client, job, 0) if told.kind == "item"] == [name]
+    with Client(str(running.client.base_url)) as client:
+        assert client.wait_for_job(collection, job.rsplit("/", 1)[1])["state"] == "succeeded"
 
 
 def test_a_finished_job_tells_its_end_and_then_that_there_is_no_more(

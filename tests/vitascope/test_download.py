@@ -1,86 +1,139 @@
-"""Files of a service: they come whole or not at all, and go on where a connection broke off."""
+"""Files of a service: they come whole or not at all, continue where a connection broke off, and end at some time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
 from pathlib import Path
 
-import httpx
 import pytest
 
-from vitascope.client.synchronous.download import TRIES, fetch
-from vitascope.errors import InvalidInput
+from tests.vitascope.local_server import CLIENTS, Exchange, download, server
+from vitascope.client import Retries, ServiceError
+from vitascope.client.transfer import MAX_RESTARTS, MAX_STALLS
+from vitascope.errors import InvalidInput, VideoNotFound
 
-CONTENT = bytes(range(256)) * 40
-
-
-class Breaking(httpx.SyncByteStream):
-    """So many bytes, then a broken connection."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self.content
-        raise httpx.ReadError("connection reset by peer")
+CONTENT = random.Random(1).randbytes(300_000)
 
 
-class Server:
-    """Gives ``pieces`` bytes at each request before the connection breaks; knows ranges or does not."""
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("synchronous", "asynchronous"):
+        monkeypatch.setattr(f"vitascope.client.{kind}.download.PAUSES", Retries(pause=0.0))
+
+
+class Media:
+    """Gives ``pieces`` bytes at each request before the connection breaks, then all; knows ranges or does not."""
 
     def __init__(self, pieces: list[int], *, knows_ranges: bool = True) -> None:
         self.pieces = pieces
         self.knows_ranges = knows_ranges
-        self.asked: list[str | None] = []
+        self.ranges: list[str | None] = []
+        self.sent = 0
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
-        wanted = request.headers.get("range")
-        self.asked.append(wanted)
-        first = int(wanted.split("=")[1].rstrip("-")) if wanted and self.knows_ranges else 0
-        status = 206 if first else 200
+    def __call__(self, exchange: Exchange) -> None:
+        self.ranges.append(exchange.headers["Range"])
+        first = exchange.offset if self.knows_ranges else 0
         rest = CONTENT[first:]
-        if self.pieces:
-            return httpx.Response(status, stream=Breaking(rest[: self.pieces.pop(0)]))
-        return httpx.Response(status, content=rest)
+        if first:
+            stated = f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}"
+            exchange.head(206, Content_Length=len(rest), Content_Range=stated)
+        else:
+            exchange.head(200, Content_Length=len(rest))
+        piece = rest[: self.pieces.pop(0)] if self.pieces else rest
+        self.sent += len(piece)
+        exchange.body(piece)
 
 
-def fetched(server: Server, target: Path) -> None:
-    with httpx.Client(base_url="http://service", transport=httpx.MockTransport(server)) as http:
-        fetch(http, "/file", target)
-
-
-def test_it_goes_on_where_it_broke_off(tmp_path: Path) -> None:
-    server = Server([100, 0, 0, 0, 0, 2000])
-    fetched(server, tmp_path / "file")
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_it_goes_on_where_it_broke_off(kind: str, tmp_path: Path) -> None:
+    media = Media([100, 0, 0, 0, 0, 2000])
+    with server(media) as url:
+        download(kind, url, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
-    assert server.asked == [None, *["bytes=100-"] * 5, "bytes=2100-"]
+    assert media.ranges == [None, *["bytes=100-"] * 5, "bytes=2100-"]
 
 
-def test_a_server_without_ranges_is_asked_for_all_of_it_again(tmp_path: Path) -> None:
-    fetched(Server([3000], knows_ranges=False), tmp_path / "file")
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_server_without_ranges_is_asked_for_all_of_it_again(kind: str, tmp_path: Path) -> None:
+    with server(Media([3000, 200], knows_ranges=False)) as url:
+        download(kind, url, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_what_cannot_be_fetched_leaves_the_earlier_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_server_without_ranges_that_cuts_every_answer_elsewhere_is_given_up(kind: str, tmp_path: Path) -> None:
+    cuts = random.Random(2)
+    media = Media([cuts.randrange(len(CONTENT)) for _ in range(2000)], knows_ranges=False)
+    with server(media) as url, pytest.raises(ServiceError) as raised:
+        download(kind, url, tmp_path / "file")
+    assert "GET /v1/collections/films/videos/1/media: the connection broke off 6 times" in str(raised.value)
+    assert "ignores Range" in str(raised.value)
+    assert len(media.ranges) == MAX_RESTARTS + 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_server_that_gives_a_byte_at_a_time_is_given_up(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitascope.client.transfer.MAX_CONNECTIONS", 20)
+    media = Media([1] * 2000)
+    with server(media) as url, pytest.raises(ServiceError, match="broke off 20 times; 20 bytes came, not the whole"):
+        download(kind, url, tmp_path / "file")
+    assert (len(media.ranges), media.sent) == (20, 20)
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_what_cannot_be_fetched_leaves_the_earlier_file(kind: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"earlier")
-    server = Server([100] + [0] * TRIES)
-    with pytest.raises(httpx.ReadError):
-        fetched(server, tmp_path / "file")
+    with (
+        server(Media([100] + [0] * 2000)) as url,
+        pytest.raises(ServiceError, match=f"broke off {1 + MAX_STALLS} times; 100 bytes came, not the whole file"),
+    ):
+        download(kind, url, tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"earlier"
 
 
-def test_a_refusal_comes_with_its_reason(tmp_path: Path) -> None:
-    transport = httpx.MockTransport(lambda request: httpx.Response(404, json={"detail": "there is none"}))
-    with (
-        httpx.Client(base_url="http://service", transport=transport) as http,
-        pytest.raises(httpx.HTTPStatusError) as raised,
-    ):
-        fetch(http, "/file", tmp_path / "file")
-    assert raised.value.response.json() == {"detail": "there is none"}
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_another_part_than_was_asked_for_is_no_part_of_the_file(kind: str, tmp_path: Path) -> None:
+    def answer(exchange: Exchange) -> None:
+        if exchange.offset == 0:
+            exchange.head(200, Content_Length=len(CONTENT))
+            exchange.body(CONTENT[:100])
+        else:
+            exchange.head(206, Content_Length=7, Content_Range="bytes 7-13/14")
+            exchange.body(CONTENT[7:14])
+
+    with server(answer) as url, pytest.raises(ServiceError, match="'bytes 7-13/14'; 'bytes 100-…' was expected"):
+        download(kind, url, tmp_path / "file")
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_redirect_is_no_file(kind: str, tmp_path: Path) -> None:
+    def answer(exchange: Exchange) -> None:
+        exchange.head(302, Location="/login", Content_Length=5)
+        exchange.body(b"login")
+
+    with server(answer) as url, pytest.raises(ServiceError, match="HTTP 302; a file was expected"):
+        download(kind, url, tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"file: '.*none/file' cannot be written \(No such file"):
-        fetched(Server([]), tmp_path / "none" / "file")
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_refusal_comes_with_its_reason(kind: str, tmp_path: Path) -> None:
+    problem = b'{"code": "video_not_found", "detail": "there is none"}'
+
+    def answer(exchange: Exchange) -> None:
+        exchange.head(404, Content_Length=len(problem), Content_Type="application/problem+json")
+        exchange.body(problem)
+
+    with server(answer) as url, pytest.raises(VideoNotFound, match="there is none"):
+        download(kind, url, tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", CLIENTS)
+def test_a_place_that_cannot_be_written_is_named(kind: str, tmp_path: Path) -> None:
+    with server(Media([])) as url, pytest.raises(InvalidInput, match=r"file: '.*none/file' cannot be written \(No su"):
+        download(kind, url, tmp_path / "none" / "file")

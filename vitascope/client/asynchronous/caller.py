@@ -13,10 +13,12 @@ import httpx
 from vitascope.client.asynchronous.download import fetch
 from vitascope.client.asynchronous.repeating import repeated
 from vitascope.client.asynchronous.sending import Sending, opened
+from vitascope.client.paging import Cursors
 from vitascope.client.problems import ServiceError, error_of
 from vitascope.client.progress import UploadProgress, shown_upload
 from vitascope.client.requests import header_value, repeatable
 from vitascope.client.retries import Repeatable, Retries
+from vitascope.client.transfer import Transfer
 from vitascope.client.waits import blocking_async
 
 
@@ -130,15 +132,48 @@ class Caller:
 
     async def _pages(self, page: Callable[[str | None], Awaitable[P]]) -> AsyncGenerator[P, None]:
         """All pages, each asked for by the cursor of the one before; the first one's is None."""
+        cursors = Cursors()
         found = await page(None)
         yield found
-        while (cursor := found["next_cursor"]) is not None:
+        while (cursor := cursors.next_of(found)) is not None:
             found = await page(cursor)
             yield found
 
+    async def _open(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        retries: Retries | None = None,
+        read_seconds: float | None = None,
+    ) -> httpx.Response:
+        """Send a GET and return the response with its body unread, for the caller to close.
+
+        Args:
+            path: of the service.
+            headers: of the request, besides those of every request.
+            retries: others than usual.
+            read_seconds: how long a part of the body may take, if not as long as usual.
+        Raises:
+            VitascopeError: as other calls do.
+        """
+        usual = self._http.timeout
+        read = usual.read if read_seconds is None else read_seconds
+        timeout = httpx.Timeout(connect=usual.connect, read=read, write=usual.write, pool=usual.pool)
+
+        async def send() -> httpx.Response:
+            request = self._http.build_request("GET", path, headers=headers, timeout=timeout)
+            response = await self._http.send(request, stream=True)
+            if response.is_error:
+                await response.aread()
+                response.raise_for_status()
+            return response
+
+        return await self._try("GET", path, send, "always", retries)
+
     async def _fetch(self, path: str, target: Path) -> None:
         """Write what is at ``path`` to ``target``, as `fetch`."""
-        await self._try("GET", path, lambda: fetch(self._http, path, target), "always")
+        await fetch(lambda headers: self._open(path, headers), Transfer(f"{self.url}: GET {path}"), target)
 
     async def _answered(
         self, method: str, path: str, send: Callable[[], Awaitable[httpx.Response]], may_repeat: Repeatable

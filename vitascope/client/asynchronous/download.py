@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
 import httpx
 
-from vitascope.client.waits import blocking_async
+from vitascope.client.retries import Retries
+from vitascope.client.transfer import Transfer
+from vitascope.client.waits import blocking_async, pause_async
 from vitascope.errors import InvalidInput
 
-TRIES = 5
-"""Connections in a row that may break off without a byte."""
+PAUSES = Retries()
+"""Between connections of one download."""
+
+Open = Callable[[Mapping[str, str]], Awaitable[httpx.Response]]
+"""Sends the request with these headers; the body of the response is unread."""
 
 
-async def fetch(http: httpx.AsyncClient, url: str, target: Path) -> None:
-    """Write what is at ``url`` to ``target``; a file that is there is replaced when all has come.
+async def fetch(open_response: Open, transfer: Transfer, target: Path) -> None:
+    """Write a file of the service to ``target``; a file that is there is replaced when all has come.
 
-    Goes on where a connection broke off. Raises InvalidInput where ``target`` cannot be written, httpx.HTTPStatusError
-    with the answer read, and other errors of httpx.
+    Continues where a connection broke off, within the limits of ``transfer``. Raises InvalidInput where ``target``
+    cannot be written, ServiceError beyond the limits, and what ``open_response`` raises.
     """
     beside = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     try:
         with beside.open("xb") as file:
-            await _receive(http, url, file)
+            await _receive(open_response, transfer, file)
             file.flush()
             await blocking_async(os.fsync, file.fileno())
         os.replace(beside, target)
@@ -35,28 +42,17 @@ async def fetch(http: httpx.AsyncClient, url: str, target: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-async def _receive(http: httpx.AsyncClient, url: str, file: BinaryIO) -> None:
-    broken = 0
+async def _receive(open_response: Open, transfer: Transfer, file: BinaryIO) -> None:
     while True:
-        came = file.tell()
-        try:
-            await _append(http, url, file)
-            return
-        except httpx.TransportError:
-            broken = broken + 1 if file.tell() == came else 0
-            if broken == TRIES:
-                raise
-
-
-async def _append(http: httpx.AsyncClient, url: str, file: BinaryIO) -> None:
-    """The rest of what is at ``url``, after the bytes that ``file`` has already."""
-    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={file.tell()}-"} if file.tell() else {})}
-    async with http.stream("GET", url, headers=headers) as response:
-        if response.is_error:
-            await response.aread()
-            response.raise_for_status()
-        if response.status_code != httpx.codes.PARTIAL_CONTENT:
-            file.seek(0)
+        offset = file.tell()
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
+        async with aclosing(await open_response(headers)) as response:
+            file.seek(transfer.first_byte(response, offset))
             file.truncate()
-        async for chunk in response.aiter_bytes():
-            await blocking_async(file.write, chunk)
+            try:
+                async for piece in response.aiter_bytes():
+                    await blocking_async(file.write, piece)
+                return
+            except httpx.TransportError as error:
+                stalls = transfer.broke_off(file.tell(), error)
+        await pause_async(PAUSES.pause_after(1 + stalls, None))

@@ -1,15 +1,15 @@
-"""Jobs as they go on: server-sent events, read as the HTML standard says."""
+"""Jobs as they go on: server-sent events over as many connections as that takes."""
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import cast
 
 import httpx
 
 from vitascope.client.asynchronous.caller import Caller
+from vitascope.client.event_stream import EventStreamParser
 from vitascope.client.options import JobEvent
 from vitascope.client.problems import ServiceError
 from vitascope.client.retries import Retries
@@ -19,6 +19,9 @@ STREAM = "text/event-stream"
 QUIET_SECONDS = 45.0
 """Without a sign of life, after which a connection counts as lost; the service gives one every 15 s."""
 RECONNECT_SECONDS = 1.0
+SHORT_SECONDS = 5.0
+MAX_SHORT_STREAMS = 10
+"""Streams in a row that end within ``SHORT_SECONDS`` and without an event, after which the job is not followed on."""
 
 
 class Following(Caller):
@@ -30,17 +33,21 @@ class Following(Caller):
         """Events of the stream at ``path`` to its end, over as many connections as that takes.
 
         ``ends``: states after which a stream that ends has ended for good. Raises as other calls do when it cannot be
-        opened, or opened again.
+        opened, or opened again, and ServiceError after ``MAX_SHORT_STREAMS``.
         """
         is_over = False
+        short_streams = 0
         while True:
-            response = await self._open(path, after, retries)
+            response = await self._open_stream(path, after, retries)
+            opened_at = time.monotonic()
+            short_streams += 1
             async with aclosing(response):
                 if response.status_code == httpx.codes.NO_CONTENT:
                     return
                 try:
                     async with aclosing(_events(response)) as events:
                         async for event in events:
+                            short_streams = 0
                             after = after if event["id"] is None else int(event["id"])
                             if event["event"] == "state":
                                 is_over = event["data"]["state"] in ends
@@ -49,22 +56,15 @@ class Following(Caller):
                         return
                 except httpx.HTTPError:
                     pass  # what was missed comes with the next connection
+            if time.monotonic() - opened_at >= SHORT_SECONDS:
+                short_streams = 0
+            if short_streams == MAX_SHORT_STREAMS:
+                raise ServiceError(f"the service at {self.url} ended GET {path} {short_streams} times without an event")
             await pause_async(RECONNECT_SECONDS)
 
-    async def _open(self, path: str, after: int | None, retries: Retries | None) -> httpx.Response:
+    async def _open_stream(self, path: str, after: int | None, retries: Retries | None) -> httpx.Response:
         headers = {"Accept": STREAM} | ({} if after is None else {"Last-Event-ID": str(after)})
-
-        async def send() -> httpx.Response:
-            usual = self._http.timeout
-            timeout = httpx.Timeout(connect=usual.connect, read=QUIET_SECONDS, write=usual.write, pool=usual.pool)
-            request = self._http.build_request("GET", path, headers=headers, timeout=timeout)
-            response = await self._http.send(request, stream=True)
-            if response.is_error:
-                await response.aread()
-                response.raise_for_status()
-            return response
-
-        response = await self._try("GET", path, send, "always", retries)
+        response = await self._open(path, headers, retries=retries, read_seconds=QUIET_SECONDS)
         if response.status_code != httpx.codes.NO_CONTENT and STREAM not in response.headers.get("content-type", ""):
             await response.aclose()
             raise ServiceError(f"the service at {self.url} did not answer GET {path} with events", response.status_code)
@@ -72,12 +72,7 @@ class Following(Caller):
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[JobEvent, None]:
-    fields: dict[str, str] = {}
-    async for line in response.aiter_lines():
-        name, _, value = line.partition(":")
-        if line and name:
-            fields[name] = value.removeprefix(" ")
-        elif not line and "data" in fields:
-            event = {"id": fields.get("id"), "event": fields["event"], "data": json.loads(fields["data"])}
-            yield cast(JobEvent, event)
-            fields = {}
+    parser = EventStreamParser()
+    async for piece in response.aiter_bytes():
+        for event in parser.feed(piece):
+            yield event

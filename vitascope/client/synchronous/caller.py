@@ -11,6 +11,7 @@ from typing import Any, Self, TypedDict, TypeVar
 
 import httpx
 
+from vitascope.client.paging import Cursors
 from vitascope.client.problems import ServiceError, error_of
 from vitascope.client.progress import UploadProgress, shown_upload
 from vitascope.client.requests import header_value, repeatable
@@ -18,6 +19,7 @@ from vitascope.client.retries import Repeatable, Retries
 from vitascope.client.synchronous.download import fetch
 from vitascope.client.synchronous.repeating import repeated
 from vitascope.client.synchronous.sending import Sending, opened
+from vitascope.client.transfer import Transfer
 from vitascope.client.waits import blocking
 
 
@@ -131,15 +133,48 @@ class Caller:
 
     def _pages(self, page: Callable[[str | None], P]) -> Generator[P, None, None]:
         """All pages, each asked for by the cursor of the one before; the first one's is None."""
+        cursors = Cursors()
         found = page(None)
         yield found
-        while (cursor := found["next_cursor"]) is not None:
+        while (cursor := cursors.next_of(found)) is not None:
             found = page(cursor)
             yield found
 
+    def _open(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        retries: Retries | None = None,
+        read_seconds: float | None = None,
+    ) -> httpx.Response:
+        """Send a GET and return the response with its body unread, for the caller to close.
+
+        Args:
+            path: of the service.
+            headers: of the request, besides those of every request.
+            retries: others than usual.
+            read_seconds: how long a part of the body may take, if not as long as usual.
+        Raises:
+            VitascopeError: as other calls do.
+        """
+        usual = self._http.timeout
+        read = usual.read if read_seconds is None else read_seconds
+        timeout = httpx.Timeout(connect=usual.connect, read=read, write=usual.write, pool=usual.pool)
+
+        def send() -> httpx.Response:
+            request = self._http.build_request("GET", path, headers=headers, timeout=timeout)
+            response = self._http.send(request, stream=True)
+            if response.is_error:
+                response.read()
+                response.raise_for_status()
+            return response
+
+        return self._try("GET", path, send, "always", retries)
+
     def _fetch(self, path: str, target: Path) -> None:
         """Write what is at ``path`` to ``target``, as `fetch`."""
-        self._try("GET", path, lambda: fetch(self._http, path, target), "always")
+        fetch(lambda headers: self._open(path, headers), Transfer(f"{self.url}: GET {path}"), target)
 
     def _answered(
         self, method: str, path: str, send: Callable[[], httpx.Response], may_repeat: Repeatable

@@ -5,28 +5,35 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
 import httpx
 
-from vitascope.client.waits import blocking
+from vitascope.client.retries import Retries
+from vitascope.client.transfer import Transfer
+from vitascope.client.waits import blocking, pause
 from vitascope.errors import InvalidInput
 
-TRIES = 5
-"""Connections in a row that may break off without a byte."""
+PAUSES = Retries()
+"""Between connections of one download."""
+
+Open = Callable[[Mapping[str, str]], httpx.Response]
+"""Sends the request with these headers; the body of the response is unread."""
 
 
-def fetch(http: httpx.Client, url: str, target: Path) -> None:
-    """Write what is at ``url`` to ``target``; a file that is there is replaced when all has come.
+def fetch(open_response: Open, transfer: Transfer, target: Path) -> None:
+    """Write a file of the service to ``target``; a file that is there is replaced when all has come.
 
-    Goes on where a connection broke off. Raises InvalidInput where ``target`` cannot be written, httpx.HTTPStatusError
-    with the answer read, and other errors of httpx.
+    Continues where a connection broke off, within the limits of ``transfer``. Raises InvalidInput where ``target``
+    cannot be written, ServiceError beyond the limits, and what ``open_response`` raises.
     """
     beside = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
     try:
         with beside.open("xb") as file:
-            _receive(http, url, file)
+            _receive(open_response, transfer, file)
             file.flush()
             blocking(os.fsync, file.fileno())
         os.replace(beside, target)
@@ -36,28 +43,17 @@ def fetch(http: httpx.Client, url: str, target: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def _receive(http: httpx.Client, url: str, file: BinaryIO) -> None:
-    broken = 0
+def _receive(open_response: Open, transfer: Transfer, file: BinaryIO) -> None:
     while True:
-        came = file.tell()
-        try:
-            _append(http, url, file)
-            return
-        except httpx.TransportError:
-            broken = broken + 1 if file.tell() == came else 0
-            if broken == TRIES:
-                raise
-
-
-def _append(http: httpx.Client, url: str, file: BinaryIO) -> None:
-    """The rest of what is at ``url``, after the bytes that ``file`` has already."""
-    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={file.tell()}-"} if file.tell() else {})}
-    with http.stream("GET", url, headers=headers) as response:
-        if response.is_error:
-            response.read()
-            response.raise_for_status()
-        if response.status_code != httpx.codes.PARTIAL_CONTENT:
-            file.seek(0)
+        offset = file.tell()
+        headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={offset}-"} if offset else {})}
+        with closing(open_response(headers)) as response:
+            file.seek(transfer.first_byte(response, offset))
             file.truncate()
-        for chunk in response.iter_bytes():
-            blocking(file.write, chunk)
+            try:
+                for piece in response.iter_bytes():
+                    blocking(file.write, piece)
+                return
+            except httpx.TransportError as error:
+                stalls = transfer.broke_off(file.tell(), error)
+        pause(PAUSES.pause_after(1 + stalls, None))

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 from vitascope.client import types
 from vitascope.client.options import Group, SearchOptions
+from vitascope.client.paging import Cursors
 from vitascope.client.requests import address, field, given
 from vitascope.client.synchronous.caller import Caller
 
@@ -70,13 +71,14 @@ class Search(Caller):
         **options: Unpack[SearchOptions],
     ) -> Generator[types.SearchResponse, None, None]:
         """The answers of ``search``, page by page to the last; a file is sent once."""
+        cursors = Cursors()
         page = self.search(collection, text, file=file, **options)
         yield page
         if file is not None and options.get("query") is None:
             sentence = [] if text is None else [{"kind": "text", "value": text}]
             text, options = None, {**options, "query": [*sentence, {"kind": "file"}]}
-        while page["next_cursor"] is not None:
-            page = self.search(collection, text, cursor=page["next_cursor"], **options)
+        while (cursor := cursors.next_of(page)) is not None:
+            page = self.search(collection, text, cursor=cursor, **options)
             yield page
 
     def search_all(
