@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -55,6 +56,23 @@ class Turn:
     def decoder(self) -> Decoder:
         """What reads media files for this request where no model is needed."""
         return PooledDecoder(self.service.decoding, self.asker)
+
+    async def ingest(self, function: Callable[[], T], seconds: float | None = None) -> T:
+        """``function`` in a thread of those for uploads, by a request that has a place there.
+
+        Raises DeadlineExceeded where none is free before the deadline, or for ``seconds``, RequestAbandoned and what
+        ``function`` raises.
+        """
+        asker = (self if seconds is None else self.within(seconds)).asker
+        left = math.inf if asker.deadline is None else max(0.0, asker.deadline - time.monotonic())
+        try:
+            return await self.service.ingestion.work(partial(self._if_wanted, function), left)
+        except TimeoutError:
+            raise DeadlineExceeded("deadline: it passed while the upload waited behind others") from None
+
+    async def write(self, function: Callable[[], T]) -> T:
+        """As ``run``, for what asks the model nothing: in a thread of those that write to the catalogue."""
+        return await self.service.writes.run(self._if_wanted, function)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """``function`` in a thread of those that wait for the model, unless the request has become pointless before

@@ -57,14 +57,18 @@ class _Part:
 
 
 @asynccontextmanager
-async def read_form(request: Request, service: Service) -> AsyncIterator[Form]:
+async def read_form(request: Request, service: Service, pool: Pool | None = None) -> AsyncIterator[Form]:
     """The form of a request, its file among the uploads until the end of the context (unless it was moved away).
+
+    ``pool``: whose threads write the file, those for reading by default.
 
     Raises ContentTypeUnsupported, BadRequest, PayloadTooLarge, StorageError and RequestValidationError.
     """
     settings, target = service.settings, service.media.new_upload()
     try:
-        yield await _receive(request, target, service.light, settings.max_upload_bytes, settings.max_field_bytes)
+        yield await _receive(
+            request, target, pool or service.light, settings.max_upload_bytes, settings.max_field_bytes
+        )
     finally:
         # Short, and must happen even when the request is being cancelled: not in a thread.
         target.unlink(missing_ok=True)

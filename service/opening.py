@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from functools import partial
 
@@ -84,6 +83,8 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         courier=courier,
         heavy=Pool("model", settings.workers, settings.max_waiting),
         light=Pool("files", settings.readers, settings.max_waiting),
+        writes=Pool("writes", settings.writers, settings.max_requests),
+        ingestion=Pool("ingestion", *settings.upload_places()),
     )
     _show(service)
     return service
@@ -102,7 +103,7 @@ def _scheduler(settings: Settings, engines: Engines, observer: Observer) -> Sche
 
 def _decoding(settings: Settings, observer: Observer) -> DecodingPool:
     return DecodingPool(
-        settings.decoding_processes or (os.cpu_count() or 1) + 1,
+        settings.processes(),
         memory_bytes=settings.decoding_memory_bytes,
         seconds=settings.decoding_seconds,
         watcher=observer.metrics,

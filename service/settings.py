@@ -5,6 +5,7 @@ Lists are written as JSON: ``VITASCOPE_ALLOWED_ROOTS='["/videos"]'``.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -144,6 +145,8 @@ class Settings(BaseSettings):
 
     # How much happens at once
     max_requests: Annotated[Count, Field(description="requests under way; more are refused at once")] = 256
+    max_writes: Annotated[Count, Field(description="of them, that add, index or delete; at most seven eighths")] = 112
+    max_uploads: Annotated[Count, Field(description="of them, uploads whose client waits until they are indexed")] = 96
     max_requests_bytes: Annotated[Count, Field(description="of the bodies of requests under way")] = 2048 * MIB
     client_rate: Annotated[float, Field(ge=0, description="requests a second of one client; 0: without limit")] = 0.0
     client_concurrency: Annotated[Count, Field(description="requests of one client under way")] = 128
@@ -167,7 +170,10 @@ class Settings(BaseSettings):
     decoding_memory_bytes: Annotated[int, Field(ge=128 * MIB, description="of one of them, for files")] = 1024 * MIB
     decoding_seconds: Annotated[float, Field(gt=0, description="of one task, and two per second of film")] = 60.0
     max_item_crashes: Annotated[Count, Field(description="deaths at one file before it is put aside")] = 3
-    workers: Annotated[Count, Field(description="requests that decode or wait for the model")] = 64
+    workers: Annotated[Count, Field(description="interactive requests that decode or wait for the model")] = 64
+    upload_workers: Annotated[int, Field(ge=0, le=256, description="uploads that are indexed; 0: one per process")] = 0
+    """Of those that decode. More uploads wait."""
+    writers: Annotated[Count, Field(description="requests that write to the catalogue or receive an upload")] = 8
     max_waiting: Annotated[Count, Field(description="requests that may wait, for a thread or for the model")] = 256
     max_waiting_bytes: Annotated[Count, Field(description="of what waits for the model")] = 1024 * MIB
     lanes: Annotated[int, Field(ge=0, le=64, description="runs of graphs at a time; 0: what suits the device")] = 0
@@ -225,6 +231,15 @@ class Settings(BaseSettings):
         """How much an indexing job does at once."""
         given = {"decoders": self.decoders} if self.decoders else {}
         return Pace(in_flight=self.files_in_flight, **given)
+
+    def processes(self) -> int:
+        """How many processes decode media files."""
+        return self.decoding_processes or (os.cpu_count() or 1) + 1
+
+    def upload_places(self) -> tuple[int, int]:
+        """How many uploads are indexed at a time while their clients wait, and how many more may wait for that."""
+        workers = min(self.upload_workers or self.processes(), self.max_uploads)
+        return workers, self.max_uploads - workers
 
     def media_limits(self) -> MediaLimits:
         """What a media file may cost before it is refused; uploads have their own limit in bytes."""

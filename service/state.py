@@ -62,9 +62,13 @@ class Service:
     courier: Courier | None
     """Tells others that jobs have ended; None where ``webhooks`` is off."""
     heavy: Pool
-    """Threads for requests that decode media or wait for the model."""
+    """Threads for interactive requests that decode media or wait for the model."""
     light: Pool
-    """Threads for requests that read the catalogue or files; never behind those of the model."""
+    """Threads for requests that read the catalogue or files."""
+    writes: Pool
+    """Threads for requests that write to the catalogue, and for what arrives of uploads."""
+    ingestion: Pool
+    """Threads for uploads that are indexed while the client waits."""
     stopping_since: float | None = None
     """On the monotonic clock; None while the service stays."""
 

@@ -41,7 +41,9 @@ class Gate:
         self.keys = KeyStore(settings.data_dir, settings.admin_digest())
         self._answers = AnswerStore(settings.data_dir, settings.max_kept_answers)
         self.idempotency = Idempotency(self._answers)
-        self.admission = Admission(settings.max_requests, settings.max_requests_bytes)
+        self.admission = Admission(
+            settings.max_requests, settings.max_requests_bytes, settings.max_writes, settings.max_body_bytes
+        )
         self.shares = Shares()
 
     def close(self) -> None:

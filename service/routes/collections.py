@@ -32,7 +32,7 @@ async def create_collection(
 ) -> Collection:
     """An empty collection for the default model, or for the one that is named."""
     key.require(body.name)
-    made = await service.light.run(_create, service, body)
+    made = await service.writes.run(_create, service, body)
     response.headers["Location"] = f"/v1/collections/{made.name}"
     return made
 
@@ -48,13 +48,13 @@ async def change_collection(name: str, body: CollectionChanges, service: Service
     """Ask for another kind of index. It is built beside the searches, which go on in the old one until then; `index`
     says which one serves.
     """
-    return await service.light.run(_change, service, name, body)
+    return await service.writes.run(_change, service, name, body)
 
 
 @router.delete("/{name}", status_code=204, summary="Drop a collection", responses=errors(404, 507))
 async def delete_collection(name: str, service: ServiceState) -> None:
     """Delete a collection with all its clips, and the files that were uploaded to it; files in folders stay."""
-    await service.light.run(_drop, service, name)
+    await service.writes.run(_drop, service, name)
 
 
 def _all(service: Service, key: Key) -> Collections:

@@ -55,7 +55,7 @@ async def create_job(name: str, body: NewJob, service: ReadyService, response: R
 
 async def begin_job(service: Service, name: str, body: NewJob) -> tuple[Job, str]:
     """A job, begun in the background, and its address. Raises what the route answers."""
-    job = await service.light.run(_create, service, name, body)
+    job = await service.writes.run(_create, service, name, body)
     service.worker.submit(name, job)
     return job_view(job), job_address(name, job.id)
 
@@ -142,19 +142,21 @@ async def list_job_items(
 @router.delete("/{job_id}", summary="Cancel a job", responses=errors(404, 409, 507))
 async def cancel_job(name: str, job_id: str, service: ServiceState) -> Job:
     """Cancel a job: at once, or after the files at hand. What was added stays."""
-    return await service.light.run(lambda: job_view(index_jobs.cancel(service.collection(name), record_number(job_id))))
+    return await service.writes.run(
+        lambda: job_view(index_jobs.cancel(service.collection(name), record_number(job_id)))
+    )
 
 
 @router.post("/{job_id}/pause", summary="Pause a job", responses=errors(404, 409, 507))
 async def pause_job(name: str, job_id: str, service: ServiceState) -> Job:
     """Let a job rest, at once or after the files at hand; other jobs go on."""
-    return await service.light.run(lambda: job_view(index_jobs.pause(service.collection(name), record_number(job_id))))
+    return await service.writes.run(lambda: job_view(index_jobs.pause(service.collection(name), record_number(job_id))))
 
 
 @router.post("/{job_id}/resume", summary="Resume a paused job", responses=errors(404, 409, 503, 507))
 async def resume_job(name: str, job_id: str, service: ReadyService) -> Job:
     """Queue a paused job again, or take back a request to pause that was not followed yet."""
-    return await service.light.run(_again, service, name, record_number(job_id), index_jobs.resume)
+    return await service.writes.run(_again, service, name, record_number(job_id), index_jobs.resume)
 
 
 @router.post("/{job_id}/retry", summary="Try again what failed", responses=errors(404, 409, 503, 507))
@@ -163,7 +165,7 @@ async def retry_job(name: str, job_id: str, service: ReadyService) -> Job:
 
     What the source itself ruled out, such as a malformed line of a list, is not tried again.
     """
-    return await service.light.run(_again, service, name, record_number(job_id), index_jobs.retry)
+    return await service.writes.run(_again, service, name, record_number(job_id), index_jobs.retry)
 
 
 def _create(service: Service, name: str, body: NewJob) -> index_jobs.Job:

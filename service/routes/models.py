@@ -44,7 +44,7 @@ async def add_model(body: NewModel, service: ServiceState, response: Response) -
     is `loading` until then, and `ready` or `failed` after it. From `ready` on it serves, also after a restart.
     """
     folder = await service.light.run(allowed_folder, body.folder, service.settings.bundle_folders(), BUNDLES)
-    added = await service.light.run(service.models.add, folder)
+    added = await service.writes.run(service.models.add, folder)
     response.status_code = 200 if added.state == "ready" else 202
     response.headers["Location"] = f"/v1/models/{added.fingerprint}"
     return _view(added)
@@ -61,7 +61,7 @@ async def make_default_model(fingerprint: str, service: ServiceState) -> ModelIn
     """Let this model serve every request that names none, from the next one on and after a restart; requests that are
     under way end as they began. Collections stay with the models that fill them.
     """
-    return _view(await service.light.run(service.models.make_default, fingerprint))
+    return _view(await service.writes.run(service.models.make_default, fingerprint))
 
 
 @router.delete("/{fingerprint}", status_code=204, summary="Remove a model", responses=errors(404, 409, 422, 507))
@@ -76,7 +76,7 @@ async def remove_model(
     it is added again. A job of theirs that is running stops after the files at hand, and goes on then. A bundle that
     the settings name is loaded again at the next start.
     """
-    await service.light.run(_remove, service, fingerprint, force)
+    await service.writes.run(_remove, service, fingerprint, force)
 
 
 def _remove(service: Service, fingerprint: str, force: bool) -> None:

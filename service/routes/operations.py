@@ -28,7 +28,7 @@ async def create_operation(
     Operations run one after the other, each on the collection as it is when its turn comes. They survive a restart:
     what was under way is begun again. Their files stay until the operation is deleted.
     """
-    made = await service.light.run(_begin, service, body)
+    made = await service.writes.run(_begin, service, body)
     response.headers["Location"] = f"/v1/operations/{made.id}"
     return made
 
@@ -50,7 +50,7 @@ async def get_operation(operation_id: str, service: ServiceState) -> schemas.Ope
 @router.delete("/{operation_id}", status_code=204, summary="Delete an operation", responses=errors(404, 507))
 async def delete_operation(operation_id: str, service: ServiceState) -> None:
     """Break it off if it is under way, and remove its files."""
-    await service.light.run(service.operations.delete, operation_id)
+    await service.writes.run(service.operations.delete, operation_id)
 
 
 @router.head("/{operation_id}/files/{name}", include_in_schema=False)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,12 +13,13 @@ from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import JSONResponse
 
 from index.jobs.ingest import Ingested
+from index.jobs.jobs import Job as IndexJob
 from index.pages import cut
 from index.storage.filters import Filter, parse_filter
-from service.asking import turn
+from service.asking import Turn, turn
 from service.cursors import page_limit, read_cursor
-from service.errors import DeadlineExceeded
-from service.forms import body_kind, parse_fields, read_form, read_json, validated
+from service.errors import DeadlineExceeded, Overloaded
+from service.forms import Upload, body_kind, parse_fields, read_form, read_json, validated
 from service.job_views import job_view
 from service.openapi import errors, form_body, successes
 from service.preferences import APPLIED, PREFER, RESPOND_ASYNC, seconds_before_a_job
@@ -60,15 +64,11 @@ async def add_video(name: str, request: Request, response: Response, service: Re
     await service.light.run(service.collection, name, for_model=True)
     if body_kind(request, "a URL", "a file") == "application/json":
         return await _add_at_url(service, name, validated(VideoAtUrl, await read_json(request)))
-    async with read_form(request, service) as form:
-        fields = parse_fields(UploadFields, form.fields)
-        async with turn(request, service, bulk=True) as mine:
-            patience = seconds_before_a_job(request.headers.getlist(PREFER))
-            try:
-                added = await mine.run(add_upload, service, mine, name, form.upload, fields, patience)
-            except DeadlineExceeded as error:
-                hint = f"; nothing of it was kept, and with {PREFER}: {RESPOND_ASYNC} a job would go on with it"
-                raise DeadlineExceeded(f"{error}{hint if patience is None else ''}") from error
+    with _place(service, seconds_before_a_job(request.headers.getlist(PREFER))) as patience:
+        async with read_form(request, service, service.writes) as form:
+            fields = parse_fields(UploadFields, form.fields)
+            async with turn(request, service, bulk=True) as mine:
+                added = await _add(service, mine, name, form.upload, fields, patience)
     if not isinstance(added, Ingested):
         headers = {"Location": job_address(name, added.id), APPLIED: RESPOND_ASYNC}
         return JSONResponse(job_view(added).model_dump(mode="json"), 202, headers)
@@ -101,7 +101,44 @@ async def get_video(name: str, video_id: str, service: ServiceState) -> VideoWit
 @router.delete("/{video_id}", status_code=204, summary="Delete a video", responses=errors(404, 507))
 async def delete_video(name: str, video_id: str, service: ServiceState) -> None:
     """Remove a video from the collection, and its file if it was uploaded; files in folders stay."""
-    await service.light.run(_delete, service, name, video_id)
+    await service.writes.run(_delete, service, name, video_id)
+
+
+@contextmanager
+def _place(service: Service, patience: float | None) -> Iterator[float | None]:
+    """A place among the uploads whose clients wait, before a byte of the file is taken in; how long they wait then.
+
+    Raises Overloaded where all places are taken and the client takes no job instead.
+    """
+    with ExitStack() as place:
+        if patience != 0:
+            try:
+                place.enter_context(service.ingestion.place())
+            except Overloaded:
+                if patience is None:
+                    raise
+                patience = 0.0
+        yield patience
+
+
+async def _add(
+    service: Service, mine: Turn, name: str, upload: Upload, fields: UploadFields, patience: float | None
+) -> Ingested | IndexJob:
+    """Index an upload; have a job do it where that takes more than ``patience`` seconds, waiting included."""
+    began = time.monotonic()
+
+    def add() -> Ingested | IndexJob:
+        left = None if patience is None else max(0.0, patience - (time.monotonic() - began))
+        return add_upload(service, mine, name, upload, fields, left)
+
+    if patience != 0:
+        try:
+            return await mine.ingest(add, patience)
+        except DeadlineExceeded as error:
+            if patience is None:
+                hint = f"nothing of it was kept, and with {PREFER}: {RESPOND_ASYNC} a job would go on with it"
+                raise DeadlineExceeded(f"{error}; {hint}") from error
+    return await mine.write(add)
 
 
 async def _add_at_url(service: Service, name: str, asked: VideoAtUrl) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,8 +21,8 @@ Measured with the default bundle's text graph on a CPU; it decides only who goes
 class BatchLimits:
     """How large one run of a graph may be. A single call that is larger runs by itself.
 
-    ``tokens``: text tokens with padding, rows times the longest. ``bulk_wait``: seconds after which a bulk call has
-    its turn before interactive ones, so that it is delayed and never starved.
+    ``tokens``: text tokens with padding, rows times the longest. ``bulk_wait``: seconds without a bulk run after which
+    a bulk call goes before interactive ones, so that bulk is delayed and never starved.
     """
 
     rows: int = 32
@@ -29,26 +30,27 @@ class BatchLimits:
     bulk_wait: float = 2.0
 
 
-def choose(waiting: Sequence[Call], limits: BatchLimits, now: float, free: int = 1) -> list[Call]:
+def choose(
+    waiting: Sequence[Call], limits: BatchLimits, now: float, free: int = 1, *, bulk_ended: float = -math.inf
+) -> list[Call]:
     """The calls, at least one, to run next out of ``waiting``, which is not empty and in order of arrival.
 
-    First comes the oldest interactive call, or the oldest bulk call where there is none or where that has waited for
-    ``bulk_wait``. Calls of the same graph join it, those of the most similar length first, as long as that makes a
-    token cheaper: a short text beside a long one is padded, and padding is computed; a run of its own costs
-    ``RUN_TOKENS``. A call that joins no other runs by itself. Where ``free`` lanes have nothing to do, each is left
-    its share of the rows. Bulk calls join where there is room, and cost nobody a turn.
+    First comes the oldest interactive call, or the oldest bulk call where there is none, or where that has waited for
+    ``bulk_wait`` and the last bulk run ended as long ago (``bulk_ended``): however many bulk calls wait, an interactive
+    one waits for one of them. Interactive calls of the same graph join an interactive one, those of the most similar
+    length first, as long as that makes a token cheaper: a short text beside a long one is padded, and padding is
+    computed; a run of its own costs ``RUN_TOKENS``. A call that joins no other runs by itself. Where ``free`` lanes
+    have nothing to do, each is left its share of the rows. Bulk calls run alone, so that each is over soon.
     """
     bulk = next((call for call in waiting if call.asker.bulk), None)
     interactive = next((call for call in waiting if not call.asker.bulk), None)
-    is_overdue = bulk is not None and now - bulk.arrived >= limits.bulk_wait
+    is_overdue = bulk is not None and now - max(bulk.arrived, bulk_ended) >= limits.bulk_wait
     first = bulk if interactive is None or is_overdue else interactive
     assert first is not None
-    if not first.joins:
+    if first.asker.bulk or not first.joins:
         return [first]
-    others = [call for call in waiting if call.graph == first.graph and call is not first]
-    # Bulk brings no company of bulk: a batch of it should be over soon, for whoever comes meanwhile.
-    others = [call for call in others if not call.asker.bulk] if first.asker.bulk else others
-    others.sort(key=lambda call: (call.asker.bulk, abs(call.length - first.length), call.number))
+    others = [call for call in waiting if call.graph == first.graph and not call.asker.bulk and call is not first]
+    others.sort(key=lambda call: (abs(call.length - first.length), call.number))
     share = -(-(first.rows + sum(call.rows for call in others)) // free)
     most = min(limits.rows, share)
     batch, rows, longest, real = [first], first.rows, first.length, first.rows * first.length

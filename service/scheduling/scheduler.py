@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
@@ -60,7 +61,7 @@ class Scheduler:
         """Calls of ``max_waiting`` interactive askers and ``max_waiting_bytes`` of inputs may wait; more are refused.
 
         Bulk callers wait for their result before they bring more, so they are bounded by themselves. Where there are
-        several lanes, bulk never has the last.
+        several lanes, the first is never given to bulk.
         """
         self._run = run
         self._watcher = watcher
@@ -76,8 +77,8 @@ class Scheduler:
         self.restarts = 0
         """How often a thread died and was replaced."""
         self._at_work = 0
-        self._bulk_at_work = 0
-        self._bulk_lanes = 1
+        self._bulk_ended = -math.inf
+        """When the last bulk run ended."""
         self._threads: list[threading.Thread] = []
         self.widen(lanes)
 
@@ -94,7 +95,6 @@ class Scheduler:
     def widen(self, lanes: int) -> None:
         """Have at least so many lanes from now on."""
         with self._changed:
-            self._bulk_lanes = max(self._bulk_lanes, lanes - 1)
             for lane in range(len(self._threads), 0 if self._closed else lanes):
                 self._threads.append(threading.Thread())
                 self._start(lane)
@@ -121,7 +121,10 @@ class Scheduler:
             for lane, thread in enumerate(self._threads):
                 if not thread.is_alive():  # replaced by its own last act; here if even that failed
                     self._revive(lane)
-            self._changed.notify()
+            if asker.bulk:
+                self._changed.notify_all()  # the first that wakes up may be the lane that has no bulk
+            else:
+                self._changed.notify()
         return call.future
 
     def close(self) -> None:
@@ -161,7 +164,7 @@ class Scheduler:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         batch: list[Call] = []
         try:
-            while batch := self._next():
+            while batch := self._next(lane):
                 try:
                     self._run_or_halve(batch)
                 finally:
@@ -174,28 +177,28 @@ class Scheduler:
             with self._changed:
                 self._revive(lane)
 
-    def _next(self) -> list[Call]:
+    def _next(self, lane: int) -> list[Call]:
         """The next batch, counted as being at work; empty when all is done and the scheduler was closed."""
         with self._changed:
             while True:
                 now = time.monotonic()
                 self._drop_unwanted(now)
-                eligible = self._eligible()
+                eligible = self._eligible(lane)
                 if eligible:
-                    batch = choose(eligible, self._limits, now, len(self._threads) - self._at_work)
+                    free = len(self._threads) - self._at_work
+                    batch = choose(eligible, self._limits, now, free, bulk_ended=self._bulk_ended)
                     chosen = set(map(id, batch))
                     self._waiting = [call for call in self._waiting if id(call) not in chosen]
                     for call in batch:
                         self._count(call, -1)
                     self._at_work += 1
-                    self._bulk_at_work += batch[0].asker.bulk
                     return batch
                 if self._closed and not self._waiting:
                     return []
                 self._changed.wait()
 
-    def _eligible(self) -> list[Call]:
-        if self._bulk_at_work < self._bulk_lanes:
+    def _eligible(self, lane: int) -> list[Call]:
+        if lane or len(self._threads) == 1 or self._closed:
             return self._waiting
         return [call for call in self._waiting if not call.asker.bulk]
 
@@ -203,8 +206,7 @@ class Scheduler:
         with self._changed:
             self._at_work -= 1
             if batch[0].asker.bulk:
-                self._bulk_at_work -= 1
-                self._changed.notify_all()  # lanes that had nothing to do but more bulk
+                self._bulk_ended = time.monotonic()
 
     def _drop_unwanted(self, now: float) -> None:
         """Let go of calls that nobody waits for any more: they must not reach the model."""

@@ -135,7 +135,7 @@ def test_clients_are_forgotten_before_they_fill_the_memory() -> None:
 
 
 def test_bodies_count_in_bytes_and_one_alone_always_fits() -> None:
-    admission = Admission(10, 100)
+    admission = Admission(10, 100, max_writes=8, max_small=5)
     with admission.enter(70), admission.enter(30), admission.enter(0):
         with pytest.raises(Overloaded), admission.enter(1):
             pass
@@ -143,6 +143,35 @@ def test_bodies_count_in_bytes_and_one_alone_always_fits() -> None:
     with admission.enter(1000):
         pass
     assert (admission.requests, admission.bytes) == (0, 0)
+
+
+def test_requests_that_write_leave_places_and_bytes_to_the_others() -> None:
+    admission = Admission(10, 100, max_writes=3, max_small=5)
+    with admission.enter(0, writes=True), admission.enter(0, writes=True):
+        with admission.enter(60, writes=True):
+            with pytest.raises(Overloaded, match="3 requests that add or delete"), admission.enter(0, writes=True):
+                pass
+            with ExitStack() as others:
+                for _ in range(7):
+                    others.enter_context(admission.enter(5))
+                with pytest.raises(Overloaded, match="10 requests are under way"), admission.enter(0):
+                    pass
+        with (
+            admission.enter(60),
+            pytest.raises(Overloaded, match="bodies of 60 bytes"),
+            admission.enter(6, writes=True),
+        ):
+            pass
+    assert (admission.requests, admission.writes, admission.bytes) == (0, 0, 0)
+
+
+def test_requests_that_write_never_have_the_last_place() -> None:
+    admission = Admission(4, 100, max_writes=100, max_small=5)
+    with admission.enter(0, writes=True), admission.enter(0, writes=True), admission.enter(0, writes=True):
+        with pytest.raises(Overloaded), admission.enter(0, writes=True):
+            pass
+        with admission.enter(5):
+            pass
 
 
 @pytest.fixture(scope="module")

@@ -140,6 +140,19 @@ def test_bulk_is_never_starved() -> None:
     assert choose([old, fresh], BatchLimits(bulk_wait=2.0), now=2.0) == [old]
 
 
+def test_bulk_calls_that_have_waited_long_have_one_turn_and_not_all_of_them_before_an_interactive_one() -> None:
+    bulk = [Call("video", texts(1), Asker(bulk=True), arrived=0.0) for _ in range(20)]
+    fresh = Call("text", texts(1), Asker(), arrived=9.0)
+    limits = BatchLimits(bulk_wait=2.0)
+    assert choose([*bulk, fresh], limits, now=10.0, bulk_ended=9.5) == [fresh]
+    assert choose([*bulk, fresh], limits, now=11.5, bulk_ended=9.5) == [bulk[0]]
+
+
+def test_bulk_calls_make_no_interactive_run_longer() -> None:
+    calls = [Call("video", texts(1), Asker(bulk=bulk)) for bulk in (True, False, True, False)]
+    assert choose(calls, BatchLimits(), now=0.0) == [calls[1], calls[3]]
+
+
 def test_the_most_alike_in_length_join_first_within_the_bounds() -> None:
     calls = [Call("text", texts(length), Asker()) for length in (4, 32, 5, 3, 30)]
     batch = choose(calls, BatchLimits(rows=3, tokens=1000), now=0.0)
@@ -326,7 +339,7 @@ def test_lanes_that_come_later_run_at_the_same_time_too(counted: Counted) -> Non
     assert not scheduler.is_alive
 
 
-def test_lanes_run_at_the_same_time_and_bulk_never_has_the_last(counted: Counted) -> None:
+def test_lanes_run_at_the_same_time_and_bulk_never_has_the_first(counted: Counted) -> None:
     turnstile = Turnstile()
     scheduler = Scheduler(turnstile, counted, lanes=2)
     bulk = [scheduler.submit("video", texts(1), Asker(bulk=True)) for _ in range(3)]

@@ -28,6 +28,7 @@ def main() -> None:
     channel = socket.socket(fileno=os.dup(0))
     quiet = os.open(os.devnull, os.O_RDWR)
     setup = receive_header(channel, MAX_REQUEST, _wait)
+    os.nice(setup["niceness"])
     applied = confine(setup["parent"])
     from vitascope.decoding import operations
 

@@ -16,6 +16,8 @@ _log = logging.getLogger("vitascope.decoding")
 TASKS_PER_PROCESS = 1000
 """After which a process is replaced, so that what leaks or is left behind in it does not last."""
 START_SECONDS = 60.0
+BULK_NICENESS = 10
+"""Of processes that bulk work may have: they get a tenth of a processor that others need, too."""
 _BACK_OFF = (0.1, 10.0)
 """Seconds from a failed start to the next, the first and the longest."""
 _IDLE_LOOK = 0.5
@@ -54,6 +56,8 @@ class Keeper:
         self._starts = 0
         self._idle: list[Process] = []
         self._lent: set[Process] = set()
+        self._reserved: Process | None = None
+        """The one that is never lent to bulk, where there are several."""
         self._dying: list[Process] = []
         self._cannot_start: str | None = None
         self._thread = threading.Thread(target=self._keep, name="decoders", daemon=True)
@@ -98,17 +102,23 @@ class Keeper:
             if not self._idle and not self._lent:
                 raise self.unavailable()
 
-    def lend(self) -> Process | None:
-        """A process that is the caller's until ``take_back``; None where all are at work."""
+    def lend(self, bulk: bool) -> Process | None:
+        """A process that is the caller's until ``take_back``; None where all that it may have are at work."""
         with self.changed:
-            while self._idle:
-                process = self._idle.pop()
+            while (process := self._idle_for(bulk)) is not None:
+                self._idle.remove(process)
                 if not process.has_ended:
                     self._lent.add(process)
                     return process
                 self._part_with(process)
                 self._on_lost("killed")
         return None
+
+    def _idle_for(self, bulk: bool) -> Process | None:
+        """The reserved process first, for those who may have it."""
+        if not bulk and self._reserved in self._idle:
+            return self._reserved
+        return next((process for process in reversed(self._idle) if process is not self._reserved), None)
 
     def take_back(self, process: Process, lost: str | None) -> None:
         """``lost``: why it is of no use any more."""
@@ -166,6 +176,8 @@ class Keeper:
 
     def _part_with(self, process: Process) -> None:
         process.discard()
+        if process is self._reserved:
+            self._reserved = None
         self._dying.append(process)
         self.changed.notify_all()
 
@@ -182,7 +194,11 @@ class Keeper:
         started: list[Process] = []
         try:
             for _ in range(count):
-                started.append(Process(self._memory_bytes, self._module))
+                is_for_bulk = self._size > 1 and self._reserved is not None
+                niceness = BULK_NICENESS if is_for_bulk else 0
+                started.append(Process(self._memory_bytes, self._module, niceness=niceness))
+                if self._size > 1 and not is_for_bulk:
+                    self._reserved = started[-1]
             deadline = time.monotonic() + START_SECONDS
             while started:
                 started[0].await_ready(lambda: self._check_start(deadline))

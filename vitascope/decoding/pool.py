@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -21,7 +22,9 @@ _log = logging.getLogger("vitascope.decoding")
 T = TypeVar("T")
 
 BULK_WAIT = 2.0
-"""Seconds after which a bulk task has its turn before interactive ones, so that it is delayed and never starved."""
+"""Seconds without bulk after which a bulk task goes before interactive ones, so that it is delayed and never starved:
+it has waited as long, and so long ago the last one ended.
+"""
 GRACE = 0.3
 """Seconds that a task which nobody wants any more is left to finish: about what a new process costs."""
 _TRIES = 3
@@ -87,8 +90,8 @@ class _GiveUp(Exception):
 class DecodingPool:
     """``size`` processes, each with one file at a time; whoever asks waits in its own thread.
 
-    Interactive askers come first, each kind in the order of arrival. With more than one process, one is never given
-    to bulk.
+    Interactive askers come first, each kind in the order of arrival. With more than one process, one is reserved for
+    them; the others leave the processors to whatever else has work.
     """
 
     def __init__(
@@ -106,10 +109,9 @@ class DecodingPool:
         self.size = size
         self.seconds = seconds
         self._watcher = watcher or _Nobody()
-        self._max_bulk = max(1, size - 1)
         self._waiting: list[_Ticket] = []
-        self._bulk: set[Process] = set()
-        """Those that work for bulk."""
+        self._bulk_ended = -math.inf
+        """When the last bulk task ended."""
         self._keeper = Keeper(size, memory_bytes, module, on_idle=self._call_next, on_lost=self._watcher.decoder_lost)
         self._lock = self._keeper.changed
 
@@ -210,7 +212,9 @@ class DecodingPool:
                 raise MediaTooLarge(f"{question.name}: decoding it takes more computing than is allowed") from None
             raise
         finally:
-            self._give_back(process, lost)
+            if wanted.bulk:
+                self._bulk_ended = time.monotonic()
+            self._keeper.take_back(process, lost)
 
     def _take(self, wanted: Wanted) -> Process:
         """A process whose turn has come."""
@@ -231,34 +235,34 @@ class DecodingPool:
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
             if ticket.process is not None:  # its turn came at this very moment
-                self._give_back(ticket.process, None)
+                self._keeper.take_back(ticket.process, None)
             raise
         if ticket.process is None:
             raise self._keeper.unavailable()
         return ticket.process
 
-    def _give_back(self, process: Process, lost: str | None) -> None:
-        with self._lock:
-            self._bulk.discard(process)
-        self._keeper.take_back(process, lost)
-
     # The rest is called with the lock held
 
     def _call_next(self) -> None:
         """Give idle processes to those whose turn it is."""
-        while (ticket := self._first()) is not None and (process := self._keeper.lend()) is not None:
-            self._waiting.remove(ticket)
-            if ticket.bulk:
-                self._bulk.add(process)
-            ticket.process = process
-            ticket.called.set()
+        while any(self._begin(ticket) for ticket in self._next()):
+            pass
 
-    def _first(self) -> _Ticket | None:
-        may_be_bulk = len(self._bulk) < self._max_bulk
-        bulk = next((ticket for ticket in self._waiting if ticket.bulk and may_be_bulk), None)
+    def _begin(self, ticket: _Ticket) -> bool:
+        process = self._keeper.lend(ticket.bulk)
+        if process is None:
+            return False
+        self._waiting.remove(ticket)
+        ticket.process = process
+        ticket.called.set()
+        return True
+
+    def _next(self) -> list[_Ticket]:
+        """The first ticket of each kind, in the order in which their turn comes."""
+        bulk = next((ticket for ticket in self._waiting if ticket.bulk), None)
         interactive = next((ticket for ticket in self._waiting if not ticket.bulk), None)
-        is_overdue = bulk is not None and time.monotonic() - bulk.arrived >= BULK_WAIT
-        return bulk if interactive is None or is_overdue else interactive
+        is_overdue = bulk is not None and time.monotonic() - max(bulk.arrived, self._bulk_ended) >= BULK_WAIT
+        return [ticket for ticket in ((bulk, interactive) if is_overdue else (interactive, bulk)) if ticket is not None]
 
 
 def _patience(question: Question[T], seconds: float, wanted: Wanted) -> Callable[[], None]:

@@ -64,8 +64,9 @@ class Unexpected(Exception):
 class Process:
     """A process that has been started; ``await_ready`` before it is asked anything."""
 
-    def __init__(self, memory_bytes: int, module: str = CHILD) -> None:
-        """Start it. ``memory_bytes``: of address space, beyond what it has before the first file. Raises OSError.
+    def __init__(self, memory_bytes: int, module: str = CHILD, *, niceness: int = 0) -> None:
+        """Start it. ``memory_bytes``: of address space, beyond what it has before the first file. ``niceness``: added
+        to that of the service. Raises OSError.
 
         It ends with the thread that starts it.
         """
@@ -79,7 +80,7 @@ class Process:
                 env=_environment(),
                 start_new_session=True,  # Ctrl-C is for the service, which ends its processes itself
             )
-        self._setup: Header = {"parent": os.getpid(), "memory_bytes": memory_bytes}
+        self._setup: Header = {"parent": os.getpid(), "memory_bytes": memory_bytes, "niceness": niceness}
         self.applied: list[str] = []
         """What of the confinement was possible, in words."""
         self.tasks = 0

@@ -245,6 +245,19 @@ def test_one_process_is_kept_from_bulk(new_pool: NewPool, tmp_path: Path) -> Non
         assert not second.done()
 
 
+def test_processes_that_bulk_may_have_leave_the_processors_to_the_one_that_is_kept_from_it(new_pool: NewPool) -> None:
+    pool = new_pool(3)
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    bulk = min(19, usual + keeper.BULK_NICENESS)
+    for _ in range(2):  # also once another process has taken the place of the one that is kept
+        wait_for(lambda: pool.alive == 3)
+        by_niceness = {os.getpriority(os.PRIO_PROCESS, pid): pid for pid in pool.pids}
+        assert by_niceness.keys() == {usual, bulk}
+        restarts = pool.restarts
+        os.kill(by_niceness[usual], signal.SIGKILL)
+        wait_for(lambda restarts=restarts: pool.restarts == restarts + 1)
+
+
 def test_an_answer_that_was_not_asked_for_is_not_believed(new_pool: NewPool) -> None:
     pool = new_pool()
     lies: list[Question[Any]] = [probing(Path("film.mp4"), DEFAULT_LIMITS)]
