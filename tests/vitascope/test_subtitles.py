@@ -84,7 +84,7 @@ def test_lines_of_blanks_do_not_cost_time(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SubtitlesCorrupt, match=r"a\.srt: No such file"):
+    with pytest.raises(SubtitlesCorrupt, match=r"a\.srt: no such file"):
         read_subtitles(tmp_path / "a.srt")
 
 

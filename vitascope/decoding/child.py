@@ -1,6 +1,7 @@
 """``python -m vitascope.decoding.child``: a process that decodes one file at a time for the one that started it.
 
-Standard input is a socket on which it is asked and answers. It confines itself first and loads decoders afterwards.
+Standard input is a socket on which it is asked and answers. It confines itself first and loads decoders afterwards. It
+opens no media file: the descriptor of each comes with the request.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import gc
 import os
 import socket
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitascope.decoding.confine import allow_cpu_seconds, confine, limit_resources
-from vitascope.decoding.wire import MAX_REQUEST, Buffer, Header, receive_header, send
+from vitascope.decoding.wire import Buffer, Header, receive_request, send
 from vitascope.errors import VitascopeError
+from vitascope.media.file import MediaFile
 
 if TYPE_CHECKING:
     from vitascope.decoding.operations import Run
@@ -27,7 +30,7 @@ def main() -> None:
     """Answer until the other end closes the socket."""
     channel = socket.socket(fileno=os.dup(0))
     quiet = os.open(os.devnull, os.O_RDWR)
-    setup = receive_header(channel, MAX_REQUEST, _wait)
+    setup, _ = receive_request(channel)
     os.nice(setup["niceness"])
     applied = confine(setup["parent"])
     from vitascope.decoding import operations
@@ -37,24 +40,28 @@ def main() -> None:
     applied += limit_resources(setup["memory_bytes"])
     send(channel, {"applied": applied})
     # Whatever takes hold of this process later shall not write into the log of the service.
-    for descriptor in (0, 1, 2):
-        os.dup2(quiet, descriptor)
+    for standard in (0, 1, 2):
+        os.dup2(quiet, standard)
     while True:
         try:
-            request = receive_header(channel, MAX_REQUEST, _wait)
+            request, descriptor = receive_request(channel)
         except EOFError:
             return
         allow_cpu_seconds(request["cpu_seconds"])
-        header, blobs = _answer(request, operations.run)
+        header, blobs = _answer(request, descriptor, operations.run)
         send(channel, header, blobs)
         del blobs
         gc.collect()  # PyAV ties some frames to themselves; the next file shall find their memory free
 
 
-def _answer(request: Header, run: Run) -> tuple[Header, list[Buffer]]:
-    name = os.path.basename(request["path"])
+def _answer(request: Header, descriptor: int | None, run: Run) -> tuple[Header, list[Buffer]]:
+    name = request["name"]
     try:
-        value, blobs = run(request)
+        if descriptor is None:
+            value, blobs = run(request)
+        else:
+            with MediaFile(descriptor, Path(name)) as file:
+                value, blobs = run({**request, "file": file})
         return {"value": value}, blobs
     except VitascopeError as error:
         return {"error": error.code, "message": str(error)[:_MAX_MESSAGE]}, []
@@ -64,10 +71,6 @@ def _answer(request: Header, run: Run) -> tuple[Header, list[Buffer]]:
         written = traceback.format_exc()[-_MAX_MESSAGE:]
         message = f"{name}: cannot be decoded: {type(error).__name__}: {error}"[:_MAX_MESSAGE]
         return {"error": UNEXPECTED, "message": message, "traceback": written}, []
-
-
-def _wait() -> None:
-    """Nothing ends the wait for a request but the end of the socket."""
 
 
 if __name__ == "__main__":

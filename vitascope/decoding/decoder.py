@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.media.decode import DECODING_THREADS, frames_at
+from vitascope.media.file import MediaSource
 from vitascope.media.frame import Frame
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import MediaInfo, probe
@@ -30,14 +30,16 @@ class Sampled(NamedTuple):
 
 
 class Decoder(Protocol):
-    """What reads media files. Every method raises MediaUnsupported, MediaCorrupt, MediaTooLarge and MediaError."""
+    """What reads media files, each open or by its path. Every method raises MediaUnsupported, MediaCorrupt,
+    MediaTooLarge and MediaError.
+    """
 
-    def probe(self, path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
+    def probe(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
         """What the file is."""
 
     def sample(
         self,
-        path: Path,
+        file: MediaSource,
         streams: Sequence[Stream],
         clips: Sequence[Span],
         limits: MediaLimits = DEFAULT_LIMITS,
@@ -49,7 +51,7 @@ class Decoder(Protocol):
 
     def sample_part(
         self,
-        path: Path,
+        file: MediaSource,
         streams: Sequence[Stream],
         start: float | None = None,
         end: float | None = None,
@@ -59,28 +61,30 @@ class Decoder(Protocol):
     ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
         """One clip of a file, whatever that lasts, and its frames; as ``sample_part``. Raises InvalidInput, too."""
 
-    def thumbnail(self, path: Path, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS) -> bytes:
+    def thumbnail(
+        self, file: MediaSource, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS
+    ) -> bytes:
         """The frame on screen at ``second`` as a JPEG of at most ``side`` pixels."""
 
-    def shot_starts(self, path: Path, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
+    def shot_starts(self, file: MediaSource, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
         """The seconds at which the shots of a file of ``duration`` s begin; as ``vitascope.media.shots``."""
 
-    def subtitle_streams(self, path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
+    def subtitle_streams(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
         """The text subtitle streams in the container."""
 
-    def stream_cues(self, path: Path, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
+    def stream_cues(self, file: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
         """What the subtitle stream at ``index`` says. Raises SubtitlesCorrupt, too."""
 
 
 class InProcess:
     """Decodes where it is called."""
 
-    def probe(self, path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-        return probe(path, limits)
+    def probe(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
+        return probe(file, limits)
 
     def sample(
         self,
-        path: Path,
+        file: MediaSource,
         streams: Sequence[Stream],
         clips: Sequence[Span],
         limits: MediaLimits = DEFAULT_LIMITS,
@@ -93,12 +97,12 @@ class InProcess:
         def keep(clip: int, frame: Frame) -> None:
             pictures[clip] = thumbnail_jpeg(frame)
 
-        frames = sample_streams(path, streams, clips, limits, threads=threads, on_middle=keep if thumbnails else None)
+        frames = sample_streams(file, streams, clips, limits, threads=threads, on_middle=keep if thumbnails else None)
         return Sampled(frames, [pictures.get(number) for number in range(len(clips))])
 
     def sample_part(
         self,
-        path: Path,
+        file: MediaSource,
         streams: Sequence[Stream],
         start: float | None = None,
         end: float | None = None,
@@ -106,20 +110,22 @@ class InProcess:
         *,
         threads: int = DECODING_THREADS,
     ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
-        return sample_part(path, streams, start, end, limits, threads=threads)
+        return sample_part(file, streams, start, end, limits, threads=threads)
 
-    def thumbnail(self, path: Path, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS) -> bytes:
-        [(_, frame)] = frames_at(path, [second], limits, threads=1)
+    def thumbnail(
+        self, file: MediaSource, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS
+    ) -> bytes:
+        [(_, frame)] = frames_at(file, [second], limits, threads=1)
         return thumbnail_jpeg(frame, side)
 
-    def shot_starts(self, path: Path, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
-        return shot_starts(path, limits)
+    def shot_starts(self, file: MediaSource, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
+        return shot_starts(file, limits)
 
-    def subtitle_streams(self, path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
-        return subtitle_streams(path, limits)
+    def subtitle_streams(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
+        return subtitle_streams(file, limits)
 
-    def stream_cues(self, path: Path, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
-        return stream_cues(path, index, limits)
+    def stream_cues(self, file: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
+        return stream_cues(file, index, limits)
 
 
 IN_PROCESS = InProcess()

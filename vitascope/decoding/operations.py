@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import astuple
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import av
@@ -12,6 +11,7 @@ from PIL import GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
 from vitascope.decoding.decoder import IN_PROCESS
 from vitascope.decoding.wire import Buffer, Header
+from vitascope.media.file import MediaFile
 from vitascope.media.limits import MediaLimits
 
 Result = tuple[Any, list[Buffer]]
@@ -47,18 +47,18 @@ def check_decoders() -> None:
 
 
 def run(request: Header) -> Result:
-    """Do what is asked for. Raises as the methods of ``Decoder``."""
+    """Do what is asked for with the file of the request. Raises as the methods of ``Decoder``."""
     return OPERATIONS[request["do"]](request)
 
 
 def _probe(request: Header) -> Result:
-    return list(astuple(IN_PROCESS.probe(_path(request), _limits(request)))), []
+    return list(astuple(IN_PROCESS.probe(_file(request), _limits(request)))), []
 
 
 def _sample(request: Header) -> Result:
     streams = [WantedStream(*fields) for fields in request["streams"]]
     sampled = IN_PROCESS.sample(
-        _path(request),
+        _file(request),
         streams,
         [(start, end) for start, end in request["clips"]],
         _limits(request),
@@ -73,25 +73,25 @@ def _sample(request: Header) -> Result:
 def _sample_part(request: Header) -> Result:
     streams = [WantedStream(*fields) for fields in request["streams"]]
     span, frames = IN_PROCESS.sample_part(
-        _path(request), streams, request["start"], request["end"], _limits(request), threads=request["threads"]
+        _file(request), streams, request["start"], request["end"], _limits(request), threads=request["threads"]
     )
     return list(span), [frames[stream.name].data for stream in streams]
 
 
 def _thumbnail(request: Header) -> Result:
-    return None, [IN_PROCESS.thumbnail(_path(request), request["second"], request["side"], _limits(request))]
+    return None, [IN_PROCESS.thumbnail(_file(request), request["second"], request["side"], _limits(request))]
 
 
 def _shot_starts(request: Header) -> Result:
-    return IN_PROCESS.shot_starts(_path(request), request["duration"], _limits(request)), []
+    return IN_PROCESS.shot_starts(_file(request), request["duration"], _limits(request)), []
 
 
 def _subtitle_streams(request: Header) -> Result:
-    return [list(astuple(stream)) for stream in IN_PROCESS.subtitle_streams(_path(request), _limits(request))], []
+    return [list(astuple(stream)) for stream in IN_PROCESS.subtitle_streams(_file(request), _limits(request))], []
 
 
 def _stream_cues(request: Header) -> Result:
-    cues = IN_PROCESS.stream_cues(_path(request), request["index"], _limits(request))
+    cues = IN_PROCESS.stream_cues(_file(request), request["index"], _limits(request))
     return [list(astuple(cue)) for cue in cues], []
 
 
@@ -106,8 +106,9 @@ OPERATIONS: dict[str, Run] = {
 }
 
 
-def _path(request: Header) -> Path:
-    return Path(request["path"])
+def _file(request: Header) -> MediaFile:
+    file: MediaFile = request["file"]
+    return file
 
 
 def _limits(request: Header) -> MediaLimits:

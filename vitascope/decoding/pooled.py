@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from vitascope.decoding import questions
 from vitascope.decoding.decoder import Sampled, Span
 from vitascope.decoding.pool import Always, DecodingPool, Wanted
 from vitascope.media.decode import DECODING_THREADS
+from vitascope.media.file import MediaSource, held_open
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import MediaInfo
 from vitascope.media.sample import Stream
@@ -27,12 +27,13 @@ class PooledDecoder:
         self._pool = pool
         self._wanted: Wanted = wanted or Always()
 
-    def probe(self, path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-        return self._pool.ask(questions.probing(path, limits), self._wanted)
+    def probe(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
+        with held_open(file) as opened:
+            return self._pool.ask(questions.probing(opened, limits), self._wanted)
 
     def sample(
         self,
-        path: Path,
+        file: MediaSource,
         streams: Sequence[Stream],
         clips: Sequence[Span],
         limits: MediaLimits = DEFAULT_LIMITS,
@@ -40,11 +41,12 @@ class PooledDecoder:
         threads: int = DECODING_THREADS,
         thumbnails: bool = False,
     ) -> Sampled:
-        return self._pool.ask(questions.sampling(path, streams, clips, limits, threads, thumbnails), self._wanted)
+        with held_open(file) as opened:
+            return self._pool.ask(questions.sampling(opened, streams, clips, limits, threads, thumbnails), self._wanted)
 
     def sample_part(
         self,
-        path: Path,
+        file: MediaSource,
         streams: Sequence[Stream],
         start: float | None = None,
         end: float | None = None,
@@ -52,16 +54,23 @@ class PooledDecoder:
         *,
         threads: int = DECODING_THREADS,
     ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
-        return self._pool.ask(questions.sampling_part(path, streams, start, end, limits, threads), self._wanted)
+        with held_open(file) as opened:
+            return self._pool.ask(questions.sampling_part(opened, streams, start, end, limits, threads), self._wanted)
 
-    def thumbnail(self, path: Path, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS) -> bytes:
-        return self._pool.ask(questions.picturing(path, second, side, limits), self._wanted)
+    def thumbnail(
+        self, file: MediaSource, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS
+    ) -> bytes:
+        with held_open(file) as opened:
+            return self._pool.ask(questions.picturing(opened, second, side, limits), self._wanted)
 
-    def shot_starts(self, path: Path, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
-        return self._pool.ask(questions.finding_shots(path, duration, limits), self._wanted)
+    def shot_starts(self, file: MediaSource, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
+        with held_open(file) as opened:
+            return self._pool.ask(questions.finding_shots(opened, duration, limits), self._wanted)
 
-    def subtitle_streams(self, path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
-        return self._pool.ask(questions.listing_subtitles(path, limits), self._wanted)
+    def subtitle_streams(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
+        with held_open(file) as opened:
+            return self._pool.ask(questions.listing_subtitles(opened, limits), self._wanted)
 
-    def stream_cues(self, path: Path, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
-        return self._pool.ask(questions.reading_cues(path, index, limits), self._wanted)
+    def stream_cues(self, file: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
+        with held_open(file) as opened:
+            return self._pool.ask(questions.reading_cues(opened, index, limits), self._wanted)

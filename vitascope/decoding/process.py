@@ -24,6 +24,7 @@ from vitascope.errors import (
     SubtitlesCorrupt,
     VitascopeError,
 )
+from vitascope.media.file import MediaFile
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ class Process:
         After Ended, Malformed and what ``on_wait`` raises, the process is of no use any more.
         """
         try:
-            self._send({**question.request, "cpu_seconds": cpu_seconds})
+            self._send({**question.request, "cpu_seconds": cpu_seconds}, question.file)
             header = receive_header(self._channel, question.max_header, on_wait)
             sizes = header["blobs"]
             if "error" in header:
@@ -136,10 +137,10 @@ class Process:
         self.kill()
         self._channel.close()
 
-    def _send(self, header: Header) -> None:
+    def _send(self, header: Header, file: MediaFile | None = None) -> None:
         self._channel.settimeout(_SEND_SECONDS)
         try:
-            send(self._channel, header)
+            send(self._channel, header, descriptor=None if file is None else file.fileno())
         finally:
             self._channel.settimeout(LOOK_SECONDS)
 

@@ -5,10 +5,8 @@ length, type and range is checked against what was asked before anything of it i
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from vitascope.decoding.decoder import Sampled, Span
 from vitascope.decoding.wire import Header, Malformed
+from vitascope.media.file import MediaFile
 from vitascope.media.limits import MediaLimits
 from vitascope.media.probe import Kind, MediaInfo
 from vitascope.media.sample import Stream
@@ -52,18 +51,20 @@ class Question(Generic[T]):
     film_seconds: float = 0.0
     """Seconds of film that have to be decoded at most."""
     threads: int = 1
+    file: MediaFile | None = None
+    """Whose descriptor goes with the request; the caller keeps it open."""
 
     @property
     def name(self) -> str:
         """Of the file."""
-        return os.path.basename(str(self.request["path"]))
+        return str(self.request["name"])
 
     def seconds(self, base: float) -> float:
         """How long the answer may take, where the shortest may take ``base`` seconds."""
         return base + _SECONDS_PER_SECOND * self.film_seconds
 
 
-def probing(path: Path, limits: MediaLimits) -> Question[MediaInfo]:
+def probing(file: MediaFile, limits: MediaLimits) -> Question[MediaInfo]:
     def read(value: Any, blobs: list[Bytes]) -> MediaInfo:
         kind, container, codec, width, height, duration, count, has_audio = _fields(value, 8)
         container = _text(container, _MAX_NAME)
@@ -81,11 +82,16 @@ def probing(path: Path, limits: MediaLimits) -> Question[MediaInfo]:
             has_audio,
         )
 
-    return Question(_request("probe", path, limits), _SMALL, read)
+    return Question(_request("probe", file, limits), _SMALL, read, file=file)
 
 
 def sampling(
-    path: Path, streams: Sequence[Stream], clips: Sequence[Span], limits: MediaLimits, threads: int, thumbnails: bool
+    file: MediaFile,
+    streams: Sequence[Stream],
+    clips: Sequence[Span],
+    limits: MediaLimits,
+    threads: int,
+    thumbnails: bool,
 ) -> Question[Sampled]:
     shapes = [(len(clips), s.frames, s.height, s.width, 3) for s in streams]
 
@@ -97,7 +103,7 @@ def sampling(
 
     request = _request(
         "sample",
-        path,
+        file,
         limits,
         streams=_described(streams),
         clips=[[float(start), float(end)] for start, end in clips],
@@ -107,11 +113,16 @@ def sampling(
     sizes = [(math.prod(shape),) * 2 for shape in shapes]
     pictures = [(0, _jpeg_bytes(SIDE))] * len(clips) if thumbnails else []
     film = sum(max(0.0, min(end, limits.max_seconds) - start) for start, end in clips)
-    return Question(request, _SMALL, read, [*sizes, *pictures], film, threads)
+    return Question(request, _SMALL, read, [*sizes, *pictures], film, threads, file)
 
 
 def sampling_part(
-    path: Path, streams: Sequence[Stream], start: float | None, end: float | None, limits: MediaLimits, threads: int
+    file: MediaFile,
+    streams: Sequence[Stream],
+    start: float | None,
+    end: float | None,
+    limits: MediaLimits,
+    threads: int,
 ) -> Question[tuple[Span, dict[str, Bytes]]]:
     shapes = [(1, s.frames, s.height, s.width, 3) for s in streams]
 
@@ -125,7 +136,7 @@ def sampling_part(
 
     request = _request(
         "sample_part",
-        path,
+        file,
         limits,
         streams=_described(streams),
         start=None if start is None else float(start),
@@ -134,15 +145,15 @@ def sampling_part(
     )
     # What the file lasts is not known yet.
     film = max(0.0, (limits.max_seconds if end is None else min(end, limits.max_seconds)) - (start or 0.0))
-    return Question(request, _SMALL, read, [(math.prod(shape),) * 2 for shape in shapes], film, threads)
+    return Question(request, _SMALL, read, [(math.prod(shape),) * 2 for shape in shapes], film, threads, file)
 
 
-def picturing(path: Path, second: float, side: int, limits: MediaLimits) -> Question[bytes]:
-    request = _request("thumbnail", path, limits, second=float(second), side=side)
-    return Question(request, _SMALL, lambda value, blobs: _jpeg(blobs[0]), [(4, _jpeg_bytes(side))])
+def picturing(file: MediaFile, second: float, side: int, limits: MediaLimits) -> Question[bytes]:
+    request = _request("thumbnail", file, limits, second=float(second), side=side)
+    return Question(request, _SMALL, lambda value, blobs: _jpeg(blobs[0]), [(4, _jpeg_bytes(side))], file=file)
 
 
-def finding_shots(path: Path, duration: float, limits: MediaLimits) -> Question[list[float]]:
+def finding_shots(file: MediaFile, duration: float, limits: MediaLimits) -> Question[list[float]]:
     def read(value: Any, blobs: list[Bytes]) -> list[float]:
         # A file's frames may go on after the end that its header states.
         starts = [_number(second, math.inf) for second in _listed(value, limits.max_frames + 1)]
@@ -150,11 +161,11 @@ def finding_shots(path: Path, duration: float, limits: MediaLimits) -> Question[
             raise Malformed("shots that do not begin at 0 and ascend")
         return starts
 
-    request = _request("shot_starts", path, limits, duration=duration)
-    return Question(request, _LARGE, read, film_seconds=duration, threads=2)
+    request = _request("shot_starts", file, limits, duration=duration)
+    return Question(request, _LARGE, read, film_seconds=duration, threads=2, file=file)
 
 
-def listing_subtitles(path: Path, limits: MediaLimits) -> Question[list[StreamInfo]]:
+def listing_subtitles(file: MediaFile, limits: MediaLimits) -> Question[list[StreamInfo]]:
     def read(value: Any, blobs: list[Bytes]) -> list[StreamInfo]:
         streams = []
         for one in _listed(value, _MAX_STREAMS):
@@ -164,10 +175,10 @@ def listing_subtitles(path: Path, limits: MediaLimits) -> Question[list[StreamIn
             streams.append(StreamInfo(_integer(index, 0, 2**31), _text(language, _MAX_NAME), forced))
         return streams
 
-    return Question(_request("subtitle_streams", path, limits), _LARGE, read)
+    return Question(_request("subtitle_streams", file, limits), _LARGE, read, file=file)
 
 
-def reading_cues(path: Path, index: int, limits: MediaLimits) -> Question[list[Cue]]:
+def reading_cues(file: MediaFile, index: int, limits: MediaLimits) -> Question[list[Cue]]:
     def read(value: Any, blobs: list[Bytes]) -> list[Cue]:
         cues = []
         for one in _listed(value, MAX_CUES):
@@ -175,12 +186,12 @@ def reading_cues(path: Path, index: int, limits: MediaLimits) -> Question[list[C
             cues.append(Cue(_number(start, math.inf), _number(end, math.inf), _text(text, _MAX_CUE)))
         return cues
 
-    return Question(_request("stream_cues", path, limits, index=index), _LARGE, read)
+    return Question(_request("stream_cues", file, limits, index=index), _LARGE, read, file=file)
 
 
-def _request(operation: str, path: Path, limits: MediaLimits, **arguments: Any) -> Header:
+def _request(operation: str, file: MediaFile, limits: MediaLimits, **arguments: Any) -> Header:
     stated = asdict(limits) | {"containers": sorted(limits.containers), "codecs": sorted(limits.codecs)}
-    return {"do": operation, "path": os.path.abspath(path), "limits": stated, **arguments}
+    return {"do": operation, "name": file.name, "limits": stated, **arguments}
 
 
 def _described(streams: Sequence[Stream]) -> list[list[str | int | None]]:

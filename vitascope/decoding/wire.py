@@ -1,7 +1,8 @@
 """Messages between the service and a decoding process: a JSON header and raw bytes, and nothing that is executed.
 
 A message is the header's length (4 bytes, big-endian), the header, and the blobs whose lengths the header states.
-Neither end believes a length before it has checked it.
+Neither end believes a length before it has checked it. The descriptor of the file that a request is about goes with the
+first byte of the request.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ class Malformed(Exception):
     """What came is not a message, or not one that was asked for."""
 
 
-def send(channel: socket.socket, header: Header, blobs: Sequence[Buffer] = ()) -> None:
+def send(channel: socket.socket, header: Header, blobs: Sequence[Buffer] = (), descriptor: int | None = None) -> None:
     """Send a message; ``blobs`` are noted in the header under that name. Raises OSError."""
     views = [memoryview(blob).cast("B") for blob in blobs]
     written = json.dumps({**header, "blobs": [view.nbytes for view in views]}).encode()
-    channel.sendall(_LENGTH.pack(len(written)) + written)
+    message = _LENGTH.pack(len(written)) + written
+    sent = 0 if descriptor is None else socket.send_fds(channel, [message], [descriptor])
+    channel.sendall(message[sent:])
     for view in views:
         channel.sendall(view)
 
@@ -35,6 +38,27 @@ def receive_header(channel: socket.socket, most: int, on_wait: Callable[[], None
     """The next header, of at most ``most`` bytes. Raises Malformed, EOFError, OSError and what ``on_wait`` raises."""
     start = bytearray(_LENGTH.size)
     receive_into(channel, memoryview(start), on_wait)
+    return _header(channel, start, most, on_wait)
+
+
+def receive_request(channel: socket.socket) -> tuple[Header, int | None]:
+    """The next request and the descriptor that goes with it, which is the caller's to close. It is waited for however
+    long it takes. Raises Malformed, EOFError and OSError.
+    """
+    start, descriptors, _, _ = socket.recv_fds(channel, _LENGTH.size, 1)
+    if not start:
+        raise EOFError
+    rest = bytearray(_LENGTH.size - len(start))
+    receive_into(channel, memoryview(rest), _wait)
+    return _header(channel, start + rest, MAX_REQUEST, _wait), descriptors[0] if descriptors else None
+
+
+def _wait() -> None:
+    """Nothing but the end of the socket ends the wait for a request."""
+
+
+def _header(channel: socket.socket, start: bytes | bytearray, most: int, on_wait: Callable[[], None]) -> Header:
+    """The header whose length is ``start``."""
     (length,) = _LENGTH.unpack(start)
     if length > most:
         raise Malformed(f"a header of {length} bytes; at most {most} were expected")

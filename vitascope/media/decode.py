@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from typing import TypeAlias
 
 from vitascope.errors import InvalidInput
 from vitascope.media.container import open_video
+from vitascope.media.file import MediaFile, MediaSource, held_open
 from vitascope.media.frame import Frame, Pixels
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
 from vitascope.media.picture import picture_frames
 from vitascope.media.probe import probe
-from vitascope.media.sniff import sniff
+from vitascope.media.sniff import Signature, sniff
 from vitascope.media.timing import frame_seconds, shown_seconds
 from vitascope.media.video import every_frame, video_frames
 
 DECODING_THREADS = 2
+Times: TypeAlias = Sequence[float] | Callable[[float], Sequence[float]]
+"""Seconds, or what gives them for a duration."""
 
 
 def frames_at(
-    path: str | os.PathLike[str],
-    times: Sequence[float] | Callable[[float], Sequence[float]],
+    source: MediaSource,
+    times: Times,
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
     threads: int = DECODING_THREADS,
@@ -38,25 +40,36 @@ def frames_at(
     Raises InvalidInput for a time that is not finite, and what ``times`` raises; MediaUnsupported, MediaCorrupt,
     MediaTooLarge and MediaError as the file deserves.
     """
-    wanted = [] if callable(times) else _checked(times, limits)
-    if not callable(times) and not wanted:
+    if not callable(times) and not (times := _checked(times, limits)):
         return
-    file = Path(path)
-    signature = sniff(file, limits)
-    if signature.demuxer is None:
-        seconds = frame_seconds(file, signature.container, limits.max_frames)
-        check_seconds(file, sum(seconds), limits)
-        if callable(times):
-            wanted = _checked(times(shown_seconds(seconds)), limits)
-        yield from picture_frames(file, signature.container, seconds, wanted, limits)
-        return
+    with held_open(source) as file:
+        signature = sniff(file, limits)
+        if signature.demuxer is None:
+            yield from _picture_frames_at(file, signature.container, times, limits)
+        else:
+            yield from _video_frames_at(file, signature, times, limits, threads)
+
+
+def _picture_frames_at(
+    file: MediaFile, container: str, times: Times, limits: MediaLimits
+) -> Iterator[tuple[list[int], Frame]]:
+    seconds = frame_seconds(file, container, limits.max_frames)
+    check_seconds(file.name, sum(seconds), limits)
+    if callable(times):
+        times = _checked(times(shown_seconds(seconds)), limits)
+    yield from picture_frames(file, container, seconds, times, limits)
+
+
+def _video_frames_at(
+    file: MediaFile, signature: Signature, times: Times, limits: MediaLimits, threads: int
+) -> Iterator[tuple[list[int], Frame]]:
     with open_video(file, signature, limits, threads) as video:
-        check_seconds(file, video.stated_duration or 0.0, limits)
+        check_seconds(file.name, video.stated_duration or 0.0, limits)
         if callable(times):
-            # One that is not stated costs reading to the end of the file: opening it once more does not matter then.
+            # One that is not stated costs reading to the end of the file: reading it once more does not matter then.
             duration = round(video.stated_duration, 6) if video.stated_duration else probe(file, limits).duration
-            wanted = _checked(times(duration), limits)
-        yield from video_frames(video, wanted, limits)
+            times = _checked(times(duration), limits)
+        yield from video_frames(video, times, limits)
 
 
 def _checked(times: Sequence[float], limits: MediaLimits) -> list[float]:
@@ -68,28 +81,28 @@ def _checked(times: Sequence[float], limits: MediaLimits) -> list[float]:
 
 
 def all_frames(
-    path: str | os.PathLike[str], limits: MediaLimits = DEFAULT_LIMITS, *, threads: int = DECODING_THREADS
+    source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS, *, threads: int = DECODING_THREADS
 ) -> Iterator[tuple[float, Frame]]:
     """Every frame of a file, once and in order, with the second at which it begins; a picture has one.
 
     Errors as in ``frames_at``, except that damaged frames of a video are passed over.
     """
-    file = Path(path)
-    signature = sniff(file, limits)
-    if signature.demuxer is None:
-        seconds = frame_seconds(file, signature.container, limits.max_frames)
-        check_seconds(file, sum(seconds), limits)
-        starts = [0.0, *itertools.accumulate(seconds)][:-1] or [0.0]
-        for positions, frame in picture_frames(file, signature.container, seconds, starts, limits):
-            yield starts[positions[0]], frame
-        return
-    with open_video(file, signature, limits, threads) as video:
-        check_seconds(file, video.stated_duration or 0.0, limits)
-        yield from every_frame(video, limits)
+    with held_open(source) as file:
+        signature = sniff(file, limits)
+        if signature.demuxer is None:
+            seconds = frame_seconds(file, signature.container, limits.max_frames)
+            check_seconds(file.name, sum(seconds), limits)
+            starts = [0.0, *itertools.accumulate(seconds)][:-1] or [0.0]
+            for positions, frame in picture_frames(file, signature.container, seconds, starts, limits):
+                yield starts[positions[0]], frame
+            return
+        with open_video(file, signature, limits, threads) as video:
+            check_seconds(file.name, video.stated_duration or 0.0, limits)
+            yield from every_frame(video, limits)
 
 
 def read_frames(
-    path: str | os.PathLike[str],
+    source: MediaSource,
     times: Sequence[float],
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
@@ -100,7 +113,7 @@ def read_frames(
     Equal frames may be one and the same array. Errors as in ``frames_at``.
     """
     answers: dict[int, Pixels] = {}
-    for positions, frame in frames_at(path, times, limits, threads=threads):
+    for positions, frame in frames_at(source, times, limits, threads=threads):
         pixels = frame.rgb(frame.width, frame.height)
         answers.update(dict.fromkeys(positions, pixels))
     return [answers[position] for position in range(len(times))]

@@ -99,7 +99,7 @@ class Run:
                     yield packet
         except READING_ERRORS as error:
             self.damaged += 1
-            logger.info("%s: reading ends early: %s", self.video.path.name, error)
+            logger.info("%s: reading ends early: %s", self.video.file.name, error)
 
     def _decode(self, packet: Packet[VideoStream] | None, ahead: deque[Packet[VideoStream]]) -> Iterator[VideoFrame]:
         stream = self.video.stream
@@ -113,7 +113,7 @@ class Run:
         except READING_ERRORS as error:
             self.damaged += 1
             self.lacked_memory |= isinstance(error, MemoryError)
-            logger.debug("%s: a damaged packet was passed over: %s", self.video.path.name, error)
+            logger.debug("%s: a damaged packet was passed over: %s", self.video.file.name, error)
             return
         for frame in frames:
             if self._take(frame):
@@ -123,7 +123,7 @@ class Run:
         """Note a decoded frame; False when it is not whole."""
         self.frames_left -= 1
         if self.frames_left < 0:
-            raise MediaTooLarge(f"{self.video.path.name}: more than {self.limits.max_frames} frames had to be decoded")
+            raise MediaTooLarge(f"{self.video.file.name}: more than {self.limits.max_frames} frames had to be decoded")
         frame.pts = self._timestamp(frame.pts, frame.dts)
         if not self.from_start and self.first_key is not None and frame.pts < self.first_key:
             return False  # it refers to frames before the seek

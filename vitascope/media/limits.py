@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from vitascope.errors import MediaError, MediaTooLarge
 
@@ -40,15 +39,15 @@ class MediaLimits:
 DEFAULT_LIMITS = MediaLimits()
 
 
-def check_pixels(path: Path, width: int, height: int, limits: MediaLimits) -> None:
-    """Raise MediaTooLarge or MediaError unless the frame size (pixels) is within ``limits``."""
+def check_pixels(name: str, width: int, height: int, limits: MediaLimits) -> None:
+    """Raise MediaTooLarge or MediaError, with the file's name, unless the frame size (pixels) is within ``limits``."""
     if width * height > limits.max_pixels:
-        raise MediaTooLarge(f"{path.name}: {width}x{height} pixels; at most {limits.max_pixels} pixels are decoded")
+        raise MediaTooLarge(f"{name}: {width}x{height} pixels; at most {limits.max_pixels} pixels are decoded")
     if min(width, height) < limits.min_side:
-        raise MediaError(f"{path.name}: {width}x{height} pixels; at least {limits.min_side} each way were expected")
+        raise MediaError(f"{name}: {width}x{height} pixels; at least {limits.min_side} each way were expected")
 
 
-def check_seconds(path: Path, seconds: float, limits: MediaLimits) -> None:
-    """Raise MediaTooLarge when a duration (s) is beyond ``limits``."""
+def check_seconds(name: str, seconds: float, limits: MediaLimits) -> None:
+    """Raise MediaTooLarge, with the file's name, when a duration (s) is beyond ``limits``."""
     if seconds > limits.max_seconds:
-        raise MediaTooLarge(f"{path.name}: {seconds:.1f} seconds; at most {limits.max_seconds:g} seconds are read")
+        raise MediaTooLarge(f"{name}: {seconds:.1f} seconds; at most {limits.max_seconds:g} seconds are read")

@@ -7,12 +7,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge, VitascopeError
+from vitascope.media.file import MediaFile
 from vitascope.media.frame import Frame, Pixels
 from vitascope.media.limits import MediaLimits, check_pixels
 from vitascope.media.truncation import MISSING_SHARE, missing_bytes
@@ -47,28 +47,28 @@ class PictureFrame:
 
 
 @contextmanager
-def open_picture(path: Path, container: str, limits: MediaLimits) -> Iterator[Image.Image]:
+def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterator[Image.Image]:
     """The picture's header, read as ``container`` and as nothing else; pixels are not decoded yet.
 
     Raises MediaTooLarge and MediaError for sizes outside ``limits``; whatever goes wrong inside the
     block becomes MediaCorrupt.
     """
     try:
-        with Image.open(path, formats=[container.upper()]) as image:
-            check_pixels(path, *image.size, limits)
+        with Image.open(file.reader(), formats=[container.upper()]) as image:
+            check_pixels(file.name, *image.size, limits)
             yield image
     except VitascopeError:
         raise
     except MemoryError as error:
-        raise MediaTooLarge(f"{path.name}: decoding it needs more memory than there is") from error
+        raise MediaTooLarge(f"{file.name}: decoding it needs more memory than there is") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise MediaTooLarge(f"{path.name}: {error}; at most {limits.max_pixels} pixels") from error
+        raise MediaTooLarge(f"{file.name}: {error}; at most {limits.max_pixels} pixels") from error
     except UnidentifiedImageError as error:
-        raise MediaCorrupt(f"{path.name}: starts like a {container} but has no readable header") from error
+        raise MediaCorrupt(f"{file.name}: starts like a {container} but has no readable header") from error
     except Exception as error:  # for damaged files Pillow raises nearly anything
-        missing = missing_bytes(path, container)
+        missing = missing_bytes(file, container)
         cause = f"it breaks off {missing} bytes early" if missing else str(error)
-        raise MediaCorrupt(f"{path.name}: the {container} cannot be decoded: {cause}") from error
+        raise MediaCorrupt(f"{file.name}: the {container} cannot be decoded: {cause}") from error
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -79,7 +79,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def picture_frames(
-    path: Path, container: str, seconds: Sequence[float], times: Sequence[float], limits: MediaLimits
+    file: MediaFile, container: str, seconds: Sequence[float], times: Sequence[float], limits: MediaLimits
 ) -> Iterator[tuple[list[int], Frame]]:
     """Each distinct frame that ``times`` (s, any order) need, with the positions it answers.
 
@@ -92,41 +92,41 @@ def picture_frames(
         number = max(0, bisect.bisect_right(starts, time + _SHOW_TOLERANCE) - 1)
         wanted.setdefault(number, []).append(position)
     shown: PictureFrame | None = None
-    with open_picture(path, container, limits) as image:
+    with open_picture(file, container, limits) as image:
         for number in sorted(wanted):
             try:
-                shown = _frame(image, number, path, limits)
+                shown = _frame(image, number, file, limits)
             except VitascopeError:
                 raise
             except Exception:
                 if starts[number] == 0:
                     raise
                 # The file is broken off: what decodes is used if it is nearly all.
-                last, shown = _last_whole(path, container, number, limits)
+                last, shown = _last_whole(file, container, number, limits)
                 if (end := starts[last] + seconds[last]) < (1 - MISSING_SHARE) * sum(seconds):
                     raise MediaCorrupt(
-                        f"{path.name}: {end:.2f} seconds can be decoded of the {sum(seconds):.2f} seconds "
+                        f"{file.name}: {end:.2f} seconds can be decoded of the {sum(seconds):.2f} seconds "
                         "that its structure states"
                     ) from None
             yield wanted[number], shown
 
 
-def _frame(image: Image.Image, number: int, path: Path, limits: MediaLimits) -> PictureFrame:
+def _frame(image: Image.Image, number: int, file: MediaFile, limits: MediaLimits) -> PictureFrame:
     # A PNG's default image may stand outside its animation; Pillow counts it all the same.
     number += int(getattr(image, "default_image", False))
     if number:
         image.seek(number)
-        check_pixels(path, *image.size, limits)  # a GIF may grow
+        check_pixels(file.name, *image.size, limits)  # a GIF may grow
     return PictureFrame(_flatten(image))
 
 
-def _last_whole(path: Path, container: str, before: int, limits: MediaLimits) -> tuple[int, PictureFrame]:
+def _last_whole(file: MediaFile, container: str, before: int, limits: MediaLimits) -> tuple[int, PictureFrame]:
     """The last frame before the broken frame ``before`` that decodes, and its number."""
-    with open_picture(path, container, limits) as image:
-        whole = _frame(image, 0, path, limits)
+    with open_picture(file, container, limits) as image:
+        whole = _frame(image, 0, file, limits)
         for number in range(1, before):
             try:
-                whole = _frame(image, number, path, limits)
+                whole = _frame(image, number, file, limits)
             except Exception:
                 return number - 1, whole
     return before - 1, whole

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Literal
 
 from vitascope.errors import MediaCorrupt
 from vitascope.media.container import READING_ERRORS, OpenVideo, open_video
+from vitascope.media.file import MediaFile, MediaSource, held_open
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
 from vitascope.media.picture import open_picture, upright_size
 from vitascope.media.sniff import Signature, sniff
@@ -36,21 +35,25 @@ class MediaInfo:
     has_audio: bool
 
 
-def probe(path: str | os.PathLike[str], limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-    """Describe the file at ``path``; at most one frame is decoded.
+def probe(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
+    """Describe a file; at most one frame is decoded.
 
     Raises MediaUnsupported, MediaCorrupt, MediaTooLarge and MediaError.
     """
-    file = Path(path)
-    signature = sniff(file, limits)
-    if signature.demuxer is None:
-        return _probe_picture(file, signature, limits)
+    with held_open(source) as file:
+        signature = sniff(file, limits)
+        if signature.demuxer is None:
+            return _probe_picture(file, signature, limits)
+        return _probe_video(file, signature, limits)
+
+
+def _probe_video(file: MediaFile, signature: Signature, limits: MediaLimits) -> MediaInfo:
     with open_video(file, signature, limits, threads=1) as video:
         frame = next((frame for _, frame in video_frames(video, [0.0], limits)), None)
         if frame is None:
             raise MediaCorrupt(f"{file.name}: not a single frame can be decoded")
         duration = video.stated_duration or _measured_seconds(video)
-        check_seconds(file, duration, limits)
+        check_seconds(file.name, duration, limits)
         return MediaInfo(
             kind="video",
             container=signature.container,
@@ -63,9 +66,9 @@ def probe(path: str | os.PathLike[str], limits: MediaLimits = DEFAULT_LIMITS) ->
         )
 
 
-def _probe_picture(file: Path, signature: Signature, limits: MediaLimits) -> MediaInfo:
+def _probe_picture(file: MediaFile, signature: Signature, limits: MediaLimits) -> MediaInfo:
     seconds = frame_seconds(file, signature.container, limits.max_frames)
-    check_seconds(file, sum(seconds), limits)
+    check_seconds(file.name, sum(seconds), limits)
     with open_picture(file, signature.container, limits) as image:
         width, height = upright_size(image)
     moves = len(seconds) > 1

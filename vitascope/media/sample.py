@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from vitascope.errors import InvalidInput
 from vitascope.media.corner import in_corner
 from vitascope.media.decode import DECODING_THREADS, frames_at
+from vitascope.media.file import MediaSource
 from vitascope.media.frame import Frame, Pixels, filtered, fitted
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
@@ -71,7 +71,7 @@ def clip_times(stream: Stream, start: float, end: float) -> list[float]:
 
 
 def sample_streams(
-    path: str | os.PathLike[str],
+    source: MediaSource,
     streams: Sequence[Stream],
     clips: Sequence[tuple[float, float]],
     limits: MediaLimits = DEFAULT_LIMITS,
@@ -90,7 +90,7 @@ def sample_streams(
     times, places = _looks(streams, clips)
     middles = [] if on_middle is None else [(start + end) / 2 for start, end in clips]
     arrays = _room(streams, len(clips))
-    for positions, frame in frames_at(path, times + middles, limits, threads=threads):
+    for positions, frame in frames_at(source, times + middles, limits, threads=threads):
         _place(arrays, frame, [places[position] for position in positions if position < len(places)])
         for position in positions:
             if on_middle is not None and position >= len(places):
@@ -99,7 +99,7 @@ def sample_streams(
 
 
 def sample_part(
-    path: str | os.PathLike[str],
+    source: MediaSource,
     streams: Sequence[Stream],
     start: float | None = None,
     end: float | None = None,
@@ -120,7 +120,7 @@ def sample_part(
         return wanted
 
     arrays = _room(streams, 1)
-    for positions, frame in frames_at(path, times, limits, threads=threads):
+    for positions, frame in frames_at(source, times, limits, threads=threads):
         _place(arrays, frame, [places[position] for position in positions])
     return clips[0], arrays
 

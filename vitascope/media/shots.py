@@ -12,12 +12,12 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.media.decode import all_frames
+from vitascope.media.file import MediaSource
 from vitascope.media.frame import Pixels, size_within
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.transitions import BRIEF, GradualChanges
@@ -38,7 +38,7 @@ ROUNDING = 0.0005
 Floats = NDArray[np.float32]
 
 
-def shot_starts(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
+def shot_starts(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
     """The seconds at which the shots of a file begin, ascending, the first one 0. Every frame is decoded once.
 
     A fade or dissolve is one beginning, halfway. Raises media errors as ``all_frames``.
@@ -48,7 +48,7 @@ def shot_starts(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]
     passing: set[int] = set()
     recent: deque[Floats] = deque()
     gradual = GradualChanges()
-    for second, frame in all_frames(path, limits):
+    for second, frame in all_frames(source, limits):
         pixels = frame.small_rgb(*size_within(frame, SIDE))
         gradual.show(second, pixels)
         now = hue_saturation_value(pixels)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
-from vitascope.errors import MediaCorrupt, MediaError, MediaTooLarge, MediaUnsupported
+from vitascope.errors import MediaCorrupt, MediaTooLarge, MediaUnsupported
+from vitascope.media.file import MediaFile, media_errors
 from vitascope.media.limits import MediaLimits
 
 _HEAD_BYTES = 1024
@@ -33,29 +33,24 @@ class Signature(NamedTuple):
     demuxer: str | None
 
 
-def sniff(path: Path, limits: MediaLimits) -> Signature:
-    """Recognise the file at ``path``.
+def sniff(file: MediaFile, limits: MediaLimits) -> Signature:
+    """Recognise a file.
 
-    Raises MediaError (no such file), MediaCorrupt (empty), MediaTooLarge (``max_bytes``) and
+    Raises MediaError (it cannot be read), MediaCorrupt (empty), MediaTooLarge (``max_bytes``) and
     MediaUnsupported (anything that is not an allowed container).
     """
-    try:
-        if not path.is_file():
-            raise MediaError(f"{path.name}: no such file; a readable file was expected")
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-    except OSError as error:
-        raise MediaError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+    with media_errors(file.path):
+        size = file.status().st_size
+        head = file.reader().read(_HEAD_BYTES)
     if not head:
-        raise MediaCorrupt(f"{path.name}: the file is empty (0 bytes); video or a picture was expected")
+        raise MediaCorrupt(f"{file.name}: the file is empty (0 bytes); video or a picture was expected")
     if size > limits.max_bytes:
-        raise MediaTooLarge(f"{path.name}: {size} bytes; at most {limits.max_bytes} bytes are read")
+        raise MediaTooLarge(f"{file.name}: {size} bytes; at most {limits.max_bytes} bytes are read")
     signature = _match(head)
     if signature is None or signature.container not in limits.containers:
         found = signature.container if signature else _describe(head)
         raise MediaUnsupported(
-            f"{path.name}: the content is {found}; expected one of {', '.join(sorted(limits.containers))}"
+            f"{file.name}: the content is {found}; expected one of {', '.join(sorted(limits.containers))}"
         )
     return signature
 

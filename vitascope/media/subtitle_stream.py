@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from av.stream import Discard, Disposition
 
 from vitascope.errors import SubtitlesCorrupt
 from vitascope.media.container import READING_ERRORS, OpenVideo, open_video
+from vitascope.media.file import MediaFile, MediaSource, held_open
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.sniff import sniff
+from vitascope.media.sniff import Signature, sniff
 from vitascope.media.subtitles import Cue, plain_text
 
 if TYPE_CHECKING:
@@ -36,12 +36,15 @@ class StreamInfo:
     forced: bool
 
 
-def subtitle_streams(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
+def subtitle_streams(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
     """The text subtitle streams of a file, in its order; none for a picture. Raises media errors."""
-    signature = sniff(path, limits)
-    if signature.demuxer is None:
-        return []
-    with open_video(path, signature, limits, threads=1) as video:
+    with held_open(source) as file:
+        signature = sniff(file, limits)
+        return [] if signature.demuxer is None else _subtitle_streams(file, signature, limits)
+
+
+def _subtitle_streams(file: MediaFile, signature: Signature, limits: MediaLimits) -> list[StreamInfo]:
+    with open_video(file, signature, limits, threads=1) as video:
         return [
             StreamInfo(
                 stream.index,
@@ -53,22 +56,27 @@ def subtitle_streams(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> list[S
         ]
 
 
-def stream_cues(path: Path, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
+def stream_cues(source: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
     """What the text subtitle stream at ``index`` says, in order of time; one that shows no words is left out.
 
     Raises SubtitlesCorrupt where it cannot be read or has more than ``MAX_CUES``, and media errors.
     """
-    signature = sniff(path, limits)
-    if signature.demuxer is None:
-        raise SubtitlesCorrupt(f"{path.name}: a picture; a video with subtitles was expected")
-    with open_video(path, signature, limits, threads=1) as video:
+    with held_open(source) as file:
+        signature = sniff(file, limits)
+        if signature.demuxer is None:
+            raise SubtitlesCorrupt(f"{file.name}: a picture; a video with subtitles was expected")
+        return _stream_cues(file, signature, index, limits)
+
+
+def _stream_cues(file: MediaFile, signature: Signature, index: int, limits: MediaLimits) -> list[Cue]:
+    with open_video(file, signature, limits, threads=1) as video:
         for other in video.container.streams:
             other.discard = Discard.default if other.index == index else Discard.all
         stream: Any = video.container.streams[index]
         try:
             return sorted(_cues(video, stream), key=lambda cue: (cue.start, cue.end))
         except READING_ERRORS as error:
-            raise SubtitlesCorrupt(f"{path.name}: subtitle stream {index} cannot be read: {error}") from error
+            raise SubtitlesCorrupt(f"{file.name}: subtitle stream {index} cannot be read: {error}") from error
 
 
 def _codec(stream: SubtitleStream) -> str | None:
@@ -88,7 +96,7 @@ def _cues(video: OpenVideo, stream: SubtitleStream) -> list[Cue]:
         if not text:
             continue
         if len(cues) >= MAX_CUES:
-            raise SubtitlesCorrupt(f"{video.path.name}: more than {MAX_CUES} subtitles in stream {stream.index}")
+            raise SubtitlesCorrupt(f"{video.file.name}: more than {MAX_CUES} subtitles in stream {stream.index}")
         start = float(packet.pts * unit - video.origin)
         end = start + float(max(0, packet.duration or 0) * unit)  # a damaged one may be negative
         if end > 0:

@@ -12,9 +12,9 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from vitascope.errors import SubtitlesCorrupt
+from vitascope.errors import MediaError, SubtitlesCorrupt
+from vitascope.media.file import MediaSource, held_open, media_errors
 
 SUFFIXES = (".srt", ".vtt")
 MAX_BYTES = 8 * 1024**2
@@ -67,17 +67,17 @@ def parse_subtitles(text: str, name: str, *, vtt: bool) -> list[Cue]:
     return _without_repeats(sorted(cues, key=lambda cue: (cue.start, cue.end)))
 
 
-def read_subtitles(path: Path) -> tuple[list[Cue], str]:
+def read_subtitles(source: MediaSource) -> tuple[list[Cue], str]:
     """The cues of an .srt or .vtt file, and the encoding that it was read as.
 
     UTF-8; UTF-16 with a byte-order mark, or told by the NULs that it gives Latin letters; what is neither is
     read as Windows-1252. Raises SubtitlesCorrupt naming the file, and the line that was not understood.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise SubtitlesCorrupt(f"{path.name}: {error.strerror or error}; a readable file was expected") from error
+        with held_open(source) as file, media_errors(file.path):
+            path, data = file.path, file.reader().read(MAX_BYTES + 1)
+    except MediaError as error:
+        raise SubtitlesCorrupt(str(error)) from error
     if len(data) > MAX_BYTES:
         raise SubtitlesCorrupt(f"{path.name}: larger than {MAX_BYTES} bytes; subtitles were expected")
     text, encoding = _decoded(path.name, data)

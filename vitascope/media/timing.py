@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge
+from vitascope.media.file import MediaFile
 from vitascope.media.truncation import MISSING_SHARE
 
 _UNSTATED = 0.1
 """Seconds for a frame that states a duration of zero, as browsers show it."""
 
 
-def frame_seconds(path: Path, container: str, max_frames: int) -> list[float]:
+def frame_seconds(file: MediaFile, container: str, max_frames: int) -> list[float]:
     """Seconds of each frame in order of showing; an empty list for a still picture.
 
     ``container``: png, gif, webp or jpeg. Raises MediaTooLarge beyond ``max_frames`` and MediaCorrupt
@@ -24,14 +24,13 @@ def frame_seconds(path: Path, container: str, max_frames: int) -> list[float]:
     if container not in readers:
         return []
     try:
-        with path.open("rb") as file:
-            stated = readers[container](file, max_frames + 1)
+        stated = readers[container](file.reader(), max_frames + 1)
     except (struct.error, IndexError) as error:
-        raise MediaCorrupt(f"{path.name}: the {container} breaks off before its first frame") from error
+        raise MediaCorrupt(f"{file.name}: the {container} breaks off before its first frame") from error
     except ValueError as error:
-        raise MediaCorrupt(f"{path.name}: the {container} is broken off: it has {error}") from error
+        raise MediaCorrupt(f"{file.name}: the {container} is broken off: it has {error}") from error
     if len(stated) > max_frames:
-        raise MediaTooLarge(f"{path.name}: more than {max_frames} frames; at most {max_frames} are read")
+        raise MediaTooLarge(f"{file.name}: more than {max_frames} frames; at most {max_frames} are read")
     return [seconds if seconds > 0 else _UNSTATED for seconds in stated]
 
 

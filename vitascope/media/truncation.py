@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import struct
-from pathlib import Path
 from typing import BinaryIO
+
+from vitascope.media.file import MediaFile
 
 MISSING_SHARE = 0.1
 """A broken file that decodes to less than 1 - this share of its stated duration is refused as truncated."""
 
 
-def missing_bytes(path: Path, container: str) -> int:
-    """Bytes that the outermost structure of ``path`` states but the file does not have; 0 when whole.
+def missing_bytes(file: MediaFile, container: str) -> int:
+    """Bytes that the outermost structure of ``file`` states but the file does not have; 0 when whole.
 
     Known for mp4, matroska, avi and webp; other containers state no size and give 0.
     """
     readers = {"mp4": _mp4_end, "matroska": _matroska_end, "avi": _riff_end, "webp": _riff_end}
     if container not in readers:
         return 0
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        try:
-            return max(0, readers[container](file, size) - size)
-        except (struct.error, IndexError):
-            return 0
+    size = file.status().st_size
+    try:
+        return max(0, readers[container](file.reader(), size) - size)
+    except (struct.error, IndexError):
+        return 0
 
 
 def _riff_end(file: BinaryIO, size: int) -> int:

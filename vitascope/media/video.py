@@ -75,8 +75,8 @@ def every_frame(video: OpenVideo, limits: MediaLimits) -> Iterator[tuple[float, 
 
 
 def _shown(video: OpenVideo, frame: VideoFrame, turns: Turns, limits: MediaLimits) -> DecodedFrame:
-    check_pixels(video.path, frame.width, frame.height, limits)  # the size may change within a stream
-    return DecodedFrame(video.path.name, frame, turns.of(frame), video.pixel_aspect)
+    check_pixels(video.file.name, frame.width, frame.height, limits)  # the size may change within a stream
+    return DecodedFrame(video.file.name, frame, turns.of(frame), video.pixel_aspect)
 
 
 class _Reader:
@@ -117,9 +117,9 @@ class _Reader:
             back *= 4
         frame = self.held or self.pending
         if frame is None and self.run is not None and self.run.lacked_memory:
-            raise MediaTooLarge(f"{self.video.path.name}: decoding it needs more memory than there is")
+            raise MediaTooLarge(f"{self.video.file.name}: decoding it needs more memory than there is")
         if frame is None:
-            raise MediaCorrupt(f"{self.video.path.name}: not a single frame can be decoded")
+            raise MediaCorrupt(f"{self.video.file.name}: not a single frame can be decoded")
         if self.pending is None and (self.run is None or self.run.reached is None):
             self._check_not_truncated(frame, want)
         return frame
@@ -187,7 +187,7 @@ class _Reader:
             try:
                 video.container.seek(0, stream=video.stream, unsupported_byte_offset=True)
             except av.error.FFmpegError:
-                raise MediaCorrupt(f"{video.path.name}: cannot be sought: {error.strerror}") from error
+                raise MediaCorrupt(f"{video.file.name}: cannot be sought: {error.strerror}") from error
             return True
         return to_start
 
@@ -221,10 +221,10 @@ class _Reader:
         end = float(end_stamp * video.time_base - video.origin)
         if want < end_stamp or end >= (1 - MISSING_SHARE) * video.stated_duration:
             return
-        missing = missing_bytes(video.path, video.signature.container)
+        missing = missing_bytes(video.file, video.signature.container)
         if missing or run.damaged or video.signature.container == "flv":
             cause = f"the file breaks off {missing} bytes early" if missing else "what follows is damaged"
             raise MediaCorrupt(
-                f"{video.path.name}: {end:.2f} seconds can be decoded of the "
+                f"{video.file.name}: {end:.2f} seconds can be decoded of the "
                 f"{video.stated_duration:.2f} seconds that its header states; {cause}"
             )

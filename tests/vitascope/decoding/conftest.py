@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from vitascope.decoding.pool import DecodingPool
 from vitascope.decoding.pooled import PooledDecoder
 from vitascope.decoding.questions import Question
+from vitascope.media.file import MediaFile
 
 HOOKED = "tests.vitascope.decoding.hooked_child"
 
@@ -43,5 +46,10 @@ def new_pool() -> Iterator[Callable[..., DecodingPool]]:
 
 def question(operation: str, **arguments: Any) -> Question[Any]:
     """Something that only a hooked process can be asked; the answer is the value."""
-    request = {"do": operation, "path": "/films/film.mp4", **arguments}
+    request = {"do": operation, "name": "film.mp4", **arguments}
     return Question(request, 1024 * 1024, lambda value, blobs: value)
+
+
+def any_file(name: str = "film.mp4") -> MediaFile:
+    """An open file of this name, which has no film in it."""
+    return MediaFile(os.open(__file__, os.O_RDONLY), Path(name))

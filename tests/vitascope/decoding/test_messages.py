@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.vitascope.decoding.conftest import any_file
 from vitascope.decoding.questions import (
     Question,
     finding_shots,
@@ -22,12 +22,12 @@ from vitascope.decoding.wire import Malformed, receive_header, send
 from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.media.probe import MediaInfo
 
-PATH = Path("a.mp4")
-PROBING = probing(PATH, DEFAULT_LIMITS)
-SHOTS = finding_shots(PATH, 10.0, DEFAULT_LIMITS)
-STREAMS = listing_subtitles(PATH, DEFAULT_LIMITS)
-CUES = reading_cues(PATH, 2, DEFAULT_LIMITS)
-PART = sampling_part(PATH, [], 1.0, 2.5, DEFAULT_LIMITS, 1)
+FILE = any_file("a.mp4")
+PROBING = probing(FILE, DEFAULT_LIMITS)
+SHOTS = finding_shots(FILE, 10.0, DEFAULT_LIMITS)
+STREAMS = listing_subtitles(FILE, DEFAULT_LIMITS)
+CUES = reading_cues(FILE, 2, DEFAULT_LIMITS)
+PART = sampling_part(FILE, [], 1.0, 2.5, DEFAULT_LIMITS, 1)
 TRUE = ["video", "mp4", "h264", 64, 48, 1.5, None, False]
 
 LIES: list[tuple[Question[Any], Any]] = [
@@ -77,7 +77,7 @@ def test_values_of_other_kinds_and_ranges_are_refused(number: int) -> None:
 
 
 def test_a_picture_has_to_be_a_jpeg() -> None:
-    question = picturing(PATH, 0.0, 64, DEFAULT_LIMITS)
+    question = picturing(FILE, 0.0, 64, DEFAULT_LIMITS)
     with pytest.raises(Malformed):
         question.read(None, [np.frombuffer(b"<svg onload=x()/>", np.uint8)])
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.media_files import solid, write_counter_video, write_video
-from tests.vitascope.decoding.conftest import HOOKED, question
+from tests.vitascope.decoding.conftest import HOOKED, any_file, question
 from tests.waiting import PATIENCE, wait_for
 from vitascope.decoding import keeper
 from vitascope.decoding import pool as pool_module
@@ -127,9 +127,9 @@ def test_a_file_that_takes_too_long_is_given_up(new_pool: NewPool) -> None:
 
 def test_longer_films_may_take_longer() -> None:
     stream: Any = []
-    assert sampling(Path("a.mp4"), stream, [(0, 8), (8, 16)], DEFAULT_LIMITS, 1, False).seconds(60.0) == 92.0
+    assert sampling(any_file(), stream, [(0, 8), (8, 16)], DEFAULT_LIMITS, 1, False).seconds(60.0) == 92.0
     # A header's claim counts up to the limit on a file's duration.
-    claimed = sampling(Path("a.mp4"), stream, [(0, 1e9)], DEFAULT_LIMITS, 1, False).seconds(60.0)
+    claimed = sampling(any_file(), stream, [(0, 1e9)], DEFAULT_LIMITS, 1, False).seconds(60.0)
     assert claimed == 60.0 + 2 * DEFAULT_LIMITS.max_seconds
 
 
@@ -260,9 +260,9 @@ def test_processes_that_bulk_may_have_leave_the_processors_to_the_one_that_is_ke
 
 def test_an_answer_that_was_not_asked_for_is_not_believed(new_pool: NewPool) -> None:
     pool = new_pool()
-    lies: list[Question[Any]] = [probing(Path("film.mp4"), DEFAULT_LIMITS)]
+    lies: list[Question[Any]] = [probing(any_file(), DEFAULT_LIMITS)]
     lies[0].request.update({"do": "lie", "value": ["a", "b"], "sizes": []})
-    lies.append(picturing(Path("film.mp4"), 0.0, 64, DEFAULT_LIMITS))
+    lies.append(picturing(any_file(), 0.0, 64, DEFAULT_LIMITS))
     lies[1].request.update({"do": "lie", "value": None, "sizes": [10_000_000]})
     lies.append(question("babble", bytes="ffffffff00"))
     for number, lie in enumerate(lies, 1):
