@@ -2,7 +2,8 @@
 
 Refused with EPERM: new sockets and connections, starting programs and processes (threads are allowed), opening files
 for writing, changing the file system, signals to and memory of other processes, and interfaces of the kernel that
-lead around a filter. Reading files stays possible: a decoder reads files by their names.
+lead around a filter. Reading files stays possible, as Python loads modules late. No media file is opened here: its
+descriptor is received.
 """
 
 from __future__ import annotations

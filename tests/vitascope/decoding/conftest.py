@@ -44,10 +44,10 @@ def new_pool() -> Iterator[Callable[..., DecodingPool]]:
         pool.close()
 
 
-def question(operation: str, **arguments: Any) -> Question[Any]:
+def question(operation: str, file: MediaFile | None = None, **arguments: Any) -> Question[Any]:
     """Something that only a hooked process can be asked; the answer is the value."""
     request = {"do": operation, "name": "film.mp4", **arguments}
-    return Question(request, 1024 * 1024, lambda value, blobs: value)
+    return Question(request, 1024 * 1024, lambda value, blobs: value, file=file)
 
 
 def any_file(name: str = "film.mp4") -> MediaFile:

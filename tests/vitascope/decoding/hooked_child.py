@@ -83,9 +83,15 @@ def _slow(request: Header) -> Result:
 
 def _until(request: Header) -> Result:
     """Be at work until there is a file of this name."""
-    while not os.path.exists(request["file"]):
+    while not os.path.exists(request["release"]):
         time.sleep(0.005)
     return os.getpid(), []
+
+
+def _content(request: Header) -> Result:
+    """What is in the file, once there is one of the other name."""
+    _until(request)
+    return request["file"].reader().read().decode(), []
 
 
 def _turn(request: Header) -> Result:
@@ -119,6 +125,7 @@ HOOKS: dict[str, Callable[[Header], Result]] = {
     "spin": _spin,
     "slow": _slow,
     "until": _until,
+    "content": _content,
     "turn": _turn,
     "fail": _fail,
     "lie": _lie,

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tests.descriptors import open_below
 from tests.media_files import solid, write_counter_video, write_video
 from tests.vitascope.decoding.conftest import HOOKED, any_file, question
 from tests.waiting import PATIENCE, wait_for
@@ -25,8 +26,9 @@ from vitascope.decoding import pool as pool_module
 from vitascope.decoding.pool import Always, DecodingPool, Wanted
 from vitascope.decoding.pooled import PooledDecoder
 from vitascope.decoding.questions import Question, picturing, probing, sampling
-from vitascope.errors import DecodingUnavailable, MediaCorrupt, MediaTooLarge
+from vitascope.errors import DecodingUnavailable, MediaCorrupt, MediaTooLarge, MediaUnsupported
 from vitascope.manifest import FrameStream
+from vitascope.media.file import MediaFile
 from vitascope.media.limits import DEFAULT_LIMITS
 
 NewPool = Callable[..., DecodingPool]
@@ -67,7 +69,7 @@ def at_work(pool: DecodingPool, release: Path, who: Wanted = HURRY) -> Iterator[
     """
     before = len(pool.working) + pool.waiting()
     with ThreadPoolExecutor(1) as thread:
-        task = thread.submit(pool.ask, question("until", file=str(release)), who)
+        task = thread.submit(pool.ask, question("until", release=str(release)), who)
         try:
             wait_for(lambda: pool.working and len(pool.working) + pool.waiting() == before + 1)
             yield task
@@ -141,6 +143,51 @@ def test_a_process_killed_at_work_is_replaced_and_its_file_is_tried_again(new_po
         wait_for(lambda: pool.restarts == 1)
     assert task.result() != first
     assert pool.restarts == 1
+
+
+def test_a_file_is_handed_over_open_to_every_process_that_tries_it(new_pool: NewPool, tmp_path: Path) -> None:
+    film, release = tmp_path / "film.mp4", tmp_path / "release"
+    film.write_text("own")
+    pool = new_pool()
+    [first] = pool.pids
+    with MediaFile.open(film) as file, ThreadPoolExecutor(1) as thread:
+        film.unlink()
+        film.write_text("something else")
+        answer = thread.submit(pool.ask, question("content", file, release=str(release)), HURRY)
+        wait_for(lambda: pool.working == [first] and open_below(film, first))
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: pool.working and pool.working != [first])
+        release.touch()
+        assert answer.result() == "own"
+    [second] = pool.pids
+    wait_for(lambda: not open_below(tmp_path, second))
+    assert open_below(tmp_path) == []
+
+
+def test_no_descriptor_stays_open_whatever_becomes_of_a_task(new_pool: NewPool, tmp_path: Path) -> None:
+    film, never = tmp_path / "film.mp4", tmp_path / "never"
+    film.write_text("no film")
+    pool = new_pool()
+    ended = [question(deed, MediaFile.open(film)) for deed in ("segfault", "fail")]
+    with pytest.raises(MediaUnsupported):
+        PooledDecoder(pool).probe(film)
+    for asked in ended:
+        with pytest.raises(MediaCorrupt):
+            pool.ask(asked, HURRY)
+    gone = Until()
+    ended.append(question("content", MediaFile.open(film), release=str(never)))
+    with ThreadPoolExecutor(1) as thread:
+        answer = thread.submit(pool.ask, ended[-1], gone)
+        wait_for(lambda: pool.working)
+        gone.gone.set()
+        with pytest.raises(ConnectionError):
+            answer.result()
+    for asked in ended:
+        assert asked.file is not None
+        asked.file.close()
+    assert open_below(tmp_path) == []
+    wait_for(lambda: pool.alive == 1)
+    assert open_below(tmp_path, *pool.pids) == []
 
 
 def test_a_file_whose_process_is_killed_again_and_again_is_too_large(new_pool: NewPool) -> None:
