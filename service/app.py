@@ -75,7 +75,6 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     ):
         app.include_router(routes.router)
     app.include_router(page.router)
-    app.mount("/static", page.files, name="static")
     install(app)
     app.add_middleware(GateMiddleware, settings=settings)
     if settings.cors_origins:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -10,7 +11,9 @@ from urllib.parse import parse_qs
 import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
+import service.page
 from index.jobs import jobs as index_jobs
+from service.page import STATIC, PageFiles
 from tests.media_files import solid, write_subtitled_video
 from tests.service.browsing import ADMIN, PATIENCE_MS, wait_for_events
 from tests.service.hearing import heard, listen
@@ -22,6 +25,26 @@ from tests.waiting import wait_for
 def in_address(page: Page) -> dict[str, str]:
     """Asked of the page itself: ``page.url`` comes late."""
     return {name: value for name, [value] in parse_qs(page.evaluate("location.search.slice(1)")).items()}
+
+
+def test_a_page_that_is_loaded_again_fetches_nothing_but_itself_until_an_upgrade(
+    page: Page, collection: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = """() => performance.getEntriesByType("resource").filter(
+        (entry) => entry.name.includes("/static/") && entry.transferSize > 0).length"""
+    page.goto(f"/?collection={collection}")
+    expect(page.locator("#results")).to_contain_text("This collection is empty")
+    assert page.evaluate(fetched) > 10
+    page.reload()
+    expect(page.locator("#results")).to_contain_text("This collection is empty")
+    assert page.evaluate(fetched) == 0
+    upgraded = shutil.copytree(STATIC, tmp_path / "static")
+    with (upgraded / "parts.js").open("a") as file:
+        file.write("document.title = 'upgraded';\n")
+    monkeypatch.setattr(service.page, "_page", PageFiles(upgraded))
+    page.reload()
+    expect(page).to_have_title("upgraded")
+    assert page.evaluate(fetched) > 10
 
 
 def test_upload_search_compare_and_ask(page: Page, collection: str, files: Path) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
+from urllib.parse import urljoin
 
-from service.page import STATIC
+import httpx
+
+from service.page import STATIC, PageFiles
 from tests.service.running import Running
 
 PARTS = sorted(STATIC.iterdir())
@@ -21,21 +25,59 @@ def together(names: set[str]) -> set[str]:
     return names if found <= names else together(names | found)
 
 
+def loaded(running: Running) -> dict[str, httpx.Response]:
+    """The page and all that a browser loads for it, also later, by address: imports are relative to who imports."""
+    answers = {"/": running.client.get("/")}
+    addresses = re.findall(r'(?:src|href)="(/static/[^"]+)"', answers["/"].text)
+    while addresses:
+        address = addresses.pop()
+        if address not in answers:
+            answers[address] = running.client.get(address)
+            if address.endswith(".js"):
+                imported = re.findall(r'(?:from |import\()"(\./[^"]+)"', answers[address].text)
+                addresses += [urljoin(address, each) for each in imported]
+    return answers
+
+
 def test_the_page_and_all_it_names_is_served(running: Running) -> None:
-    answer = running.client.get("/")
-    assert answer.headers["content-type"].startswith("text/html")
-    named = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', answer.text))
-    imported = {f"/static/{name}" for name in {*re.findall(r'from "\./([^"]+)"', CODE), *LATER}}
-    assert {path.name for path in PARTS} - {"index.html"} == {Path(name).name for name in named | imported}
+    answers = loaded(running)
+    assert answers.pop("/").headers["content-type"].startswith("text/html")
+    assert sorted(Path(address).name for address in answers) == [p.name for p in PARTS if p.name != "index.html"]
     kinds = {".js": "javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-    for name in named | imported:
-        part = running.client.get(name)
+    for address, part in answers.items():
         assert part.status_code == 200
-        assert kinds[Path(name).suffix] in part.headers["content-type"]
+        assert kinds[Path(address).suffix] in part.headers["content-type"]
+        assert part.content == (STATIC / Path(address).name).read_bytes()
+
+
+def test_a_browser_asks_anew_for_the_page_and_never_again_for_what_the_page_names(running: Running) -> None:
+    answers = loaded(running)
+    assert answers.pop("/").headers["cache-control"] == "no-cache"
+    for answer in answers.values():
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+    [version] = {Path(address).parent.name for address in answers}
+    for other in ("/static/app.js", f"/static/{version[::-1]}/app.js"):
+        answer = running.client.get(other)
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+        again = running.client.get(other, headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.headers["cache-control"]) == (304, "no-cache")
+        assert running.client.head(other).headers["content-length"] == answer.headers["content-length"]
+    for nothing in ("/static/", "/static/none.js", f"/static/{version}/none.js", f"/static/{version}/../page.py"):
+        assert running.client.get(nothing).status_code == 404
+
+
+def test_another_content_of_any_file_has_other_addresses(tmp_path: Path) -> None:
+    before = PageFiles(STATIC)
+    for changed in ("parts.js", "index.html"):
+        copy = tmp_path / changed
+        shutil.copytree(STATIC, copy)
+        assert PageFiles(copy).version == before.version
+        (copy / changed).write_bytes((copy / changed).read_bytes() + b"\n")
+        assert PageFiles(copy).version != before.version
 
 
 def test_the_page_is_fetched_packed_by_who_takes_it_so_and_only_once(running: Running) -> None:
-    addresses = ["/", *(f"/static/{path.name}" for path in PARTS if path.name != "index.html")]
+    addresses = loaded(running)
     fetched = 0
     for address in addresses:
         with running.client.stream("GET", address, headers={"Accept-Encoding": "gzip"}) as packed:
