@@ -5,29 +5,31 @@ memory.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
-from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.errors import BadRequest, ContentTypeUnsupported, PayloadTooLarge
+from service.parsing import content_type, invalid, json_bytes, parse_json, parsing
 from service.pools import Pool
+from service.settings import Settings
 from service.state import Service
 from vitascope.errors import StorageError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
 WRITE_BYTES = 1024**2
 """Bytes that are gathered before a thread writes them."""
-MAX_PARTS = 1000
 MAX_NAME = 255
 
 
@@ -47,6 +49,10 @@ class Form:
 
     upload: Upload
     fields: dict[str, list[str]]
+    max_json_values: int
+    """How many values a field that is JSON may have."""
+    hold: Callable[[int], None]
+    """Counts bytes that are held in memory. Raises Overloaded."""
 
 
 @dataclass
@@ -64,11 +70,9 @@ async def read_form(request: Request, service: Service, pool: Pool | None = None
 
     Raises ContentTypeUnsupported, BadRequest, PayloadTooLarge, StorageError and RequestValidationError.
     """
-    settings, target = service.settings, service.media.new_upload()
+    target = service.media.new_upload()
     try:
-        yield await _receive(
-            request, target, pool or service.light, settings.max_upload_bytes, settings.max_field_bytes
-        )
+        yield await _receive(request, target, service.settings, pool or service.light)
     finally:
         # Short, and must happen even when the request is being cancelled: not in a thread.
         target.unlink(missing_ok=True)
@@ -76,23 +80,25 @@ async def read_form(request: Request, service: Service, pool: Pool | None = None
 
 def parse_fields(
     schema: type[Schema],
-    fields: Mapping[str, list[str]],
+    form: Form,
     *,
     lists: tuple[str, ...] = (),
     as_json: tuple[str, ...] = ("metadata", "segmentation"),
 ) -> Schema:
     """Form fields as a schema. Those in ``lists`` may come many times; values of those in ``as_json`` are JSON.
 
-    Raises RequestValidationError.
+    Raises RequestValidationError, PayloadTooLarge and Overloaded.
     """
     values: dict[str, Any] = {}
-    for name, given in fields.items():
+    for name, given in form.fields.items():
         if name in lists:
             values[name] = given
         elif len(given) > 1:
             raise invalid(name, "given more than once; one value was expected")
         elif name in as_json:
-            values[name] = _json_value(name, given[0])
+            document = given[0].encode()
+            form.hold(json_bytes(document))
+            values[name] = parse_json(document, form.max_json_values, name)
         else:
             values[name] = given[0]
     return validated(schema, values, strict=False)
@@ -109,22 +115,9 @@ def validated(schema: type[Schema], values: object, *, strict: bool = True) -> S
         raise RequestValidationError([{**e, "loc": ("body", *e["loc"])} for e in found]) from error
 
 
-def invalid(name: str, message: str) -> RequestValidationError:
-    """One field of the body that is wrong."""
-    return RequestValidationError([{"type": "value_error", "loc": ("body", name), "msg": message}])
-
-
-async def read_json(request: Request) -> object:
-    """The body of a request as JSON. Raises RequestValidationError."""
-    try:
-        return await request.json()
-    except (ValueError, RecursionError) as error:
-        raise invalid("body", f"not JSON ({error})") from error
-
-
 def body_kind(request: Request, json_means: str, form_means: str) -> str:
     """Which of the two types a body has that may come either way. Raises ContentTypeUnsupported."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     if kind not in ("application/json", "multipart/form-data"):
         raise ContentTypeUnsupported(
             f"Content-Type: {kind[:80]!r}; application/json ({json_means}) or multipart/form-data ({form_means}) "
@@ -133,42 +126,44 @@ def body_kind(request: Request, json_means: str, form_means: str) -> str:
     return kind
 
 
-def _json_value(name: str, text: str) -> object:
-    try:
-        value: object = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise invalid(name, f"not JSON ({error}); JSON was expected") from error
-    return value
-
-
-async def _receive(request: Request, target: Path, pool: Pool, max_file_bytes: int, max_field_bytes: int) -> Form:
+async def _receive(request: Request, target: Path, settings: Settings, pool: Pool) -> Form:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise ContentTypeUnsupported(
             f"Content-Type: {request.headers.get('content-type', '')!r}; multipart/form-data with a "
             "boundary was expected"
         )
-    reader = _Reader(options[b"boundary"], max_file_bytes, max_field_bytes)
+    reader = _Reader(settings)
+    with parsing("Content-Type"):
+        parser = MultipartParser(options[b"boundary"], reader.callbacks())
     file = await pool.run(_open_new, target)
     try:
         async for chunk in request.stream():
-            reader.feed(chunk)
+            with parsing("body"):
+                parser.write(chunk)
             if len(reader.pending) >= WRITE_BYTES:
                 await pool.run(reader.flush, file)
         await pool.run(reader.flush, file)
     finally:
         with suppress(OSError):  # nothing is left to write, or that has failed already
             file.close()
-    return Form(reader.finish(target), reader.fields)
+    hold = request.state.hold
+    hold(4 * reader.field_bytes)  # a character of a string takes up to four bytes
+    return Form(reader.finish(target), reader.fields, settings.max_json_values, hold)
 
 
 class _Reader:
-    """Turns the bytes of a form into fields and pieces of the file; what is ``pending`` waits to be written."""
+    """Collects the parts of a form from a parser: fields, and pieces of the file.
 
-    def __init__(self, boundary: bytes, max_file_bytes: int, max_field_bytes: int) -> None:
+    It has no reference to the parser, which refers to it: together they would be a cycle that keeps all fields until
+    the garbage collector runs.
+    """
+
+    def __init__(self, settings: Settings) -> None:
         self.fields: dict[str, list[str]] = {}
         self.pending = bytearray()
-        self._max_file, self._max_field = max_file_bytes, max_field_bytes
+        """What came of the file and is not written yet."""
+        self._settings = settings
         self._size = 0
         self._digest = hashlib.sha256()
         self._file_name: str | None = None
@@ -176,28 +171,22 @@ class _Reader:
         self._headers: dict[bytes, bytes] = {}
         self._header = (bytearray(), bytearray())
         self._parts = 0
+        self.field_bytes = 0
+        """Bytes of the fields with their headers."""
         self._ended = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin_part,
-                "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
-                "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._begin_content,
-                "on_part_data": self._take,
-                "on_part_end": self._end_part,
-                "on_end": self._end,
-            },
-        )
 
-    def feed(self, chunk: bytes) -> None:
-        if not chunk:
-            return
-        try:
-            self._parser.write(chunk)
-        except MultipartParseError as error:
-            raise BadRequest(f"body: no readable form: {error}") from error
+    def callbacks(self) -> MultipartCallbacks:
+        """What a parser is to call."""
+        return {
+            "on_part_begin": self._begin_part,
+            "on_header_field": lambda data, start, end: self._add_header(0, data[start:end]),
+            "on_header_value": lambda data, start, end: self._add_header(1, data[start:end]),
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._begin_content,
+            "on_part_data": self._take,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
 
     def flush(self, file: BinaryIO) -> None:
         """Write what is pending; runs in a thread, while nothing is fed. Raises StorageError."""
@@ -218,9 +207,24 @@ class _Reader:
 
     def _begin_part(self) -> None:
         self._parts += 1
-        if self._parts > MAX_PARTS:
-            raise PayloadTooLarge(f"body: more than {MAX_PARTS} parts; at most that many were expected")
+        most = self._settings.max_form_fields
+        if self._parts > most:
+            raise PayloadTooLarge(f"body: more than {most} fields (max_form_fields); at most that many were expected")
         self._headers = {}
+
+    def _count(self, size: int) -> None:
+        """Count bytes that are kept in memory, before they are."""
+        self.field_bytes += size
+        most = self._settings.max_form_bytes
+        if self.field_bytes > most:
+            raise PayloadTooLarge(
+                f"body: more than {most} bytes in its fields together (max_form_bytes), the file aside; "
+                "at most that many were expected"
+            )
+
+    def _add_header(self, part: int, data: bytes) -> None:
+        self._count(len(data))
+        self._header[part].extend(data)
 
     def _end_header(self) -> None:
         name, value = self._header
@@ -244,15 +248,18 @@ class _Reader:
     def _take(self, data: bytes, start: int, end: int) -> None:
         assert self._part is not None
         if self._part.file_name is None:
-            if len(self._part.data) + end - start > self._max_field:
+            most = self._settings.max_field_bytes
+            if len(self._part.data) + end - start > most:
                 raise PayloadTooLarge(
-                    f"{self._part.name}: more than {self._max_field} bytes; at most that was expected"
+                    f"{self._part.name}: more than {most} bytes (max_field_bytes); at most that was expected"
                 )
+            self._count(end - start)
             self._part.data += data[start:end]
             return
+        most = self._settings.max_upload_bytes
         self._size += end - start
-        if self._size > self._max_file:
-            raise PayloadTooLarge(f"file: more than {self._max_file} bytes; at most that many were expected")
+        if self._size > most:
+            raise PayloadTooLarge(f"file: more than {most} bytes (max_upload_bytes); at most that many were expected")
         self.pending += data[start:end]
 
     def _end_part(self) -> None:

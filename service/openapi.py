@@ -107,7 +107,8 @@ def errors(*statuses: int) -> Responses:
         "default": {
             "description": "Any other error: no valid key (401), a key that may not do this (403), a Host or Origin "
             "header that is not allowed (421, 403), more than this client may send (429) or the service takes at once "
-            "(503), both with Retry-After, a body that stops coming (408), a fault (500).",
+            "(503), both with Retry-After, a body that stops coming (408), is too large (413) or no JSON by its type "
+            "(415), a fault (500).",
             "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
         }
     }

@@ -77,6 +77,9 @@ CODE_OF_STATUS = {
     422: "validation_failed",
 }
 
+MAX_FIELDS = 100
+"""Invalid parts of a request that an answer lists."""
+
 _FAULT_DETAIL = {
     503: "Model, decoders or vectors could not do this; the log of the service says why, under the id of this request.",
     507: "Storage failed and nothing was acknowledged; the log of the service says why, under the id of this request.",
@@ -139,6 +142,7 @@ def domain_problem(scope: Scope, error: errors.VitascopeError) -> Response:
     headers = {"Retry-After": "1"} if status == 503 else {}
     if isinstance(error, gate.TurnedAway):
         headers |= error.headers
+    _drop_frames(error)
     return problem(scope, status, error.code, detail, headers=headers)
 
 
@@ -174,6 +178,7 @@ def http_problem(scope: Scope, error: HTTPException) -> Response:
     status, detail = error.status_code, str(error.detail)
     if status == 404:
         detail = f"{scope['path']}: there is nothing at this path; /openapi.json lists what there is"
+    _drop_frames(error)
     return problem(scope, status, CODE_OF_STATUS.get(status, "http_error"), detail, headers=dict(error.headers or {}))
 
 
@@ -200,10 +205,20 @@ def _methods(request: Request) -> list[str]:
 
 def _validation_problem(request: Request, error: RequestValidationError) -> Response:
     fields = []
-    for one in error.errors():
-        place, *rest = map(str, one["loc"])
-        what = one["msg"] if one["type"] != "json_invalid" else f"not JSON: {one['ctx']['error']} at {rest[0]}"
-        name = place if one["type"] == "json_invalid" else ".".join(rest) or place
-        fields.append({"in": place, "field": name, "message": what})
-    detail = "; ".join(f"{one['field']}: {one['message']}" for one in fields[:5])
+    for each in error.errors()[:MAX_FIELDS]:
+        place, *rest = map(str, each["loc"])
+        fields.append({"in": place, "field": ".".join(rest) or place, "message": each["msg"]})
+    detail = "; ".join(f"{each['field']}: {each['message']}" for each in fields[:5])
+    _drop_frames(error)
     return problem(request.scope, 422, "validation_failed", detail, fields=fields)
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """Drop the tracebacks of a handled exception and of those that led to it.
+
+    Their frames refer to the request's body. Where a frame has the exception in a variable, too, this cycle would keep
+    the body in memory until the garbage collector runs.
+    """
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

@@ -18,10 +18,11 @@ from service.asking import Turn
 from service.cursors import at_most, record_number
 from service.embedding import embed_texts
 from service.errors import BadRequest
-from service.forms import Upload, invalid
+from service.forms import Upload
 from service.looking import Part as FilePart
 from service.looking import check_text, look_at_upload
 from service.models.loaded import Loaded
+from service.parsing import invalid
 from service.schemas.search import (
     ClipQuery,
     FileQuery,

@@ -28,8 +28,8 @@ from vitascope.signing.keys import PublicKey, read_public_keys
 Count = Annotated[int, Field(ge=1)]
 HostPattern = Annotated[str, Field(pattern=r"^(\*\.)?([a-z0-9_-]+\.)+[a-z0-9_-]+$")]
 MIB = 1024**2
-FORM_OVERHEAD = MIB
-"""Bytes that a form may have besides its file."""
+FORM_OVERHEAD = 512 * 1024
+"""Bytes that the boundaries of a form may have."""
 
 
 def _hidden(key: object) -> str | None:
@@ -123,6 +123,9 @@ class Settings(BaseSettings):
     max_upload_bytes: Count = 512 * MIB
     max_body_bytes: Annotated[Count, Field(description="every body that is no upload")] = MIB
     max_field_bytes: Annotated[Count, Field(description="one field of a form that is no file")] = 256 * 1024
+    max_form_bytes: Annotated[Count, Field(description="all fields of a form together, its file aside")] = MIB
+    max_form_fields: Annotated[Count, Field(description="fields of one form, its file included")] = 1024
+    max_json_values: Annotated[Count, Field(description="strings, numbers, lists, objects of a JSON body")] = 20_000
     max_captions: Count = 64
     max_text_characters: Count = 4000
     max_results: Count = 100
@@ -147,7 +150,7 @@ class Settings(BaseSettings):
     max_requests: Annotated[Count, Field(description="requests under way; more are refused at once")] = 256
     max_writes: Annotated[Count, Field(description="of them, that add, index or delete; at most seven eighths")] = 112
     max_uploads: Annotated[Count, Field(description="of them, uploads whose client waits until they are indexed")] = 96
-    max_requests_bytes: Annotated[Count, Field(description="of the bodies of requests under way")] = 2048 * MIB
+    max_requests_bytes: Annotated[Count, Field(description="of the bodies under way, also once parsed")] = 2048 * MIB
     client_rate: Annotated[float, Field(ge=0, description="requests a second of one client; 0: without limit")] = 0.0
     client_concurrency: Annotated[Count, Field(description="requests of one client under way")] = 128
     max_streams: Annotated[Count, Field(description="event streams; they are requests under way, too")] = 100
@@ -308,7 +311,7 @@ class Settings(BaseSettings):
     def body_limit(self, content_type: str) -> int:
         """Bytes that the body of a request may have."""
         is_form = content_type.startswith("multipart/")
-        return self.max_upload_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
+        return self.max_upload_bytes + self.max_form_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
 
 
 def read_settings(**given: object) -> Settings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from service.errors import Overloaded
@@ -24,23 +24,32 @@ class Admission:
         self.bytes = 0
 
     @contextmanager
-    def enter(self, size: int, *, writes: bool = False) -> Iterator[None]:
+    def enter(self, size: int, *, writes: bool = False) -> Iterator[Callable[[int], None]]:
         """Be under way inside, with a body of at most ``size`` bytes. Raises Overloaded at once.
 
-        A body alone is taken whatever its size: its own limit is checked elsewhere.
+        A body alone is taken whatever its size: its own limit is checked elsewhere. The function given adds bytes that
+        the request takes besides its body; it raises Overloaded, too.
         """
         if self.requests >= self._max_requests:
             raise Overloaded(f"{self.requests} requests are under way; come back in a moment")
         if writes and self.writes >= self._max_writes:
             raise Overloaded(f"{self.writes} requests that add or delete are under way; come back in a moment")
-        if size and self.bytes and self.bytes + size > (self._max_write_bytes if writes else self._max_bytes):
-            raise Overloaded(f"bodies of {self.bytes} bytes are under way; come back in a moment")
+        held = 0
+
+        def hold(more: int) -> None:
+            nonlocal held
+            others = self.bytes - held
+            if more and others and self.bytes + more > (self._max_write_bytes if writes else self._max_bytes):
+                raise Overloaded(f"bodies of {self.bytes} bytes are under way; come back in a moment")
+            held += more
+            self.bytes += more
+
+        hold(size)
         self.requests += 1
         self.writes += writes
-        self.bytes += size
         try:
-            yield
+            yield hold
         finally:
             self.requests -= 1
             self.writes -= writes
-            self.bytes -= size
+            self.bytes -= held

@@ -48,7 +48,8 @@ class GateMiddleware:
                     raise Overloaded("as many connections are open as the service takes; come back in a moment")
                 _check_encoding(Headers(scope=scope))
                 caller = self._let_in(gate, scope, need)
-                under_way.enter_context(gate.admission.enter(self._size(scope), writes=need.scope == "write"))
+                place = gate.admission.enter(self._size(scope), writes=need.scope == "write")
+                scope["state"]["hold"] = under_way.enter_context(place)
                 told = (
                     {}
                     if caller is None

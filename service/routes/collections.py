@@ -10,6 +10,7 @@ import index.collection
 from service.gate.gate import CallersKey
 from service.gate.keys import Key
 from service.openapi import errors
+from service.parsing import StrictRoute
 from service.schemas.library import Collection, CollectionChanges, Collections, NewCollection
 from service.state import Service, ServiceState
 from service.views import collection_view
@@ -17,7 +18,7 @@ from vitascope.errors import CollectionNotFound, StorageError
 
 _log = logging.getLogger("vitascope.service")
 
-router = APIRouter(prefix="/v1/collections", tags=["collections"])
+router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=StrictRoute)
 
 
 @router.get("", summary="List collections", responses=errors(507))

@@ -6,15 +6,16 @@ from fastapi import APIRouter, Request, Response
 
 from service.asking import turn
 from service.embedding import FEW_VECTORS, check_inputs, embed_inputs, embedder, written
-from service.forms import body_kind, parse_fields, read_form, read_json, validated
+from service.forms import body_kind, parse_fields, read_form, validated
 from service.looking import Part, look_at_upload
 from service.models.loaded import Loaded
 from service.openapi import errors, form_body
+from service.parsing import StrictRoute
 from service.schemas.embeddings import EmbeddingForm, EmbeddingOptions, EmbeddingRequest, Embeddings
 from service.state import ReadyService, Service
 from vitascope.model import Floats
 
-router = APIRouter(prefix="/v1", tags=["embeddings"])
+router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=StrictRoute)
 
 
 @router.post(
@@ -31,14 +32,14 @@ async def embed(request: Request, service: ReadyService) -> Response:
     file of a form. Token numbers are refused.
     """
     if body_kind(request, "texts, or files as data URLs", "a file") == "application/json":
-        asked = validated(EmbeddingRequest, await read_json(request))
+        asked = validated(EmbeddingRequest, await request.json())
         loaded = embedder(service, asked)
         check_inputs(service, asked)
         async with turn(request, service) as mine:
             vectors, tokens = await embed_inputs(service, mine, loaded, asked.input)
         return await _answer(service, loaded, vectors, tokens, asked)
     async with read_form(request, service) as form:
-        fields = parse_fields(EmbeddingForm, form.fields)
+        fields = parse_fields(EmbeddingForm, form)
         loaded = embedder(service, fields)
         async with turn(request, service) as mine:
             part = Part(fields.start, fields.end)

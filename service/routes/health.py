@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from service.openapi import errors
+from service.parsing import StrictRoute
 from service.schemas.base import Health, Readiness
 from service.state import ServiceState
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
 @router.get("/livez", summary="Is the service alive", responses=errors())

@@ -20,12 +20,13 @@ from service.events.stream import EventStream
 from service.folders import allowed_file, allowed_folder, is_inside
 from service.job_views import item_view, job_view
 from service.openapi import errors, successes
+from service.parsing import StrictRoute
 from service.schemas import sources as schemas
 from service.schemas.jobs import ItemState, Job, JobItems, Jobs, JobState, NewJob
 from service.schemas.segmentation import asked_segmentation
 from service.state import ReadyService, Service, ServiceState
 
-router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"])
+router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"], route_class=StrictRoute)
 
 Limit = Annotated[int | None, Query(ge=1, description="entries on a page")]
 Cursor = Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")]

@@ -11,10 +11,11 @@ from service.gate.errors import KeysOff
 from service.gate.gate import CallersKey
 from service.gate.keys import KeyStore
 from service.openapi import errors
+from service.parsing import StrictRoute
 from service.schemas.keys import KeyInfo, Keys, MadeKey, NewKey, Rights
 from service.state import Service, ServiceState
 
-router = APIRouter(prefix="/v1", tags=["keys"])
+router = APIRouter(prefix="/v1", tags=["keys"], route_class=StrictRoute)
 
 
 @router.get("/keys", summary="List keys", responses=errors(409, 507))

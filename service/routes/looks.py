@@ -13,11 +13,12 @@ from fastapi import APIRouter, Request
 from service.answering import answer
 from service.asking import Turn, turn
 from service.cursors import at_most
-from service.forms import body_kind, parse_fields, read_form, read_json, validated
+from service.forms import body_kind, parse_fields, read_form, validated
 from service.gate.gate import callers_key
 from service.looking import Look, check_text, check_texts, look_at_upload, look_at_video
 from service.looking import Part as FilePart
 from service.openapi import errors, form_body
+from service.parsing import StrictRoute
 from service.schemas.tasks import (
     AnswerFields,
     AnswerForm,
@@ -34,7 +35,7 @@ from service.scoring import score
 from service.state import ReadyService, Service
 from vitascope.model import Model
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
 Body = TypeVar("Body", bound=Part)
 Form = TypeVar("Form", bound=Part)
@@ -105,14 +106,14 @@ async def _asked(
     """(what was asked, a function that looks at the clip it was asked about; it runs in a thread)."""
     kind = body_kind(request, "a stored video", "a file")
     if kind == "application/json":
-        body = validated(as_json, await read_json(request))
+        body = validated(as_json, await request.json())
         assert isinstance(body, ClipOf)
         callers_key(request).require(body.collection)
         check(body)
         yield body, lambda mine, model: look_at_video(service, mine, model, body.collection, body.video_id, _part(body))
         return
     async with read_form(request, service) as form:
-        fields = parse_fields(as_form, form.fields, lists=("captions", "references", "candidates"))
+        fields = parse_fields(as_form, form, lists=("captions", "references", "candidates"))
         check(fields)
         yield fields, lambda mine, model: look_at_upload(service, mine, model, form.upload, _part(fields))
 

@@ -15,6 +15,7 @@ from service.asking import turn
 from service.errors import BadRequest, RangeNotSatisfiable
 from service.looking import readable_path
 from service.openapi import errors, successes
+from service.parsing import StrictRoute
 from service.problems import domain_problem
 from service.schemas.base import Seconds
 from service.state import Service, ServiceState
@@ -22,7 +23,7 @@ from vitascope.decoding.decoder import Decoder
 from vitascope.media.thumbnail import SIDE
 from vitascope.media.types import media_type
 
-router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"])
+router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"], route_class=StrictRoute)
 
 KEPT = "private, max-age=3600"
 """Content never changes under an address: another content is another video."""

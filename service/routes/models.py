@@ -9,12 +9,13 @@ from fastapi import APIRouter, Query, Response
 from service.folders import BUNDLES, allowed_folder
 from service.models.entry import Entry
 from service.openapi import errors, successes
+from service.parsing import StrictRoute
 from service.schemas.models import GraphEngine, ModelInfo, Models, NewModel
 from service.state import Service, ServiceState
 from vitascope.bundle import Bundle
 from vitascope.errors import CollectionNotFound, Conflict, StorageError
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)
 
 PLAIN = ("architecture", "vector_width", "text_length", "precision", "licence")
 """What is told of a manifest as it is, besides lists."""

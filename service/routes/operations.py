@@ -11,12 +11,13 @@ from fastapi import APIRouter, Body, Response
 from service.openapi import errors, successes
 from service.operation_work import check_possible
 from service.operations import Operation
+from service.parsing import StrictRoute
 from service.routes.media import MediaFile
 from service.schemas import operations as schemas
 from service.state import Service, ServiceState
 from vitascope.errors import Conflict, NotFound
 
-router = APIRouter(prefix="/v1/operations", tags=["operations"])
+router = APIRouter(prefix="/v1/operations", tags=["operations"], route_class=StrictRoute)
 
 
 @router.post("", status_code=202, summary="Back up, export or embed again", responses=errors(404, 409, 422, 503, 507))

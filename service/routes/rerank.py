@@ -7,11 +7,12 @@ from fastapi import APIRouter, Request
 from service.asking import turn
 from service.gate.gate import callers_key
 from service.openapi import errors
+from service.parsing import StrictRoute
 from service.reranking import check_rerank, rerank
 from service.schemas.rerank import Reranked, RerankRequest
 from service.state import ReadyService
 
-router = APIRouter(prefix="/v1", tags=["rerank"])
+router = APIRouter(prefix="/v1", tags=["rerank"], route_class=StrictRoute)
 
 
 @router.post("/rerank", summary="Judge texts with clips", responses=errors(404, 409, 422, 503, 507))

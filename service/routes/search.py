@@ -5,13 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from service.asking import turn
-from service.forms import body_kind, parse_fields, read_form, read_json, validated
+from service.forms import body_kind, parse_fields, read_form, validated
 from service.openapi import errors, form_body
+from service.parsing import StrictRoute
 from service.schemas.search import SearchForm, SearchRequest, SearchResponse
 from service.searching import answer_search, asked
 from service.state import ReadyService
 
-router = APIRouter(prefix="/v1/collections/{name}", tags=["search"])
+router = APIRouter(prefix="/v1/collections/{name}", tags=["search"], route_class=StrictRoute)
 
 
 @router.post(
@@ -29,13 +30,13 @@ async def search(name: str, request: Request, service: ReadyService) -> Response
     slower, better. Pages fit together as long as the collection does not change; `changed` says when it has.
     """
     if body_kind(request, "a search", "a search with a file") == "application/json":
-        wanted = asked(service, validated(SearchRequest, await read_json(request)))
+        wanted = asked(service, validated(SearchRequest, await request.json()))
         async with turn(request, service) as mine:
             return _answer(await answer_search(service, mine, name, wanted, None))
     # Before a byte is taken in: is there such a collection, and does its model serve?
     await service.light.run(service.collection, name, for_model=True)
     async with read_form(request, service) as form:
-        wanted = asked(service, parse_fields(SearchForm, form.fields, as_json=("query", "filter")))
+        wanted = asked(service, parse_fields(SearchForm, form, as_json=("query", "filter")))
         async with turn(request, service) as mine:
             return _answer(await answer_search(service, mine, name, wanted, form.upload))
 

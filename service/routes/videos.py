@@ -19,9 +19,10 @@ from index.storage.filters import Filter, parse_filter
 from service.asking import Turn, turn
 from service.cursors import page_limit, read_cursor
 from service.errors import DeadlineExceeded, Overloaded
-from service.forms import Upload, body_kind, parse_fields, read_form, read_json, validated
+from service.forms import Upload, body_kind, parse_fields, read_form, validated
 from service.job_views import job_view
 from service.openapi import errors, form_body, successes
+from service.parsing import StrictRoute
 from service.preferences import APPLIED, PREFER, RESPOND_ASYNC, seconds_before_a_job
 from service.routes.jobs import begin_job, job_address
 from service.schemas.jobs import Job, NewJob
@@ -32,7 +33,7 @@ from service.uploads import add_upload
 from service.views import video_view, video_with_clips
 from vitascope.errors import FilterError
 
-router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"])
+router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"], route_class=StrictRoute)
 
 
 @router.post(
@@ -63,10 +64,10 @@ async def add_video(name: str, request: Request, response: Response, service: Re
     # Before a byte is taken in: is there such a collection, and does its model serve?
     await service.light.run(service.collection, name, for_model=True)
     if body_kind(request, "a URL", "a file") == "application/json":
-        return await _add_at_url(service, name, validated(VideoAtUrl, await read_json(request)))
+        return await _add_at_url(service, name, validated(VideoAtUrl, await request.json()))
     with _place(service, seconds_before_a_job(request.headers.getlist(PREFER))) as patience:
         async with read_form(request, service, service.writes) as form:
-            fields = parse_fields(UploadFields, form.fields)
+            fields = parse_fields(UploadFields, form)
             async with turn(request, service, bulk=True) as mine:
                 added = await _add(service, mine, name, form.upload, fields, patience)
     if not isinstance(added, Ingested):

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query, Response
 from index.pages import cut
 from service.cursors import page_limit, read_cursor
 from service.openapi import errors
+from service.parsing import StrictRoute
 from service.schemas import webhooks as schemas
 from service.state import ServiceState
 from service.webhooks.courier import Courier
@@ -16,7 +17,7 @@ from service.webhooks.errors import WebhooksOff
 from service.webhooks.records import DeliveryState, Endpoint
 from service.webhooks.store import WebhookStore
 
-router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 
 async def _courier(service: ServiceState) -> Courier:

@@ -6,6 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from index.records import MAX_KEYS
+from vitascope.errors import InvalidInput
+
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, description="seconds from the beginning of the file")]
 
 
@@ -18,7 +21,16 @@ def _whole(value: object) -> object:
 Whole = Annotated[int, BeforeValidator(_whole)]
 """A whole number, which 5.0 is and ``true`` is not."""
 Id = Annotated[str, Field(min_length=1, max_length=32)]
-Metadata = dict[str, str | bool | int | float]
+
+
+def _check_keys(metadata: object) -> object:
+    if isinstance(metadata, dict) and len(metadata) > MAX_KEYS:
+        raise InvalidInput(f"metadata: {len(metadata)} keys; at most {MAX_KEYS} were expected")
+    return metadata
+
+
+# The number of keys is checked before the values: each invalid one of those makes four errors, one for each type.
+Metadata = Annotated[dict[str, str | bool | int | float], BeforeValidator(_check_keys)]
 FINGERPRINT = "9f0c…64 hexadecimal digits"
 ModelName = Annotated[
     str | None,

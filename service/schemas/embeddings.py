@@ -85,6 +85,7 @@ class EmbeddingRequest(EmbeddingOptions):
 
     input: Annotated[
         list[Input],
+        Field(fail_fast=True),
         BeforeValidator(_listed, json_schema_input_type=str | list[Input]),
         Field(min_length=1, description="one text, or a list of texts, pictures and videos"),
     ]

@@ -37,7 +37,7 @@ class RerankRequest(Request):
 
     query: Annotated[str | StoredPart, Field(description="a text, or a stored clip or video")]
     documents: Annotated[
-        list[StoredPart] | list[str],
+        Annotated[list[StoredPart], Field(fail_fast=True)] | Annotated[list[str], Field(fail_fast=True)],
         Field(min_length=1, description="clips and videos where the query is a text, texts where it is not"),
     ]
     collection: Annotated[str, Field(description="where the clips and videos are")]

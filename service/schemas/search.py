@@ -131,7 +131,11 @@ class SearchRequest(SearchOptions):
     text: Annotated[str | None, Field(description='short for the query [{"kind": "text", "value": …}]')] = None
     query: Annotated[
         list[QueryPart] | None,
-        Field(min_length=1, description="parts whose vectors, each of length 1, are added by their weights"),
+        Field(
+            min_length=1,
+            fail_fast=True,
+            description="parts whose vectors, each of length 1, are added by their weights",
+        ),
     ] = None
 
     @model_validator(mode="after")
@@ -151,7 +155,7 @@ class SearchForm(SearchOptions):
     text: Annotated[str | None, Field(description="short for a query of this text and the file")] = None
     query: Annotated[
         list[QueryPart] | None,
-        Field(min_length=1, description="parts; one of them, and no more, is the file"),
+        Field(min_length=1, fail_fast=True, description="parts; one of them, and no more, is the file"),
     ] = None
 
     @model_validator(mode="after")

@@ -43,10 +43,14 @@ class ClipOf(Part):
 class ScoreFields(Request):
     """Captions to be compared."""
 
-    captions: Annotated[list[str], Field(min_length=1)]
+    captions: Annotated[list[str], Field(min_length=1, fail_fast=True)]
     references: Annotated[
         list[str],
-        Field(default_factory=list, description="other captions of the clip, known to be right, for refclipscore"),
+        Field(
+            default_factory=list,
+            fail_fast=True,
+            description="other captions of the clip, known to be right, for refclipscore",
+        ),
     ]
     frames: Annotated[
         Whole,
@@ -167,6 +171,7 @@ class AnswerFields(Request):
         list[str] | None,
         Field(
             min_length=1,
+            fail_fast=True,
             description="what the answer may be; all of the model's vocabulary when not given. A model that weighs any "
             "answers takes them in any words",
         ),

@@ -145,6 +145,20 @@ def test_bodies_count_in_bytes_and_one_alone_always_fits() -> None:
     assert (admission.requests, admission.bytes) == (0, 0)
 
 
+def test_what_a_request_takes_besides_its_body_counts_until_its_end() -> None:
+    admission = Admission(10, 100, max_writes=8, max_small=5)
+    with admission.enter(10) as hold:
+        hold(1000)  # alone
+        with pytest.raises(Overloaded), admission.enter(1):
+            pass
+    with admission.enter(40), admission.enter(10) as hold:
+        hold(50)
+        with pytest.raises(Overloaded):
+            hold(1)
+        assert admission.bytes == 100
+    assert (admission.requests, admission.bytes) == (0, 0)
+
+
 def test_requests_that_write_leave_places_and_bytes_to_the_others() -> None:
     admission = Admission(10, 100, max_writes=3, max_small=5)
     with admission.enter(0, writes=True), admission.enter(0, writes=True):
