@@ -15,7 +15,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import HostRefused, OriginRefused, PayloadTooLarge
+from service.errors import BadRequest, HostRefused, OriginRefused, PayloadTooLarge
+from service.parsing import has_body, parsing
 from service.problems import domain_problem, unexpected_problem
 from service.settings import Settings
 from vitascope.errors import VitascopeError
@@ -23,6 +24,8 @@ from vitascope.loopback import is_loopback
 
 _log = logging.getLogger("vitascope.service")
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]*)(?::[0-9]{0,5})?")
+"""A name, an IPv4 address or an IPv6 address in brackets; then the port (RFC 3986, section 3.2)."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
 DRAIN_BYTES = 64 * 1024**2
@@ -60,6 +63,7 @@ class Envelope:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self.settings = settings
+        self._hosts = {host.lower().strip("[]") for host in (settings.host, *settings.allowed_hosts)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -69,9 +73,12 @@ class Envelope:
         scope.setdefault("state", {})["request_id"] = _request_id(headers)
         exchange = _Exchange(scope, receive, send, self.settings.body_limit(headers.get("content-type", "")))
         try:
-            self._check_host(headers)
-            self._check_origin(scope, headers)
-            _check_length(headers, exchange.limit)
+            with parsing("Host"):
+                self._check_host(headers)
+            with parsing("Origin"):
+                self._check_origin(scope, headers)
+            with parsing("Content-Length"):
+                _check_length(headers, exchange.limit)
             await self.app(scope, exchange.receive, exchange.send)
         except VitascopeError as error:
             await domain_problem(scope, error)(scope, exchange.receive, exchange.send)
@@ -84,9 +91,18 @@ class Envelope:
             await unexpected_problem(scope)(scope, exchange.receive, exchange.send)
 
     def _check_host(self, headers: Headers) -> None:
-        """Names that are not ours point here by rebinding: a page elsewhere would speak to this service."""
-        host = _host_name(headers.get("host", ""))
-        if not (is_loopback(host) or host in {self.settings.host, *self.settings.allowed_hosts}):
+        """Refuse requests to other host names: by DNS rebinding, a page of another site could read from this service.
+
+        Raises BadRequest unless there is one valid Host header, and HostRefused for a name that is not allowed.
+        """
+        stated = headers.getlist("host")
+        form = _HOST.fullmatch(stated[0]) if len(stated) == 1 else None
+        if form is None:
+            raise BadRequest(
+                f"Host: {', '.join(stated)[:80]!r}; one name or address, with or without port, was expected"
+            )
+        host = form[1].lower().strip("[]")
+        if not (is_loopback(host) or host in self._hosts):
             raise HostRefused(
                 f"Host: {host!r}; this service is known as "
                 f"{', '.join(['localhost', *self.settings.allowed_hosts])}. "
@@ -98,7 +114,7 @@ class Envelope:
         origin = headers.get("origin")
         if scope["method"] not in _CHANGING or origin is None or origin in self.settings.cors_origins:
             return
-        if urlsplit(origin).netloc != headers.get("host"):
+        if urlsplit(origin).netloc.lower() != headers["host"].lower():
             raise OriginRefused(f"Origin: {origin!r}; only this service's own page may do this")
 
 
@@ -134,7 +150,7 @@ class _Exchange:
             present = {name for name, _ in headers.raw}
             headers.raw.extend(header for header in _RAW_SECURITY_HEADERS if header[0] not in present)
         is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
-        if is_last and not self._complete and not self._gives_up and _has_body(Headers(scope=self.scope)):
+        if is_last and not self._complete and not self._gives_up and has_body(Headers(scope=self.scope)):
             # Whoever is still sending sees a broken connection in place of the answer. So: the answer first,
             # then
             # throw away what comes, within bounds, and only then the end.
@@ -159,16 +175,6 @@ def _check_length(headers: Headers, limit: int) -> None:
         raise PayloadTooLarge(f"Content-Length: {stated}; at most {limit} bytes were expected")
 
 
-def _has_body(headers: Headers) -> bool:
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-
-
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else f"{getrandbits(128):032x}"
-
-
-def _host_name(header: str) -> str:
-    """A Host header without its port."""
-    header = header.lower()
-    return header[: header.index("]") + 1] if header.startswith("[") and "]" in header else header.split(":")[0]

@@ -46,7 +46,7 @@ def running(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         max_captions=5,
         max_text_characters=500,
         page_size=2,
-        allowed_hosts=["search.example"],
+        allowed_hosts=["search.example", "Portal.Example", "[fd00::5]"],
     )
     with serving(settings) as service:
         yield service

@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -119,14 +121,59 @@ def test_a_body_too_large_by_what_comes_is_refused(running: Running) -> None:
     problem_of(answer, 413, "payload_too_large")
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:80", "search.example:8000"])
-def test_hosts_that_are_ours(running: Running, host: str) -> None:
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:80", "[0:0:0:0:0:0:0:1]", "search.example:8000"),
+        *("Search.Example", "portal.example", "PORTAL.example:443", "[fd00::5]:8000", "[FD00::5]"),
+    ],
+)
+def test_a_name_of_the_service_is_known_in_capitals_and_small_letters(running: Running, host: str) -> None:
     assert running.client.get("/livez", headers={"host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.1", ""])
-def test_a_host_that_is_not_ours_is_refused(running: Running, host: str) -> None:
-    assert running.client.get("/v1/collections", headers={"host": host}).status_code == 421
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "", ":8000", "localhost.", "[::2]", "xlocalhost"]
+)
+def test_another_host_is_refused(running: Running, host: str) -> None:
+    problem_of(running.client.get("/v1/collections", headers={"host": host}), 421, "host_not_allowed")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("[::1].evil.com", "[::1]evil.com:80", "[::1", "::1", "[::1%25evil.com]", "[localhost]", "127.0.0.1]"),
+        *("localhost:80:80", "localhost:80x", "localhost/evil.com", "me@localhost", "localhost, evil.com"),
+        "localhost evil.com",
+    ],
+)
+def test_a_host_header_that_is_no_host_is_refused(running: Running, host: str) -> None:
+    problem_of(running.client.get("/v1/collections", headers={"host": host}), 400, "bad_request")
+
+
+@pytest.mark.parametrize("others", [["evil.com"], ["localhost"], ["localhost", ""]])
+def test_two_host_headers_are_refused_whatever_they_say(running: Running, others: list[str]) -> None:
+    for hosts in (["localhost", *others], [*others, "localhost"]):
+        with closing(HTTPConnection("127.0.0.1", running.client.base_url.port, timeout=PATIENCE)) as connection:
+            connection.putrequest("GET", "/v1/collections", skip_host=True)
+            for host in hosts:
+                connection.putheader("Host", host)
+            connection.endheaders()
+            assert connection.getresponse().status == 400, hosts
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://[evil]", "http://]", "http://\uff0f.com"])
+def test_an_origin_that_is_none_is_refused(running: Running, origin: str) -> None:
+    headers = {"origin": origin.encode()}
+    answer = running.client.post("/v1/collections", json={"name": "stolen"}, headers=headers)  # type: ignore[arg-type]
+    assert answer.status_code in (400, 403), answer.text
+    assert "Origin" in answer.json()["detail"]
+    assert running.client.get("/v1/collections/stolen").status_code == 404
+
+
+def test_the_page_s_own_origin_is_compared_as_browsers_do(running: Running) -> None:
+    headers = {"host": "Search.Example:8000", "origin": "http://search.example:8000"}
+    assert running.client.post("/v1/collections", json={"name": "of-capitals"}, headers=headers).status_code == 201
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])

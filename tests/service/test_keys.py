@@ -37,6 +37,16 @@ def test_without_a_key_nothing_but_page_and_health_answers(locked: Running) -> N
         assert "Authorization" in problem["detail"]
 
 
+def test_what_is_open_without_a_key_is_what_the_security_page_says(locked: Running, running: Running) -> None:
+    security = (Path(__file__).parents[2] / "SECURITY.md").read_text("utf-8")
+    stated = security.partition("- Without a key")[2].partition("\n- ")[0]
+    for path in ("/livez", "/readyz", "/", "/openapi.json"):
+        assert f"`{path}`" in stated
+    assert "`/static/…`" in stated
+    for path in ("/", "/static/app.js", "/openapi.json"):  # of two services with other settings and collections
+        assert ask(locked, "GET", path, None).content == ask(running, "GET", path, None).content
+
+
 @pytest.mark.parametrize(
     "headers",
     [
