@@ -15,6 +15,7 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from index.media_files import MediaFiles
 from index.nearest.interface import LevelVectors, search
 from index.nearest.kinds import check_setting
 from index.nearest.live import setting_of, write_setting
@@ -38,6 +39,7 @@ from index.records import (
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.filter_sql import where_clause
 from index.storage.filters import Filter
+from index.storage.removals import is_owned
 from index.storage.rows import (
     VIDEO_COLUMNS,
     ClipRow,
@@ -80,6 +82,7 @@ class Collection:
         self.folder = folder
         self.name = folder.name
         self.catalogue = Catalogue(folder / CATALOGUE_NAME)
+        self.media = MediaFiles(folder, self.catalogue)
         meta = self.catalogue.meta
         try:
             self.fingerprint = meta["fingerprint"]
@@ -93,6 +96,7 @@ class Collection:
             self.catalogue.close()
             raise StorageError(f"{self.catalogue.path}: table meta: {error}") from error
         self._live = open_vector_index(self.catalogue, folder, self.width)
+        self.media.remove_listed()  # what a process that was killed has left on the list
 
     def __enter__(self) -> Collection:
         return self
@@ -179,26 +183,33 @@ class Collection:
         """
         return self.add_if_new(video, clips)[0]
 
-    def add_if_new(self, video: NewVideo, clips: Sequence[NewClip]) -> tuple[Video, bool]:
-        """As ``add_video``; also says whether the video was added by this call."""
+    def add_if_new(self, video: NewVideo, clips: Sequence[NewClip], file: Path | None = None) -> tuple[Video, bool]:
+        """As ``add_video``; also says whether the video was added by this call.
+
+        ``file``: is moved to ``video.path``, that of a file of the collection's own, in the same step. It stays where
+        it is if the video is not added.
+        """
         check_video(video)
         if not clips:
             raise InvalidInput(f"clips: none for {video.path!r}; at least one was expected")
         rows = [self._row(clip) for clip in clips]
-        with self.catalogue.write() as connection:
+        with self.catalogue.write() if file is None else self.media.writing(video.path, file) as connection:
             known = find_video(connection, "content_sha256 = ?", video.content_sha256)
             if known is not None:
                 return known, False
+            if file is not None:
+                self.media.move_in(file, video.path)
             video_id = insert_whole(connection, video, next_clip(connection), rows)
             added = find_video(connection, "id = ?", video_id)
         assert added is not None
         self._live.note_written(len(clips))
         return added, True
 
-    def add_again(self, video: Video, clips: Sequence[NewClip], first_clip: int) -> None:
+    def add_again(self, video: Video, clips: Sequence[NewClip], first_clip: int, file: Path | None = None) -> None:
         """Add a video of another collection under its ids: its own and, from ``first_clip`` on, those of its clips.
 
-        Another one of the same content makes room for it in the same step. Raises InvalidInput, StorageError.
+        Another one of the same content makes room for it in the same step. ``file``: that of a video whose collection
+        owns it; this collection gets it, too. Raises InvalidInput, StorageError.
         """
         again = NewVideo(
             content_sha256=video.content_sha256,
@@ -211,20 +222,30 @@ class Collection:
         )
         rows = [self._row(clip) for clip in clips]
         deleted = 0
-        with self.catalogue.write() as connection:
-            known = find_video(connection, "content_sha256 = ?", video.content_sha256)
-            if known is not None:
-                deleted = delete_whole(connection, known.id) or 0
+        with self.catalogue.write() if file is None else self.media.writing(video.path) as connection:
+            if file is not None:
+                self.media.link_in(file, video.path)
+            replaced = find_video(connection, "content_sha256 = ?", video.content_sha256)
+            if replaced is not None:
+                deleted = delete_whole(connection, replaced.id) or 0
             insert_whole(connection, again, first_clip, rows, video_id=video.id, added_at=video.added_at)
         self._live.note_written(deleted + len(clips))
+        if replaced is not None:
+            self.media.remove_listed(replaced.path)
 
     def delete_video(self, video_id: int) -> None:
-        """Remove a video with all its clips, at once and durably. Raises VideoNotFound."""
+        """Remove a video with all its clips, at once and durably, and its file if the collection owns it.
+
+        Raises VideoNotFound.
+        """
         with self.catalogue.write() as connection:
-            deleted = delete_whole(connection, _checked_id(video_id))
-            if deleted is None:
+            video = find_video(connection, "id = ?", _checked_id(video_id))
+            if video is None:
                 raise self._no_video(video_id)
+            deleted = delete_whole(connection, video_id) or 0
         self._live.note_written(deleted)
+        if self.owns(video):
+            self.media.remove_listed(video.path)
 
     # Reading
 
@@ -258,6 +279,14 @@ class Collection:
         """The video whose file has this SHA-256 (hex), or None."""
         with self.catalogue.read() as connection:
             return find_video(connection, "content_sha256 = ?", content_sha256)
+
+    def owns(self, video: Video) -> bool:
+        """Whether the file of a video is the collection's own; an external one is read where it is, and stays."""
+        return is_owned(video.path)
+
+    def media_path(self, video: Video) -> Path:
+        """Where the file of a video is. Raises StorageError for a path that is neither absolute nor owned."""
+        return self.media.file(video.path)
 
     def clips(self, video_id: int) -> list[Clip]:
         """The clips of a video in order. Raises VideoNotFound."""

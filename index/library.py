@@ -10,19 +10,21 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from index.collection import Collection
+from index.former_media import upgrade_library
 from index.milvus.dropping import drop_copies
 from index.milvus.server import check_reachable
 from index.nearest.kinds import AUTO, check_setting
 from index.nearest.live import SETTING_KEY
 from index.nearest.place import FAISS, PLACE_KEY, check_place, place_of, settings_at
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
-from index.storage.durability import sync
+from index.storage.durability import make_folders, sync
+from index.storage.removals import MEDIA
 from vitascope.errors import (
     CollectionExists,
     CollectionNotFound,
@@ -50,24 +52,25 @@ TOKEN_ENCODING: TokenEncoding = "int8"
 class Library:
     """Collections in the folders of ``root``, each opened once per process and shared by its threads."""
 
-    def __init__(self, root: Path, *, vectors: str = FAISS) -> None:
+    def __init__(self, root: Path, *, vectors: str = FAISS, holds_lock: bool = False) -> None:
         """Use ``root``, made if missing, and finish what killed processes left there.
 
         ``vectors``: where those of new collections are searched, faiss or the URL of a Milvus server (docs/milvus.md).
-        Raises InvalidInput and StorageError.
+        ``holds_lock``: this process is the service of the data folder. Raises InvalidInput and StorageError.
         """
         self.root = root
         self.vectors = check_place(vectors)
         self._lock = threading.RLock()
         self._open: dict[str, Collection] = {}
         try:
-            root.mkdir(parents=True, exist_ok=True)
+            make_folders(root)
             leftovers = [entry for entry in root.iterdir() if _is_leftover(entry)]
         except OSError as error:
             raise StorageError(f"{root}: cannot be used for collections: {error}") from error
         for folder in leftovers:
             _discard(folder)
         self._finish_replacing()
+        upgrade_library(root, self.names(), holds_lock=holds_lock)
 
     def __enter__(self) -> Library:
         return self
@@ -124,6 +127,7 @@ class Library:
             if folder.exists():
                 raise CollectionExists(f"collection {name}: exists already")
             beside.mkdir()
+            (beside / MEDIA).mkdir()
             yield beside
             sync(beside)
             _rename_new(beside, folder)
@@ -157,7 +161,7 @@ class Library:
             return collection
 
     def drop(self, name: str) -> list[str]:
-        """Delete a collection; the media files stay. Raises CollectionNotFound and StorageError.
+        """Delete a collection with the media files that it owns; others stay. Raises CollectionNotFound, StorageError.
 
         Returns the collections of its vectors that are left in Milvus, as it did not answer: none as a rule.
         """
@@ -168,7 +172,8 @@ class Library:
                 raise CollectionNotFound(f"collection {name}: there is no collection of this name")
             known = self._open.pop(name, None)
             try:
-                os.rename(folder, gone)
+                with _without_writers(folder, known):
+                    os.rename(folder, gone)
                 sync(self.root)
             except FileNotFoundError as error:
                 raise CollectionNotFound(f"collection {name}: there is no collection of this name") from error
@@ -187,7 +192,8 @@ class Library:
             self._open.pop(name)
             if folder.exists():
                 raise CollectionExists(f"collection {new_name}: exists already")
-            self._rename(self._folder(name), folder)
+            with _without_writers(self._folder(name), None):
+                self._rename(self._folder(name), folder)
 
     def replace(self, name: str, by: str, when: Callable[[sqlite3.Connection], bool]) -> bool:
         """Drop collection ``name`` and give its name to ``by``, in one write transaction of the dropped one.
@@ -270,6 +276,19 @@ def new_meta(manifest: Manifest, token_encoding: TokenEncoding, vectors: str, in
         SETTING_KEY: check_setting(index_kind, settings_at(place)),
         "created_at": repr(time.time()),
     }
+
+
+@contextmanager
+def _without_writers(folder: Path, collection: Collection | None) -> Iterator[None]:
+    """Within a write transaction, so that no file is being moved into the folder; a damaged catalogue has none."""
+    with ExitStack() as stack:
+        with suppress(StorageError):
+            if collection is None:
+                catalogue = stack.enter_context(closing(Catalogue(folder / CATALOGUE_NAME)))
+            else:
+                catalogue = collection.catalogue
+            stack.enter_context(catalogue.write())
+        yield
 
 
 def _is_leftover(entry: Path) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index.records import Video
+from index.storage.removals import is_owned
 from service.asking import Turn
 from service.caching.clips import ClipKey, SeenClip
 from service.errors import MediaMissing, PathForbidden
@@ -58,8 +59,8 @@ def look_at_video(service: Service, mine: Turn, model: Model, name: str, video_i
     InvalidInput, DeadlineExceeded and RequestAbandoned.
     """
     video = service.video(name, video_id)
-    path = readable_path(service, video)
-    seen = _seen(service, mine, model, path, _content(service, video, path), part, video.duration)
+    path = readable_path(service, name, video)
+    seen = _seen(service, mine, model, path, _content(video, path), part, video.duration)
     return _look(seen, name, video)
 
 
@@ -125,11 +126,11 @@ def _own(rows: Floats) -> Floats:
     return copied
 
 
-def _content(service: Service, video: Video, path: Path) -> str:
+def _content(video: Video, path: Path) -> str:
     """What stands for the bytes of a stored video. A file that is not the service's own may be another one since it was
     indexed, so its SHA-256 stands for them only together with what the file system says.
     """
-    if service.media.owns(path):
+    if is_owned(video.path):
         return video.content_sha256
     try:
         now = path.stat()
@@ -138,14 +139,14 @@ def _content(service: Service, video: Video, path: Path) -> str:
     return f"{video.content_sha256} {now.st_dev} {now.st_ino} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
 
 
-def readable_path(service: Service, video: Video) -> Path:
-    """The file of a video. Raises MediaMissing and PathForbidden.
+def readable_path(service: Service, name: str, video: Video) -> Path:
+    """The file of a video of the collection ``name``. Raises CollectionNotFound, MediaMissing and PathForbidden.
 
     The catalogue is trusted: who may write to it may index what he likes from the command line. Not trusted
     is who may write to an allowed folder: a link put in the place of an indexed file must not show what lies
     elsewhere.
     """
-    path = Path(video.path)
+    path = service.collection(name).media_path(video)
     roots = service.settings.roots()
     if any(path.is_relative_to(root.absolute()) for root in roots) and not is_inside(path, roots):
         raise PathForbidden(f"video {video.id}: {display_name(video.path)!r} leads out of the folder it was indexed in")

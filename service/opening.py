@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 
 from index.library import Library
@@ -30,6 +30,7 @@ from service.webhooks.courier import Courier
 from service.webhooks.store import WebhookStore
 from service.worker import JobWorker
 from vitascope.decoding.pool import DecodingPool
+from vitascope.errors import VitascopeError
 
 
 def open_service(settings: Settings, door: Door | None = None, *, webhook_door: Door | None = None) -> Service:
@@ -52,9 +53,11 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         undo.callback(scheduler.close)
         media = MediaStore(settings.data_dir.absolute())
         undo.callback(media.close)
-        library = Library(settings.data_dir / "collections", vectors=settings.vectors)
+        library = Library(settings.data_dir / "collections", vectors=settings.vectors, holds_lock=True)
         undo.callback(library.close)
-        media.recover(library)
+        for name in library.names():
+            with suppress(VitascopeError):  # said where it is used
+                library.open(name)  # and remove what a killed service has left to be removed
         door = (door or Door(settings.url_rules())) if settings.url_fetch == "on" else None
         worker = JobWorker(library, models, settings, None if door is None else partial(fetch_for_job, door))
         operations = Operations(

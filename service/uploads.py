@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,8 @@ from pathlib import Path
 from index.collection import Collection
 from index.jobs.ingest import Ingested, ingest_file
 from index.jobs.jobs import Job, JobOptions, create_upload_job
-from index.storage.durability import sync
+from index.records import Video
+from index.storage.removals import MEDIA
 from service.asking import Turn
 from service.errors import DeadlineExceeded
 from service.forms import Upload
@@ -20,7 +20,7 @@ from service.media_store import EXTENSION_OF
 from service.schemas.library import UploadFields
 from service.schemas.segmentation import asked_segmentation
 from service.state import Service
-from vitascope.errors import MediaError, StorageError
+from vitascope.errors import MediaError
 
 
 def add_upload(
@@ -38,12 +38,8 @@ def add_upload(
     limits = service.settings.media_limits()
     segmentation = asked_segmentation(fields.segmentation)
     title = Path(upload.name).stem if fields.title is None else fields.title
-    with service.media.turn(name, upload.sha256), called(upload.path, upload.name):
-        known = collection.find_by_hash(upload.sha256)
-        if known is not None:
-            place = Path(known.path)
-            if service.media.owns(place) and not place.exists():
-                _move(upload.path, place)  # somebody removed the file of the video; here it is again
+    with called(upload.path, upload.name):
+        if (known := _known(collection, upload)) is not None:
             return Ingested(known, created=False)
         # Before there is a job, too: what is no video is refused while somebody is there to hear it.
         info = model.decoder.probe(upload.path, limits)
@@ -52,24 +48,30 @@ def add_upload(
         begin = partial(_begin, service, collection, ending=ending, name=upload.name, title=title, options=options)
         if patience == 0:
             return begin(upload.path)
-        path = service.media.path_of(name, upload.sha256, ending)
-        with service.media.intent(service.library, name, path, upload.sha256), called(path, upload.name):
-            _move(upload.path, path)
-            try:
-                added = ingest_file(
-                    collection,
-                    model if patience is None else mine.within(patience).collection(name)[1],
-                    path,
-                    title=title,
-                    metadata=fields.metadata,
-                    segmentation=segmentation,
-                    limits=limits,
-                )
-            except DeadlineExceeded:
-                if patience is None:
-                    raise
-                return begin(path)
-            return replace(added, notes=tuple(note.replace(path.name, upload.name) for note in added.notes))
+        try:
+            added = ingest_file(
+                collection,
+                model if patience is None else mine.within(patience).collection(name)[1],
+                upload.path,
+                title=title,
+                metadata=fields.metadata,
+                segmentation=segmentation,
+                limits=limits,
+                move_to=f"{MEDIA}/{upload.sha256}.{ending}",
+            )
+        except DeadlineExceeded:
+            if patience is None:
+                raise
+            return begin(upload.path)
+        return replace(added, notes=tuple(note.replace(upload.path.name, upload.name) for note in added.notes))
+
+
+def _known(collection: Collection, upload: Upload) -> Video | None:
+    """The video of the same content; where its file is missing, the upload takes its place."""
+    known = collection.find_by_hash(upload.sha256)
+    if known is None or not collection.owns(known) or collection.media_path(known).exists():
+        return known
+    return known if collection.media.put_back(upload.sha256, known.path, upload.path) else None
 
 
 def _begin(
@@ -87,13 +89,3 @@ def called(path: Path, name: str) -> Iterator[None]:
         yield
     except MediaError as error:
         raise type(error)(str(error).replace(str(path), name).replace(path.name, name)) from error
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source, target)
-        sync(target)  # the catalogue will promise this file: it must survive what the catalogue survives
-        sync(target.parent)
-    except OSError as error:
-        raise StorageError(f"{target}: cannot be kept: {error}") from error

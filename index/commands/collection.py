@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_bundle(again)
     add_engine(again)
     add_model(again)
-    drop = action("drop", "delete a collection; the media files stay", existing)
+    drop = action("drop", "delete a collection, with the media files that it owns", existing)
     drop.add_argument("--yes", action="store_true", help="yes, delete it")
 
 

@@ -112,7 +112,7 @@ def _search_here(args: argparse.Namespace, weights: list[float]) -> dict[str, An
         found = search(collection, model, wanted)
     return {
         "text": args.text,
-        "results": [result_here(result) for result in found.results],
+        "results": [result_here(collection, result) for result in found.results],
         "next_cursor": write_place(Place(offset + args.limit, name, found.state)) if found.more else None,
         "changed": place is not None and place.state != found.state,
     }

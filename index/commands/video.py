@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,15 +18,14 @@ from index.commands.record_ids import record_number
 from index.commands.views import span_here, video_here, video_there
 from vitascope.commands.options import add_collection, add_data, add_server, asked_server
 from vitascope.commands.output import clock, plain_table, span
-from vitascope.errors import Conflict
 
 if TYPE_CHECKING:
     from index.collection import Collection
     from vitascope.client import Client
 
 EPILOG = """\
-Videos and pictures alike, by the id that `list` shows. The file of a video stays where it is, unless it was uploaded:
-then the service that keeps it deletes it, too.
+Videos and pictures alike, by the id that `list` shows. The file of a video stays where it is, unless the collection
+owns it, as it does uploads: then it is deleted, too.
 
 examples:
   vitascope video list
@@ -79,7 +77,7 @@ def _list_here(collection: Collection, args: argparse.Namespace) -> dict[str, An
     where = None if args.filter is None else parse_filter(read_filter(args.filter))
     found = collection.videos(args.limit + 1, read_cursor(args.cursor), where)
     page, following = cut(found, args.limit, lambda video: video.id)
-    return {"videos": [video_here(video) for video in page], "next_cursor": following}
+    return {"videos": [video_here(collection, video) for video in page], "next_cursor": following}
 
 
 def _list_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -95,7 +93,9 @@ def _list_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _show_here(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
     video = collection.get_video(int(args.id))
-    return {"video": {**video_here(video), "spans": [span_here(clip) for clip in collection.clips(video.id)]}}
+    return {
+        "video": {**video_here(collection, video), "spans": [span_here(clip) for clip in collection.clips(video.id)]}
+    }
 
 
 def _show_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -104,17 +104,10 @@ def _show_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _delete_here(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
     video = collection.get_video(int(args.id))
-    path = Path(video.path)
-    if path.resolve().is_relative_to((args.data / "media").resolve()):
-        # Only the service can delete both in one step, beside what is being uploaded.
-        raise Conflict(f"video {video.id}: was uploaded to a service, which keeps its file; --server URL was expected")
-    check_meant(args, _lost(video_here(video)))
+    shown = video_here(collection, video)
+    check_meant(args, _lost(shown))
     collection.delete_video(video.id)
-    if path.is_relative_to(
-        collection.folder.absolute()
-    ):  # a copy, that a job made of a member of an archive or from a URL
-        path.unlink(missing_ok=True)
-    return {"video": video_here(video)}
+    return {"video": shown}
 
 
 def _delete_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def collection_there(told: Mapping[str, Any]) -> JSON:
     return {**told, "vectors": None}
 
 
-def video_here(video: Video) -> JSON:
-    """A video, without its clips."""
+def video_here(collection: Collection, video: Video) -> JSON:
+    """A video, without its clips. ``path``: where its file is on this machine."""
     return {
         "id": str(video.id),
         "title": video.title,
@@ -59,7 +59,7 @@ def video_here(video: Video) -> JSON:
         "clips": video.clip_count,
         "added_at": video.added_at,
         **ADDRESSES,
-        "path": video.path,
+        "path": str(collection.media_path(video)) if collection.owns(video) else video.path,
     }
 
 
@@ -73,13 +73,13 @@ def span_here(clip: Clip) -> JSON:
     return {"id": str(clip.id), "start": clip.start, "end": clip.end, "text": clip.text, **ADDRESSES}
 
 
-def result_here(result: Result) -> JSON:
+def result_here(collection: Collection, result: Result) -> JSON:
     """A clip, event or video that a search found."""
     return {
         **_clip(result.best),
         "start": result.start,
         "end": result.end,
-        "video": video_here(result.best.hit.video),
+        "video": video_here(collection, result.best.hit.video),
         "clips": [_clip(clip) for clip in result.clips] or None,
         "clip_count": result.clip_count if result.clips else None,
     }

@@ -84,12 +84,14 @@ def ingest_file(
     metadata: Mapping[str, Scalar] | None = None,
     segmentation: Segmentation | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
+    move_to: str | None = None,
 ) -> Ingested:
     """Add the file at ``path``; a file whose content is there already is not decoded again.
 
-    ``title`` is the file's name without its ending by default. Memory does not grow with the duration, apart
-    from the vectors and tokens themselves. Raises FingerprintMismatch, InvalidInput, media errors,
-    TaskMissing, EngineError, StorageError; nothing has been added then.
+    ``title`` is the file's name without its ending by default. ``move_to``: where the file is moved to when its video
+    is added, a path as the catalogue names files that the collection owns. Memory does not grow with the length, apart
+    from the vectors and tokens themselves. Raises FingerprintMismatch, InvalidInput, media errors, TaskMissing,
+    EngineError, StorageError; nothing has been added then.
     """
     collection.require(model.bundle.fingerprint)
     opened = open_file(
@@ -106,7 +108,7 @@ def ingest_file(
     clips: list[NewClip] = []
     for batch in clip_batches(opened):
         clips += embed_clips(model, batch, decode_clips(model, opened, batch, limits))
-    return store(collection, opened, clips)
+    return store(collection, opened, clips, move_to)
 
 
 def open_file(
@@ -192,26 +194,27 @@ def embed_clips(model: Model, clips: Sequence[Planned], decoded: Decoded) -> lis
     ]
 
 
-def store(collection: Collection, opened: OpenedFile, clips: list[NewClip]) -> Ingested:
+def store(collection: Collection, opened: OpenedFile, clips: list[NewClip], move_to: str | None = None) -> Ingested:
     """Last stage: the video durable and searchable. Raises MediaError when the file has changed meanwhile,
     InvalidInput, StorageError, CollectionNotFound.
     """
     check_unchanged(opened)
-    return add(collection, opened, clips)
+    return add(collection, opened, clips, move_to)
 
 
-def add(collection: Collection, opened: OpenedFile, clips: list[NewClip]) -> Ingested:
+def add(collection: Collection, opened: OpenedFile, clips: list[NewClip], move_to: str | None = None) -> Ingested:
     """``store`` for a file that was checked where it was read, which may be another machine."""
     video = NewVideo(
         content_sha256=opened.content_sha256,
-        path=str(opened.file.absolute()),
+        path=collection.media.path_of(opened.file) if move_to is None else move_to,
         title=opened.title,
         duration=_duration(opened.info),
         width=opened.info.width,
         height=opened.info.height,
         metadata=opened.metadata,
     )
-    return Ingested(*collection.add_if_new(video, clips), opened.cut.notes)
+    file = None if move_to is None else opened.file
+    return Ingested(*collection.add_if_new(video, clips, file), opened.cut.notes)
 
 
 def check_unchanged(opened: OpenedFile) -> None:

@@ -7,6 +7,7 @@ content is added twice. A file at which the process dies again and again is put 
 from __future__ import annotations
 
 import os
+import sqlite3
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,8 +36,7 @@ from index.jobs.records import (
 )
 from index.jobs.runner import OnItem, OnPart, run_job
 from index.jobs.sources.description import FolderSource, Source, UploadSource, check_source, source_json
-from index.jobs.sources.fetching import sweep
-from index.jobs.sources.held import hold, let_go, remove
+from index.jobs.sources.held import held_path, new_held_name
 from index.jobs.sources.reach import EVERYWHERE, Reach
 from index.records import Scalar, check_metadata
 from vitascope.errors import Conflict
@@ -77,16 +77,22 @@ def create_job(
     ``reach``: what the source may name. Raises InvalidInput when the source is not there or out of reach,
     StorageError.
     """
-    checked = check_source(source, reach)
-    given = options or JobOptions()
-    kept = JobOptions(given.segmentation, check_metadata(given.metadata), given.confined)
+    checked, kept = check_source(source, reach), _checked(options or JobOptions())
     with collection.catalogue.write() as connection:
-        row = connection.execute(
-            "INSERT INTO jobs (source, options, state, created_at) VALUES (?, ?, 'queued', ?) RETURNING id",
-            (source_json(checked), options_json(kept), time.time()),
-        ).fetchone()
-        note_state(connection, row[0])
-        return find_job(connection, row[0])
+        return _insert(connection, checked, kept)
+
+
+def _checked(options: JobOptions) -> JobOptions:
+    return JobOptions(options.segmentation, check_metadata(options.metadata), options.confined)
+
+
+def _insert(connection: sqlite3.Connection, source: Source, options: JobOptions) -> Job:
+    row = connection.execute(
+        "INSERT INTO jobs (source, options, state, created_at) VALUES (?, ?, 'queued', ?) RETURNING id",
+        (source_json(source), options_json(options), time.time()),
+    ).fetchone()
+    note_state(connection, row[0])
+    return find_job(connection, row[0])
 
 
 def create_folder_job(
@@ -108,15 +114,13 @@ def create_upload_job(
     """A queued job that makes a video of ``file``, which becomes the collection's: when this returns, file and job
     survive a crash, and ``run_job`` sees to it that the file goes if no video comes of it.
 
-    ``name``: what the file was called; ``ending``: of its kind, as "mp4". Raises InvalidInput and StorageError;
-    ``file`` is gone then as well.
+    ``name``: what the file was called; ``ending``: of its kind, as "mp4". Raises InvalidInput, CollectionNotFound and
+    StorageError.
     """
-    held = hold(collection, file, ending)
-    try:
-        return create_job(collection, UploadSource(name, held.name, title), options)
-    except BaseException:
-        remove(held)
-        raise
+    source, kept = UploadSource(name, new_held_name(ending), title), _checked(options)
+    with collection.media.writing(held_path(source), file) as connection:
+        collection.media.move_in(file, held_path(source))
+        return _insert(connection, source, kept)
 
 
 def cancel(collection: Collection, job_id: int) -> Job:
@@ -135,8 +139,7 @@ def cancel(collection: Collection, job_id: int) -> Job:
             job_state.finish(connection, job_id, "cancelled")
         found = find_job(connection, job_id)
     if found.state == "cancelled":
-        sweep(collection, job_id)
-        let_go(collection, found)
+        collection.media.remove_listed()
     return found
 
 

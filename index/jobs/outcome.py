@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from index.collection import Collection
 from index.jobs.pipeline import Finished
 from index.jobs.records import Job, JobItem
 from index.jobs.sources.fetching import Fetcher
@@ -18,14 +19,15 @@ _MAX_REASON = 2000
 _log = logging.getLogger(__name__)
 
 
-def outcome_of(finished: Finished[JobItem], job: Job, fetcher: Fetcher) -> JobItem:
+def outcome_of(finished: Finished[JobItem], job: Job, fetcher: Fetcher, collection: Collection) -> JobItem:
     """The item succeeded, skipped or failed, with the reason."""
     item = finished.item
     kept = fetcher.kept_path(item.path, item.position)
     if finished.ingested is not None:
         video = finished.ingested.video
         # Killed between adding the video and noting so: this job added it, however often it was tried.
-        of_this_job = item.tries > 1 and video.path == str(kept.absolute()) and video.added_at >= job.created_at
+        is_same = video.path == collection.media.path_of(kept)
+        of_this_job = item.tries > 1 and is_same and video.added_at >= job.created_at
         if finished.ingested.created or of_this_job:
             remarks = "; ".join(finished.ingested.notes).replace(kept.name, file_name(item.path))
             reason = storable(remarks) or None

@@ -14,10 +14,10 @@ from index.jobs.listing import list_items
 from index.jobs.outcome import outcome_of, storable
 from index.jobs.owner import Lease, new_owner, note_ended
 from index.jobs.pipeline import Finished, Pace
-from index.jobs.records import Job, JobItem, find_job, job
+from index.jobs.records import FINISHED, Job, JobItem, find_job, job
 from index.jobs.sources.description import ListSource, UrlSource, source_name
-from index.jobs.sources.fetching import Fetcher, FetchWeb, Interrupted, media_folder, sweep
-from index.jobs.sources.held import held_file, let_go
+from index.jobs.sources.fetching import Fetcher, FetchWeb, Interrupted, media_folder
+from index.jobs.sources.held import held_file
 from index.jobs.sources.listing import is_gone
 from index.jobs.sources.reach import EVERYWHERE, Reach
 from index.jobs.stage_clock import StageClock
@@ -122,7 +122,8 @@ def run_job(
     finally:
         fetcher.close()
     ended = job(collection, job_id)
-    let_go(collection, ended)
+    if ended.state in FINISHED:
+        collection.media.remove_listed()
     return ended
 
 
@@ -263,7 +264,6 @@ class _Run:
 
     def end(self, stopping: bool) -> bool:
         """Put the job back, let it rest or finish it, as is wanted; False when there are files to go on with."""
-        sweep(self.collection, self.job.id)
         with self.collection.catalogue.write() as connection:
             _, requested = job_state.owned(connection, self.job.id, self.owner)
             if requested == "cancel":
@@ -297,7 +297,6 @@ class _Run:
             job_state.owned(connection, self.job.id, self.owner)
             self.note(connection)
             job_state.finish(connection, self.job.id, "failed", storable(error))
-        sweep(self.collection, self.job.id)
 
     def settle(self, finished: Sequence[Finished[JobItem]]) -> None:
         """Turn what came out of the executor into outcomes. Raises the first error that concerns more than one
@@ -312,11 +311,11 @@ class _Run:
             elif isinstance(one.error, WorkerDied):
                 self.blame(one.item)
             elif not isinstance(one.error, Interrupted):
-                self.outcomes.append(outcome_of(one, self.job, self.fetcher))
+                self.outcomes.append(outcome_of(one, self.job, self.fetcher, self.collection))
         self.is_alone = self.is_alone and bool(self.in_flight)
         for outcome in self.outcomes:
             if outcome.state != "succeeded":
-                self.fetcher.discard(outcome.path, outcome.position)
+                self.collection.media.discard(self.fetcher.kept_path(outcome.path, outcome.position))
         if isinstance(fault, _OF_THE_JOB):
             raise _JobFails(str(fault)) from fault
         if fault is not None:

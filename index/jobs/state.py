@@ -10,6 +10,7 @@ from typing import Literal
 from index.jobs.events import next_number, note_state
 from index.jobs.owner import LEASE_SECONDS, has_ended, owner_decoded, owner_is_gone
 from index.jobs.records import FINISHED, ITEM_COLUMNS, JobItem, JobState, find_job, read_item
+from index.storage.removals import list_job_files
 from vitascope.errors import Conflict
 
 MAX_CRASHES = 3
@@ -150,7 +151,9 @@ def note_item_crash(connection: sqlite3.Connection, item: JobItem) -> None:
 
 
 def finish(connection: sqlite3.Connection, job_id: int, state: JobState, error: str | None = None) -> None:
-    """End a job. Files it did not come to end in the same state, with the reason."""
+    """End a job. Files it did not come to end in the same state, with the reason; copies of files that no video needs
+    are listed for removal.
+    """
     if state != "succeeded":
         connection.execute(
             "UPDATE job_items SET state = ?, reason = ? WHERE job_id = ? AND state IN ('queued', 'running')",
@@ -162,6 +165,7 @@ def finish(connection: sqlite3.Connection, job_id: int, state: JobState, error: 
         " finished_at = ?, run_ended_at = ? WHERE id = ?",
         (state, error, now, now, job_id),
     )
+    list_job_files(connection, job_id)
     note_state(connection, job_id)
 
 

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION, TABLES, UPGRADES
+from index.storage.former_paths import take_media
+from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, UPGRADES
 from index.storage.words import spaced
-from vitascope.errors import CollectionNotFound, StorageError
+from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
 CATALOGUE_NAME = "catalogue.sqlite3"
 BUSY_SECONDS = 30.0
@@ -96,7 +97,7 @@ class Catalogue:
         """
         with self._write_lock, self._translated():
             if self._closed:
-                raise StorageError(f"{self.path}: the collection is closed")
+                raise self._closed_error()
             connection = self._writer
             try:
                 connection.execute("BEGIN IMMEDIATE")  # in here, since Ctrl-C may come just after it
@@ -181,7 +182,13 @@ class Catalogue:
             if row is None or row[0] != expected:
                 raise CollectionNotFound(f"{self.path.parent.name}: dropped and created again; open it anew")
         if version < SCHEMA_VERSION:
-            _upgrade(connection)
+            _upgrade(connection, self.path.parent)
+
+    def _closed_error(self) -> VitascopeError:
+        """What a read or write after ``close`` raises: a collection that was dropped is closed as well."""
+        if not self.is_file_in_place():
+            return CollectionNotFound(f"{self.path.parent.name}: dropped or renamed meanwhile; open it anew")
+        return StorageError(f"{self.path}: the collection is closed")
 
     def _check_not_dropped(self, connection: sqlite3.Connection) -> None:
         if connection.execute("SELECT 1 FROM meta WHERE key = 'dropped'").fetchone():
@@ -190,7 +197,7 @@ class Catalogue:
     def _take(self) -> sqlite3.Connection:
         with self._pool_lock:
             if self._closed:
-                raise StorageError(f"{self.path}: the collection is closed")
+                raise self._closed_error()
             if self._idle:
                 return self._idle.pop()
         with self._translated():
@@ -219,14 +226,19 @@ class Catalogue:
             raise StorageError(f"{self.path}: {error}") from error
 
 
-def _upgrade(connection: sqlite3.Connection) -> None:
-    """Bring the tables to this version, all or nothing; another process may have done it meanwhile."""
+def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
+    """Bring the tables to this version, all or nothing; another process may have done it meanwhile.
+
+    ``folder``: of the collection, which media files are brought into.
+    """
     connection.create_function("spaced", 1, spaced, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         for script in UPGRADES[version - 1 :]:
             _execute(connection, script)
+        if version < RELATIVE_PATHS:
+            take_media(connection, folder)
         connection.execute(f"PRAGMA user_version = {max(version, SCHEMA_VERSION)}")
         connection.execute("COMMIT")
     except BaseException:

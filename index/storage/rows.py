@@ -16,6 +16,7 @@ import numpy.typing as npt
 from index.records import Float32, Hit, NewVideo, Scalar, Video, check_metadata, kind_of, metadata_json
 from index.storage.filter_sql import where_clause
 from index.storage.filters import Filter
+from index.storage.removals import is_owned, list_removal
 from index.storage.words import delete_words, insert_words
 from vitascope.errors import InvalidInput, StorageError
 
@@ -121,12 +122,18 @@ def _insert_video(
 
 
 def delete_whole(connection: sqlite3.Connection, video_id: int) -> int | None:
-    """Delete a video with all that belongs to it, and log the change; how many clips it had, None without one."""
-    row = connection.execute("DELETE FROM videos WHERE id = ? RETURNING first_clip, clip_count", (video_id,)).fetchone()
+    """Delete a video with all that belongs to it, and log the change; how many clips it had, None without one.
+
+    A file of the collection's own is listed for removal.
+    """
+    query = "DELETE FROM videos WHERE id = ? RETURNING first_clip, clip_count, path"
+    row = connection.execute(query, (video_id,)).fetchone()
     if row is None:
         return None
     delete_words(connection, row[0], row[1])
     log_change(connection, "delete", row[0], row[1])
+    if is_owned(row[2]):
+        list_removal(connection, row[2])
     return int(row[1])
 
 

@@ -14,7 +14,7 @@ CREATE TABLE meta (
 CREATE TABLE videos (
     id             INTEGER PRIMARY KEY AUTOINCREMENT,
     content_sha256 TEXT    NOT NULL UNIQUE,
-    path           TEXT    NOT NULL,
+    path           TEXT    NOT NULL, -- absolute; or below media/ in the collection's folder, of a file that it owns
     title          TEXT    NOT NULL,
     duration       REAL    NOT NULL,
     width          INTEGER NOT NULL,
@@ -24,6 +24,13 @@ CREATE TABLE videos (
     first_clip     INTEGER NOT NULL,
     clip_count     INTEGER NOT NULL
 );
+CREATE INDEX videos_by_path ON videos (path);
+
+-- Files that the collection owns and that are removed unless a video or an unfinished job needs them; paths as in
+-- videos, of a folder with a slash at the end: index/storage/removals.py.
+CREATE TABLE removals (
+    path TEXT PRIMARY KEY
+) WITHOUT ROWID;
 
 -- The same metadata once more, one row a key, for filters. The kind keeps true apart from 1.
 CREATE TABLE video_metadata (
@@ -224,9 +231,18 @@ CREATE INDEX job_ends_untold ON job_states (job_id, event)
     """
 ALTER TABLE job_items ADD COLUMN share REAL;
 """,
+    # And the paths of owned files become relative: index/storage/former_paths.py.
+    """
+CREATE INDEX videos_by_path ON videos (path);
+CREATE TABLE removals (
+    path TEXT PRIMARY KEY
+) WITHOUT ROWID;
+""",
 )
 """From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n.
 
 The SQL function ``spaced`` is that of index/storage/words.py."""
 
 SCHEMA_VERSION = 1 + len(UPGRADES)
+RELATIVE_PATHS = 8
+"""The first version in which paths of owned files are relative."""

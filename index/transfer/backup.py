@@ -7,6 +7,7 @@ made again where it is missing.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import uuid
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from index.library import Library
 from index.milvus.copies import forget_copies
 from index.nearest.place import PLACE_KEY, check_place
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
+from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION
 from index.transfer.beside import written_beside
+from index.transfer.media_links import bring_media
 from vitascope.errors import InvalidInput, StorageError
 
 OnStep = Callable[[int, int], None]
@@ -57,10 +60,18 @@ def back_up(collection: Collection, file: Path, on_step: OnStep | None = None) -
 
 
 def restore(
-    library: Library, file: Path, name: str, on_step: OnStep | None = None, *, vectors: str | None = None
+    library: Library,
+    file: Path,
+    name: str,
+    on_step: OnStep | None = None,
+    *,
+    vectors: str | None = None,
+    media: Path | None = None,
 ) -> Collection:
     """A new collection ``name`` with everything that the backup ``file`` holds, ids included.
 
+    A backup has no media files: those that the original owned come from ``media``, a folder with a copy of them, or
+    from the collections of the library that own the same content; ``missing_media`` tells which did not.
     ``vectors``: where they are searched, if not where those of the original were; never in its collection in Milvus.
     Jobs that were queued or running when the backup was made are paused: they would index, as of today, what they named
     then. Whoever wants that resumes them. Raises InvalidInput where ``file`` is not a backup or still in use,
@@ -71,9 +82,11 @@ def restore(
     with library.new_folder(name) as folder:
         try:
             _copy_file(file, folder, on_step)
+            if media is not None and media.is_dir():
+                _copy_media(media, folder)
         except OSError as error:
             raise StorageError(f"{file}: cannot be restored: {error}") from error
-        _become_new(folder / CATALOGUE_NAME, file, place)
+        _become_new(library, folder, file, place)
     return library.open(name)
 
 
@@ -142,10 +155,18 @@ def _copy_file(file: Path, folder: Path, on_step: OnStep | None) -> None:
         os.fsync(copy.fileno())
 
 
-def _become_new(path: Path, file: Path, place: str | None) -> None:
-    """Check every page, and give the copy an identity of its own, so that nobody takes it for the original."""
+def _copy_media(media: Path, folder: Path) -> None:
+    def copy(source: str, target: str) -> str:
+        os.utime(folder)  # it is being worked on
+        return str(shutil.copy2(source, target, follow_symlinks=False))
+
+    shutil.copytree(media, folder / MEDIA, symlinks=True, copy_function=copy, dirs_exist_ok=True)
+
+
+def _become_new(library: Library, folder: Path, file: Path, place: str | None) -> None:
+    """Check every page, and give the copy an identity and media files of its own, apart from those of the original."""
     try:
-        catalogue = Catalogue(path)
+        catalogue = Catalogue(folder / CATALOGUE_NAME)
         try:
             if problems := catalogue.problems():
                 raise StorageError("; ".join(problems[:3]))
@@ -156,6 +177,7 @@ def _become_new(path: Path, file: Path, place: str | None) -> None:
                 forget_copies(connection)
                 if place is not None:
                     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (PLACE_KEY, place))
+            bring_media(library, folder, catalogue)
         finally:
             catalogue.close()
     except StorageError as error:

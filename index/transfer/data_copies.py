@@ -11,19 +11,22 @@ import os
 import re
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from index.former_media import settle_former_media
 from index.library import Library
 from index.storage.catalogue import CATALOGUE_NAME
+from index.storage.removals import MEDIA
 from index.transfer.backup import back_up, copy_pages, restore
 from index.transfer.beside import written_beside
+from index.transfer.media_links import bring_media
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
 
-COLLECTIONS, MEDIA = "collections", "media"
+COLLECTIONS = "collections"
 _STAMP = "%Y-%m-%dT%H-%M-%SZ"
 _COPY = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ")
 _LEFTOVER = re.compile(rf"\.{_COPY.pattern}-[0-9a-f]{{32}}")
@@ -99,16 +102,21 @@ def restore_data(copy: Path, data: Path, on_part: OnPart | None = None) -> list[
                 f"data: {str(data)!r} has {', '.join(there)} already; a folder without them was expected"
             )
         parts = _Parts(len(_names(copy)) + len(others) + 1, on_part)
+        for file in _files(copy / MEDIA):  # where version 0.2.0 kept uploads; they come into the collections' folders
+            _take(file, data / file.relative_to(copy), [])
+        parts.next()
         with Library(data / COLLECTIONS) as library:
             for name in _names(copy):
-                restore(library, copy / COLLECTIONS / name / CATALOGUE_NAME, name)
+                source = copy / COLLECTIONS / name
+                restore(library, source / CATALOGUE_NAME, name, media=source / MEDIA)
                 parts.next()
+            for name in _names(copy):  # one that was restored by version 0.2.0 uses files of its original
+                collection = library.open(name)
+                bring_media(library, collection.folder, collection.catalogue)
+        settle_former_media(data / COLLECTIONS, _names(data), data / MEDIA)
         for path in others:
             shutil.copy2(path, data / path.name)
             parts.next()
-        for path, place in _media(copy):
-            _take(path, data / place, None)
-        parts.next()
         os.sync()
     except OSError as error:
         raise StorageError(f"{data}: {copy} was not restored: {error}") from error
@@ -159,7 +167,8 @@ def _write(data: Path, beside: Path, target: Path, earlier: Path | None, on_part
         _copy_service_file(path, beside / path.name)
         parts.next()
     # After the catalogues: what they name is there, but for what was deleted meanwhile.
-    media_files = sum(_take(path, beside / place, earlier and earlier / place) for path, place in _media(data))
+    tops = [data / MEDIA, *(data / COLLECTIONS / name / MEDIA for name in names)]
+    media_files = sum(_take_media(path, data, beside, earlier) for top in tops for path in _files(top))
     parts.next()
     size = sum(path.stat().st_size for path in beside.rglob("*") if path.is_file())
     copied = [name for name in names if name not in dict(failures)]
@@ -196,26 +205,31 @@ def _copy_service_file(path: Path, target: Path) -> None:
         raise StorageError(f"{path}: cannot be copied: {error}") from error
 
 
-def _media(data: Path) -> Iterator[tuple[Path, Path]]:
-    """Media files that the data folder owns, with their places in it: uploads, and copies that jobs have made."""
-    for top in [data / MEDIA, *(data / COLLECTIONS / name / MEDIA for name in _names(data))]:
-        for folder, _, names in os.walk(top):
-            for name in names:
-                yield Path(folder, name), Path(folder, name).relative_to(data)
+def _files(top: Path) -> Iterator[Path]:
+    """All files below a folder; none where there is no such folder."""
+    for folder, _, names in os.walk(top):
+        yield from (Path(folder, name) for name in names)
 
 
-def _take(path: Path, target: Path, earlier: Path | None) -> bool:
-    """Have ``path`` at ``target``: as another name of what the copy before has, if that is the same, else copied. False
-    where it has gone meanwhile.
+def _take_media(path: Path, data: Path, beside: Path, earlier: Path | None) -> bool:
+    """Have a media file in the copy; False where it has gone meanwhile."""
+    place = path.relative_to(data)
+    # A copy by version 0.2.0 has uploads elsewhere.
+    before = [] if earlier is None else [earlier / place, earlier / MEDIA / path.parents[1].name / path.name]
+    return _take(path, beside / place, before)
+
+
+def _take(path: Path, target: Path, earlier: Sequence[Path]) -> bool:
+    """Have ``path`` at ``target``: as another name of what the copy before has, in one of the places ``earlier``, if
+    that is the same, else copied. False where it has gone meanwhile.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if earlier is not None and _same(path, earlier):
-            try:
-                os.link(earlier, target)
-                return True
-            except OSError:  # a file system without hard links, or too many of one file
-                pass
+        for before in earlier:
+            if _same(path, before):
+                with suppress(OSError):  # a file system without hard links, or too many of one file
+                    os.link(before, target)
+                    return True
         if not target.exists():
             shutil.copy2(path, target)
     except FileNotFoundError:

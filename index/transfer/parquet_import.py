@@ -30,7 +30,9 @@ from index.records import (
     check_video,
 )
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
+from index.storage.former_paths import take_media
 from index.storage.rows import ClipRow, insert_whole
+from index.transfer.media_links import bring_media
 from index.transfer.parquet_format import CLIPS_NAME, VIDEOS_NAME, Label, clip_fields, video_fields
 from vitascope.errors import FingerprintMismatch, InvalidInput, StorageError
 from vitascope.manifest import Manifest
@@ -82,6 +84,9 @@ def import_collection(
             catalogue = Catalogue(path)
             try:
                 _fill(catalogue, place, videos, clips, label, on_rows)
+                with catalogue.write() as connection:
+                    take_media(connection, place)  # an export by version 0.2.0 has absolute paths
+                bring_media(library, place, catalogue)
             finally:
                 catalogue.close()
     return library.open(name)

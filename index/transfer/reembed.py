@@ -9,7 +9,6 @@ new collection, whole, as soon as it is opened again.
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -24,8 +23,7 @@ from index.jobs.pipeline import Pace, Pipeline
 from index.jobs.stage_clock import StageClock
 from index.library import Library
 from index.records import NewClip, Video
-from index.storage.durability import sync
-from index.transfer.beside import written_beside
+from index.storage.durability import link_or_copy, make_folders
 from vitascope.errors import (
     CollectionExists,
     FingerprintMismatch,
@@ -42,8 +40,6 @@ PAGE = 500
 _LOOK_SECONDS = 1.0
 _LAST_ID = 2**63 - 1
 JOB_TABLES = ("jobs", "job_items", "job_states")
-MEDIA = "media"
-"""Where a collection keeps copies of what came from archives and URLs; paths of its videos lead there."""
 
 OnVideo = Callable[[int, int, str], None]
 """Takes how many videos are embedded, of how many, and the title of the last."""
@@ -180,7 +176,7 @@ class _Reembedding:
 
     def _open(self, video: Video) -> OpenedFile:
         """The first stage of the pipeline: the clips are those of the old collection."""
-        file = Path(video.path)
+        file = self.old.media_path(video)
         before = file_state(file)
         if content_sha256(file, self.limits) != video.content_sha256:
             raise MediaError(f"{file.name}: has other content than when it was indexed; the same was expected")
@@ -206,7 +202,12 @@ class _Reembedding:
         clips = self.embedded.pop(video.id, [])
         if error is not None:
             raise error
-        self.new.add_again(video, clips, self.old.clips(video.id)[0].id)
+        file = self.old.media_path(video) if self.old.owns(video) else None
+        try:
+            self.new.add_again(video, clips, self.old.clips(video.id)[0].id, file)
+        except StorageError:
+            self.old.get_video(video.id)  # raises VideoNotFound where it has been deleted, with its file
+            raise
 
 
 def _switch(library: Library, old: Collection, new: Collection, skipped: set[int]) -> bool:
@@ -220,7 +221,7 @@ def _switch(library: Library, old: Collection, new: Collection, skipped: set[int
         for video_id in there - wanted:
             new.delete_video(video_id)
         _copy_jobs(connection, new)
-        _share_files(old.folder / MEDIA, new.folder / MEDIA)
+        _share_files(old.media.folder, new.media.folder)
         return True
 
     return library.replace(old.name, new.name, is_complete)
@@ -240,24 +241,14 @@ def _copy_jobs(connection: sqlite3.Connection, new: Collection) -> None:
 def _share_files(folder: Path, other: Path) -> None:
     """Let ``other`` have every file of ``folder``, too: under a second name, or as a copy where that cannot be.
 
-    Raises StorageError.
+    Those of videos are there already; files that jobs need are not. Raises StorageError.
     """
     try:
         for parent, _, names in os.walk(folder):
             there = other / Path(parent).relative_to(folder)
-            there.mkdir(parents=True, exist_ok=True)
+            make_folders(there)
             for name in names:
-                _share_file(Path(parent) / name, there / name)
-            sync(there)
+                if not (there / name).exists():
+                    link_or_copy(Path(parent) / name, there / name)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be taken along: {error}") from error
-
-
-def _share_file(file: Path, other: Path) -> None:
-    try:
-        os.link(file, other)
-    except FileExistsError:
-        return  # a switch that failed has come so far
-    except OSError:
-        with written_beside(other) as beside:
-            shutil.copyfile(file, beside)

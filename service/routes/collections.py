@@ -77,11 +77,10 @@ def _view(service: Service, collection: index.collection.Collection) -> Collecti
 
 def _create(service: Service, body: NewCollection) -> Collection:
     model = service.models.stated(body.model)
-    with service.media.turn(body.name):
-        made = service.library.create(
-            body.name, model.bundle.manifest, token_encoding=body.token_encoding, index_kind=body.index_kind
-        )
-        return _view(service, made)
+    made = service.library.create(
+        body.name, model.bundle.manifest, token_encoding=body.token_encoding, index_kind=body.index_kind
+    )
+    return _view(service, made)
 
 
 def _change(service: Service, name: str, changes: CollectionChanges) -> Collection:
@@ -92,6 +91,4 @@ def _change(service: Service, name: str, changes: CollectionChanges) -> Collecti
 
 def _drop(service: Service, name: str) -> None:
     service.collection(name)
-    folder = service.media.media / name
-    with service.media.turn(name), service.media.intent(service.library, name, folder):
-        service.library.drop(name)
+    service.library.drop(name)

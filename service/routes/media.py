@@ -101,7 +101,7 @@ async def get_thumbnail(
 
 def _find(service: Service, name: str, video_id: str) -> tuple[Video, Path]:
     video = service.video(name, video_id)
-    return video, readable_path(service, video)
+    return video, readable_path(service, name, video)
 
 
 def _stored_thumbnail(service: Service, name: str, video: Video, time: float) -> bytes | None:

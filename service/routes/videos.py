@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -170,11 +169,4 @@ def _with_clips(service: Service, name: str, video_id: str) -> VideoWithClips:
 
 def _delete(service: Service, name: str, video_id: str) -> None:
     video = service.video(name, video_id)
-    path = Path(video.path)
-    collection = service.collection(name)
-    with service.media.turn(name, video.content_sha256):
-        if not service.media.owns(path):
-            collection.delete_video(video.id)
-            return
-        with service.media.intent(service.library, name, path, video.content_sha256):
-            collection.delete_video(video.id)
+    service.collection(name).delete_video(video.id)

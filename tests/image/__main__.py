@@ -223,7 +223,7 @@ def served_check(place: Place, served: dict[str, Any], index: dict[str, Any], ba
         }
         place.once(lost, "backup", "--restore", f"/backups/{copy.name}")
         place.once(lost, "search", SOUGHT, "--collection", "films")
-        owned = place.volume("empty", "/data") / "media" / "films"
+        owned = place.volume("empty", "/data") / "collections" / "films" / "media"
         assert len(list(owned.iterdir())) == 2
 
 

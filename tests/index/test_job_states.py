@@ -80,11 +80,14 @@ def test_a_pause_that_is_taken_back_when_nothing_is_in_work_any_more_changes_not
         if done == 2:
             pause(collection, made.id)
 
-    def changed_mind(*_: Any) -> None:  # the last thing before the run looks what is wanted
+    end = job_runner._Run.end
+
+    def changed_mind(*given: Any) -> bool:  # the last thing before the run looks what is wanted
         if job(collection, made.id).requested == "pause":
             resume(collection, made.id)
+        return end(*given)
 
-    monkeypatch.setattr(job_runner, "sweep", changed_mind)
+    monkeypatch.setattr(job_runner._Run, "end", changed_mind)
     done = run_job(collection, small_model, made.id, on_item=rest, pace=ONE, should_abandon=lambda: len(told) > 5)
     assert (done.state, done.counts.succeeded) == ("succeeded", 5)
     assert told == [1, 2, 3, 4, 5]

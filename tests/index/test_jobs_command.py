@@ -92,7 +92,8 @@ def test_a_video_that_was_copied_out_of_a_shard_takes_its_copy_along(
         shard.add(tmp_path / "pictures" / "red.png", "red.png")
     monkeypatch.chdir(tmp_path)
     assert main(["index", "shard.tar", "--data", "."]) == 0
-    copy = Path(library.open("videos").get_video(1).path)
+    videos = library.open("videos")
+    copy = videos.media_path(videos.get_video(1))
     assert copy.is_relative_to(tmp_path / "collections")
     assert main(["video", "delete", "1", "--yes", "--data", "."]) == 0
     assert "video 1 (red) deleted: 1 clips" in capsys.readouterr().out

@@ -111,7 +111,7 @@ def test_urls_of_the_web_are_fetched_by_whoever_runs_the_job_if_at_all(
     run_job(collection, small_model, made.id, reach=web, web=fetch)
     assert [(item.state, item.title) for item in items(collection, made.id)] == [("succeeded", "A")]
     assert asked == ["https://media.example/a.png"]
-    assert Path(collection.get_video(1).path).read_bytes() == content
+    assert collection.media_path(collection.get_video(1)).read_bytes() == content
 
 
 def test_cancelling_a_job_ends_what_it_is_fetching(collection: Collection, small_model: Model) -> None:

@@ -194,9 +194,11 @@ def test_members_of_shards_become_videos_that_the_collection_keeps(
     assert first.metadata == {"source_width": 96, "ok": True, "caption": "a red thing"}
     assert (second.title, second.metadata) == ("b", {})
     shard.unlink()  # they play from the collection's own copies
-    assert Path(first.path).read_bytes() == red
-    assert sorted(Path(first.path).parent.iterdir()) == sorted([Path(first.path), Path(second.path)])
-    assert Path(first.path).is_relative_to(collection.folder)
+    own = [collection.media_path(video) for video in (first, second)]
+    assert own[0].read_bytes() == red
+    assert sorted(own[0].parent.iterdir()) == sorted(own)
+    assert collection.owns(first)
+    assert own[0].is_relative_to(collection.folder)
 
 
 def test_a_damaged_shard_gives_what_is_before_the_damage(
@@ -229,7 +231,7 @@ def test_files_behind_a_url_are_copied_into_the_collection(
     assert (found["memory://bucket/broken.mp4"][1] or "").startswith("broken.mp4: ")
     memory.rm("/bucket", recursive=True)
     assert sorted(video.title for video in collection.videos()) == ["blue", "red"]
-    assert all(Path(video.path).is_file() for video in collection.videos())
+    assert all(collection.media_path(video).is_file() for video in collection.videos())
     assert len(list((collection.folder / "media").rglob("*.*"))) == 2
     gone = "memory://bucket/gone.png"
     assert indexed(collection, small_model, UrlSource(gone))[gone][0] == "failed"

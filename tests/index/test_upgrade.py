@@ -53,6 +53,7 @@ def old_collection(root: Path) -> None:
     path = root / "videos" / CATALOGUE_NAME
     with closing(sqlite3.connect(path)) as connection:
         meta = connection.execute("SELECT key, value FROM meta WHERE key <> 'token_encoding'").fetchall()
+    (root / "videos" / "media").rmdir()
     for file in (root / "videos").iterdir():
         file.unlink()
     video, clips = new_video(2)

@@ -71,7 +71,7 @@ def bad(
 
 def left_behind(running: Running, collection: str) -> list[Path]:
     data = running.settings.data_dir
-    folders = [data / "uploads", data / "intents", data / "media" / collection]
+    folders = [data / "uploads", data / "collections" / collection / "media"]
     return [path for folder in folders if folder.exists() for path in folder.iterdir()]
 
 
@@ -109,7 +109,7 @@ def test_a_file_is_what_its_content_says_whatever_its_name(
     answer = running.client.post(f"/v1/collections/{collection}/videos", files={"file": (shown, data)})
     assert answer.status_code == 201
     assert answer.json()["media_type"] == "video/mp4"
-    kept = list((running.settings.data_dir / "media" / collection).iterdir())
+    kept = list((running.settings.data_dir / "collections" / collection / "media").iterdir())
     assert [path.suffix for path in kept] == [f".{suffix}"]
 
 

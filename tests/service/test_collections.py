@@ -127,7 +127,7 @@ def test_an_unknown_collection_is_not_found_by_what_changes_or_searches_it(runni
 
 
 def test_dropping_a_collection_removes_what_was_uploaded_to_it(running: Running, colors: str) -> None:
-    folder = running.settings.data_dir / "media" / colors
+    folder = running.settings.data_dir / "collections" / colors / "media"
     assert len(list(folder.iterdir())) == 3
     assert running.client.delete(f"/v1/collections/{colors}").status_code == 204
     assert not folder.exists()

@@ -258,18 +258,19 @@ def test_a_file_that_is_too_much_for_the_service_is_listed_and_the_others_are_se
     assert result["failures"][0]["reason"].startswith("a.mp4: file: more than 2000000 bytes")
 
 
-def test_a_file_that_a_service_keeps_is_deleted_by_the_service(
+def test_an_upload_is_deleted_with_its_video_beside_the_service_and_by_it(
     running: Running, colors: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    video = running.client.get(f"/v1/collections/{colors}/videos").json()["videos"][0]["id"]
-    words = ["video", "delete", video, "--collection", colors, "--yes"]
+    first, second, third = running.client.get(f"/v1/collections/{colors}/videos?limit=3").json()["videos"]
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(running.settings.data_dir))
-    kept = running.settings.data_dir / "media" / colors
-    assert main(words) == 2
-    assert "was uploaded to a service, which keeps its file; --server URL was expected" in capsys.readouterr().err
-    assert len(list(kept.iterdir())) == 3
-    assert main([*words, "--server", str(running.client.base_url)]) == 0
-    assert len(list(kept.iterdir())) == 2
+    kept = running.settings.data_dir / "collections" / colors / "media"
+    words = ["--collection", colors, "--yes"]
+    assert main(["video", "delete", first["id"], *words]) == 0
+    assert {file.stem for file in kept.iterdir()} == {video["content_sha256"] for video in (second, third)}
+    assert main(["video", "delete", second["id"], *words, "--server", str(running.client.base_url)]) == 0
+    assert [file.stem for file in kept.iterdir()] == [third["content_sha256"]]
+    assert running.client.get(third["media_url"]).status_code == 200
+    capsys.readouterr()
 
 
 def test_a_shell_is_offered_the_collections_of_the_service_that_its_line_names(running: Running, palette: str) -> None:

@@ -299,7 +299,7 @@ def test_a_body_that_pauses_and_goes_on_is_taken(roomy: Standing, body_clock: Bo
 
 def test_who_does_not_read_the_answer_is_cut_off(roomy: Standing) -> None:
     video = roomy.client.get("/v1/collections/videos/videos").json()["videos"][0]
-    (file,) = (roomy.settings.data_dir / "media" / "videos").iterdir()
+    (file,) = (roomy.settings.data_dir / "collections" / "videos" / "media").iterdir()
     whole = file.read_bytes()
     with file.open("ab") as more:
         more.truncate(64 * MIB)

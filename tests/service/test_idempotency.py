@@ -174,7 +174,9 @@ def test_answers_survive_a_restart_and_a_kill_half_way(small_bundle: Path, tmp_p
         first = make(client, "kept", "kill-1")
         with ThreadPoolExecutor(1) as thread:
             cut = thread.submit(upload, client, "kept", files / "red.mp4", "kill-2")
-            wait_for(lambda: list((tmp_path / "data" / "media").rglob("*.mp4")))
+            size = (files / "red.mp4").stat().st_size
+            uploads = tmp_path / "data" / "uploads"
+            wait_for(lambda: [file.stat().st_size for file in uploads.iterdir()] == [size])
             server.kill()
             with pytest.raises(httpx.TransportError):
                 cut.result()

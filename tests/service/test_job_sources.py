@@ -57,7 +57,8 @@ def test_a_member_of_a_shard_plays_and_goes_with_its_video(running: Running, col
     (incoming / "shard.tar").unlink()
     address = f"/v1/collections/{collection}/videos/1"
     assert running.client.get(f"{address}/media").content == content
-    copy = Path(running.service.collection(collection).get_video(1).path)
+    there = running.service.collection(collection)
+    copy = there.media_path(there.get_video(1))
     assert copy.is_file()
     assert running.client.delete(address).status_code == 204
     assert not copy.exists()

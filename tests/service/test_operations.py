@@ -291,7 +291,7 @@ def test_a_collection_of_an_earlier_model_is_embedded_again_and_can_be_searched(
     with serving(settings_for(small_bundle, tmp_path / "data")) as second:
         client = second.client
         problem_of(client.post("/v1/collections/old/search", json={"text": "red"}), 409, "fingerprint_mismatch")
-        kept = next((tmp_path / "data" / "media" / "old").iterdir())
+        kept = next((tmp_path / "data" / "collections" / "old" / "media").iterdir())
         kept.rename(tmp_path / kept.name)
         failed = ended(client, begin(client, "reembed", "old"))
         assert failed["state"] == "failed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import threading
@@ -125,36 +124,16 @@ def test_a_model_that_cannot_be_warmed_is_never_ready(
         assert running.client.get("/livez").status_code == 200
 
 
-def test_what_a_kill_left_half_done_is_put_in_order(small_bundle: Path, tmp_path: Path, files: Path) -> None:
-    """Files as they lie when the process dies between writing a file and its row, or between deleting them."""
+def test_half_an_upload_goes_at_the_next_start_and_what_is_unknown_stays(small_bundle: Path, tmp_path: Path) -> None:
     settings = settings_for(small_bundle, tmp_path / "data")
     with serving(settings) as running:
         running.client.post("/v1/collections", json={"name": "videos"})
-        upload = {"file": ("red.mp4", (files / "red.mp4").read_bytes())}
-        kept = running.client.post("/v1/collections/videos/videos", files=upload).json()
-    media = settings.data_dir / "media" / "videos"
-    known = media / f"{kept['content_sha256']}.mp4"
-    orphan = media / f"{'0' * 64}.mp4"
-    orphan.write_bytes(b"a file without a row")
     part = settings.data_dir / "uploads" / "part"
     part.write_bytes(b"half an upload")
-    dropped = settings.data_dir / "media" / "dropped"
-    dropped.mkdir()
-    (dropped / "a.mp4").write_bytes(b"of a collection that is gone")
-    unmarked = media / "unmarked.mp4"
-    unmarked.write_bytes(b"nobody said that this may go")
-    notes = [
-        {"collection": "videos", "path": str(orphan), "sha256": "0" * 64},
-        {"collection": "videos", "path": str(known), "sha256": kept["content_sha256"]},
-        {"collection": "dropped", "path": str(dropped), "sha256": None},
-    ]
-    for number, note in enumerate(notes):
-        (settings.data_dir / "intents" / f"{number}.json").write_text(json.dumps(note))
-    (settings.data_dir / "intents" / "half.json").write_text('{"coll')
-    with serving(settings) as running:
-        assert [path.exists() for path in (orphan, part, dropped, known, unmarked)] == [False, False, False, True, True]
-        assert list((settings.data_dir / "intents").iterdir()) == []
-        assert running.client.get(kept["media_url"]).status_code == 200
+    unknown = settings.data_dir / "collections" / "videos" / "media" / f"{'0' * 64}.mp4"
+    unknown.write_bytes(b"nothing in the catalogue says that this may go")
+    with serving(settings):
+        assert [path.exists() for path in (part, unknown)] == [False, True]
 
 
 def test_a_damaged_collection_is_named_and_the_others_work(small_bundle: Path, tmp_path: Path, files: Path) -> None:

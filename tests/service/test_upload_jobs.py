@@ -12,7 +12,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from index.jobs.sources.held import hold
 from service.preferences import seconds_before_a_job
 from tests.chaos import only_by_chaos
 from tests.media_files import cut, solid, write_counter_video, write_video
@@ -80,7 +79,7 @@ def ended(running: Running, address: str) -> JSON:
 def files_of(running: Running, collection: str) -> list[Path]:
     """All files that the service keeps for a collection, or on the way into any."""
     data = running.settings.data_dir
-    folders = (data / "media" / collection, data / "collections" / collection / "media", data / "uploads")
+    folders = (data / "collections" / collection / "media", data / "uploads")
     return [file for folder in folders for file in folder.rglob("*") if file.is_file()]
 
 
@@ -128,7 +127,7 @@ def test_a_film_that_is_done_in_time_needs_no_job(running: Running, collection: 
     assert (answer.status_code, answer.json()["title"]) == (201, "red")
     assert running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"] == []
     [kept] = files_of(running, collection)
-    assert kept.parent.name == collection
+    assert kept.name == f"{answer.json()['content_sha256']}.mp4"
 
 
 def test_what_is_no_video_is_refused_before_there_is_a_job(running: Running, collection: str, tmp_path: Path) -> None:
@@ -217,22 +216,6 @@ def test_the_same_film_twice_is_one_video_with_one_file(
     wait_for(lambda: len(files_of(running, collection)) == 1)
 
 
-def test_what_a_kill_left_between_a_file_and_its_job_goes_at_the_next_start(
-    running: Running, collection: str, film: Path, files: Path, tmp_path: Path, held: Callable[[], None]
-) -> None:
-    waiting = begun(send(running, collection, film, ASYNC))
-    there = running.service.collection(collection)
-    left = tmp_path / "left.mp4"
-    left.write_bytes((files / "red.mp4").read_bytes())
-    orphan = hold(there, left, "mp4")
-    running.service.media.recover(running.service.library)
-    assert not orphan.exists()
-    held()
-    assert ended(running, waiting)["state"] == "succeeded"
-    running.service.media.recover(running.service.library)
-    assert len(files_of(running, collection)) == 1
-
-
 @only_by_chaos
 def test_a_long_film_goes_on_after_a_kill_in_its_middle(small_bundle: Path, tmp_path: Path, film: Path) -> None:
     """As test_kill.py does with pictures, here between the clips of one film."""
@@ -252,7 +235,7 @@ def test_a_long_film_goes_on_after_a_kill_in_its_middle(small_bundle: Path, tmp_
         assert (video["clips"], client.get(video["media_url"]).content) == (32, film.read_bytes())
     data = tmp_path / "data"
     assert len(list(data.glob("collections/films/media/*"))) == 1
-    assert [*data.glob("uploads/*"), *data.glob("media/films/*"), *data.glob("intents/*")] == []
+    assert list(data.glob("uploads/*")) == []
 
 
 def test_the_client_and_the_command_wait_for_a_long_film_as_for_any_other(

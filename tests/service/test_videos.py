@@ -36,7 +36,7 @@ def test_an_upload_is_kept_by_its_content_and_found_where_the_answer_says(
     assert [(s["start"], s["end"]) for s in detail.pop("spans")] == [(0.0, 2.0)]
     assert video.pop("notes") == []
     assert detail == video
-    kept = running.settings.data_dir / "media" / collection / f"{sha256}.mp4"
+    kept = running.settings.data_dir / "collections" / collection / "media" / f"{sha256}.mp4"
     assert kept.read_bytes() == data
 
 
@@ -64,7 +64,7 @@ def test_the_same_content_at_once_is_one_video(running: Running, collection: str
         thread.join(60)
     assert sorted(answer.status_code for answer in answers) == [200] * 5 + [201]
     assert len({answer.json()["id"] for answer in answers}) == 1
-    assert len(list((running.settings.data_dir / "media" / collection).iterdir())) == 1
+    assert len(list((running.settings.data_dir / "collections" / collection / "media").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_metadata_that_cannot_be_stored_is_refused(running: Running, collection:
     ):
         problem_of(upload(running, collection, "red.mp4", data, metadata=metadata), 422, "invalid_input")
     problem_of(upload(running, collection, "red.mp4", data, metadata='{"a": NaN}'), 422, "validation_failed")
-    assert list((running.settings.data_dir / "media").rglob(f"{collection}/*")) == []
+    assert list((running.settings.data_dir / "collections" / collection / "media").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_an_unknown_video_is_not_found(running: Running, palette: str, video_id:
 def test_a_deleted_video_is_gone_with_its_file(running: Running, colors: str) -> None:
     path = f"/v1/collections/{colors}/videos"
     red = running.client.get(path).json()["videos"][0]
-    kept = running.settings.data_dir / "media" / colors / f"{red['content_sha256']}.mp4"
+    kept = running.settings.data_dir / "collections" / colors / "media" / f"{red['content_sha256']}.mp4"
     assert kept.exists()
     assert running.client.delete(f"{path}/{red['id']}").status_code == 204
     assert not kept.exists()
@@ -294,7 +294,7 @@ def test_a_file_that_is_gone_is_said_to_be_and_comes_back_by_another_upload(
     running: Running, colors: str, files: Path
 ) -> None:
     red = running.client.get(f"/v1/collections/{colors}/videos").json()["videos"][0]
-    (running.settings.data_dir / "media" / colors / f"{red['content_sha256']}.mp4").unlink()
+    (running.settings.data_dir / "collections" / colors / "media" / f"{red['content_sha256']}.mp4").unlink()
     problem_of(running.client.get(red["media_url"]), 404, "media_missing")
     problem_of(running.client.get(red["thumbnail_url"]), 404, "media_missing")
     data = (files / "red.mp4").read_bytes()

@@ -60,9 +60,7 @@ def make(place: Path) -> None:
         for given in (ShardsSource((str(source / "shard.tar"),)), FolderSource(str(films))):
             assert run_job(videos, model, create_job(videos, given).id).counts.succeeded > 0
         blue = shutil.copy(source / "blue.mp4", place / "blue.mp4")
-        create_upload_job(
-            videos, Path(blue), "mp4", name="blue.mp4", title="blue", options=JobOptions(confined=True)
-        )
+        create_upload_job(videos, Path(blue), "mp4", name="blue.mp4", title="blue", options=JobOptions(confined=True))
         back_up(videos, place / "videos.sqlite3")
         restore(library, place / "videos.sqlite3", "again")
     leave_half_done(data)
@@ -79,8 +77,8 @@ def leave_half_done(data: Path) -> None:
     (data / "collections" / "videos" / "media" / f"upload-{'2' * 32}.mp4").write_bytes(b"a file that has no job")
 
 
-def settle_at(data: Path, former: str) -> None:
-    """Let every path in the folder that begins with ``former`` begin with ``PLACE``; leave what is derived out."""
+def settle_at(data: Path, place: str, former: str = PLACE) -> None:
+    """Let every path in the folder that begins with ``former`` begin with ``place``; leave what is derived out."""
     for catalogue in data.glob(f"collections/*/{CATALOGUE_NAME}"):
         with closing(sqlite3.connect(catalogue, isolation_level=None)) as connection:
             for table, column in (
@@ -90,21 +88,21 @@ def settle_at(data: Path, former: str) -> None:
                 ("job_items", "reason"),
                 ("job_states", "job"),
             ):
-                connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (former, PLACE))
+                connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (former, place))
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             connection.execute("VACUUM")
         for entry in catalogue.parent.iterdir():
             if entry.is_file() and entry != catalogue:
                 entry.unlink()
     for note in data.glob("intents/*.json"):
-        note.write_text(note.read_text().replace(former, PLACE))
+        note.write_text(note.read_text().replace(former, place))
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         at = Path(os.path.realpath(folder))
         make(at)
-        settle_at(at / "data", str(at))
+        settle_at(at / "data", PLACE, str(at))
         with tarfile.open(ARCHIVE, "w:xz") as archive:
             for name in ("data", "films"):
                 archive.add(at / name, name)

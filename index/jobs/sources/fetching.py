@@ -2,7 +2,7 @@
 
 A member of an archive and a file behind a URL are copied to ``media/job-N/`` in the collection's folder and
 stay there as long as the video does. A copy appears under its name only when it is whole; what no video needs
-is removed when its job ends.
+is removed when its job has ended (index/storage/removals.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from index.collection import Collection
 from index.jobs.sources.reach import Reach, is_url
 from index.jobs.sources.remote import BLOCK, open_url
 from index.jobs.sources.shards import OpenShard, split_member
-from index.storage.durability import sync
+from index.storage.durability import make_folders, sync
+from index.storage.removals import job_folder
 from vitascope.errors import MediaError, MediaTooLarge, StorageError, VitascopeError
 
 _ENDING = re.compile(r"\.[a-z0-9]{1,8}")
@@ -94,12 +95,6 @@ class Fetcher:
         ending = PurePosixPath(name).suffix.lower()
         return self._folder / f"{position:08}{ending if _ENDING.fullmatch(ending) else ''}"
 
-    def discard(self, uri: str, position: int) -> None:
-        """Remove the copy of an item that became no video; files of other people stay."""
-        path = self.kept_path(uri, position)
-        if path.parent == self._folder:
-            _unlink(path)
-
     def interrupt(self) -> None:
         """Let copying stop at the next block, in every thread."""
         self._interrupted.set()
@@ -130,7 +125,7 @@ class Fetcher:
         part = kept.with_name(f"{kept.name}.part")
         try:
             try:
-                self._folder.mkdir(parents=True, exist_ok=True)
+                make_folders(self._folder, levels=2)  # not that of a collection that was dropped
                 with part.open("wb") as file:
                     write(file)
                     file.flush()
@@ -168,30 +163,7 @@ class Fetcher:
 
 def media_folder(collection: Collection, job_id: int) -> Path:
     """Where copies of a job's items are kept."""
-    return collection.folder.absolute() / "media" / f"job-{job_id}"
-
-
-def sweep(collection: Collection, job_id: int) -> None:
-    """Remove what a job that ended has copied and no video needs. Raises StorageError."""
-    folder = media_folder(collection, job_id)
-    try:
-        copies = [str(path) for path in folder.iterdir()]
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be listed: {error.strerror or error}") from error
-    with collection.catalogue.read() as connection:
-        prefix = f"{folder}{os.sep}"
-        rows = connection.execute("SELECT path FROM videos WHERE substr(path, 1, ?) = ?", (len(prefix), prefix))
-        needed = {row[0] for row in rows}
-    for copy in copies:
-        if copy not in needed:
-            _unlink(Path(copy))
-    if not needed:
-        try:
-            folder.rmdir()
-        except OSError:
-            return  # something else lies there
+    return collection.media.file(job_folder(job_id).removesuffix("/"))
 
 
 def _unlink(path: Path) -> None:

@@ -1,0 +1,211 @@
+"""The media files of one collection: which are its own, where they are, and how they come and go.
+
+The catalogue names a file that the collection owns by a relative path that begins with ``media/``, below the
+collection's folder, and any other file by its absolute path. So a collection may be moved, linked, copied, renamed and
+restored; files of its own are removed with the rows that need them, and no other file is ever removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from index.storage.catalogue import Catalogue
+from index.storage.durability import link_or_copy, make_folders, sync
+from index.storage.removals import (
+    MEDIA,
+    forget_removal,
+    has_video,
+    is_job_copy,
+    is_listed,
+    is_needed,
+    is_owned,
+    list_removal,
+    listed_removals,
+)
+from vitascope.errors import CollectionNotFound, StorageError
+
+_log = logging.getLogger(__name__)
+
+
+class MediaFiles:
+    """The media files of a collection. Safe to use from many threads and processes."""
+
+    def __init__(self, folder: Path, catalogue: Catalogue) -> None:
+        """``folder``: of the collection, with its ``catalogue``."""
+        self._top = folder.absolute()
+        self._catalogue = catalogue
+        self._making = threading.Lock()
+        self._durable: set[Path] = set()
+        self._postponed: set[str] = set()
+        """Paths that are listed for removal and could not be removed, on a full disk, say: with the next ones."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are that the collection owns."""
+        return self._top / MEDIA
+
+    def file(self, path: str) -> Path:
+        """Where the file is that the catalogue names so. Raises StorageError."""
+        if is_owned(path):
+            return self._top / path
+        if os.path.isabs(path):
+            return Path(path)
+        raise StorageError(
+            f"{self._catalogue.path}: path {path!r}; an absolute one, or one below {MEDIA}/, was expected"
+        )
+
+    def path_of(self, file: Path) -> str:
+        """How the catalogue names a file, wherever it is."""
+        absolute = file.absolute()
+        try:
+            inside = Path(os.path.realpath(absolute.parent), absolute.name).relative_to(os.path.realpath(self.folder))
+        except ValueError:
+            return str(absolute)
+        return f"{MEDIA}/{inside.as_posix()}"
+
+    @contextmanager
+    def writing(self, path: str, source: Path | None = None) -> Iterator[sqlite3.Connection]:
+        """A write transaction in which the owned file ``path`` may be put in its place.
+
+        Whatever happens, killed processes included, the file stays only if a row needs it when the block is left.
+        ``source``: the file that is to be moved there; it is made durable first, outside of the transaction. Raises
+        CollectionNotFound and StorageError.
+        """
+        if source is not None:
+            with self._translated(source):
+                sync(source)
+        is_kept = False
+        try:
+            while True:
+                with self._catalogue.write() as connection:
+                    list_removal(connection, path)
+                with self._catalogue.write() as connection:
+                    if not is_listed(connection, path):
+                        continue  # removed meanwhile by a thread or process that deleted a video of the same path
+                    yield connection
+                    is_wanted = is_needed(connection, path)
+                    if is_wanted:
+                        forget_removal(connection, path)
+                is_kept = is_wanted  # and committed
+                return
+        finally:
+            if not is_kept:
+                self.remove_listed(path)
+            elif self._postponed:
+                self.remove_listed(*self._postponed)
+
+    def move_in(self, source: Path, path: str) -> None:
+        """Move ``source`` to its place, durably; within ``writing``. Raises CollectionNotFound and StorageError."""
+        target = self.file(path)
+        with self._translated(target):
+            self._make_folder(target)
+            os.replace(source, target)
+            sync(target.parent)
+
+    def put_back(self, content_sha256: str, path: str, source: Path) -> bool:
+        """Move ``source`` to where the file of a video of the same content is missing; False if the video has gone.
+
+        Raises CollectionNotFound and StorageError.
+        """
+        with self.writing(path, source) as connection:
+            query = "SELECT 1 FROM videos WHERE path = ? AND content_sha256 = ?"
+            if connection.execute(query, (path, content_sha256)).fetchone() is None:
+                return False
+            self.move_in(source, path)
+        return True
+
+    def link_in(self, source: Path, path: str) -> None:
+        """Let the collection own the content of ``source``, which stays; within ``writing``.
+
+        Raises CollectionNotFound and StorageError.
+        """
+        target = self.file(path)
+        with self._translated(target):
+            self._make_folder(target)
+            link_or_copy(source, target)
+
+    def remove_listed(self, *only: str) -> None:
+        """Remove the files that the catalogue lists for removal, or ``only`` those of these paths.
+
+        What cannot be removed now stays on the list, and is named in the log.
+        """
+        paths = {*only, *self._postponed}
+        try:
+            if not only:
+                with self._catalogue.read() as connection:
+                    paths |= set(listed_removals(connection))
+            if paths:
+                with self._catalogue.write() as connection:
+                    for path in sorted(paths):
+                        self._remove(connection, path)
+                self._postponed -= paths
+        except CollectionNotFound:
+            return  # its folder goes with all that is in it
+        except StorageError as error:
+            self._postponed |= paths
+            _log.error("%s: files are not removed now: %s", self._top, error)
+
+    def discard(self, file: Path) -> None:
+        """Remove a copy that a job has made, unless a video plays from it; any other file stays.
+
+        Raises CollectionNotFound and StorageError.
+        """
+        path = self.path_of(file)
+        if is_job_copy(path) and file.exists():
+            with self._catalogue.write() as connection, self._translated(file):
+                if not has_video(connection, path):
+                    file.unlink(missing_ok=True)
+
+    def _remove(self, connection: sqlite3.Connection, path: str) -> None:
+        """Execute an entry of the list and take it off, in a write transaction."""
+        target = self._top / path
+        try:
+            if not is_owned(path.removesuffix("/")) or is_needed(connection, path):
+                pass  # nothing to do
+            elif path.endswith("/"):
+                self._remove_folder(connection, target)
+            else:
+                target.unlink(missing_ok=True)
+                sync(target.parent)
+        except FileNotFoundError:
+            pass  # the folder is not there
+        except OSError as error:
+            _log.error("%s: cannot be removed now: %s", target, error)
+            return  # until the collection is next opened
+        forget_removal(connection, path)
+
+    def _remove_folder(self, connection: sqlite3.Connection, folder: Path) -> None:
+        for file in list(folder.iterdir()):
+            if not is_needed(connection, f"{MEDIA}/{folder.name}/{file.name}"):
+                file.unlink(missing_ok=True)
+        sync(folder)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+            sync(folder.parent)
+
+    def _make_folder(self, target: Path) -> None:
+        """The folder of an owned file; never that of the collection, which may have been dropped."""
+        folder = target.parent
+        inside = folder.relative_to(self._top).parents
+        with self._making:  # else another thread would rely on what is not durable yet
+            if folder in self._durable and folder.is_dir():
+                return
+            make_folders(folder, levels=len(inside))
+            for parent in inside:  # one that was there may be of a process that was killed before it was durable
+                sync(self._top / parent)
+            self._durable.add(folder)
+
+    @contextmanager
+    def _translated(self, target: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if not self._catalogue.is_file_in_place():
+                raise CollectionNotFound(f"{self._top.name}: the collection was dropped") from error
+            raise StorageError(f"{target}: cannot be kept: {error.strerror or error}") from error

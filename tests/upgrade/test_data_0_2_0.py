@@ -1,0 +1,214 @@
+"""A data folder of version 0.2.0, opened by this version: every film is there, wherever the folder is by now."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from index.jobs.jobs import job, jobs
+from index.jobs.sources.held import held_file
+from index.library import Library
+from index.records import Video
+from index.transfer.backup import restore
+from index.transfer.data_copies import copies, copy_data, restore_data
+from index.transfer.media_links import missing_media
+from tests.service.conftest import settings_for
+from tests.service.running import serving
+from tests.upgrade.data_0_2_0 import RED, paths, unpacked
+from tests.waiting import wait_for
+from vitascope.errors import StorageError
+
+NAMES = ["again", "another", "videos"]
+FILMS = 5
+"""Of `videos` and `again`: two uploads, two members of a shard, a film in a folder."""
+
+
+def test_the_fixture_is_what_0_2_0_wrote(tmp_path: Path) -> None:
+    data = unpacked(tmp_path / "there")
+    assert paths(data, "again") == paths(data, "videos")
+    assert all(Path(path).is_file() for path in paths(data, "videos"))
+    assert len(paths(data, "videos")) == FILMS
+    assert not (data / "collections" / "again" / "media").exists()
+
+
+@pytest.fixture(params=["the same place", "moved", "moved, and a copy is at the former place", "linked"])
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The data folder after what happened to it since 0.2.0 wrote it."""
+    former = tmp_path / "former"
+    if request.param == "the same place":
+        return unpacked(former)
+    if request.param == "linked":
+        unpacked(former)
+        (tmp_path / "link").symlink_to(former)
+        return tmp_path / "link" / "data"
+    there = unpacked(tmp_path / "there", former)
+    if request.param.endswith("former place"):
+        unpacked(former)
+    else:
+        shutil.move(tmp_path / "there" / "films", former / "films")  # which does not belong to the data folder
+    return there
+
+
+def check_films(library: Library, name: str) -> list[Video]:
+    """Every video has its own file, of the right content, in the folder of its collection, unless it is external."""
+    collection = library.open(name)
+    found = collection.videos()
+    for video in found:
+        file = collection.media_path(video)
+        assert hashlib.sha256(file.read_bytes()).hexdigest() == video.content_sha256
+        assert collection.owns(video) == file.is_relative_to(collection.folder.absolute()) == (video.title != "yellow")
+    assert list(missing_media(collection)) == []
+    return found
+
+
+def test_every_collection_owns_its_films(data: Path) -> None:
+    with Library(data / "collections") as library:
+        assert library.names() == NAMES
+        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+        for name in NAMES:
+            assert str(data.parent) not in " ".join(path for path in paths(data, name) if "yellow" not in path)
+
+
+def test_a_film_that_one_collection_deletes_stays_in_the_others(data: Path) -> None:
+    """0.2.0 let a restored collection use the files of its original."""
+    with Library(data / "collections") as library:
+        again = library.open("again")
+        for video in again.videos():
+            again.delete_video(video.id)
+        (left,) = (file for file in (data / "collections" / "again" / "media").rglob("*") if file.is_file())
+        assert left == held_file(again, jobs(again, state="paused")[0].source)  # which may be resumed
+        assert len(check_films(library, "videos")) == FILMS
+        library.drop("videos")
+        assert len(check_films(library, "another")) == 1
+
+
+def test_a_service_goes_on_with_the_job_of_an_upload(data: Path, small_bundle: Path) -> None:
+    with Library(data / "collections") as library:
+        fingerprint = library.open("videos").fingerprint
+        unfinished = jobs(library.open("videos"), state="queued")
+        assert len(unfinished) == 1
+        held = held_file(library.open("videos"), unfinished[0].source)
+        assert held is not None
+        assert held.is_file()
+        resting = jobs(library.open("again"), state="paused")
+        assert len(resting) == 1
+        own = held_file(library.open("again"), resting[0].source)
+        assert own is not None
+        assert own.is_relative_to(data.absolute() / "collections" / "again")
+        assert own.read_bytes() == held.read_bytes()
+    with serving(settings_for(small_bundle, data)) as running:
+        assert running.service.model.bundle.fingerprint == fingerprint
+        wait_for(
+            lambda: running.client.get(f"/v1/collections/videos/jobs/{unfinished[0].id}").json()["counts"]["succeeded"]
+        )
+        found = running.client.get("/v1/collections/videos/videos", params={"limit": 100}).json()["videos"]
+        assert len(found) == FILMS + 1
+        for video in found:
+            if video["title"] != "yellow":
+                played = running.client.get(video["media_url"])
+                assert hashlib.sha256(played.content).hexdigest() == video["content_sha256"]
+        # What two kills had left half done is no film; it stays until it is removed on request.
+        assert not (data / "intents").exists()
+        assert len(list((data / "media").rglob(f"{'0' * 64}.mp4"))) == 1
+        assert len(list((data / "collections" / "videos" / "media").glob(f"upload-{'2' * 32}.mp4"))) == 1
+        # Uploads lie in the folders of their collections alone.
+        assert list((data / "media").rglob(f"{RED}.mp4")) == []
+
+
+def test_an_upload_whose_file_came_back_only_after_the_upgrade_is_a_film_again(tmp_path: Path) -> None:
+    """As on a mount that was away."""
+    data = unpacked(tmp_path)
+    (data / "media").rename(tmp_path / "away")
+    with Library(data / "collections") as library:
+        assert [video.title for video in missing_media(library.open("another"))] == ["red"]
+        assert [video.title for video in missing_media(library.open("again"))] == ["red"]
+    shutil.rmtree(data / "media", ignore_errors=True)
+    (tmp_path / "away").rename(data / "media")
+    with serving_library(data) as library:
+        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+
+
+def serving_library(data: Path) -> Library:
+    """The library as a service that starts opens it."""
+    return Library(data / "collections", holds_lock=True)
+
+
+def test_a_catalogue_that_cannot_be_opened_keeps_all_former_files(data: Path) -> None:
+    catalogue = data / "collections" / "again" / "catalogue.sqlite3"
+    sound = catalogue.read_bytes()
+    catalogue.write_bytes(sound[:4096] + os.urandom(len(sound) - 4096))
+    with Library(data / "collections") as library:
+        assert len(check_films(library, "videos")) == FILMS
+    assert len(list((data / "media").rglob(f"{RED}.mp4"))) == 2
+    catalogue.write_bytes(sound)
+    for left in catalogue.parent.glob("catalogue.sqlite3-*"):
+        left.unlink()
+    with Library(data / "collections") as library:
+        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+
+
+def test_nothing_is_upgraded_beside_a_service_of_0_2_0(tmp_path: Path) -> None:
+    data = unpacked(tmp_path)
+    with open(data / "service.lock", "r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="in use by a service of it; stop that service first"):
+            Library(data / "collections")
+    with closing(sqlite3.connect(data / "collections" / "videos" / "catalogue.sqlite3")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (7,)
+
+
+def test_a_file_of_another_store_with_such_a_name_stays_external(tmp_path: Path) -> None:
+    """One that names its files by their content, too, but is no data folder."""
+    data = unpacked(tmp_path)
+    store = tmp_path / "store" / "media" / "films" / f"{RED}.mp4"
+    store.parent.mkdir(parents=True)
+    shutil.copy(data / "media" / "another" / f"{RED}.mp4", store)
+    with closing(sqlite3.connect(data / "collections" / "another" / "catalogue.sqlite3")) as connection:
+        connection.execute("UPDATE videos SET path = ?", (str(store),))
+        connection.commit()
+    with Library(data / "collections") as library:
+        (video,) = library.open("another").videos()
+        assert video.path == str(store)
+        library.drop("another")
+    assert store.is_file()
+
+
+def test_a_copy_that_0_2_0_made_is_restored_with_its_films(data: Path, tmp_path: Path) -> None:
+    """`vitascope backup` of 0.2.0 wrote the catalogues and both folders with media as they were."""
+    copy = tmp_path / "copies" / "2026-01-01T00-00-00Z"
+    for name in NAMES:
+        (copy / "collections" / name).mkdir(parents=True)
+        shutil.copy(data / "collections" / name / "catalogue.sqlite3", copy / "collections" / name)
+    shutil.copytree(data / "collections" / "videos" / "media", copy / "collections" / "videos" / "media")
+    shutil.copytree(data / "media", copy / "media")
+    shutil.rmtree(data)
+    restored = tmp_path / "restored"
+    assert restore_data(copy, restored) == NAMES
+    with Library(restored / "collections") as library:
+        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+    assert list((restored / "media").rglob(f"{RED}.mp4")) == []
+    # And what this version copies, it restores as well.
+    (tmp_path / "new").mkdir()
+    copy_data(restored, tmp_path / "new", keep=1)
+    (made,) = copies(tmp_path / "new")
+    restore_data(made, tmp_path / "elsewhere")
+    with Library(tmp_path / "elsewhere" / "collections") as library:
+        assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+
+
+def test_a_backup_that_0_2_0_made_is_restored_with_the_films_of_its_original(data: Path, tmp_path: Path) -> None:
+    backup = tmp_path / "videos.sqlite3"
+    shutil.copy(data / "collections" / "videos" / "catalogue.sqlite3", backup)
+    with Library(data / "collections") as library:
+        restored = restore(library, backup, "third")
+        assert job(restored, 4).state == "paused"
+        library.drop("videos")
+        library.rename("third", "videos")
+        assert len(check_films(library, "videos")) == FILMS
