@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from vitascope.commands.options import add_data
+from index.commands.places import allowed_paths
+from vitascope.commands.options import add_data, add_roots
 from vitascope.commands.output import Steps
 
 EPILOG = """\
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--keep", type=int, default=7, metavar="N", help="copies, the oldest go (default: %(default)s)")
     add_data(parser)
+    add_roots(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.restore is not None:
         with Steps("restoring", quiet=args.json) as steps:
-            names = restore_data(args.restore, args.data, steps.show)
+            names = restore_data(args.restore, args.data, allowed_paths(args), steps.show)
         return {"restored": str(args.restore), "data": str(args.data), "collections": names}
     with Steps("copying", quiet=args.json) as steps:
         made = copy_data(args.data, args.folder, args.keep, steps.show)

@@ -14,6 +14,7 @@ from vitascope.commands.options import (
     add_data,
     add_engine,
     add_model,
+    add_roots,
     add_server,
     asked_server,
     default_vectors,
@@ -27,7 +28,7 @@ service does the work, and files come from there to this machine.
 examples:
   vitascope collection list
   vitascope collection backup videos /mnt/backups/videos.sqlite3
-  vitascope collection restore /mnt/backups/videos.sqlite3 videos-again
+  vitascope collection restore /mnt/backups/videos.sqlite3 videos-again --root ~/Videos
   vitascope collection export videos /tmp/videos --tokens        Parquet, for DuckDB, pandas, another machine
   vitascope collection import /tmp/videos elsewhere
   vitascope collection reembed videos --bundle bundles/better
@@ -72,9 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     importing = action("import", "make a collection of exported files", ("folder", "of an export"), new)
     add_vectors(importing, f"VITASCOPE_VECTORS; default: {default_vectors()}")
     add_bundle(importing)
+    add_roots(importing)
     action("backup", "write a collection to one file", existing, ("file", "new, or an earlier backup"))
     restoring = action("restore", "make a collection of a backup", ("file", "a backup"), new)
-    add_vectors(restoring, "default: as in the backup")
+    add_vectors(restoring, f"default: as in the backup, which must be faiss or VITASCOPE_VECTORS: {default_vectors()}")
+    add_roots(restoring)
     again = action("reembed", "embed a collection again by another bundle and switch to it", existing)
     again.add_argument("--skip-missing", action="store_true", help="leave out videos whose files are gone or changed")
     add_bundle(again)

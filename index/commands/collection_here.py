@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from index.commands.deleting import check_meant, held
-from index.commands.places import opened_collection, opened_library
+from index.commands.places import allowed_paths, opened_collection, opened_library
 from index.commands.views import collection_here
 from vitascope.commands.options import collections_folder
 from vitascope.commands.output import Steps
@@ -79,7 +79,8 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
 
     manifest = Bundle.open(args.bundle).manifest
     with opened_library(args, make=True) as library, Steps("importing", quiet=args.json) as steps:
-        made = import_collection(library, args.folder, args.name, manifest, on_rows=steps.show)
+        allowed = allowed_paths(args)
+        made = import_collection(library, args.folder, args.name, manifest, on_rows=steps.show, allowed=allowed)
         return {"folder": str(args.folder), **collection_here(made)}
 
 
@@ -94,8 +95,8 @@ def _backup(args: argparse.Namespace) -> dict[str, Any]:
 def _restore(args: argparse.Namespace) -> dict[str, Any]:
     from index.transfer.backup import restore
 
-    with opened_library(args, make=True) as library, Steps("copying", quiet=args.json) as steps:
-        made = restore(library, args.file, args.name, steps.show, vectors=args.vectors)
+    with opened_library(args, make=True) as library, Steps("restoring", quiet=args.json) as steps:
+        made = restore(library, args.file, args.name, steps.show, allowed=allowed_paths(args), vectors=args.vectors)
         return {"file": str(args.file), **collection_here(made)}
 
 

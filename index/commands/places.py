@@ -7,12 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vitascope.commands.options import collections_folder, default_vectors
+from vitascope.commands.options import collections_folder, default_roots, default_vectors
 from vitascope.errors import CollectionNotFound
 
 if TYPE_CHECKING:
     from index.collection import Collection
     from index.library import Library
+    from index.transfer.media_paths import AllowedPaths
+
+
+def allowed_paths(args: argparse.Namespace) -> AllowedPaths:
+    """Return where media files may lie that imported or restored files name. Raises InvalidInput."""
+    from index.transfer.media_paths import AllowedPaths
+
+    return AllowedPaths(default_roots() if args.roots is None else args.roots, args.data)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A collection that is in use as one file, and a collection out of such a file.
 
-The file is a catalogue of one moment: everything is in it, and SQLite opens it. What is derived from a catalogue is
-made again where it is missing.
+The file is a catalogue of one moment: everything is in it, and SQLite opens it. A collection is restored row by row
+into a catalogue of our own making, as if it were imported: a backup may come from anywhere.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import uuid
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -18,13 +17,17 @@ from index.collection import Collection
 from index.jobs import state as job_state
 from index.jobs.events import forget_untold
 from index.library import Library
-from index.milvus.copies import forget_copies
-from index.nearest.place import PLACE_KEY, check_place
-from index.storage.catalogue import CATALOGUE_NAME, Catalogue
+from index.nearest.place import FAISS, PLACE_KEY, check_place
+from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION
 from index.transfer.beside import written_beside
+from index.transfer.catalogue_rows import clip_format, count_clips, read_meta, read_sequences, whole_videos
+from index.transfer.foreign_catalogue import ForeignCatalogue, open_foreign
+from index.transfer.job_rows import copy_jobs
 from index.transfer.media_links import bring_media
+from index.transfer.media_paths import AllowedPaths
+from index.transfer.whole_videos import OnRows, fill, touch
 from vitascope.errors import InvalidInput, StorageError
 
 OnStep = Callable[[int, int], None]
@@ -33,7 +36,6 @@ OnStep = Callable[[int, int], None]
 PAGES = 2048
 """Copied at a time (8 MiB): between two steps an interruption is noticed."""
 RESTING = "the collection was restored from a backup: resume the job to go on with it"
-_BLOCK = 8 * 1024 * 1024
 _HEADER = 100  # bytes of SQLite's header
 
 
@@ -63,30 +65,54 @@ def restore(
     library: Library,
     file: Path,
     name: str,
-    on_step: OnStep | None = None,
+    on_rows: OnRows | None = None,
     *,
+    allowed: AllowedPaths,
     vectors: str | None = None,
+    trust_place: bool = False,
     media: Path | None = None,
 ) -> Collection:
-    """A new collection ``name`` with everything that the backup ``file`` holds, ids included.
+    """Create the collection ``name`` with everything that the backup ``file`` holds, ids included.
 
     A backup has no media files: those that the original owned come from ``media``, a folder with a copy of them, or
-    from the collections of the library that own the same content; ``missing_media`` tells which did not.
-    ``vectors``: where they are searched, if not where those of the original were; never in its collection in Milvus.
-    Jobs that were queued or running when the backup was made are paused: they would index, as of today, what they named
-    then. Whoever wants that resumes them. Raises InvalidInput where ``file`` is not a backup or still in use,
-    CollectionExists, and StorageError where it is damaged; there is no collection of this name then.
+    from the collections of the library that own the same content; ``missing_media`` tells which did not. Jobs that were
+    queued or running when the backup was made are paused, and all jobs are confined to what a service allows.
+
+    Args:
+        allowed: where the media files may lie that the videos name by absolute paths.
+        vectors: where they are searched, if not where those of the original were.
+        trust_place: search where the file says; else it must be FAISS, the library's place, or ``vectors``.
+        media: a folder with the files of the original's folder of that name.
+
+    Raises:
+        InvalidInput: ``file`` is no backup or in use, has another schema, or a row is wrong; the message names it.
+        CollectionExists: there is a collection of this name.
+        StorageError: the file is damaged, or the collection cannot be written. There is none of this name then.
     """
     _check_source(file)
     place = None if vectors is None else check_place(vectors)
-    with library.new_folder(name) as folder:
-        try:
-            _copy_file(file, folder, on_step)
+    with open_foreign(file) as foreign:
+        meta = read_meta(foreign)
+        if place is not None:
+            meta[PLACE_KEY] = place
+        elif not trust_place and meta[PLACE_KEY] not in (FAISS, library.vectors):
+            raise InvalidInput(
+                f"{file}: table meta: vectors: {meta[PLACE_KEY]!r} is where the collection was searched; "
+                "--vectors PLACE, the same or another, was expected"
+            )
+        with library.new_folder(name) as folder:
             if media is not None and media.is_dir():
                 _copy_media(media, folder)
-        except OSError as error:
-            raise StorageError(f"{file}: cannot be restored: {error}") from error
-        _become_new(library, folder, file, place)
+            create_catalogue(folder / CATALOGUE_NAME, meta)
+            catalogue = Catalogue(folder / CATALOGUE_NAME)
+            try:
+                videos = whole_videos(foreign, clip_format(meta), allowed.of_collection(folder))
+                fill(catalogue, folder, videos, count_clips(foreign), on_rows)
+                copy_jobs(foreign, catalogue)
+                _finish(catalogue, foreign)
+                bring_media(library, folder, catalogue)
+            finally:
+                catalogue.close()
     return library.open(name)
 
 
@@ -120,9 +146,10 @@ def _check_source(file: Path) -> None:
         raise InvalidInput(f"file: {str(file)!r} does not exist; a backup was expected")
     if problem := _not_a_catalogue(file):
         raise InvalidInput(f"file: {str(file)!r} {problem}; a backup was expected")
-    log = file.with_name(f"{file.name}-wal")
-    if log.exists() and log.stat().st_size:
-        raise InvalidInput(f"file: {str(file)!r} is in use, or was not closed ({log.name} is there); back it up first")
+    for log in (file.with_name(f"{file.name}-{kind}") for kind in ("wal", "journal")):
+        if log.exists() and log.stat().st_size:
+            problem = f"is in use, or was not closed ({log.name} is there); back it up first"
+            raise InvalidInput(f"file: {str(file)!r} {problem}")
 
 
 def _not_a_catalogue(file: Path) -> str | None:
@@ -142,43 +169,27 @@ def _not_a_catalogue(file: Path) -> str | None:
     return None
 
 
-def _copy_file(file: Path, folder: Path, on_step: OnStep | None) -> None:
-    total, done = file.stat().st_size, 0
-    with open(file, "rb") as source, open(folder / CATALOGUE_NAME, "wb") as copy:
-        while block := source.read(_BLOCK):
-            copy.write(block)
-            done += len(block)
-            os.utime(folder)  # it is being worked on
-            if on_step is not None:
-                on_step(done, max(done, total))
-        copy.flush()
-        os.fsync(copy.fileno())
-
-
 def _copy_media(media: Path, folder: Path) -> None:
+    """Copy media files into the folder of a new collection. Raises InvalidInput for links and special files, OSError."""
+    for path in (media, *media.rglob("*")):
+        if path.is_symlink() or not (path.is_dir() or path.is_file()):
+            raise InvalidInput(f"copy: {str(path)!r} is a link or a special file; a regular file was expected")
+
     def copy(source: str, target: str) -> str:
-        os.utime(folder)  # it is being worked on
+        touch(folder)
         return str(shutil.copy2(source, target, follow_symlinks=False))
 
     shutil.copytree(media, folder / MEDIA, symlinks=True, copy_function=copy, dirs_exist_ok=True)
 
 
-def _become_new(library: Library, folder: Path, file: Path, place: str | None) -> None:
-    """Check every page, and give the copy an identity and media files of its own, apart from those of the original."""
-    try:
-        catalogue = Catalogue(folder / CATALOGUE_NAME)
-        try:
-            if problems := catalogue.problems():
-                raise StorageError("; ".join(problems[:3]))
-            with catalogue.write() as connection:
-                connection.execute("UPDATE meta SET value = ? WHERE key = 'collection_id'", (uuid.uuid4().hex,))
-                job_state.rest_all(connection, RESTING)
-                forget_untold(connection)
-                forget_copies(connection)
-                if place is not None:
-                    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (PLACE_KEY, place))
-            bring_media(library, folder, catalogue)
-        finally:
-            catalogue.close()
-    except StorageError as error:
-        raise StorageError(f"{file}: cannot be restored: {error}") from error
+def _finish(catalogue: Catalogue, foreign: ForeignCatalogue) -> None:
+    """Let no id be given out again, no job run by itself, and no webhook be sent for what happened elsewhere."""
+    with catalogue.write() as connection:
+        for table, last in read_sequences(foreign).items():
+            connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+            connection.execute(
+                f"INSERT INTO sqlite_sequence (name, seq) SELECT ?, max(?, coalesce(max(id), 0)) FROM {table}",
+                (table, last),
+            )
+        job_state.rest_all(connection, RESTING)
+        forget_untold(connection)

@@ -24,6 +24,7 @@ from index.storage.removals import MEDIA
 from index.transfer.backup import back_up, copy_pages, restore
 from index.transfer.beside import written_beside
 from index.transfer.media_links import bring_media
+from index.transfer.media_paths import AllowedPaths
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
 
 COLLECTIONS = "collections"
@@ -82,10 +83,11 @@ def copies(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _COPY.fullmatch(path.name) and path.is_dir())
 
 
-def restore_data(copy: Path, data: Path, on_part: OnPart | None = None) -> list[str]:
+def restore_data(copy: Path, data: Path, allowed: AllowedPaths, on_part: OnPart | None = None) -> list[str]:
     """Put what a copy holds into ``data``, which is made if missing and has no collections yet; the collections' names.
 
-    Collections are restored as by ``restore``: checked page by page, jobs that were under way paused. A file that is
+    Collections are restored as by ``restore``: checked row by row, jobs that were under way paused; ``allowed`` says
+    where media files may lie outside of the data folder. A link in the copy is refused. A file that is
     there is not replaced. Raises InvalidInput, CollectionExists, and StorageError where something is damaged; what came
     before it is there then, and goes before the next try.
     """
@@ -108,7 +110,8 @@ def restore_data(copy: Path, data: Path, on_part: OnPart | None = None) -> list[
         with Library(data / COLLECTIONS) as library:
             for name in _names(copy):
                 source = copy / COLLECTIONS / name
-                restore(library, source / CATALOGUE_NAME, name, media=source / MEDIA)
+                file = source / CATALOGUE_NAME
+                restore(library, file, name, allowed=allowed, trust_place=True, media=source / MEDIA)
                 parts.next()
             for name in _names(copy):  # one that was restored by version 0.2.0 uses files of its original
                 collection = library.open(name)

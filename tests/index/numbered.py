@@ -11,6 +11,7 @@ from index.collection import Collection, NewClip, NewVideo
 from index.library import Library
 from index.nearest.place import FAISS
 from index.records import Scalar
+from index.transfer.media_paths import AllowedPaths
 from vitascope.manifest import FileEntry, FrameStream, Manifest
 from vitascope.token_encoding import TokenEncoding, decode_tokens, encode_tokens
 
@@ -43,6 +44,11 @@ def manifest(name: str = "numbers") -> Manifest:
 def new_collection(root: Path, name: str = "videos", *, vectors: str = FAISS) -> Collection:
     """An empty collection below ``root`` whose vectors are searched there."""
     return Library(root).create(name, manifest(), vectors=vectors)
+
+
+def allowed(library: Library, *roots: Path) -> AllowedPaths:
+    """Where the videos lie, and ``roots``."""
+    return AllowedPaths([Path("/videos"), *roots], library.root.parent)
 
 
 def content(number: int) -> str:

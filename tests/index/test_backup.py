@@ -25,7 +25,7 @@ from index.library import Library
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer import backup as backup_module
 from index.transfer.backup import back_up, restore
-from tests.index.numbered import WIDTH, add, new_video, numbers_in
+from tests.index.numbered import WIDTH, add, allowed, new_video, numbers_in
 from tests.index.numbered import manifest as numbers_manifest
 from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError
 
@@ -64,7 +64,7 @@ def test_what_is_restored_is_what_was_backed_up(tmp_path: Path, library: Library
         collection.delete_video(victim)
     size = back_up(collection, tmp_path / "videos.backup")
     assert size == (tmp_path / "videos.backup").stat().st_size
-    copy = restore(library, tmp_path / "videos.backup", "copy")
+    copy = restore(library, tmp_path / "videos.backup", "copy", allowed=allowed(library))
     assert copy.catalogue.problems() == []
     assert numbers_in(copy) == numbers_in(collection)
     assert copy.videos(100) == collection.videos(100)
@@ -91,7 +91,7 @@ def test_jobs_of_a_restored_collection_rest_until_they_are_resumed(
         job_state.finish(connection, done, "succeeded")
     before = {one.id: (one.state, one.requested, one.counts) for one in jobs(collection)}
     back_up(collection, tmp_path / "b")
-    copy = restore(library, tmp_path / "b", "copy")
+    copy = restore(library, tmp_path / "b", "copy", allowed=allowed(library))
     reason = "the collection was restored from a backup: resume the job to go on with it"
     assert {one.id: (one.state, one.error) for one in jobs(copy)} == {
         queued: ("paused", reason),
@@ -121,7 +121,7 @@ def test_writes_after_the_start_neither_get_in_nor_make_it_begin_anew(
     back_up(collection, tmp_path / "b", write)
     assert len(steps) > 5
     assert steps == sorted(steps)
-    assert numbers_in(restore(library, tmp_path / "b", "copy")) == list(range(40))
+    assert numbers_in(restore(library, tmp_path / "b", "copy", allowed=allowed(library))) == list(range(40))
     assert len(numbers_in(collection)) == 39 + len(steps)
 
 
@@ -148,7 +148,7 @@ def test_a_copy_taken_under_a_steady_writer_has_all_that_was_acknowledged_and_no
             before = acknowledged[0]
             back_up(collection, tmp_path / "b")
             after = acknowledged[0]
-            restored = restore(library, tmp_path / "b", f"copy-{copy}")
+            restored = restore(library, tmp_path / "b", f"copy-{copy}", allowed=allowed(library))
             found = numbers_in(restored)
             assert found == list(range(len(found)))
             assert before <= found[-1] <= after + 1
@@ -194,7 +194,7 @@ def test_killed_half_way_it_leaves_no_half_backup(tmp_path: Path, library: Libra
         os.utime(entry, (1, 1))
     back_up(collection, file)
     assert sorted(file.parent.iterdir()) == sorted([file, fresh])
-    assert numbers_in(restore(library, file, "copy")) == [*range(40), 50, 51]
+    assert numbers_in(restore(library, file, "copy", allowed=allowed(library))) == [*range(40), 50, 51]
 
 
 def test_a_step_that_fails_leaves_the_earlier_backup(tmp_path: Path, collection: Collection) -> None:
@@ -230,14 +230,14 @@ def test_a_damaged_collection_does_not_replace_a_good_backup(tmp_path: Path, lib
     damage(library.root / "broken" / CATALOGUE_NAME)
     with pytest.raises(StorageError, match=r"no backup of collection broken was written: .*(damaged|malformed)"):
         back_up(library.open("broken"), tmp_path / "b")
-    assert numbers_in(restore(library, tmp_path / "b", "copy")) == list(range(10))
+    assert numbers_in(restore(library, tmp_path / "b", "copy", allowed=allowed(library))) == list(range(10))
 
 
 def test_a_damaged_backup_becomes_no_collection(tmp_path: Path, library: Library, collection: Collection) -> None:
     back_up(collection, tmp_path / "b")
     damage(tmp_path / "b")
-    with pytest.raises(StorageError, match="b: cannot be restored: "):
-        restore(library, tmp_path / "b", "copy")
+    with pytest.raises(StorageError, match="b: cannot be restored: table vectors is damaged: "):
+        restore(library, tmp_path / "b", "copy", allowed=allowed(library))
     assert library.names() == ["videos"]
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
 
@@ -255,14 +255,14 @@ def test_what_is_no_backup_is_named(tmp_path: Path, library: Library, collection
         (library.root / "videos" / CATALOGUE_NAME, "is in use"),
     ):
         with pytest.raises(InvalidInput, match=problem):
-            restore(library, file, "copy")
+            restore(library, file, "copy", allowed=allowed(library))
     back_up(collection, tmp_path / "b")
     with pytest.raises(CollectionExists, match="videos"):
-        restore(library, tmp_path / "b", "videos")
+        restore(library, tmp_path / "b", "videos", allowed=allowed(library))
     with closing(sqlite3.connect(tmp_path / "b")) as connection:
         connection.execute("PRAGMA user_version = 999")
     with pytest.raises(InvalidInput, match="has catalogue schema 999"):
-        restore(library, tmp_path / "b", "copy")
+        restore(library, tmp_path / "b", "copy", allowed=allowed(library))
     assert library.names() == ["videos"]
 
 

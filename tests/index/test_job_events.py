@@ -14,6 +14,7 @@ from index.jobs.jobs import cancel, create_folder_job, create_job, job, pause, r
 from index.jobs.sources.description import ListSource
 from index.library import Library
 from index.transfer.backup import back_up, restore
+from tests.index.numbered import allowed
 from tests.media_files import solid, write_picture
 from vitascope.errors import JobNotFound
 from vitascope.model import Model
@@ -139,7 +140,7 @@ def test_a_restored_collection_tells_nothing_of_what_happened_elsewhere(
     cancel(collection, create_folder_job(collection, folder).id)
     back_up(collection, tmp_path / "backup")
     with Library(tmp_path / "other") as library:
-        assert untold_ends(restore(library, tmp_path / "backup", "copy"), 10) == []
+        assert untold_ends(restore(library, tmp_path / "backup", "copy", allowed=allowed(library)), 10) == []
     assert len(untold_ends(collection, 10)) == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,18 @@ def default_data() -> Path:
 def default_vectors() -> str:
     """VITASCOPE_VECTORS, else `faiss`: where the vectors of new collections are searched."""
     return os.environ.get("VITASCOPE_VECTORS") or "faiss"
+
+
+def default_roots() -> list[Path]:
+    """Return VITASCOPE_ALLOWED_ROOTS, the folders that a service may read media files from. Raises InvalidInput."""
+    text = os.environ.get("VITASCOPE_ALLOWED_ROOTS") or "[]"
+    try:
+        roots = json.loads(text)
+    except ValueError:
+        roots = None
+    if not isinstance(roots, list) or not all(isinstance(root, str) and root for root in roots):
+        raise InvalidInput(f"VITASCOPE_ALLOWED_ROOTS: {text!r}; a JSON list of folders, as [\"/videos\"], was expected")
+    return [Path(root) for root in roots]
 
 
 def collections_folder(data: Path) -> Path:
@@ -67,6 +80,19 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         default=default_data(),
         metavar="FOLDER",
         help="where collections live (VITASCOPE_DATA_DIR; default: %(default)s)",
+    )
+
+
+def add_roots(parser: argparse.ArgumentParser) -> None:
+    """``--root``, which may be repeated and is None where it was not given: see ``default_roots``."""
+    parser.add_argument(
+        "--root",
+        action="append",
+        dest="roots",
+        type=Path,
+        metavar="FOLDER",
+        help="where media files may lie that the files name, besides `incoming` in the data folder; may be repeated "
+        "(default: VITASCOPE_ALLOWED_ROOTS)",
     )
 
 

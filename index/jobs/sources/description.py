@@ -86,7 +86,7 @@ class UploadSource:
 
 
 Source = FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource
-_KINDS: dict[str, type[Source]] = {
+KINDS: dict[str, type[Source]] = {
     s.kind: s for s in (FolderSource, FilesSource, ListSource, ShardsSource, UrlSource, UploadSource)
 }
 
@@ -105,7 +105,7 @@ def source_json(source: Source) -> str:
 def read_source(text: str) -> Source:
     """The source of a stored form."""
     fields = json.loads(text)
-    kind: Callable[..., Source] = _KINDS[fields.pop("kind")]
+    kind: Callable[..., Source] = KINDS[fields.pop("kind")]
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 

@@ -4,6 +4,7 @@ as long as a video plays from them.
 
 from __future__ import annotations
 
+import re
 import uuid
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from index.jobs.sources.description import Source, UploadSource
 from index.storage.removals import MEDIA
 
 PREFIX = "upload-"
+_NAME = re.compile(rf"{PREFIX}[0-9a-f]{{32}}\.[a-z0-9]{{1,8}}")
+
+
+def is_held_name(name: str) -> bool:
+    """Whether ``hold`` gives names like this one, which lead to no other folder."""
+    return _NAME.fullmatch(name) is not None
 
 
 def new_held_name(ending: str) -> str:

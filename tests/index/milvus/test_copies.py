@@ -16,7 +16,7 @@ from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from tests.index.milvus.conftest import copy_of, many_clips
 from tests.index.milvus_server import MilvusUnderTest
-from tests.index.numbered import WIDTH, add, manifest, numbers_in
+from tests.index.numbered import WIDTH, add, allowed, manifest, numbers_in
 from vitascope.errors import InvalidInput
 
 
@@ -26,11 +26,11 @@ def test_every_catalogue_has_a_copy_of_its_own(
     add(collection, 1, 2)
     name = copy_of(collection)
     back_up(collection, tmp_path / "backup")
-    again = restore(library, tmp_path / "backup", "again")
-    here = restore(library, tmp_path / "backup", "here", vectors="faiss")
+    again = restore(library, tmp_path / "backup", "again", allowed=allowed(library))
+    here = restore(library, tmp_path / "backup", "here", vectors="faiss", allowed=allowed(library))
     assert (again.vectors_at, here.vectors_at) == (milvus.url, "faiss")
     export_collection(collection, tmp_path / "exported", tokens=True)
-    imported = import_collection(library, tmp_path / "exported", "imported", manifest())
+    imported = import_collection(library, tmp_path / "exported", "imported", manifest(), allowed=allowed(library))
     add(again, 3)
     add(here, 4)
     collection.delete_video(1)

@@ -1,0 +1,174 @@
+"""A catalogue file from outside, which may have been made to do harm.
+
+It is opened read-only with SQLite's defensive settings, and nothing is read from it before its schema is known to be,
+token for token, that of a catalogue version. Its full-text index is never opened: it is derived, and made again.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from index.storage.catalogue import FAULTS
+from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION
+from index.storage.versions import create_tables
+from vitascope.errors import InvalidInput, StorageError
+
+MAX_CELL = 64 * 1024 * 1024
+"""Bytes of one text or blob; the largest that a catalogue needs is the source of a job with 10,000 named files."""
+_LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: MAX_CELL,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
+    sqlite3.SQLITE_LIMIT_COLUMN: 100,
+    sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 20,
+    sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 3,
+    sqlite3.SQLITE_LIMIT_VDBE_OP: 25_000,
+    sqlite3.SQLITE_LIMIT_FUNCTION_ARG: 8,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 50,
+    sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER: 10,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
+    sqlite3.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+_PRAGMAS = (
+    "trusted_schema = OFF",
+    "cell_size_check = ON",
+    "query_only = ON",
+    "mmap_size = 0",
+    "ignore_check_constraints = ON",  # so that integrity_check computes no expression; rows are checked when read
+)
+_FULL_TEXT = "words"
+_SHADOWS = tuple(f"{_FULL_TEXT}_{part}" for part in ("config", "content", "data", "docsize", "idx"))
+"""Tables of the full-text index. Their definitions depend on SQLite's version, and nothing is read from them."""
+_TOKEN = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\w+|\s+|.", re.DOTALL)
+
+Schema = dict[tuple[str, str], tuple[str, list[str]]]
+"""(type, name) of every entry: the table that it belongs to, and the tokens of its definition."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignCatalogue:
+    """An open catalogue file whose structure and schema are those of ``version``; its rows are still to be checked."""
+
+    file: Path
+    connection: sqlite3.Connection
+    version: int
+
+
+@contextmanager
+def open_foreign(file: Path) -> Iterator[ForeignCatalogue]:
+    """Open ``file`` and check its structure and schema; errors of SQLite in the block are about the file.
+
+    Raises InvalidInput where it is no catalogue or has another schema, StorageError where it is damaged.
+    """
+    try:
+        # immutable: no lock, journal or shared memory is made beside the file, also of one in WAL mode.
+        uri = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            _defend(connection)
+            version = _checked_version(connection, file)
+            _check_schema(connection, file, version)
+            _check_structure(connection, file, version)
+            yield ForeignCatalogue(file, connection, version)
+    except FAULTS as error:
+        raise StorageError(f"{file}: cannot be restored: {error}") from error
+
+
+def tokens_of(sql: str) -> list[str]:
+    """The tokens of an SQL text, without comments. Lower-case names count the same with and without double quotes,
+    which SQLite adds where a table is renamed.
+    """
+    tokens = []
+    for token in _TOKEN.findall(sql):
+        if not token.isspace() and not token.startswith(("--", "/*")):
+            tokens.append(token[1:-1] if re.fullmatch(r'"[a-z_]+"', token) else token)
+    return tokens
+
+
+def _defend(connection: sqlite3.Connection) -> None:
+    """Apply what https://sqlite.org/security.html recommends for untrusted files."""
+    for limit, value in _LIMITS.items():
+        connection.setlimit(limit, value)
+    if hasattr(connection, "enable_load_extension"):
+        connection.enable_load_extension(False)
+    if hasattr(connection, "setconfig"):  # from Python 3.12 on
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER, False)
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_VIEW, False)
+    for pragma in _PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _checked_version(connection: sqlite3.Connection, file: Path) -> int:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application != APPLICATION_ID or not 1 <= version <= SCHEMA_VERSION:
+        raise InvalidInput(
+            f"file: {str(file)!r}: application id {application:#x}, catalogue schema {version}; a catalogue of "
+            f"schema 1 to {SCHEMA_VERSION} was expected"
+        )
+    return int(version)
+
+
+def _check_schema(connection: sqlite3.Connection, file: Path, version: int) -> None:
+    known, found = _known_schema(version), _read_schema(connection, file)
+    for kind, name in found:
+        if (kind, name) not in known:
+            raise _differs(file, version, f"{kind} {name!r} is not one of its")
+    for (kind, name), (table, tokens) in known.items():
+        if (kind, name) not in found:
+            raise _differs(file, version, f"{kind} {name!r} is missing")
+        if found[kind, name][0] != table or (name not in _SHADOWS and found[kind, name][1] != tokens):
+            difference = _first_difference(found[kind, name][1], tokens)
+            raise _differs(file, version, f"{kind} {name!r} is defined otherwise{difference}")
+
+
+@cache
+def _known_schema(version: int) -> Schema:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        create_tables(connection, version)
+        return _read_schema(connection, Path(":memory:"))
+
+
+def _read_schema(connection: sqlite3.Connection, file: Path) -> Schema:
+    schema: Schema = {}
+    for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
+        if not all(isinstance(value, str) for value in (kind, name, table, sql or "")) or (kind, name) in schema:
+            raise InvalidInput(f"file: {str(file)!r}: schema entry {kind!r} {name!r} is malformed or there twice")
+        schema[kind, name] = table, tokens_of(sql or "")
+    return schema
+
+
+def _differs(file: Path, version: int, problem: str) -> InvalidInput:
+    return InvalidInput(
+        f"file: {str(file)!r}: {problem}; exactly the tables and indexes of catalogue schema {version} were expected"
+    )
+
+
+def _first_difference(found: list[str], known: list[str]) -> str:
+    for at, (one, other) in enumerate(zip([*found, ""], [*known, ""], strict=False)):
+        if one != other:
+            before = " ".join(known[max(0, at - 3) : at])
+            return f": {one[:80]!r} in place of {other!r} after {before!r}"
+    return ""
+
+
+def _check_structure(connection: sqlite3.Connection, file: Path, version: int) -> None:
+    """Have SQLite check the pages of every table that is read, with their indexes and references."""
+    for kind, name in _known_schema(version):
+        if kind != "table" or name in (_FULL_TEXT, *_SHADOWS):
+            continue
+        try:
+            checked = connection.execute(f"PRAGMA integrity_check({name})").fetchmany(3)
+            problems = [str(row[0]) for row in checked if row[0] != "ok"]
+            orphans = connection.execute(f"PRAGMA foreign_key_check({name})").fetchmany(3)
+            problems += [f"row {row} refers to no row of {parent}" for _, row, parent, _ in orphans]
+        except FAULTS as error:
+            problems = [str(error)]
+        if problems:
+            raise StorageError(f"{file}: cannot be restored: table {name} is damaged: {'; '.join(problems)}")

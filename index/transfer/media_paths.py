@@ -1,0 +1,74 @@
+"""Where the media files of an imported or restored collection may lie: its paths come from outside.
+
+A relative path is that of a file in the ``media`` folder of the new collection. An absolute path must lead, all links
+followed, below one of the folders that were allowed, and never into the data folder, where other collections' films and
+the keys lie; only its ``incoming`` is for files from outside.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vitascope.errors import InvalidInput
+
+MEDIA = "media"
+INCOMING = "incoming"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedPaths:
+    """Folders in which the media files of an imported or restored collection may lie.
+
+    Attributes:
+        roots: allowed folders for absolute paths.
+        data: the data folder; below it, only ``incoming`` is allowed.
+        folder: the folder of the new collection.
+    """
+
+    roots: Sequence[Path]
+    data: Path
+    folder: Path | None = None
+
+    def of_collection(self, folder: Path) -> AllowedPaths:
+        """Return the same for the new collection in ``folder``."""
+        return replace(self, folder=folder)
+
+    def check(self, name: str, path: str) -> None:
+        """Raise InvalidInput, with the field's ``name``, unless the collection may have the file of this path."""
+        try:
+            problem = self._problem(path)
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name that is too long
+            problem = f"cannot be followed ({error})"
+        if problem is not None:
+            raise InvalidInput(f"{name}: {path!r} {problem}")
+
+    def _problem(self, path: str) -> str | None:
+        if not os.path.isabs(path):
+            return self._problem_of_own(path)
+        real = Path(path).resolve()
+        incoming = (self.data / INCOMING).resolve()
+        if real.is_relative_to(incoming):
+            return None
+        inside = self.data.resolve()
+        if real.is_relative_to(inside):
+            return f"leads to {str(real)!r}, in the data folder; a media file outside of {str(inside)!r} was expected"
+        if any(real.is_relative_to(root.resolve()) for root in self.roots):
+            return None
+        allowed = ", ".join(map(str, self.roots)) or "none"
+        return (
+            f"leads to {str(real)!r}, outside the folders of media files that are allowed ({allowed}); "
+            "--root FOLDER, or VITASCOPE_ALLOWED_ROOTS, allows another"
+        )
+
+    def _problem_of_own(self, path: str) -> str | None:
+        parts = path.split("/")
+        is_own = parts[0] == MEDIA and len(parts) > 1 and not any(part in ("", ".", "..") for part in parts)
+        if self.folder is None or not is_own:
+            return f"is neither an absolute path nor one below {MEDIA}/ in the collection's folder"
+        real, top = (self.folder / path).resolve(), (self.folder / MEDIA).resolve()
+        if not real.is_relative_to(top):
+            return f"leads to {str(real)!r}, out of {MEDIA}/ in the collection's folder"
+        return None
