@@ -1,4 +1,4 @@
-"""The tables of every catalogue version: those of version 1, and the upgrades that lead from them to the present ones."""
+"""The tables of every catalogue version: those of version 1, and the upgrades that lead on from them."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def read_sequences(foreign: ForeignCatalogue) -> dict[str, int]:
 
 
 def whole_videos(foreign: ForeignCatalogue, form: ClipFormat, allowed: AllowedPaths) -> Iterator[WholeVideo]:
-    """Yield every video with its clips, checked, by id. Raises InvalidInput naming the table, the row and the column."""
+    """Yield every video with its clips, checked, by id. Raises InvalidInput naming table, row and column."""
     table, clips_read = f"{foreign.file}: table videos", 0
     columns = ", ".join(_VideoRecord.model_fields)
     for found in foreign.connection.execute(f"SELECT {columns} FROM videos ORDER BY id"):

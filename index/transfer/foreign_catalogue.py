@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def _defend(connection: sqlite3.Connection) -> None:
         connection.setlimit(limit, value)
     if hasattr(connection, "enable_load_extension"):
         connection.enable_load_extension(False)
-    if hasattr(connection, "setconfig"):  # from Python 3.12 on
+    if sys.version_info >= (3, 12):
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER, False)
         connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_VIEW, False)

@@ -71,11 +71,9 @@ class WholeVideo:
     clips: list[ClipRow]
 
 
-def fill(
-    catalogue: Catalogue, folder: Path, videos: Iterator[WholeVideo], total: int, on_rows: OnRows | None
-) -> None:
-    """Write all videos into the catalogue in ``folder``, some thousand clips to a transaction: no other process opens it
-    before its folder has a name.
+def fill(catalogue: Catalogue, folder: Path, videos: Iterator[WholeVideo], total: int, on_rows: OnRows | None) -> None:
+    """Write all videos into the catalogue in ``folder``, some thousand clips to a transaction: no other process opens
+    it before its folder has a name.
 
     Raises InvalidInput naming the row, StorageError.
     """

@@ -35,7 +35,9 @@ def found(capsys: pytest.CaptureFixture[str], collection: str) -> list[Any]:
     return [(result["video"]["title"], result["fused"]) for result in results]
 
 
-def test_a_collection_goes_out_and_comes_back_in_every_way(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_collection_goes_out_and_comes_back_in_every_way(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run_json(capsys, "collection", "list")["collections"] == []
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -47,9 +49,11 @@ def test_a_collection_goes_out_and_comes_back_in_every_way(tmp_path: Path, capsy
 
     backup, plain, whole = (str(tmp_path / name) for name in ("b", "plain", "whole"))
     assert run_json(capsys, "collection", "backup", "videos", backup)["bytes"] == Path(backup).stat().st_size
-    assert run_json(capsys, "collection", "restore", backup, "restored")["videos"] == 2
+    root = ["--root", str(tmp_path / "elsewhere"), "--root", str(pictures)]
+    assert run_json(capsys, "collection", "restore", backup, "restored", *root)["videos"] == 2
     assert run_json(capsys, "collection", "export", "videos", plain)["clips"] == 2
     run_json(capsys, "collection", "export", "videos", whole, "--tokens", "--thumbnails")
+    monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", json.dumps([str(pictures)]))
     assert run_json(capsys, "collection", "import", whole, "imported")["clips"] == 2
     assert run_json(capsys, "collection", "import", plain, "without-tokens")["token_encoding"] == "int8"
     assert found(capsys, "restored") == found(capsys, "imported") == best
@@ -62,6 +66,28 @@ def test_a_collection_goes_out_and_comes_back_in_every_way(tmp_path: Path, capsy
     listed = run_json(capsys, "collection", "list")["collections"]
     assert [entry["name"] for entry in listed] == ["imported", "restored", "without-tokens"]
     assert all(entry["videos"] == 2 and entry["bytes"] > 0 for entry in listed)
+
+
+def test_files_that_are_restored_lie_in_folders_that_were_allowed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = tmp_path / "pictures" / "red.png"
+    picture.parent.mkdir()
+    Image.fromarray(np.full((64, 64, 3), (220, 10, 10), np.uint8)).save(picture)
+    run_json(capsys, "index", str(picture))
+    backup, export = str(tmp_path / "b"), str(tmp_path / "export")
+    run_json(capsys, "collection", "backup", "videos", backup)
+    run_json(capsys, "collection", "export", "videos", export)
+    monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", '["/videos"]')
+    for arguments, row in ((["restore", backup], f"{backup}: table videos: "), (["import", export], "videos.parquet: ")):
+        assert main(["collection", *arguments, "again"]) == 2
+        said = capsys.readouterr().err
+        assert f"{row}row 1: path: {str(picture)!r} leads to {str(picture)!r}, outside the folders" in said
+        assert "(/videos); --root FOLDER, or VITASCOPE_ALLOWED_ROOTS, allows another" in said
+    monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", "/videos")
+    assert main(["collection", "restore", backup, "again"]) == 2
+    assert "VITASCOPE_ALLOWED_ROOTS: '/videos'; a JSON list of folders" in capsys.readouterr().err
+    assert [one["name"] for one in run_json(capsys, "collection", "list")["collections"]] == ["videos"]
 
 
 def test_for_people_it_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,7 +119,7 @@ def test_vectors_in_milvus(
     assert found(capsys, "videos")[0][0] == "red"
     backup = str(tmp_path / "backup")
     run_json(capsys, "collection", "backup", "videos", backup)
-    run_json(capsys, "collection", "restore", backup, "here", "--vectors", "faiss")
+    run_json(capsys, "collection", "restore", backup, "here", "--vectors", "faiss", "--root", str(tmp_path))
     run_json(capsys, "collection", "create", "too", "--vectors", "faiss")
     listed = {one["name"]: one["vectors"] for one in run_json(capsys, "collection", "list")["collections"]}
     assert listed == {"here": "faiss", "named": milvus.url, "too": "faiss", "videos": milvus.url}

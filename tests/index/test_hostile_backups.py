@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from index.jobs.jobs import FolderSource, create_job, create_upload_job, items, job, jobs, run_job
-from index.jobs.records import JobOptions
+from index.jobs.jobs import FolderSource, create_job, items, job, jobs
 from index.library import Library
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.schema import SCHEMA_VERSION, UPGRADES
 from index.storage.words import spaced
 from index.transfer import foreign_catalogue
 from index.transfer.backup import back_up, restore
+from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from tests.index.numbered import add, allowed, manifest, numbers_in
 from tests.index.test_upgrade import old_collection
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
@@ -160,16 +160,16 @@ ROWS = {
         "table meta: vectors: 'http://evil:19530' .* --vectors PLACE",
     ),
     "source": (put("jobs", 1, "source", "'{'"), "table jobs: row 1: "),
-    "kind of source": (put("jobs", 1, "source", "'{\"kind\": \"evil\"}'"), "table jobs: row 1: 'evil'"),
+    "kind of source": (put("jobs", 1, "source", '\'{"kind": "evil"}\''), "table jobs: row 1: 'evil'"),
     "folder of a source": (
-        put("jobs", 1, "source", "'{\"kind\": \"folder\", \"folder\": 1}'"),
+        put("jobs", 1, "source", '\'{"kind": "folder", "folder": 1}\''),
         "table jobs: row 1: folder: 1; input should be a valid string",
     ),
     "held file": (
         put("jobs", 1, "source", """'{"kind": "upload", "file": "a", "held": "../../../keys.sqlite3", "title": ""}'"""),
         "table jobs: row 1: source: held: '../../../keys.sqlite3'",
     ),
-    "options": (put("jobs", 1, "options", "'{\"segmentation\": {\"length\": -1}}'"), "table jobs: row 1: length: -1"),
+    "options": (put("jobs", 1, "options", '\'{"segmentation": {"length": -1}}\''), "table jobs: row 1: length: -1"),
     "item": (put("job_items", 0, "path", "x'00'"), "table job_items: row 1, 0: path"),
     "event": ("UPDATE job_states SET job = '{}'", "table job_states: row 1, 1: .*; field required"),
 }
@@ -231,57 +231,10 @@ def test_the_full_text_index_of_a_backup_is_never_opened(library: Library, backu
     assert numbers_in(copy) == NUMBERS
 
 
-def paths(tmp_path: Path) -> dict[str, tuple[str, str]]:
-    """What the path of a video may be in a hostile file, and why it is refused."""
-    data = tmp_path / "data"
-    (tmp_path / "roots").mkdir()
-    (tmp_path / "roots" / "link").symlink_to("/etc")
-    (tmp_path / "roots" / "passwd.mp4").symlink_to("/etc/passwd")
-    (tmp_path / "roots" / "loop").symlink_to("loop")
-    (tmp_path / "data-link").symlink_to(data)
-    return {
-        "system file": ("/etc/passwd", "leads to '/etc/passwd', outside the folders .*--root FOLDER"),
-        "keys": (str(data / "keys.sqlite3"), "in the data folder"),
-        "keys by a link": (str(tmp_path / "data-link" / "keys.sqlite3"), "in the data folder"),
-        "another's catalogue": (str(data / "collections/videos" / CATALOGUE_NAME), "in the data folder"),
-        "another's film": (str(data / "collections/videos/media/a.mp4"), "in the data folder"),
-        "out of a root": (str(tmp_path / "roots/../data/keys.sqlite3"), "in the data folder"),
-        "link in a root": (str(tmp_path / "roots/passwd.mp4"), "leads to '/etc/passwd', outside the folders"),
-        "linked folder in a root": (str(tmp_path / "roots/link/passwd"), "leads to '/etc/passwd', outside the folders"),
-        "loop": (str(tmp_path / "roots/loop"), "cannot be followed"),
-        "beside a root": (f"{tmp_path}/roots-not/a.mp4", "outside the folders"),
-        "out of media": ("media/../../../keys.sqlite3", "neither an absolute path nor one below media/"),
-        "media itself": ("media", "neither an absolute path nor one below media/"),
-        "own catalogue": (CATALOGUE_NAME, "neither an absolute path nor one below media/"),
-        "dots in media": ("media/./a.mp4", "neither an absolute path nor one below media/"),
-        "nothing": ("", "neither an absolute path nor one below media/"),
-    }
-
-
-PATHS = (
-    "system file",
-    "keys",
-    "keys by a link",
-    "another's catalogue",
-    "another's film",
-    "out of a root",
-    "link in a root",
-    "linked folder in a root",
-    "loop",
-    "beside a root",
-    "out of media",
-    "media itself",
-    "own catalogue",
-    "dots in media",
-    "nothing",
-)
-
-
-@pytest.mark.parametrize("attack", PATHS)
-def test_a_path_that_leads_elsewhere_is_refused(
-    tmp_path: Path, library: Library, backup: Path, attack: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, message = paths(tmp_path)[attack]
+@pytest.mark.parametrize("attack", HOSTILE_PATHS)
+def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, library: Library, backup: Path, attack: str) -> None:
+    make_links(tmp_path)
+    path, message = hostile_path(attack, tmp_path)
     with closing(sqlite3.connect(backup)) as connection:
         connection.execute("UPDATE videos SET path = ? WHERE id = 3", (path,))
         connection.commit()

@@ -1,0 +1,67 @@
+"""An export may have been edited: a video whose path leads elsewhere is refused by name, and nothing is imported."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from index.library import Library
+from index.transfer.parquet_export import export_collection
+from index.transfer.parquet_import import import_collection
+from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
+from tests.index.numbered import add, allowed, manifest, numbers_in
+from vitascope.errors import InvalidInput
+
+
+@pytest.fixture(scope="module")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    with Library(folder / "data" / "collections") as library:
+        collection = library.create("videos", manifest())
+        add(collection, 0, 1, 2)
+        export_collection(collection, folder / "export", tokens=True)
+    return folder
+
+
+@pytest.fixture
+def library(tmp_path: Path, made_once: Path) -> Iterator[Library]:
+    shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "data" / "keys.sqlite3").write_text("secrets")
+    with Library(tmp_path / "data" / "collections") as library:
+        yield library
+
+
+def edit(file: Path, row: int, column: str, value: Any) -> None:
+    """Change one value, as `pyarrow` users would: types and metadata stay."""
+    table = pq.read_table(file)
+    rows = table.to_pylist()
+    rows[row][column] = value
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
+
+
+@pytest.mark.parametrize("attack", HOSTILE_PATHS)
+def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, library: Library, attack: str) -> None:
+    make_links(tmp_path)
+    path, message = hostile_path(attack, tmp_path)
+    edit(tmp_path / "export" / "videos.parquet", 1, "path", path)
+    with pytest.raises(InvalidInput, match=rf"videos\.parquet: row 2: path: .* {message}") as raised:
+        import_collection(
+            library, tmp_path / "export", "copy", manifest(), allowed=allowed(library, tmp_path / "roots")
+        )
+    assert repr(path) in str(raised.value)
+    assert [entry.name for entry in library.root.iterdir()] == ["videos"]
+    assert (tmp_path / "data" / "keys.sqlite3").read_text() == "secrets"
+
+
+def test_columns_that_no_export_has_are_not_read(tmp_path: Path, library: Library) -> None:
+    file = tmp_path / "export" / "videos.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.append_column("evil", pa.array([None, None, None])), file)
+    copy = import_collection(library, tmp_path / "export", "copy", manifest(), allowed=allowed(library))
+    assert numbers_in(copy) == [0, 1, 2]
