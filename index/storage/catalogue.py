@@ -16,6 +16,7 @@ from pathlib import Path
 
 from index.storage.former_paths import take_media
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, UPGRADES
+from index.storage.versions import execute_script
 from index.storage.words import spaced
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
@@ -34,7 +35,7 @@ def create_catalogue(path: Path, meta: Mapping[str, str]) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
-            _execute(connection, TABLES)
+            execute_script(connection, TABLES)
             rows = {**meta, "collection_id": uuid.uuid4().hex}
             connection.executemany("INSERT INTO meta VALUES (?, ?)", rows.items())
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -236,7 +237,7 @@ def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         for script in UPGRADES[version - 1 :]:
-            _execute(connection, script)
+            execute_script(connection, script)
         if version < RELATIVE_PATHS:
             take_media(connection, folder)
         connection.execute(f"PRAGMA user_version = {max(version, SCHEMA_VERSION)}")
@@ -245,9 +246,3 @@ def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-def _execute(connection: sqlite3.Connection, script: str) -> None:
-    """The statements of a script, within the open transaction (``executescript`` would commit it)."""
-    for statement in script.split(";\n"):
-        connection.execute(statement)

@@ -50,14 +50,21 @@ def take_media(connection: sqlite3.Connection, folder: Path) -> None:
     rows = connection.execute("SELECT id, content_sha256, path FROM videos WHERE path LIKE '/%'").fetchall()
     try:
         for video_id, content_sha256, path in rows:
-            if (former := _former(path, content_sha256)) is not None:
-                taken = _take(folder, former, content_sha256)
-                if taken is not None:
-                    connection.execute("UPDATE videos SET path = ? WHERE id = ?", (taken, video_id))
+            if (taken := take_file(folder, path, content_sha256)) is not None:
+                connection.execute("UPDATE videos SET path = ? WHERE id = ?", (taken, video_id))
         for held in held_by_jobs(connection):
             take_held(folder, held)
     except OSError as error:
         raise StorageError(f"{folder}: its media files cannot be brought into it: {error}") from error
+
+
+def take_file(folder: Path, path: str, content_sha256: str) -> str | None:
+    """Let the collection in ``folder`` own a file that version 0.2.0 owned, and return its relative path.
+
+    Returns None for the path of any other file. Raises OSError.
+    """
+    former = _former(path, content_sha256)
+    return None if former is None else _take(folder, former, content_sha256)
 
 
 def _former(path: str, content_sha256: str) -> _Former | None:

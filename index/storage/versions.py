@@ -99,7 +99,7 @@ CREATE INDEX job_items_by_state ON job_items (job_id, state, position);
 
 def create_tables(connection: sqlite3.Connection, version: int) -> None:
     """Create the empty tables of catalogue ``version`` in an empty database. Raises sqlite3.Error."""
-    _execute(connection, FIRST_TABLES)
+    execute_script(connection, FIRST_TABLES)
     _upgrade(connection, 1, version)
 
 
@@ -111,9 +111,10 @@ def upgrade_tables(connection: sqlite3.Connection, version: int) -> None:
 def _upgrade(connection: sqlite3.Connection, version: int, target: int) -> None:
     connection.create_function("spaced", 1, spaced, deterministic=True)
     for script in UPGRADES[version - 1 : target - 1]:
-        _execute(connection, script)
+        execute_script(connection, script)
 
 
-def _execute(connection: sqlite3.Connection, script: str) -> None:
+def execute_script(connection: sqlite3.Connection, script: str) -> None:
+    """Execute the statements of a script within the open transaction (``executescript`` would commit it)."""
     for statement in script.split(";\n"):
         connection.execute(statement)

@@ -6,7 +6,6 @@ into a catalogue of our own making, as if it were imported: a backup may come fr
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from index.library import Library
 from index.nearest.place import FAISS, PLACE_KEY, check_place
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.removals import MEDIA
-from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION
+from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION
 from index.transfer.beside import written_beside
 from index.transfer.catalogue_rows import clip_format, count_clips, read_meta, read_sequences, whole_videos
 from index.transfer.foreign_catalogue import ForeignCatalogue, open_foreign
@@ -106,7 +105,8 @@ def restore(
             create_catalogue(folder / CATALOGUE_NAME, meta)
             catalogue = Catalogue(folder / CATALOGUE_NAME)
             try:
-                videos = whole_videos(foreign, clip_format(meta), allowed.of_collection(folder))
+                paths = allowed.of_collection(folder, is_former=foreign.version < RELATIVE_PATHS)
+                videos = whole_videos(foreign, clip_format(meta), paths)
                 fill(catalogue, folder, videos, count_clips(foreign), on_rows)
                 copy_jobs(foreign, catalogue)
                 _finish(catalogue, foreign)
@@ -130,6 +130,12 @@ def copy_pages(source: sqlite3.Connection, beside: Path, on_step: OnStep | None)
         found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise sqlite3.DatabaseError(f"the catalogue is damaged: {found}")
+
+
+def check_no_link(path: Path) -> None:
+    """Raise InvalidInput for a link or a special file, whose content would be that of a file outside of the copy."""
+    if path.is_symlink() or not (path.is_dir() or path.is_file()):
+        raise InvalidInput(f"copy: {str(path)!r} is a link or a special file; a regular file or a folder was expected")
 
 
 def _check_target(file: Path) -> None:
@@ -170,10 +176,9 @@ def _not_a_catalogue(file: Path) -> str | None:
 
 
 def _copy_media(media: Path, folder: Path) -> None:
-    """Copy media files into the folder of a new collection. Raises InvalidInput for links and special files, OSError."""
+    """Copy media files into the folder of a new collection. Raises InvalidInput for links, OSError."""
     for path in (media, *media.rglob("*")):
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            raise InvalidInput(f"copy: {str(path)!r} is a link or a special file; a regular file was expected")
+        check_no_link(path)
 
     def copy(source: str, target: str) -> str:
         touch(folder)

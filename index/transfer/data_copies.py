@@ -21,7 +21,7 @@ from index.former_media import settle_former_media
 from index.library import Library
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA
-from index.transfer.backup import back_up, copy_pages, restore
+from index.transfer.backup import back_up, check_no_link, copy_pages, restore
 from index.transfer.beside import written_beside
 from index.transfer.media_links import bring_media
 from index.transfer.media_paths import AllowedPaths
@@ -87,9 +87,9 @@ def restore_data(copy: Path, data: Path, allowed: AllowedPaths, on_part: OnPart 
     """Put what a copy holds into ``data``, which is made if missing and has no collections yet; the collections' names.
 
     Collections are restored as by ``restore``: checked row by row, jobs that were under way paused; ``allowed`` says
-    where media files may lie outside of the data folder. A link in the copy is refused. A file that is
-    there is not replaced. Raises InvalidInput, CollectionExists, and StorageError where something is damaged; what came
-    before it is there then, and goes before the next try.
+    where media files may lie outside of the data folder. A file that is there is not replaced. Raises InvalidInput,
+    also for a link in the copy, CollectionExists, and StorageError where something is damaged; no collection is there
+    then.
     """
     if not (copy / COLLECTIONS).is_dir():
         raise InvalidInput(
@@ -103,19 +103,12 @@ def restore_data(copy: Path, data: Path, allowed: AllowedPaths, on_part: OnPart 
             raise InvalidInput(
                 f"data: {str(data)!r} has {', '.join(there)} already; a folder without them was expected"
             )
+        folders = [copy / COLLECTIONS, *(copy / COLLECTIONS / name for name in _names(copy))]
+        catalogues = [folder / CATALOGUE_NAME for folder in folders[1:]]
+        for path in (*folders, *catalogues, *others):
+            check_no_link(path)
         parts = _Parts(len(_names(copy)) + len(others) + 1, on_part)
-        for file in _files(copy / MEDIA):  # where version 0.2.0 kept uploads; they come into the collections' folders
-            _take(file, data / file.relative_to(copy), [])
-        parts.next()
-        with Library(data / COLLECTIONS) as library:
-            for name in _names(copy):
-                source = copy / COLLECTIONS / name
-                file = source / CATALOGUE_NAME
-                restore(library, file, name, allowed=allowed, trust_place=True, media=source / MEDIA)
-                parts.next()
-            for name in _names(copy):  # one that was restored by version 0.2.0 uses files of its original
-                collection = library.open(name)
-                bring_media(library, collection.folder, collection.catalogue)
+        _restore_collections(copy, data, allowed, parts)
         settle_former_media(data / COLLECTIONS, _names(data), data / MEDIA)
         for path in others:
             shutil.copy2(path, data / path.name)
@@ -124,6 +117,31 @@ def restore_data(copy: Path, data: Path, allowed: AllowedPaths, on_part: OnPart 
     except OSError as error:
         raise StorageError(f"{data}: {copy} was not restored: {error}") from error
     return _names(copy)
+
+
+def _restore_collections(copy: Path, data: Path, allowed: AllowedPaths, parts: _Parts) -> None:
+    """Restore all collections of a copy, or none."""
+    is_new = not (data / MEDIA).exists()
+    with Library(data / COLLECTIONS) as library:
+        try:
+            for file in _files(copy / MEDIA):  # where version 0.2.0 kept uploads; they come into the collections
+                check_no_link(file)
+                _take(file, data / file.relative_to(copy), [])
+            parts.next()
+            for name in _names(copy):
+                source = copy / COLLECTIONS / name
+                file = source / CATALOGUE_NAME
+                restore(library, file, name, allowed=allowed, trust_place=True, media=source / MEDIA)
+                parts.next()
+            for name in _names(copy):  # one that was restored by version 0.2.0 uses files of its original
+                collection = library.open(name)
+                bring_media(library, collection.folder, collection.catalogue)
+        except BaseException:
+            for name in library.names():
+                library.drop(name)
+            if is_new:
+                shutil.rmtree(data / MEDIA, ignore_errors=True)
+            raise
 
 
 class _Parts:

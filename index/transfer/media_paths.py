@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vitascope.errors import InvalidInput
+from index.storage.former_paths import take_file
+from index.storage.removals import MEDIA, is_owned
+from vitascope.errors import InvalidInput, StorageError
 
-MEDIA = "media"
 INCOMING = "incoming"
 
 
@@ -26,15 +27,31 @@ class AllowedPaths:
         roots: allowed folders for absolute paths.
         data: the data folder; below it, only ``incoming`` is allowed.
         folder: the folder of the new collection.
+        is_former: whether absolute paths may be of files that version 0.2.0 owned.
     """
 
     roots: Sequence[Path]
     data: Path
     folder: Path | None = None
+    is_former: bool = False
 
-    def of_collection(self, folder: Path) -> AllowedPaths:
+    def of_collection(self, folder: Path, *, is_former: bool) -> AllowedPaths:
         """Return the same for the new collection in ``folder``."""
-        return replace(self, folder=folder)
+        return replace(self, folder=folder, is_former=is_former)
+
+    def accept(self, name: str, path: str, content_sha256: str) -> str:
+        """Return the path by which the new collection is to name the file that was named so.
+
+        A file that version 0.2.0 owned becomes one of the new collection. Raises InvalidInput, with the field's
+        ``name``, unless the collection may have the file; StorageError.
+        """
+        if self.folder is not None and self.is_former:
+            try:
+                path = take_file(self.folder, path, content_sha256) or path
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be brought into {self.folder}: {error}") from error
+        self.check(name, path)
+        return path
 
     def check(self, name: str, path: str) -> None:
         """Raise InvalidInput, with the field's ``name``, unless the collection may have the file of this path."""
@@ -64,9 +81,7 @@ class AllowedPaths:
         )
 
     def _problem_of_own(self, path: str) -> str | None:
-        parts = path.split("/")
-        is_own = parts[0] == MEDIA and len(parts) > 1 and not any(part in ("", ".", "..") for part in parts)
-        if self.folder is None or not is_own:
+        if self.folder is None or not is_owned(path):
             return f"is neither an absolute path nor one below {MEDIA}/ in the collection's folder"
         real, top = (self.folder / path).resolve(), (self.folder / MEDIA).resolve()
         if not real.is_relative_to(top):

@@ -68,7 +68,8 @@ def import_collection(
             catalogue = Catalogue(path)
             try:
                 rows = _rows(VIDEOS_NAME, videos), _rows(CLIPS_NAME, clips)
-                whole = _whole_videos(*rows, label, allowed.of_collection(place))
+                # An export by version 0.2.0 says so nowhere.
+                whole = _whole_videos(*rows, label, allowed.of_collection(place, is_former=True))
                 fill(catalogue, place, whole, clips.metadata.num_rows, on_rows)
                 bring_media(library, place, catalogue)
             finally:

@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +111,7 @@ def checked_video(row: Row, allowed: AllowedPaths) -> NewVideo:
     fields = ("content_sha256", "path", "title", "duration", "width", "height")
     try:
         video = check_video(NewVideo(**{name: values[name] for name in fields}, metadata=metadata))
-        allowed.check("path", video.path)
-        return video
+        return replace(video, path=allowed.accept("path", video.path, video.content_sha256))
     except InvalidInput as error:
         raise row.error(error) from error
 

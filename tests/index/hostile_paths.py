@@ -24,7 +24,7 @@ HOSTILE_PATHS = {
     "dot in media": ("media/./a.mp4", _NEITHER),
     "nothing": ("", _NEITHER),
 }
-"""(path, message) by name. ``{folder}``: that of ``make_links``, with the data folder and ``roots``, which is allowed."""
+"""(path, message) by name. ``{folder}``: that of ``make_links``, with the data folder and the allowed ``roots``."""
 
 
 def make_links(folder: Path) -> None:

@@ -79,8 +79,9 @@ def test_files_that_are_restored_lie_in_folders_that_were_allowed(
     run_json(capsys, "collection", "backup", "videos", backup)
     run_json(capsys, "collection", "export", "videos", export)
     monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", '["/videos"]')
-    for arguments, row in ((["restore", backup], f"{backup}: table videos: "), (["import", export], "videos.parquet: ")):
-        assert main(["collection", *arguments, "again"]) == 2
+    rows = (("restore", backup, f"{backup}: table videos: "), ("import", export, "videos.parquet: "))
+    for action, source, row in rows:
+        assert main(["collection", action, source, "again"]) == 2
         said = capsys.readouterr().err
         assert f"{row}row 1: path: {str(picture)!r} leads to {str(picture)!r}, outside the folders" in said
         assert "(/videos); --root FOLDER, or VITASCOPE_ALLOWED_ROOTS, allows another" in said

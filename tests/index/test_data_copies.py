@@ -18,6 +18,7 @@ import pytest
 from index.library import Library
 from index.nearest.place import PLACE_KEY
 from index.transfer.data_copies import copies, copy_data, restore_data
+from index.transfer.media_paths import AllowedPaths
 from service.gate.keys import KeyStore
 from tests.index.numbered import WIDTH, add, manifest, numbers_in
 from vitascope.command import main
@@ -52,6 +53,10 @@ def backups(tmp_path: Path) -> Path:
     return folder
 
 
+def videos_allowed(data: Path) -> AllowedPaths:
+    return AllowedPaths([Path("/videos")], data)
+
+
 def aged(copy: Path, year: int) -> Path:
     """The copy as if it were of another year."""
     return copy.rename(copy.with_name(f"{year}-01-01T00-00-00Z"))
@@ -78,7 +83,7 @@ def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, da
     store.close()
     shutil.rmtree(data)
     restored = tmp_path / "restored"
-    assert restore_data(made.folder, restored) == ["films", "talks"]
+    assert restore_data(made.folder, restored, videos_allowed(restored)) == ["films", "talks"]
     with Library(restored / "collections") as library:
         assert numbers_in(library.open("films")) == [*range(10), 50]
         assert numbers_in(library.open("talks")) == [20, 21]
@@ -91,7 +96,7 @@ def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, da
     store.close()
     assert stat.S_IMODE((restored / "keys.sqlite3").stat().st_mode) == 0o600
     with pytest.raises(InvalidInput, match=r"has keys.sqlite3, models.json, films, talks already"):
-        restore_data(made.folder, restored)
+        restore_data(made.folder, restored, videos_allowed(restored))
 
 
 def test_a_media_file_is_stored_once_as_long_as_it_is_the_same(data: Path, backups: Path) -> None:
@@ -147,7 +152,7 @@ def test_a_collection_in_milvus_is_copied_and_restored_where_milvus_cannot_be_re
         connection.commit()
     made = copy_data(data, backups, keep=1)
     assert (made.collections, made.failures) == (["films", "talks"], [])
-    restore_data(made.folder, tmp_path / "restored")
+    restore_data(made.folder, tmp_path / "restored", videos_allowed(tmp_path / "restored"))
     with Library(tmp_path / "restored" / "collections") as library:
         assert library.open("films").vectors_at == at
         assert library.open("films").stats().videos == 10
@@ -161,7 +166,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, data: Path, backups: Pa
     with pytest.raises(InvalidInput, match="not a folder"):
         copy_data(tmp_path / "nowhere", backups, keep=1)
     with pytest.raises(InvalidInput, match="has no folder collections"):
-        restore_data(backups, tmp_path / "new")
+        restore_data(backups, tmp_path / "new", videos_allowed(tmp_path / "new"))
     with open(backups / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InvalidInput, match="another process makes a copy"):
@@ -182,6 +187,8 @@ def test_the_command_says_what_it_did(
     assert main(["backup", str(backups), "--data", str(data)]) == 0
     copy = copies(backups)[0]
     assert f"{copy}: films, talks, 2 media files" in capsys.readouterr().out
-    assert main(["backup", "--restore", str(copy), "--data", str(tmp_path / "new")]) == 0
+    assert main(["backup", "--restore", str(copy), "--data", str(tmp_path / "new")]) == 2
+    assert "catalogue.sqlite3: table videos: row 1: path: '/videos/0.mp4' leads to" in capsys.readouterr().err
+    assert main(["backup", "--restore", str(copy), "--data", str(tmp_path / "new"), "--root", "/videos"]) == 0
     assert "films, talks restored from" in capsys.readouterr().out
     assert main(["backup", str(backups), "--keep", "0", "--data", str(data)]) == 2

@@ -18,6 +18,7 @@ from index.transfer.backup import restore
 from index.transfer.parquet_import import import_collection
 from service import operation_work
 from service.operations import MAX_TRIES, Operations
+from tests.index.numbered import allowed
 from tests.service.conftest import settings_for
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_search import fill
@@ -80,7 +81,8 @@ def test_an_export_is_two_parquet_files_of_one_moment(running: Running, colors: 
     assert [file.name for file in fetched(running.client, operation, folder)] == ["clips.parquet", "videos.parquet"]
     assert "thumbnail" not in pq.read_schema(folder / "clips.parquet").names
     with Library(tmp_path / "elsewhere") as library:
-        imported = import_collection(library, folder, "again", running.service.model.bundle.manifest, allowed=allowed(library))
+        manifest = running.service.model.bundle.manifest
+        imported = import_collection(library, folder, "again", manifest, allowed=allowed(library))
         assert sorted(video.title for video in imported.videos()) == ["blue", "green", "red"]
     running.client.delete(address)
 
@@ -340,4 +342,5 @@ def test_the_client_fetches_what_it_asked_for_and_leaves_nothing_there(
     with Library(tmp_path / "library") as library:
         assert restore(library, tmp_path / "b", "b", allowed=allowed(library)).stats().videos == 3
         manifest = running.service.model.bundle.manifest
-        assert import_collection(library, tmp_path / "parquet", "p", manifest, allowed=allowed(library)).stats().videos == 3
+        imported = import_collection(library, tmp_path / "parquet", "p", manifest, allowed=allowed(library))
+        assert imported.stats().videos == 3

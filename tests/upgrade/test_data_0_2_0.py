@@ -19,6 +19,7 @@ from index.records import Video
 from index.transfer.backup import restore
 from index.transfer.data_copies import copies, copy_data, restore_data
 from index.transfer.media_links import missing_media
+from index.transfer.media_paths import AllowedPaths
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from tests.upgrade.data_0_2_0 import RED, paths, unpacked
@@ -190,7 +191,7 @@ def test_a_copy_that_0_2_0_made_is_restored_with_its_films(data: Path, tmp_path:
     shutil.copytree(data / "media", copy / "media")
     shutil.rmtree(data)
     restored = tmp_path / "restored"
-    assert restore_data(copy, restored) == NAMES
+    assert restore_data(copy, restored, AllowedPaths([tmp_path], restored)) == NAMES
     with Library(restored / "collections") as library:
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
     assert list((restored / "media").rglob(f"{RED}.mp4")) == []
@@ -198,7 +199,7 @@ def test_a_copy_that_0_2_0_made_is_restored_with_its_films(data: Path, tmp_path:
     (tmp_path / "new").mkdir()
     copy_data(restored, tmp_path / "new", keep=1)
     (made,) = copies(tmp_path / "new")
-    restore_data(made, tmp_path / "elsewhere")
+    restore_data(made, tmp_path / "elsewhere", AllowedPaths([tmp_path], tmp_path / "elsewhere"))
     with Library(tmp_path / "elsewhere" / "collections") as library:
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
 
@@ -207,7 +208,7 @@ def test_a_backup_that_0_2_0_made_is_restored_with_the_films_of_its_original(dat
     backup = tmp_path / "videos.sqlite3"
     shutil.copy(data / "collections" / "videos" / "catalogue.sqlite3", backup)
     with Library(data / "collections") as library:
-        restored = restore(library, backup, "third")
+        restored = restore(library, backup, "third", allowed=AllowedPaths([tmp_path], data))
         assert job(restored, 4).state == "paused"
         library.drop("videos")
         library.rename("third", "videos")
