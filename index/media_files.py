@@ -12,8 +12,8 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
 
 from index.storage.catalogue import Catalogue
 from index.storage.durability import link_or_copy, make_folders, sync
@@ -29,6 +29,7 @@ from index.storage.removals import (
     listed_removals,
 )
 from vitascope.errors import CollectionNotFound, StorageError
+from vitascope.media.confined_open import LeadsOutside, open_folder_beneath
 
 _log = logging.getLogger(__name__)
 
@@ -164,30 +165,37 @@ class MediaFiles:
 
     def _remove(self, connection: sqlite3.Connection, path: str) -> None:
         """Execute an entry of the list and take it off, in a write transaction."""
-        target = self._top / path
         try:
-            if not is_owned(path.removesuffix("/")) or is_needed(connection, path):
-                pass  # nothing to do
-            elif path.endswith("/"):
-                self._remove_folder(connection, target)
-            else:
-                target.unlink(missing_ok=True)
-                sync(target.parent)
+            if is_owned(path.removesuffix("/")) and not is_needed(connection, path):
+                self._remove_beneath(connection, path)
         except FileNotFoundError:
-            pass  # the folder is not there
+            pass  # the file or its folder is not there
+        except LeadsOutside as error:
+            _log.error("%s: stays: %s", self._top / path, error)
         except OSError as error:
-            _log.error("%s: cannot be removed now: %s", target, error)
+            _log.error("%s: cannot be removed now: %s", self._top / path, error)
             return  # until the collection is next opened
         forget_removal(connection, path)
 
-    def _remove_folder(self, connection: sqlite3.Connection, folder: Path) -> None:
-        for file in list(folder.iterdir()):
-            if not is_needed(connection, f"{MEDIA}/{folder.name}/{file.name}"):
-                file.unlink(missing_ok=True)
-        sync(folder)
-        if not any(folder.iterdir()):
-            folder.rmdir()
-            sync(folder.parent)
+    def _remove_beneath(self, connection: sqlite3.Connection, path: str) -> None:
+        """Remove a file, or a job's folder, without following a link below the folder of media. Raises OSError."""
+        inside = PurePosixPath(path).relative_to(MEDIA)
+        with ExitStack() as stack:
+            parent = open_folder_beneath(self.folder.resolve(), inside.parent)
+            stack.callback(os.close, parent)
+            if not path.endswith("/"):
+                os.unlink(inside.name, dir_fd=parent)
+            else:
+                folder = open_folder_beneath(parent, inside.name)
+                stack.callback(os.close, folder)
+                for name in os.listdir(folder):
+                    if not is_needed(connection, f"{path}{name}"):
+                        os.unlink(name, dir_fd=folder)
+                os.fsync(folder)
+                if os.listdir(folder):
+                    return
+                os.rmdir(inside.name, dir_fd=parent)
+            os.fsync(parent)
 
     def _make_folder(self, target: Path) -> None:
         """The folder of an owned file; never that of the collection, which may have been dropped."""

@@ -78,8 +78,8 @@ def _waits_for_us(collection: Collection, found: Job) -> bool:
             return False
     if found.options.confined:
         raise Conflict(
-            f"job {found.id}: belongs to a service, which knows what it may read, and is not running; --server URL of "
-            "that service was expected"
+            f"job {found.id}: belongs to a service, or came with a backup, and is not running; --server URL of a "
+            "service, which knows what it may read, was expected"
         )
     return True
 

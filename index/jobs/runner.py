@@ -96,7 +96,10 @@ def run_job(
     owner = new_owner(decodes=workplace.decodes_here)
     found = job(collection, job_id)
     if found.options.confined and reach is None:
-        raise Conflict(f"job {job_id}: belongs to a service, which knows what it may read; run it there")
+        raise Conflict(
+            f"job {job_id}: belongs to a service, or came with a backup; run it at a service, "
+            "which knows what it may read"
+        )
     with collection.catalogue.write() as connection:
         taken = job_state.take(connection, job_id, owner, max_crashes)
     if not taken:

@@ -15,7 +15,7 @@ from index.library import Library
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
-from tests.index.numbered import add, allowed, manifest, numbers_in
+from tests.index.numbered import add, allowed, content, manifest, numbers_in
 from vitascope.errors import InvalidInput
 
 
@@ -57,6 +57,29 @@ def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, library: Library
     assert repr(path) in str(raised.value)
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
     assert (tmp_path / "data" / "keys.sqlite3").read_text() == "secrets"
+
+
+def test_an_export_by_0_2_0_gets_its_uploads_from_the_data_folder(tmp_path: Path, library: Library) -> None:
+    """That version named them by absolute paths, in a data folder that may have been elsewhere."""
+    held = tmp_path / "data" / "media" / "videos" / f"{content(1)}.mp4"
+    held.parent.mkdir(parents=True)
+    held.write_bytes(b"1")  # which `content` is the SHA-256 of
+    edit(tmp_path / "export" / "videos.parquet", 1, "path", f"/former/media/videos/{content(1)}.mp4")
+    copy = import_collection(library, tmp_path / "export", "copy", manifest(), allowed=allowed(library))
+    video = copy.get_video(2)
+    assert video.path == f"media/{content(1)}.mp4"
+    assert copy.media_path(video).read_bytes() == b"1"
+    copy.delete_video(2)
+    assert held.read_bytes() == b"1"
+
+
+def test_a_file_of_other_content_is_not_taken_for_an_upload_of_0_2_0(tmp_path: Path, library: Library) -> None:
+    secret = tmp_path / "data" / "media" / "videos" / f"{content(1)}.mp4"
+    secret.parent.mkdir(parents=True)
+    secret.write_bytes(b"another's")
+    edit(tmp_path / "export" / "videos.parquet", 1, "path", str(secret))
+    with pytest.raises(InvalidInput, match="in the data folder"):
+        import_collection(library, tmp_path / "export", "copy", manifest(), allowed=allowed(library))
 
 
 def test_columns_that_no_export_has_are_not_read(tmp_path: Path, library: Library) -> None:

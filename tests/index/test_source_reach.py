@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from index.collection import Collection
-from index.jobs.jobs import JobOptions, cancel, create_job, items, job, retry, run_job
+from index.jobs.jobs import JobOptions, cancel, create_job, items, job, resume, retry, run_job
 from index.jobs.sources.description import (
     FilesSource,
     FolderSource,
@@ -26,6 +26,9 @@ from index.jobs.sources.description import (
 from index.jobs.sources.fetching import Interrupted
 from index.jobs.sources.listing import list_source
 from index.jobs.sources.reach import Reach
+from index.library import Library
+from index.transfer.backup import back_up, restore
+from index.transfer.media_paths import AllowedPaths
 from tests.connections import connections
 from tests.media_files import solid, write_color_video, write_picture
 from vitascope.errors import Conflict, InvalidInput
@@ -160,6 +163,32 @@ def test_a_confined_job_checks_again_when_it_reads(
     done = run_job(collection, small_model, made.id, reach=reach)
     assert (done.counts.succeeded, done.counts.failed) == (1, 1)
     assert "outside the folders" in (items(collection, made.id, "failed")[0].reason or "")
+
+
+def test_a_job_of_a_backup_reads_what_a_service_allows_whoever_made_the_backup(
+    tmp_path: Path, films: Path, collection: Collection, small_model: Model
+) -> None:
+    (tmp_path / "secrets").mkdir()
+    secret = write_picture(tmp_path / "secrets" / "secret.png", solid((1, 2, 3)))
+    (films / "list.csv").write_text(f"path\n{films / 'red.png'}\n{secret}\n")
+    sources = FilesSource((str(secret),)), FolderSource(str(secret.parent)), ListSource(str(films / "list.csv"))
+    made = [create_job(collection, source).id for source in sources]
+    with collection.catalogue.write() as connection:
+        connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (made[0],))
+        row = (made[0], 0, str(secret), "queued")
+        connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (?, ?, ?, ?)", row)
+    back_up(collection, tmp_path / "backup")
+    reach = Reach((films,), ())
+    with Library(tmp_path / "elsewhere") as library:
+        copy = restore(library, tmp_path / "backup", "copy", allowed=AllowedPaths([], tmp_path / "elsewhere"))
+        for job_id in made:
+            resume(copy, job_id)
+            with pytest.raises(Conflict, match="belongs to a service, or came with a backup"):
+                run_job(copy, small_model, job_id)
+            done = run_job(copy, small_model, job_id, reach=reach)
+            said = [done.error or "", *(item.reason or "" for item in items(copy, job_id))]
+            assert any("outside the folders" in words for words in said)
+        assert [video.title for video in copy.videos()] == ["red"]
 
 
 # Descriptions
