@@ -50,22 +50,23 @@ def encode_tokens(tokens: NDArray[np.floating], encoding: TokenEncoding) -> byte
     return bytes(scales.astype("<f2").tobytes() + steps.astype(np.int8).tobytes())
 
 
-def decode_tokens(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """The tokens (V, W) as float32.
-
-    Raises InvalidInput unless ``stored`` is as many bytes as tokens of ``shape`` take and all values are finite.
-    """
+def check_stored(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int]) -> None:
+    """Raise InvalidInput unless ``stored`` is as many bytes as tokens of ``shape`` (V, W) take, of finite values."""
     if len(stored) != encoded_bytes(encoding, shape):
         raise InvalidInput(
             f"visual tokens: {len(stored)} bytes; {encoded_bytes(encoding, shape)} were expected, "
             f"for shape {shape} as {encoding}"
         )
-    if encoding == "float16":
-        tokens = np.frombuffer(stored, "<f2").reshape(shape).astype(np.float32)
-    else:
-        scales = np.frombuffer(stored, "<f2", count=shape[0]).astype(np.float32)
-        steps = np.frombuffer(stored, np.int8, offset=2 * shape[0]).reshape(shape)
-        tokens = steps * scales[:, np.newaxis]
-    if not np.isfinite(tokens).all():
+    floats = np.frombuffer(stored, "<f2", count=-1 if encoding == "float16" else shape[0])
+    if not np.isfinite(floats).all():
         raise InvalidInput("visual tokens: not finite; finite numbers were expected")
-    return tokens
+
+
+def decode_tokens(stored: bytes, encoding: TokenEncoding, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """The tokens (V, W) as float32. Raises InvalidInput as ``check_stored``."""
+    check_stored(stored, encoding, shape)
+    if encoding == "float16":
+        return np.frombuffer(stored, "<f2").reshape(shape).astype(np.float32)
+    scales = np.frombuffer(stored, "<f2", count=shape[0]).astype(np.float32)
+    steps = np.frombuffer(stored, np.int8, offset=2 * shape[0]).reshape(shape)
+    return steps * scales[:, np.newaxis]

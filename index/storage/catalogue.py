@@ -50,13 +50,17 @@ def create_catalogue(path: Path, meta: Mapping[str, str]) -> None:
 class Catalogue:
     """Transactions on one catalogue file; safe to use from many threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
         """Open the catalogue at ``path``; one of an earlier version gets the tables of this one first.
+
+        ``durable``: False for a new catalogue that is filled before it has its place: writes are not awaited, and
+        survive a crash once the file has been synced after ``close``.
 
         Raises CollectionNotFound where there is none, StorageError where it cannot be read or is of a later
         version.
         """
         self.path = path
+        self._synchronous = "FULL" if durable else "OFF"
         self._write_lock = threading.RLock()
         self._pool_lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
@@ -159,7 +163,7 @@ class Catalogue:
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA trusted_schema = OFF")
             self._check_identity(connection)
         except BaseException:

@@ -17,7 +17,7 @@ from index.jobs import state as job_state
 from index.jobs.events import forget_untold
 from index.library import Library
 from index.nearest.place import FAISS, PLACE_KEY, check_place
-from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
+from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION
 from index.transfer.beside import written_beside
@@ -26,7 +26,7 @@ from index.transfer.foreign_catalogue import ForeignCatalogue, open_foreign
 from index.transfer.job_rows import copy_jobs
 from index.transfer.media_links import bring_media
 from index.transfer.media_paths import AllowedPaths
-from index.transfer.whole_videos import OnRows, fill, touch
+from index.transfer.whole_videos import OnRows, fill, new_catalogue, touch
 from vitascope.errors import InvalidInput, StorageError
 
 OnStep = Callable[[int, int], None]
@@ -99,20 +99,15 @@ def restore(
                 f"{file}: table meta: vectors: {meta[PLACE_KEY]!r} is where the collection was searched; "
                 "--vectors PLACE, the same or another, was expected"
             )
-        with library.new_folder(name) as folder:
+        with library.new_folder(name) as folder, new_catalogue(folder, meta) as catalogue:
             if media is not None and media.is_dir():
                 _copy_media(media, folder)
-            create_catalogue(folder / CATALOGUE_NAME, meta)
-            catalogue = Catalogue(folder / CATALOGUE_NAME)
-            try:
-                paths = allowed.of_collection(folder, is_former=foreign.version < RELATIVE_PATHS)
-                videos = whole_videos(foreign, clip_format(meta), paths)
-                fill(catalogue, folder, videos, count_clips(foreign), on_rows)
-                copy_jobs(foreign, catalogue)
-                _finish(catalogue, foreign)
-                bring_media(library, folder, catalogue)
-            finally:
-                catalogue.close()
+            paths = allowed.of_collection(folder, is_former=foreign.version < RELATIVE_PATHS)
+            videos = whole_videos(foreign, clip_format(meta), paths)
+            fill(catalogue, folder, videos, count_clips(foreign), on_rows)
+            copy_jobs(foreign, catalogue)
+            _finish(catalogue, foreign)
+            bring_media(library, folder, catalogue)
     return library.open(name)
 
 

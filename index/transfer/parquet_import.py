@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from index.collection import Collection
 from index.library import Library, new_meta
-from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.rows import ClipRow
 from index.transfer.media_links import bring_media
 from index.transfer.media_paths import AllowedPaths
@@ -30,6 +29,7 @@ from index.transfer.whole_videos import (
     checked_clip,
     checked_video,
     fill,
+    new_catalogue,
 )
 from vitascope.errors import FingerprintMismatch, InvalidInput
 from vitascope.manifest import Manifest
@@ -62,18 +62,13 @@ def import_collection(
                 f"the bundle in use has {manifest.fingerprint()[:12]}. Use that bundle"
             )
         _check_shapes(label, manifest)
-        with library.new_folder(name) as place:
-            path = place / CATALOGUE_NAME
-            create_catalogue(path, new_meta(manifest, label.token_encoding, library.vectors))
-            catalogue = Catalogue(path)
-            try:
-                rows = _rows(VIDEOS_NAME, videos), _rows(CLIPS_NAME, clips)
-                # An export by version 0.2.0 says so nowhere.
-                whole = _whole_videos(*rows, label, allowed.of_collection(place, is_former=True))
-                fill(catalogue, place, whole, clips.metadata.num_rows, on_rows)
-                bring_media(library, place, catalogue)
-            finally:
-                catalogue.close()
+        meta = new_meta(manifest, label.token_encoding, library.vectors)
+        with library.new_folder(name) as place, new_catalogue(place, meta) as catalogue:
+            rows = _rows(VIDEOS_NAME, videos), _rows(CLIPS_NAME, clips)
+            # An export by version 0.2.0 says so nowhere.
+            whole = _whole_videos(*rows, label, allowed.of_collection(place, is_former=True))
+            fill(catalogue, place, whole, clips.metadata.num_rows, on_rows)
+            bring_media(library, place, catalogue)
     return library.open(name)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from index.records import (
     check_vector,
     check_video,
 )
-from index.storage.catalogue import Catalogue
+from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
+from index.storage.durability import sync
 from index.storage.rows import ClipRow, insert_whole
 from index.transfer.media_paths import AllowedPaths
 from vitascope.errors import InvalidInput, StorageError
-from vitascope.token_encoding import TokenEncoding, decode_tokens
+from vitascope.token_encoding import TokenEncoding, check_stored
 
 OnRows = Callable[[int, int], None]
 """Takes how many clips are done, and of how many."""
@@ -69,6 +71,22 @@ class WholeVideo:
     video: NewVideo
     first_clip: int
     clips: list[ClipRow]
+
+
+@contextmanager
+def new_catalogue(folder: Path, meta: Mapping[str, str]) -> Iterator[Catalogue]:
+    """Create a catalogue in ``folder``, to be filled within the block; it is durable when the block is left.
+
+    Raises StorageError and OSError.
+    """
+    path = folder / CATALOGUE_NAME
+    create_catalogue(path, meta)
+    catalogue = Catalogue(path, durable=False)
+    try:
+        yield catalogue
+    finally:
+        catalogue.close()
+    sync(path)
 
 
 def fill(catalogue: Catalogue, folder: Path, videos: Iterator[WholeVideo], total: int, on_rows: OnRows | None) -> None:
@@ -125,7 +143,7 @@ def checked_clip(row: Row, form: ClipFormat) -> ClipRow:
     tokens = values.get("tokens")
     try:
         if tokens is not None:
-            decode_tokens(tokens, form.token_encoding, form.tokens_shape)
+            check_stored(tokens, form.token_encoding, form.tokens_shape)
         return ClipRow(
             span=check_span(values["start"], values["end"]),
             text=check_text("text", values["text"]),
