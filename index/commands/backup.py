@@ -13,6 +13,7 @@ from rich.markup import escape
 from index.commands.places import allowed_paths
 from vitascope.commands.options import add_data, add_roots
 from vitascope.commands.output import Steps
+from vitascope.errors import InvalidInput
 
 EPILOG = """\
 A copy holds collections, keys, webhooks, uploads and which models were added. The service goes on meanwhile; each
@@ -41,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     from index.transfer.data_copies import copy_data, restore_data
 
+    if args.restore is None and args.roots is not None:
+        raise InvalidInput("--root: goes with --restore, which reads paths of files; a copy takes them as they are")
     if args.restore is not None:
         with Steps("restoring", quiet=args.json) as steps:
             names = restore_data(args.restore, args.data, allowed_paths(args), steps.show)

@@ -165,6 +165,7 @@ class Catalogue:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("PRAGMA cell_size_check = ON")
             self._check_identity(connection)
         except BaseException:
             connection.close()

@@ -21,7 +21,7 @@ from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION
 from index.transfer.beside import written_beside
-from index.transfer.catalogue_rows import clip_format, count_clips, read_meta, read_sequences, whole_videos
+from index.transfer.catalogue_rows import clip_format, count_clips, read_meta, read_sequences, read_videos
 from index.transfer.foreign_catalogue import ForeignCatalogue, open_foreign
 from index.transfer.job_rows import copy_jobs
 from index.transfer.media_links import bring_media
@@ -103,7 +103,7 @@ def restore(
             if media is not None and media.is_dir():
                 _copy_media(media, folder)
             paths = allowed.of_collection(folder, is_former=foreign.version < RELATIVE_PATHS)
-            videos = whole_videos(foreign, clip_format(meta), paths)
+            videos = read_videos(foreign, clip_format(meta), paths)
             fill(catalogue, folder, videos, count_clips(foreign), on_rows)
             copy_jobs(foreign, catalogue)
             _finish(catalogue, foreign)

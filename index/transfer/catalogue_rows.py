@@ -1,4 +1,4 @@
-"""Videos and clips out of a catalogue from outside, each value of the type that its column should have."""
+"""Read videos and clips from an untrusted catalogue, and check the type of every value."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ def read_sequences(foreign: ForeignCatalogue) -> dict[str, int]:
     return {name: sequences[name] for name in ("videos", "clips", "jobs") if name in sequences}
 
 
-def whole_videos(foreign: ForeignCatalogue, form: ClipFormat, allowed: AllowedPaths) -> Iterator[WholeVideo]:
+def read_videos(foreign: ForeignCatalogue, form: ClipFormat, allowed: AllowedPaths) -> Iterator[WholeVideo]:
     """Yield every video with its clips, checked, by id. Raises InvalidInput naming table, row and column."""
     table, clips_read = f"{foreign.file}: table videos", 0
     columns = ", ".join(_VideoRecord.model_fields)
-    for found in foreign.connection.execute(f"SELECT {columns} FROM videos ORDER BY id"):
-        video = checked(_VideoRecord, table, found[0], found)
+    for values in foreign.connection.execute(f"SELECT {columns} FROM videos ORDER BY id"):
+        video = checked(_VideoRecord, table, values[0], values)
         row = Row(table, video.id, video.model_dump())
         clips = [checked_clip(clip, form) for clip in _clips(foreign, row, form.vector_width)]
         clips_read += len(clips)
@@ -143,15 +143,14 @@ def _clips(foreign: ForeignCatalogue, video: Row, width: int) -> Iterator[Row]:
         f" {join} WHERE id >= ? AND id < ? ORDER BY id",
         (first, first + count),
     )
-    number = 0
-    for number, found in enumerate(rows, 1):
-        clip = checked(_ClipRecord, table, found[0], found)
-        if (clip.id, clip.video_id) != (first + number - 1, video.number):
+    following = first
+    for values in rows:
+        clip = checked(_ClipRecord, table, values[0], values)
+        if (clip.id, clip.video_id) != (following, video.number):
             break
         if len(clip.vector) != 4 * width:
             raise InvalidInput(f"{table}: row {clip.id}: vector: {len(clip.vector)} bytes; {4 * width} were expected")
         yield Row(table, clip.id, {**clip.model_dump(), "vector": np.frombuffer(clip.vector, "<f4")})
-    else:
-        if number == count:
-            return
-    raise video.error(f"first_clip, clip_count: {first}, {count}; clips of these ids, all its own, were expected")
+        following += 1
+    if following != first + count:
+        raise video.error(f"first_clip, clip_count: {first}, {count}; clips of these ids, all its own, were expected")

@@ -1,7 +1,7 @@
-"""A catalogue file from outside, which may have been made to do harm.
+"""Open an untrusted catalogue file.
 
-It is opened read-only with SQLite's defensive settings, and nothing is read from it before its schema is known to be,
-token for token, that of a catalogue version. Its full-text index is never opened: it is derived, and made again.
+The file is opened read-only with SQLite's defensive settings, and nothing is read from it before its schema has been
+compared, token for token, with that of its catalogue version. Its full-text index is never opened: it is derived data.
 """
 
 from __future__ import annotations
@@ -117,15 +117,16 @@ def _checked_version(connection: sqlite3.Connection, file: Path) -> int:
 
 
 def _check_schema(connection: sqlite3.Connection, file: Path, version: int) -> None:
-    known, found = _known_schema(version), _read_schema(connection, file)
-    for kind, name in found:
-        if (kind, name) not in known:
+    expected, actual = _known_schema(version), _read_schema(connection, file)
+    for kind, name in actual:
+        if (kind, name) not in expected:
             raise _differs(file, version, f"{kind} {name!r} is not one of its")
-    for (kind, name), (table, tokens) in known.items():
-        if (kind, name) not in found:
+    for (kind, name), (table, tokens) in expected.items():
+        if (kind, name) not in actual:
             raise _differs(file, version, f"{kind} {name!r} is missing")
-        if found[kind, name][0] != table or (name not in _SHADOWS and found[kind, name][1] != tokens):
-            difference = _first_difference(found[kind, name][1], tokens)
+        actual_table, actual_tokens = actual[kind, name]
+        if actual_table != table or (name not in _SHADOWS and actual_tokens != tokens):
+            difference = _first_difference(actual_tokens, tokens)
             raise _differs(file, version, f"{kind} {name!r} is defined otherwise{difference}")
 
 
@@ -151,11 +152,11 @@ def _differs(file: Path, version: int, problem: str) -> InvalidInput:
     )
 
 
-def _first_difference(found: list[str], known: list[str]) -> str:
-    for at, (one, other) in enumerate(zip([*found, ""], [*known, ""], strict=False)):
-        if one != other:
-            before = " ".join(known[max(0, at - 3) : at])
-            return f": {one[:80]!r} in place of {other!r} after {before!r}"
+def _first_difference(actual: list[str], expected: list[str]) -> str:
+    for number, (token, known) in enumerate(zip([*actual, ""], [*expected, ""], strict=False)):
+        if token != known:
+            before = " ".join(expected[max(0, number - 3) : number])
+            return f": {token[:80]!r} in place of {known!r} after {before!r}"
     return ""
 
 

@@ -1,7 +1,7 @@
-"""Jobs out of a catalogue from outside.
+"""Read jobs from an untrusted catalogue, check every value, and write them into a new catalogue.
 
-Every job comes back confined: its source, its files and its file list may name anything, so that it runs only where a
-service says what may be read, and within that.
+Every job becomes a confined one: its source, its files and its file list may name anything, so it runs only at a
+service, within what that allows.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from index.transfer.catalogue_rows import Count, Finite, Id, Record, checked, fi
 from index.transfer.foreign_catalogue import MAX_CELL, ForeignCatalogue
 from vitascope.errors import InvalidInput
 
+_OPTIONS = TypeAdapter(JobOptions)
+_SOURCES: dict[str, TypeAdapter[Source]] = {kind: TypeAdapter(source) for kind, source in KINDS.items()}
 Flag = Literal[0, 1]
 _ROWS_AT_ONCE = 10_000
 _TABLES = ("jobs", "job_items", "job_states")
@@ -109,7 +111,7 @@ def copy_jobs(foreign: ForeignCatalogue, catalogue: Catalogue) -> None:
 
 @contextmanager
 def _present_tables(foreign: ForeignCatalogue) -> Iterator[sqlite3.Connection]:
-    """A database with the job tables of the present version; those of an earlier one are upgraded as copies of ours."""
+    """Yield a database with job tables of the present version; those of earlier ones are copied and upgraded."""
     if foreign.version == SCHEMA_VERSION:
         yield foreign.connection
         return
@@ -143,15 +145,14 @@ def _accepted(record: type[Record], check: Any, table: str, row: tuple[Any, ...]
 
 def _check_job(values: dict[str, Any]) -> None:
     values["source"] = source_json(_checked_source(values["source"]))
-    options = TypeAdapter(JobOptions).validate_json(values["options"], strict=True)
+    options = _OPTIONS.validate_json(values["options"], strict=True)
     metadata = check_metadata(options.metadata)
     values["options"] = options_json(replace(options, metadata=metadata, confined=True))
 
 
 def _checked_source(text: str) -> Source:
     described = json.loads(text)
-    kind = KINDS[described.pop("kind")]
-    source = TypeAdapter(kind).validate_json(json.dumps(described), strict=True)
+    source = _SOURCES[described.pop("kind")].validate_json(json.dumps(described), strict=True)
     for field in fields(source):
         value = getattr(source, field.name)
         for part in value if isinstance(value, tuple) else (value,):

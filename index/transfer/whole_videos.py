@@ -1,4 +1,4 @@
-"""Videos with all their clips on their way from an export or a backup into a new catalogue: every value is checked."""
+"""Check videos with their clips, which come from an export or a backup, and write them into a new catalogue."""
 
 from __future__ import annotations
 

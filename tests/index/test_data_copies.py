@@ -192,3 +192,5 @@ def test_the_command_says_what_it_did(
     assert main(["backup", "--restore", str(copy), "--data", str(tmp_path / "new"), "--root", "/videos"]) == 0
     assert "films, talks restored from" in capsys.readouterr().out
     assert main(["backup", str(backups), "--keep", "0", "--data", str(data)]) == 2
+    assert main(["backup", str(backups), "--root", "/videos", "--data", str(data)]) == 2
+    assert "--root: goes with --restore" in capsys.readouterr().err

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from index.clips.segment import Segmentation
 from index.jobs.jobs import FolderSource, create_job, items, job, jobs
+from index.jobs.records import JobOptions
 from index.library import Library
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.schema import SCHEMA_VERSION, UPGRADES
@@ -35,7 +37,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Library(folder / "data" / "collections") as library:
         collection = library.create("videos", manifest())
         add(collection, *NUMBERS)
-        create_job(collection, FolderSource(str(folder)))
+        create_job(collection, FolderSource(str(folder)), JobOptions(Segmentation(4.0), {"a": 1, "b": 1.0, "c": True}))
         with collection.catalogue.write() as connection:
             connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (1, 0, '/a', 'queued')")
         back_up(collection, folder / "backup")
@@ -261,6 +263,8 @@ def test_jobs_come_back_confined_whatever_the_backup_says(tmp_path: Path, librar
     (found,) = jobs(copy)
     assert (found.state, found.source, found.options.confined) == ("paused", FolderSource("/etc"), True)
     assert [item.path for item in items(copy, 1)] == ["/a"]
+    assert found.options.segmentation == Segmentation(4.0)
+    assert json.dumps(found.options.metadata) == '{"a": 1, "b": 1.0, "c": true}'
 
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
