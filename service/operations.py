@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from index.storage.durability import make_folders
 from index.transfer.beside import written_beside
 from service.problems import is_fault
 from vitascope.errors import Conflict, NotFound, StorageError, VitascopeError
@@ -75,7 +76,7 @@ class Operations:
         self._stopping = False
         self._shares: dict[str, float] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folders(folder)
             ours = [path for path in folder.iterdir() if _ID.fullmatch(path.stem)]
             records = {path.stem: _read(path) for path in ours if path.suffix == ".json"}
             for path in ours:
