@@ -20,6 +20,7 @@ import pytest
 from index.library import Library
 from index.transfer.backup import back_up, restore
 from index.transfer.data_copies import copies, copy_data, restore_data
+from index.transfer.media_paths import AllowedPaths
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import settings_for
 from tests.service.killing import Told, join_writers, present, start_writers
@@ -70,7 +71,7 @@ class Place:
         assert copy_data(self.data, folder, keep=1).failures == []
         if self.room.random() < 0.5:
             shutil.rmtree(self.data.resolve())
-        restore_data(copies(folder)[-1], restored)
+        restore_data(copies(folder)[-1], restored, AllowedPaths([], restored))
         shutil.rmtree(folder)
         self.data = restored
 
@@ -79,12 +80,12 @@ class Place:
         with Library(self.data / "collections") as library:
             backup = self._new("backup")
             back_up(library.open("videos"), backup)
-            restore(library, backup, "videos-again")
+            restore(library, backup, "videos-again", allowed=AllowedPaths([], self.data))
             library.drop("videos")
             if self.room.random() < 0.5:
                 library.rename("videos-again", "videos")
             else:
-                restore(library, backup, "videos")
+                restore(library, backup, "videos", allowed=AllowedPaths([], self.data))
                 library.drop("videos-again")
 
     def share_collection(self) -> None:
@@ -92,7 +93,7 @@ class Place:
         with Library(self.data / "collections") as library:
             backup = self._new("backup")
             back_up(library.open("videos"), backup)
-            copy = restore(library, backup, "videos-again")
+            copy = restore(library, backup, "videos-again", allowed=AllowedPaths([], self.data))
             for video in copy.videos(10_000):
                 copy.delete_video(video.id)
             library.drop("videos-again")
