@@ -6,7 +6,8 @@ result for people; without one a plain listing is printed. With ``--json`` the d
 output, and nothing else does.
 
 Exit statuses: 0 done; 1 looked at, and not as it should be (the result's ``verified`` is false); 2 a mistake, named in
-one line on standard error; 3 done, but not for every file (the result's ``failed`` counts them); 130 interrupted.
+one line on standard error; 3 done, but not for every file (the result's ``failed`` and ``held_videos`` count them); 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def _run(arguments: list[str]) -> int:
     sys.stdout.flush()
     if result.get("verified") is False:
         return UNVERIFIED
-    return PARTLY if result.get("failed") else DONE
+    return PARTLY if result.get("failed") or result.get("held_videos") else DONE
 
 
 class _Parser(argparse.ArgumentParser):

@@ -27,12 +27,16 @@ Files are recognised by their content: what the collection has already is skippe
 command can be repeated. Interrupted or killed, it goes on where it stopped. A file that cannot be read is
 listed with the reason, and the exit status is then 3.
 
+With --watch, a file that was replaced is read again, also by an older one and while nothing watched. --watch-delete
+removes no video whose folder or drive is away, and none while more than --max-delete have lost their files.
+
 A SOURCE is a folder; a file list (.csv, .tsv, .jsonl, .parquet) with a column of paths; WebDataset shards
 (.tar); a URL of a file or folder that fsspec can read; or single files.
 
 examples:
   vitascope index ~/Videos
   vitascope index ~/Videos --watch
+  vitascope index /mnt/cameras --watch --watch-delete --max-delete 0.5
   vitascope index /mnt/cameras --collection cameras --metadata site=north --metadata year=2024
   vitascope index lectures --clip-length 20 --clip-overlap 5
   vitascope index films --segment shots --clip-longest 20
@@ -112,7 +116,17 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=5.0,
         metavar="S",
-        help="seconds for which a file must not change before it is taken as complete (default: %(default)g)",
+        help="seconds for which a file must not change before it is taken as complete, or be gone before its video is "
+        "removed (default: %(default)g)",
+    )
+    group.add_argument(
+        "--max-delete",
+        action=OfThisMachine,
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="with --watch-delete: if more than this share of the folder's videos, 0 to 1, has lost its files, nothing "
+        "is removed until they are back; a single video always is (default: %(default)g)",
     )
 
 
@@ -154,8 +168,20 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"{result['added']} added, {result['skipped']} skipped{failed}: collection "
         f"[bold]{escape(result['collection'])}[/bold] has {result['videos']} videos, {result['clips']} clips"
     )
+    if "gone" in result:
+        _show_watched(result, console)
     _show_files(console, [(f["file"], f["reason"] or "") for f in result["failures"]], result["failed"], "reason")
     _show_files(console, [(n["file"], n["note"]) for n in result["notes"]], len(result["notes"]), "note")
+
+
+def _show_watched(result: dict[str, Any], console: Console) -> None:
+    """What became of files that went while the folder was watched."""
+    if result["gone"]:
+        console.print(f"{result['gone']} lost their file, {result['removed']} of them removed")
+    if result["held_videos"]:
+        reason = f": {escape(result['held_reason'])}" if result["held_reason"] else ""
+        console.print(f"[red]{result['held_videos']} not removed[/red]{reason}")
+    _show_files(console, [(a["path"], a["reason"]) for a in result["away"]], len(result["away"]), "away")
 
 
 def _show_files(console: Console, listed: list[tuple[str, str]], count: int, what: str) -> None:

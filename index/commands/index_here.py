@@ -66,6 +66,8 @@ def _check_watch(args: argparse.Namespace, source: Source) -> None:
     for name in ("interval", "settle"):
         if not 0 < getattr(args, name) < 1e6:
             raise InvalidInput(f"{name}: {getattr(args, name)}; seconds above 0 were expected")
+    if not 0 <= args.max_delete <= 1:
+        raise InvalidInput(f"max-delete: {args.max_delete}; a share from 0 to 1 was expected")
 
 
 def _check_ray(args: argparse.Namespace) -> None:
@@ -149,5 +151,5 @@ def _watch(
             detail = f": {event['reason']}" if event.get("reason") else ""
             console.print(escape(f"{event['event']}  {event['path']}{detail}"), soft_wrap=True)
 
-    wanted = Watch(source, options, interval=args.interval, settle=args.settle, delete=args.watch_delete)
+    wanted = Watch(source, options, args.interval, args.settle, args.watch_delete, args.max_delete)
     return summary(collection, source, watch(collection, model, wanted, say))

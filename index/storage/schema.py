@@ -136,6 +136,17 @@ CREATE TABLE job_states (
 ) WITHOUT ROWID;
 CREATE INDEX job_ends_untold ON job_states (job_id, event)
     WHERE state IN ('succeeded', 'failed', 'cancelled') AND NOT told;
+
+-- Files of watched folders as they were when their content was last read: index/storage/watched_files.py.
+CREATE TABLE watched_files (
+    path       TEXT PRIMARY KEY,
+    video_id   INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE, -- with the file's content
+    facts      TEXT    NOT NULL,
+    drive      TEXT    NOT NULL,
+    device     TEXT    NOT NULL,
+    held_since REAL
+) WITHOUT ROWID;
+CREATE INDEX watched_files_by_video ON watched_files (video_id);
 """
 
 UPGRADES = (
@@ -237,6 +248,17 @@ CREATE INDEX videos_by_path ON videos (path);
 CREATE TABLE removals (
     path TEXT PRIMARY KEY
 ) WITHOUT ROWID;
+""",
+    """
+CREATE TABLE watched_files (
+    path       TEXT PRIMARY KEY,
+    video_id   INTEGER NOT NULL REFERENCES videos (id) ON DELETE CASCADE,
+    facts      TEXT    NOT NULL,
+    drive      TEXT    NOT NULL,
+    device     TEXT    NOT NULL,
+    held_since REAL
+) WITHOUT ROWID;
+CREATE INDEX watched_files_by_video ON watched_files (video_id);
 """,
 )
 """From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n.

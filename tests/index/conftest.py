@@ -14,6 +14,7 @@ from index.library import Library
 from index.nearest.place import FAISS
 from tests.index.folder_jobs import make_pictures
 from tests.index.milvus_server import MilvusUnderTest
+from tests.index.watched import Watched
 from tests.media_files import solid, write_picture
 from vitascope.model import Model
 
@@ -39,6 +40,19 @@ def films(tmp_path: Path) -> Path:
     write_picture(folder / "red.png", solid((220, 10, 10)))
     write_picture(folder / "blue.png", solid((10, 10, 220)))
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder to watch."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def watched(collection: Collection, small_model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
+    return Watched(collection, small_model, folder, monkeypatch)
 
 
 @pytest.fixture

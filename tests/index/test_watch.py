@@ -5,79 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from index.collection import Collection
-from index.jobs import watch as watching
-from index.jobs.jobs import JobOptions
 from index.jobs.sources.description import FolderSource
-from index.jobs.watch import Totals, Watch, summary, watch
-from tests.media_files import solid, write_picture
+from index.jobs.watch import summary
+from tests.index.watched import Step, Watched, command, nothing, picture
 from tests.waiting import PATIENCE
-from vitascope.model import Model
-
-ROOT = Path(__file__).parents[2]
-Step = Callable[[], object]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    return folder
-
-
-class Watched:
-    """Looks at the folder, one step of the world between each two; a second passes with every look."""
-
-    def __init__(self, collection: Collection, model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.collection = collection
-        self.model = model
-        self.folder = folder
-        self.monkeypatch = monkeypatch
-        self.events: list[tuple[str, str]] = []
-
-    def __call__(self, *steps: Step, delete: bool = False, settle: float = 2.0) -> Totals:
-        """Look once, then again after each step and twice at the end; then Ctrl-C."""
-        self.events.clear()
-        waiting = iter([*steps, lambda: None, lambda: None, lambda: None])
-        seconds = 0.0
-
-        def sleep(interval: float) -> None:
-            nonlocal seconds
-            seconds += interval
-            step = next(waiting, None)
-            if step is None:
-                raise KeyboardInterrupt
-            step()
-
-        self.monkeypatch.setattr(watching, "sleep", sleep)
-        self.monkeypatch.setattr(watching, "monotonic", lambda: seconds)
-        wanted = Watch(FolderSource(str(self.folder)), JobOptions(), interval=1.0, settle=settle, delete=delete)
-        return watch(self.collection, self.model, wanted, self.say)
-
-    def say(self, event: dict[str, Any]) -> None:
-        self.events.append((event["event"], Path(event["path"]).name))
-
-    @property
-    def paths(self) -> list[str]:
-        return sorted(Path(video.path).name for video in self.collection.videos())
-
-
-@pytest.fixture
-def watched(collection: Collection, small_model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Watched:
-    return Watched(collection, small_model, folder, monkeypatch)
-
-
-def picture(path: Path, shade: int) -> Path:
-    return write_picture(path, solid((shade, 0, 255 - shade), 16, 16))
 
 
 def test_what_comes_is_indexed_once_and_what_goes_is_reported(watched: Watched, folder: Path) -> None:
@@ -117,7 +52,6 @@ def test_what_goes_is_removed_where_that_is_wanted(watched: Watched, folder: Pat
 def test_a_file_that_moves_stays_findable(watched: Watched, folder: Path) -> None:
     picture(folder / "a.png", 1)
     picture(folder / "keep.png", 2)
-    nothing: Step = lambda: None  # noqa: E731
     watched(nothing, nothing, lambda: (folder / "a.png").rename(folder / "moved.png"), nothing, delete=True)
     assert watched.paths == ["keep.png", "moved.png"]
     # A copy is skipped while the first file is there, and takes its place when that goes.
@@ -137,7 +71,6 @@ def test_a_file_that_moves_stays_findable(watched: Watched, folder: Path) -> Non
 
 def test_a_file_with_new_content_takes_the_place_of_the_old(watched: Watched, folder: Path) -> None:
     picture(folder / "a.png", 1)
-    nothing: Step = lambda: None  # noqa: E731
     watched(nothing, nothing, lambda: picture(folder / "a.png", 200), nothing)
     assert watched.events == [("added", "a.png"), ("added", "a.png"), ("replaced", "a.png")]
     assert watched.paths == ["a.png", "a.png"]
@@ -152,14 +85,13 @@ def test_what_is_known_is_not_read_again_and_what_went_meanwhile_is_noticed(
         os.utime(picture(folder / name, number), (1, 1))
     watched()
     (folder / "b.png").unlink()
-    monkeypatch.setattr(watching, "run_job", lambda *_, **__: pytest.fail("a file was read again"))
+    monkeypatch.setattr("index.jobs.watch_follower.run_job", lambda *_, **__: pytest.fail("a file was read again"))
     totals = watched()
     assert watched.events == [("gone", "b.png")]
     assert totals.added == 0
 
 
 def test_an_unmounted_drive_is_not_a_deleted_one(watched: Watched, folder: Path, tmp_path: Path) -> None:
-    picture(folder / "a.png", 1)
     away = tmp_path / "away"
 
     def unmount() -> None:
@@ -172,6 +104,10 @@ def test_an_unmounted_drive_is_not_a_deleted_one(watched: Watched, folder: Path,
         folder.rmdir()
         away.rename(folder)
 
+    (folder / "broken.mp4").write_bytes(b"no film")
+    watched(nothing, nothing, (folder / "broken.mp4").unlink, nothing)
+    assert watched.events == [("failed", "broken.mp4")]  # that it is gone is no sign of anything
+    picture(folder / "a.png", 1)
     watched(lambda: None, lambda: None, unmount, empty_mount_point, mount, delete=True)
     assert [event for event, _ in watched.events] == ["added", "away", "back"]
     assert watched.paths == ["a.png"]
@@ -179,30 +115,6 @@ def test_an_unmounted_drive_is_not_a_deleted_one(watched: Watched, folder: Path,
     watched(delete=True)  # all gone at once: as likely an empty mount point
     assert [event for event, _ in watched.events] == ["away"]
     assert watched.paths == ["a.png"]
-
-
-HEEDING = """
-import signal, sys
-from vitascope.command import main
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.exit(main(sys.argv[1:]))
-"""
-"""Tests that are started in the background of a shell ignore Ctrl-C, and so would what they start. This heeds it by
-itself: a process that has Milvus's client in it must not be forked with code to run between.
-"""
-
-
-@contextmanager
-def command(folder: Path, data: Path, bundle: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """`vitascope index FOLDER --watch`, which looks very often."""
-    arguments = [sys.executable, "-c", HEEDING, "index", str(folder), "--watch", "--interval", "0.05"]
-    arguments += ["--settle", "0.05", "--bundle", str(bundle), "--data", str(data), *options]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(arguments, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize(

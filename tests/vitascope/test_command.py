@@ -388,6 +388,7 @@ def test_metadata_given_while_indexing_can_be_filtered_by(pictures: Path, capsys
         (["index", ".", "--watch-delete"], "--watch was expected"),
         (["index", "s3://bucket/a/", "--watch"], "only a folder can be followed"),
         (["index", ".", "--watch", "--settle", "0"], "settle: 0"),
+        (["index", ".", "--watch", "--max-delete", "-0.5"], "max-delete: -0.5; a share from 0 to 1 was expected"),
         (["index", ".", "--watch", "--ray", "auto"], "by this machine alone"),
         (["index", ".", "--ray-actors", "2"], "--ray was expected"),
         (["index", ".", "--ray", "ray://127.0.0.1:10001"], "HOST:PORT, auto or local was expected"),

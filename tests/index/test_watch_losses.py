@@ -1,0 +1,406 @@
+"""A watched folder whose files are replaced, moved, deleted or away, also while nothing watches it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from index.jobs import watched_folder
+from tests.index.watched import Watched, command, nothing, picture
+from tests.waiting import PATIENCE
+
+SIZE = 4096
+
+
+def padded(path: Path, shade: int) -> Path:
+    """As `picture`, of ``SIZE`` bytes whatever it shows."""
+    picture(path, shade)
+    path.write_bytes(path.read_bytes().ljust(SIZE, b"\0"))
+    return path
+
+
+def by_renaming(file: Path) -> None:
+    """Replace a file by an older one that is moved there."""
+    other = padded(file.parent.parent / "other.png", 200)
+    os.utime(other, (1, 1))
+    other.rename(file)
+
+
+def in_place(file: Path) -> None:
+    """Overwrite a file and set its time back."""
+    before = file.stat()
+    padded(file, 200)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_ino, file.stat().st_size) == (before.st_ino, before.st_size)
+
+
+def with_its_folder(file: Path) -> None:
+    """Put another folder in the place of the file's, with an older file of the same name."""
+    file.parent.rename(file.parent.with_name("former"))
+    file.parent.mkdir()
+    os.utime(padded(file, 200), (1, 1))
+
+
+def by_a_copy(file: Path) -> None:
+    """Restore an older version of a file with its times, as `cp -p` and `rsync -t` do."""
+    other = padded(file.parent.parent / "other.png", 200)
+    os.utime(other, (1, 1))
+    shutil.copy2(other, file)
+
+
+@pytest.mark.parametrize("replace", [by_renaming, in_place, with_its_folder, by_a_copy])
+@pytest.mark.parametrize("is_remembered", [True, False])
+def test_a_file_that_was_replaced_by_an_older_one_while_nothing_watched_is_read(
+    watched: Watched, folder: Path, replace: Callable[[Path], None], is_remembered: bool
+) -> None:
+    file = padded(folder / "a.png", 1)
+    watched()
+    [before] = watched.collection.videos()
+    if not is_remembered:  # as in a catalogue of an earlier version
+        with watched.collection.catalogue.write() as connection:
+            connection.execute("DELETE FROM watched_files")
+    replace(file)
+    totals = watched(delete=True)
+    assert watched.events == [("added", "a.png"), ("replaced", "a.png"), ("removed", "a.png")]
+    [after] = watched.collection.videos()
+    assert after.content_sha256 != before.content_sha256
+    assert (totals.gone, totals.removed, totals.held) == (1, 1, 0)
+
+
+def test_what_has_not_changed_is_not_read_again_whatever_its_time(
+    watched: Watched, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(picture(folder / "old.png", 1), (1, 1))
+    os.utime(picture(folder / "future.png", 2), (9e9, 9e9))
+    shutil.copy2(folder / "old.png", folder / "copy.png")
+    watched()
+    monkeypatch.setattr("index.jobs.watch_follower.run_job", lambda *_, **__: pytest.fail("a file was read again"))
+    watched()
+    assert watched.events == []
+
+
+def film_folder(folder: Path, count: int, shade: int) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        picture(folder / f"{shade + number}.png", shade + number)
+    return folder
+
+
+def test_a_subfolder_that_is_away_loses_no_video_and_goes_on_when_it_is_back(watched: Watched, folder: Path) -> None:
+    film_folder(folder / "a", 2, 10)
+    part, away = film_folder(folder / "b", 2, 20), folder.parent / "away"
+    every = ["10.png", "11.png", "20.png", "21.png"]
+    totals = watched(nothing, nothing, lambda: part.rename(away), nothing, delete=True)
+    assert watched.events[4:] == [("gone", "20.png"), ("gone", "21.png"), ("held", "folder")]
+    assert watched.reasons[-1] == (
+        "2 of 4 videos have lost their file, which is more than the share of 0.2 that is deleted at once "
+        "(--max-delete); they stay"
+    )
+    assert (watched.paths, totals.removed, totals.held, totals.held_reason) == (every, 0, 2, watched.reasons[-1])
+
+    # Still so after a start anew, and however many come meanwhile.
+    new = [f"{shade}.png" for shade in range(100, 112)]
+    totals = watched(lambda: film_folder(folder / "c", 12, 100), nothing, nothing, delete=True)
+    assert ("held", "folder") in watched.events
+    assert (watched.paths, totals.removed, totals.held) == (sorted(every + new), 0, 2)
+    totals = watched(delete=True)
+    assert (watched.paths, totals.removed, totals.held) == (sorted(every + new), 0, 2)
+
+    # It comes back with one file less, of which alone it is certain that it is gone.
+    (away / "20.png").unlink()
+    totals = watched(nothing, nothing, nothing, lambda: away.rename(part), nothing, nothing, delete=True)
+    assert watched.events[-2:] == [("back", "21.png"), ("removed", "20.png")]
+    assert ("added", "21.png") not in watched.events
+    assert watched.paths == sorted(["10.png", "11.png", "21.png", *new])
+    assert (totals.removed, totals.held, totals.held_reason) == (1, 0, None)
+    watched(delete=True)
+    assert watched.events == []
+
+
+def test_what_is_held_goes_when_a_larger_share_may_be_deleted(watched: Watched, folder: Path) -> None:
+    film_folder(folder / "a", 2, 10)
+    part = film_folder(folder / "b", 2, 20)
+    watched(nothing, nothing, lambda: shutil.rmtree(part), nothing, delete=True)
+    assert watched.events[-1] == ("held", "folder")
+    totals = watched(delete=True, max_delete=0.4)
+    assert (watched.events[-1], totals.held) == (("held", "folder"), 2)
+    totals = watched(delete=True, max_delete=0.5)
+    assert (watched.paths, totals.removed, totals.held) == (["10.png", "11.png"], 2, 0)
+
+
+def test_without_deletion_nothing_is_held(watched: Watched, folder: Path) -> None:
+    film_folder(folder / "a", 2, 10)
+    part = film_folder(folder / "b", 2, 20)
+    totals = watched(nothing, nothing, lambda: shutil.rmtree(part), nothing)
+    assert watched.events[4:] == [("gone", "20.png"), ("gone", "21.png")]
+    assert (totals.gone, totals.held) == (2, 0)
+
+
+def test_a_subfolder_that_is_renamed_keeps_all_its_videos(watched: Watched, folder: Path) -> None:
+    film_folder(folder / "a", 2, 10)
+    part = film_folder(folder / "b", 2, 20)
+    totals = watched(nothing, nothing, lambda: part.rename(folder / "c"), nothing, nothing, delete=True)
+    assert "held" not in dict(watched.events)
+    assert sorted(video.path for video in watched.collection.videos()) == [
+        *(str(folder / "a" / f"{shade}.png") for shade in (10, 11)),
+        *(str(folder / "c" / f"{shade}.png") for shade in (20, 21)),
+    ]
+    assert (totals.removed, totals.held) == (2, 0)
+
+
+def test_files_that_swap_their_names_are_both_found_by_the_right_one(watched: Watched, folder: Path) -> None:
+    one, other = padded(folder / "one.png", 1), padded(folder / "other.png", 2)
+    watched()
+    contents = {video.path: video.content_sha256 for video in watched.collection.videos()}
+    one.rename(folder.parent / "third")
+    other.rename(one)
+    (folder.parent / "third").rename(other)
+    watched(nothing, nothing, delete=True)
+    swapped = {video.path: video.content_sha256 for video in watched.collection.videos()}
+    assert swapped == {str(one): contents[str(other)], str(other): contents[str(one)]}
+
+
+class Devices:
+    """Numbers of file systems, as the kernel would tell them of the folders that have one."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, numbers: dict[Path, int]) -> None:
+        self.numbers = numbers
+        real = watched_folder._device
+
+        def device(folder: str | Path) -> int:
+            real(folder)  # raises where it is not there
+            above = Path(folder)
+            while above not in self.numbers:
+                above = above.parent
+            return self.numbers[above]
+
+        monkeypatch.setattr(watched_folder, "_device", device)
+
+
+@pytest.fixture
+def devices(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Devices:
+    """A folder with two files of its own, and two on a drive in it."""
+    film_folder(folder / "own", 2, 10)
+    film_folder(folder / "usb", 2, 20)
+    return Devices(monkeypatch, {folder: 41, folder / "usb": 50})
+
+
+def unplug(devices: Devices, folder: Path, away: Path, has_mount_point: bool) -> None:
+    del devices.numbers[folder / "usb"]
+    (folder / "usb").rename(away)
+    if has_mount_point:
+        (folder / "usb").mkdir()
+
+
+def plug_in(devices: Devices, folder: Path, away: Path, number: int) -> None:
+    if (folder / "usb").exists():
+        (folder / "usb").rmdir()
+    away.rename(folder / "usb")
+    devices.numbers[folder / "usb"] = number
+
+
+@pytest.mark.parametrize("has_mount_point", [True, False])
+def test_a_drive_that_is_unplugged_loses_no_video(
+    watched: Watched, folder: Path, devices: Devices, has_mount_point: bool
+) -> None:
+    away = folder.parent / "away"
+    totals = watched(
+        nothing,
+        nothing,
+        lambda: unplug(devices, folder, away, has_mount_point),
+        (folder / "own" / "10.png").unlink,
+        nothing,
+        nothing,
+        lambda: plug_in(devices, folder, away, 51),  # with another number
+        (folder / "usb" / "20.png").unlink,
+        delete=True,
+        max_delete=1.0,
+    )
+    assert watched.events[4:] == [
+        ("away", "usb"),
+        ("gone", "10.png"),
+        ("removed", "10.png"),
+        ("back", "usb"),
+        ("gone", "20.png"),
+        ("removed", "20.png"),
+    ]
+    assert watched.reasons[4] == "its file system is not there, or another one is in its place"
+    assert (watched.paths, totals.away) == (["11.png", "21.png"], {})
+
+
+def test_a_drive_is_known_after_a_start_anew_by_what_lies_on_it(
+    watched: Watched, folder: Path, devices: Devices
+) -> None:
+    """Device numbers are given out anew when a machine starts."""
+    away = folder.parent / "away"
+    watched(delete=True)
+    unplug(devices, folder, away, has_mount_point=True)
+    devices.numbers[folder] = 50  # which the drive had
+    (folder / "own" / "10.png").unlink()
+    totals = watched(delete=True, max_delete=1.0)
+    assert watched.events == [("away", "usb"), ("gone", "10.png"), ("removed", "10.png")]
+    assert list(totals.away) == [str(folder / "usb")]
+    plug_in(devices, folder, away, 41)
+    (folder / "usb" / "20.png").unlink()
+    watched(delete=True, max_delete=1.0)
+    assert watched.events == [("gone", "20.png"), ("removed", "20.png")]
+    assert watched.paths == ["11.png", "21.png"]
+
+
+def test_another_drive_with_files_of_the_same_names_removes_nothing(
+    watched: Watched, folder: Path, devices: Devices
+) -> None:
+    away = folder.parent / "away"
+    watched(delete=True)
+
+    def exchange() -> None:
+        unplug(devices, folder, away, has_mount_point=False)
+        film_folder(folder / "usb", 1, 20)
+        picture(folder / "usb" / "20.png", 99)
+        devices.numbers[folder / "usb"] = 52
+
+    totals = watched(nothing, exchange, nothing, nothing, delete=True, max_delete=1.0)
+    assert watched.events == [("away", "usb"), ("added", "20.png"), ("replaced", "20.png")]
+    assert (watched.paths, totals.removed, totals.held) == (["10.png", "11.png", "20.png", "20.png", "21.png"], 0, 1)
+
+
+def test_files_are_told_apart_by_content_where_inodes_are_not_kept(
+    watched: Watched, folder: Path, devices: Devices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT gives out inode numbers anew whenever it is mounted."""
+    watched(delete=True)
+    real = watched_folder._facts
+    monkeypatch.setattr(watched_folder, "_facts", lambda path: f"again:{real(path)}")
+    devices.numbers = {folder: 61, folder / "usb": 62}
+    (folder / "usb" / "20.png").unlink()
+    watched(nothing, nothing, delete=True)
+    assert sorted(watched.events[1:4]) == [("skipped", "10.png"), ("skipped", "11.png"), ("skipped", "21.png")]
+    assert [watched.events[0], *watched.events[4:]] == [
+        ("away", "usb"),
+        ("back", "usb"),
+        ("gone", "20.png"),
+        ("removed", "20.png"),
+    ]
+
+
+def test_a_folder_that_was_not_mounted_at_the_start_is_followed_once_it_is(
+    watched: Watched, folder: Path, devices: Devices
+) -> None:
+    watched(delete=True)
+    away = folder.parent / "away"
+    folder.rename(away)
+    folder.mkdir()
+    devices.numbers = {folder: 1}
+
+    def mount() -> None:
+        folder.rmdir()
+        away.rename(folder)
+        devices.numbers = {folder: 77, folder / "usb": 78}
+
+    watched(nothing, mount, lambda: picture(folder / "own" / "new.png", 7), nothing, nothing, delete=True)
+    assert watched.events == [("away", "folder"), ("back", "folder"), ("added", "new.png")]
+    assert watched.paths == ["10.png", "11.png", "20.png", "21.png", "new.png"]
+
+
+def test_a_subfolder_that_cannot_be_listed_loses_no_video(
+    watched: Watched, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film_folder(folder / "a", 8, 10)
+    part = film_folder(folder / "b", 1, 20)
+    scan = os.scandir
+    broken = False
+
+    def scandir(path: Path) -> object:
+        if broken and Path(path) == part:
+            raise OSError(5, "Input/output error")
+        return scan(path)
+
+    def disturb(is_broken: bool) -> None:
+        nonlocal broken
+        broken = is_broken
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    watched(nothing, nothing, lambda: disturb(True), nothing, nothing, lambda: disturb(False), delete=True)
+    assert watched.events[9:] == [("away", "b"), ("back", "b")]
+    assert watched.reasons[9] == "cannot be listed: Input/output error"
+    assert len(watched.paths) == 9
+
+
+def test_files_in_folders_below_a_flat_one_do_not_count(watched: Watched, folder: Path) -> None:
+    film_folder(folder / "below", 4, 10)
+    for shade in (1, 2, 3, 4):
+        picture(folder / f"{shade}.png", shade)
+    watched()
+    shutil.rmtree(folder / "below")
+    totals = watched(nothing, (folder / "1.png").unlink, nothing, delete=True, recursive=False)
+    assert watched.events == [("gone", "1.png"), ("removed", "1.png")]
+    (folder / "2.png").unlink()
+    (folder / "3.png").unlink()
+    totals = watched(delete=True, recursive=False, max_delete=0.5)
+    assert totals.held == 2  # of three
+
+
+def test_a_replaced_video_is_removed_though_the_process_dies_before(
+    watched: Watched, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    padded(folder / "a.png", 1)
+    watched()
+    padded(folder / "a.png", 2)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("index.jobs.watch_losses.Losses.delete", interrupt)
+        watched(delete=True)
+    assert watched.events == [("added", "a.png"), ("replaced", "a.png")]
+    watched(delete=True)
+    assert watched.events == [("skipped", "a.png"), ("replaced", "a.png"), ("removed", "a.png")]
+    assert watched.paths == ["a.png"]
+
+
+def test_a_video_that_is_deleted_by_hand_is_held_no_longer(watched: Watched, folder: Path) -> None:
+    film_folder(folder / "a", 2, 10)
+    part = film_folder(folder / "b", 2, 20)
+
+    def delete_by_hand() -> None:
+        for video in watched.collection.videos():
+            if Path(video.path).is_relative_to(part):
+                watched.collection.delete_video(video.id)
+
+    watched()
+    shutil.rmtree(part)
+    totals = watched(nothing, nothing, nothing, delete_by_hand, nothing, delete=True)
+    assert watched.events == [("gone", "20.png"), ("gone", "21.png"), ("held", "folder")]
+    assert (totals.held, totals.held_reason, totals.removed) == (0, None, 0)
+
+
+def test_the_command_says_what_it_does_not_delete(tmp_path: Path, folder: Path, small_bundle: Path) -> None:
+    film_folder(folder / "a", 2, 10)
+    part = film_folder(folder / "b", 2, 20)
+    with command(folder, tmp_path / "data", small_bundle, "--watch-delete") as process:
+        assert process.stdout is not None
+        for _ in range(4):
+            assert process.stdout.readline().startswith("added  ")
+        shutil.rmtree(part)
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=PATIENCE)
+    assert [line.split()[0] for line in lines] == ["gone", "gone", "held"]
+    assert "2 of 4 videos have lost their file" in lines[2]
+    assert "4 added, 0 skipped" in rest
+    assert "2 not removed: 2 of 4 videos have lost their file" in rest
+    assert (process.returncode, errors) == (3, "")
+    with command(folder, tmp_path / "data", small_bundle, "--watch-delete", "--max-delete", "1") as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(4)]
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=PATIENCE)
+    assert [line.split()[0] for line in lines] == ["gone", "gone", "removed", "removed"]
+    assert "2 lost their file, 2 of them removed" in rest
+    assert (process.returncode, errors) == (0, "")

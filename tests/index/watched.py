@@ -1,0 +1,105 @@
+"""A folder that is watched in a test: in this process step by step, or by the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.collection import Collection
+from index.jobs import watch as watching
+from index.jobs.jobs import JobOptions
+from index.jobs.sources.description import FolderSource
+from index.jobs.watch import Totals, Watch, watch
+from index.jobs.watch_losses import MAX_DELETE
+from tests.media_files import solid, write_picture
+from vitascope.model import Model
+
+ROOT = Path(__file__).parents[2]
+Step = Callable[[], object]
+
+
+def nothing() -> None:
+    """A step in which nothing happens."""
+
+
+class Watched:
+    """Looks at the folder, one step of the world between each two; a second passes with every look."""
+
+    def __init__(self, collection: Collection, model: Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.collection = collection
+        self.model = model
+        self.folder = folder
+        self.monkeypatch = monkeypatch
+        self.events: list[tuple[str, str]] = []
+        self.reasons: list[str] = []
+
+    def __call__(
+        self,
+        *steps: Step,
+        delete: bool = False,
+        settle: float = 2.0,
+        max_delete: float = MAX_DELETE,
+        recursive: bool = True,
+    ) -> Totals:
+        """Look once, then again after each step and three times at the end; then Ctrl-C."""
+        self.events.clear()
+        self.reasons.clear()
+        waiting = iter([*steps, nothing, nothing, nothing])
+        seconds = 0.0
+
+        def sleep(interval: float) -> None:
+            nonlocal seconds
+            seconds += interval
+            step = next(waiting, None)
+            if step is None:
+                raise KeyboardInterrupt
+            step()
+
+        self.monkeypatch.setattr(watching, "sleep", sleep)
+        self.monkeypatch.setattr(watching, "monotonic", lambda: seconds)
+        source = FolderSource(str(self.folder), recursive)
+        wanted = Watch(source, JobOptions(), 1.0, settle, delete=delete, max_delete=max_delete)
+        return watch(self.collection, self.model, wanted, self.say)
+
+    def say(self, event: dict[str, Any]) -> None:
+        self.events.append((event["event"], Path(event["path"]).name))
+        self.reasons.append(event.get("reason") or "")
+
+    @property
+    def paths(self) -> list[str]:
+        return sorted(Path(video.path).name for video in self.collection.videos())
+
+
+def picture(path: Path, shade: int) -> Path:
+    """A picture whose content depends on ``shade``, 0 to 255."""
+    return write_picture(path, solid((shade, 0, 255 - shade), 16, 16))
+
+
+HEEDING = """
+import signal, sys
+from vitascope.command import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(sys.argv[1:]))
+"""
+"""Tests that are started in the background of a shell ignore Ctrl-C, and so would what they start. This heeds it by
+itself: a process that has Milvus's client in it must not be forked with code to run between.
+"""
+
+
+@contextmanager
+def command(folder: Path, data: Path, bundle: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """`vitascope index FOLDER --watch`, which looks very often."""
+    arguments = [sys.executable, "-c", HEEDING, "index", str(folder), "--watch", "--interval", "0.05"]
+    arguments += ["--settle", "0.05", "--bundle", str(bundle), "--data", str(data), *options]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
