@@ -42,9 +42,6 @@ MILVUS ?= http://127.0.0.1:19530
 URL ?= http://127.0.0.1:8003
 # Test workers: more than cores, since many tests wait for processes and disks.
 WORKERS ?= 3
-# How often a test that failed is tried again: processes and browsers share two cores of a machine that may stand still.
-# The summary names each (RERUN). `make chaos` gives no second try, nor does RERUNS=0.
-RERUNS ?= 1
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -65,7 +62,7 @@ rooms: $(VENV)/.test ## who may import whom (import-linter)
 	$(BIN)/lint-imports --no-logo
 
 unit: $(VENV)/.test ## the tests alone
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -raR --reruns $(RERUNS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -ra
 
 format: $(VENV)/.test ## let ruff repair what it can
 	$(BIN)/ruff check --fix .
