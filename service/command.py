@@ -10,7 +10,6 @@ from vitascope.commands.options import default_bundle, default_data
 
 EPILOG = """\
 Everything else is a setting in the environment, with a safe default:
-  VITASCOPE_ALLOWED_ROOTS='["/videos"]'    folders that indexing jobs may name
   VITASCOPE_BUNDLES='["/models/two"]'      further models: docs/models.md
   VITASCOPE_MAX_UPLOAD_BYTES=1073741824    and the other limits: see service/settings.py
   VITASCOPE_ALLOWED_HOSTS='["search.lan"]' names that the service is reached by
@@ -19,9 +18,9 @@ Requests need a key: `vitascope keys create` makes one.
 
 examples:
   vitascope serve
-  vitascope serve --no-keys
+  vitascope serve --no-keys --root ~/Videos
   vitascope serve --port 9000 --data ~/vitascope-data
-  VITASCOPE_ALLOWED_ROOTS='["/mnt/videos"]' vitascope serve
+  VITASCOPE_MAX_UPLOAD_BYTES=1073741824 vitascope serve --root /mnt/videos --root /mnt/cameras
 """
 
 
@@ -41,6 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help=f"data folder (VITASCOPE_DATA_DIR; default: {default_data()})",
     )
+    parser.add_argument(
+        "--root",
+        action="append",
+        dest="roots",
+        type=Path,
+        metavar="FOLDER",
+        help="folder whose videos may be indexed by jobs and played, besides `incoming` in the data folder; may be "
+        "repeated (VITASCOPE_ALLOWED_ROOTS)",
+    )
     parser.add_argument("--no-keys", action="store_true", help="ask nobody for a key; on 127.0.0.1 only")
     parser.add_argument("--threads", type=int, metavar="N", help="threads for the model (default: one per core)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "tensorrt"), help="where the graphs run")
@@ -54,8 +62,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from service.run import serve
     from service.settings import read_settings
 
-    names = {"data": "data_dir"}
-    keys = ("host", "port", "bundle", "data", "threads", "device", "engine")
+    names = {"data": "data_dir", "roots": "allowed_roots"}
+    keys = ("host", "port", "bundle", "data", "roots", "threads", "device", "engine")
     given = {names.get(key, key): getattr(args, key) for key in keys if getattr(args, key) is not None}
     if args.no_keys:
         given["allow_unauthenticated"] = True

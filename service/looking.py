@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +12,16 @@ from index.records import Video
 from index.storage.removals import is_owned
 from service.asking import Turn
 from service.caching.clips import ClipKey, SeenClip
-from service.errors import MediaMissing, PathForbidden
-from service.folders import is_inside
 from service.forms import Upload
 from service.schemas import library as schemas
 from service.state import Service
+from service.stored_media import open_stored
 from service.uploads import called
-from service.views import display_name, video_view
+from service.views import video_view
 from vitascope.captions import Frames, frame_times
 from vitascope.decoding.decoder import Span
 from vitascope.errors import TextError
+from vitascope.media.file import MediaFile, MediaSource
 from vitascope.media.sample import part_of
 from vitascope.model import Floats, Model, VideoEmbedding
 
@@ -55,12 +54,12 @@ class Look:
 
 
 def look_at_video(service: Service, mine: Turn, model: Model, name: str, video_id: str, part: Part) -> Look:
-    """Look at a stored video. Raises CollectionNotFound, VideoNotFound, MediaMissing, media errors,
-    InvalidInput, DeadlineExceeded and RequestAbandoned.
+    """Look at a stored video. Raises VideoNotFound, what ``open_stored`` raises, media errors, InvalidInput,
+    DeadlineExceeded and RequestAbandoned.
     """
     video = service.video(name, video_id)
-    path = readable_path(service, name, video)
-    seen = _seen(service, mine, model, path, _content(video, path), part, video.duration)
+    with open_stored(service, name, video) as file:
+        seen = _seen(service, mine, model, file, _content(video, file), part, video.duration)
     return _look(seen, name, video)
 
 
@@ -80,7 +79,7 @@ def _look(seen: Sequence[SeenClip], collection: str, video: Video | None) -> Loo
 
 
 def _seen(
-    service: Service, mine: Turn, model: Model, path: Path, content: str, part: Part, duration: float | None
+    service: Service, mine: Turn, model: Model, file: MediaSource, content: str, part: Part, duration: float | None
 ) -> list[SeenClip]:
     """The clip, and its frames each as a clip of its own if they are asked for.
 
@@ -91,7 +90,7 @@ def _seen(
 
     def see(keys: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, SeenClip]]:
         with service.observer.stage("decode"):
-            span, times, frames = _decoded(service, model, path, part, duration, [key.frames for key in keys])
+            span, times, frames = _decoded(service, model, file, part, duration, [key.frames for key in keys])
         embedded = model.embed_video({name: pixels[:, None] for name, pixels in frames.items()})
         first = 0
         for key, own_times in zip(keys, times, strict=True):
@@ -105,18 +104,18 @@ def _seen(
 
 
 def _decoded(
-    service: Service, model: Model, path: Path, part: Part, duration: float | None, counts: Sequence[int]
+    service: Service, model: Model, file: MediaSource, part: Part, duration: float | None, counts: Sequence[int]
 ) -> tuple[Span, list[list[float]], Mapping[str, NDArray[np.uint8]]]:
     """(the clip, times in s, pixels by stream): the clip itself where a count is 0, else so many of its frames."""
     limits = service.settings.media_limits()
     if duration is None and list(counts) == [0]:
-        span, pixels = model.decoder.sample_part(path, model.streams, part.start, part.end, limits)
+        span, pixels = model.decoder.sample_part(file, model.streams, part.start, part.end, limits)
         return span, [[]], pixels
-    lasts = model.decoder.probe(path, limits).duration if duration is None else duration
+    lasts = model.decoder.probe(file, limits).duration if duration is None else duration
     span = part_of(lasts, part.start, part.end)
     times = [frame_times(*span, count) if count else [] for count in counts]
     every = [each for own in times for each in ([(time, time) for time in own] or [span])]
-    return span, times, model.decoder.sample(path, model.streams, every, limits).frames
+    return span, times, model.decoder.sample(file, model.streams, every, limits).frames
 
 
 def _own(rows: Floats) -> Floats:
@@ -126,33 +125,14 @@ def _own(rows: Floats) -> Floats:
     return copied
 
 
-def _content(video: Video, path: Path) -> str:
-    """What stands for the bytes of a stored video. A file that is not the service's own may be another one since it was
-    indexed, so its SHA-256 stands for them only together with what the file system says.
+def _content(video: Video, file: MediaFile) -> str:
+    """What stands for the bytes of a stored video. A file that the collection does not own may be another one since it
+    was indexed, so its SHA-256 stands for them only together with what the file system says of the open file.
     """
     if is_owned(video.path):
         return video.content_sha256
-    try:
-        now = path.stat()
-    except OSError as error:
-        raise MediaMissing(f"video {video.id}: its file {display_name(video.path)!r} is gone") from error
+    now = file.status()
     return f"{video.content_sha256} {now.st_dev} {now.st_ino} {now.st_size} {now.st_mtime_ns} {now.st_ctime_ns}"
-
-
-def readable_path(service: Service, name: str, video: Video) -> Path:
-    """The file of a video of the collection ``name``. Raises CollectionNotFound, MediaMissing and PathForbidden.
-
-    The catalogue is trusted: who may write to it may index what he likes from the command line. Not trusted
-    is who may write to an allowed folder: a link put in the place of an indexed file must not show what lies
-    elsewhere.
-    """
-    path = service.collection(name).media_path(video)
-    roots = service.settings.roots()
-    if any(path.is_relative_to(root.absolute()) for root in roots) and not is_inside(path, roots):
-        raise PathForbidden(f"video {video.id}: {display_name(video.path)!r} leads out of the folder it was indexed in")
-    if not path.is_file():
-        raise MediaMissing(f"video {video.id}: its file {display_name(video.path)!r} is gone")
-    return path
 
 
 def check_texts(service: Service, name: str, texts: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ after lossy coding and resizing.
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +45,12 @@ def read_counter(frame: Pixels) -> int:
 def solid(color: tuple[int, int, int], width: int = 96, height: int = 64) -> Pixels:
     """(height, width, 3) of one colour, 0 to 255."""
     return np.full((height, width, 3), color, np.uint8)
+
+
+def mean_color(picture: bytes) -> tuple[float, float, float]:
+    """Red, green and blue of an encoded picture on average, 0 to 255."""
+    red, green, blue = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).mean(axis=(0, 1))
+    return float(red), float(green), float(blue)
 
 
 def write_video(

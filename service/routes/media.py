@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -13,13 +14,14 @@ from starlette.types import Message, Receive, Scope, Send
 from index.records import Video
 from service.asking import turn
 from service.errors import BadRequest, RangeNotSatisfiable
-from service.looking import readable_path
 from service.openapi import errors, successes
 from service.parsing import StrictRoute
 from service.problems import domain_problem
 from service.schemas.base import Seconds
 from service.state import Service, ServiceState
+from service.stored_media import open_stored
 from vitascope.decoding.decoder import Decoder
+from vitascope.media.file import MediaFile
 from vitascope.media.thumbnail import SIDE
 from vitascope.media.types import media_type
 
@@ -30,7 +32,7 @@ KEPT = "private, max-age=3600"
 SANDBOX = "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsafe-inline'; sandbox"
 
 
-class MediaFile(FileResponse):
+class FileRangeResponse(FileResponse):
     """A file or a part of it; impossible ranges become problems like every other error."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,6 +57,21 @@ class MediaFile(FileResponse):
             await problem(scope, receive, send)
 
 
+class MediaResponse(FileRangeResponse):
+    """An open media file or a part of it; closed afterwards."""
+
+    def __init__(self, file: MediaFile, headers: Mapping[str, str], media_type: str) -> None:
+        # Not a path that may lead elsewhere by now: these name the open file itself.
+        descriptors = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+        path = f"{descriptors}/{file.fileno()}"
+        super().__init__(path, headers=headers, media_type=media_type, stat_result=file.status())
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._file:
+            await super().__call__(scope, receive, send)
+
+
 @router.head("/media", include_in_schema=False)
 @router.get(
     "/media",
@@ -68,9 +85,9 @@ class MediaFile(FileResponse):
 )
 async def get_media(name: str, video_id: str, service: ServiceState) -> Response:
     """The file as it was added, with range requests (RFC 9110)."""
-    video, path = await service.light.run(_find, service, name, video_id)
+    video, file = await service.light.run(_open, service, name, video_id)
     headers = {"Cache-Control": KEPT, "Content-Security-Policy": SANDBOX, "Content-Disposition": "inline"}
-    return MediaFile(path, headers=headers, media_type=media_type(video.path))
+    return MediaResponse(file, headers, media_type(video.path))
 
 
 @router.get(
@@ -87,21 +104,22 @@ async def get_thumbnail(
     name: str, video_id: str, request: Request, service: ServiceState, t: Annotated[Seconds, Query()] = 0.0
 ) -> Response:
     """The frame on screen at `t` seconds (the last one, beyond the end), as a small JPEG."""
-    video, path = await service.light.run(_find, service, name, video_id)
-    tag = f'"{video.content_sha256[:32]}-{t:.6g}-{service.settings.thumbnail_side}"'
-    headers = {"ETag": tag, "Cache-Control": KEPT}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    picture = await service.light.run(_stored_thumbnail, service, name, video, t)
-    if picture is None:
-        async with turn(request, service) as mine:
-            picture = await mine.run(_thumbnail, service, mine.decoder, path, t)
+    video, file = await service.light.run(_open, service, name, video_id)
+    with file:
+        tag = f'"{video.content_sha256[:32]}-{t:.6g}-{service.settings.thumbnail_side}"'
+        headers = {"ETag": tag, "Cache-Control": KEPT}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        picture = await service.light.run(_stored_thumbnail, service, name, video, t)
+        if picture is None:
+            async with turn(request, service) as mine:
+                picture = await mine.run(_thumbnail, service, mine.decoder, file, t)
     return Response(picture, headers=headers, media_type="image/jpeg")
 
 
-def _find(service: Service, name: str, video_id: str) -> tuple[Video, Path]:
+def _open(service: Service, name: str, video_id: str) -> tuple[Video, MediaFile]:
     video = service.video(name, video_id)
-    return video, readable_path(service, name, video)
+    return video, open_stored(service, name, video)
 
 
 def _stored_thumbnail(service: Service, name: str, video: Video, time: float) -> bytes | None:
@@ -111,5 +129,5 @@ def _stored_thumbnail(service: Service, name: str, video: Video, time: float) ->
     return service.collection(name).thumbnail_at(video.id, time)
 
 
-def _thumbnail(service: Service, decoder: Decoder, path: Path, time: float) -> bytes:
-    return decoder.thumbnail(path, time, service.settings.thumbnail_side, service.settings.media_limits())
+def _thumbnail(service: Service, decoder: Decoder, file: MediaFile, time: float) -> bytes:
+    return decoder.thumbnail(file, time, service.settings.thumbnail_side, service.settings.media_limits())

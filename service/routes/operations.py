@@ -12,7 +12,7 @@ from service.openapi import errors, successes
 from service.operation_work import check_possible
 from service.operations import Operation
 from service.parsing import StrictRoute
-from service.routes.media import MediaFile
+from service.routes.media import FileRangeResponse
 from service.schemas import operations as schemas
 from service.state import Service, ServiceState
 from vitascope.errors import Conflict, NotFound
@@ -68,7 +68,9 @@ async def delete_operation(operation_id: str, service: ServiceState) -> None:
 async def get_operation_file(operation_id: str, name: str, service: ServiceState) -> Response:
     """A file that an operation made, with range requests (RFC 9110)."""
     path = await service.light.run(_file, service, operation_id, name)
-    return MediaFile(path, filename=name, media_type="application/octet-stream", headers={"Cache-Control": "no-store"})
+    return FileRangeResponse(
+        path, filename=name, media_type="application/octet-stream", headers={"Cache-Control": "no-store"}
+    )
 
 
 def _begin(service: Service, body: schemas.NewOperation) -> schemas.Operation:

@@ -83,11 +83,15 @@ def test_the_command_takes_arguments_before_the_environment(monkeypatch: pytest.
     monkeypatch.setattr("service.run.serve", served.append)
     monkeypatch.setenv("VITASCOPE_PORT", "1234")
     monkeypatch.setenv("VITASCOPE_HOST", "::1")
+    monkeypatch.setenv("VITASCOPE_ALLOWED_ROOTS", '["/videos"]')
     add_arguments, run, *_ = COMMANDS["serve"]
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     run(parser.parse_args(["--port", "4321", "--data", str(tmp_path)]))
     assert (served[0].port, served[0].host, served[0].data_dir) == (4321, "::1", tmp_path)
+    assert served[0].allowed_roots == [Path("/videos")]
+    run(parser.parse_args(["--root", "/films", "--root", "/more"]))
+    assert served[1].allowed_roots == [Path("/films"), Path("/more")]
 
 
 def test_it_is_alive_but_not_ready_until_the_model_is_warm(

@@ -79,6 +79,10 @@ def _place(path: Path, roots: Iterable[Path]) -> tuple[Path, PurePath]:
                 return top, real.relative_to(top)
     except RuntimeError as error:  # links that lead to each other
         raise LeadsOutside(path) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # readlink: what was a link a moment ago is none any more
+            raise
+        raise LeadsOutside(path) from error
     raise LeadsOutside(path)
 
 

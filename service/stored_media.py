@@ -1,0 +1,37 @@
+"""Opening the files of stored videos."""
+
+from __future__ import annotations
+
+from index.records import Video
+from service.errors import MediaMissing, PathForbidden
+from service.folders import JOBS
+from service.state import Service
+from service.views import display_name
+from vitascope.errors import MediaError, StorageError
+from vitascope.media.confined_open import LeadsOutside, open_inside
+from vitascope.media.file import MediaFile
+
+
+def open_stored(service: Service, name: str, video: Video) -> MediaFile:
+    """Open the file of a video of the collection ``name``.
+
+    A file that the collection owns must lie in its media folder, any other in one of the allowed folders, whatever
+    the catalogue says: whoever may write to these folders, or to a catalogue, cannot have other files read.
+
+    Raises CollectionNotFound, MediaMissing, PathForbidden and StorageError.
+    """
+    collection = service.collection(name)
+    path = collection.media_path(video)
+    file = f"video {video.id}: its file {display_name(video.path)!r}"
+    is_owned = collection.owns(video)
+    try:
+        return open_inside(path, [collection.media.folder] if is_owned else service.settings.roots())
+    except LeadsOutside as error:
+        if is_owned:
+            raise PathForbidden(f"{file} leads out of the collection's media folder") from error
+        folders, setting = JOBS
+        raise PathForbidden(f"{file} lies outside {folders} ({setting} adds others)") from error
+    except (FileNotFoundError, NotADirectoryError, ValueError, MediaError) as error:
+        raise MediaMissing(f"{file} is gone") from error
+    except OSError as error:
+        raise StorageError(f"{file} cannot be read: {error.strerror or error}") from error
