@@ -43,7 +43,8 @@ def look_at(folder: Path, recursive: bool) -> Look:
     devices = {str(folder): look.device}
     for entry in list_folder(folder, recursive):
         if entry.state == "failed":
-            look.unreadable[entry.path] = entry.reason or "cannot be read"
+            if os.path.lexists(entry.path):  # still, since it was listed
+                look.unreadable[entry.path] = entry.reason or "cannot be read"
         elif entry.state == "queued":
             above = os.path.dirname(entry.path)
             try:
