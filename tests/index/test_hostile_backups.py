@@ -21,9 +21,11 @@ from index.storage.schema import SCHEMA_VERSION, UPGRADES
 from index.storage.words import spaced
 from index.transfer import foreign_catalogue
 from index.transfer.backup import back_up, restore
+from tests.chaos import rounds
 from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from tests.index.numbered import add, allowed, manifest, numbers_in
 from tests.index.test_upgrade import old_collection
+from tests.mutated_files import mutated
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
 
 NUMBERS = [0, 1, 2, 5]
@@ -225,6 +227,21 @@ def test_a_damaged_page_is_refused(
     content[at : at + size] = page
     backup.write_bytes(content)
     check_refused(library, backup, "damaged|malformed", StorageError)
+
+
+def test_a_backup_with_any_damage_is_refused_or_gives_a_sound_collection(library: Library, backup: Path) -> None:
+    """`make chaos` tries 2,000 of them."""
+    whole = backup.read_bytes()
+    for seed in range(rounds(30, 2000)):
+        backup.write_bytes(mutated(whole, seed))
+        try:
+            copy = restore(library, backup, "copy", allowed=allowed(library))
+        except (InvalidInput, StorageError):
+            assert library.names() == ["videos"]
+            continue
+        assert copy.catalogue.problems() == []
+        assert [len(copy.clips(video.id)) for video in copy.videos()] == [video.clip_count for video in copy.videos()]
+        library.drop("copy")
 
 
 def test_the_full_text_index_of_a_backup_is_never_opened(library: Library, backup: Path) -> None:
