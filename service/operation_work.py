@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from index.library import Library
 from index.transfer.backup import back_up
+from index.transfer.media_links import owned_media
 from index.transfer.reembed import reembed
 from service.models.loaded import Loaded
 from service.models.registry import Models
@@ -48,19 +50,22 @@ def do(
     operation: Operation,
     folder: Path,
     on_step: OnStep,
-) -> None:
-    """Do one operation; files go to the empty ``folder``. Raises domain errors, and whatever ``on_step`` raises."""
+) -> dict[str, int] | None:
+    """Do one operation; files go to the empty ``folder``. Raises domain errors, and whatever ``on_step`` raises.
+
+    Returns how much media of the collection's own a backup or export lacks, None of other operations.
+    """
     name, options = operation.collection, operation.options
     if operation.kind == "reembed":
         loaded = _model_of(operation, models, on_step)
         model = models.model_for(loaded, Asker(bulk=True))
         _reembed(library, model, settings.media_limits(), operation, on_step)
         worker.submit_unfinished(name, loaded.fingerprint)  # jobs that waited for a model that fits
-        return
+        return None
     collection = library.open(name)
     if operation.kind == "backup":
         back_up(collection, folder / f"{name}.sqlite3", on_step)
-        return
+        return asdict(owned_media(collection))
     # Here, so that only those who export need pyarrow.
     from index.transfer.parquet_export import export_collection
 
@@ -69,6 +74,7 @@ def do(
     for file in list(whole.iterdir()):
         file.rename(folder / file.name)
     whole.rmdir()
+    return asdict(owned_media(collection))
 
 
 def _model_of(operation: Operation, models: Models, on_step: OnStep) -> Loaded:

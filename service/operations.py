@@ -41,7 +41,8 @@ OnStep = Callable[[int, int], None]
 class Operation:
     """Work on a collection. ``model``: the fingerprint of the one to embed with; None where none was chosen.
 
-    ``error`` says why it failed; ``tries``: how often it was begun. Times in Unix seconds.
+    ``error`` says why it failed; ``tries``: how often it was begun; ``media_not_included``: ``files`` and ``bytes`` of
+    the media that a backup or export lacks. Times in Unix seconds.
     """
 
     id: str
@@ -55,6 +56,10 @@ class Operation:
     started_at: float | None = None
     finished_at: float | None = None
     model: str | None = None
+    media_not_included: Mapping[str, int] | None = None
+
+
+Work = Callable[[Operation, Path, OnStep], Mapping[str, int] | None]
 
 
 class _Ended(Exception):
@@ -64,10 +69,11 @@ class _Ended(Exception):
 class Operations:
     """The operations of one service. Safe to use from many threads."""
 
-    def __init__(self, folder: Path, most: int, work: Callable[[Operation, Path, OnStep], None]) -> None:
+    def __init__(self, folder: Path, most: int, work: Work) -> None:
         """Keep at most ``most`` in ``folder``, made if missing, which no other service may use.
 
-        ``work`` does one, with an empty folder for its files. Raises StorageError.
+        ``work`` does one, with an empty folder for its files, and returns its ``media_not_included``. Raises
+        StorageError.
         """
         self._folder = folder
         self._most = most
@@ -192,8 +198,9 @@ class Operations:
             self._update(begun)
             shutil.rmtree(folder, ignore_errors=True)  # what an earlier try left
             folder.mkdir()
-            self._work(begun, folder, lambda done, total: self._note(begun, done, total))
-            self._update(replace(begun, state="succeeded", finished_at=time.time()))
+            left_out = self._work(begun, folder, lambda done, total: self._note(begun, done, total))
+            ended = replace(begun, state="succeeded", finished_at=time.time(), media_not_included=left_out)
+            self._update(ended)
         except _Ended:
             with suppress(_Ended, StorageError):
                 self._update(operation)  # stopped in order: this try does not count

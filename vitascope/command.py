@@ -51,6 +51,7 @@ MOUNTS = {
     "jobs": Mount("index.commands.jobs", "list indexing jobs, look at one, pause, resume, retry, cancel or follow it"),
     "collection": Mount("index.commands.collection", "list, export, import, back up, restore or drop collections"),
     "backup": Mount("index.commands.backup", "copy everything that a data folder holds, and restore such a copy"),
+    "orphans": Mount("index.commands.orphans", "list or remove media files of a data folder that nothing needs"),
     "score": Mount("vitascope.commands.score", "say how well captions describe a file"),
     "ask": Mount("vitascope.commands.ask", "answer a question about a file"),
     "serve": Mount("service.command", "serve search, scores and answers over HTTP"),

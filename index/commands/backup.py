@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
+from index.commands.collection_shown import show_missing_media
 from index.commands.places import allowed_paths
-from vitascope.commands.options import add_data, add_roots
+from vitascope.commands.options import add_data, add_roots, collections_folder
 from vitascope.commands.output import Steps
 from vitascope.errors import InvalidInput
 
@@ -40,14 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from index.library import Library
     from index.transfer.data_copies import copy_data, restore_data
+    from index.transfer.media_links import missing_videos
 
     if args.restore is None and args.roots is not None:
         raise InvalidInput("--root: goes with --restore, which reads paths of files; a copy takes them as they are")
     if args.restore is not None:
         with Steps("restoring", quiet=args.json) as steps:
             names = restore_data(args.restore, args.data, allowed_paths(args), steps.show)
-        return {"restored": str(args.restore), "data": str(args.data), "collections": names}
+        with Library(collections_folder(args.data)) as library:
+            missing = missing_videos(library, names)
+        done = {"restored": str(args.restore), "data": str(args.data), "collections": names}
+        return {**done, "missing": len(missing), "missing_media": missing}
     with Steps("copying", quiet=args.json) as steps:
         made = copy_data(args.data, args.folder, args.keep, steps.show)
     return {
@@ -65,6 +71,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     names = ", ".join(result["collections"]) or "no collections"
     if "restored" in result:
         console.print(f"{escape(result['data'])}: {names} restored from {escape(result['restored'])}")
+        show_missing_media(result["missing_media"], console)
         return
     told = f"{names}, {result['media_files']} media files, {decimal(result['bytes'])}"
     console.print(f"{escape(result['copy'])}: {told}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from index.commands.deleting import check_meant, held
@@ -58,22 +59,26 @@ def _set(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from index.transfer.media_links import owned_media
     from index.transfer.parquet_export import export_collection
 
     with opened_collection(args, args.name) as collection, Steps("exporting", quiet=args.json) as steps:
         written = export_collection(
             collection, args.folder, tokens=args.tokens, thumbnails=args.thumbnails, on_rows=steps.show
         )
+        left_out = asdict(owned_media(collection))
     return {
         "name": args.name,
         "folder": str(args.folder),
         "videos": written.videos,
         "clips": written.clips,
         "bytes": written.bytes,
+        "media_not_included": left_out,
     }
 
 
 def _import(args: argparse.Namespace) -> dict[str, Any]:
+    from index.transfer.media_links import missing_videos
     from index.transfer.parquet_import import import_collection
     from vitascope.bundle import Bundle
 
@@ -81,23 +86,28 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
     with opened_library(args, make=True) as library, Steps("importing", quiet=args.json) as steps:
         allowed = allowed_paths(args)
         made = import_collection(library, args.folder, args.name, manifest, on_rows=steps.show, allowed=allowed)
-        return {"folder": str(args.folder), **collection_here(made)}
+        missing = missing_videos(library, [args.name])
+        return {"folder": str(args.folder), **collection_here(made), "missing": len(missing), "missing_media": missing}
 
 
 def _backup(args: argparse.Namespace) -> dict[str, Any]:
     from index.transfer.backup import back_up
+    from index.transfer.media_links import owned_media
 
     with opened_collection(args, args.name) as collection, Steps("copying", quiet=args.json) as steps:
         size = back_up(collection, args.file, steps.show)
-    return {"name": args.name, "file": str(args.file), "bytes": size}
+        left_out = asdict(owned_media(collection))
+    return {"name": args.name, "file": str(args.file), "bytes": size, "media_not_included": left_out}
 
 
 def _restore(args: argparse.Namespace) -> dict[str, Any]:
     from index.transfer.backup import restore
+    from index.transfer.media_links import missing_videos
 
     with opened_library(args, make=True) as library, Steps("restoring", quiet=args.json) as steps:
         made = restore(library, args.file, args.name, steps.show, allowed=allowed_paths(args), vectors=args.vectors)
-        return {"file": str(args.file), **collection_here(made)}
+        missing = missing_videos(library, [args.name])
+        return {"file": str(args.file), **collection_here(made), "missing": len(missing), "missing_media": missing}
 
 
 def _reembed(args: argparse.Namespace) -> dict[str, Any]:

@@ -47,13 +47,15 @@ def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         "videos": held_now["videos"],
         "clips": held_now["clips"],
         "bytes": _bytes(made),
+        "media_not_included": made.get("media_not_included"),
     }
 
 
 def _backup(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     with Steps("copying", quiet=args.json) as steps:
         made = client.back_up(args.name, args.file, on_change=_shown(steps))
-    return {"name": args.name, "file": str(args.file), "bytes": _bytes(made)}
+    left_out = made.get("media_not_included")  # which earlier services do not say
+    return {"name": args.name, "file": str(args.file), "bytes": _bytes(made), "media_not_included": left_out}
 
 
 def _reembed(client: Client, args: argparse.Namespace) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from vitascope.commands.output import plain_table, show_files
+from vitascope.commands.output import FILES_SHOWN, plain_table, show_files
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -34,8 +35,28 @@ def show(result: dict[str, Any], console: Console) -> None:
     )
     if result["action"] == "reembed":
         _show_missing(result, console)
+    if (left_out := result.get("media_not_included")) and left_out["files"]:
+        count, size = left_out["files"], decimal(left_out["bytes"])
+        console.print(
+            f"[yellow]{count} media files that it owns ({size}) are not in it;[/yellow] "
+            "`vitascope backup` copies everything"
+        )
+    show_missing_media(result.get("missing_media", ()), console)
     for name in result.get("left_in_milvus", ()):
         console.print(f"[red]{escape(result['vectors'])} did not answer: its collection {name} is left there[/red]")
+
+
+def show_missing_media(missing: Sequence[dict[str, str]], console: Console) -> None:
+    """Name the first videos of a restored or imported collection that have no files."""
+    if not missing:
+        return
+    console.print(
+        f"[yellow]{len(missing)} videos have no media file here.[/yellow] They can be searched, not played or embedded "
+        "again. Restore a copy that `vitascope backup` made, put the files into their places, or upload them again:"
+    )
+    show_files(console, [(one["file"], one["title"]) for one in missing], "title")
+    if len(missing) > FILES_SHOWN:
+        console.print(f"and {len(missing) - FILES_SHOWN} more; --json names all")
 
 
 def _show_missing(result: dict[str, Any], console: Console) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from index.collection import Collection
@@ -23,6 +24,16 @@ from index.storage.rows import VIDEO_COLUMNS, read_video
 from vitascope.errors import StorageError, VitascopeError
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedMedia:
+    """Media files of a collection's own, and their size in bytes."""
+
+    files: int
+    bytes: int
+
+
 _OWNED = f"path >= '{MEDIA}/' AND path < '{MEDIA}0'"  # which the index of paths answers: 0 follows the slash
 
 
@@ -51,8 +62,29 @@ def bring_media(library: Library, folder: Path, catalogue: Catalogue) -> None:
 def missing_media(collection: Collection) -> Iterator[Video]:
     """The videos whose files the collection should own and does not have. Raises StorageError."""
     with collection.catalogue.read() as connection:
-        rows = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {_OWNED}").fetchall()
+        rows = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {_OWNED} ORDER BY id").fetchall()
     return (video for video in map(read_video, rows) if not is_file(collection.media_path(video)))
+
+
+def missing_videos(library: Library, names: Iterable[str]) -> list[dict[str, str]]:
+    """The videos of these collections whose files are missing, as JSON: collection, id, title and expected path."""
+    return [
+        {"collection": name, "video": str(video.id), "title": video.title, "file": str(collection.media_path(video))}
+        for name in names
+        for collection in [library.open(name)]
+        for video in missing_media(collection)
+    ]
+
+
+def owned_media(collection: Collection) -> OwnedMedia:
+    """How many media files the collection owns, which no backup or export of it has. Raises StorageError."""
+    with collection.catalogue.read() as connection:
+        paths = [path for _, path in _owned(connection)]
+    sizes = []
+    for path in paths:
+        with suppress(OSError):  # missing, or deleted meanwhile
+            sizes.append(collection.media.file(path).stat().st_size)
+    return OwnedMedia(len(sizes), sum(sizes))
 
 
 def _files(library: Library, name: str) -> list[tuple[str, Path]]:

@@ -87,6 +87,7 @@ def _begin(service: Service, body: schemas.NewOperation) -> schemas.Operation:
 
 
 def _view(service: Service, operation: Operation) -> schemas.Operation:
+    left_out = operation.media_not_included
     return schemas.Operation(
         id=operation.id,
         kind=operation.kind,
@@ -96,6 +97,7 @@ def _view(service: Service, operation: Operation) -> schemas.Operation:
         state=operation.state,
         error=operation.error,
         progress=service.operations.share_done(operation),
+        media_not_included=schemas.MediaNotIncluded.model_validate(left_out) if left_out is not None else None,
         files=[_file_view(operation, *found) for found in service.operations.files(operation)],
         created_at=operation.created_at,
         started_at=operation.started_at,

@@ -13,6 +13,7 @@ FILE: dict[str, Any] = {
     "bytes": 1_572_864,
     "url": "/v1/operations/9f86d081884c7d65/files/holidays.sqlite3",
 }
+MEDIA: dict[str, Any] = {"files": 12, "bytes": 804_915_200}
 OPERATION: dict[str, Any] = {
     "id": "9f86d081884c7d65",
     "kind": "backup",
@@ -23,6 +24,7 @@ OPERATION: dict[str, Any] = {
     "error": None,
     "progress": 1.0,
     "files": [FILE],
+    "media_not_included": MEDIA,
     "created_at": 1764000000.0,
     "started_at": 1764000000.1,
     "finished_at": 1764000002.5,
@@ -32,7 +34,10 @@ CollectionName = Annotated[str, Field(description="name of the collection")]
 
 
 class Backup(Request):
-    """A collection as one file, checked; `vitascope collection restore` makes a collection of it."""
+    """A collection as one file, checked; `vitascope collection restore` makes a collection of it.
+
+    Media files are not in it, uploads included: the operation says how many. `vitascope backup` copies everything.
+    """
 
     model_config = example(kind="backup", collection="holidays")
 
@@ -41,7 +46,10 @@ class Backup(Request):
 
 
 class Export(Request):
-    """A collection as two Parquet files; `vitascope collection import` makes a collection of them."""
+    """A collection as two Parquet files; `vitascope collection import` makes a collection of them.
+
+    Media files are not in them, uploads included: the operation says how many.
+    """
 
     model_config = example(kind="export", collection="holidays", tokens=True)
 
@@ -75,6 +83,15 @@ class OperationFile(Response):
     url: Annotated[str, Field(description="with ranges, so that a download can go on where it broke off")]
 
 
+class MediaNotIncluded(Response):
+    """Uploads and copies that a collection owns, and that its backup or export has not."""
+
+    model_config = example(**MEDIA)
+
+    files: int
+    bytes: int
+
+
 class Operation(Response):
     """Work on a collection, waiting, under way or done."""
 
@@ -89,6 +106,10 @@ class Operation(Response):
     error: Annotated[str | None, Field(description="why it failed")]
     progress: Annotated[float, Field(ge=0, le=1, description="share that is done")]
     files: Annotated[list[OperationFile], Field(description="once it has succeeded; they stay until it is deleted")]
+    media_not_included: Annotated[
+        MediaNotIncluded | None,
+        Field(description="of a backup or export that has succeeded; `vitascope backup` copies everything"),
+    ]
     created_at: Annotated[float, Field(description="Unix seconds")]
     started_at: Annotated[float | None, Field(description="Unix seconds")]
     finished_at: Annotated[float | None, Field(description="Unix seconds")]

@@ -25,7 +25,10 @@ JSON = dict[str, Any]
 
 ONE_SIDED = {"path", "vectors", "compatible", "media_url", "thumbnail_url", "job"}
 """Keys that both have, and one of both null: what only this machine or only a service knows."""
-OF_THE_MOMENT = {"created_at", "added_at", "started_at", "finished_at", "rate", "bytes", "next_cursor", "changed"}
+OF_THE_MOMENT = {
+    *("created_at", "added_at", "started_at", "finished_at", "rate", "bytes", "next_cursor", "changed"),
+    "media_not_included",  # what was sent to a service is the collection's own there
+}
 """Keys that both have, whose values are of each alone."""
 TRIES = itertools.count()
 """A test that is tried again finds no collection of the first try."""
@@ -167,6 +170,7 @@ def plain(text: str, place: Place) -> list[list[str]]:
     """Words of the lines, sorted, without ids. A file here is named by its path, at a service by the video's title."""
     text = re.sub(r"\S*/(red|green|blue)\.mp4", r"\1", text.replace(place.meant["OUT"], "OUT"))
     text = re.sub(r"(?m)^ *\d+ +(?=[a-z]+ +\d:)|(?<=video )\d+ |(?<=\d:\d\d-\d:\d\d) +\d+", "", text)
+    text = re.sub(r"(?m)^\d+ media files that it owns .*\n", "", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d|[\d.]+ (bytes|[kM]B)|--cursor \S+", "…", text)
     return sorted(line.split() for line in text.splitlines())
 

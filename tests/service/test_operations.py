@@ -122,6 +122,14 @@ def test_deleting_one_that_is_under_way_breaks_it_off(
     running.client.delete(next_one)
 
 
+@pytest.mark.parametrize("kind", ["backup", "export"])
+def test_it_says_which_media_is_not_in_its_files(running: Running, colors: str, files: Path, kind: str) -> None:
+    address = begin(running.client, kind, colors)
+    size = sum((files / f"{name}.mp4").stat().st_size for name in ("red", "green", "blue"))
+    assert ended(running.client, address)["media_not_included"] == {"files": 3, "bytes": size}
+    running.client.delete(address)
+
+
 def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
     """The first step of every backup sets the first event and waits for the second."""
     entered, leave = threading.Event(), threading.Event()

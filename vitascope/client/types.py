@@ -454,6 +454,13 @@ class MadeWebhook(TypedDict):
     url: str
 
 
+class MediaNotIncluded(TypedDict):
+    """Uploads and copies that a collection owns, and that its backup or export has not."""
+
+    bytes: int
+    files: int
+
+
 class ModelInfo(TypedDict):
     """A model: whether it serves, what it can do, what it was trained on, how well it does, and under which
     terms."""
@@ -509,6 +516,8 @@ class Operation(TypedDict):
     """Unix seconds"""
     id: str
     kind: Literal["backup", "export", "reembed"]
+    media_not_included: MediaNotIncluded | None
+    """of a backup or export that has succeeded; `vitascope backup` copies everything"""
     model: str | None
     """fingerprint of the model to embed with, only for reembed"""
     options: dict[str, bool]

@@ -1,0 +1,178 @@
+"""Media files of collections that are backed up, exported, restored and imported by themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from index.collection import Collection
+from index.library import Library
+from index.records import Video
+from index.transfer.backup import back_up, restore
+from index.transfer.media_links import missing_media
+from index.transfer.media_paths import AllowedPaths
+from index.transfer.parquet_export import export_collection
+from index.transfer.parquet_import import import_collection
+from tests.index.numbered import content, manifest, new_video
+from vitascope.command import main
+
+Transfer = Callable[[Library, str, str], Collection]
+
+
+def film(number: int) -> bytes:
+    return f"film {number}".encode()
+
+
+def add_own(collection: Collection, *numbers: int) -> None:
+    """Add videos whose files the collection owns."""
+    for number in numbers:
+        file = collection.folder / "given"
+        file.write_bytes(film(number))
+        video, clips = new_video(number)
+        collection.add_if_new(replace(video, path=f"media/{content(number)}.mp4"), clips, file)
+
+
+def films(collection: Collection) -> list[bytes]:
+    """What the videos of a collection play; all of it is in the collection's own folder."""
+    videos = collection.videos()
+    assert all(collection.media_path(video).is_relative_to(collection.folder.absolute()) for video in videos)
+    return [collection.media_path(video).read_bytes() for video in videos]
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Any:
+    """A data folder with collection `videos`, which owns the films 1 to 3."""
+    with Library(tmp_path / "data" / "collections") as library:
+        add_own(library.create("videos", manifest()), 1, 2, 3)
+        yield library
+
+
+def by_backup(library: Library, source: str, target: str, to: Library | None = None) -> Collection:
+    file = library.root / f"{source}.backup"
+    back_up(library.open(source), file)
+    there = to or library
+    return restore(there, file, target, allowed=AllowedPaths([], there.root.parent))
+
+
+def by_export(library: Library, source: str, target: str, to: Library | None = None) -> Collection:
+    folder = library.root / f"{source}-export"
+    shutil.rmtree(folder, ignore_errors=True)
+    export_collection(library.open(source), folder)
+    there = to or library
+    return import_collection(there, folder, target, manifest(), allowed=AllowedPaths([], there.root.parent))
+
+
+@pytest.fixture(params=[by_backup, by_export])
+def transfer(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+def test_neither_of_two_collections_takes_a_film_of_the_other(library: Library, transfer: Transfer) -> None:
+    original, copy = library.open("videos"), transfer(library, "videos", "again")
+    assert films(original) == films(copy) == [film(1), film(2), film(3)]
+    copy.delete_video(1)
+    original.delete_video(2)
+    assert (films(original), films(copy)) == ([film(1), film(3)], [film(2), film(3)])
+    assert len(list(copy.media.folder.iterdir())) == len(list(original.media.folder.iterdir())) == 2
+
+
+def test_the_way_back_keeps_every_film(library: Library, transfer: Transfer) -> None:
+    """Restored under a new name, the old collection dropped, and renamed."""
+    transfer(library, "videos", "again")
+    library.drop("videos")
+    assert films(library.open("again")) == [film(1), film(2), film(3)]
+    library.rename("again", "videos")
+    assert films(library.open("videos")) == [film(1), film(2), film(3)]
+
+
+def test_films_come_from_whichever_collection_has_the_content(library: Library, transfer: Transfer) -> None:
+    original = library.open("videos")
+    other = library.create("other", manifest())
+    add_own(other, 2)
+    original.media_path(original.get_video(2)).unlink()
+    assert films(transfer(library, "videos", "again")) == [film(1), film(2), film(3)]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_where_a_file_system_has_no_hard_links_films_are_copied(
+    library: Library, transfer: Transfer, links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    original, copy = library.open("videos"), transfer(library, "videos", "again")
+    assert films(copy) == [film(1), film(2), film(3)]
+    first, second = (each.media_path(each.get_video(1)) for each in (original, copy))
+    assert first.samefile(second) == links
+
+
+def test_a_film_that_is_nowhere_is_missing_and_comes_back_with_its_file(
+    library: Library, transfer: Transfer, tmp_path: Path
+) -> None:
+    with Library(tmp_path / "elsewhere" / "collections") as elsewhere:
+        copy = transfer(library, "videos", "videos", elsewhere)  # type: ignore[call-arg]
+        missing = list(missing_media(copy))
+        assert [video.title for video in missing] == ["video 1", "video 2", "video 3"]
+        source = library.open("videos")
+        for video in missing:
+            shutil.copy(source.media_path(source.get_video(video.id)), copy.media_path(video))
+        assert films(copy) == [film(1), film(2), film(3)]
+        assert list(missing_media(copy)) == []
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
+    assert main([*words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_command_says_what_is_not_in_a_backup_and_what_is_missing_afterwards(
+    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.close()
+    monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path / "data"))
+    backup, export = str(tmp_path / "videos.backup"), str(tmp_path / "export")
+    left_out = {"files": 3, "bytes": 3 * len(film(1))}
+    assert run(capsys, "collection", "backup", "videos", backup)["media_not_included"] == left_out
+    assert run(capsys, "collection", "export", "videos", export)["media_not_included"] == left_out
+    assert main(["collection", "backup", "videos", backup]) == 0
+    assert "3 media files that it owns (18 bytes) are not in it" in " ".join(capsys.readouterr().out.split())
+    again = run(capsys, "collection", "restore", backup, "again")
+    assert (again["missing"], again["missing_media"]) == (0, [])
+
+    new = tmp_path / "new"
+    monkeypatch.setenv("VITASCOPE_DATA_DIR", str(new))
+    restored = run(capsys, "collection", "restore", backup, "videos")
+    expected = new / "collections" / "videos" / "media" / f"{content(1)}.mp4"
+    assert restored["missing"] == 3
+    assert restored["missing_media"][0] == {
+        "collection": "videos",
+        "video": "1",
+        "title": "video 1",
+        "file": str(expected),
+    }
+    assert main(["collection", "restore", backup, "more"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "3 videos have no media file here" in told
+    assert "video 1" in told
+
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    (made,) = [Path(run(capsys, "backup", str(copies), "--data", str(new))["copy"])]
+    whole = run(capsys, "backup", "--restore", str(made), "--data", str(tmp_path / "third"))
+    assert whole["missing"] == 6
+
+
+def test_what_is_owned_is_told_from_a_video_that_is_not(library: Library) -> None:
+    video = library.open("videos").get_video(1)
+    assert isinstance(video, Video)
+    assert library.open("videos").owns(video)
+    assert not library.open("videos").owns(replace(video, path="/films/media/a.mp4"))
