@@ -151,5 +151,5 @@ def _watch(
             detail = f": {event['reason']}" if event.get("reason") else ""
             console.print(escape(f"{event['event']}  {event['path']}{detail}"), soft_wrap=True)
 
-    wanted = Watch(source, options, args.interval, args.settle, args.watch_delete, args.max_delete)
-    return summary(collection, source, watch(collection, model, wanted, say))
+    settings = Watch(source, options, args.interval, args.settle, args.watch_delete, args.max_delete)
+    return summary(collection, source, watch(collection, model, settings, say))

@@ -21,14 +21,14 @@ from vitascope.model import Model
 __all__ = ["Say", "Totals", "Watch", "summary", "watch"]
 
 
-def watch(collection: Collection, model: Model, wanted: Watch, say: Say) -> Totals:
+def watch(collection: Collection, model: Model, settings: Watch, say: Say) -> Totals:
     """Follow the folder until KeyboardInterrupt. Raises StorageError and what else ends a job."""
-    follower = Follower(collection, model, wanted, say)
+    follower = Follower(collection, model, settings, say)
     try:
         follower.finish_interrupted()
         while True:
             follower.look(monotonic())
-            sleep(wanted.interval)
+            sleep(settings.interval)
     except KeyboardInterrupt:
         return follower.totals
 

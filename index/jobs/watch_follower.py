@@ -46,12 +46,12 @@ class _FolderState(NamedTuple):
 class Follower:
     """What is known of the folder between two looks."""
 
-    def __init__(self, collection: Collection, model: Model, wanted: Watch, say: Say) -> None:
+    def __init__(self, collection: Collection, model: Model, settings: Watch, say: Say) -> None:
         self._collection = collection
         self._model = model
-        self._wanted = wanted
+        self._settings = settings
         self._say = say
-        self._folder = Path(wanted.source.folder)
+        self._folder = Path(settings.source.folder)
         self._seen: dict[str, _Seen] = {}
         self._known: dict[str, WatchedFile] = {}
         """Rows of the catalogue, by path."""
@@ -60,7 +60,7 @@ class Follower:
         self._expected: set[str] = set()
         """Paths of videos' files that are, or were, in the folder, and are not reported as gone."""
         self._drives = Drives()
-        self._losses = Losses(collection, wanted.source, wanted.settle, wanted.max_delete)
+        self._losses = Losses(collection, settings.source, settings.settle, settings.max_delete)
         self._is_first = True
         self.totals = Totals()
 
@@ -71,7 +71,7 @@ class Follower:
             is_round = isinstance(job.source, FilesSource) and all(
                 Path(file).is_relative_to(self._folder) for file in job.source.files
             )
-            if is_round and job.options == self._wanted.options:
+            if is_round and job.options == self._settings.options:
                 run_job(self._collection, self._model, job.id, on_item=self._note)
 
     def look(self, now: float) -> None:
@@ -88,16 +88,16 @@ class Follower:
         settled = [
             path
             for path in look.files
-            if not self._seen[path].is_done and now - self._seen[path].since >= self._wanted.settle
+            if not self._seen[path].is_done and now - self._seen[path].since >= self._settings.settle
         ]
         for first in range(0, len(settled), MAX_NAMED):
             self._index(settled[first : first + MAX_NAMED])
-        if self._wanted.delete:
+        if self._settings.delete:
             self._delete_lost(look, now)
 
     def _recall(self) -> None:
         """Read what is known of the folder's files."""
-        source = self._wanted.source
+        source = self._settings.source
         with self._collection.catalogue.read() as connection:
             self._known = read_watched_files(connection, source.folder, source.recursive)
             self._expected = {*self._known, *video_paths(connection, source.folder, source.recursive)}
@@ -106,7 +106,7 @@ class Follower:
     def _list(self) -> Look | None:
         """The folder now; None while it is away: an unmounted drive must not look like one whose files were deleted."""
         try:
-            look = look_at(self._folder, self._wanted.source.recursive)
+            look = look_at(self._folder, self._settings.source.recursive)
             reason = None if look.files or not self._expected else "all its files are gone at once"
         except OSError as error:
             look, reason = None, error.strerror or str(error)
@@ -193,7 +193,7 @@ class Follower:
         if not there:
             return
         try:
-            job = create_job(self._collection, FilesSource(there), self._wanted.options)
+            job = create_job(self._collection, FilesSource(there), self._settings.options)
         except InvalidInput:
             return  # gone between the look and now
         job = run_job(self._collection, self._model, job.id, on_item=self._note)
@@ -225,18 +225,18 @@ class Follower:
             is_elsewhere = known is not None and known.drive != file.drive
             for video in replaced:
                 self._note_loss(Loss(video, "replaced", seen.since, file, is_elsewhere))
-            if not (replaced and self._wanted.delete):
+            if not (replaced and self._settings.delete):
                 files.append(file)
         self._keep(files)
 
     def _note_loss(self, loss: Loss) -> None:
-        """Report a loss, and have its video deleted in time if wanted."""
+        """Report a loss, and have its video deleted in time if it is to be."""
         event = {"event": loss.event, "path": loss.video.path, "video": str(loss.video.id)}
         if loss.is_on_other_drive:
             event["reason"] = "by a file on another file system"
         self.totals.gone += 1
         self._say(event)
-        if self._wanted.delete:
+        if self._settings.delete:
             self._losses.add(loss)
 
     def _delete_lost(self, look: Look, now: float) -> None:

@@ -1,4 +1,4 @@
-"""What a watch of a folder is told to do, and what it reports."""
+"""The settings of a watch, and what it reports."""
 
 from __future__ import annotations
 
