@@ -65,6 +65,7 @@ class Catalogue:
         self._pool_lock = threading.Lock()
         self._idle: list[sqlite3.Connection] = []
         self._closed = False
+        self._was_replaced = False
         self.meta: dict[str, str] = {}
         missing = f"{path.parent.name}: no collection of this name; {path} does not exist"
         if not path.is_file():
@@ -151,6 +152,8 @@ class Catalogue:
     def close(self) -> None:
         """Close all connections. Later reads and writes raise StorageError."""
         with self._write_lock, self._pool_lock:
+            if not self._closed:  # afterwards another file may get the same inode
+                self._was_replaced = not self.is_file_in_place()
             self._closed = True
             for connection in (self._writer, *self._idle):
                 with suppress(sqlite3.Error):
@@ -192,7 +195,7 @@ class Catalogue:
 
     def _closed_error(self) -> VitascopeError:
         """What a read or write after ``close`` raises: a collection that was dropped is closed as well."""
-        if not self.is_file_in_place():
+        if self._was_replaced or not self.is_file_in_place():
             return CollectionNotFound(f"{self.path.parent.name}: dropped or renamed meanwhile; open it anew")
         return StorageError(f"{self.path}: the collection is closed")
 
