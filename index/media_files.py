@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from index.storage.catalogue import Catalogue
@@ -130,6 +130,7 @@ class MediaFiles:
         with self._translated(target):
             self._make_folder(target)
             link_or_copy(source, target)
+            sync(target.parent)
 
     def remove_listed(self, *only: str) -> None:
         """Remove the files that the catalogue lists for removal, or ``only`` those of these paths.
@@ -159,9 +160,9 @@ class MediaFiles:
         """
         path = self.path_of(file)
         if is_job_copy(path) and file.exists():
-            with self._catalogue.write() as connection, self._translated(file):
+            with self._catalogue.write() as connection, self._translated(file), suppress(FileNotFoundError):
                 if not has_video(connection, path):
-                    file.unlink(missing_ok=True)
+                    self._remove_beneath(connection, path)
 
     def _remove(self, connection: sqlite3.Connection, path: str) -> None:
         """Execute an entry of the list and take it off, in a write transaction."""

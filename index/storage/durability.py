@@ -36,7 +36,7 @@ def make_folders(folder: Path, levels: int | None = None) -> None:
 def link_or_copy(source: Path, target: Path) -> None:
     """Give the regular file ``source`` the second name ``target``, or copy it where the file system has no hard links.
 
-    A file that is at ``target`` is replaced. Durable when this returns. Raises OSError.
+    A file that is at ``target`` is replaced. The name is durable once the folder has been synced. Raises OSError.
     """
     try:
         try:
@@ -56,4 +56,3 @@ def link_or_copy(source: Path, target: Path) -> None:
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
-    sync(target.parent)

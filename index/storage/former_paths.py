@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.storage.durability import link_or_copy, make_folders
+from index.storage.durability import link_or_copy, make_folders, sync
 from index.storage.removals import MEDIA
 from vitascope.errors import StorageError
 
@@ -54,6 +54,8 @@ def take_media(connection: sqlite3.Connection, folder: Path) -> None:
                 connection.execute("UPDATE videos SET path = ? WHERE id = ?", (taken, video_id))
         for held in held_by_jobs(connection):
             take_held(folder, held)
+        if (folder / MEDIA).is_dir():
+            sync(folder / MEDIA)
     except OSError as error:
         raise StorageError(f"{folder}: its media files cannot be brought into it: {error}") from error
 
@@ -61,7 +63,7 @@ def take_media(connection: sqlite3.Connection, folder: Path) -> None:
 def take_file(folder: Path, path: str, content_sha256: str) -> str | None:
     """Let the collection in ``folder`` own a file that version 0.2.0 owned, and return its relative path.
 
-    Returns None for the path of any other file. Raises OSError.
+    Returns None for the path of any other file. The caller syncs the folder of media. Raises OSError.
     """
     former = _former(path, content_sha256)
     return None if former is None else _take(folder, former, content_sha256)

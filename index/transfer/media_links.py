@@ -17,7 +17,7 @@ from index.collection import Collection
 from index.library import Library
 from index.records import Video
 from index.storage.catalogue import Catalogue
-from index.storage.durability import link_or_copy, make_folders
+from index.storage.durability import link_or_copy, make_folders, sync
 from index.storage.former_paths import held_by_jobs, is_file, take_held
 from index.storage.removals import MEDIA, is_owned
 from index.storage.rows import VIDEO_COLUMNS, read_video
@@ -45,6 +45,7 @@ def bring_media(library: Library, folder: Path, catalogue: Catalogue) -> None:
     try:
         with catalogue.read() as connection:
             missing = {content: path for content, path in _owned(connection) if not (folder / path).exists()}
+            wanted = set(missing.values())
             for held in held_by_jobs(connection):
                 take_held(folder, held)
         for name in library.names() if missing else ():
@@ -55,6 +56,9 @@ def bring_media(library: Library, folder: Path, catalogue: Catalogue) -> None:
                     with suppress(FileNotFoundError):  # deleted meanwhile
                         link_or_copy(file, target)
                         del missing[content]
+        for linked in {folder / MEDIA, *((folder / path).parent for path in wanted)}:
+            if linked.is_dir():
+                sync(linked)
     except OSError as error:
         raise StorageError(f"{folder}: its media files cannot be brought into it: {error}") from error
 

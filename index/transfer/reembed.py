@@ -23,7 +23,7 @@ from index.jobs.pipeline import Pace, Pipeline
 from index.jobs.stage_clock import StageClock
 from index.library import Library
 from index.records import NewClip, Video
-from index.storage.durability import link_or_copy, make_folders
+from index.storage.durability import link_or_copy, make_folders, sync
 from vitascope.errors import (
     CollectionExists,
     FingerprintMismatch,
@@ -250,5 +250,6 @@ def _share_files(folder: Path, other: Path) -> None:
             for name in names:
                 if not (there / name).exists():
                     link_or_copy(Path(parent) / name, there / name)
+            sync(there)
     except OSError as error:
         raise StorageError(f"{folder}: cannot be taken along: {error}") from error

@@ -13,10 +13,11 @@ import pytest
 
 from index.collection import Collection
 from index.jobs import pipeline
-from index.jobs.ingest import OpenedFile, ingest_file
+from index.jobs.ingest import OpenedFile, content_sha256, ingest_file
 from index.jobs.jobs import create_folder_job, items, job, run_job
 from index.jobs.pipeline import Pace
 from index.library import Library
+from index.records import Video
 from index.search.search import search_text
 from index.storage.catalogue import Catalogue
 from index.transfer import reembed as module
@@ -229,3 +230,54 @@ def test_what_makes_no_sense_is_refused(library: Library, models: tuple[Model, M
     library.create("videos-next", Model.open(make_small_bundle(tmp_path / "third", seed=3)))
     with pytest.raises(FingerprintMismatch, match="videos-next: begun by bundle"):
         reembed(library, "videos", models[1])
+
+
+def test_films_that_the_collection_owns_come_along_and_play_before_the_switch(
+    library: Library, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_model, new_model = models
+    old = library.open("videos")
+    contents = {}
+    for color in ("blue", "red"):
+        file = write_picture(tmp_path / f"{color}.png", solid(COLORS[color]))
+        contents[color] = file.read_bytes()
+        ingest_file(old, old_model, file, title=f"own {color}", move_to=f"media/{content_sha256(file)}.png")
+        assert not file.exists()
+
+    def own(collection: Collection) -> dict[str, bytes]:
+        owned = [video for video in collection.videos() if collection.owns(video)]
+        return {video.title.removeprefix("own "): collection.media_path(video).read_bytes() for video in owned}
+
+    switch = module._switch
+
+    def look(library: Library, old: Collection, new: Collection, skipped: set[int]) -> bool:
+        assert own(new) == own(old) == contents
+        new.delete_video(next(video.id for video in new.videos() if video.title == "own red"))
+        assert own(old) == contents  # each has its own
+        return switch(library, old, new, skipped | {video.id for video in old.videos() if video.title == "own red"})
+
+    monkeypatch.setattr(module, "_switch", look)
+    assert reembed(library, "videos", new_model).switched
+    assert own(library.open("videos")) == {"blue": contents["blue"]}
+
+
+def test_a_film_that_is_deleted_while_it_is_embedded_again_is_left_out(
+    library: Library, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_model, new_model = models
+    old = library.open("videos")
+    file = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
+    added = ingest_file(old, old_model, file, move_to=f"media/{content_sha256(file)}.png").video
+    add_again = Collection.add_again
+
+    def late(self: Collection, video: Video, *given: Any) -> None:
+        if video.id == added.id:
+            old.delete_video(added.id)
+        add_again(self, video, *given)
+
+    monkeypatch.setattr(Collection, "add_again", late)
+    done = reembed(library, "videos", new_model)
+    assert (done.switched, done.embedded, done.missing) == (True, 2, [])
+    new = library.open("videos")
+    assert sorted(video.title for video in new.videos()) == ["green", "red"]
+    assert list(new.media.folder.iterdir()) == []

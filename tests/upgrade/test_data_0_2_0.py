@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -39,22 +40,32 @@ def test_the_fixture_is_what_0_2_0_wrote(tmp_path: Path) -> None:
     assert not (data / "collections" / "again" / "media").exists()
 
 
-@pytest.fixture(params=["the same place", "moved", "moved, and a copy is at the former place", "linked"])
-def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The data folder after what happened to it since 0.2.0 wrote it."""
-    former = tmp_path / "former"
-    if request.param == "the same place":
-        return unpacked(former)
-    if request.param == "linked":
-        unpacked(former)
-        (tmp_path / "link").symlink_to(former)
-        return tmp_path / "link" / "data"
-    there = unpacked(tmp_path / "there", former)
-    if request.param.endswith("former place"):
-        unpacked(former)
-    else:
-        shutil.move(tmp_path / "there" / "films", former / "films")  # which does not belong to the data folder
+def stayed(tmp_path: Path) -> Path:
+    return unpacked(tmp_path / "former")
+
+
+def moved(tmp_path: Path) -> Path:
+    there = unpacked(tmp_path / "there", tmp_path / "former")
+    shutil.move(tmp_path / "there" / "films", tmp_path / "former" / "films")  # not a part of the data folder
     return there
+
+
+def copied(tmp_path: Path) -> Path:
+    """The original is still there."""
+    unpacked(tmp_path / "former")
+    return unpacked(tmp_path / "there", tmp_path / "former")
+
+
+def linked(tmp_path: Path) -> Path:
+    unpacked(tmp_path / "former")
+    (tmp_path / "link").symlink_to(tmp_path / "former")
+    return tmp_path / "link" / "data"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """The data folder of 0.2.0, which was moved since."""
+    return moved(tmp_path)
 
 
 def check_films(library: Library, name: str) -> list[Video]:
@@ -69,7 +80,9 @@ def check_films(library: Library, name: str) -> list[Video]:
     return found
 
 
-def test_every_collection_owns_its_films(data: Path) -> None:
+@pytest.mark.parametrize("happened", [stayed, moved, copied, linked])
+def test_every_collection_owns_its_films(tmp_path: Path, happened: Callable[[Path], Path]) -> None:
+    data = happened(tmp_path)
     with Library(data / "collections") as library:
         assert library.names() == NAMES
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
