@@ -109,6 +109,8 @@ def _places(folder: Path, former: _Former, name: str, is_same: bool) -> Iterator
     yield root / former.name / MEDIA / name, False
     if _is_in_data_folder(former):
         yield former.path, False
+        if former.is_upload:  # where a later version has brought it that has opened that folder before
+            yield former.path.parents[2] / "collections" / former.name / MEDIA / name, False
 
 
 def _is_in_data_folder(former: _Former) -> bool:

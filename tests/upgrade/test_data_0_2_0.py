@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -16,17 +19,21 @@ import pytest
 from index.jobs.jobs import job, jobs
 from index.jobs.sources.held import held_file
 from index.library import Library
+from index.orphans import find_orphans
 from index.records import Video
 from index.transfer.backup import restore
 from index.transfer.data_copies import copies, copy_data, restore_data
 from index.transfer.media_links import missing_media
 from index.transfer.media_paths import AllowedPaths
+from tests.chaos import is_chaos
+from tests.index.switching import DIED
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from tests.upgrade.data_0_2_0 import RED, paths, unpacked
 from tests.waiting import wait_for
 from vitascope.errors import StorageError
 
+ROOT = Path(__file__).parents[2]
 NAMES = ["again", "another", "videos"]
 FILMS = 5
 """Of `videos` and `again`: two uploads, two members of a shard, a film in a folder."""
@@ -168,6 +175,18 @@ def test_a_catalogue_that_cannot_be_opened_keeps_all_former_files(data: Path) ->
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
 
 
+def test_a_collection_that_was_restored_into_another_data_folder_finds_its_films_in_the_first(tmp_path: Path) -> None:
+    """By 0.2.0, which let it use them there; and the first was upgraded first."""
+    first = unpacked(tmp_path / "first")
+    second = tmp_path / "second" / "data"
+    (second / "collections" / "again").mkdir(parents=True)
+    shutil.copy(first / "collections" / "again" / "catalogue.sqlite3", second / "collections" / "again")
+    with Library(first / "collections") as library:
+        assert len(check_films(library, "videos")) == FILMS
+    with Library(second / "collections") as library:
+        assert len(check_films(library, "again")) == FILMS
+
+
 def test_nothing_is_upgraded_beside_a_service_of_0_2_0(tmp_path: Path) -> None:
     data = unpacked(tmp_path)
     with open(data / "service.lock", "r+") as lock:
@@ -226,3 +245,26 @@ def test_a_backup_that_0_2_0_made_is_restored_with_the_films_of_its_original(dat
         library.drop("videos")
         library.rename("third", "videos")
         assert len(check_films(library, "videos")) == FILMS
+
+
+def test_killed_at_any_step_of_the_upgrade_it_is_finished_by_the_next_opening(tmp_path: Path) -> None:
+    unpacked(tmp_path / "former" / "place", tmp_path / "place")  # the data folder is moved for each step
+    (tmp_path / "place").mkdir()
+    shutil.move(tmp_path / "former" / "place" / "films", tmp_path / "place" / "films")
+    command = [sys.executable, "-m", "tests.upgrade.upgrading"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+        for step in itertools.count(0, 1 if is_chaos() else 5):
+            data = Path(shutil.copytree(tmp_path / "former" / "place" / "data", tmp_path / str(step) / "data"))
+            starter.stdin.write(f"{data} {step}\n")
+            starter.stdin.flush()
+            status = int(starter.stdout.readline())
+            assert status in (0, DIED)
+            with serving_library(data) as library:
+                assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
+                assert sorted(one.file.name[:8] for one in find_orphans(library)) == ["00000000", "upload-2"]
+            if status == 0:
+                break
+        starter.stdin.close()
+    assert step > 10
