@@ -118,6 +118,7 @@ function workLine(work, { again }) {
     el("p", {}, `${WORK[work.kind]}, ${what}`),
     isUnderWay(work) ? el("div", { className: "meter" }, fillOf) : null,
     work.error ? el("p", { className: "error", textContent: work.error }) : null,
+    work.media_not_included?.files ? el("p", { className: "facts" }, `${count(work.media_not_included.files, "media file")}, ${size(work.media_not_included.bytes)}, are not in it`) : null,
     el("div", { className: "actions" },
       ...work.files.map((file) => doing(`Save ${file.name}, ${size(file.bytes)}`, `save ${file.url}`, () => save(file))),
       of(`${work.kind} ${work.id}`, doing(isUnderWay(work) ? "Break off" : "Remove", `remove ${work.id}`, async () => {

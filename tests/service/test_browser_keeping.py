@@ -223,7 +223,9 @@ def test_uploads_say_how_fast_they_are_wait_when_told_and_can_be_cancelled_and_t
 
 
 @only_by_chaos
-def test_a_collection_is_made_changed_backed_up_and_deleted(page: Page, running: Running, collection: str) -> None:
+def test_a_collection_is_made_changed_backed_up_and_deleted(
+    page: Page, running: Running, collection: str, tmp_path: Path
+) -> None:
     page.goto(f"/?collection={collection}")
     page.get_by_role("button", name="Manage").press("Enter")
     expect(page.get_by_role("tab", name="Collections")).to_be_focused()
@@ -252,7 +254,12 @@ def test_a_collection_is_made_changed_backed_up_and_deleted(page: Page, running:
     page.get_by_role("button", name="Change").click()
     wait_for(lambda: running.client.get(f"/v1/collections/{made}").json()["index_kind"] == "hnsw")
 
+    film = write_picture(tmp_path / "film.png", solid((1, 2, 3), 48, 48))
+    with film.open("rb") as file:
+        upload = running.client.post(f"/v1/collections/{made}/videos", files={"file": file})
+    assert upload.status_code == 201
     item.get_by_role("button", name="Back up").click()
+    expect(item).to_contain_text(re.compile(r"1 media file, [\d.]+\s\w+, are not in it"))
     with page.expect_download() as saved:
         item.get_by_role("button", name=f"Save {made}.sqlite3").click()
     assert saved.value.suggested_filename == f"{made}.sqlite3"
