@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from index.records import Float32
-from index.search.cursor import Place, name_of, read_place, write_place
+from index.search.cursor import Cursor, name_of, read_cursor, write_cursor
 from index.search.query import ClipPart, Part, TextPart, VectorPart
 from index.search.search import Search, search
 from index.storage.filters import parse_filter
@@ -43,13 +43,13 @@ Parts = Sequence[TextQuery | ClipQuery | FileQuery]
 
 @dataclass(frozen=True)
 class Asked:
-    """A search that can be done: its parts and options, and the place where the page begins if it is not the first."""
+    """A search that can be done: its parts and options, and the cursor of the page if it is not the first."""
 
     text: str | None
     parts: Parts
     options: SearchOptions
     name: str
-    place: Place | None
+    cursor: Cursor | None
 
 
 def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
@@ -67,7 +67,7 @@ def asked(service: Service, body: SearchRequest | SearchForm) -> Asked:
             check_text(service, "text" if body.query is None else f"query.{number}.value", part.value)
     stated = body.model_dump(mode="json", exclude={"text", "query", "cursor", "limit", "clips"})
     name = name_of({**stated, "parts": [part.model_dump(mode="json") for part in parts]})
-    return Asked(body.text, parts, body, name, None if body.cursor is None else _place(body.cursor, name))
+    return Asked(body.text, parts, body, name, None if body.cursor is None else _cursor(body.cursor, name))
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,14 @@ def _find(
         )
         stage = partial(_unless_embedding, stage)
     vector = _file_vector(service, mine, model, wanted, upload)
-    options, place = wanted.options, wanted.place
+    options = wanted.options
     found = search(
         collection,
         model,
         Search(
             parts=[_index_part(part, vector) for part in wanted.parts],
             limit=options.limit,
-            offset=place.offset if place else 0,
+            after=None if wanted.cursor is None else wanted.cursor.position,
             where=None if options.filter is None else parse_filter(options.filter),
             rerank=options.rerank,
             hybrid=options.hybrid,
@@ -140,12 +140,12 @@ def _find(
         ),
         stage,
     )
-    following = Place((place.offset if place else 0) + options.limit, wanted.name, found.state, vector)
+    following = found.next_position
     answer = SearchResponse(
         text=wanted.text,
         results=[result_view(collection_name, result) for result in found.results],
-        next_cursor=write_place(following) if found.more else None,
-        changed=place is not None and place.state != found.state,
+        next_cursor=None if following is None else write_cursor(Cursor(wanted.name, following, vector)),
+        changed=found.changed,
     )
     return answer.model_dump_json(by_alias=True).encode()
 
@@ -161,9 +161,9 @@ def _parts(body: SearchRequest | SearchForm) -> Parts:
     return [*text, FileQuery(kind="file")] if isinstance(body, SearchForm) else text
 
 
-def _place(cursor: str, name: str) -> Place:
+def _cursor(text: str, name: str) -> Cursor:
     try:
-        return read_place(cursor, name)
+        return read_cursor(text, name)
     except InvalidInput as error:
         raise BadRequest(str(error)) from error
 
@@ -178,8 +178,8 @@ def _file_vector(service: Service, mine: Turn, model: Model, wanted: Asked, uplo
             service, mine, model, upload, FilePart(part.start, part.end)
         ).embedding.vectors[0]
         return vector
-    if wanted.place is not None and wanted.place.vector is not None:
-        return wanted.place.vector
+    if wanted.cursor is not None and wanted.cursor.vector is not None:
+        return wanted.cursor.vector
     raise invalid("query", 'a part of kind "file" needs a form with the file, or the cursor of an answer to one')
 
 

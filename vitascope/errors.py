@@ -148,6 +148,12 @@ class CollectionExists(Conflict):
     code = "collection_exists"
 
 
+class CursorExpired(Conflict):
+    """A cursor is of a collection that was replaced since, or restored to an earlier state."""
+
+    code = "cursor_expired"
+
+
 class FingerprintMismatch(Conflict):
     """A collection was filled by another bundle than the one in use."""
 

@@ -86,22 +86,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _search_here(args: argparse.Namespace, weights: list[float]) -> dict[str, Any]:
-    from index.search.cursor import Place, read_place, write_place
+    from index.search.cursor import Cursor, read_cursor, write_cursor
     from index.search.search import Search, search
     from index.storage.filters import parse_filter
     from vitascope.model import Model
 
     where = None if args.filter is None else parse_filter(read_filter(args.filter))
     name = _name(args, weights)
-    place = None if args.cursor is None else read_place(args.cursor, name)
-    offset = place.offset if place else 0
+    cursor = None if args.cursor is None else read_cursor(args.cursor, name)
     with opened_collection(args, args.collection) as collection:
         model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
         collection.require(model.bundle.fingerprint)
         wanted = Search(
             parts=_parts(args, weights, model),
             limit=args.limit,
-            offset=offset,
+            after=None if cursor is None else cursor.position,
             where=where,
             rerank=_rerank(args, weights, model.bundle.manifest.tasks),
             hybrid=args.hybrid,
@@ -110,11 +109,12 @@ def _search_here(args: argparse.Namespace, weights: list[float]) -> dict[str, An
             min_similarity=args.min_similarity,
         )
         found = search(collection, model, wanted)
+    following = found.next_position
     return {
         "text": args.text,
         "results": [result_here(collection, result) for result in found.results],
-        "next_cursor": write_place(Place(offset + args.limit, name, found.state)) if found.more else None,
-        "changed": place is not None and place.state != found.state,
+        "next_cursor": None if following is None else write_cursor(Cursor(name, following)),
+        "changed": found.changed,
     }
 
 
@@ -200,7 +200,7 @@ def _rerank(args: argparse.Namespace, weights: list[float], tasks: list[Any]) ->
 def show(result: dict[str, Any], console: Console) -> None:
     show_hits(result["results"], console)
     if result["changed"]:
-        console.print("the collection has changed since the page before: results may be repeated or missing")
+        console.print("the collection has changed since the page before: a new search also finds what was added")
 
 
 COMMANDS = {"search": (add_arguments, run, show)}

@@ -19,7 +19,7 @@ from index.milvus.server import MilvusServer
 from index.nearest.kinds import Float32, Int64, Stopped
 from index.nearest.state import OutOfReach
 from index.storage.catalogue import Catalogue
-from index.storage.rows import last_change, reaches_back, stored_vectors, vectors_after
+from index.storage.rows import has_change, last_change, reaches_back, stored_vectors, vectors_after
 
 _CLIPS_AT_ONCE = 4096
 _CHANGES_AT_ONCE = 1000
@@ -56,9 +56,7 @@ def is_of(mark: Mark, connection: sqlite3.Connection, collection_id: str) -> boo
     """Whether a copy with this mark can follow the catalogue: the mark is of its history, and the log reaches back."""
     if mark.collection_id != collection_id or not reaches_back(connection, mark.change):
         return False
-    row = connection.execute("SELECT stamp FROM changes WHERE id = ?", (mark.change,)).fetchone()
-    # The change before the oldest in the log has gone from it with its stamp.
-    return last_change(connection)[0] >= mark.change and (row is None or row[0] == mark.stamp)
+    return has_change(connection, mark.change, mark.stamp)
 
 
 def begin(server: MilvusServer, catalogue: Catalogue, copy: Copy, width: int, description: str) -> Mark:

@@ -56,7 +56,8 @@ def by_event(order: Sequence[Candidate], spans: dict[int, Span]) -> list[Group]:
     event_of: dict[int, int] = {}
     ends: list[tuple[float, float]] = []  # start and end by event
     video, end = 0, 0.0
-    for clip_id, span in sorted(spans.items(), key=lambda pair: (pair[1].video_id, pair[1].start, pair[1].end)):
+    of_order = [(one.clip_id, spans[one.clip_id]) for one in order]
+    for clip_id, span in sorted(of_order, key=lambda pair: (pair[1].video_id, pair[1].start, pair[1].end)):
         if ends and span.video_id == video and span.start <= end + TOUCHING:
             end = max(end, span.end)
             ends[-1] = (ends[-1][0], end)

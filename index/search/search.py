@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -12,14 +12,15 @@ import numpy as np
 from index.collection import MAX_K, Collection
 from index.nearest.interface import LevelVectors
 from index.records import Float32, Hit
+from index.search.cursor import Position
 from index.search.grouping import Group, Span, by_event, by_video, spans_of
 from index.search.query import Part, TextPart, check_parts, clip_ids, mixed_vector, wanted_texts
 from index.search.ranking import LIST, Candidate, Limits, Ranks, by_similarity, with_words
 from index.search.rerank import Scores, judge
 from index.storage.filters import Filter
-from index.storage.rows import allowed_clips, hits_of, last_change
+from index.storage.rows import allowed_clips, has_change, hits_of, last_change, newest_clip
 from index.storage.words import terms_of
-from vitascope.errors import InvalidInput, TaskMissing
+from vitascope.errors import CursorExpired, InvalidInput, TaskMissing
 from vitascope.model import Model
 from vitascope.stages import Stage, unnoticed
 
@@ -34,17 +35,17 @@ videos ``MAX_K`` are, where these have too few videos for the page."""
 class Search:
     """What is asked for.
 
-    ``limit`` results from ``offset`` on. ``rerank``: this many of the best clips are judged by the fusion model and
-    come first. ``hybrid``: words of the query's texts, in titles and in what is said, count beside similarity.
-    ``group``: a result is a clip, an event (clips of a video that touch or overlap: one result from the first start
-    to the last end), or a video; the latter two are made of the ``candidates`` best clips (None: ``CANDIDATES``)
-    and list at most ``listed`` of theirs. ``min_similarity``: none less similar is found, -1 to 1. The query's own
-    clips are left out unless ``include_query_clips``.
+    ``limit`` results, those ``after`` the pages before. ``rerank``: this many of the best clips are judged by the
+    fusion model and come first. ``hybrid``: words of the query's texts, in titles and in what is said, count beside
+    similarity. ``group``: a result is a clip, an event (clips of a video that touch or overlap: one result from the
+    first start to the last end), or a video; the latter two are made of the ``candidates`` best clips (None:
+    ``CANDIDATES``) and list at most ``listed`` of theirs. ``min_similarity``: none less similar is found, -1 to 1. The
+    query's own clips are left out unless ``include_query_clips``.
     """
 
     parts: Sequence[Part]
     limit: int = 10
-    offset: int = 0
+    after: Position | None = None
     where: Filter | None = None
     rerank: int = 0
     hybrid: bool = False
@@ -86,11 +87,15 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A page of results, whether there are ``more``, and a name for the state of the collection that they are of."""
+    """A page of results.
+
+    ``next_position``: where the next page begins; None where there is none. ``changed``: whether the collection has
+    changed since the page before.
+    """
 
     results: list[Result]
-    more: bool
-    state: str
+    next_position: Position | None
+    changed: bool
 
 
 def search(collection: Collection, model: Model, wanted: Search, stage: Stage = unnoticed) -> Found:
@@ -98,33 +103,36 @@ def search(collection: Collection, model: Model, wanted: Search, stage: Stage = 
 
     Clips are ordered by similarity, or with ``hybrid`` by reciprocal rank fusion of the 1000 most similar and the
     1000 that have the words best. Of these the first ``rerank`` are ordered by fused score: of the query's one text
-    and the clip, with the similarity of the whole query. Pages of one state fit together without gap or overlap.
-    ``stage`` is told of "embed", "search" and "rerank".
+    and the clip, with the similarity of the whole query. A page has the best results that the pages before it have
+    not shown, of the clips that were there at the first page and still are. ``stage`` is told of "embed", "search" and
+    "rerank".
 
     Raises InvalidInput, TextError, NotFound (a clip of the query), FingerprintMismatch, TaskMissing (reranking with
-    a bundle that cannot match), EngineError, StorageError.
+    a bundle that cannot match), CursorExpired (``wanted.after`` is of a collection that was replaced since),
+    EngineError, StorageError.
     """
     collection.require(model.bundle.fingerprint)
     _check(wanted, model)
     texts = [part.text for part in wanted.parts if isinstance(part, TextPart)]
     with stage("embed"):
         text_vectors = model.embed_text(texts) if texts else np.empty((0, collection.width), np.float32)
-    is_judged = wanted.rerank > 0 and (wanted.group != "clip" or wanted.offset < wanted.rerank)
     with stage("search"), collection.level() as (connection, index):
+        position = _position(collection, connection, wanted.after)
         query = mixed_vector(connection, wanted.parts, text_vectors, collection.width)
         order = _ordered(connection, index, query, wanted, _depth(wanted))
         spans = {} if wanted.group == "clip" else spans_of(connection, order)
         if wanted.group == "video" and wanted.candidates is None and _is_short(wanted, order, spans):
             order = _ordered(connection, index, query, wanted, MAX_K)
             spans = spans_of(connection, order)
-        state = "-".join(map(str, last_change(connection)))
-        if not is_judged:
-            return _page(connection, wanted, order, spans, {}, state)
+        judged = len(_not_shown(wanted, order[: wanted.rerank], spans))
+        order = _not_shown(wanted, order, spans)
+        if not judged:
+            return _page(connection, wanted, order, spans, {}, position)
     with stage("rerank"):
-        order, scores = judge(collection, model, wanted_texts(wanted.parts)[0], order, wanted.rerank)
+        order, scores = judge(collection, model, wanted_texts(wanted.parts)[0], order, judged)
     # The model took its time: videos deleted meanwhile are gone from the results as well.
     with collection.catalogue.read() as connection:
-        return _page(connection, wanted, order, spans, scores, state)
+        return _page(connection, wanted, order, spans, scores, position)
 
 
 def search_text(
@@ -143,7 +151,6 @@ def search_text(
 def _check(wanted: Search, model: Model) -> None:
     check_parts(wanted.parts)
     _check_whole("limit", wanted.limit, 1, MAX_K)
-    _check_whole("offset", wanted.offset, 0, MAX_K)
     _check_whole("rerank", wanted.rerank, 0, MAX_RERANK)
     _check_whole("clips", wanted.listed, 1, MAX_K)
     if wanted.candidates is not None:
@@ -174,24 +181,49 @@ def _check_whole(name: str, value: object, least: int, most: int) -> None:
         raise InvalidInput(f"{name}: {value!r}; a whole number from {least} to {most} was expected")
 
 
+def _position(collection: Collection, connection: sqlite3.Connection, after: Position | None) -> Position:
+    """Where this page begins, in the present state of the collection."""
+    collection_id, change = collection.catalogue.meta["collection_id"], last_change(connection)
+    if after is None:
+        return Position(collection_id, change, newest_clip(connection), frozenset())
+    if after.collection_id != collection_id or not has_change(connection, *after.change):
+        raise CursorExpired(
+            f"cursor: collection {collection.name} was replaced since; a new search, without a cursor, was expected"
+        )
+    return replace(after, change=change)
+
+
 def _ordered(
     connection: sqlite3.Connection, index: LevelVectors, query: Float32, wanted: Search, depth: int
 ) -> list[Candidate]:
-    """The first ``depth`` clips; the same ones for every depth, as far as they go."""
+    """The first ``depth`` clips, those that earlier pages have shown included."""
     limits = _limits(connection, wanted)
     order = by_similarity(index, query, max(depth, LIST) if wanted.hybrid else depth, limits)
     terms = terms_of(wanted_texts(wanted.parts)) if wanted.hybrid else []
     return with_words(connection, order, query, terms, limits, depth) if terms else order[:depth]
 
 
+def _not_shown(wanted: Search, order: Sequence[Candidate], spans: dict[int, Span]) -> list[Candidate]:
+    """Those of ``order`` that no earlier page has shown, nor their videos where these are the results."""
+    shown = frozenset() if wanted.after is None else wanted.after.shown
+    return [one for one in order if _shown_id(wanted, one, spans) not in shown]
+
+
+def _shown_id(wanted: Search, candidate: Candidate, spans: dict[int, Span]) -> int:
+    return spans[candidate.clip_id].video_id if wanted.group == "video" else candidate.clip_id
+
+
 def _is_short(wanted: Search, order: Sequence[Candidate], spans: dict[int, Span]) -> bool:
     """Whether more clips may bring the page more videos."""
-    videos = len({span.video_id for span in spans.values()})
-    return len(order) == CANDIDATES["video"] and videos <= wanted.offset + wanted.limit
+    videos = {spans[one.clip_id].video_id for one in _not_shown(wanted, order, spans)}
+    return len(order) == CANDIDATES["video"] and len(videos) <= wanted.limit
 
 
 def _limits(connection: sqlite3.Connection, wanted: Search) -> Limits:
     allowed = None if wanted.where is None else allowed_clips(connection, wanted.where)
+    if wanted.after is not None and wanted.after.newest_clip < newest_clip(connection):
+        ids = wanted.after.newest_clip + 1
+        allowed = np.ones(ids, bool) if allowed is None else allowed[:ids]
     left_out = frozenset() if wanted.include_query_clips else frozenset(clip_ids(wanted.parts))
     return Limits(allowed, left_out, -2.0 if wanted.min_similarity is None else wanted.min_similarity)
 
@@ -200,7 +232,8 @@ def _depth(wanted: Search) -> int:
     """How many clips of the order matter: one more than the page needs tells whether there is another page."""
     if wanted.group != "clip":
         return wanted.candidates or CANDIDATES[wanted.group]
-    return min(MAX_K, max(wanted.offset + wanted.limit + 1, wanted.rerank))
+    shown = 0 if wanted.after is None else len(wanted.after.shown)
+    return min(MAX_K, max(shown + wanted.limit + 1, wanted.rerank))
 
 
 def _page(
@@ -209,12 +242,12 @@ def _page(
     order: Sequence[Candidate],
     spans: dict[int, Span],
     scores: dict[int, Scores],
-    state: str,
+    position: Position,
 ) -> Found:
     groups = _groups(wanted, order, spans)
-    page = groups[wanted.offset : wanted.offset + wanted.limit]
-    shown = [candidate for group in page for candidate in group.members[: wanted.listed]]
-    hits = {hit.clip_id: hit for hit in hits_of(connection, [(one.clip_id, one.similarity) for one in shown])}
+    page = groups[: wanted.limit]
+    listed = [candidate for group in page for candidate in group.members[: wanted.listed]]
+    hits = {hit.clip_id: hit for hit in hits_of(connection, [(one.clip_id, one.similarity) for one in listed])}
     results = []
     for group in page:
         members = group.members[: wanted.listed]
@@ -224,7 +257,10 @@ def _page(
             start = hit.start if group.start is None else group.start
             end = hit.end if group.end is None else group.end
             results.append(Result(clips[0], start, end, clips if wanted.group != "clip" else (), len(group.members)))
-    return Found(results, len(groups) > wanted.offset + wanted.limit, state)
+    shown = position.shown | {_shown_id(wanted, one, spans) for group in page for one in group.members}
+    is_last = len(groups) <= wanted.limit or len(shown) >= MAX_K
+    changed = wanted.after is not None and wanted.after.change != position.change
+    return Found(results, None if is_last else replace(position, shown=shown), changed)
 
 
 def _hit(candidate: Candidate, hit: Hit, scores: dict[int, Scores]) -> RankedHit:

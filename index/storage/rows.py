@@ -58,10 +58,15 @@ def find_video(connection: sqlite3.Connection, condition: str, value: int | str)
     return None if row is None else read_video(row)
 
 
-def next_clip(connection: sqlite3.Connection) -> int:
-    """The next clip id: above every id ever given out, deleted ones included (AUTOINCREMENT keeps count)."""
+def newest_clip(connection: sqlite3.Connection) -> int:
+    """The highest clip id ever given out, deleted ones included (AUTOINCREMENT keeps count); 0 for none."""
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'clips'").fetchone()
-    return 1 + (row[0] if row else 0)
+    return int(row[0]) if row else 0
+
+
+def next_clip(connection: sqlite3.Connection) -> int:
+    """The next clip id."""
+    return 1 + newest_clip(connection)
 
 
 def insert_whole(
@@ -176,6 +181,14 @@ def last_change(connection: sqlite3.Connection) -> tuple[int, int]:
     """(number, stamp) of the newest change; (0, 0) when nothing was ever written."""
     row = connection.execute("SELECT id, stamp FROM changes ORDER BY id DESC LIMIT 1").fetchone()
     return (row[0], row[1]) if row else (0, 0)
+
+
+def has_change(connection: sqlite3.Connection, change: int, stamp: int) -> bool:
+    """Whether this change is of the catalogue's history, as far as the log tells: its oldest entries are deleted."""
+    if change > last_change(connection)[0]:
+        return False
+    row = connection.execute("SELECT stamp FROM changes WHERE id = ?", (change,)).fetchone()
+    return row is None or bool(row[0] == stamp)
 
 
 def clip_count(connection: sqlite3.Connection) -> int:

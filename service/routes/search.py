@@ -27,7 +27,8 @@ async def search(name: str, request: Request, service: ReadyService) -> Response
     which to play it; or the events or videos that they belong to.
 
     `hybrid` also looks for the sentence's words. `rerank` lets the fusion model look at that many of the best clips:
-    slower, better. Pages fit together as long as the collection does not change; `changed` says when it has.
+    slower, better. Pages repeat and miss nothing, also while the collection changes; `changed` says that it
+    has, 409 `cursor_expired` that it was replaced.
     """
     if body_kind(request, "a search", "a search with a file") == "application/json":
         wanted = asked(service, validated(SearchRequest, await request.json()))

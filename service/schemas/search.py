@@ -232,7 +232,7 @@ class SearchResponse(Response):
     changed: Annotated[
         bool,
         Field(
-            description="whether the collection has changed since the page before: this one is of its present state, "
-            "and may repeat or miss results"
+            description="whether the collection has changed since the page before: what was deleted is left out, and "
+            "what was added appears in a new search"
         ),
     ]

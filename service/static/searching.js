@@ -82,7 +82,7 @@ async function showFound(sought, more) {
     const [one, many] = FOUND[sought.group];
     if (!page.shown) note("Nothing found", sought.filter ? "Nothing passes the filter." : "This collection has no clips yet.");
     else say([`${counted(page.shown, one, many)} in ${Math.round(came - began)} ms, best first`,
-      changed ? "the collection has changed meanwhile, so some may be missing or come twice" : ""].filter(Boolean).join("; "));
+      changed ? "the collection has changed meanwhile: search again to see what was added" : ""].filter(Boolean).join("; "));
   } catch (error) {
     if (error.code === "task_missing" && $("rerank").checked) {
       $("rerank").checked = false;

@@ -17,6 +17,7 @@ from index.search.query import ClipPart, Part, TextPart, VectorPart
 from index.search.search import MAX_RERANK, RankedHit, Search, search, search_text
 from index.storage.filters import parse_filter
 from tests.index.numbered import new_collection
+from tests.index.paging import all_pages
 from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle
 from vitascope.errors import FingerprintMismatch, InvalidInput, NotFound, TaskMissing, TextError
@@ -224,10 +225,10 @@ def test_less_similar_ones_are_left_out_on_request(collection: Collection, small
 
 def test_pages_of_a_reranked_search_fit_together(collection: Collection, small_model: Model) -> None:
     whole = titles_for(collection, small_model, TextPart("red"), limit=6, rerank=3)
-    pages = [search(collection, small_model, Search([TextPart("red")], 2, offset, rerank=3)) for offset in (0, 2, 4)]
+    pages = all_pages(collection, small_model, Search([TextPart("red")], 2, rerank=3))
     assert [title for page in pages for title in titles([r.best for r in page.results])] == whole
-    assert [page.more for page in pages] == [True, True, False]
-    assert len({page.state for page in pages}) == 1
+    assert [len(page.results) for page in pages] == [2, 2, 2]
+    assert not any(page.changed for page in pages)
     assert [r.best.fused is None for page in pages for r in page.results] == [False] * 3 + [True] * 3
 
 
@@ -264,7 +265,6 @@ def test_all_videos_are_found_however_many_clips_the_best_one_has(
         ({"parts": [ClipPart(1)], "hybrid": True}, "hybrid: true; false was expected"),
         ({"parts": [TextPart("red", -1)], "rerank": 1}, "rerank: 1; 0 was expected"),
         ({"group": "scene"}, "group: 'scene'; one of clip, event, video"),
-        ({"offset": -1}, "offset: -1"),
         ({"listed": 0}, "clips: 0"),
         ({"candidates": 5}, "candidates: 5; only with group event or video"),
         ({"candidates": 10_001, "group": "event"}, "candidates: 10001"),

@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,12 @@ from index.library import Library
 from index.records import NewClip, NewVideo, Scalar
 from index.search import search as search_module
 from index.search.query import ClipPart, Part, TextPart, VectorPart
-from index.search.search import Found, Search, search
+from index.search.search import Search, search
 from index.storage.filters import parse_filter
 from tests.chaos import rounds
-from tests.index.numbered import TOKENS, WIDTH, content, manifest, new_collection
+from tests.index.formula_model import MODEL
+from tests.index.numbered import TOKENS, WIDTH, content, new_collection
+from tests.index.paging import all_pages
 
 VOCABULARY = ["dog", "cat", "engine", "boat", "snow", "piano", "forest", "bridge"]
 CHINESE = ["海滩", "小狗", "发动机", "城市"]
@@ -34,29 +35,6 @@ FILTERS: list[tuple[Any, Any]] = [
     ({"or": [{"number": {"lt": 10}}, {"clip": {"end": 8}}]}, lambda row: row.metadata["number"] < 10 or row.end == 8),
     ({"color": "violet"}, lambda row: False),
 ]
-
-
-class FormulaModel:
-    """Vectors and match logits by formula, so that brute force knows them, too."""
-
-    def __init__(self) -> None:
-        stated = manifest()
-        tasks = SimpleNamespace(tasks=["retrieval", "matching"], name="numbers")
-        self.bundle = SimpleNamespace(fingerprint=stated.fingerprint(), manifest=tasks)
-
-    def embed_text(self, texts: list[str]) -> np.ndarray:
-        rows = [np.random.default_rng(list(text.encode())).standard_normal(WIDTH) for text in texts]
-        return np.array([row / np.linalg.norm(row) for row in rows], np.float32)
-
-    def match(self, texts: list[str], tokens: np.ndarray) -> SimpleNamespace:
-        logits = np.array([np.sin(len(text) + 50 * row.sum()) for text, row in zip(texts, tokens, strict=True)])
-        return SimpleNamespace(logits=logits, probabilities=1 / (1 + np.exp(-logits)))
-
-    def fused(self, similarity: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        return np.asarray((similarity + logits + 2) / 4)
-
-
-MODEL: Any = FormulaModel()
 
 
 @dataclass(frozen=True)
@@ -245,13 +223,6 @@ def drawn(draw: random.Random, rows: list[Row]) -> tuple[Search, Any]:
     return wanted, condition
 
 
-def all_pages(collection: Collection, wanted: Search) -> list[Found]:
-    pages = [search(collection, MODEL, wanted)]
-    while pages[-1].more and len(pages) < 6:
-        pages.append(search(collection, MODEL, replace(wanted, offset=len(pages) * wanted.limit)))
-    return pages
-
-
 @pytest.mark.parametrize("seed", range(rounds(2, 12)))
 def test_every_page_of_every_search_is_what_brute_force_says(filled: tuple[Collection, list[Row]], seed: int) -> None:
     collection, rows = filled
@@ -260,9 +231,9 @@ def test_every_page_of_every_search_is_what_brute_force_says(filled: tuple[Colle
     for _ in range(30):
         wanted, condition = drawn(draw, rows)
         expected = brute_force(rows, wanted, condition)
-        pages = all_pages(collection, wanted)
+        pages = all_pages(collection, MODEL, wanted, most=6)
         results = [result for page in pages for result in page.results]
-        assert pages[-1].more == (len(expected) > len(pages) * wanted.limit)
+        assert (pages[-1].next_position is not None) == (len(expected) > len(pages) * wanted.limit)
         assert len(results) == min(len(expected), len(pages) * wanted.limit)
         for result, one in zip(results, expected, strict=False):
             assert result.best.hit.clip_id == one["clip"], wanted
@@ -289,11 +260,7 @@ def test_beyond_both_lists_the_order_goes_on_by_similarity(
     monkeypatch.setattr("index.search.ranking.LIST", 30)
     monkeypatch.setattr(search_module, "LIST", 30)
     wanted = Search([TextPart("piano snow")], limit=25, hybrid=True)
-    pages: list[int] = []
-    for offset in range(0, len(rows), 25):
-        pages += [
-            result.best.hit.clip_id for result in search(collection, MODEL, replace(wanted, offset=offset)).results
-        ]
+    pages = [result.best.hit.clip_id for page in all_pages(collection, MODEL, wanted) for result in page.results]
     at_once = search(collection, MODEL, replace(wanted, limit=1000)).results
     assert pages == [result.best.hit.clip_id for result in at_once]
     assert sorted(pages) == sorted(row.id for row in rows)

@@ -174,15 +174,35 @@ def test_pages_fit_together(running: Running, collection: str, options: dict[str
     assert not any(page["changed"] for page in pages)
 
 
-def test_a_page_of_a_collection_that_has_changed_says_so(running: Running, collection: str) -> None:
-    fill(running, collection, 2)
+def test_pages_of_a_collection_that_changes_say_so_and_are_of_its_first_state(
+    running: Running, collection: str
+) -> None:
+    fill(running, collection, 4)
     first = ask(running, collection, text="red", limit=4)
-    fill(running, collection, 1, first=2)
+    gone = first["results"][0]["video"]["id"]
+    running.client.delete(f"/v1/collections/{collection}/videos/{gone}").raise_for_status()
+    fill(running, collection, 1, first=4)
     second = ask(running, collection, text="red", limit=4, cursor=first["next_cursor"])
-    assert (first["changed"], second["changed"]) == (False, True)
-    assert len(second["results"]) == 4
     third = ask(running, collection, text="red", limit=4, cursor=second["next_cursor"])
-    assert (third["changed"], len(third["results"]), third["next_cursor"]) == (False, 1, None)
+    assert [page["changed"] for page in (first, second, third)] == [False, True, False]
+    shown = [result["clip_id"] for page in (first, second, third) for result in page["results"]]
+    assert len(shown) == len(set(shown))
+    of_first = {result["clip_id"] for result in first["results"]}
+    kept = {result["clip_id"] for result in ask(running, collection, text="red", limit=100)["results"]}
+    assert kept - set(shown) == {clip for clip in kept if int(clip) > 12}
+    assert set(shown) - kept <= of_first
+    assert third["next_cursor"] is None
+
+
+def test_a_cursor_of_a_collection_that_was_made_again_has_expired(running: Running, collection: str) -> None:
+    fill(running, collection, 2)
+    first = ask(running, collection, text="red", limit=1)
+    path = f"/v1/collections/{collection}"
+    running.client.delete(path).raise_for_status()
+    running.client.post("/v1/collections", json={"name": collection}).raise_for_status()
+    fill(running, collection, 2)
+    answer = running.client.post(f"{path}/search", json={"text": "red", "limit": 1, "cursor": first["next_cursor"]})
+    assert "a new search" in problem_of(answer, 409, "cursor_expired")["detail"]
 
 
 def test_a_cursor_belongs_to_its_search(running: Running, palette: str) -> None:
@@ -216,7 +236,7 @@ def test_a_cursor_belongs_to_its_search(running: Running, palette: str) -> None:
         ({"text": "a", "group": "video", "candidates": 10_001}, 422, "invalid_input", "candidates: 10001"),
         ({"text": "a", "clips": 101}, 422, "invalid_input", "clips: 101"),
         ({"text": "a", "min_similarity": 2}, 422, "validation_failed", "min_similarity"),
-        ({"text": "a", "cursor": "a" * 20_001}, 422, "validation_failed", "cursor"),
+        ({"text": "a", "cursor": "a" * 100_001}, 422, "validation_failed", "cursor"),
     ],
 )
 def test_what_cannot_be_asked_is_named(

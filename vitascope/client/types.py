@@ -620,8 +620,8 @@ class SearchResponse(TypedDict):
     """A page of results, best first: reranked ones by fused score, then the others."""
 
     changed: bool
-    """whether the collection has changed since the page before: this one is of its present state, and may repeat or
-    miss results"""
+    """whether the collection has changed since the page before: what was deleted is left out, and what was added
+    appears in a new search"""
     next_cursor: str | None
     """`cursor` of the next page; null on the last"""
     results: list[SearchResult]

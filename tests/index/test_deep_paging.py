@@ -1,0 +1,64 @@
+"""Pages as deep as a search goes, in a collection as large as where approximate search begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index.collection import MAX_K, Collection, NewClip, NewVideo
+from index.library import Library
+from index.nearest.kinds import FLAT, HNSW, IVFPQ
+from index.search.query import VectorPart
+from index.search.search import Search, search
+from tests.chaos import only_by_chaos
+from tests.index.numbered import TOKENS, content, manifest
+from tests.index.paging import all_pages
+
+WIDTH = 64
+VIDEOS, EACH = 300, 100
+QUERIES = 20
+
+
+@only_by_chaos
+@pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ, "milvus"])
+def test_ten_thousand_results_of_thirty_thousand_clips(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Every query's pages show 10,000 different clips, and they are the 10,000 most similar ones."""
+    random = np.random.default_rng(7)
+    centres = random.standard_normal((300, WIDTH))
+    rows = centres[random.integers(0, 300, VIDEOS * EACH)] + 0.7 * random.standard_normal((VIDEOS * EACH, WIDTH))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    stated = manifest().model_copy(update={"vector_width": WIDTH})
+    bundle = SimpleNamespace(fingerprint=stated.fingerprint(), manifest=SimpleNamespace(tasks=[], name="wide"))
+    model: Any = SimpleNamespace(bundle=bundle)
+    vectors = str(request.getfixturevalue("milvus").url) if kind == "milvus" else "faiss"
+    with Library(tmp_path) as library:
+        setting = HNSW if kind == "milvus" else kind
+        collection = library.create("videos", stated, vectors=vectors, index_kind=setting)
+        try:
+            fill(collection, rows)
+            search(collection, model, Search([VectorPart(rows[0])]))
+            collection.wait_for_index()
+            assert collection.index_state().kind == setting
+            for query in random.standard_normal((QUERIES, WIDTH)).astype(np.float32):
+                pages = all_pages(collection, model, Search([VectorPart(query)], limit=100))
+                shown = [result.best.hit.clip_id for page in pages for result in page.results]
+                assert len(shown) == len(set(shown)) == MAX_K
+                cosines = rows @ (query / np.linalg.norm(query))
+                least = float(np.partition(cosines, -MAX_K)[-MAX_K])
+                assert min(cosines[clip_id - 1] for clip_id in shown) >= least - 1e-6
+        finally:
+            library.drop("videos")
+
+
+def fill(collection: Collection, rows: np.ndarray) -> None:
+    tokens = np.zeros(TOKENS, np.float16)
+    for number in range(VIDEOS):
+        own = rows[number * EACH : (number + 1) * EACH]
+        clips = [NewClip(4.0 * n, 4.0 * n + 4, row, tokens) for n, row in enumerate(own)]
+        collection.add_video(NewVideo(content(number), f"/videos/{number}.mp4", f"video {number}", 400.0, 8, 8), clips)

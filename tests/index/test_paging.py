@@ -1,0 +1,286 @@
+"""Pages of a search repeat and miss nothing, whatever index finds the clips and whatever happens between two pages."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from index.collection import MAX_K, Collection, NewClip, NewVideo
+from index.library import Library
+from index.nearest import kinds, live
+from index.nearest.kinds import FLAT, HNSW, IVFPQ
+from index.search.cursor import MAX_LENGTH, Cursor, Position, read_cursor, write_cursor
+from index.search.query import TextPart
+from index.search.search import Found, Search, search
+from index.storage.filters import parse_filter
+from tests.index.clustered import use_kinds_when_small
+from tests.index.formula_model import MODEL
+from tests.index.numbered import TOKENS, WIDTH, add, content, manifest, new_video
+from tests.index.paging import all_pages
+from vitascope.errors import CursorExpired, InvalidInput
+
+VIDEOS, EACH = 60, 30
+WORDS = ("dog", "cat", "engine", "boat", "snow", "piano")
+RED = parse_filter({"color": "red"})
+REQUESTS: dict[str, dict[str, Any]] = {
+    "clips": {},
+    "filter": {"where": RED},
+    "words": {"hybrid": True, "rerank": 200},
+    "events": {"group": "event", "candidates": MAX_K, "listed": EACH},
+    "all": {"where": RED, "hybrid": True, "rerank": 40, "group": "video"},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def approximate_indexes() -> Iterator[None]:
+    """A poor graph and poor lists that are searched however small they are: they miss what the real ones rarely do."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_kinds_when_small(patch)
+        patch.setattr(live, "LEAST", kinds.LEAST)
+        patch.setattr(live, "LEAST_CHANGED", 10)
+        patch.setattr(live, "RETRY_SECONDS", 0.0)
+        patch.setattr(kinds, "NEIGHBOURS", 4)
+        patch.setattr(kinds, "CONSTRUCTION", 8)
+        patch.setattr(kinds, "graph_steps", lambda total: 10)
+        patch.setattr(kinds, "list_probes", lambda total: 1)
+        patch.setattr(kinds, "refinement", lambda k: max(1, 40 // k))
+        yield
+
+
+@pytest.fixture(scope="module", params=[FLAT, HNSW, IVFPQ, "milvus"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def library(kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+    root = tmp_path_factory.mktemp("paging")
+    vectors = str(request.getfixturevalue("milvus").url) if kind == "milvus" else "faiss"
+    with Library(root, vectors=vectors) as library:
+        yield library
+    with Library(root) as library:
+        for name in library.names():
+            library.drop(name)
+
+
+@pytest.fixture(scope="module")
+def collection(library: Library, kind: str) -> Collection:
+    return filled(library, "unchanged", kind)
+
+
+def start(number: int) -> float:
+    """In seconds, of a clip of 4 s: every two touch."""
+    return 4.0 * number + 8.0 * (number // 2)
+
+
+def filled(library: Library, name: str, kind: str) -> Collection:
+    collection = library.create(name, manifest(), index_kind=HNSW if kind == "milvus" else kind)
+    random = np.random.default_rng(3)
+    for number in range(VIDEOS):
+        vectors = random.standard_normal((EACH, WIDTH)).astype(np.float32)
+        clips = [
+            NewClip(start(n), start(n) + 4, vector, np.full(TOKENS, number / VIDEOS), WORDS[(number + n) % len(WORDS)])
+            for n, vector in enumerate(vectors)
+        ]
+        color = "red" if number % 3 else "blue"
+        path = f"/videos/{number}.mp4"
+        collection.add_video(NewVideo(content(number), path, f"video {number}", 200.0, 32, 18, {"color": color}), clips)
+    build(collection, collection.index_state().setting)
+    return collection
+
+
+def build(collection: Collection, kind: str) -> None:
+    """Have an index of this kind serve."""
+    search(collection, MODEL, Search([TextPart("snow")]))
+    collection.set_index_kind(kind)
+    collection.wait_for_index()
+    assert collection.index_state().kind == kind
+
+
+def request_of(name: str) -> Search:
+    options = REQUESTS[name]
+    return Search([TextPart("snow piano")], limit=7 if options.get("group") == "video" else 150, **options)
+
+
+def shown_on(pages: list[Found], request: Search) -> list[int]:
+    """What the pages show, in order: ids of videos where these are the results, else of clips."""
+    results = [result for page in pages for result in page.results]
+    if request.group == "event":
+        return [clip.hit.clip_id for result in results for clip in result.clips]
+    return [result.best.hit.video_id if request.group == "video" else result.best.hit.clip_id for result in results]
+
+
+def all_in(collection: Collection, request: Search) -> set[int]:
+    """The ids of all that the request can find."""
+    videos = [one.id for one in collection.videos(MAX_K) if request.where is None or one.metadata["color"] == "red"]
+    return {one for video in videos for one in ids_of(collection, video, request)}
+
+
+def ids_of(collection: Collection, video_id: int, request: Search) -> list[int]:
+    return [video_id] if request.group == "video" else [clip.id for clip in collection.clips(video_id)]
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_pages_repeat_and_miss_nothing(collection: Collection, name: str) -> None:
+    request = request_of(name)
+    pages = all_pages(collection, MODEL, request)
+    shown = shown_on(pages, request)
+    assert len(shown) == len(set(shown))
+    assert set(shown) == all_in(collection, request)
+    assert [len(page.results) for page in pages[:-1]] == [request.limit] * (len(pages) - 1)
+    assert len(pages) > 4
+    assert not any(page.changed for page in pages)
+
+
+@pytest.mark.parametrize("name", ["clips", "events", "all"])
+def test_what_changes_between_pages_neither_repeats_nor_hides_results(library: Library, kind: str, name: str) -> None:
+    """Videos are added and deleted and indexes built: what is deleted is left out, what is added does not appear."""
+    changing = filled(library, f"changing-{name}", kind)
+    request = request_of(name)
+    before = all_in(changing, request)
+    videos = [video.id for video in changing.videos(MAX_K)]
+    setting = changing.index_state().setting
+    other = {FLAT: HNSW, HNSW: FLAT, IVFPQ: HNSW}[setting]
+    deleted: set[int] = set()
+
+    def change(page: int) -> None:
+        for video_id in videos[5 * page : 5 * page + 2]:
+            deleted.update(ids_of(changing, video_id, request))
+            changing.delete_video(video_id)
+        for number in range(1000 + 2 * page, 1002 + 2 * page):
+            changing.add_video(*new_video(number))
+        if page in (2, 4):
+            build(changing, other if page == 2 else setting)
+
+    pages = all_pages(changing, MODEL, request, between=change)
+    shown = shown_on(pages, request)
+    assert len(shown) == len(set(shown))
+    assert before - deleted <= set(shown) <= before
+    assert deleted - set(shown)
+    assert [page.changed for page in pages] == [False, *[True] * (len(pages) - 1)]
+    new_search = all_pages(changing, MODEL, request)
+    assert set(shown_on(new_search, request)) == all_in(changing, request)
+
+
+def test_a_reopened_collection_goes_on_with_a_cursor(tmp_path: Path) -> None:
+    with Library(tmp_path) as library:
+        collection = library.create("videos", manifest())
+        add(collection, *range(6))
+        first = search(collection, MODEL, Search([TextPart("snow")], limit=4))
+    with Library(tmp_path) as library:
+        second = search(library.open("videos"), MODEL, Search([TextPart("snow")], limit=20, after=first.next_position))
+    shown = shown_on([first, second], Search([]))
+    assert len(shown) == len(set(shown)) == 12
+    assert (second.changed, second.next_position) == (False, None)
+
+
+def test_a_cursor_of_a_replaced_collection_has_expired(tmp_path: Path) -> None:
+    request = Search([TextPart("snow")], limit=1)
+    with Library(tmp_path) as library:
+        collection = library.create("videos", manifest())
+        add(collection, 1, 2)
+        old = search(collection, MODEL, request).next_position
+        library.drop("videos")
+        collection = library.create("videos", manifest())
+        add(collection, 1, 2)
+        with pytest.raises(CursorExpired, match="collection videos was replaced"):
+            search(collection, MODEL, replace(request, after=old))
+
+
+def test_a_cursor_of_a_state_that_was_taken_back_has_expired(tmp_path: Path) -> None:
+    """A copy of the files from before may give the ids in the cursor to other clips."""
+    request = Search([TextPart("snow")], limit=1)
+    with Library(tmp_path / "library") as library:
+        collection = library.create("videos", manifest())
+        add(collection, 1)
+    shutil.copytree(tmp_path / "library", tmp_path / "copy")
+    with Library(tmp_path / "library") as library:
+        collection = library.open("videos")
+        add(collection, 2)
+        cursor = search(collection, MODEL, request).next_position
+    with Library(tmp_path / "copy") as library:
+        collection = library.open("videos")
+        for numbers in ((), (3,), (4,)):
+            add(collection, *numbers)
+            with pytest.raises(CursorExpired):
+                search(collection, MODEL, replace(request, after=cursor))
+
+
+def test_the_longest_cursor_is_bounded_and_can_be_read() -> None:
+    random = np.random.default_rng(0)
+    ids = frozenset(random.choice(2**40, MAX_K, replace=False).tolist())
+    vector = random.standard_normal(2048).astype(np.float32)
+    cursor = Cursor("name", Position("f" * 32, (2**40, -(2**63)), 2**40, ids), vector)
+    text = write_cursor(cursor)
+    assert len(text) <= MAX_LENGTH
+    read = read_cursor(text, "name")
+    assert read.position == cursor.position
+    np.testing.assert_array_equal(read.vector, vector)
+
+
+STATED: dict[str, Any] = {"search": "name", "collection": "c", "change": [1, -5], "newest": 9, "shown": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"shown": [1] * (MAX_K + 1)},
+        {"shown": [3, -1]},
+        {"shown": [1, True]},
+        {"shown": [1.5]},
+        {"shown": 7},
+        {"newest": -1},
+        {"newest": "9"},
+        {"change": [1]},
+        {"change": [-1, 0]},
+        {"change": [1, None]},
+        {"collection": None},
+        {"vector": "AAA="},
+        {"vector": 3},
+        {"padding": " " * 400_000},
+    ],
+)
+def test_a_forged_cursor_is_refused(forged: dict[str, Any]) -> None:
+    assert read_cursor(packed(STATED), "name").position.shown == {1, 3}
+    with pytest.raises(InvalidInput, match="cursor: "):
+        read_cursor(packed({**STATED, **forged}), "name")
+
+
+def packed(stated: object) -> str:
+    return compressed(json.dumps(stated).encode())
+
+
+def compressed(content: bytes) -> str:
+    return base64.urlsafe_b64encode(zlib.compress(content)).decode().rstrip("=")
+
+
+def test_text_that_is_no_cursor_is_refused() -> None:
+    whole = packed(STATED)
+    bomb, nested = compressed(b" " * 50_000_000), compressed(b"[" * 100_000)
+    assert len(bomb) < MAX_LENGTH
+    for text in ("", "a", "!!", "e30", whole[:-4], whole * 2000, bomb, nested, *map(packed, ([], "name", None))):
+        with pytest.raises(InvalidInput, match="cursor: "):
+            read_cursor(text, "name")
+    with pytest.raises(InvalidInput, match="cursor: of another search"):
+        read_cursor(whole, "other")
+
+
+def test_a_forged_position_costs_no_more_than_a_search(tmp_path: Path) -> None:
+    with Library(tmp_path) as library:
+        collection = library.create("videos", manifest())
+        add(collection, 1, 2)
+        known = search(collection, MODEL, Search([TextPart("snow")], limit=1)).next_position
+        assert known is not None
+        forged = replace(known, newest_clip=2**62, shown=frozenset(range(2**62, 2**62 + MAX_K)))
+        found = search(collection, MODEL, Search([TextPart("snow")], after=forged))
+        assert len(found.results) == 5
+        assert found.next_position is None
