@@ -123,9 +123,17 @@ def check_text(name: str, value: object, limit: int = MAX_TEXT_LENGTH) -> str:
         raise InvalidInput(f"{name}: {value!r} is of type {type(value).__name__}; a string was expected")
     if len(value) > limit:
         raise InvalidInput(f"{name}: {len(value)} characters; at most {limit} were expected")
-    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+    if "\0" in value or not _is_unicode(value):
         raise InvalidInput(f"{name}: {value!r} holds a NUL or a lone surrogate; Unicode text was expected")
     return value
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_scalar(name: str, value: object) -> Scalar:

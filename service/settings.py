@@ -14,8 +14,10 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.jobs.pipeline import Pace
+from index.jobs.sources.list_limits import ListLimits
 from index.jobs.sources.reach import Reach, check_url
 from index.nearest.place import check_place
+from index.records import MAX_TEXT_LENGTH
 from service.gate.secrets import admin_digest
 from service.outbound.rules import Rules
 from vitascope.commands.options import default_bundle, default_data
@@ -143,6 +145,12 @@ class Settings(BaseSettings):
     max_video_seconds: Annotated[float, Field(gt=0)] = 4 * 3600.0
     max_video_frames: Count = 1_000_000
 
+    max_list_rows: Annotated[Count, Field(description="of one file list, or items of one shard")] = 1_000_000
+    max_list_columns: Annotated[Count, Field(description="of a file list, or keys of one JSON object")] = 1000
+    max_list_cell_characters: Annotated[Count, Field(le=MAX_TEXT_LENGTH, description="of one cell")] = MAX_TEXT_LENGTH
+    max_list_bytes: Annotated[Count, Field(description="that a file list or shard stores in the catalogue")] = 256 * MIB
+    max_list_expansion: Annotated[Count, Field(description="the same, by bytes of the file; 16 MiB are allowed")] = 100
+
     operations_dir: Annotated[Path | None, Field(description="backups and exports; null: in the data folder")] = None
     max_operations: Annotated[Count, Field(description="that are kept, with their files, until they are deleted")] = 20
 
@@ -249,6 +257,11 @@ class Settings(BaseSettings):
         return MediaLimits(
             max_pixels=self.max_pixels, max_seconds=self.max_video_seconds, max_frames=self.max_video_frames
         )
+
+    def list_limits(self) -> ListLimits:
+        """What one file list or shard may hold."""
+        cell, expansion = self.max_list_cell_characters, self.max_list_expansion
+        return ListLimits(self.max_list_rows, self.max_list_columns, cell, self.max_list_bytes, expansion)
 
     def reach(self) -> Reach:
         """What indexing jobs may read."""

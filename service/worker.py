@@ -153,6 +153,7 @@ class JobWorker:
                 should_stop=lambda: self._stopping or not self._models.has(fingerprint),
                 should_abandon=lambda: self._abandoning,
                 limits=self._settings.media_limits(),
+                list_limits=self._settings.list_limits(),
                 reach=self._settings.reach(),
                 pace=self._settings.pace(),
                 max_crashes=self._settings.max_item_crashes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -153,11 +154,12 @@ def _by_uploads(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _items(source: Source) -> Iterator[SourceItem]:
     """The source's items. Raises InvalidInput where it cannot be read."""
+    from index.jobs.sources.list_limits import read_list_limits
     from index.jobs.sources.listing import list_source
     from index.jobs.sources.reach import EVERYWHERE
 
     try:
-        yield from list_source(source, EVERYWHERE)
+        yield from list_source(source, EVERYWHERE, read_list_limits(os.environ))
     except OSError as error:
         raise InvalidInput(f"source: cannot be listed: {error}") from error
 

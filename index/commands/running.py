@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +22,19 @@ def run_here(
     """Run the job until it ends or rests. Raises as ``run_job``."""
     from index.jobs.jobs import run_job
     from index.jobs.outcome import file_name
+    from index.jobs.sources.list_limits import read_list_limits
 
+    limits = read_list_limits(os.environ)
     with Steps("indexing", quiet=quiet) as steps:
 
         def on_item(item: JobItem, done: int, total: int) -> None:
             steps.show(done, total, file_name(item.path))
 
         if cluster is None:
-            return run_job(collection, model, job_id, on_item=on_item, on_part=steps.show)
-        return run_job(collection, model, job_id, on_item=on_item, pace=cluster.pace(), workplace=cluster)
+            return run_job(collection, model, job_id, on_item=on_item, on_part=steps.show, list_limits=limits)
+        return run_job(
+            collection, model, job_id, on_item=on_item, list_limits=limits, pace=cluster.pace(), workplace=cluster
+        )
 
 
 def check_succeeded(job: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from index.jobs.records import FINISHED, Job, JobItem, find_job, job
 from index.jobs.sources.description import ListSource, UrlSource, source_name
 from index.jobs.sources.fetching import Fetcher, FetchWeb, Interrupted, media_folder
 from index.jobs.sources.held import held_file
+from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
 from index.jobs.sources.listing import is_gone
 from index.jobs.sources.reach import EVERYWHERE, Reach
 from index.jobs.stage_clock import StageClock
@@ -71,6 +72,7 @@ def run_job(
     should_stop: Callable[[], bool] = _never,
     should_abandon: Callable[[], bool] = _never,
     limits: MediaLimits = DEFAULT_LIMITS,
+    list_limits: ListLimits = DEFAULT_LIST_LIMITS,
     reach: Reach | None = None,
     pace: Pace | None = None,
     max_crashes: int = job_state.MAX_CRASHES,
@@ -85,9 +87,9 @@ def run_job(
     ``pace.in_flight``, are finished, and the job goes back to ``queued`` and can be run again later. When
     ``should_abandon`` says True, and on an exception, the files at hand are left after the clips at hand, to be
     tried again. A file that cannot be added is noted with the reason, and the job goes on; the job itself fails
-    when its source cannot be listed or the bundle cannot embed video. ``reach`` is what a confined job may read.
-    ``clock`` learns how long each stage was at work. ``workplace``: where files are decoded and embedded. ``web``
-    fetches URLs of any host, where ``reach`` allows that.
+    when its source cannot be listed, or holds more than ``list_limits`` allow, or the bundle cannot embed video.
+    ``reach`` is what a confined job may read. ``clock`` learns how long each stage was at work. ``workplace``: where
+    files are decoded and embedded. ``web`` fetches URLs of any host, where ``reach`` allows that.
 
     Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running it, or took it over; a confined
     job without ``reach``), CollectionNotFound, StorageError, ClusterError.
@@ -111,7 +113,7 @@ def run_job(
     run = _Run(collection, found, owner, fetcher, max_crashes, here, on_item, on_part, should_stop, should_abandon)
     try:
         with Lease(collection.catalogue, job_id, owner):
-            if run.note_items(within):
+            if run.note_items(within, list_limits):
                 paced = _paced(pace or Pace(), found)
                 work = Work(collection, model, found, fetcher, within, limits, paced, clock or StageClock())
                 run.go(workplace.executor(work), paced.in_flight)
@@ -168,12 +170,12 @@ class _Run:
     crashes: list[JobItem] = field(default_factory=list)
     """Files that a process of several has died at and that will be tried again, not written down yet."""
 
-    def note_items(self, reach: Reach) -> bool:
+    def note_items(self, reach: Reach, limits: ListLimits) -> bool:
         """Write down the items of the source; False when nothing follows: that failed, and the job with it, or
-        somebody wanted the job paused or cancelled.
+        the job was to be paused, cancelled or stopped.
         """
         try:
-            return list_items(self.collection, self.job, self.owner, reach)
+            return list_items(self.collection, self.job, self.owner, reach, limits, self.should_stop)
         except OSError as error:
             where = f"{self.job.source.kind} {source_name(self.job.source)}"
             self.fail(f"{where}: cannot be listed: {error.strerror or error}")

@@ -45,6 +45,7 @@ def running(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         max_body_bytes=300_000,
         max_captions=5,
         max_text_characters=500,
+        max_list_columns=50,
         page_size=2,
         allowed_hosts=["search.example", "Portal.Example", "[fd00::5]"],
     )

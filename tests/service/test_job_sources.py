@@ -9,6 +9,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from index.jobs.sources.list_limits import ListLimits
 from service.settings import Settings, read_settings
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
@@ -45,6 +46,21 @@ def test_a_list_gives_titles_and_metadata_and_names_its_mistakes(
     assert "line 4, column 'path'" in reasons[1]
     found = running.client.post(f"/v1/collections/{collection}/search", json={"text": "red", "filter": {"year": 2020}})
     assert found.json()["results"][0]["video"]["title"] == "The red one"
+
+
+def test_a_list_beyond_a_limit_fails_the_job_by_name(running: Running, collection: str, incoming: Path) -> None:
+    (incoming / "wide.csv").write_text("path," + ",".join(f"c{number}" for number in range(50)) + "\n")
+    source = {"kind": "list", "file": f"{incoming.name}/wide.csv"}
+    job = finished(running.client, begun(running, collection, source))
+    assert job["state"] == "failed"
+    assert job["error"].endswith("wide.csv: 51 columns; at most 50 were expected (VITASCOPE_MAX_LIST_COLUMNS)")
+
+
+def test_limits_of_lists_are_settings(small_bundle: Path, tmp_path: Path) -> None:
+    assert settings_for(small_bundle, tmp_path).list_limits() == ListLimits()
+    given = {f"max_list_{name}": at for at, name in enumerate(("rows", "columns", "cell_characters", "bytes"), 1)}
+    named = settings_for(small_bundle, tmp_path, **given, max_list_expansion=5)
+    assert named.list_limits() == ListLimits(1, 2, 3, 4, 5)
 
 
 def test_a_member_of_a_shard_plays_and_goes_with_its_video(running: Running, collection: str, incoming: Path) -> None:

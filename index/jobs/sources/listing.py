@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,19 +18,27 @@ from index.jobs.sources.description import (
 )
 from index.jobs.sources.file_list import list_file
 from index.jobs.sources.item import SourceItem
+from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
 from index.jobs.sources.reach import Reach
 from index.jobs.sources.remote import list_url
 from index.jobs.sources.shards import list_shard
 from vitascope.errors import InvalidInput
 
 
-def list_source(source: Source, reach: Reach) -> Iterator[SourceItem]:
+def _ignore() -> None:
+    """No-op callback."""
+
+
+def list_source(
+    source: Source, reach: Reach, limits: ListLimits = DEFAULT_LIST_LIMITS, on_row: Callable[[], None] = _ignore
+) -> Iterator[SourceItem]:
     """Every item of the source, each URI once: what is named again is skipped, and says so.
 
+    ``on_row`` is called with each row of a list and each member of a shard; what it raises ends the listing.
     Raises OSError when the source itself cannot be read, InvalidInput when it is not what it should be.
     """
     seen: set[str] = set()
-    for number, item in enumerate(_items(source, reach)):
+    for number, item in enumerate(_items(source, reach, limits, on_row)):
         if item.uri in seen:
             item = replace(
                 item, uri=f"{item.uri} (item {number})", state="skipped", reason="the source has named this before"
@@ -46,7 +54,7 @@ def is_gone(source: Source) -> str | None:
     return None
 
 
-def _items(source: Source, reach: Reach) -> Iterator[SourceItem]:
+def _items(source: Source, reach: Reach, limits: ListLimits, on_row: Callable[[], None]) -> Iterator[SourceItem]:
     match source:
         case FolderSource():
             for found in list_folder(Path(source.folder), source.recursive):
@@ -54,10 +62,10 @@ def _items(source: Source, reach: Reach) -> Iterator[SourceItem]:
         case FilesSource():
             yield from (SourceItem(file) for file in source.files)
         case ListSource():
-            yield from list_file(source, reach)
+            yield from list_file(source, reach, limits, on_row)
         case ShardsSource():
             for shard in source.shards:
-                yield from list_shard(Path(shard))
+                yield from list_shard(Path(shard), limits, on_row)
         case UploadSource():
             yield SourceItem(source.file, title=source.title)
         case UrlSource():

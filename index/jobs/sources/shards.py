@@ -7,36 +7,50 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from index.jobs.folder_listing import NOT_MEDIA
 from index.jobs.sources.file_list import metadata_key
 from index.jobs.sources.item import SourceItem
+from index.jobs.sources.list_limits import ListLimits, Tally
 from index.records import MAX_TEXT_LENGTH, Scalar, check_metadata, check_text
 from vitascope.errors import InvalidInput, MediaError
 
 _SIDECARS = (".json", ".txt")
 _NO_PICTURES = NOT_MEDIA | {".cls", ".id", ".idx", ".mp3", ".wav", ".flac", ".m4a", ".aac", ".opus"}
-_MAX_SIDECAR = 4 * 1024**2
+_MAX_SIDECARS = 4 * 1024**2
+"""Bytes of the JSON and text of one sample."""
+_SHOWN = 200
 _UNREADABLE = (tarfile.TarError, EOFError, OSError, ValueError)
 
 
-def list_shard(shard: Path) -> Iterator[SourceItem]:
-    """An item for each media member, in the archive's order, and one that says why for a damaged archive."""
-    sample = _Sample(shard, "")
+def list_shard(shard: Path, limits: ListLimits, on_member: Callable[[], None]) -> Iterator[SourceItem]:
+    """An item for each media member, in the archive's order, and one that says why for a damaged archive.
+
+    ``on_member`` is called with each member; what it raises ends the listing. Raises InvalidInput beyond ``limits``.
+    """
+    tally = Tally(shard, limits)
+    for item in _items(shard, limits, on_member):
+        tally.add(f"{shard.name}, {item.uri[:_SHOWN]}", item)
+        yield item
+
+
+def _items(shard: Path, limits: ListLimits, on_member: Callable[[], None]) -> Iterator[SourceItem]:
+    sample = _Sample(shard, "", limits)
     last = "its beginning"
     try:
         with tarfile.open(shard, "r:*") as archive:
             for member in archive:
+                on_member()
                 last = member.name
                 key = _key(member.name)
                 if not member.isfile() or not PurePosixPath(key).name:
                     continue  # folders, links, hidden files
                 if key != sample.key:
                     yield from sample.items()
-                    sample = _Sample(shard, key)
+                    sample = _Sample(shard, key, limits)
                 sample.add(archive, member)
     except _UNREADABLE as error:
         yield from sample.items()
@@ -95,9 +109,11 @@ class OpenShard:
 class _Sample:
     """The members of one key."""
 
-    def __init__(self, shard: Path, key: str) -> None:
+    def __init__(self, shard: Path, key: str, limits: ListLimits) -> None:
         self.shard = shard
         self.key = key
+        self._limits = limits
+        self._left = _MAX_SIDECARS
         self._media: list[str] = []
         self._others: list[str] = []
         self._texts: dict[str, bytes | None] = {}
@@ -107,11 +123,14 @@ class _Sample:
         if ending in _SIDECARS:
             stream = archive.extractfile(member)
             assert stream is not None  # isfile() was checked
-            self._texts[member.name] = stream.read() if member.size <= _MAX_SIDECAR else None
+            self._left -= member.size
+            self._texts[member.name] = stream.read() if self._left >= 0 else None
         elif ending in _NO_PICTURES:
             self._others.append(member.name)
         else:
             self._media.append(member.name)
+        count = len(self._media) + len(self._others) + len(self._texts)
+        self._limits.check_rows(f"{self.shard.name}, member {member.name[:_SHOWN]}", count)
 
     def items(self) -> Iterator[SourceItem]:
         for name in self._others:
@@ -145,9 +164,13 @@ class _Sample:
             place = f"{self.shard.name}, member {name}"
             text = _decoded(place, content)
             if name.lower().endswith(".txt"):
-                metadata["caption"] = check_text(place, text.strip())
+                self._limits.check_text(place, caption := text.strip())
+                metadata["caption"] = check_text(place, caption)
                 continue
             values = _object(place, text)
+            self._limits.check_columns(place, len(values), "keys")
+            for key, value in values.items():
+                self._limits.check_text(f"{place}, key {key!r}", value)
             if isinstance(given := values.pop("title", None), str):
                 title = check_text(f"{place}, key 'title'", given.strip()) or None
             metadata |= {metadata_key(k): v for k, v in values.items() if isinstance(v, str | int | float)}
@@ -160,7 +183,7 @@ class _Sample:
 
 def _decoded(place: str, content: bytes | None) -> str:
     if content is None:
-        raise InvalidInput(f"{place}: larger than {_MAX_SIDECAR} bytes")
+        raise InvalidInput(f"{place}: with the sample's other texts larger than {_MAX_SIDECARS} bytes")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

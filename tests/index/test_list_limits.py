@@ -1,0 +1,283 @@
+"""What file lists and shards may hold, what reading them costs, and how soon a listing ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from index.collection import Collection
+from index.jobs.jobs import create_job, items, run_job
+from index.jobs.sources import list_limits, list_rows
+from index.jobs.sources.description import ListSource, Source
+from index.jobs.sources.item import SourceItem
+from index.jobs.sources.list_limits import SETTINGS, ListLimits, check_names, read_list_limits
+from index.jobs.sources.listing import list_source
+from index.jobs.sources.reach import EVERYWHERE
+from tests.index.file_lists import ENDINGS, paths, write_list, write_shard
+from vitascope.errors import InvalidInput
+from vitascope.model import Model
+
+
+def listed(source: Source, limits: ListLimits) -> list[SourceItem]:
+    return list(list_source(source, EVERYWHERE, limits))
+
+
+def refusal(source: Source, limits: ListLimits) -> str:
+    """Why the source as a whole is refused, before its first item."""
+    found = list_source(source, EVERYWHERE, limits)
+    with pytest.raises(InvalidInput) as refused:
+        next(found)
+    return str(refused.value)
+
+
+class Name(str):
+    """A name that counts how often it is compared and hashed."""
+
+    looks = 0
+
+    def __eq__(self, other: object) -> bool:
+        Name.looks += 1
+        return str.__eq__(self, other)  # type: ignore[arg-type]
+
+    def __hash__(self) -> int:
+        Name.looks += 1
+        return str.__hash__(self)
+
+
+def test_checking_names_takes_work_in_proportion_to_the_columns(tmp_path: Path) -> None:
+    def looks(count: int) -> int:
+        Name.looks = 0
+        check_names(tmp_path, [Name(f"c{number}") for number in range(count)], "c0", ListLimits(columns=count))
+        return Name.looks
+
+    assert looks(1000) < 5000
+    assert looks(4000) < 5 * looks(1000)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_list_of_too_many_rows_is_refused(tmp_path: Path, ending: str) -> None:
+    source = ListSource(str(write_list(tmp_path, ending, {"path": paths(4)})))
+    assert len(listed(source, ListLimits(rows=4))) == 4
+    message = refusal(source, ListLimits(rows=3))
+    assert "list." + ending in message
+    assert "more than 3 rows; at most that many were expected (VITASCOPE_MAX_LIST_ROWS)" in message
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_too_many_columns_are_refused(tmp_path: Path, ending: str) -> None:
+    source = ListSource(str(write_list(tmp_path, ending, {"path": paths(1), "a": [1], "b": [2]})))
+    assert listed(source, ListLimits(columns=3))[0].metadata == {"a": 1, "b": 2}
+    words = "at most 2 were expected (VITASCOPE_MAX_LIST_COLUMNS)"
+    if ending == "jsonl":  # each object has names of its own
+        (item,) = listed(source, ListLimits(columns=2))
+        assert item.state == "failed"
+        assert item.reason == f"list.jsonl, line 1: 3 keys; {words}"
+    else:
+        assert refusal(source, ListLimits(columns=2)).endswith(f"list.{ending}: 3 columns; {words}")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("column", ["path", "title", "note"])
+def test_a_cell_that_is_too_long_is_named_by_line_and_column(tmp_path: Path, ending: str, column: str) -> None:
+    columns: dict[str, list[Any]] = {"path": paths(3), "title": ["A", "B", "C"], "note": ["n", "n", "n"]}
+    for length in (30, 90):  # of Parquet the longer one is refused unread: no text of 20 characters has 90 bytes
+        columns[column][1] = "x" * length
+        source = ListSource(str(write_list(tmp_path, ending, columns)))
+        first, second, third = listed(source, ListLimits(cell_characters=20))
+        assert (first.state, third.state) == ("queued", "queued")
+        place = "row 2" if ending == "parquet" else f"line {2 if ending == 'jsonl' else 3}"
+        assert second.state == "failed"
+        assert (second.reason or "").startswith(f"list.{ending}, {place}, column {column!r}: {length} ")
+        assert "at most 20 characters were expected (VITASCOPE_MAX_LIST_CELL_CHARACTERS)" in (second.reason or "")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_a_list_stores_is_limited(tmp_path: Path, ending: str) -> None:
+    source = ListSource(str(write_list(tmp_path, ending, {"path": paths(20), "note": ["x" * 1000] * 20})))
+    assert len(listed(source, ListLimits(stored_bytes=50_000))) == 20
+    message = refusal(source, ListLimits(stored_bytes=12_000))
+    assert f"list.{ending}, " in message
+    assert "more than 12000 bytes to read and store; " in message
+    assert message.endswith("(VITASCOPE_MAX_LIST_BYTES)")
+
+
+def test_names_that_every_row_stores_again_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of single digits below long names stores the names with each row."""
+    monkeypatch.setattr(list_limits, "ALWAYS_STORED", 1000)
+    columns = {"path": paths(200)} | {f"{number:0128}": [1] * 200 for number in range(60)}
+    source = ListSource(str(write_list(tmp_path, "csv", columns)))
+    assert Path(source.file).stat().st_size < 40_000
+    assert len(listed(source, ListLimits())) == 200
+    assert "(VITASCOPE_MAX_LIST_EXPANSION)" in refusal(source, ListLimits(expansion=10))
+
+
+def test_rows_of_any_limit_may_be_ones_that_fail(tmp_path: Path) -> None:
+    """Each stores its reason."""
+    source = ListSource(str(write_list(tmp_path, "jsonl", {"path": [7] * 100})))
+    assert "(VITASCOPE_MAX_LIST_BYTES)" in refusal(source, ListLimits(stored_bytes=5000))
+
+
+def hostile(folder: Path) -> Path:
+    """A few kilobytes that stand for half a gigabyte of text: 800 rows of 64 cells of 10,000 characters."""
+    return write_list(folder, "parquet", {"path": paths(800)} | {f"c{n}": ["a" * 10_000] * 800 for n in range(64)})
+
+
+def test_a_parquet_list_that_expands_is_refused_and_nothing_of_it_is_stored(
+    tmp_path: Path, collection: Collection, small_model: Model
+) -> None:
+    file = hostile(tmp_path)
+    assert file.stat().st_size < 311 * 1024
+    before = catalogue_bytes(collection)
+    done = run_job(collection, small_model, create_job(collection, ListSource(str(file))).id)
+    assert done.state == "failed"
+    assert "list.parquet, row " in (done.error or "")
+    assert "(VITASCOPE_MAX_LIST_EXPANSION)" in (done.error or "")
+    assert items(collection, done.id) == []
+    assert catalogue_bytes(collection) < before + 200_000
+
+
+def catalogue_bytes(collection: Collection) -> int:
+    return sum(file.stat().st_size for file in collection.folder.glob("catalogue*"))
+
+
+def test_cells_of_parquet_are_counted_before_they_are_read(tmp_path: Path) -> None:
+    """Rows that would fail one by one, for their keys, cost no more than the limit either."""
+    columns = {"path": paths(50)} | {f"c{n}": ["a" * 1000] * 50 for n in range(100)}
+    source = ListSource(str(write_list(tmp_path, "parquet", columns)))
+    first, *_ = listed(source, ListLimits())
+    assert "100 keys; at most 64" in (first.reason or "")
+    message = refusal(source, ListLimits(stored_bytes=2_000_000))
+    assert "list.parquet, row 20: more than 2000000 bytes to read and store" in message
+
+
+def test_a_parquet_list_that_is_larger_unpacked_than_may_be_stored_is_not_unpacked(tmp_path: Path) -> None:
+    table = pa.table({"path": paths(2), "note": ["a" * 500_000, "b" * 500_000]})
+    parquet.write_table(table, tmp_path / "list.parquet", compression="zstd")
+    source = ListSource(str(tmp_path / "list.parquet"))
+    assert (tmp_path / "list.parquet").stat().st_size < 10_000
+    assert "list.parquet: more than 900000 bytes to read" in refusal(source, ListLimits(stored_bytes=900_000))
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.string()), pa.struct({"a": pa.int64()}), pa.binary(), pa.duration("s")], ids=str
+)
+def test_parquet_columns_that_no_metadata_can_hold_are_refused_by_name(tmp_path: Path, kind: pa.DataType) -> None:
+    parquet.write_table(pa.table({"path": ["a.mp4"], "odd": pa.nulls(1, kind)}), tmp_path / "list.parquet")
+    message = refusal(ListSource(str(tmp_path / "list.parquet")), ListLimits())
+    assert "list.parquet: column 'odd': " in message
+    assert "text, numbers, booleans or times were expected" in message
+
+
+def test_parquet_texts_of_every_form_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain or in dictionaries, with and without nulls, in batches and slices that end anywhere."""
+    monkeypatch.setattr("index.jobs.sources.parquet_rows._ROWS", 7)
+    monkeypatch.setattr("index.jobs.sources.parquet_rows._TEXT_BYTES", 50)
+    texts = [None if number % 5 == 0 else f"text {number % 9} ä" for number in range(40)]
+    table = pa.table(
+        {
+            "path": pa.array(paths(40), pa.large_string()),
+            "plain": texts,
+            "coded": pa.array(texts).dictionary_encode(),
+            "empty": pa.nulls(40, pa.string()),
+            "number": pa.array(range(40), pa.int16()),
+        }
+    )
+    parquet.write_table(table, tmp_path / "list.parquet", row_group_size=11, use_dictionary=["coded"])
+    found = listed(ListSource(str(tmp_path / "list.parquet")), ListLimits())
+    assert [Path(item.uri).name for item in found] == paths(40)
+    for number, item in enumerate(found):
+        expected = {} if texts[number] is None else {"plain": texts[number], "coded": texts[number]}
+        assert item.metadata == {**expected, "number": number}
+
+
+def test_a_time_that_cannot_be_told_fails_the_list(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+    table = pa.table({"path": ["a.mp4"], "when": pa.array([2**62], pa.timestamp("us"))})
+    parquet.write_table(table, tmp_path / "list.parquet")
+    done = run_job(collection, small_model, create_job(collection, ListSource(str(tmp_path / "list.parquet"))).id)
+    assert done.state == "failed"
+    assert "list.parquet: after row 0: " in (done.error or "")
+
+
+@pytest.mark.parametrize("content", [b"path,a\n" + b"x" * 300, b'path,a\na.mp4,"' + b"b\n" * 150 + b'"\n'])
+def test_a_row_without_an_end_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(list_rows, "MAX_LINE", 200)
+    (tmp_path / "list.csv").write_bytes(content)
+    message = refusal(ListSource(str(tmp_path / "list.csv")), ListLimits())
+    assert "list.csv, line " in message
+    assert "more than 200 characters in one row" in message
+    (tmp_path / "list.jsonl").write_bytes(b"{}\n" + b"[" * 300)
+    message = refusal(ListSource(str(tmp_path / "list.jsonl")), ListLimits())
+    assert "list.jsonl, line 2: more than 200 characters in one row" in message
+
+
+def test_a_column_name_that_no_metadata_can_have_is_refused_once(tmp_path: Path) -> None:
+    source = ListSource(str(write_list(tmp_path, "csv", {"path": paths(3), "n" * 129: [1, 2, 3]})))
+    assert "129 characters; at most 128 were expected" in refusal(source, ListLimits())
+
+
+# Shards
+
+
+def test_metadata_that_every_file_of_a_sample_repeats_counts(
+    tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(list_limits, "ALWAYS_STORED", 100_000)
+    described = {f"key{number}": "x" * 5000 for number in range(10)}
+    members = {"a.json": json.dumps(described).encode(), **{f"a.{number}.mp4": b"" for number in range(100)}}
+    source = write_shard(tmp_path / "s.tar.gz", members)
+    done = run_job(collection, small_model, create_job(collection, source).id)
+    assert done.state == "failed"
+    assert "s.tar.gz, tar://a." in (done.error or "")
+    assert "(VITASCOPE_MAX_LIST_EXPANSION)" in (done.error or "")
+    assert items(collection, done.id) == []
+
+
+def test_a_shard_of_too_many_members_is_refused(tmp_path: Path) -> None:
+    source = write_shard(tmp_path / "s.tar.gz", {f"{number}.mp4": b"" for number in range(4)})
+    assert len(listed(source, ListLimits(rows=4))) == 4
+    with pytest.raises(InvalidInput, match=r"more than 3 rows.*VITASCOPE_MAX_LIST_ROWS"):
+        listed(source, ListLimits(rows=3))
+    of_one_sample = write_shard(tmp_path / "one.tar.gz", {f"a.{number}.txt": b"" for number in range(4)})
+    with pytest.raises(InvalidInput, match=r"one.tar.gz, member a.3.txt: more than 3 rows"):
+        listed(of_one_sample, ListLimits(rows=3))
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"a.json": b'{"a": 1, "b": 2, "c": 3}'}, "member a.json: 3 keys; at most 2 were expected"),
+        ({"a.json": b'{"note": "a long text here"}'}, "member a.json, key 'note': 16 characters; at most 10"),
+        ({"a.txt": b"a long caption"}, "member a.txt: 14 characters; at most 10"),
+        ({"a.json": b" " * 3_000_000, "a.txt": b" " * 3_000_000}, "member a.txt: with the sample's other texts larger"),
+    ],
+)
+def test_what_stands_beside_a_member_is_limited(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
+    json_first = {name: content or b"{}" for name, content in members.items()}
+    if json_first.get("a.json", b"").isspace():
+        json_first["a.json"] = b"{" + b" " * 3_000_000 + b"}"
+    source = write_shard(tmp_path / "s.tar.gz", {**json_first, "a.mp4": b""})
+    (item,) = (item for item in listed(source, ListLimits(columns=2, cell_characters=10)) if "mp4" in item.uri)
+    assert item.state == "failed"
+    assert words in (item.reason or "")
+
+
+# Settings
+
+
+def test_the_command_reads_the_limits_from_the_environment() -> None:
+    assert read_list_limits({}) == ListLimits()
+    named = {name: str(number) for number, name in enumerate(SETTINGS.values(), 1)}
+    assert read_list_limits(named) == ListLimits(1, 2, 3, 4, 5)
+    for name in SETTINGS.values():
+        for text in ("0", "-1", "1e3", "many", "9" * 30, "²"):
+            with pytest.raises(InvalidInput, match=f"{name}: .* a whole number from 1"):
+                read_list_limits({name: text})
+    with pytest.raises(InvalidInput, match="a whole number from 1 to 10000 was expected"):
+        read_list_limits({"VITASCOPE_MAX_LIST_CELL_CHARACTERS": "10001"})
