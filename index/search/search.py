@@ -121,9 +121,9 @@ def search(collection: Collection, model: Model, wanted: Search, stage: Stage = 
         query = mixed_vector(connection, wanted.parts, text_vectors, collection.width)
         order = _ordered(connection, index, query, wanted, _depth(wanted))
         spans = {} if wanted.group == "clip" else spans_of(connection, order)
-        if wanted.group == "video" and wanted.candidates is None and _is_short(wanted, order, spans):
-            order = _ordered(connection, index, query, wanted, MAX_K)
-            spans = spans_of(connection, order)
+        if deeper := _deeper(wanted, order, spans):
+            order = _ordered(connection, index, query, wanted, deeper)
+            spans = {} if wanted.group == "clip" else spans_of(connection, order)
         judged = len(_not_shown(wanted, order[: wanted.rerank], spans))
         order = _not_shown(wanted, order, spans)
         if not judged:
@@ -213,10 +213,16 @@ def _shown_id(wanted: Search, candidate: Candidate, spans: dict[int, Span]) -> i
     return spans[candidate.clip_id].video_id if wanted.group == "video" else candidate.clip_id
 
 
-def _is_short(wanted: Search, order: Sequence[Candidate], spans: dict[int, Span]) -> bool:
-    """Whether more clips may bring the page more videos."""
-    videos = {spans[one.clip_id].video_id for one in _not_shown(wanted, order, spans)}
-    return len(order) == CANDIDATES["video"] and len(videos) <= wanted.limit
+def _deeper(wanted: Search, order: Sequence[Candidate], spans: dict[int, Span]) -> int:
+    """A depth that may bring this page, the last one as far as ``order`` goes, more results; 0 where none may."""
+    if len({_shown_id(wanted, one, spans) for one in _not_shown(wanted, order, spans)}) > wanted.limit:
+        return 0
+    if wanted.group == "video" and wanted.candidates is None and len(order) == CANDIDATES["video"]:
+        return MAX_K
+    if wanted.group == "clip" and wanted.min_similarity is not None:
+        # An approximate index misses some near the end of its search, which here is the end of all results.
+        return min(MAX_K, max(LIST, 4 * _depth(wanted)))
+    return 0
 
 
 def _limits(connection: sqlite3.Connection, wanted: Search) -> Limits:

@@ -35,6 +35,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "clips": {},
     "filter": {"where": RED},
     "words": {"hybrid": True, "rerank": 200},
+    "similar": {"min_similarity": 0.1},
     "events": {"group": "event", "candidates": MAX_K, "listed": EACH},
     "all": {"where": RED, "hybrid": True, "rerank": 40, "group": "video"},
 }
@@ -121,6 +122,10 @@ def shown_on(pages: list[Found], request: Search) -> list[int]:
 
 def all_in(collection: Collection, request: Search) -> set[int]:
     """The ids of all that the request can find."""
+    if request.min_similarity is not None:
+        query = MODEL.embed_text(["snow piano"])[0]
+        hits = collection.search(query, MAX_K)  # so deep that every clip is compared
+        return {hit.clip_id for hit in hits if hit.similarity >= request.min_similarity}
     videos = [one.id for one in collection.videos(MAX_K) if request.where is None or one.metadata["color"] == "red"]
     return {one for video in videos for one in ids_of(collection, video, request)}
 
