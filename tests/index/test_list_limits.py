@@ -19,6 +19,7 @@ from index.jobs.sources.list_limits import SETTINGS, ListLimits, check_names, re
 from index.jobs.sources.listing import list_source
 from index.jobs.sources.reach import EVERYWHERE
 from tests.index.file_lists import ENDINGS, paths, write_list, write_shard
+from vitascope.command import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -281,3 +282,12 @@ def test_the_command_reads_the_limits_from_the_environment() -> None:
                 read_list_limits({name: text})
     with pytest.raises(InvalidInput, match="a whole number from 1 to 10000 was expected"):
         read_list_limits({"VITASCOPE_MAX_LIST_CELL_CHARACTERS": "10001"})
+
+
+def test_the_command_refuses_a_list_beyond_them(
+    tmp_path: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VITASCOPE_MAX_LIST_ROWS", "3")
+    file = write_list(tmp_path, "csv", {"path": paths(4)})
+    assert main(["index", str(file), "--bundle", str(small_bundle), "--data", str(tmp_path / "data")]) == 2
+    assert "list.csv, line 5: more than 3 rows" in capsys.readouterr().err
