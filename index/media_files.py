@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -29,7 +29,8 @@ from index.storage.removals import (
     listed_removals,
 )
 from vitascope.errors import CollectionNotFound, StorageError
-from vitascope.media.confined_open import LeadsOutside, open_folder_beneath
+from vitascope.media.confined_open import LeadsOutside, open_folder_beneath, open_inside
+from vitascope.media.file import MediaFile
 
 _log = logging.getLogger(__name__)
 
@@ -61,12 +62,23 @@ class MediaFiles:
             f"{self._catalogue.path}: path {path!r}; an absolute one, or one below {MEDIA}/, was expected"
         )
 
+    def open(self, path: str, roots: Sequence[Path] | None = None) -> MediaFile:
+        """Open the file that the catalogue names so, as it is at this moment.
+
+        One that the collection owns must lie in its media folder, any other in one of ``roots`` (None: anywhere), links
+        followed. Raises as ``open_inside``, and StorageError.
+        """
+        file = self.file(path)
+        if is_owned(path):
+            return open_inside(file, [self.folder])
+        return MediaFile.open(file) if roots is None else open_inside(file, roots)
+
     def path_of(self, file: Path) -> str:
         """How the catalogue names a file, wherever it is."""
         absolute = file.absolute()
         try:
             inside = Path(os.path.realpath(absolute.parent), absolute.name).relative_to(os.path.realpath(self.folder))
-        except ValueError:
+        except (ValueError, OSError):  # OSError: what was a link a moment ago is none any more, as those below are not
             return str(absolute)
         return f"{MEDIA}/{inside.as_posix()}"
 

@@ -8,7 +8,7 @@ from service.folders import JOBS
 from service.state import Service
 from service.views import display_name
 from vitascope.errors import MediaError, StorageError
-from vitascope.media.confined_open import LeadsOutside, open_inside
+from vitascope.media.confined_open import LeadsOutside
 from vitascope.media.file import MediaFile
 
 
@@ -21,11 +21,10 @@ def open_stored(service: Service, name: str, video: Video) -> MediaFile:
     Raises CollectionNotFound, MediaMissing, PathForbidden and StorageError.
     """
     collection = service.collection(name)
-    path = collection.media_path(video)
     file = f"video {video.id}: its file {display_name(video.path)!r}"
     is_owned = collection.owns(video)
     try:
-        return open_inside(path, [collection.media.folder] if is_owned else service.settings.roots())
+        return collection.media.open(video.path, service.settings.roots())
     except LeadsOutside as error:
         if is_owned:
             raise PathForbidden(f"{file} leads out of the collection's media folder") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from index.clips.segment import Segmentation, Span, between, divided, joined, segment
 from index.clips.sentences import sentence_spans, words_in
 from index.clips.subtitles import find_subtitles
+from index.jobs.sources.reach import EVERYWHERE, Reach
 from vitascope.decoding.decoder import IN_PROCESS, Decoder
+from vitascope.media.file import MediaSource
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
 
@@ -22,20 +23,22 @@ class Cut:
 
 
 def cut_into_clips(
-    file: Path,
+    file: MediaSource,
     duration: float,
     segmentation: Segmentation,
     limits: MediaLimits = DEFAULT_LIMITS,
     decoder: Decoder = IN_PROCESS,
+    reach: Reach | None = EVERYWHERE,
 ) -> Cut:
     """The clips of a file of ``duration`` s (0: a picture, which is one clip). Every moment is in one of them.
 
-    Subtitles that are missing or broken lose nothing: clips have no text then, and a note says why.
+    Subtitles that are missing or broken lose nothing: clips have no text then, and a note says why. ``reach`` as in
+    ``find_subtitles``.
     Raises InvalidInput for a rule that gives too many clips, and for the rule shots media errors.
     """
     if duration == 0:
         return Cut([(0.0, 0.0)], [""])
-    said = find_subtitles(file, duration, segmentation.language, limits, decoder)
+    said = find_subtitles(file, duration, segmentation.language, limits, decoder, reach)
     notes = said.notes
     if segmentation.rule == "shots":
         spans = between(decoder.shot_starts(file, duration, limits), duration)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +13,11 @@ from pathlib import Path
 from index.clips.languages import normal_language
 from index.clips.sentences import inside
 from index.jobs.folder_listing import printable
+from index.jobs.sources.reach import EVERYWHERE, Reach
 from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.errors import MediaError, SubtitlesCorrupt
+from vitascope.media.confined_open import LeadsOutside, open_beneath
+from vitascope.media.file import MediaFile, MediaSource, held_open
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.subtitles import SUFFIXES, Cue, read_subtitles
 
@@ -42,20 +47,27 @@ class _Source:
 
 
 def find_subtitles(
-    file: Path,
+    file: MediaSource,
     duration: float,
     language: str | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
     decoder: Decoder = IN_PROCESS,
+    reach: Reach | None = EVERYWHERE,
 ) -> Subtitles:
     """The subtitles of the video ``file``, whose cues begin before ``duration`` (s).
 
     Files beside it come before those in its container. ``language``: those that state it, then those that state
     none; None: those that state none, then the first by name. The first that can be read and has words is taken;
-    what is wrong with others that were tried becomes a note, never an error.
+    what is wrong with others that were tried becomes a note, never an error. ``reach``: what may be read of the files
+    beside it; None: nothing.
     """
     notes: list[str] = []
-    found = [*_beside(file, notes), *_within(file, limits, decoder, notes)]
+    with held_open(file) as opened, ExitStack() as folder:
+        found = [*_beside(opened.path, reach, folder, notes), *_within(opened, limits, decoder, notes)]
+        return _first_readable(found, duration, language, notes)
+
+
+def _first_readable(found: list[_Source], duration: float, language: str | None, notes: list[str]) -> Subtitles:
     chosen = _in_order(found, language)
     if found and not chosen:
         stated = ", ".join(sorted({source.language for source in found}))
@@ -94,10 +106,13 @@ def _in_order(sources: list[_Source], language: str | None) -> list[_Source]:
     return sorted(allowed, key=lambda s: (s.forced, not is_wanted(s)))
 
 
-def named_beside(file: Path) -> list[str]:
-    """The names of the subtitle files that lie beside ``file`` and are named like it. Raises OSError."""
-    named = (entry.name for entry in file.parent.iterdir() if entry.name.startswith(f"{file.stem}."))
-    return [name for name in sorted(named) if _tags(file, name) is not None]
+def named_beside(file: Path, folder: int | None = None) -> list[str]:
+    """The names of the subtitle files that lie beside ``file`` and are named like it. Raises OSError.
+
+    ``folder``: descriptor of the folder of ``file``, where that is open already.
+    """
+    names = os.listdir(file.parent if folder is None else folder)
+    return [name for name in sorted(names) if name.startswith(f"{file.stem}.") and _tags(file, name) is not None]
 
 
 def _tags(file: Path, name: str) -> list[str] | None:
@@ -108,9 +123,13 @@ def _tags(file: Path, name: str) -> list[str] | None:
     return tags if is_one else None
 
 
-def _beside(file: Path, notes: list[str]) -> Iterator[_Source]:
+def _beside(file: Path, reach: Reach | None, until_read: ExitStack, notes: list[str]) -> Iterator[_Source]:
+    if reach is None:
+        return
     try:
-        names = named_beside(file)
+        folder = reach.open_folder(file.parent)
+        until_read.callback(os.close, folder)
+        names = named_beside(file, folder)
     except OSError as error:
         notes.append(f"subtitles beside {file.name} cannot be looked for: {error.strerror or error}")
         return
@@ -119,25 +138,30 @@ def _beside(file: Path, notes: list[str]) -> Iterator[_Source]:
         languages = [normal_language(tag) for tag in tags if tag.lower() not in _REMARKS]
         forced = "forced" in map(str.lower, tags)
         language = languages[0] if languages else ""
-        read = partial(_read_file, file.with_name(name))
+        read = partial(_read_file, file.with_name(name), folder)
         yield _Source(printable(Path(name)), language, forced, False, read)
 
 
-def _read_file(path: Path) -> tuple[list[Cue], str]:
-    """Raises SubtitlesCorrupt; also for what is no regular file, and for a link that leaves the folder."""
+def _read_file(path: Path, folder: int) -> tuple[list[Cue], str]:
+    """Read a subtitle file in the folder that is open as ``folder``.
+
+    Raises SubtitlesCorrupt; also for what is no regular file, and for a link that leaves the folder.
+    """
     name = printable(Path(path.name))
     try:
-        target = path.resolve(strict=True)
+        target = path.resolve(strict=True).relative_to(path.parent.resolve())
+        file = MediaFile(open_beneath(folder, target), path)
+    except (ValueError, LeadsOutside) as error:
+        raise SubtitlesCorrupt(f"{name}: a symbolic link that leaves the folder; it is not read") from error
     except (OSError, RuntimeError) as error:
         raise SubtitlesCorrupt(f"{name}: cannot be read: {error}") from error
-    if not target.is_relative_to(path.parent.resolve()):
-        raise SubtitlesCorrupt(f"{name}: a symbolic link that leaves the folder; it is not read")
-    if not target.is_file():
-        raise SubtitlesCorrupt(f"{name}: not a regular file; subtitles were expected")
-    return read_subtitles(path)
+    except MediaError as error:
+        raise SubtitlesCorrupt(f"{name}: not a regular file; subtitles were expected") from error
+    with file:
+        return read_subtitles(file)
 
 
-def _within(file: Path, limits: MediaLimits, decoder: Decoder, notes: list[str]) -> Iterator[_Source]:
+def _within(file: MediaFile, limits: MediaLimits, decoder: Decoder, notes: list[str]) -> Iterator[_Source]:
     try:
         streams = decoder.subtitle_streams(file, limits)
     except MediaError as error:
@@ -149,5 +173,5 @@ def _within(file: Path, limits: MediaLimits, decoder: Decoder, notes: list[str])
         yield _Source(name, language, stream.forced, True, partial(_read_stream, decoder, file, stream.index, limits))
 
 
-def _read_stream(decoder: Decoder, file: Path, index: int, limits: MediaLimits) -> tuple[list[Cue], str]:
+def _read_stream(decoder: Decoder, file: MediaFile, index: int, limits: MediaLimits) -> tuple[list[Cue], str]:
     return decoder.stream_cues(file, index, limits), "utf-8"

@@ -135,7 +135,7 @@ def _decode_all(model: Model, opened: list[OpenedFile], pace: Pace) -> list[tupl
     def decoded(film: OpenedFile) -> list[tuple[list[Planned], Decoded]]:
         return [
             (planned, decode_clips(model, film, planned, DEFAULT_LIMITS, threads=pace.decoder_threads))
-            for planned in clip_batches(film)
+            for planned in clip_batches(film.description)
         ]
 
     with ThreadPoolExecutor(pace.decoders) as pool:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePath
+from typing import Literal, NamedTuple
+
+from index.jobs.sources.reach import EVERYWHERE, Reach
+from vitascope.media.confined_open import open_folder_beneath
 
 # Endings of files that lie beside videos and are certainly none. All others are judged by their content.
 NOT_MEDIA = frozenset(
@@ -102,33 +105,59 @@ class Listed:
     reason: str | None = None
 
 
-def list_folder(folder: Path, recursive: bool = True) -> Iterator[Listed]:
+def list_folder(folder: Path, recursive: bool = True, reach: Reach = EVERYWHERE) -> Iterator[Listed]:
     """Every entry below ``folder`` that is not a folder, ordered by path, folder by folder.
 
     Symbolic links to folders and hidden folders are not entered; a link to a file outside ``folder`` is
     skipped, so that a link cannot bring in what the folder does not hold. Raises OSError when ``folder``
-    itself cannot be read.
+    itself cannot be read, or may not be by ``reach``.
     """
-    root = folder.resolve()
-    yield from _list(folder, root, recursive)
+    top = reach.open_folder(folder)
+    try:
+        yield from _list(top, folder, PurePath(), folder.resolve(), recursive)
+    finally:
+        os.close(top)
 
 
-def _list(folder: Path, root: Path, recursive: bool) -> Iterator[Listed]:
-    with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: os.fsencode(entry.name))
-    for entry in entries:
-        path = folder / entry.name
-        if not entry.is_dir(follow_symlinks=False):
-            if not (entry.is_symlink() and os.path.isdir(path)):
-                yield _judged(path, root)
+class _Entry(NamedTuple):
+    """What a folder has under a name: a folder, a regular file, a link or something else."""
+
+    name: str
+    is_folder: bool
+    is_file: bool
+    is_link: bool
+
+
+def _list(top: int, folder: Path, inner: PurePath, root: Path, recursive: bool) -> Iterator[Listed]:
+    """The entries of the folder ``inner`` below ``folder``, which is open as ``top``, and really is ``root``."""
+    for entry in _entries(top, inner):
+        path = folder / inner / entry.name
+        if not entry.is_folder:
+            if not (entry.is_link and os.path.isdir(path)):
+                yield _judged(path, entry, root)
         elif recursive and not entry.name.startswith("."):
             try:
-                yield from _list(path, root, recursive)
+                yield from _list(top, folder, inner / entry.name, root, recursive)
             except OSError as error:
                 yield Listed(printable(path), "failed", f"cannot be listed: {error.strerror or error}")
 
 
-def _judged(path: Path, root: Path) -> Listed:
+def _entries(top: int, inner: PurePath) -> list[_Entry]:
+    descriptor = open_folder_beneath(top, inner)
+    try:
+        with os.scandir(descriptor) as scan:
+            found = [_entry(entry) for entry in scan]
+    finally:
+        os.close(descriptor)
+    return sorted(found, key=lambda entry: os.fsencode(entry.name))
+
+
+def _entry(entry: os.DirEntry[str]) -> _Entry:
+    is_folder, is_file = entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False)
+    return _Entry(entry.name, is_folder, is_file, entry.is_symlink())
+
+
+def _judged(path: Path, entry: _Entry, root: Path) -> Listed:
     shown = printable(path)
     if shown != str(path):
         return Listed(shown, "failed", "the file's name is not valid UTF-8; rename it")
@@ -136,14 +165,16 @@ def _judged(path: Path, root: Path) -> Listed:
         return Listed(shown, "skipped", "hidden file")
     if path.suffix.lower() in NOT_MEDIA:
         return Listed(shown, "skipped", f"not a media file ({path.suffix.lower()})")
-    if path.is_symlink():
+    is_file = entry.is_file
+    if entry.is_link:
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):
             return Listed(shown, "failed", "a symbolic link that leads nowhere")
         if not target.is_relative_to(root):
             return Listed(shown, "skipped", "a symbolic link that leaves the folder")
-    if path.exists() and not path.is_file():
+        is_file = target.is_file()
+    if not is_file:
         return Listed(shown, "skipped", "not a regular file")
     return Listed(shown, "queued")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -18,22 +19,23 @@ from numpy.typing import NDArray
 from index.clips.cutting import Cut, cut_into_clips
 from index.clips.segment import Segmentation
 from index.collection import Collection
+from index.jobs.sources.reach import EVERYWHERE, Reach
 from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, check_text
 from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.errors import MediaError, MediaTooLarge
 from vitascope.media.decode import DECODING_THREADS
+from vitascope.media.file import MediaFile, MediaSource, held_open, media_errors
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import MediaInfo
 from vitascope.model import Model
 
 CLIPS_AT_ONCE = 8
 """Clips whose frames are in memory together; more bring no speed on a CPU and cost memory."""
-_BLOCK = 1024 * 1024
 
 Frames = Mapping[str, NDArray[np.uint8]]
 T = TypeVar("T")
-FileState = tuple[int, int, int] | None
-"""What changes when a file does; None for one that is not there."""
+FileState = tuple[int, int, int, int]
+"""What changes when a file does, or when another one takes its place."""
 
 
 class Planned(NamedTuple):
@@ -63,16 +65,24 @@ class Ingested:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenedFile:
-    """A file that is about to be decoded: all that is known of it before, and how it is cut into clips."""
+class FileDescription:
+    """All that is known of a file before it is decoded, and how it is cut into clips."""
 
-    file: Path
-    state: FileState
+    path: Path
     content_sha256: str
     info: MediaInfo
     cut: Cut
     title: str
     metadata: dict[str, Scalar]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedFile:
+    """A file that is about to be decoded: the one that was hashed, open until its clips are stored."""
+
+    media: MediaFile
+    state: FileState
+    description: FileDescription
 
 
 def ingest_file(
@@ -105,10 +115,11 @@ def ingest_file(
     )
     if isinstance(opened, Ingested):
         return opened
-    clips: list[NewClip] = []
-    for batch in clip_batches(opened):
-        clips += embed_clips(model, batch, decode_clips(model, opened, batch, limits))
-    return store(collection, opened, clips, move_to)
+    with opened.media:
+        clips: list[NewClip] = []
+        for batch in clip_batches(opened.description):
+            clips += embed_clips(model, batch, decode_clips(model, opened, batch, limits))
+        return store(collection, opened, clips, move_to)
 
 
 def open_file(
@@ -138,7 +149,7 @@ def open_file(
 
 
 def open_unless_known(
-    path: str | os.PathLike[str],
+    source: MediaSource,
     find: Callable[[str], T | None],
     *,
     title: str | None,
@@ -146,31 +157,35 @@ def open_unless_known(
     segmentation: Segmentation,
     limits: MediaLimits,
     decoder: Decoder = IN_PROCESS,
+    reach: Reach | None = EVERYWHERE,
 ) -> OpenedFile | T:
-    """Hash, probe, cut; or what ``find`` knows of the content's SHA-256. Raises InvalidInput and media errors."""
-    file = Path(path)
-    check_text("path", str(file))
-    checked = check_metadata(metadata or {})
-    before = file_state(file)
-    digest = content_sha256(file, limits)
-    known = find(digest)
-    if known is not None:
-        return known
-    info = decoder.probe(file, limits)
-    return OpenedFile(
-        file=file,
-        state=before,
-        content_sha256=digest,
-        info=info,
-        cut=cut_into_clips(file, _duration(info), segmentation, limits, decoder),
-        title=file.stem if title is None else title,
-        metadata=checked,
-    )
+    """Hash, probe, cut; or what ``find`` knows of the content's SHA-256.
+
+    ``source``: one that is open is taken over, and closed unless it is in the result. ``reach``: what may be read of
+    the subtitles beside the file; None: they are not looked for. Raises InvalidInput and media errors.
+    """
+    with ExitStack() as unless_returned:
+        path = source.path if isinstance(source, MediaFile) else Path(source)
+        if isinstance(source, MediaFile):
+            unless_returned.enter_context(source)
+        check_text("path", str(path))
+        checked = check_metadata(metadata or {})
+        media = source if isinstance(source, MediaFile) else unless_returned.enter_context(MediaFile.open(path))
+        before = file_state(media.status())
+        digest = content_sha256(media, limits)
+        known = find(digest)
+        if known is not None:
+            return known
+        info = decoder.probe(media, limits)
+        cut = cut_into_clips(media, _duration(info), segmentation, limits, decoder, reach)
+        description = FileDescription(path, digest, info, cut, path.stem if title is None else title, checked)
+        unless_returned.pop_all()
+        return OpenedFile(media, before, description)
 
 
-def clip_batches(opened: OpenedFile) -> Iterator[list[Planned]]:
+def clip_batches(description: FileDescription) -> Iterator[list[Planned]]:
     """The clips of a file, at most ``CLIPS_AT_ONCE`` together."""
-    planned = [Planned(*span, text) for span, text in zip(opened.cut.spans, opened.cut.texts, strict=True)]
+    planned = [Planned(*span, text) for span, text in zip(description.cut.spans, description.cut.texts, strict=True)]
     for first in range(0, len(planned), CLIPS_AT_ONCE):
         yield planned[first : first + CLIPS_AT_ONCE]
 
@@ -180,7 +195,7 @@ def decode_clips(
 ) -> Decoded:
     """Second stage: the frames and pictures of C clips. Raises media errors."""
     spans = [(clip.start, clip.end) for clip in clips]
-    sampled = model.decoder.sample(opened.file, model.streams, spans, limits, threads=threads, thumbnails=True)
+    sampled = model.decoder.sample(opened.media, model.streams, spans, limits, threads=threads, thumbnails=True)
     return Decoded({name: array[:, None] for name, array in sampled.frames.items()}, sampled.thumbnails)
 
 
@@ -199,28 +214,37 @@ def store(collection: Collection, opened: OpenedFile, clips: list[NewClip], move
     InvalidInput, StorageError, CollectionNotFound.
     """
     check_unchanged(opened)
-    return add(collection, opened, clips, move_to)
+    return add(collection, opened.description, clips, move_to)
 
 
-def add(collection: Collection, opened: OpenedFile, clips: list[NewClip], move_to: str | None = None) -> Ingested:
+def add(
+    collection: Collection, description: FileDescription, clips: list[NewClip], move_to: str | None = None
+) -> Ingested:
     """``store`` for a file that was checked where it was read, which may be another machine."""
     video = NewVideo(
-        content_sha256=opened.content_sha256,
-        path=collection.media.path_of(opened.file) if move_to is None else move_to,
-        title=opened.title,
-        duration=_duration(opened.info),
-        width=opened.info.width,
-        height=opened.info.height,
-        metadata=opened.metadata,
+        content_sha256=description.content_sha256,
+        path=collection.media.path_of(description.path) if move_to is None else move_to,
+        title=description.title,
+        duration=_duration(description.info),
+        width=description.info.width,
+        height=description.info.height,
+        metadata=description.metadata,
     )
-    file = None if move_to is None else opened.file
-    return Ingested(*collection.add_if_new(video, clips, file), opened.cut.notes)
+    file = None if move_to is None else description.path
+    return Ingested(*collection.add_if_new(video, clips, file), description.cut.notes)
 
 
 def check_unchanged(opened: OpenedFile) -> None:
-    """Raise MediaError where the file has changed since it was opened: what was read of it may be of two states."""
-    if file_state(opened.file) != opened.state:
-        raise MediaError(f"{opened.file.name}: changed while it was being read; an unchanging file was expected")
+    """Raise MediaError where the open file has changed, so that what was read of it may be of two states, or where its
+    path leads to another one by now.
+    """
+    media = opened.media
+    try:
+        states = {opened.state, file_state(media.status()), file_state(media.path.stat())}
+    except OSError:
+        states = set()
+    if len(states) != 1:
+        raise MediaError(f"{media.name}: changed while it was being read; an unchanging file was expected")
 
 
 def _duration(info: MediaInfo) -> float:
@@ -228,27 +252,15 @@ def _duration(info: MediaInfo) -> float:
     return 0.0 if info.kind == "picture" else info.duration
 
 
-def content_sha256(path: Path, limits: MediaLimits = DEFAULT_LIMITS) -> str:
+def content_sha256(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> str:
     """SHA-256 (hex) of a regular file's bytes. Raises MediaError and MediaTooLarge."""
-    try:
-        if not path.is_file():  # a pipe or device would be read without end
-            raise MediaError(f"{path.name}: no such file; a readable file was expected")
-        size = path.stat().st_size
+    with held_open(source) as file, media_errors(file.path):
+        size = file.status().st_size
         if size > limits.max_bytes:
-            raise MediaTooLarge(f"{path.name}: {size} bytes; at most {limits.max_bytes} bytes are read")
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-        return digest.hexdigest()
-    except OSError as error:
-        raise MediaError(f"{path.name}: cannot be read: {error.strerror or error}") from error
+            raise MediaTooLarge(f"{file.name}: {size} bytes; at most {limits.max_bytes} bytes are read")
+        return hashlib.file_digest(file.reader(), "sha256").hexdigest()
 
 
-def file_state(file: Path) -> FileState:
-    """What changes when the file does; None for a file that is not there."""
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def file_state(status: os.stat_result) -> FileState:
+    """What changes of a file's status when the file does."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

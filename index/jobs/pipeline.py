@@ -149,6 +149,9 @@ class Pipeline(Generic[Item]):
             channel.close()
         for thread in self._threads:
             thread.join()
+        for work in self._leaders.values():
+            if work.opened is not None:
+                work.opened.media.close()
         return list(self._rest())
 
     def _rest(self) -> Iterator[Finished[Item]]:
@@ -165,7 +168,7 @@ class Pipeline(Generic[Item]):
                 if isinstance(opened, Ingested):
                     self._end(work, opened)
                 elif self._leads(work, opened):
-                    batches = list(clip_batches(opened))
+                    batches = list(clip_batches(opened.description))
                     work.batches = len(batches)
                     for number, clips in enumerate(batches):
                         if work.ended or not self._to_decode.put(_Batch(work, number, clips)):
@@ -238,9 +241,10 @@ class Pipeline(Generic[Item]):
     def _leads(self, work: _Work[Item], opened: OpenedFile) -> bool:
         """Whether this is the first item of its content; any other waits for what becomes of that."""
         with self._lock:
-            leader = self._leaders.setdefault(opened.content_sha256, work)
+            leader = self._leaders.setdefault(opened.description.content_sha256, work)
             if leader is not work:
                 leader.followers.append(work)
+                opened.media.close()  # opened again if nothing comes of the first
                 return False
             work.opened = opened
             return True
@@ -260,7 +264,8 @@ class Pipeline(Generic[Item]):
             work.ended = True
             followers, work.followers = work.followers, []
             if work.opened is not None:
-                self._leaders.pop(work.opened.content_sha256, None)
+                self._leaders.pop(work.opened.description.content_sha256, None)
+                work.opened.media.close()
         work.clips.clear()
         self._finished.put(Finished(work.item, ingested, error))
         for follower in followers:

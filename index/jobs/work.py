@@ -102,7 +102,7 @@ def open_item(
 ) -> OpenedFile | T:
     """Fetch, hash, probe, cut; or what ``find`` knows of the content's SHA-256.
 
-    Raises InvalidInput, media errors, StorageError, Interrupted.
+    Beside a copy lies nothing that belongs to it. Raises InvalidInput, media errors, StorageError, Interrupted.
     """
     return open_unless_known(
         fetcher.fetch(item.path, item.position),
@@ -112,4 +112,5 @@ def open_item(
         segmentation=options.segmentation,
         limits=limits,
         decoder=decoder,
+        reach=fetcher.reach if fetcher.is_external(item.path) else None,
     )

@@ -12,13 +12,13 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from index.clips.cutting import Cut
 from index.collection import Collection
-from index.jobs.ingest import Ingested, OpenedFile, check_unchanged, content_sha256, file_state
+from index.jobs.ingest import FileDescription, Ingested, OpenedFile, check_unchanged, content_sha256, file_state
 from index.jobs.pipeline import Pace, Pipeline
 from index.jobs.stage_clock import StageClock
 from index.library import Library
@@ -32,6 +32,7 @@ from vitascope.errors import (
     StorageError,
     VideoNotFound,
 )
+from vitascope.media.file import media_errors
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
@@ -176,20 +177,17 @@ class _Reembedding:
 
     def _open(self, video: Video) -> OpenedFile:
         """The first stage of the pipeline: the clips are those of the old collection."""
-        file = self.old.media_path(video)
-        before = file_state(file)
-        if content_sha256(file, self.limits) != video.content_sha256:
-            raise MediaError(f"{file.name}: has other content than when it was indexed; the same was expected")
-        clips = self.old.clips(video.id)
-        return OpenedFile(
-            file=file,
-            state=before,
-            content_sha256=video.content_sha256,
-            info=self.model.decoder.probe(file, self.limits),
-            cut=Cut([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips]),
-            title=video.title,
-            metadata=video.metadata,
-        )
+        with ExitStack() as unless_returned:
+            with media_errors(self.old.media_path(video)):
+                media = unless_returned.enter_context(self.old.media.open(video.path))
+            before = file_state(media.status())
+            if content_sha256(media, self.limits) != video.content_sha256:
+                raise MediaError(f"{media.name}: has other content than when it was indexed; the same was expected")
+            info, clips = self.model.decoder.probe(media, self.limits), self.old.clips(video.id)
+            cut = Cut([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips])
+            description = FileDescription(media.path, video.content_sha256, info, cut, video.title, video.metadata)
+            unless_returned.pop_all()
+            return OpenedFile(media, before, description)
 
     def _keep(self, video: Video, opened: OpenedFile, clips: list[NewClip]) -> Ingested:
         """The last stage of the pipeline."""

@@ -32,7 +32,7 @@ def dole(monkeypatch: pytest.MonkeyPatch) -> Doled:
     decode = pipeline.decode_clips
 
     def when_allowed(model: Model, opened: Any, clips: Any, *rest: Any, **options: Any) -> Any:
-        if opened.file.suffix == ".mp4":
+        if opened.description.path.suffix == ".mp4":
             doled.wait()
         return decode(model, opened, clips, *rest, **options)
 

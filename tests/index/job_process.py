@@ -43,7 +43,7 @@ def poisoned(name: str) -> Any:
     decode = pipeline.decode_clips
 
     def dying(model: Any, opened: Any, *arguments: Any, **options: Any) -> Any:
-        if opened.file.name == name:
+        if opened.description.path.name == name:
             os.kill(os.getpid(), signal.SIGKILL)
         return decode(model, opened, *arguments, **options)
 

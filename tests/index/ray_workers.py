@@ -32,8 +32,8 @@ class TroubledWorker(worker.Worker):
         decode = poisoned(POISON)
 
         def troubled(model: Any, opened: Any, *rest: Any, **options: Any) -> Any:
-            node = marker(opened.file)
-            if opened.file.name == HELD and not node.exists():
+            node = marker(opened.description.path)
+            if opened.description.path.name == HELD and not node.exists():
                 part = node.with_suffix(".part")
                 part.write_text(ray.get_runtime_context().get_node_id())
                 part.rename(node)
@@ -51,7 +51,7 @@ class EndlessWorker(worker.Worker):
         decode = worker.decode_clips
 
         def endless(model: Any, opened: Any, *rest: Any, **options: Any) -> Any:
-            if opened.file.name == ENDLESS:
+            if opened.description.path.name == ENDLESS:
                 time.sleep(FOR_EVER)
             return decode(model, opened, *rest, **options)
 

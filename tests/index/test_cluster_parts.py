@@ -104,7 +104,7 @@ def test_a_worker_embeds_a_file_and_keeps_within_reach(tmp_path: Path, small_mod
     write_picture(picture, solid((255, 0, 0)))
     done = embed(small_model, order(), item(0, str(picture)), None)
     assert isinstance(done, Embedded)
-    assert (done.opened.title, done.opened.metadata) == ("red", {"site": "north"})
+    assert (done.description.title, done.description.metadata) == ("red", {"site": "north"})
     np.testing.assert_allclose(done.clips[0].vector, small_model.embed_file(picture).vectors[0], atol=1e-6)
     digest = content_sha256(picture)
     assert embed(small_model, order(), item(0, str(picture)), Known) == Known(digest)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
+from index.jobs import folder_listing
 from index.jobs.folder_listing import list_folder
 
 
@@ -83,14 +84,14 @@ def test_a_folder_that_may_not_be_read_is_listed_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "a.mp4", "locked/b.mp4", "z.mp4")
-    scan = os.scandir
+    open_folder = folder_listing.open_folder_beneath
 
-    def refusing(folder: Path) -> object:  # root, as tests in containers are, may read every folder
-        if Path(folder).name == "locked":
+    def refusing(top: int, folder: PurePath) -> int:  # root, as tests in containers are, may read every folder
+        if folder.name == "locked":
             raise PermissionError(13, "Permission denied")
-        return scan(folder)
+        return open_folder(top, folder)
 
-    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(folder_listing, "open_folder_beneath", refusing)
     assert listed(tmp_path) == {
         "a.mp4": "queued",
         "locked": "failed: cannot be listed: Permission denied",

@@ -12,6 +12,7 @@ from index.collection import Collection
 from index.jobs import work as job_work
 from index.jobs.jobs import JobOptions, cancel, create_folder_job, items, job, jobs, run_job
 from index.jobs.sources.description import FolderSource
+from index.jobs.sources.fetching import Fetcher
 from index.storage.filters import parse_filter
 from tests.index.folder_jobs import ONE, outcomes
 from tests.index.numbered import new_collection
@@ -22,6 +23,7 @@ from vitascope.errors import (
     InvalidInput,
     JobNotFound,
 )
+from vitascope.media.file import MediaFile
 from vitascope.model import Model
 
 
@@ -132,14 +134,14 @@ def test_a_folder_that_vanishes_meanwhile_fails_the_job_and_what_is_left(
 ) -> None:
     made = create_folder_job(collection, pictures)
     # The fourth file is begun as the third is noted: at that moment the folder goes.
-    real = job_work.open_unless_known
+    real = Fetcher.fetch
 
-    def gone(*arguments: object, **options: object) -> object:
-        if str(arguments[0]).endswith("003.png"):
+    def gone(self: Fetcher, uri: str, position: int) -> MediaFile:
+        if uri.endswith("003.png"):
             shutil.rmtree(pictures)
-        return real(*arguments, **options)  # type: ignore[arg-type]
+        return real(self, uri, position)
 
-    monkeypatch.setattr(job_work, "open_unless_known", gone)
+    monkeypatch.setattr(Fetcher, "fetch", gone)
     done = run_job(collection, small_model, made.id, pace=ONE)
     assert (done.state, done.error) == ("failed", f"folder {pictures}: is no longer there")
     assert (done.counts.succeeded, done.counts.failed) == (3, 7)
@@ -152,10 +154,10 @@ def test_a_defect_in_one_file_does_not_end_the_job(
 ) -> None:
     real = job_work.open_unless_known
 
-    def defect(*arguments: object, **options: object) -> object:
-        if str(arguments[0]).endswith("004.png"):
+    def defect(source: MediaFile, *arguments: object, **options: object) -> object:
+        if source.name == "004.png":
             raise ZeroDivisionError("of no use")
-        return real(*arguments, **options)  # type: ignore[arg-type]
+        return real(source, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(job_work, "open_unless_known", defect)
     made = create_folder_job(collection, pictures)

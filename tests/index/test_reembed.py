@@ -184,7 +184,7 @@ def test_films_are_decoded_beside_each_other_and_added_in_their_order(
     decode, embed, other = pipeline.decode_clips, pipeline.embed_clips, threading.Event()
 
     def decoding(model: Model, opened: OpenedFile, *arguments: Any, **options: Any) -> Any:
-        if opened.title == "green":  # the first; it waits until the second has been embedded
+        if opened.description.title == "green":  # the first; it waits until the second has been embedded
             assert other.wait(60)
             time.sleep(0.1)  # and, so that an order by chance would show, a little longer
         return decode(model, opened, *arguments, **options)

@@ -6,11 +6,11 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pytest
 
-from index.jobs import watched_folder
+from index.jobs import folder_listing, watched_folder
 from tests.index.watched import Watched, command, nothing, picture
 from tests.waiting import PATIENCE
 
@@ -312,19 +312,19 @@ def test_a_subfolder_that_cannot_be_listed_loses_no_video(
 ) -> None:
     film_folder(folder / "a", 8, 10)
     part = film_folder(folder / "b", 1, 20)
-    scan = os.scandir
+    open_folder = folder_listing.open_folder_beneath
     broken = False
 
-    def scandir(path: object) -> object:
-        if broken and path == part:
+    def open_unless_broken(top: int, inner: PurePath) -> int:
+        if broken and inner == part.relative_to(folder):
             raise OSError(5, "Input/output error")
-        return scan(path)  # type: ignore[call-overload]
+        return open_folder(top, inner)
 
     def disturb(is_broken: bool) -> None:
         nonlocal broken
         broken = is_broken
 
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(folder_listing, "open_folder_beneath", open_unless_broken)
     watched(nothing, nothing, lambda: disturb(True), nothing, nothing, lambda: disturb(False), delete=True)
     assert watched.events[9:] == [("away", "b"), ("back", "b")]
     assert watched.reasons[9] == "cannot be listed: Input/output error"
@@ -336,14 +336,14 @@ def test_a_subfolder_that_goes_while_it_is_listed_is_gone_not_away(
 ) -> None:
     film_folder(folder / "a", 8, 10)
     part = film_folder(folder / "b", 1, 20)
-    scan = os.scandir
+    open_folder = folder_listing.open_folder_beneath
 
-    def scandir(path: object) -> object:
-        if path == part and part.exists():
+    def open_late(top: int, inner: PurePath) -> int:
+        if inner == part.relative_to(folder) and part.exists():
             part.rename(folder.parent / "away")
-        return scan(path)  # type: ignore[call-overload]
+        return open_folder(top, inner)
 
-    watched(nothing, nothing, lambda: monkeypatch.setattr(os, "scandir", scandir), nothing)
+    watched(nothing, nothing, lambda: monkeypatch.setattr(folder_listing, "open_folder_beneath", open_late), nothing)
     assert watched.events[9:] == [("gone", "20.png")]
 
 

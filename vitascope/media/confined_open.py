@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 
 from vitascope.media.file import OPEN_FLAGS, MediaFile
 
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _PASSED_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 """For folders on the way: they need not be readable."""
 _OPENAT2 = 437
@@ -67,7 +67,7 @@ def open_beneath(root: Path | int, relative: str | PurePath) -> int:
 
 def open_folder_beneath(root: Path | int, relative: str | PurePath) -> int:
     """Open a folder beneath the folder ``root``, or ``root`` itself, as ``open_beneath``."""
-    return _open(root, relative, _FOLDER_FLAGS)
+    return _open(root, relative, FOLDER_FLAGS)
 
 
 def _place(path: Path, roots: Iterable[Path]) -> tuple[Path, PurePath]:

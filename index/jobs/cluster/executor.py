@@ -304,18 +304,18 @@ class RayExecutor:
         ingested = add(work.collection, *self._kept(item, outcome))
         desk = self._desk
         if desk is not None:
-            desk.learn.remote(outcome.opened.content_sha256)
+            desk.learn.remote(outcome.description.content_sha256)
         return ingested
 
     def _kept(self, item: JobItem, embedded: Embedded) -> Embedded:
         """The result with the file that the video is to be played from: that of a worker's copy is fetched here."""
-        opened = embedded.opened
-        if self._work.fetcher.kept_path(item.path, item.position) == opened.file:
+        description = embedded.description
+        if self._work.fetcher.kept_path(item.path, item.position) == description.path:
             return embedded
-        kept = self._work.fetcher.fetch(item.path, item.position)
-        if content_sha256(kept, self._work.limits) != opened.content_sha256:
-            raise MediaError(f"{kept.name}: changed while it was being read; an unchanging file was expected")
-        return Embedded(replace(opened, file=kept), embedded.clips)
+        with self._work.fetcher.fetch(item.path, item.position) as kept:
+            if content_sha256(kept, self._work.limits) != description.content_sha256:
+                raise MediaError(f"{kept.name}: changed while it was being read; an unchanging file was expected")
+            return Embedded(replace(description, path=kept.path), embedded.clips)
 
 
 def shared_folders(source: Source) -> tuple[str, ...]:

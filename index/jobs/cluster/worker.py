@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from index.jobs.cluster.desk import Drawn
 from index.jobs.cluster.shipping import model_of
-from index.jobs.ingest import OpenedFile, check_unchanged, clip_batches, decode_clips, embed_clips
+from index.jobs.ingest import FileDescription, check_unchanged, clip_batches, decode_clips, embed_clips
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.fetching import Fetcher
 from index.jobs.sources.reach import Reach
@@ -48,9 +48,9 @@ class Known(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """The file as it was opened, and its clips."""
+    """The file as it was when it was opened, and its clips."""
 
-    opened: OpenedFile
+    description: FileDescription
     clips: list[NewClip]
 
 
@@ -112,11 +112,12 @@ def embed(
             if isinstance(opened, Known):
                 return opened
             clips: list[NewClip] = []
-            for batch in clip_batches(opened):
-                decoded = decode_clips(model, opened, batch, order.limits, threads=order.threads)
-                clips += embed_clips(model, batch, decoded)
-            check_unchanged(opened)
-            return Embedded(opened, clips)
+            with opened.media:
+                for batch in clip_batches(opened.description):
+                    decoded = decode_clips(model, opened, batch, order.limits, threads=order.threads)
+                    clips += embed_clips(model, batch, decoded)
+                check_unchanged(opened)
+            return Embedded(opened.description, clips)
         except Exception as error:
             return error
         finally:

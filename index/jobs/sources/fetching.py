@@ -22,6 +22,8 @@ from index.jobs.sources.shards import OpenShard, split_member
 from index.storage.durability import make_folders, sync
 from index.storage.removals import job_folder
 from vitascope.errors import MediaError, MediaTooLarge, StorageError, VitascopeError
+from vitascope.media.confined_open import open_inside
+from vitascope.media.file import MediaFile, media_errors
 
 _ENDING = re.compile(r"\.[a-z0-9]{1,8}")
 
@@ -48,49 +50,56 @@ class Fetcher:
     ) -> None:
         self._interrupted = threading.Event()
         self._folder = folder
-        self._reach = reach
+        self.reach = reach
         self._max_bytes = max_bytes
         self._web = web
         self._held = held
         self._shard: OpenShard | None = None
 
-    def fetch(self, uri: str, position: int) -> Path:
-        """A file with the item's bytes. Raises MediaError, MediaTooLarge, InvalidInput, StorageError, Interrupted."""
+    def fetch(self, uri: str, position: int) -> MediaFile:
+        """Open a file with the item's bytes; the caller closes it.
+
+        Raises MediaError, MediaTooLarge, InvalidInput, StorageError, Interrupted.
+        """
+        path = self.kept_path(uri, position)
         if self._held is not None:
             gone = f"{uri}: the file that was uploaded is not here any more; another upload of it was expected"
-            self._check(None if self._held.is_file() else gone)
-            return self._held
+            self._check(None if path.is_file() else gone)
+        elif self.is_external(uri):
+            return self.reach.open_file(path)
+        elif not path.is_file():  # else it was fetched before an interruption
+            self._fetch_copy(uri, path)
+        with media_errors(path):
+            return open_inside(path, [self._folder.parent])
+
+    def is_external(self, uri: str) -> bool:
+        """Whether an item's file is read where it lies, and not copied."""
+        return self._held is None and split_member(uri) is None and not is_url(uri)
+
+    def _fetch_copy(self, uri: str, kept: Path) -> None:
         member = split_member(uri)
-        if member is None and not is_url(uri):
-            self._check(self._reach.refuses_path(Path(uri)))
-            return Path(uri)
-        kept = self.kept_path(uri, position)
-        if kept.is_file():
-            return kept  # fetched before an interruption
-        if member is None:
-            self._check(self._reach.refuses_url(uri))
-            if self._reach.is_web(uri):
-                return self._fetch_web(uri, kept)
-            stream, size = open_url(uri)
-            with stream:
-                self._copy(uri, stream, size, kept)
-            return kept
-        name, archive = member
-        self._check(self._reach.refuses_path(archive))
-        if self._shard is None or self._shard.path != archive:
-            self.close()
-            self._shard = OpenShard(archive)
-        stream, size = self._shard.open(name)
-        self._copy(uri, stream, size, kept)
-        return kept
+        if member is not None:
+            name, archive = member
+            if self._shard is None or self._shard.path != archive:
+                self.close()
+                self._shard = OpenShard(archive, self.reach)
+            self._copy(uri, *self._shard.open(name), kept)
+            return
+        self._check(self.reach.refuses_url(uri))
+        if self.reach.is_web(uri):
+            self._fetch_web(uri, kept)
+            return
+        stream, size = open_url(uri)
+        with stream:
+            self._copy(uri, stream, size, kept)
 
     def kept_path(self, uri: str, position: int) -> Path:
         """Where the item's file is, or will be."""
         if self._held is not None:
             return self._held
-        member = split_member(uri)
-        if member is None and not is_url(uri):
+        if self.is_external(uri):
             return Path(uri)
+        member = split_member(uri)
         name = member[0] if member is not None else urlsplit(uri).path
         ending = PurePosixPath(name).suffix.lower()
         return self._folder / f"{position:08}{ending if _ENDING.fullmatch(ending) else ''}"
@@ -109,19 +118,19 @@ class Fetcher:
         if refused is not None:
             raise MediaError(refused)
 
-    def _fetch_web(self, uri: str, kept: Path) -> Path:
+    def _fetch_web(self, uri: str, kept: Path) -> None:
         fetch = self._web
         if fetch is None:
             raise MediaError(f"{uri!r}: nothing is fetched from the web where this job is run")
-        return self._keep(kept, lambda file: fetch(uri, file, self._interrupted.is_set))
+        self._keep(kept, lambda file: fetch(uri, file, self._interrupted.is_set))
 
     def _copy(self, uri: str, stream: IO[bytes], size: int | None, kept: Path) -> None:
         if size is not None and size > self._max_bytes:
             raise self._too_large(uri, str(size))
         self._keep(kept, lambda file: self._pour(uri, stream, file))
 
-    def _keep(self, kept: Path, write: Callable[[BinaryIO], None]) -> Path:
-        """``kept``, whole and durable, with what ``write`` writes."""
+    def _keep(self, kept: Path, write: Callable[[BinaryIO], None]) -> None:
+        """Make the file ``kept``, whole and durable, of what ``write`` writes."""
         part = kept.with_name(f"{kept.name}.part")
         try:
             try:
@@ -137,7 +146,6 @@ class Fetcher:
         except BaseException:
             _unlink(part)
             raise
-        return kept
 
     def _pour(self, uri: str, stream: IO[bytes], file: BinaryIO) -> None:
         total = 0

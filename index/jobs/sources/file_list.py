@@ -17,7 +17,8 @@ from index.jobs.sources.list_rows import Row, csv_rows, json_rows
 from index.jobs.sources.parquet_rows import parquet_rows
 from index.jobs.sources.reach import Reach, check_url, is_url
 from index.records import RESERVED_KEYS, Scalar, check_metadata, check_scalar, check_text
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, MediaError
+from vitascope.media.file import MediaFile
 
 RESERVED_PREFIX = "source_"
 """Before a column whose name every video has already, such as ``duration``."""
@@ -29,14 +30,21 @@ def list_file(source: ListSource, reach: Reach, limits: ListLimits, on_row: Call
     ``on_row`` is called with each row that is read, twice for each in all; what it raises ends the listing.
     Raises OSError, and InvalidInput when the file as a whole is not such a list or beyond the limits.
     """
-    for _ in _items(source, reach, limits, on_row):
-        pass
-    yield from _items(source, reach, limits, on_row)
+    try:
+        file = reach.open_file(Path(source.file))
+    except MediaError as error:
+        raise InvalidInput(f"file: {error}") from error
+    with file:
+        for _ in _items(file, source, reach, limits, on_row):
+            pass
+        yield from _items(file, source, reach, limits, on_row)
 
 
-def _items(source: ListSource, reach: Reach, limits: ListLimits, on_row: Callable[[], None]) -> Iterator[SourceItem]:
-    tally = Tally(Path(source.file), limits)
-    for row in _rows(source, limits, tally):
+def _items(
+    file: MediaFile, source: ListSource, reach: Reach, limits: ListLimits, on_row: Callable[[], None]
+) -> Iterator[SourceItem]:
+    tally = Tally(file, limits)
+    for row in _rows(file, source, limits, tally):
         on_row()
         try:
             if row.values is None:
@@ -48,9 +56,8 @@ def _items(source: ListSource, reach: Reach, limits: ListLimits, on_row: Callabl
         yield item
 
 
-def _rows(source: ListSource, limits: ListLimits, tally: Tally) -> Iterator[Row]:
-    file = Path(source.file)
-    ending = file.suffix.lower()
+def _rows(file: MediaFile, source: ListSource, limits: ListLimits, tally: Tally) -> Iterator[Row]:
+    ending = file.path.suffix.lower()
     if ending == ".parquet":
         return parquet_rows(file, source, limits, tally)
     if ending in (".jsonl", ".ndjson"):

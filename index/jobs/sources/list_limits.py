@@ -9,6 +9,7 @@ from pathlib import Path
 from index.jobs.sources.item import SourceItem
 from index.records import MAX_KEY_LENGTH, MAX_TEXT_LENGTH, metadata_json
 from vitascope.errors import InvalidInput
+from vitascope.media.file import MediaFile
 
 MAX_LINE = 4 * 1024**2
 """Characters of one row of CSV, TSV or JSON Lines."""
@@ -86,10 +87,9 @@ def read_list_limits(environment: Mapping[str, str]) -> ListLimits:
 class Tally:
     """What one list or shard has brought so far."""
 
-    def __init__(self, file: Path, limits: ListLimits) -> None:
-        """Raises OSError where ``file`` cannot be read."""
+    def __init__(self, file: MediaFile, limits: ListLimits) -> None:
         self._limits = limits
-        self._by_size = max(ALWAYS_STORED, limits.expansion * file.stat().st_size)
+        self._by_size = max(ALWAYS_STORED, limits.expansion * file.status().st_size)
         self._rows = self._stored = self._read = 0
 
     def add(self, place: str, item: SourceItem) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TextIO
 
 from index.jobs.sources.description import ListSource
 from index.jobs.sources.list_limits import MAX_LINE, ListLimits, check_names
 from index.records import Scalar
 from vitascope.errors import InvalidInput
+from vitascope.media.file import MediaFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,14 @@ class _Lines:
         return line
 
 
-def csv_rows(file: Path, source: ListSource, delimiter: str, limits: ListLimits) -> Iterator[Row]:
+def _text(file: MediaFile, newline: str) -> io.TextIOWrapper:
+    """The file as text. Bytes that are not UTF-8 become surrogates, which the check of each field names."""
+    return io.TextIOWrapper(file.reader(), encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def csv_rows(file: MediaFile, source: ListSource, delimiter: str, limits: ListLimits) -> Iterator[Row]:
     """The rows below the header. Raises OSError, and InvalidInput for what is no such list."""
-    # Bytes that are not UTF-8 become surrogates, which the check of each field names.
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+    with _text(file, newline="") as opened:
         lines = _Lines(opened, file.name)
         reader = csv.reader(lines, delimiter=delimiter)
         header = _header(file, source, reader, limits)
@@ -78,12 +83,12 @@ def csv_rows(file: Path, source: ListSource, delimiter: str, limits: ListLimits)
                 yield Row(place, {n: _cell(text, n in texts) for n, text in zip(header, cells, strict=True)})
 
 
-def _header(file: Path, source: ListSource, reader: Iterator[list[str]], limits: ListLimits) -> list[str]:
+def _header(file: MediaFile, source: ListSource, reader: Iterator[list[str]], limits: ListLimits) -> list[str]:
     try:
         header = [name.strip() for name in next(reader, [])]
     except csv.Error as error:
-        raise InvalidInput(f"{file}: line 1: {error}; the names of the columns were expected") from error
-    check_names(file, header, source.path_column, limits)
+        raise InvalidInput(f"{file.path}: line 1: {error}; the names of the columns were expected") from error
+    check_names(file.path, header, source.path_column, limits)
     return header
 
 
@@ -104,9 +109,9 @@ def _cell(text: str, is_text: bool) -> Scalar | None:
     return value if isinstance(value, int | float) else text
 
 
-def json_rows(file: Path, limits: ListLimits) -> Iterator[Row]:
+def json_rows(file: MediaFile, limits: ListLimits) -> Iterator[Row]:
     """An object a line. Raises OSError, and InvalidInput for a line that is too long."""
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
+    with _text(file, newline="\n") as lines:
         number = 0
         while line := lines.readline(MAX_LINE + 1):
             number += 1

@@ -57,7 +57,7 @@ def is_gone(source: Source) -> str | None:
 def _items(source: Source, reach: Reach, limits: ListLimits, on_row: Callable[[], None]) -> Iterator[SourceItem]:
     match source:
         case FolderSource():
-            for found in list_folder(Path(source.folder), source.recursive):
+            for found in list_folder(Path(source.folder), source.recursive, reach):
                 yield SourceItem(found.path, found.state, found.reason)
         case FilesSource():
             yield from (SourceItem(file) for file in source.files)
@@ -65,7 +65,7 @@ def _items(source: Source, reach: Reach, limits: ListLimits, on_row: Callable[[]
             yield from list_file(source, reach, limits, on_row)
         case ShardsSource():
             for shard in source.shards:
-                yield from list_shard(Path(shard), limits, on_row)
+                yield from list_shard(Path(shard), reach, limits, on_row)
         case UploadSource():
             yield SourceItem(source.file, title=source.title)
         case UrlSource():

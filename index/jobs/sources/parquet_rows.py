@@ -10,7 +10,6 @@ import datetime
 import decimal
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from index.jobs.sources.description import ListSource
 from index.jobs.sources.list_limits import ListLimits, Tally, check_names
 from index.jobs.sources.list_rows import Row
 from vitascope.errors import InvalidInput
+from vitascope.media.file import MediaFile
 
 _ROWS = 1000
 """Rows decoded at a time."""
@@ -29,42 +29,42 @@ _TEXT_BYTES = 4 * 1024**2
 """Bytes of text held at a time, but for a single row."""
 
 
-def parquet_rows(file: Path, source: ListSource, limits: ListLimits, tally: Tally) -> Iterator[Row]:
+def parquet_rows(file: MediaFile, source: ListSource, limits: ListLimits, tally: Tally) -> Iterator[Row]:
     """The rows in order. Raises OSError, and InvalidInput for what is no such list."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise InvalidInput(
-            f"{file}: reading Parquet needs the package {error.name!r}; "
+            f"{file.path}: reading Parquet needs the package {error.name!r}; "
             "in the checkout: pip install --editable '.[parquet]'"
         ) from error
     number = 0
     try:
-        with parquet.ParquetFile(file) as table:
+        with parquet.ParquetFile(file.reader()) as table:
             texts = _check_table(file, table, source, limits, tally)
-        with parquet.ParquetFile(file, read_dictionary=texts) as table:
+        with parquet.ParquetFile(file.reader(), read_dictionary=texts) as table:
             rows = max(1, min(_ROWS, _CELLS // len(table.schema_arrow.names)))
             for batch in table.iter_batches(rows):
                 for row in _rows(file.name, number, batch, limits, tally):
                     number += 1
                     yield row
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # the latter two: times beyond Python's
-        raise InvalidInput(f"{file}: after row {number}: {error}; a Parquet file was expected") from error
+        raise InvalidInput(f"{file.path}: after row {number}: {error}; a Parquet file was expected") from error
 
 
-def _check_table(file: Path, table: Any, source: ListSource, limits: ListLimits, tally: Tally) -> list[str]:
+def _check_table(file: MediaFile, table: Any, source: ListSource, limits: ListLimits, tally: Tally) -> list[str]:
     """The columns of text. Raises InvalidInput for a table that cannot be a list or is too large to be read."""
     schema, stated = table.schema_arrow, table.metadata
-    check_names(file, list(schema.names), source.path_column, limits)
-    limits.check_rows(str(file), stated.num_rows)
+    check_names(file.path, list(schema.names), source.path_column, limits)
+    limits.check_rows(str(file.path), stated.num_rows)
     for column in schema:
         if not _is_scalar(column.type):
             raise InvalidInput(
-                f"{file}: column {column.name!r}: {column.type}; text, numbers, booleans or times were expected"
+                f"{file.path}: column {column.name!r}: {column.type}; text, numbers, booleans or times were expected"
             )
     groups = range(stated.num_row_groups)
-    tally.check(str(file), sum(stated.row_group(group).total_byte_size for group in groups))
+    tally.check(str(file.path), sum(stated.row_group(group).total_byte_size for group in groups))
     return [column.name for column in schema if _is_text(column.type)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +11,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from index.records import check_text
-from vitascope.errors import InvalidInput
+from vitascope.errors import InvalidInput, MediaError
+from vitascope.media.confined_open import FOLDER_FLAGS, LeadsOutside, open_folder_inside, open_inside
+from vitascope.media.file import MediaFile, media_errors
 
 MAX_URL_LENGTH = 4096
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
@@ -30,7 +34,33 @@ class Reach:
         """Why this path may not be read; None if it may."""
         if self.roots is None or is_inside(path, self.roots):
             return None
-        return f"{str(path)!r} is outside the folders that jobs may name: {', '.join(map(str, self.roots))}"
+        return self._outside(path)
+
+    def open_file(self, path: Path) -> MediaFile:
+        """Open the file that ``path`` leads to at this moment. Raises MediaError, also where that may not be read."""
+        if self.roots is None:
+            return MediaFile.open(path)
+        with media_errors(path):
+            try:
+                return open_inside(path, self.roots)
+            except LeadsOutside as error:
+                raise MediaError(self._outside(path)) from error
+
+    def open_folder(self, path: Path) -> int:
+        """Open the folder that ``path`` leads to at this moment; the descriptor is the caller's to close.
+
+        Raises OSError, also where the folder may not be read.
+        """
+        if self.roots is None:
+            return os.open(path, FOLDER_FLAGS)
+        try:
+            return open_folder_inside(path, self.roots)
+        except LeadsOutside as error:
+            raise PermissionError(errno.EACCES, self._outside(path)) from error
+
+    def _outside(self, path: Path) -> str:
+        roots = ", ".join(map(str, self.roots or ()))
+        return f"{str(path)!r} is outside the folders that jobs may name: {roots}"
 
     def refuses_url(self, url: str) -> str | None:
         """Why this URL may not be asked for; None if it may."""

@@ -15,8 +15,10 @@ from index.jobs.folder_listing import NOT_MEDIA
 from index.jobs.sources.file_list import metadata_key
 from index.jobs.sources.item import SourceItem
 from index.jobs.sources.list_limits import ListLimits, Tally
+from index.jobs.sources.reach import Reach
 from index.records import MAX_TEXT_LENGTH, Scalar, check_metadata, check_text
 from vitascope.errors import InvalidInput, MediaError
+from vitascope.media.file import MediaFile
 
 _SIDECARS = (".json", ".txt")
 _NO_PICTURES = NOT_MEDIA | {".cls", ".id", ".idx", ".mp3", ".wav", ".flac", ".m4a", ".aac", ".opus"}
@@ -26,22 +28,29 @@ _SHOWN = 200
 _UNREADABLE = (tarfile.TarError, EOFError, OSError, ValueError)
 
 
-def list_shard(shard: Path, limits: ListLimits, on_member: Callable[[], None]) -> Iterator[SourceItem]:
+def list_shard(shard: Path, reach: Reach, limits: ListLimits, on_member: Callable[[], None]) -> Iterator[SourceItem]:
     """An item for each media member, in the archive's order, and one that says why for a damaged archive.
 
     ``on_member`` is called with each member; what it raises ends the listing. Raises InvalidInput beyond ``limits``.
     """
-    tally = Tally(shard, limits)
-    for item in _items(shard, limits, on_member):
-        tally.add(f"{shard.name}, {item.uri[:_SHOWN]}", item)
-        yield item
+    try:
+        file = reach.open_file(shard)
+    except MediaError as error:
+        yield SourceItem(str(shard), "failed", str(error))
+        return
+    with file:
+        tally = Tally(file, limits)
+        for item in _items(file, limits, on_member):
+            tally.add(f"{shard.name}, {item.uri[:_SHOWN]}", item)
+            yield item
 
 
-def _items(shard: Path, limits: ListLimits, on_member: Callable[[], None]) -> Iterator[SourceItem]:
+def _items(file: MediaFile, limits: ListLimits, on_member: Callable[[], None]) -> Iterator[SourceItem]:
+    shard = file.path
     sample = _Sample(shard, "", limits)
     last = "its beginning"
     try:
-        with tarfile.open(shard, "r:*") as archive:
+        with tarfile.open(fileobj=file.reader(), mode="r:*") as archive:
             for member in archive:
                 on_member()
                 last = member.name
@@ -75,12 +84,14 @@ def split_member(uri: str) -> tuple[str, Path] | None:
 class OpenShard:
     """One archive whose members are read in any order; forward is cheapest."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises MediaError for what is no archive."""
+    def __init__(self, path: Path, reach: Reach) -> None:
+        """Raises MediaError for what is no archive, or may not be read."""
         self.path = path
+        self._file = reach.open_file(path)
         try:
-            self._archive = tarfile.open(path, "r:*")  # noqa: SIM115 (closed by close)
+            self._archive = tarfile.open(fileobj=self._file.reader(), mode="r:*")  # noqa: SIM115 (closed by close)
         except _UNREADABLE as error:
+            self._file.close()
             raise MediaError(f"{path.name}: {error}; a tar archive was expected") from error
         self._members: dict[str, tarfile.TarInfo] = {}
 
@@ -94,6 +105,7 @@ class OpenShard:
 
     def close(self) -> None:
         self._archive.close()
+        self._file.close()
 
     def _find(self, name: str) -> tarfile.TarInfo | None:
         if name not in self._members:
