@@ -8,7 +8,8 @@ from collections.abc import Sequence
 PREFER = "Prefer"
 APPLIED = "Preference-Applied"
 RESPOND_ASYNC = "respond-async"
-_EACH = re.compile(r'(?:"(?:\\.|[^"\\])*"|[^,"])+')
+_EACH = re.compile(r'(?:"(?:\\.|[^"\\])*+(?:"|\\?$)|[^,"])+')
+"""A preference with its parameters; a string without an end goes to the end of the header. Takes linear time."""
 _NAME_AND_VALUE = re.compile(r'\s*([^\s,;="]+)\s*(?:=\s*"?([^\s,;"]*))?')
 
 

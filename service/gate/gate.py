@@ -8,7 +8,6 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
 from starlette.types import Scope
 
 from service.gate import media_cookie
@@ -55,7 +54,7 @@ class Gate:
         """Whether a request must carry a key."""
         return not self._settings.allow_unauthenticated
 
-    def caller(self, scope: Scope, need: Need) -> Caller:
+    def caller(self, scope: Scope, need: Need, cookie: str | None) -> Caller:
         """Who sends this request, if it may. Raises Unauthenticated, KeyInvalid, ScopeMissing, CollectionNotAllowed
         and StorageError.
         """
@@ -67,8 +66,7 @@ class Gate:
         if text is not None:
             key: Key | None = self.keys.recognise(text, now)
         else:
-            cookie = cookie_parser(headers.get("cookie", "")).get(media_cookie.NAME) if need.is_picture else None
-            key = None if cookie is None else media_cookie.key_of(cookie, self.keys.find, now)
+            key = media_cookie.key_of(cookie, self.keys.find, now) if cookie and need.is_picture else None
         if key is None:
             raise Unauthenticated(
                 "a key was expected, as `Authorization: Bearer vsk_…` or `X-API-Key: vsk_…` "

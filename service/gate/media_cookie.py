@@ -10,6 +10,9 @@ import hashlib
 import hmac
 from collections.abc import Callable
 
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
 from service.gate.keys import Key
 
 NAME = "vitascope_media"
@@ -21,6 +24,20 @@ def made(key: Key, now: float) -> str:
     """The cookie's value, good for ``SECONDS``."""
     until = int(now) + SECONDS
     return f"{key.id}.{until}.{_signature(key, until)}"
+
+
+def take(scope: Scope) -> str | None:
+    """Remove all cookies from a request and return the value of this one; None where it is not there.
+
+    FastAPI parses cookies for every request, although no route needs any. Unquoting them takes quadratic time in the
+    standard library before Python 3.11.10 and 3.12.6: 20 s for 60 KB. This one has nothing to unquote.
+    """
+    header = Headers(scope=scope).get("cookie")
+    if header is None:
+        return None
+    scope["headers"] = [each for each in scope["headers"] if each[0] != b"cookie"]
+    pairs = (pair.partition("=") for pair in header.split(";"))
+    return next((value.strip() for name, _, value in pairs if name.strip() == NAME), None)
 
 
 def key_of(value: str, find: Callable[[str], Key | None], now: float) -> Key | None:

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.connections import CROWDED
 from service.errors import Overloaded
+from service.gate import media_cookie
 from service.gate.access import HEALTH, Need, needed
 from service.gate.errors import EncodingUnsupported
 from service.gate.gate import Caller, Gate
@@ -37,6 +38,7 @@ class GateMiddleware:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cookie = media_cookie.take(scope) if scope["type"] == "http" else None
         if scope["type"] != "http" or scope["path"] in HEALTH:
             await self.app(scope, receive, send)
             return
@@ -47,7 +49,7 @@ class GateMiddleware:
                 if CROWDED in scope["state"]:
                     raise Overloaded("as many connections are open as the service takes; come back in a moment")
                 _check_encoding(Headers(scope=scope))
-                caller = self._let_in(gate, scope, need)
+                caller = self._let_in(gate, scope, need, cookie)
                 place = gate.admission.enter(self._size(scope), writes=need.scope == "write")
                 scope["state"]["hold"] = under_way.enter_context(place)
                 told = (
@@ -69,10 +71,10 @@ class GateMiddleware:
             else:
                 await self.app(scope, patient.receive, telling)
 
-    def _let_in(self, gate: Gate, scope: Scope, need: Need) -> Caller | None:
+    def _let_in(self, gate: Gate, scope: Scope, need: Need, cookie: str | None) -> Caller | None:
         """Who comes in; None for what is open to everybody."""
         is_open = need.scope is None or (scope["path"] == "/metrics" and self._settings.metrics_without_key)
-        return None if is_open else gate.caller(scope, need)
+        return None if is_open else gate.caller(scope, need, cookie)
 
     def _size(self, scope: Scope) -> int:
         """Bytes that the body will have; where nobody says, the most that it may have."""
