@@ -79,6 +79,8 @@ CODE_OF_STATUS = {
 
 MAX_FIELDS = 100
 """Invalid parts of a request that an answer lists."""
+MAX_CHARACTERS = 1000
+"""Of a text in an answer; a message may quote a value as long as a body."""
 
 _FAULT_DETAIL = {
     503: "Model, decoders or vectors could not do this; the log of the service says why, under the id of this request.",
@@ -104,6 +106,7 @@ def is_fault(error: errors.VitascopeError) -> bool:
 
 def problem_body(status: int, code: str, detail: str, path: str, request_id: str) -> dict[str, Any]:
     """What an error answer says."""
+    detail = _shortened(detail)
     return {
         "type": TYPE_PREFIX + code,
         "title": title_of(code),
@@ -207,10 +210,18 @@ def _validation_problem(request: Request, error: RequestValidationError) -> Resp
     fields = []
     for each in error.errors()[:MAX_FIELDS]:
         place, *rest = map(str, each["loc"])
-        fields.append({"in": place, "field": ".".join(rest) or place, "message": each["msg"]})
+        name = ".".join(rest) or place
+        fields.append({"in": place, "field": _shortened(name), "message": _shortened(each["msg"])})
     detail = "; ".join(f"{each['field']}: {each['message']}" for each in fields[:5])
     _drop_frames(error)
     return problem(request.scope, 422, "validation_failed", detail, fields=fields)
+
+
+def _shortened(text: str) -> str:
+    """Cut a long text in its middle: a message begins with the key and ends with what was expected."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    return f"{text[: MAX_CHARACTERS // 2]} … {text[-MAX_CHARACTERS // 4 :]}"
 
 
 def _drop_frames(error: BaseException | None) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
 
 from index.jobs.ingest import Ingested
@@ -21,12 +21,13 @@ from service.errors import DeadlineExceeded, Overloaded
 from service.forms import Upload, body_kind, parse_fields, read_form, validated
 from service.job_views import job_view
 from service.openapi import errors, form_body, successes
-from service.parsing import StrictRoute
+from service.parsing import StrictRoute, parse_json
 from service.preferences import APPLIED, PREFER, RESPOND_ASYNC, seconds_before_a_job
 from service.routes.jobs import begin_job, job_address
 from service.schemas.jobs import Job, NewJob
 from service.schemas.library import AddedVideo, UploadFields, VideoAtUrl, Videos, VideoWithClips
 from service.schemas.sources import UrlSource
+from service.settings import Settings
 from service.state import ReadyService, Service, ServiceState
 from service.uploads import add_upload
 from service.views import video_view, video_with_clips
@@ -89,7 +90,9 @@ async def list_videos(
 ) -> Videos:
     """A page of videos, in the order in which they were added."""
     size = page_limit(limit, service.settings)
-    return await service.light.run(_page, service, name, size, read_cursor(cursor), _query_filter(filter))
+    return await service.light.run(
+        _page, service, name, size, read_cursor(cursor), _query_filter(filter, service.settings)
+    )
 
 
 @router.get("/{video_id}", summary="Look at a video", responses=errors(404, 507))
@@ -153,13 +156,13 @@ def _page(service: Service, name: str, limit: int, after: int | None, where: Fil
     return Videos(videos=[video_view(name, video) for video in page], next_cursor=more)
 
 
-def _query_filter(text: str | None) -> Filter | None:
+def _query_filter(text: str | None, settings: Settings) -> Filter | None:
     if text is None:
         return None
     try:
-        return parse_filter(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        raise FilterError(f"filter: not JSON ({error}); an object was expected") from error
+        return parse_filter(parse_json(text, settings.max_json_values, "filter", "query"))
+    except RequestValidationError as error:
+        raise FilterError(f"filter: {error.errors()[0]['msg']}") from error
 
 
 def _with_clips(service: Service, name: str, video_id: str) -> VideoWithClips:

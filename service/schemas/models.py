@@ -86,6 +86,7 @@ class NewModel(Request):
         str,
         Field(
             min_length=1,
+            max_length=4096,
             description="of the bundle, on the service's machine: below the folder that VITASCOPE_BUNDLES_ROOT names, "
             "or absolute and inside it",
         ),
