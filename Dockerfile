@@ -35,12 +35,13 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     VITASCOPE_BUNDLE=/opt/vitascope/bundle \
-    VITASCOPE_DATA_DIR=/data
+    VITASCOPE_DATA_DIR=/data \
+    VITASCOPE_HEALTH_PORT=8001
 USER 10001:10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 8000
+EXPOSE 8000 8001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8001/readyz', timeout=2)"]
 ENTRYPOINT ["vitascope"]
 CMD ["serve", "--host", "0.0.0.0", "--port", "8000"]

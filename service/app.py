@@ -55,9 +55,11 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         opened = await asyncio.to_thread(open_service, settings) if service is None else service
         app.state.service = opened
         await asyncio.to_thread(opened.start)
+        turns = asyncio.create_task(opened.note_turns())
         try:
             yield
         finally:
+            turns.cancel()
             await asyncio.to_thread(opened.close)
 
     app = FastAPI(

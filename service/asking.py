@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -15,6 +15,7 @@ from fastapi import Request
 from opentelemetry.context import get_current
 
 from index.collection import Collection
+from index.nearest.place import FAISS
 from service.errors import BadRequest, DeadlineExceeded
 from service.models.loaded import Loaded
 from service.scheduling.call import Asker, Outputs
@@ -86,6 +87,11 @@ class Turn:
         """As ``run``, for what asks the model nothing: in a thread of those that read the catalogue."""
         return await self.service.light.run(self._if_wanted, partial(function, *args, **kwargs))
 
+    async def search(self, collection: Collection, function: Callable[[], T]) -> T:
+        """As ``read``, for what compares embeddings: in a thread of those that search, unless a server does it."""
+        pool = self.service.searches if collection.vectors_at == FAISS else self.service.light
+        return await pool.run(self._if_wanted, function)
+
     def start(self, loaded: Loaded, graph: str, inputs: Mapping[str, Array]) -> asyncio.Future[Outputs]:
         """A run of a graph, without a thread that waits for it; await it within ``time_left``.
 
@@ -114,16 +120,18 @@ class Turn:
 async def turn(request: Request, service: Service, *, bulk: bool = False) -> AsyncIterator[Turn]:
     """A turn for a request whose body has been read; nothing of it reaches the model once the client has gone.
 
-    Raises BadRequest for a timeout that is none.
+    Raises BadRequest for a timeout that is none, and Overloaded where the request would wait for too long, if it is
+    interactive: not ``bulk``.
     """
     asker = Asker(bulk, time.monotonic() + _seconds(request, service), context=get_current())
-    watching = asyncio.create_task(_watch(request, asker))
-    try:
-        yield Turn(service, asker)
-    finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+    with nullcontext() if bulk else service.backlog.enter():
+        watching = asyncio.create_task(_watch(request, asker))
+        try:
+            yield Turn(service, asker)
+        finally:
+            watching.cancel()
+            with suppress(asyncio.CancelledError):
+                await watching
 
 
 async def _watch(request: Request, asker: Asker) -> None:

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from service.problems import problem
 from service.settings import Settings
-from service.shedding import is_plain_post, refusal
+from service.shedding import Shedding
 from service.state import Service
 
 if TYPE_CHECKING:  # the two protocols of uvicorn have the same attributes
@@ -47,10 +47,8 @@ class Room:
     head_seconds: float
     head_bytes: int
     unread_seconds: float
-    max_requests: int = MOST
-    """Under way at once, on as many connections; more are refused."""
-    refusal: Callable[[bytes], bytes] = bytes
-    """The whole answer to a request that ``is_plain_post`` and is refused."""
+    refuse: Callable[[bytes, int], bytes | None] = lambda data, under_way: None
+    """The whole answer to a request that is refused before it is parsed, by how many are under way; else None."""
     closing: bool = False
     """Whether every connection ends with its next answer."""
     waiting: dict[BoundedConnection, float] = field(default_factory=dict)
@@ -58,14 +56,12 @@ class Room:
 
     @classmethod
     def of(cls, settings: Settings, service: Service) -> Room:
-        metrics = service.observer.metrics
         return cls(
             settings.max_connections or _most_connections(),
             settings.head_seconds,
             settings.max_head_bytes,
             settings.answer_idle_seconds,
-            settings.max_requests,
-            lambda request: refusal(request, metrics),
+            Shedding(service).refuse,
         )
 
 
@@ -119,11 +115,12 @@ class BoundedConnection(Protocol):
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         is_head = before is None or before.response_complete
-        # Counted here, since a request that has been parsed is not yet one that the application knows of.
-        is_full = len(self.connections) - len(self.room.waiting) >= self.room.max_requests
-        if is_head and is_full and self._can_refuse(data):
-            self._refuse_unread(data)
-            return
+        if is_head and self._can_refuse():
+            # Counted here, since a request that has been parsed is not yet one that the application knows of.
+            answer = self.room.refuse(data, len(self.connections) - len(self.room.waiting))
+            if answer is not None:
+                self._refuse_unread(answer)
+                return
         if is_head:
             self._head_bytes += len(data)
         super().data_received(data)
@@ -135,16 +132,15 @@ class BoundedConnection(Protocol):
             elif self._head_timer is None:
                 self._await_head()
 
-    def _can_refuse(self, data: bytes) -> bool:
-        """Whether ``data`` is a request that may be answered before anybody has parsed it."""
+    def _can_refuse(self) -> bool:
+        """Whether a request that comes now may be answered before anybody has parsed it."""
         is_between = not self._head_bytes and not self._is_past_an_answer() and not self.transport.is_closing()
-        is_bound = self._is_crowded or self.room.closing or self.flow.write_paused
-        return is_between and not is_bound and is_plain_post(data)
+        return is_between and not (self._is_crowded or self.room.closing or self.flow.write_paused)
 
-    def _refuse_unread(self, data: bytes) -> None:
+    def _refuse_unread(self, answer: bytes) -> None:
         """Answer in the place of the application, and wait for the next request."""
         self._unset_keepalive_if_required()
-        self.transport.write(self.room.refusal(data))
+        self.transport.write(answer)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
         if self._head_timer is not None:
             self._head_timer.cancel()

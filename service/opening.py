@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, suppress
 from functools import partial
 
 from index.library import Library
+from service.backlog import Backlog
 from service.caching.caches import open_caches
 from service.events.feeds import Feeds
 from service.gate.gate import Gate
@@ -31,6 +33,9 @@ from service.webhooks.store import WebhookStore
 from service.worker import JobWorker
 from vitascope.decoding.pool import DecodingPool
 from vitascope.errors import VitascopeError
+
+AT_ONCE = 16
+"""Interactive requests that are always taken: a few people who ask for much are not to be sent away."""
 
 
 def open_service(settings: Settings, door: Door | None = None, *, webhook_door: Door | None = None) -> Service:
@@ -84,8 +89,10 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         operations=operations,
         feeds=Feeds(library.open, settings.max_streams, settings.client_streams),
         courier=courier,
+        backlog=Backlog(max(AT_ONCE, 2 * settings.processes()), settings.queue_seconds),
         heavy=Pool("model", settings.workers, settings.max_waiting),
         light=Pool("files", settings.readers, settings.max_waiting),
+        searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_waiting),
         writes=Pool("writes", settings.writers, settings.max_requests),
         ingestion=Pool("ingestion", *settings.upload_places()),
     )

@@ -7,9 +7,10 @@ import signal
 import socket
 import sys
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from service.app import create_app
+from service.health import answering_health
 from service.logs import set_up_logs
 from service.memory import set_aside, use_few_arenas
 from service.opening import open_service
@@ -37,7 +38,9 @@ def serve(settings: Settings) -> None:
     settings.check_reach()
     set_up_logs(settings)
     # Before the service is opened: whoever starts a second one by mistake should hear of the port.
-    with listen(settings) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(listen(settings.host, settings.port))
+        health = stack.enter_context(listen(settings.host, settings.health_port)) if settings.health_port else None
         service = open_service(settings)
         if service.gate.asks_for_keys and service.gate.keys.is_empty:
             service.close()
@@ -49,6 +52,8 @@ def serve(settings: Settings) -> None:
         if threading.current_thread() is threading.main_thread():
             # uvicorn stops cleanly on SIGTERM and then raises it again; by then it must not count as a crash.
             signal.signal(signal.SIGTERM, lambda number, frame: None)
+        if health is not None:
+            stack.enter_context(answering_health(service, health))
         server.run(sockets=[listener])
 
 
@@ -71,19 +76,19 @@ def main() -> int:
     return 0
 
 
-def listen(settings: Settings) -> socket.socket:
-    """A socket that listens at the address in ``settings``. Raises InvalidInput."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens at this address. Raises InvalidInput."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named: asyncio sets TCP_NODELAY only then, and without it every answer waits 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host.strip("[]"), settings.port))
+        listener.bind((host.strip("[]"), port))
         listener.listen(2048)
     except OSError as error:
         listener.close()
         raise InvalidInput(
-            f"host, port: cannot listen on {settings.host} port {settings.port}: "
+            f"host, port: cannot listen on {host} port {port}: "
             f"{error.strerror or error}; a free port "
             "of this machine was expected"
         ) from error

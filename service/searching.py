@@ -98,7 +98,8 @@ async def answer_search(
         with service.observer.stage("embed"):
             vectors, _ = await embed_texts(service, mine, loaded, texts)
         embedded = _Embedded(loaded, dict(zip(texts, vectors, strict=True)))
-    return await mine.read(_find, service, mine, collection_name, wanted, None, embedded)
+    find = partial(_find, service, mine, collection_name, wanted, None, embedded)
+    return await mine.search(collection, find)
 
 
 def _find(

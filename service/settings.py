@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     threads: Annotated[int, Field(ge=0, description="threads for the model; 0: one per core")] = 0
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="0: any free one")] = 8000
+    health_port: Annotated[int, Field(ge=0, le=65535, description="0: none of its own")] = 0
+    """Where only ``/livez`` and ``/readyz`` are answered, by a thread of their own."""
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
 
     otlp_endpoint: str | None = None
@@ -181,6 +183,8 @@ class Settings(BaseSettings):
     decoding_memory_bytes: Annotated[int, Field(ge=128 * MIB, description="of one of them, for files")] = 1024 * MIB
     decoding_seconds: Annotated[float, Field(gt=0, description="of one task, and two per second of film")] = 60.0
     max_item_crashes: Annotated[Count, Field(description="deaths at one file before it is put aside")] = 3
+    queue_seconds: Annotated[float, Field(gt=0, description="that an interactive request may wait for its turn")] = 1.0
+    """One that would wait longer, by how fast others are answered, is refused at once."""
     workers: Annotated[Count, Field(description="interactive requests that decode or wait for the model")] = 64
     upload_workers: Annotated[int, Field(ge=0, le=256, description="uploads that are indexed; 0: one per process")] = 0
     """Of those that decode. More uploads wait."""

@@ -7,8 +7,10 @@ from random import getrandbits
 import orjson
 
 from service.envelope import SECURITY_HEADERS
+from service.gate.access import needed
 from service.metrics import Metrics
 from service.problems import CONTENT_TYPE, problem_body
+from service.state import Service
 
 _POST = b"POST /v1/"
 _NOT_PLAIN = tuple(
@@ -23,6 +25,27 @@ _HEAD = "".join(
         f"content-type: {CONTENT_TYPE}\r\nretry-after: 1\r\n",
     ]
 ).encode()
+
+
+class Shedding:
+    """Decides which requests are answered in the place of the application."""
+
+    def __init__(self, service: Service) -> None:
+        self._backlog = service.backlog
+        self._metrics = service.observer.metrics
+        self._max_requests = service.settings.max_requests
+
+    def refuse(self, data: bytes, under_way: int) -> bytes | None:
+        """The whole answer to ``data`` where that is a plain POST which the service does not take while ``under_way``
+        requests are; None where the application answers.
+        """
+        is_full = under_way >= self._max_requests
+        if not (is_full or self._backlog.is_full) or not is_plain_post(data):
+            return None
+        path = data[5 : data.index(b" ", 5)].partition(b"?")[0].decode("latin-1")
+        if not is_full and needed("POST", path).scope != "read":
+            return None
+        return _refusal(path, self._metrics)
 
 
 def is_plain_post(data: bytes) -> bool:
@@ -40,9 +63,8 @@ def is_plain_post(data: bytes) -> bool:
     return is_only and len(stated) < 10 and stated.isdigit() and end + 4 + int(stated) == len(data)
 
 
-def refusal(data: bytes, metrics: Metrics) -> bytes:
-    """The whole answer to a request that ``is_plain_post``; counted in ``metrics``, and not logged."""
-    path = data[5 : data.index(b" ", 5)].partition(b"?")[0].decode("latin-1")
+def _refusal(path: str, metrics: Metrics) -> bytes:
+    """The whole answer; counted in ``metrics``, and not logged."""
     request_id = f"{getrandbits(128):032x}"
     body = orjson.dumps(problem_body(503, "overloaded", _DETAIL, path, request_id))
     metrics.answered("POST", "none", 503, 0.0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from anyio import to_thread
@@ -12,6 +13,7 @@ from fastapi import Depends, Request
 from index.collection import Collection
 from index.library import NAME_PATTERN, Library
 from index.records import Video
+from service.backlog import Backlog
 from service.caching.caches import Caches
 from service.cursors import record_number
 from service.errors import NotReady
@@ -35,6 +37,10 @@ OPERATION_SECONDS = 5.0
 """For an operation to notice that the service stops; it is begun again at the next start anyway."""
 LOADING_SECONDS = 5.0
 """For a model that is being loaded; nobody waits for it any more."""
+LOOP_SECONDS = 60.0
+"""Without a turn of the event loop, after which the service counts as dead."""
+LOOK_SECONDS = 1.0
+"""Between two of the turns that are noted."""
 LEAVING_SHARE = 0.2
 """Of the time for stopping: what a job has at least to leave its files in order, however long requests took."""
 
@@ -61,16 +67,22 @@ class Service:
     """Jobs that clients follow."""
     courier: Courier | None
     """Tells others that jobs have ended; None where ``webhooks`` is off."""
+    backlog: Backlog
+    """Interactive requests under way."""
     heavy: Pool
     """Threads for interactive requests that decode media or wait for the model."""
     light: Pool
     """Threads for requests that read the catalogue or files."""
+    searches: Pool
+    """Threads that search in this process: few, since they compute, and the event loop shares the interpreter."""
     writes: Pool
     """Threads for requests that write to the catalogue, and for what arrives of uploads."""
     ingestion: Pool
     """Threads for uploads that are indexed while the client waits."""
     stopping_since: float | None = None
     """On the monotonic clock; None while the service stays."""
+    turned_at: float = field(default_factory=time.monotonic)
+    """When the event loop that answers requests was last seen to turn, on the monotonic clock."""
 
     @property
     def model(self) -> Model:
@@ -108,6 +120,18 @@ class Service:
         self.library.close()
         self.gate.close()
         self.media.close()
+
+    async def note_turns(self) -> None:
+        """Note that the event loop turns, until cancelled."""
+        while True:
+            self.turned_at = time.monotonic()
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def check_loop(self) -> None:
+        """Raise NotReady where the event loop that answers requests stands still."""
+        seconds = time.monotonic() - self.turned_at
+        if seconds > LOOP_SECONDS:
+            raise NotReady(f"the loop that answers requests has stood still for {seconds:.0f} s")
 
     def check_ready(self) -> None:
         """Raise NotReady while the default does not serve, or ``check_works`` does."""

@@ -5,24 +5,30 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
+
 from index.collection import Collection
 from index.library import Library
 from index.nearest.bench import clustered
 from index.records import Float32, NewVideo
 from index.storage.rows import ClipRow, insert_whole, next_clip
 from vitascope.model import Model
+from vitascope.token_encoding import encode_tokens
 
 CLIPS_OF_A_VIDEO = 100
 CLIP_SECONDS = 8.0
 
 
-def fill(data: Path, name: str, model: Model, clips: int) -> Float32:
-    """Make the collection in a data folder and have its index built; returns its vectors (clips, D)."""
+def fill(data: Path, name: str, model: Model, clips: int, *, tokens: bool = False) -> Float32:
+    """Make the collection in a data folder and have its index built; returns its vectors (clips, D).
+
+    ``tokens``: with visual tokens, all 0, so that results can be reranked.
+    """
     vectors = clustered(clips, 1, model.bundle.manifest.vector_width)[0]
     with Library(data / "collections") as library:
         collection = library.create(name, model)
         for first in range(0, clips, CLIPS_OF_A_VIDEO):
-            _add(collection, first, vectors[first : first + CLIPS_OF_A_VIDEO])
+            _add(collection, first, vectors[first : first + CLIPS_OF_A_VIDEO], tokens)
     with Library(data / "collections") as library:
         opened = library.open(name)
         opened.search(vectors[0], 1)
@@ -30,7 +36,9 @@ def fill(data: Path, name: str, model: Model, clips: int) -> Float32:
     return vectors
 
 
-def _add(collection: Collection, number: int, vectors: Float32) -> None:
+def _add(collection: Collection, number: int, vectors: Float32, tokens: bool) -> None:
+    nothing = np.zeros(collection.tokens_shape, np.float32)
+    encoded = encode_tokens(nothing, collection.token_encoding) if tokens else None
     video = NewVideo(
         content_sha256=hashlib.sha256(str(number).encode()).hexdigest(),
         path=f"/nowhere/{number}.mp4",
@@ -44,7 +52,7 @@ def _add(collection: Collection, number: int, vectors: Float32) -> None:
         ClipRow(
             span=(clip * CLIP_SECONDS, (clip + 1) * CLIP_SECONDS),
             vector=vector.astype("<f4").tobytes(),
-            tokens=None,
+            tokens=encoded,
             text="",
             thumbnail=None,
         )

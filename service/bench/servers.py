@@ -63,14 +63,25 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    command: list[str], variables: dict[str, str], url: str, ready: str, folder: Path | None = None
+    command: list[str],
+    variables: dict[str, str],
+    url: str,
+    ready: str,
+    folder: Path | None = None,
+    *,
+    quiet: bool = False,
 ) -> Iterator[int]:
     """The id of the server that ``command`` starts (in ``folder``), while it answers at ``url``; ``ready``: the path
-    that tells. Raises TimeoutError when it does not.
+    that tells; ``quiet``: without what it logs. Raises TimeoutError when it does not.
     """
     # A session of its own, so that what it starts itself ends with it.
     server = subprocess.Popen(
-        command, env=os.environ | variables, stdout=subprocess.DEVNULL, cwd=folder, start_new_session=True
+        command,
+        env=os.environ | variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if quiet else None,
+        cwd=folder,
+        start_new_session=True,
     )
     try:
         end = time.monotonic() + START_SECONDS

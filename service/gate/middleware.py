@@ -21,6 +21,7 @@ from service.gate.idempotency import HEADER
 from service.gate.keys import Key, is_due
 from service.problems import domain_problem
 from service.settings import Settings
+from service.state import Service
 from vitascope.errors import VitascopeError
 
 _log = logging.getLogger("vitascope.service")
@@ -42,12 +43,15 @@ class GateMiddleware:
         if scope["type"] != "http" or scope["path"] in HEALTH:
             await self.app(scope, receive, send)
             return
-        gate: Gate = scope["app"].state.service.gate
+        service: Service = scope["app"].state.service
+        gate = service.gate
         need = needed(scope["method"], scope["path"])
         with ExitStack() as under_way:
             try:
                 if CROWDED in scope["state"]:
                     raise Overloaded("as many connections are open as the service takes; come back in a moment")
+                if need.scope == "read" and scope["method"] == "POST":
+                    service.backlog.check()  # before a byte of a body that would be read in vain
                 _check_encoding(Headers(scope=scope))
                 caller = self._let_in(gate, scope, need, cookie)
                 place = gate.admission.enter(self._size(scope), writes=need.scope == "write")

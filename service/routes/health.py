@@ -12,9 +12,12 @@ from service.state import ServiceState
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
-@router.get("/livez", summary="Is the service alive", responses=errors())
-async def livez() -> Health:
-    """200 as long as the process answers."""
+@router.get("/livez", summary="Is the service alive", responses=errors(503))
+async def livez(service: ServiceState) -> Health:
+    """200 as long as requests are taken up; at the health port (`VITASCOPE_HEALTH_PORT`) 503 once none could be for a
+    minute.
+    """
+    service.check_loop()
     return Health(status="ok")
 
 

@@ -15,6 +15,7 @@ from tests.service.browsing import browser, enter, film, guarded, page  # noqa: 
 from tests.service.holding import held  # noqa: F401
 from tests.service.locked import locked  # noqa: F401
 from tests.service.running import Running, serving
+from tests.waiting import PATIENCE
 
 COLORS = {"red": (220, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 220)}
 _numbers = itertools.count()
@@ -33,6 +34,7 @@ def settings_for(bundle: Path, data: Path, **given: object) -> Settings:
     given.setdefault("allow_unauthenticated", True)
     given.setdefault("decoding_processes", 1)  # each takes a moment to start
     given.setdefault("drain_seconds", 0.0)
+    given.setdefault("queue_seconds", PATIENCE)
     return Settings(bundle=bundle, data_dir=data, threads=1, device="cpu", port=0, **given)  # type: ignore[arg-type]
 
 

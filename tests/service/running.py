@@ -47,7 +47,7 @@ def serving(
     """
     service = open_service(settings, door, webhook_door=webhook_door)
     server = Server(create_app(settings, service), service, settings)
-    listener = listen(settings)
+    listener = listen(settings.host, settings.port)
     port = listener.getsockname()[1]
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -226,7 +226,7 @@ def stalled(running: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> It
         for _ in range(count):
             threads.submit(lambda: answers.append(search(running)))
         try:
-            wait_for(lambda: len(entered) == running.service.gate.admission.requests == count)
+            wait_for(lambda: entered and running.service.gate.admission.requests == count)
             yield answers
         finally:
             leave.set()

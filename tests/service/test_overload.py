@@ -15,6 +15,7 @@ import httpx
 
 from service.bench.load import Client, Outcome, closed_loop, open_loop, post_bytes
 from tests.chaos import is_chaos, rounds
+from tests.ports import reserved_port
 from tests.service.conftest import settings_for
 from tests.service.running import process
 from tests.waiting import PATIENCE, wait_for
@@ -32,7 +33,7 @@ LIVE_SECONDS, REFUSED_SECONDS, NORMAL_SECONDS = 0.1, 0.05, 5.0
 
 
 async def watch(url: str, over: asyncio.Event) -> list[float]:
-    """How long `/livez` took, asked twenty times a second by connections of its own."""
+    """How long `/livez` took at ``url``, asked twenty times a second by connections of its own."""
     took = []
     while not over.is_set():
         client, began = Client(url), time.perf_counter()
@@ -46,9 +47,11 @@ async def watch(url: str, over: asyncio.Event) -> list[float]:
 
 def test_what_is_too_much_is_refused_properly_and_the_rest_goes_on(small_bundle: Path, tmp_path: Path) -> None:
     given = {"max_requests": AT_ONCE, "text_cache_bytes": 0, "log_level": "warning", "head_seconds": PATIENCE}
-    settings = settings_for(small_bundle, tmp_path / "data", **given)
-    with process(settings) as (client, _):
-        url = str(client.base_url)
+    with (
+        reserved_port() as port,
+        process(settings_for(small_bundle, tmp_path / "data", health_port=port, **given)) as (client, _),
+    ):
+        url, health = str(client.base_url), f"http://127.0.0.1:{port}"
         body = {"input": ["a red thing"] * TEXTS, "encoding_format": "base64"}
         asked = [post_bytes(f"{url}/v1/embeddings", json.dumps(body).encode())]
         rate = REQUESTS * 1000.0
@@ -59,10 +62,11 @@ def test_what_is_too_much_is_refused_properly_and_the_rest_goes_on(small_bundle:
 
         async def flood() -> tuple[list[float], Outcome]:
             over = asyncio.Event()
-            watching = asyncio.create_task(watch(url, over))
+            watching = [asyncio.create_task(watch(place, over)) for place in (url, health)]
             outcome = await open_loop(url, asked, rate, REQUESTS / rate)
             over.set()
-            return await watching, outcome
+            _, took = [await each for each in watching]
+            return took, outcome
 
         live, outcome = asyncio.run(flood())
         ended = time.monotonic()

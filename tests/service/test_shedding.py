@@ -15,6 +15,7 @@ import pytest
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from service.backlog import Backlog
 from service.shedding import is_plain_post
 from tests.service.conftest import settings_for
 from tests.service.running import Running, serving
@@ -106,6 +107,26 @@ def test_what_a_full_service_refuses_is_told_so_and_may_come_again(
         )
         assert refused is not None
         assert float(refused[1]) == REFUSED + 1
+
+
+def test_what_would_wait_too_long_is_refused_unread_and_nothing_else(
+    small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(settings_for(small_bundle, tmp_path / "data")) as running:
+        address = (running.client.base_url.host, running.client.base_url.port)
+        search = plain("x").replace(b"/v1/collections", b"/v1/embeddings")
+        with closing(socket.create_connection(address, PATIENCE)) as connection, monkeypatch.context() as patch:
+            assert answered(connection, search)[0] == 422
+            patch.setattr(Backlog, "is_full", True)
+            for request in (search, search.replace(b"Host:", b"X-Request-ID: me\r\nHost:")):
+                status, head, problem = answered(connection, request)
+                assert (status, problem["code"], problem["instance"]) == (503, "overloaded", "/v1/embeddings")
+                assert "retry-after: 1" in head
+            assert answered(connection, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")[0] == 200
+            assert answered(connection, plain("made"))[0] == 201
+            assert running.client.get("/v1/collections/made").status_code == 200
+            patch.undo()
+            assert answered(connection, search)[0] == 422
 
 
 def test_only_the_whole_of_one_plain_request_is_refused_unread() -> None:
