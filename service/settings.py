@@ -186,8 +186,7 @@ class Settings(BaseSettings):
     queue_seconds: Annotated[float, Field(gt=0, description="that an interactive request may wait for its turn")] = 1.0
     """One that would wait longer, by how fast others are answered, is refused at once."""
     workers: Annotated[Count, Field(description="interactive requests that decode or wait for the model")] = 64
-    upload_workers: Annotated[int, Field(ge=0, le=256, description="uploads that are indexed; 0: one per process")] = 0
-    """Of those that decode. More uploads wait."""
+    upload_workers: Annotated[int, Field(ge=0, le=256, description="uploads indexed; 0: one per decoding process")] = 0
     writers: Annotated[Count, Field(description="requests that write to the catalogue or receive an upload")] = 8
     max_waiting: Annotated[Count, Field(description="requests that may wait, for a thread or for the model")] = 256
     max_waiting_bytes: Annotated[Count, Field(description="of what waits for the model")] = 1024 * MIB
