@@ -49,6 +49,11 @@ class MilvusVectors:
         self._copy = copy
         self._change, _ = last_change(connection)
 
+    @property
+    def is_exact(self) -> bool:
+        """As ``LevelVectors.is_exact``: Milvus may search a graph."""
+        return False
+
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
         """As ``LevelVectors.search``. Raises VectorsUnavailable where Milvus does not answer."""
         found = [self._nearest(query, k, allowed) for query in queries]

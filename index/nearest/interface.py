@@ -15,6 +15,10 @@ from index.nearest.kinds import Float32, Int64, Mask
 class LevelVectors(Protocol):
     """The vectors of one state of a catalogue, for as long as the read transaction of that state is open."""
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether a search of any depth finds the very nearest."""
+
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
         """(cosines, ids), each (Q, K), of the K nearest to every query (Q, D), best first, ties by id.
 

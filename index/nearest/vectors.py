@@ -37,6 +37,11 @@ class Vectors:
         return FLAT if self._built is None else self._built.kind
 
     @property
+    def is_exact(self) -> bool:
+        """As ``LevelVectors.is_exact``."""
+        return self.kind == FLAT
+
+    @property
     def last_id(self) -> int:
         """The highest id that was ever added, deleted or not; 0 where none was."""
         return max((int(part.ids[-1]) for part in (self._built, self._recent) if part and len(part.ids)), default=0)

@@ -121,8 +121,8 @@ def search(collection: Collection, model: Model, wanted: Search, stage: Stage = 
         query = mixed_vector(connection, wanted.parts, text_vectors, collection.width)
         order = _ordered(connection, index, query, wanted, _depth(wanted))
         spans = {} if wanted.group == "clip" else spans_of(connection, order)
-        if deeper := _deeper(wanted, order, spans):
-            order = _ordered(connection, index, query, wanted, deeper)
+        if _may_find_more(wanted, order, spans, index.is_exact):
+            order = _ordered(connection, index, query, wanted, MAX_K)
             spans = {} if wanted.group == "clip" else spans_of(connection, order)
         judged = len(_not_shown(wanted, order[: wanted.rerank], spans))
         order = _not_shown(wanted, order, spans)
@@ -213,16 +213,14 @@ def _shown_id(wanted: Search, candidate: Candidate, spans: dict[int, Span]) -> i
     return spans[candidate.clip_id].video_id if wanted.group == "video" else candidate.clip_id
 
 
-def _deeper(wanted: Search, order: Sequence[Candidate], spans: dict[int, Span]) -> int:
-    """A depth that may bring this page, the last one as far as ``order`` goes, more results; 0 where none may."""
+def _may_find_more(wanted: Search, order: Sequence[Candidate], spans: dict[int, Span], is_exact: bool) -> bool:
+    """Whether a deeper search may bring this page, the last one as far as ``order`` goes, more results."""
     if len({_shown_id(wanted, one, spans) for one in _not_shown(wanted, order, spans)}) > wanted.limit:
-        return 0
-    if wanted.group == "video" and wanted.candidates is None and len(order) == CANDIDATES["video"]:
-        return MAX_K
-    if wanted.group == "clip" and wanted.min_similarity is not None:
-        # An approximate index misses some near the end of its search, which here is the end of all results.
-        return min(MAX_K, max(LIST, 4 * _depth(wanted)))
-    return 0
+        return False
+    if wanted.group == "video":
+        return wanted.candidates is None and len(order) == CANDIDATES["video"]
+    # An approximate index misses some near the end of its search, which here is the end of all results.
+    return wanted.group == "clip" and wanted.min_similarity is not None and not is_exact
 
 
 def _limits(connection: sqlite3.Connection, wanted: Search) -> Limits:
