@@ -29,7 +29,6 @@ _ENDING = r"\.[a-z0-9]{1,8}"
 _HELD = rf"upload-[0-9a-f]{{32}}{_ENDING}"
 _UPLOAD = re.compile(rf".*/{MEDIA}/(?P<name>{_NAME})/(?P<sha256>[0-9a-f]{{64}})(?P<ending>{_ENDING})", re.DOTALL)
 _KEPT = re.compile(rf".*/(?P<name>{_NAME})/{MEDIA}/(?P<tail>{_HELD}|job-\d+/\d{{8,}}(?P<ending>{_ENDING})?)", re.DOTALL)
-_BLOCK = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +150,9 @@ def is_file(path: Path) -> bool:
 
 def has_content(path: Path, content_sha256: str) -> bool:
     """Whether the file can be read and has this SHA-256 (hex)."""
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
+            digest = hashlib.file_digest(file, "sha256")
     except OSError as error:
         _log.warning("%s: cannot be read: %s", path, error)
         return False
