@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.storage.durability import link_or_copy, make_folders, sync
-from index.storage.removals import MEDIA
+from index.storage.removals import MEDIA, UNFINISHED
 from vitascope.errors import StorageError
 
 _log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def _is_in_data_folder(former: _Former) -> bool:
 
 def held_by_jobs(connection: sqlite3.Connection) -> Iterator[str]:
     """Names of the files that unfinished jobs are to index, as far as they are well formed."""
-    rows = connection.execute("SELECT source FROM jobs WHERE state IN ('queued', 'running', 'paused')").fetchall()
+    rows = connection.execute(f"SELECT source FROM jobs WHERE {UNFINISHED}").fetchall()
     for (source,) in rows:
         held = json.loads(source).get("held")
         if isinstance(held, str) and re.fullmatch(_HELD, held):

@@ -13,7 +13,8 @@ import sqlite3
 
 MEDIA = "media"
 """The folder, in that of a collection, of the files that the collection owns."""
-_UNFINISHED = "state IN ('queued', 'running', 'paused')"
+UNFINISHED = "state IN ('queued', 'running', 'paused')"
+"""The condition of jobs that may still need their files."""
 _JOB_FOLDER = re.compile(rf"{MEDIA}/job-(\d{{1,18}})/")
 
 
@@ -59,9 +60,9 @@ def is_needed(connection: sqlite3.Connection, path: str) -> bool:
         return True
     job = _JOB_FOLDER.match(path)
     if job is not None:
-        query, value = f"SELECT 1 FROM jobs WHERE id = ? AND {_UNFINISHED}", job[1]
+        query, value = f"SELECT 1 FROM jobs WHERE id = ? AND {UNFINISHED}", job[1]
     else:
-        query = f"SELECT 1 FROM jobs WHERE {_UNFINISHED} AND json_extract(source, '$.held') = ?"
+        query = f"SELECT 1 FROM jobs WHERE {UNFINISHED} AND json_extract(source, '$.held') = ?"
         value = path.removeprefix(f"{MEDIA}/")
     return connection.execute(query, (value,)).fetchone() is not None
 
