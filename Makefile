@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types rooms unit format env train-env compose-check image image-gpu image-distributed \
+.PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
 	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-index bench-service \
 	bench-page screenshots bench-variants soak chaos milvus-check \
 	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check
@@ -49,16 +49,16 @@ help: ## this list
 demo: $(VENV)/.runtime ## demonstration videos, index, service on 127.0.0.1 and one tour; Ctrl-C ends it (DEMO_EXIT=1: ends by itself)
 	@$(BIN)/python -m demo
 
-test: lint types rooms unit ## lint, types, rooms and all tests
+test: lint types imports unit ## lint, types, imports and all tests
 
 lint: $(VENV)/.test ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.test ## mypy --strict on all rooms
+types: $(VENV)/.test ## mypy --strict on all packages
 	$(BIN)/mypy --num-workers 2
 
-rooms: $(VENV)/.test ## who may import whom (import-linter)
+imports: $(VENV)/.test ## which package may import which (import-linter)
 	$(BIN)/lint-imports --no-logo
 
 unit: $(VENV)/.test ## the tests alone
@@ -115,13 +115,13 @@ measure-training: $(VENV)/.train ## what training costs: steps per second and me
 	$(BIN)/python -m training.measure base
 
 bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what share of decoding or the model alone that is (ARGS="--films 24")
-	$(BIN)/python -m index.jobs.bench $(ARGS)
+	$(BIN)/python -m benchmarks.ingest $(ARGS)
 
 bench-index: $(VENV)/.bench ## recall, speed and size of the index kinds beside FAISS alone and usearch (SIZES="10000 100000"; all: half an hour)
-	$(BIN)/python -m index.nearest.bench $(if $(SIZES),--sizes $(SIZES))
+	$(BIN)/python -m benchmarks.index $(if $(SIZES),--sizes $(SIZES))
 
 bench-service: $(VENV)/.bench ## the service beside the graphs, FAISS, a plain handler, other services and decoders (ARGS="--only decode")
-	$(BIN)/python -m service.bench.bench $(ARGS)
+	$(BIN)/python -m benchmarks.service.bench $(ARGS)
 
 screenshots: $(VENV)/.test ## docs/images: the pictures of the page, taken anew in Chromium from a service with $(BUNDLE)
 	OMP_NUM_THREADS=1 VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m tests.service.screenshots
@@ -133,7 +133,7 @@ bench-variants: $(VENV)/.train ## every way to compute the default bundle's grap
 	OMP_NUM_THREADS=1 $(BIN)/vitascope optimise $(BUNDLE) --budget $(or $(BUDGET),recall=0.5) --data $(PACKED) --out runs/$(notdir $(BUNDLE))-variant
 
 soak: $(VENV)/.runtime ## everything at once for ten minutes: memory, open files and threads must not rise (SECONDS=3600)
-	$(BIN)/python -m service.bench.soak --seconds $(or $(SECONDS),600) $(ARGS)
+	$(BIN)/python -m benchmarks.service.soak --seconds $(or $(SECONDS),600) $(ARGS)
 
 chaos: $(VENV)/.test ## kills, swaps, damaged files and full disks in large numbers, and what trains for minutes (`make test` has small ones)
 	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -n $(WORKERS) \
@@ -145,14 +145,14 @@ milvus-check: $(VENV)/.test ## the tests of vectors in Milvus on a real server (
 		tests/index/test_search_congruence.py tests/index/test_two_processes.py tests/index/test_kill.py
 
 kserve-check: $(VENV)/.test ## the tests of graphs that a server runs, on a real one that has those of $(BUNDLE) (URL=http://127.0.0.1:8003; docs/triton.md)
-	KSERVE=$${KSERVE:-$(URL)} VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m pytest -q -rP tests/vitascope/kserve/test_any_server.py
-	KSERVE=$${KSERVE:-$(URL)} VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m tests.vitascope.kserve.measure
+	KSERVE=$${KSERVE:-$(URL)} VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m pytest -q -rP tests/vitascope/integrations/kserve/test_any_server.py
+	KSERVE=$${KSERVE:-$(URL)} VITASCOPE_BUNDLE=$(BUNDLE) $(BIN)/python -m tests.vitascope.integrations.kserve.measure
 
 triton-check: $(VENV)/.test $(VENV)-triton/.made ## the same on Triton's own server, which reads the repository that `vitascope triton` writes
-	$(BIN)/python -m tests.vitascope.kserve.real_servers triton $(VENV)-triton $(BUNDLE) -- $(MAKE) kserve-check
+	$(BIN)/python -m tests.vitascope.integrations.kserve.real_servers triton $(VENV)-triton $(BUNDLE) -- $(MAKE) kserve-check
 
 mlserver-check: $(VENV)/.test $(VENV)-mlserver/.made ## the same on MLServer with the runtime of docs/examples
-	$(BIN)/python -m tests.vitascope.kserve.real_servers mlserver $(VENV)-mlserver $(BUNDLE) -- $(MAKE) kserve-check
+	$(BIN)/python -m tests.vitascope.integrations.kserve.real_servers mlserver $(VENV)-mlserver $(BUNDLE) -- $(MAKE) kserve-check
 
 gpu-check: ## on a machine with an NVIDIA GPU: are CUDA, TensorRT and FAISS right there, and how fast (docs/gpu.md; ARGS=…)
 	@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/.gpu

@@ -23,9 +23,9 @@ from rich.console import Console
 
 from demo.scenes import write_videos
 from demo.tour import tour
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.options import DEFAULT_COLLECTION, default_bundle
 from vitascope.client import Client
-from vitascope.commands.options import DEFAULT_COLLECTION, default_bundle
 from vitascope.errors import VitascopeError
 
 HOME = Path(".demo")

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
+from vitascope.cli import ask, score
+from vitascope.cli.options import DEFAULT_COLLECTION
+from vitascope.cli.output import show_hits
 from vitascope.client import Client
-from vitascope.commands import ask, score
-from vitascope.commands.options import DEFAULT_COLLECTION
-from vitascope.commands.output import show_hits
 
 SENTENCE = "a red square moves left"
 FILE = "red-square-moves-left"

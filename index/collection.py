@@ -16,10 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from index.media_files import MediaFiles
-from index.nearest.interface import LevelVectors, search
-from index.nearest.kinds import check_setting
-from index.nearest.live import setting_of, write_setting
-from index.nearest.place import place_of, settings_at
 from index.records import (
     Clip,
     Float32,
@@ -39,8 +35,7 @@ from index.records import (
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.filter_sql import where_clause
 from index.storage.filters import Filter
-from index.storage.removals import is_owned
-from index.storage.rows import (
+from index.storage.queries import (
     VIDEO_COLUMNS,
     ClipRow,
     allowed_clips,
@@ -51,7 +46,12 @@ from index.storage.rows import (
     next_clip,
     read_video,
 )
-from index.vector_index import open_vector_index
+from index.storage.removals import is_owned
+from index.vectors.backend import place_of, settings_at
+from index.vectors.factory import open_vector_index
+from index.vectors.faiss_index import setting_of, write_setting
+from index.vectors.faiss_kinds import check_setting
+from index.vectors.interface import LevelVectors, search
 from vitascope.errors import (
     CollectionNotFound,
     FilterError,
@@ -61,7 +61,7 @@ from vitascope.errors import (
     StorageError,
     VideoNotFound,
 )
-from vitascope.token_encoding import check_encoding, decode_tokens, encode_tokens
+from vitascope.visual_token_codec import check_encoding, decode_tokens, encode_tokens
 
 __all__ = ["Clip", "Collection", "Hit", "NewClip", "NewVideo", "Stats", "Video"]
 

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from index.storage.catalogue import Catalogue
-from index.storage.durability import link_or_copy, make_folders, sync
+from index.storage.fsync import link_or_copy, make_folders, sync
 from index.storage.removals import (
     MEDIA,
     forget_removal,

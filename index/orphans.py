@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.former_media import LOCK_NAME
-from index.library import Library
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA, is_listed, is_needed
 from vitascope.errors import StorageError, VitascopeError

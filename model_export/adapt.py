@@ -33,10 +33,10 @@ from training.data.subtitled import ORIGIN
 from training.evaluation.found import Counts, compared, found_by_sentence
 from training.evaluation.report import open_encoder
 from training.loop import train
-from vitascope.bundle import Bundle
-from vitascope.commands.output import Steps
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import Strict
+from vitascope.cli.output import Steps
 from vitascope.errors import BundleError, InvalidInput
-from vitascope.manifest import Strict
 
 PRECISIONS: Mapping[Precision, Sequence[Precision]] = {
     "int8-weights": ("int8-weights", "float16-weights", "float32"),

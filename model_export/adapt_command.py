@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from model_export.making_options import add_bundle, add_work
-from vitascope.commands.output import plain_table
+from vitascope.cli.output import plain_table
 
 DESCRIPTION = """\
 Go on training a model with your own videos and their subtitles, and export it as a bundle of its own.

@@ -13,9 +13,9 @@ from training.models import pretrained
 from training.models.config import FusedConfig
 from training.models.systems import read_config
 from training.start import model_to_begin_with
-from vitascope.bundle import Bundle, file_sha256
+from vitascope.bundle.bundle import Bundle, file_sha256
+from vitascope.bundle.manifest import MANIFEST_NAME, Calibration, Strict
 from vitascope.errors import InvalidInput
-from vitascope.manifest import MANIFEST_NAME, Calibration, Strict
 
 SMALLEST: Precision = "int8-weights"
 

@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vitascope.bundle import file_sha256
-from vitascope.errors import InvalidInput
-from vitascope.manifest import (
+from vitascope.bundle.bundle import file_sha256
+from vitascope.bundle.manifest import (
     CHECKSUM_NAME,
     MANIFEST_NAME,
     NAME_PATTERN,
@@ -23,6 +22,7 @@ from vitascope.manifest import (
     Manifest,
     checksum_of,
 )
+from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
 CARD_NAME, PARITY_NAME, NOTICE_NAME = "MODEL_CARD.md", "parity.json", "NOTICE.md"

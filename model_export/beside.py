@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from vitascope.bundle import Bundle
-from vitascope.manifest import GraphName, Strict
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import GraphName, Strict
 
 
 class Origin(Strict):

@@ -17,7 +17,7 @@ from training.answers import whole_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
-from vitascope.manifest import Calibration
+from vitascope.bundle.manifest import Calibration
 from vitascope.model import Model
 
 QUESTIONS = 1000

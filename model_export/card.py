@@ -14,9 +14,9 @@ from model_export.sources import Source
 from model_export.variants.report import variant_of, variant_section
 from training import adaptation
 from training.models.systems import read_config
+from vitascope.bundle.calibration_summary import calibrated
+from vitascope.bundle.manifest import Manifest, Strict
 from vitascope.errors import InvalidInput
-from vitascope.inspection.calibrated import calibrated
-from vitascope.manifest import Manifest, Strict
 
 Metrics = Mapping[str, Mapping[str, float]]
 """{corpus: {metric: value}}, as `vitascope evaluate --out` writes it."""

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from model_export import optimise_command
 from model_export.termination import cleaned_up_when_terminated
-from vitascope.commands.output import show_listing
+from vitascope.cli.output import show_listing
 
 Add = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], dict[str, Any]]
@@ -100,9 +100,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
     from model_export.export import restate_bundle
-    from vitascope.bundle import Bundle
+    from vitascope.bundle.bundle import Bundle
+    from vitascope.bundle.manifest import MANIFEST_NAME
     from vitascope.errors import InvalidInput
-    from vitascope.manifest import MANIFEST_NAME
 
     if args.budget is not None:
         with cleaned_up_when_terminated():
@@ -129,8 +129,8 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 def _variant(args: argparse.Namespace) -> dict[str, Any]:
     """The fastest bundle within a budget, of a bundle as it is or of what is exported first."""
+    from vitascope.bundle.manifest import MANIFEST_NAME
     from vitascope.errors import InvalidInput
-    from vitascope.manifest import MANIFEST_NAME
 
     _require_out(args)
     if args.metrics is not None:

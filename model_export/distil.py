@@ -28,10 +28,10 @@ from training.distillation.student import Begin, Space
 from training.distillation.teacher import Taught, taught
 from training.from_bundle import model_of_bundle
 from training.models.hdvila import HdVila
-from vitascope.bundle import Bundle
-from vitascope.commands.output import Steps
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import FrameStream
+from vitascope.cli.output import Steps
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 from vitascope.model import Model
 
 Say = Callable[[str], None]

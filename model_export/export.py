@@ -51,11 +51,11 @@ from training.checkpoint import Checkpoint
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.encoder import TorchEncoder
 from training.models import pretrained
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import Calibration, GraphName, Manifest, Task
 from vitascope.errors import InvalidInput
-from vitascope.manifest import Calibration, GraphName, Manifest, Task
 from vitascope.model import Model
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
 """Told what happens next, for people who wait."""

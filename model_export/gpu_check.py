@@ -24,14 +24,14 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from model_export.flops import flops
-from vitascope.bundle import Bundle
-from vitascope.commands.options import default_bundle
-from vitascope.commands.output import plain_table
-from vitascope.engine import Array, Device, OnnxRuntimeEngine
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.options import default_bundle
+from vitascope.cli.output import plain_table
+from vitascope.engines.gpu import first_card
+from vitascope.engines.onnx_runtime import Array, Device, OnnxRuntimeEngine
 from vitascope.errors import EngineError
-from vitascope.gpu import first_card
+from vitascope.integrations.tensorrt.onnx_rewrites import readable
 from vitascope.model import Model
-from vitascope.trt.graph import readable
 
 ROWS = (1, 8, 32)
 TOKENS = 16

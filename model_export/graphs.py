@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from training.models.fused import FusedModel
-from vitascope.manifest import FrameStream, GraphName, Manifest
-from vitascope.stated_graph import ANSWER_IDS, ANSWER_MASK
+from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK
+from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
 
 OPSET = 20
 """The first with Gelu; ONNX Runtime and TensorRT both read it."""

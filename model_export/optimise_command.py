@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.output import plain_table
+from vitascope.cli.output import plain_table
 
 DESCRIPTION = """\
 Make the fastest variant of a bundle that still finds, judges and answers nearly as well.
@@ -61,7 +61,7 @@ def write_variant(source: Path, out: Path, budget: str, data: Path | None, name:
     from model_export.variants.budget import parse_budget
     from model_export.variants.optimise import optimise
     from model_export.variants.report import variant_of
-    from vitascope.bundle import Bundle
+    from vitascope.bundle.bundle import Bundle
     from vitascope.errors import InvalidInput
 
     parsed = parse_budget(budget)

@@ -45,10 +45,10 @@ from training.distillation.teacher import Taught
 from training.evaluation.embedding import embed_corpus, streams_of
 from training.evaluation.gallery import Gallery
 from training.frontier.latency import clip_call, milliseconds
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.calibration_summary import calibrated
+from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
 from vitascope.errors import InvalidInput
-from vitascope.inspection.calibrated import calibrated
-from vitascope.manifest import FrameStream, GraphName, Manifest
 from vitascope.model import Model
 
 Say = Callable[[str], None]

@@ -28,12 +28,12 @@ from model_export.weights import Precision
 from training.data.packed import Packed
 from training.evaluation.embedding import streams_of
 from training.models.fused import FusedModel
-from vitascope.engine import OnnxRuntimeEngine
+from vitascope.bundle.graph_spec import ANSWER_IDS
+from vitascope.bundle.manifest import Calibration, GraphName, Strict, Unwritten
+from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import VitascopeError
-from vitascope.manifest import Calibration, GraphName, Strict, Unwritten
 from vitascope.scores import match_probability
-from vitascope.stated_graph import ANSWER_IDS
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 Origin = Literal["random", "real"]
 _GIVEN = ((1, 2), (3, 5), (100, 4), (2, 9))

@@ -18,7 +18,7 @@ from training.distillation.teacher import Taught, taught
 from training.from_bundle import model_of_bundle
 from training.models.hdvila import HdVila
 from training.models.hdvila.reduction import ReducedVideo, reduced_config
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from model_export.making_options import add_bundle, add_precision
-from vitascope.commands.output import plain_table
+from vitascope.cli.output import plain_table
 
 DESCRIPTION = """\
 Make a cheaper variant of a bundle, without training: fewer frames, smaller pictures, merged tokens.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from training.data.packed import PACK_NAME
 from training.models import pretrained
+from vitascope.bundle.manifest import Strict
 from vitascope.errors import InvalidInput
-from vitascope.manifest import Strict
 
 
 class Source(Strict):

@@ -26,13 +26,13 @@ from model_export.tensorrt_types import Arrays, as_float16, as_int8
 from model_export.weights import store
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.embedding import streams_of
-from vitascope.bundle import Bundle
-from vitascope.engine import OnnxRuntimeEngine
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import Calibration, GraphName, Manifest
+from vitascope.bundle.onnx_external_data import external_files
+from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
-from vitascope.external_data import external_files
-from vitascope.manifest import Calibration, GraphName, Manifest
+from vitascope.integrations.tensorrt.onnx_rewrites import readable
 from vitascope.scores import match_probability
-from vitascope.trt.graph import readable
 
 Types = Literal["float16", "int8"]
 Say = Callable[[str], None]

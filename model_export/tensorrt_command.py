@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.output import plain_table
+from vitascope.cli.output import plain_table
 
 DESCRIPTION = """\
 Make a variant of a bundle whose graphs compute in fewer bits on TensorRT, and build engines ahead of time.
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from vitascope.bundle import Bundle
+    from vitascope.bundle.bundle import Bundle
     from vitascope.errors import InvalidInput
     from vitascope.model import Model
 

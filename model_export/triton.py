@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from model_export.triton_config import ONES, VERSION, Serving, model_config
-from vitascope.bundle import Bundle, file_sha256
+from vitascope.bundle.bundle import Bundle, file_sha256
+from vitascope.bundle.graph_spec import graph_of
+from vitascope.bundle.onnx_external_data import external_files
+from vitascope.engines.graphs import Graphs
 from vitascope.errors import BundleUnsupported, InvalidInput, StorageError
-from vitascope.external_data import external_files
-from vitascope.graphs import Graphs
-from vitascope.kserve.address import served_name
-from vitascope.stated_graph import graph_of
+from vitascope.integrations.kserve.address import served_name
 
 GRAPH_NAME = "model.onnx"
 SUMS_NAME = "SHA256SUMS"

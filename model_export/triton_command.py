@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from vitascope.commands.options import default_bundle
-from vitascope.commands.output import plain_table
+from vitascope.cli.options import default_bundle
+from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput
 
 EPILOG = """\
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from vitascope.bundle import Bundle
+    from vitascope.bundle.bundle import Bundle
 
     if args.out is None and args.check is None:
         raise InvalidInput("out: missing; --out FOLDER, or --check with a server's URL, was expected")
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         written = write_repository(bundle, args.out, serving, copy=args.copy)
         result |= {"out": str(args.out), "models": [asdict(one) for one in written]}
     if args.check is not None:
-        from vitascope.kserve.check import check_server
+        from vitascope.integrations.kserve.check import check_server
 
         result |= {"server": args.check, "outputs": [one._asdict() for one in check_server(bundle, args.check)]}
     return result

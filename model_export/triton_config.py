@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from vitascope.engine import ArraySpec
+from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK
+from vitascope.engines.onnx_runtime import ArraySpec
 from vitascope.errors import BundleUnsupported, InvalidInput
-from vitascope.kserve.engine import FINGERPRINT
-from vitascope.stated_graph import ANSWER_IDS, ANSWER_MASK
+from vitascope.integrations.kserve.engine import FINGERPRINT
 
 VERSION = 1
 """Of the model, in Triton's counting: another bundle is another model, since its name holds the fingerprint."""

@@ -32,7 +32,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from vitascope.manifest import GraphName
+from vitascope.bundle.manifest import GraphName
 
 Precision = Literal["float32", "float16-weights", "int8-weights"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from service.looking import Look
+from service.app_state import Service
+from service.inference.clip_embedding import Look
 from service.schemas.tasks import Answer, AnswerFields, AnswerResponse
-from service.state import Service
 from vitascope.answering import answer_question
 from vitascope.model import Model
 

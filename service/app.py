@@ -10,33 +10,33 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service import page
-from service.asking import TIMEOUT_HEADER
-from service.envelope import Envelope
-from service.gate.idempotency import HEADER, REPLAYED
-from service.gate.middleware import GateMiddleware
-from service.observed import Observed
-from service.openapi import describe
-from service.opening import open_service
-from service.preferences import APPLIED, PREFER
-from service.problems import install
+from service.app_state import Service
+from service.http.access_log import Observed
+from service.http.base_middleware import Envelope
+from service.http.idempotency import HEADER, REPLAYED
+from service.http.middleware import GateMiddleware
+from service.http.openapi import describe
+from service.http.prefer_header import APPLIED, PREFER
+from service.http.problems import install
+from service.inference.request_context import TIMEOUT_HEADER
+from service.lifespan import open_service
 from service.routes import (
     collections,
     embeddings,
     health,
     jobs,
     keys,
-    looks,
     media,
     metrics,
     models,
     operations,
     rerank,
+    scores_answers,
     search,
     videos,
     webhooks,
 )
 from service.settings import Settings
-from service.state import Service
 from vitascope.version import installed_version
 
 ALLOWED_HEADERS = ("Content-Type", "X-Request-ID", "Authorization", "X-API-Key", "Last-Event-ID")
@@ -72,7 +72,7 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
     app.openapi = describe(app)  # type: ignore[method-assign]
     # Looked through in this order for every request: first those that many small requests go to.
     for routes in (
-        *(embeddings, search, rerank, looks, videos, media),
+        *(embeddings, search, rerank, scores_answers, videos, media),
         *(collections, jobs, operations, models, health, metrics, keys, webhooks),
     ):
         app.include_router(routes.router)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vitascope.commands.options import default_bundle, default_data
+from vitascope.cli.options import default_bundle, default_data
 
 EPILOG = """\
 Everything else is a setting in the environment, with a safe default:

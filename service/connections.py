@@ -1,7 +1,7 @@
 """Connections that cannot be held for nothing: heads that trickle in, answers that nobody reads, and their number.
 
 uvicorn has no limit on any of these. What is here goes between its protocol, whichever parser that uses, and the
-transport; bodies have their own limit, in ``service.gate.middleware``.
+transport; bodies have their own limit, in ``service.http.middleware``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from service.problems import problem
+from service.app_state import Service
+from service.http.problems import problem
 from service.settings import Settings
 from service.shedding import Shedding
-from service.state import Service
 
 if TYPE_CHECKING:  # the two protocols of uvicorn have the same attributes
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as Protocol

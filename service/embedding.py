@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from service.asking import Turn
-from service.caching.texts import TextKey, TextVector, made, put_together, text_keys
-from service.cursors import at_most
-from service.forms import Upload
-from service.looking import Part, check_text, look_at_upload
-from service.models.loaded import Loaded
+from service.app_state import Service
+from service.http.multipart import Upload
+from service.http.parameters import at_most
+from service.inference.clip_embedding import Part, check_text, look_at_upload
+from service.inference.loaded_model import Loaded
+from service.inference.request_context import Turn
+from service.inference.text_cache import TextKey, TextVector, made, put_together, text_keys
 from service.schemas.embeddings import EmbeddingOptions, EmbeddingRequest, MediaInput, TextInput
-from service.state import Service
 from vitascope.errors import InvalidInput, StorageError, TaskMissing
 from vitascope.model import Floats, Model
 

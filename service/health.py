@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from service.problems import install
+from service.app_state import Service
+from service.http.problems import install
 from service.routes import health
-from service.state import Service
 
 LOG_LEVEL = "warning"
 """Of this server: the main one tells when it starts and stops."""

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pydantic import TypeAdapter
 
 from index.jobs.records import Job, JobItem
-from index.jobs.sources.description import Source, source_dict
+from index.jobs.sources.source_types import Source, source_dict
 from service.schemas import jobs as schemas
 from service.schemas.sources import JobSource
 

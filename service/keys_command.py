@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.options import add_data, add_server, asked_server
-from vitascope.commands.output import plain_table
+from vitascope.cli.options import add_data, add_server, asked_server
+from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from service.gate.keys import KeyStore
+    from service.http.api_keys import KeyStore
     from vitascope.client import Client
-    from vitascope.client.options import Scope
+    from vitascope.client.request_types import Scope
 
 EPILOG = """\
 scopes, none of which holds another:
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def _store(args: argparse.Namespace) -> Iterator[KeyStore]:
-    from service.gate.keys import FILE_NAME, KeyStore
+    from service.http.api_keys import FILE_NAME, KeyStore
 
     if args.action != "create" and not (args.data / FILE_NAME).is_file():  # opening it would make it
         raise InvalidInput(f"data: {str(args.data)!r} has no keys; the data folder of a service was expected")

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 
 from index.former_media import LOCK_NAME
-from index.storage.durability import make_folders
+from index.storage.fsync import make_folders
 from service.errors import Busy
 from vitascope.errors import StorageError
 

@@ -8,14 +8,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from index.library import Library
+from index.collection_store import Library
 from index.transfer.backup import back_up
 from index.transfer.media_links import owned_media
 from index.transfer.reembed import reembed
-from service.models.loaded import Loaded
-from service.models.registry import Models
+from service.inference.call import Asker
+from service.inference.loaded_model import Loaded
+from service.inference.registry import Models
 from service.operations import Kind, OnStep, Operation
-from service.scheduling.call import Asker
 from service.settings import Settings
 from service.worker import JobWorker
 from vitascope.errors import Conflict

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from index.storage.durability import make_folders
-from index.transfer.beside import written_beside
-from service.problems import is_fault
+from index.storage.fsync import make_folders
+from index.transfer.atomic_write import written_beside
+from service.http.problems import is_fault
 from vitascope.errors import Conflict, NotFound, StorageError, VitascopeError
 
 _log = logging.getLogger("vitascope.service")

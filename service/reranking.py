@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from index.collection import Collection
 from index.records import Clip
-from index.search.pairs import Judged, clips_by_id, judge_pairs
-from service.asking import Turn
-from service.cursors import at_most, record_number
-from service.looking import check_text, check_texts
+from index.search.pair_scoring import Judged, clips_by_id, judge_pairs
+from service.app_state import Service
+from service.http.parameters import at_most, record_number
+from service.inference.clip_embedding import check_text, check_texts
+from service.inference.request_context import Turn
 from service.schemas.rerank import JudgedClip, RerankRequest, RerankResult, StoredPart
-from service.state import Service
 from vitascope.errors import FingerprintMismatch
 
 

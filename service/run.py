@@ -11,9 +11,9 @@ from contextlib import ExitStack, suppress
 
 from service.app import create_app
 from service.health import answering_health
+from service.lifespan import open_service
 from service.logs import set_up_logs
 from service.memory import set_aside, use_few_arenas
-from service.opening import open_service
 from service.server import Server
 from service.settings import Settings, read_settings
 from vitascope.errors import InvalidInput, VitascopeError

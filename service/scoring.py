@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from service.looking import Look
+from service.app_state import Service
+from service.inference.clip_embedding import Look
 from service.schemas.tasks import CaptionScore, EmScore, ScoreResponse, WordEvidence
-from service.state import Service
 from vitascope.captions import CaptionScores, score_captions
 from vitascope.model import Model
 

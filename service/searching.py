@@ -14,15 +14,16 @@ from index.search.cursor import Cursor, name_of, read_cursor, write_cursor
 from index.search.query import ClipPart, Part, TextPart, VectorPart
 from index.search.search import Search, search
 from index.storage.filters import parse_filter
-from service.asking import Turn
-from service.cursors import at_most, record_number
+from service.app_state import Service
 from service.embedding import embed_texts
 from service.errors import BadRequest
-from service.forms import Upload
-from service.looking import Part as FilePart
-from service.looking import check_text, look_at_upload
-from service.models.loaded import Loaded
-from service.parsing import invalid
+from service.http.multipart import Upload
+from service.http.parameters import at_most, record_number
+from service.http.parsing import invalid
+from service.inference.clip_embedding import Part as FilePart
+from service.inference.clip_embedding import check_text, look_at_upload
+from service.inference.loaded_model import Loaded
+from service.inference.request_context import Turn
 from service.schemas.search import (
     ClipQuery,
     FileQuery,
@@ -32,11 +33,10 @@ from service.schemas.search import (
     SearchResponse,
     TextQuery,
 )
-from service.state import Service
-from service.views import result_view
+from service.serializers import result_view
 from vitascope.errors import InvalidInput
 from vitascope.model import Floats, Model
-from vitascope.stages import Stage
+from vitascope.tracing import Stage
 
 Parts = Sequence[TextQuery | ClipQuery | FileQuery]
 

@@ -10,10 +10,10 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from service.app_state import Service
 from service.connections import Room, bounded
 from service.last_connections import take_up_the_queue
 from service.settings import Settings
-from service.state import Service
 
 ACCEPTED_AT_ONCE = 16
 """Connections in one turn of the loop. uvloop takes one for each socket that listens, and in a flood turns are long:

@@ -14,18 +14,18 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from index.jobs.pipeline import Pace
+from index.jobs.sources.access_policy import Reach, check_url
 from index.jobs.sources.list_limits import ListLimits
-from index.jobs.sources.reach import Reach, check_url
-from index.nearest.place import check_place
 from index.records import MAX_TEXT_LENGTH
-from service.gate.secrets import admin_digest
-from service.outbound.rules import Rules
-from vitascope.commands.options import default_bundle, default_data
+from index.vectors.backend import check_place
+from service.http.key_secrets import admin_digest
+from service.http_client.url_policy import Rules
+from vitascope.bundle.signing.keys import PublicKey, read_public_keys
+from vitascope.cli.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
-from vitascope.kserve.address import server_url
-from vitascope.loopback import is_loopback
+from vitascope.integrations.kserve.address import server_url
 from vitascope.media.limits import MediaLimits
-from vitascope.signing.keys import PublicKey, read_public_keys
+from vitascope.network import is_loopback
 
 Count = Annotated[int, Field(ge=1)]
 HostPattern = Annotated[str, Field(pattern=r"^(\*\.)?([a-z0-9_-]+\.)+[a-z0-9_-]+$")]

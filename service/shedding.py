@@ -6,11 +6,11 @@ from random import getrandbits
 
 import orjson
 
-from service.envelope import SECURITY_HEADERS
-from service.gate.access import needed
+from service.app_state import Service
+from service.http.base_middleware import SECURITY_HEADERS
+from service.http.permissions import needed
+from service.http.problems import CONTENT_TYPE, problem_body
 from service.metrics import Metrics
-from service.problems import CONTENT_TYPE, problem_body
-from service.state import Service
 
 _POST = b"POST /v1/"
 _NOT_PLAIN = tuple(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from index.records import Video
+from service.allowed_paths import JOBS
+from service.app_state import Service
 from service.errors import MediaMissing, PathForbidden
-from service.folders import JOBS
-from service.state import Service
-from service.views import display_name
+from service.serializers import display_name
 from vitascope.errors import MediaError, StorageError
 from vitascope.media.confined_open import LeadsOutside
 from vitascope.media.file import MediaFile

@@ -13,13 +13,13 @@ from index.jobs.ingest import Ingested, ingest_file
 from index.jobs.jobs import Job, JobOptions, create_upload_job
 from index.records import Video
 from index.storage.removals import MEDIA
-from service.asking import Turn
+from service.app_state import Service
 from service.errors import DeadlineExceeded
-from service.forms import Upload
+from service.http.multipart import Upload
+from service.inference.request_context import Turn
 from service.media_store import EXTENSION_OF
 from service.schemas.library import UploadFields
 from service.schemas.segmentation import asked_segmentation
-from service.state import Service
 from vitascope.errors import MediaError
 
 

@@ -12,13 +12,13 @@ import time
 from typing import Literal
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs.jobs import Job, JobState, jobs, run_job
-from index.jobs.sources.description import UploadSource
-from index.jobs.sources.fetching import FetchWeb
-from index.library import Library
+from index.jobs.sources.fetcher import FetchWeb
+from index.jobs.sources.source_types import UploadSource
 from service.errors import NotReady
-from service.models.registry import Models
-from service.scheduling.call import Asker
+from service.inference.call import Asker
+from service.inference.registry import Models
 from service.settings import Settings
 from vitascope.errors import Conflict, FingerprintMismatch, NotFound, VitascopeError
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.chaos import is_chaos
 from tests.small_bundle import make_small_bundle
-from vitascope.gpu import why_no_card
+from vitascope.engines.gpu import why_no_card
 from vitascope.model import Model
 
 # How long an example takes says something of the machine, not of the code. Every run has the same examples, so that

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from vitascope.manifest import GRAPHS_OF_TASK
+from vitascope.bundle.manifest import GRAPHS_OF_TASK
 
 COLOURS = {
     "red": (1, 0, 0),

@@ -14,7 +14,7 @@ import yaml
 
 from tests.composed import ADMIN, PROFILES, STORES, asked, compose
 from tests.tools import find_tool
-from vitascope.command import build_parser
+from vitascope.cli.main import build_parser
 
 ROOT = Path(__file__).parents[1]
 SERVED = {"cpu": "service", "gpu": "gpu", "distributed": "distributed"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from demo.scenes import write_videos
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
 from vitascope.model import Model
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "hd-vila-tiny"

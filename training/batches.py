@@ -23,9 +23,9 @@ from training.data.packed import Packed, open_packed
 from training.data.scenes.objects import object_targets
 from training.masking import IGNORED
 from training.recipe import Source, Stage
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 NEED_CAPTIONS = {"contrastive", "match", "masked_words", "masked_visual"}
 RANK_SEED = 100_003

@@ -21,7 +21,7 @@ from training.evaluation.encoder import TorchEncoder
 from training.models.frozen_norm import normalised_convolutions
 from training.models.hdvila import HdVila, HdVilaConfig
 from training.models.systems import read_config
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

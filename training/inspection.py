@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.output import plain_table, show_listing
+from vitascope.cli.output import plain_table, show_listing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ from training.names import class_names, teacher_probabilities
 from training.recipe import Recipe, Stage
 from training.start import begin
 from training.steps import NameTargets, WordMasking, losses, word_masking
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 Validate = Callable[[FusedModel, list[str], Path], dict[str, float]]
 """(model, answers, tokenizer file) -> metrics for the log."""

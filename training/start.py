@@ -19,8 +19,8 @@ from training.models.fused import FusedModel
 from training.models.pretrained import load_pretrained, load_text, text_folder
 from training.models.systems import SYSTEMS, build, read_config
 from training.recipe import Recipe
-from vitascope.manifest import MANIFEST_NAME
-from vitascope.tokenise import Tokenizer
+from vitascope.bundle.manifest import MANIFEST_NAME
+from vitascope.tokenizer import Tokenizer
 
 
 def begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> Checkpoint:

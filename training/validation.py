@@ -13,7 +13,7 @@ from training.evaluation.gallery import embed_gallery, merge_temperature
 from training.evaluation.retrieval import caption_retrieval
 from training.models.fused import FusedModel
 from training.recipe import Recipe
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 LIMIT = 500
 """Validation examples per corpus; a full evaluation uses them all."""

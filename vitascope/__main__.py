@@ -1,6 +1,6 @@
 """`python -m vitascope`: the same as the `vitascope` command."""
 
-from vitascope.command import main
+from vitascope.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.caption_words import weights_of, words_of
+from vitascope.function_words import weights_of, words_of
 from vitascope.model import Floats, Model, VideoEmbedding
 from vitascope.scores import clip_score, em_score, frame_match, ref_clip_score
 

@@ -16,19 +16,19 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.bundle import Bundle
-from vitascope.decoding.decoder import IN_PROCESS, Decoder
-from vitascope.engine import Array, Device, Placement
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK
+from vitascope.bundle.manifest import FrameStream, Task
+from vitascope.engines.graphs import GraphRunner, Graphs
+from vitascope.engines.onnx_runtime import Array, Device, Placement
 from vitascope.errors import InvalidInput
-from vitascope.graphs import GraphRunner, Graphs
-from vitascope.kserve.address import ONNXRUNTIME, served_name, server_url
-from vitascope.manifest import FrameStream, Task
+from vitascope.input_validation import Streams, check_texts, checked_tokens, count_of_streams
+from vitascope.integrations.kserve.address import ONNXRUNTIME, served_name, server_url
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.model_inputs import Streams, check_texts, checked_tokens, count_of_streams
+from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 from vitascope.scores import answer_probabilities, fused_score, match_probability
-from vitascope.stated_graph import ANSWER_IDS, ANSWER_MASK
 from vitascope.text_batches import TextBatch, text_batches
-from vitascope.tokenise import MAX_CHARACTERS
+from vitascope.tokenizer import MAX_CHARACTERS
 
 Floats = NDArray[np.float32]
 TextVectors = Callable[["Model", Sequence[str]], Floats]
@@ -89,7 +89,7 @@ class Model:
         self._text_vectors: TextVectors | None = None
         self._server = None
         if (url := server_url(engine)) is not None:
-            from vitascope.kserve.server import InferenceServer  # here, since most need no HTTP client
+            from vitascope.integrations.kserve.server import InferenceServer  # here, since most need no HTTP client
 
             self._server = InferenceServer(url)
         self._graphs: GraphRunner = Graphs(bundle, threads, device, self._server)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput
-from vitascope.manifest import Calibration
 
 Scores = NDArray[np.floating]
 

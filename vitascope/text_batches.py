@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.engine import Array
-from vitascope.tokenise import Tokenizer
+from vitascope.engines.onnx_runtime import Array
+from vitascope.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from index.clips.languages import normal_language
-from index.clips.sentences import inside
-from index.jobs.folder_listing import printable
-from index.jobs.sources.reach import EVERYWHERE, Reach
-from vitascope.decoding.decoder import IN_PROCESS, Decoder
+from index.clips.sentence_segmentation import inside
+from index.jobs.folder_scan import printable
+from index.jobs.sources.access_policy import EVERYWHERE, Reach
 from vitascope.errors import MediaError, SubtitlesCorrupt
 from vitascope.media.confined_open import LeadsOutside, open_beneath
 from vitascope.media.file import MediaFile, MediaSource, held_open
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.subtitles import SUFFIXES, Cue, read_subtitles
+from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 
 _TAG = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})*|forced|sdh|cc|auto|orig|default", re.IGNORECASE)
 _REMARKS = frozenset({"forced", "sdh", "cc", "auto", "orig", "default"})

@@ -15,7 +15,7 @@ from typing import Any
 
 from index.collection import Collection
 from index.jobs.records import ITEM_COLUMNS, Job, JobCounts, JobItem, JobRate, find_job, read_item
-from index.storage.rows import reading
+from index.storage.queries import reading
 from vitascope.errors import JobNotFound
 
 KEPT_STATES = 1000

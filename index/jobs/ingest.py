@@ -16,18 +16,18 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from index.clips.cutting import Cut, cut_into_clips
-from index.clips.segment import Segmentation
+from index.clips.clip_planning import Cut, cut_into_clips
+from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs.sources.reach import EVERYWHERE, Reach
+from index.jobs.sources.access_policy import EVERYWHERE, Reach
 from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, check_text
-from vitascope.decoding.decoder import IN_PROCESS, Decoder
 from vitascope.errors import MediaError, MediaTooLarge
 from vitascope.media.decode import DECODING_THREADS
 from vitascope.media.file import MediaFile, MediaSource, held_open, media_errors
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import MediaInfo
 from vitascope.model import Model
+from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 
 CLIPS_AT_ONCE = 8
 """Clips whose frames are in memory together; more bring no speed on a CPU and cost memory."""

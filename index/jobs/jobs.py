@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.jobs import state as job_state
 from index.jobs.events import note_state
@@ -35,9 +35,9 @@ from index.jobs.records import (
     options_json,
 )
 from index.jobs.runner import OnItem, OnPart, run_job
-from index.jobs.sources.description import FolderSource, Source, UploadSource, check_source, source_json
-from index.jobs.sources.held import held_path, new_held_name
-from index.jobs.sources.reach import EVERYWHERE, Reach
+from index.jobs.sources.access_policy import EVERYWHERE, Reach
+from index.jobs.sources.source_types import FolderSource, Source, UploadSource, check_source, source_json
+from index.jobs.sources.uploaded_files import held_path, new_held_name
 from index.records import Scalar, check_metadata
 from vitascope.errors import Conflict
 

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from index.jobs.channel import Channel
+from index.jobs.closable_queue import Channel
 from index.jobs.ingest import (
     Decoded,
     Ingested,
@@ -26,7 +26,7 @@ from index.jobs.ingest import (
     decode_clips,
     embed_clips,
 )
-from index.jobs.stage_clock import StageClock
+from index.jobs.stage_timer import StageClock
 from index.records import NewClip
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs.sources.description import Source, read_source
+from index.jobs.sources.source_types import Source, read_source
 from index.records import Scalar
-from index.storage.rows import reading
+from index.storage.queries import reading
 from vitascope.errors import InvalidInput, JobNotFound
 
 JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]

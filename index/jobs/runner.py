@@ -10,19 +10,19 @@ from dataclasses import dataclass, field, replace
 
 from index.collection import Collection
 from index.jobs import state as job_state
-from index.jobs.listing import list_items
-from index.jobs.outcome import outcome_of, storable
-from index.jobs.owner import Lease, new_owner, note_ended
+from index.jobs.enqueue_items import list_items
+from index.jobs.execution import Executor, ThisProcess, Work, WorkerDied, Workplace
+from index.jobs.item_result import outcome_of, storable
+from index.jobs.lease import Lease, new_owner, note_ended
 from index.jobs.pipeline import Finished, Pace
 from index.jobs.records import FINISHED, Job, JobItem, find_job, job
-from index.jobs.sources.description import ListSource, UrlSource, source_name
-from index.jobs.sources.fetching import Fetcher, FetchWeb, Interrupted, media_folder
-from index.jobs.sources.held import held_file
+from index.jobs.sources.access_policy import EVERYWHERE, Reach
+from index.jobs.sources.fetcher import Fetcher, FetchWeb, Interrupted, media_folder
+from index.jobs.sources.iterate_source import is_gone
 from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
-from index.jobs.sources.listing import is_gone
-from index.jobs.sources.reach import EVERYWHERE, Reach
-from index.jobs.stage_clock import StageClock
-from index.jobs.work import Executor, ThisProcess, Work, WorkerDied, Workplace
+from index.jobs.sources.source_types import ListSource, UrlSource, source_name
+from index.jobs.sources.uploaded_files import held_file
+from index.jobs.stage_timer import StageClock
 from vitascope.errors import (
     BundleError,
     ClusterError,

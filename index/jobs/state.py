@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from index.jobs.events import next_number, note_state
-from index.jobs.owner import LEASE_SECONDS, has_ended, owner_decoded, owner_is_gone
+from index.jobs.lease import LEASE_SECONDS, has_ended, owner_decoded, owner_is_gone
 from index.jobs.records import FINISHED, ITEM_COLUMNS, JobItem, JobState, find_job, read_item
 from index.storage.removals import list_job_files
 from vitascope.errors import Conflict

@@ -13,8 +13,8 @@ from time import monotonic, sleep
 from typing import Any
 
 from index.collection import Collection
-from index.jobs.sources.description import FolderSource, source_dict
-from index.jobs.watch_follower import Follower
+from index.jobs.folder_watcher import Follower
+from index.jobs.sources.source_types import FolderSource, source_dict
 from index.jobs.watch_records import Say, Totals, Watch
 from vitascope.model import Model
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from index.collection import Collection
-from index.jobs.sources.description import FolderSource
+from index.jobs.sources.source_types import FolderSource
 from index.jobs.watched_folder import is_missing
 from index.records import Video
 from index.storage.watched_files import WatchedFile, count_files, existing_videos, write_watched_files

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from index.jobs.records import JobItem, JobOptions
-from index.jobs.sources.description import FolderSource
+from index.jobs.sources.source_types import FolderSource
 from index.jobs.watch_losses import MAX_DELETE
 
 Say = Callable[[dict[str, Any]], None]

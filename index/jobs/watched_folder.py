@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.jobs.folder_listing import list_folder
+from index.jobs.folder_scan import list_folder
 from index.storage.watched_files import WatchedFile
 
 _GONE = (FileNotFoundError, NotADirectoryError)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from index.records import Float32, check_vector
-from index.storage.rows import stored_vectors
+from index.storage.queries import stored_vectors
 from vitascope.errors import InvalidInput, NotFound
 
 MAX_WEIGHT = 1000.0

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from index.nearest.interface import LevelVectors, search
 from index.records import Float32
-from index.storage.rows import stored_vectors
-from index.storage.words import find_words
+from index.storage.fulltext import find_words
+from index.storage.queries import stored_vectors
+from index.vectors.interface import LevelVectors, search
 
 LIST = 1000
 """Length of the two lists that are made one."""

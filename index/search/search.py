@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 
 from index.collection import MAX_K, Collection
-from index.nearest.interface import LevelVectors
 from index.records import Float32, Hit
 from index.search.cursor import Position
 from index.search.grouping import Group, Span, by_event, by_video, spans_of
@@ -18,11 +17,12 @@ from index.search.query import Part, TextPart, check_parts, clip_ids, mixed_vect
 from index.search.ranking import LIST, Candidate, Limits, Ranks, by_similarity, with_words
 from index.search.rerank import Scores, judge
 from index.storage.filters import Filter
-from index.storage.rows import allowed_clips, has_change, hits_of, last_change, newest_clip
-from index.storage.words import terms_of
+from index.storage.fulltext import terms_of
+from index.storage.queries import allowed_clips, has_change, hits_of, last_change, newest_clip
+from index.vectors.interface import LevelVectors
 from vitascope.errors import CursorExpired, InvalidInput, TaskMissing
 from vitascope.model import Model
-from vitascope.stages import Stage, unnoticed
+from vitascope.tracing import Stage, unnoticed
 
 MAX_RERANK = 1000
 GROUPS = ("clip", "event", "video")

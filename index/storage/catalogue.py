@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from index.storage.former_paths import take_media
+from index.storage.fulltext import spaced
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, UPGRADES
 from index.storage.versions import execute_script
-from index.storage.words import spaced
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
 CATALOGUE_NAME = "catalogue.sqlite3"

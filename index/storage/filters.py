@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from index.records import CLIP_FIELDS, MAX_KEY_LENGTH, Scalar, check_scalar, check_text, kind_of
-from index.storage.moments import span_of
+from index.storage.dates import span_of
 from vitascope.errors import FilterError, InvalidInput
 
 MAX_DEPTH = 16

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.storage.durability import link_or_copy, make_folders, sync
+from index.storage.fsync import link_or_copy, make_folders, sync
 from index.storage.removals import MEDIA, UNFINISHED
 from vitascope.errors import StorageError
 

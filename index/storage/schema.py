@@ -68,7 +68,7 @@ CREATE TABLE thumbnails (
     jpeg    BLOB NOT NULL
 );
 
--- The words of a clip (its rowid is the clip's id) as index/storage/words.py spaces them, for full-text search.
+-- The words of a clip (its rowid is the clip's id) as index/storage/fulltext.py spaces them, for full-text search.
 CREATE VIRTUAL TABLE words USING fts5(
     title, text, tokenize = "porter unicode61 remove_diacritics 2 categories 'L* M* N* Co'"
 );
@@ -263,7 +263,7 @@ CREATE INDEX watched_files_by_video ON watched_files (video_id);
 )
 """From each version to the next: what makes the tables of a catalogue of version 1 + n those of version 2 + n.
 
-The SQL function ``spaced`` is that of index/storage/words.py."""
+The SQL function ``spaced`` is that of index/storage/fulltext.py."""
 
 SCHEMA_VERSION = 1 + len(UPGRADES)
 RELATIVE_PATHS = 8

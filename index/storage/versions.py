@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from index.storage.fulltext import spaced
 from index.storage.schema import SCHEMA_VERSION, UPGRADES
-from index.storage.words import spaced
 
 FIRST_TABLES = """
 CREATE TABLE meta (

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from index.records import Video
-from index.storage.rows import VIDEO_COLUMNS, read_video
+from index.storage.queries import VIDEO_COLUMNS, read_video
 
 _BELOW = "path > ?1 AND path < ?2 AND (?3 OR instr(substr(path, ?4), '/') = 0)"
 

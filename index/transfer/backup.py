@@ -13,20 +13,20 @@ from contextlib import closing
 from pathlib import Path
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs import state as job_state
 from index.jobs.events import forget_untold
-from index.library import Library
-from index.nearest.place import FAISS, PLACE_KEY, check_place
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION
-from index.transfer.beside import written_beside
+from index.transfer.atomic_write import written_beside
 from index.transfer.catalogue_rows import clip_format, count_clips, read_meta, read_sequences, read_videos
 from index.transfer.foreign_catalogue import ForeignCatalogue, open_foreign
 from index.transfer.job_rows import copy_jobs
 from index.transfer.media_links import bring_media
 from index.transfer.media_paths import AllowedPaths
 from index.transfer.whole_videos import OnRows, fill, new_catalogue, touch
+from index.vectors.backend import FAISS, PLACE_KEY, check_place
 from vitascope.errors import InvalidInput, StorageError
 
 OnStep = Callable[[int, int], None]

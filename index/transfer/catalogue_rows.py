@@ -8,14 +8,14 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from index.nearest.kinds import AUTO, check_setting
-from index.nearest.live import SETTING_KEY
-from index.nearest.place import PLACE_KEY, check_place, place_of, settings_at
 from index.transfer.foreign_catalogue import ForeignCatalogue
 from index.transfer.media_paths import AllowedPaths
 from index.transfer.whole_videos import LARGEST_ID, ClipFormat, Row, WholeVideo, checked_clip, checked_video
+from index.vectors.backend import PLACE_KEY, check_place, place_of, settings_at
+from index.vectors.faiss_index import SETTING_KEY
+from index.vectors.faiss_kinds import AUTO, check_setting
 from vitascope.errors import InvalidInput
-from vitascope.token_encoding import check_encoding
+from vitascope.visual_token_codec import check_encoding
 
 Id = Annotated[int, Field(ge=1, lt=LARGEST_ID)]
 Count = Annotated[int, Field(ge=0, lt=LARGEST_ID)]

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from index.jobs.records import ItemState, JobCounts, JobOptions, JobRate, JobState, options_json
-from index.jobs.sources.description import KINDS, Source, UploadSource, source_json
-from index.jobs.sources.held import is_held_name
+from index.jobs.sources.source_types import KINDS, Source, UploadSource, source_json
+from index.jobs.sources.uploaded_files import is_held_name
 from index.records import check_metadata, check_text
 from index.storage.catalogue import Catalogue
 from index.storage.schema import SCHEMA_VERSION

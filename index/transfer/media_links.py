@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.collection import Collection
-from index.library import Library
+from index.collection_store import Library
 from index.records import Video
 from index.storage.catalogue import Catalogue
-from index.storage.durability import link_or_copy, make_folders, sync
 from index.storage.former_paths import held_by_jobs, is_file, take_held
+from index.storage.fsync import link_or_copy, make_folders, sync
+from index.storage.queries import VIDEO_COLUMNS, read_video
 from index.storage.removals import MEDIA, is_owned
-from index.storage.rows import VIDEO_COLUMNS, read_video
 from vitascope.errors import StorageError, VitascopeError
 
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.collection import Collection
-from index.transfer.beside import written_beside
+from index.transfer.atomic_write import written_beside
 from index.transfer.parquet_format import CLIPS_NAME, VIDEOS_NAME, Label, clip_fields, video_fields
 from vitascope.errors import InvalidInput, StorageError
 

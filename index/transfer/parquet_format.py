@@ -14,7 +14,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from vitascope.errors import InvalidInput
-from vitascope.token_encoding import TokenEncoding, check_encoding
+from vitascope.visual_token_codec import TokenEncoding, check_encoding
 
 VIDEOS_NAME, CLIPS_NAME = "videos.parquet", "clips.parquet"
 FORMAT = "1"

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.collection import Collection
-from index.library import Library, new_meta
-from index.storage.rows import ClipRow
+from index.collection_store import Library, new_meta
+from index.storage.queries import ClipRow
 from index.transfer.media_links import bring_media
 from index.transfer.media_paths import AllowedPaths
 from index.transfer.parquet_format import CLIPS_NAME, VIDEOS_NAME, Label, clip_fields, video_fields
@@ -31,8 +31,8 @@ from index.transfer.whole_videos import (
     fill,
     new_catalogue,
 )
+from vitascope.bundle.manifest import Manifest
 from vitascope.errors import FingerprintMismatch, InvalidInput
-from vitascope.manifest import Manifest
 
 ROWS = 1024
 """Read at a time."""

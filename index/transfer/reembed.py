@@ -16,14 +16,14 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from index.clips.cutting import Cut
+from index.clips.clip_planning import Cut
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs.ingest import FileDescription, Ingested, OpenedFile, check_unchanged, content_sha256, file_state
 from index.jobs.pipeline import Pace, Pipeline
-from index.jobs.stage_clock import StageClock
-from index.library import Library
+from index.jobs.stage_timer import StageClock
 from index.records import NewClip, Video
-from index.storage.durability import link_or_copy, make_folders, sync
+from index.storage.fsync import link_or_copy, make_folders, sync
 from vitascope.errors import (
     CollectionExists,
     FingerprintMismatch,

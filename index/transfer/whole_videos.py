@@ -23,11 +23,11 @@ from index.records import (
     check_video,
 )
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
-from index.storage.durability import sync
-from index.storage.rows import ClipRow, insert_whole
+from index.storage.fsync import sync
+from index.storage.queries import ClipRow, insert_whole
 from index.transfer.media_paths import AllowedPaths
 from vitascope.errors import InvalidInput, StorageError
-from vitascope.token_encoding import TokenEncoding, check_stored
+from vitascope.visual_token_codec import TokenEncoding, check_stored
 
 OnRows = Callable[[int, int], None]
 """Takes how many clips are done, and of how many."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from model_export.parity import ParityReport
-from vitascope.manifest import Manifest
+from vitascope.bundle.manifest import Manifest
 
 
 def public_card(manifest: Manifest, report: ParityReport, source: str, notes: Sequence[str]) -> str:

@@ -31,8 +31,8 @@ from model_export.public.folder import NO_TERMS, licence_of_folder
 from model_export.public.hub import Found
 from model_export.public.model import PublicModel
 from model_export.weights import Precision, store
+from vitascope.bundle.manifest import GraphName
 from vitascope.errors import InvalidInput
-from vitascope.manifest import GraphName
 from vitascope.model import Model
 
 Say = Callable[[str], None]

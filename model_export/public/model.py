@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from model_export.graphs import GraphSpec
-from vitascope.manifest import Calibration, FrameStream, Task
+from vitascope.bundle.manifest import Calibration, FrameStream, Task
 
 
 class Original(Protocol):

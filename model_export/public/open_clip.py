@@ -25,10 +25,10 @@ from model_export.public.model import PublicModel
 from model_export.public.pictures import STREAM_NAME, PixelScale
 from model_export.public.texts import Padding, Tokens, open_tokenizer
 from model_export.public.towers import FrameTower, TextTower, two_towers
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 from vitascope.media.frame import fitted
-from vitascope.media.picture import PictureFrame
+from vitascope.media.image import PictureFrame
 
 CONFIG_NAME = "open_clip_config.json"
 TOKENS = (

@@ -12,8 +12,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from vitascope.bundle.manifest import FrameStream, Resample
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream, Resample
 
 STREAM_NAME, COVER_NAME = "frames", "cover"
 _LONGEST_EDGE, _SHORTEST_EDGE = 1333, 800

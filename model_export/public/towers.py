@@ -24,8 +24,8 @@ from model_export.public.folder import load_model
 from model_export.public.model import PublicModel
 from model_export.public.pictures import PixelScale, scale_of, stream_of
 from model_export.public.texts import Padding, length_of, open_tokenizer
+from vitascope.bundle.manifest import Calibration, FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import Calibration, FrameStream
 
 TEXT_AXES = {name: {0: "batch", 1: "length"} for name in ("input_ids", "attention_mask")}
 POOLING = (

@@ -25,7 +25,7 @@ from model_export.public.model import PublicModel
 from model_export.public.pictures import PixelScale, scale_of, stream_of
 from model_export.public.texts import Padding, length_of, open_tokenizer
 from model_export.public.towers import TEXT_AXES, TextTower, open_processor
-from vitascope.manifest import Calibration
+from vitascope.bundle.manifest import Calibration
 
 PROMPTS = (
     "The model moves a text's vector towards each video before it compares them. A search by vectors compares the text "

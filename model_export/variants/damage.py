@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from model_export.variants.running import engine_of
-from vitascope.engine import Array
+from vitascope.engines.onnx_runtime import Array
 
 Made = Callable[[Sequence[str]], onnx.ModelProto]
 """Gives a graph in which the nodes of these names compute in int8."""

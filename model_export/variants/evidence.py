@@ -27,7 +27,7 @@ from model_export.variants.swapped import with_graphs
 from training.data.packed import PACK_NAME, open_packed
 from training.evaluation.embedding import embed_corpus, streams_of
 from training.evaluation.fitting import differences
-from vitascope.engine import Array, Engine
+from vitascope.engines.onnx_runtime import Array, Engine
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

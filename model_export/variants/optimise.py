@@ -34,11 +34,11 @@ from model_export.variants.running import THREADS, engine_of
 from model_export.variants.speed import QUICK, THOROUGH, Effort, Speed, machine, speeds, speedup, timed_inputs
 from model_export.variants.ways import FLOAT16, FUSED, INT8, STORED, Whole, fewer_in_int8, float16_graph, prepared
 from model_export.weights import Precision, reduce, store, stored_kinds
-from vitascope.bundle import Bundle
-from vitascope.engine import Device, Engine, OnnxRuntimeEngine
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.calibration_summary import calibrated
+from vitascope.bundle.manifest import GraphName, Manifest
+from vitascope.engines.onnx_runtime import Device, Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
-from vitascope.inspection.calibrated import calibrated
-from vitascope.manifest import GraphName, Manifest
 from vitascope.model import Model
 
 Say = Callable[[str], None]

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from model_export.variants.quantise import Range
 from model_export.variants.running import engine_of
-from vitascope.engine import Array
+from vitascope.engines.onnx_runtime import Array
 
 
 def measured_ranges(

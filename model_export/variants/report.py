@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from model_export.variants.speed import Speed
-from vitascope.manifest import Manifest, Strict
+from vitascope.bundle.manifest import Manifest, Strict
 
 ORIGIN_KEY, KEY = "variant_of", "variant"
 """In the manifest's `extra`: the bundle that any variant was made from, and what was measured of this kind."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx
 
-from vitascope.engine import Device, OnnxRuntimeEngine
+from vitascope.engines.onnx_runtime import Device, OnnxRuntimeEngine
 
 THREADS = 1
 """As served: one request, one core."""

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vitascope.engine import Array, Device, Engine
-from vitascope.manifest import Manifest, Strict
+from vitascope.bundle.manifest import Manifest, Strict
+from vitascope.engines.onnx_runtime import Array, Device, Engine
 
 WORDS = 12
 """Tokens of a measured text: a sentence of ten words and what the tokenizer puts around it."""

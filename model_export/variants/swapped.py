@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from vitascope.engine import Array, Engine, Placement
-from vitascope.graphs import GraphRunner
+from vitascope.engines.graphs import GraphRunner
+from vitascope.engines.onnx_runtime import Array, Engine, Placement
 from vitascope.model import Model
 
 

@@ -11,7 +11,7 @@ import onnx
 from model_export.variants.damage import damage
 from model_export.variants.quantise import Ranges, convolutions, measured_tensors, products, quantised
 from model_export.variants.ranges import measured_ranges
-from vitascope.engine import Array
+from vitascope.engines.onnx_runtime import Array
 
 STORED, FUSED, INT8, FLOAT16 = "as stored", "fused", "int8", "float16"
 

@@ -11,10 +11,10 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from index.jobs.events import StateEvent, events_after
-from service.events.feeds import PAGE, Key
+from service.app_state import Service
+from service.events.broadcaster import PAGE, Key
 from service.events.wire import HEARTBEAT, OPENING, Told, told
-from service.gate.gate import Caller
-from service.state import Service
+from service.http.gate import Caller
 
 HEARTBEAT_SECONDS = 15.0
 STREAM_SECONDS = 900.0

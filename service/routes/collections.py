@@ -7,13 +7,13 @@ import logging
 from fastapi import APIRouter, Response
 
 import index.collection
-from service.gate.gate import CallersKey
-from service.gate.keys import Key
-from service.openapi import errors
-from service.parsing import StrictRoute
+from service.app_state import Service, ServiceState
+from service.http.api_keys import Key
+from service.http.gate import CallersKey
+from service.http.openapi import errors
+from service.http.parsing import StrictRoute
 from service.schemas.library import Collection, CollectionChanges, Collections, NewCollection
-from service.state import Service, ServiceState
-from service.views import collection_view
+from service.serializers import collection_view
 from vitascope.errors import CollectionNotFound, StorageError
 
 _log = logging.getLogger("vitascope.service")

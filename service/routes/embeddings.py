@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from service.asking import turn
+from service.app_state import ReadyService, Service
 from service.embedding import FEW_VECTORS, check_inputs, embed_inputs, embedder, written
-from service.forms import body_kind, parse_fields, read_form, validated
-from service.looking import Part, look_at_upload
-from service.models.loaded import Loaded
-from service.openapi import errors, form_body
-from service.parsing import StrictRoute
+from service.http.multipart import body_kind, parse_fields, read_form, validated
+from service.http.openapi import errors, form_body
+from service.http.parsing import StrictRoute
+from service.inference.clip_embedding import Part, look_at_upload
+from service.inference.loaded_model import Loaded
+from service.inference.request_context import turn
 from service.schemas.embeddings import EmbeddingForm, EmbeddingOptions, EmbeddingRequest, Embeddings
-from service.state import ReadyService, Service
 from vitascope.model import Floats
 
 router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=StrictRoute)

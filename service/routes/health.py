@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.openapi import errors
-from service.parsing import StrictRoute
+from service.app_state import ServiceState
+from service.http.openapi import errors
+from service.http.parsing import StrictRoute
 from service.schemas.base import Health, Readiness
-from service.state import ServiceState
 
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 

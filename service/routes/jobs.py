@@ -11,20 +11,20 @@ from fastapi import APIRouter, Header, Query, Response
 from index.collection import Collection
 from index.jobs import jobs as index_jobs
 from index.jobs.events import job_now
-from index.jobs.sources import description as sources
-from index.jobs.sources.reach import check_url
-from index.pages import cut
-from service.cursors import page_limit, read_cursor, record_number
+from index.jobs.sources import source_types as sources
+from index.jobs.sources.access_policy import check_url
+from index.pagination import cut
+from service.allowed_paths import allowed_file, allowed_folder, is_inside
+from service.app_state import ReadyService, Service, ServiceState
 from service.errors import BadRequest, PathForbidden
 from service.events.stream import EventStream
-from service.folders import allowed_file, allowed_folder, is_inside
+from service.http.openapi import errors, successes
+from service.http.parameters import page_limit, read_cursor, record_number
+from service.http.parsing import StrictRoute
 from service.job_views import item_view, job_view
-from service.openapi import errors, successes
-from service.parsing import StrictRoute
 from service.schemas import sources as schemas
 from service.schemas.jobs import ItemState, Job, JobItems, Jobs, JobState, NewJob
 from service.schemas.segmentation import asked_segmentation
-from service.state import ReadyService, Service, ServiceState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"], route_class=StrictRoute)
 

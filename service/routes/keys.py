@@ -6,14 +6,14 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.gate import media_cookie
-from service.gate.errors import KeysOff
-from service.gate.gate import CallersKey
-from service.gate.keys import KeyStore
-from service.openapi import errors
-from service.parsing import StrictRoute
+from service.app_state import Service, ServiceState
+from service.http import media_cookie
+from service.http.api_keys import KeyStore
+from service.http.errors import KeysOff
+from service.http.gate import CallersKey
+from service.http.openapi import errors
+from service.http.parsing import StrictRoute
 from service.schemas.keys import KeyInfo, Keys, MadeKey, NewKey, Rights
-from service.state import Service, ServiceState
 
 router = APIRouter(prefix="/v1", tags=["keys"], route_class=StrictRoute)
 

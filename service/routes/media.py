@@ -12,18 +12,18 @@ from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from index.records import Video
-from service.asking import turn
+from service.app_state import Service, ServiceState
 from service.errors import BadRequest, RangeNotSatisfiable
-from service.openapi import errors, successes
-from service.parsing import StrictRoute
-from service.problems import domain_problem
+from service.http.openapi import errors, successes
+from service.http.parsing import StrictRoute
+from service.http.problems import domain_problem
+from service.inference.request_context import turn
 from service.schemas.base import Seconds
-from service.state import Service, ServiceState
 from service.stored_media import open_stored
-from vitascope.decoding.decoder import Decoder
 from vitascope.media.file import MediaFile
+from vitascope.media.mime_types import media_type
 from vitascope.media.thumbnail import SIDE
-from vitascope.media.types import media_type
+from vitascope.sandbox.decoder import Decoder
 
 router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"], route_class=StrictRoute)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response
 
-from service.parsing import StrictRoute
-from service.state import ServiceState
+from service.app_state import ServiceState
+from service.http.parsing import StrictRoute
 
 router = APIRouter(include_in_schema=False, route_class=StrictRoute)
 

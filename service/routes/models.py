@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
-from service.folders import BUNDLES, allowed_folder
-from service.models.entry import Entry
-from service.openapi import errors, successes
-from service.parsing import StrictRoute
+from service.allowed_paths import BUNDLES, allowed_folder
+from service.app_state import Service, ServiceState
+from service.http.openapi import errors, successes
+from service.http.parsing import StrictRoute
+from service.inference.model_entry import Entry
 from service.schemas.models import GraphEngine, ModelInfo, Models, NewModel
-from service.state import Service, ServiceState
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
 from vitascope.errors import CollectionNotFound, Conflict, StorageError
 
 router = APIRouter(prefix="/v1/models", tags=["models"], route_class=StrictRoute)

@@ -8,13 +8,13 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Body, Response
 
-from service.openapi import errors, successes
+from service.app_state import Service, ServiceState
+from service.http.openapi import errors, successes
+from service.http.parsing import StrictRoute
 from service.operation_work import check_possible
 from service.operations import Operation
-from service.parsing import StrictRoute
 from service.routes.media import FileRangeResponse
 from service.schemas import operations as schemas
-from service.state import Service, ServiceState
 from vitascope.errors import Conflict, NotFound
 
 router = APIRouter(prefix="/v1/operations", tags=["operations"], route_class=StrictRoute)

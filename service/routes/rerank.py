@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from service.asking import turn
-from service.gate.gate import callers_key
-from service.openapi import errors
-from service.parsing import StrictRoute
+from service.app_state import ReadyService
+from service.http.gate import callers_key
+from service.http.openapi import errors
+from service.http.parsing import StrictRoute
+from service.inference.request_context import turn
 from service.reranking import check_rerank, rerank
 from service.schemas.rerank import Reranked, RerankRequest
-from service.state import ReadyService
 
 router = APIRouter(prefix="/v1", tags=["rerank"], route_class=StrictRoute)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from service.asking import turn
-from service.forms import body_kind, parse_fields, read_form, validated
-from service.openapi import errors, form_body
-from service.parsing import StrictRoute
+from service.app_state import ReadyService
+from service.http.multipart import body_kind, parse_fields, read_form, validated
+from service.http.openapi import errors, form_body
+from service.http.parsing import StrictRoute
+from service.inference.request_context import turn
 from service.schemas.search import SearchForm, SearchRequest, SearchResponse
 from service.searching import answer_search, asked
-from service.state import ReadyService
 
 router = APIRouter(prefix="/v1/collections/{name}", tags=["search"], route_class=StrictRoute)
 

@@ -13,24 +13,24 @@ from starlette.responses import JSONResponse
 
 from index.jobs.ingest import Ingested
 from index.jobs.jobs import Job as IndexJob
-from index.pages import cut
+from index.pagination import cut
 from index.storage.filters import Filter, parse_filter
-from service.asking import Turn, turn
-from service.cursors import page_limit, read_cursor
+from service.app_state import ReadyService, Service, ServiceState
 from service.errors import DeadlineExceeded, Overloaded
-from service.forms import Upload, body_kind, parse_fields, read_form, validated
+from service.http.multipart import Upload, body_kind, parse_fields, read_form, validated
+from service.http.openapi import errors, form_body, successes
+from service.http.parameters import page_limit, read_cursor
+from service.http.parsing import StrictRoute, parse_json
+from service.http.prefer_header import APPLIED, PREFER, RESPOND_ASYNC, seconds_before_a_job
+from service.inference.request_context import Turn, turn
 from service.job_views import job_view
-from service.openapi import errors, form_body, successes
-from service.parsing import StrictRoute, parse_json
-from service.preferences import APPLIED, PREFER, RESPOND_ASYNC, seconds_before_a_job
 from service.routes.jobs import begin_job, job_address
 from service.schemas.jobs import Job, NewJob
 from service.schemas.library import AddedVideo, UploadFields, VideoAtUrl, Videos, VideoWithClips
 from service.schemas.sources import UrlSource
+from service.serializers import video_view, video_with_clips
 from service.settings import Settings
-from service.state import ReadyService, Service, ServiceState
 from service.uploads import add_upload
-from service.views import video_view, video_with_clips
 from vitascope.errors import FilterError
 
 router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"], route_class=StrictRoute)

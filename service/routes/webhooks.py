@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from index.pages import cut
-from service.cursors import page_limit, read_cursor
-from service.openapi import errors
-from service.parsing import StrictRoute
+from index.pagination import cut
+from service.app_state import ServiceState
+from service.http.openapi import errors
+from service.http.parameters import page_limit, read_cursor
+from service.http.parsing import StrictRoute
 from service.schemas import webhooks as schemas
-from service.state import ServiceState
-from service.webhooks.courier import Courier
+from service.webhooks.dispatcher import Courier
 from service.webhooks.errors import WebhooksOff
 from service.webhooks.records import DeliveryState, Endpoint
 from service.webhooks.store import WebhookStore

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from service.gate.keys import Scope
+from service.http.api_keys import Scope
 from service.schemas.base import Request, Response, Whole, example
 
 EXAMPLE = {

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from index.library import NAME_PATTERN
+from index.collection_store import NAME_PATTERN
 from service.schemas.base import FINGERPRINT, Id, Metadata, ModelName, Request, Response, example
 from service.schemas.segmentation import SHOTS, Segmentation
 from service.schemas.sources import Url

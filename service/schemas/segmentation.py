@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from index.clips import segment
+from index.clips import segmentation
 from service.schemas.base import Request, example
 
 LEAST = 0.5
@@ -22,7 +22,7 @@ Language = Annotated[
     str | None,
     Field(
         max_length=35,
-        json_schema_extra={"pattern": f"^({segment.LANGUAGE.pattern})$"},
+        json_schema_extra={"pattern": f"^({segmentation.LANGUAGE.pattern})$"},
         description="of the subtitles; null: those that state none, else the first",
     ),
 ]
@@ -77,6 +77,6 @@ Segmentation = Annotated[
 ]
 
 
-def asked_segmentation(given: Segmentation | None) -> segment.Segmentation:
+def asked_segmentation(given: Segmentation | None) -> segmentation.Segmentation:
     """What was asked for, as the index has it. Raises InvalidInput for numbers that do not go together."""
-    return segment.Segmentation() if given is None else segment.Segmentation(**given.model_dump())
+    return segmentation.Segmentation() if given is None else segmentation.Segmentation(**given.model_dump())

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from service.gate.database import open_database, transaction
+from service.http.database import open_database, transaction
 from service.webhooks.errors import TooManyWebhooks, WebhookNotFound
 from service.webhooks.message import Message
 from service.webhooks.records import EVENT_TYPES, Delivery, DeliveryState, Endpoint, EventType

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from service.gate.access import needed
-from service.openapi import MEANING
+from service.http.openapi import MEANING
+from service.http.permissions import needed
 from tests.docs.api_examples import IDS, Example, example_of
 from tests.docs.pages import ROOT
 from tests.service.test_openapi import document

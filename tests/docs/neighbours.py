@@ -10,8 +10,8 @@ from model_export.triton import write_repository
 from model_export.triton_config import Serving
 from tests.docs.reader import BUNDLE
 from tests.index.milvus_server import MilvusUnderTest
-from tests.vitascope.kserve import protocol_server
-from vitascope.bundle import Bundle
+from tests.vitascope.integrations.kserve import protocol_server
+from vitascope.bundle.bundle import Bundle
 
 MILVUS = "http://milvus:19530"
 TRITON = "http://127.0.0.1:8003"

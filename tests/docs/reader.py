@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 
 from demo.scenes import write_videos
-from index.library import Library
+from index.collection_store import Library
 from service.settings import Settings
 from tests.docs.pages import ROOT
 from tests.docs.terminal import Terminal

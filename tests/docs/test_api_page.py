@@ -10,8 +10,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from service.outbound.door import Door
-from service.outbound.rules import Rules
+from service.http_client.safe_client import Door
+from service.http_client.url_policy import Rules
 from service.settings import Settings
 from tests.docs.api_examples import EXAMPLES, IDS, example_of
 from tests.docs.api_page import PAGE, SERVER, UPDATE, VERSION, curls, operations, page

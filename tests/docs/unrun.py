@@ -22,7 +22,7 @@ import yaml
 
 from service.settings import Settings
 from tests.docs.pages import ROOT, Block, commands
-from vitascope.command import build_parser, chosen_command
+from vitascope.cli.main import build_parser, chosen_command
 
 _REDIRECTION = re.compile(r"\s\d?>>?\s*(&\d|[\w./~-]+)")
 _SETTING = re.compile(r"\bVITASCOPE_[A-Z_]+")

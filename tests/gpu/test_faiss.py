@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
-from index.nearest import gpu
+from index.vectors import gpu
 
 pytestmark = pytest.mark.gpu
 

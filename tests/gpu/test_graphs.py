@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from vitascope.errors import EngineError
+from vitascope.integrations.tensorrt.library import load_library
 from vitascope.model import Model, VideoEmbedding
-from vitascope.trt.library import load_library
 
 pytestmark = pytest.mark.gpu
 

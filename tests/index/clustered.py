@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index.nearest import kinds
-from index.nearest.kinds import Float32, Int64, Mask
+from index.vectors import faiss_kinds
+from index.vectors.faiss_kinds import Float32, Int64, Mask
 
 WIDTH = 16
 
@@ -33,5 +33,5 @@ def recall(found: Int64, expected: list[list[int]]) -> float:
 
 def use_kinds_when_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build graphs and lists however few vectors there are, and search in them where exact search would cost less."""
-    monkeypatch.setattr(kinds, "LEAST", dict.fromkeys(kinds.LEAST, 0))
-    monkeypatch.setattr(kinds, "exact_costs_less", lambda cost, possible: False)
+    monkeypatch.setattr(faiss_kinds, "LEAST", dict.fromkeys(faiss_kinds.LEAST, 0))
+    monkeypatch.setattr(faiss_kinds, "exact_costs_less", lambda cost, possible: False)

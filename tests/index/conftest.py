@@ -10,8 +10,8 @@ import fsspec
 import pytest
 
 from index.collection import Collection
-from index.library import Library
-from index.nearest.place import FAISS
+from index.collection_store import Library
+from index.vectors.backend import FAISS
 from tests.index.folder_jobs import make_pictures
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.watched import Watched

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from index.jobs import pipeline, runner
-from index.jobs.sources.fetching import Interrupted
+from index.jobs.sources.fetcher import Interrupted
 from vitascope.model import Model
 
 

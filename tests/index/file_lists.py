@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from index.jobs.sources.description import ShardsSource
+from index.jobs.sources.source_types import ShardsSource
 
 ENDINGS = ("csv", "tsv", "jsonl", "parquet")
 

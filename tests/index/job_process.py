@@ -15,9 +15,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from index.collection_store import Library
 from index.jobs import pipeline
 from index.jobs.jobs import JobItem, OnItem, run_job
-from index.library import Library
 from vitascope.model import Model
 
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from index.milvus import index as milvus_index
-from index.milvus import server as milvus_client
+from index.integrations.milvus import index as milvus_index
+from index.integrations.milvus import server as milvus_client
 from tests.ports import reserved_port
 from tests.tools import find_tool
 

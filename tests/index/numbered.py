@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from index.collection import Collection, NewClip, NewVideo
-from index.library import Library
-from index.nearest.place import FAISS
+from index.collection_store import Library
 from index.records import Scalar
 from index.transfer.media_paths import AllowedPaths
-from vitascope.manifest import FileEntry, FrameStream, Manifest
-from vitascope.token_encoding import TokenEncoding, decode_tokens, encode_tokens
+from index.vectors.backend import FAISS
+from vitascope.bundle.manifest import FileEntry, FrameStream, Manifest
+from vitascope.visual_token_codec import TokenEncoding, decode_tokens, encode_tokens
 
 WIDTH = 8
 TOKENS = (2, 3)

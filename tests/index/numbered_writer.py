@@ -17,8 +17,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from index.library import Library
-from index.nearest import live
+from index.collection_store import Library
+from index.vectors import faiss_index
 from tests.index.numbered import content, new_video
 
 MOST = 60
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def write_until_killed(root: Path, first: int) -> None:
-    live.LEAST_CHANGED = 20  # so that kills also meet snapshots being written
+    faiss_index.LEAST_CHANGED = 20  # so that kills also meet snapshots being written
     collection = Library(root).open("videos")
     say(f"ready {os.getpid()}")
     for number in range(first, first + MOST):

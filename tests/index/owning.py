@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs.jobs import JobOptions, cancel, create_upload_job
-from index.library import Library
 from tests.index.numbered import new_video
 from tests.index.switching import CALLS, counted
 

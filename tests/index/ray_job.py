@@ -10,11 +10,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from index.jobs.cluster import shifts
-from index.jobs.cluster.connect import connected
-from index.jobs.cluster.executor import RayCluster
+from index.collection_store import Library
+from index.integrations.ray import actor_pool
+from index.integrations.ray.connect import connected
+from index.integrations.ray.executor import RayCluster
 from index.jobs.jobs import run_job
-from index.library import Library
 from tests.index.job_process import say
 from tests.index.ray_workers import EndlessWorker
 from vitascope.model import Model
@@ -22,7 +22,7 @@ from vitascope.model import Model
 
 def main() -> None:
     root, bundle, job_id, address = sys.argv[1:]
-    shifts.Worker = EndlessWorker
+    actor_pool.Worker = EndlessWorker
     cluster = RayCluster(actors=1, device="cpu")
     with connected(address), Library(Path(root)) as library:
         model = Model.open(bundle, threads=1, device="cpu")

@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from index.jobs.cluster import worker
+from index.integrations.ray import worker
 from tests.index.job_process import poisoned
 
 POISON = "002.png"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from index.library import Library
+from index.collection_store import Library
 from index.transfer.reembed import _switch
 
 CALLS = ("rename", "replace", "link", "mkdir", "fsync", "unlink", "rmdir")

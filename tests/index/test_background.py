@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from index.nearest.background import Background, Stop
+from index.vectors.background_task import Background, Stop
 
 PATIENCE = 120.0
 
@@ -89,7 +89,7 @@ def test_a_defect_in_the_work_is_reported_and_does_not_end_later_work(monkeypatc
 def test_a_process_that_forgets_to_close_ends_when_the_work_has_looked() -> None:
     script = (
         "import threading\n"
-        "from index.nearest.background import Background\n"
+        "from index.vectors.background_task import Background\n"
         "begun = threading.Event()\n"
         "def work(stop):\n"
         "    begun.set()\n"

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs import state as job_state
 from index.jobs.jobs import cancel, create_folder_job, items, jobs, pause, resume
-from index.jobs.owner import new_owner
-from index.library import Library
+from index.jobs.lease import new_owner
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer import backup as backup_module
 from index.transfer.backup import back_up, restore
@@ -162,7 +162,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from index.transfer import backup
-from index.library import Library
+from index.collection_store import Library
 
 backup.PAGES = 2
 def wait(done, total):

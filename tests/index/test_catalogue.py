@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.library import Library
+from index.collection_store import Library
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.schema import SCHEMA_VERSION

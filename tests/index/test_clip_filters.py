@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from index.collection import Collection
 from index.records import NewClip, NewVideo, Scalar
 from index.storage.filters import parse_filter
-from index.storage.rows import allowed_clips
+from index.storage.queries import allowed_clips
 from tests.index.filter_meaning import holds
 from tests.index.numbered import TOKENS, WIDTH, content, new_collection
 from vitascope.errors import FilterError

@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs.cluster.connect import LOOPBACK_ONLY, connected
+from index.collection_store import Library
+from index.integrations.ray.connect import LOOPBACK_ONLY, connected
 from index.jobs.jobs import Job, create_folder_job, create_job, items, job, pause, resume, run_job
-from index.jobs.sources.description import ShardsSource
-from index.library import Library
+from index.jobs.sources.source_types import ShardsSource
 from tests.chaos import only_by_chaos
 from tests.index.folder_jobs import make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
-from vitascope.command import MISTAKE, PARTLY, main
+from vitascope.cli.main import MISTAKE, PARTLY, main
 from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
@@ -80,7 +80,7 @@ def connected_to(made: Any) -> Iterator[Any]:
 
 
 def run_on_cluster(collection: Collection, model: Model, made: Job, **options: Any) -> Job:
-    from index.jobs.cluster.executor import RayCluster
+    from index.integrations.ray.executor import RayCluster
 
     place = RayCluster(device="cpu")
     end = time.monotonic() + PATIENCE
@@ -94,10 +94,10 @@ def run_on_cluster(collection: Collection, model: Model, made: Job, **options: A
 
 def employ(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Let the workers be of this class of ``ray_workers``."""
-    from index.jobs.cluster import shifts
+    from index.integrations.ray import actor_pool
     from tests.index import ray_workers
 
-    monkeypatch.setattr(shifts, "Worker", getattr(ray_workers, name))
+    monkeypatch.setattr(actor_pool, "Worker", getattr(ray_workers, name))
 
 
 def content(collection: Collection) -> dict[str, Any]:

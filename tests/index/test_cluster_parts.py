@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index.jobs.cluster.connect import connected
-from index.jobs.cluster.desk import Desk, Drawn, Loss, content_key
-from index.jobs.cluster.executor import RayCluster, shared_folders
-from index.jobs.cluster.shipping import bundle_files, model_of
-from index.jobs.cluster.worker import Embedded, Known, Order, Result, check_folders, check_version, embed, packed
+from index.integrations.ray.bundle_transfer import bundle_files, model_of
+from index.integrations.ray.connect import connected
+from index.integrations.ray.dispatcher import Desk, Drawn, Loss, content_key
+from index.integrations.ray.executor import RayCluster, shared_folders
+from index.integrations.ray.worker import Embedded, Known, Order, Result, check_folders, check_version, embed, packed
 from index.jobs.ingest import content_sha256
 from index.jobs.records import JobItem, JobOptions
-from index.jobs.sources.description import FilesSource, FolderSource, ListSource
-from index.jobs.sources.reach import EVERYWHERE, Reach
+from index.jobs.sources.access_policy import EVERYWHERE, Reach
+from index.jobs.sources.source_types import FilesSource, FolderSource, ListSource
 from tests.media_files import solid, write_picture
+from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import BundleCorrupt, ClusterError, InvalidInput, MediaError
-from vitascope.manifest import MANIFEST_NAME
 from vitascope.media.limits import DEFAULT_LIMITS
 from vitascope.model import Model
 

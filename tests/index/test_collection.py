@@ -13,7 +13,7 @@ import pytest
 
 from index import collection as collection_module
 from index.collection import MAX_K, Collection, NewClip, NewVideo
-from index.library import Library
+from index.collection_store import Library
 from index.storage.filters import parse_filter
 from tests.index.numbered import (
     TOKENS,
@@ -36,7 +36,7 @@ from vitascope.errors import (
     VideoNotFound,
     VitascopeError,
 )
-from vitascope.token_encoding import ENCODINGS, TokenEncoding, encoded_bytes
+from vitascope.visual_token_codec import ENCODINGS, TokenEncoding, encoded_bytes
 
 
 @pytest.fixture

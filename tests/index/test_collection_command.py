@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.index.milvus_server import MilvusUnderTest
 from tests.small_bundle import make_small_bundle
-from vitascope.command import main
+from vitascope.cli.main import main
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.library import Library
-from index.nearest import compaction, kinds, live
-from index.nearest.kinds import FLAT, HNSW, IVFPQ
-from index.nearest.snapshot import SNAPSHOT_NAME, read_label
+from index.collection_store import Library
 from index.storage.filters import parse_filter
+from index.vectors import faiss_index, faiss_kinds, snapshot_builder
+from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
+from index.vectors.snapshot import SNAPSHOT_NAME, read_label
 from tests.chaos import rounds
 from tests.index.clustered import use_kinds_when_small
 from tests.index.numbered import WIDTH, add, manifest, new_collection, new_video, numbers_in, vectors_of
@@ -34,11 +34,11 @@ PATIENCE = 300.0
 
 def make_sizes_small(patch: pytest.MonkeyPatch) -> None:
     use_kinds_when_small(patch)
-    patch.setattr(live, "LEAST", kinds.LEAST)
-    patch.setattr(kinds, "HNSW_FROM", 40)
-    patch.setattr(kinds, "IVFPQ_FROM", 10**9)
-    patch.setattr(live, "LEAST_CHANGED", 10)
-    patch.setattr(live, "RETRY_SECONDS", 0.0)
+    patch.setattr(faiss_index, "LEAST", faiss_kinds.LEAST)
+    patch.setattr(faiss_kinds, "HNSW_FROM", 40)
+    patch.setattr(faiss_kinds, "IVFPQ_FROM", 10**9)
+    patch.setattr(faiss_index, "LEAST_CHANGED", 10)
+    patch.setattr(faiss_index, "RETRY_SECONDS", 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -56,14 +56,14 @@ class Gate:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.open = threading.Event(), threading.Event()
-        build = kinds.build
+        build = faiss_kinds.build
 
         def held(*arguments: Any) -> Any:
             self.reached.set()
             assert self.open.wait(PATIENCE)
             return build(*arguments)
 
-        monkeypatch.setattr(compaction, "build", held)
+        monkeypatch.setattr(snapshot_builder, "build", held)
 
 
 @pytest.fixture(scope="module")
@@ -230,11 +230,11 @@ def test_closing_ends_a_build_and_what_was_written_is_there(tmp_path: Path, monk
 KILLED = """
 import os, sys
 from pathlib import Path
-from index.nearest import kinds
-from index.nearest import live
-from index.library import Library
-live.LEAST_CHANGED, kinds.HNSW_FROM = 10, 40
-kinds.LEAST.update(dict.fromkeys(kinds.LEAST, 0))
+from index.vectors import faiss_kinds
+from index.vectors import faiss_index
+from index.collection_store import Library
+faiss_index.LEAST_CHANGED, faiss_kinds.HNSW_FROM = 10, 40
+faiss_kinds.LEAST.update(dict.fromkeys(faiss_kinds.LEAST, 0))
 before = {moment}
 library = Library(Path(sys.argv[1]))
 library.open("videos").set_index_kind("hnsw")
@@ -249,7 +249,7 @@ def test_a_process_killed_during_a_build_costs_nothing(grown: Collection, tmp_pa
     module, name = moment.split(".")
     target = "compaction" if module == "kinds" else module
     script = KILLED.replace(
-        "before = {moment}", f"from index.nearest import compaction\n{target}.{name} = lambda *_: os._exit(9)"
+        "before = {moment}", f"from index.vectors import compaction\n{target}.{name} = lambda *_: os._exit(9)"
     ).replace('"hnsw"', '"flat"')
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False).returncode == 9
     assert label_of(tmp_path) == before

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.collection import Collection
-from index.library import Library
-from index.nearest.place import FAISS
+from index.collection_store import Library
 from index.storage.filters import parse_filter
+from index.vectors.backend import FAISS
 from tests.chaos import rounds
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.numbered import WIDTH, metadata_of, new_collection, new_video, vectors_of

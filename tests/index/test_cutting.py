@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from index.clips.cutting import cut_into_clips
-from index.clips.segment import Rule, Segmentation
+from index.clips.clip_planning import cut_into_clips
+from index.clips.segmentation import Rule, Segmentation
 from index.collection import Collection
 from index.jobs.ingest import ingest_file
 from index.jobs.jobs import create_folder_job, items, job, run_job

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.library import Library
-from index.nearest.place import PLACE_KEY
-from index.transfer.data_copies import copies, copy_data, restore_data
+from index.collection_store import Library
+from index.transfer.data_backup import copies, copy_data, restore_data
 from index.transfer.media_paths import AllowedPaths
-from service.gate.keys import KeyStore
+from index.vectors.backend import PLACE_KEY
+from service.http.api_keys import KeyStore
 from tests.index.numbered import WIDTH, add, manifest, numbers_in
-from vitascope.command import main
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput, StorageError
 
 MOVIE = b"\x00\x01" * 5000

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from index.collection import MAX_K, Collection, NewClip, NewVideo
-from index.library import Library
-from index.nearest.kinds import FLAT, HNSW, IVFPQ
+from index.collection_store import Library
 from index.search.query import VectorPart
 from index.search.search import Search, search
+from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
 from tests.chaos import only_by_chaos
 from tests.index.numbered import TOKENS, content, manifest
 from tests.index.paging import all_pages

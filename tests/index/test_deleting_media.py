@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from index.collection import Collection
-from index.library import Library
+from index.collection_store import Library
 from index.storage.removals import list_removal
 from tests.index.numbered import add, manifest
 

@@ -14,8 +14,8 @@ import pytest
 from index.collection import Collection
 from index.jobs import pipeline
 from index.jobs.jobs import JobOptions, create_job, items, retry, run_job
-from index.jobs.sources.description import FilesSource, FolderSource, ListSource, ShardsSource, Source
-from index.jobs.sources.reach import Reach
+from index.jobs.sources.access_policy import Reach
+from index.jobs.sources.source_types import FilesSource, FolderSource, ListSource, ShardsSource, Source
 from index.records import Video
 from tests.chaos import rounds
 from tests.descriptors import open_below

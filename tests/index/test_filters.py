@@ -93,7 +93,7 @@ def test_videos_are_found_by_the_day_and_hour_they_were_added(
     offsets = [-DAY, -1.0, 0.0, 1.0, DAY / 2, DAY - 1.0, DAY, DAY * 1.5]
     with new_collection(tmp_path) as collection:
         for number, offset in enumerate(offsets):
-            monkeypatch.setattr("index.storage.rows.time.time", lambda at=midnight + offset: at)
+            monkeypatch.setattr("index.storage.queries.time.time", lambda at=midnight + offset: at)
             add(collection, number)
         filter_json = wanted if isinstance(wanted, dict) and "not" in wanted else {"added_at": wanted}
         assert matching(collection, filter_json) == [n for n, offset in enumerate(offsets) if condition(offset)]

@@ -7,8 +7,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from index.jobs import folder_listing
-from index.jobs.folder_listing import list_folder
+from index.jobs import folder_scan
+from index.jobs.folder_scan import list_folder
 
 
 def touch(root: Path, *names: str) -> None:
@@ -84,14 +84,14 @@ def test_a_folder_that_may_not_be_read_is_listed_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "a.mp4", "locked/b.mp4", "z.mp4")
-    open_folder = folder_listing.open_folder_beneath
+    open_folder = folder_scan.open_folder_beneath
 
     def refusing(top: int, folder: PurePath) -> int:  # root, as tests in containers are, may read every folder
         if folder.name == "locked":
             raise PermissionError(13, "Permission denied")
         return open_folder(top, folder)
 
-    monkeypatch.setattr(folder_listing, "open_folder_beneath", refusing)
+    monkeypatch.setattr(folder_scan, "open_folder_beneath", refusing)
     assert listed(tmp_path) == {
         "a.mp4": "queued",
         "locked": "failed: cannot be listed: Permission denied",

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
+from index.collection_store import Library
 from index.jobs.jobs import FolderSource, create_job, items, job, jobs
 from index.jobs.records import JobOptions
-from index.library import Library
 from index.storage.catalogue import CATALOGUE_NAME
+from index.storage.fulltext import spaced
 from index.storage.schema import SCHEMA_VERSION, UPGRADES
-from index.storage.words import spaced
 from index.transfer import foreign_catalogue
 from index.transfer.backup import back_up, restore
 from tests.chaos import rounds

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from index.library import Library
-from index.transfer.data_copies import copy_data, restore_data
+from index.collection_store import Library
+from index.transfer.data_backup import copy_data, restore_data
 from index.transfer.media_paths import AllowedPaths
 from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from tests.index.numbered import add, manifest

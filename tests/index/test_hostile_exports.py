@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index.library import Library
+from index.collection_store import Library
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.jobs import ingest
 from index.jobs.ingest import content_sha256, ingest_file
@@ -22,7 +22,6 @@ from tests.media_files import (
     write_picture,
     write_video,
 )
-from vitascope.decoding.decoder import InProcess
 from vitascope.errors import (
     FingerprintMismatch,
     InvalidInput,
@@ -34,6 +33,7 @@ from vitascope.errors import (
 )
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
+from vitascope.sandbox.decoder import InProcess
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

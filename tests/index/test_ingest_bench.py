@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from index.clips.segment import Segmentation
-from index.jobs.bench import Round, measure, report, show, write_film
+from benchmarks.ingest import Round, measure, report, show, write_film
+from index.clips.segmentation import Segmentation
 from index.jobs.jobs import Pace
 from vitascope.errors import InvalidInput
 from vitascope.model import Model

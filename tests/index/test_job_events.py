@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs import events as job_events
 from index.jobs.events import Event, StateEvent, events_after, job_now, note_told, untold_ends
 from index.jobs.jobs import cancel, create_folder_job, create_job, job, pause, resume, retry, run_job
-from index.jobs.sources.description import ListSource
-from index.library import Library
+from index.jobs.sources.source_types import ListSource
 from index.transfer.backup import back_up, restore
 from tests.index.numbered import allowed
 from tests.media_files import solid, write_picture

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from index.collection import Collection
-from index.jobs import owner as job_owner
+from index.jobs import lease as job_owner
 from index.jobs import state as job_state
 from index.jobs.jobs import JobItem, Pace, create_folder_job, items, job, run_job
 from tests.chaos import rounds

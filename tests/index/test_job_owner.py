@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from index.jobs.owner import new_owner, note_ended, owner_is_gone
+from index.jobs.lease import new_owner, note_ended, owner_is_gone
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +38,7 @@ def test_nobody_is_gone_and_so_is_who_let_the_lease_run_out() -> None:
 
 
 def test_a_process_that_ended_is_gone_before_its_lease_is() -> None:
-    command = [sys.executable, "-c", "from index.jobs.owner import new_owner; print(new_owner()); input()"]
+    command = [sys.executable, "-c", "from index.jobs.lease import new_owner; print(new_owner()); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as other:
         assert other.stdout is not None
         owner = other.stdout.readline()

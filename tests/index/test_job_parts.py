@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.jobs.events import StateEvent, events_after
 from index.jobs.jobs import create_folder_job, job, run_job

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from index.collection import Collection
-from index.jobs import listing as job_listing
+from index.jobs import enqueue_items as job_listing
 from index.jobs import pipeline
 from index.jobs import runner as job_runner
 from index.jobs import state as job_state

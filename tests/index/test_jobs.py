@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs import work as job_work
+from index.jobs import execution as job_work
 from index.jobs.jobs import JobOptions, cancel, create_folder_job, items, job, jobs, run_job
-from index.jobs.sources.description import FolderSource
-from index.jobs.sources.fetching import Fetcher
+from index.jobs.sources.fetcher import Fetcher
+from index.jobs.sources.source_types import FolderSource
 from index.storage.filters import parse_filter
 from tests.index.folder_jobs import ONE, outcomes
 from tests.index.numbered import new_collection

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from index.commands import jobs_here
+from index.cli import jobs_here
+from index.collection_store import Library
 from index.jobs.jobs import JobOptions, create_job, pause, resume
-from index.jobs.sources.description import FolderSource
-from index.library import Library
+from index.jobs.sources.source_types import FolderSource
 from tests.media_files import solid, write_picture
-from vitascope.command import main
+from vitascope.cli.main import main
 from vitascope.model import Model
 
 WORDS = ["jobs", "follow", "1", "--json"]

@@ -16,8 +16,8 @@ from typing import IO
 import numpy as np
 
 from index.collection import Collection
-from index.library import Library
-from index.nearest.place import FAISS
+from index.collection_store import Library
+from index.vectors.backend import FAISS
 from tests.chaos import is_chaos, rounds
 from tests.index.numbered import WIDTH, clip_total, new_collection, numbers_in
 

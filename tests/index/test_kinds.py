@@ -9,8 +9,8 @@ import faiss
 import numpy as np
 import pytest
 
-from index.nearest import kinds
-from index.nearest.kinds import (
+from index.vectors import faiss_kinds
+from index.vectors.faiss_kinds import (
     AUTO,
     FLAT,
     HNSW,
@@ -40,17 +40,17 @@ def built() -> dict[str, Index]:
 @pytest.fixture
 def never_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few vectors would always be compared one by one."""
-    monkeypatch.setattr(kinds, "exact_costs_less", lambda cost, possible: False)
+    monkeypatch.setattr(faiss_kinds, "exact_costs_less", lambda cost, possible: False)
 
 
 def nearest(index: Index, queries: Any, k: int, mask: Any = None) -> tuple[Any, Any]:
     selection = None if mask is None else Selection(mask)
-    return kinds.nearest(index, queries, k, selection, kind=kind_of(index), raw=kinds.raw_of(index))
+    return faiss_kinds.nearest(index, queries, k, selection, kind=kind_of(index), raw=faiss_kinds.raw_of(index))
 
 
 def test_the_kind_follows_the_size_and_stays_while_the_size_is_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kinds, "HNSW_FROM", 10_000)
-    monkeypatch.setattr(kinds, "IVFPQ_FROM", 100_000)
+    monkeypatch.setattr(faiss_kinds, "HNSW_FROM", 10_000)
+    monkeypatch.setattr(faiss_kinds, "IVFPQ_FROM", 100_000)
     assert [kind_for(AUTO, n) for n in (0, 9_999, 10_000, 99_999, 100_000)] == [FLAT, FLAT, HNSW, HNSW, IVFPQ]
     assert [kind_for(AUTO, n, HNSW) for n in (4_999, 5_000, 99_999, 100_000)] == [FLAT, HNSW, HNSW, IVFPQ]
     assert [kind_for(AUTO, n, IVFPQ) for n in (49_999, 50_000)] == [HNSW, IVFPQ]
@@ -113,7 +113,7 @@ def test_what_the_graph_does_not_lead_to_is_found_all_the_same(
     sel = Selection(mask)
     parameters = faiss.SearchParametersHNSW(efSearch=1, sel=sel.bitmap)
     assert built[HNSW].search(QUERIES, sel.count, params=parameters)[1].min() == -1
-    monkeypatch.setattr(kinds, "_parameters", lambda *_: parameters)
+    monkeypatch.setattr(faiss_kinds, "_parameters", lambda *_: parameters)
     assert nearest(built[HNSW], QUERIES, 50, mask)[1].tolist() == exact(VECTORS, IDS, QUERIES, 50, mask)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.library import Library
+from index.collection_store import Library
 from tests.index.numbered import WIDTH, add, manifest, new_video, numbers_in
 from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, StorageError
 from vitascope.model import Model

@@ -13,13 +13,13 @@ from pyarrow import parquet
 from index.collection import Collection
 from index.jobs.jobs import create_job, items, run_job
 from index.jobs.sources import list_limits, list_rows
-from index.jobs.sources.description import ListSource, Source
+from index.jobs.sources.access_policy import EVERYWHERE
 from index.jobs.sources.item import SourceItem
+from index.jobs.sources.iterate_source import list_source
 from index.jobs.sources.list_limits import SETTINGS, ListLimits, check_names, read_list_limits
-from index.jobs.sources.listing import list_source
-from index.jobs.sources.reach import EVERYWHERE
+from index.jobs.sources.source_types import ListSource, Source
 from tests.index.file_lists import ENDINGS, paths, write_list, write_shard
-from vitascope.command import main
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

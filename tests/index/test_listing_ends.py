@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from index.collection import Collection
-from index.jobs import listing as job_listing
+from index.jobs import enqueue_items as job_listing
 from index.jobs.jobs import cancel, create_job, items, pause, resume, run_job
-from index.jobs.sources.description import ListSource, Source
 from index.jobs.sources.list_limits import ListLimits
+from index.jobs.sources.source_types import ListSource, Source
 from tests.index.file_lists import ENDINGS, paths, write_list, write_shard
 from vitascope.model import Model
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs.jobs import Job, cancel, jobs
-from index.jobs.sources.held import held_file
-from index.library import Library
+from index.jobs.sources.uploaded_files import held_file
 from index.records import Video
 from index.storage.removals import listed_removals
 from tests.chaos import is_chaos

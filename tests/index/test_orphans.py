@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs.jobs import JobOptions, create_upload_job
-from index.library import Library
 from index.orphans import find_orphans, remove_orphans
 from tests.index.numbered import manifest
 from tests.index.test_transferred_media import add_own, films
 from tests.upgrade.data_0_2_0 import unpacked
-from vitascope.command import main
+from vitascope.cli.main import main
 
 
 @pytest.fixture

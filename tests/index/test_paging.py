@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from index.collection import MAX_K, Collection, NewClip, NewVideo
-from index.library import Library
-from index.nearest import kinds, live
-from index.nearest.kinds import FLAT, HNSW, IVFPQ
+from index.collection_store import Library
 from index.search.cursor import MAX_LENGTH, Cursor, Position, read_cursor, write_cursor
 from index.search.query import TextPart
 from index.search.search import Found, Search, search
 from index.storage.filters import parse_filter
+from index.vectors import faiss_index, faiss_kinds
+from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
 from tests.index.clustered import use_kinds_when_small
 from tests.index.formula_model import MODEL
 from tests.index.numbered import TOKENS, WIDTH, add, content, manifest, new_video
@@ -46,14 +46,14 @@ def approximate_indexes() -> Iterator[None]:
     """A poor graph and poor lists that are searched however small they are: they miss what the real ones rarely do."""
     with pytest.MonkeyPatch.context() as patch:
         use_kinds_when_small(patch)
-        patch.setattr(live, "LEAST", kinds.LEAST)
-        patch.setattr(live, "LEAST_CHANGED", 10)
-        patch.setattr(live, "RETRY_SECONDS", 0.0)
-        patch.setattr(kinds, "NEIGHBOURS", 4)
-        patch.setattr(kinds, "CONSTRUCTION", 8)
-        patch.setattr(kinds, "graph_steps", lambda total: 10)
-        patch.setattr(kinds, "list_probes", lambda total: 1)
-        patch.setattr(kinds, "refinement", lambda k: max(1, 40 // k))
+        patch.setattr(faiss_index, "LEAST", faiss_kinds.LEAST)
+        patch.setattr(faiss_index, "LEAST_CHANGED", 10)
+        patch.setattr(faiss_index, "RETRY_SECONDS", 0.0)
+        patch.setattr(faiss_kinds, "NEIGHBOURS", 4)
+        patch.setattr(faiss_kinds, "CONSTRUCTION", 8)
+        patch.setattr(faiss_kinds, "graph_steps", lambda total: 10)
+        patch.setattr(faiss_kinds, "list_probes", lambda total: 1)
+        patch.setattr(faiss_kinds, "refinement", lambda k: max(1, 40 // k))
         yield
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs import pipeline, work
-from index.jobs.channel import Channel
+from index.jobs import execution, pipeline
+from index.jobs.closable_queue import Channel
 from index.jobs.jobs import Pace, create_folder_job, items, run_job
-from index.jobs.stage_clock import StageClock
+from index.jobs.stage_timer import StageClock
 from tests.index.folder_jobs import make_pictures
 from tests.media_files import write_color_video
 from vitascope.errors import InvalidInput, MediaCorrupt
@@ -86,13 +86,13 @@ def test_files_in_flight_are_bounded(
 ) -> None:
     made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
     running = []
-    store = work.store
+    store = execution.store
 
     def counting(*arguments: Any) -> Any:
         running.append(len(items(collection, made.id, "running")))
         return store(*arguments)
 
-    monkeypatch.setattr(work, "store", counting)
+    monkeypatch.setattr(execution, "store", counting)
     assert run_job(collection, small_model, made.id, pace=Pace(in_flight=3)).counts.succeeded == 12
     assert 1 < max(running) <= 3
 

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from index.nearest.readers_writer import ReadersWriter
+from index.vectors.rwlock import ReadersWriter
 
 PATIENCE = 120.0
 

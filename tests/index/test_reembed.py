@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs import pipeline
 from index.jobs.ingest import OpenedFile, content_sha256, ingest_file
 from index.jobs.jobs import create_folder_job, items, job, run_job
 from index.jobs.pipeline import Pace
-from index.library import Library
 from index.records import Video
 from index.search.search import search_text
 from index.storage.catalogue import Catalogue

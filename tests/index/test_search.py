@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
+from index.collection_store import Library
 from index.jobs.ingest import ingest_file
-from index.library import Library
 from index.search import search as search_module
 from index.search.query import ClipPart, Part, TextPart, VectorPart
 from index.search.search import MAX_RERANK, RankedHit, Search, search, search_text

@@ -12,7 +12,7 @@ import pytest
 
 from tests.media_files import solid, write_picture
 from tests.small_bundle import make_small_bundle
-from vitascope.command import main
+from vitascope.cli.main import main
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.library import Library
+from index.collection_store import Library
 from index.records import NewClip, NewVideo, Scalar
 from index.search import search as search_module
 from index.search.query import ClipPart, Part, TextPart, VectorPart

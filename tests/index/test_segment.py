@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from index.clips.segment import MAX_CLIPS, Segmentation, segment
+from index.clips.segmentation import MAX_CLIPS, Segmentation, segment
 from vitascope.errors import InvalidInput
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from index.clips.segment import Segmentation, between, divided, joined
-from index.clips.sentences import AT_ONCE, inside, sentence_spans, words_in
+from index.clips.segmentation import Segmentation, between, divided, joined
+from index.clips.sentence_segmentation import AT_ONCE, inside, sentence_spans, words_in
 from index.records import MAX_TEXT_LENGTH, check_text
 from vitascope.media.subtitles import Cue
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.library import Library
-from index.nearest import live
-from index.nearest.kinds import Index, build
-from index.nearest.snapshot import SNAPSHOT_NAME, Label, SnapshotDamaged, read_label, read_snapshot, write_snapshot
+from index.collection_store import Library
 from index.storage.catalogue import CATALOGUE_NAME
+from index.vectors import faiss_index
+from index.vectors.faiss_kinds import Index, build
+from index.vectors.snapshot import SNAPSHOT_NAME, Label, SnapshotDamaged, read_label, read_snapshot, write_snapshot
 from tests.index.numbered import add, new_collection, numbers_in
 
 LABEL = Label(collection_id="c", change=3, stamp=-5, width=4, clips=2, kind="flat")
@@ -93,8 +93,8 @@ def reopened(root: Path) -> Collection:
 
 def test_a_restart_reads_the_snapshot_and_not_the_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed_collection(tmp_path, *range(5))
-    monkeypatch.setattr(live.LiveIndex, "_rebuild", lambda *_: pytest.fail("the index was rebuilt"))
-    monkeypatch.setattr(live.LiveIndex, "_apply", lambda *_: pytest.fail("there was something to apply"))
+    monkeypatch.setattr(faiss_index.LiveIndex, "_rebuild", lambda *_: pytest.fail("the index was rebuilt"))
+    monkeypatch.setattr(faiss_index.LiveIndex, "_apply", lambda *_: pytest.fail("there was something to apply"))
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [0, 1, 2, 3, 4]
 
@@ -107,7 +107,7 @@ def test_what_came_after_the_snapshot_is_applied(tmp_path: Path, monkeypatch: py
         collection.delete_video(1)
         collection.delete_video(6)
     os.replace(tmp_path / "old", folder / SNAPSHOT_NAME)
-    monkeypatch.setattr(live.LiveIndex, "_rebuild", lambda *_: pytest.fail("the index was rebuilt"))
+    monkeypatch.setattr(faiss_index.LiveIndex, "_rebuild", lambda *_: pytest.fail("the index was rebuilt"))
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [1, 2, 3, 4, 6]
 
@@ -163,7 +163,7 @@ def test_a_catalogue_restored_from_a_backup_does_not_believe_a_later_snapshot(tm
 def test_a_log_that_no_longer_reaches_back_means_rebuilding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = closed_collection(tmp_path, 0, 1)
     old = (folder / SNAPSHOT_NAME).read_bytes()
-    monkeypatch.setattr(live, "CHANGES_KEPT", 0)
+    monkeypatch.setattr(faiss_index, "CHANGES_KEPT", 0)
     with reopened(tmp_path) as collection:
         add(collection, *range(2, 8))
         collection.delete_video(1)
@@ -175,7 +175,7 @@ def test_a_log_that_no_longer_reaches_back_means_rebuilding(tmp_path: Path, monk
 def test_a_process_that_slept_through_more_than_the_log_keeps_rebuilds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "CHANGES_KEPT", 0)
+    monkeypatch.setattr(faiss_index, "CHANGES_KEPT", 0)
     closed_collection(tmp_path, 0, 1, 2)
     with reopened(tmp_path) as sleeping:
         assert numbers_in(sleeping) == [0, 1, 2]
@@ -187,7 +187,7 @@ def test_a_process_that_slept_through_more_than_the_log_keeps_rebuilds(
 
 
 def test_snapshots_are_written_while_a_collection_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "LEAST_CHANGED", 10)
+    monkeypatch.setattr(faiss_index, "LEAST_CHANGED", 10)
     collection = new_collection(tmp_path)
     add(collection, *range(40))
     collection.wait_for_index()

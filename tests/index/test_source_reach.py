@@ -10,8 +10,12 @@ from typing import BinaryIO
 import pytest
 
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs.jobs import JobOptions, cancel, create_job, items, job, resume, retry, run_job
-from index.jobs.sources.description import (
+from index.jobs.sources.access_policy import Reach
+from index.jobs.sources.fetcher import Interrupted
+from index.jobs.sources.iterate_source import list_source
+from index.jobs.sources.source_types import (
     FilesSource,
     FolderSource,
     ListSource,
@@ -23,10 +27,6 @@ from index.jobs.sources.description import (
     read_source,
     source_json,
 )
-from index.jobs.sources.fetching import Interrupted
-from index.jobs.sources.listing import list_source
-from index.jobs.sources.reach import Reach
-from index.library import Library
 from index.transfer.backup import back_up, restore
 from index.transfer.media_paths import AllowedPaths
 from tests.connections import connections

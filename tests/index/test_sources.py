@@ -14,17 +14,17 @@ from pyarrow import parquet
 
 from index.collection import Collection
 from index.jobs.jobs import create_job, items, run_job
-from index.jobs.sources import remote
-from index.jobs.sources.description import (
+from index.jobs.sources import fsspec_source
+from index.jobs.sources.access_policy import EVERYWHERE, Reach
+from index.jobs.sources.item import SourceItem
+from index.jobs.sources.iterate_source import list_source
+from index.jobs.sources.source_types import (
     ListSource,
     ShardsSource,
     Source,
     UrlSource,
     check_source,
 )
-from index.jobs.sources.item import SourceItem
-from index.jobs.sources.listing import list_source
-from index.jobs.sources.reach import EVERYWHERE, Reach
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
@@ -255,10 +255,10 @@ def test_a_file_that_is_too_large_is_not_copied(
     limits = MediaLimits(max_bytes=1000)
     source = UrlSource("memory://bucket/large.mp4")
     assert "10000 bytes" in (indexed(collection, small_model, source, limits=limits)[source.url][1] or "")
-    monkeypatch.setattr(remote, "open_url", remote.open_url)
-    real = remote.open_url
+    monkeypatch.setattr(fsspec_source, "open_url", fsspec_source.open_url)
+    real = fsspec_source.open_url
     monkeypatch.setattr(
-        "index.jobs.sources.fetching.open_url", lambda url: (real(url)[0], None)
+        "index.jobs.sources.fetcher.open_url", lambda url: (real(url)[0], None)
     )  # a size that is not told
     assert "more than 1000 bytes" in (indexed(collection, small_model, source, limits=limits)[source.url][1] or "")
     assert list((collection.folder / "media").rglob("*.*")) == []

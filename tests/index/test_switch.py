@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from index import library as library_module
+from index import collection_store as library_module
 from index.collection import Collection
+from index.collection_store import Library
 from index.jobs.jobs import create_folder_job, job, pause
-from index.library import Library
 from index.transfer.reembed import _switch
 from tests.index.numbered import add, manifest, new_video, numbers_in
 from tests.index.switching import DIED

@@ -17,14 +17,14 @@ import faiss
 import numpy as np
 import pytest
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
 from index.collection import Collection, NewClip
+from index.collection_store import Library
 from index.jobs.jobs import create_folder_job, items, jobs
-from index.library import Library
-from index.nearest.compaction import build_snapshot
-from index.nearest.snapshot import SNAPSHOT_NAME
 from index.storage.catalogue import CATALOGUE_NAME
-from index.storage.words import find_words
+from index.storage.fulltext import find_words
+from index.vectors.snapshot import SNAPSHOT_NAME
+from index.vectors.snapshot_builder import build_snapshot
 from tests.chaos import rounds
 from tests.index.numbered import WIDTH, add, content, new_collection, new_video, numbers_in, tokens_of, vectors_of
 from vitascope.errors import StorageError, VitascopeError

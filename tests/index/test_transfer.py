@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.library import Library
+from index.collection_store import Library
 from index.storage.filters import parse_filter
 from index.transfer import parquet_export, parquet_import, whole_videos
 from index.transfer.parquet_export import export_collection
@@ -148,7 +148,7 @@ def test_duckdb_reads_it_with_numbers_text_and_vectors(exported: Path) -> None:
     np.testing.assert_array_equal([row[2] for row in rows], np.concatenate([vectors_of(n) for n in reds]))
     assert stated["vitascope.format"] == "1"
     assert stated["vitascope.fingerprint"] == manifest().fingerprint()
-    assert stated["vitascope.bundle"] == "numbers 1"
+    assert stated["vitascope.bundle.bundle"] == "numbers 1"
 
 
 def test_pyarrow_reads_it_with_its_types(collection: Collection, exported: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from index.collection import Collection
-from index.library import Library
+from index.collection_store import Library
 from index.records import Video
 from index.transfer.backup import back_up, restore
 from index.transfer.media_links import missing_media
@@ -21,7 +21,7 @@ from index.transfer.media_paths import AllowedPaths
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from tests.index.numbered import content, manifest, new_video
-from vitascope.command import main
+from vitascope.cli.main import main
 
 Transfer = Callable[[Library, str, str], Collection]
 

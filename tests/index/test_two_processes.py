@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from index.library import Library
+from index.collection_store import Library
 from tests.index.numbered import add, new_collection, numbers_in
 
 ROOT = Path(__file__).parents[2]
 OTHER = """
 import sys
 from pathlib import Path
-from index.library import Library
+from index.collection_store import Library
 from tests.index.milvus_server import be_patient
 from tests.index.numbered import add, content, numbers_in
 
@@ -66,7 +66,8 @@ def test_changes_cross_between_processes(tmp_path: Path, place: str) -> None:
 def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path, place: str) -> None:
     new_collection(tmp_path, vectors=place).close()
     writer = (
-        "import sys; from pathlib import Path; from index.library import Library; from tests.index.numbered import add;"
+        "import sys; from pathlib import Path; from index.collection_store import Library;"
+        "from tests.index.numbered import add;"
         "first = int(sys.argv[2]); c = Library(Path(sys.argv[1])).open('videos');"
         "add(c, *range(first, first + 15)); add(c, *range(100, 105)); c.close()"
     )

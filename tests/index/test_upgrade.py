@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.clips.segment import Segmentation
+from index.clips.segmentation import Segmentation
 from index.collection import Collection, NewClip
+from index.collection_store import Library
 from index.jobs.jobs import JobOptions, cancel, create_folder_job, items, job, retry
-from index.jobs.sources.description import FolderSource
-from index.library import Library
+from index.jobs.sources.source_types import FolderSource
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.schema import SCHEMA_VERSION

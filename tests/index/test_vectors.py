@@ -9,10 +9,10 @@ import faiss
 import numpy as np
 import pytest
 
-from index.nearest import gpu
-from index.nearest.interface import search
-from index.nearest.kinds import FLAT, HNSW, IVFPQ, build
-from index.nearest.vectors import Vectors
+from index.vectors import gpu
+from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ, build
+from index.vectors.interface import search
+from index.vectors.segmented_vectors import Vectors
 from tests.index.clustered import WIDTH, clustered, exact, recall, use_kinds_when_small
 
 TOTAL = 1600

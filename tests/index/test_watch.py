@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from index.jobs.sources.description import FolderSource
+from index.jobs.sources.source_types import FolderSource
 from index.jobs.watch import summary
 from tests.index.watched import Step, Watched, command, nothing, picture
 from tests.waiting import PATIENCE
@@ -85,7 +85,7 @@ def test_what_is_known_is_not_read_again_and_what_went_meanwhile_is_noticed(
         os.utime(picture(folder / name, number), (1, 1))
     watched()
     (folder / "b.png").unlink()
-    monkeypatch.setattr("index.jobs.watch_follower.run_job", lambda *_, **__: pytest.fail("a file was read again"))
+    monkeypatch.setattr("index.jobs.folder_watcher.run_job", lambda *_, **__: pytest.fail("a file was read again"))
     totals = watched()
     assert watched.events == [("gone", "b.png")]
     assert totals.added == 0

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from index.jobs import folder_listing, watched_folder
+from index.jobs import folder_scan, watched_folder
 from tests.index.watched import Watched, command, nothing, picture
 from tests.waiting import PATIENCE
 
@@ -79,7 +79,7 @@ def test_what_has_not_changed_is_not_read_again_whatever_its_time(
     os.utime(picture(folder / "future.png", 2), (9e9, 9e9))
     shutil.copy2(folder / "old.png", folder / "copy.png")
     watched()
-    monkeypatch.setattr("index.jobs.watch_follower.run_job", lambda *_, **__: pytest.fail("a file was read again"))
+    monkeypatch.setattr("index.jobs.folder_watcher.run_job", lambda *_, **__: pytest.fail("a file was read again"))
     watched()
     assert watched.events == []
 
@@ -312,7 +312,7 @@ def test_a_subfolder_that_cannot_be_listed_loses_no_video(
 ) -> None:
     film_folder(folder / "a", 8, 10)
     part = film_folder(folder / "b", 1, 20)
-    open_folder = folder_listing.open_folder_beneath
+    open_folder = folder_scan.open_folder_beneath
     broken = False
 
     def open_unless_broken(top: int, inner: PurePath) -> int:
@@ -324,7 +324,7 @@ def test_a_subfolder_that_cannot_be_listed_loses_no_video(
         nonlocal broken
         broken = is_broken
 
-    monkeypatch.setattr(folder_listing, "open_folder_beneath", open_unless_broken)
+    monkeypatch.setattr(folder_scan, "open_folder_beneath", open_unless_broken)
     watched(nothing, nothing, lambda: disturb(True), nothing, nothing, lambda: disturb(False), delete=True)
     assert watched.events[9:] == [("away", "b"), ("back", "b")]
     assert watched.reasons[9] == "cannot be listed: Input/output error"
@@ -336,14 +336,14 @@ def test_a_subfolder_that_goes_while_it_is_listed_is_gone_not_away(
 ) -> None:
     film_folder(folder / "a", 8, 10)
     part = film_folder(folder / "b", 1, 20)
-    open_folder = folder_listing.open_folder_beneath
+    open_folder = folder_scan.open_folder_beneath
 
     def open_late(top: int, inner: PurePath) -> int:
         if inner == part.relative_to(folder) and part.exists():
             part.rename(folder.parent / "away")
         return open_folder(top, inner)
 
-    watched(nothing, nothing, lambda: monkeypatch.setattr(folder_listing, "open_folder_beneath", open_late), nothing)
+    watched(nothing, nothing, lambda: monkeypatch.setattr(folder_scan, "open_folder_beneath", open_late), nothing)
     assert watched.events[9:] == [("gone", "20.png")]
 
 

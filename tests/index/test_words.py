@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.library import Library
+from index.collection_store import Library
 from index.storage.catalogue import CATALOGUE_NAME
+from index.storage.fulltext import MAX_TERMS, find_words, terms_of
 from index.storage.schema import UPGRADES
-from index.storage.words import MAX_TERMS, find_words, terms_of
 from tests.index.numbered import WIDTH, content, new_collection, tokens_of
 from tests.index.test_upgrade import old_collection
 from vitascope.errors import InvalidInput

@@ -14,7 +14,7 @@ import pytest
 from index.collection import Collection
 from index.jobs import watch as watching
 from index.jobs.jobs import JobOptions
-from index.jobs.sources.description import FolderSource
+from index.jobs.sources.source_types import FolderSource
 from index.jobs.watch import Totals, Watch, watch
 from index.jobs.watch_losses import MAX_DELETE
 from tests.media_files import solid, write_picture
@@ -83,7 +83,7 @@ def picture(path: Path, shade: int) -> Path:
 
 HEEDING = """
 import signal, sys
-from vitascope.command import main
+from vitascope.cli.main import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(main(sys.argv[1:]))
 """

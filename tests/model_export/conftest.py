@@ -20,7 +20,7 @@ from training.checkpoint import Checkpoint
 from training.data.scenes.generate import example_of
 from training.data.scenes.render import render
 from training.models.hdvila import HdVila, HdVilaConfig, tiny
-from vitascope.manifest import GraphName
+from vitascope.bundle.manifest import GraphName
 
 collect_ignore = [] if is_chaos() else ["test_adapt.py", "test_distil.py"]
 """They train and export for minutes: `make chaos` runs them, and whoever changes what they test."""

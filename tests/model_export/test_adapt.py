@@ -30,9 +30,9 @@ from training.evaluation.found import found_by_sentence
 from training.from_bundle import model_of_bundle
 from training.loop import train
 from training.models.soho import Soho
-from vitascope.bundle import Bundle
-from vitascope.command import main
-from vitascope.manifest import GraphName
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import GraphName
+from vitascope.cli.main import main
 from vitascope.model import Model
 
 SAYINGS = ["a {}", "a {} square", "is it a {} square ?", "what {} is it ?", "it is {}"]

@@ -13,7 +13,7 @@ from model_export.recall import Embedded
 from training.data.example import Example, Question
 from training.data.packed import Packed
 from training.evaluation.calibration import match_calibration_error, validation_pairs
-from vitascope.manifest import Calibration
+from vitascope.bundle.manifest import Calibration
 from vitascope.model import Answer, Match, VideoEmbedding
 
 ANSWERS = ["red", "green", "blue", "yellow"]

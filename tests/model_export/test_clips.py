@@ -18,7 +18,7 @@ from training.evaluation.embedding import embed_texts
 from training.evaluation.gallery import embed_gallery
 from training.evaluation.report import evaluate, open_encoder
 from vitascope.errors import InvalidInput
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

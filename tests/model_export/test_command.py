@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from model_export import export
-from vitascope.bundle import Bundle
-from vitascope.command import main
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main
 
 
 @pytest.mark.usefixtures("exported_before")

@@ -17,8 +17,8 @@ from tests.training.distillation.small_student import EYES, small_recipe
 from tests.training.small_run import COLOURS
 from training.data.packed import open_packed
 from training.distillation.loop import distil
-from vitascope.bundle import Bundle
-from vitascope.command import main
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main
 from vitascope.model import Model
 
 TOML = "\n".join(

@@ -23,10 +23,10 @@ from training.data.packed import open_packed
 from training.evaluation.embedding import streams_of
 from training.evaluation.encoder import TorchEncoder
 from training.models.hdvila import HdVila, HdVilaConfig
-from vitascope.bundle import Bundle
-from vitascope.engine import OnnxRuntimeEngine
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import GraphName
+from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
-from vitascope.manifest import GraphName
 from vitascope.model import Model
 
 Graphs = dict[GraphName, onnx.ModelProto]

@@ -14,8 +14,8 @@ import torch
 from model_export.graphs import graph_specs
 from model_export.parity import random_cases
 from training.models.hdvila import HdVila
-from vitascope.engine import OnnxRuntimeEngine
-from vitascope.manifest import GraphName
+from vitascope.bundle.manifest import GraphName
+from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 
 pytestmark = pytest.mark.gpu
 

@@ -19,8 +19,8 @@ from model_export.variants.speed import Effort
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
 from training.evaluation.embedding import embed_corpus
-from vitascope.bundle import Bundle
-from vitascope.command import main
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main
 from vitascope.model import Model
 
 

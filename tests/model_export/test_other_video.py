@@ -22,10 +22,10 @@ from training.data.packed import open_packed
 from training.distillation.teacher import Taught, taught
 from training.evaluation.embedding import embed_corpus
 from training.models.hdvila import HdVila
-from vitascope.bundle import Bundle
-from vitascope.command import main
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import GraphName
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
-from vitascope.manifest import GraphName
 from vitascope.model import Model
 
 Graphs = dict[GraphName, onnx.ModelProto]

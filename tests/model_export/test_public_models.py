@@ -28,14 +28,14 @@ from tests.model_export.public_models import MAKERS, make_clip, make_siglip, wri
 from tests.once import made_once
 from tests.service.conftest import settings_for
 from tests.service.running import serving
-from vitascope.command import main
+from vitascope.bundle.manifest import FrameStream
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 from vitascope.media.decode import read_frames
-from vitascope.media.sample import clip_times, sample_streams
+from vitascope.media.sampling import clip_times, sample_streams
 from vitascope.model import Model
 from vitascope.scores import fused_score
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 TEXTS = [
     "a red square moves left",

@@ -25,10 +25,10 @@ from tests.model_export.test_public_models import SPANS, TEXTS, cosines, looked_
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from vitascope.errors import InvalidInput
-from vitascope.media.corner import corner_size
-from vitascope.media.sample import sample_streams
+from vitascope.media.pad_top_left import corner_size
+from vitascope.media.sampling import sample_streams
 from vitascope.model import Model
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 FRAMES = 4
 QUESTIONS = TEXTS[2:]

@@ -34,10 +34,10 @@ from tests.model_export import released_forwards as published
 from tests.model_export.released_models import ANSWERS, GRID, MADE, PICTURE, bert_words, write_folder
 from tests.service.conftest import settings_for
 from tests.service.running import serving
-from vitascope.command import main
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 TEXTS = ["a red square", "Two GREEN circles!", "红色 🎉", "many " * 100]
 LOADERS: dict[str, Callable[[Path, Any], PublicModel]] = {

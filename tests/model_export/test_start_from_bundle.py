@@ -22,7 +22,7 @@ from training.evaluation.encoder import TorchEncoder
 from training.from_bundle import model_of_bundle
 from training.loop import train
 from training.models.hdvila import HdVila
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

@@ -18,14 +18,14 @@ from model_export.tensorrt import make_variant
 from model_export.tensorrt_operators import unreadable
 from tests.chaos import is_chaos
 from tests.small_bundle import make_small_bundle
-from tests.vitascope.trt.conftest import install
-from tests.vitascope.trt.double import Cuda, TensorRT
-from vitascope.bundle import Bundle
-from vitascope.command import main
-from vitascope.engine import Array, OnnxRuntimeEngine
+from tests.vitascope.integrations.tensorrt.conftest import install
+from tests.vitascope.integrations.tensorrt.double import Cuda, TensorRT
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main
+from vitascope.engines.onnx_runtime import Array, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
+from vitascope.integrations.tensorrt.onnx_rewrites import readable
 from vitascope.model import Model
-from vitascope.trt.graph import readable
 
 DEFAULT = Path(__file__).parents[2] / "bundles" / "hd-vila-tiny"
 

@@ -15,9 +15,9 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 from model_export.triton import write_repository
 from model_export.triton_config import Serving
 from tests.small_bundle import TEXT_LENGTH, make_small_bundle, write_manifest
-from vitascope.bundle import Bundle
-from vitascope.command import main
-from vitascope.engine import OnnxRuntimeEngine
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main
+from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import BundleUnsupported, InvalidInput
 
 # What is used of Triton's model_config.proto; `make triton-check` parses with all of it. A * is a repeated field.

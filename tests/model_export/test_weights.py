@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from model_export.graphs import random_streams, random_tokens
 from model_export.weights import Precision, quantise, store, stored_kinds
 from tests.model_export.conftest import CONFIG
-from vitascope.engine import OnnxRuntimeEngine
-from vitascope.manifest import GraphName
+from vitascope.bundle.manifest import GraphName
+from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 
 REDUCED: tuple[Precision, ...] = ("float16-weights", "int8-weights")
 

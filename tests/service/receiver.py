@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 
-from service.outbound.door import Door
-from service.outbound.rules import Rules
+from service.http_client.safe_client import Door
+from service.http_client.url_policy import Rules
 from tests.service.running import JSON
 from tests.waiting import PATIENCE
 from vitascope.webhooks import verify

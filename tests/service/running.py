@@ -17,12 +17,12 @@ from typing import Any
 import httpx
 
 from service.app import create_app
-from service.opening import open_service
-from service.outbound.door import Door
+from service.app_state import Service
+from service.http_client.safe_client import Door
+from service.lifespan import open_service
 from service.run import listen
 from service.server import Server
 from service.settings import Settings
-from service.state import Service
 from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[2]

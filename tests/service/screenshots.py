@@ -30,7 +30,7 @@ from tests.service.running import ROOT, Running, serving
 from tests.tools import find_tool
 from tests.waiting import wait_for
 from training.data.scenes.vocabulary import FPS
-from vitascope.commands.options import default_bundle
+from vitascope.cli.options import default_bundle
 
 DESK, PHONE = {"width": 1280, "height": 820}, {"width": 390, "height": 780}
 LOOKS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from index.nearest import compaction, kinds, live
+from index.vectors import faiss_index, faiss_kinds, snapshot_builder
 from service import run
 
 
@@ -16,9 +16,9 @@ class SwapCounter:
 
     def __init__(self, file: str) -> None:
         self._file = file
-        self._take_up = live.LiveIndex._take_up
+        self._take_up = faiss_index.LiveIndex._take_up
 
-    def __call__(self, index: live.LiveIndex) -> None:
+    def __call__(self, index: faiss_index.LiveIndex) -> None:
         before = index._state
         self._take_up(index)
         if index._state is not before:
@@ -28,7 +28,7 @@ class SwapCounter:
 
 if __name__ == "__main__":
     counter = SwapCounter(sys.argv[1])
-    live.LiveIndex._take_up = lambda self: counter(self)  # type: ignore[method-assign]
-    kinds.LEAST.update(dict.fromkeys(kinds.LEAST, 0))
-    live.LEAST_CHANGED, live.RETRY_SECONDS, compaction._LOOK_SECONDS = 1, 0.0, 0.01
+    faiss_index.LiveIndex._take_up = lambda self: counter(self)  # type: ignore[method-assign]
+    faiss_kinds.LEAST.update(dict.fromkeys(faiss_kinds.LEAST, 0))
+    faiss_index.LEAST_CHANGED, faiss_index.RETRY_SECONDS, snapshot_builder._LOOK_SECONDS = 1, 0.0, 0.01
     raise SystemExit(run.main())

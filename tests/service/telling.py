@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 from service import run
-from service.opening import open_service
-from service.webhooks import courier
+from service.lifespan import open_service
+from service.webhooks import dispatcher
 from tests.service.receiver import door_to
 
 if __name__ == "__main__":
-    blind, notice = Path(sys.argv[2]), courier.Courier._notice
-    courier.Courier._notice = lambda self: None if blind.exists() else notice(self)  # type: ignore[method-assign]
-    courier.LOOK_SECONDS, courier.FIRST_SECONDS, courier.LONGEST_SECONDS = 0.05, 0.2, 0.4
+    blind, notice = Path(sys.argv[2]), dispatcher.Courier._notice
+    dispatcher.Courier._notice = lambda self: None if blind.exists() else notice(self)  # type: ignore[method-assign]
+    dispatcher.LOOK_SECONDS, dispatcher.FIRST_SECONDS, dispatcher.LONGEST_SECONDS = 0.05, 0.2, 0.4
     run.open_service = partial(open_service, webhook_door=door_to(int(sys.argv[1])))  # type: ignore[assignment]
     raise SystemExit(run.main())

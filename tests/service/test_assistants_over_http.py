@@ -20,7 +20,7 @@ from tests.chaos import only_by_chaos
 from tests.service.conversing import answer_of, spoken
 from tests.service.running import ROOT, Running
 from tests.waiting import PATIENCE
-from vitascope.command import main
+from vitascope.cli.main import main
 
 
 @contextmanager

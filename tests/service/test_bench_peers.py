@@ -12,11 +12,11 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from index.jobs.bench import write_film
-from service.bench.answers import FILMS, renew, write_answer_films
-from service.bench.decoding import measure
-from service.bench.peers import write_for_clip, write_for_infinity
-from service.bench.readers import Way, others, seconds_of
+from benchmarks.ingest import write_film
+from benchmarks.service.answers import FILMS, renew, write_answer_films
+from benchmarks.service.decoding import measure
+from benchmarks.service.peers import write_for_clip, write_for_infinity
+from benchmarks.service.readers import Way, others, seconds_of
 from vitascope.media.decode import read_frames
 from vitascope.media.frame import Pixels
 from vitascope.model import Model
@@ -39,7 +39,7 @@ def test_libraries_are_measured_on_the_frames_that_were_asked_for(film: Path, mo
         return ways[0].read(path, [second - 0.1 for second in seconds])
 
     wrong = Way("hasty", "a little early", early)
-    monkeypatch.setattr("service.bench.decoding.others", lambda: ([*ways, wrong], list(missing)))
+    monkeypatch.setattr("benchmarks.service.decoding.others", lambda: ([*ways, wrong], list(missing)))
     measured, notes = measure(film, SECONDS, rounds=2)
     assert {"Vitascope", "PyAV"} <= {one.way.library for one in measured}
     assert [one.way.as_served for one in measured if one.way.ours] == [False, True]

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from service.caching.cache import ENTRY_BYTES, Cache
 from service.errors import DeadlineExceeded
-from service.scheduling.call import Asker
+from service.inference.cache import ENTRY_BYTES, Cache
+from service.inference.call import Asker
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError
 

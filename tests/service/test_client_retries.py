@@ -19,7 +19,7 @@ from tests.service.conftest import fill, settings_for
 from tests.service.forwarding import forwarding
 from tests.service.running import JSON, Running, serving
 from tests.waiting import PATIENCE, wait_for
-from vitascope.client import AsyncClient, Client, Retries, ServiceError, waits
+from vitascope.client import AsyncClient, Client, Retries, ServiceError, compat
 from vitascope.errors import CollectionNotFound
 
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
@@ -134,7 +134,7 @@ def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(
     busy: Running, retries: Retries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(waits, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(compat, "time", SimpleNamespace(sleep=pauses.append))
     before = answered(busy, 503)
     with (
         held(busy, "text", ADMIN, ADMIN),
@@ -182,7 +182,7 @@ def test_a_service_that_starts_late_is_found(busy: Running, monkeypatch: pytest.
         has_tried.set()
         time.sleep(seconds)
 
-    monkeypatch.setattr(waits, "time", SimpleNamespace(sleep=pause))
+    monkeypatch.setattr(compat, "time", SimpleNamespace(sleep=pause))
     with (
         forwarding(port_of(busy), listening=False) as between,
         ThreadPoolExecutor(1) as threads,

@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
-from index.nearest import kinds, live
-from index.nearest.kinds import SETTINGS
+from index.vectors import faiss_index, faiss_kinds
+from index.vectors.faiss_kinds import SETTINGS
 from service.schemas import library
 from tests.index.clustered import use_kinds_when_small
 from tests.index.milvus_server import MilvusUnderTest
@@ -17,7 +17,7 @@ from tests.service.running import Running, problem_of, serving
 from tests.service.test_search import fill
 from tests.small_bundle import make_small_bundle
 from tests.waiting import wait_for
-from vitascope.token_encoding import TokenEncoding
+from vitascope.visual_token_codec import TokenEncoding
 
 
 def test_a_collection_is_made_and_found_where_the_answer_says(running: Running) -> None:
@@ -50,8 +50,8 @@ def test_another_index_is_built_and_taken_up_while_it_runs(
     running: Running, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_kinds_when_small(monkeypatch)
-    monkeypatch.setattr(live, "LEAST", kinds.LEAST)
-    monkeypatch.setattr(live, "LEAST_CHANGED", 50)  # so 90 clips are enough
+    monkeypatch.setattr(faiss_index, "LEAST", faiss_kinds.LEAST)
+    monkeypatch.setattr(faiss_index, "LEAST_CHANGED", 50)  # so 90 clips are enough
     fill(running, collection, 30)
     path = f"/v1/collections/{collection}"
     assert running.client.get(path).json()["index"]["serving"] == "flat"
@@ -70,8 +70,8 @@ def test_looking_at_collections_loads_no_index(
     def fail(*args: object) -> None:
         raise AssertionError("the vectors were read")
 
-    monkeypatch.setattr("index.nearest.live.read_state", fail)
-    monkeypatch.setattr("index.nearest.live.load_state", fail)
+    monkeypatch.setattr("index.vectors.faiss_index.read_state", fail)
+    monkeypatch.setattr("index.vectors.faiss_index.load_state", fail)
     listed = running.client.get("/v1/collections").json()["collections"]
     [found] = [each for each in listed if each["name"] == collection]
     assert found["index"]["changed"] == found["clips"] == 6

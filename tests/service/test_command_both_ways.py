@@ -16,10 +16,10 @@ import pytest
 from rich.console import Console
 
 from tests.service.running import Running
+from vitascope.cli.completers import collection_names
+from vitascope.cli.main import build_parser, main
+from vitascope.cli.output import show_listing
 from vitascope.client import Client
-from vitascope.command import build_parser, main
-from vitascope.commands.completers import collection_names
-from vitascope.commands.output import show_listing
 
 JSON = dict[str, Any]
 

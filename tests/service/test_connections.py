@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 
 from service import server
 from service.connections import YIELDING_SECONDS, Room, bounded
-from service.gate import middleware
+from service.http import middleware
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving
 from tests.service.standing import BodyClock, Standing, standing

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.scheduling.call import Inputs, Outputs
+from service.inference.call import Inputs, Outputs
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving
 from tests.waiting import PATIENCE, wait_for

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from index.library import Library
+from index.collection_store import Library
 from tests.chaos import rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for

@@ -26,7 +26,7 @@ from tests.mutated_files import mutated, write_originals
 from tests.service.conftest import settings_for
 from tests.service.running import Running, serving
 from tests.waiting import wait_for
-from vitascope.decoding import keeper
+from vitascope.sandbox import supervisor
 
 MIB = 1024**2
 
@@ -177,7 +177,7 @@ def test_bombs_are_refused_at_once_and_cost_little(
     service: Running, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = BOMBS[name](tmp_path / name).read_bytes()
-    monkeypatch.setattr(keeper, "TASKS_PER_PROCESS", 10**9)  # none is replaced for its age just now
+    monkeypatch.setattr(supervisor, "TASKS_PER_PROCESS", 10**9)  # none is replaced for its age just now
     pids = all_pids(service)
     before = {pid: peak(pid) for pid in ["self", *pids]}
     for number in range(3):

@@ -22,7 +22,7 @@ import pytest
 
 from service import routes
 from service.events import stream
-from service.parsing import StrictRoute
+from service.http.parsing import StrictRoute
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import fill, settings_for
 from tests.service.hostile import Attack
@@ -184,7 +184,7 @@ def test_a_header_without_end_of_its_strings_is_read_in_linear_time() -> None:
     """The processor time of a process is limited: it would take 90 s otherwise."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (30, 30))\n"
     code = limited + (
-        "from service.preferences import seconds_before_a_job as seconds\n"
+        "from service.http.prefer_header import seconds_before_a_job as seconds\n"
         "long = chr(34) + (chr(92) + chr(34)) * 30_000\n"
         "assert seconds(['respond-async, wait=5, a=' + long]) == 5\n"
         "assert seconds(['a=' + long + ', respond-async']) is None\n"

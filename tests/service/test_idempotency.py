@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.gate.answers import KEPT_SECONDS, Answer, AnswerStore
-from service.gate.fingerprint import Fingerprint
-from service.gate.idempotency import read_key
+from service.http.idempotency import read_key
+from service.http.idempotency_store import KEPT_SECONDS, Answer, AnswerStore
+from service.http.request_digest import Fingerprint
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, process, serving
 from tests.waiting import wait_for

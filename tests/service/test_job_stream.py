@@ -17,14 +17,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from index.collection_store import Library
 from index.jobs import events as job_events
 from index.jobs.jobs import create_folder_job, pause
 from index.jobs.state import finish
-from index.library import Library
-from service.events import feed
+from service.events import event_buffer
 from service.events import stream as stream_module
-from service.events.feeds import Feeds
-from service.gate.keys import KeyStore
+from service.events.broadcaster import Feeds
+from service.http.api_keys import KeyStore
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.following import Told, events, followed, stream
@@ -238,7 +238,7 @@ def follow_alone(url: str, job: str) -> list[Told]:
 def test_a_reader_that_is_far_behind_gets_everything_from_the_catalogue(
     running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "KEPT_BYTES", 1)
+    monkeypatch.setattr(event_buffer, "KEPT_BYTES", 1)
     monkeypatch.setattr(stream_module, "PAGE", 2)
     pictures(incoming, 5)
     job = begin(running.client, collection, incoming)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service.gate.keys import FILE_NAME, KeyStore
-from service.gate.secrets import digest, id_in
+from service.http.api_keys import FILE_NAME, KeyStore
+from service.http.key_secrets import digest, id_in
 from tests.service.locked import ask, make_key, secret_of
 from tests.service.running import Running
 from tests.waiting import wait_for

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from service.gate import media_cookie
-from service.gate.access import needed
-from service.gate.secrets import digest, id_in
+from service.http import media_cookie
+from service.http.key_secrets import digest, id_in
+from service.http.permissions import needed
 from tests.service.locked import ADMIN, ask, make_key, secret_of
 from tests.service.running import JSON, Running, problem_of
 from tests.waiting import PATIENCE, wait_for

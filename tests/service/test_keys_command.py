@@ -9,8 +9,8 @@ import pytest
 
 from tests.service.locked import ADMIN, ask, make_key
 from tests.service.running import JSON, Running, problem_of
+from vitascope.cli.main import main
 from vitascope.client import Client, ServiceError
-from vitascope.command import main
 from vitascope.errors import InvalidInput
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from index.library import Library
+from index.collection_store import Library
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import settings_for
 from tests.service.killing import Told, join_writers, present, start_writers

@@ -12,7 +12,7 @@ from langchain_core.output_parsers import StrOutputParser
 
 from tests.service.running import ROOT, Running
 from vitascope.errors import CollectionNotFound
-from vitascope.langchain import VitascopeRetriever
+from vitascope.integrations.langchain import VitascopeRetriever
 
 
 def test_the_chain_of_the_page_reads_what_was_found(

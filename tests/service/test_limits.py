@@ -18,10 +18,10 @@ import httpx
 import pytest
 
 from service.errors import Overloaded
-from service.gate import middleware
-from service.gate.admission import Admission
-from service.gate.errors import TooManyAtOnce, TooManyRequests
-from service.gate.shares import BURST_SECONDS, Share, Shares
+from service.http import middleware
+from service.http.concurrency import Admission
+from service.http.errors import TooManyAtOnce, TooManyRequests
+from service.http.rate_limits import BURST_SECONDS, Share, Shares
 from tests.chaos import is_chaos
 from tests.service.conftest import fill, settings_for
 from tests.service.running import Running, problem_of, serving

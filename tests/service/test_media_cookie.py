@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from service.gate import media_cookie
-from service.gate.keys import Key
+from service.http import media_cookie
+from service.http.api_keys import Key
 from tests.service.locked import ask, make_key, secret_of
 from tests.service.running import Running
 from tests.waiting import PATIENCE

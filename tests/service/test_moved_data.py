@@ -17,9 +17,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from index.library import Library
+from index.collection_store import Library
 from index.transfer.backup import back_up, restore
-from index.transfer.data_copies import copies, copy_data, restore_data
+from index.transfer.data_backup import copies, copy_data, restore_data
 from index.transfer.media_paths import AllowedPaths
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import settings_for

@@ -12,8 +12,8 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
+from index.collection_store import Library
 from index.jobs.jobs import create_folder_job
-from index.library import Library
 from index.transfer.backup import restore
 from index.transfer.parquet_import import import_collection
 from service import operation_work

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.outbound.addresses import Address, why_not_allowed
-from service.outbound.door import Door
-from service.outbound.errors import Stopped, UrlFailed, UrlRefused
-from service.outbound.lookup import is_this_machine
-from service.outbound.rules import Rules
-from service.outbound.urls import read_url
+from service.http_client.addresses import Address, why_not_allowed
+from service.http_client.errors import Stopped, UrlFailed, UrlRefused
+from service.http_client.lookup import is_this_machine
+from service.http_client.safe_client import Door
+from service.http_client.url_policy import Rules
+from service.http_client.urls import read_url
 from tests.chaos import rounds
 from tests.connections import connections, places
 from tests.service.outside import HERE, Outside, certified, dripping, outside, page, redirect

@@ -13,7 +13,7 @@ from statistics import median, quantiles
 
 import httpx
 
-from service.bench.load import Client, Outcome, closed_loop, open_loop, post_bytes
+from benchmarks.service.load import Client, Outcome, closed_loop, open_loop, post_bytes
 from tests.chaos import is_chaos, rounds
 from tests.ports import reserved_port
 from tests.service.conftest import settings_for

@@ -18,7 +18,7 @@ from tests.media_files import write_color_video
 from tests.service.conftest import COLORS
 from tests.service.running import ROOT, Running
 from vitascope import AsyncClient, Client
-from vitascope.notebook import Strip, strip, strip_async
+from vitascope.integrations.notebook import Strip, strip, strip_async
 
 SNIPPETS = re.findall(
     r"^```python\n(.*?)^```", (ROOT / "docs" / "python.md").read_text("utf-8"), re.DOTALL | re.MULTILINE

@@ -11,17 +11,17 @@ from model_export.triton_config import Serving
 from tests.media_files import solid, write_picture
 from tests.service.conftest import fill, settings_for
 from tests.service.running import problem_of, serving
-from tests.vitascope.kserve.protocol_server import serving as graph_server
+from tests.vitascope.integrations.kserve.protocol_server import serving as graph_server
 from tests.waiting import wait_for
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
 
 
 def test_it_waits_for_the_server_of_its_graphs_and_outlives_it(
     small_bundle: Path, files: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.models.registry.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("service.inference.registry.AGAIN_SECONDS", 0.05)
     monkeypatch.setattr("service.worker.FAULT_SECONDS", 0.1)
-    monkeypatch.setattr("vitascope.kserve.server.KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr("vitascope.integrations.kserve.server.KNOWN_SECONDS", 0.0)
     repository, nothing = tmp_path / "models", tmp_path / "nothing"
     nothing.mkdir()
     write_repository(Bundle.open(small_bundle), repository, Serving(device="cpu"))

@@ -16,8 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
 from service.errors import PayloadTooLarge
-from service.forms import validated
-from service.parsing import json_bytes, parse_json
+from service.http.multipart import validated
+from service.http.parsing import json_bytes, parse_json
 from service.schemas.embeddings import EmbeddingRequest
 from service.schemas.jobs import NewJob
 from service.schemas.rerank import RerankRequest

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
-from service.scheduling.batches import BatchLimits, choose, merge, split
-from service.scheduling.call import Asker, Call
-from service.scheduling.scheduler import Scheduler
+from service.inference.batching import BatchLimits, choose, merge, split
+from service.inference.call import Asker, Call
+from service.inference.scheduler import Scheduler
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError, EngineUnavailable
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from service.opening import open_service
+from service.lifespan import open_service
 from service.settings import Settings, read_settings
 from tests.chaos import rounds
 from tests.service.conftest import settings_for
 from tests.service.running import problem_of, serving
 from tests.small_bundle import make_small_bundle
 from tests.waiting import wait_for
+from vitascope.bundle.signing.keys import SecretKey, new_key, read_secret_key, write_key
+from vitascope.bundle.signing.signatures import add_signature, sign
 from vitascope.errors import BundleUntrusted, InvalidInput
-from vitascope.signing.keys import SecretKey, new_key, read_secret_key, write_key
-from vitascope.signing.signatures import add_signature, sign
 
 
 def sign_bundle(folder: Path, key: SecretKey) -> Path:

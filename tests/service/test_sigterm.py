@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx
 
+from index.collection_store import Library
 from index.jobs.jobs import jobs
-from index.library import Library
 from tests.chaos import is_chaos, rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for

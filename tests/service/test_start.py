@@ -11,7 +11,7 @@ import pytest
 
 from service.command import COMMANDS
 from service.errors import Busy
-from service.opening import open_service
+from service.lifespan import open_service
 from service.run import main, serve
 from service.settings import Settings, read_settings
 from tests.service.conftest import settings_for

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.library import Library
-from index.nearest import compaction, kinds, live
-from index.nearest.kinds import FLAT, HNSW
+from index.collection_store import Library
+from index.vectors import faiss_index, faiss_kinds, snapshot_builder
+from index.vectors.faiss_kinds import FLAT, HNSW
 from tests.chaos import is_chaos, rounds
 from tests.index.clustered import use_kinds_when_small
 from tests.index.numbered import content
@@ -127,9 +127,9 @@ class Load:
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Indexes are renewed however small they are; the service of this test has the same sizes."""
     use_kinds_when_small(monkeypatch)
-    monkeypatch.setattr(live, "LEAST", kinds.LEAST)
-    monkeypatch.setattr(live, "LEAST_CHANGED", 1)
-    monkeypatch.setattr(compaction, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(faiss_index, "LEAST", faiss_kinds.LEAST)
+    monkeypatch.setattr(faiss_index, "LEAST_CHANGED", 1)
+    monkeypatch.setattr(snapshot_builder, "_LOOK_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("small_sizes")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from index.nearest.snapshot import SNAPSHOT_NAME
-from service.opening import open_service
+from index.vectors.snapshot import SNAPSHOT_NAME
+from service.lifespan import open_service
 from tests.service.conftest import COLORS, settings_for
 from tests.service.running import JSON, Running, serving
 from tests.small_bundle import make_small_bundle

@@ -12,15 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.preferences import seconds_before_a_job
+from service.http.prefer_header import seconds_before_a_job
 from tests.chaos import only_by_chaos
 from tests.media_files import cut, solid, write_counter_video, write_video
 from tests.service.conftest import settings_for
 from tests.service.following import followed
 from tests.service.running import JSON, Running, problem_of, process
 from tests.waiting import PATIENCE, wait_for
+from vitascope.cli.main import main
 from vitascope.client import Client
-from vitascope.command import main
 from vitascope.errors import MediaError
 
 ASYNC = {"Prefer": "respond-async"}

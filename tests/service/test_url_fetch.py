@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from service.outbound.addresses import Address, why_not_allowed
-from service.outbound.door import Door
-from service.outbound.errors import UrlFailed, UrlRefused
+from service.http_client.addresses import Address, why_not_allowed
+from service.http_client.errors import UrlFailed, UrlRefused
+from service.http_client.safe_client import Door
 from service.settings import read_settings
 from tests.chaos import rounds
 from tests.connections import connections, places

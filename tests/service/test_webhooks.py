@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.gate.keys import KeyStore
-from service.webhooks import courier as courier_module
+from service.http.api_keys import KeyStore
+from service.webhooks import dispatcher as courier_module
 from service.webhooks import store as store_module
-from service.webhooks.courier import Courier, _wait
+from service.webhooks.dispatcher import Courier, _wait
 from service.webhooks.records import Endpoint
 from service.webhooks.store import WebhookStore
 from tests.service.conftest import settings_for

@@ -13,7 +13,7 @@ from tests.training.data.corpus_files import movie
 from training.data.example import Example, Negative, Question
 from training.data.packed import Media, Origin, write_packed
 from training.recipe import Recipe
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 MODEL = {

@@ -23,9 +23,9 @@ from training.evaluation.any_corpus import measure
 from training.evaluation.fitting import check_streams
 from training.evaluation.subject import Subject
 from training.loop import train
-from vitascope.command import main
+from vitascope.bundle.manifest import Calibration, FrameStream, Task
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
-from vitascope.manifest import Calibration, FrameStream, Task
 from vitascope.model import Answer, Match, VideoEmbedding
 from vitascope.scores import fused_score
 

@@ -15,7 +15,7 @@ from training.batches import Batches, augment
 from training.loop import train
 from training.recipe import Source
 from vitascope.errors import InvalidInput
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 
 def source(**changes: Any) -> Source:

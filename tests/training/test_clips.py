@@ -24,9 +24,9 @@ from training.models.systems import build
 from training.recipe import Recipe
 from training.start import configuration
 from training.steps import losses, word_masking
-from vitascope.command import main
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 SPLITS = ("train", "val", "test")
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.training.small_run import COLOURS, recipe, write_clips, write_corpus, write_tokenizer
 from tests.training.test_soho import soho_recipe
 from training.loop import train
-from vitascope.command import main
+from vitascope.cli.main import main
 
 
 @pytest.fixture(scope="module")

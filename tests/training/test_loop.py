@@ -18,7 +18,7 @@ from training.evaluation.encoder import TorchEncoder
 from training.loop import schedule_factor, train
 from training.recipe import Recipe
 from training.start import begin
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from training.batches import Batches
 from training.curves import read_log
 from training.models.soho.dictionary import VisualDictionary
 from training.objectives import contrastive
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
 RunTwo = Callable[..., None]

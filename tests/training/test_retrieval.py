@@ -14,7 +14,7 @@ from training.data.packed import Media, Origin, Packed, open_packed, write_packe
 from training.evaluation.gallery import Gallery
 from training.evaluation.retrieval import name_retrieval
 from training.names import class_names, classify
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
 
 
 class Naming:

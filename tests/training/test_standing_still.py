@@ -20,7 +20,7 @@ from training.models.soho import Soho
 from training.models.visual_parsing import VisualParsing
 from training.recipe import Recipe
 from training.validation import validator
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 LIVELY = {"dropout": 0.5, "attention_dropout": 0.5}
 Make = Callable[[], tuple[FusedModel, dict[str, torch.Tensor]]]

@@ -16,9 +16,9 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from index.collection_store import Library
 from index.jobs.jobs import JobOptions, create_job, create_upload_job, run_job
-from index.jobs.sources.description import FolderSource, ShardsSource
-from index.library import Library
+from index.jobs.sources.source_types import FolderSource, ShardsSource
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer.backup import back_up, restore
 from service.settings import Settings

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from index.collection_store import Library
 from index.jobs.jobs import job, jobs
-from index.jobs.sources.held import held_file
-from index.library import Library
+from index.jobs.sources.uploaded_files import held_file
 from index.orphans import find_orphans
 from index.records import Video
 from index.transfer.backup import restore
-from index.transfer.data_copies import copies, copy_data, restore_data
+from index.transfer.data_backup import copies, copy_data, restore_data
 from index.transfer.media_links import missing_media
 from index.transfer.media_paths import AllowedPaths
 from tests.chaos import is_chaos

@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from index.library import Library
+from index.collection_store import Library
 from tests.index.switching import CALLS, counted
 
 

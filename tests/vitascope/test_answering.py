@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tests.small_bundle import make_small_bundle
 from tests.vitascope.test_model import colour_streams
 from vitascope.answering import answer_question, known_candidates
-from vitascope.command import main
+from vitascope.cli.main import main
 from vitascope.errors import InvalidInput, TextError
 from vitascope.model import Model
 

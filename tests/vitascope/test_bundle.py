@@ -15,10 +15,10 @@ import pytest
 
 from tests.chaos import rounds
 from tests.small_bundle import make_small_bundle, write_manifest
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import checksum_of
+from vitascope.bundle.onnx_external_data import external_files
 from vitascope.errors import BundleCorrupt, BundleNotFound, BundleUnsupported
-from vitascope.external_data import external_files
-from vitascope.manifest import checksum_of
 
 FILES = sorted(
     [
@@ -80,8 +80,8 @@ def test_no_damaged_bundle_is_parsed(folder: Path, monkeypatch: pytest.MonkeyPat
     names = [*FILES, "manifest.json", "manifest.json.sha256"]
     whole = {name: (folder / name).read_bytes() for name in names}
     parsed: list[object] = []
-    monkeypatch.setattr("vitascope.bundle.external_files", lambda path: parsed.append(path) or set())
-    monkeypatch.setattr("vitascope.bundle.json.loads", recording(json.loads, parsed))
+    monkeypatch.setattr("vitascope.bundle.bundle.external_files", lambda path: parsed.append(path) or set())
+    monkeypatch.setattr("vitascope.bundle.bundle.json.loads", recording(json.loads, parsed))
     moment = random.Random(3)
     for _ in range(rounds(200, 1000)):
         name = moment.choice(names)

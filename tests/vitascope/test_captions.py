@@ -9,8 +9,8 @@ import pytest
 
 from tests.media_files import solid, write_animation
 from tests.small_bundle import make_small_bundle
-from vitascope.caption_words import weights_of, words_of
 from vitascope.captions import Frames, frame_times, score_captions
+from vitascope.function_words import weights_of, words_of
 from vitascope.model import Model, VideoEmbedding
 
 

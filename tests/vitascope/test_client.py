@@ -152,7 +152,8 @@ def test_options_of_scores_and_answers_reach_the_service(tmp_path: Path) -> None
 def test_who_only_asks_loads_nothing_that_serves() -> None:
     heavy = ["numpy", "onnxruntime", "faiss", "av", "fastapi", "pydantic"]
     asking = (
-        f"import sys, vitascope.notebook; from vitascope import Client; print([n for n in {heavy} if n in sys.modules])"
+        "import sys, vitascope.integrations.notebook; from vitascope import Client;"
+        f"print([n for n in {heavy} if n in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n"

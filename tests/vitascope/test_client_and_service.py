@@ -15,8 +15,8 @@ from PIL import Image
 
 from tests.ports import reserved_port
 from vitascope import errors
+from vitascope.cli.main import main
 from vitascope.client import Client
-from vitascope.command import main
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from index.commands.paging import gathered
+from index.cli.paging import gathered
 from tests.vitascope.local_server import CLIENTS, Exchange, call, server
 from vitascope.client import Client, Retries, ServiceError
 

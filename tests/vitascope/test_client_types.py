@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from tests.chaos import only_by_chaos
-from vitascope.client import AsyncClient, Client, options
+from vitascope.client import AsyncClient, Client, request_types
 
 ROOT = Path(__file__).parents[2]
 TYPES = ROOT / "vitascope" / "client" / "types.py"
@@ -166,15 +166,15 @@ def test_each_method_returns_what_its_operation_answers_and_no_operation_is_miss
 @pytest.mark.parametrize(
     ("kind", "schema", "field"),
     [
-        (options.IndexKind, "NewCollection", "index_kind"),
-        (options.IndexKind, "CollectionChanges", "index_kind"),
-        (options.TokenEncoding, "NewCollection", "token_encoding"),
-        (options.Group, "SearchRequest", "group"),
-        (options.JobState, "Job", "state"),
-        (options.ItemState, "JobItem", "state"),
-        (options.OperationKind, "Operation", "kind"),
-        (options.DeliveryState, "Delivery", "state"),
-        (options.WebhookEvent, "Delivery", "type"),
+        (request_types.IndexKind, "NewCollection", "index_kind"),
+        (request_types.IndexKind, "CollectionChanges", "index_kind"),
+        (request_types.TokenEncoding, "NewCollection", "token_encoding"),
+        (request_types.Group, "SearchRequest", "group"),
+        (request_types.JobState, "Job", "state"),
+        (request_types.ItemState, "JobItem", "state"),
+        (request_types.OperationKind, "Operation", "kind"),
+        (request_types.DeliveryState, "Delivery", "state"),
+        (request_types.WebhookEvent, "Delivery", "type"),
     ],
 )
 def test_options_take_what_the_service_takes(kind: object, schema: str, field: str) -> None:
@@ -183,7 +183,7 @@ def test_options_take_what_the_service_takes(kind: object, schema: str, field: s
 
 def test_pages_of_a_search_take_its_options() -> None:
     single = set(inspect.signature(Client.search).parameters) - {"self", "collection", "text", "file", "cursor"}
-    assert set(options.SearchOptions.__annotations__) == single
+    assert set(request_types.SearchOptions.__annotations__) == single
     asked = set(interface()["components"]["schemas"]["SearchRequest"]["properties"]) - {"text", "cursor", "filter"}
     assert asked == single - {"where"}
 

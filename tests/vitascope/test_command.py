@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.media_files import solid, write_video
 from tests.small_bundle import make_small_bundle
-from vitascope.command import MOUNTS, Mount, main
+from vitascope.cli.main import MOUNTS, Mount, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +85,7 @@ def test_importing_the_command_imports_no_heavy_package() -> None:
     """
     heavy = ["torch", "transformers", "fastapi", "faiss", "onnxruntime", "av", "numpy", "httpx", "pydantic"]
     code = f"""
-import sys, vitascope.command as c
+import sys, vitascope.cli.main as c
 def print_imported(names):
     print([name for name in names if name in sys.modules])
 c.build_parser(None)
@@ -332,7 +332,7 @@ def test_indexing_goes_on_after_an_interrupt(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitascope.commands.output.Steps.show", interrupt)
+        patch.setattr("vitascope.cli.output.Steps.show", interrupt)
         assert main(["index", str(pictures)]) == 130
     Image.fromarray(np.full((64, 64, 3), (250, 250, 250), np.uint8)).save(pictures / "white.png")
     capsys.readouterr()
@@ -350,7 +350,7 @@ def test_a_resumed_job_whose_files_have_gone_is_counted_rightly(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitascope.commands.output.Steps.show", interrupt)
+        patch.setattr("vitascope.cli.output.Steps.show", interrupt)
         assert main(["index", str(pictures)]) == 130
     for name in ("red.png", "green.png"):
         (pictures / name).unlink()

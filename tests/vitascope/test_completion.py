@@ -15,8 +15,8 @@ import pytest
 
 from tests.tools import find_tool
 from tests.waiting import PATIENCE
-from vitascope.command import main
-from vitascope.commands.completers import collection_names
+from vitascope.cli.completers import collection_names
+from vitascope.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from vitascope import gpu
-from vitascope.engine import ArraySpec, OnnxRuntimeEngine, Placement
+from vitascope.engines import gpu
+from vitascope.engines.onnx_runtime import ArraySpec, OnnxRuntimeEngine, Placement
 from vitascope.errors import BundleCorrupt, EngineError, InvalidInput
 
 

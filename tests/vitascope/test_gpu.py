@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vitascope import gpu
+from vitascope.engines import gpu
 from vitascope.errors import EngineError
 
 

@@ -11,10 +11,10 @@ import pytest
 from tests.descriptors import open_below
 from tests.media_files import cut, solid, write_animation, write_counter_video, write_picture
 from tests.waiting import wait_for
-from vitascope.decoding.decoder import IN_PROCESS
 from vitascope.errors import MediaError
 from vitascope.media.decode import all_frames
 from vitascope.media.file import MediaFile, held_open
+from vitascope.sandbox.decoder import IN_PROCESS
 
 
 @pytest.mark.parametrize("name", ["film.mp4", "film.ts", "moving.gif", "still.png"])

@@ -11,10 +11,10 @@ from PIL import Image
 
 from tests.media_files import counter_frame, solid, write_animation, write_picture, write_video
 from vitascope.errors import MediaTooLarge
-from vitascope.media.corner import corner_size, in_corner
 from vitascope.media.decode import read_frames
 from vitascope.media.frame import Frame, Pixels, filtered, fitted
 from vitascope.media.limits import MediaLimits
+from vitascope.media.pad_top_left import corner_size, in_corner
 from vitascope.media.probe import probe
 
 RED, GREEN, BLUE, WHITE = (230, 20, 30), (20, 200, 40), (30, 40, 220), (255, 255, 255)
@@ -158,8 +158,8 @@ def test_fitting_always_gives_the_size_asked_for(fit: str, size: tuple[int, int]
 
 def test_shrinking_averages_instead_of_picking(tmp_path: Path) -> None:
     """Fine stripes become grey in video as in pictures, not a random pattern."""
-    from vitascope.manifest import FrameStream
-    from vitascope.media.sample import sample_streams
+    from vitascope.bundle.manifest import FrameStream
+    from vitascope.media.sampling import sample_streams
 
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.media_files import counter_frame, read_counter, write_counter_video, write_picture
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
-from vitascope.media.sample import clip_times, sample_part, sample_streams
+from vitascope.media.sampling import clip_times, sample_part, sample_streams
 
 Placement = Literal["middle", "uniform"]
 

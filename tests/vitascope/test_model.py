@@ -15,10 +15,10 @@ from onnx import numpy_helper
 
 from tests.media_files import solid, write_color_video, write_picture, write_video
 from tests.small_bundle import COLOURS, STREAMS, make_small_bundle, write_manifest
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
 from vitascope.errors import BundleCorrupt, EngineError, InvalidInput, MediaError, TaskMissing, TextError
+from vitascope.input_validation import Streams
 from vitascope.model import Model
-from vitascope.model_inputs import Streams
 
 NAMES = list(COLOURS)
 

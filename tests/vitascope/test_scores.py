@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vitascope.bundle.manifest import Calibration
 from vitascope.errors import InvalidInput
-from vitascope.manifest import Calibration
 from vitascope.scores import (
     answer_probabilities,
     clip_score,

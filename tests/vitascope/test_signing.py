@@ -16,11 +16,9 @@ import pytest
 
 from tests.chaos import rounds
 from tests.small_bundle import make_small_bundle
-from vitascope.bundle import Bundle
-from vitascope.command import main
-from vitascope.errors import BundleCorrupt, BundleError, BundleUntrusted, InvalidInput
-from vitascope.manifest import checksum_of
-from vitascope.signing.keys import (
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import checksum_of
+from vitascope.bundle.signing.keys import (
     PublicKey,
     SecretKey,
     new_key,
@@ -29,7 +27,9 @@ from vitascope.signing.keys import (
     read_secret_key,
     write_key,
 )
-from vitascope.signing.signatures import add_signature, read_signatures, sign
+from vitascope.bundle.signing.signatures import add_signature, read_signatures, sign
+from vitascope.cli.main import main
+from vitascope.errors import BundleCorrupt, BundleError, BundleUntrusted, InvalidInput
 
 SIGNATURE = "manifest.json.sig"
 
@@ -147,8 +147,8 @@ def test_nothing_of_a_damaged_signed_bundle_is_parsed(
     names = sorted(path.name for path in signed.iterdir() if path.name != SIGNATURE)
     whole = {name: (signed / name).read_bytes() for name in names}
     parsed: list[object] = []
-    monkeypatch.setattr("vitascope.bundle.external_files", recording(lambda path: set(), parsed))
-    monkeypatch.setattr("vitascope.bundle.json.loads", recording(json.loads, parsed))
+    monkeypatch.setattr("vitascope.bundle.bundle.external_files", recording(lambda path: set(), parsed))
+    monkeypatch.setattr("vitascope.bundle.bundle.json.loads", recording(json.loads, parsed))
     moment = random.Random(5)
     for _ in range(rounds(30, 1000)):
         name = moment.choice([*names, "manifest.json"])
@@ -181,7 +181,9 @@ def test_a_signature_that_was_changed_or_cut_off_anywhere_is_refused(
     """All but its first line, which says of itself that it is not to be trusted; there, nothing can come of it."""
     path = signed / SIGNATURE
     whole = path.read_bytes()
-    monkeypatch.setattr("vitascope.bundle.parse_manifest", lambda content: pytest.fail("the manifest was parsed"))
+    monkeypatch.setattr(
+        "vitascope.bundle.bundle.parse_manifest", lambda content: pytest.fail("the manifest was parsed")
+    )
     step = rounds(9, 1)
     for length in range(0, len(whole), step):
         path.write_bytes(whole[:length])
@@ -285,7 +287,7 @@ def test_a_bundle_is_signed_and_verified_by_command(
     assert main(["bundle", "keygen", str(key)]) == 0
     assert main(["bundle", "keygen", str(tmp_path / "other")]) == 0
     check = ["bundle", "verify", bundle, "--key", f"{key}.pub"]
-    monkeypatch.setattr("vitascope.inspection.verify.parse_manifest", lambda content: pytest.fail("it was parsed"))
+    monkeypatch.setattr("vitascope.bundle.verify.parse_manifest", lambda content: pytest.fail("it was parsed"))
     assert main(check) == 1
     assert "manifest.json.sig" in capsys.readouterr().out
     monkeypatch.undo()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from vitascope.errors import InvalidInput
-from vitascope.token_encoding import ENCODINGS, TokenEncoding, check_encoding, decode_tokens, encode_tokens
+from vitascope.visual_token_codec import ENCODINGS, TokenEncoding, check_encoding, decode_tokens, encode_tokens
 
 SHAPE = (5, 7)
 TOKENS = arrays(np.float16, SHAPE, elements=st.floats(-65504, 65504, width=16))

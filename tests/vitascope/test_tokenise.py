@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.small_bundle import TEXT_LENGTH, VOCABULARY
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
 from vitascope.errors import BundleCorrupt, TextError
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

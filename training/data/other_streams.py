@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from training.data.packed import Packed
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
-from vitascope.media.sample import clip_times
+from vitascope.media.sampling import clip_times
 
 Frames = dict[str, np.ndarray]
 

@@ -33,11 +33,11 @@ from training.data.array_file import GrowingArray
 from training.data.errors import CorpusError
 from training.data.example import Example, ExampleError
 from training.data.webdataset import EncodedMedia
-from vitascope.bundle import file_sha256
+from vitascope.bundle.bundle import file_sha256
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import MediaError
-from vitascope.manifest import FrameStream
 from vitascope.media.probe import probe
-from vitascope.media.sample import sample_streams
+from vitascope.media.sampling import sample_streams
 
 PACK_NAME = "pack.json"
 EXAMPLES_NAME = "examples.jsonl"

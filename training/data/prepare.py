@@ -39,8 +39,8 @@ from training.data.errors import CorpusError
 from training.data.example import Example
 from training.data.hash_split import SPLITS, EmptySplit
 from training.data.packed import STILL_STREAMS, VIDEO_STREAMS, Media, Origin, write_packed
-from vitascope.bundle import Bundle
-from vitascope.manifest import FrameStream
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import FrameStream
 
 Items = Iterable[tuple[Example, Media]]
 

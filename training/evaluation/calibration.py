@@ -12,7 +12,7 @@ from training.data.packed import Packed
 from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.encoder import Encoder
 from training.evaluation.metrics import calibration_error
-from vitascope.manifest import Calibration
+from vitascope.bundle.manifest import Calibration
 from vitascope.scores import fused_score, match_probability
 
 

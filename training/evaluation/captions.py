@@ -13,8 +13,8 @@ from training.evaluation.embedding import embed_texts, match_logits
 from training.evaluation.encoder import Encoder
 from training.evaluation.gallery import Gallery
 from training.evaluation.metrics import pairwise_accuracy, tau_c
-from vitascope.caption_words import words_of
 from vitascope.captions import em_score_of
+from vitascope.function_words import words_of
 from vitascope.scores import ref_clip_score
 
 MAX_WORDS = 64

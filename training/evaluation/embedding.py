@@ -12,7 +12,7 @@ import numpy as np
 from training.data.clip_choice import clips_taken, spread_clips
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
 from vitascope.model import VideoEmbedding
 
 Alter = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from training.models.fused import FusedModel
 from training.models.text import Seen
-from vitascope.manifest import Calibration, FrameStream, Task
+from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.model import Answer, Match, VideoEmbedding
 from vitascope.scores import fused_score, match_probability
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 
 class Encoder(Protocol):

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, TorchEncoder
 from training.models.hdvila import HdVilaConfig
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 
 
 def check_streams(encoder: Encoder, packed: Packed) -> None:

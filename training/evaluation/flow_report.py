@@ -19,7 +19,7 @@ from training.evaluation.embedding import streams_of
 from training.evaluation.flow import Flow, FlowOptions, flow_by_layer
 from training.steps import word_masking
 from vitascope.errors import InvalidInput
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 BATCH = 32
 

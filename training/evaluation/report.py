@@ -20,10 +20,10 @@ from training.evaluation.encoder import Encoder, TorchEncoder
 from training.evaluation.fitting import differences
 from training.evaluation.known_corpora import MEASURES
 from training.evaluation.subject import Numbers, Subject
+from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
-from vitascope.manifest import MANIFEST_NAME
 from vitascope.model import Model
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
 

@@ -27,7 +27,7 @@ from training.evaluation.gallery import Gallery, embed_gallery
 from training.evaluation.metrics import pairwise_accuracy
 from vitascope.errors import InvalidInput, VitascopeError
 from vitascope.model import Model
-from vitascope.token_encoding import ENCODINGS, TokenEncoding, decode_tokens, encode_tokens, encoded_bytes
+from vitascope.visual_token_codec import ENCODINGS, TokenEncoding, decode_tokens, encode_tokens, encoded_bytes
 
 Stored = Callable[[np.ndarray], np.ndarray]
 """Tokens (V, D) -> what is read of them after they were stored, (V, D) float32."""

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.commands.output import plain_table
+from vitascope.cli.output import plain_table
 
 DESCRIPTION = """\
 Measure bundles beside one another: what they find on a packed split, and what a clip and a text cost them.

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from vitascope.input_validation import Streams
 from vitascope.model import Model
-from vitascope.model_inputs import Streams
 
 WARM = 3
 """Runs of each before any is measured."""

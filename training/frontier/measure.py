@@ -17,7 +17,7 @@ from training.evaluation.embedding import streams_of
 from training.evaluation.gallery import embed_gallery
 from training.evaluation.retrieval import caption_retrieval
 from training.frontier.latency import clip_call, milliseconds, text_call
-from vitascope.bundle import Bundle
+from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
 
 ClipMerge = Literal["mean", "logsumexp"]
 

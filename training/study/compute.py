@@ -17,7 +17,7 @@ from training.loop import freeze
 from training.models.fused import FusedModel
 from training.recipe import Recipe
 from training.steps import losses, word_masking
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 SAMPLED = 2
 """Batches of each source that are counted; texts differ in length."""

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from training.data.example import Example
 from training.data.packed import EXAMPLES_NAME, PACK_NAME, Packed, open_packed, write_packed
 from training.data.scene_files import ORIGIN, scenes
-from vitascope.bundle import file_sha256
-from vitascope.manifest import FrameStream
+from vitascope.bundle.bundle import file_sha256
+from vitascope.bundle.manifest import FrameStream
 
 HIGH, LOW = 128, 64
 """Sides in pixels of the study's high-resolution and low-resolution frames."""

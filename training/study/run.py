@@ -29,7 +29,7 @@ from training.loop import train
 from training.start import begin
 from training.study.arms import ARMS, METRICS, Arm, recipe
 from training.study.compute import clip_flops, step_flops
-from vitascope.tokenise import Tokenizer
+from vitascope.tokenizer import Tokenizer
 
 RESULT = "result.json"
 

@@ -9,7 +9,7 @@
         found = await client.search("videos", "a red square moves left")
 
 Methods return the service's JSON as it is (dicts, lists, strings, numbers; times in seconds), and
-`vitascope.client.types` says what is in it. An error answer raises the error that the service raised
+`vitascope.client.response_types` says what is in it. An error answer raises the error that the service raised
 (`vitascope.errors`), so that callers of the client and of the runtime handle the same names; what has no name there,
 and a service that cannot be reached, raises `ServiceError`.
 
@@ -27,7 +27,7 @@ pages twice. What is generated is plain code, with plain tracebacks and types.
 """
 
 from vitascope.client.asynchronous.client import AsyncClient
-from vitascope.client.problems import ServiceError
+from vitascope.client.errors import ServiceError
 from vitascope.client.retries import Retries
 from vitascope.client.synchronous.client import Client
 

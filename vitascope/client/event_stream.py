@@ -9,8 +9,8 @@ import codecs
 import json
 from typing import cast
 
-from vitascope.client.options import JobEvent
-from vitascope.client.problems import ServiceError
+from vitascope.client.errors import ServiceError
+from vitascope.client.request_types import JobEvent
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Of one event, with its line ends. A job's event has a few kilobytes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vitascope.client.problems import ServiceError
+from vitascope.client.errors import ServiceError
 
 
 class Cursors:

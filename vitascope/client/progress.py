@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from vitascope.client.types import Job, Operation
+from vitascope.client.response_types import Job, Operation
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 
-from vitascope.client.problems import ServiceError
+from vitascope.client.errors import ServiceError
 
 MAX_STALLS = 5
 """Connections in a row that break off without a byte beyond those that came before."""

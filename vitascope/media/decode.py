@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 from vitascope.errors import InvalidInput
+from vitascope.media.animation_timing import frame_seconds, shown_seconds
 from vitascope.media.container import open_video
 from vitascope.media.file import MediaFile, MediaSource, held_open
 from vitascope.media.frame import Frame, Pixels
+from vitascope.media.image import picture_frames
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
-from vitascope.media.picture import picture_frames
 from vitascope.media.probe import probe
+from vitascope.media.seek_reader import every_frame, video_frames
 from vitascope.media.sniff import Signature, sniff
-from vitascope.media.timing import frame_seconds, shown_seconds
-from vitascope.media.video import every_frame, video_frames
 
 DECODING_THREADS = 2
 Times: TypeAlias = Sequence[float] | Callable[[float], Sequence[float]]

@@ -7,13 +7,13 @@ from fractions import Fraction
 from typing import Literal
 
 from vitascope.errors import MediaCorrupt
+from vitascope.media.animation_timing import frame_seconds, shown_seconds
 from vitascope.media.container import READING_ERRORS, OpenVideo, open_video
 from vitascope.media.file import MediaFile, MediaSource, held_open
+from vitascope.media.image import open_picture, upright_size
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
-from vitascope.media.picture import open_picture, upright_size
+from vitascope.media.seek_reader import video_frames
 from vitascope.media.sniff import Signature, sniff
-from vitascope.media.timing import frame_seconds, shown_seconds
-from vitascope.media.video import video_frames
 
 Kind = Literal["video", "picture", "animation"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from index.jobs.sources.description import ListSource
 from index.jobs.sources.list_limits import MAX_LINE, ListLimits, check_names
+from index.jobs.sources.source_types import ListSource
 from index.records import Scalar
 from vitascope.errors import InvalidInput
 from vitascope.media.file import MediaFile

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index.jobs.sources.description import ListSource
 from index.jobs.sources.list_limits import ListLimits, Tally, check_names
 from index.jobs.sources.list_rows import Row
+from index.jobs.sources.source_types import ListSource
 from vitascope.errors import InvalidInput
 from vitascope.media.file import MediaFile
 

@@ -27,8 +27,8 @@ from model_export.public.released.words import open_words
 from model_export.public.texts import Padding
 from model_export.public.towers import TEXT_AXES, TextTower
 from training.models.attention import attend
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 
 PREFIX = "clipmodel"
 """Before every name in its files."""

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
 from vitascope.media.frame import fitted
-from vitascope.media.picture import PictureFrame
+from vitascope.media.image import PictureFrame
 
 ALONE = "The bundle was compared with the weights in torch, wired here as published, and not with the authors' program."
 

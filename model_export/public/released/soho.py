@@ -30,8 +30,8 @@ from training.models.fused import text_transformer
 from training.models.soho.config import SohoConfig, base
 from training.models.soho.model import SineEmbeddings
 from training.models.soho.video import VideoEncoder
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 
 PICTURE = (563, 1000)
 """Height and width that a frame of 16:9 is brought to."""

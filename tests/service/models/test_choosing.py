@@ -13,8 +13,8 @@ from tests.service.conftest import fill
 from tests.service.models.asking import TEXT, added, best, listed, width
 from tests.service.running import Running, problem_of
 from tests.waiting import PATIENCE, wait_for
-from vitascope.bundle import Bundle
-from vitascope.command import main
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main
 
 
 def test_requests_name_a_model_by_fingerprint_name_or_version(several: Running, second: str, files: Path) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from service.scheduling.model import MOST_LANES, REMOTE_LANES, lanes_for
+from service.inference.scheduled_model import MOST_LANES, REMOTE_LANES, lanes_for
 from tests.service.conftest import settings_for
 from tests.service.running import serving
-from vitascope import gpu
-from vitascope.command import main
-from vitascope.engine import Placement
+from vitascope.cli.main import main
+from vitascope.engines import gpu
+from vitascope.engines.onnx_runtime import Placement
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.opening import open_service
+from service.lifespan import open_service
 from tests.service.conftest import fill, settings_for
 from tests.service.models.asking import added, best, listed, width
 from tests.service.running import problem_of, serving

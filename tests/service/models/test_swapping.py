@@ -20,7 +20,7 @@ from tests.service.conftest import fill, settings_for
 from tests.service.models.asking import TEXT, added, best, embedded, listed, width
 from tests.service.running import ROOT, Running, problem_of, serving
 from tests.waiting import PATIENCE, wait_for
-from vitascope.engine import Array, Engine
+from vitascope.engines.onnx_runtime import Array, Engine
 from vitascope.model import Floats, Model
 
 SWAPS = rounds(12, 500)

@@ -8,7 +8,7 @@ from tests.training.data.corpus_files import BLUE, GREEN, RED, movie
 from training.data.errors import CorpusError
 from training.data.films import ORIGIN, film_clips
 from training.data.packed import open_packed, write_packed
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
 
 
 @pytest.fixture(scope="module")

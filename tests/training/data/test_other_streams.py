@@ -12,8 +12,8 @@ from training.data.example import Example
 from training.data.other_streams import sight
 from training.data.packed import VIDEO_STREAMS, Origin, Packed, open_packed, write_packed
 from training.evaluation.embedding import streams_of
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 
 HIGH = FrameStream(name="high", frames=1, height=48, width=64, placement="middle")
 LOW = FrameStream(name="low", frames=6, height=24, width=32, placement="uniform")

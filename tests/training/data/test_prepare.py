@@ -13,8 +13,8 @@ from training.data.errors import CorpusError
 from training.data.hash_split import split_of
 from training.data.packed import open_packed
 from training.data.prepare import CORPORA, READERS, main, prepare
-from vitascope.bundle import Bundle
-from vitascope.command import main as vitascope
+from vitascope.bundle.bundle import Bundle
+from vitascope.cli.main import main as vitascope
 
 CORPUS_NAMES = (
     *("flickr8k", "daquar", "scenes", "coco", "flickr30k", "vqa", "image_shards", "msrvtt", "msrvtt_official"),

@@ -18,8 +18,8 @@ from training.data.packed import Origin, write_packed
 from training.frontier.latency import milliseconds
 from training.frontier.measure import Point, undominated
 from training.frontier.report import draw, renew_page, table
-from vitascope.command import main
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
+from vitascope.cli.main import main
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from training.models.config import IMAGENET, LITE0, MINILM, ConvConfig
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
 
 
 class HdVilaConfig(ConvConfig):

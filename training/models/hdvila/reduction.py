@@ -17,9 +17,9 @@ from training.models.hdvila.config import HdVilaConfig
 from training.models.hdvila.merging import MergedHybrid, check_kept
 from training.models.hdvila.model import HdVila
 from training.models.hdvila.video import HybridTransformer, VideoEncoder
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
-from vitascope.media.sample import clip_times
+from vitascope.media.sampling import clip_times
 
 
 def reduced_config(cfg: HdVilaConfig, *, low_frames: int | None = None, size: int | None = None) -> HdVilaConfig:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from training.models.config import BERT_BASE, IMAGENET, LITE0, MINILM_STREAM, ConvConfig, middle_frame
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
 
 
 class SohoConfig(ConvConfig):

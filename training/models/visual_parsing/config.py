@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from training.models.config import BERT_BASE, IMAGENET, MINILM_STREAM, FusedConfig, middle_frame
-from vitascope.manifest import FrameStream
+from vitascope.bundle.manifest import FrameStream
 
 
 class VisualParsingConfig(FusedConfig):

@@ -13,13 +13,13 @@ import httpx
 from vitascope.client.asynchronous.download import fetch
 from vitascope.client.asynchronous.repeating import repeated
 from vitascope.client.asynchronous.sending import Sending, opened
+from vitascope.client.compat import blocking_async
+from vitascope.client.errors import ServiceError, error_of
 from vitascope.client.paging import Cursors
-from vitascope.client.problems import ServiceError, error_of
 from vitascope.client.progress import UploadProgress, shown_upload
-from vitascope.client.requests import header_value, repeatable
+from vitascope.client.request_building import header_value, repeatable
 from vitascope.client.retries import Repeatable, Retries
 from vitascope.client.transfer import Transfer
-from vitascope.client.waits import blocking_async
 
 
 class Page(TypedDict):

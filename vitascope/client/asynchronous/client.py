@@ -14,8 +14,8 @@ from vitascope.client.asynchronous.search import Search
 from vitascope.client.asynchronous.tasks import Tasks
 from vitascope.client.asynchronous.uploads import Uploads
 from vitascope.client.asynchronous.webhooks import Webhooks
-from vitascope.client.problems import ServiceError
-from vitascope.client.waits import pause_async
+from vitascope.client.compat import pause_async
+from vitascope.client.errors import ServiceError
 
 
 class AsyncClient(Uploads, Operations, Search, Tasks, Models, Webhooks, Keys):

@@ -11,9 +11,9 @@ from typing import BinaryIO
 
 import httpx
 
+from vitascope.client.compat import blocking_async, pause_async
 from vitascope.client.retries import Retries
 from vitascope.client.transfer import Transfer
-from vitascope.client.waits import blocking_async, pause_async
 from vitascope.errors import InvalidInput
 
 PAUSES = Retries()

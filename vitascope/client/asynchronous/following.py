@@ -9,11 +9,11 @@ from contextlib import aclosing
 import httpx
 
 from vitascope.client.asynchronous.caller import Caller
+from vitascope.client.compat import pause_async
+from vitascope.client.errors import ServiceError
 from vitascope.client.event_stream import EventStreamParser
-from vitascope.client.options import JobEvent
-from vitascope.client.problems import ServiceError
+from vitascope.client.request_types import JobEvent
 from vitascope.client.retries import Retries
-from vitascope.client.waits import pause_async
 
 STREAM = "text/event-stream"
 QUIET_SECONDS = 45.0

@@ -7,14 +7,14 @@ from contextlib import aclosing
 from typing import Any
 
 from vitascope import errors
-from vitascope.client import types
+from vitascope.client import response_types
 from vitascope.client.asynchronous.following import Following
-from vitascope.client.options import ItemState, JobEvent, JobState, Metadata
-from vitascope.client.problems import ServiceError
+from vitascope.client.compat import pause_async
+from vitascope.client.errors import ServiceError
 from vitascope.client.progress import shown_job
-from vitascope.client.requests import JSON, address, given, once
+from vitascope.client.request_building import JSON, address, given, once
+from vitascope.client.request_types import ItemState, JobEvent, JobState, Metadata
 from vitascope.client.retries import Retries
-from vitascope.client.waits import pause_async
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -32,7 +32,7 @@ class Jobs(Following):
         metadata: Metadata | None = None,
         segmentation: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
-    ) -> types.Job:
+    ) -> response_types.Job:
         """Index a folder on the service's machine, or another ``source``, in the background.
 
         A source is ``{"kind": "folder" | "files" | "list" | "shards" | "url", ...}`` as docs/jobs.md describes it. It
@@ -42,23 +42,23 @@ class Jobs(Following):
             raise errors.InvalidInput(f"folder: {folder!r}, source: {source!r}; exactly one of them was expected")
         body: JSON = {"metadata": dict(metadata or {}), **given(segmentation=segmentation)}
         body |= {"folder": folder, "recursive": recursive} if source is None else {"source": dict(source)}
-        return await self._call(types.Job, "POST", _jobs(collection), json=body, headers=once(idempotency_key))
+        return await self._call(response_types.Job, "POST", _jobs(collection), json=body, headers=once(idempotency_key))
 
     async def jobs(
         self, collection: str, *, state: JobState | None = None, limit: int | None = None, cursor: str | None = None
-    ) -> types.Jobs:
+    ) -> response_types.Jobs:
         """One page of jobs, newest first, of one ``state`` if given."""
         params = given(state=state, limit=limit, cursor=cursor)
-        return await self._call(types.Jobs, "GET", _jobs(collection), params=params)
+        return await self._call(response_types.Jobs, "GET", _jobs(collection), params=params)
 
-    async def all_jobs(self, collection: str, *, state: JobState | None = None) -> AsyncIterator[types.Job]:
+    async def all_jobs(self, collection: str, *, state: JobState | None = None) -> AsyncIterator[response_types.Job]:
         """All jobs, newest first, or those of one ``state``, one by one."""
         async for page in self._pages(lambda cursor: self.jobs(collection, state=state, cursor=cursor)):
             for job in page["jobs"]:
                 yield job
 
-    async def job(self, collection: str, job_id: str) -> types.Job:
-        return await self._call(types.Job, "GET", _jobs(collection, job_id))
+    async def job(self, collection: str, job_id: str) -> response_types.Job:
+        return await self._call(response_types.Job, "GET", _jobs(collection, job_id))
 
     async def job_items(
         self,
@@ -68,33 +68,33 @@ class Jobs(Following):
         state: ItemState | None = None,
         limit: int | None = None,
         cursor: str | None = None,
-    ) -> types.JobItems:
+    ) -> response_types.JobItems:
         """One page of a job's files, of one ``state`` if given, with the reason for a failure."""
         params = given(state=state, limit=limit, cursor=cursor)
-        return await self._call(types.JobItems, "GET", _jobs(collection, job_id, "items"), params=params)
+        return await self._call(response_types.JobItems, "GET", _jobs(collection, job_id, "items"), params=params)
 
     async def all_job_items(
         self, collection: str, job_id: str, *, state: ItemState | None = None
-    ) -> AsyncIterator[types.JobItem]:
+    ) -> AsyncIterator[response_types.JobItem]:
         """All files of a job, or those of one ``state``, one by one."""
         async for page in self._pages(lambda cursor: self.job_items(collection, job_id, state=state, cursor=cursor)):
             for item in page["items"]:
                 yield item
 
-    async def pause_job(self, collection: str, job_id: str) -> types.Job:
+    async def pause_job(self, collection: str, job_id: str) -> response_types.Job:
         """Let a job rest, at once or after the files at hand."""
-        return await self._call(types.Job, "POST", _jobs(collection, job_id, "pause"))
+        return await self._call(response_types.Job, "POST", _jobs(collection, job_id, "pause"))
 
-    async def resume_job(self, collection: str, job_id: str) -> types.Job:
+    async def resume_job(self, collection: str, job_id: str) -> response_types.Job:
         """Let a paused job go on."""
-        return await self._call(types.Job, "POST", _jobs(collection, job_id, "resume"))
+        return await self._call(response_types.Job, "POST", _jobs(collection, job_id, "resume"))
 
-    async def retry_job(self, collection: str, job_id: str) -> types.Job:
+    async def retry_job(self, collection: str, job_id: str) -> response_types.Job:
         """Try again what failed in a finished job."""
-        return await self._call(types.Job, "POST", _jobs(collection, job_id, "retry"))
+        return await self._call(response_types.Job, "POST", _jobs(collection, job_id, "retry"))
 
-    async def cancel_job(self, collection: str, job_id: str) -> types.Job:
-        return await self._call(types.Job, "DELETE", _jobs(collection, job_id))
+    async def cancel_job(self, collection: str, job_id: str) -> response_types.Job:
+        return await self._call(response_types.Job, "DELETE", _jobs(collection, job_id))
 
     def job_events(self, collection: str, job_id: str, *, after: int | None = None) -> AsyncGenerator[JobEvent, None]:
         """What happens to a job, as it happens, until it has ended: ``{"id": …, "event": …, "data": …}``.
@@ -111,9 +111,9 @@ class Jobs(Following):
         job_id: str,
         *,
         interval: float = 0.5,
-        on_change: Callable[[types.Job], None] | None = None,
+        on_change: Callable[[response_types.Job], None] | None = None,
         progress: bool = False,
-    ) -> types.Job:
+    ) -> response_types.Job:
         """Follow the job until it has ended, through pauses, too; ``on_change`` gets it whenever something happened.
 
         Where it cannot be followed, it is asked for every ``interval`` seconds. ``progress``: draw a bar in a terminal
@@ -121,7 +121,7 @@ class Jobs(Following):
         """
         with shown_job(job_id, progress) as show:
 
-            def changed(job: types.Job) -> None:
+            def changed(job: response_types.Job) -> None:
                 show(job)
                 if on_change:
                     on_change(job)
@@ -137,10 +137,10 @@ class Jobs(Following):
                 await pause_async(interval)
 
     async def _follow_to_the_end(
-        self, collection: str, job_id: str, changed: Callable[[types.Job], None]
-    ) -> types.Job | None:
+        self, collection: str, job_id: str, changed: Callable[[response_types.Job], None]
+    ) -> response_types.Job | None:
         """The job as it has ended; None where it cannot be followed: an earlier version, or too many streams."""
-        job: types.Job | None = None
+        job: response_types.Job | None = None
         stream = self._follow(_jobs(collection, job_id, "events"), None, FINAL_STATES, Retries(tries=1))
         async with aclosing(stream) as events:
             while True:

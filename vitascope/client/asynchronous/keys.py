@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vitascope.client import types
+from vitascope.client import response_types
 from vitascope.client.asynchronous.caller import Caller
-from vitascope.client.options import Scope
-from vitascope.client.requests import address, given
+from vitascope.client.request_building import address, given
+from vitascope.client.request_types import Scope
 
 
 class Keys(Caller):
     """Who may do what."""
 
-    async def keys(self) -> types.Keys:
+    async def keys(self) -> response_types.Keys:
         """All keys without their texts, revoked ones, too."""
-        return await self._call(types.Keys, "GET", address("keys"))
+        return await self._call(response_types.Keys, "GET", address("keys"))
 
-    async def rights(self) -> types.Rights:
+    async def rights(self) -> response_types.Rights:
         """What the key of this client may do."""
-        return await self._call(types.Rights, "GET", address("keys", "self"))
+        return await self._call(response_types.Rights, "GET", address("keys", "self"))
 
     async def create_key(
         self,
@@ -30,7 +30,7 @@ class Keys(Caller):
         rate: float | None = None,
         concurrency: int | None = None,
         expires_in: float | None = None,
-    ) -> types.MadeKey:
+    ) -> response_types.MadeKey:
         """This answer alone has the ``key`` itself.
 
         ``collections``: it is for these alone; ``rate``: requests a second; ``concurrency``: requests under way;
@@ -39,7 +39,7 @@ class Keys(Caller):
         named = None if collections is None else list(collections)
         limits = given(collections=named, rate=rate, concurrency=concurrency, expires_in=expires_in)
         body = {"name": name, "scopes": list(scopes), **limits}
-        return await self._call(types.MadeKey, "POST", address("keys"), json=body)
+        return await self._call(response_types.MadeKey, "POST", address("keys"), json=body)
 
-    async def revoke_key(self, key_id: str) -> types.KeyInfo:
-        return await self._call(types.KeyInfo, "DELETE", address("keys", key_id))
+    async def revoke_key(self, key_id: str) -> response_types.KeyInfo:
+        return await self._call(response_types.KeyInfo, "DELETE", address("keys", key_id))

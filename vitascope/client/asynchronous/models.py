@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from vitascope import errors
-from vitascope.client import types
+from vitascope.client import response_types
 from vitascope.client.asynchronous.caller import Caller
-from vitascope.client.requests import address
-from vitascope.client.waits import pause_async
+from vitascope.client.compat import pause_async
+from vitascope.client.request_building import address
 
 
 class Models(Caller):
     """Models of the service."""
 
-    async def models(self) -> types.Models:
+    async def models(self) -> response_types.Models:
         """Every model, the default first: name, version, fingerprint, state, tasks, streams and the rest."""
-        return await self._call(types.Models, "GET", address("models"))
+        return await self._call(response_types.Models, "GET", address("models"))
 
-    async def model(self, fingerprint: str) -> types.ModelInfo:
-        return await self._call(types.ModelInfo, "GET", address("models", fingerprint))
+    async def model(self, fingerprint: str) -> response_types.ModelInfo:
+        return await self._call(response_types.ModelInfo, "GET", address("models", fingerprint))
 
-    async def add_model(self, folder: str) -> types.ModelInfo:
+    async def add_model(self, folder: str) -> response_types.ModelInfo:
         """Load the bundle in ``folder``, which lies on the service's machine, beside the models that serve.
 
         ``state`` in the answer is ``loading`` as a rule: see `wait_for_model`. Raises `BundleError` and its kinds for
         what is no bundle, or damaged.
         """
-        return await self._call(types.ModelInfo, "POST", address("models"), json={"folder": folder})
+        return await self._call(response_types.ModelInfo, "POST", address("models"), json={"folder": folder})
 
-    async def wait_for_model(self, fingerprint: str, *, interval: float = 0.2) -> types.ModelInfo:
+    async def wait_for_model(self, fingerprint: str, *, interval: float = 0.2) -> response_types.ModelInfo:
         """Ask every ``interval`` seconds until it serves. Raises `BundleError` where it cannot be loaded."""
         while True:
             found = await self.model(fingerprint)
@@ -37,9 +37,9 @@ class Models(Caller):
                 return found
             await pause_async(interval)
 
-    async def set_default_model(self, fingerprint: str) -> types.ModelInfo:
+    async def set_default_model(self, fingerprint: str) -> response_types.ModelInfo:
         """Let this model serve requests that name none, from now on and after a restart."""
-        return await self._call(types.ModelInfo, "POST", address("models", fingerprint, "default"))
+        return await self._call(response_types.ModelInfo, "POST", address("models", fingerprint, "default"))
 
     async def remove_model(self, fingerprint: str, *, force: bool = False) -> None:
         """Let it serve no further request. Raises `Conflict` for the default, and without ``force`` for a model that

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import httpx
 
+from vitascope.client.compat import pause_async
 from vitascope.client.retries import Repeatable, Retries, may_repeat, retry_after
-from vitascope.client.waits import pause_async
 
 _log = logging.getLogger("vitascope.client")
 T = TypeVar("T")

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from vitascope.client import types
+from vitascope.client import response_types
 from vitascope.client.asynchronous.caller import Caller
-from vitascope.client.options import Group, SearchOptions
 from vitascope.client.paging import Cursors
-from vitascope.client.requests import address, field, given
+from vitascope.client.request_building import address, field, given
+from vitascope.client.request_types import Group, SearchOptions
 
 
 class Search(Caller):
@@ -33,7 +33,7 @@ class Search(Caller):
         candidates: int | None = None,
         include_query_clips: bool | None = None,
         cursor: str | None = None,
-    ) -> types.SearchResponse:
+    ) -> response_types.SearchResponse:
         """Clips that fit a sentence, a picture or video (``file``, not kept), or a mix of several things.
 
         ``query``: parts such as ``{"kind": "text", "value": "a dog", "weight": 1}``, ``{"kind": "clip", "value":
@@ -57,9 +57,9 @@ class Search(Caller):
         asked = {**given(text=text, query=query), "limit": limit, "rerank": rerank, **options}
         path = address("collections", collection, "search")
         if file is None:
-            return await self._call(types.SearchResponse, "POST", path, json=asked, reads=True)
+            return await self._call(response_types.SearchResponse, "POST", path, json=asked, reads=True)
         fields = {name: field(value) for name, value in asked.items()}
-        return await self._upload(types.SearchResponse, path, file, fields, reads=True)
+        return await self._upload(response_types.SearchResponse, path, file, fields, reads=True)
 
     async def search_pages(
         self,
@@ -68,7 +68,7 @@ class Search(Caller):
         *,
         file: str | Path | None = None,
         **options: Unpack[SearchOptions],
-    ) -> AsyncGenerator[types.SearchResponse, None]:
+    ) -> AsyncGenerator[response_types.SearchResponse, None]:
         """The answers of ``search``, page by page to the last; a file is sent once."""
         cursors = Cursors()
         page = await self.search(collection, text, file=file, **options)
@@ -87,7 +87,7 @@ class Search(Caller):
         *,
         file: str | Path | None = None,
         **options: Unpack[SearchOptions],
-    ) -> AsyncIterator[types.SearchResult]:
+    ) -> AsyncIterator[response_types.SearchResult]:
         """The results of ``search``, best first, one by one to the last; pages are asked for as they are needed.
 
         ``limit``: results of a page. Leave the loop when you have seen enough.

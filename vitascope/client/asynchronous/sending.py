@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 import httpx
 
-from vitascope.client.waits import blocking_async
+from vitascope.client.compat import blocking_async
 from vitascope.errors import InvalidInput
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from vitascope import errors
-from vitascope.client import types
+from vitascope.client import response_types
 from vitascope.client.asynchronous.collections import Collections
 from vitascope.client.asynchronous.jobs import Jobs
-from vitascope.client.options import Metadata
 from vitascope.client.progress import UploadProgress
-from vitascope.client.requests import address, given, once
+from vitascope.client.request_building import address, given, once
+from vitascope.client.request_types import Metadata
 
 PATIENCE = 20
 """Seconds for which a file is indexed while its sender waits. A job begins anew with what takes longer: so few cost
@@ -34,7 +34,7 @@ class Uploads(Collections, Jobs):
         segmentation: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         progress: UploadProgress = False,
-    ) -> types.AddedVideo:
+    ) -> response_types.AddedVideo:
         """Upload and index a file, and return when it can be found. A file whose content is there already is not
         indexed again.
 
@@ -51,7 +51,7 @@ class Uploads(Collections, Jobs):
         answer = await self._add(collection, file, about, wish, idempotency_key, progress)
         job = _job_in(answer)
         if job is None:
-            return cast(types.AddedVideo, answer)
+            return cast(response_types.AddedVideo, answer)
         return await self._made_by(
             await self.wait_for_job(collection, job["id"], progress=progress is True), collection
         )
@@ -66,7 +66,7 @@ class Uploads(Collections, Jobs):
         segmentation: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         progress: UploadProgress = False,
-    ) -> types.Job | types.AddedVideo:
+    ) -> response_types.Job | response_types.AddedVideo:
         """As ``add_video``, without waiting for more than the upload: a job indexes the file; see ``wait_for_job``.
 
         The answer is the video, which has no ``state``, where the collection has the content already.
@@ -82,13 +82,13 @@ class Uploads(Collections, Jobs):
         prefer: str,
         idempotency_key: str | None,
         progress: UploadProgress,
-    ) -> types.Job | types.AddedVideo:
+    ) -> response_types.Job | response_types.AddedVideo:
         fields = {name: value if name == "title" else json.dumps(dict(value)) for name, value in about.items()}
         headers = {**once(idempotency_key), "Prefer": prefer}
         path = address("collections", collection, "videos")
-        return await self._upload(types.AddedVideo, path, file, fields, headers=headers, progress=progress)
+        return await self._upload(response_types.AddedVideo, path, file, fields, headers=headers, progress=progress)
 
-    async def _made_by(self, job: types.Job, collection: str) -> types.AddedVideo:
+    async def _made_by(self, job: response_types.Job, collection: str) -> response_types.AddedVideo:
         """The video that a job has made of its only file. Raises MediaError and Conflict where there is none."""
         items = (await self.job_items(collection, job["id"], limit=1))["items"]
         item = items[0] if items else None
@@ -99,8 +99,8 @@ class Uploads(Collections, Jobs):
         video = await self.video(collection, item["video_id"])
         remark = item["reason"] if item["state"] == "succeeded" else None
         told = {name: value for name, value in video.items() if name != "spans"}
-        return cast(types.AddedVideo, {**told, "notes": [remark] if remark else []})
+        return cast(response_types.AddedVideo, {**told, "notes": [remark] if remark else []})
 
 
-def _job_in(answer: types.Job | types.AddedVideo) -> types.Job | None:
-    return cast(types.Job, answer) if "state" in answer else None
+def _job_in(answer: response_types.Job | response_types.AddedVideo) -> response_types.Job | None:
+    return cast(response_types.Job, answer) if "state" in answer else None

@@ -11,16 +11,16 @@ from typing import Any, Self, TypedDict, TypeVar
 
 import httpx
 
+from vitascope.client.compat import blocking
+from vitascope.client.errors import ServiceError, error_of
 from vitascope.client.paging import Cursors
-from vitascope.client.problems import ServiceError, error_of
 from vitascope.client.progress import UploadProgress, shown_upload
-from vitascope.client.requests import header_value, repeatable
+from vitascope.client.request_building import header_value, repeatable
 from vitascope.client.retries import Repeatable, Retries
 from vitascope.client.synchronous.download import fetch
 from vitascope.client.synchronous.repeating import repeated
 from vitascope.client.synchronous.sending import Sending, opened
 from vitascope.client.transfer import Transfer
-from vitascope.client.waits import blocking
 
 
 class Page(TypedDict):

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import httpx
 
-from vitascope.client.problems import ServiceError
+from vitascope.client.compat import pause
+from vitascope.client.errors import ServiceError
 from vitascope.client.synchronous.keys import Keys
 from vitascope.client.synchronous.models import Models
 from vitascope.client.synchronous.operations import Operations
@@ -16,7 +17,6 @@ from vitascope.client.synchronous.search import Search
 from vitascope.client.synchronous.tasks import Tasks
 from vitascope.client.synchronous.uploads import Uploads
 from vitascope.client.synchronous.webhooks import Webhooks
-from vitascope.client.waits import pause
 
 
 class Client(Uploads, Operations, Search, Tasks, Models, Webhooks, Keys):

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from vitascope import errors
-from vitascope.client import types
-from vitascope.client.options import IndexKind, Metadata, TokenEncoding
-from vitascope.client.requests import address, given, once
+from vitascope.client import response_types
+from vitascope.client.request_building import address, given, once
+from vitascope.client.request_types import IndexKind, Metadata, TokenEncoding
 from vitascope.client.synchronous.caller import Caller
 
 
 class Collections(Caller):
     """Collections and videos."""
 
-    def collections(self) -> types.Collections:
-        return self._call(types.Collections, "GET", address("collections"))
+    def collections(self) -> response_types.Collections:
+        return self._call(response_types.Collections, "GET", address("collections"))
 
     def create_collection(
         self,
@@ -29,7 +29,7 @@ class Collections(Caller):
         token_encoding: TokenEncoding | None = None,
         model: str | None = None,
         idempotency_key: str | None = None,
-    ) -> types.Collection:
+    ) -> response_types.Collection:
         """Raises `CollectionExists` where there is one of that name.
 
         ``model``: which fills it, by name, name@version or fingerprint, if not the default. ``idempotency_key``, here
@@ -39,15 +39,15 @@ class Collections(Caller):
         options = given(index_kind=index_kind, token_encoding=token_encoding, model=model)
         body = {"name": name, **options}
         headers = once(idempotency_key)
-        return self._call(types.Collection, "POST", address("collections"), json=body, headers=headers)
+        return self._call(response_types.Collection, "POST", address("collections"), json=body, headers=headers)
 
-    def change_collection(self, name: str, *, index_kind: IndexKind) -> types.Collection:
+    def change_collection(self, name: str, *, index_kind: IndexKind) -> response_types.Collection:
         """Ask for another kind of index; it is built beside the searches. ``index`` in the answer says what serves."""
         body = {"index_kind": index_kind}
-        return self._call(types.Collection, "PATCH", address("collections", name), json=body)
+        return self._call(response_types.Collection, "PATCH", address("collections", name), json=body)
 
-    def collection(self, name: str) -> types.Collection:
-        return self._call(types.Collection, "GET", address("collections", name))
+    def collection(self, name: str) -> response_types.Collection:
+        return self._call(response_types.Collection, "GET", address("collections", name))
 
     def delete_collection(self, name: str) -> None:
         self._do("DELETE", address("collections", name))
@@ -61,7 +61,7 @@ class Collections(Caller):
         metadata: Metadata | None = None,
         segmentation: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
-    ) -> types.Job:
+    ) -> response_types.Job:
         """Begin a job in which the service fetches one file from ``url`` and indexes it; see ``wait_for_job``.
 
         The service must be set up to fetch from that host, as docs/operating.md says.
@@ -69,7 +69,7 @@ class Collections(Caller):
         given_metadata = None if metadata is None else dict(metadata)
         body = {"url": url, **given(title=title, metadata=given_metadata, segmentation=segmentation)}
         path = address("collections", collection, "videos")
-        return self._call(types.Job, "POST", path, json=body, headers=once(idempotency_key))
+        return self._call(response_types.Job, "POST", path, json=body, headers=once(idempotency_key))
 
     def videos(
         self,
@@ -78,22 +78,22 @@ class Collections(Caller):
         limit: int | None = None,
         cursor: str | None = None,
         where: Mapping[str, Any] | None = None,
-    ) -> types.Videos:
+    ) -> response_types.Videos:
         """One page of videos; its ``next_cursor`` is the ``cursor`` of the next page, null at the end.
 
         ``where`` filters by metadata and fields of videos, as for ``search``.
         """
         asked = given(limit=limit, cursor=cursor, filter=None if where is None else json.dumps(dict(where)))
-        return self._call(types.Videos, "GET", address("collections", collection, "videos"), params=asked)
+        return self._call(response_types.Videos, "GET", address("collections", collection, "videos"), params=asked)
 
-    def all_videos(self, collection: str, *, where: Mapping[str, Any] | None = None) -> Iterator[types.Video]:
+    def all_videos(self, collection: str, *, where: Mapping[str, Any] | None = None) -> Iterator[response_types.Video]:
         """All videos, or those that pass the filter, one by one; pages are asked for as they are needed."""
         for page in self._pages(lambda cursor: self.videos(collection, cursor=cursor, where=where)):
             yield from page["videos"]
 
-    def video(self, collection: str, video_id: str) -> types.VideoWithClips:
+    def video(self, collection: str, video_id: str) -> response_types.VideoWithClips:
         path = address("collections", collection, "videos", video_id)
-        return self._call(types.VideoWithClips, "GET", path)
+        return self._call(response_types.VideoWithClips, "GET", path)
 
     def delete_video(self, collection: str, video_id: str) -> None:
         self._do("DELETE", address("collections", collection, "videos", video_id))

@@ -12,9 +12,9 @@ from typing import BinaryIO
 
 import httpx
 
+from vitascope.client.compat import blocking, pause
 from vitascope.client.retries import Retries
 from vitascope.client.transfer import Transfer
-from vitascope.client.waits import blocking, pause
 from vitascope.errors import InvalidInput
 
 PAUSES = Retries()

@@ -9,12 +9,12 @@ from contextlib import closing
 
 import httpx
 
+from vitascope.client.compat import pause
+from vitascope.client.errors import ServiceError
 from vitascope.client.event_stream import EventStreamParser
-from vitascope.client.options import JobEvent
-from vitascope.client.problems import ServiceError
+from vitascope.client.request_types import JobEvent
 from vitascope.client.retries import Retries
 from vitascope.client.synchronous.caller import Caller
-from vitascope.client.waits import pause
 
 STREAM = "text/event-stream"
 QUIET_SECONDS = 45.0

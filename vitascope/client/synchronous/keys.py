@@ -5,22 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vitascope.client import types
-from vitascope.client.options import Scope
-from vitascope.client.requests import address, given
+from vitascope.client import response_types
+from vitascope.client.request_building import address, given
+from vitascope.client.request_types import Scope
 from vitascope.client.synchronous.caller import Caller
 
 
 class Keys(Caller):
     """Who may do what."""
 
-    def keys(self) -> types.Keys:
+    def keys(self) -> response_types.Keys:
         """All keys without their texts, revoked ones, too."""
-        return self._call(types.Keys, "GET", address("keys"))
+        return self._call(response_types.Keys, "GET", address("keys"))
 
-    def rights(self) -> types.Rights:
+    def rights(self) -> response_types.Rights:
         """What the key of this client may do."""
-        return self._call(types.Rights, "GET", address("keys", "self"))
+        return self._call(response_types.Rights, "GET", address("keys", "self"))
 
     def create_key(
         self,
@@ -31,7 +31,7 @@ class Keys(Caller):
         rate: float | None = None,
         concurrency: int | None = None,
         expires_in: float | None = None,
-    ) -> types.MadeKey:
+    ) -> response_types.MadeKey:
         """This answer alone has the ``key`` itself.
 
         ``collections``: it is for these alone; ``rate``: requests a second; ``concurrency``: requests under way;
@@ -40,7 +40,7 @@ class Keys(Caller):
         named = None if collections is None else list(collections)
         limits = given(collections=named, rate=rate, concurrency=concurrency, expires_in=expires_in)
         body = {"name": name, "scopes": list(scopes), **limits}
-        return self._call(types.MadeKey, "POST", address("keys"), json=body)
+        return self._call(response_types.MadeKey, "POST", address("keys"), json=body)
 
-    def revoke_key(self, key_id: str) -> types.KeyInfo:
-        return self._call(types.KeyInfo, "DELETE", address("keys", key_id))
+    def revoke_key(self, key_id: str) -> response_types.KeyInfo:
+        return self._call(response_types.KeyInfo, "DELETE", address("keys", key_id))

@@ -10,31 +10,31 @@ from pathlib import Path
 from typing import Unpack
 
 from vitascope import errors
-from vitascope.client import types
-from vitascope.client.options import OperationKind, OperationWaiting
+from vitascope.client import response_types
+from vitascope.client.compat import pause, shielded
 from vitascope.client.progress import shown_operation
-from vitascope.client.requests import address, once
+from vitascope.client.request_building import address, once
+from vitascope.client.request_types import OperationKind, OperationWaiting
 from vitascope.client.synchronous.caller import Caller
-from vitascope.client.waits import pause, shielded
 
 
 class Operations(Caller):
     """Work on a whole collection in the background."""
 
-    def create_operation(self, kind: OperationKind, collection: str, **options: bool | str) -> types.Operation:
+    def create_operation(self, kind: OperationKind, collection: str, **options: bool | str) -> response_types.Operation:
         """Begin work on a whole collection in the background.
 
         ``kind``: ``backup``; ``export``, with ``tokens`` and ``thumbnails``; ``reembed`` by the default model or
         ``model``, with ``skip_missing``.
         """
         body = {"kind": kind, "collection": collection, **options}
-        return self._call(types.Operation, "POST", address("operations"), json=body, headers=once(None))
+        return self._call(response_types.Operation, "POST", address("operations"), json=body, headers=once(None))
 
-    def operations(self) -> types.Operations:
-        return self._call(types.Operations, "GET", address("operations"))
+    def operations(self) -> response_types.Operations:
+        return self._call(response_types.Operations, "GET", address("operations"))
 
-    def operation(self, operation_id: str) -> types.Operation:
-        return self._call(types.Operation, "GET", address("operations", operation_id))
+    def operation(self, operation_id: str) -> response_types.Operation:
+        return self._call(response_types.Operation, "GET", address("operations", operation_id))
 
     def delete_operation(self, operation_id: str) -> None:
         """Break it off if it is under way, and remove its files."""
@@ -45,9 +45,9 @@ class Operations(Caller):
         operation_id: str,
         *,
         interval: float = 0.5,
-        on_change: Callable[[types.Operation], None] | None = None,
+        on_change: Callable[[response_types.Operation], None] | None = None,
         progress: bool = False,
-    ) -> types.Operation:
+    ) -> response_types.Operation:
         """Ask every ``interval`` seconds, at first more often, until it has ended; ``on_change`` gets every answer.
 
         ``progress``: draw a bar in a terminal or notebook. Raises `Conflict` with the reason where it failed.
@@ -66,7 +66,9 @@ class Operations(Caller):
                 seconds = min(interval, 2 * seconds + 0.02)
                 pause(seconds)
 
-    def back_up(self, collection: str, file: str | Path, **waiting: Unpack[OperationWaiting]) -> types.Operation:
+    def back_up(
+        self, collection: str, file: str | Path, **waiting: Unpack[OperationWaiting]
+    ) -> response_types.Operation:
         """Write a collection as it is now to ``file`` on this machine; an earlier one there is replaced at the end.
 
         ``waiting`` as for `wait_for_operation`, whose errors this raises, and `InvalidInput` where ``file`` cannot be
@@ -83,7 +85,7 @@ class Operations(Caller):
         tokens: bool = False,
         thumbnails: bool = False,
         **waiting: Unpack[OperationWaiting],
-    ) -> types.Operation:
+    ) -> response_types.Operation:
         """Write a collection as it is now as Parquet files into the new ``folder`` on this machine; as `back_up`."""
         target = Path(folder)
         try:
@@ -98,8 +100,8 @@ class Operations(Caller):
             raise
 
     def _make_and_fetch(
-        self, begun: types.Operation, target: Callable[[str], Path], waiting: OperationWaiting
-    ) -> types.Operation:
+        self, begun: response_types.Operation, target: Callable[[str], Path], waiting: OperationWaiting
+    ) -> response_types.Operation:
         """Wait for an operation, fetch its files to the ``target`` of their names, and delete it at the service."""
         try:
             made = self.wait_for_operation(begun["id"], **waiting)

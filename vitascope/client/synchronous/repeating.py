@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import httpx
 
+from vitascope.client.compat import pause
 from vitascope.client.retries import Repeatable, Retries, may_repeat, retry_after
-from vitascope.client.waits import pause
 
 _log = logging.getLogger("vitascope.client")
 T = TypeVar("T")

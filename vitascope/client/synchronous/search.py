@@ -7,10 +7,10 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
-from vitascope.client import types
-from vitascope.client.options import Group, SearchOptions
+from vitascope.client import response_types
 from vitascope.client.paging import Cursors
-from vitascope.client.requests import address, field, given
+from vitascope.client.request_building import address, field, given
+from vitascope.client.request_types import Group, SearchOptions
 from vitascope.client.synchronous.caller import Caller
 
 
@@ -34,7 +34,7 @@ class Search(Caller):
         candidates: int | None = None,
         include_query_clips: bool | None = None,
         cursor: str | None = None,
-    ) -> types.SearchResponse:
+    ) -> response_types.SearchResponse:
         """Clips that fit a sentence, a picture or video (``file``, not kept), or a mix of several things.
 
         ``query``: parts such as ``{"kind": "text", "value": "a dog", "weight": 1}``, ``{"kind": "clip", "value":
@@ -58,9 +58,9 @@ class Search(Caller):
         asked = {**given(text=text, query=query), "limit": limit, "rerank": rerank, **options}
         path = address("collections", collection, "search")
         if file is None:
-            return self._call(types.SearchResponse, "POST", path, json=asked, reads=True)
+            return self._call(response_types.SearchResponse, "POST", path, json=asked, reads=True)
         fields = {name: field(value) for name, value in asked.items()}
-        return self._upload(types.SearchResponse, path, file, fields, reads=True)
+        return self._upload(response_types.SearchResponse, path, file, fields, reads=True)
 
     def search_pages(
         self,
@@ -69,7 +69,7 @@ class Search(Caller):
         *,
         file: str | Path | None = None,
         **options: Unpack[SearchOptions],
-    ) -> Generator[types.SearchResponse, None, None]:
+    ) -> Generator[response_types.SearchResponse, None, None]:
         """The answers of ``search``, page by page to the last; a file is sent once."""
         cursors = Cursors()
         page = self.search(collection, text, file=file, **options)
@@ -88,7 +88,7 @@ class Search(Caller):
         *,
         file: str | Path | None = None,
         **options: Unpack[SearchOptions],
-    ) -> Iterator[types.SearchResult]:
+    ) -> Iterator[response_types.SearchResult]:
         """The results of ``search``, best first, one by one to the last; pages are asked for as they are needed.
 
         ``limit``: results of a page. Leave the loop when you have seen enough.

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import httpx
 
-from vitascope.client.waits import blocking
+from vitascope.client.compat import blocking
 from vitascope.errors import InvalidInput
 
 

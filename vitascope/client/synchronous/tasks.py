@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitascope.client import types
+from vitascope.client import response_types
 from vitascope.client.progress import UploadProgress
-from vitascope.client.requests import JSON, address, given
+from vitascope.client.request_building import JSON, address, given
 from vitascope.client.synchronous.caller import Caller
 
 
@@ -27,7 +27,7 @@ class Tasks(Caller):
         references: Sequence[str] = (),
         frames: int = 0,
         model: str | None = None,
-    ) -> types.ScoreResponse:
+    ) -> response_types.ScoreResponse:
         """How captions describe a video of a collection, or its part from ``start`` to ``end`` (s): similarity,
         clipscore, match, fused for each.
 
@@ -38,7 +38,7 @@ class Tasks(Caller):
         about = {"collection": collection, "video_id": video_id, **given(start=start, end=end)}
         options: JSON = {"captions": list(captions), "references": list(references), "frames": frames}
         asked = about | options | given(model=model)
-        return self._call(types.ScoreResponse, "POST", address("caption-scores"), json=asked, reads=True)
+        return self._call(response_types.ScoreResponse, "POST", address("caption-scores"), json=asked, reads=True)
 
     def score_file(
         self,
@@ -49,12 +49,14 @@ class Tasks(Caller):
         frames: int = 0,
         model: str | None = None,
         progress: UploadProgress = False,
-    ) -> types.ScoreResponse:
+    ) -> response_types.ScoreResponse:
         """The same for a file that is uploaded for this purpose and not kept."""
         fields: JSON = {"captions": list(captions), "frames": str(frames), **given(model=model)}
         if references:
             fields["references"] = list(references)
-        return self._upload(types.ScoreResponse, address("caption-scores"), file, fields, reads=True, progress=progress)
+        return self._upload(
+            response_types.ScoreResponse, address("caption-scores"), file, fields, reads=True, progress=progress
+        )
 
     def ask(
         self,
@@ -68,7 +70,7 @@ class Tasks(Caller):
         candidates: Sequence[str] | None = None,
         abstain_below: float = 0.0,
         model: str | None = None,
-    ) -> types.AnswerResponse:
+    ) -> response_types.AnswerResponse:
         """The best ``top`` answers to a question about a video of a collection or a part of it, each with its
         probability.
 
@@ -79,7 +81,7 @@ class Tasks(Caller):
         options: JSON = {"question": question, "top": top, "abstain_below": abstain_below}
         about = {"collection": collection, "video_id": video_id}
         return self._call(
-            types.AnswerResponse, "POST", address("answers"), json={**about, **part, **options}, reads=True
+            response_types.AnswerResponse, "POST", address("answers"), json={**about, **part, **options}, reads=True
         )
 
     def ask_file(
@@ -92,28 +94,30 @@ class Tasks(Caller):
         abstain_below: float = 0.0,
         model: str | None = None,
         progress: UploadProgress = False,
-    ) -> types.AnswerResponse:
+    ) -> response_types.AnswerResponse:
         """The same for a file that is uploaded for this purpose and not kept."""
         fields: JSON = {"question": question, "top": str(top), "abstain_below": str(abstain_below)}
         fields |= given(model=model)
         if candidates is not None:
             fields["candidates"] = list(candidates)
-        return self._upload(types.AnswerResponse, address("answers"), file, fields, reads=True, progress=progress)
+        return self._upload(
+            response_types.AnswerResponse, address("answers"), file, fields, reads=True, progress=progress
+        )
 
-    def embed(self, texts: Sequence[str], *, model: str | None = None) -> types.Embeddings:
+    def embed(self, texts: Sequence[str], *, model: str | None = None) -> response_types.Embeddings:
         """Vectors of texts, in OpenAI's shape: ``data[i]["embedding"]`` is that of texts[i], of length 1.
 
         ``fingerprint`` says of which model: vectors of two cannot be compared.
         """
         asked = {"input": list(texts), **given(model=model)}
-        return self._call(types.Embeddings, "POST", address("embeddings"), json=asked, reads=True)
+        return self._call(response_types.Embeddings, "POST", address("embeddings"), json=asked, reads=True)
 
     def embed_file(
         self, file: str | Path, *, model: str | None = None, progress: UploadProgress = False
-    ) -> types.Embeddings:
+    ) -> response_types.Embeddings:
         """The vector of a picture or video, which is not kept, in the same shape."""
         return self._upload(
-            types.Embeddings, address("embeddings"), file, given(model=model), reads=True, progress=progress
+            response_types.Embeddings, address("embeddings"), file, given(model=model), reads=True, progress=progress
         )
 
     def rerank(
@@ -123,11 +127,13 @@ class Tasks(Caller):
         *,
         collection: str,
         top_n: int | None = None,
-    ) -> types.Reranked:
+    ) -> response_types.Reranked:
         """Documents ordered by how well they fit, each with relevance_score (fused), similarity and match.
 
         A sentence against stored clips and videos, ``{"clip_id": "41"}`` or ``{"video_id": "3"}``; or one of these
         against sentences.
         """
         body: dict[str, Any] = {"query": query, "documents": list(documents), "collection": collection}
-        return self._call(types.Reranked, "POST", address("rerank"), json=body | given(top_n=top_n), reads=True)
+        return self._call(
+            response_types.Reranked, "POST", address("rerank"), json=body | given(top_n=top_n), reads=True
+        )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from vitascope import errors
-from vitascope.client import types
-from vitascope.client.options import Metadata
+from vitascope.client import response_types
 from vitascope.client.progress import UploadProgress
-from vitascope.client.requests import address, given, once
+from vitascope.client.request_building import address, given, once
+from vitascope.client.request_types import Metadata
 from vitascope.client.synchronous.collections import Collections
 from vitascope.client.synchronous.jobs import Jobs
 
@@ -35,7 +35,7 @@ class Uploads(Collections, Jobs):
         segmentation: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         progress: UploadProgress = False,
-    ) -> types.AddedVideo:
+    ) -> response_types.AddedVideo:
         """Upload and index a file, and return when it can be found. A file whose content is there already is not
         indexed again.
 
@@ -52,7 +52,7 @@ class Uploads(Collections, Jobs):
         answer = self._add(collection, file, about, wish, idempotency_key, progress)
         job = _job_in(answer)
         if job is None:
-            return cast(types.AddedVideo, answer)
+            return cast(response_types.AddedVideo, answer)
         return self._made_by(self.wait_for_job(collection, job["id"], progress=progress is True), collection)
 
     def begin_video(
@@ -65,7 +65,7 @@ class Uploads(Collections, Jobs):
         segmentation: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
         progress: UploadProgress = False,
-    ) -> types.Job | types.AddedVideo:
+    ) -> response_types.Job | response_types.AddedVideo:
         """As ``add_video``, without waiting for more than the upload: a job indexes the file; see ``wait_for_job``.
 
         The answer is the video, which has no ``state``, where the collection has the content already.
@@ -81,13 +81,13 @@ class Uploads(Collections, Jobs):
         prefer: str,
         idempotency_key: str | None,
         progress: UploadProgress,
-    ) -> types.Job | types.AddedVideo:
+    ) -> response_types.Job | response_types.AddedVideo:
         fields = {name: value if name == "title" else json.dumps(dict(value)) for name, value in about.items()}
         headers = {**once(idempotency_key), "Prefer": prefer}
         path = address("collections", collection, "videos")
-        return self._upload(types.AddedVideo, path, file, fields, headers=headers, progress=progress)
+        return self._upload(response_types.AddedVideo, path, file, fields, headers=headers, progress=progress)
 
-    def _made_by(self, job: types.Job, collection: str) -> types.AddedVideo:
+    def _made_by(self, job: response_types.Job, collection: str) -> response_types.AddedVideo:
         """The video that a job has made of its only file. Raises MediaError and Conflict where there is none."""
         items = (self.job_items(collection, job["id"], limit=1))["items"]
         item = items[0] if items else None
@@ -98,8 +98,8 @@ class Uploads(Collections, Jobs):
         video = self.video(collection, item["video_id"])
         remark = item["reason"] if item["state"] == "succeeded" else None
         told = {name: value for name, value in video.items() if name != "spans"}
-        return cast(types.AddedVideo, {**told, "notes": [remark] if remark else []})
+        return cast(response_types.AddedVideo, {**told, "notes": [remark] if remark else []})
 
 
-def _job_in(answer: types.Job | types.AddedVideo) -> types.Job | None:
-    return cast(types.Job, answer) if "state" in answer else None
+def _job_in(answer: response_types.Job | response_types.AddedVideo) -> response_types.Job | None:
+    return cast(response_types.Job, answer) if "state" in answer else None

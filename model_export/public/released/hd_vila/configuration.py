@@ -9,8 +9,8 @@ from model_export.public.released.hd_vila.layout import BERT
 from model_export.public.released.shapes import count_of, heads_of, resnet_of, size_of
 from model_export.public.released.weights import Weights
 from training.models.hdvila.config import HdVilaConfig, base
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 
 GRID = (10, 16)
 """Rows and columns of the published grid; the file tells their product alone."""

@@ -20,8 +20,8 @@ from model_export.public.released.weights import Weights
 from model_export.public.released.words import open_words
 from model_export.public.towers import TEXT_AXES
 from training.models.hdvila.config import HdVilaConfig
+from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.manifest import FrameStream
 
 TEMPERATURE = 0.05
 TEXT_GUESS = (

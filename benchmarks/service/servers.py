@@ -1,0 +1,100 @@
+"""Servers in processes of their own, for as long as they are measured."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+START_SECONDS = 120.0
+
+
+@contextmanager
+def our_server(bundle: Path, data: Path, threads: int) -> Iterator[str]:
+    """The URL of ``python -m service``, ready."""
+    with our_process(bundle, data, threads) as (url, _):
+        yield url
+
+
+@contextmanager
+def our_process(bundle: Path, data: Path, threads: int, **others: object) -> Iterator[tuple[str, int]]:
+    """The URL of ``python -m service``, ready, and its process id. ``others``: further settings."""
+    port = free_port()
+    settings: dict[str, object] = {
+        "BUNDLE": bundle,
+        "DATA_DIR": data,
+        "PORT": port,
+        "THREADS": threads,
+        "LOG_LEVEL": "warning",
+    }
+    settings["ALLOW_UNAUTHENTICATED"] = "true"
+    settings["CLIENT_CONCURRENCY"] = 100_000  # the load stands for many clients, from one address
+    settings["TEXT_CACHE_BYTES"] = 0  # the same sentences are sent again and again, and are meant to be run
+    settings |= {name.upper(): value for name, value in others.items()}
+    given = {f"VITASCOPE_{name}": str(value) for name, value in settings.items()}
+    command = [sys.executable, "-m", "service"]
+    with running(command, given, f"http://127.0.0.1:{port}", "/readyz") as process:
+        yield f"http://127.0.0.1:{port}", process
+
+
+@contextmanager
+def plain_server(bundle: Path, threads: int) -> Iterator[str]:
+    """The URL of the plain handler, ready."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.service.plain", str(bundle), str(port), str(threads)]
+    with running(command, {}, f"http://127.0.0.1:{port}", "/openapi.json"):
+        yield f"http://127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(
+    command: list[str],
+    variables: dict[str, str],
+    url: str,
+    ready: str,
+    folder: Path | None = None,
+    *,
+    quiet: bool = False,
+) -> Iterator[int]:
+    """The id of the server that ``command`` starts (in ``folder``), while it answers at ``url``; ``ready``: the path
+    that tells; ``quiet``: without what it logs. Raises TimeoutError when it does not.
+    """
+    # A session of its own, so that what it starts itself ends with it.
+    server = subprocess.Popen(
+        command,
+        env=os.environ | variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if quiet else None,
+        cwd=folder,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(url + ready, timeout=5):
+                    break
+            except (urllib.error.URLError, OSError) as error:
+                if time.monotonic() > end or server.poll() is not None:
+                    raise TimeoutError(f"{' '.join(command)}: not ready: {error}") from error
+                time.sleep(0.1)
+        yield server.pid
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait(START_SECONDS)

@@ -1,0 +1,1 @@
+"""Optional integrations of collections: vectors in Milvus, indexing jobs on Ray."""

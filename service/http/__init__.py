@@ -1,0 +1,1 @@
+"""The HTTP layer: authentication, limits, parsing, errors and middleware."""

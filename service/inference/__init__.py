@@ -1,0 +1,1 @@
+"""Model inference for requests: scheduling, batching, caches and the registry of models."""

@@ -1,0 +1,53 @@
+"""Collections whose vectors are searched in Milvus."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.collection import Collection, NewClip, NewVideo
+from index.collection_store import Library
+from index.integrations.milvus.replica_registry import read_copies
+from tests.index.milvus_server import MilvusUnderTest
+from tests.index.numbered import TOKENS, WIDTH, content, manifest
+
+
+@pytest.fixture
+def library(tmp_path: Path, milvus: MilvusUnderTest) -> Iterator[Library]:
+    """A library of which nothing stays in Milvus."""
+    root = tmp_path / "library"
+    with Library(root, vectors=milvus.url) as library:
+        yield library
+    with Library(root) as library:
+        for name in library.names():
+            library.drop(name)
+
+
+@pytest.fixture
+def collection(library: Library) -> Collection:
+    return library.create("videos", manifest())
+
+
+def copy_of(collection: Collection) -> str:
+    """The name of its collection in Milvus."""
+    with collection.catalogue.read() as connection:
+        current = read_copies(connection).current
+    assert current is not None
+    return current.name
+
+
+def reopened(collection: Collection) -> Collection:
+    """As another process would open it, after this one was killed."""
+    collection.catalogue.close()
+    return Collection(collection.folder)
+
+
+def many_clips(count: int, seed: int = 0) -> tuple[NewVideo, list[NewClip], np.ndarray]:
+    rows = np.random.default_rng(seed).standard_normal((count, WIDTH))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    tokens = np.zeros(TOKENS, np.float16)
+    video = NewVideo(content(10**6 + seed), f"/videos/many{seed}.mp4", f"video {seed}", 4.0 * count, 32, 18)
+    return video, [NewClip(4.0 * n, 4.0 * n + 4, row, tokens) for n, row in enumerate(rows)], rows

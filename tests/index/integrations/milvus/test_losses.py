@@ -1,0 +1,198 @@
+"""Nothing acknowledged is lost when Milvus goes away, loses its data, or a process dies half-way."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from index.collection import Collection
+from index.collection_store import Library
+from index.integrations.milvus import replication, server
+from tests.index.integrations.milvus.conftest import copy_of, many_clips, reopened
+from tests.index.milvus_server import MilvusUnderTest
+from tests.index.numbered import add, manifest, numbers_in, vectors_of
+from vitascope.errors import StorageError
+
+ROOT = Path(__file__).parents[4]
+
+# Going away
+
+
+def test_without_milvus_writes_stand_and_searches_say_why(
+    tmp_path: Path,
+    milvus: MilvusUnderTest,
+    collection: Collection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    add(collection, 1, 2)
+    milvus.stop()
+    try:
+        with caplog.at_level(logging.WARNING):
+            (added,) = add(collection, 3)
+            collection.delete_video(1)
+        assert "written, and not yet in Milvus" in caplog.text
+        assert [video.id for video in collection.videos()] == [2, added]
+        with monkeypatch.context() as patch:  # it does not take the time of a call that nobody answers
+            patch.setattr(server.MilvusServer, "_connected", lambda *_: pytest.fail("a call was made"))
+            for _ in range(2):
+                with pytest.raises(StorageError, match=milvus.url):
+                    collection.search(vectors_of(3)[0], 5)
+        with pytest.raises(StorageError, match=milvus.url):
+            Library(tmp_path / "others").create("new", manifest(), vectors=milvus.url)
+        assert Library(tmp_path / "others").names() == []
+    finally:
+        milvus.start()
+    assert numbers_in(collection) == [2, 3]
+
+
+def test_a_drop_without_milvus_is_a_drop_and_says_what_is_left(
+    milvus: MilvusUnderTest, library: Library, collection: Collection
+) -> None:
+    add(collection, 1)
+    name = copy_of(collection)
+    milvus.stop()
+    try:
+        assert library.drop("videos") == [name]
+        assert library.names() == []
+    finally:
+        milvus.start()
+    milvus.client().drop_collection(name)
+
+
+# Losing data
+
+
+def test_a_collection_that_milvus_lost_is_filled_again(milvus: MilvusUnderTest, collection: Collection) -> None:
+    add(collection, 1, 2, 3)
+    collection.delete_video(1)
+    milvus.client().drop_collection(copy_of(collection))
+    assert numbers_in(collection) == [2, 3]
+    milvus.client().drop_collection(copy_of(collection))
+    add(collection, 4)
+    assert numbers_in(collection) == [2, 3, 4]
+    milvus.client().drop_collection(copy_of(collection))
+    assert numbers_in(reopened(collection)) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("lost", [[2, 3], [0], [0, 1, 2, 3, 4, 5, 6]])
+def test_rows_that_milvus_lost_are_there_again_after_opening(
+    milvus: MilvusUnderTest, collection: Collection, lost: list[int]
+) -> None:
+    add(collection, 1, 2, 3)
+    milvus.client().delete(copy_of(collection), ids=lost)
+    assert numbers_in(reopened(collection)) == [1, 2, 3]
+
+
+def test_a_restarted_milvus_goes_on(milvus: MilvusUnderTest, collection: Collection) -> None:
+    add(collection, 1, 2)
+    milvus.stop()
+    milvus.start()
+    assert numbers_in(collection) == [1, 2]
+    add(collection, 3)
+    assert numbers_in(collection) == [1, 2, 3]
+
+
+def test_an_older_catalogue_put_back_is_not_searched_with_what_came_later(collection: Collection) -> None:
+    add(collection, 1, 2)
+    old = collection.folder.parent / "old"
+    collection.close()
+    shutil.copytree(collection.folder, old)
+    with Collection(collection.folder) as grown:
+        add(grown, 3, 4)
+        grown.delete_video(1)
+    shutil.rmtree(collection.folder)
+    old.rename(collection.folder)
+    with Collection(collection.folder) as put_back:
+        add(put_back, 5)  # has the number of the change that added 3
+        assert numbers_in(put_back) == [1, 2, 5]
+    with Collection(collection.folder) as put_back:
+        assert numbers_in(put_back) == [1, 2, 5]
+
+
+# Dying
+@pytest.fixture(scope="module")
+def dying(milvus: MilvusUnderTest) -> Iterator[Callable[[Path, str, str], list[str]]]:
+    """Lets a process write to a collection until it is killed, and says what it said (see ``dying.py``)."""
+    command = [sys.executable, "-m", "tests.index.integrations.milvus.dying"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+
+        def die(folder: Path, call: str, when: str) -> list[str]:
+            assert starter.stdin is not None
+            assert starter.stdout is not None
+            starter.stdin.write(f"{folder} {call} {when}\n")
+            starter.stdin.flush()
+            return [starter.stdout.readline() for _ in range(2)]
+
+        yield die
+        starter.stdin.close()
+
+
+@pytest.mark.parametrize(
+    ("when", "call", "expected"),
+    [
+        ("before", "upsert", [1, 2, 3]),
+        ("before", "write_mark", [1, 2, 3]),
+        ("after", "write_mark", [1, 2, 3]),
+        ("before", "delete", [2]),
+        ("after", "delete", [2]),
+    ],
+)
+def test_killed_between_the_commit_and_milvus(
+    collection: Collection,
+    dying: Callable[[Path, str, str], list[str]],
+    when: str,
+    call: str,
+    expected: list[int],
+) -> None:
+    """What was committed is found, and nothing else, when the collection is opened again, or is open elsewhere."""
+    assert collection.search(vectors_of(1)[0], 5) == []  # it knows the copy that the other process writes to
+    assert dying(collection.folder, call, when) == ["acknowledged\n", f"{-signal.SIGKILL}\n"]
+    assert numbers_in(collection) == expected
+    with Collection(collection.folder) as again:
+        assert numbers_in(again) == expected
+
+
+def test_filling_goes_on_where_it_was_stopped(
+    milvus: MilvusUnderTest, collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replication, "_CLIPS_AT_ONCE", 100)
+    add(collection, *range(3))
+    collection.add_video(*many_clips(1000)[:2])
+    milvus.client().drop_collection(copy_of(collection))
+    filled: list[int] = []
+    upsert = server.MilvusServer.upsert
+
+    def upsert_until(self: server.MilvusServer, name: str, ids: np.ndarray, rows: np.ndarray) -> None:
+        if len(filled) == 4:
+            raise StorageError("the process is killed here")
+        filled.append(int(ids[-1]))
+        upsert(self, name, ids, rows)
+
+    monkeypatch.setattr(server.MilvusServer, "upsert", upsert_until)
+    with pytest.raises(StorageError, match="killed here"):
+        collection.search(vectors_of(1)[0], 1)
+    name = copy_of(collection)
+    collection = reopened(collection)
+    began_at: list[int] = []
+
+    def noted(self: server.MilvusServer, name: str, ids: np.ndarray, rows: np.ndarray) -> None:
+        began_at.append(int(ids[0]))
+        upsert(self, name, ids, rows)
+
+    monkeypatch.setattr(server.MilvusServer, "upsert", noted)
+    collection.delete_video(1)
+    assert began_at[0] == filled[3] + 1
+    assert copy_of(collection) == name
+    hits = collection.search(vectors_of(1)[0], 10_000)
+    assert len(hits) == 1000 + len(vectors_of(1)) + len(vectors_of(2))

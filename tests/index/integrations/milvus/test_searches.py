@@ -1,0 +1,116 @@
+"""A search in Milvus sees one state of the catalogue, and finds what an exact search finds."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from index.collection import Collection
+from index.integrations.milvus import server, vectors
+from index.integrations.milvus.filter_expression import MOST_RANGES, expressions
+from index.storage.filters import parse_filter
+from index.vectors import faiss_kinds
+from tests.index.integrations.milvus.conftest import copy_of, many_clips
+from tests.index.numbered import add, numbers_in, vectors_of
+from vitascope.errors import StorageError
+
+
+def test_a_search_sees_one_state_whatever_milvus_has_by_then(collection: Collection) -> None:
+    add(collection, *range(20))
+    everything = [hit.clip_id for hit in collection.search(vectors_of(3)[0], 100)]
+    allowed = np.arange(200) % 3 == 1
+    with collection.level() as (_, view):
+        for video in collection.videos()[::2]:
+            collection.delete_video(video.id)
+        add(collection, *range(20, 60))
+        query = vectors_of(3)[:1]
+        assert view.search(query, 100)[1][0].tolist() == everything
+        assert view.search(query, 5)[1][0].tolist() == everything[:5]
+        assert view.search(query, 100, allowed)[1][0].tolist() == [i for i in everything if i % 3 == 1]
+    assert numbers_in(collection) == [*range(1, 20, 2), *range(20, 60)]
+
+
+def test_a_search_under_which_its_copy_is_replaced_goes_on_in_the_new_one(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is asked when the old one is dropped fails in words of its own."""
+    collection.add_video(*many_clips(1200)[:2])
+    old, search = copy_of(collection), server.MilvusServer.search
+    failed: list[str] = []
+
+    def dropped_meanwhile(self: server.MilvusServer, name: str, *args: object, **given: object) -> list[int]:
+        if name == old and not failed:
+            collection.set_index_kind("hnsw")
+            collection.wait_for_index()
+            failed.append(name)
+            raise StorageError("delegator closed during wait tsafe: channel not available")
+        return search(self, name, *args, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(server.MilvusServer, "search", dropped_meanwhile)
+    assert len(collection.search(vectors_of(1)[0], 10)) == 10
+    assert failed == [old] != [copy_of(collection)]
+
+
+def test_more_than_milvus_returns_is_found_all_the_same(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "MOST_HITS", 30)
+    video, clips, rows = many_clips(100)
+    collection.add_video(video, clips)
+    for k in (10, 60, 1000):
+        found = collection.search(rows[7], k)
+        expected = np.argsort(-(rows.astype(np.float64) @ rows[7]), kind="stable")[:k] + 1
+        assert [hit.clip_id for hit in found] == expected.tolist()
+    red = collection.search(vectors_of(1)[0], 60, parse_filter({"title": {"prefix": "video"}}))
+    assert len(red) == 60
+
+
+def test_threads_find_what_they_wrote_while_the_index_is_replaced(
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_kinds, "LEAST", dict.fromkeys(faiss_kinds.LEAST, 0))
+
+    def write_and_look(first: int) -> None:
+        for number in range(first, first + 12):
+            (video_id,) = add(collection, number)
+            own = [hit for hit in collection.search(vectors_of(number)[0], 3) if hit.video.id == video_id]
+            assert own
+            assert own[0].similarity > 0.99999
+            if number % 2:
+                collection.delete_video(video_id)
+                hits = collection.search(vectors_of(number)[0], 100)
+                assert video_id not in {hit.video.id for hit in hits}
+
+    with ThreadPoolExecutor() as threads:
+        writers = [threads.submit(write_and_look, 100 * n) for n in range(3)]
+        for kind in ("hnsw", "flat", "hnsw"):
+            collection.set_index_kind(kind)
+            collection.wait_for_index()
+        for writer in writers:
+            writer.result()
+    collection.wait_for_index()
+    assert collection.index_state().kind == "hnsw"
+    assert numbers_in(collection) == [100 * n + m for n in range(3) for m in range(0, 12, 2)]
+
+
+def test_milvus_reads_the_longest_expressions(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
+    video, clips, rows = many_clips(3000)
+    collection.add_video(video, clips)
+    passing = {
+        "ranges": np.arange(3001) // 40 % 2 == 1,
+        "in": np.arange(3001) % 3 == 1,
+        "not in": np.arange(3001) % 3 != 1,
+    }
+    assert len(expressions(passing["ranges"][: 80 * MOST_RANGES])[0].split(" or ")) == MOST_RANGES
+    passing["ranges"][80 * MOST_RANGES :] = False
+    for parts in (1, 4):
+        monkeypatch.setattr("index.integrations.milvus.filter_expression.MOST_IDS", 3000 // parts)
+        for mask in passing.values():
+            mask[0] = False
+            with collection.level() as (_, view):
+                found = view.search(rows[:3], 50, mask)[1]
+            for query, ids in zip(rows[:3], found, strict=True):
+                order = np.argsort(-(rows.astype(np.float64) @ query), kind="stable") + 1
+                assert ids.tolist() == [i for i in order.tolist() if mask[i]][:50]

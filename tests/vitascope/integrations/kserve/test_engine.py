@@ -1,0 +1,323 @@
+"""What is checked of a server before its numbers are believed, and what becomes of a server's faults."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model_export.triton import write_repository
+from model_export.triton_config import Serving
+from tests.ports import reserved_port
+from tests.small_bundle import make_small_bundle
+from tests.vitascope.integrations.kserve.conftest import MAX_BATCH
+from tests.vitascope.integrations.kserve.protocol_server import Answer, ProtocolServer, serving
+from tests.vitascope.test_model import colour_streams
+from tests.waiting import PATIENCE
+from vitascope.bundle.bundle import Bundle
+from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
+from vitascope.integrations.kserve.check import check_server
+from vitascope.integrations.kserve.server import InferenceServer
+from vitascope.model import Model
+
+FEW = ["a red ball", "two"]
+
+
+@pytest.fixture
+def server(repository: Path) -> Iterator[ProtocolServer]:
+    with serving(repository) as server:
+        yield server
+
+
+@pytest.fixture
+def model(server: ProtocolServer, small_bundle: Path) -> Model:
+    return Model.open(small_bundle, engine=f"kserve:{server.url}")
+
+
+def named(server: ProtocolServer, graph: str) -> str:
+    return next(name for name in server.models if name.endswith(f"-{graph}"))
+
+
+def at_infer(
+    do: Callable[[Callable[[], Answer]], Answer | None],
+) -> Callable[[str, Callable[[], Answer]], Answer | None]:
+    return lambda path, answer: do(answer) if path.endswith("/infer") else answer()
+
+
+# Which graphs
+
+
+def test_a_model_of_another_bundle_is_refused_by_its_fingerprint(server: ProtocolServer, model: Model) -> None:
+    server.models[named(server, "text")].fingerprint = "0" * 64
+    with pytest.raises(
+        EngineError, match=f"{server.url}: model 'small-colours-.*-text'.*0{{64}}; {model.bundle.fingerprint}"
+    ):
+        model.embed_text(FEW)
+    assert not server.rows
+
+
+def test_a_fingerprint_as_version_is_as_good(server: ProtocolServer, model: Model) -> None:
+    served = server.models[named(server, "text")]
+    served.fingerprint, served.versions = None, ["3", model.bundle.fingerprint]
+    model.embed_text(FEW)
+    assert len(server.rows) == 1
+    served.versions = ["f" * 64]
+    with pytest.raises(EngineError, match=r"f{64}"):
+        Model.open(model.bundle.folder, engine=server.url).embed_text(FEW)
+
+
+@pytest.mark.parametrize("graph", ["text", "video", "match", "answer"])
+def test_without_a_fingerprint_two_rows_tell_whether_it_is_the_graph(
+    graph: str, server: ProtocolServer, small_bundle: Path, tmp_path: Path
+) -> None:
+    """The same names, inputs and outputs, other weights."""
+    for served in server.models.values():
+        served.fingerprint = None
+    Model.open(small_bundle, engine=server.url).warm()
+    assert set(server.rows) == {1, 2}  # the probe, then the warming
+    other = Bundle.open(make_small_bundle(tmp_path / "other", seed=1))
+    write_repository(other, tmp_path / "models", Serving())
+    with serving(tmp_path / "models") as wrong:
+        server.models[named(server, graph)].session = wrong.models[named(wrong, graph)].session
+    with pytest.raises(EngineError, match=f"-{graph}': states no fingerprint, and is not the graph .*: {graph}: "):
+        Model.open(small_bundle, engine=server.url).warm()
+
+
+def test_inputs_and_outputs_must_be_those_of_the_manifest(server: ProtocolServer, model: Model, tmp_path: Path) -> None:
+    wide = Bundle.open(make_small_bundle(tmp_path / "wide", width=24))
+    write_repository(wide, tmp_path / "models", Serving())
+    with serving(tmp_path / "models") as wrong:
+        text, match = named(server, "text"), named(server, "match")
+        server.models[text].session = wrong.models[named(wrong, "text")].session
+        server.models[match].session = wrong.models[named(wrong, "video")].session
+    with pytest.raises(EngineError, match=r"-text': output 'vector' is float32 \(any, 24\); float32 \(any, 16\)"):
+        model.embed_text(FEW)
+    with pytest.raises(EngineError, match=r"-match': inputs \['high', 'low'\]; \['attention_mask', 'input_ids'"):
+        model.run_graph("match", {})
+
+
+def test_a_server_without_the_model_says_how_to_get_it(server: ProtocolServer, model: Model) -> None:
+    name = named(server, "text")
+    del server.models[name]
+    with pytest.raises(EngineUnavailable, match=f"model '{name}': HTTP 404: .*unknown model.*vitascope triton"):
+        model.embed_text(FEW)
+
+
+def test_check_finds_numbers_that_are_off_whatever_the_server_states(
+    server: ProtocolServer, small_bundle: Path
+) -> None:
+    def off(answer: Callable[[], Answer]) -> Answer:
+        status, heads, body = answer()
+        end = int(heads["Inference-Header-Content-Length"])
+        return status, heads, body[:end] + np.frombuffer(body[end:], "<f4")[::-1].tobytes()
+
+    assert len(check_server(Bundle.open(small_bundle), server.url)) == 5
+    server.interfere = at_infer(off)
+    with pytest.raises(EngineError, match=r"-answer': answer: answer_logits has cosine -?0\."):
+        check_server(Bundle.open(small_bundle), server.url)
+
+
+# How it is asked
+
+
+def test_answers_that_come_along_are_weighed_at_the_server(tmp_path: Path) -> None:
+    folder = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, reads_answers=True)
+    write_repository(Bundle.open(folder), tmp_path / "models", Serving(max_batch=4, device="cpu"))
+    with serving(tmp_path / "models") as server:
+        found = check_server(Bundle.open(folder), server.url)
+        assert {one.output for one in found} == {"visual_tokens", "answer_logits"}
+        model = Model.open(folder, engine=f"kserve:{server.url}")
+        red = model.embed_video(colour_streams("red")).visual_tokens
+        assert model.answer_among(["what is it?"], red, ["a blue ball", "red"])[0][0].text == "red"
+
+
+def test_what_is_more_than_the_server_takes_is_asked_in_pieces(server: ProtocolServer, model: Model) -> None:
+    ids = np.ones((2 * MAX_BATCH + 1, 3), np.int64)
+    assert len(model.run_graph("text", {"input_ids": ids, "attention_mask": ids})["vector"]) == len(ids)
+    assert server.rows == [MAX_BATCH, MAX_BATCH, 1]
+
+
+def test_large_frames_are_asked_in_pieces(
+    server: ProtocolServer, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = {s.name: np.zeros((4, 1, s.frames, s.height, s.width, 3), np.uint8) for s in model.streams}
+    monkeypatch.setattr(
+        "vitascope.integrations.kserve.engine.MOST_BYTES", 2 * sum(array[0].nbytes for array in frames.values())
+    )
+    model.embed_video(frames)
+    assert server.rows == [2, 2]
+
+
+def test_one_thread_uses_one_connection(server: ProtocolServer, model: Model) -> None:
+    """Unless it asks nothing for so long that the connection is given up."""
+    times: list[float] = []
+
+    def noting(path: str, answer: Callable[[], Answer]) -> Answer:
+        times.append(time.monotonic())
+        return answer()
+
+    server.interfere = noting
+    for number in range(10):
+        model.embed_text([f"{number}"])
+    assert server.connections <= 1 + sum(later - earlier > 4 for earlier, later in pairwise(times))
+    assert server.asked[f"/v2/models/{named(server, 'text')}"] == 1
+
+
+def test_a_token_is_sent_and_never_told(
+    server: ProtocolServer, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITASCOPE_ENGINE_TOKEN", "s3cret")
+    Model.open(small_bundle, engine=server.url).embed_text(FEW)
+    assert server.heads["authorization"] == "Bearer s3cret"
+    monkeypatch.setenv("VITASCOPE_ENGINE_TOKEN", "s3cret\n")
+    with pytest.raises(InvalidInput, match="VITASCOPE_ENGINE_TOKEN") as raised:
+        Model.open(small_bundle, engine=server.url)
+    assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "engine", ["triton", "kserve:", "kserve:triton:8000", "http://", "http://u:p@triton:8000", "http://a:b", "ftp://a"]
+)
+def test_what_is_no_engine(engine: str, small_bundle: Path) -> None:
+    with pytest.raises(InvalidInput, match="engine: ") as raised:
+        Model.open(small_bundle, engine=engine)
+    assert "u:p" not in str(raised.value)
+
+
+@pytest.mark.parametrize("tail", ["", "/", "/v2", "/v2/"])
+def test_the_url_may_be_that_of_the_protocol(tail: str, server: ProtocolServer, small_bundle: Path) -> None:
+    assert Model.open(small_bundle, engine=f"kserve:{server.url}{tail}").embed_text(FEW).shape == (2, 16)
+
+
+# Faults
+
+
+def test_a_server_that_is_not_there(small_bundle: Path) -> None:
+    with reserved_port() as port:
+        url = f"http://127.0.0.1:{port}"
+        model = Model.open(small_bundle, engine=url)  # asks nothing yet
+        refused = f"{url}: model 'small-colours-.*-text': does not answer: ConnectError"
+        with pytest.raises(EngineUnavailable, match=refused):
+            model.embed_text(FEW)
+        with pytest.raises(EngineUnavailable, match=url):
+            model.check_engine()
+
+
+@pytest.mark.parametrize(
+    "fault", [None, (503, {}, b"starting"), (429, {"Retry-After": "0"}, b"")], ids=["cut", "503", "429"]
+)
+def test_a_run_is_tried_again(fault: Answer | None, server: ProtocolServer, model: Model) -> None:
+    expected, faults = model.embed_text(FEW), [fault, fault]
+    server.interfere = at_infer(lambda answer: faults.pop() if faults else answer())
+    np.testing.assert_array_equal(model.embed_text(FEW), expected)
+    assert server.asked[f"/v2/models/{named(server, 'text')}/infer"] == 4
+
+
+def test_a_server_that_comes_back_is_used_again(repository: Path, small_bundle: Path) -> None:
+    with reserved_port() as port:
+        with serving(repository, port=port) as first:
+            model = Model.open(small_bundle, engine=first.url)
+            expected = model.embed_text(FEW)
+        with pytest.raises(EngineUnavailable):
+            model.embed_text(FEW)
+        with serving(repository, port=port):
+            np.testing.assert_array_equal(model.embed_text(FEW), expected)
+
+
+@pytest.mark.parametrize(("status", "kind"), [(400, EngineError), (500, EngineError), (504, EngineUnavailable)])
+def test_a_refusal_is_told_and_not_tried_again(
+    status: int, kind: type[EngineError], server: ProtocolServer, model: Model
+) -> None:
+    model.embed_text(FEW)
+    server.interfere = at_infer(lambda answer: (status, {}, json.dumps({"error": "out of memory"}).encode()))
+    with pytest.raises(EngineError, match=f"-text': HTTP {status}: out of memory") as raised:
+        model.embed_text(FEW)
+    assert type(raised.value) is kind
+    assert server.asked[f"/v2/models/{named(server, 'text')}/infer"] == 2
+
+
+def test_a_server_that_takes_too_long_is_asked_once(server: ProtocolServer) -> None:
+    arrived, released = threading.Event(), threading.Event()
+
+    def slow(answer: Callable[[], Answer]) -> None:
+        arrived.set()
+        released.wait(PATIENCE)
+
+    asked, name = InferenceServer(server.url, seconds=0.2), named(server, "text")
+    asked.takes_bytes = True  # known, so that nothing is asked but the run
+    server.interfere = at_infer(slow)
+    ids = np.ones((1, 3), np.int64)
+    with pytest.raises(EngineUnavailable, match="does not answer: ReadTimeout"):
+        asked.infer(name, {"input_ids": ids, "attention_mask": ids}, ["vector"])
+    assert arrived.wait(PATIENCE)
+    released.set()
+    assert server.asked[f"/v2/models/{name}/infer"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"hello", "cannot be read"),
+        (b'{"outputs": []}', "output 'vector' is missing"),
+        (
+            json.dumps({"outputs": [{"name": "vector", "datatype": "FP32", "shape": [2, 3], "data": [0] * 6}]}),
+            "came out as",
+        ),
+        (
+            json.dumps({"outputs": [{"name": "vector", "datatype": "FP32", "shape": [2, 16], "data": [None] * 32}]}),
+            "not finite",
+        ),
+    ],
+    ids=["nonsense", "missing", "shape", "nan"],
+)
+def test_answers_that_cannot_be_believed(body: bytes | str, said: str, server: ProtocolServer, model: Model) -> None:
+    model.embed_text(FEW)
+    content = body.encode() if isinstance(body, str) else body
+    server.interfere = at_infer(lambda answer: (200, {}, content))
+    with pytest.raises(EngineError, match=said):
+        model.embed_text(FEW)
+
+
+def test_whether_it_is_ready_is_not_asked_by_everyone_who_asks(
+    server: ProtocolServer, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitascope.integrations.kserve.server.KNOWN_SECONDS", PATIENCE)
+    for _ in range(5):
+        model.check_engine()
+    assert server.asked["/v2/health/ready"] == 1
+    assert sum(count for path, count in server.asked.items() if path.endswith("/ready")) == 1 + len(server.models)
+
+
+def test_a_model_that_is_not_ready(server: ProtocolServer, model: Model) -> None:
+    name = named(server, "match")
+    server.interfere = lambda path, answer: (400, {}, b"") if path.endswith(f"{name}/ready") else answer()
+    with pytest.raises(EngineUnavailable, match=f"model '{name}': is not ready: HTTP 400"):
+        model.check_engine()
+
+
+# The command
+
+
+def test_scoring_through_a_server_by_the_command(
+    server: ProtocolServer, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from PIL import Image
+
+    from vitascope.cli.main import main
+
+    Image.new("RGB", (64, 64), (220, 10, 10)).save(tmp_path / "red.png")
+    asked = ["score", str(tmp_path / "red.png"), "a red thing", "a blue thing", "--json", "--bundle", str(small_bundle)]
+    assert main([*asked, "--engine", f"kserve:{server.url}"]) == 0
+    there = json.loads(capsys.readouterr().out)
+    assert main(asked) == 0
+    here = json.loads(capsys.readouterr().out)
+    for mine, other in zip(there["scores"], here["scores"], strict=True):
+        assert mine["fused"] == pytest.approx(other["fused"], abs=1e-5)
+    assert there["scores"][0]["fused"] > there["scores"][1]["fused"]
+    assert server.rows

@@ -1,0 +1,28 @@
+"""A machine with a GPU and TensorRT, as far as the doubles of their bindings go."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.vitascope.integrations.tensorrt.double import Cuda, TensorRT
+from vitascope.engines.gpu import Card
+from vitascope.integrations.tensorrt import library
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TensorRT:
+    made = TensorRT(Cuda())
+    install(made, monkeypatch)
+    monkeypatch.setenv("VITASCOPE_ENGINE_CACHE", str(tmp_path / "engines"))
+    return made
+
+
+def install(machine: TensorRT, monkeypatch: pytest.MonkeyPatch, driver: tuple[int, int] = (12, 8)) -> None:
+    """Let programs find this machine's GPU and libraries."""
+    card = Card(machine.card, (9, 0), 80 * 2**30, None, driver)
+    monkeypatch.setattr(library, "first_card", lambda: card)
+    monkeypatch.setitem(sys.modules, "tensorrt", machine.module)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", machine.cuda)  # type: ignore[misc]

@@ -1,0 +1,169 @@
+"""What a decoding process answers is what decoding in this process gives, to the byte and to the letter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+import pytest
+
+from tests.media_files import (
+    counter_frame,
+    cut,
+    solid,
+    write_animation,
+    write_counter_video,
+    write_picture,
+    write_png_header,
+    write_subtitled_video,
+    write_video,
+    write_without_frames,
+)
+from vitascope.errors import InvalidInput, MediaError
+from vitascope.media.limits import MediaLimits
+from vitascope.model import Model
+from vitascope.sandbox.decoder import IN_PROCESS
+from vitascope.sandbox.pooled_decoder import PooledDecoder
+
+
+class Stream(NamedTuple):
+    name: str
+    frames: int
+    height: int
+    width: int
+    placement: str
+    fit: str
+    resample: str = "decoder"
+    shortest_edge: int | None = None
+    margin: str = "down"
+    longest_edge: int | None = None
+    multiple: int = 1
+    shows: str = "picture"
+
+
+STREAMS = [
+    Stream("one", 1, 48, 96, "middle", "stretch"),
+    Stream("few", 3, 24, 24, "uniform", "crop"),
+    Stream("more", 5, 16, 40, "uniform", "pad"),
+    Stream("sharp", 2, 16, 24, "uniform", "crop", "bicubic", 28, "even"),
+    Stream("corner", 2, 36, 36, "uniform", "corner", "bicubic", 24, "down", 39, 4),
+    Stream("cover", 2, 9, 9, "uniform", "corner", "bicubic", 24, "down", 39, 4, "cover"),
+]
+COUNTERS = [counter_frame(number) for number in range(50)]
+UNEVEN = [number * 0.04 if number % 3 else number * 0.04 + 0.013 for number in range(50)]
+
+MAKERS: dict[str, Callable[[Path], Path]] = {
+    "h264.mp4": lambda path: write_counter_video(path, 60, gop=20),
+    "uneven.mp4": lambda path: write_video(path, COUNTERS, starts=UNEVEN),
+    "turned.mp4": lambda path: write_video(path, COUNTERS, rotation=90),
+    "h264.ts": lambda path: write_counter_video(path, 60, gop=20),
+    "mpeg4.avi": lambda path: write_counter_video(path, 60, codec="mpeg4"),
+    "vp9.webm": lambda path: write_counter_video(path, 40, codec="libvpx-vp9", options={"deadline": "realtime"}),
+    "hevc.mkv": lambda path: write_counter_video(path, 40, codec="libx265", options={"preset": "ultrafast"}),
+    "moving.gif": lambda path: write_animation(path, COUNTERS[:9], [100] * 9),
+    "moving.webp": lambda path: write_animation(path, COUNTERS[:9], [100, 300, 50] * 3),
+    "moving.png": lambda path: write_animation(path, COUNTERS[:9], [100] * 9),
+    "still.jpg": lambda path: write_picture(path, COUNTERS[9]),
+    "still.png": lambda path: write_picture(path, COUNTERS[9]),
+}
+ENCODERS = {"vp9.webm": "libvpx-vp9", "hevc.mkv": "libx265"}
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def film(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    encoder = ENCODERS.get(request.param)
+    if encoder and encoder not in av.codecs_available:
+        pytest.skip(f"this build of FFmpeg has no {encoder}")
+    return MAKERS[request.param](tmp_path_factory.mktemp("films") / request.param)
+
+
+def test_frames_and_facts_are_the_same(pooled: PooledDecoder, film: Path) -> None:
+    info = IN_PROCESS.probe(film)
+    assert pooled.probe(film) == info
+    clips = [(0.0, info.duration), (info.duration / 4, info.duration / 2), (0.0, 0.0)]
+    for thumbnails in (False, True):
+        here = IN_PROCESS.sample(film, STREAMS, clips, thumbnails=thumbnails)
+        there = pooled.sample(film, STREAMS, clips, thumbnails=thumbnails)
+        assert there.thumbnails == here.thumbnails
+        assert list(there.frames) == list(here.frames)
+        for name, frames in here.frames.items():
+            assert there.frames[name].dtype == np.uint8
+            np.testing.assert_array_equal(there.frames[name], frames)
+    for part in ((None, None), (info.duration / 4, None), (None, info.duration / 2)):
+        clip, pixels = pooled.sample_part(film, STREAMS, *part)
+        same_clip, same_pixels = IN_PROCESS.sample_part(film, STREAMS, *part)
+        assert clip == same_clip
+        for name, frames in same_pixels.items():
+            np.testing.assert_array_equal(pixels[name], frames)
+    assert pooled.thumbnail(film, 0.3, 64) == IN_PROCESS.thumbnail(film, 0.3, 64)
+    assert pooled.shot_starts(film, info.duration) == IN_PROCESS.shot_starts(film, info.duration)
+    assert pooled.subtitle_streams(film) == IN_PROCESS.subtitle_streams(film) == []
+
+
+def test_subtitles_in_the_container_are_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
+    said = [("subrip", "eng", [(0.0, 1.0, "A red thing."), (1.0, 1.5, "Früh.")]), ("ass", "ger", [(0.5, 1.0, "Rot.")])]
+    film = write_subtitled_video(tmp_path / "film.mkv", [solid((220, 10, 10))] * 20, said)
+    streams = pooled.subtitle_streams(film)
+    assert streams == IN_PROCESS.subtitle_streams(film)
+    assert [stream.language for stream in streams] == ["eng", "ger"]
+    for stream in streams:
+        cues = pooled.stream_cues(film, stream.index)
+        assert cues
+        assert cues == IN_PROCESS.stream_cues(film, stream.index)
+
+
+def _text(path: Path) -> None:
+    path.write_text("no film at all\n" * 100)
+
+
+BAD: dict[str, Callable[[Path], object]] = {
+    "missing.mp4": lambda path: None,
+    "a\udcffb.mp4": lambda path: None,
+    "empty.mp4": lambda path: path.write_bytes(b""),
+    "text.mp4": _text,
+    "none.mp4": write_without_frames,
+    "dot.png": lambda path: write_picture(path, solid((1, 2, 3), 1, 1)),
+    "huge.png": lambda path: write_png_header(path, 14_000, 14_000),
+    "cut.mp4": lambda path: cut(write_counter_video(path.with_name("whole.mp4"), 100), path, 0.6),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_errors_are_the_same(pooled: PooledDecoder, tmp_path: Path, name: str) -> None:
+    BAD[name](tmp_path / name)
+    path = tmp_path / name
+    for ask in (
+        lambda decoder: decoder.probe(path),
+        lambda decoder: decoder.sample(path, STREAMS, [(0.0, 4.0)]),
+        lambda decoder: decoder.thumbnail(path, 3.9),
+        lambda decoder: decoder.shot_starts(path, 4.0),
+        lambda decoder: decoder.subtitle_streams(path),
+    ):
+        said = []
+        for decoder in (IN_PROCESS, pooled):
+            try:
+                said.append(("", repr(ask(decoder))))
+            except MediaError as error:
+                said.append((error.code, str(error)))
+        assert said[0] == said[1]
+
+
+def test_limits_and_impossible_clips_are_refused_alike(pooled: PooledDecoder, tmp_path: Path) -> None:
+    film = write_counter_video(tmp_path / "film.mp4", 50)
+    with pytest.raises(MediaError, match=r"film.mp4: 2.0 seconds; at most 1 seconds are read"):
+        pooled.probe(film, MediaLimits(max_seconds=1.0))
+    with pytest.raises(MediaError, match="codec is 'h264'; expected one of vp9"):
+        pooled.probe(film, MediaLimits(codecs=frozenset({"vp9"})))
+    for clips in ([], [(2.0, 1.0)], [(0.0, float("nan"))]):
+        with pytest.raises(InvalidInput, match="clip"):
+            pooled.sample(film, STREAMS, clips)
+
+
+def test_a_model_sees_the_same_through_it(pooled: PooledDecoder, small_model: Model, tmp_path: Path) -> None:
+    film = write_counter_video(tmp_path / "film.mp4", 50)
+    through = small_model.through(decoder=pooled)
+    np.testing.assert_array_equal(through.embed_file(film).vectors, small_model.embed_file(film).vectors)
+    assert small_model.decoder is IN_PROCESS

@@ -1,0 +1,100 @@
+"""`vitascope ask FILE QUESTION`: answer a question about a video or picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from vitascope.cli.completers import with_nothing
+from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, asked_server
+from vitascope.cli.output import plain_table
+
+EPILOG = """\
+Answers come from the bundle's vocabulary (`vitascope bundle inspect` says how many it knows), best first, each
+with its probability: among all of the vocabulary, or among the candidates given. A low first probability means that
+the model does not know; --abstain-below makes it say so.
+
+examples:
+  vitascope ask clip.mp4 "what color is the circle?"
+  vitascope ask room.jpg "what is on the table?" --top 3
+  vitascope ask clip.mp4 "what color is the circle?" --candidate red --candidate blue --abstain-below 0.6
+  vitascope ask clip.mp4 "does the square move left?" --json
+  vitascope ask clip.mp4 "what color is the circle?" --server http://127.0.0.1:8000
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
+    with_nothing(parser.add_argument("question", metavar="QUESTION", help="a question, in quotes"))
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to give (default: %(default)s)")
+    parser.add_argument(
+        "--candidate",
+        action="append",
+        metavar="ANSWER",
+        help="what the answer may be; several times (default: all that the bundle knows)",
+    )
+    parser.add_argument(
+        "--abstain-below",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="no answer where the best one's probability is lower (default: %(default)s)",
+    )
+    add_bundle(parser)
+    add_engine(parser)
+    add_server(parser)
+    add_model(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    if (server := asked_server(args)) is not None:
+        from vitascope.client import Client
+
+        with Client(server) as client:
+            said = client.ask_file(
+                args.file,
+                args.question,
+                top=args.top,
+                candidates=args.candidate,
+                abstain_below=args.abstain_below,
+                model=args.model,
+            )
+            return {"file": str(args.file), **said}
+    from dataclasses import asdict
+
+    from vitascope.answering import answer_question
+    from vitascope.media.probe import probe
+    from vitascope.model import Model
+
+    model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
+    end = probe(args.file).duration
+    answered = answer_question(
+        model,
+        args.question,
+        model.embed_file(args.file, [(0.0, end)]).visual_tokens,
+        top=args.top,
+        candidates=args.candidate,
+        abstain_below=args.abstain_below,
+    )
+    about = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as a service says it of such a file
+    return {**about, "question": args.question, **asdict(answered)}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    table = plain_table(">probability", "answer")
+    for position, answer in enumerate(result["answers"]):
+        is_given = position == 0 and not result["abstained"]
+        table.add_row(f"{answer['probability']:.3f}", escape(answer["text"]), style="bold" if is_given else None)
+    if result["abstained"]:
+        console.print("no answer: none is likely enough")
+    console.print(table)
+    if result["unknown"]:
+        console.print(f"not in the bundle's vocabulary: {escape(', '.join(result['unknown']))}")
+
+
+COMMANDS = {"ask": (add_arguments, run, show)}

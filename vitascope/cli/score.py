@@ -1,0 +1,133 @@
+"""`vitascope score FILE CAPTION …`: how well do captions describe a video or picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from vitascope.cli.completers import with_nothing
+from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, asked_server
+from vitascope.cli.output import clock, number, plain_table
+from vitascope.errors import InvalidInput
+
+EPILOG = """\
+Scores that should not be mixed up:
+  similarity   cosine of the two vectors, -1 to 1; cheap, what search ranks by
+  match        probability by the fusion model, 0 to 1, that the caption describes the file
+  fused        both together, 0 to 1; the one to compare captions by
+  clipscore    2.5 * max(similarity, 0), as other tools report it
+  refclipscore with --reference: clipscore and the likeness to the best reference, together
+  emscore      with --frames: similarity and how well single words and single frames find each other
+
+examples:
+  vitascope score clip.mp4 "a dog runs on grass" "a cat sleeps"
+  vitascope score photo.jpg "two people at a table" --json
+  vitascope score clip.mp4 "a dog runs" --reference "a brown dog runs over a meadow" --frames 8
+  vitascope score clip.mp4 "a red square" --server http://127.0.0.1:8000
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
+    with_nothing(parser.add_argument("captions", nargs="+", metavar="CAPTION", help="a sentence, in quotes"))
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="CAPTION",
+        help="a sentence known to be right; may come several times",
+    )
+    parser.add_argument(
+        "--frames",
+        type=int,
+        default=0,
+        metavar="N",
+        help="frames to look at one by one for EMScore (default: none, no EMScore)",
+    )
+    add_bundle(parser)
+    add_engine(parser)
+    add_server(parser)
+    add_model(parser)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    if (server := asked_server(args)) is not None:
+        from vitascope.client import Client
+
+        with Client(server) as client:
+            scored = client.score_file(
+                args.file, args.captions, references=args.reference, frames=args.frames, model=args.model
+            )
+            return {"file": str(args.file), **scored}
+    return score_file(args)
+
+
+def score_file(args: argparse.Namespace) -> dict[str, Any]:
+    """Scores by the model opened here, null where the bundle cannot."""
+    from dataclasses import asdict
+
+    from vitascope.captions import Frames, frame_times, score_captions
+    from vitascope.media.probe import probe
+    from vitascope.model import Model
+
+    if args.frames < 0:
+        raise InvalidInput(f"--frames: {args.frames}; 0 or more was expected")
+    model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
+    end = probe(args.file).duration
+    times = frame_times(0.0, end, args.frames) if args.frames else []
+    seen = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)])
+    frames = Frames(times, seen.vectors[1:]) if times else None
+    scores = score_captions(model, seen, args.captions, args.reference, frames)
+    about = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as a service says it of such a file
+    return {**about, "scores": [asdict(score) for score in scores]}
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    scores = result["scores"]
+    shown = [name for name in SHOWN if any(score[name] is not None for score in scores)]
+    table = plain_table(*(f">{name}" for name in shown), "caption")
+    best = max(scores, key=_rank)
+    for score in scores:
+        table.add_row(
+            *(number(_value(score, name)) for name in shown),
+            escape(score["caption"]),
+            style="bold" if score is best and len(scores) > 1 else None,
+        )
+    console.print(table)
+    if "emscore" in shown:
+        console.print()
+        console.print(_words_table(scores))
+
+
+SHOWN = ("fused", "match", "similarity", "refclipscore", "emscore")
+"""Columns, where there is anything in them; ``clipscore`` says no more than ``similarity`` does."""
+
+
+def _words_table(scores: list[dict[str, Any]]) -> Any:
+    """The words that count, each with the frame that shows it best."""
+    table = plain_table(">word and frame", ">frame at", "word", "caption")
+    for score in scores:
+        for word in score["emscore"]["words"]:
+            if word["weight"] > 0:
+                table.add_row(
+                    number(word["similarity"]), clock(word["time"]), escape(word["word"]), escape(score["caption"])
+                )
+    return table
+
+
+def _value(score: dict[str, Any], name: str) -> float | None:
+    value: float | None = score["emscore"]["score"] if name == "emscore" and score[name] else score[name]
+    return value
+
+
+def _rank(score: dict[str, Any]) -> float:
+    values: list[float] = [score[name] for name in ("fused", "match", "similarity") if score[name] is not None]
+    return values[0]
+
+
+COMMANDS = {"score": (add_arguments, run, show)}

@@ -1,0 +1,59 @@
+"""Types of what callers give to the client, and of what comes as a stream; `response_types` has the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from vitascope.client.response_types import Job, JobItem, Operation
+
+Metadata = Mapping[str, str | float | int | bool]
+IndexKind = Literal["auto", "flat", "hnsw", "ivfpq"]
+TokenEncoding = Literal["int8", "float16"]
+Group = Literal["clip", "event", "video"]
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
+OperationKind = Literal["backup", "export", "reembed"]
+WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]
+DeliveryState = Literal["pending", "delivered", "failed"]
+Scope = Literal["read", "write", "admin"]
+
+
+class SearchOptions(TypedDict, total=False):
+    """The options that every page of a search repeats."""
+
+    query: Sequence[Mapping[str, Any]] | None
+    limit: int
+    where: Mapping[str, Any] | None
+    rerank: int
+    hybrid: bool | None
+    min_similarity: float | None
+    group: Group | None
+    clips: int | None
+    candidates: int | None
+    include_query_clips: bool | None
+
+
+class OperationWaiting(TypedDict, total=False):
+    """How an operation is waited for: see ``wait_for_operation``."""
+
+    interval: float
+    on_change: Callable[[Operation], None] | None
+    progress: bool
+
+
+class JobChanged(TypedDict):
+    """``id`` is None for what cannot be come back to."""
+
+    id: str | None
+    event: Literal["state", "progress"]
+    data: Job
+
+
+class ItemChanged(TypedDict):
+    id: str | None
+    event: Literal["item"]
+    data: JobItem
+
+
+JobEvent = JobChanged | ItemChanged

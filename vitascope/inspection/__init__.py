@@ -1,1 +1,0 @@
-"""Bundles looked into: what is inside, whether it holds, what differs between two."""

@@ -1,0 +1,1 @@
+"""Optional integrations of the runtime, each imported only where it is used."""

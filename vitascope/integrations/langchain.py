@@ -1,0 +1,91 @@
+"""A LangChain retriever: clips of a running service as documents.
+
+    retriever = VitascopeRetriever(collection="holidays", limit=5)
+    retriever.invoke("a dog runs on the beach")
+
+Needs langchain-core (the extra `langchain`). What is said in a clip comes from videos: a chain should hand it to its
+model as data, not as instructions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import Field, SecretStr
+
+from vitascope.client import AsyncClient, Client
+from vitascope.client.response_types import SearchResponse, SearchResult
+
+__all__ = ["VitascopeRetriever"]
+
+
+class VitascopeRetriever(BaseRetriever):
+    """Finds the clips of a collection that fit a sentence, best first; one document for each.
+
+    ``page_content``: the video's title and, on the lines after it, what is said in the clip. ``metadata``: collection,
+    video_id, clip_id, title, start and end (s), similarity, match, fused (the latter two None where nothing is
+    reranked), media_url and thumbnail_url (absolute), video (the metadata that it was added with).
+
+    Raises the errors of `vitascope.client.Client`.
+    """
+
+    url: str = "http://127.0.0.1:8000"
+    """Of the service."""
+    api_key: SecretStr | None = None
+    """None: the one in VITASCOPE_API_KEY."""
+    collection: str = "videos"
+    limit: int = Field(default=10, ge=1)
+    where: dict[str, Any] | None = None
+    """A filter on metadata, videos and clips."""
+    rerank: int = Field(default=0, ge=0)
+    """This many of the best clips are judged and ordered by fused score; needs a model that can match."""
+    hybrid: bool = False
+    """Whether words of titles and of what is said count, too."""
+    min_similarity: float | None = Field(default=None, ge=-1, le=1)
+    group: Literal["clip", "event", "video"] = "clip"
+    """What a document is: a clip; an event, clips that touch; a video. Of the latter two it tells the best clip."""
+
+    # One client for each call: chains call from several threads and loops.
+
+    def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
+        with Client(self.url, api_key=self._key()) as client:
+            return self._documents(client.search(self.collection, query, **self._options()))
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun
+    ) -> list[Document]:
+        async with AsyncClient(self.url, api_key=self._key()) as client:
+            return self._documents(await client.search(self.collection, query, **self._options()))
+
+    def _key(self) -> str | None:
+        return None if self.api_key is None else self.api_key.get_secret_value()
+
+    def _options(self) -> dict[str, Any]:
+        return self.model_dump(include={"limit", "where", "rerank", "hybrid", "min_similarity", "group"})
+
+    def _documents(self, found: SearchResponse) -> list[Document]:
+        return [self._document(result) for result in found["results"]]
+
+    def _document(self, result: SearchResult) -> Document:
+        video, base = result["video"], self.url.rstrip("/")
+        return Document(
+            id=f"{self.collection}/{video['id']}/{result['clip_id']}",
+            page_content="\n".join(filter(None, (video["title"], result["text"]))),
+            metadata={
+                "collection": self.collection,
+                "video_id": video["id"],
+                "title": video["title"],
+                "clip_id": result["clip_id"],
+                "start": result["start"],
+                "end": result["end"],
+                "similarity": result["similarity"],
+                "match": result["match"],
+                "fused": result["fused"],
+                "media_url": base + result["media_url"],
+                "thumbnail_url": base + result["thumbnail_url"],
+                "video": video["metadata"],
+            },
+        )
