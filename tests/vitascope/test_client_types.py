@@ -24,7 +24,7 @@ from tests.chaos import only_by_chaos
 from vitascope.client import AsyncClient, Client, request_types
 
 ROOT = Path(__file__).parents[2]
-TYPES = ROOT / "vitascope" / "client" / "types.py"
+TYPES = ROOT / "vitascope" / "client" / "response_types.py"
 UPDATE = "python -m tests.vitascope.test_client_types"
 HEADER = '''"""What the service answers: generated from tests/service/openapi.json, which says more about each.
 
