@@ -8,7 +8,7 @@ from rich.console import Console
 
 from vitascope.cli import ask, score
 from vitascope.cli.options import DEFAULT_COLLECTION
-from vitascope.cli.output import show_hits
+from vitascope.cli.output import print_results
 from vitascope.client import Client
 
 SENTENCE = "a red square moves left"
@@ -23,7 +23,7 @@ def tour(client: Client, console: Console) -> None:
     videos = list(client.all_videos(DEFAULT_COLLECTION))
     _heading(console, "search", f'"{SENTENCE}" among {len(videos)} videos')
     found = client.search(DEFAULT_COLLECTION, SENTENCE, limit=RESULTS, rerank=RERANK)
-    show_hits(found["results"], console)
+    print_results(found["results"], console)
 
     video = next(v for v in videos if v["title"] == FILE)
     _heading(console, "score", f"three captions for {FILE}.mp4")

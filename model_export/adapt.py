@@ -35,7 +35,7 @@ from training.evaluation.report import open_encoder
 from training.loop import train
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import Strict
-from vitascope.cli.output import Steps
+from vitascope.cli.output import ProgressBar
 from vitascope.errors import BundleError, InvalidInput
 
 PRECISIONS: Mapping[Precision, Sequence[Precision]] = {
@@ -188,11 +188,11 @@ def _packed(wanted: Adaptation, clips: OwnClips, facts: StartFacts, say: Say) ->
 
 def _pack(wanted: Adaptation, folder: Path, items: Sequence[Clip], facts: StartFacts) -> Packed:
     origin = replace(ORIGIN, split_rule=RULE)
-    with Steps(f"packing {folder.name}") as bar:
+    with ProgressBar(f"packing {folder.name}") as bar:
 
         def shown() -> Any:
             for number, item in enumerate(items):
-                bar.show(number, len(items))
+                bar.update(number, len(items))
                 yield item
 
         write_packed(

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from model_export import optimise_command
 from model_export.termination import cleaned_up_when_terminated
-from vitascope.cli.output import show_listing
+from vitascope.cli.output import print_mapping
 
 Add = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], dict[str, Any]]
@@ -182,7 +182,7 @@ def _exported(args: argparse.Namespace) -> Path:
 
 
 def _show(result: dict[str, Any], console: Console) -> None:
-    show = optimise_command.show if "variant" in result else show_listing
+    show = optimise_command.show if "variant" in result else print_mapping
     show(result, console)
 
 

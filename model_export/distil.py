@@ -30,7 +30,7 @@ from training.from_bundle import model_of_bundle
 from training.models.hdvila import HdVila
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import FrameStream
-from vitascope.cli.output import Steps
+from vitascope.cli.output import ProgressBar
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
@@ -93,7 +93,7 @@ def distilled(wanted: Distillation, say: Say) -> dict[str, Any]:
     lessons = Lessons(teacher.bundle.fingerprint, learned, held_out, stated.temperature)
     space = Space(stated.vector_width, stated.visual_tokens, stated.visual_width)
     say(f"the student begins with {_begins(begin, wanted.recipe)} and learns for {wanted.recipe.steps} steps")
-    with Steps(f"{wanted.recipe.name}: distilling") as bar:
+    with ProgressBar(f"{wanted.recipe.name}: distilling") as bar:
         found = distil(
             wanted.recipe,
             lessons,
@@ -102,7 +102,7 @@ def distilled(wanted: Distillation, say: Say) -> dict[str, Any]:
             wanted.work / "run",
             teacher=own,
             stop_after=wanted.stop_after,
-            progress=bar.show,
+            progress=bar.update,
         )
     done = checkpoint.steps_done(found)
     if done < wanted.recipe.steps:
@@ -166,7 +166,7 @@ def _pack_films(wanted: Distillation, videos: Path, teacher: Model, say: Say) ->
     for split, clips in (("val", held_out), ("train", learned)):  # the last one says that all is there
         if clips:
             say(f"packing {len(clips)} clips, {split}")
-            with Steps(f"packing {split}") as bar:
+            with ProgressBar(f"packing {split}") as bar:
                 write_packed(
                     folders[split],
                     streams,
@@ -183,9 +183,9 @@ def _both(teacher: Sequence[FrameStream], student: Sequence[FrameStream]) -> lis
     return list(by_name.values())
 
 
-def _shown(clips: Clips, bar: Steps) -> Iterable[Any]:
+def _shown(clips: Clips, bar: ProgressBar) -> Iterable[Any]:
     for number, clip in enumerate(clips):
-        bar.show(number, len(clips))
+        bar.update(number, len(clips))
         yield clip
 
 
@@ -194,8 +194,8 @@ def _taught(
 ) -> Taught:
     packed = _first(open_packed(data / corpus / split), limit)
     say(f"the teacher looks at {len(packed)} clips of {corpus}/{split}")
-    with Steps(f"teacher: {corpus}/{split}") as bar:
-        return taught(teacher, packed, wanted.work / "teacher" / corpus / split, bar.show)
+    with ProgressBar(f"teacher: {corpus}/{split}") as bar:
+        return taught(teacher, packed, wanted.work / "teacher" / corpus / split, bar.update)
 
 
 def _first(packed: Packed, limit: int | None) -> Packed:

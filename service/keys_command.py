@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.options import add_data, add_server, asked_server
+from vitascope.cli.options import add_data, add_server, server_url
 from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if (server := asked_server(args)) is not None:
+    if (server := server_url(args)) is not None:
         from vitascope.client import Client
 
         there: dict[str, Callable[[Client, argparse.Namespace], Mapping[str, Any]]] = {

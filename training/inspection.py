@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.output import plain_table, show_listing
+from vitascope.cli.output import plain_table, print_mapping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console) -> None:
     if "layers" not in result:
-        show_listing(result, console)
+        print_mapping(result, console)
         return
     console.print(f"{escape(result['architecture'])} on {result['pairs']} pairs of {escape(result['corpus'])}")
     names = list(result["layers"][0])

@@ -13,7 +13,7 @@ from rich.markup import escape
 from index.cli.collection_shown import show_missing_media
 from index.cli.places import allowed_paths
 from vitascope.cli.options import add_data, add_roots, collections_folder
-from vitascope.cli.output import Steps
+from vitascope.cli.output import ProgressBar
 from vitascope.errors import InvalidInput
 
 EPILOG = """\
@@ -48,14 +48,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.restore is None and args.roots is not None:
         raise InvalidInput("--root: goes with --restore, which reads paths of files; a copy takes them as they are")
     if args.restore is not None:
-        with Steps("restoring", quiet=args.json) as steps:
-            names = restore_data(args.restore, args.data, allowed_paths(args), steps.show)
+        with ProgressBar("restoring", quiet=args.json) as steps:
+            names = restore_data(args.restore, args.data, allowed_paths(args), steps.update)
         with Library(collections_folder(args.data)) as library:
             missing = missing_videos(library, names)
         done = {"restored": str(args.restore), "data": str(args.data), "collections": names}
         return {**done, "missing": len(missing), "missing_media": missing}
-    with Steps("copying", quiet=args.json) as steps:
-        made = copy_data(args.data, args.folder, args.keep, steps.show)
+    with ProgressBar("copying", quiet=args.json) as steps:
+        made = copy_data(args.data, args.folder, args.keep, steps.update)
     return {
         "copy": str(made.folder),
         "collections": made.collections,

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from index.cli.collection_shown import show
-from vitascope.cli.completers import with_collections
+from vitascope.cli.completers import complete_collections
 from vitascope.cli.options import (
-    OfThisMachine,
+    LocalOnlyAction,
     add_bundle,
     add_data,
     add_engine,
     add_model,
     add_roots,
     add_server,
-    asked_server,
     default_vectors,
+    server_url,
 )
 from vitascope.errors import InvalidInput
 
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             kind = Path if argument in ("file", "folder") else str
             added = sub.add_argument(argument, type=kind, metavar=argument.upper(), help=what)
             if (argument, what) == existing:
-                with_collections(added)
+                complete_collections(added)
         add_data(sub)
         add_server(sub)
         return sub
@@ -90,14 +90,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_vectors(parser: argparse.ArgumentParser, otherwise: str) -> None:
     parser.add_argument(
         "--vectors",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         metavar="PLACE",
         help=f"faiss, or the URL of a Milvus server, see docs/milvus.md ({otherwise})",
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if (server := asked_server(args)) is None:
+    if (server := server_url(args)) is None:
         from index.cli import collection_here
 
         return {"action": args.action, **collection_here.ACTIONS[args.action](args)}

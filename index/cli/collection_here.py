@@ -11,7 +11,7 @@ from index.cli.deleting import check_meant, held
 from index.cli.places import allowed_paths, opened_collection, opened_library
 from index.cli.views import collection_here
 from vitascope.cli.options import collections_folder
-from vitascope.cli.output import Steps
+from vitascope.cli.output import ProgressBar
 from vitascope.errors import VitascopeError
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     from index.transfer.media_links import owned_media
     from index.transfer.parquet_export import export_collection
 
-    with opened_collection(args, args.name) as collection, Steps("exporting", quiet=args.json) as steps:
+    with opened_collection(args, args.name) as collection, ProgressBar("exporting", quiet=args.json) as steps:
         written = export_collection(
-            collection, args.folder, tokens=args.tokens, thumbnails=args.thumbnails, on_rows=steps.show
+            collection, args.folder, tokens=args.tokens, thumbnails=args.thumbnails, on_rows=steps.update
         )
         left_out = asdict(owned_media(collection))
     return {
@@ -83,9 +83,9 @@ def _import(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.bundle.bundle import Bundle
 
     manifest = Bundle.open(args.bundle).manifest
-    with opened_library(args, make=True) as library, Steps("importing", quiet=args.json) as steps:
+    with opened_library(args, make=True) as library, ProgressBar("importing", quiet=args.json) as steps:
         allowed = allowed_paths(args)
-        made = import_collection(library, args.folder, args.name, manifest, on_rows=steps.show, allowed=allowed)
+        made = import_collection(library, args.folder, args.name, manifest, on_rows=steps.update, allowed=allowed)
         missing = missing_videos(library, [args.name])
         return {"folder": str(args.folder), **collection_here(made), "missing": len(missing), "missing_media": missing}
 
@@ -94,8 +94,8 @@ def _backup(args: argparse.Namespace) -> dict[str, Any]:
     from index.transfer.backup import back_up
     from index.transfer.media_links import owned_media
 
-    with opened_collection(args, args.name) as collection, Steps("copying", quiet=args.json) as steps:
-        size = back_up(collection, args.file, steps.show)
+    with opened_collection(args, args.name) as collection, ProgressBar("copying", quiet=args.json) as steps:
+        size = back_up(collection, args.file, steps.update)
         left_out = asdict(owned_media(collection))
     return {"name": args.name, "file": str(args.file), "bytes": size, "media_not_included": left_out}
 
@@ -104,8 +104,8 @@ def _restore(args: argparse.Namespace) -> dict[str, Any]:
     from index.transfer.backup import restore
     from index.transfer.media_links import missing_videos
 
-    with opened_library(args, make=True) as library, Steps("restoring", quiet=args.json) as steps:
-        made = restore(library, args.file, args.name, steps.show, allowed=allowed_paths(args), vectors=args.vectors)
+    with opened_library(args, make=True) as library, ProgressBar("restoring", quiet=args.json) as steps:
+        made = restore(library, args.file, args.name, steps.update, allowed=allowed_paths(args), vectors=args.vectors)
         missing = missing_videos(library, [args.name])
         return {"file": str(args.file), **collection_here(made), "missing": len(missing), "missing_media": missing}
 
@@ -115,8 +115,8 @@ def _reembed(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.model import Model
 
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
-    with opened_library(args) as library, Steps("embedding", quiet=args.json) as steps:
-        done = reembed(library, args.name, model, skip_missing=args.skip_missing, on_video=steps.show)
+    with opened_library(args) as library, ProgressBar("embedding", quiet=args.json) as steps:
+        done = reembed(library, args.name, model, skip_missing=args.skip_missing, on_video=steps.update)
         return {
             **collection_here(library.open(args.name)),
             "switched": done.switched,

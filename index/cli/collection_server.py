@@ -8,7 +8,7 @@ from typing import Any
 
 from index.cli.deleting import check_meant, held
 from index.cli.views import collection_there
-from vitascope.cli.output import Steps
+from vitascope.cli.output import ProgressBar
 from vitascope.client import Client
 from vitascope.client.response_types import Operation
 
@@ -36,7 +36,7 @@ def _set(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    with Steps("exporting", quiet=args.json) as steps:
+    with ProgressBar("exporting", quiet=args.json) as steps:
         made = client.export(
             args.name, args.folder, tokens=args.tokens, thumbnails=args.thumbnails, on_change=_shown(steps)
         )
@@ -52,7 +52,7 @@ def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _backup(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    with Steps("copying", quiet=args.json) as steps:
+    with ProgressBar("copying", quiet=args.json) as steps:
         made = client.back_up(args.name, args.file, on_change=_shown(steps))
     left_out = made.get("media_not_included")  # which earlier services do not say
     return {"name": args.name, "file": str(args.file), "bytes": _bytes(made), "media_not_included": left_out}
@@ -61,7 +61,7 @@ def _backup(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 def _reembed(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     model = {} if args.model is None else {"model": args.model}
     begun = client.create_operation("reembed", args.name, skip_missing=args.skip_missing, **model)
-    with Steps("embedding", quiet=args.json) as steps:
+    with ProgressBar("embedding", quiet=args.json) as steps:
         client.wait_for_operation(begun["id"], on_change=_shown(steps))
     client.delete_operation(begun["id"])
     now = collection_there(client.collection(args.name))
@@ -80,8 +80,8 @@ def _bytes(operation: Operation) -> int:
     return sum(file["bytes"] for file in operation["files"])
 
 
-def _shown(steps: Steps) -> Callable[[Operation], None]:
-    return lambda operation: steps.show(round(100 * operation["progress"]), 100, operation["state"])
+def _shown(steps: ProgressBar) -> Callable[[Operation], None]:
+    return lambda operation: steps.update(round(100 * operation["progress"]), 100, operation["state"])
 
 
 ACTIONS: dict[str, Callable[[Client, argparse.Namespace], dict[str, Any]]] = {

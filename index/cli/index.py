@@ -10,14 +10,14 @@ from rich.markup import escape
 
 from index.cli.segment_options import add_segmentation
 from vitascope.cli.options import (
-    OfThisMachine,
+    LocalOnlyAction,
     add_bundle,
     add_collection,
     add_data,
     add_engine,
     add_model,
     add_server,
-    asked_server,
+    server_url,
 )
 from vitascope.cli.output import FILES_SHOWN, show_files
 from vitascope.errors import InvalidInput
@@ -88,7 +88,7 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how a folder is watched")
     group.add_argument(
         "--watch",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         nargs=0,
         const=True,
         default=False,
@@ -96,7 +96,7 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--watch-delete",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         nargs=0,
         const=True,
         default=False,
@@ -104,7 +104,7 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--interval",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         type=float,
         default=5.0,
         metavar="S",
@@ -112,7 +112,7 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--settle",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         type=float,
         default=5.0,
         metavar="S",
@@ -121,7 +121,7 @@ def _add_watching(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-delete",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         type=float,
         default=0.2,
         metavar="SHARE",
@@ -134,13 +134,13 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("on a Ray cluster")
     group.add_argument(
         "--ray",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         metavar="ADDRESS",
         help="decode and embed on a Ray cluster: HOST:PORT, auto (the one this machine belongs to) or local",
     )
     group.add_argument(
         "--ray-actors",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         type=int,
         default=0,
         metavar="N",
@@ -149,7 +149,7 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if (server := asked_server(args)) is not None:
+    if (server := server_url(args)) is not None:
         from index.cli.index_server import PATIENCE, index_there
         from vitascope.client import Client
 

@@ -15,7 +15,7 @@ from index.cli.index_asked import asked_metadata, asked_source
 from index.cli.jobs_server import followed
 from index.cli.running import check_succeeded
 from index.cli.segment_options import asked_segmentation, segmentation_json
-from vitascope.cli.output import Steps
+from vitascope.cli.output import ProgressBar
 from vitascope.client import Client, ServiceError
 from vitascope.errors import CollectionNotFound, InvalidInput, MediaError, VitascopeError
 
@@ -124,7 +124,7 @@ def _by_uploads(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     _open_or_create(client, args)
     found = list(_items(source))
     sent = _Sent(files=len(found))
-    with Steps("sending", quiet=args.json) as steps:
+    with ProgressBar("sending", quiet=args.json) as steps:
         for done, item in enumerate(found):
             shown = partial(_shown, steps, done, len(found), Path(item.uri).name)
             shown(0, 1)
@@ -164,8 +164,8 @@ def _items(source: Source) -> Iterator[SourceItem]:
         raise InvalidInput(f"source: cannot be listed: {error}") from error
 
 
-def _shown(steps: Steps, done: int, total: int, name: str, sent: int, size: int) -> None:
-    steps.show(done, total, f"{name} {sent / max(size, 1):.0%}")
+def _shown(steps: ProgressBar, done: int, total: int, name: str, sent: int, size: int) -> None:
+    steps.update(done, total, f"{name} {sent / max(size, 1):.0%}")
 
 
 def _send(client: Client, collection: str, item: SourceItem, about: dict[str, Any], sent: _Sent) -> None:

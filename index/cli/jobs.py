@@ -19,7 +19,7 @@ from vitascope.cli.options import (
     add_data,
     add_engine,
     add_server,
-    asked_server,
+    server_url,
 )
 from vitascope.cli.output import FILES_SHOWN, plain_table, show_files
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         check_limit(args.limit)
     else:
         record_number("id", args.id)
-    if (server := asked_server(args)) is not None:
+    if (server := server_url(args)) is not None:
         from index.cli import jobs_server
         from vitascope.client import Client
 

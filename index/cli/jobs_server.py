@@ -8,7 +8,7 @@ from typing import Any
 
 from index.cli.files_told import failures, files_there
 from index.cli.paging import gathered
-from vitascope.cli.output import Steps
+from vitascope.cli.output import ProgressBar
 from vitascope.client import Client
 from vitascope.client.response_types import Job
 
@@ -46,9 +46,9 @@ def followed(client: Client, collection: str, job_id: str, *, quiet: bool) -> Jo
     """The job once it has ended, with a bar until then."""
 
     def show(job: Job) -> None:
-        steps.show(job["progress"] * job["total"], job["total"], job["state"])
+        steps.update(job["progress"] * job["total"], job["total"], job["state"])
 
-    with Steps("indexing", quiet=quiet) as steps:
+    with ProgressBar("indexing", quiet=quiet) as steps:
         return client.wait_for_job(collection, job_id, on_change=show)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from vitascope.cli.output import Steps
+from vitascope.cli.output import ProgressBar
 from vitascope.errors import Conflict
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ def run_here(
     from index.jobs.sources.list_limits import read_list_limits
 
     limits = read_list_limits(os.environ)
-    with Steps("indexing", quiet=quiet) as steps:
+    with ProgressBar("indexing", quiet=quiet) as steps:
 
         def on_item(item: JobItem, done: int, total: int) -> None:
-            steps.show(done, total, file_name(item.path))
+            steps.update(done, total, file_name(item.path))
 
         if cluster is None:
-            return run_job(collection, model, job_id, on_item=on_item, on_part=steps.show, list_limits=limits)
+            return run_job(collection, model, job_id, on_item=on_item, on_part=steps.update, list_limits=limits)
         return run_job(
             collection, model, job_id, on_item=on_item, list_limits=limits, pace=cluster.pace(), workplace=cluster
         )

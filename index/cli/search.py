@@ -12,9 +12,9 @@ from index.cli.filters import read_filter
 from index.cli.places import opened_collection
 from index.cli.record_ids import record_number
 from index.cli.views import result_here, result_there
-from vitascope.cli.completers import with_nothing
-from vitascope.cli.options import add_bundle, add_collection, add_data, add_engine, add_server, asked_server
-from vitascope.cli.output import show_hits
+from vitascope.cli.completers import no_completion
+from vitascope.cli.options import add_bundle, add_collection, add_data, add_engine, add_server, server_url
+from vitascope.cli.output import print_results
 from vitascope.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    with_nothing(parser.add_argument("text", nargs="?", metavar="SENTENCE", help="what to look for, in quotes"))
+    no_completion(parser.add_argument("text", nargs="?", metavar="SENTENCE", help="what to look for, in quotes"))
     parser.add_argument(
         "--like", action="append", default=[], type=Path, metavar="FILE", help="what looks like this picture or video"
     )
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     weights = _weights(args)
     for clip_id in args.like_clip:
         record_number("like-clip", clip_id)
-    if (server := asked_server(args)) is not None:
+    if (server := server_url(args)) is not None:
         return _search_there(server, args, weights)
     return _search_here(args, weights)
 
@@ -198,7 +198,7 @@ def _rerank(args: argparse.Namespace, weights: list[float], tasks: list[Any]) ->
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    show_hits(result["results"], console)
+    print_results(result["results"], console)
     if result["changed"]:
         console.print("the collection has changed since the page before: a new search also finds what was added")
 

@@ -16,8 +16,8 @@ from index.cli.paging import check_limit, gathered
 from index.cli.places import opened_collection
 from index.cli.record_ids import record_number
 from index.cli.views import span_here, video_here, video_there
-from vitascope.cli.options import add_collection, add_data, add_server, asked_server
-from vitascope.cli.output import clock, plain_table, span
+from vitascope.cli.options import add_collection, add_data, add_server, server_url
+from vitascope.cli.output import format_span, format_time, plain_table
 
 if TYPE_CHECKING:
     from index.collection import Collection
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     else:
         record_number("id", args.id)
     done = {"action": args.action, "collection": args.collection}
-    if (server := asked_server(args)) is not None:
+    if (server := server_url(args)) is not None:
         from vitascope.client import Client
 
         there = {"list": _list_there, "show": _show_there, "delete": _delete_there}
@@ -136,7 +136,7 @@ def show(result: dict[str, Any], console: Console) -> None:
         table.add_row(
             video["id"],
             escape(video["title"]),
-            clock(video["duration"]) if video["duration"] else "",
+            format_time(video["duration"]) if video["duration"] else "",
             str(video["clips"]),
             f"{video['width']}x{video['height']}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(video["added_at"])),
@@ -153,7 +153,7 @@ def _show_clips(spans: list[dict[str, Any]], console: Console) -> None:
     console.print()
     table = plain_table(">clip", ">id", "said")
     for clip in spans:
-        table.add_row(span(clip["start"], clip["end"]), clip["id"], escape(clip["text"]))
+        table.add_row(format_span(clip["start"], clip["end"]), clip["id"], escape(clip["text"]))
     console.print(table)
 
 

@@ -22,7 +22,7 @@ import yaml
 
 from service.settings import Settings
 from tests.docs.pages import ROOT, Block, commands
-from vitascope.cli.main import build_parser, chosen_command
+from vitascope.cli.main import build_parser, subcommand_name
 
 _REDIRECTION = re.compile(r"\s\d?>>?\s*(&\d|[\w./~-]+)")
 _SETTING = re.compile(r"\bVITASCOPE_[A-Z_]+")
@@ -86,7 +86,7 @@ def _vitascope(given: list[str]) -> list[str]:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            build_parser(chosen_command(given))[0].parse_args(given)
+            build_parser(subcommand_name(given))[0].parse_args(given)
     except SystemExit as end:
         return [said.getvalue().strip().splitlines()[-1]] if end.code else []
     return []

@@ -27,7 +27,7 @@ from tests.chaos import only_by_chaos
 from tests.index.folder_jobs import make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
-from vitascope.cli.main import MISTAKE, PARTLY, main
+from vitascope.cli.main import EXIT_PARTIAL, EXIT_USER_ERROR, main
 from vitascope.model import Model
 
 ROOT = Path(__file__).parents[2]
@@ -145,9 +145,9 @@ def test_the_command_adds_what_the_local_job_adds(
 ) -> None:
     arguments = ["index", str(films), "--clip-length", "1", "--metadata", "site=north", "--json", "--device", "cpu"]
     arguments += ["--bundle", str(small_bundle), "--data", str(tmp_path / "data")]
-    assert main([*arguments, "--ray", cluster.address, "--threads", "2"]) == MISTAKE
+    assert main([*arguments, "--ray", cluster.address, "--threads", "2"]) == EXIT_USER_ERROR
     assert "at least 2 and 0 on one of them" in capsys.readouterr().err
-    assert main([*arguments, "--ray", cluster.address, "--ray-actors", "1"]) == PARTLY
+    assert main([*arguments, "--ray", cluster.address, "--ray-actors", "1"]) == EXIT_PARTIAL
     told = json.loads(capsys.readouterr().out)
     assert (told["files"], told["added"], told["skipped"], told["failed"]) == (8, 4, 3, 1)
     with Library(tmp_path / "data" / "collections") as library, Library(tmp_path / "other") as other:

@@ -18,7 +18,7 @@ from rich.console import Console
 from tests.service.running import Running
 from vitascope.cli.completers import collection_names
 from vitascope.cli.main import build_parser, main
-from vitascope.cli.output import show_listing
+from vitascope.cli.output import print_mapping
 from vitascope.client import Client
 
 JSON = dict[str, Any]
@@ -141,7 +141,7 @@ def shown(command: str, result: JSON | None) -> str:
     if result is None:
         return ""
     text = io.StringIO()
-    (build_parser(command)[1] or show_listing)(result, Console(file=text, width=400, highlight=False))
+    (build_parser(command)[1] or print_mapping)(result, Console(file=text, width=400, highlight=False))
     return text.getvalue()
 
 

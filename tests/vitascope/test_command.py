@@ -16,7 +16,7 @@ from PIL import Image
 
 from tests.media_files import solid, write_video
 from tests.small_bundle import make_small_bundle
-from vitascope.cli.main import MOUNTS, Mount, main
+from vitascope.cli.main import COMMANDS, CommandSpec, main
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,13 +55,13 @@ def test_without_arguments_it_lists_every_command_and_where_to_start(
 ) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
-    for name, mount in MOUNTS.items():
+    for name, spec in COMMANDS.items():
         assert f"{name} " in out
-        assert mount.summary in out
+        assert spec.summary in out
     assert 'vitascope search "a red square moves left"' in out
 
 
-@pytest.mark.parametrize("name", MOUNTS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_each_command_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
@@ -71,7 +71,7 @@ def test_help_of_each_command_teaches_by_example(name: str, capsys: pytest.Captu
     assert out.count(f"vitascope {name}") >= 2
 
 
-@pytest.mark.parametrize("name", MOUNTS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_that_is_listed_is_there(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
@@ -117,20 +117,20 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     assert "serch" in capsys.readouterr().err
 
 
-def mount_fake(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
-    """Mount a command `fake` that calls ``run``."""
+def register_fake(monkeypatch: pytest.MonkeyPatch, run: Any) -> None:
+    """Register a command `fake` that calls ``run``."""
     module = SimpleNamespace(COMMANDS={"fake": (lambda parser: None, run)})
-    monkeypatch.setitem(sys.modules, "fake_room", module)
-    monkeypatch.setitem(MOUNTS, "fake", Mount("fake_room", "does something"))
+    monkeypatch.setitem(sys.modules, "fake_command", module)
+    monkeypatch.setitem(COMMANDS, "fake", CommandSpec("fake_command", "does something"))
 
 
 @pytest.mark.parametrize(
     ("package", "hint"),
     [
-        ("torch", "make train-env"),
-        ("timm.models", ".[cpu,train,pretrained]"),
-        ("onnxruntime", '".[cpu]"'),
-        ("tensorrt", '".[tensorrt]"'),
+        ("torch", "pip install 'vitascope[cpu,train,pretrained]'"),
+        ("timm.models", "pip install 'vitascope[cpu,train,pretrained]'"),
+        ("onnxruntime", "pip install 'vitascope[cpu]'"),
+        ("tensorrt", "pip install 'vitascope[tensorrt]'"),
     ],
 )
 def test_a_missing_package_says_what_to_install(
@@ -139,19 +139,19 @@ def test_a_missing_package_says_what_to_install(
     def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
-    mount_fake(monkeypatch, run)
+    register_fake(monkeypatch, run)
     assert main(["fake"]) == 2
     err = capsys.readouterr().err
     assert hint in err
-    assert package in err
-    assert "`fake`" in err
+    assert package.split(".")[0] in err
+    assert "`vitascope fake`" in err
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ModuleNotFoundError("No module named 'vitascope.nonsense'", name="vitascope.nonsense")
 
-    mount_fake(monkeypatch, run)
+    register_fake(monkeypatch, run)
     with pytest.raises(ModuleNotFoundError):
         main(["fake"])
 
@@ -160,7 +160,7 @@ def test_an_interrupt_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, caps
     def run(args: argparse.Namespace) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    mount_fake(monkeypatch, run)
+    register_fake(monkeypatch, run)
     assert main(["fake"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
@@ -168,7 +168,7 @@ def test_an_interrupt_ends_with_status_130(monkeypatch: pytest.MonkeyPatch, caps
 def test_a_command_without_a_presentation_is_listed_and_has_json(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mount_fake(monkeypatch, lambda args: {"checkpoint": "runs/a[1]", "steps": 7, "losses": [1.5]})
+    register_fake(monkeypatch, lambda args: {"checkpoint": "runs/a[1]", "steps": 7, "losses": [1.5]})
     assert main(["fake"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["checkpoint", "runs/a[1]"],
@@ -332,7 +332,7 @@ def test_indexing_goes_on_after_an_interrupt(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitascope.cli.output.Steps.show", interrupt)
+        patch.setattr("vitascope.cli.output.ProgressBar.update", interrupt)
         assert main(["index", str(pictures)]) == 130
     Image.fromarray(np.full((64, 64, 3), (250, 250, 250), np.uint8)).save(pictures / "white.png")
     capsys.readouterr()
@@ -350,7 +350,7 @@ def test_a_resumed_job_whose_files_have_gone_is_counted_rightly(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vitascope.cli.output.Steps.show", interrupt)
+        patch.setattr("vitascope.cli.output.ProgressBar.update", interrupt)
         assert main(["index", str(pictures)]) == 130
     for name in ("red.png", "green.png"):
         (pictures / name).unlink()

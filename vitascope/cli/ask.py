@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.completers import with_nothing
-from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, asked_server
+from vitascope.cli.completers import no_completion
+from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
 from vitascope.cli.output import plain_table
 
 EPILOG = """\
@@ -30,7 +30,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
-    with_nothing(parser.add_argument("question", metavar="QUESTION", help="a question, in quotes"))
+    no_completion(parser.add_argument("question", metavar="QUESTION", help="a question, in quotes"))
     parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to give (default: %(default)s)")
     parser.add_argument(
         "--candidate",
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if (server := asked_server(args)) is not None:
+    if (server := server_url(args)) is not None:
         from vitascope.client import Client
 
         with Client(server) as client:

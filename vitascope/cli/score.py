@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from vitascope.cli.completers import with_nothing
-from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, asked_server
-from vitascope.cli.output import clock, number, plain_table
+from vitascope.cli.completers import no_completion
+from vitascope.cli.options import add_bundle, add_engine, add_model, add_server, server_url
+from vitascope.cli.output import format_score, format_time, plain_table
 from vitascope.errors import InvalidInput
 
 EPILOG = """\
@@ -34,7 +34,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
-    with_nothing(parser.add_argument("captions", nargs="+", metavar="CAPTION", help="a sentence, in quotes"))
+    no_completion(parser.add_argument("captions", nargs="+", metavar="CAPTION", help="a sentence, in quotes"))
     parser.add_argument(
         "--reference",
         action="append",
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if (server := asked_server(args)) is not None:
+    if (server := server_url(args)) is not None:
         from vitascope.client import Client
 
         with Client(server) as client:
@@ -94,7 +94,7 @@ def show(result: dict[str, Any], console: Console) -> None:
     best = max(scores, key=_rank)
     for score in scores:
         table.add_row(
-            *(number(_value(score, name)) for name in shown),
+            *(format_score(_value(score, name)) for name in shown),
             escape(score["caption"]),
             style="bold" if score is best and len(scores) > 1 else None,
         )
@@ -115,7 +115,10 @@ def _words_table(scores: list[dict[str, Any]]) -> Any:
         for word in score["emscore"]["words"]:
             if word["weight"] > 0:
                 table.add_row(
-                    number(word["similarity"]), clock(word["time"]), escape(word["word"]), escape(score["caption"])
+                    format_score(word["similarity"]),
+                    format_time(word["time"]),
+                    escape(word["word"]),
+                    escape(score["caption"]),
                 )
     return table
 

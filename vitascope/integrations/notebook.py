@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 
 from vitascope import errors
-from vitascope.cli.output import number, span
+from vitascope.cli.output import format_score, format_span
 
 if TYPE_CHECKING:
     from vitascope.client import AsyncClient, Client
@@ -113,10 +113,10 @@ def _line(result: SearchResult) -> str:
 
 
 def _when(result: SearchResult) -> str:
-    return span(result["start"], result["end"])
+    return format_span(result["start"], result["end"])
 
 
 def _scores(result: SearchResult) -> list[str]:
     """Those that it has: without reranking there is no match and no fused score."""
     scores = {"fused": result["fused"], "match": result["match"], "similarity": result["similarity"]}
-    return [f"{name} {number(value)}" for name, value in scores.items() if value is not None]
+    return [f"{name} {format_score(value)}" for name, value in scores.items() if value is not None]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from vitascope.cli.output import clock, number, span
+from vitascope.cli.output import format_score, format_span, format_time
 
 TEXT_SHOWN = 500
 """Characters of what is said in a clip: a search may find fifty, each with as many as 10,000."""
@@ -174,7 +174,7 @@ class Picture(Told):
     jpeg: Annotated[bytes, Field(exclude=True)]
 
     def words(self) -> str:
-        return f"Video {self.video_id} of {self.collection} at {clock(self.time)} ({self.time:g} s)."
+        return f"Video {self.video_id} of {self.collection} at {format_time(self.time)} ({self.time:g} s)."
 
 
 def shortened(text: str) -> str:
@@ -193,18 +193,18 @@ def _moment(one: Moment) -> str:
 
 def _video(one: VideoSummary) -> str:
     about = f" {_quoted(one.metadata)}" if one.metadata else ""
-    length = clock(one.duration) if one.duration else "picture"
+    length = format_time(one.duration) if one.duration else "picture"
     return f"video {one.video_id} {_quoted(one.title)} {length}, {_count(one.clips, 'clip')}{about}"
 
 
 def _scores(one: Moment | Score) -> str:
     known = [(name, getattr(one, name)) for name in ("fused", "match", "similarity")]
-    return ", ".join(f"{name} {number(value)}" for name, value in known if value is not None)
+    return ", ".join(f"{name} {format_score(value)}" for name, value in known if value is not None)
 
 
 def _when(start: float, end: float) -> str:
     """Both as people read it and in the seconds that other tools take."""
-    return f"{span(start, end)} ({start:g} to {end:g} s)" if end > start else "(picture)"
+    return f"{format_span(start, end)} ({start:g} to {end:g} s)" if end > start else "(picture)"
 
 
 def _said(text: str) -> str:

