@@ -7,8 +7,8 @@ import tarfile
 from contextlib import closing
 from pathlib import Path
 
-from tests.upgrade.make_data_0_2_0 import ARCHIVE, settle_at
-
+PLACE = "/srv/vitascope-0.2.0"
+ARCHIVE = Path(__file__).with_name("data_0_2_0.tar.xz")
 RED = "b94fac08dea5d10843c118de9d53bb051a538c112943a6da980e56efc3b8d1fc"
 """SHA-256 of the upload that `videos` and `another` have; `again` was restored from a backup of `videos`."""
 
@@ -29,3 +29,24 @@ def paths(data: Path, name: str) -> list[str]:
     """The paths of a collection's videos, as the catalogue says."""
     with closing(sqlite3.connect(data / "collections" / name / "catalogue.sqlite3")) as connection:
         return [path for (path,) in connection.execute("SELECT path FROM videos ORDER BY id")]
+
+
+def settle_at(data: Path, place: str, former: str = PLACE) -> None:
+    """Let every path in the folder that begins with ``former`` begin with ``place``; leave what is derived out."""
+    for catalogue in data.glob("collections/*/catalogue.sqlite3"):
+        with closing(sqlite3.connect(catalogue, isolation_level=None)) as connection:
+            for table, column in (
+                ("videos", "path"),
+                ("jobs", "source"),
+                ("job_items", "path"),
+                ("job_items", "reason"),
+                ("job_states", "job"),
+            ):
+                connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (former, place))
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("VACUUM")
+        for entry in catalogue.parent.iterdir():
+            if entry.is_file() and entry != catalogue:
+                entry.unlink()
+    for note in data.glob("intents/*.json"):
+        note.write_text(note.read_text().replace(former, place))

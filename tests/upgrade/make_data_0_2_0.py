@@ -2,7 +2,7 @@
 
 Run it with the code of that version (commit 325bd06), with this file and its folder put into it:
 ``python -m tests.upgrade.make_data_0_2_0``. All paths in it are below ``PLACE``, which exists nowhere;
-``tests/upgrade/data_0_2_0.py`` unpacks it to any other.
+``tests/upgrade/data_0_2_0.py`` unpacks it to any other. Imports are those of version 0.2.0 and stay so.
 """
 
 from __future__ import annotations
@@ -10,26 +10,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import tarfile
 import tempfile
-from contextlib import closing
 from pathlib import Path
 
-from index.collection_store import Library
 from index.jobs.jobs import JobOptions, create_job, create_upload_job, run_job
-from index.jobs.sources.source_types import FolderSource, ShardsSource
-from index.storage.catalogue import CATALOGUE_NAME
+from index.jobs.sources.description import FolderSource, ShardsSource
+from index.library import Library
 from index.transfer.backup import back_up, restore
 from service.settings import Settings
 from tests.media_files import solid, write_color_video, write_picture
 from tests.service.running import serving
 from tests.small_bundle import make_small_bundle
+from tests.upgrade.data_0_2_0 import ARCHIVE, PLACE, settle_at
 from tests.waiting import wait_for
 from vitascope.model import Model
-
-PLACE = "/srv/vitascope-0.2.0"
-ARCHIVE = Path(__file__).with_name("data_0_2_0.tar.xz")
 
 
 def make(place: Path) -> None:
@@ -75,27 +70,6 @@ def leave_half_done(data: Path) -> None:
     note = {"collection": "videos", "path": str(half), "sha256": "0" * 64}
     (data / "intents" / f"{'1' * 32}.json").write_text(json.dumps(note))
     (data / "collections" / "videos" / "media" / f"upload-{'2' * 32}.mp4").write_bytes(b"a file that has no job")
-
-
-def settle_at(data: Path, place: str, former: str = PLACE) -> None:
-    """Let every path in the folder that begins with ``former`` begin with ``place``; leave what is derived out."""
-    for catalogue in data.glob(f"collections/*/{CATALOGUE_NAME}"):
-        with closing(sqlite3.connect(catalogue, isolation_level=None)) as connection:
-            for table, column in (
-                ("videos", "path"),
-                ("jobs", "source"),
-                ("job_items", "path"),
-                ("job_items", "reason"),
-                ("job_states", "job"),
-            ):
-                connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (former, place))
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.execute("VACUUM")
-        for entry in catalogue.parent.iterdir():
-            if entry.is_file() and entry != catalogue:
-                entry.unlink()
-    for note in data.glob("intents/*.json"):
-        note.write_text(note.read_text().replace(former, place))
 
 
 if __name__ == "__main__":
