@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from vitascope.command import main
+from vitascope.cli.main import main
 
 JSON = dict[str, Any]
 
