@@ -92,14 +92,14 @@ results: $(VENV)/.train ## measure $(BUNDLE) on all test splits and put the numb
 
 study: $(VENV)/.train ## the article's claims, measured small: trains every arm and renews docs/study.md (about an hour and a half)
 	OMP_NUM_THREADS=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=268435456 \
-		$(BIN)/python -m training.study --packed $(PACKED) --out runs/study
+		$(BIN)/python -m studies --packed $(PACKED) --out runs/study
 
 distil: $(VENV)/.train ## a smaller student of $(BUNDLE) from the packed scenes: about half an hour on two cores; goes on where it was stopped (STUDENT=small)
 	$(TUNED) $(BIN)/vitascope distil $(BUNDLE) --data $(PACKED) --corpus scenes --limit $(LESSONS) --student $(STUDENT) \
 		--out $(VARIANTS)/$(STUDENT)
 
 frontier: $(VENV)/.train $(REDUCED:%=$(VARIANTS)/%/manifest.json) ## accuracy over latency of $(BUNDLE) and all in $(VARIANTS); renews docs/frontier.md
-	$(BIN)/vitascope frontier $(BUNDLE) $(VARIANTS)/* --data $(PACKED) --corpus scenes --page docs/frontier.md $(ARGS)
+	$(BIN)/python -m studies.frontier $(BUNDLE) $(VARIANTS)/* --data $(PACKED) --corpus scenes --page docs/frontier.md $(ARGS)
 
 $(VARIANTS)/frames-%/manifest.json:
 	$(BIN)/vitascope reduce $(BUNDLE) --frames $* --out $(@D) $(MEASURED_ON)
@@ -111,8 +111,8 @@ $(VARIANTS)/tokens-%/manifest.json:
 	$(BIN)/vitascope reduce $(BUNDLE) --tokens $* --out $(@D) $(MEASURED_ON)
 
 measure-training: $(VENV)/.train ## what training costs: steps per second and memory of the recipes ($(PACKED)), memory of the published sizes
-	$(TUNED) $(BIN)/python -m training.measure recipes --data $(PACKED)
-	$(BIN)/python -m training.measure base
+	$(TUNED) $(BIN)/python -m benchmarks.training recipes --data $(PACKED)
+	$(BIN)/python -m benchmarks.training base
 
 bench-ingest: $(VENV)/.runtime ## how fast films become searchable, and what share of decoding or the model alone that is (ARGS="--films 24")
 	$(BIN)/python -m benchmarks.ingest $(ARGS)
@@ -157,7 +157,7 @@ mlserver-check: $(VENV)/.test $(VENV)-mlserver/.made ## the same on MLServer wit
 gpu-check: ## on a machine with an NVIDIA GPU: are CUDA, TensorRT and FAISS right there, and how fast (docs/gpu.md; ARGS=…)
 	@$(MAKE) --no-print-directory VENV=.venv-gpu .venv-gpu/.gpu
 	.venv-gpu/bin/python -m pytest -m gpu tests/gpu tests/model_export/test_on_gpu.py
-	.venv-gpu/bin/python -m model_export.gpu_check $(ARGS)
+	.venv-gpu/bin/python -m benchmarks.gpu $(ARGS)
 
 golden: $(VENV)/.test ## write tests/training/golden_losses.json anew, where a change of training's numbers is meant
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.golden_run

@@ -21,9 +21,9 @@ from typing import Any
 from model_export.adapt_start import StartFacts, read_start, start_identity
 from model_export.assemble import check_name, check_replaceable
 from model_export.calibrate import FIT_FROM
+from model_export.cli.options import check_max_skipped
 from model_export.export import Before, export_checkpoint, restate_bundle
-from model_export.making_options import check_max_skipped
-from model_export.parity import ParityError
+from model_export.parity.checks import ParityError
 from model_export.weights import Precision
 from training import checkpoint
 from training.adaptation import CORPUS, adaptation_recipe
@@ -32,7 +32,7 @@ from training.data.packed import PACK_NAME, Packed, open_packed, write_packed
 from training.data.subtitled import ORIGIN
 from training.evaluation.found import Counts, compared, found_by_sentence
 from training.evaluation.report import open_encoder
-from training.loop import train
+from training.trainer import train
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import Strict
 from vitascope.cli.output import ProgressBar

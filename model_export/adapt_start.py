@@ -9,10 +9,10 @@ from typing import Any, get_args
 from model_export.sources import Source, corpus_source
 from model_export.weights import Precision
 from training import checkpoint
+from training.initialization import model_to_begin_with
 from training.models import pretrained
+from training.models.architectures import read_config
 from training.models.config import FusedConfig
-from training.models.systems import read_config
-from training.start import model_to_begin_with
 from vitascope.bundle.bundle import Bundle, file_sha256
 from vitascope.bundle.manifest import MANIFEST_NAME, Calibration, Strict
 from vitascope.errors import InvalidInput
@@ -24,7 +24,7 @@ class StartFacts(Strict):
     """The start, as it is kept beside an adaptation."""
 
     config: dict[str, Any]
-    """Of the model's architecture, see `training.models.systems.read_config`."""
+    """Of the model's architecture, see `training.models.architectures.read_config`."""
     sources: list[Source]
     """What it was trained on; without its pretrained starts."""
     calibration: Calibration | None

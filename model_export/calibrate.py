@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from model_export.beside import Origin
-from model_export.recall import Embedded, has_captions
+from model_export.parity.recall import Embedded, has_captions
+from model_export.parity.variants import Origin
 from training.answers import whole_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder

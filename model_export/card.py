@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_export.beside import beside_section
 from model_export.json_file import read_object
-from model_export.parity import ParityReport
+from model_export.optimize.report import variant_of, variant_section
+from model_export.parity.checks import ParityReport
+from model_export.parity.variants import beside_section
 from model_export.sources import Source
-from model_export.variants.report import variant_of, variant_section
 from training import adaptation
-from training.models.systems import read_config
+from training.models.architectures import read_config
 from vitascope.bundle.calibration_summary import calibrated
 from vitascope.bundle.manifest import Manifest, Strict
 from vitascope.errors import InvalidInput
@@ -49,7 +49,7 @@ class Provenance(Strict):
     start: str
     step: int
     config: dict[str, Any]
-    """Of the model's architecture, see `training.models.systems.read_config`."""
+    """Of the model's architecture, see `training.models.architectures.read_config`."""
     answers: int
     sources: list[Source]
     """Corpora first, pretrained starts after."""

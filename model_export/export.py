@@ -33,7 +33,7 @@ from model_export.assemble import (
 from model_export.calibrate import Fitted, calibrate
 from model_export.card import Metrics, Provenance, headline_metrics, model_card, read_metrics
 from model_export.graphs import OPSET, export_graphs, graph_specs
-from model_export.parity import (
+from model_export.parity.checks import (
     FLOAT32,
     REDUCED,
     Case,
@@ -43,7 +43,7 @@ from model_export.parity import (
     random_cases,
     real_cases,
 )
-from model_export.recall import Embedded, check_recall, embed, has_captions
+from model_export.parity.recall import Embedded, check_recall, embed, has_captions
 from model_export.sources import STARTS, Source, corpus_source, licence_of, notice
 from model_export.weights import Precision, store
 from training import checkpoint

@@ -19,7 +19,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from training.models.fused import FusedModel
+from training.models.fusion import FusedModel
 from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK
 from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
 

@@ -19,9 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from training.models.fused import FusedModel
+from training.models.architectures import build, read_config
+from training.models.fusion import FusedModel
 from training.models.pretrained import starts_of
-from training.models.systems import build, read_config
 from training.recipe import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

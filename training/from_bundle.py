@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from training.checkpoint import ONLY_IN_TRAINING, Start
 from training.evaluation.encoder import TorchEncoder
+from training.models.architectures import read_config
 from training.models.frozen_norm import normalised_convolutions
-from training.models.hdvila import HdVila, HdVilaConfig
-from training.models.systems import read_config
+from training.models.hd_vila import HdVila, HdVilaConfig
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model

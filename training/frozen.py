@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.batches import augment
+from training.data.batches import augment
 from training.data.clip_choice import clips_taken, drawn_clips
 from training.data.packed import Packed
 from training.evaluation.embedding import streams_of
-from training.models.fused import FusedModel
+from training.models.fusion import FusedModel
 from training.recipe import Source, Stage
 
 BATCH = 32

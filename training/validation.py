@@ -11,7 +11,7 @@ from training.evaluation.answers import exact_answers
 from training.evaluation.encoder import TorchEncoder
 from training.evaluation.gallery import embed_gallery, merge_temperature
 from training.evaluation.retrieval import caption_retrieval
-from training.models.fused import FusedModel
+from training.models.fusion import FusedModel
 from training.recipe import Recipe
 from vitascope.tokenizer import Tokenizer
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model_export.parity import OutputCheck, ParityError, Tolerance, compared
+from model_export.parity.checks import OutputCheck, ParityError, Tolerance, compared
+from model_export.parity.recall import NEAR_TIE
 from model_export.public import probes
 from model_export.public.model import Original, OriginalAnswers, OriginalPairs, OriginalVectors
-from model_export.recall import NEAR_TIE
 from model_export.weights import Precision
 from vitascope.model import Model, VideoEmbedding
 

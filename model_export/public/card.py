@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model_export.parity import ParityReport
+from model_export.parity.checks import ParityReport
 from vitascope.bundle.manifest import Manifest
 
 

@@ -23,7 +23,7 @@ from model_export.assemble import (
     write_draft,
 )
 from model_export.graphs import OPSET, export_graph
-from model_export.parity import FLOAT32, REDUCED, ParityReport, Tolerance, check_outputs, random_cases
+from model_export.parity.checks import FLOAT32, REDUCED, ParityReport, Tolerance, check_outputs, random_cases
 from model_export.public.agreement import LIBRARY, check_agreement
 from model_export.public.card import public_card
 from model_export.public.families import open_public

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from model_export.triton import write_repository
-from model_export.triton_config import Serving
+from model_export.targets.triton import write_repository
+from model_export.targets.triton_config import Serving
 from tests.docs.reader import BUNDLE
 from tests.index.milvus_server import MilvusUnderTest
 from tests.vitascope.integrations.kserve import protocol_server

@@ -19,7 +19,7 @@ from training import checkpoint
 from training.checkpoint import Checkpoint
 from training.data.scenes.generate import example_of
 from training.data.scenes.render import render
-from training.models.hdvila import HdVila, HdVilaConfig, tiny
+from training.models.hd_vila import HdVila, HdVilaConfig, tiny
 from vitascope.bundle.manifest import GraphName
 
 collect_ignore = [] if is_chaos() else ["test_adapt.py", "test_distil.py"]

@@ -17,7 +17,7 @@ import torch
 from model_export import adapt as adaptation
 from model_export import export
 from model_export.graphs import export_graphs
-from model_export.parity import ParityError
+from model_export.parity.checks import ParityError
 from tests.media_files import solid, write_video
 from tests.model_export.conftest import ANSWERS
 from tests.training.small_run import COLOURS
@@ -28,8 +28,8 @@ from training.checkpoint import Checkpoint
 from training.data.packed import open_packed
 from training.evaluation.found import found_by_sentence
 from training.from_bundle import model_of_bundle
-from training.loop import train
 from training.models.soho import Soho
+from training.trainer import train
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName
 from vitascope.cli.main import main

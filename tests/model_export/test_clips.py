@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model_export.export import export_checkpoint
-from model_export.parity import real_cases
+from model_export.parity.checks import real_cases
 from tests.training.small_run import write_clips, write_tokenizer
 from training import checkpoint
 from training.data.packed import Packed, open_packed

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_export import distil as distillation
-from model_export.distil import Distillation, distilled
+from model_export.optimize import distil as distillation
+from model_export.optimize.distil import Distillation, distilled
 from tests.small_bundle import make_small_bundle
 from tests.training.data.corpus_files import movie
 from tests.training.distillation.small_student import EYES, small_recipe

@@ -12,17 +12,18 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from model_export import export, parity
+from model_export import export
 from model_export.export import export_checkpoint, restate_bundle
 from model_export.graphs import export_graph, graph_specs, random_streams, random_tokens
-from model_export.parity import Case, ParityError, ParityReport, run_torch
+from model_export.parity import checks
+from model_export.parity.checks import Case, ParityError, ParityReport, run_torch
 from tests.chaos import only_by_chaos
 from tests.model_export.conftest import ANSWERS, CONFIG
 from training import checkpoint
 from training.data.packed import open_packed
 from training.evaluation.embedding import streams_of
 from training.evaluation.encoder import TorchEncoder
-from training.models.hdvila import HdVila, HdVilaConfig
+from training.models.hd_vila import HdVila, HdVilaConfig
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
@@ -138,17 +139,17 @@ def test_a_logit_is_judged_by_the_probability_that_it_stands_for(
             return {"match_logit": logits - logits.mean() + level + 0.2}
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parity, "run_torch", lambda *_: {"match_logit": logits - logits.mean() + level})
-        patch.setattr(parity, "OnnxRuntimeEngine", lambda *_, **__: Off())
+        patch.setattr(checks, "run_torch", lambda *_: {"match_logit": logits - logits.mean() + level})
+        patch.setattr(checks, "OnnxRuntimeEngine", lambda *_, **__: Off())
         paths = {s.name: bundles["float32"] / f"{s.name}.onnx" for s in graph_specs(model)}
         if passes:
-            (check,) = parity.check_outputs(
-                graph_specs(model), paths, {"match": [case]}, "int8-weights", parity.REDUCED
+            (check,) = checks.check_outputs(
+                graph_specs(model), paths, {"match": [case]}, "int8-weights", checks.REDUCED
             )
             assert check.max_difference == pytest.approx(0.2, abs=1e-4)
         else:
             with pytest.raises(ParityError, match=r"match: output 'match_logit' .* by a probability of 0\.0\d+"):
-                parity.check_outputs(graph_specs(model), paths, {"match": [case]}, "int8-weights", parity.REDUCED)
+                checks.check_outputs(graph_specs(model), paths, {"match": [case]}, "int8-weights", checks.REDUCED)
 
 
 def test_failed_export_leaves_the_bundle_that_was_there(

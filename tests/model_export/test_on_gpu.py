@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from model_export.graphs import graph_specs
-from model_export.parity import random_cases
-from training.models.hdvila import HdVila
+from model_export.parity.checks import random_cases
+from training.models.hd_vila import HdVila
 from vitascope.bundle.manifest import GraphName
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from model_export import calibrate
-from model_export.variants import optimise, quantise
-from model_export.variants.report import variant_of
-from model_export.variants.speed import Effort
+from model_export.optimize import quantize, search
+from model_export.optimize.report import variant_of
+from model_export.optimize.speed import Effort
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
 from training.evaluation.embedding import embed_corpus
@@ -26,8 +26,8 @@ from vitascope.model import Model
 
 def _quick(patch: pytest.MonkeyPatch) -> None:
     """Timing takes as long as it is told to."""
-    patch.setattr(optimise, "QUICK", Effort((2,), 1, 0.0))
-    patch.setattr(optimise, "THOROUGH", Effort((1, 4), 3, 0.0))
+    patch.setattr(search, "QUICK", Effort((2,), 1, 0.0))
+    patch.setattr(search, "THOROUGH", Effort((1, 4), 3, 0.0))
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def optimised(
     faster = {"as stored": 1.0, "fused": 1.5, "float16": 2.0, "int8": 3.0}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         _quick(patch)
-        patch.setattr(optimise._Search, "speedup", lambda _, option, stored=None: faster[option.way])
+        patch.setattr(search._Search, "speedup", lambda _, option, stored=None: faster[option.way])
         patch.setattr(calibrate, "FIT_FROM", 4)
         assert _optimise(source, out, folders[1]) == 0
     return source, out, json.loads(printed.getvalue())
@@ -134,15 +134,15 @@ def test_what_int8_breaks_stays_in_float32(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in int8 comes out as noise here, and fast: it must not be taken all the same."""
-    exact = quantise.quantise_weight
+    exact = quantize.quantise_weight
 
     def spoilt(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
         values, scale = exact(weight, axis)
         return np.random.default_rng(0).permutation(values.ravel()).reshape(values.shape), scale
 
-    monkeypatch.setattr(quantise, "quantise_weight", spoilt)
+    monkeypatch.setattr(quantize, "quantise_weight", spoilt)
     monkeypatch.setattr(
-        optimise._Search,
+        search._Search,
         "speedup",
         lambda _, option, stored=None: 2.0 if option.way == "int8" and not option.in_float32 else 1.0,
     )

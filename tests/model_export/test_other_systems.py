@@ -19,10 +19,10 @@ from training.data.packed import open_packed
 from training.evaluation.embedding import streams_of
 from training.evaluation.encoder import TorchEncoder
 from training.from_bundle import model_of_bundle
-from training.loop import train
 from training.models import soho, visual_parsing
 from training.models.config import FusedConfig
 from training.models.pretrained import starts_of
+from training.trainer import train
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

@@ -12,16 +12,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model_export import calibrate, other_video
-from model_export.beside import named
+from model_export import calibrate
 from model_export.graphs import VideoGraph
-from model_export.other_video import OtherVideo, export_other_video
-from model_export.parity import ParityError
+from model_export.optimize import replace_video
+from model_export.optimize.replace_video import OtherVideo, export_other_video
+from model_export.parity.checks import ParityError
+from model_export.parity.variants import named
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
 from training.distillation.teacher import Taught, taught
 from training.evaluation.embedding import embed_corpus
-from training.models.hdvila import HdVila
+from training.models.hd_vila import HdVila
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName
 from vitascope.cli.main import main
@@ -34,7 +35,7 @@ Graphs = dict[GraphName, onnx.ModelProto]
 @pytest.fixture(autouse=True)
 def graph_made_before(graphs: Graphs, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exporter takes seconds: every module here is the fixture's video encoder, exported already."""
-    monkeypatch.setattr(other_video, "export_graph", lambda *_: graphs["video"])
+    monkeypatch.setattr(replace_video, "export_graph", lambda *_: graphs["video"])
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from training.data.packed import open_packed
 from training.evaluation.embedding import streams_of
 from training.evaluation.encoder import TorchEncoder
 from training.from_bundle import model_of_bundle
-from training.loop import train
-from training.models.hdvila import HdVila
+from training.models.hd_vila import HdVila
+from training.trainer import train
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model

@@ -11,11 +11,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model_export import gpu_check, tensorrt
+from benchmarks import gpu
 from model_export.flops import flops
-from model_export.parity import ParityError
-from model_export.tensorrt import make_variant
-from model_export.tensorrt_operators import unreadable
+from model_export.parity.checks import ParityError
+from model_export.targets import tensorrt
+from model_export.targets.tensorrt import make_variant
+from model_export.targets.tensorrt_operators import unreadable
 from tests.chaos import is_chaos
 from tests.small_bundle import make_small_bundle
 from tests.vitascope.integrations.tensorrt.conftest import install
@@ -63,7 +64,7 @@ def test_the_table_bites() -> None:
 
 
 def inputs_of(bundle: Bundle, graph: str) -> dict[str, Array]:
-    return gpu_check._inputs(bundle, graph, 3)
+    return gpu._inputs(bundle, graph, 3)
 
 
 def test_what_tensorrt_reads_computes_the_same(bundles: dict[str, Path], tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_engines_are_built_ahead_where_torch_is_not(
     machine = TensorRT(Cuda())
     install(machine, monkeypatch)
     monkeypatch.setenv("VITASCOPE_ENGINE_CACHE", str(tmp_path / "engines"))
-    for module in ("torch", "training", "model_export.tensorrt"):
+    for module in ("torch", "training", "model_export.targets.tensorrt"):
         monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
     assert main(["tensorrt", str(small_bundle), "--build", "--json"]) == 0
     engines = json.loads(capsys.readouterr().out)["engines"]
@@ -217,7 +218,7 @@ def test_multiplications_and_additions_are_counted() -> None:
 
 def test_the_check_of_a_gpu_machine_runs_on_a_cpu(small_bundle: Path) -> None:
     """Its numbers are of no interest here; that a wrong engine is found, and a missing one named, is."""
-    measured, missing = gpu_check.check(Bundle.open(small_bundle), ["cpu", "tensorrt"], rows=(1, 2), seconds=0.01)
+    measured, missing = gpu.check(Bundle.open(small_bundle), ["cpu", "tensorrt"], rows=(1, 2), seconds=0.01)
     assert {(one.graph, one.rows) for one in measured} == {
         (graph, rows) for graph in ("answer", "match", "text", "video") for rows in (1, 2)
     }
@@ -225,7 +226,7 @@ def test_the_check_of_a_gpu_machine_runs_on_a_cpu(small_bundle: Path) -> None:
     assert all(one.roofline_share is None for one in measured)  # of a CPU's memory nobody has told
     assert len(missing) == 1
     assert missing[0].startswith("tensorrt: device: 'tensorrt' cannot be used")
-    roof = gpu_check.Roof(flops=100.0, bytes=10.0)
+    roof = gpu.Roof(flops=100.0, bytes=10.0)
     assert (roof.least_seconds(200, 10), roof.least_seconds(100, 30)) == (2.0, 3.0)
 
 
@@ -241,9 +242,9 @@ def test_the_check_fails_where_an_engine_is_wrong(
         return {name: array[::-1] if turned else array for name, array in run(self, graph, inputs).items()}
 
     monkeypatch.setattr(Model, "run_graph", off)
-    monkeypatch.setattr(gpu_check, "_roof", lambda *_: gpu_check.Roof(1e9, 1e9))
+    monkeypatch.setattr(gpu, "_roof", lambda *_: gpu.Roof(1e9, 1e9))
     out = tmp_path / "numbers.json"
     arguments = [str(small_bundle), "--devices", "cpu", "--seconds", "0.001", "--out", str(out)]
-    assert gpu_check.main(arguments) == 1
+    assert gpu.main(arguments) == 1
     assert "wrong text by onnxruntime" in capsys.readouterr().out
     assert {one["graph"] for one in json.loads(out.read_text())["measured"] if one["cosine"] < 0.999} == {"text"}

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from model_export.triton import write_repository
-from model_export.triton_config import Serving
+from model_export.targets.triton import write_repository
+from model_export.targets.triton_config import Serving
 from tests.small_bundle import TEXT_LENGTH, make_small_bundle, write_manifest
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main

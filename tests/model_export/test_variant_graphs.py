@@ -12,13 +12,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_export.graphs import Arrays, random_streams, random_tokens
-from model_export.variants.damage import damage
-from model_export.variants.fold import folded
-from model_export.variants.fuse import fused
-from model_export.variants.quantise import convolutions, measured_tensors, products, quantised
-from model_export.variants.ranges import measured_ranges
-from model_export.variants.running import engine_of
-from model_export.variants.ways import fewer_in_int8, float16_graph, prepared
+from model_export.optimize.calibration_ranges import measured_ranges
+from model_export.optimize.candidates import fewer_in_int8, float16_graph, prepared
+from model_export.optimize.fold import folded
+from model_export.optimize.fusion import fused
+from model_export.optimize.quantize import convolutions, measured_tensors, products, quantised
+from model_export.optimize.running import engine_of
+from model_export.optimize.sensitivity import damage
 from tests.model_export.conftest import CONFIG
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model_export.triton import write_repository
-from model_export.triton_config import Serving
+from model_export.targets.triton import write_repository
+from model_export.targets.triton_config import Serving
 from tests.media_files import solid, write_picture
 from tests.service.conftest import fill, settings_for
 from tests.service.running import problem_of, serving

@@ -14,11 +14,11 @@ from unittest import mock
 import torch
 
 from tests.training.drawn_corpora import write_corpora
-from training import checkpoint, curves, steps
-from training.command import RECIPES
+from training import checkpoint, curves, train_step
+from training.cli import RECIPES
 from training.curves import read_log
-from training.loop import train
 from training.recipe import Recipe, read_recipe
+from training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 KNOWN = Path(__file__).parent / "golden_losses.json"
@@ -71,7 +71,7 @@ def ten_steps(name: str, data: Path, out: Path) -> Losses:
     recipe = shortened(shipped()[name], SEEDS[name])
     # Checkpoints of real size after each stage, and a picture, are not what this is about.
     unneeded = mock.patch.object(checkpoint, "save"), mock.patch.object(curves, "plot")
-    with unneeded[0], unneeded[1], mock.patch.object(steps, "NAMES_PER_STEP", NAMES):
+    with unneeded[0], unneeded[1], mock.patch.object(train_step, "NAMES_PER_STEP", NAMES):
         train(recipe, data, out, start_from=STARTS.get(name))
     rows = read_log(out / "log.jsonl")
     return [{key[5:]: value for key, value in row.items() if key.startswith("loss/")} for row in rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from training.adaptation import adaptation_recipe, chosen_steps
-from training.models import hdvila, soho, visual_parsing
+from training.models import hd_vila, soho, visual_parsing
 from training.models.config import FusedConfig
 
 
@@ -19,7 +19,7 @@ def test_steps_follow_the_number_of_clips(clips: int, steps: int) -> None:
 
 @pytest.mark.parametrize(
     ("cfg", "masks_visual"),
-    [(hdvila.tiny(0), False), (soho.tiny(3), True), (visual_parsing.tiny(3), True)],
+    [(hd_vila.tiny(0), False), (soho.tiny(3), True), (visual_parsing.tiny(3), True)],
     ids=lambda x: getattr(x, "system", None),
 )
 def test_each_system_learns_by_its_own_objectives(cfg: FusedConfig, masks_visual: bool) -> None:

@@ -21,8 +21,8 @@ from training.data.packed import Media, Origin, Packed, write_packed
 from training.evaluation import retrieval
 from training.evaluation.any_corpus import measure
 from training.evaluation.fitting import check_streams
-from training.evaluation.subject import Subject
-from training.loop import train
+from training.evaluation.target import Subject
+from training.trainer import train
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput

@@ -11,9 +11,9 @@ import torch
 
 from tests.training.small_run import COLOURS, STREAMS, recipe, write_clips, write_corpus, write_tokenizer
 from training import checkpoint
-from training.batches import Batches, augment
-from training.loop import train
+from training.data.batches import Batches, augment
 from training.recipe import Source
+from training.trainer import train
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 

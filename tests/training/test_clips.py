@@ -12,18 +12,19 @@ import pytest
 import torch
 
 from tests.training.small_run import COLOURS, MODEL, STREAMS, recipe, write_clips, write_tokenizer
-from training import checkpoint, objectives
-from training.batches import Batch, Batches
+from training import checkpoint
+from training.data.batches import Batch, Batches
 from training.data.packed import open_packed
 from training.evaluation.embedding import embed_corpus
 from training.evaluation.encoder import TorchEncoder
 from training.evaluation.gallery import Gallery, embed_gallery, joined, merge_temperature
-from training.loop import train
-from training.models.hdvila import HdVila
-from training.models.systems import build
+from training.initialization import configuration
+from training.models.architectures import build
+from training.models.hd_vila import HdVila
+from training.objectives import losses
 from training.recipe import Recipe
-from training.start import configuration
-from training.steps import losses, word_masking
+from training.train_step import compute_losses, word_masking
+from training.trainer import train
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
@@ -70,12 +71,12 @@ def test_the_contrastive_loss_merges_clips_as_the_model_says(corpus: Path, merge
     assert batch.streams is not None
     assert batch.captions is not None
     with torch.no_grad():
-        found = losses(model, batch, word_masking(corpus / "tokenizer.json", 40), None)
+        found = compute_losses(model, batch, word_masking(corpus / "tokenizer.json", 40), None)
         text = model.encode_text(batch.captions.ids, batch.captions.mask)[0]
         whole, _ = model.encode_video(batch.streams)
         alone = [model.encode_video({n: x[:, i : i + 1] for n, x in batch.streams.items()})[0] for i in (0, 1)]
     video = {"mean": whole, "logsumexp": torch.stack(alone, dim=1)}
-    expected = {name: objectives.contrastive(x, text, 0.2, batch.groups).item() for name, x in video.items()}
+    expected = {name: losses.contrastive(x, text, 0.2, batch.groups).item() for name, x in video.items()}
     assert abs(expected["mean"] - expected["logsumexp"]) > 1e-4
     assert found["contrastive"].item() == pytest.approx(expected[merge], abs=1e-5)
 
@@ -85,7 +86,9 @@ def test_the_fused_layers_read_the_mean_of_the_clips_in_either_case(corpus: Path
     for merge in ("mean", "logsumexp"):
         model, held = made(merge)
         with torch.no_grad():
-            found.append(losses(model, batch_of(corpus, held), word_masking(corpus / "tokenizer.json", 40), None))
+            found.append(
+                compute_losses(model, batch_of(corpus, held), word_masking(corpus / "tokenizer.json", 40), None)
+            )
     assert found[0]["answer"].item() == found[1]["answer"].item()
 
 
@@ -97,7 +100,7 @@ def test_of_one_clip_both_ways_of_merging_are_the_same(corpus: Path) -> None:
         assert batch.streams is not None
         batch = replace(batch, streams={name: frames[:, :1] for name, frames in batch.streams.items()})
         with torch.no_grad():
-            found.append(losses(model, batch, word_masking(corpus / "tokenizer.json", 40), None))
+            found.append(compute_losses(model, batch, word_masking(corpus / "tokenizer.json", 40), None))
     assert found[0]["contrastive"].item() == found[1]["contrastive"].item()
 
 
@@ -175,7 +178,7 @@ def test_similarities_of_a_gallery_are_those_that_training_merges() -> None:
     torch.manual_seed(0)
     clips, texts = torch.randn(5, 3, 4), torch.randn(2, 4)
     gallery = Gallery(clips.numpy(), 0.3)
-    expected = objectives.merged_clips(clips @ texts.T, 0.3)  # (5, 2)
+    expected = losses.merged_clips(clips @ texts.T, 0.3)  # (5, 2)
     np.testing.assert_allclose(gallery.scores(texts.numpy()), expected.T, atol=1e-6)
     np.testing.assert_allclose(gallery.pairs(texts.numpy(), [4, 1]), [expected[4, 0], expected[1, 1]], atol=1e-6)
     alone = Gallery(clips[:, 0].numpy())

@@ -7,7 +7,7 @@ import torch
 
 from tests.training.test_hdvila import small_config
 from training.evaluation.flow import Flow, FlowOptions, flow_by_layer, inter_modality_flow
-from training.models.hdvila import HdVila
+from training.models.hd_vila import HdVila
 
 # Two text tokens and two visual ones; the first text token is [CLS].
 ROWS = [[0.5, 0.1, 0.2, 0.2], [0.1, 0.3, 0.5, 0.1], [0.3, 0.1, 0.3, 0.3], [0.0, 0.2, 0.4, 0.4]]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from training.models.hdvila import HdVila, HdVilaConfig, base, tiny
-from training.models.hdvila.video import DividedSpaceTimeBlock, DropPath, HybridTransformer
+from training.models.hd_vila import HdVila, HdVilaConfig, base, tiny
+from training.models.hd_vila.video import DividedSpaceTimeBlock, DropPath, HybridTransformer
 from training.models.text import additive_mask, masked_mean
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.training.small_run import COLOURS, recipe, write_clips, write_corpus, write_tokenizer
 from tests.training.test_soho import soho_recipe
-from training.loop import train
+from training.trainer import train
 from vitascope.cli.main import main
 
 

@@ -15,9 +15,9 @@ from training.data.packed import open_packed
 from training.evaluation.answers import exact_answers
 from training.evaluation.embedding import embed_corpus
 from training.evaluation.encoder import TorchEncoder
-from training.loop import schedule_factor, train
+from training.initialization import begin
 from training.recipe import Recipe
-from training.start import begin
+from training.trainer import schedule_factor, train
 from vitascope.tokenizer import Tokenizer
 
 
@@ -179,7 +179,7 @@ def test_answers_asked_but_not_in_the_vocabulary_are_refused() -> None:
 
 
 def test_shipped_recipes_are_valid() -> None:
-    from training.command import RECIPES
+    from training.cli import RECIPES
     from training.recipe import read_recipe
 
     found = [read_recipe(path) for path in RECIPES.glob("*.toml")]

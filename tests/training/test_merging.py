@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.training.test_hdvila import small_config
-from training.models.hdvila.merging import MergedHybrid, soft_matching
-from training.models.hdvila.video import HybridTransformer
+from training.models.hd_vila.merging import MergedHybrid, soft_matching
+from training.models.hd_vila.video import HybridTransformer
 
 
 def hybrid(grid: int = 3) -> HybridTransformer:

@@ -8,56 +8,56 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from training import masking, objectives
+from training.objectives import losses, masking
 
 
 def test_contrastive_is_log_batch_when_nothing_is_known() -> None:
     same = torch.ones(8, 4) / 2
-    loss = objectives.contrastive(same, same, 0.05, torch.arange(8))
+    loss = losses.contrastive(same, same, 0.05, torch.arange(8))
     assert loss.item() == pytest.approx(math.log(8), abs=1e-5)
 
 
 def test_contrastive_falls_when_pairs_agree() -> None:
     eye = torch.eye(6)
     groups = torch.arange(6)
-    assert objectives.contrastive(eye, eye, 0.05, groups) < objectives.contrastive(eye, eye.roll(1, 0), 0.05, groups)
+    assert losses.contrastive(eye, eye, 0.05, groups) < losses.contrastive(eye, eye.roll(1, 0), 0.05, groups)
 
 
 def test_one_group_is_not_its_own_negative() -> None:
     pair = torch.eye(4)[[0, 0, 1, 2]]
-    shared = objectives.contrastive(pair, pair, 0.05, torch.tensor([0, 0, 1, 2]))
-    apart = objectives.contrastive(pair, pair, 0.05, torch.arange(4))
+    shared = losses.contrastive(pair, pair, 0.05, torch.tensor([0, 0, 1, 2]))
+    apart = losses.contrastive(pair, pair, 0.05, torch.arange(4))
     # The best possible loss for a shared target is log 2 on the two shared rows, nothing on the others.
     assert shared.item() == pytest.approx(math.log(2) / 2, abs=1e-3)
     assert apart.item() == pytest.approx(shared.item(), abs=1e-3)
     wrong = torch.eye(4)[[0, 1, 1, 2]]
-    assert objectives.contrastive(wrong, wrong, 0.05, torch.tensor([0, 0, 1, 2])) > shared
+    assert losses.contrastive(wrong, wrong, 0.05, torch.tensor([0, 0, 1, 2])) > shared
 
 
 def test_hard_negative_texts_raise_the_loss_of_a_video_that_likes_them() -> None:
     eye = torch.eye(4)
-    plain = objectives.contrastive(eye, eye, 0.5, torch.arange(4))
-    with_wrong = objectives.contrastive(eye, eye, 0.5, torch.arange(4), wrong_text=eye)
+    plain = losses.contrastive(eye, eye, 0.5, torch.arange(4))
+    with_wrong = losses.contrastive(eye, eye, 0.5, torch.arange(4), wrong_text=eye)
     assert with_wrong > plain
 
 
 def test_similarities_of_clips_merge_by_log_sum_exp() -> None:
     of_clips = torch.tensor([[[0.2, 0.0], [0.6, 0.0]]])  # one video of two clips, two texts
-    merged = objectives.merged_clips(of_clips, 0.5)
+    merged = losses.merged_clips(of_clips, 0.5)
     # 0.5 * (ln(e^0.4 + e^1.2) - ln 2) = 0.5 * (ln 4.811941 - 0.693147); 0 for the text that both clips miss alike
     assert merged.tolist() == [[pytest.approx(0.438976, abs=1e-5), pytest.approx(0.0, abs=1e-7)]]
 
 
 def test_equal_clips_count_as_one_and_a_low_temperature_takes_the_best() -> None:
     alone = torch.tensor([[0.3, -0.7]])
-    assert torch.allclose(objectives.merged_clips(alone[:, None].repeat(1, 5, 1), 0.05), alone, atol=1e-6)
+    assert torch.allclose(losses.merged_clips(alone[:, None].repeat(1, 5, 1), 0.05), alone, atol=1e-6)
     apart = torch.tensor([[[0.1], [0.9], [0.5]]])
-    assert objectives.merged_clips(apart, 0.001).item() == pytest.approx(0.9, abs=2e-3)
+    assert losses.merged_clips(apart, 0.001).item() == pytest.approx(0.9, abs=2e-3)
 
 
 def test_the_gradient_goes_to_the_clip_that_fits() -> None:
     of_clips = torch.tensor([[[0.2], [0.6]]], requires_grad=True)
-    objectives.merged_clips(of_clips, 0.5).sum().backward()
+    losses.merged_clips(of_clips, 0.5).sum().backward()
     assert of_clips.grad is not None
     # e^0.4 and e^1.2 as shares of their sum
     assert of_clips.grad.flatten().tolist() == pytest.approx([0.310026, 0.689974], abs=1e-5)
@@ -89,7 +89,7 @@ def test_contrastive_with_two_clips_is_as_written_out(groups: list[int]) -> None
         torch.nn.functional.normalize(torch.randn(shape), dim=-1) for shape in ((3, 2, 4), (3, 4), (2, 4))
     )
     expected = reference(video.tolist(), text.tolist(), wrong.tolist(), groups, 0.2)
-    found = objectives.contrastive(video, text, 0.2, torch.tensor(groups), wrong)
+    found = losses.contrastive(video, text, 0.2, torch.tensor(groups), wrong)
     assert found.item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -97,33 +97,33 @@ def test_contrastive_with_equal_clips_is_that_of_one() -> None:
     torch.manual_seed(1)
     video, text = torch.randn(5, 8), torch.randn(5, 8)
     groups = torch.arange(5)
-    alone = objectives.contrastive(video, text, 0.5, groups)
-    repeated = objectives.contrastive(video[:, None].repeat(1, 3, 1), text, 0.5, groups)
+    alone = losses.contrastive(video, text, 0.5, groups)
+    repeated = losses.contrastive(video[:, None].repeat(1, 3, 1), text, 0.5, groups)
     assert repeated.item() == pytest.approx(alone.item(), abs=1e-5)
 
 
 def test_unknown_answers_do_not_count() -> None:
     logits = torch.tensor([[5.0, 0.0], [0.0, 5.0]])
-    assert objectives.answer(logits, torch.tensor([0, -100])) < 0.01
-    assert objectives.answer(logits, torch.tensor([-100, -100])) == 0.0
+    assert losses.answer(logits, torch.tensor([0, -100])) < 0.01
+    assert losses.answer(logits, torch.tensor([-100, -100])) == 0.0
 
 
 def test_matching_weighs_right_and_wrong_alike() -> None:
     right, wrong = torch.tensor([0.0]), torch.zeros(5)
-    assert objectives.match(right, wrong).item() == pytest.approx(math.log(2))
-    assert objectives.match(right + 3, wrong).item() == pytest.approx(objectives.match(right, wrong - 3).item())
+    assert losses.match(right, wrong).item() == pytest.approx(math.log(2))
+    assert losses.match(right + 3, wrong).item() == pytest.approx(losses.match(right, wrong - 3).item())
 
 
 def test_ranking_asks_only_which_of_a_pair_is_higher() -> None:
     right, wrong = torch.tensor([1.0, -2.0]), torch.tensor([0.0, -3.0])
-    assert objectives.ranking(right, wrong) < objectives.ranking(wrong, right)
-    assert objectives.ranking(right, wrong).item() == pytest.approx(objectives.ranking(right + 9, wrong + 9).item())
+    assert losses.ranking(right, wrong) < losses.ranking(wrong, right)
+    assert losses.ranking(right, wrong).item() == pytest.approx(losses.ranking(right + 9, wrong + 9).item())
 
 
 def told(places: list[list[float]], classes: list[list[int]], logits: torch.Tensor) -> float:
     """Loss of one video on a 2 by 2 grid, one attribute of three classes."""
     wanted = torch.tensor([classes]), torch.tensor([places])
-    return objectives.objects(logits, wanted[1], wanted[0], (2, 2), [3], [1.0]).item()
+    return losses.objects(logits, wanted[1], wanted[0], (2, 2), [3], [1.0]).item()
 
 
 def test_an_object_is_read_at_the_token_where_it_is() -> None:

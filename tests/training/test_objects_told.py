@@ -16,8 +16,8 @@ from training.data.packed import Packed
 from training.data.scenes.objects import ATTRIBUTES, object_targets
 from training.data.scenes.sampling import sample_world
 from training.evaluation.objects import STILL, objects_told
-from training.models.fused import FusedModel
-from training.objectives import object_tokens
+from training.models.fusion import FusedModel
+from training.objectives.losses import object_tokens
 
 SCENES = [asdict(sample_world(5, "test", i)) for i in range(20)]
 GRID = (4, 6)

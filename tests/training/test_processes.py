@@ -16,11 +16,11 @@ from timm.layers.norm_act import BatchNormAct2d
 from tests.ports import reserved_port
 from tests.training.small_run import STREAMS, recipe, write_corpus, write_tokenizer
 from tests.training.whole_batch import RULES, STEPS, WHOLE_BATCH, recipes, write_halves
-from training import checkpoint, loop
-from training.batches import Batches
+from training import checkpoint, trainer
 from training.curves import read_log
+from training.data.batches import Batches
 from training.models.soho.dictionary import VisualDictionary
-from training.objectives import contrastive
+from training.objectives.losses import contrastive
 from vitascope.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -31,18 +31,18 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
-from training import loop
+from training import trainer
 from training.recipe import Recipe
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
 kept = {}
-average = loop._average_gradients
+average = trainer._average_gradients
 def noticing(model):
     average(model)
     kept["model"] = model
-loop._average_gradients = noticing
-loop.train(Recipe.model_validate_json((folder / "recipe.json").read_text()), folder / "data", folder / "run")
+trainer._average_gradients = noticing
+trainer.train(Recipe.model_validate_json((folder / "recipe.json").read_text()), folder / "data", folder / "run")
 rank = torch.distributed.get_rank()
 torch.save(kept["model"].state_dict(), folder / f"weights-{rank}.pt")
 """
@@ -73,7 +73,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tests.training.whole_batch import RULES
-from training import loop
+from training import trainer
 from training.recipe import Recipe
 
 for target, name, rule in RULES:
@@ -81,7 +81,7 @@ for target, name, rule in RULES:
 folder = Path(sys.argv[1])
 for path in sorted(folder.glob("halves-*.json")):
     recipe = Recipe.model_validate_json(path.read_text())
-    loop.train(recipe, folder / "data", folder / "two" / recipe.name)
+    trainer.train(recipe, folder / "data", folder / "two" / recipe.name)
 """
 
 NORMS = """
@@ -123,7 +123,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import torch
-from training.objectives import contrastive
+from training.objectives.losses import contrastive
 
 folder, rank = Path(sys.argv[1]), int(sys.argv[2])
 torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
@@ -253,7 +253,7 @@ def halves(tmp_path_factory: pytest.TempPathFactory, run_two: RunTwo) -> Path:
         for target, name, rule in RULES:
             patch.setattr(target, name, rule)
         for system, whole in recipes(tokenizer, WHOLE_BATCH).items():
-            loop.train(whole, folder / "data", folder / "one" / system)
+            trainer.train(whole, folder / "data", folder / "one" / system)
     torch.set_num_threads(threads)
     return folder
 
@@ -295,4 +295,4 @@ def test_a_corpus_too_small_for_all_processes_is_refused(corpus: Path) -> None:
     tokenizer = Tokenizer.open(corpus / "tokenizer.json", max_length=16)
     batches = Batches(stage, corpus / "data", tokenizer, ["red"], 7, STREAMS, rank=0, world=3)
     with pytest.raises(ValueError, match=r"batch: 8 in each of 3 processes, but squares/train has 16"):
-        loop._check_shares(batches)
+        trainer._check_shares(batches)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.training.test_hdvila import frames, small_config
-from training.models.hdvila import HdVila, tiny
-from training.models.hdvila.reduction import ReducedVideo, fitted_places, reduced_config
-from training.models.hdvila.video import HybridTransformer
+from training.models.hd_vila import HdVila, tiny
+from training.models.hd_vila.reduction import ReducedVideo, fitted_places, reduced_config
+from training.models.hd_vila.video import HybridTransformer
 from vitascope.errors import InvalidInput
 
 

@@ -13,7 +13,7 @@ from training.data.example import Example
 from training.data.packed import Media, Origin, Packed, open_packed, write_packed
 from training.evaluation.gallery import Gallery
 from training.evaluation.retrieval import name_retrieval
-from training.names import class_names, classify
+from training.objectives.class_names import class_names, classify
 from vitascope.bundle.manifest import FrameStream
 
 

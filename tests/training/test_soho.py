@@ -11,11 +11,11 @@ import torch
 
 from tests.training.small_run import IMAGE_MODEL, image_recipe, recipe, write_corpus, write_tokenizer
 from training import checkpoint
-from training.loop import train
 from training.models.soho import Soho, SohoConfig, base, tiny
 from training.models.soho.dictionary import VisualDictionary
 from training.models.soho.model import sine_places
 from training.recipe import Recipe
+from training.trainer import train
 
 SMALL = IMAGE_MODEL | {
     "backbone": "test_resnet",

@@ -13,12 +13,12 @@ from tests.training import test_hdvila, test_soho, test_visual_parsing
 from tests.training.small_run import write_corpus, write_tokenizer
 from training import checkpoint
 from training.evaluation.encoder import TorchEncoder
-from training.loop import train
-from training.models.fused import FusedModel
-from training.models.hdvila import HdVila
+from training.models.fusion import FusedModel
+from training.models.hd_vila import HdVila
 from training.models.soho import Soho
 from training.models.visual_parsing import VisualParsing
 from training.recipe import Recipe
+from training.trainer import train
 from training.validation import validator
 from vitascope.tokenizer import Tokenizer
 

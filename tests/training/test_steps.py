@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.training.test_hdvila import small_config
-from training.batches import Batch, Tokens
-from training.models.hdvila import HdVila
+from training.data.batches import Batch, Tokens
+from training.models.hd_vila import HdVila
 from training.models.text import Seen
 from training.recipe import Source
-from training.steps import WordMasking, losses
+from training.train_step import WordMasking, compute_losses
 
 WORDS = WordMasking(mask_id=4, special=torch.arange(5), vocabulary=100)
 VIDEOS, PAIRS = 4, 2
@@ -62,7 +62,7 @@ def held_against(
     torch.manual_seed(2)
     with torch.no_grad():
         for _ in range(times):
-            losses(model, made, WORDS, None)
+            compute_losses(model, made, WORDS, None)
     numbers = torch.stack(given).reshape(times, VIDEOS, 2, PAIRS)
     return numbers[:, :, 0], numbers[:, :, 1]
 
@@ -105,10 +105,12 @@ def test_random_negatives_come_from_every_other_video_and_hard_ones_from_the_mos
 
 def test_where_all_videos_are_of_one_group_nothing_is_wrong(model: HdVila) -> None:
     made = batch(model, [5, 5, 5, 5], "hard")
-    loss = losses(model, made, WORDS, None)["match"]
+    loss = compute_losses(model, made, WORDS, None)["match"]
     assert loss.item() == 0.0
     loss.backward()
     assert not model.match_threshold.grad
     assert made.captions is not None
     wrong = Tokens(made.captions.ids + 20, made.captions.mask)
-    assert losses(model, replace(made, wrong=wrong), WORDS, None)["match"].item() > 0.0  # minimally wrong ones are
+    assert (
+        compute_losses(model, replace(made, wrong=wrong), WORDS, None)["match"].item() > 0.0
+    )  # minimally wrong ones are

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.models.hdvila import HdVila, tiny
+from training.models.hd_vila import HdVila, tiny
 from training.models.temporal_shift import temporal_shift
 
 

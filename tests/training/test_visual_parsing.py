@@ -10,9 +10,9 @@ import torch
 
 from tests.training.small_run import IMAGE_MODEL, image_recipe, write_corpus, write_tokenizer
 from training import checkpoint
-from training.loop import train
 from training.models.visual_parsing import VisualParsing, VisualParsingConfig, base, tiny
 from training.recipe import Recipe
+from training.trainer import train
 
 SMALL = IMAGE_MODEL | {
     "grid_height": 4,

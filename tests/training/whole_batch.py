@@ -19,10 +19,10 @@ from torch import Tensor
 from tests.training.small_run import COLOURS, MODEL, STREAMS, recipe
 from tests.training.test_soho import SMALL as SOHO
 from tests.training.test_visual_parsing import SMALL as VISUAL_PARSING
-from training import masking
 from training.data.example import Example, Negative, Question
 from training.data.packed import Media, Origin, write_packed
 from training.data.scenes.sampling import sample_world
+from training.objectives import masking
 from training.recipe import Recipe
 
 TEXTS = {"red": "a red square", "green": "what is it ? it is a green square"}

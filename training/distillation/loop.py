@@ -30,7 +30,7 @@ from training.distillation.recipe import DistilRecipe
 from training.distillation.student import Begin, Space, Student, new_student
 from training.distillation.teacher import Taught
 from training.evaluation.embedding import streams_of
-from training.models.hdvila import HdVila, HdVilaConfig
+from training.models.hd_vila import HdVila, HdVilaConfig
 from vitascope.errors import InvalidInput
 
 Progress = Callable[[int, int, str], None]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from training.models.hdvila import HdVilaConfig, tiny
+from training.models.hd_vila import HdVilaConfig, tiny
 from vitascope.errors import InvalidInput
 
 STUDENTS = Path(__file__).parents[1] / "students"

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.models.hdvila import HdVila, HdVilaConfig
-from training.models.hdvila.reduction import fitted_places
-from training.models.hdvila.video import VideoEncoder
+from training.models.hd_vila import HdVila, HdVilaConfig
+from training.models.hd_vila.reduction import fitted_places
+from training.models.hd_vila.video import VideoEncoder
 from training.models.pretrained import load_cnn
 from vitascope.errors import InvalidInput
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from training.data.packed import Packed
 from training.evaluation.retrieval import caption_retrieval, queries_of
-from training.evaluation.subject import Numbers, Subject
+from training.evaluation.target import Numbers, Subject
 from training.evaluation.wrong_captions import against_wrong_captions
 
 

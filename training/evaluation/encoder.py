@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.models.fused import FusedModel
+from training.models.fusion import FusedModel
 from training.models.text import Seen
 from vitascope.bundle.manifest import Calibration, FrameStream, Task
 from vitascope.model import Answer, Match, VideoEmbedding

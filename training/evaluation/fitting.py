@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, TorchEncoder
-from training.models.hdvila import HdVilaConfig
+from training.models.hd_vila import HdVilaConfig
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from training.models.fused import FusedModel
+from training.models.fusion import FusedModel
 
 
 @dataclass(frozen=True)

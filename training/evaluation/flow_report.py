@@ -17,7 +17,7 @@ from training import checkpoint
 from training.data.packed import open_packed
 from training.evaluation.embedding import streams_of
 from training.evaluation.flow import Flow, FlowOptions, flow_by_layer
-from training.steps import word_masking
+from training.train_step import word_masking
 from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 

@@ -15,7 +15,7 @@ from training.data.packed import Packed
 from training.evaluation.embedding import Alter, embed_corpus
 from training.evaluation.encoder import Encoder
 from training.models.config import FusedConfig
-from training.objectives import merged_clips
+from training.objectives.losses import merged_clips
 from vitascope.errors import InvalidInput
 
 TEXTS = 1024

@@ -13,7 +13,7 @@ from training.evaluation.captions import expert_agreement, wrong_caption_accurac
 from training.evaluation.gallery import joined
 from training.evaluation.retrieval import caption_retrieval, concept_retrieval, name_retrieval
 from training.evaluation.streams import ALTERATIONS
-from training.evaluation.subject import Numbers, Subject
+from training.evaluation.target import Numbers, Subject
 
 
 def _flickr8k(subject: Subject) -> Numbers:

@@ -10,8 +10,8 @@ import torch
 
 from training.data.packed import Packed
 from training.data.scenes.objects import ATTRIBUTES, object_targets
-from training.models.fused import FusedModel
-from training.objectives import object_tokens
+from training.models.fusion import FusedModel
+from training.objectives.losses import object_tokens
 
 STILL = ("shape", "colour", "size", "pattern", "digit")
 """Attributes that one frame shows."""

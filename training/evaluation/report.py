@@ -19,7 +19,7 @@ from training.evaluation.any_corpus import measure, not_measured
 from training.evaluation.encoder import Encoder, TorchEncoder
 from training.evaluation.fitting import differences
 from training.evaluation.known_corpora import MEASURES
-from training.evaluation.subject import Numbers, Subject
+from training.evaluation.target import Numbers, Subject
 from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.errors import InvalidInput
 from vitascope.model import Model

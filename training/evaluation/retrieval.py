@@ -13,7 +13,7 @@ from training.evaluation.embedding import embed_texts
 from training.evaluation.encoder import Encoder
 from training.evaluation.gallery import Gallery
 from training.evaluation.metrics import best_ranks, rank_summary, retrieval
-from training.names import class_names, classify
+from training.objectives.class_names import class_names, classify
 
 ENTRIES = 2**27
 """Similarities that are held at once (512 MiB): a split of shards from the web may have more."""

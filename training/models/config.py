@@ -20,7 +20,7 @@ class FusedConfig(BaseModel):
     """Whether the system learns to tell masked visual tokens."""
 
     system: str
-    """Which system this is; its name in `training.models.systems`."""
+    """Which system this is; its name in `training.models.architectures`."""
     size: str
     image_mean: tuple[float, float, float]
     """Subtracted from pixel values in 0..255."""

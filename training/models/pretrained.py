@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from training.models.config import ConvConfig, FusedConfig
 from training.models.convolution import ConvEncoder, backbone_stages
-from training.models.fused import FusedModel
+from training.models.fusion import FusedModel
 
 CNN = "tf_efficientnet_lite0"
 """timm's name of the pretrained CNN."""

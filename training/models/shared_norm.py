@@ -13,7 +13,7 @@ import torch.distributed.nn
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
-from training import processes
+from training import distributed
 
 
 def share_statistics(module: nn.Module) -> None:
@@ -34,7 +34,7 @@ def _normalise(self: Any, x: Tensor) -> Tensor:
     axes = [axis for axis in range(x.ndim) if axis != 1]
     shape = (1, -1, *(1 for _ in axes[1:]))
     values = x.float()  # sums of bfloat16 would lose what a norm is about
-    elements = values.numel() // values.shape[1] * processes.count()
+    elements = values.numel() // values.shape[1] * distributed.count()
     mean = _summed(values.sum(dim=axes)) / elements
     centred = values - mean.view(shape)
     variance = _summed(centred.pow(2).sum(dim=axes)) / elements
@@ -48,7 +48,7 @@ def _normalise(self: Any, x: Tensor) -> Tensor:
 
 def _summed(x: Tensor) -> Tensor:
     """Over processes, differentiably: every process's loss depends on what every other has seen."""
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return x
     summed: Tensor = torch.distributed.nn.all_reduce(x)  # type: ignore[no-untyped-call]
     return summed

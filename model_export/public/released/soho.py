@@ -26,7 +26,7 @@ from model_export.public.released.table import Layout, load_released
 from model_export.public.released.weights import Weights
 from model_export.public.released.words import open_words
 from training.models.config import IMAGENET
-from training.models.fused import text_transformer
+from training.models.fusion import text_transformer
 from training.models.soho.config import SohoConfig, base
 from training.models.soho.model import SineEmbeddings
 from training.models.soho.video import VideoEncoder

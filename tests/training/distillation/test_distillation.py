@@ -23,7 +23,7 @@ from training.distillation.loop import Lessons, distil, load_student
 from training.distillation.recipe import student_recipe
 from training.distillation.student import Space, first_places, new_student
 from training.distillation.teacher import Taught, taught
-from training.models.hdvila import HdVila
+from training.models.hd_vila import HdVila
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training import processes
-from training.models.fused import FusedModel
+from training import distributed
+from training.models.fusion import FusedModel
 from training.models.soho.config import SohoConfig
 from training.models.soho.video import VideoEncoder
 
@@ -103,7 +103,7 @@ class Soho(FusedModel):
         hidden, masked = self.mask_visual(tokens, parts)
         fused = self.text.fuse_visual(text_BLD, attention_mask, self.see(hidden))
         loss = F.cross_entropy(self.entry_logits(fused[masked]), parts[masked])
-        return processes.weighed(loss, int(masked.sum()))
+        return distributed.weighed(loss, int(masked.sum()))
 
     def facts(self) -> dict[str, float]:
         return self.video.dictionary.usage() if self.video.has_dictionary else {}

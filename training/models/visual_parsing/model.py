@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.models.fused import FusedModel
+from training.models.fusion import FusedModel
 from training.models.visual_parsing.config import VisualParsingConfig
 from training.models.visual_parsing.video import VideoEncoder
 

@@ -8,7 +8,7 @@ from typing import Any
 from model_export.public.released.hd_vila.layout import BERT
 from model_export.public.released.shapes import count_of, heads_of, resnet_of, size_of
 from model_export.public.released.weights import Weights
-from training.models.hdvila.config import HdVilaConfig, base
+from training.models.hd_vila.config import HdVilaConfig, base
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from model_export.public.released.shapes import count_of, resnet_rules
 from model_export.public.released.table import Layout
 from model_export.public.released.weights import Weights
-from training.models.hdvila.config import HdVilaConfig
+from training.models.hd_vila.config import HdVilaConfig
 
 BERT = "transformer.bert"
 _MASKED_WORDS = "Of the layers that read text and video, whose only trained task is masked words."

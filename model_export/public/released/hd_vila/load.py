@@ -19,7 +19,7 @@ from model_export.public.released.table import Layout, load_released
 from model_export.public.released.weights import Weights
 from model_export.public.released.words import open_words
 from model_export.public.towers import TEXT_AXES
-from training.models.hdvila.config import HdVilaConfig
+from training.models.hd_vila.config import HdVilaConfig
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 

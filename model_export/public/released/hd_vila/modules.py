@@ -1,4 +1,4 @@
-"""HD-VILA as the released program runs it, on the parts that ``training.models.hdvila`` trains.
+"""HD-VILA as the released program runs it, on the parts that ``training.models.hd_vila`` trains.
 
 Where the released program differs from those, it is followed here: the middle frame alone is the video, the space-time
 Transformer ends without a norm, and the combining convolution has no bias and takes the high resolution first.
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from training.models.fused import text_transformer
-from training.models.hdvila.config import HdVilaConfig
-from training.models.hdvila.video import VideoEncoder
+from training.models.fusion import text_transformer
+from training.models.hd_vila.config import HdVilaConfig
+from training.models.hd_vila.video import VideoEncoder
 from training.models.text import masked_mean
 
 

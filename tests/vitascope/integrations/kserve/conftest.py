@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from model_export.triton import write_repository
-from model_export.triton_config import Serving
+from model_export.targets.triton import write_repository
+from model_export.targets.triton_config import Serving
 from tests.vitascope.integrations.kserve.protocol_server import serving
 from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle

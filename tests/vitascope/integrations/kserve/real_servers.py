@@ -21,8 +21,8 @@ from pathlib import Path
 
 import httpx
 
-from model_export.triton import write_repository
-from model_export.triton_config import Serving
+from model_export.targets.triton import write_repository
+from model_export.targets.triton_config import Serving
 from vitascope.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parents[4]

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_export.triton import write_repository
-from model_export.triton_config import Serving
+from model_export.targets.triton import write_repository
+from model_export.targets.triton_config import Serving
 from tests.ports import reserved_port
 from tests.small_bundle import make_small_bundle
 from tests.vitascope.integrations.kserve.conftest import MAX_BATCH

@@ -22,7 +22,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
-from model_export.tensorrt_operators import unreadable
+from model_export.targets.tensorrt_operators import unreadable
 
 SECRET = b"\nplan\n"
 

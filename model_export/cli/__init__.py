@@ -1,0 +1,1 @@
+"""The commands that export, adapt, distil, reduce and optimize bundles."""

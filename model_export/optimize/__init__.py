@@ -1,0 +1,1 @@
+"""Cheaper variants of a bundle: quantized, fused, distilled or reduced."""

@@ -1,0 +1,1 @@
+"""Comparison of a bundle with the model it was exported from."""

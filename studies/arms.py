@@ -1,0 +1,203 @@
+"""What the study compares with what: every claim's arms as recipes, written once for all seeds.
+
+All arms start from the same public parts (an ImageNet CNN, a sentence encoder) unless a claim is about that. Arms of a
+claim differ in one thing; the steps of each are those that its share of the claim's compute pays for (``compute``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from studies.corpora import HIGH, LOW, SHARES
+from training.recipe import Recipe
+
+SEEDS = (0, 1, 2)
+PRETRAINING, TUNING, ADAPTING, WHOLE, UNSEEN = 80, 60, 50, 80, 120
+"""Steps of a reference arm: before fine-tuning or adapting, of either, where there is one stage, and where what makes
+visual tokens starts from random weights."""
+
+CLAIMS: Mapping[str, str] = {
+    "labels": "Pre-training, then fine-tuning, against training from scratch",
+    "end-to-end": "End-to-end against frozen visual features",
+    "dictionary": "Visual dictionary and masked visual modelling against none",
+    "resolution": "One high-resolution frame among low-resolution ones, against all low and all high",
+    "tokens": "Self-attention against convolution as the maker of visual tokens",
+    "domain": "A model adapted on in-domain video with transcripts against the unadapted one",
+}
+
+PICTURES = ("flickr8k t2v R@1", "flickr8k t2v R@10", "daquar exact", "pictogram_stills t2v R@10")
+FILMS = ("scenes t2v R@1", "scenes t2v R@10", "scenes right caption match")
+METRICS: Mapping[str, tuple[str, ...]] = {
+    "labels": FILMS,
+    "end-to-end": PICTURES + FILMS,
+    "dictionary": PICTURES,
+    "resolution": FILMS,
+    "tokens": (
+        "scenes objects",
+        "scenes objects (colour)",
+        "scenes objects (shape)",
+        "scenes objects (digit)",
+        "scenes exact",
+        "scenes exact of another video",
+    ),
+    "domain": (*FILMS, "flickr8k t2v R@1", "flickr8k t2v R@10"),
+}
+"""What is measured of a claim's arms, as corpus and metric."""
+
+Objectives = dict[str, float]
+Source = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a claim's table."""
+
+    claim: str
+    name: str
+    system: str
+    sources: tuple[Source, ...]
+    reference: str
+    """Arm of the same claim whose steps are counted in `steps`; equal compute makes this arm's own number of them."""
+    steps: int
+    follows: str | None = None
+    """Arm of the same claim and seed whose checkpoint it goes on from."""
+    geometry: str = "hybrid"
+    start: str = "pretrained"
+    backbone_scale: float = 0.6
+    model: Mapping[str, Any] = field(default_factory=dict)
+    flow: str | None = None
+    """Corpus on whose test split its inter-modality flow is measured."""
+    measured: bool = True
+    """False: only a beginning for other arms."""
+
+    @property
+    def key(self) -> str:
+        return f"{self.claim}/{self.name}"
+
+
+def _flickr8k(weight: float, objectives: Objectives) -> Source:
+    return {"corpus": "flickr8k", "weight": weight, "batch": 32, "crop": 0.7, "flip": True, "jitter": 0.2} | {
+        "objectives": objectives
+    }
+
+
+def _scenes(weight: float, objectives: Objectives, corpus: str = "scenes") -> Source:
+    return {"corpus": corpus, "weight": weight, "batch": 32, "jitter": 0.1, "text_gradient": False} | {
+        "objectives": objectives
+    }
+
+
+def _daquar(weight: float) -> Source:
+    return {"corpus": "daquar", "weight": weight, "batch": 32, "crop": 0.8, "jitter": 0.2, "questions": 4} | {
+        "text_gradient": False,
+        "objectives": {"answer": 1.0},
+    }
+
+
+def _pictograms(weight: float, objectives: Objectives) -> Source:
+    return {"corpus": "pictogram_stills", "weight": weight, "batch": 32, "crop": 0.8, "widen": 1.3, "jitter": 0.15} | {
+        "group_by": "hexcode",
+        "objectives": objectives,
+    }
+
+
+PAIRS = {"contrastive": 1.0, "match": 0.5}
+"""Vision-language pre-training on captions alone."""
+WORDS = PAIRS | {"masked_words": 0.3}
+
+
+def _mixture() -> tuple[Source, ...]:
+    """All four corpora, from captions to answers."""
+    return _flickr8k(0.45, PAIRS), _scenes(0.25, PAIRS), _daquar(0.1), _pictograms(0.2, {"contrastive": 1.0})
+
+
+def _pictures(extra: Objectives | None = None) -> tuple[Source, ...]:
+    """What an image model can know. `extra`: objectives of captioned pictures besides."""
+    extra = extra or {}
+    return (
+        _flickr8k(0.55, PAIRS | extra),
+        _daquar(0.15),
+        _pictograms(0.3, {"contrastive": 1.0} | extra),
+    )
+
+
+SQUARE = {"high_height": HIGH, "high_width": HIGH, "low_height": LOW, "low_width": LOW}
+HD_VILA = SQUARE | {"grid_height": 4, "grid_width": 4, "dropout": 0.0}
+IMAGE = {"image_height": HIGH, "image_width": HIGH, "grid_height": 4, "grid_width": 4, "dropout": 0.0}
+SWIN = IMAGE | {"window": 4}
+NO_DICTIONARY = IMAGE | {"entries": 0}
+LEARNED_CNN = NO_DICTIONARY | {"frozen_stages": 0, "frozen_norm": False}
+ALL_LOW = HD_VILA | {"high_height": LOW, "high_width": LOW}
+ALL_HIGH = HD_VILA | {"low_height": HIGH, "low_width": HIGH, "grid_height": 8, "grid_width": 8}
+
+
+def _labels() -> list[Arm]:
+    weak = (_scenes(0.5, WORDS, "scenes_spoken"), _flickr8k(0.3, WORDS), _pictograms(0.2, {"contrastive": 1.0}))
+    arms = [Arm("labels", "pretraining", "hd-vila", weak, "pretraining", PRETRAINING, model=HD_VILA, measured=False)]
+    for percent in SHARES:
+        tuned, scratch = f"pre-trained, {percent}% of the labels", f"from scratch, {percent}% of the labels"
+        labelled = (_scenes(1.0, PAIRS, f"scenes_{percent}"),)
+        arms.append(Arm("labels", tuned, "hd-vila", labelled, tuned, TUNING, follows="pretraining", model=HD_VILA))
+        # What pre-training has cost comes on top: both have the same compute in all.
+        arms.append(Arm("labels", scratch, "hd-vila", labelled, tuned, TUNING, model=HD_VILA))
+    return arms
+
+
+def _arms() -> list[Arm]:
+    mixture = _mixture()
+    general = (_flickr8k(0.7, WORDS), _pictograms(0.3, {"contrastive": 1.0}))
+    films = (_scenes(1.0, PAIRS),)
+    spoken = (_scenes(0.7, WORDS, "scenes_spoken"), _flickr8k(0.3, WORDS))
+    # Only the sentence encoder is pretrained: there is no public Swin of this size. From random weights
+    # neither learns from captions or questions alone in so few steps: what and where the objects are is told, too.
+    unseen: dict[str, Any] = {"start": "text", "backbone_scale": 1.0, "flow": "scenes"}
+    looked_at = (_scenes(1.0, {"objects": 1.0, "answer": 1.0}) | {"questions": 2},)
+    return [
+        *_labels(),
+        Arm("end-to-end", "end to end", "hd-vila", mixture, "end to end", WHOLE, model=HD_VILA),
+        Arm("end-to-end", "frozen", "hd-vila", mixture, "end to end", WHOLE, model=HD_VILA | {"frozen_stages": 5}),
+        Arm("dictionary", "none", "soho", _pictures(), "none", WHOLE, model=NO_DICTIONARY),
+        Arm("dictionary", "dictionary", "soho", _pictures({"masked_visual": 0.3}), "none", WHOLE, model=IMAGE),
+        Arm("resolution", "one high", "hd-vila", films, "one high", WHOLE, model=HD_VILA),
+        Arm("resolution", "all low", "hd-vila", films, "one high", WHOLE, geometry="low", model=ALL_LOW),
+        Arm("resolution", "all high", "hd-vila", films, "one high", WHOLE, geometry="high", model=ALL_HIGH),
+        Arm("tokens", "convolution", "soho", looked_at, "convolution", UNSEEN, model=LEARNED_CNN, **unseen),
+        Arm("tokens", "self-attention", "visual-parsing", looked_at, "convolution", UNSEEN, model=SWIN, **unseen),
+        Arm("domain", "general", "hd-vila", general, "general", PRETRAINING, model=HD_VILA, measured=False),
+        Arm("domain", "unadapted", "hd-vila", general, "unadapted", ADAPTING, follows="general", model=HD_VILA),
+        Arm("domain", "adapted", "hd-vila", spoken, "unadapted", ADAPTING, follows="general", model=HD_VILA),
+    ]
+
+
+ARMS: Mapping[str, Arm] = {arm.key: arm for arm in _arms()}
+
+
+def recipe(arm: Arm, seed: int, steps: int) -> Recipe:
+    """The arm as a training recipe of so many steps."""
+    stage = {
+        "name": "study",
+        "steps": steps,
+        "learning_rate": 5e-4,
+        "final_scale": 0.05,
+        "fused_scale": 1.0,
+        "backbone_scale": arm.backbone_scale,
+        # Nine tenths of a step are text at these picture sizes: where text has layers of its own, they stand still.
+        "text_scale": 0.0 if arm.system == "hd-vila" else 0.2,
+        "sources": list(arm.sources),
+    }
+    return Recipe.model_validate(
+        {
+            "name": f"study {arm.key}",
+            "system": arm.system,
+            "size": "tiny",
+            "seed": seed,
+            "start": arm.start,
+            "threads": 1,
+            "checkpoint_every": 50,
+            "answers_from": [source["corpus"] for source in arm.sources if "answer" in source["objectives"]],
+            "model": dict(arm.model),
+            "stages": [stage],
+        }
+    )

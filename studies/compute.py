@@ -1,0 +1,77 @@
+"""What a training step and an embedded clip cost, in floating-point operations, and equal compute from that.
+
+Counted by PyTorch from the operations that really run (matrix products and convolutions, forward and backward).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from training.data.batches import Batches
+from training.models.fusion import FusedModel
+from training.recipe import Recipe
+from training.train_step import compute_losses, word_masking
+from training.trainer import freeze
+from vitascope.tokenizer import Tokenizer
+
+SAMPLED = 2
+"""Batches of each source that are counted; texts differ in length."""
+
+
+def step_flops(model: FusedModel, recipe: Recipe, answers: list[str], tokenizer_file: Path, data: Path) -> float:
+    """Mean floating-point operations of one step of a recipe's only stage; the model's weights stay as they are."""
+    (stage,) = recipe.stages
+    tokenizer = Tokenizer.open(tokenizer_file, max_length=model.cfg.text_length)
+    words = word_masking(tokenizer_file, model.cfg.vocabulary)
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    freeze(model, stage)
+    mean = 0.0
+    shares = np.array([source.weight for source in stage.sources])
+    for source, share in zip(stage.sources, shares / shares.sum(), strict=True):
+        alone = stage.model_copy(update={"sources": [source], "steps": SAMPLED})
+        batches = Batches(alone, data, tokenizer, answers, 0, model.cfg.streams())
+        for step in range(SAMPLED):
+            with FlopCounterMode(display=False) as counter:
+                with torch.autocast("cpu", torch.bfloat16):
+                    found = compute_losses(model, batches(step), words, None)
+                weighted = [weight * found[name] for name, weight in source.objectives.items() if name in found]
+                torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
+            mean += float(share) * counter.get_total_flops() / SAMPLED
+    model.load_state_dict(kept)
+    model.zero_grad(set_to_none=True)
+    return mean
+
+
+def clip_flops(model: FusedModel) -> float:
+    """Floating-point operations of embedding one clip."""
+    model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.encode_video(_clip(model))
+    return float(counter.get_total_flops())
+
+
+def clip_latency(model: FusedModel, repeats: int = 30) -> float:
+    """Median seconds of embedding one clip, alone, in float32 on one thread. For a machine that does nothing else."""
+    model.eval()
+    torch.set_num_threads(1)
+    clip = _clip(model)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(repeats + 3):
+            begun = time.perf_counter()
+            model.encode_video(clip)
+            seconds.append(time.perf_counter() - begun)
+    return float(np.median(seconds[3:]))
+
+
+def _clip(model: FusedModel) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    return {
+        s.name: torch.randint(0, 256, (1, 1, s.frames, s.height, s.width, 3), dtype=torch.uint8, generator=random)
+        for s in model.cfg.streams()
+    }

@@ -1,0 +1,83 @@
+"""What the runs have found, gathered: one JSON that says everything, from which the page and its plots are made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from studies.arms import ARMS, SEEDS, recipe
+from studies.compute import clip_latency
+from studies.run import RESULT, folder_of
+from training.initialization import begin
+
+Results = dict[str, dict[str, Any]]
+"""By arm: `runs` (contents of result.json, by seed), and `seconds of a clip` where latency is part of the claim."""
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation over seeds (0 of a single one), and how many there are."""
+
+    mean: float
+    deviation: float
+    seeds: int
+
+
+def gather(out: Path) -> Results:
+    """All finished runs, arms in the order of the study; arms without any are left out."""
+    found: Results = {}
+    for arm in ARMS.values():
+        paths = [folder_of(out, arm, seed) / RESULT for seed in SEEDS]
+        runs = [json.loads(path.read_text()) for path in paths if path.exists()]
+        if runs:
+            found[arm.key] = {"runs": runs}
+    latencies = out / "latency.json"
+    for key, seconds in (json.loads(latencies.read_text()) if latencies.exists() else {}).items():
+        if key in found:
+            found[key]["seconds of a clip"] = seconds
+    return found
+
+
+def restore(known: Path, out: Path) -> int:
+    """Put the results of an earlier study, its `study.json`, where their runs would be; says how many.
+
+    A run that others go on from is restored only with all of these, since its checkpoint is not there. Runs that are
+    there already stay.
+    """
+    earlier: Results = json.loads(known.read_text("utf-8"))
+    runs = {(key, run["seed"]): run for key, found in earlier.items() for run in found["runs"]}
+    restored = 0
+    for (key, seed), run in runs.items():
+        followers = [other.key for other in ARMS.values() if other.follows and f"{other.claim}/{other.follows}" == key]
+        path = folder_of(out, ARMS[key], seed) / RESULT
+        if path.exists() or any((follower, seed) not in runs for follower in followers):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(run, indent=1) + "\n")
+        restored += 1
+    return restored
+
+
+def measure_latency(out: Path) -> None:
+    """Of the arms of the claim that is about it, one after the other. Kept in `latency.json`; needs an idle machine."""
+    kept = out / "latency.json"
+    if kept.exists():
+        return
+    seconds = {}
+    for arm in (arm for arm in ARMS.values() if arm.claim == "resolution"):
+        held = begin(recipe(arm, 0, 1), out / "corpora" / arm.geometry, out / "costs" / "none" / "checkpoint", None)
+        seconds[arm.key] = round(clip_latency(held.model), 5)
+    kept.write_text(json.dumps(seconds, indent=1) + "\n")
+
+
+def spread(results: Results, arm: str, metric: str) -> Spread | None:
+    """Over the arm's seeds; None where it was not measured."""
+    runs: Sequence[dict[str, Any]] = results.get(arm, {}).get("runs", [])
+    values = [run["metrics"][metric] for run in runs if metric in run.get("metrics", {})]
+    if not values:
+        return None
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return Spread(float(np.mean(values)), deviation, len(values))

@@ -1,0 +1,115 @@
+"""HD-VILA's eyes made cheaper without training: fewer frames, smaller pictures, merged tokens.
+
+Shape letters: B videos, C clips, F frames, V visual tokens, D width of the hybrid Transformer.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from training.models.hd_vila.config import HdVilaConfig
+from training.models.hd_vila.merging import MergedHybrid, check_kept
+from training.models.hd_vila.model import HdVila
+from training.models.hd_vila.video import HybridTransformer, VideoEncoder
+from vitascope.bundle.manifest import FrameStream
+from vitascope.errors import InvalidInput
+from vitascope.media.sampling import clip_times
+
+
+def reduced_config(cfg: HdVilaConfig, *, low_frames: int | None = None, size: int | None = None) -> HdVilaConfig:
+    """The configuration with fewer low-resolution frames, or with pictures whose longer side has `size` pixels.
+
+    Both streams shrink alike. Raises InvalidInput for more than there is and for sizes that fit no grid.
+    """
+    changes: dict[str, int] = {}
+    if low_frames is not None:
+        if not 2 <= low_frames <= cfg.low_frames:
+            raise InvalidInput(f"frames: {low_frames}; 2 to {cfg.low_frames} were expected")
+        changes["low_frames"] = low_frames
+    if size is not None:
+        longer = max(cfg.high_height, cfg.high_width)
+        for stream in ("high", "low"):
+            for axis in ("height", "width"):
+                side = getattr(cfg, f"{stream}_{axis}") * size / longer
+                changes[f"{stream}_{axis}"] = int(side)
+                if side != int(side) or side > getattr(cfg, f"{stream}_{axis}"):
+                    raise InvalidInput(_unfit(cfg, size))
+        changes |= {"grid_height": changes["low_height"] // 16, "grid_width": changes["low_width"] // 16}
+    try:
+        return HdVilaConfig.model_validate(cfg.model_dump() | changes)
+    except ValidationError as error:
+        raise InvalidInput(_unfit(cfg, size)) from error
+
+
+def _unfit(cfg: HdVilaConfig, size: int | None) -> str:
+    longer = max(cfg.high_height, cfg.high_width)
+    step = max(32 * longer // (cfg.grid_height * 32), 16 * longer // cfg.low_height)
+    return f"size: {size} pixels; a multiple of {step} up to {longer} was expected"
+
+
+def fitted_places(hybrid: HybridTransformer, old: HdVilaConfig, new: HdVilaConfig) -> dict[str, Tensor]:
+    """The learned `position` and `time` of a hybrid Transformer for another grid and number of frames.
+
+    A time is that of the same moment of the clip, linearly between the learned ones; that of the middle frame stays.
+    """
+    position, time = hybrid.position.detach(), hybrid.time.detach()
+    grids = [(cfg.grid_height, cfg.grid_width) for cfg in (old, new)]
+    if grids[0] != grids[1]:
+        grid = position.reshape(1, *grids[0], -1).permute(0, 3, 1, 2)
+        position = F.interpolate(grid, grids[1], mode="bicubic").flatten(2).transpose(1, 2)
+    if old.low_frames != new.low_frames:
+        known, wanted = (torch.tensor(clip_times(_low(cfg), 0.0, 1.0)) for cfg in (old, new))
+        middle = old.low_frames // 2
+        learned = torch.cat([time[0, :middle], time[0, middle + 1 :]])
+        after = torch.searchsorted(known, wanted).clamp(1, len(known) - 1)
+        share = ((wanted - known[after - 1]) / (known[after] - known[after - 1]))[:, None].to(time.dtype)
+        low = learned[after - 1] * (1 - share) + learned[after] * share
+        middle_now = new.low_frames // 2
+        time = torch.cat([low[:middle_now], time[0, middle : middle + 1], low[middle_now:]])[None]
+    return {"position": position.clone(), "time": time.clone()}
+
+
+def _low(cfg: HdVilaConfig) -> FrameStream:
+    (low,) = (stream for stream in cfg.streams() if stream.name == "low")
+    return low
+
+
+class ReducedVideo(nn.Module):
+    """The video graph of a cheaper HD-VILA: streams (B, C, F, H, W, 3) -> vector (B, E) and visual tokens (B, V, D).
+
+    There are as many tokens as before, so that everything behind them stays as it is.
+    """
+
+    def __init__(self, model: HdVila, cfg: HdVilaConfig, tokens: int | None = None) -> None:
+        """`cfg`: of `reduced_config`. `tokens`: kept of each frame, see `training.models.hd_vila.merging`."""
+        super().__init__()
+        old = model.cfg
+        self.names = [stream.name for stream in cfg.streams()]
+        self.old_grid, self.grid = ((c.grid_height, c.grid_width) for c in (old, cfg))
+        self.video: VideoEncoder = copy.deepcopy(model.video)
+        for name, values in fitted_places(self.video.hybrid, old, cfg).items():
+            setattr(self.video.hybrid, name, nn.Parameter(values))
+        self.video.hybrid.grid = self.grid
+        if tokens is not None:
+            try:
+                check_kept(tokens, cfg.visual_tokens)
+            except ValueError as error:
+                raise InvalidInput(str(error)) from error
+            self.video.hybrid = MergedHybrid(self.video.hybrid, tokens)  # type: ignore[assignment]
+        self.project = copy.deepcopy(model.video_project)
+
+    def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:
+        given: Mapping[str, Tensor] = dict(zip(self.names, streams, strict=True))
+        b, c = streams[0].shape[:2]
+        tokens = self.video({name: frames.flatten(0, 1) for name, frames in given.items()})
+        tokens = tokens.reshape(b, c, *tokens.shape[1:]).mean(dim=1)
+        if self.grid != self.old_grid:
+            grid = tokens.transpose(1, 2).reshape(b, -1, *self.grid)
+            tokens = F.interpolate(grid, self.old_grid, mode="bilinear").flatten(2).transpose(1, 2)
+        return F.normalize(self.project(tokens.mean(dim=1)), dim=-1), tokens

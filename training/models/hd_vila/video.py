@@ -1,0 +1,167 @@
+"""HD-VILA's visual half: two convolutional encoders and the hybrid Transformer (section 3.2).
+
+Shape letters: N videos * clips, F frames of the hybrid sequence, H W pixels, Y X grid rows and columns,
+V = Y * X visual tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.models.attention import attend
+from training.models.convolution import STRIDE_16, STRIDE_32, ConvEncoder
+from training.models.hd_vila.config import HdVilaConfig
+from training.models.pixels import channels_first
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the second to last axis."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(n, length, width) -> the same; mask (n, 1, 1, length): added to the scores."""
+        n, length, width = x.shape
+        qkv = self.qkv(x).reshape(n, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (n, heads, length, width / heads)
+        out = attend(q, k, v, mask)
+        projected: Tensor = self.proj(out.transpose(1, 2).reshape(n, length, width))
+        return projected
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample (Huang et al., 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = 1.0 - self.rate
+        mask = torch.rand((x.shape[0],) + (1,) * (x.ndim - 1), device=x.device) < keep
+        return x * mask / keep
+
+
+class DividedSpaceTimeBlock(nn.Module):
+    """Temporal attention, then spatial attention, then MLP; pre-norm (TimeSformer's divided attention)."""
+
+    def __init__(self, width: int, heads: int, drop_path: float, first: bool) -> None:
+        super().__init__()
+        self.temporal_norm = nn.LayerNorm(width)
+        self.temporal_attention = Attention(width, heads)
+        self.temporal_out = nn.Linear(width, width)
+        if not first:
+            # Later blocks start as purely spatial ones, so that depth does not disturb early training.
+            nn.init.zeros_(self.temporal_out.weight)
+            nn.init.zeros_(self.temporal_out.bias)
+        self.spatial_norm = nn.LayerNorm(width)
+        self.spatial_attention = Attention(width, heads)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_NFVD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(N, F, V, D) -> the same; mask (N * F, 1, 1, V): added to the scores of spatial attention."""
+        n, f, v, d = x_NFVD.shape
+        by_time = x_NFVD.transpose(1, 2).reshape(n * v, f, d)
+        by_time = self.temporal_out(self.temporal_attention(self.temporal_norm(by_time)))
+        x = x_NFVD + self.drop_path(by_time.reshape(n, v, f, d).transpose(1, 2))
+        by_space = self.spatial_attention(self.spatial_norm(x).reshape(n * f, v, d), mask)
+        x = x + self.drop_path(by_space.reshape(n, f, v, d))
+        out: Tensor = x + self.drop_path(self.mlp(self.mlp_norm(x)))
+        return out
+
+
+class HybridTransformer(nn.Module):
+    """Divided space-time blocks with learned positions and times, interpolated where the shape differs."""
+
+    def __init__(self, cfg: HdVilaConfig) -> None:
+        super().__init__()
+        self.grid = (cfg.grid_height, cfg.grid_width)
+        self.position = nn.Parameter(torch.zeros(1, cfg.visual_tokens, cfg.hybrid_width))
+        self.time = nn.Parameter(torch.zeros(1, cfg.frames, cfg.hybrid_width))
+        nn.init.trunc_normal_(self.position, std=0.02)
+        nn.init.trunc_normal_(self.time, std=0.02)
+        depth = max(cfg.hybrid_layers - 1, 1)
+        self.blocks = nn.ModuleList(
+            DividedSpaceTimeBlock(cfg.hybrid_width, cfg.hybrid_heads, cfg.drop_path * i / depth, first=i == 0)
+            for i in range(cfg.hybrid_layers)
+        )
+        self.norm = nn.LayerNorm(cfg.hybrid_width)
+
+    def forward(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
+        """(N, F, Y, X, D) -> (N, F, V, D). `times`: indices (F,) of the learned time of each frame."""
+        out = self.placed(x_NFYXD, times)
+        for block in self.blocks:
+            out = block(out)
+        normed: Tensor = self.norm(out)
+        return normed
+
+    def placed(self, x_NFYXD: Tensor, times: Tensor | None = None) -> Tensor:
+        """What the first block reads: (N, F, Y, X, D) -> (N, F, V, D), each with its learned place and time."""
+        n, f, y, x, d = x_NFYXD.shape
+        position: Tensor = self.position
+        if (y, x) != self.grid:
+            grid = position.reshape(1, *self.grid, d).permute(0, 3, 1, 2)
+            position = F.interpolate(grid, (y, x), mode="bicubic").flatten(2).transpose(1, 2)
+        time: Tensor = self.time
+        if times is not None:
+            time = time[:, times]
+        elif f != time.shape[1]:
+            time = F.interpolate(time.transpose(1, 2), f, mode="linear").transpose(1, 2)
+        return x_NFYXD.reshape(n, f, y * x, d) + position[:, None] + time[:, :, None]
+
+
+class VideoEncoder(nn.Module):
+    """Frame streams to visual tokens: the hybrid image sequence of section 3.2."""
+
+    def __init__(self, cfg: HdVilaConfig) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.high = ConvEncoder(cfg, stages=STRIDE_32 + 1)
+        self.low = ConvEncoder(cfg, stages=STRIDE_16 + 1, shift=cfg.temporal_shift)
+        channels = self.high.channels()
+        self.high_grid = nn.Conv2d(channels[STRIDE_32], cfg.hybrid_width, 1, bias=False)
+        self.low_grid = nn.Conv2d(channels[STRIDE_16], cfg.hybrid_width, 1, bias=False)
+        self.hybrid = HybridTransformer(cfg)
+        self.combine = nn.Conv2d(2 * cfg.hybrid_width, cfg.hybrid_width, 1)
+
+    def forward(self, streams: Mapping[str, Tensor], times: Tensor | None = None) -> Tensor:
+        """Visual tokens of each clip.
+
+        streams: high (N, 1, H, W, 3) uint8 or float, 0..255; low (N, F - 1, H', W', 3) likewise.
+        times: indices (F,) into the learned times, in the order [low before, middle, low after]; default all.
+        Returns (N, V, D) float: the weighted mean over frames, the middle one carrying the high resolution.
+        """
+        high, low = streams["high"], streams["low"]
+        n, neighbours = low.shape[:2]
+        (low_map,) = self.low(channels_first(low), (STRIDE_16,), neighbours)
+        low_map = F.gelu(self.low_grid(low_map))
+        grid = low_map.shape[2:]  # the configured one unless the streams come in another size
+        low_map = low_map.reshape(n, neighbours, -1, *grid)
+        reference, detail = self.high(channels_first(high), (STRIDE_16, STRIDE_32))
+        detail = self.high_grid(detail)
+        if detail.shape[2] < grid[0]:  # all frames are alike: stride 32 is coarser than the grid
+            detail = F.interpolate(detail, grid, mode="nearest")
+        elif detail.shape[2:] != grid:
+            detail = F.max_pool2d(detail, (detail.shape[2] // grid[0], detail.shape[3] // grid[1]))
+        detail = F.gelu(detail)  # (N, D, Y, X)
+        reference = F.gelu(self.low_grid(F.interpolate(reference, grid, mode="nearest")))
+        middle = neighbours // 2
+        sequence = torch.cat([low_map[:, :middle], reference[:, None], low_map[:, middle:]], dim=1)
+        out_NFVD = self.hybrid(sequence.permute(0, 1, 3, 4, 2), times)
+        centre = out_NFVD[:, middle].transpose(1, 2).reshape(n, -1, *grid)
+        centre = F.gelu(self.combine(torch.cat([centre, detail], dim=1))).flatten(2).transpose(1, 2)  # (N, V, D)
+        others = torch.cat([out_NFVD[:, :middle], out_NFVD[:, middle + 1 :]], dim=1).mean(dim=1)
+        weight = self.cfg.centre_weight
+        return weight * centre + (1.0 - weight) * others

@@ -1,9 +1,0 @@
-"""HD-VILA (Xue et al., CVPR 2022): one high-resolution frame and its low-resolution neighbours.
-
-Read in this order: ``config`` (the numbers), ``video`` (frames to tokens), ``model`` (all wired).
-"""
-
-from training.models.hdvila.config import HdVilaConfig, base, tiny
-from training.models.hdvila.model import HdVila
-
-__all__ = ["HdVila", "HdVilaConfig", "base", "tiny"]

@@ -1,0 +1,1 @@
+"""Objectives: contrastive, matching, masked words and masked visual tokens, class-name distillation."""

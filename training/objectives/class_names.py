@@ -1,0 +1,63 @@
+"""The `imagenet names` objective: a classifier's soft labels on unlabelled pictures, over the names it knows.
+
+The CNN that the visual encoders start from knows 1,000 things by name. Its probabilities for a photograph are a
+target over the *embedded names*, which ties text to natural pictures at no labelling cost.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.data.imagenet_info import ImageNetInfo
+from torch import Tensor
+
+from training import distributed
+from training.data.packed import Packed
+from training.models.pretrained import imagenet_classifier
+
+
+def class_names() -> list[str]:
+    """First synonym of each of the 1,000 classes, as a short sentence for the text encoder."""
+    info: Any = ImageNetInfo()  # the package carries no types
+    return [f"a photo of a {info.index_to_description(i).split(',')[0]}" for i in range(info.num_classes())]
+
+
+def teacher_probabilities(packed: Packed, cache: Path, *, bf16: bool = True) -> np.ndarray:
+    """(N, 1000) float16 classifier probabilities of every high-resolution frame; computed once, kept in `cache`."""
+    if cache.exists():
+        stored: np.ndarray = np.load(cache)
+        if len(stored) == len(packed.frames("high")):
+            return stored
+    result = classify(packed, bf16=bf16)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    part = cache.with_suffix(".part.npy")
+    np.save(part, result)
+    part.replace(cache)
+    return result
+
+
+def classify(packed: Packed, *, bf16: bool = True) -> np.ndarray:
+    """(N, 1000) float16 probabilities that the pretrained classifier gives each high-resolution frame.
+
+    Of several clips the mean. bf16: in bfloat16 where float32 is not needed.
+    """
+    classifier = imagenet_classifier()
+    high = packed.frames("high")
+    rows = []
+    for start in range(0, len(high), 64):
+        frames = torch.from_numpy(np.array(high[start : start + 64, :, 0]))  # (n, C, H, W, 3)
+        pixels = (frames.flatten(0, 1).permute(0, 3, 1, 2).float() - 127.0) / 128.0
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            named = classifier(pixels).float().softmax(dim=-1)
+        rows.append(named.reshape(*frames.shape[:2], -1).mean(dim=1).numpy().astype(np.float16))
+    return np.concatenate(rows)
+
+
+def most_likely(teacher_BN: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` classes with most mass in the batch of all processes: indices, (B, count) renormalised targets."""
+    chosen = distributed.total(teacher_BN.sum(dim=0)).topk(count).indices
+    kept = teacher_BN[:, chosen] + 1e-6
+    return chosen, kept / kept.sum(dim=1, keepdim=True)
