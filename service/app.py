@@ -11,31 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 from service import page
 from service.app_state import Service
-from service.http.access_log import Observed
-from service.http.base_middleware import Envelope
 from service.http.idempotency import HEADER, REPLAYED
-from service.http.middleware import GateMiddleware
+from service.http.middleware import AccessLogMiddleware, AuthMiddleware, CommonMiddleware
 from service.http.openapi import describe
 from service.http.prefer_header import APPLIED, PREFER
 from service.http.problems import install
 from service.inference.request_context import TIMEOUT_HEADER
 from service.lifespan import open_service
-from service.routes import (
-    collections,
-    embeddings,
-    health,
-    jobs,
-    keys,
-    media,
-    metrics,
-    models,
-    operations,
-    rerank,
-    scores_answers,
-    search,
-    videos,
-    webhooks,
-)
+from service.routes import ROUTES
 from service.settings import Settings
 from vitascope.version import installed_version
 
@@ -66,19 +49,15 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         title="Vitascope",
         version=installed_version("0"),
         lifespan=lifespan,
+        openapi_url=None,  # a route of ours, which declares its permission
         docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
     )
     app.openapi = describe(app)  # type: ignore[method-assign]
-    # Looked through in this order for every request: first those that many small requests go to.
-    for routes in (
-        *(embeddings, search, rerank, scores_answers, videos, media),
-        *(collections, jobs, operations, models, health, metrics, keys, webhooks),
-    ):
-        app.include_router(routes.router)
-    app.include_router(page.router)
+    # Not by include_router, whose nested routes are matched twice and have no path of their own.
+    app.router.routes.extend([*ROUTES, *page.router.routes])
     install(app)
-    app.add_middleware(GateMiddleware, settings=settings)
+    app.add_middleware(AuthMiddleware, settings=settings)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -95,6 +74,6 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
                 APPLIED,
             ],
         )
-    app.add_middleware(Observed)
-    app.add_middleware(Envelope, settings=settings)
+    app.add_middleware(AccessLogMiddleware)
+    app.add_middleware(CommonMiddleware, settings=settings)
     return app

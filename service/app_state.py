@@ -16,7 +16,9 @@ from index.records import Video
 from service.backlog import Backlog
 from service.errors import NotReady
 from service.events.broadcaster import Feeds
-from service.http.gate import Gate
+from service.http.auth import Authenticator
+from service.http.idempotency import Idempotency
+from service.http.limits import ConcurrencyLimiter, RateLimiter
 from service.http.parameters import record_number
 from service.http_client.safe_client import Door
 from service.inference.model_caches import Caches
@@ -56,7 +58,10 @@ class Service:
     """Processes that read media files for requests and jobs."""
     observer: Observer
     caches: Caches
-    gate: Gate
+    auth: Authenticator
+    concurrency: ConcurrencyLimiter
+    rate_limiter: RateLimiter
+    idempotency: Idempotency
     library: Library
     media: MediaStore
     worker: JobWorker
@@ -118,7 +123,8 @@ class Service:
         self.decoding.close()
         self.scheduler.close()
         self.library.close()
-        self.gate.close()
+        self.auth.keys.close()
+        self.idempotency.store.close()
         self.media.close()
 
     async def note_turns(self) -> None:

@@ -95,7 +95,7 @@ def _store(args: argparse.Namespace) -> Iterator[KeyStore]:
 
 def _create(args: argparse.Namespace, store: KeyStore) -> dict[str, Any]:
     key, text = store.create(args.name, _parts(args.scopes), **_limits(args))
-    return {"key": text, **key.shown()}
+    return {"key": text, **key.to_dict()}
 
 
 def _create_there(client: Client, args: argparse.Namespace) -> Mapping[str, Any]:
@@ -113,11 +113,11 @@ def _limits(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list(args: argparse.Namespace, store: KeyStore) -> dict[str, Any]:
-    return {"keys": [key.shown() for key in store.listed()]}
+    return {"keys": [key.to_dict() for key in store.all()]}
 
 
 def _revoke(args: argparse.Namespace, store: KeyStore) -> dict[str, Any]:
-    return store.revoke(args.id).shown()
+    return store.revoke(args.id).to_dict()
 
 
 def _parts(text: str) -> list[str]:

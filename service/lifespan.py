@@ -10,7 +10,10 @@ from index.collection_store import Library
 from service.app_state import Service
 from service.backlog import Backlog
 from service.events.broadcaster import Feeds
-from service.http.gate import Gate
+from service.http.api_keys import KeyStore
+from service.http.auth import Authenticator
+from service.http.idempotency import Idempotency, IdempotencyStore
+from service.http.limits import ConcurrencyLimiter, RateLimiter
 from service.http_client.for_jobs import fetch_for_job
 from service.http_client.safe_client import Door
 from service.inference.batching import BatchLimits
@@ -70,8 +73,10 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
             settings.max_operations,
             partial(do, library, models, worker, settings),
         )
-        gate = Gate(settings)
-        undo.callback(gate.close)
+        keys = KeyStore(settings.data_dir, settings.admin_digest())
+        undo.callback(keys.close)
+        idempotency = Idempotency(IdempotencyStore(settings.data_dir, settings.max_kept_answers))
+        undo.callback(idempotency.store.close)
         courier = _courier(settings, library, webhook_door)
         undo.pop_all()
     service = Service(
@@ -81,7 +86,12 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         decoding=decoding,
         observer=observer,
         caches=caches,
-        gate=gate,
+        auth=Authenticator(keys, requires_keys=not settings.allow_unauthenticated),
+        concurrency=ConcurrencyLimiter(
+            settings.max_requests, settings.max_requests_bytes, settings.max_writes, settings.max_body_bytes
+        ),
+        rate_limiter=RateLimiter(),
+        idempotency=idempotency,
         library=library,
         media=media,
         worker=worker,
@@ -134,7 +144,7 @@ def _show(service: Service) -> None:
     show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
     show("vitascope_models_failed", "Models that should serve and could not be loaded", service.models.failed)
     show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
-    show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: service.gate.admission.bytes)
+    show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: service.concurrency.bytes)
     show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
     show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", decoding.waiting)
     show("vitascope_event_streams", "Event streams that are open", lambda: service.feeds.open)

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from fastapi import APIRouter, HTTPException, Request
 from starlette.datastructures import Headers
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
+
+from service.http.auth import requires
 
 STATIC = Path(__file__).parent / "static"
 IMMUTABLE, REVALIDATED = "public, max-age=31536000, immutable", "no-cache"
@@ -72,6 +74,7 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
+@requires(None)
 async def get_page(request: Request) -> Response:
     """The page for people."""
     return _page.index.response(request, REVALIDATED)
@@ -79,6 +82,7 @@ async def get_page(request: Request) -> Response:
 
 @router.api_route("/static/{name}", methods=["GET", "HEAD"])
 @router.api_route("/static/{version}/{name}", methods=["GET", "HEAD"])
+@requires(None)
 async def get_file(request: Request, name: str, version: str = "") -> Response:
     """A file that the page names. Of another version, such as that of a page from before an upgrade, it is the present
     file, which is not kept.
@@ -86,6 +90,13 @@ async def get_file(request: Request, name: str, version: str = "") -> Response:
     if name not in _page.files:
         raise HTTPException(404)
     return _page.files[name].response(request, IMMUTABLE if version == _page.version else REVALIDATED)
+
+
+@router.api_route("/openapi.json", methods=["GET", "HEAD"])
+@requires(None)
+async def get_openapi_document(request: Request) -> Response:
+    """Return the OpenAPI document."""
+    return JSONResponse(request.app.openapi())
 
 
 def _takes_gzip(headers: Headers) -> bool:

@@ -42,12 +42,12 @@ def serve(settings: Settings) -> None:
         listener = stack.enter_context(listen(settings.host, settings.port))
         health = stack.enter_context(listen(settings.host, settings.health_port)) if settings.health_port else None
         service = open_service(settings)
-        if service.gate.asks_for_keys and service.gate.keys.is_empty:
+        if service.auth.requires_keys and service.auth.keys.is_empty:
             service.close()
             raise InvalidInput(NO_KEY)
         server = Server(create_app(settings, service), service, settings)
         set_aside()
-        without = "" if service.gate.asks_for_keys else " and asks nobody for a key"
+        without = "" if service.auth.requires_keys else " and asks nobody for a key"
         print(f"Vitascope is at {_address(listener)}{without}", file=sys.stderr, flush=True)
         if threading.current_thread() is threading.main_thread():
             # uvicorn stops cleanly on SIGTERM and then raises it again; by then it must not count as a crash.

@@ -18,7 +18,7 @@ from index.jobs.sources.access_policy import Reach, check_url
 from index.jobs.sources.list_limits import ListLimits
 from index.records import MAX_TEXT_LENGTH
 from index.vectors.backend import check_place
-from service.http.key_secrets import admin_digest
+from service.http.api_keys import admin_key_digest
 from service.http_client.url_policy import Rules
 from vitascope.bundle.signing.keys import PublicKey, read_public_keys
 from vitascope.cli.options import default_bundle, default_data
@@ -37,7 +37,7 @@ FORM_OVERHEAD = 512 * 1024
 def _hidden(key: object) -> str | None:
     """The digest in place of the key, so that no setting that is shown, logged or dumped has the key."""
     try:
-        return None if key is None or key == "" else admin_digest(str(key)).hex()
+        return None if key is None or key == "" else admin_key_digest(str(key)).hex()
     except InvalidInput as error:
         raise ValueError(str(error)) from error
 
@@ -319,7 +319,7 @@ class Settings(BaseSettings):
         """Of the key that the environment gives; None without one. Raises InvalidInput for a file that holds none."""
         if self.admin_key_file is not None:
             try:
-                return admin_digest(self.admin_key_file.read_text("utf-8").strip())
+                return admin_key_digest(self.admin_key_file.read_text("utf-8").strip())
             except (OSError, ValueError, InvalidInput) as error:
                 raise InvalidInput(f"admin_key_file: {str(self.admin_key_file)!r}: {error}") from error
         return None if self.admin_key is None else bytes.fromhex(self.admin_key)

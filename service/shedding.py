@@ -7,10 +7,10 @@ from random import getrandbits
 import orjson
 
 from service.app_state import Service
-from service.http.base_middleware import SECURITY_HEADERS
-from service.http.permissions import needed
-from service.http.problems import CONTENT_TYPE, problem_body
+from service.http.auth import match_route, permission_of
+from service.http.problems import CONTENT_TYPE, SECURITY_HEADERS, problem_body
 from service.metrics import Metrics
+from service.routes import ROUTES
 
 _POST = b"POST /v1/"
 _NOT_PLAIN = tuple(
@@ -43,8 +43,10 @@ class Shedding:
         if not (is_full or self._backlog.is_full) or not is_plain_post(data):
             return None
         path = data[5 : data.index(b" ", 5)].partition(b"?")[0].decode("latin-1")
-        if not is_full and needed("POST", path).scope != "read":
-            return None
+        if not is_full:
+            endpoint, _ = match_route(ROUTES, {"type": "http", "method": "POST", "path": path})
+            if permission_of(endpoint).scope != "read":
+                return None
         return _refusal(path, self._metrics)
 
 

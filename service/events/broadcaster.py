@@ -16,10 +16,9 @@ import anyio
 from index.collection import Collection
 from index.jobs import events as job_events
 from index.jobs.records import FINISHED
-from service.errors import Overloaded
+from service.errors import Overloaded, TooManyAtOnce
 from service.events.event_buffer import Feed
 from service.events.wire import Told, progress, told
-from service.http.errors import TooManyAtOnce
 from vitascope.errors import NotFound, VitascopeError
 
 _log = logging.getLogger("vitascope.service")

@@ -14,7 +14,7 @@ from index.jobs.events import StateEvent, events_after
 from service.app_state import Service
 from service.events.broadcaster import PAGE, Key
 from service.events.wire import HEARTBEAT, OPENING, Told, told
-from service.http.gate import Caller
+from service.http.auth import Caller
 
 HEARTBEAT_SECONDS = 15.0
 STREAM_SECONDS = 900.0

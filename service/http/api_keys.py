@@ -1,9 +1,16 @@
-"""API keys: made, listed, revoked and recognised. The service and the command may work on the same file."""
+"""API keys: creation, storage, lookup and revocation.
+
+A key's text is ``vsk_<id>_<secret>``. The id finds the stored key, of which only a SHA-256 of the whole text is kept:
+the secret has 256 random bits, so a slow password hash would add latency to every request and no security.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import json
+import re
+import secrets
 import sqlite3
 import threading
 import time
@@ -14,23 +21,24 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from index.collection_store import NAME_PATTERN
+from service.errors import CollectionNotAllowed, KeyInvalid, KeyNotFound
 from service.http.database import open_database, transaction
-from service.http.errors import CollectionNotAllowed, KeyInvalid, KeyNotFound
-from service.http.key_secrets import digest, id_in, new_secret
 from vitascope.errors import InvalidInput, StorageError
 
 Scope = Literal["read", "write", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
-"""read: list, look at, search, score, ask. write: uploads, jobs, deleting videos. admin: collections,
-operations, keys, metrics. None of them holds another.
+"""read: list, play, search, score, ask. write: uploads, jobs, deleting videos. admin: collections, models, operations,
+keys, webhooks, metrics. No scope includes another.
 """
 
 FILE_NAME = "keys.sqlite3"
 VERSION = 1
 MAX_KEYS = 10_000
-MAX_NAME = 100
-USED_SECONDS = 600.0
-"""How coarse ``last_used_at`` is: a key in use costs one write in this time."""
+MAX_NAME_LENGTH = 100
+LAST_USED_RESOLUTION = 600.0
+"""Seconds between two updates of a key's ``last_used_at``, so that a busy key costs few writes."""
+MIN_ADMIN_KEY_LENGTH = 32
+_KEY_PATTERN = re.compile(r"vsk_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 
 _TABLES = (
     """
@@ -40,8 +48,8 @@ CREATE TABLE keys (
     name         TEXT NOT NULL,
     scopes       TEXT NOT NULL, -- JSON list
     collections  TEXT,          -- JSON list; null: all
-    rate         REAL,          -- requests a second; null: as the settings say
-    concurrency  INTEGER,       -- requests under way; null: as the settings say
+    rate         REAL,          -- requests per second; null: the default of the settings
+    concurrency  INTEGER,       -- concurrent requests; null: the default of the settings
     created_at   REAL NOT NULL,
     last_used_at REAL,
     expires_at   REAL,
@@ -54,7 +62,7 @@ _COLUMNS = "id, digest, name, scopes, collections, rate, concurrency, created_at
 
 @dataclass(frozen=True)
 class Key:
-    """What a key may do. Times are Unix seconds; ``rate`` is requests a second."""
+    """An API key. Times are Unix seconds; ``rate`` is requests per second; ``collections`` None means all."""
 
     id: str
     digest: bytes = field(repr=False)
@@ -69,39 +77,51 @@ class Key:
     revoked_at: float | None = None
 
     def allows(self, collection: str) -> bool:
-        """Whether the key is for this collection."""
+        """Return whether the key may use this collection."""
         return self.collections is None or collection in self.collections
 
-    def require(self, collection: str) -> None:
-        """Raise CollectionNotAllowed for a collection that the key is not for, whether there is one or not."""
+    def require_collection(self, collection: str) -> None:
+        """Raise CollectionNotAllowed unless the key may use this collection, whether it exists or not."""
         if not self.allows(collection):
-            raise CollectionNotAllowed(f"collection {collection[:80]!r}: this key is for other collections")
+            raise CollectionNotAllowed(f"collection {collection[:80]!r}: this key is restricted to other collections")
 
-    def shown(self) -> dict[str, Any]:
-        """All of it but the digest, as JSON has it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the digest, JSON-compatible."""
         values = {name: value for name, value in vars(self).items() if name != "digest"}
-        values["scopes"] = [scope for scope in SCOPES if scope in self.scopes]
+        values["scopes"] = self.ordered_scopes()
         values["collections"] = None if self.collections is None else list(self.collections)
         return values
 
+    def ordered_scopes(self) -> list[Scope]:
+        return [scope for scope in SCOPES if scope in self.scopes]
+
     def is_valid(self, now: float) -> bool:
-        """Whether the key may be used at ``now``."""
+        """Return whether the key is neither revoked nor expired at ``now``."""
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+    def is_touch_due(self, now: float) -> bool:
+        """Return whether ``last_used_at`` is old enough to be updated; the admin key of the settings has none."""
+        return self.created_at > 0 and now - (self.last_used_at or 0.0) > LAST_USED_RESOLUTION
 
 
 class KeyStore:
-    """The keys of one data folder; safe to use from many threads."""
+    """The API keys of a data folder, in SQLite. Thread-safe, and other processes may change the file."""
 
     def __init__(self, data_dir: Path, admin_digest: bytes | None = None) -> None:
-        """Open the keys in ``data_dir``. ``admin_digest``: of a key that may do everything and is kept nowhere.
+        """Open or create the file.
 
-        Raises StorageError.
+        Args:
+            data_dir: Folder of ``keys.sqlite3``.
+            admin_digest: SHA-256 of an additional key with all scopes, which is not stored.
+
+        Raises:
+            StorageError: The file cannot be opened.
         """
         self._path = data_dir / FILE_NAME
         self._reader = open_database(self._path, _TABLES, VERSION)
         self._lock = threading.Lock()
-        self._known: dict[str, Key] = {}
-        self._seen = -1
+        self._cache: dict[str, Key] = {}
+        self._cache_version = -1
         self._admin = admin_digest and Key("environment", admin_digest, "VITASCOPE_ADMIN_KEY", frozenset(SCOPES))
 
     def close(self) -> None:
@@ -118,12 +138,18 @@ class KeyStore:
         concurrency: int | None = None,
         expires_in: float | None = None,
     ) -> tuple[Key, str]:
-        """A new key, and its text, which nobody can get again. ``expires_in`` in seconds.
+        """Create a key. ``expires_in`` in seconds.
 
-        Raises InvalidInput and StorageError.
+        Returns:
+            The key and its text, which cannot be read again.
+
+        Raises:
+            InvalidInput: A value is invalid, or there are ``MAX_KEYS`` keys.
+            StorageError: The key could not be stored.
         """
-        _check(name, scopes, collections, rate, concurrency, expires_in)
-        key_id, text = new_secret()
+        _validate(name, scopes, collections, rate, concurrency, expires_in)
+        key_id = secrets.token_hex(6)
+        text = f"vsk_{key_id}_{secrets.token_urlsafe(32)}"
         now = time.time()
         key = Key(
             id=key_id,
@@ -136,76 +162,73 @@ class KeyStore:
             created_at=now,
             expires_at=None if expires_in is None else now + expires_in,
         )
-        with self._writing() as connection:
+        with self._write_transaction() as connection:
             if connection.execute("SELECT count(*) FROM keys").fetchone()[0] >= MAX_KEYS:
-                raise InvalidInput(f"keys: there are {MAX_KEYS} already; at most that many were expected")
-            connection.execute(f"INSERT INTO keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", _row(key))
+                raise InvalidInput(f"keys: {MAX_KEYS} exist already; at most that many are kept")
+            connection.execute(f"INSERT INTO keys ({_COLUMNS}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", _to_row(key))
         return key, text
 
-    def listed(self) -> list[Key]:
-        """All keys that were ever made, oldest first; not the one of the environment."""
-        return sorted(self._current().values(), key=lambda key: (key.created_at, key.id))
+    def all(self) -> list[Key]:
+        """Return all stored keys, also revoked ones, oldest first."""
+        return sorted(self._load().values(), key=lambda key: (key.created_at, key.id))
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody could come in."""
-        return self._admin is None and not self._current()
+        """Whether no key exists, so that every request would be rejected."""
+        return self._admin is None and not self._load()
 
     def revoke(self, key_id: str) -> Key:
-        """The key, which is of no use from now on, wherever a service has the file open. Again: as it is.
+        """Revoke a key, for all processes that have the file open. A revoked key stays as it is.
 
         Raises KeyNotFound and StorageError.
         """
-        with self._writing() as connection:
-            changed = connection.execute(
+        with self._write_transaction() as connection:
+            updated = connection.execute(
                 "UPDATE keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (time.time(), key_id)
             )
-            if not changed.rowcount:
-                raise KeyNotFound(f"key {key_id[:80]!r}: there is no key of this id")
-        return self._current()[key_id]
+            if not updated.rowcount:
+                raise KeyNotFound(f"key {key_id[:80]!r}: no key has this id")
+        return self._load()[key_id]
 
-    def find(self, key_id: str) -> Key | None:
-        """The key of this id, valid or not."""
+    def get(self, key_id: str) -> Key | None:
+        """Return the key with this id, valid or not."""
         if self._admin and key_id == self._admin.id:
             return self._admin
-        return self._current().get(key_id)
+        return self._load().get(key_id)
 
-    def recognise(self, text: str, now: float) -> Key:
-        """The valid key that has this text. Raises KeyInvalid and StorageError.
-
-        The time that this takes does not tell how much of a text was right.
-        """
-        given = digest(text)
-        if self._admin and hmac.compare_digest(given, self._admin.digest):
+    def authenticate(self, text: str, now: float) -> Key:
+        """Return the valid key with this text, in constant time. Raises KeyInvalid and StorageError."""
+        presented = digest(text)
+        if self._admin and hmac.compare_digest(presented, self._admin.digest):
             return self._admin
-        key = self._current().get(id_in(text) or "")
-        if not hmac.compare_digest(given, key.digest if key else bytes(len(given))) or key is None:
-            raise KeyInvalid("the key is not one of this service")
+        key = self._load().get(key_id_of(text) or "")
+        if not hmac.compare_digest(presented, key.digest if key else bytes(len(presented))) or key is None:
+            raise KeyInvalid("the API key is unknown")
         if not key.is_valid(now):
-            raise KeyInvalid("the key was revoked" if key.revoked_at is not None else "the key has expired")
+            raise KeyInvalid("the API key was revoked" if key.revoked_at is not None else "the API key has expired")
         return key
 
-    def note_use(self, key: Key, now: float) -> None:
-        """Remember that the key was used. Raises StorageError."""
-        with self._writing() as connection:
+    def touch(self, key: Key, now: float) -> None:
+        """Set ``last_used_at``. Raises StorageError."""
+        with self._write_transaction() as connection:
             connection.execute("UPDATE keys SET last_used_at = ? WHERE id = ?", (now, key.id))
 
-    def _current(self) -> dict[str, Key]:
-        """All keys by id. They are read again whenever anybody, in any process, has changed the file."""
+    def _load(self) -> dict[str, Key]:
+        """Return all keys by id, read again if any process has changed the file."""
         with self._lock:
             try:
-                seen = self._reader.execute("PRAGMA data_version").fetchone()[0]
-                if seen != self._seen:
+                version = self._reader.execute("PRAGMA data_version").fetchone()[0]
+                if version != self._cache_version:
                     rows = self._reader.execute(f"SELECT {_COLUMNS} FROM keys").fetchall()
-                    self._known = {row[0]: _key(row) for row in rows}
-                    self._seen = seen
+                    self._cache = {row[0]: _from_row(row) for row in rows}
+                    self._cache_version = version
             except sqlite3.Error as error:
                 raise StorageError(f"{self._path}: {error}") from error
-            return self._known
+            return self._cache
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        # A connection of its own: the reader, which the event loop uses, never waits for a disk.
+    def _write_transaction(self) -> Iterator[sqlite3.Connection]:
+        # On its own connection: the reader, which the event loop uses, never waits for a disk.
         with (
             closing(open_database(self._path, _TABLES, VERSION)) as connection,
             transaction(connection, self._path),
@@ -213,12 +236,31 @@ class KeyStore:
             yield connection
 
 
-def is_due(key: Key, now: float) -> bool:
-    """Whether the use of a key at ``now`` is worth noting."""
-    return key.created_at > 0 and now - (key.last_used_at or 0.0) > USED_SECONDS
+def key_id_of(text: str) -> str | None:
+    """Return the id in a key's text; None if the text is not formed like a key."""
+    match = _KEY_PATTERN.fullmatch(text)
+    return match[1] if match else None
 
 
-def _check(
+def digest(text: str) -> bytes:
+    """Return the SHA-256 of a key's text, 32 bytes."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def admin_key_digest(text: str) -> bytes:
+    """Return the digest of an admin key from the settings.
+
+    Raises InvalidInput for a key that is too short or cannot be sent in a header; the message does not repeat it.
+    """
+    if len(text) < MIN_ADMIN_KEY_LENGTH or not (text.isascii() and text.isprintable()) or " " in text:
+        raise InvalidInput(
+            f"{MIN_ADMIN_KEY_LENGTH} or more visible ASCII characters were expected, such as the output of "
+            "`openssl rand -hex 32`"
+        )
+    return digest(text)
+
+
+def _validate(
     name: str,
     scopes: Collection[str],
     collections: Sequence[str] | None,
@@ -226,29 +268,31 @@ def _check(
     concurrency: int | None,
     expires_in: float | None,
 ) -> None:
-    if not (0 < len(name) <= MAX_NAME and name.isprintable()):
-        raise InvalidInput(f"name: {name[:MAX_NAME]!r}; 1 to {MAX_NAME} printable characters were expected")
+    if not (0 < len(name) <= MAX_NAME_LENGTH and name.isprintable()):
+        raise InvalidInput(
+            f"name: {name[:MAX_NAME_LENGTH]!r}; 1 to {MAX_NAME_LENGTH} printable characters were expected"
+        )
     if not scopes or not set(scopes) <= set(SCOPES):
         raise InvalidInput(f"scopes: {sorted(scopes)}; one or more of {', '.join(SCOPES)} were expected")
     for collection in collections or ():
         if not NAME_PATTERN.fullmatch(collection):
             raise InvalidInput(f"collections: {collection[:80]!r}; the name of a collection was expected")
     if collections is not None and not collections:
-        raise InvalidInput("collections: []; one or more names, or nothing for all, were expected")
+        raise InvalidInput("collections: []; one or more names, or null for all, were expected")
     if rate is not None and not 0 < rate <= 1e6:
-        raise InvalidInput(f"rate: {rate}; requests a second, more than 0, were expected")
+        raise InvalidInput(f"rate: {rate}; requests per second, more than 0, were expected")
     if concurrency is not None and not 0 < concurrency <= 1_000_000:
-        raise InvalidInput(f"concurrency: {concurrency}; requests under way, 1 or more, were expected")
+        raise InvalidInput(f"concurrency: {concurrency}; 1 or more concurrent requests were expected")
     if expires_in is not None and not 0 < expires_in < 1e10:
         raise InvalidInput(f"expires_in: {expires_in}; seconds, more than 0, were expected")
 
 
-def _row(key: Key) -> tuple[object, ...]:
+def _to_row(key: Key) -> tuple[object, ...]:
     return (
         key.id,
         key.digest,
         key.name,
-        json.dumps([scope for scope in SCOPES if scope in key.scopes]),
+        json.dumps(key.ordered_scopes()),
         None if key.collections is None else json.dumps(key.collections),
         key.rate,
         key.concurrency,
@@ -259,11 +303,11 @@ def _row(key: Key) -> tuple[object, ...]:
     )
 
 
-def _key(row: tuple[Any, ...]) -> Key:
-    key_id, known, name, scopes, collections, *rest = row
+def _from_row(row: tuple[Any, ...]) -> Key:
+    key_id, key_digest, name, scopes, collections, *rest = row
     return Key(
         key_id,
-        known,
+        key_digest,
         name,
         frozenset(json.loads(scopes)),
         None if collections is None else tuple(json.loads(collections)),

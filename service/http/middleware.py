@@ -1,161 +1,353 @@
-"""ASGI middleware: every request passes here before a byte of its body is read."""
+"""ASGI middleware, from the outside in: common checks and headers, access log and traces, authentication and limits."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from random import getrandbits
+from time import perf_counter
+from urllib.parse import urlsplit
 
+import anyio
 from fastapi import HTTPException
+from opentelemetry import propagate
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app_state import Service
 from service.connections import CROWDED
-from service.errors import Overloaded
-from service.http import media_cookie
-from service.http.api_keys import Key, is_due
-from service.http.errors import EncodingUnsupported
-from service.http.gate import Caller, Gate
-from service.http.idempotency import HEADER
-from service.http.permissions import HEALTH, Need, needed
-from service.http.problems import domain_problem
+from service.errors import (
+    BadRequest,
+    EncodingUnsupported,
+    HostRefused,
+    OriginRefused,
+    Overloaded,
+    PayloadTooLarge,
+)
+from service.http.api_keys import Key, KeyStore
+from service.http.auth import Caller, client_address, match_route, permission_of, pop_media_cookie
+from service.http.idempotency import HEADER, is_idempotent
+from service.http.limits import BodyTimeout, ClientLimit
+from service.http.parsing import has_body, parsing
+from service.http.problems import SECURITY_HEADERS, domain_problem, unexpected_problem
+from service.instrumentation import Observer
 from service.settings import Settings
 from vitascope.errors import VitascopeError
+from vitascope.network import is_loopback
 
 _log = logging.getLogger("vitascope.service")
+_access_log = logging.getLogger("vitascope.requests")
 
-_REPEATABLE = frozenset({"collections", "videos", "jobs", "operations"})
-"""Last parts of the paths whose POST may carry an Idempotency-Key."""
+HEALTH_PATHS = frozenset({"/livez", "/readyz"})
+"""Never rejected nor counted against a limit, so that monitoring always gets a response."""
+QUIET_PATHS = HEALTH_PATHS | {"/metrics"}
+"""Requested every few seconds by machines: counted, not traced, and logged at the level debug only."""
+
+_HOST_PATTERN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:/?#@\[\]]*)(?::[0-9]{0,5})?")
+"""A name, an IPv4 address or an IPv6 address in brackets; then the port (RFC 3986, section 3.2)."""
+_REQUEST_ID_PATTERN = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_UNSAFE_METHODS = {"POST", "PUT", "PATCH", "DELETE"}
+_RAW_SECURITY_HEADERS = [(name.encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
+_DRAIN_BYTES = 64 * 1024**2
+_DRAIN_SECONDS = 5.0
+
+_NO_ROUTE = "none"
+_CLIENT_CLOSED_REQUEST = 499
+"""Logged where no response was sent (nginx's code)."""
 
 
-class GateMiddleware:
-    """Refuses whom the gate does not let in; the others are counted while they are under way."""
+class CommonMiddleware:
+    """Checks Host, Origin and body size, adds the request id and security headers, and handles uncaught exceptions."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app = app
+        self.settings = settings
+        self._hosts = {host.lower().strip("[]") for host in (settings.host, *settings.allowed_hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        scope.setdefault("state", {})["request_id"] = _request_id(headers)
+        exchange = _Exchange(scope, receive, send, self.settings.body_limit(headers.get("content-type", "")))
+        try:
+            with parsing("Host"):
+                self._check_host(headers)
+            with parsing("Origin"):
+                self._check_origin(scope, headers)
+            with parsing("Content-Length"):
+                _check_length(headers, exchange.limit)
+            await self.app(scope, exchange.receive, exchange.send)
+        except VitascopeError as error:
+            await domain_problem(scope, error)(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            _log.info("request %s: the client disconnected", scope["state"]["request_id"])
+        except Exception:
+            _log.exception("request %s: %s %s", scope["state"]["request_id"], scope["method"], scope["path"])
+            if exchange.has_started:
+                raise  # the response is incomplete, and only closing the connection tells the client
+            await unexpected_problem(scope)(scope, exchange.receive, exchange.send)
+
+    def _check_host(self, headers: Headers) -> None:
+        """Reject other host names, by which a page of another site could read from this service (DNS rebinding).
+
+        Raises BadRequest unless there is exactly one valid Host header, and HostRefused for a name that is not allowed.
+        """
+        values = headers.getlist("host")
+        match = _HOST_PATTERN.fullmatch(values[0]) if len(values) == 1 else None
+        if match is None:
+            raise BadRequest(
+                f"Host: {', '.join(values)[:80]!r}; one name or address, with or without port, was expected"
+            )
+        host = match[1].lower().strip("[]")
+        if not (is_loopback(host) or host in self._hosts):
+            allowed = ", ".join(["localhost", *self.settings.allowed_hosts])
+            raise HostRefused(f"Host: {host!r}; {allowed} was expected. VITASCOPE_ALLOWED_HOSTS adds names")
+
+    def _check_origin(self, scope: Scope, headers: Headers) -> None:
+        """Reject forms of other origins, which browsers send without a preflight request. Raises OriginRefused."""
+        origin = headers.get("origin")
+        if scope["method"] not in _UNSAFE_METHODS or origin is None or origin in self.settings.cors_origins:
+            return
+        if urlsplit(origin).netloc.lower() != headers["host"].lower():
+            raise OriginRefused(f"Origin: {origin!r}; the origin of this service or of cors_origins was expected")
+
+
+class _Exchange:
+    """A request and its response: limits the body, adds headers."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, limit: int) -> None:
+        self.scope = scope
+        self.limit = limit
+        self.has_started = False
+        self._is_timed_out = False
+        self._receive = receive
+        self._send = send
+        self._received = 0
+        self._is_complete = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._is_complete = not message.get("more_body", False)
+            self._received += len(message.get("body", b""))
+            if self._received > self.limit:
+                # FastAPI passes only this exception on while it reads a body.
+                raise HTTPException(413, f"body: more than {self.limit} bytes; at most that many were expected")
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.has_started = True
+            self._is_timed_out = message["status"] == 408
+            headers = MutableHeaders(scope=message)
+            headers["x-request-id"] = self.scope["state"]["request_id"]
+            present = {name for name, _ in headers.raw}
+            headers.raw.extend(header for header in _RAW_SECURITY_HEADERS if header[0] not in present)
+        is_last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if is_last and not self._is_complete and not self._is_timed_out and has_body(Headers(scope=self.scope)):
+            # A client that is still sending would see a broken connection in place of the response: send the response,
+            # discard the rest of the body within bounds, and only then end.
+            await self._send({**message, "more_body": True})
+            await self._drain()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
+        await self._send(message)
+
+    async def _drain(self) -> None:
+        drained = 0
+        with anyio.move_on_after(_DRAIN_SECONDS):
+            while drained < _DRAIN_BYTES:
+                message = await self._receive()
+                drained += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+
+
+def _check_length(headers: Headers, limit: int) -> None:
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > limit:
+        raise PayloadTooLarge(f"Content-Length: {length}; at most {limit} bytes were expected")
+
+
+def _request_id(headers: Headers) -> str:
+    value = headers.get("x-request-id", "")
+    return value if _REQUEST_ID_PATTERN.fullmatch(value) else f"{getrandbits(128):032x}"
+
+
+class AccessLogMiddleware:
+    """Counts, traces and logs requests by the template of their route, never by their path, which may be anything."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = getattr(scope["app"].state, "service", None) if scope["type"] == "http" else None
+        if service is None:
+            await self.app(scope, receive, send)
+            return
+        observer: Observer = service.observer
+        status, started_at = _CLIENT_CLOSED_REQUEST, perf_counter()
+
+        async def record_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                span.set_attribute("http.response.status_code", status)
+            await send(message)
+
+        is_quiet = scope["path"] in QUIET_PATHS
+        try:
+            with (
+                observer.metrics.under_way(),
+                nullcontext(INVALID_SPAN) if is_quiet else _span_of(observer, scope) as span,
+            ):
+                await self.app(scope, receive, record_status)
+        finally:
+            seconds = perf_counter() - started_at
+            route = route_of(scope)
+            observer.metrics.answered(scope["method"], route, status, seconds)
+            fields = {
+                "request_id": scope.get("state", {}).get("request_id", ""),
+                "client": _client_of(scope),
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "seconds": round(seconds, 6),
+            }
+            text = "%(method)s %(route)s %(status)d in %(seconds).3f s, request %(request_id)s of %(client)s"
+            _access_log.log(logging.DEBUG if is_quiet else logging.INFO, text, fields, extra=fields)
+
+
+@contextmanager
+def _span_of(observer: Observer, scope: Scope) -> Iterator[Span]:
+    """The span of a request, in the client's trace if it names one. Its route is known only at the end."""
+    context = propagate.extract(Headers(scope=scope))
+    with observer.tracer.start_as_current_span(scope["method"], context, SpanKind.SERVER) as span:
+        try:
+            yield span
+        finally:
+            route = route_of(scope)
+            span.update_name(f"{scope['method']} {route}")
+            span.set_attribute("http.request.method", scope["method"])
+            span.set_attribute("http.route", route)
+            span.set_attribute("request_id", scope.get("state", {}).get("request_id", ""))
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of a request's route, such as ``/v1/collections/{name}``."""
+    path: str = getattr(scope.get("route"), "path", _NO_ROUTE)
+    return path
+
+
+def _client_of(scope: Scope) -> str:
+    caller: Caller | None = scope.get("state", {}).get("caller")
+    return caller.client if caller is not None else client_address(scope)
+
+
+class AuthMiddleware:
+    """Authenticates requests and applies all limits before any of the body is read."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app = app
         self._settings = settings
-        self._noting: set[asyncio.Task[None]] = set()
+        self._touch_tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        cookie = media_cookie.take(scope) if scope["type"] == "http" else None
-        if scope["type"] != "http" or scope["path"] in HEALTH:
+        cookie = pop_media_cookie(scope) if scope["type"] == "http" else None
+        if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self.app(scope, receive, send)
             return
         service: Service = scope["app"].state.service
-        gate = service.gate
-        need = needed(scope["method"], scope["path"])
-        with ExitStack() as under_way:
+        endpoint, path_params = match_route(scope["app"].routes, scope)
+        permission = permission_of(endpoint)
+        is_public = permission.scope is None or (
+            permission.public_if is not None and getattr(self._settings, permission.public_if)
+        )
+        caller: Caller | None = None
+        headers: dict[str, str] = {}
+        with ExitStack() as in_progress:
             try:
                 if CROWDED in scope["state"]:
-                    raise Overloaded("as many connections are open as the service takes; come back in a moment")
-                if need.scope == "read" and scope["method"] == "POST":
-                    service.backlog.check()  # before a byte of a body that would be read in vain
+                    raise Overloaded("the limit on open connections is reached; retry in a moment")
+                if permission.scope == "read" and scope["method"] == "POST":
+                    service.backlog.check()
                 _check_encoding(Headers(scope=scope))
-                caller = self._let_in(gate, scope, need, cookie)
-                place = gate.admission.enter(self._size(scope), writes=need.scope == "write")
-                scope["state"]["hold"] = under_way.enter_context(place)
-                told = (
-                    {}
-                    if caller is None
-                    else under_way.enter_context(gate.shares.enter(caller.client, gate.share(caller.key)))
+                if not is_public:
+                    collection = None if permission.all_collections else path_params.get("name")
+                    caller = service.auth.authenticate(scope, permission, collection, cookie)
+                scope["state"]["reserve_bytes"] = in_progress.enter_context(
+                    service.concurrency.enter(self._body_size(scope), writes=permission.scope == "write")
                 )
+                if caller is not None:
+                    limit = _client_limit(caller.key, service.settings)
+                    headers = in_progress.enter_context(service.rate_limiter.enter(caller.client, limit))
             except VitascopeError as error:
-                under_way.close()  # what is still coming of a refused body must not take a place
+                in_progress.close()  # the rest of a rejected body must not count
                 await domain_problem(scope, error)(scope, receive, send)
                 return
             if caller is not None:
                 scope["state"]["caller"] = caller
-                self._note_use(gate, caller.key)
-            patient = _Patience(receive, self._settings.body_idle_seconds, self._settings.body_rate)
-            telling = _telling(send, told)
-            if caller is not None and _is_repeatable(scope):
-                await gate.idempotency.serve(self.app, caller.client, scope, patient.receive, telling)
+                self._touch(service.auth.keys, caller.key)
+            body = BodyTimeout(receive, self._settings.body_idle_seconds, self._settings.body_rate)
+            send_with_headers = _add_headers(send, headers)
+            if caller is not None and is_idempotent(endpoint) and HEADER in Headers(scope=scope):
+                await service.idempotency.serve(self.app, caller.client, scope, body.receive, send_with_headers)
             else:
-                await self.app(scope, patient.receive, telling)
+                await self.app(scope, body.receive, send_with_headers)
 
-    def _let_in(self, gate: Gate, scope: Scope, need: Need, cookie: str | None) -> Caller | None:
-        """Who comes in; None for what is open to everybody."""
-        is_open = need.scope is None or (scope["path"] == "/metrics" and self._settings.metrics_without_key)
-        return None if is_open else gate.caller(scope, need, cookie)
-
-    def _size(self, scope: Scope) -> int:
-        """Bytes that the body will have; where nobody says, the most that it may have."""
+    def _body_size(self, scope: Scope) -> int:
+        """Return the body's size in bytes; its limit where the size is not stated."""
         headers = Headers(scope=scope)
         if "transfer-encoding" in headers:
             return self._settings.body_limit(headers.get("content-type", ""))
-        stated = headers.get("content-length", "0")
-        return int(stated) if stated.isdecimal() else 0
+        length = headers.get("content-length", "0")
+        return int(length) if length.isdecimal() else 0
 
-    def _note_use(self, gate: Gate, key: Key) -> None:
+    def _touch(self, keys: KeyStore, key: Key) -> None:
+        """Update the key's ``last_used_at`` in the background, one key at a time."""
         now = time.time()
-        if not is_due(key, now):
-            return
-        if not self._noting:  # one at a time: the next request notes what this one misses
-            task = asyncio.create_task(asyncio.to_thread(_note, gate, key, now))
-            self._noting.add(task)
-            task.add_done_callback(self._noting.discard)
+        if key.is_touch_due(now) and not self._touch_tasks:
+            task = asyncio.create_task(asyncio.to_thread(_touch, keys, key, now))
+            self._touch_tasks.add(task)
+            task.add_done_callback(self._touch_tasks.discard)
 
 
-class _Patience:
-    """Gives up on a body that stops or trickles: there are ``most`` seconds to wait for it, and what comes at ``rate``
-    bytes a second brings back as many as were waited.
-    """
-
-    def __init__(self, receive: Receive, most: float, rate: float) -> None:
-        self._receive = receive
-        self._most = most
-        self._rate = rate
-        self._left = most
-        self._is_complete = False
-
-    async def receive(self) -> Message:
-        if self._is_complete:
-            return await self._receive()
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(self._left):
-                message = await self._receive()
-        except TimeoutError:
-            # FastAPI lets only this exception through while it reads a body.
-            detail = (
-                f"body: it stopped, or came too slowly; the rest of it was expected, at {self._rate:g} bytes a second "
-                f"at least, pauses of {self._most:g} s in all aside"
-            )
-            raise HTTPException(408, detail, {"Connection": "close"}) from None
-        earned = len(message.get("body", b"")) / self._rate
-        self._left = min(self._most, self._left - (time.monotonic() - began) + earned)
-        self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
-        return message
-
-
-def _note(gate: Gate, key: Key, now: float) -> None:
+def _touch(keys: KeyStore, key: Key, now: float) -> None:
     try:
-        gate.keys.note_use(key, now)
-    except VitascopeError as error:  # the request was let in; that this is not written down must not stop it
-        _log.error("the use of key %s was not noted: %s", key.id, error)
+        keys.touch(key, now)
+    except VitascopeError as error:  # must not affect the request
+        _log.error("last_used_at of key %s was not updated: %s", key.id, error)
 
 
-def _telling(send: Send, headers: dict[str, str]) -> Send:
-    """``send`` with further headers on the answer."""
+def _client_limit(key: Key, settings: Settings) -> ClientLimit:
+    return ClientLimit(
+        settings.client_rate if key.rate is None else key.rate,
+        settings.client_concurrency if key.concurrency is None else key.concurrency,
+    )
 
-    async def tell(message: Message) -> None:
+
+def _add_headers(send: Send, headers: dict[str, str]) -> Send:
+    """Return ``send`` with further response headers."""
+
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             MutableHeaders(scope=message).update(headers)
         await send(message)
 
-    return tell if headers else send
+    return send_with_headers if headers else send
 
 
 def _check_encoding(headers: Headers) -> None:
-    stated = headers.get("content-encoding", "identity").strip().lower()
-    if stated not in ("identity", ""):
+    """Reject compressed bodies. Raises EncodingUnsupported."""
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", ""):
         raise EncodingUnsupported(
-            f"Content-Encoding: {stated[:80]!r}; a body as it is was expected", {"Accept-Encoding": "identity"}
+            f"Content-Encoding: {encoding[:80]!r}; an uncompressed body was expected", {"Accept-Encoding": "identity"}
         )
-
-
-def _is_repeatable(scope: Scope) -> bool:
-    last = scope["path"].rstrip("/").rsplit("/", 1)[-1]
-    return scope["method"] == "POST" and last in _REPEATABLE and HEADER in Headers(scope=scope)

@@ -147,7 +147,7 @@ async def _receive(request: Request, target: Path, settings: Settings, pool: Poo
     finally:
         with suppress(OSError):  # nothing is left to write, or that has failed already
             file.close()
-    hold = request.state.hold
+    hold = request.state.reserve_bytes
     hold(4 * reader.field_bytes)  # a character of a string takes up to four bytes
     return Form(reader.finish(target), reader.fields, settings.max_json_values, hold)
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode
 
-from service.http.permissions import HEALTH
+from service.http.auth import permission_of
+from service.http.idempotency import is_idempotent
 from service.http.prefer_header import PREFER
 from service.http.problems import CONTENT_TYPE, TYPE_PREFIX, title_of
 from service.schemas.base import Problem
@@ -69,12 +71,6 @@ SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key."},
 }
-REPEATABLE = (
-    "/v1/collections",
-    "/v1/collections/{name}/videos",
-    "/v1/collections/{name}/jobs",
-    "/v1/operations",
-)
 IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -179,10 +175,14 @@ def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 schemas[schema.__name__] = described
             made["components"]["securitySchemes"] = SECURITY
             made["security"] = [{name: []} for name in SECURITY]
-            for path in HEALTH:
-                made["paths"][path]["get"]["security"] = []
-            for path in REPEATABLE:
-                made["paths"][path]["post"].setdefault("parameters", []).append(IDEMPOTENCY_KEY)
+            for route in app.routes:
+                if isinstance(route, APIRoute) and route.include_in_schema:
+                    for method in route.methods or ():
+                        operation = made["paths"][route.path][method.lower()]
+                        if permission_of(route.endpoint).scope is None:
+                            operation["security"] = []
+                        if is_idempotent(route.endpoint):
+                            operation.setdefault("parameters", []).append(IDEMPOTENCY_KEY)
             made["paths"][UPLOADS]["post"]["parameters"].append(PREFERENCE)
             app.openapi_schema = made
         return app.openapi_schema

@@ -93,7 +93,7 @@ class StrictRequest(Request):
         """
         if not hasattr(self, "_json"):
             body = await self.body()
-            self.state.hold(json_bytes(body))
+            self.state.reserve_bytes(json_bytes(body))
             self._json = parse_json(body, self.app.state.service.settings.max_json_values, "body")
         return self._json
 

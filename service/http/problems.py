@@ -14,14 +14,35 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from service import errors as here
-from service.http import errors as gate
-from service.http_client import errors as outbound
 from vitascope import errors
 
 _log = logging.getLogger("vitascope.service")
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:vitascope:problem:"
+
+SECURITY_HEADERS = {
+    "content-security-policy": "; ".join(
+        [
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "img-src 'self' blob: data:",
+            "media-src 'self' blob:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+"""Headers of every response, unless the route sets its own."""
 
 STATUS_OF: dict[type[errors.VitascopeError], int] = {
     errors.InvalidInput: 422,
@@ -44,20 +65,20 @@ STATUS_OF: dict[type[errors.VitascopeError], int] = {
     here.PayloadTooLarge: 413,
     here.ContentTypeUnsupported: 415,
     here.RangeNotSatisfiable: 416,
-    outbound.UrlRefused: 403,
+    here.UrlRefused: 403,
     here.NotReady: 503,
     here.Overloaded: 503,
     here.DeadlineExceeded: 504,
     here.RequestAbandoned: 499,  # nobody reads it; the log does
-    gate.Unauthenticated: 401,
-    gate.KeyInvalid: 401,
-    gate.ScopeMissing: 403,
-    gate.CollectionNotAllowed: 403,
-    gate.TooManyRequests: 429,
-    gate.TooManyAtOnce: 429,
-    gate.EncodingUnsupported: 415,
-    gate.IdempotencyKeyReused: 422,
-    gate.IdempotencyInProgress: 409,
+    here.Unauthenticated: 401,
+    here.KeyInvalid: 401,
+    here.ScopeMissing: 403,
+    here.CollectionNotAllowed: 403,
+    here.TooManyRequests: 429,
+    here.TooManyAtOnce: 429,
+    here.EncodingUnsupported: 415,
+    here.IdempotencyKeyReused: 422,
+    here.IdempotencyInProgress: 409,
     errors.VitascopeError: 500,
 }
 """A class that is not named takes the status of the nearest one that it is derived from."""
@@ -143,7 +164,7 @@ def domain_problem(scope: Scope, error: errors.VitascopeError) -> Response:
         _log.error("request %s: %s: %s", scope.get("state", {}).get("request_id"), error.code, error, exc_info=error)
         detail = _FAULT_DETAIL.get(status, _UNEXPECTED)
     headers = {"Retry-After": "1"} if status == 503 else {}
-    if isinstance(error, gate.TurnedAway):
+    if isinstance(error, here.RequestRejected):
         headers |= error.headers
     _drop_frames(error)
     return problem(scope, status, error.code, detail, headers=headers)

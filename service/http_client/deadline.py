@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from service.http_client.errors import Stopped, UrlFailed
+from service.errors import UrlFailed
 
 LOOK_SECONDS = 0.25
 """How often whoever waits for the network asks whether it is still wanted."""
+
+
+class Cancelled(Exception):
+    """The caller no longer needs the response."""
 
 
 class Clock:
@@ -27,9 +31,9 @@ class Clock:
         self._phase_end = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds, more than 0. Raises UrlFailed when the time is over, and Stopped."""
+        """Seconds, more than 0. Raises UrlFailed when the time is over, and Cancelled."""
         if self._should_stop():
-            raise Stopped(self._asked)
+            raise Cancelled(self._asked)
         now = time.monotonic()
         if now >= self._end:
             raise UrlFailed(f"{self._asked}: not done within {self._total:g} s", is_temporary=True)

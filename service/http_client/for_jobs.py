@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from index.jobs.sources.fetcher import Interrupted
-from service.http_client.errors import Stopped
+from service.http_client.deadline import Cancelled
 from service.http_client.safe_client import Door
 
 
 def fetch_for_job(door: Door, url: str, file: BinaryIO, should_stop: Callable[[], bool]) -> None:
-    """A ``FetchWeb`` by way of ``door``. Raises as ``Door.fetch`` does, but Interrupted for Stopped."""
+    """A ``FetchWeb`` by way of ``door``. Raises as ``Door.fetch`` does, but Interrupted for Cancelled."""
     try:
         door.fetch(url, file, should_stop)
-    except Stopped as stopped:
+    except Cancelled as stopped:
         raise Interrupted(url) from stopped

@@ -21,7 +21,7 @@ def system_addresses(host: str) -> Sequence[Address]:
 
 
 def addresses_of(host: str, resolve: Resolve, clock: Clock) -> Sequence[Address]:
-    """The addresses of a name; none where it is unknown. Raises UrlFailed when the time is over, and Stopped."""
+    """The addresses of a name; none where it is unknown. Raises UrlFailed when the time is over, and Cancelled."""
     answer: list[Address] = []
     is_answered = threading.Event()
 

@@ -12,9 +12,9 @@ from typing import BinaryIO
 import httpcore
 import httpx
 
+from service.errors import UrlFailed, UrlRefused
 from service.http_client.addresses import Address, why_not_allowed
 from service.http_client.deadline import Clock
-from service.http_client.errors import UrlFailed, UrlRefused
 from service.http_client.lookup import Resolve, addresses_of, is_this_machine, system_addresses
 from service.http_client.pinned import PinnedNetwork
 from service.http_client.url_policy import Rules
@@ -70,7 +70,7 @@ class Door:
     def fetch(self, url: str, file: BinaryIO, should_stop: Callable[[], bool] = _never) -> int:
         """Write what a GET of ``url`` gives into ``file``, at most ``max_bytes``; how many bytes that were.
 
-        Raises InvalidInput, UrlRefused, UrlFailed, Stopped, and OSError from writing the file. What is in the file
+        Raises InvalidInput, UrlRefused, UrlFailed, Cancelled, and OSError from writing the file. What is in the file
         then is of no use.
         """
         target = read_url(url, self.rules)
@@ -90,7 +90,7 @@ class Door:
     ) -> Answer:
         """POST ``body`` and return the answer's head, whatever its status; its body is not read, no redirect followed.
 
-        Raises InvalidInput, UrlRefused, UrlFailed and Stopped.
+        Raises InvalidInput, UrlRefused, UrlFailed and Cancelled.
         """
         target = read_url(url, self.rules)
         clock = Clock(target.origin, self.rules.total_seconds, should_stop)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from urllib.parse import quote, urljoin, urlsplit
 
+from service.errors import UrlRefused
 from service.http_client.addresses import Address, why_not_allowed
-from service.http_client.errors import UrlRefused
 from service.http_client.url_policy import Rules
 from vitascope.errors import InvalidInput
 

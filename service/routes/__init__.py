@@ -1,1 +1,28 @@
-"""The routes of version 1, one module for each thing."""
+"""The routes of the API."""
+
+from service.routes import (
+    collections,
+    embeddings,
+    health,
+    jobs,
+    keys,
+    media,
+    metrics,
+    models,
+    operations,
+    rerank,
+    scores_answers,
+    search,
+    videos,
+    webhooks,
+)
+
+# Requests are matched in this order: first the routes that most requests go to.
+ROUTES = [
+    route
+    for module in (
+        *(embeddings, search, rerank, scores_answers, videos, media),
+        *(collections, jobs, operations, models, health, metrics, keys, webhooks),
+    )
+    for route in module.router.routes
+]

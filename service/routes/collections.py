@@ -9,7 +9,8 @@ from fastapi import APIRouter, Response
 import index.collection
 from service.app_state import Service, ServiceState
 from service.http.api_keys import Key
-from service.http.gate import CallersKey
+from service.http.auth import CallerKey, requires
+from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors
 from service.http.parsing import StrictRoute
 from service.schemas.library import Collection, CollectionChanges, Collections, NewCollection
@@ -22,29 +23,34 @@ router = APIRouter(prefix="/v1/collections", tags=["collections"], route_class=S
 
 
 @router.get("", summary="List collections", responses=errors(507))
-async def list_collections(service: ServiceState, key: CallersKey) -> Collections:
+@requires("read")
+async def list_collections(service: ServiceState, key: CallerKey) -> Collections:
     """All collections that the key is for, by name, with how much they hold and whether their models are loaded."""
     return await service.light.run(_all, service, key)
 
 
 @router.post("", status_code=201, summary="Make a collection", responses=errors(404, 409, 422, 503, 507))
+@requires("admin")
+@accepts_idempotency_key
 async def create_collection(
-    body: NewCollection, service: ServiceState, key: CallersKey, response: Response
+    body: NewCollection, service: ServiceState, key: CallerKey, response: Response
 ) -> Collection:
     """An empty collection for the default model, or for the one that is named."""
-    key.require(body.name)
+    key.require_collection(body.name)
     made = await service.writes.run(_create, service, body)
     response.headers["Location"] = f"/v1/collections/{made.name}"
     return made
 
 
 @router.get("/{name}", summary="Look at a collection", responses=errors(404, 507))
+@requires("read")
 async def get_collection(name: str, service: ServiceState) -> Collection:
     """How much it holds, which model fills it, and which index is searched."""
     return await service.light.run(lambda: _view(service, service.collection(name)))
 
 
 @router.patch("/{name}", summary="Change a collection", responses=errors(404, 422, 507))
+@requires("admin")
 async def change_collection(name: str, body: CollectionChanges, service: ServiceState) -> Collection:
     """Ask for another kind of index. It is built beside the searches, which go on in the old one until then; `index`
     says which one serves.
@@ -53,6 +59,7 @@ async def change_collection(name: str, body: CollectionChanges, service: Service
 
 
 @router.delete("/{name}", status_code=204, summary="Drop a collection", responses=errors(404, 507))
+@requires("admin")
 async def delete_collection(name: str, service: ServiceState) -> None:
     """Delete a collection with all its clips, and the files that were uploaded to it; files in folders stay."""
     await service.writes.run(_drop, service, name)

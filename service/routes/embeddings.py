@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from service.app_state import ReadyService, Service
 from service.embedding import FEW_VECTORS, check_inputs, embed_inputs, embedder, written
+from service.http.auth import requires
 from service.http.multipart import body_kind, parse_fields, read_form, validated
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute
@@ -25,6 +26,7 @@ router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=StrictRoute)
     responses=errors(400, 404, 409, 413, 415, 422, 503, 507),
     openapi_extra=form_body(EmbeddingForm, also_json=EmbeddingRequest),
 )
+@requires("read")
 async def embed(request: Request, service: ReadyService) -> Response:
     """Vectors of length 1 of texts, pictures and videos, all in one space: their inner product is `similarity`.
 

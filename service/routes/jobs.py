@@ -18,6 +18,8 @@ from service.allowed_paths import allowed_file, allowed_folder, is_inside
 from service.app_state import ReadyService, Service, ServiceState
 from service.errors import BadRequest, PathForbidden
 from service.events.stream import EventStream
+from service.http.auth import requires
+from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors, successes
 from service.http.parameters import page_limit, read_cursor, record_number
 from service.http.parsing import StrictRoute
@@ -44,6 +46,8 @@ EVENT = {
 
 
 @router.post("", status_code=202, summary="Index videos", responses=errors(403, 404, 409, 422, 503, 507))
+@requires("write")
+@accepts_idempotency_key
 async def create_job(name: str, body: NewJob, service: ReadyService, response: Response) -> Job:
     """Index a folder, files, a file list or shards on the service's machine, or a URL, in the background.
 
@@ -67,6 +71,7 @@ def job_address(name: str, job_id: int) -> str:
 
 
 @router.get("", summary="List jobs", responses=errors(400, 404, 422, 507))
+@requires("read")
 async def list_jobs(
     name: str,
     service: ServiceState,
@@ -80,6 +85,7 @@ async def list_jobs(
 
 
 @router.get("/{job_id}", summary="Look at a job", responses=errors(404, 507))
+@requires("read")
 async def get_job(name: str, job_id: str, service: ServiceState) -> Job:
     """How far it is."""
     return await service.light.run(lambda: job_view(index_jobs.job(service.collection(name), record_number(job_id))))
@@ -103,6 +109,7 @@ async def get_job(name: str, job_id: str, service: ServiceState) -> Job:
     )
     | errors(400, 404, 422, 429, 503, 507),
 )
+@requires("read")
 async def follow_job(
     name: str,
     job_id: str,
@@ -127,6 +134,7 @@ async def follow_job(
 
 
 @router.get("/{job_id}/items", summary="List a job's files", responses=errors(400, 404, 422, 507))
+@requires("read")
 async def list_job_items(
     name: str,
     job_id: str,
@@ -141,6 +149,7 @@ async def list_job_items(
 
 
 @router.delete("/{job_id}", summary="Cancel a job", responses=errors(404, 409, 507))
+@requires("write")
 async def cancel_job(name: str, job_id: str, service: ServiceState) -> Job:
     """Cancel a job: at once, or after the files at hand. What was added stays."""
     return await service.writes.run(
@@ -149,18 +158,21 @@ async def cancel_job(name: str, job_id: str, service: ServiceState) -> Job:
 
 
 @router.post("/{job_id}/pause", summary="Pause a job", responses=errors(404, 409, 507))
+@requires("write")
 async def pause_job(name: str, job_id: str, service: ServiceState) -> Job:
     """Let a job rest, at once or after the files at hand; other jobs go on."""
     return await service.writes.run(lambda: job_view(index_jobs.pause(service.collection(name), record_number(job_id))))
 
 
 @router.post("/{job_id}/resume", summary="Resume a paused job", responses=errors(404, 409, 503, 507))
+@requires("write")
 async def resume_job(name: str, job_id: str, service: ReadyService) -> Job:
     """Queue a paused job again, or take back a request to pause that was not followed yet."""
     return await service.writes.run(_again, service, name, record_number(job_id), index_jobs.resume)
 
 
 @router.post("/{job_id}/retry", summary="Try again what failed", responses=errors(404, 409, 503, 507))
+@requires("write")
 async def retry_job(name: str, job_id: str, service: ReadyService) -> Job:
     """Queue a finished job again for the files that failed, were put aside or cancelled.
 

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from index.records import Video
 from service.app_state import Service, ServiceState
 from service.errors import BadRequest, RangeNotSatisfiable
+from service.http.auth import requires
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute
 from service.http.problems import domain_problem
@@ -83,6 +84,7 @@ class MediaResponse(FileRangeResponse):
     )
     | errors(400, 403, 404, 416, 507),
 )
+@requires("read", media_cookie=True)
 async def get_media(name: str, video_id: str, service: ServiceState) -> Response:
     """The file as it was added, with range requests (RFC 9110)."""
     video, file = await service.light.run(_open, service, name, video_id)
@@ -100,6 +102,7 @@ async def get_media(name: str, video_id: str, service: ServiceState) -> Response
     )
     | errors(400, 403, 404, 413, 415, 422, 503, 507),
 )
+@requires("read", media_cookie=True)
 async def get_thumbnail(
     name: str, video_id: str, request: Request, service: ServiceState, t: Annotated[Seconds, Query()] = 0.0
 ) -> Response:

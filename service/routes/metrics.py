@@ -5,12 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter, Response
 
 from service.app_state import ServiceState
+from service.http.auth import requires
 from service.http.parsing import StrictRoute
 
 router = APIRouter(include_in_schema=False, route_class=StrictRoute)
 
 
 @router.get("/metrics")
+@requires("admin", all_collections=True, public_if="metrics_without_key")
 async def metrics(service: ServiceState) -> Response:
     """All metrics in Prometheus's text format."""
     return Response(service.observer.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

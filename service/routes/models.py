@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Response
 
 from service.allowed_paths import BUNDLES, allowed_folder
 from service.app_state import Service, ServiceState
+from service.http.auth import requires
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute
 from service.inference.model_entry import Entry
@@ -24,6 +25,7 @@ NAMED = 5
 
 
 @router.get("", summary="List models", responses=errors())
+@requires("read")
 async def list_models(service: ServiceState) -> Models:
     """Every model, the default first: whether it serves, what it can do, what it was trained on, how well it does, and
     under which terms.
@@ -38,6 +40,7 @@ async def list_models(service: ServiceState) -> Models:
     responses=successes(_200={"model": ModelInfo, "description": "It is there already, and serves."})
     | errors(403, 404, 409, 422, 507),
 )
+@requires("admin", all_collections=True)
 async def add_model(body: NewModel, service: ServiceState, response: Response) -> ModelInfo:
     """Load a bundle that lies on the service's machine, beside the models that serve.
 
@@ -52,12 +55,14 @@ async def add_model(body: NewModel, service: ServiceState, response: Response) -
 
 
 @router.get("/{fingerprint}", summary="Look at a model", responses=errors(404))
+@requires("read")
 async def get_model(fingerprint: str, service: ServiceState) -> ModelInfo:
     """Whether it serves, and what it is."""
     return _view(service.models.entry(fingerprint))
 
 
 @router.post("/{fingerprint}/default", summary="Make a model the default", responses=errors(404, 409, 507))
+@requires("admin", all_collections=True)
 async def make_default_model(fingerprint: str, service: ServiceState) -> ModelInfo:
     """Let this model serve every request that names none, from the next one on and after a restart; requests that are
     under way end as they began. Collections stay with the models that fill them.
@@ -66,6 +71,7 @@ async def make_default_model(fingerprint: str, service: ServiceState) -> ModelIn
 
 
 @router.delete("/{fingerprint}", status_code=204, summary="Remove a model", responses=errors(404, 409, 422, 507))
+@requires("admin", all_collections=True)
 async def remove_model(
     fingerprint: str,
     service: ServiceState,

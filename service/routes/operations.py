@@ -9,6 +9,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Body, Response
 
 from service.app_state import Service, ServiceState
+from service.http.auth import requires
+from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute
 from service.operation_work import check_possible
@@ -21,6 +23,8 @@ router = APIRouter(prefix="/v1/operations", tags=["operations"], route_class=Str
 
 
 @router.post("", status_code=202, summary="Back up, export or embed again", responses=errors(404, 409, 422, 503, 507))
+@requires("admin", all_collections=True)
+@accepts_idempotency_key
 async def create_operation(
     body: Annotated[schemas.NewOperation, Body()], service: ServiceState, response: Response
 ) -> schemas.Operation:
@@ -35,6 +39,7 @@ async def create_operation(
 
 
 @router.get("", summary="List operations", responses=errors())
+@requires("admin", all_collections=True)
 async def list_operations(service: ServiceState) -> schemas.Operations:
     """All that are kept, newest first."""
     return await service.light.run(
@@ -43,12 +48,14 @@ async def list_operations(service: ServiceState) -> schemas.Operations:
 
 
 @router.get("/{operation_id}", summary="Look at an operation", responses=errors(404))
+@requires("admin", all_collections=True)
 async def get_operation(operation_id: str, service: ServiceState) -> schemas.Operation:
     """How far it is, and where its files are."""
     return await service.light.run(lambda: _view(service, service.operations.get(operation_id)))
 
 
 @router.delete("/{operation_id}", status_code=204, summary="Delete an operation", responses=errors(404, 507))
+@requires("admin", all_collections=True)
 async def delete_operation(operation_id: str, service: ServiceState) -> None:
     """Break it off if it is under way, and remove its files."""
     await service.writes.run(service.operations.delete, operation_id)
@@ -65,6 +72,7 @@ async def delete_operation(operation_id: str, service: ServiceState) -> None:
     )
     | errors(400, 404, 416),
 )
+@requires("admin", all_collections=True)
 async def get_operation_file(operation_id: str, name: str, service: ServiceState) -> Response:
     """A file that an operation made, with range requests (RFC 9110)."""
     path = await service.light.run(_file, service, operation_id, name)

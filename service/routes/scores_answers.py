@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 
 from service.answering import answer
 from service.app_state import ReadyService, Service
-from service.http.gate import callers_key
+from service.http.auth import caller_key, requires
 from service.http.multipart import body_kind, parse_fields, read_form, validated
 from service.http.openapi import errors, form_body
 from service.http.parameters import at_most
@@ -49,6 +49,7 @@ ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
     responses=ERRORS,
     openapi_extra=form_body(ScoreForm, also_json=ScoreRequest),
 )
+@requires("read")
 async def score_captions(request: Request, service: ReadyService) -> ScoreResponse:
     """How well each caption describes a clip: similarity, CLIPScore, match and fused score, with references
     RefCLIPScore, with frames EMScore and its words; each for itself, null where it cannot be told.
@@ -76,6 +77,7 @@ async def score_captions(request: Request, service: ReadyService) -> ScoreRespon
     responses=ERRORS,
     openapi_extra=form_body(AnswerForm, also_json=AnswerRequest),
 )
+@requires("read")
 async def answer_question(request: Request, service: ReadyService) -> AnswerResponse:
     """The likeliest answers to a question about a clip, out of the model's vocabulary or among candidates, with their
     probabilities; none where the model is not sure enough.
@@ -108,7 +110,7 @@ async def _asked(
     if kind == "application/json":
         body = validated(as_json, await request.json())
         assert isinstance(body, ClipOf)
-        callers_key(request).require(body.collection)
+        caller_key(request).require_collection(body.collection)
         check(body)
         yield body, lambda mine, model: look_at_video(service, mine, model, body.collection, body.video_id, _part(body))
         return

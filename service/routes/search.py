@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from service.app_state import ReadyService
+from service.http.auth import requires
 from service.http.multipart import body_kind, parse_fields, read_form, validated
 from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute
@@ -22,6 +23,7 @@ router = APIRouter(prefix="/v1/collections/{name}", tags=["search"], route_class
     responses=errors(400, 404, 409, 413, 415, 422, 503, 507),
     openapi_extra=form_body(SearchForm, also_json=SearchRequest),
 )
+@requires("read")
 async def search(name: str, request: Request, service: ReadyService) -> Response:
     """The clips that fit a sentence, a picture, a video, a stored clip or a mix of them best, each with the second at
     which to play it; or the events or videos that they belong to.

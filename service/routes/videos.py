@@ -17,6 +17,8 @@ from index.pagination import cut
 from index.storage.filters import Filter, parse_filter
 from service.app_state import ReadyService, Service, ServiceState
 from service.errors import DeadlineExceeded, Overloaded
+from service.http.auth import requires
+from service.http.idempotency import accepts_idempotency_key
 from service.http.multipart import Upload, body_kind, parse_fields, read_form, validated
 from service.http.openapi import errors, form_body, successes
 from service.http.parameters import page_limit, read_cursor
@@ -48,6 +50,8 @@ router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"], rout
     | errors(400, 403, 404, 409, 413, 415, 422, 503, 507),
     openapi_extra=form_body(UploadFields, also_json=VideoAtUrl),
 )
+@requires("write")
+@accepts_idempotency_key
 async def add_video(name: str, request: Request, response: Response, service: ReadyService) -> AddedVideo | Response:
     """Keep a video or picture and index it; when this answers 201, it can be found, and survives a crash.
 
@@ -79,6 +83,7 @@ async def add_video(name: str, request: Request, response: Response, service: Re
 
 
 @router.get("", summary="List videos", responses=errors(400, 404, 422, 507))
+@requires("read")
 async def list_videos(
     name: str,
     service: ServiceState,
@@ -96,12 +101,14 @@ async def list_videos(
 
 
 @router.get("/{video_id}", summary="Look at a video", responses=errors(404, 507))
+@requires("read")
 async def get_video(name: str, video_id: str, service: ServiceState) -> VideoWithClips:
     """A video, and the clips that it was cut into."""
     return await service.light.run(_with_clips, service, name, video_id)
 
 
 @router.delete("/{video_id}", status_code=204, summary="Delete a video", responses=errors(404, 507))
+@requires("write")
 async def delete_video(name: str, video_id: str, service: ServiceState) -> None:
     """Remove a video from the collection, and its file if it was uploaded; files in folders stay."""
     await service.writes.run(_delete, service, name, video_id)

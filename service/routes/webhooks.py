@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Query, Response
 
 from index.pagination import cut
 from service.app_state import ServiceState
+from service.errors import WebhooksOff
+from service.http.auth import requires
 from service.http.openapi import errors
 from service.http.parameters import page_limit, read_cursor
 from service.http.parsing import StrictRoute
 from service.schemas import webhooks as schemas
 from service.webhooks.dispatcher import Courier
-from service.webhooks.errors import WebhooksOff
 from service.webhooks.records import DeliveryState, Endpoint
 from service.webhooks.store import WebhookStore
 
@@ -35,6 +36,7 @@ Store = Annotated[WebhookStore, Depends(_store)]
 
 
 @router.post("", status_code=201, summary="Make a webhook", responses=errors(403, 409, 422, 507))
+@requires("admin", all_collections=True)
 async def create_webhook(
     body: schemas.NewWebhook, service: ServiceState, courier: Sender, response: Response
 ) -> schemas.MadeWebhook:
@@ -45,6 +47,7 @@ async def create_webhook(
 
 
 @router.get("", summary="List webhooks", responses=errors(409, 507))
+@requires("admin", all_collections=True)
 async def list_webhooks(service: ServiceState, store: Store) -> schemas.Webhooks:
     """All endpoints, without their secrets."""
     found = await service.light.run(store.endpoints)
@@ -52,18 +55,21 @@ async def list_webhooks(service: ServiceState, store: Store) -> schemas.Webhooks
 
 
 @router.get("/{webhook_id}", summary="Look at a webhook", responses=errors(404, 409, 507))
+@requires("admin", all_collections=True)
 async def get_webhook(webhook_id: str, service: ServiceState, store: Store) -> schemas.Webhook:
     """One endpoint, without its secret."""
     return schemas.Webhook(**_shown(await service.light.run(store.endpoint, webhook_id)))
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook", responses=errors(404, 409, 507))
+@requires("admin", all_collections=True)
 async def delete_webhook(webhook_id: str, service: ServiceState, store: Store) -> None:
     """Nothing more is sent there, also of what was to be."""
     await service.light.run(store.delete, webhook_id)
 
 
 @router.post("/{webhook_id}/rotate", summary="Replace a webhook's secret", responses=errors(404, 409, 507))
+@requires("admin", all_collections=True)
 async def rotate_webhook(
     webhook_id: str, service: ServiceState, store: Store, response: Response
 ) -> schemas.MadeWebhook:
@@ -72,6 +78,7 @@ async def rotate_webhook(
 
 
 @router.get("/{webhook_id}/deliveries", summary="List what was sent", responses=errors(400, 404, 409, 422, 507))
+@requires("admin", all_collections=True)
 async def list_deliveries(
     webhook_id: str,
     service: ServiceState,

@@ -18,7 +18,7 @@ from dataclasses import replace
 from index.collection import Collection
 from index.collection_store import Library
 from index.jobs.events import note_told, untold_ends
-from service.http_client.errors import Stopped
+from service.http_client.deadline import Cancelled
 from service.http_client.safe_client import Door
 from service.webhooks.message import messages_of
 from service.webhooks.records import Delivery, Endpoint
@@ -126,7 +126,7 @@ class Courier:
         try:
             endpoint = self.store.endpoint(delivery.endpoint)
             self.store.note(self._tried(delivery, endpoint))
-        except (Stopped, NotFound):  # sent at the next start; or nobody wants it any longer
+        except (Cancelled, NotFound):  # sent at the next start; or nobody wants it any longer
             pass
         except Exception:  # it is still due
             _log.exception("webhook %s: message %s", delivery.endpoint, delivery.id)

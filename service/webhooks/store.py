@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from service.errors import TooManyWebhooks, WebhookNotFound
 from service.http.database import open_database, transaction
-from service.webhooks.errors import TooManyWebhooks, WebhookNotFound
 from service.webhooks.message import Message
 from service.webhooks.records import EVENT_TYPES, Delivery, DeliveryState, Endpoint, EventType
 from vitascope.webhooks import new_secret

@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from service.http.auth import match_route, permission_of
 from service.http.openapi import MEANING
-from service.http.permissions import needed
+from service.routes import ROUTES
 from tests.docs.api_examples import IDS, Example, example_of
 from tests.docs.pages import ROOT
 from tests.service.test_openapi import document
@@ -122,7 +123,8 @@ def _lines(words: list[str]) -> Iterator[str]:
 
 
 def _operation(made: Schema, method: str, path: str, described: Schema) -> str:
-    scope = needed(method, path.replace("{", "").replace("}", "")).scope
+    endpoint, _ = match_route(ROUTES, {"type": "http", "method": method, "path": path})
+    scope = permission_of(endpoint).scope
     words = described["description"].strip()
     title = described["summary"]
     parts = [f"### {title}\n", f"`{method} {path}` · " + (f"scope `{scope}`" if scope else "no key needed") + "\n"]

@@ -91,7 +91,7 @@ def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, da
     assert (restored / "media/films/aa.mp4").read_bytes() == MOVIE
     assert (restored / "collections/talks/media/job-1/bb.mp4").read_bytes() == MOVIE
     store = KeyStore(restored)
-    assert [key.name for key in store.listed()] == ["portal"]
+    assert [key.name for key in store.all()] == ["portal"]
     assert text.encode() not in (restored / "keys.sqlite3").read_bytes()
     store.close()
     assert stat.S_IMODE((restored / "keys.sqlite3").stat().st_mode) == 0o600

@@ -214,7 +214,7 @@ def test_a_write_whose_answer_was_lost_is_done_once(busy: Running) -> None:
 def test_an_upload_that_is_still_under_way_when_it_is_repeated_is_waited_for(
     busy: Running, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(busy.service.gate.admission, "_max_writes", 2)  # else the repetition finds no place
+    monkeypatch.setattr(busy.service.concurrency, "_max_writes", 2)  # else the repetition finds no place
     busy.client.post("/v1/collections", json={"name": "broken-off"})
     before = answered(busy, 409)
     with forwarding(port_of(busy)) as between, client_of(busy, port=between.port) as client:

@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 
 from service import server
 from service.connections import YIELDING_SECONDS, Room, bounded
-from service.http import middleware
+from service.http import limits
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving
 from tests.service.standing import BodyClock, Standing, standing
@@ -85,7 +85,7 @@ def crowded(roomy: Standing, monkeypatch: pytest.MonkeyPatch) -> Standing:
 def body_clock(monkeypatch: pytest.MonkeyPatch) -> BodyClock:
     """The time in which bodies come; for one request at a time."""
     clock = BodyClock()
-    monkeypatch.setattr(middleware, "time", clock)
+    monkeypatch.setattr(limits, "time", clock)
     return clock
 
 
@@ -281,7 +281,7 @@ def test_a_body_that_trickles_in_is_given_up_though_it_never_stops(roomy: Standi
         told = everything(connection)
     assert told.startswith(b"HTTP/1.1 408 "), told
     assert b'"code":"body_stopped"' in told
-    wait_for(lambda: roomy.service.gate.admission.requests == 0)
+    wait_for(lambda: roomy.service.concurrency.requests == 0)
 
 
 def test_a_body_that_pauses_and_goes_on_is_taken(roomy: Standing, body_clock: BodyClock) -> None:
@@ -308,9 +308,9 @@ def test_who_does_not_read_the_answer_is_cut_off(roomy: Standing) -> None:
         with closing(connect(roomy, f"{request}\r\n".encode(), receive_buffer=4096)) as connection:
             other = roomy.other_end(connection)
             wait_for(lambda: other._unread_timer is not None)
-            assert roomy.service.gate.admission.requests == 1
+            assert roomy.service.concurrency.requests == 1
             # As often as there was still room in the kernel; the connection is still open here.
-            wait_for(lambda: roomy.clock.move(UNREAD_SECONDS) or not roomy.service.gate.admission.requests)
+            wait_for(lambda: roomy.clock.move(UNREAD_SECONDS) or not roomy.service.concurrency.requests)
             wait_for(lambda: other not in roomy.connections)
         # Who reads slowly gets it all. What is read at a time is more than all buffers on its way hold.
         asked_for = f"{request}Range: bytes=0-{SLOW_READS * 8 * MIB - 1}\r\n\r\n".encode()
@@ -352,7 +352,7 @@ def test_where_all_are_at_work_a_further_connection_is_refused_and_health_is_tol
         stack.callback(leave.set)
         request = b"GET /v1/collections HTTP/1.1\r\nHost: localhost\r\n\r\n"
         waiting = [stack.enter_context(closing(connect(crowded, request))) for _ in range(ROOM)]
-        wait_for(lambda: crowded.service.gate.admission.requests == ROOM)
+        wait_for(lambda: crowded.service.concurrency.requests == ROOM)
         answer = httpx.get(f"{address}/v1/models")
         problem_of(answer, 503, "overloaded")
         assert int(answer.headers["retry-after"]) >= 1

@@ -256,7 +256,7 @@ def test_a_busy_model_keeps_nobody_from_asking_other_things(
     ):
         waiting = [threads.submit(client.post, path, json={"text": "new"}) for _ in range(many)]
         try:
-            wait_for(lambda: running.service.gate.admission.requests == many)
+            wait_for(lambda: running.service.concurrency.requests == many)
             assert running.client.get("/readyz").status_code == 200
             assert running.client.get(f"/v1/collections/{palette}/videos").status_code == 200
             assert not any(each.done() for each in waiting)

@@ -220,7 +220,7 @@ def test_a_hostile_request_is_answered_by_a_4xx_and_leaves_no_traceback(
             where = f"seed {seed}, request {number}: {request[:3000]!r}"
             assert 100 <= status < 500 or is_aborted, f"{status}: {where}"
             assert not faults(caplog), where
-        wait_for(lambda: not attacked.service.gate.admission.requests)
+        wait_for(lambda: not attacked.service.concurrency.requests)
     assert not faults(caplog)
     assert attacked.client.get("/v1/collections/palette").json()["videos"] >= 3
 

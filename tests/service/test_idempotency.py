@@ -10,9 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.http.idempotency import read_key
-from service.http.idempotency_store import KEPT_SECONDS, Answer, AnswerStore
-from service.http.request_digest import Fingerprint
+from service.http.idempotency import RETENTION_SECONDS, IdempotencyStore, RequestDigest, StoredResponse, parse_key
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, process, serving
 from tests.waiting import wait_for
@@ -129,8 +127,8 @@ def test_a_header_that_holds_no_key_is_refused(running: Running, key: str) -> No
 
 
 def test_a_key_is_read_in_quotes_and_bare() -> None:
-    assert read_key('"8e03978e-40d5-43dd-bc93-6894a57f9324"') == "8e03978e-40d5-43dd-bc93-6894a57f9324"
-    assert read_key(" a=b/c+d:1._- ") == "a=b/c+d:1._-"
+    assert parse_key('"8e03978e-40d5-43dd-bc93-6894a57f9324"') == "8e03978e-40d5-43dd-bc93-6894a57f9324"
+    assert parse_key(" a=b/c+d:1._- ") == "a=b/c+d:1._-"
 
 
 def test_a_repeated_request_whose_body_is_too_large_is_refused(running: Running) -> None:
@@ -150,7 +148,7 @@ def test_an_answer_that_cannot_be_kept_is_not_given(running: Running, monkeypatc
         raise StorageError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(AnswerStore, "keep", fail)
+        patch.setattr(IdempotencyStore, "put", fail)
         problem_of(make(running.client, "idem-full", "full-1"), 507, "storage_error")
     problem_of(make(running.client, "idem-full", "full-1"), 409, "collection_exists")
 
@@ -189,20 +187,20 @@ def test_answers_survive_a_restart_and_a_kill_half_way(small_bundle: Path, tmp_p
 
 
 def test_answers_are_kept_for_a_day_and_the_newest_of_each_client(tmp_path: Path) -> None:
-    store = AnswerStore(tmp_path, max_answers=3)
-    answer = Answer(b"f" * 32, 201, {"Content-Type": "application/json", "Location": "/v1/x"}, b"{}")
-    store.keep("other", "a", answer, 1000.0)
+    store = IdempotencyStore(tmp_path, max_responses=3)
+    answer = StoredResponse(b"f" * 32, 201, {"Content-Type": "application/json", "Location": "/v1/x"}, b"{}")
+    store.put("other", "a", answer, 1000.0)
     for number in range(5):
-        store.keep("one", f"key-{number}", answer, 1001.0 + number)
-    kept = [number for number in range(5) if store.find("one", f"key-{number}", 1010.0)]
+        store.put("one", f"key-{number}", answer, 1001.0 + number)
+    kept = [number for number in range(5) if store.get("one", f"key-{number}", 1010.0)]
     assert kept == [2, 3, 4]
-    assert store.find("other", "a", 1010.0) == answer
-    assert store.find("other", "a", 1000.0 + KEPT_SECONDS) is None
-    store.keep("one", "later", answer, 1000.0 + 2 * KEPT_SECONDS)
+    assert store.get("other", "a", 1010.0) == answer
+    assert store.get("other", "a", 1000.0 + RETENTION_SECONDS) is None
+    store.put("one", "later", answer, 1000.0 + 2 * RETENTION_SECONDS)
     store.close()
-    store = AnswerStore(tmp_path, max_answers=3)
-    assert store.find("one", "key-4", 1010.0) is None  # swept out
-    assert store.find("one", "later", 1000.0 + 2 * KEPT_SECONDS) == answer
+    store = IdempotencyStore(tmp_path, max_responses=3)
+    assert store.get("one", "key-4", 1010.0) is None  # swept out
+    assert store.get("one", "later", 1000.0 + 2 * RETENTION_SECONDS) == answer
     store.close()
 
 
@@ -211,21 +209,21 @@ def form(boundary: str, content: bytes) -> bytes:
     return start + content + f"\r\n--{boundary}--\r\n".encode()
 
 
-def fingerprint(body: bytes, boundary: str, size: int) -> bytes:
+def request_digest(body: bytes, boundary: str, size: int) -> bytes:
     scope = {"method": "POST", "path": "/a", "query_string": b""}
-    made = Fingerprint(scope, f"multipart/form-data; boundary={boundary}")
+    made = RequestDigest(scope, f"multipart/form-data; boundary={boundary}")
     for start in range(0, len(body), size):
-        made.feed(body[start : start + size])
+        made.update(body[start : start + size])
     return made.digest()
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 33, 1000])
-def test_a_fingerprint_is_of_the_content_however_it_comes(size: int) -> None:
+def test_a_request_digest_is_of_the_content_however_it_comes(size: int) -> None:
     content = b"--aaaab\r\n--bound" * 20
-    expected = fingerprint(form("boundary-one", content), "boundary-one", 10_000)
-    assert fingerprint(form("boundary-one", content), "boundary-one", size) == expected
-    assert fingerprint(form("another", content), "another", size) == expected
-    assert fingerprint(form("another", content + b"!"), "another", size) != expected
+    expected = request_digest(form("boundary-one", content), "boundary-one", 10_000)
+    assert request_digest(form("boundary-one", content), "boundary-one", size) == expected
+    assert request_digest(form("another", content), "another", size) == expected
+    assert request_digest(form("another", content + b"!"), "another", size) != expected
 
 
 def test_the_client_sends_the_key(running: Running, files: Path) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http.api_keys import FILE_NAME, KeyStore
-from service.http.key_secrets import digest, id_in
+from service.http.api_keys import FILE_NAME, KeyStore, digest, key_id_of
 from tests.service.locked import ask, make_key, secret_of
 from tests.service.running import Running
 from tests.waiting import wait_for
@@ -21,9 +20,9 @@ def test_a_key_expires(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     key, text = store.create("short", ["read"], expires_in=60)
     assert key.expires_at is not None
-    assert store.recognise(text, key.expires_at - 1).id == key.id
+    assert store.authenticate(text, key.expires_at - 1).id == key.id
     with pytest.raises(Exception, match="expired"):
-        store.recognise(text, key.expires_at)
+        store.authenticate(text, key.expires_at)
     store.close()
 
 
@@ -60,9 +59,9 @@ def test_the_use_of_a_key_that_cannot_be_noted_stops_nothing(
 
     key = make_key(locked, "read")
     with monkeypatch.context() as patch:
-        patch.setattr(KeyStore, "note_use", fail)
+        patch.setattr(KeyStore, "touch", fail)
         assert ask(locked, "GET", "/v1/models", key).status_code == 200
-        wait_for(lambda: f"{id_in(key)} was not noted: disk full" in caplog.text)
+        wait_for(lambda: f"{key_id_of(key)} was not updated: disk full" in caplog.text)
     assert ask(locked, "GET", "/v1/models", key).status_code == 200
 
 
@@ -70,9 +69,9 @@ def test_a_key_is_recognised_while_the_event_loop_waits_for_it(tmp_path: Path) -
     """The event loop recognises the key of every request, so it must cost next to nothing, also among many keys."""
     store = KeyStore(tmp_path)
     texts = [store.create(f"key {number}", ["read"])[1] for number in range(50)]
-    store.recognise(texts[0], time.time())
+    store.authenticate(texts[0], time.time())
     began = time.thread_time()
     for text in texts * 10:
-        store.recognise(text, time.time())
+        store.authenticate(text, time.time())
     assert (time.thread_time() - began) / 500 < 0.001
     store.close()

@@ -17,11 +17,9 @@ from statistics import median
 import httpx
 import pytest
 
-from service.errors import Overloaded
+from service.errors import Overloaded, TooManyAtOnce, TooManyRequests
 from service.http import middleware
-from service.http.concurrency import Admission
-from service.http.errors import TooManyAtOnce, TooManyRequests
-from service.http.rate_limits import BURST_SECONDS, Share, Shares
+from service.http.limits import BURST_SECONDS, BodyTimeout, ClientLimit, ConcurrencyLimiter, RateLimiter
 from tests.chaos import is_chaos
 from tests.service.conftest import fill, settings_for
 from tests.service.running import Running, problem_of, serving
@@ -41,12 +39,12 @@ class Clock:
         return self.now
 
 
-def taken(shares: Shares, client: str, share: Share, tries: int) -> int:
+def taken(limiter: RateLimiter, client: str, limit: ClientLimit, tries: int) -> int:
     """How many of so many requests, one after the other, are let in."""
     count = 0
     for _ in range(tries):
         try:
-            with shares.enter(client, share):
+            with limiter.enter(client, limit):
                 count += 1
         except TooManyRequests:
             pass
@@ -55,41 +53,41 @@ def taken(shares: Shares, client: str, share: Share, tries: int) -> int:
 
 def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
     clock = Clock()
-    shares, share = Shares(clock), Share(rate=2, concurrency=5)
-    assert taken(shares, "a", share, 100) == 2 * BURST_SECONDS
+    limiter, limit = RateLimiter(clock), ClientLimit(rate=2, concurrency=5)
+    assert taken(limiter, "a", limit, 100) == 2 * BURST_SECONDS
     clock.now += 0.4
-    assert taken(shares, "a", share, 100) == 0
+    assert taken(limiter, "a", limit, 100) == 0
     clock.now += 0.2  # with what the refused ones did not take
-    assert taken(shares, "a", share, 100) == 1
+    assert taken(limiter, "a", limit, 100) == 1
     clock.now += 3
-    assert taken(shares, "a", share, 100) == 6
-    assert taken(shares, "b", share, 100) == 20
+    assert taken(limiter, "a", limit, 100) == 6
+    assert taken(limiter, "b", limit, 100) == 20
     clock.now += 1e6
-    assert taken(shares, "a", share, 100) == 20
+    assert taken(limiter, "a", limit, 100) == 20
 
 
 def test_a_bucket_tells_what_is_left_and_when_to_come_back() -> None:
     clock = Clock()
-    shares, share = Shares(clock), Share(rate=0.5, concurrency=5)
-    with shares.enter("a", share) as told:
-        assert told == {"RateLimit-Policy": '"requests";q=5;w=10', "RateLimit": '"requests";r=4;t=2'}
-    taken(shares, "a", share, 100)
-    with pytest.raises(TooManyRequests) as refused, shares.enter("a", share):
+    limiter, limit = RateLimiter(clock), ClientLimit(rate=0.5, concurrency=5)
+    with limiter.enter("a", limit) as headers:
+        assert headers == {"RateLimit-Policy": '"requests";q=5;w=10', "RateLimit": '"requests";r=4;t=2'}
+    taken(limiter, "a", limit, 100)
+    with pytest.raises(TooManyRequests) as refused, limiter.enter("a", limit):
         pass
     assert refused.value.headers["Retry-After"] == "2"
     assert refused.value.headers["RateLimit"] == '"requests";r=0;t=10'
     clock.now += 2  # who comes back as told is let in
-    assert taken(shares, "a", share, 1) == 1
+    assert taken(limiter, "a", limit, 1) == 1
 
 
 def test_buckets_are_exact_while_many_threads_take_from_them() -> None:
     clock = Clock()
-    shares, share = Shares(clock), Share(rate=50, concurrency=1000)
+    limiter, limit = RateLimiter(clock), ClientLimit(rate=50, concurrency=1000)
     start = threading.Barrier(8)
 
     def take(_: int) -> int:
         start.wait()
-        return taken(shares, "a", share, 200)
+        return taken(limiter, "a", limit, 200)
 
     for moved, expected in ((0.0, 500), (1.0, 50), (100.0, 500)):
         clock.now += moved
@@ -98,14 +96,14 @@ def test_buckets_are_exact_while_many_threads_take_from_them() -> None:
 
 
 def test_places_are_exact_while_many_threads_come_and_go() -> None:
-    shares, share = Shares(), Share(rate=0, concurrency=3)
+    limiter, limit = RateLimiter(), ClientLimit(rate=0, concurrency=3)
     present, most, lock = 0, 0, threading.Lock()
 
     def come_and_go(_: int) -> None:
         nonlocal present, most
         for _ in range(300):
             try:
-                with shares.enter("a", share):
+                with limiter.enter("a", limit):
                     with lock:
                         present += 1
                         most = max(most, present)
@@ -119,72 +117,72 @@ def test_places_are_exact_while_many_threads_come_and_go() -> None:
     assert most <= 3
     with ExitStack() as stack:  # nothing leaked
         for _ in range(3):
-            stack.enter_context(shares.enter("a", share))
+            stack.enter_context(limiter.enter("a", limit))
         with pytest.raises(TooManyAtOnce):
-            stack.enter_context(shares.enter("a", share))
+            stack.enter_context(limiter.enter("a", limit))
 
 
 def test_clients_are_forgotten_before_they_fill_the_memory() -> None:
-    shares, share = Shares(max_clients=100), Share(rate=1, concurrency=1)
-    with shares.enter("stays", share):
+    limiter, limit = RateLimiter(max_clients=100), ClientLimit(rate=1, concurrency=1)
+    with limiter.enter("stays", limit):
         for number in range(1000):
-            taken(shares, f"client {number}", share, 1)
-        assert len(shares) == 100
-        with pytest.raises(TooManyAtOnce), shares.enter("stays", share):
+            taken(limiter, f"client {number}", limit, 1)
+        assert len(limiter) == 100
+        with pytest.raises(TooManyAtOnce), limiter.enter("stays", limit):
             pass
 
 
 def test_bodies_count_in_bytes_and_one_alone_always_fits() -> None:
-    admission = Admission(10, 100, max_writes=8, max_small=5)
-    with admission.enter(70), admission.enter(30), admission.enter(0):
-        with pytest.raises(Overloaded), admission.enter(1):
+    limiter = ConcurrencyLimiter(10, 100, max_writes=8, max_small_body=5)
+    with limiter.enter(70), limiter.enter(30), limiter.enter(0):
+        with pytest.raises(Overloaded), limiter.enter(1):
             pass
-        assert (admission.requests, admission.bytes) == (3, 100)
-    with admission.enter(1000):
+        assert (limiter.requests, limiter.bytes) == (3, 100)
+    with limiter.enter(1000):
         pass
-    assert (admission.requests, admission.bytes) == (0, 0)
+    assert (limiter.requests, limiter.bytes) == (0, 0)
 
 
 def test_what_a_request_takes_besides_its_body_counts_until_its_end() -> None:
-    admission = Admission(10, 100, max_writes=8, max_small=5)
-    with admission.enter(10) as hold:
-        hold(1000)  # alone
-        with pytest.raises(Overloaded), admission.enter(1):
+    limiter = ConcurrencyLimiter(10, 100, max_writes=8, max_small_body=5)
+    with limiter.enter(10) as reserve:
+        reserve(1000)  # alone
+        with pytest.raises(Overloaded), limiter.enter(1):
             pass
-    with admission.enter(40), admission.enter(10) as hold:
-        hold(50)
+    with limiter.enter(40), limiter.enter(10) as reserve:
+        reserve(50)
         with pytest.raises(Overloaded):
-            hold(1)
-        assert admission.bytes == 100
-    assert (admission.requests, admission.bytes) == (0, 0)
+            reserve(1)
+        assert limiter.bytes == 100
+    assert (limiter.requests, limiter.bytes) == (0, 0)
 
 
 def test_requests_that_write_leave_places_and_bytes_to_the_others() -> None:
-    admission = Admission(10, 100, max_writes=3, max_small=5)
-    with admission.enter(0, writes=True), admission.enter(0, writes=True):
-        with admission.enter(60, writes=True):
-            with pytest.raises(Overloaded, match="3 requests that add or delete"), admission.enter(0, writes=True):
+    limiter = ConcurrencyLimiter(10, 100, max_writes=3, max_small_body=5)
+    with limiter.enter(0, writes=True), limiter.enter(0, writes=True):
+        with limiter.enter(60, writes=True):
+            with pytest.raises(Overloaded, match="3 write requests"), limiter.enter(0, writes=True):
                 pass
             with ExitStack() as others:
                 for _ in range(7):
-                    others.enter_context(admission.enter(5))
-                with pytest.raises(Overloaded, match="10 requests are under way"), admission.enter(0):
+                    others.enter_context(limiter.enter(5))
+                with pytest.raises(Overloaded, match="10 requests are in progress"), limiter.enter(0):
                     pass
         with (
-            admission.enter(60),
+            limiter.enter(60),
             pytest.raises(Overloaded, match="bodies of 60 bytes"),
-            admission.enter(6, writes=True),
+            limiter.enter(6, writes=True),
         ):
             pass
-    assert (admission.requests, admission.writes, admission.bytes) == (0, 0, 0)
+    assert (limiter.requests, limiter.writes, limiter.bytes) == (0, 0, 0)
 
 
 def test_requests_that_write_never_have_the_last_place() -> None:
-    admission = Admission(4, 100, max_writes=100, max_small=5)
-    with admission.enter(0, writes=True), admission.enter(0, writes=True), admission.enter(0, writes=True):
-        with pytest.raises(Overloaded), admission.enter(0, writes=True):
+    limiter = ConcurrencyLimiter(4, 100, max_writes=100, max_small_body=5)
+    with limiter.enter(0, writes=True), limiter.enter(0, writes=True), limiter.enter(0, writes=True):
+        with pytest.raises(Overloaded), limiter.enter(0, writes=True):
             pass
-        with admission.enter(5):
+        with limiter.enter(5):
             pass
 
 
@@ -226,7 +224,7 @@ def stalled(running: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> It
         for _ in range(count):
             threads.submit(lambda: answers.append(search(running)))
         try:
-            wait_for(lambda: entered and running.service.gate.admission.requests == count)
+            wait_for(lambda: entered and running.service.concurrency.requests == count)
             yield answers
         finally:
             leave.set()
@@ -278,11 +276,11 @@ def test_ten_times_too_much_is_refused_at_once_and_health_answers(
     for _, answer in refused:
         problem_of(answer, 503, "overloaded")
         assert int(answer.headers["retry-after"]) >= 1
-    if is_chaos():  # medians, since these clients and the service share an interpreter
+    if is_chaos():  # medians, since these clients and the service limit an interpreter
         assert median(took for took, _ in refused) < 0.05
         assert median(live) < 0.1
     assert search(tight).status_code == 200
-    wait_for(lambda: tight.service.gate.admission.requests == 0)
+    wait_for(lambda: tight.service.concurrency.requests == 0)
 
 
 def test_bodies_beyond_the_bytes_that_may_be_under_way_are_refused(tight: Running) -> None:
@@ -295,12 +293,12 @@ def test_bodies_beyond_the_bytes_that_may_be_under_way_are_refused(tight: Runnin
     ).encode()
     with socket.create_connection((host, port)) as first, socket.create_connection((host, port)) as second:
         first.sendall(head)
-        wait_for(lambda: tight.service.gate.admission.bytes == 2_000_000)
+        wait_for(lambda: tight.service.concurrency.bytes == 2_000_000)
         second.sendall(head)
         second.settimeout(PATIENCE)
         assert second.recv(4096).startswith(b"HTTP/1.1 503 ")  # 408, had its body been waited for
         assert tight.client.get("/v1/models").status_code == 200
-    wait_for(lambda: tight.service.gate.admission.bytes == 0)
+    wait_for(lambda: tight.service.concurrency.bytes == 0)
 
 
 def test_who_is_refused_takes_no_place_while_the_body_still_comes(tight: Running) -> None:
@@ -314,10 +312,10 @@ def test_who_is_refused_takes_no_place_while_the_body_still_comes(tight: Running
     with socket.create_connection((host, port)) as first, socket.create_connection((host, port)) as second:
         first.sendall(head + b"x" * 50_000)
         assert first.recv(4096).startswith(b"HTTP/1.1 415 ")
-        wait_for(lambda: tight.service.gate.admission.requests == 0)
+        wait_for(lambda: tight.service.concurrency.requests == 0)
         second.sendall(head + b"x" * 100)
         assert second.recv(4096).startswith(b"HTTP/1.1 429 ")
-        assert (tight.service.gate.admission.requests, tight.service.gate.admission.bytes) == (0, 0)
+        assert (tight.service.concurrency.requests, tight.service.concurrency.bytes) == (0, 0)
 
 
 def test_a_key_cannot_take_the_places_of_others(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +323,7 @@ def test_a_key_cannot_take_the_places_of_others(tight: Running, monkeypatch: pyt
     with ThreadPoolExecutor(2) as threads, stalled(tight, monkeypatch, 2):
         # Two places are the admin's; two more are this key's, and the third is nobody's fault but its own.
         waiting = [threads.submit(search, tight, made["key"]) for _ in range(2)]
-        wait_for(lambda: tight.service.gate.admission.requests == 4)
+        wait_for(lambda: tight.service.concurrency.requests == 4)
         answer = search(tight, made["key"])
         problem_of(answer, 429, "too_many_at_once")
         assert answer.headers["retry-after"] == "1"
@@ -336,7 +334,7 @@ def test_a_key_cannot_take_the_places_of_others(tight: Running, monkeypatch: pyt
 
 
 def test_a_key_may_only_ask_so_often(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tight.service.gate.shares, "_clock", Clock())
+    monkeypatch.setattr(tight.service.rate_limiter, "_clock", Clock())
     made = tight.client.post("/v1/keys", json={"name": "often", "scopes": ["read"], "rate": 0.5}).json()
     headers = {"authorization": f"Bearer {made['key']}"}
     answers = [httpx.get(f"{tight.client.base_url}/v1/models", headers=headers) for _ in range(8)]
@@ -350,9 +348,8 @@ def test_a_key_may_only_ask_so_often(tight: Running, monkeypatch: pytest.MonkeyP
 
 
 def test_without_keys_an_address_may_only_ask_so_often(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = running.service.gate
-    monkeypatch.setattr(gate, "_settings", running.settings.model_copy(update={"client_rate": 0.5}))
-    monkeypatch.setattr(gate, "shares", Shares(Clock()))
+    monkeypatch.setattr(running.service, "settings", running.settings.model_copy(update={"client_rate": 0.5}))
+    monkeypatch.setattr(running.service, "rate_limiter", RateLimiter(Clock()))
     codes = [running.client.get("/v1/models").status_code for _ in range(7)]
     assert codes == [200] * 5 + [429] * 2
     assert running.client.get("/livez").status_code == 200
@@ -395,15 +392,14 @@ def post(body: bytes, *headers: str) -> bytes:
 
 
 def test_a_body_shorter_than_its_header_says_is_given_up(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    patience = middleware._Patience
-    monkeypatch.setattr(middleware, "_Patience", lambda receive, most, rate: patience(receive, 0.1, rate))
+    monkeypatch.setattr(middleware, "BodyTimeout", lambda receive, seconds, rate: BodyTimeout(receive, 0.1, rate))
     body = b'{"name": "shorter"}'
     answer = exchange(tight, post(body, "Content-Length: 500"))
     assert answer.startswith(b"HTTP/1.1 408 "), answer
     assert b'"code":"body_stopped"' in answer
     exchange(tight, post(body, "Content-Length: 500"), close=True)
     assert tight.client.get("/v1/collections/shorter").status_code == 404
-    wait_for(lambda: tight.service.gate.admission.requests == 0)
+    wait_for(lambda: tight.service.concurrency.requests == 0)
 
 
 def test_a_body_longer_than_its_header_says_is_no_second_request(tight: Running) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import httpx
 
-from service.http import media_cookie
 from service.http.api_keys import Key
+from service.http.auth import MEDIA_COOKIE, MEDIA_COOKIE_SECONDS, sign_media_cookie, verify_media_cookie
 from tests.service.locked import ask, make_key, secret_of
 from tests.service.running import Running
 from tests.waiting import PATIENCE
@@ -17,11 +17,11 @@ def test_media_can_be_played_with_a_cookie_that_is_good_for_nothing_else(locked:
     assert answer.status_code == 204
     stated = answer.headers["set-cookie"].lower()
     assert all(part in stated for part in ("httponly", "samesite=strict", "path=/v1/collections", "max-age=3600"))
-    value = answer.cookies[media_cookie.NAME]
+    value = answer.cookies[MEDIA_COOKIE]
     assert secret_of(key) not in value
 
     def get(path: str, method: str = "GET", cookie: str = value) -> int:
-        headers = {"cookie": f"{media_cookie.NAME}={cookie}"}
+        headers = {"cookie": f"{MEDIA_COOKIE}={cookie}"}
         answer = httpx.request(method, f"{locked.client.base_url}{path}", headers=headers, timeout=PATIENCE)
         return answer.status_code
 
@@ -44,7 +44,7 @@ def test_media_can_be_played_with_a_cookie_that_is_good_for_nothing_else(locked:
 
 def test_a_media_cookie_ends() -> None:
     key = Key("abc", b"d" * 32, "a", frozenset(["read"]))
-    value = media_cookie.made(key, 1000.0)
-    assert media_cookie.key_of(value, {"abc": key}.get, 1000.0 + media_cookie.SECONDS - 1) == key
-    assert media_cookie.key_of(value, {"abc": key}.get, 1000.0 + media_cookie.SECONDS) is None
-    assert media_cookie.key_of(value, {}.get, 1000.0) is None
+    value = sign_media_cookie(key, 1000.0)
+    assert verify_media_cookie(value, {"abc": key}.get, 1000.0 + MEDIA_COOKIE_SECONDS - 1) == key
+    assert verify_media_cookie(value, {"abc": key}.get, 1000.0 + MEDIA_COOKIE_SECONDS) is None
+    assert verify_media_cookie(value, {}.get, 1000.0) is None

@@ -18,8 +18,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from service.errors import UrlFailed, UrlRefused
 from service.http_client.addresses import Address, why_not_allowed
-from service.http_client.errors import Stopped, UrlFailed, UrlRefused
+from service.http_client.deadline import Cancelled
 from service.http_client.lookup import is_this_machine
 from service.http_client.safe_client import Door
 from service.http_client.url_policy import Rules
@@ -393,6 +394,6 @@ def test_what_nobody_wants_any_longer_is_left_at_once(server: Outside) -> None:
             return super().write(block)
 
     began = time.monotonic()
-    with pytest.raises(Stopped):
+    with pytest.raises(Cancelled):
         door(server).fetch(url(server), Film(), unwanted.is_set)
     assert time.monotonic() - began < PATIENCE / 2

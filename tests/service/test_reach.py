@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.http.key_secrets import digest
+from service.http.api_keys import digest
 from service.run import serve
 from service.settings import read_settings
 from tests.service.conftest import settings_for

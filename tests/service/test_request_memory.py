@@ -106,7 +106,7 @@ def test_lists_in_lists_have_a_limit() -> None:
 
 
 def test_what_json_takes_once_it_is_parsed_counts_among_the_bytes_under_way(running: Running, palette: str) -> None:
-    admission = running.service.gate.admission
+    admission = running.service.concurrency
     form = {"captions": ["red"], "references": ["a" * 400_000]}
     film = {"file": ("a.mp4", b"no film")}
     with admission.enter(running.settings.max_requests_bytes - 2_000_000):
@@ -206,7 +206,7 @@ def test_after_a_request_nothing_of_its_body_is_reachable(running: Running, pale
 
     with without_collector():
         assert {name: send(request) for name, request in REQUESTS.items()} == dict.fromkeys(REQUESTS, 0)
-        wait_for(lambda: not running.service.gate.admission.requests)
+        wait_for(lambda: not running.service.concurrency.requests)
         wait_for(lambda: not holders(), 20)
 
 

@@ -65,12 +65,12 @@ def full(running: Running) -> Iterator[None]:
     for number, connection in enumerate(held):
         request = plain(f"held{number}")
         connection.sendall(request[:-1])
-    wait_for(lambda: running.service.gate.admission.requests == AT_ONCE)
+    wait_for(lambda: running.service.concurrency.requests == AT_ONCE)
     yield
     for connection in held:
         assert answered(connection, b"}")[0] == 201
         connection.close()
-    wait_for(lambda: not running.service.gate.admission.requests)
+    wait_for(lambda: not running.service.concurrency.requests)
 
 
 @pytest.mark.parametrize("protocol", [HttpToolsProtocol, H11Protocol])

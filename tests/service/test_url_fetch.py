@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import UrlFailed, UrlRefused
 from service.http_client.addresses import Address, why_not_allowed
-from service.http_client.errors import UrlFailed, UrlRefused
 from service.http_client.safe_client import Door
 from service.settings import read_settings
 from tests.chaos import rounds

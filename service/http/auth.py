@@ -1,0 +1,215 @@
+"""Authentication by API key or media cookie, and the permissions that routes declare with ``requires``."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, cast
+
+from fastapi import Depends, Request
+from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope as ASGIScope
+
+from service.errors import CHALLENGE, ScopeMissing, Unauthenticated
+from service.http.api_keys import SCOPES, Key, KeyStore, Scope
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+MEDIA_COOKIE = "vitascope_media"
+MEDIA_COOKIE_PATH = "/v1/collections"
+MEDIA_COOKIE_SECONDS = 3600
+
+_NO_KEY = Key("", b"", "", frozenset(SCOPES))
+"""Stands for the caller's key where the service requires none."""
+
+
+@dataclass(frozen=True)
+class Permission:
+    """What a route requires of the caller's key.
+
+    Attributes:
+        scope: The scope; None for public routes.
+        all_collections: Whether a key that is restricted to some collections is rejected.
+        media_cookie: Whether the media cookie is accepted in place of a key.
+        public_if: Name of a boolean setting that makes the route public.
+    """
+
+    scope: Scope | None
+    all_collections: bool = False
+    media_cookie: bool = False
+    public_if: str | None = None
+
+
+UNDECLARED = Permission("admin", all_collections=True)
+"""Applies to endpoints without ``requires``, and to paths that no route has."""
+
+
+def requires(
+    scope: Scope | None, *, all_collections: bool = False, media_cookie: bool = False, public_if: str | None = None
+) -> Callable[[Endpoint], Endpoint]:
+    """Declare the permission of an endpoint. Apply below the router's decorator.
+
+    Unless ``all_collections`` is set, a path parameter ``name`` is the name of a collection that the key must allow.
+    """
+    permission = Permission(scope, all_collections, media_cookie, public_if)
+
+    def declare(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, "permission", permission)  # noqa: B010
+        return endpoint
+
+    return declare
+
+
+def permission_of(endpoint: object) -> Permission:
+    """Return the declared permission of an endpoint."""
+    return getattr(endpoint, "permission", UNDECLARED)
+
+
+def match_route(routes: Iterable[BaseRoute], scope: ASGIScope) -> tuple[object, dict[str, Any]]:
+    """Return the endpoint and the path parameters of a request; (None, {}) if no route matches path and method.
+
+    A trailing slash is ignored: the router redirects such requests to the route without it.
+    """
+    path = scope["path"]
+    if len(path) > 1 and path.endswith("/"):
+        scope = {**scope, "path": path.rstrip("/")}
+    for route in routes:
+        match, child_scope = route.matches(scope)
+        if match is Match.FULL:
+            return child_scope["endpoint"], child_scope["path_params"]
+    return None, {}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The sender of a request. ``client``: the key's id, or the address where no keys are required."""
+
+    client: str
+    key: Key
+
+
+class Authenticator:
+    """Identifies callers by their API keys."""
+
+    def __init__(self, keys: KeyStore, *, requires_keys: bool) -> None:
+        self.keys = keys
+        self.requires_keys = requires_keys
+
+    def authenticate(
+        self, scope: ASGIScope, permission: Permission, collection: str | None, cookie: str | None
+    ) -> Caller:
+        """Return the caller of a request that needs ``permission``, if allowed.
+
+        Args:
+            scope: ASGI scope of the request.
+            permission: Permission of its route, not public.
+            collection: Collection named by its path.
+            cookie: Value of the media cookie.
+
+        Raises:
+            Unauthenticated, KeyInvalid: No valid key.
+            ScopeMissing, CollectionNotAllowed: The key does not permit this.
+            StorageError: The keys cannot be read.
+        """
+        if not self.requires_keys:
+            return Caller(client_address(scope), _NO_KEY)
+        now = time.time()
+        text = _presented_key(Headers(scope=scope))
+        if text is not None:
+            key: Key | None = self.keys.authenticate(text, now)
+        else:
+            is_cookie_accepted = cookie is not None and permission.media_cookie
+            key = verify_media_cookie(cast(str, cookie), self.keys.get, now) if is_cookie_accepted else None
+        if key is None:
+            raise Unauthenticated(
+                "an API key was expected, as `Authorization: Bearer vsk_…` or `X-API-Key: vsk_…` "
+                "(the vitascope command and client read it from VITASCOPE_API_KEY)"
+            )
+        _authorize(key, permission)
+        if collection is not None:
+            key.require_collection(collection)
+        return Caller(key.id, key)
+
+
+def client_address(scope: ASGIScope) -> str:
+    """Return the client's address; behind a trusted proxy, the forwarded one."""
+    return scope["client"][0] if scope.get("client") else "local"
+
+
+def _presented_key(headers: Headers) -> str | None:
+    """Return the text of the key in the headers; None without one. Raises Unauthenticated for another scheme.
+
+    X-API-Key comes first: a proxy may use Authorization for itself.
+    """
+    text = headers.get("x-api-key")
+    authorization = headers.get("authorization")
+    if text is not None or authorization is None:
+        return text
+    scheme, _, text = authorization.strip().partition(" ")
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("Authorization: unknown scheme; `Bearer` and an API key were expected")
+    return text.strip()
+
+
+def _authorize(key: Key, permission: Permission) -> None:
+    if permission.scope is not None and permission.scope not in key.scopes:
+        challenge = f'{CHALLENGE}, error="insufficient_scope", scope="{permission.scope}"'
+        raise ScopeMissing(
+            f"a key with the scope {permission.scope!r} is required; this key has {', '.join(key.ordered_scopes())}",
+            {"WWW-Authenticate": challenge},
+        )
+    if permission.all_collections and key.collections is not None:
+        raise ScopeMissing("a key for all collections is required; this key is restricted to some")
+
+
+def caller_key(request: Request) -> Key:
+    """Return the caller's key; one with all scopes where the service requires none."""
+    return cast(Caller, request.state.caller).key
+
+
+CallerKey = Annotated[Key, Depends(caller_key)]
+"""For routes that name collections elsewhere than in their path."""
+
+
+# The media cookie lets a browser load media: tags such as <video> cannot send a key. It names a key and an expiry time,
+# signed with the key's digest, so it ends with the key and needs no further secret.
+
+
+def sign_media_cookie(key: Key, now: float) -> str:
+    """Return the cookie's value, valid for ``MEDIA_COOKIE_SECONDS``."""
+    expires = int(now) + MEDIA_COOKIE_SECONDS
+    return f"{key.id}.{expires}.{_cookie_signature(key, expires)}"
+
+
+def verify_media_cookie(value: str, get_key: Callable[[str], Key | None], now: float) -> Key | None:
+    """Return the valid key that a cookie stands for; None for a forged, expired or malformed cookie."""
+    key_id, _, rest = value.partition(".")
+    expires, _, signature = rest.partition(".")
+    key = get_key(key_id)
+    if key is None or not expires.isdecimal() or len(expires) > 12 or not signature.isascii():
+        return None
+    if not hmac.compare_digest(signature, _cookie_signature(key, int(expires))):
+        return None
+    return key if now < int(expires) and key.is_valid(now) else None
+
+
+def pop_media_cookie(scope: ASGIScope) -> str | None:
+    """Remove all cookies from a request and return the media cookie's value; None without one.
+
+    FastAPI parses the cookies of every request, although no route uses any, and unquoting them takes quadratic time in
+    the standard library before Python 3.11.10 and 3.12.6: 20 s for 60 KB. The media cookie has nothing to unquote.
+    """
+    header = Headers(scope=scope).get("cookie")
+    if header is None:
+        return None
+    scope["headers"] = [item for item in scope["headers"] if item[0] != b"cookie"]
+    pairs = (pair.partition("=") for pair in header.split(";"))
+    return next((value.strip() for name, _, value in pairs if name.strip() == MEDIA_COOKIE), None)
+
+
+def _cookie_signature(key: Key, expires: int) -> str:
+    return hmac.new(key.digest, f"media cookie {expires}".encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,213 @@
+"""Limits on concurrent requests, on requests per client, and on the time in which a body arrives.
+
+A client is an API key, or an address where the service requires none. Responses carry the headers of
+draft-ietf-httpapi-ratelimit-headers-10.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fastapi import HTTPException
+from starlette.types import Message, Receive
+
+from service.errors import Overloaded, TooManyAtOnce, TooManyRequests
+
+BURST_SECONDS = 10.0
+"""A token bucket holds as many requests as are refilled in this time."""
+MAX_CLIENTS = 10_000
+
+Headers = dict[str, str]
+
+
+class ConcurrencyLimiter:
+    """Limits concurrent requests and the bytes of their bodies. For use on the event loop; nothing here waits."""
+
+    def __init__(self, max_requests: int, max_bytes: int, max_writes: int, max_small_body: int) -> None:
+        """Set the limits.
+
+        Args:
+            max_requests: Concurrent requests.
+            max_bytes: Bytes of all their bodies.
+            max_writes: Concurrent requests that write, at most seven eighths of ``max_requests``.
+            max_small_body: Bytes of one body that is no upload. Requests that write leave room for such bodies of all
+                other requests, or half of ``max_bytes``.
+        """
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._max_writes = max(1, min(max_writes, max_requests * 7 // 8))
+        self._max_write_bytes = max(max_bytes // 2, max_bytes - max_small_body * (max_requests - self._max_writes))
+        self.requests = 0
+        self.writes = 0
+        self.bytes = 0
+
+    @contextmanager
+    def enter(self, body_size: int, *, writes: bool = False) -> Iterator[Callable[[int], None]]:
+        """Count a request, with a body of at most ``body_size`` bytes, for the duration of the context.
+
+        Yields a function that counts further bytes of memory for this request. A single body is accepted whatever its
+        size: its own limit is checked elsewhere. Both raise Overloaded.
+        """
+        if self.requests >= self._max_requests:
+            raise Overloaded(f"{self.requests} requests are in progress; retry in a moment")
+        if writes and self.writes >= self._max_writes:
+            raise Overloaded(f"{self.writes} write requests are in progress; retry in a moment")
+        reserved = 0
+
+        def reserve(size: int) -> None:
+            nonlocal reserved
+            others = self.bytes - reserved
+            if size and others and self.bytes + size > (self._max_write_bytes if writes else self._max_bytes):
+                raise Overloaded(f"request bodies of {self.bytes} bytes are in progress; retry in a moment")
+            reserved += size
+            self.bytes += size
+
+        reserve(body_size)
+        self.requests += 1
+        self.writes += writes
+        try:
+            yield reserve
+        finally:
+            self.requests -= 1
+            self.writes -= writes
+            self.bytes -= reserved
+
+
+@dataclass(frozen=True)
+class ClientLimit:
+    """``rate``: requests per second, 0 for no limit. ``concurrency``: concurrent requests."""
+
+    rate: float
+    concurrency: int
+
+    @property
+    def burst(self) -> int:
+        """Capacity of the token bucket."""
+        return max(1, round(self.rate * BURST_SECONDS))
+
+
+@dataclass
+class _Client:
+    tokens: float
+    refilled_at: float
+    concurrent: int = 0
+
+    def refill(self, limit: ClientLimit, now: float) -> None:
+        # Another thread may have read the clock a moment earlier; that must not remove tokens.
+        self.tokens = min(limit.burst, self.tokens + max(0.0, now - self.refilled_at) * limit.rate)
+        self.refilled_at = max(now, self.refilled_at)
+
+
+class RateLimiter:
+    """Limits each client's request rate (token bucket) and concurrency. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, max_clients: int = MAX_CLIENTS) -> None:
+        self._clock = clock
+        self._max_clients = max_clients
+        self._clients: OrderedDict[str, _Client] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def enter(self, client: str, limit: ClientLimit) -> Iterator[Headers]:
+        """Count a request for the duration of the context; yields headers for the response.
+
+        Raises TooManyAtOnce and TooManyRequests, which carry such headers; a rejected request takes no token.
+        """
+        with self._lock:
+            headers = self._take(client, limit)
+        try:
+            yield headers
+        finally:
+            with self._lock:
+                self._clients[client].concurrent -= 1
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    def _take(self, client: str, limit: ClientLimit) -> Headers:
+        now = self._clock()
+        state = self._clients.get(client)
+        if state is None:
+            self._evict_idle()
+            state = self._clients[client] = _Client(limit.burst, now)
+        self._clients.move_to_end(client)
+        if state.concurrent >= limit.concurrency:
+            raise TooManyAtOnce(
+                f"{state.concurrent} requests of this client are in progress; the limit is {limit.concurrency}",
+                {
+                    "Retry-After": "1",
+                    "RateLimit-Policy": f'"concurrency";q={limit.concurrency};qu="concurrent-requests"',
+                    "RateLimit": '"concurrency";r=0',
+                },
+            )
+        headers: Headers = {}
+        if limit.rate > 0:
+            state.refill(limit, now)
+            if state.tokens < 1:
+                wait = math.ceil((1 - state.tokens) / limit.rate)
+                raise TooManyRequests(
+                    f"more than {limit.rate:g} requests per second; retry in {wait} s",
+                    {"Retry-After": str(wait), **_rate_headers(state, limit)},
+                )
+            state.tokens -= 1
+            headers = _rate_headers(state, limit)
+        state.concurrent += 1
+        return headers
+
+    def _evict_idle(self) -> None:
+        """Remove the clients that have been idle longest, as a new client starts with a full bucket anyway."""
+        while len(self._clients) >= self._max_clients:
+            idle = next((name for name, state in self._clients.items() if not state.concurrent), None)
+            if idle is None:
+                return
+            del self._clients[idle]
+
+
+def _rate_headers(state: _Client, limit: ClientLimit) -> Headers:
+    window = math.ceil(limit.burst / limit.rate)
+    full_in = math.ceil((limit.burst - state.tokens) / limit.rate)
+    return {
+        "RateLimit-Policy": f'"requests";q={limit.burst};w={window}',
+        "RateLimit": f'"requests";r={int(state.tokens)};t={full_in}',
+    }
+
+
+class BodyTimeout:
+    """Wraps ``receive``; rejects with 408 a body that stalls or arrives too slowly.
+
+    Waiting for the body uses up a budget of ``seconds``, and received bytes refill it at one second per ``min_rate``
+    bytes.
+    """
+
+    def __init__(self, receive: Receive, seconds: float, min_rate: float) -> None:
+        self._receive = receive
+        self._seconds = seconds
+        self._min_rate = min_rate
+        self._budget = seconds
+        self._is_complete = False
+
+    async def receive(self) -> Message:
+        if self._is_complete:
+            return await self._receive()
+        started_at = time.monotonic()
+        try:
+            async with asyncio.timeout(self._budget):
+                message = await self._receive()
+        except TimeoutError:
+            # FastAPI passes only this exception on while it reads a body.
+            detail = (
+                f"body: it stopped or came too slowly; {self._min_rate:g} bytes per second, and pauses of at most "
+                f"{self._seconds:g} s in total, were expected"
+            )
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
+        refilled = len(message.get("body", b"")) / self._min_rate
+        self._budget = min(self._seconds, self._budget - (time.monotonic() - started_at) + refilled)
+        self._is_complete = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
