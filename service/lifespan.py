@@ -126,7 +126,7 @@ def _decoding(settings: Settings, observer: Observer) -> DecodingPool:
         settings.processes(),
         memory_bytes=settings.decoding_memory_bytes,
         seconds=settings.decoding_seconds,
-        watcher=observer.metrics,
+        observer=observer.metrics,
     )
 
 
@@ -146,7 +146,7 @@ def _show(service: Service) -> None:
     show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
     show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: service.concurrency.bytes)
     show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
-    show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", decoding.waiting)
+    show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", lambda: decoding.queue_length)
     show("vitascope_event_streams", "Event streams that are open", lambda: service.feeds.open)
     if service.courier is not None:
         show("vitascope_webhooks_pending", "Messages that were not taken yet", service.courier.store.pending)

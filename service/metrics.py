@@ -13,7 +13,7 @@ ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """The metrics of one service. Also the ``Watcher`` of the decoding processes and of the caches."""
+    """The metrics of one service. Also the observer of the decoding pool and of the caches."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -121,11 +121,11 @@ class Metrics:
     def dropped(self, model: str, graph: str, reason: str) -> None:
         self._dropped.labels(model, graph, reason).inc()
 
-    def decoded(self, operation: str, bulk: bool, waited: float, worked: float) -> None:
-        self._decoding_waits.labels(operation, "bulk" if bulk else "interactive").observe(waited)
-        self._decoding.labels(operation).observe(worked)
+    def task_finished(self, operation: str, bulk: bool, wait_seconds: float, run_seconds: float) -> None:
+        self._decoding_waits.labels(operation, "bulk" if bulk else "interactive").observe(wait_seconds)
+        self._decoding.labels(operation).observe(run_seconds)
 
-    def decoder_lost(self, reason: str) -> None:
+    def worker_lost(self, reason: str) -> None:
         self._decoders_lost.labels(reason).inc()
 
     def looked_up(self, cache: str, *, hits: int, shared: int, misses: int) -> None:

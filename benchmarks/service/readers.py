@@ -18,10 +18,9 @@ import numpy as np
 
 from vitascope.media.decode import DECODING_THREADS
 from vitascope.media.frame import Pixels
-from vitascope.media.sampling import clip_times, sample_streams
-from vitascope.sandbox.handlers import WantedStream
+from vitascope.media.sampling import StreamSpec, clip_times, sample_streams
+from vitascope.sandbox.decoder import PooledDecoder
 from vitascope.sandbox.pool import DecodingPool
-from vitascope.sandbox.pooled_decoder import PooledDecoder
 
 SIDE = 224
 Read = Callable[[Path, Sequence[float]], Pixels]
@@ -80,8 +79,8 @@ def others() -> tuple[list[Way], list[str]]:
     return ways, missing
 
 
-def _stream(frames: int) -> WantedStream:
-    return WantedStream("all", frames, SIDE, SIDE, "uniform", "stretch")
+def _stream(frames: int) -> StreamSpec:
+    return StreamSpec("all", frames, SIDE, SIDE, "uniform", "stretch")
 
 
 def _clip(seconds: Sequence[float]) -> tuple[float, float]:

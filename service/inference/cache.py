@@ -201,5 +201,5 @@ def _result(promise: Promise[V], asker: Asker) -> V | None:
         try:
             return promise.result(LOOK_SECONDS)
         except NotYet:
-            if (reason := asker.reason_to_drop(time.monotonic())) is not None:
+            if (reason := asker.cancellation_error(time.monotonic())) is not None:
                 raise reason from None

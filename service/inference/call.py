@@ -34,7 +34,7 @@ class Asker:
     gone: threading.Event = field(default_factory=threading.Event)
     context: Context | None = None
 
-    def reason_to_drop(self, now: float) -> DeadlineExceeded | RequestAbandoned | None:
+    def cancellation_error(self, now: float) -> DeadlineExceeded | RequestAbandoned | None:
         """The error that ends the wait, once there is one."""
         if self.gone.is_set():
             return RequestAbandoned("the client went away")

@@ -21,9 +21,8 @@ from service.uploads import called
 from vitascope.captions import Frames, frame_times
 from vitascope.errors import TextError
 from vitascope.media.file import MediaFile, MediaSource
-from vitascope.media.sampling import part_of
+from vitascope.media.sampling import Span, resolve_span
 from vitascope.model import Floats, Model, VideoEmbedding
-from vitascope.sandbox.decoder import Span
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,10 @@ def _decoded(
     """(the clip, times in s, pixels by stream): the clip itself where a count is 0, else so many of its frames."""
     limits = service.settings.media_limits()
     if duration is None and list(counts) == [0]:
-        span, pixels = model.decoder.sample_part(file, model.streams, part.start, part.end, limits)
+        span, pixels = model.decoder.sample_span(file, model.streams, part.start, part.end, limits)
         return span, [[]], pixels
     lasts = model.decoder.probe(file, limits).duration if duration is None else duration
-    span = part_of(lasts, part.start, part.end)
+    span = resolve_span(lasts, part.start, part.end)
     times = [frame_times(*span, count) if count else [] for count in counts]
     every = [each for own in times for each in ([(time, time) for time in own] or [span])]
     return span, times, model.decoder.sample(file, model.streams, every, limits).frames

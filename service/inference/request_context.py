@@ -22,8 +22,7 @@ from service.inference.call import Asker, Outputs
 from service.inference.loaded_model import Loaded
 from vitascope.engines.onnx_runtime import Array
 from vitascope.model import Model
-from vitascope.sandbox.decoder import Decoder
-from vitascope.sandbox.pooled_decoder import PooledDecoder
+from vitascope.sandbox.decoder import Decoder, PooledDecoder
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -100,7 +99,7 @@ class Turn:
         return asyncio.wrap_future(self.service.models.submit(loaded, graph, inputs, self.asker))
 
     def _if_wanted(self, function: Callable[[], T]) -> T:
-        reason = self.asker.reason_to_drop(time.monotonic())
+        reason = self.asker.cancellation_error(time.monotonic())
         if reason is not None:
             raise reason
         return function()

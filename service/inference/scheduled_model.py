@@ -16,8 +16,8 @@ from service.inference.text_cache import TextCache, embed_texts
 from vitascope.engines.graphs import GraphRunner
 from vitascope.engines.onnx_runtime import Array, Placement
 from vitascope.model import Model
+from vitascope.sandbox.decoder import PooledDecoder
 from vitascope.sandbox.pool import DecodingPool
-from vitascope.sandbox.pooled_decoder import PooledDecoder
 
 BULK_ROWS = 4
 """Clips of one run for an indexing job: whoever searches meanwhile waits for at most one such run."""

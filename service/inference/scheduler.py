@@ -212,7 +212,7 @@ class Scheduler:
         """Let go of calls that nobody waits for any more: they must not reach the model."""
         kept = []
         for call in self._waiting:
-            reason = call.asker.reason_to_drop(now)
+            reason = call.asker.cancellation_error(now)
             if call.future.cancelled():
                 self._count(call, -1)
                 self._watcher.dropped(call, "abandoned")

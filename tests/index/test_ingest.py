@@ -33,7 +33,7 @@ from vitascope.errors import (
 )
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
-from vitascope.sandbox.decoder import InProcess
+from vitascope.sandbox.decoder import InProcessDecoder
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 
@@ -89,7 +89,7 @@ def test_the_same_content_is_not_decoded_again(
     first = ingest_file(collection, small_model, path)
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(InProcess, "probe", lambda *_: pytest.fail("the file was opened again"))
+    monkeypatch.setattr(InProcessDecoder, "probe", lambda *_: pytest.fail("the file was opened again"))
     again = ingest_file(collection, small_model, copy)
     assert (again.created, again.video) == (False, first.video)
 

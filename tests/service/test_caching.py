@@ -189,7 +189,7 @@ def test_the_same_upload_is_seen_once_whatever_it_is_called_and_asked(caching: R
         assert answer.json()["answer"] == "green", answer.text
     assert caching.client.post("/v1/embeddings", files=form).status_code == 200
     assert looks("vitascope_inference_seconds_count", graph="video") == 1
-    assert looks("vitascope_decoding_wait_seconds_count", operation="sample_part", kind="interactive") == 1
+    assert looks("vitascope_decoding_wait_seconds_count", operation="sample_span", kind="interactive") == 1
     # Uploaded for keeps it has the same content, and stays what it was.
     assert score(caching, collection="palette", video_id="2")["scores"]
     assert looks("vitascope_inference_seconds_count", graph="video") == 1

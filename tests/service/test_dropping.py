@@ -63,8 +63,8 @@ def test_an_upload_that_is_being_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decoding = running.service.decoding
-    held = Held(decoding.ask, step)
-    monkeypatch.setattr(decoding, "ask", held)
+    held = Held(decoding.run, step)
+    monkeypatch.setattr(decoding, "run", held)
     answer = while_held(held, drop, lambda: upload(running, collection, files / "red.mp4", headers))
     problem_of(answer, 404, "collection_not_found")
     wait_for(lambda: not list(running.service.media.uploads.iterdir()))

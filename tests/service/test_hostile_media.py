@@ -177,7 +177,7 @@ def test_bombs_are_refused_at_once_and_cost_little(
     service: Running, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = BOMBS[name](tmp_path / name).read_bytes()
-    monkeypatch.setattr(supervisor, "TASKS_PER_PROCESS", 10**9)  # none is replaced for its age just now
+    monkeypatch.setattr(supervisor, "TASKS_PER_WORKER", 10**9)  # none is replaced for its age just now
     pids = all_pids(service)
     before = {pid: peak(pid) for pid in ["self", *pids]}
     for number in range(3):
@@ -210,7 +210,7 @@ def test_readiness_tells_that_nothing_can_be_decoded(
     pool = service.service.decoding
     pids = all_pids(service)
     with monkeypatch.context() as patch:
-        patch.setattr(pool._keeper, "_module", "no.such.module")
+        patch.setattr(pool._supervisor, "_module", "no.such.module")
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: service.client.get("/readyz").status_code == 503)

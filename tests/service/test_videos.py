@@ -240,7 +240,7 @@ def test_an_upload_is_cut_as_asked_and_each_clip_has_its_own_picture(
     spans = running.client.get(answer.headers["location"]).json()["spans"]
     assert [(span["start"], span["end"]) for span in spans] == [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)]
     decoded_again = "a picture that is kept was decoded again"
-    monkeypatch.setattr(running.service.decoding, "ask", lambda *_: pytest.fail(decoded_again))
+    monkeypatch.setattr(running.service.decoding, "run", lambda *_: pytest.fail(decoded_again))
     for channel, span in enumerate(spans):
         picture = running.client.get(span["thumbnail_url"])
         pixels = np.asarray(Image.open(io.BytesIO(picture.content)))

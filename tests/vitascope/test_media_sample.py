@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.media_files import counter_frame, read_counter, write_counter_video, write_picture
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.media.sampling import clip_times, sample_part, sample_streams
+from vitascope.media.sampling import clip_times, sample_span, sample_streams
 
 Placement = Literal["middle", "uniform"]
 
@@ -84,7 +84,7 @@ def test_a_part_is_sampled_without_knowing_what_the_film_lasts(
     asked: tuple[float | None, float | None], part: tuple[float, float], suffix: str, tmp_path: Path
 ) -> None:
     path = write_counter_video(tmp_path / f"counter{suffix}", 250)
-    clip, sampled = sample_part(path, [HIGH, LOW], *asked)
+    clip, sampled = sample_span(path, [HIGH, LOW], *asked)
     assert clip == pytest.approx(part, abs=0.05)
     expected = sample_streams(path, [HIGH, LOW], [clip])
     assert all(np.array_equal(sampled[name], expected[name]) for name in ("high", "low"))
@@ -93,12 +93,12 @@ def test_a_part_is_sampled_without_knowing_what_the_film_lasts(
 def test_a_part_behind_the_end_is_refused(tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / "counter.mp4", 50)
     with pytest.raises(InvalidInput, match="a span inside the file's 2 s was expected"):
-        sample_part(path, [LOW], 2.5)
+        sample_span(path, [LOW], 2.5)
 
 
 def test_a_picture_has_one_part(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "still.png", counter_frame(77))
-    clip, sampled = sample_part(path, [LOW], 3.0, 5.0)
+    clip, sampled = sample_span(path, [LOW], 3.0, 5.0)
     assert clip == (0.0, 0.0)
     assert [read_counter(frame) for frame in sampled["low"][0]] == [77] * 6
 

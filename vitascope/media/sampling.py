@@ -1,9 +1,10 @@
-"""The frame streams of clips: what the visual graph eats, straight from a file."""
+"""Sampling of frame streams: the frames of clips that the vision graph takes as input."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,8 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.pad_top_left import in_corner
 
 
-class Stream(Protocol):
-    """What is taken of a clip; a ``manifest.FrameStream`` is one, and says what each field means."""
+class FrameStreamLike(Protocol):
+    """Sampling parameters of a stream: a ``manifest.FrameStream``, which documents each field, or a ``StreamSpec``."""
 
     @property
     def name(self) -> str: ...
@@ -45,89 +46,133 @@ class Stream(Protocol):
     def shows(self) -> str: ...
 
 
-OnMiddle = Callable[[int, Frame], None]
-"""Takes the number of a clip and the frame in its middle, which is to be used at once and not kept."""
-Place = tuple[Stream, int, int]
-"""Of a frame: its stream, the number of its clip, and its own within the clip."""
-_MIDDLE_SHARE = 1 / 3
-"""The part of a clip, around its middle, from which a stream with placement "middle" takes its frames."""
+@dataclass(frozen=True)
+class StreamSpec:
+    """The fields of a ``manifest.FrameStream`` without pydantic, which decoding workers do not load."""
+
+    name: str
+    frames: int
+    height: int
+    width: int
+    placement: str
+    fit: str = "stretch"
+    resample: str = "decoder"
+    shortest_edge: int | None = None
+    margin: str = "down"
+    longest_edge: int | None = None
+    multiple: int = 1
+    shows: str = "picture"
+
+    @classmethod
+    def of(cls, stream: FrameStreamLike) -> StreamSpec:
+        """Copy the fields of ``stream``."""
+        return cls(**{field.name: getattr(stream, field.name) for field in fields(cls)})
 
 
-def clip_times(stream: Stream, start: float, end: float) -> list[float]:
-    """The ``stream.frames`` times (s) at which a clip from ``start`` to ``end`` (s) is looked at, ascending.
+Span: TypeAlias = tuple[float, float]
+"""Start and end in seconds."""
+MiddleFrameCallback: TypeAlias = Callable[[int, Frame], None]
+"""Receives the index of a clip and the frame in its middle, which is valid only during the call."""
+FrameSlot: TypeAlias = tuple[FrameStreamLike, int, int]
+"""Destination of a frame: stream, index of the clip, index of the frame within the clip."""
+_MIDDLE_FRACTION = 1 / 3
+"""Part of a clip, around its middle, from which placement "middle" takes its frames."""
 
-    uniform: the centres of equal parts of the clip. middle: the same over the clip's middle third, so a
-    single frame is the exact middle. A clip without extent (a picture: start == end) gives equal times.
+
+def clip_times(stream: FrameStreamLike, start: float, end: float) -> list[float]:
+    """Return the ascending times (s) of the ``stream.frames`` frames of a clip from ``start`` to ``end`` (s).
+
+    uniform: centres of equal parts of the clip. middle: the same over the middle third, so that a single frame is the
+    exact middle. A still picture (start == end) gives equal times.
+
     Raises InvalidInput unless 0 <= start <= end.
     """
     if not 0 <= start <= end < float("inf"):
         raise InvalidInput(f"clip: {start} to {end} seconds; 0 <= start <= end was expected")
     if stream.placement == "middle":
-        half = (end - start) * _MIDDLE_SHARE / 2
+        half = (end - start) * _MIDDLE_FRACTION / 2
         middle = (start + end) / 2
         start, end = middle - half, middle + half
     part = (end - start) / stream.frames
-    return [start + (number + 0.5) * part for number in range(stream.frames)]
+    return [start + (index + 0.5) * part for index in range(stream.frames)]
 
 
 def sample_streams(
     source: MediaSource,
-    streams: Sequence[Stream],
-    clips: Sequence[tuple[float, float]],
+    streams: Sequence[FrameStreamLike],
+    clips: Sequence[Span],
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
     threads: int = DECODING_THREADS,
-    on_middle: OnMiddle | None = None,
+    on_middle_frame: MiddleFrameCallback | None = None,
 ) -> dict[str, NDArray[np.uint8]]:
-    """All ``streams`` of all ``clips`` (start, end in s): name -> uint8 RGB (C, F, H, W, 3).
+    """Sample all ``streams`` of all ``clips``, decoding each distinct frame once and resizing it once per stream.
 
-    Each distinct frame is decoded once for all streams and clips, and resized once per stream.
-    ``on_middle`` is called with the number of each clip and the frame in its middle, decoded in the same pass.
-    Raises InvalidInput for an impossible clip or none; media errors as in ``frames_at``.
+    Args:
+        source: File to decode.
+        streams: What to sample of each clip.
+        clips: Start and end of each clip, in seconds.
+        limits: Limits on the file.
+        threads: Decoder threads, 0 for one per core.
+        on_middle_frame: Called with the frame in the middle of each clip.
+
+    Returns:
+        Stream name -> (C, F, H, W, 3) uint8 RGB.
+
+    Raises:
+        InvalidInput: There is no clip, or an impossible one.
+        MediaError: As ``frames_at``.
     """
     if not clips:
-        raise InvalidInput("clips: none given; at least one (start, end) in seconds was expected")
-    times, places = _looks(streams, clips)
-    middles = [] if on_middle is None else [(start + end) / 2 for start, end in clips]
-    arrays = _room(streams, len(clips))
+        raise InvalidInput("clips: none; at least one (start, end) in seconds was expected")
+    times, slots = _sampling_plan(streams, clips)
+    middles = [] if on_middle_frame is None else [(start + end) / 2 for start, end in clips]
+    arrays = _allocate(streams, len(clips))
     for positions, frame in frames_at(source, times + middles, limits, threads=threads):
-        _place(arrays, frame, [places[position] for position in positions if position < len(places)])
+        _write_frame(arrays, frame, [slots[position] for position in positions if position < len(slots)])
         for position in positions:
-            if on_middle is not None and position >= len(places):
-                on_middle(position - len(places), frame)
+            if on_middle_frame is not None and position >= len(slots):
+                on_middle_frame(position - len(slots), frame)
     return arrays
 
 
-def sample_part(
+def sample_span(
     source: MediaSource,
-    streams: Sequence[Stream],
+    streams: Sequence[FrameStreamLike],
     start: float | None = None,
     end: float | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
     *,
     threads: int = DECODING_THREADS,
-) -> tuple[tuple[float, float], dict[str, NDArray[np.uint8]]]:
-    """(the clip, all its ``streams``) that is meant by ``start`` and ``end``, as ``part_of`` has it: (start, end in s),
-    name -> uint8 RGB (1, F, H, W, 3). Nobody has to know what the file lasts. Errors as in ``sample_streams``.
+) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
+    """Sample one clip of a file whose duration the caller does not know.
+
+    Returns:
+        The clip as ``resolve_span`` gives it, and stream name -> (1, F, H, W, 3) uint8 RGB.
+
+    Raises as ``sample_streams``.
     """
-    clips: list[tuple[float, float]] = []
-    places: list[Place] = []
+    clips: list[Span] = []
+    slots: list[FrameSlot] = []
 
-    def times(duration: float) -> list[float]:
-        clips.append(part_of(duration, start, end))
-        wanted, found = _looks(streams, clips)
-        places.extend(found)
-        return wanted
+    def plan(duration: float) -> list[float]:
+        clips.append(resolve_span(duration, start, end))
+        times, planned = _sampling_plan(streams, clips)
+        slots.extend(planned)
+        return times
 
-    arrays = _room(streams, 1)
-    for positions, frame in frames_at(source, times, limits, threads=threads):
-        _place(arrays, frame, [places[position] for position in positions])
+    arrays = _allocate(streams, 1)
+    for positions, frame in frames_at(source, plan, limits, threads=threads):
+        _write_frame(arrays, frame, [slots[position] for position in positions])
     return clips[0], arrays
 
 
-def part_of(duration: float, start: float | None, end: float | None) -> tuple[float, float]:
-    """The clip (start, end in s) of a file of ``duration`` s that is meant: None is its beginning or its end, and no
-    clip goes on after that. A picture (0 s) has only (0, 0). Raises InvalidInput where nothing is left.
+def resolve_span(duration: float, start: float | None, end: float | None) -> Span:
+    """Return the span from ``start`` to ``end`` (s) of a file, clamped to its duration (s).
+
+    None stands for the beginning or the end. The span of a still picture (0 s) is (0, 0).
+
+    Raises InvalidInput if the span is empty.
     """
     if duration == 0:
         return 0.0, 0.0
@@ -137,35 +182,34 @@ def part_of(duration: float, start: float | None, end: float | None) -> tuple[fl
     return first, last
 
 
-def _looks(streams: Sequence[Stream], clips: Sequence[tuple[float, float]]) -> tuple[list[float], list[Place]]:
-    """(the times of all frames, where each of them goes)."""
+def _sampling_plan(streams: Sequence[FrameStreamLike], clips: Sequence[Span]) -> tuple[list[float], list[FrameSlot]]:
+    """The times of all frames, and the slot of each."""
     times: list[float] = []
-    places: list[Place] = []
+    slots: list[FrameSlot] = []
     for stream in streams:
         for clip, (start, end) in enumerate(clips):
-            for number, time in enumerate(clip_times(stream, start, end)):
+            for index, time in enumerate(clip_times(stream, start, end)):
                 times.append(time)
-                places.append((stream, clip, number))
-    return times, places
+                slots.append((stream, clip, index))
+    return times, slots
 
 
-def _room(streams: Sequence[Stream], clips: int) -> dict[str, NDArray[np.uint8]]:
+def _allocate(streams: Sequence[FrameStreamLike], clips: int) -> dict[str, NDArray[np.uint8]]:
     return {s.name: np.empty((clips, s.frames, s.height, s.width, 3), np.uint8) for s in streams}
 
 
-def _place(arrays: dict[str, NDArray[np.uint8]], frame: Frame, places: Sequence[Place]) -> None:
-    """Put a frame wherever it is wanted; it is resized once for each stream."""
+def _write_frame(arrays: dict[str, NDArray[np.uint8]], frame: Frame, slots: Sequence[FrameSlot]) -> None:
     resized: dict[str, NDArray[np.uint8]] = {}
-    for stream, clip, number in places:
+    for stream, clip, index in slots:
         if stream.name not in resized:
-            resized[stream.name] = _pixels(frame, stream)
-        arrays[stream.name][clip, number] = resized[stream.name]
+            resized[stream.name] = _resize(frame, stream)
+        arrays[stream.name][clip, index] = resized[stream.name]
 
 
-def _pixels(frame: Frame, stream: Stream) -> Pixels:
+def _resize(frame: Frame, stream: FrameStreamLike) -> Pixels:
     if stream.fit == "corner":
         shortest, longest = stream.shortest_edge, stream.longest_edge
-        assert shortest is not None  # the manifest says so
+        assert shortest is not None  # validated in the manifest
         assert longest is not None
         frame = filtered(frame, stream.resample)
         return in_corner(frame, stream.width, shortest, longest, stream.multiple, stream.shows)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.media.decode import all_frames
+from vitascope.media.decode import DECODING_THREADS, all_frames
 from vitascope.media.file import MediaSource
 from vitascope.media.frame import Pixels, size_within
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
@@ -38,7 +38,9 @@ ROUNDING = 0.0005
 Floats = NDArray[np.float32]
 
 
-def shot_starts(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
+def shot_starts(
+    source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS, *, threads: int = DECODING_THREADS
+) -> list[float]:
     """The seconds at which the shots of a file begin, ascending, the first one 0. Every frame is decoded once.
 
     A fade or dissolve is one beginning, halfway. Raises media errors as ``all_frames``.
@@ -48,7 +50,7 @@ def shot_starts(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> li
     passing: set[int] = set()
     recent: deque[Floats] = deque()
     gradual = GradualChanges()
-    for second, frame in all_frames(source, limits):
+    for second, frame in all_frames(source, limits, threads=threads):
         pixels = frame.small_rgb(*size_within(frame, SIDE))
         gradual.show(second, pixels)
         now = hue_saturation_value(pixels)

@@ -1,131 +1,124 @@
-"""All that a file is asked for, in one place, so that it may be answered here or in another process."""
+"""Decoders: one interface to media files, decoded in this process or by the workers of a pool."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vitascope.media.decode import DECODING_THREADS, frames_at
-from vitascope.media.file import MediaSource
-from vitascope.media.frame import Frame
+from vitascope.media.decode import DECODING_THREADS
+from vitascope.media.file import MediaSource, held_open
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.probe import MediaInfo, probe
-from vitascope.media.sampling import Stream, sample_part, sample_streams
-from vitascope.media.shots import shot_starts
-from vitascope.media.subtitle_stream import StreamInfo, stream_cues, subtitle_streams
+from vitascope.media.probe import MediaInfo
+from vitascope.media.sampling import FrameStreamLike, Span, StreamSpec
+from vitascope.media.subtitle_stream import StreamInfo
 from vitascope.media.subtitles import Cue
-from vitascope.media.thumbnail import SIDE, thumbnail_jpeg
+from vitascope.media.thumbnail import SIDE
+from vitascope.sandbox.operations import (
+    Probe,
+    Request,
+    Sample,
+    SampledClips,
+    SampleSpan,
+    ShotStarts,
+    StreamCues,
+    SubtitleStreams,
+    Thumbnail,
+)
+from vitascope.sandbox.pool import DecodingPool, TaskContext, UncancellableTask
 
-Span = tuple[float, float]
+T = TypeVar("T")
 
 
-class Sampled(NamedTuple):
-    """C clips: name of the stream -> (C, F, H, W, 3) uint8, and a JPEG of each clip's middle, if it was asked for."""
+class Decoder(ABC):
+    """Reads media files, given open or by path.
 
-    frames: dict[str, NDArray[np.uint8]]
-    thumbnails: list[bytes | None]
-
-
-class Decoder(Protocol):
-    """What reads media files, each open or by its path. Every method raises MediaUnsupported, MediaCorrupt,
-    MediaTooLarge and MediaError.
+    Every method raises MediaUnsupported, MediaCorrupt, MediaTooLarge and MediaError.
     """
 
-    def probe(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-        """What the file is."""
+    @abstractmethod
+    def run(self, request: Request[T], source: MediaSource) -> T:
+        """Run an operation on a file."""
+
+    def probe(self, source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
+        """Describe a file."""
+        return self.run(Probe(limits=limits), source)
 
     def sample(
         self,
-        file: MediaSource,
-        streams: Sequence[Stream],
+        source: MediaSource,
+        streams: Sequence[FrameStreamLike],
         clips: Sequence[Span],
         limits: MediaLimits = DEFAULT_LIMITS,
         *,
         threads: int = DECODING_THREADS,
         thumbnails: bool = False,
-    ) -> Sampled:
-        """The frames of clips (start, end in s); as ``sample_streams``. Raises InvalidInput, too."""
+    ) -> SampledClips:
+        """Sample the frames of clips (start, end in s), as ``sample_streams``. Also raises InvalidInput."""
+        spans = tuple((float(start), float(end)) for start, end in clips)
+        request = Sample(_specs(streams), spans, thumbnails, limits=limits, threads=threads)
+        return self.run(request, source)
 
-    def sample_part(
+    def sample_span(
         self,
-        file: MediaSource,
-        streams: Sequence[Stream],
+        source: MediaSource,
+        streams: Sequence[FrameStreamLike],
         start: float | None = None,
         end: float | None = None,
         limits: MediaLimits = DEFAULT_LIMITS,
         *,
         threads: int = DECODING_THREADS,
     ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
-        """One clip of a file, whatever that lasts, and its frames; as ``sample_part``. Raises InvalidInput, too."""
+        """Sample one clip of a file of unknown duration, as ``sampling.sample_span``. Also raises InvalidInput."""
+        return self.run(SampleSpan(_specs(streams), start, end, limits=limits, threads=threads), source)
 
     def thumbnail(
-        self, file: MediaSource, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS
+        self, source: MediaSource, time: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS
     ) -> bytes:
-        """The frame on screen at ``second`` as a JPEG of at most ``side`` pixels."""
+        """Return the frame on screen at ``time`` (s) as a JPEG whose longer side has at most ``side`` pixels."""
+        return self.run(Thumbnail(float(time), side, limits=limits), source)
 
-    def shot_starts(self, file: MediaSource, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
-        """The seconds at which the shots of a file of ``duration`` s begin; as ``vitascope.media.shots``."""
+    def shot_starts(self, source: MediaSource, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
+        """Return the times (s) at which the shots of a file of ``duration`` s begin."""
+        return self.run(ShotStarts(duration, limits=limits), source)
 
-    def subtitle_streams(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
-        """The text subtitle streams in the container."""
+    def subtitle_streams(self, source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
+        """List the text subtitle streams of a container."""
+        return self.run(SubtitleStreams(limits=limits), source)
 
-    def stream_cues(self, file: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
-        """What the subtitle stream at ``index`` says. Raises SubtitlesCorrupt, too."""
-
-
-class InProcess:
-    """Decodes where it is called."""
-
-    def probe(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-        return probe(file, limits)
-
-    def sample(
-        self,
-        file: MediaSource,
-        streams: Sequence[Stream],
-        clips: Sequence[Span],
-        limits: MediaLimits = DEFAULT_LIMITS,
-        *,
-        threads: int = DECODING_THREADS,
-        thumbnails: bool = False,
-    ) -> Sampled:
-        pictures: dict[int, bytes] = {}
-
-        def keep(clip: int, frame: Frame) -> None:
-            pictures[clip] = thumbnail_jpeg(frame)
-
-        frames = sample_streams(file, streams, clips, limits, threads=threads, on_middle=keep if thumbnails else None)
-        return Sampled(frames, [pictures.get(number) for number in range(len(clips))])
-
-    def sample_part(
-        self,
-        file: MediaSource,
-        streams: Sequence[Stream],
-        start: float | None = None,
-        end: float | None = None,
-        limits: MediaLimits = DEFAULT_LIMITS,
-        *,
-        threads: int = DECODING_THREADS,
-    ) -> tuple[Span, dict[str, NDArray[np.uint8]]]:
-        return sample_part(file, streams, start, end, limits, threads=threads)
-
-    def thumbnail(
-        self, file: MediaSource, second: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS
-    ) -> bytes:
-        [(_, frame)] = frames_at(file, [second], limits, threads=1)
-        return thumbnail_jpeg(frame, side)
-
-    def shot_starts(self, file: MediaSource, duration: float, limits: MediaLimits = DEFAULT_LIMITS) -> list[float]:
-        return shot_starts(file, limits)
-
-    def subtitle_streams(self, file: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
-        return subtitle_streams(file, limits)
-
-    def stream_cues(self, file: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
-        return stream_cues(file, index, limits)
+    def stream_cues(self, source: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
+        """Return the cues of the subtitle stream at ``index``. Also raises SubtitlesCorrupt."""
+        return self.run(StreamCues(index, limits=limits), source)
 
 
-IN_PROCESS = InProcess()
+class InProcessDecoder(Decoder):
+    """Decodes in the calling process."""
+
+    def run(self, request: Request[T], source: MediaSource) -> T:
+        with held_open(source) as file:
+            return request.run(file)
+
+
+class PooledDecoder(Decoder):
+    """Decodes in the workers of ``pool``, for the task that ``context`` describes.
+
+    Every method also raises DecodingUnavailable and the cancellation error of the context.
+    """
+
+    def __init__(self, pool: DecodingPool, context: TaskContext | None = None) -> None:
+        self._pool = pool
+        self._context = context or UncancellableTask()
+
+    def run(self, request: Request[T], source: MediaSource) -> T:
+        with held_open(source) as file:
+            return self._pool.run(request, file, self._context)
+
+
+IN_PROCESS = InProcessDecoder()
+
+
+def _specs(streams: Sequence[FrameStreamLike]) -> tuple[StreamSpec, ...]:
+    return tuple(StreamSpec.of(stream) for stream in streams)

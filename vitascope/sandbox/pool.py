@@ -1,4 +1,4 @@
-"""A fixed number of decoding processes for many askers: whose turn it is, and what becomes of a file."""
+"""A pool of decoding workers: scheduling of tasks, timeouts, cancellation and retries."""
 
 from __future__ import annotations
 
@@ -9,89 +9,90 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge, VitascopeError
-from vitascope.sandbox.framing import Malformed
-from vitascope.sandbox.protocol import Question
-from vitascope.sandbox.supervisor import START_SECONDS, Keeper
-from vitascope.sandbox.worker_process import CHILD, LOOK_SECONDS, Ended, Process, Unexpected
+from vitascope.media.file import MediaFile
+from vitascope.sandbox.operations import Request
+from vitascope.sandbox.protocol import ProtocolError
+from vitascope.sandbox.supervisor import START_TIMEOUT, WorkerSupervisor
+from vitascope.sandbox.worker_process import POLL_SECONDS, WORKER_MODULE, WorkerError, WorkerExited, WorkerProcess
 
 _log = logging.getLogger("vitascope.sandbox")
 
 T = TypeVar("T")
 
-BULK_WAIT = 2.0
-"""Seconds without bulk after which a bulk task goes before interactive ones, so that it is delayed and never starved:
-it has waited as long, and so long ago the last one ended.
-"""
-GRACE = 0.3
-"""Seconds that a task which nobody wants any more is left to finish: about what a new process costs."""
-_TRIES = 3
-"""How often a file is tried whose process was killed from outside: the file is hardly to blame."""
+BULK_STARVATION_SECONDS = 2.0
+"""A bulk task goes first once it has waited this long and no bulk task has ended for as long."""
+CANCEL_GRACE_SECONDS = 0.3
+"""Time for a cancelled task to finish before its worker is killed: about the cost of a new worker."""
+_MAX_ATTEMPTS = 3
+"""Attempts for a file whose worker is killed from outside, which is hardly the fault of the file."""
+_SECONDS_PER_MEDIA_SECOND = 2.0
+"""Additional time limit per second of video: large videos on slow machines."""
 
 
-class Wanted(Protocol):
-    """For whom a task is done. ``bulk``: somebody who can wait, such as an indexing job."""
+class TaskContext(Protocol):
+    """Priority and cancellation of a task. ``bulk``: work that can wait, such as an indexing job."""
 
     @property
     def bulk(self) -> bool: ...
-    def reason_to_drop(self, now: float) -> Exception | None:
-        """The error that ends the wait, once there is one; ``now`` is of ``time.monotonic``."""
+    def cancellation_error(self, now: float) -> Exception | None:
+        """The error that cancels the task, or None. ``now``: ``time.monotonic``."""
 
 
 @dataclass(frozen=True)
-class Always:
-    """Somebody who waits for as long as it takes."""
+class UncancellableTask:
+    """Context of a task that waits as long as it takes."""
 
     bulk: bool = False
 
-    def reason_to_drop(self, now: float) -> Exception | None:
+    def cancellation_error(self, now: float) -> Exception | None:
         return None
 
 
-class Watcher(Protocol):
-    """Who counts what happens; called from the askers' threads, briefly."""
+class MetricsObserver(Protocol):
+    """Receives events of the pool, in the threads of its callers."""
 
-    def decoded(self, operation: str, bulk: bool, waited: float, worked: float) -> None:
-        """A task has had its answer, or its error, after so many seconds of waiting and of work."""
+    def task_finished(self, operation: str, bulk: bool, wait_seconds: float, run_seconds: float) -> None:
+        """A task has ended, with a result or an error."""
 
-    def decoder_lost(self, reason: str) -> None:
-        """A process has been lost: crashed, killed, time, dropped, malformed, start."""
+    def worker_lost(self, reason: str) -> None:
+        """A worker is lost: crashed, killed, timeout, cancelled, malformed or start."""
 
 
-class _Nobody:
-    def decoded(self, operation: str, bulk: bool, waited: float, worked: float) -> None:
-        """Nobody counts."""
+class _NullObserver:
+    def task_finished(self, operation: str, bulk: bool, wait_seconds: float, run_seconds: float) -> None:
+        pass
 
-    def decoder_lost(self, reason: str) -> None:
-        """Nobody counts."""
+    def worker_lost(self, reason: str) -> None:
+        pass
 
 
 @dataclass(eq=False)
 class _Ticket:
-    """A place in the queue. ``process`` is set before ``called``; neither where the wait has ended otherwise."""
+    """A queued task. ``worker`` is set before ``granted``; it stays None if the pool closes."""
 
     bulk: bool
-    arrived: float = field(default_factory=time.monotonic)
-    called: threading.Event = field(default_factory=threading.Event)
-    process: Process | None = None
+    queued_at: float = field(default_factory=time.monotonic)
+    granted: threading.Event = field(default_factory=threading.Event)
+    worker: WorkerProcess | None = None
 
 
-class _GiveUp(Exception):
-    """A task is not waited for any longer; ``error`` is for who asked, ``lost`` is why the process goes with it."""
+class _TaskAborted(Exception):
+    """A running task is abandoned: ``error`` is for the caller, ``reason`` says why the worker is lost."""
 
-    def __init__(self, error: Exception, lost: str) -> None:
+    def __init__(self, error: Exception, reason: str) -> None:
         super().__init__(str(error))
         self.error = error
-        self.lost = lost
+        self.reason = reason
 
 
 class DecodingPool:
-    """``size`` processes, each with one file at a time; whoever asks waits in its own thread.
+    """``size`` workers with one file each at a time; callers wait in their own threads.
 
-    Interactive askers come first, each kind in the order of arrival. With more than one process, one is reserved for
-    them; the others leave the processors to whatever else has work.
+    Interactive tasks precede bulk tasks, first in first out within a kind. In a pool of several workers, one is
+    reserved for interactive tasks and the others run at a lower priority.
     """
 
     def __init__(
@@ -100,194 +101,208 @@ class DecodingPool:
         *,
         memory_bytes: int = 2**30,
         seconds: float = 60.0,
-        watcher: Watcher | None = None,
-        module: str = CHILD,
+        observer: MetricsObserver | None = None,
+        module: str = WORKER_MODULE,
     ) -> None:
-        """``memory_bytes``: that one process may take for files. ``seconds``: that any task may take; what has to
-        decode long stretches of film may take longer.
+        """Create the pool without starting workers.
+
+        Args:
+            size: Number of workers.
+            memory_bytes: Address space for the files of one worker.
+            seconds: Time limit of a task, extended for long stretches of video.
+            observer: Receives metrics.
+            module: Module that a worker runs.
         """
         self.size = size
         self.seconds = seconds
-        self._watcher = watcher or _Nobody()
-        self._waiting: list[_Ticket] = []
-        self._bulk_ended = -math.inf
-        """When the last bulk task ended."""
-        self._keeper = Keeper(size, memory_bytes, module, on_idle=self._call_next, on_lost=self._watcher.decoder_lost)
-        self._lock = self._keeper.changed
+        self._observer = observer or _NullObserver()
+        self._queue: list[_Ticket] = []
+        self._last_bulk_end = -math.inf
+        self._supervisor = WorkerSupervisor(
+            size, memory_bytes, module, on_idle=self._grant_next, on_lost=self._observer.worker_lost
+        )
+        self._lock = self._supervisor.changed
 
     def start(self) -> None:
-        """Begin to start the processes; those who ask meanwhile wait for them."""
-        self._keeper.start()
+        """Start the workers in the background; tasks wait for them."""
+        self._supervisor.start()
 
     @property
     def restarts(self) -> int:
-        """How many processes have been started in the place of others."""
-        return self._keeper.restarts
+        """Number of workers started to replace others."""
+        return self._supervisor.restarts
 
     @property
     def alive(self) -> int:
-        """How many processes are ready or at work."""
+        """Number of idle and busy workers."""
         return len(self.pids)
 
     @property
     def pids(self) -> list[int]:
-        """Of the processes that are ready or at work."""
+        """Process ids of idle and busy workers."""
         with self._lock:
-            return [*self._keeper.ready, *self._keeper.working]
+            return [*self._supervisor.idle_pids, *self._supervisor.busy_pids]
 
     @property
-    def working(self) -> list[int]:
-        """The pids of those that are at work."""
-        return self._keeper.working
+    def busy_pids(self) -> list[int]:
+        """Process ids of busy workers."""
+        return self._supervisor.busy_pids
 
-    def waiting(self) -> int:
-        """How many tasks wait for a process."""
+    @property
+    def queue_length(self) -> int:
+        """Number of tasks that wait for a worker."""
         with self._lock:
-            return len(self._waiting)
+            return len(self._queue)
 
-    def wait_until_ready(self, timeout: float = START_SECONDS) -> None:
-        """Return when there is a process. Raises DecodingUnavailable when there is none in time."""
-        self._keeper.wait_until_ready(timeout)
+    def wait_until_ready(self, timeout: float = START_TIMEOUT) -> None:
+        """Wait for the first worker. Raises DecodingUnavailable after ``timeout`` s, or if none can be started."""
+        self._supervisor.wait_until_ready(timeout)
 
     def close(self) -> None:
-        """End all processes; whoever waits or is being answered gets DecodingUnavailable."""
+        """Kill all workers; waiting and running tasks raise DecodingUnavailable."""
         with self._lock:
-            self._keeper.close()
-            for ticket in self._waiting:
-                ticket.called.set()
-            self._waiting.clear()
-        self._keeper.join()
+            self._supervisor.close()
+            for ticket in self._queue:
+                ticket.granted.set()
+            self._queue.clear()
+        self._supervisor.join()
 
-    def ask(self, question: Question[T], wanted: Wanted) -> T:
-        """The answer of a process. Raises what the question says and what ``wanted.reason_to_drop`` gives.
+    def run(self, request: Request[T], file: MediaFile, context: TaskContext) -> T:
+        """Run an operation on a file in a worker.
 
-        A file at which a process ends, or which takes too long, gets MediaCorrupt or MediaTooLarge. Raises
-        DecodingUnavailable when no process can be started, or the pool is closed.
+        Raises:
+            VitascopeError: The error of the operation; MediaCorrupt or MediaTooLarge for a file that crashes its worker
+                or takes too long; the error of ``context``.
+            DecodingUnavailable: No worker can be started, or the pool is closed.
         """
-        for _ in range(_TRIES):
-            arrived = time.monotonic()
-            process = self._take(wanted)
-            began = time.monotonic()
+        for _ in range(_MAX_ATTEMPTS):
+            queued_at = time.monotonic()
+            worker = self._acquire(context)
+            started_at = time.monotonic()
             try:
-                return self._ask(process, question, wanted)
-            except Ended as end:
-                if end.code != -signal.SIGKILL:
-                    raise MediaCorrupt(f"{question.name}: the decoder crashed on it ({_named(end.code)})") from None
+                return self._run_once(worker, request, file, context)
+            except WorkerExited as exit:
+                if exit.code != -signal.SIGKILL:
+                    cause = _exit_description(exit.code)
+                    raise MediaCorrupt(f"{file.name}: the decoder crashed on it ({cause})") from None
             finally:
-                ended = time.monotonic()
-                self._watcher.decoded(str(question.request["do"]), wanted.bulk, began - arrived, ended - began)
-        raise MediaTooLarge(
-            f"{question.name}: its decoder was killed {_TRIES} times, as the system does when memory runs out"
-        )
+                ended_at = time.monotonic()
+                self._observer.task_finished(
+                    request.operation, context.bulk, started_at - queued_at, ended_at - started_at
+                )
+        raise MediaTooLarge(f"{file.name}: its decoder was killed {_MAX_ATTEMPTS} times, probably for lack of memory")
 
-    # A task, in the thread of who asked
-
-    def _ask(self, process: Process, question: Question[T], wanted: Wanted) -> T:
-        seconds = question.seconds(self.seconds)
-        lost: str | None = "dropped"
+    def _run_once(self, worker: WorkerProcess, request: Request[T], file: MediaFile, context: TaskContext) -> T:
+        seconds = time_limit(request, self.seconds)
+        check = _deadline_check(file.name, seconds, context)
+        lost: str | None = "cancelled"
         try:
-            answer = process.ask(question, seconds * question.threads + 1.0, _patience(question, seconds, wanted))
+            result = worker.run(request, file, seconds * request.threads + 1.0, check)
             lost = None
-            return answer
-        except VitascopeError:  # what the file deserves
+            return result
+        except VitascopeError:
             lost = None
             raise
-        except Unexpected as error:
+        except WorkerError as error:
             lost = None
             _log.error("%s\n%s", error, error.traceback)
             raise MediaCorrupt(str(error)) from None
-        except _GiveUp as given_up:
-            lost = given_up.lost
-            raise given_up.error from None
-        except Malformed as error:
+        except _TaskAborted as aborted:
+            lost = aborted.reason
+            raise aborted.error from None
+        except ProtocolError as error:
             lost = "malformed"
-            _log.error("%s: a decoding process gave an answer that was not asked for: %s", question.name, error)
-            raise MediaCorrupt(f"{question.name}: the decoder gave no sensible answer for it") from None
-        except Ended as end:
-            lost = "killed" if end.code == -signal.SIGKILL else "crashed"
-            if self._keeper.closed:
-                raise self._keeper.unavailable() from None
-            _log.warning("%s: a decoding process ended at this file: %s", question.name, _named(end.code))
-            if end.code == -signal.SIGXCPU:
-                raise MediaTooLarge(f"{question.name}: decoding it takes more computing than is allowed") from None
+            _log.error("%s: invalid response of a decoding process: %s", file.name, error)
+            raise MediaCorrupt(f"{file.name}: the decoder gave an invalid response") from None
+        except WorkerExited as exit:
+            lost = "killed" if exit.code == -signal.SIGKILL else "crashed"
+            if self._supervisor.closed:
+                raise self._supervisor.unavailable() from None
+            _log.warning("%s: the decoding process ended: %s", file.name, _exit_description(exit.code))
+            if exit.code == -signal.SIGXCPU:
+                raise MediaTooLarge(f"{file.name}: decoding it takes more processor time than is allowed") from None
             raise
         finally:
-            if wanted.bulk:
-                self._bulk_ended = time.monotonic()
-            self._keeper.take_back(process, lost)
+            if context.bulk:
+                self._last_bulk_end = time.monotonic()
+            self._supervisor.release(worker, lost)
 
-    def _take(self, wanted: Wanted) -> Process:
-        """A process whose turn has come."""
-        ticket = _Ticket(wanted.bulk)
+    def _acquire(self, context: TaskContext) -> WorkerProcess:
+        """Queue for a worker."""
+        ticket = _Ticket(context.bulk)
         with self._lock:
-            if self._keeper.is_hopeless:
-                raise self._keeper.unavailable()
-            self._waiting.append(ticket)
-            self._call_next()
+            if self._supervisor.is_failed:
+                raise self._supervisor.unavailable()
+            self._queue.append(ticket)
+            self._grant_next()
         try:
-            while not ticket.called.wait(LOOK_SECONDS):
-                if (reason := wanted.reason_to_drop(time.monotonic())) is not None:
-                    raise reason
-                if self._keeper.is_hopeless:
-                    raise self._keeper.unavailable()
+            while not ticket.granted.wait(POLL_SECONDS):
+                if (error := context.cancellation_error(time.monotonic())) is not None:
+                    raise error
+                if self._supervisor.is_failed:
+                    raise self._supervisor.unavailable()
         except BaseException:
             with self._lock:
-                if ticket in self._waiting:
-                    self._waiting.remove(ticket)
-            if ticket.process is not None:  # its turn came at this very moment
-                self._keeper.take_back(ticket.process, None)
+                if ticket in self._queue:
+                    self._queue.remove(ticket)
+            if ticket.worker is not None:  # granted meanwhile
+                self._supervisor.release(ticket.worker, None)
             raise
-        if ticket.process is None:
-            raise self._keeper.unavailable()
-        return ticket.process
+        if ticket.worker is None:
+            raise self._supervisor.unavailable()
+        return ticket.worker
 
-    # The rest is called with the lock held
-
-    def _call_next(self) -> None:
-        """Give idle processes to those whose turn it is."""
-        while any(self._begin(ticket) for ticket in self._next()):
+    def _grant_next(self) -> None:
+        """Grant idle workers to queued tasks; called with the lock held."""
+        while any(self._grant(ticket) for ticket in self._heads()):
             pass
 
-    def _begin(self, ticket: _Ticket) -> bool:
-        process = self._keeper.lend(ticket.bulk)
-        if process is None:
+    def _grant(self, ticket: _Ticket) -> bool:
+        worker = self._supervisor.acquire(ticket.bulk)
+        if worker is None:
             return False
-        self._waiting.remove(ticket)
-        ticket.process = process
-        ticket.called.set()
+        self._queue.remove(ticket)
+        ticket.worker = worker
+        ticket.granted.set()
         return True
 
-    def _next(self) -> list[_Ticket]:
-        """The first ticket of each kind, in the order in which their turn comes."""
-        bulk = next((ticket for ticket in self._waiting if ticket.bulk), None)
-        interactive = next((ticket for ticket in self._waiting if not ticket.bulk), None)
-        is_overdue = bulk is not None and time.monotonic() - max(bulk.arrived, self._bulk_ended) >= BULK_WAIT
-        return [ticket for ticket in ((bulk, interactive) if is_overdue else (interactive, bulk)) if ticket is not None]
+    def _heads(self) -> list[_Ticket]:
+        """The first task of each kind, in order of precedence."""
+        bulk = next((ticket for ticket in self._queue if ticket.bulk), None)
+        interactive = next((ticket for ticket in self._queue if not ticket.bulk), None)
+        is_starved = (
+            bulk is not None and time.monotonic() - max(bulk.queued_at, self._last_bulk_end) >= BULK_STARVATION_SECONDS
+        )
+        heads = (bulk, interactive) if is_starved else (interactive, bulk)
+        return [ticket for ticket in heads if ticket is not None]
 
 
-def _patience(question: Question[T], seconds: float, wanted: Wanted) -> Callable[[], None]:
-    """What raises _GiveUp once a task has taken ``seconds``, or has been pointless for ``GRACE``."""
-    limit = time.monotonic() + seconds
-    dropped: float | None = None
+def time_limit(request: Request[Any], base_seconds: float) -> float:
+    """Seconds that a task may run, given the limit of the shortest task."""
+    return base_seconds + _SECONDS_PER_MEDIA_SECOND * request.media_seconds
 
-    def look() -> None:
-        nonlocal dropped
+
+def _deadline_check(name: str, seconds: float, context: TaskContext) -> Callable[[], None]:
+    """A check that raises _TaskAborted after ``seconds``, or ``CANCEL_GRACE_SECONDS`` after the cancellation."""
+    deadline = time.monotonic() + seconds
+    cancelled_at: float | None = None
+
+    def check() -> None:
+        nonlocal cancelled_at
         now = time.monotonic()
-        if now >= limit:
-            message = f"{question.name}: decoding it was given up after {seconds:.0f} seconds"
-            raise _GiveUp(MediaTooLarge(message), "time")
-        if (reason := wanted.reason_to_drop(now)) is not None:
-            dropped = now if dropped is None else dropped
-            if now >= dropped + GRACE:
-                raise _GiveUp(reason, "dropped")
+        if now >= deadline:
+            raise _TaskAborted(MediaTooLarge(f"{name}: decoding it timed out after {seconds:.0f} seconds"), "timeout")
+        if (error := context.cancellation_error(now)) is not None:
+            cancelled_at = now if cancelled_at is None else cancelled_at
+            if now >= cancelled_at + CANCEL_GRACE_SECONDS:
+                raise _TaskAborted(error, "cancelled")
 
-    return look
+    return check
 
 
-def _named(code: int | None) -> str:
-    """How a process ended, in words."""
+def _exit_description(code: int | None) -> str:
     if code is None:
-        return "it stopped answering"
+        return "it stopped responding"
     if code >= 0:
         return f"exit status {code}"
     try:

@@ -1,7 +1,7 @@
-"""``python -m vitascope.sandbox.worker_main``: a process that decodes one file at a time for the one that started it.
+"""``python -m vitascope.sandbox.worker_main``: a confined process that decodes one file at a time.
 
-Standard input is a socket on which it is asked and answers. It confines itself first and loads decoders afterwards. It
-opens no media file: the descriptor of each comes with the request.
+Standard input is the socket for requests and responses. The process confines itself before it loads any decoder, and
+opens no media file: the descriptor of each file accompanies the request.
 """
 
 from __future__ import annotations
@@ -11,66 +11,71 @@ import os
 import socket
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vitascope.errors import VitascopeError
 from vitascope.media.file import MediaFile
-from vitascope.sandbox.framing import Buffer, Header, receive_request, send
-from vitascope.sandbox.isolation import allow_cpu_seconds, confine, limit_resources
+from vitascope.sandbox.isolation import confine, limit_cpu_seconds, limit_resources
+from vitascope.sandbox.protocol import Buffer, Header, ProtocolError, receive_request, send
 
-if TYPE_CHECKING:
-    from vitascope.sandbox.handlers import Run
-
-UNEXPECTED = "unexpected"
-TOO_LARGE = "media_too_large"
+INTERNAL_ERROR = "internal_error"
+"""Error code of a response for an exception that is a defect."""
+OUT_OF_MEMORY = "media_too_large"
 _MAX_MESSAGE = 2000
 
 
 def main() -> None:
-    """Answer until the other end closes the socket."""
+    """Serve requests until the other end closes the socket."""
     channel = socket.socket(fileno=os.dup(0))
-    quiet = os.open(os.devnull, os.O_RDWR)
+    null = os.open(os.devnull, os.O_RDWR)
     setup, _ = receive_request(channel)
     os.nice(setup["niceness"])
-    applied = confine(setup["parent"])
-    from vitascope.sandbox import handlers
-
-    handlers.check_decoders()
-    gc.freeze()  # what is there now stays: looking for garbage is quick from here on
-    applied += limit_resources(setup["memory_bytes"])
-    send(channel, {"applied": applied})
-    # Whatever takes hold of this process later shall not write into the log of the service.
-    for standard in (0, 1, 2):
-        os.dup2(quiet, standard)
+    measures = confine(setup["parent"])
+    _load_decoders()
+    gc.freeze()  # exclude start-up objects from later collections
+    measures += limit_resources(setup["memory_bytes"])
+    send(channel, {"measures": measures})
+    for standard_stream in (0, 1, 2):  # a compromised worker must not write to the service's log
+        os.dup2(null, standard_stream)
     while True:
         try:
             request, descriptor = receive_request(channel)
         except EOFError:
             return
-        allow_cpu_seconds(request["cpu_seconds"])
-        header, blobs = _answer(request, descriptor, handlers.run)
+        limit_cpu_seconds(request["cpu_seconds"])
+        header, blobs = _respond(request, descriptor)
         send(channel, header, blobs)
         del blobs
-        gc.collect()  # PyAV ties some frames to themselves; the next file shall find their memory free
+        gc.collect()  # PyAV keeps some frames in reference cycles; free their memory for the next file
 
 
-def _answer(request: Header, descriptor: int | None, run: Run) -> tuple[Header, list[Buffer]]:
-    name = request["name"]
+def _load_decoders() -> None:
+    """Import everything that decodes, before memory is limited. Raises what keeps the decoders from working."""
+    import av
+    from PIL import GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin  # noqa: F401
+
+    import vitascope.sandbox.operations  # noqa: F401
+
+    av.CodecContext.create("h264", "r")
+
+
+def _respond(header: Header, descriptor: int | None) -> tuple[Header, list[Buffer]]:
+    from vitascope.sandbox.operations import parse_request
+
+    name = header["file_name"]
     try:
         if descriptor is None:
-            value, blobs = run(request)
-        else:
-            with MediaFile(descriptor, Path(name)) as file:
-                value, blobs = run({**request, "file": file})
+            raise ProtocolError("a file was expected with the request")
+        with MediaFile(descriptor, Path(name)) as file:
+            request = parse_request(header)
+            value, blobs = request.encode(request.run(file))
         return {"value": value}, blobs
     except VitascopeError as error:
         return {"error": error.code, "message": str(error)[:_MAX_MESSAGE]}, []
     except MemoryError:
-        return {"error": TOO_LARGE, "message": f"{name}: decoding it needs more memory than is allowed"}, []
+        return {"error": OUT_OF_MEMORY, "message": f"{name}: decoding it needs more memory than is allowed"}, []
     except Exception as error:
-        written = traceback.format_exc()[-_MAX_MESSAGE:]
         message = f"{name}: cannot be decoded: {type(error).__name__}: {error}"[:_MAX_MESSAGE]
-        return {"error": UNEXPECTED, "message": message, "traceback": written}, []
+        return {"error": INTERNAL_ERROR, "message": message, "traceback": traceback.format_exc()[-_MAX_MESSAGE:]}, []
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One decoding process, as the service sees it: started, asked, and ended."""
+"""A decoding worker process as the service sees it."""
 
 from __future__ import annotations
 
@@ -22,168 +22,175 @@ from vitascope.errors import (
     VitascopeError,
 )
 from vitascope.media.file import MediaFile
-from vitascope.sandbox.framing import Header, Malformed, receive_header, receive_into, send
-from vitascope.sandbox.protocol import Bytes, Question
-from vitascope.sandbox.worker_main import TOO_LARGE, UNEXPECTED
+from vitascope.sandbox.operations import Bytes, Request
+from vitascope.sandbox.protocol import Header, ProtocolError, receive_header, receive_into, send
+from vitascope.sandbox.worker_main import INTERNAL_ERROR, OUT_OF_MEMORY
 
 T = TypeVar("T")
 
-CHILD = "vitascope.sandbox.worker_main"
-LOOK_SECONDS = 0.05
-"""How often a wait for an answer looks at whether it should go on."""
-_SEND_SECONDS = 10.0
-_END_SECONDS = 10.0
-"""For a process to be gone that has closed its end: how it ended says whether its file is to blame."""
-_FRAMES_UNDER_WAY = 1024**2
-"""Bytes of an answer between the two: fewer make both ends wait for each other more often."""
-_MAX_HELLO = 64 * 1024
-_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
-"""Of the environment; keys and addresses of the service are none of a decoder's business."""
+WORKER_MODULE = "vitascope.sandbox.worker_main"
+POLL_SECONDS = 0.05
+"""Interval at which a wait checks for timeouts and cancellation."""
+_SEND_TIMEOUT = 10.0
+_EXIT_TIMEOUT = 10.0
+"""Seconds to wait for the exit status of a worker that closed its socket: it tells whether the file is to blame."""
+_SEND_BUFFER_BYTES = 1024**2
+"""Smaller buffers make both ends wait for each other more often."""
+_MAX_HANDSHAKE_BYTES = 64 * 1024
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR")
+"""Variables to pass on; all others, such as keys and addresses of the service, are withheld."""
 _ERRORS: dict[str, type[VitascopeError]] = {
-    kind.code: kind
-    for kind in (MediaError, MediaUnsupported, MediaCorrupt, MediaTooLarge, SubtitlesCorrupt, InvalidInput)
+    error.code: error
+    for error in (MediaError, MediaUnsupported, MediaCorrupt, MediaTooLarge, SubtitlesCorrupt, InvalidInput)
 }
-assert TOO_LARGE in _ERRORS
+assert OUT_OF_MEMORY in _ERRORS
 
 
-class Ended(Exception):
-    """The process is gone. ``code``: as ``Popen.returncode``, None where it has not ended yet."""
+class WorkerExited(Exception):
+    """The worker is gone. ``code``: as ``Popen.returncode``, None if it has closed its socket without exiting."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(f"exit code {code}")
         self.code = code
 
 
-class Unexpected(Exception):
-    """Something that is no media error went wrong over there; the process goes on."""
+class WorkerError(Exception):
+    """An exception in the worker that is a defect; the worker stays usable."""
 
     def __init__(self, message: str, traceback: str) -> None:
         super().__init__(message)
         self.traceback = traceback
 
 
-class Process:
-    """A process that has been started; ``await_ready`` before it is asked anything."""
+class WorkerProcess:
+    """A started worker; call ``wait_until_ready`` before the first request."""
 
-    def __init__(self, memory_bytes: int, module: str = CHILD, *, niceness: int = 0) -> None:
-        """Start it. ``memory_bytes``: of address space, beyond what it has before the first file. ``niceness``: added
-        to that of the service. Raises OSError.
+    def __init__(self, memory_bytes: int, module: str = WORKER_MODULE, *, niceness: int = 0) -> None:
+        """Start the process, which ends with the calling thread.
 
-        It ends with the thread that starts it.
+        Args:
+            memory_bytes: Address space it may take beyond what it has before the first file.
+            module: Module to run.
+            niceness: Added to that of the service.
+
+        Raises:
+            OSError: The process cannot be started.
         """
-        self._channel, theirs = socket.socketpair()
-        with theirs:
-            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _FRAMES_UNDER_WAY)
+        self._channel, worker_end = socket.socketpair()
+        with worker_end:
+            worker_end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             self._popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", module],
-                stdin=theirs.fileno(),
+                stdin=worker_end.fileno(),
                 stdout=subprocess.DEVNULL,
                 env=_environment(),
-                start_new_session=True,  # Ctrl-C is for the service, which ends its processes itself
+                start_new_session=True,  # Ctrl-C must reach only the service, which ends its workers itself
             )
         self._setup: Header = {"parent": os.getpid(), "memory_bytes": memory_bytes, "niceness": niceness}
-        self.applied: list[str] = []
-        """What of the confinement was possible, in words."""
-        self.tasks = 0
-        """Answers so far."""
+        self.measures: list[str] = []
+        """Confinement measures in effect, in words."""
+        self.completed_tasks = 0
 
     @property
     def pid(self) -> int:
         return self._popen.pid
 
     @property
-    def has_ended(self) -> bool:
+    def has_exited(self) -> bool:
         return self._popen.poll() is not None
 
-    def await_ready(self, on_wait: Callable[[], None]) -> None:
-        """Raises Ended, Malformed and what ``on_wait`` raises."""
+    def wait_until_ready(self, poll: Callable[[], None]) -> None:
+        """Wait for the handshake. Raises WorkerExited, ProtocolError and what ``poll`` raises."""
         try:
             self._send(self._setup)
-            header = receive_header(self._channel, _MAX_HELLO, on_wait)
+            header = receive_header(self._channel, _MAX_HANDSHAKE_BYTES, poll)
         except (EOFError, OSError):
-            raise Ended(self._code()) from None
-        applied = header.get("applied")
-        if not isinstance(applied, list) or not all(isinstance(one, str) for one in applied):
-            raise Malformed(f"a greeting that says {str(header)[:200]}")
-        self.applied = applied
+            raise WorkerExited(self._exit_code()) from None
+        measures = header.get("measures")
+        if not isinstance(measures, list) or not all(isinstance(measure, str) for measure in measures):
+            raise ProtocolError(f"handshake: {str(header)[:200]}; a list of measures was expected")
+        self.measures = measures
 
-    def ask(self, question: Question[T], cpu_seconds: float, on_wait: Callable[[], None]) -> T:
-        """The answer. Raises media errors and InvalidInput as the file deserves, and Unexpected.
+    def run(self, request: Request[T], file: MediaFile, cpu_seconds: float, poll: Callable[[], None]) -> T:
+        """Run an operation on a file.
 
-        After Ended, Malformed and what ``on_wait`` raises, the process is of no use any more.
+        Raises:
+            VitascopeError: A media error or InvalidInput of the operation.
+            WorkerError: A defect in the worker.
+            WorkerExited, ProtocolError: The worker has ended or must be ended, as after any exception of ``poll``.
         """
+        header = {**request.to_header(), "file_name": file.name, "cpu_seconds": cpu_seconds}
         try:
-            self._send({**question.request, "cpu_seconds": cpu_seconds}, question.file)
-            header = receive_header(self._channel, question.max_header, on_wait)
-            sizes = header["blobs"]
-            if "error" in header:
+            self._send(header, file)
+            response = receive_header(self._channel, request.max_header_bytes, poll)
+            sizes = response["blobs"]
+            if "error" in response:
                 if sizes:
-                    raise Malformed("an error with blobs")
-                self.tasks += 1
-                raise _error(header)
-            blobs = [self._blob(size, on_wait) for size in _checked(sizes, question)]
+                    raise ProtocolError("blobs: none were expected with an error")
+                self.completed_tasks += 1
+                raise _parse_error(response)
+            _check_sizes(sizes, request)
+            blobs = [self._receive_blob(size, poll) for size in sizes]
         except (EOFError, OSError):
-            raise Ended(self._code()) from None
-        self.tasks += 1
-        return question.read(header.get("value"), blobs)
+            raise WorkerExited(self._exit_code()) from None
+        self.completed_tasks += 1
+        return request.decode(response.get("value"), blobs)
 
     def kill(self) -> None:
-        """End it now; whoever waits for its answer gets Ended. ``has_ended`` tells when it has."""
+        """Kill the process; a concurrent ``run`` raises WorkerExited."""
         with suppress(OSError):
             self._popen.kill()
 
     def discard(self) -> None:
-        """End it where nobody waits for its answer any more."""
+        """Kill the process and close the socket; no ``run`` may be in progress."""
         self.kill()
         self._channel.close()
 
     def _send(self, header: Header, file: MediaFile | None = None) -> None:
-        self._channel.settimeout(_SEND_SECONDS)
+        self._channel.settimeout(_SEND_TIMEOUT)
         try:
             send(self._channel, header, descriptor=None if file is None else file.fileno())
         finally:
-            self._channel.settimeout(LOOK_SECONDS)
+            self._channel.settimeout(POLL_SECONDS)
 
-    def _blob(self, size: int, on_wait: Callable[[], None]) -> Bytes:
+    def _receive_blob(self, size: int, poll: Callable[[], None]) -> Bytes:
         blob = np.empty(size, np.uint8)
-        receive_into(self._channel, memoryview(blob.data), on_wait)
+        receive_into(self._channel, memoryview(blob.data), poll)
         return blob
 
-    def _code(self) -> int | None:
-        """How it ended. One that closed its end and lives is ended."""
+    def _exit_code(self) -> int | None:
         try:
-            return self._popen.wait(_END_SECONDS)
+            return self._popen.wait(_EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             return None
 
 
-def _checked(sizes: list[Any], question: Question[Any]) -> list[int]:
-    """The sizes of blobs, each within what was asked for."""
-    if len(sizes) != len(question.blobs):
-        raise Malformed(f"{len(sizes)} blobs; {len(question.blobs)} were expected")
-    for size, (least, most) in zip(sizes, question.blobs, strict=True):
-        if type(size) is not int or not (least <= size <= most):
-            raise Malformed(f"a blob of {size!r} bytes; {least} to {most} were expected")
-    return sizes
+def _check_sizes(sizes: list[Any], request: Request[Any]) -> None:
+    expected = request.blob_sizes
+    if len(sizes) != len(expected):
+        raise ProtocolError(f"blobs: {len(sizes)}; {len(expected)} were expected")
+    for size, (minimum, maximum) in zip(sizes, expected, strict=True):
+        if type(size) is not int or not (minimum <= size <= maximum):
+            raise ProtocolError(f"blob: {size!r} bytes; {minimum} to {maximum} were expected")
 
 
-def _error(header: Header) -> Exception:
-    code, message = header.get("error"), header.get("message")
+def _parse_error(response: Header) -> Exception:
+    code, message = response.get("error"), response.get("message")
     if not isinstance(code, str) or not isinstance(message, str):
-        raise Malformed("an error without code and message")
-    if code == UNEXPECTED:
-        return Unexpected(message, str(header.get("traceback")))
+        raise ProtocolError("error: a code and a message were expected")
+    if code == INTERNAL_ERROR:
+        return WorkerError(message, str(response.get("traceback")))
     if code not in _ERRORS:
-        raise Malformed(f"an error of the unknown kind {code[:80]!r}")
+        raise ProtocolError(f"error: unknown code {code[:80]!r}")
     return _ERRORS[code](message)
 
 
 def _environment() -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return kept | {
+    inherited = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return inherited | {
         "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "MALLOC_ARENA_MAX": "2",  # each arena of the C library reserves address space, which is limited
+        "MALLOC_ARENA_MAX": "2",  # each malloc arena reserves address space, which is limited
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }

@@ -1,4 +1,4 @@
-"""Pools of decoding processes."""
+"""Pools of decoding workers."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from typing import Any
 import pytest
 
 from vitascope.media.file import MediaFile
+from vitascope.sandbox.decoder import PooledDecoder
 from vitascope.sandbox.pool import DecodingPool
-from vitascope.sandbox.pooled_decoder import PooledDecoder
-from vitascope.sandbox.protocol import Question
 
-HOOKED = "tests.vitascope.sandbox.hooked_child"
+HOOKED_WORKER = "tests.vitascope.sandbox.hooked_worker"
 
 
 @pytest.fixture(scope="session")
 def pooled() -> Iterator[PooledDecoder]:
-    """A decoder whose two processes do nothing but decode."""
+    """A decoder with two ordinary workers."""
     pool = DecodingPool(2)
     pool.start()
     pool.wait_until_ready()
@@ -29,27 +28,21 @@ def pooled() -> Iterator[PooledDecoder]:
 
 @pytest.fixture
 def new_pool() -> Iterator[Callable[..., DecodingPool]]:
-    """Makes pools, ready, of processes that misbehave when they are asked to."""
-    made: list[DecodingPool] = []
+    """Create pools, ready, of workers that misbehave on request."""
+    pools: list[DecodingPool] = []
 
-    def make(size: int = 1, **given: Any) -> DecodingPool:
-        pool = DecodingPool(size, **{"module": HOOKED, **given})
-        made.append(pool)
+    def create(size: int = 1, **options: Any) -> DecodingPool:
+        pool = DecodingPool(size, **{"module": HOOKED_WORKER, **options})
+        pools.append(pool)
         pool.start()
         pool.wait_until_ready()
         return pool
 
-    yield make
-    for pool in made:
+    yield create
+    for pool in pools:
         pool.close()
 
 
-def question(operation: str, file: MediaFile | None = None, **arguments: Any) -> Question[Any]:
-    """Something that only a hooked process can be asked; the answer is the value."""
-    request = {"do": operation, "name": "film.mp4", **arguments}
-    return Question(request, 1024 * 1024, lambda value, blobs: value, file=file)
-
-
 def any_file(name: str = "film.mp4") -> MediaFile:
-    """An open file of this name, which has no film in it."""
+    """An open file of this name that contains no video."""
     return MediaFile(os.open(__file__, os.O_RDONLY), Path(name))

@@ -1,4 +1,4 @@
-"""Files that kill, stall or lie cost their own request and a process; everybody else is served, in order."""
+"""A file that crashes, stalls or compromises its worker costs that worker and its own request; others are served."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ import pytest
 
 from tests.descriptors import open_below
 from tests.media_files import solid, write_counter_video, write_video
-from tests.vitascope.sandbox.conftest import HOOKED, any_file, question
+from tests.vitascope.sandbox.conftest import HOOKED_WORKER, any_file
+from tests.vitascope.sandbox.hooked_worker import hook
 from tests.waiting import PATIENCE, wait_for
-from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import DecodingUnavailable, MediaCorrupt, MediaTooLarge, MediaUnsupported
 from vitascope.media.file import MediaFile
 from vitascope.media.limits import DEFAULT_LIMITS
+from vitascope.media.sampling import StreamSpec
 from vitascope.sandbox import pool as pool_module
 from vitascope.sandbox import supervisor
-from vitascope.sandbox.pool import Always, DecodingPool, Wanted
-from vitascope.sandbox.pooled_decoder import PooledDecoder
-from vitascope.sandbox.protocol import Question, picturing, probing, sampling
+from vitascope.sandbox.decoder import PooledDecoder
+from vitascope.sandbox.operations import Probe, Request, Sample, Thumbnail
+from vitascope.sandbox.pool import DecodingPool, TaskContext, UncancellableTask, time_limit
 
 NewPool = Callable[..., DecodingPool]
-BULK, HURRY = Always(bulk=True), Always()
+BULK, INTERACTIVE = UncancellableTask(bulk=True), UncancellableTask()
 ROOT = Path(__file__).parents[3]
-SMALL = FrameStream(name="small", frames=1, height=16, width=16, placement="middle")
+FILE = any_file()
+NOTHING = hook("sleep", seconds=0)
+FOREVER = hook("sleep", seconds=3600)
 
 
 def is_gone(pid: int) -> bool:
@@ -46,166 +49,160 @@ def is_gone(pid: int) -> bool:
 
 
 @dataclass
-class Until:
-    """An asker who waits until he goes."""
+class CancellableTask:
+    """A context that is cancelled when ``cancelled`` is set; ``noticed`` is set once the pool knows."""
 
     bulk: bool = False
-    gone: threading.Event = field(default_factory=threading.Event)
-    missed: threading.Event = field(default_factory=threading.Event)
-    """Set once the pool knows."""
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    noticed: threading.Event = field(default_factory=threading.Event)
 
-    def reason_to_drop(self, now: float) -> Exception | None:
-        if not self.gone.is_set():
+    def cancellation_error(self, now: float) -> Exception | None:
+        if not self.cancelled.is_set():
             return None
-        self.missed.set()
-        return ConnectionError("he went")
+        self.noticed.set()
+        return ConnectionError("cancelled")
 
 
 @contextmanager
-def at_work(pool: DecodingPool, release: Path, who: Wanted = HURRY) -> Iterator[Future[int]]:
-    """A task that is at work, or waits where others are, until ``release`` is there, at the end at the latest.
-
-    Its result is the process that did it.
-    """
-    before = len(pool.working) + pool.waiting()
+def running_task(pool: DecodingPool, release: Path, context: TaskContext = INTERACTIVE) -> Iterator[Future[Any]]:
+    """A task that runs or waits until ``release`` exists, at the end of the block at the latest."""
+    before = len(pool.busy_pids) + pool.queue_length
     with ThreadPoolExecutor(1) as thread:
-        task = thread.submit(pool.ask, question("until", release=str(release)), who)
+        task = thread.submit(pool.run, hook("read after", release=str(release)), FILE, context)
         try:
-            wait_for(lambda: pool.working and len(pool.working) + pool.waiting() == before + 1)
+            wait_for(lambda: pool.busy_pids and len(pool.busy_pids) + pool.queue_length == before + 1)
             yield task
         finally:
             release.touch()
 
 
 @pytest.mark.parametrize(
-    ("deed", "error", "words"),
+    ("name", "error", "message"),
     [
         ("segfault", MediaCorrupt, "the decoder crashed on it (SIGSEGV)"),
         ("abort", MediaCorrupt, "the decoder crashed on it (SIGABRT)"),
-        ("leave", MediaCorrupt, "the decoder crashed on it (exit status 3)"),
-        ("spin", MediaTooLarge, "takes more computing than is allowed"),
+        ("exit", MediaCorrupt, "the decoder crashed on it (exit status 3)"),
+        ("spin", MediaTooLarge, "takes more processor time than is allowed"),
     ],
 )
-def test_a_file_that_ends_its_process_fails_alone(
-    new_pool: NewPool, tmp_path: Path, deed: str, error: type[Exception], words: str
+def test_a_file_that_ends_its_worker_fails_alone(
+    new_pool: NewPool, tmp_path: Path, name: str, error: type[Exception], message: str
 ) -> None:
     pool = new_pool()
     with pytest.raises(error) as raised:
-        pool.ask(question(deed), HURRY)
+        pool.run(hook(name), FILE, INTERACTIVE)
     assert str(raised.value).startswith("film.mp4: ")
-    assert words in str(raised.value)
+    assert message in str(raised.value)
     assert PooledDecoder(pool).probe(write_counter_video(tmp_path / "good.mp4", 10)).width == 160
     assert pool.restarts == 1
     assert pool.alive == 1
 
 
-def test_a_file_that_needs_too_much_memory_is_too_large_and_costs_no_process(new_pool: NewPool) -> None:
+def test_a_file_that_needs_too_much_memory_is_too_large_and_costs_no_worker(new_pool: NewPool) -> None:
     pool = new_pool(memory_bytes=256 * 1024**2)
     with pytest.raises(MediaTooLarge, match=r"film.mp4: decoding it needs more memory than is allowed"):
-        pool.ask(question("hog"), HURRY)
+        pool.run(hook("allocate"), FILE, INTERACTIVE)
     [pid] = pool.pids
-    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
-        peak = next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-    assert peak < (256 + 128) * 1024
+    assert peak_memory(pid) < (256 + 128) * 1024**2
     assert pool.restarts == 0
 
 
-def test_a_defect_is_logged_and_answered_as_the_file_s(new_pool: NewPool, caplog: pytest.LogCaptureFixture) -> None:
+def peak_memory(pid: int) -> int:
+    """Bytes."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
+
+
+def test_a_defect_is_logged_and_fails_the_file(new_pool: NewPool, caplog: pytest.LogCaptureFixture) -> None:
     pool = new_pool()
     with pytest.raises(MediaCorrupt, match=r"film.mp4: cannot be decoded: KeyError: 'a defect'"):
-        pool.ask(question("fail"), HURRY)
+        pool.run(hook("fail"), FILE, INTERACTIVE)
     assert "Traceback" in caplog.text
     assert pool.restarts == 0
 
 
-def test_a_file_that_takes_too_long_is_given_up(new_pool: NewPool) -> None:
+def test_a_file_that_takes_too_long_times_out(new_pool: NewPool) -> None:
     pool = new_pool(seconds=0.3)
-    began = time.monotonic()
-    with pytest.raises(MediaTooLarge, match=r"film.mp4: decoding it was given up after 0 seconds"):
-        pool.ask(question("slow", **{"for": 3600}), HURRY)
-    assert 0.3 <= time.monotonic() - began < PATIENCE
+    started_at = time.monotonic()
+    with pytest.raises(MediaTooLarge, match=r"film.mp4: decoding it timed out after 0 seconds"):
+        pool.run(FOREVER, FILE, INTERACTIVE)
+    assert 0.3 <= time.monotonic() - started_at < PATIENCE
     wait_for(lambda: pool.alive == 1)
 
 
-def test_longer_films_may_take_longer() -> None:
-    stream: Any = []
-    assert sampling(any_file(), stream, [(0, 8), (8, 16)], DEFAULT_LIMITS, 1, False).seconds(60.0) == 92.0
-    # A header's claim counts up to the limit on a file's duration.
-    claimed = sampling(any_file(), stream, [(0, 1e9)], DEFAULT_LIMITS, 1, False).seconds(60.0)
-    assert claimed == 60.0 + 2 * DEFAULT_LIMITS.max_seconds
+def test_longer_videos_may_take_longer() -> None:
+    assert time_limit(Sample((), ((0.0, 8.0), (8.0, 16.0))), 60.0) == 92.0
+    # The duration that a header states counts up to the limit.
+    assert time_limit(Sample((), ((0.0, 1e9),)), 60.0) == 60.0 + 2 * DEFAULT_LIMITS.max_seconds
 
 
-def test_a_process_killed_at_work_is_replaced_and_its_file_is_tried_again(new_pool: NewPool, tmp_path: Path) -> None:
+def test_a_file_whose_worker_is_killed_is_tried_again(new_pool: NewPool, tmp_path: Path) -> None:
     pool = new_pool()
     [first] = pool.pids
-    with at_work(pool, tmp_path / "release") as task:
+    with running_task(pool, tmp_path / "release") as task:
         os.kill(first, signal.SIGKILL)
         wait_for(lambda: pool.restarts == 1)
-    assert task.result() != first
+    assert task.result()[0] != first
     assert pool.restarts == 1
 
 
-def test_a_file_is_handed_over_open_to_every_process_that_tries_it(new_pool: NewPool, tmp_path: Path) -> None:
+def test_every_attempt_reads_the_file_that_was_opened(new_pool: NewPool, tmp_path: Path) -> None:
     film, release = tmp_path / "film.mp4", tmp_path / "release"
-    film.write_text("own")
+    film.write_text("original")
     pool = new_pool()
     [first] = pool.pids
     with MediaFile.open(film) as file, ThreadPoolExecutor(1) as thread:
         film.unlink()
-        film.write_text("something else")
-        answer = thread.submit(pool.ask, question("content", file, release=str(release)), HURRY)
-        wait_for(lambda: pool.working == [first] and open_below(film, first))
+        film.write_text("replacement")
+        task = thread.submit(pool.run, hook("read after", release=str(release)), file, INTERACTIVE)
+        wait_for(lambda: pool.busy_pids == [first] and open_below(film, first))
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: pool.working and pool.working != [first])
+        wait_for(lambda: pool.busy_pids and pool.busy_pids != [first])
         release.touch()
-        assert answer.result() == "own"
+        assert task.result()[1] == "original"
     [second] = pool.pids
     wait_for(lambda: not open_below(tmp_path, second))
     assert open_below(tmp_path) == []
 
 
-def test_no_descriptor_stays_open_whatever_becomes_of_a_task(new_pool: NewPool, tmp_path: Path) -> None:
-    film, never = tmp_path / "film.mp4", tmp_path / "never"
+def test_no_descriptor_leaks_from_any_outcome(new_pool: NewPool, tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
     film.write_text("no film")
     pool = new_pool()
-    ended = [question(deed, MediaFile.open(film)) for deed in ("segfault", "fail")]
     with pytest.raises(MediaUnsupported):
         PooledDecoder(pool).probe(film)
-    for asked in ended:
-        with pytest.raises(MediaCorrupt):
-            pool.ask(asked, HURRY)
-    gone = Until()
-    ended.append(question("content", MediaFile.open(film), release=str(never)))
-    with ThreadPoolExecutor(1) as thread:
-        answer = thread.submit(pool.ask, ended[-1], gone)
-        wait_for(lambda: pool.working)
-        gone.gone.set()
-        with pytest.raises(ConnectionError):
-            answer.result()
-    for asked in ended:
-        assert asked.file is not None
-        asked.file.close()
+    with MediaFile.open(film) as file:
+        for name in ("segfault", "fail"):
+            with pytest.raises(MediaCorrupt):
+                pool.run(hook(name), file, INTERACTIVE)
+        context = CancellableTask()
+        with ThreadPoolExecutor(1) as thread:
+            task = thread.submit(pool.run, FOREVER, file, context)
+            wait_for(lambda: pool.busy_pids)
+            context.cancelled.set()
+            with pytest.raises(ConnectionError):
+                task.result()
     assert open_below(tmp_path) == []
     wait_for(lambda: pool.alive == 1)
     assert open_below(tmp_path, *pool.pids) == []
 
 
-def test_a_file_whose_process_is_killed_again_and_again_is_too_large(new_pool: NewPool) -> None:
+def test_a_file_whose_worker_is_killed_repeatedly_is_too_large(new_pool: NewPool) -> None:
     pool = new_pool(2, seconds=3600.0)
     wait_for(lambda: pool.alive == 2)
     with ThreadPoolExecutor() as threads:
-        answer = threads.submit(pool.ask, question("slow", **{"for": 3600}), HURRY)
+        task = threads.submit(pool.run, FOREVER, FILE, INTERACTIVE)
         killed: list[int] = []
         while len(killed) < 3:
-            wait_for(lambda: set(pool.working) - set(killed))
-            [working] = set(pool.working) - set(killed)
-            os.kill(working, signal.SIGKILL)
-            killed.append(working)
-        with pytest.raises(MediaTooLarge, match="killed 3 times, as the system does when memory runs out"):
-            answer.result()
+            wait_for(lambda: set(pool.busy_pids) - set(killed))
+            [busy] = set(pool.busy_pids) - set(killed)
+            os.kill(busy, signal.SIGKILL)
+            killed.append(busy)
+        with pytest.raises(MediaTooLarge, match="killed 3 times, probably for lack of memory"):
+            task.result()
 
 
-def test_a_process_killed_while_idle_is_missed_and_replaced(new_pool: NewPool) -> None:
+def test_an_idle_worker_that_is_killed_is_replaced(new_pool: NewPool) -> None:
     pool = new_pool()
     [first] = pool.pids
     os.kill(first, signal.SIGKILL)
@@ -214,133 +211,145 @@ def test_a_process_killed_while_idle_is_missed_and_replaced(new_pool: NewPool) -
     assert pool.alive == 1
 
 
-def test_a_task_of_somebody_who_went_is_finished_shortly_or_ended(
+def test_a_cancelled_task_may_finish_within_the_grace_period(
     new_pool: NewPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = new_pool()
     [first] = pool.pids
-    monkeypatch.setattr(pool_module, "GRACE", 3600.0)
-    who = Until()
-    with at_work(pool, tmp_path / "release", who) as task:
-        who.gone.set()
-        assert who.missed.wait(PATIENCE)
-    assert task.result() == first  # sooner than a new process would be there
+    monkeypatch.setattr(pool_module, "CANCEL_GRACE_SECONDS", 3600.0)
+    context = CancellableTask()
+    with running_task(pool, tmp_path / "release", context) as task:
+        context.cancelled.set()
+        assert context.noticed.wait(PATIENCE)
+    assert task.result()[0] == first
     assert pool.pids == [first]
-    monkeypatch.setattr(pool_module, "GRACE", 0.1)
-    who = Until()
-    with at_work(pool, tmp_path / "never", who) as task:
-        who.gone.set()
+
+
+def test_a_cancelled_task_is_ended_after_the_grace_period(
+    new_pool: NewPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = new_pool()
+    [first] = pool.pids
+    monkeypatch.setattr(pool_module, "CANCEL_GRACE_SECONDS", 0.1)
+    context = CancellableTask()
+    with running_task(pool, tmp_path / "never", context) as task:
+        context.cancelled.set()
         with pytest.raises(ConnectionError):
             task.result(PATIENCE)
     wait_for(lambda: pool.alive == 1 and pool.pids != [first])
     assert is_gone(first)
 
 
-def test_somebody_who_goes_while_he_waits_leaves_the_queue(new_pool: NewPool, tmp_path: Path) -> None:
+def test_a_task_that_is_cancelled_while_it_waits_leaves_the_queue(new_pool: NewPool, tmp_path: Path) -> None:
     pool = new_pool()
-    with ThreadPoolExecutor() as threads, at_work(pool, tmp_path / "release") as working:
-        who = Until()
-        waiting = threads.submit(pool.ask, question("slow", **{"for": 0}), who)
-        wait_for(lambda: pool.waiting() == 1)
-        who.gone.set()
+    with ThreadPoolExecutor() as threads, running_task(pool, tmp_path / "release") as running:
+        context = CancellableTask()
+        waiting = threads.submit(pool.run, NOTHING, FILE, context)
+        wait_for(lambda: pool.queue_length == 1)
+        context.cancelled.set()
         with pytest.raises(ConnectionError):
             waiting.result()
-        assert pool.waiting() == 0
-        assert not working.done()
+        assert pool.queue_length == 0
+        assert not running.done()
     assert pool.restarts == 0
 
 
-def test_interactive_comes_before_bulk_each_in_order(
+def test_interactive_tasks_precede_bulk_tasks_each_in_order(
     new_pool: NewPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "BULK_WAIT", 3600.0)
+    monkeypatch.setattr(pool_module, "BULK_STARVATION_SECONDS", 3600.0)
     pool = new_pool()
     turns: dict[str, Future[int]] = {}
-    with ThreadPoolExecutor() as threads, at_work(pool, tmp_path / "release", BULK):
-        for name, who in {"b1": BULK, "b2": BULK, "i1": HURRY, "i2": HURRY, "b3": BULK}.items():
-            turns[name] = threads.submit(pool.ask, question("turn"), who)
-            wait_for(lambda: pool.waiting() == len(turns))
+    contexts = {"b1": BULK, "b2": BULK, "i1": INTERACTIVE, "i2": INTERACTIVE, "b3": BULK}
+    with ThreadPoolExecutor() as threads, running_task(pool, tmp_path / "release", BULK):
+        for name, context in contexts.items():
+            turns[name] = threads.submit(pool.run, hook("turn"), FILE, context)
+            wait_for(lambda: pool.queue_length == len(turns))
     assert sorted(turns, key=lambda name: turns[name].result()) == ["i1", "i2", "b1", "b2", "b3"]
 
 
-def test_bulk_that_has_waited_long_has_its_turn(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "BULK_WAIT", 0.1)
+def test_bulk_tasks_are_not_starved(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "BULK_STARVATION_SECONDS", 0.1)
     pool = new_pool()
     done = threading.Event()
 
-    def hurry() -> None:
+    def interactive_load() -> None:
         while not done.is_set():
-            pool.ask(question("slow", **{"for": 0.02}), HURRY)
+            pool.run(hook("sleep", seconds=0.02), FILE, INTERACTIVE)
 
     with ThreadPoolExecutor() as threads:
-        for _ in range(3):  # there is always somebody who comes before bulk
-            threads.submit(hurry)
-        wait_for(lambda: pool.waiting() == 2)
-        threads.submit(lambda: (pool.ask(question("slow", **{"for": 0}), BULK), done.set()))
-        came = done.wait(PATIENCE)
+        for _ in range(3):  # so that an interactive task always waits
+            threads.submit(interactive_load)
+        wait_for(lambda: pool.queue_length == 2)
+        threads.submit(lambda: (pool.run(NOTHING, FILE, BULK), done.set()))
+        was_served = done.wait(PATIENCE)
         done.set()
-        assert came
+        assert was_served
 
 
-def test_one_process_is_kept_from_bulk(new_pool: NewPool, tmp_path: Path) -> None:
+def test_one_worker_is_reserved_for_interactive_tasks(new_pool: NewPool, tmp_path: Path) -> None:
     pool = new_pool(2)
     wait_for(lambda: pool.alive == 2)
     release = tmp_path / "release"
-    with at_work(pool, release, BULK) as first, at_work(pool, release, BULK) as second:
-        pool.ask(question("slow", **{"for": 0}), HURRY)
+    with running_task(pool, release, BULK) as first, running_task(pool, release, BULK) as second:
+        pool.run(NOTHING, FILE, INTERACTIVE)
         assert not first.done()
         assert not second.done()
 
 
-def test_processes_that_bulk_may_have_leave_the_processors_to_the_one_that_is_kept_from_it(new_pool: NewPool) -> None:
+def test_workers_for_bulk_tasks_run_at_a_lower_priority(new_pool: NewPool) -> None:
     pool = new_pool(3)
-    usual = os.getpriority(os.PRIO_PROCESS, 0)
-    bulk = min(19, usual + supervisor.BULK_NICENESS)
-    for _ in range(2):  # also once another process has taken the place of the one that is kept
+    normal = os.getpriority(os.PRIO_PROCESS, 0)
+    bulk = min(19, normal + supervisor.BULK_NICENESS)
+    for _ in range(2):  # the second time after the reserved worker was replaced
         wait_for(lambda: pool.alive == 3)
         by_niceness = {os.getpriority(os.PRIO_PROCESS, pid): pid for pid in pool.pids}
-        assert by_niceness.keys() == {usual, bulk}
+        assert by_niceness.keys() == {normal, bulk}
         restarts = pool.restarts
-        os.kill(by_niceness[usual], signal.SIGKILL)
+        os.kill(by_niceness[normal], signal.SIGKILL)
         wait_for(lambda restarts=restarts: pool.restarts == restarts + 1)
 
 
-def test_an_answer_that_was_not_asked_for_is_not_believed(new_pool: NewPool) -> None:
+class ForgedProbe(Probe):
+    def to_header(self) -> dict[str, Any]:
+        return hook("respond", value=["a", "b"], sizes=[]).to_header()
+
+
+class ForgedThumbnail(Thumbnail):
+    def to_header(self) -> dict[str, Any]:
+        return hook("respond", value=None, sizes=[10_000_000]).to_header()
+
+
+@pytest.mark.parametrize(
+    "forged", [ForgedProbe(), ForgedThumbnail(0.0, 64), hook("write to socket", data="ffffffff00")]
+)
+def test_a_forged_response_is_rejected_and_its_worker_replaced(new_pool: NewPool, forged: Request[Any]) -> None:
     pool = new_pool()
-    lies: list[Question[Any]] = [probing(any_file(), DEFAULT_LIMITS)]
-    lies[0].request.update({"do": "lie", "value": ["a", "b"], "sizes": []})
-    lies.append(picturing(any_file(), 0.0, 64, DEFAULT_LIMITS))
-    lies[1].request.update({"do": "lie", "value": None, "sizes": [10_000_000]})
-    lies.append(question("babble", bytes="ffffffff00"))
-    for number, lie in enumerate(lies, 1):
-        with pytest.raises(MediaCorrupt, match=r"film.mp4: the decoder gave no sensible answer for it"):
-            pool.ask(lie, HURRY)
-        wait_for(lambda number=number: pool.restarts == number)
+    with pytest.raises(MediaCorrupt, match=r"film.mp4: the decoder gave an invalid response"):
+        pool.run(forged, FILE, INTERACTIVE)
+    wait_for(lambda: pool.restarts == 1)
 
 
-def test_processes_that_cannot_start_are_said_to_be_missing_and_tried_again_slowly(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_failed_starts_are_reported_and_retried_with_backoff(caplog: pytest.LogCaptureFixture) -> None:
     pool = DecodingPool(1, module="no.such.module")
-    began = time.monotonic()
+    started_at = time.monotonic()
     pool.start()
     try:
-        with pytest.raises(DecodingUnavailable, match="no process that decodes could be started"):
-            pool.ask(question("slow", **{"for": 0}), HURRY)
+        with pytest.raises(DecodingUnavailable, match="no decoding process could be started"):
+            pool.run(NOTHING, FILE, INTERACTIVE)
         assert pool.alive == 0
-        pool._keeper._module = HOOKED
+        pool._supervisor._module = HOOKED_WORKER
         wait_for(lambda: pool.alive == 1)
         failures = caplog.text.count("could not be started")
         assert failures >= 1
-        pauses = [min(0.1 * 2**n, 10.0) for n in range(failures)]
-        assert time.monotonic() - began >= sum(pauses)
-        pool.ask(question("slow", **{"for": 0}), HURRY)
+        assert time.monotonic() - started_at >= sum(min(0.1 * 2**n, 10.0) for n in range(failures))
+        pool.run(NOTHING, FILE, INTERACTIVE)
     finally:
         pool.close()
 
 
-def test_a_process_that_is_not_ready_in_time_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "START_SECONDS", 0.0)
+def test_a_worker_that_is_not_ready_in_time_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "START_TIMEOUT", 0.0)
     pool = DecodingPool(1)
     pool.start()
     try:
@@ -350,31 +359,31 @@ def test_a_process_that_is_not_ready_in_time_is_given_up(monkeypatch: pytest.Mon
         pool.close()
 
 
-def test_closing_ends_the_processes_and_tells_whoever_waits(new_pool: NewPool) -> None:
+def test_closing_ends_workers_and_fails_tasks(new_pool: NewPool) -> None:
     pool = new_pool()
     pids = pool.pids
     with ThreadPoolExecutor() as threads:
-        answers = [threads.submit(pool.ask, question("slow", **{"for": 3600}), HURRY) for _ in range(3)]
-        wait_for(lambda: pool.working and pool.waiting() == 2)
+        tasks = [threads.submit(pool.run, FOREVER, FILE, INTERACTIVE) for _ in range(3)]
+        wait_for(lambda: pool.busy_pids and pool.queue_length == 2)
         pool.close()
-        for answer in answers:
+        for task in tasks:
             with pytest.raises(DecodingUnavailable, match="stopping"):
-                answer.result()
+                task.result()
     wait_for(lambda: all(map(is_gone, pids)))
     with pytest.raises(DecodingUnavailable):
-        pool.ask(question("slow", **{"for": 0}), HURRY)
+        pool.run(NOTHING, FILE, INTERACTIVE)
 
 
-def test_processes_die_with_the_one_that_started_them() -> None:
+def test_workers_die_with_the_service() -> None:
     code = f"""
-import time
-from vitascope.sandbox.pool import Always, DecodingPool, Wanted
-from tests.vitascope.sandbox.conftest import question
-pool = DecodingPool(1, module={HOOKED!r})
+from tests.vitascope.sandbox.conftest import any_file
+from tests.vitascope.sandbox.hooked_worker import hook
+from vitascope.sandbox.pool import DecodingPool, UncancellableTask
+pool = DecodingPool(1, module={HOOKED_WORKER!r})
 pool.start()
 pool.wait_until_ready()
 print(*pool.pids, flush=True)
-pool.ask(question("slow", **{{"for": 3600}}), Always())
+pool.run(hook("sleep", seconds=3600), any_file(), UncancellableTask())
 """
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
@@ -387,26 +396,21 @@ pool.ask(question("slow", **{{"for": 3600}}), Always())
     wait_for(lambda: is_gone(pid))
 
 
-def test_a_process_is_replaced_after_many_tasks(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "TASKS_PER_PROCESS", 3)
+def test_a_worker_is_replaced_after_many_tasks(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "TASKS_PER_WORKER", 3)
     pool = new_pool()
-    pids = {pool.ask(question("slow", **{"for": 0}), HURRY) for _ in range(5)}
+    pids = {pool.run(NOTHING, FILE, INTERACTIVE) for _ in range(5)}
     assert len(pids) == 2
 
 
-def test_memory_does_not_grow_with_the_frames_that_are_looked_at(new_pool: NewPool, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_frames(new_pool: NewPool, tmp_path: Path) -> None:
     frames = [solid((number, 10, 10), 1280, 720) for number in range(0, 250, 5)]
     film = write_video(tmp_path / "film.mp4", frames, rate=10, options={"preset": "ultrafast"})
     pool = new_pool()
     decoder = PooledDecoder(pool)
     clips = [(number * 0.1, number * 0.1 + 0.1) for number in range(50)]
     [pid] = pool.pids
-
-    def peak() -> int:
-        with open(f"/proc/{pid}/status", encoding="utf-8") as file:
-            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
-
-    before = peak()
+    before = peak_memory(pid)
     for _ in range(3):
-        decoder.sample(film, [SMALL], clips, threads=1)
-    assert peak() - before < 50 * 1280 * 720 * 1.5  # of 150 frames not even a third was held at once
+        decoder.sample(film, [StreamSpec("small", 1, 16, 16, "middle")], clips, threads=1)
+    assert peak_memory(pid) - before < 50 * 1280 * 720 * 1.5  # less than a third of the 150 frames

@@ -1,14 +1,14 @@
-"""What a decoding process answers is what decoding in this process gives, to the byte and to the letter."""
+"""Decoding in a worker gives the same results and errors as decoding in the calling process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.media_files import (
     counter_frame,
@@ -24,33 +24,17 @@ from tests.media_files import (
 )
 from vitascope.errors import InvalidInput, MediaError
 from vitascope.media.limits import MediaLimits
+from vitascope.media.sampling import StreamSpec
 from vitascope.model import Model
-from vitascope.sandbox.decoder import IN_PROCESS
-from vitascope.sandbox.pooled_decoder import PooledDecoder
-
-
-class Stream(NamedTuple):
-    name: str
-    frames: int
-    height: int
-    width: int
-    placement: str
-    fit: str
-    resample: str = "decoder"
-    shortest_edge: int | None = None
-    margin: str = "down"
-    longest_edge: int | None = None
-    multiple: int = 1
-    shows: str = "picture"
-
+from vitascope.sandbox.decoder import IN_PROCESS, PooledDecoder
 
 STREAMS = [
-    Stream("one", 1, 48, 96, "middle", "stretch"),
-    Stream("few", 3, 24, 24, "uniform", "crop"),
-    Stream("more", 5, 16, 40, "uniform", "pad"),
-    Stream("sharp", 2, 16, 24, "uniform", "crop", "bicubic", 28, "even"),
-    Stream("corner", 2, 36, 36, "uniform", "corner", "bicubic", 24, "down", 39, 4),
-    Stream("cover", 2, 9, 9, "uniform", "corner", "bicubic", 24, "down", 39, 4, "cover"),
+    StreamSpec("one", 1, 48, 96, "middle", "stretch"),
+    StreamSpec("few", 3, 24, 24, "uniform", "crop"),
+    StreamSpec("more", 5, 16, 40, "uniform", "pad"),
+    StreamSpec("sharp", 2, 16, 24, "uniform", "crop", "bicubic", 28, "even"),
+    StreamSpec("corner", 2, 36, 36, "uniform", "corner", "bicubic", 24, "down", 39, 4),
+    StreamSpec("cover", 2, 9, 9, "uniform", "corner", "bicubic", 24, "down", 39, 4, "cover"),
 ]
 COUNTERS = [counter_frame(number) for number in range(50)]
 UNEVEN = [number * 0.04 if number % 3 else number * 0.04 + 0.013 for number in range(50)]
@@ -80,32 +64,38 @@ def film(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return MAKERS[request.param](tmp_path_factory.mktemp("films") / request.param)
 
 
-def test_frames_and_facts_are_the_same(pooled: PooledDecoder, film: Path) -> None:
+def assert_same_frames(frames: dict[str, NDArray[np.uint8]], expected: dict[str, NDArray[np.uint8]]) -> None:
+    assert list(frames) == list(expected)
+    for name, pixels in expected.items():
+        assert frames[name].dtype == np.uint8
+        np.testing.assert_array_equal(frames[name], pixels)
+
+
+def test_every_operation_gives_the_same(pooled: PooledDecoder, film: Path) -> None:
     info = IN_PROCESS.probe(film)
     assert pooled.probe(film) == info
     clips = [(0.0, info.duration), (info.duration / 4, info.duration / 2), (0.0, 0.0)]
     for thumbnails in (False, True):
-        here = IN_PROCESS.sample(film, STREAMS, clips, thumbnails=thumbnails)
-        there = pooled.sample(film, STREAMS, clips, thumbnails=thumbnails)
-        assert there.thumbnails == here.thumbnails
-        assert list(there.frames) == list(here.frames)
-        for name, frames in here.frames.items():
-            assert there.frames[name].dtype == np.uint8
-            np.testing.assert_array_equal(there.frames[name], frames)
-    for part in ((None, None), (info.duration / 4, None), (None, info.duration / 2)):
-        clip, pixels = pooled.sample_part(film, STREAMS, *part)
-        same_clip, same_pixels = IN_PROCESS.sample_part(film, STREAMS, *part)
-        assert clip == same_clip
-        for name, frames in same_pixels.items():
-            np.testing.assert_array_equal(pixels[name], frames)
+        expected = IN_PROCESS.sample(film, STREAMS, clips, thumbnails=thumbnails)
+        sampled = pooled.sample(film, STREAMS, clips, thumbnails=thumbnails)
+        assert sampled.thumbnails == expected.thumbnails
+        assert_same_frames(sampled.frames, expected.frames)
+    for bounds in ((None, None), (info.duration / 4, None), (None, info.duration / 2)):
+        span, frames = pooled.sample_span(film, STREAMS, *bounds)
+        expected_span, expected_frames = IN_PROCESS.sample_span(film, STREAMS, *bounds)
+        assert span == expected_span
+        assert_same_frames(frames, expected_frames)
     assert pooled.thumbnail(film, 0.3, 64) == IN_PROCESS.thumbnail(film, 0.3, 64)
     assert pooled.shot_starts(film, info.duration) == IN_PROCESS.shot_starts(film, info.duration)
     assert pooled.subtitle_streams(film) == IN_PROCESS.subtitle_streams(film) == []
 
 
-def test_subtitles_in_the_container_are_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
-    said = [("subrip", "eng", [(0.0, 1.0, "A red thing."), (1.0, 1.5, "Früh.")]), ("ass", "ger", [(0.5, 1.0, "Rot.")])]
-    film = write_subtitled_video(tmp_path / "film.mkv", [solid((220, 10, 10))] * 20, said)
+def test_embedded_subtitles_are_the_same(pooled: PooledDecoder, tmp_path: Path) -> None:
+    subtitles = [
+        ("subrip", "eng", [(0.0, 1.0, "A red thing."), (1.0, 1.5, "Früh.")]),
+        ("ass", "ger", [(0.5, 1.0, "Rot.")]),
+    ]
+    film = write_subtitled_video(tmp_path / "film.mkv", [solid((220, 10, 10))] * 20, subtitles)
     streams = pooled.subtitle_streams(film)
     assert streams == IN_PROCESS.subtitle_streams(film)
     assert [stream.language for stream in streams] == ["eng", "ger"]
@@ -135,23 +125,23 @@ BAD: dict[str, Callable[[Path], object]] = {
 def test_errors_are_the_same(pooled: PooledDecoder, tmp_path: Path, name: str) -> None:
     BAD[name](tmp_path / name)
     path = tmp_path / name
-    for ask in (
+    for operation in (
         lambda decoder: decoder.probe(path),
         lambda decoder: decoder.sample(path, STREAMS, [(0.0, 4.0)]),
         lambda decoder: decoder.thumbnail(path, 3.9),
         lambda decoder: decoder.shot_starts(path, 4.0),
         lambda decoder: decoder.subtitle_streams(path),
     ):
-        said = []
+        outcomes = []
         for decoder in (IN_PROCESS, pooled):
             try:
-                said.append(("", repr(ask(decoder))))
+                outcomes.append(("", repr(operation(decoder))))
             except MediaError as error:
-                said.append((error.code, str(error)))
-        assert said[0] == said[1]
+                outcomes.append((error.code, str(error)))
+        assert outcomes[0] == outcomes[1]
 
 
-def test_limits_and_impossible_clips_are_refused_alike(pooled: PooledDecoder, tmp_path: Path) -> None:
+def test_limits_and_impossible_clips_are_rejected(pooled: PooledDecoder, tmp_path: Path) -> None:
     film = write_counter_video(tmp_path / "film.mp4", 50)
     with pytest.raises(MediaError, match=r"film.mp4: 2.0 seconds; at most 1 seconds are read"):
         pooled.probe(film, MediaLimits(max_seconds=1.0))
@@ -162,7 +152,9 @@ def test_limits_and_impossible_clips_are_refused_alike(pooled: PooledDecoder, tm
             pooled.sample(film, STREAMS, clips)
 
 
-def test_a_model_sees_the_same_through_it(pooled: PooledDecoder, small_model: Model, tmp_path: Path) -> None:
+def test_a_model_computes_the_same_embeddings_with_it(
+    pooled: PooledDecoder, small_model: Model, tmp_path: Path
+) -> None:
     film = write_counter_video(tmp_path / "film.mp4", 50)
     through = small_model.through(decoder=pooled)
     np.testing.assert_array_equal(through.embed_file(film).vectors, small_model.embed_file(film).vectors)

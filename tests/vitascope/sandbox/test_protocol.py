@@ -1,0 +1,138 @@
+"""Messages and responses of a compromised worker are validated before use."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vitascope.media.limits import MediaLimits
+from vitascope.media.probe import MediaInfo
+from vitascope.media.sampling import StreamSpec
+from vitascope.sandbox.operations import (
+    OPERATIONS,
+    Probe,
+    Request,
+    Sample,
+    SampleSpan,
+    ShotStarts,
+    StreamCues,
+    SubtitleStreams,
+    Thumbnail,
+    parse_request,
+)
+from vitascope.sandbox.protocol import ProtocolError, receive_header, send
+
+STREAM = StreamSpec("one", 2, 8, 8, "middle")
+SPAN = SampleSpan((), 1.0, 2.5)
+INFO = ["video", "mp4", "h264", 64, 48, 1.5, None, False]
+
+REQUESTS: list[Request[Any]] = [
+    Probe(limits=MediaLimits(max_seconds=5.0, codecs=frozenset({"vp9"}))),
+    Sample((STREAM,), ((0.0, 1.0),), True, threads=1),
+    SampleSpan((STREAM,), 1.0, None),
+    Thumbnail(1.5, 64),
+    ShotStarts(10.0),
+    SubtitleStreams(),
+    StreamCues(2),
+]
+
+INVALID: list[tuple[Request[Any], Any]] = [
+    (Probe(), None),
+    (Probe(), {}),
+    (Probe(), INFO[:-1]),
+    (Probe(), ["film", *INFO[1:]]),
+    (Probe(), [["video"], *INFO[1:]]),
+    (Probe(), ["video", "exe", *INFO[2:]]),
+    (Probe(), ["video", ["mp4"], *INFO[2:]]),
+    (Probe(), [*INFO[:2], "h" * 1000, *INFO[3:]]),
+    (Probe(), [*INFO[:3], 0, *INFO[4:]]),
+    (Probe(), [*INFO[:3], True, *INFO[4:]]),
+    (Probe(), [*INFO[:4], 10**12, *INFO[5:]]),
+    (Probe(), [*INFO[:5], float("nan"), None, False]),
+    (Probe(), [*INFO[:5], float("inf"), None, False]),
+    (Probe(), [*INFO[:5], -1.0, None, False]),
+    (Probe(), [*INFO[:5], 1.5, -1, False]),
+    (Probe(), [*INFO[:7], "no"]),
+    (ShotStarts(10.0), []),
+    (ShotStarts(10.0), [0.5]),
+    (ShotStarts(10.0), [0.0, 2.0, 1.0]),
+    (ShotStarts(10.0), [0.0, "1"]),
+    (ShotStarts(10.0), [0.0, float("nan")]),
+    (SubtitleStreams(), [[-1, "en", False]]),
+    (SubtitleStreams(), [[0, "e" * 1000, False]]),
+    (SubtitleStreams(), [[0, "en", 1]]),
+    (SubtitleStreams(), [[0, "en", False]] * 5000),
+    (SPAN, None),
+    (SPAN, [1.0]),
+    (SPAN, [1.0, "2"]),
+    (SPAN, [0.5, 2.0]),
+    (SPAN, [1.0, 3.0]),
+    (SPAN, [1.0, 1.0]),
+    (SPAN, [1.0, float("nan")]),
+    (StreamCues(2), [[0.0, 1.0]]),
+    (StreamCues(2), [[0.0, float("inf"), "a"]]),
+    (StreamCues(2), [[0.0, 1.0, "a" * 1_000_000]]),
+]
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.operation)
+def test_a_request_survives_the_wire(request_: Request[Any]) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        send(there, request_.to_header())
+        parsed = parse_request(receive_header(here, 4096, lambda: None))
+    assert parsed == request_
+
+
+def test_every_operation_is_covered_here() -> None:
+    assert {request.operation for request in REQUESTS} == OPERATIONS.keys()
+
+
+@pytest.mark.parametrize("index", range(len(INVALID)))
+def test_values_of_wrong_type_or_range_are_rejected(index: int) -> None:
+    request, value = INVALID[index]
+    with pytest.raises(ProtocolError):
+        request.decode(value, [])
+
+
+def test_a_thumbnail_must_be_a_jpeg() -> None:
+    with pytest.raises(ProtocolError, match="JPEG"):
+        Thumbnail(0.0, 64).decode(None, [np.frombuffer(b"<svg onload=x()/>", np.uint8)])
+
+
+def test_valid_values_are_accepted() -> None:
+    assert SPAN.decode([1.0, 2.0], []) == ((1.0, 2.0), {})
+    assert Probe().decode(INFO, []) == MediaInfo("video", "mp4", "h264", 64, 48, 1.5, None, False)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xff\xff\xff",
+        b"\x00\x00\x00\x04oops",
+        b"\x00\x00\x00\x02{}",
+        b"\x00\x00\x00\x02[]",
+        b"\x00\x00\x10\x00" + b"[" * 4096,
+    ],
+    ids=["too long", "not JSON", "no blobs", "no object", "nested too deeply"],
+)
+def test_malformed_headers_are_rejected(data: bytes) -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        there.sendall(data)
+        with pytest.raises(ProtocolError):
+            receive_header(here, 4096, lambda: None)
+
+
+def test_a_truncated_message_is_the_end_of_the_connection() -> None:
+    here, there = socket.socketpair()
+    with here:
+        send(there, {"value": 1})
+        there.sendall(b"\x00\x00")
+        there.close()
+        assert receive_header(here, 4096, lambda: None) == {"value": 1, "blobs": []}
+        with pytest.raises(EOFError):
+            receive_header(here, 4096, lambda: None)

@@ -1,0 +1,387 @@
+"""The operations of decoding workers. Each is one class: arguments, execution, encoding and validation of its result.
+
+To add an operation, define its class here, list it in ``OPERATIONS`` and give ``Decoder`` a method for it.
+The worker imports this module, so it must not import pydantic or anything else that is slow to load.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, field
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitascope.media.decode import DECODING_THREADS, frames_at
+from vitascope.media.file import MediaFile
+from vitascope.media.frame import Frame
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.probe import Kind, MediaInfo, probe
+from vitascope.media.sampling import Span, StreamSpec, sample_span, sample_streams
+from vitascope.media.shots import shot_starts
+from vitascope.media.subtitle_stream import MAX_CUES, StreamInfo, stream_cues, subtitle_streams
+from vitascope.media.subtitles import Cue
+from vitascope.media.thumbnail import SIDE, thumbnail_jpeg
+from vitascope.sandbox.protocol import Buffer, Header, ProtocolError
+
+T = TypeVar("T")
+Bytes = NDArray[np.uint8]
+"""(size,) uint8."""
+Response = tuple[Any, list[Buffer]]
+"""The JSON value and the blobs of a response."""
+
+_KINDS = ("video", "picture", "animation")
+_SMALL_HEADER = 64 * 1024
+_LARGE_HEADER = 64 * 1024**2
+"""Bytes of a header that lists shots or subtitles."""
+_MAX_SIDE = 1_000_000
+_MAX_NAME = 200
+_MAX_CUE_LENGTH = 100_000
+"""Characters."""
+_MAX_SUBTITLE_STREAMS = 1000
+
+
+@dataclass(frozen=True)
+class Request(ABC, Generic[T]):
+    """An operation on one media file with its arguments. ``T`` is the type of its result.
+
+    A worker may be compromised by the file that it decodes, so ``decode`` validates the type, length and range of
+    everything in a response.
+    """
+
+    operation: ClassVar[str]
+    max_header_bytes: ClassVar[int] = _SMALL_HEADER
+    """Largest header of a response."""
+
+    limits: MediaLimits = field(default=DEFAULT_LIMITS, kw_only=True)
+    threads: int = field(default=1, kw_only=True)
+    """Decoder threads; the limit on processor time grows with them."""
+
+    @property
+    def media_seconds(self) -> float:
+        """Upper bound of the seconds of video to decode, for the time limit."""
+        return 0.0
+
+    @property
+    def blob_sizes(self) -> Sequence[tuple[int, int]]:
+        """Minimum and maximum size in bytes of each blob of the response."""
+        return ()
+
+    @abstractmethod
+    def run(self, file: MediaFile) -> T:
+        """Execute the operation in this process. Raises media errors and InvalidInput."""
+
+    @abstractmethod
+    def encode(self, result: T) -> Response:
+        """Encode a result as JSON and blobs."""
+
+    @abstractmethod
+    def decode(self, value: Any, blobs: Sequence[Bytes]) -> T:
+        """Validate and decode a response; ``blobs`` have sizes within ``blob_sizes``. Raises ProtocolError."""
+
+    def to_header(self) -> Header:
+        """The request as a JSON object."""
+        arguments = asdict(self)
+        arguments["limits"] |= {name: sorted(arguments["limits"][name]) for name in ("containers", "codecs")}
+        return {"operation": self.operation, "arguments": arguments}
+
+
+def parse_request(header: Header) -> Request[Any]:
+    """The request that a header of ``Request.to_header`` describes."""
+    arguments = dict(header["arguments"])
+    limits = arguments["limits"]
+    sets = {name: frozenset(limits[name]) for name in ("containers", "codecs")}
+    arguments["limits"] = MediaLimits(**{**limits, **sets})
+    if "streams" in arguments:
+        arguments["streams"] = tuple(StreamSpec(**stream) for stream in arguments["streams"])
+    if "clips" in arguments:
+        arguments["clips"] = tuple((start, end) for start, end in arguments["clips"])
+    return OPERATIONS[header["operation"]](**arguments)
+
+
+@dataclass(frozen=True)
+class Probe(Request[MediaInfo]):
+    """Describe a file."""
+
+    operation: ClassVar[str] = "probe"
+
+    def run(self, file: MediaFile) -> MediaInfo:
+        return probe(file, self.limits)
+
+    def encode(self, result: MediaInfo) -> Response:
+        return list(astuple(result)), []
+
+    def decode(self, value: Any, blobs: Sequence[Bytes]) -> MediaInfo:
+        kind, container, codec, width, height, duration, frame_count, has_audio = _row(value, 8)
+        if kind not in _KINDS:
+            raise ProtocolError("kind: one of video, picture, animation was expected")
+        container = _text(container, _MAX_NAME)
+        if container not in self.limits.containers:
+            raise ProtocolError("container: an allowed container was expected")
+        return MediaInfo(
+            kind=cast(Kind, kind),
+            container=container,
+            codec=_text(codec, _MAX_NAME),
+            width=_integer(width, 1, _MAX_SIDE),
+            height=_integer(height, 1, _MAX_SIDE),
+            duration=_number(duration, self.limits.max_seconds),
+            frame_count=None if frame_count is None else _integer(frame_count, 0, 2**63),
+            has_audio=_boolean(has_audio),
+        )
+
+
+class SampledClips(NamedTuple):
+    """Frames of C clips: stream name -> (C, F, H, W, 3) uint8, and a JPEG of each clip's middle frame, if requested."""
+
+    frames: dict[str, NDArray[np.uint8]]
+    thumbnails: list[bytes | None]
+
+
+@dataclass(frozen=True)
+class Sample(Request[SampledClips]):
+    """Sample the frames of clips (start, end in s), with a thumbnail of each if ``thumbnails``."""
+
+    operation: ClassVar[str] = "sample"
+
+    streams: tuple[StreamSpec, ...]
+    clips: tuple[Span, ...]
+    threads: int = field(default=DECODING_THREADS, kw_only=True)
+    thumbnails: bool = False
+
+    @property
+    def media_seconds(self) -> float:
+        return sum(max(0.0, min(end, self.limits.max_seconds) - start) for start, end in self.clips)
+
+    @property
+    def blob_sizes(self) -> Sequence[tuple[int, int]]:
+        thumbnails = [(0, _max_jpeg_bytes(SIDE))] * len(self.clips) if self.thumbnails else []
+        return [*_frame_bytes(self.streams, len(self.clips)), *thumbnails]
+
+    def run(self, file: MediaFile) -> SampledClips:
+        thumbnails: dict[int, bytes] = {}
+
+        def add_thumbnail(clip: int, frame: Frame) -> None:
+            thumbnails[clip] = thumbnail_jpeg(frame)
+
+        frames = sample_streams(
+            file,
+            self.streams,
+            self.clips,
+            self.limits,
+            threads=self.threads,
+            on_middle_frame=add_thumbnail if self.thumbnails else None,
+        )
+        return SampledClips(frames, [thumbnails.get(clip) for clip in range(len(self.clips))])
+
+    def encode(self, result: SampledClips) -> Response:
+        frames: list[Buffer] = [result.frames[stream.name].data for stream in self.streams]
+        thumbnails = [jpeg or b"" for jpeg in result.thumbnails] if self.thumbnails else []
+        return None, [*frames, *thumbnails]
+
+    def decode(self, value: Any, blobs: Sequence[Bytes]) -> SampledClips:
+        frames = _frames(self.streams, len(self.clips), blobs)
+        thumbnails = [_jpeg(blob) if blob.size else None for blob in blobs[len(self.streams) :]]
+        return SampledClips(frames, thumbnails or [None] * len(self.clips))
+
+
+@dataclass(frozen=True)
+class SampleSpan(Request[tuple[Span, dict[str, Bytes]]]):
+    """Sample the frames of one clip from ``start`` to ``end`` (s), by default from the beginning and to the end."""
+
+    operation: ClassVar[str] = "sample_span"
+
+    streams: tuple[StreamSpec, ...]
+    start: float | None = None
+    end: float | None = None
+    threads: int = field(default=DECODING_THREADS, kw_only=True)
+
+    @property
+    def media_seconds(self) -> float:
+        # The duration of the file is not known yet.
+        end = self.limits.max_seconds if self.end is None else min(self.end, self.limits.max_seconds)
+        return max(0.0, end - (self.start or 0.0))
+
+    @property
+    def blob_sizes(self) -> Sequence[tuple[int, int]]:
+        return _frame_bytes(self.streams, 1)
+
+    def run(self, file: MediaFile) -> tuple[Span, dict[str, Bytes]]:
+        return sample_span(file, self.streams, self.start, self.end, self.limits, threads=self.threads)
+
+    def encode(self, result: tuple[Span, dict[str, Bytes]]) -> Response:
+        span, frames = result
+        return list(span), [frames[stream.name].data for stream in self.streams]
+
+    def decode(self, value: Any, blobs: Sequence[Bytes]) -> tuple[Span, dict[str, Bytes]]:
+        start, end = (_number(second, self.limits.max_seconds) for second in _row(value, 2))
+        is_still = start == end == 0
+        is_requested = start == (self.start or 0.0) and start < end <= (end if self.end is None else self.end)
+        if not is_still and not is_requested:
+            raise ProtocolError("span: the requested span was expected")
+        return (start, end), _frames(self.streams, 1, blobs)
+
+
+@dataclass(frozen=True)
+class Thumbnail(Request[bytes]):
+    """Encode the frame on screen at ``time`` (s) as a JPEG of at most ``side`` pixels."""
+
+    operation: ClassVar[str] = "thumbnail"
+
+    time: float
+    side: int = SIDE
+
+    @property
+    def blob_sizes(self) -> Sequence[tuple[int, int]]:
+        return [(4, _max_jpeg_bytes(self.side))]
+
+    def run(self, file: MediaFile) -> bytes:
+        [(_, frame)] = frames_at(file, [self.time], self.limits, threads=self.threads)
+        return thumbnail_jpeg(frame, self.side)
+
+    def encode(self, result: bytes) -> Response:
+        return None, [result]
+
+    def decode(self, value: Any, blobs: Sequence[Bytes]) -> bytes:
+        return _jpeg(blobs[0])
+
+
+@dataclass(frozen=True)
+class ShotStarts(Request[list[float]]):
+    """Detect the shots of a file; ``duration`` (s) sets the time limit."""
+
+    operation: ClassVar[str] = "shot_starts"
+    max_header_bytes: ClassVar[int] = _LARGE_HEADER
+
+    duration: float
+    threads: int = field(default=DECODING_THREADS, kw_only=True)
+
+    @property
+    def media_seconds(self) -> float:
+        return self.duration
+
+    def run(self, file: MediaFile) -> list[float]:
+        return shot_starts(file, self.limits, threads=self.threads)
+
+    def encode(self, result: list[float]) -> Response:
+        return result, []
+
+    def decode(self, value: Any, blobs: Sequence[Bytes]) -> list[float]:
+        # Frames may go on after the end that the header of the file states.
+        starts = [_number(second, math.inf) for second in _items(value, self.limits.max_frames + 1)]
+        if not starts or starts[0] != 0 or starts != sorted(starts):
+            raise ProtocolError("shots: ascending times from 0 were expected")
+        return starts
+
+
+@dataclass(frozen=True)
+class SubtitleStreams(Request[list[StreamInfo]]):
+    """List the text subtitle streams of a file."""
+
+    operation: ClassVar[str] = "subtitle_streams"
+    max_header_bytes: ClassVar[int] = _LARGE_HEADER
+
+    def run(self, file: MediaFile) -> list[StreamInfo]:
+        return subtitle_streams(file, self.limits)
+
+    def encode(self, result: list[StreamInfo]) -> Response:
+        return [list(astuple(stream)) for stream in result], []
+
+    def decode(self, value: Any, blobs: Sequence[Bytes]) -> list[StreamInfo]:
+        rows = [_row(item, 3) for item in _items(value, _MAX_SUBTITLE_STREAMS)]
+        return [
+            StreamInfo(_integer(index, 0, 2**31), _text(language, _MAX_NAME), _boolean(forced))
+            for index, language, forced in rows
+        ]
+
+
+@dataclass(frozen=True)
+class StreamCues(Request[list[Cue]]):
+    """Read the cues of the subtitle stream at ``index``."""
+
+    operation: ClassVar[str] = "stream_cues"
+    max_header_bytes: ClassVar[int] = _LARGE_HEADER
+
+    index: int
+
+    def run(self, file: MediaFile) -> list[Cue]:
+        return stream_cues(file, self.index, self.limits)
+
+    def encode(self, result: list[Cue]) -> Response:
+        return [list(astuple(cue)) for cue in result], []
+
+    def decode(self, value: Any, blobs: Sequence[Bytes]) -> list[Cue]:
+        rows = [_row(item, 3) for item in _items(value, MAX_CUES)]
+        return [
+            Cue(_number(start, math.inf), _number(end, math.inf), _text(text, _MAX_CUE_LENGTH))
+            for start, end, text in rows
+        ]
+
+
+OPERATIONS: dict[str, type[Request[Any]]] = {
+    request.operation: request
+    for request in (Probe, Sample, SampleSpan, Thumbnail, ShotStarts, SubtitleStreams, StreamCues)
+}
+
+
+def _frame_shape(stream: StreamSpec, clips: int) -> tuple[int, ...]:
+    return clips, stream.frames, stream.height, stream.width, 3
+
+
+def _frame_bytes(streams: Sequence[StreamSpec], clips: int) -> list[tuple[int, int]]:
+    return [(math.prod(_frame_shape(stream, clips)),) * 2 for stream in streams]
+
+
+def _frames(streams: Sequence[StreamSpec], clips: int, blobs: Sequence[Bytes]) -> dict[str, NDArray[np.uint8]]:
+    pairs = zip(streams, blobs, strict=False)
+    return {stream.name: blob.reshape(_frame_shape(stream, clips)) for stream, blob in pairs}
+
+
+def _max_jpeg_bytes(side: int) -> int:
+    """An upper bound of the size of a JPEG of ``side`` by ``side`` pixels."""
+    return 4 * side * side + 64 * 1024
+
+
+def _jpeg(blob: Bytes) -> bytes:
+    data = blob.tobytes()
+    if not (data.startswith(b"\xff\xd8") and data.endswith(b"\xff\xd9")):
+        raise ProtocolError("thumbnail: a JPEG was expected")
+    return data
+
+
+def _items(value: Any, max_count: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > max_count:
+        raise ProtocolError(f"a list of at most {max_count} was expected")
+    return value
+
+
+def _row(value: Any, count: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) != count:
+        raise ProtocolError(f"a list of {count} was expected")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ProtocolError("a boolean was expected")
+    return value
+
+
+def _integer(value: Any, minimum: int, maximum: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise ProtocolError(f"an integer from {minimum} to {maximum} was expected")
+    return value
+
+
+def _number(value: Any, maximum: float) -> float:
+    if not isinstance(value, float) or not math.isfinite(value) or not 0 <= value <= maximum:
+        raise ProtocolError(f"a number from 0 to {maximum} was expected")
+    return value
+
+
+def _text(value: Any, max_length: int) -> str:
+    if not isinstance(value, str) or len(value) > max_length:
+        raise ProtocolError(f"text of at most {max_length} characters was expected")
+    return value
