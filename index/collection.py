@@ -39,10 +39,11 @@ from index.storage.queries import (
     VIDEO_COLUMNS,
     ClipRow,
     allowed_clips,
-    delete_whole,
+    delete_video_rows,
     find_video,
-    hits_of,
-    insert_whole,
+    insert_video,
+    load_clips,
+    load_hits,
     next_clip,
     read_video,
 )
@@ -51,7 +52,7 @@ from index.vectors.backend import place_of, settings_at
 from index.vectors.factory import open_vector_index
 from index.vectors.faiss_index import setting_of, write_setting
 from index.vectors.faiss_kinds import check_setting
-from index.vectors.interface import LevelVectors, search
+from index.vectors.interface import VectorSnapshot, search
 from vitascope.errors import (
     CollectionNotFound,
     FilterError,
@@ -199,7 +200,7 @@ class Collection:
                 return known, False
             if file is not None:
                 self.media.move_in(file, video.path)
-            video_id = insert_whole(connection, video, next_clip(connection), rows)
+            video_id = insert_video(connection, video, next_clip(connection), rows)
             added = find_video(connection, "id = ?", video_id)
         assert added is not None
         self._live.note_written(len(clips))
@@ -227,8 +228,8 @@ class Collection:
                 self.media.link_in(file, video.path)
             replaced = find_video(connection, "content_sha256 = ?", video.content_sha256)
             if replaced is not None:
-                deleted = delete_whole(connection, replaced.id) or 0
-            insert_whole(connection, again, first_clip, rows, video_id=video.id, added_at=video.added_at)
+                deleted = delete_video_rows(connection, replaced.id) or 0
+            insert_video(connection, again, first_clip, rows, video_id=video.id, added_at=video.added_at)
         self._live.note_written(deleted + len(clips))
         if replaced is not None:
             self.media.remove_listed(replaced.path)
@@ -242,7 +243,7 @@ class Collection:
             video = find_video(connection, "id = ?", _checked_id(video_id))
             if video is None:
                 raise self._no_video(video_id)
-            deleted = delete_whole(connection, video_id) or 0
+            deleted = delete_video_rows(connection, video_id) or 0
         self._live.note_written(deleted)
         if self.owns(video):
             self.media.remove_listed(video.path)
@@ -298,6 +299,15 @@ class Collection:
             )
             return [Clip(*row) for row in rows]
 
+    def clips_by_id(self, clip_ids: Sequence[int]) -> list[Clip]:
+        """Return clips in the order of their ids. Raises NotFound that names the first missing one."""
+        with self.catalogue.read() as connection:
+            clips = load_clips(connection, [_checked_id(clip_id) for clip_id in clip_ids])
+        for clip_id in clip_ids:
+            if clip_id not in clips:
+                raise NotFound(f"collection {self.name}: no clip {clip_id}")
+        return [clips[clip_id] for clip_id in clip_ids]
+
     def thumbnail(self, clip_id: int) -> bytes | None:
         """The JPEG picture of a clip, None where none was made. Raises NotFound."""
         with self.catalogue.read() as connection:
@@ -349,9 +359,9 @@ class Collection:
         with self._live.level() as (connection, index):
             allowed = None if where is None else allowed_clips(connection, where)
             found = search(index, query, k, allowed)
-            return hits_of(connection, found)
+            return load_hits(connection, found)
 
-    def level(self) -> AbstractContextManager[tuple[sqlite3.Connection, LevelVectors]]:
+    def level(self) -> AbstractContextManager[tuple[sqlite3.Connection, VectorSnapshot]]:
         """A read transaction and the index of vectors, both of one state: every write acknowledged before is in them.
 
         The index must not be altered, and neither be used after the block.

@@ -1,4 +1,4 @@
-"""A text with stored clips or videos, or one of these with texts: judged pair by pair."""
+"""Reranking: score a text with stored clips and videos, or one of these with texts."""
 
 from __future__ import annotations
 
@@ -6,68 +6,80 @@ from collections.abc import Sequence
 
 from index.collection import Collection
 from index.records import Clip
-from index.search.pair_scoring import Judged, clips_by_id, judge_pairs
+from index.search.rerank import ScoredClip, pair_scorer, score_best_clips
 from service.app_state import Service
 from service.http.parameters import at_most, record_number
 from service.inference.clip_embedding import check_text, check_texts
 from service.inference.request_context import Turn
 from service.schemas.rerank import JudgedClip, RerankRequest, RerankResult, StoredPart
-from vitascope.errors import FingerprintMismatch
+from vitascope.errors import FingerprintMismatch, TaskMissing
 
 
-def check_rerank(service: Service, asked: RerankRequest) -> None:
-    """Raise ModelNotFound, InvalidInput and TextError before anything is read."""
-    at_most("documents", len(asked.documents), service.settings.max_rerank)
-    if isinstance(asked.query, str):
-        check_text(service, "query", asked.query)
-    check_texts(service, "documents", [one for one in asked.documents if isinstance(one, str)])
-    if asked.model is not None:
-        service.models.named(asked.model)
+def check_rerank(service: Service, body: RerankRequest) -> None:
+    """Check a request before anything is read. Raises ModelNotFound, InvalidInput and TextError."""
+    at_most("documents", len(body.documents), service.settings.max_rerank)
+    if isinstance(body.query, str):
+        check_text(service, "query", body.query)
+    check_texts(service, "documents", [document for document in body.documents if isinstance(document, str)])
+    if body.model is not None:
+        service.models.named(body.model)
 
 
-def rerank(service: Service, mine: Turn, asked: RerankRequest) -> tuple[str, list[RerankResult]]:
-    """(the model's name, the results, best first); documents that were deleted meanwhile are left out.
+def rerank(service: Service, turn: Turn, body: RerankRequest) -> tuple[str, list[RerankResult]]:
+    """Return the model's name and the results, best first, without documents that were deleted meanwhile.
 
-    Raises CollectionNotFound, VideoNotFound, NotFound, FingerprintMismatch also where another model is asked for than
-    the collection's, NotReady, TaskMissing, EngineError, StorageError.
+    Raises CollectionNotFound, VideoNotFound, NotFound, FingerprintMismatch (also if the request names another model
+    than the collection's), NotReady, TaskMissing, EngineError, StorageError.
     """
-    collection, model = mine.collection(asked.collection)
-    here = service.models.entry(collection.fingerprint)
-    if asked.model is not None and not here.is_called(asked.model):
+    collection, model = turn.collection(body.collection)
+    entry = service.models.entry(collection.fingerprint)
+    if body.model is not None and not entry.is_called(body.model):
         raise FingerprintMismatch(
-            f"model: {asked.model[:80]!r}; {here.described} was expected, which collection {collection.name} is of"
+            f"model: {body.model[:80]!r}; {entry.described} was expected, which fills collection {collection.name}"
         )
+    score_pairs = pair_scorer(model)
+    if score_pairs is None:
+        raise TaskMissing(f"{collection.bundle_name}: the bundle has no task 'matching'")
     with service.observer.stage("rerank"):
-        found = judge_pairs(collection, model, _pairs(collection, asked))
-    best = [(number, judged) for number, judged in enumerate(found) if judged is not None]
-    best.sort(key=lambda one: (one[1].fused is None, -(one[1].fused or 0.0), -one[1].similarity, one[0]))
-    return model.bundle.manifest.name, [_view(asked, number, judged) for number, judged in best[: asked.top_n]]
+        pairs = _pairs(collection, body)
+        texts = list(dict.fromkeys(text for text, _ in pairs))
+        embeddings = dict(zip(texts, model.embed_text(texts), strict=True))
+        scored_clips = score_best_clips(collection, score_pairs, pairs, embeddings)
+    ranked = [(index, scored) for index, scored in enumerate(scored_clips) if scored is not None]
+    ranked.sort(key=lambda pair: (pair[1].scores is None, -_fused(pair[1]), -pair[1].similarity, pair[0]))
+    results = [_result(body, index, scored) for index, scored in ranked[: body.top_n]]
+    return model.bundle.manifest.name, results
 
 
-def _pairs(collection: Collection, asked: RerankRequest) -> list[tuple[str, Sequence[Clip]]]:
-    if isinstance(asked.query, str):
-        parts = [one for one in asked.documents if isinstance(one, StoredPart)]
-        return [(asked.query, clips) for clips in _clips(collection, parts)]
-    clips = _clips(collection, [asked.query])[0]
-    return [(one, clips) for one in asked.documents if isinstance(one, str)]
+def _pairs(collection: Collection, body: RerankRequest) -> list[tuple[str, Sequence[Clip]]]:
+    if isinstance(body.query, str):
+        text = body.query
+        parts = [document for document in body.documents if isinstance(document, StoredPart)]
+        return [(text, clips) for clips in _clips(collection, parts)]
+    clips = _clips(collection, [body.query])[0]
+    return [(document, clips) for document in body.documents if isinstance(document, str)]
 
 
 def _clips(collection: Collection, parts: Sequence[StoredPart]) -> list[Sequence[Clip]]:
     ids = [record_number(part.clip_id) for part in parts if part.clip_id is not None]
-    single = iter(clips_by_id(collection, ids))
+    clips = iter(collection.clips_by_id(ids))
     return [
-        [next(single)] if part.video_id is None else collection.clips(record_number(part.video_id)) for part in parts
+        [next(clips)] if part.video_id is None else collection.clips(record_number(part.video_id)) for part in parts
     ]
 
 
-def _view(asked: RerankRequest, number: int, judged: Judged) -> RerankResult:
-    clip = judged.clip
+def _result(body: RerankRequest, index: int, scored: ScoredClip) -> RerankResult:
+    clip = scored.clip
     return RerankResult(
-        index=number,
-        relevance_score=judged.fused or 0.0,
-        similarity=judged.similarity,
-        match=judged.match,
-        fused=judged.fused,
+        index=index,
+        relevance_score=_fused(scored),
+        similarity=scored.similarity,
+        match=None if scored.scores is None else scored.scores.match,
+        fused=None if scored.scores is None else scored.scores.fused,
         clip=JudgedClip(clip_id=str(clip.id), video_id=str(clip.video_id), start=clip.start, end=clip.end),
-        document=asked.documents[number] if asked.return_documents else None,
+        document=body.documents[index] if body.return_documents else None,
     )
+
+
+def _fused(scored: ScoredClip) -> float:
+    return 0.0 if scored.scores is None else scored.scores.fused

@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 from index.collection import Collection
 from index.records import Clip, Video
-from index.search.search import RankedHit, Result
+from index.search.search import RankedHit, SearchResult
 from service.schemas import library as schemas
-from service.schemas.search import FoundClip, Ranks, SearchResult
+from service.schemas import search as search_schemas
 from vitascope.media.mime_types import media_type
 
 
@@ -65,7 +65,7 @@ def video_with_clips(collection: str, video: Video, clips: list[Clip]) -> schema
     return schemas.VideoWithClips(**dict(video_view(collection, video)), spans=spans)
 
 
-def result_view(collection: str, result: Result) -> SearchResult:
+def result_view(collection: str, result: SearchResult) -> search_schemas.SearchResult:
     """A clip, event or video that a search found."""
     video = result.best.hit.video
     is_clip = not result.clips
@@ -75,7 +75,7 @@ def result_view(collection: str, result: Result) -> SearchResult:
         "end": result.end,
         "media_url": media_url(collection, video, result.start, result.end),
     }
-    return SearchResult(
+    return search_schemas.SearchResult(
         **{**dict(found_clip(collection, result.best)), **whole},
         video=video_view(collection, video),
         clips=None if is_clip else clips,
@@ -83,10 +83,10 @@ def result_view(collection: str, result: Result) -> SearchResult:
     )
 
 
-def found_clip(collection: str, ranked: RankedHit) -> FoundClip:
+def found_clip(collection: str, ranked: RankedHit) -> search_schemas.FoundClip:
     """A clip that a search found, alone or as one of several."""
     hit = ranked.hit
-    return FoundClip(
+    return search_schemas.FoundClip(
         clip_id=str(hit.clip_id),
         start=hit.start,
         end=hit.end,
@@ -94,7 +94,7 @@ def found_clip(collection: str, ranked: RankedHit) -> FoundClip:
         similarity=ranked.similarity,
         match=ranked.match,
         fused=ranked.fused,
-        ranks=Ranks(similarity=ranked.ranks.similarity, words=ranked.ranks.words),
+        ranks=search_schemas.Ranks(similarity=ranked.ranks.similarity, words=ranked.ranks.words),
         media_url=media_url(collection, hit.video, hit.start, hit.end),
         thumbnail_url=thumbnail_url(collection, hit.video, hit.start, hit.end),
     )

@@ -18,7 +18,7 @@ from vitascope.cli.output import print_results
 from vitascope.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from index.search.query import Part
+    from index.search.request import QueryPart
     from vitascope.client import Client
     from vitascope.model import Model
 
@@ -86,18 +86,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _search_here(args: argparse.Namespace, weights: list[float]) -> dict[str, Any]:
-    from index.search.cursor import Cursor, read_cursor, write_cursor
-    from index.search.search import Search, search
+    from index.search.cursor import SearchCursor, decode_cursor, encode_cursor
+    from index.search.request import SearchRequest
+    from index.search.rerank import pair_scorer
+    from index.search.search import search
     from index.storage.filters import parse_filter
     from vitascope.model import Model
 
     where = None if args.filter is None else parse_filter(read_filter(args.filter))
-    name = _name(args, weights)
-    cursor = None if args.cursor is None else read_cursor(args.cursor, name)
+    request_hash = _request_hash(args, weights)
+    cursor = None if args.cursor is None else decode_cursor(args.cursor, request_hash)
     with opened_collection(args, args.collection) as collection:
         model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
         collection.require(model.bundle.fingerprint)
-        wanted = Search(
+        request = SearchRequest(
+            fingerprint=model.bundle.fingerprint,
             parts=_parts(args, weights, model),
             limit=args.limit,
             after=None if cursor is None else cursor.position,
@@ -108,23 +111,23 @@ def _search_here(args: argparse.Namespace, weights: list[float]) -> dict[str, An
             candidates=args.candidates,
             min_similarity=args.min_similarity,
         )
-        found = search(collection, model, wanted)
-    following = found.next_position
+        page = search(collection, request, pair_scorer(model))
+    position = page.next_position
     return {
         "text": args.text,
-        "results": [result_here(collection, result) for result in found.results],
-        "next_cursor": None if following is None else write_cursor(Cursor(name, following)),
-        "changed": found.changed,
+        "results": [result_here(collection, result) for result in page.results],
+        "next_cursor": None if position is None else encode_cursor(SearchCursor(request_hash, position)),
+        "changed": page.changed,
     }
 
 
-def _name(args: argparse.Namespace, weights: list[float]) -> str:
-    """What the cursors of this search are known by: all that decides its results."""
-    from index.search.cursor import name_of
+def _request_hash(args: argparse.Namespace, weights: list[float]) -> str:
+    """Return the hash of everything that defines the results."""
+    from index.search.cursor import request_hash
 
     options = "collection text like_clip rerank hybrid filter min_similarity group candidates"
-    stated = {option: getattr(args, option) for option in options.split()}
-    return name_of({**stated, "like": [str(path) for path in args.like], "weights": weights})
+    fields = {option: getattr(args, option) for option in options.split()}
+    return request_hash({**fields, "like": [str(path) for path in args.like], "weights": weights})
 
 
 def _search_there(server: str, args: argparse.Namespace, weights: list[float]) -> dict[str, Any]:
@@ -180,13 +183,15 @@ def _weights(args: argparse.Namespace) -> list[float]:
     return weights
 
 
-def _parts(args: argparse.Namespace, weights: list[float], model: Model) -> list[Part]:
-    from index.search.query import ClipPart, TextPart, VectorPart
+def _parts(args: argparse.Namespace, weights: list[float], model: Model) -> list[QueryPart]:
+    from index.search.request import ClipPart, EmbeddingPart, TextPart
 
-    rest = iter(weights)
-    parts: list[Part] = [] if args.text is None else [TextPart(args.text, next(rest))]
-    parts += [VectorPart(model.embed_file(path).vectors[0], next(rest)) for path in args.like]
-    parts += [ClipPart(int(clip_id), next(rest)) for clip_id in args.like_clip]
+    remaining = iter(weights)
+    parts: list[QueryPart] = []
+    if args.text is not None:
+        parts.append(TextPart(args.text, model.embed_text([args.text])[0], next(remaining)))
+    parts += [EmbeddingPart(model.embed_file(path).vectors[0], next(remaining)) for path in args.like]
+    parts += [ClipPart(int(clip_id), next(remaining)) for clip_id in args.like_clip]
     return parts
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from index.collection import Collection
     from index.jobs.records import Job
     from index.records import Clip, Video
-    from index.search.search import RankedHit, Result
+    from index.search.search import RankedHit, SearchResult
 
 JSON = dict[str, Any]
 ADDRESSES: JSON = {"media_url": None, "thumbnail_url": None}
@@ -73,7 +73,7 @@ def span_here(clip: Clip) -> JSON:
     return {"id": str(clip.id), "start": clip.start, "end": clip.end, "text": clip.text, **ADDRESSES}
 
 
-def result_here(collection: Collection, result: Result) -> JSON:
+def result_here(collection: Collection, result: SearchResult) -> JSON:
     """A clip, event or video that a search found."""
     return {
         **_clip(result.best),

@@ -1,54 +1,146 @@
-"""The best few clips of an order, judged by the fusion model."""
+"""Scores of the fusion model for texts and stored clips.
+
+Shape letters: N pairs, V visual tokens, W their width, D embedding dim.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from index.collection import Collection
-from index.records import Float32
-from index.search.ranking import Candidate
+from index.records import Clip, Float32
+from index.search.candidates import Candidate, clip_cosine
+from index.storage.queries import load_embeddings
 from vitascope.model import Model
 
-PAIRS_AT_ONCE = 32
-"""Candidates whose tokens are in memory as float32 together."""
-Scores = tuple[float, float]
-"""match and fused, each 0 to 1."""
+RERANK_BATCH_SIZE = 32
+"""Pairs whose visual tokens are held in memory together."""
+RERANK_CLIPS_PER_VIDEO = 5
+"""The fusion model scores so many clips of a video, those most similar to the text."""
 
 
-def judge(
-    collection: Collection, model: Model, text: str, order: Sequence[Candidate], count: int
-) -> tuple[list[Candidate], dict[int, Scores]]:
-    """(the order with its first ``count`` by fused score, ties as they were; their scores by clip id).
+class PairScores(NamedTuple):
+    """``match``: calibrated probability that text and clip belong together; ``fused``: the ranking score, 0 to 1."""
 
-    Clips without visual tokens (imported without) follow those that were judged; clips deleted meanwhile are left out.
-    Raises TextError, TaskMissing, EngineError, StorageError.
-    """
-    scores: dict[int, Scores] = {}
-    unseen: list[Candidate] = []
-    for first in range(0, min(count, len(order)), PAIRS_AT_ONCE):
-        batch = order[first : min(first + PAIRS_AT_ONCE, count)]
-        tokens = collection.stored_tokens(candidate.clip_id for candidate in batch)
-        present = [candidate for candidate in batch if candidate.clip_id in tokens]
-        seen = [(one, kept) for one in present if (kept := tokens[one.clip_id]) is not None]
-        unseen += [one for one in present if tokens[one.clip_id] is None]
-        if not seen:
-            continue
-        similarities = [one.similarity for one, _ in seen]
-        judged_now = scored(model, [text] * len(seen), similarities, [kept for _, kept in seen])
-        scores |= {one.clip_id: score for (one, _), score in zip(seen, judged_now, strict=True)}
-    judged = [candidate for candidate in order[:count] if candidate.clip_id in scores]
-    return [*sorted(judged, key=lambda one: -scores[one.clip_id][1]), *unseen, *order[count:]], scores
+    match: float
+    fused: float
 
 
-def scored(
-    model: Model, texts: Sequence[str], similarities: Sequence[float], tokens: Sequence[Float32]
-) -> list[Scores]:
-    """What the fusion model says of texts[i] and the clip with visual tokens tokens[i] (V, W).
+PairScorer = Callable[[Sequence[str], Sequence[float], Float32], list[PairScores]]
+"""Scores N texts with N clips, given the similarities (N) and the visual tokens (N, V, W) float32."""
 
-    Raises TextError, TaskMissing, EngineError.
-    """
-    match = model.match(texts, np.stack(tokens))
+
+@dataclass(frozen=True, slots=True)
+class ScoredClip:
+    """A clip scored for a text. ``similarity``: cosine; ``scores``: None for a clip stored without visual tokens."""
+
+    clip: Clip
+    similarity: float
+    scores: PairScores | None
+
+
+def pair_scorer(model: Model) -> PairScorer | None:
+    """Return the pair scorer of a model, None when its bundle has no task "matching"."""
+    return partial(_score_pairs, model) if "matching" in model.bundle.manifest.tasks else None
+
+
+def _score_pairs(
+    model: Model, texts: Sequence[str], similarities: Sequence[float], tokens: Float32
+) -> list[PairScores]:
+    match = model.match(texts, tokens)
     fused = model.fused(np.array(similarities, np.float32), match.logits)
-    return list(zip(match.probabilities.tolist(), fused.tolist(), strict=True))
+    return [PairScores(*pair) for pair in zip(match.probabilities.tolist(), fused.tolist(), strict=True)]
+
+
+def rerank(
+    collection: Collection, score_pairs: PairScorer, text: str, candidates: Sequence[Candidate], count: int
+) -> tuple[list[Candidate], dict[int, PairScores]]:
+    """Order the first ``count`` candidates by fused score; ties keep their order.
+
+    Clips stored without visual tokens follow the scored ones; clips deleted meanwhile are dropped.
+
+    Returns:
+        All candidates in their new order, and the scores by clip id.
+
+    Raises:
+        StorageError, and what ``score_pairs`` raises.
+    """
+    scores: dict[int, PairScores] = {}
+    unscored: list[Candidate] = []
+    for first in range(0, min(count, len(candidates)), RERANK_BATCH_SIZE):
+        batch = candidates[first : min(first + RERANK_BATCH_SIZE, count)]
+        tokens = collection.stored_tokens(candidate.clip_id for candidate in batch)
+        pairs = [(text, candidate.clip_id, candidate.similarity) for candidate in batch]
+        scores |= {clip_id: score for (_, clip_id, _), score in _with_tokens(score_pairs, pairs, tokens)}
+        unscored += [c for c in batch if c.clip_id in tokens and tokens[c.clip_id] is None]
+    scored = [candidate for candidate in candidates[:count] if candidate.clip_id in scores]
+    scored.sort(key=lambda candidate: -scores[candidate.clip_id].fused)
+    return [*scored, *unscored, *candidates[count:]], scores
+
+
+def score_best_clips(
+    collection: Collection,
+    score_pairs: PairScorer,
+    pairs: Sequence[tuple[str, Sequence[Clip]]],
+    embeddings: Mapping[str, Float32],
+) -> list[ScoredClip | None]:
+    """Return for each text with several clips the clip of the highest fused score.
+
+    Only the ``RERANK_CLIPS_PER_VIDEO`` clips most similar to the text are scored. Clips without visual tokens win only
+    where no clip has any.
+
+    Args:
+        pairs: texts and the clips of each.
+        embeddings: by text, (D,).
+
+    Returns:
+        A clip per pair; None where all its clips were deleted meanwhile.
+
+    Raises:
+        StorageError, and what ``score_pairs`` raises.
+    """
+    with collection.catalogue.read() as connection:
+        ids = sorted({clip.id for _, clips in pairs for clip in clips})
+        stored = load_embeddings(connection, ids, collection.width)
+    nearest = [_most_similar(embeddings[text], clips, stored) for text, clips in pairs]
+    texts = [text for text, _ in pairs]
+    flat = [(text, clip, cosine) for text, near in zip(texts, nearest, strict=True) for clip, cosine in near]
+    scored: list[ScoredClip] = []
+    for first in range(0, len(flat), RERANK_BATCH_SIZE):
+        batch = flat[first : first + RERANK_BATCH_SIZE]
+        tokens = collection.stored_tokens({clip.id for _, clip, _ in batch})
+        ids_of = [(text, clip.id, similarity) for text, clip, similarity in batch]
+        scores = {(text, clip_id): score for (text, clip_id, _), score in _with_tokens(score_pairs, ids_of, tokens)}
+        scored += [ScoredClip(clip, similarity, scores.get((text, clip.id))) for text, clip, similarity in batch]
+    results = iter(scored)
+    return [max((next(results) for _ in near), key=_fused_then_similarity, default=None) for near in nearest]
+
+
+def _most_similar(text: Float32, clips: Sequence[Clip], stored: Mapping[int, Float32]) -> list[tuple[Clip, float]]:
+    present = [clip for clip in clips if clip.id in stored]
+    if not present:
+        return []
+    cosines = np.stack([stored[clip.id] for clip in present]) @ text
+    best = np.argsort(-cosines, kind="stable")[:RERANK_CLIPS_PER_VIDEO]
+    return [(present[index], clip_cosine(float(cosines[index]))) for index in best]
+
+
+def _with_tokens(
+    score_pairs: PairScorer, pairs: Sequence[tuple[str, int, float]], tokens: Mapping[int, Float32 | None]
+) -> Iterator[tuple[tuple[str, int, float], PairScores]]:
+    """Yield the (text, clip id, similarity) whose clip has visual tokens, with their scores."""
+    known = [(pair, array) for pair in pairs if (array := tokens.get(pair[1])) is not None]
+    if not known:
+        return
+    texts, _, similarities = zip(*(pair for pair, _ in known), strict=True)
+    scores = score_pairs(texts, similarities, np.stack([array for _, array in known]))
+    yield from zip((pair for pair, _ in known), scores, strict=True)
+
+
+def _fused_then_similarity(scored: ScoredClip) -> tuple[bool, float, float]:
+    return scored.scores is not None, 0.0 if scored.scores is None else scored.scores.fused, scored.similarity

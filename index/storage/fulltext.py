@@ -46,7 +46,7 @@ def spaced(text: str) -> str:
     return " ".join(_UNSPACED.sub(lambda run: f" {' '.join(run.group())} ", _normal(text)).split())
 
 
-def terms_of(texts: Iterable[str]) -> list[str]:
+def query_terms(texts: Iterable[str]) -> list[str]:
     """What is looked for of the texts: their words, each once; common ones only where there are no others."""
     terms = [term for text in texts for term in _terms(text)]
     telling = [term for term in terms if term.lower() not in _COMMON] or terms
@@ -67,7 +67,7 @@ def delete_words(connection: sqlite3.Connection, first_clip: int, clip_count: in
     connection.execute("DELETE FROM words WHERE rowid >= ? AND rowid < ?", (first_clip, first_clip + clip_count))
 
 
-def find_words(
+def search_fulltext(
     connection: sqlite3.Connection, terms: Sequence[str], limit: int, may_be_found: Callable[[int], bool]
 ) -> list[tuple[int, float]]:
     """The at most ``limit`` best (clip id, BM25 score, higher is better) that have any of ``terms``; ties by id.

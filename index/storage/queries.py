@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from index.records import Float32, Hit, NewVideo, Scalar, Video, check_metadata, kind_of, metadata_json
+from index.records import Clip, Float32, Hit, NewVideo, Scalar, Video, check_metadata, kind_of, metadata_json
 from index.storage.filter_sql import where_clause
 from index.storage.filters import Filter
 from index.storage.fulltext import delete_words, insert_words
@@ -33,6 +33,14 @@ class ClipRow:
     vector: bytes
     tokens: bytes | None
     thumbnail: bytes | None
+
+
+class ClipSpan(NamedTuple):
+    """The video of a clip, its start and end in seconds."""
+
+    video_id: int
+    start: float
+    end: float
 
 
 @contextmanager
@@ -69,7 +77,7 @@ def next_clip(connection: sqlite3.Connection) -> int:
     return 1 + newest_clip(connection)
 
 
-def insert_whole(
+def insert_video(
     connection: sqlite3.Connection,
     video: NewVideo,
     first_clip: int,
@@ -126,7 +134,7 @@ def _insert_video(
     return int(row[0])
 
 
-def delete_whole(connection: sqlite3.Connection, video_id: int) -> int | None:
+def delete_video_rows(connection: sqlite3.Connection, video_id: int) -> int | None:
     """Delete a video with all that belongs to it, and log the change; how many clips it had, None without one.
 
     A file of the collection's own is listed for removal.
@@ -214,13 +222,13 @@ def deleted_since(connection: sqlite3.Connection, change: int) -> list[int]:
     return [clip_id for first, count in rows for clip_id in range(first, first + count)]
 
 
-def reaches_back(connection: sqlite3.Connection, change: int) -> bool:
+def log_covers(connection: sqlite3.Connection, change: int) -> bool:
     """Whether every change after ``change`` is still in the log."""
     oldest = connection.execute("SELECT min(id) FROM changes").fetchone()[0]
     return oldest is None or oldest <= change + 1
 
 
-def vector_blocks(
+def iter_embeddings(
     connection: sqlite3.Connection, width: int, first_clip: int = 0
 ) -> Iterator[tuple[npt.NDArray[np.int64], Float32]]:
     """(clip ids (N,), vectors (N, width)) of every clip from ``first_clip`` on, by id, some thousands at a time.
@@ -234,7 +242,7 @@ def vector_blocks(
         yield _as_arrays(rows, width)
 
 
-def vectors_after(
+def load_embeddings_after(
     connection: sqlite3.Connection, width: int, clip_id: int, most: int
 ) -> tuple[npt.NDArray[np.int64], Float32]:
     """(clip ids (N,), vectors (N, width)) of the first clips after ``clip_id``, by id, at most ``most``.
@@ -256,7 +264,7 @@ def _as_arrays(rows: list[tuple[int, bytes]], width: int) -> tuple[npt.NDArray[n
     return np.array([row[0] for row in rows], dtype=np.int64), np.frombuffer(blob, "<f4").reshape(len(rows), width)
 
 
-def stored_vectors(connection: sqlite3.Connection, ids: Sequence[int], width: int) -> dict[int, Float32]:
+def load_embeddings(connection: sqlite3.Connection, ids: Sequence[int], width: int) -> dict[int, Float32]:
     """The vectors (D,) of these clips by id; clips that are gone are left out."""
     rows = connection.execute(
         "SELECT clip_id, vector FROM vectors WHERE clip_id IN (SELECT value FROM json_each(?))",
@@ -265,21 +273,35 @@ def stored_vectors(connection: sqlite3.Connection, ids: Sequence[int], width: in
     return {clip_id: np.frombuffer(blob, "<f4", width) for clip_id, blob in rows}
 
 
-def hits_of(connection: sqlite3.Connection, found: Sequence[tuple[int, float]]) -> list[Hit]:
-    """The records of (clip id, cosine) pairs, in their order; clips that are gone are left out."""
-    clips = _by_id(connection, "SELECT id, video_id, start, end, text FROM clips", {clip_id for clip_id, _ in found})
-    rows = _by_id(connection, f"SELECT {VIDEO_COLUMNS} FROM videos", {row[1] for row in clips.values()})
-    videos = {video_id: read_video(row) for video_id, row in rows.items()}
+def load_clips(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[int, Clip]:
+    """Return clips by id, without those that do not exist."""
+    rows = connection.execute(
+        "SELECT id, video_id, start, end, text FROM clips WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(clip_ids)),),
+    )
+    return {row[0]: Clip(*row) for row in rows}
+
+
+def load_spans(connection: sqlite3.Connection, clip_ids: Iterable[int]) -> dict[int, ClipSpan]:
+    """Return the spans of clips by id, without those that do not exist."""
+    rows = connection.execute(
+        "SELECT id, video_id, start, end FROM clips WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(clip_ids)),),
+    )
+    return {clip_id: ClipSpan(video_id, start, end) for clip_id, video_id, start, end in rows}
+
+
+def load_hits(connection: sqlite3.Connection, similarities: Sequence[tuple[int, float]]) -> list[Hit]:
+    """Return the hits of (clip id, cosine) pairs in their order, without clips that do not exist."""
+    clips = load_clips(connection, {clip_id for clip_id, _ in similarities})
+    rows = connection.execute(
+        f"SELECT {VIDEO_COLUMNS} FROM videos WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(sorted({clip.video_id for clip in clips.values()})),),
+    )
+    videos = {row[0]: read_video(row) for row in rows}
     hits = []
-    for clip_id, similarity in found:
-        if clip_id not in clips:
-            continue
-        _, video_id, start, end, text = clips[clip_id]
-        # Rounding can carry a cosine beyond 1 in the seventh digit.
-        hits.append(Hit(clip_id, video_id, start, end, min(1.0, max(-1.0, similarity)), videos[video_id], text))
+    for clip_id, similarity in similarities:
+        if (clip := clips.get(clip_id)) is not None:
+            cosine = min(1.0, max(-1.0, similarity))  # rounding can exceed 1 in the seventh digit
+            hits.append(Hit(clip_id, clip.video_id, clip.start, clip.end, cosine, videos[clip.video_id], clip.text))
     return hits
-
-
-def _by_id(connection: sqlite3.Connection, select: str, ids: set[int]) -> dict[int, tuple[Any, ...]]:
-    rows = connection.execute(f"{select} WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(ids)),))
-    return {row[0]: row for row in rows}

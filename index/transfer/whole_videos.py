@@ -24,7 +24,7 @@ from index.records import (
 )
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.fsync import sync
-from index.storage.queries import ClipRow, insert_whole
+from index.storage.queries import ClipRow, insert_video
 from index.transfer.media_paths import AllowedPaths
 from vitascope.errors import InvalidInput, StorageError
 from vitascope.visual_token_codec import TokenEncoding, check_stored
@@ -157,7 +157,7 @@ def checked_clip(row: Row, form: ClipFormat) -> ClipRow:
 
 def _insert(connection: sqlite3.Connection, whole: WholeVideo) -> None:
     try:
-        insert_whole(
+        insert_video(
             connection,
             whole.video,
             whole.first_clip,

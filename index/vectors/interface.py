@@ -12,7 +12,7 @@ from typing import Protocol
 from index.vectors.faiss_kinds import Float32, Int64, Mask
 
 
-class LevelVectors(Protocol):
+class VectorSnapshot(Protocol):
     """The vectors of one state of a catalogue, for as long as the read transaction of that state is open."""
 
     @property
@@ -30,7 +30,7 @@ class LevelVectors(Protocol):
 class VectorIndex(Protocol):
     """Follows one catalogue; safe to use from many threads."""
 
-    def level(self) -> AbstractContextManager[tuple[sqlite3.Connection, LevelVectors]]:
+    def level(self) -> AbstractContextManager[tuple[sqlite3.Connection, VectorSnapshot]]:
         """A read transaction and the vectors of the same state, which has every write acknowledged before.
 
         Raises CollectionNotFound and StorageError.
@@ -55,7 +55,7 @@ class VectorIndex(Protocol):
         """End what is done beside the searches. Raises nothing."""
 
 
-def search(index: LevelVectors, vector: Float32, k: int, allowed: Mask | None) -> list[tuple[int, float]]:
-    """The (id, cosine) of the at most ``k`` vectors nearest to ``vector`` (D,); else as ``LevelVectors.search``."""
+def search(index: VectorSnapshot, vector: Float32, k: int, allowed: Mask | None) -> list[tuple[int, float]]:
+    """The (id, cosine) of the at most ``k`` vectors nearest to ``vector`` (D,); else as ``VectorSnapshot.search``."""
     cosines, ids = index.search(vector[None, :], k, allowed)
     return list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True))

@@ -38,7 +38,7 @@ class Vectors:
 
     @property
     def is_exact(self) -> bool:
-        """As ``LevelVectors.is_exact``."""
+        """As ``VectorSnapshot.is_exact``."""
         return self.kind == FLAT
 
     @property

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from index.storage.catalogue import Catalogue
-from index.storage.queries import last_change, vector_blocks
+from index.storage.queries import iter_embeddings, last_change
 from index.vectors.faiss_kinds import Float32, Int64, Stopped, build
 from index.vectors.snapshot import Label, remove_leftovers, write_snapshot
 
@@ -57,7 +57,7 @@ def build_snapshot(catalogue: Catalogue, path: Path, width: int, kind: str, stop
     all_ids: list[Int64] = [np.empty(0, np.int64)]
     with catalogue.read() as connection:
         change, stamp = last_change(connection)
-        for ids, vectors in vector_blocks(connection, width):
+        for ids, vectors in iter_embeddings(connection, width):
             if stop():
                 raise Stopped
             all_ids.append(ids)

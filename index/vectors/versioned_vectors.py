@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from index.storage.queries import last_change, reaches_back, vector_blocks
+from index.storage.queries import iter_embeddings, last_change, log_covers
 from index.vectors.segmented_vectors import Vectors
 from index.vectors.snapshot import Label, SnapshotDamaged, read_snapshot
 
@@ -32,7 +32,7 @@ class VectorState:
 
         Raises OutOfReach (nothing has happened then) and StorageError.
         """
-        if not reaches_back(connection, self.change):
+        if not log_covers(connection, self.change):
             raise OutOfReach
         rows = connection.execute(
             "SELECT kind, first_clip, clip_count FROM changes WHERE id > ? ORDER BY id", (self.change,)
@@ -43,7 +43,7 @@ class VectorState:
         self.vectors.remove([(first, count) for kind, first, count in rows if kind == "delete"])
         if added:
             # Ids only grow, so that everything added since is at or after the first of them.
-            for ids, vectors in vector_blocks(connection, self.vectors.width, min(added)):
+            for ids, vectors in iter_embeddings(connection, self.vectors.width, min(added)):
                 self.vectors.add(ids, vectors)
         self.change, self.stamp = last_change(connection)
 
@@ -66,6 +66,6 @@ def load_state(path: Path, connection: sqlite3.Connection, collection_id: str, w
 def read_state(connection: sqlite3.Connection, width: int) -> VectorState:
     """The state of the catalogue, all vectors read from it and none built: exact search. Raises StorageError."""
     vectors = Vectors(width)
-    for ids, block in vector_blocks(connection, width):
+    for ids, block in iter_embeddings(connection, width):
         vectors.add(ids, block)
     return VectorState(vectors, *last_change(connection))

@@ -11,7 +11,7 @@ from service.http.openapi import errors, form_body
 from service.http.parsing import StrictRoute
 from service.inference.request_context import turn
 from service.schemas.search import SearchForm, SearchRequest, SearchResponse
-from service.searching import answer_search, asked
+from service.searching import parse_search, run_search
 
 router = APIRouter(prefix="/v1/collections/{name}", tags=["search"], route_class=StrictRoute)
 
@@ -33,15 +33,15 @@ async def search(name: str, request: Request, service: ReadyService) -> Response
     has, 409 `cursor_expired` that it was replaced.
     """
     if body_kind(request, "a search", "a search with a file") == "application/json":
-        wanted = asked(service, validated(SearchRequest, await request.json()))
+        parsed = parse_search(service, validated(SearchRequest, await request.json()))
         async with turn(request, service) as mine:
-            return _answer(await answer_search(service, mine, name, wanted, None))
+            return _answer(await run_search(service, mine, name, parsed, None))
     # Before a byte is taken in: is there such a collection, and does its model serve?
     await service.light.run(service.collection, name, for_model=True)
     async with read_form(request, service) as form:
-        wanted = asked(service, parse_fields(SearchForm, form, as_json=("query", "filter")))
+        parsed = parse_search(service, parse_fields(SearchForm, form, as_json=("query", "filter")))
         async with turn(request, service) as mine:
-            return _answer(await answer_search(service, mine, name, wanted, form.upload))
+            return _answer(await run_search(service, mine, name, parsed, form.upload))
 
 
 def _answer(body: bytes) -> Response:

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from index.search.cursor import MAX_LENGTH
-from index.search.query import MAX_WEIGHT
-from index.search.search import CANDIDATES
+from index.search.request import CANDIDATES, MAX_WEIGHT
 from service.schemas.base import Id, Probability, Request, Response, Seconds, Whole, example
 from service.schemas.library import VIDEO, Video
 

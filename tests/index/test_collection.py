@@ -337,7 +337,7 @@ def test_what_makes_room_for_a_video_goes_in_the_same_step(
         raise StorageError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(collection_module, "insert_whole", full)
+        patch.setattr(collection_module, "insert_video", full)
         with pytest.raises(StorageError, match="full"):
             collection.add_again(replace(old, id=9), new_video(1)[1], 20)
     assert numbers_in(collection) == [1]

@@ -11,12 +11,11 @@ import pytest
 
 from index.collection import MAX_K, Collection, NewClip, NewVideo
 from index.collection_store import Library
-from index.search.query import VectorPart
-from index.search.search import Search, search
+from index.search.request import EmbeddingPart
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
 from tests.chaos import only_by_chaos
 from tests.index.numbered import TOKENS, content, manifest
-from tests.index.paging import all_pages
+from tests.index.searching import all_pages, request_for, search_page
 
 WIDTH = 64
 VIDEOS, EACH = 300, 100
@@ -42,18 +41,19 @@ def test_ten_thousand_results_of_thirty_thousand_clips(
         collection = library.create("videos", stated, vectors=vectors, index_kind=setting)
         try:
             fill(collection, rows)
-            search(collection, model, Search([VectorPart(rows[0])]))
+            search_page(collection, model, EmbeddingPart(rows[0]))
             collection.wait_for_index()
             assert collection.index_state().kind == setting
             for query in random.standard_normal((queries, WIDTH)).astype(np.float32):
-                pages = all_pages(collection, model, Search([VectorPart(query)], limit=limit))
+                pages = all_pages(collection, model, request_for(model, EmbeddingPart(query), limit=limit))
                 shown = [result.best.hit.clip_id for page in pages for result in page.results]
                 assert len(shown) == len(set(shown)) == MAX_K
                 cosines = rows @ (query / np.linalg.norm(query))
                 least = float(np.partition(cosines, -MAX_K)[-MAX_K])
                 assert min(cosines[clip_id - 1] for clip_id in shown) >= least - 1e-6
                 least = float(np.partition(cosines, -500)[-500]) - 1e-5
-                pages = all_pages(collection, model, Search([VectorPart(query)], limit=50, min_similarity=least))
+                request = request_for(model, EmbeddingPart(query), limit=50, min_similarity=least)
+                pages = all_pages(collection, model, request)
                 similar = [result.best.hit.clip_id for page in pages for result in page.results]
                 assert sorted(similar) == (1 + np.flatnonzero(cosines >= least)).tolist()
         finally:

@@ -16,16 +16,16 @@ import pytest
 
 from index.collection import MAX_K, Collection, NewClip, NewVideo
 from index.collection_store import Library
-from index.search.cursor import MAX_LENGTH, Cursor, Position, read_cursor, write_cursor
-from index.search.query import TextPart
-from index.search.search import Found, Search, search
+from index.search.cursor import MAX_LENGTH, SearchCursor, SearchPosition, decode_cursor, encode_cursor
+from index.search.request import SearchRequest
+from index.search.search import SearchPage, search
 from index.storage.filters import parse_filter
 from index.vectors import faiss_index, faiss_kinds
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
 from tests.index.clustered import use_kinds_when_small
 from tests.index.formula_model import MODEL
 from tests.index.numbered import TOKENS, WIDTH, add, content, manifest, new_video
-from tests.index.paging import all_pages
+from tests.index.searching import all_pages, request_for, search_page
 from vitascope.errors import CursorExpired, InvalidInput
 
 VIDEOS, EACH = 60, 30
@@ -36,7 +36,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "filter": {"where": RED},
     "words": {"hybrid": True, "rerank": 200},
     "similar": {"min_similarity": 0.1},
-    "events": {"group": "event", "candidates": MAX_K, "listed": EACH},
+    "events": {"group": "event", "candidates": MAX_K, "clips_per_result": EACH},
     "all": {"where": RED, "hybrid": True, "rerank": 40, "group": "video"},
 }
 
@@ -101,18 +101,18 @@ def filled(library: Library, name: str, kind: str) -> Collection:
 
 def build(collection: Collection, kind: str) -> None:
     """Have an index of this kind serve."""
-    search(collection, MODEL, Search([TextPart("snow")]))
+    search_page(collection, MODEL, "snow")
     collection.set_index_kind(kind)
     collection.wait_for_index()
     assert collection.index_state().kind == kind
 
 
-def request_of(name: str) -> Search:
+def request_of(name: str) -> SearchRequest:
     options = REQUESTS[name]
-    return Search([TextPart("snow piano")], limit=7 if options.get("group") == "video" else 150, **options)
+    return request_for(MODEL, "snow piano", limit=7 if options.get("group") == "video" else 150, **options)
 
 
-def shown_on(pages: list[Found], request: Search) -> list[int]:
+def shown_on(pages: list[SearchPage], request: SearchRequest) -> list[int]:
     """What the pages show, in order: ids of videos where these are the results, else of clips."""
     results = [result for page in pages for result in page.results]
     if request.group == "event":
@@ -120,7 +120,7 @@ def shown_on(pages: list[Found], request: Search) -> list[int]:
     return [result.best.hit.video_id if request.group == "video" else result.best.hit.clip_id for result in results]
 
 
-def all_in(collection: Collection, request: Search) -> set[int]:
+def all_in(collection: Collection, request: SearchRequest) -> set[int]:
     """The ids of all that the request can find."""
     if request.min_similarity is not None:
         query = MODEL.embed_text(["snow piano"])[0]
@@ -130,7 +130,7 @@ def all_in(collection: Collection, request: Search) -> set[int]:
     return {one for video in videos for one in ids_of(collection, video, request)}
 
 
-def ids_of(collection: Collection, video_id: int, request: Search) -> list[int]:
+def ids_of(collection: Collection, video_id: int, request: SearchRequest) -> list[int]:
     return [video_id] if request.group == "video" else [clip.id for clip in collection.clips(video_id)]
 
 
@@ -180,30 +180,30 @@ def test_a_reopened_collection_goes_on_with_a_cursor(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         collection = library.create("videos", manifest())
         add(collection, *range(6))
-        first = search(collection, MODEL, Search([TextPart("snow")], limit=4))
+        first = search_page(collection, MODEL, "snow", limit=4)
     with Library(tmp_path) as library:
-        second = search(library.open("videos"), MODEL, Search([TextPart("snow")], limit=20, after=first.next_position))
-    shown = shown_on([first, second], Search([]))
+        second = search_page(library.open("videos"), MODEL, "snow", limit=20, after=first.next_position)
+    shown = shown_on([first, second], request_for(MODEL))
     assert len(shown) == len(set(shown)) == 12
     assert (second.changed, second.next_position) == (False, None)
 
 
 def test_a_cursor_of_a_replaced_collection_has_expired(tmp_path: Path) -> None:
-    request = Search([TextPart("snow")], limit=1)
+    request = request_for(MODEL, "snow", limit=1)
     with Library(tmp_path) as library:
         collection = library.create("videos", manifest())
         add(collection, 1, 2)
-        old = search(collection, MODEL, request).next_position
+        old = search(collection, request).next_position
         library.drop("videos")
         collection = library.create("videos", manifest())
         add(collection, 1, 2)
         with pytest.raises(CursorExpired, match="collection videos was replaced"):
-            search(collection, MODEL, replace(request, after=old))
+            search(collection, replace(request, after=old))
 
 
 def test_a_cursor_of_a_state_that_was_taken_back_has_expired(tmp_path: Path) -> None:
     """A copy of the files from before may give the ids in the cursor to other clips."""
-    request = Search([TextPart("snow")], limit=1)
+    request = request_for(MODEL, "snow", limit=1)
     with Library(tmp_path / "library") as library:
         collection = library.create("videos", manifest())
         add(collection, 1)
@@ -211,25 +211,25 @@ def test_a_cursor_of_a_state_that_was_taken_back_has_expired(tmp_path: Path) -> 
     with Library(tmp_path / "library") as library:
         collection = library.open("videos")
         add(collection, 2)
-        cursor = search(collection, MODEL, request).next_position
+        cursor = search(collection, request).next_position
     with Library(tmp_path / "copy") as library:
         collection = library.open("videos")
         for numbers in ((), (3,), (4,)):
             add(collection, *numbers)
             with pytest.raises(CursorExpired):
-                search(collection, MODEL, replace(request, after=cursor))
+                search(collection, replace(request, after=cursor))
 
 
 def test_the_longest_cursor_is_bounded_and_can_be_read() -> None:
     random = np.random.default_rng(0)
     ids = frozenset(random.choice(2**40, MAX_K, replace=False).tolist())
     vector = random.standard_normal(2048).astype(np.float32)
-    cursor = Cursor("name", Position("f" * 32, (2**40, -(2**63)), 2**40, ids), vector)
-    text = write_cursor(cursor)
+    cursor = SearchCursor("name", SearchPosition("f" * 32, (2**40, -(2**63)), 2**40, ids), vector)
+    text = encode_cursor(cursor)
     assert len(text) <= MAX_LENGTH
-    read = read_cursor(text, "name")
+    read = decode_cursor(text, "name")
     assert read.position == cursor.position
-    np.testing.assert_array_equal(read.vector, vector)
+    np.testing.assert_array_equal(read.embedding, vector)
 
 
 STATED: dict[str, Any] = {"search": "name", "collection": "c", "change": [1, -5], "newest": 9, "shown": [1, 2]}
@@ -255,9 +255,9 @@ STATED: dict[str, Any] = {"search": "name", "collection": "c", "change": [1, -5]
     ],
 )
 def test_a_forged_cursor_is_refused(forged: dict[str, Any]) -> None:
-    assert read_cursor(packed(STATED), "name").position.shown == {1, 3}
+    assert decode_cursor(packed(STATED), "name").position.shown == {1, 3}
     with pytest.raises(InvalidInput, match="cursor: "):
-        read_cursor(packed({**STATED, **forged}), "name")
+        decode_cursor(packed({**STATED, **forged}), "name")
 
 
 def packed(stated: object) -> str:
@@ -274,18 +274,18 @@ def test_text_that_is_no_cursor_is_refused() -> None:
     assert len(bomb) < MAX_LENGTH
     for text in ("", "a", "!!", "e30", whole[:-4], whole * 2000, bomb, nested, *map(packed, ([], "name", None))):
         with pytest.raises(InvalidInput, match="cursor: "):
-            read_cursor(text, "name")
+            decode_cursor(text, "name")
     with pytest.raises(InvalidInput, match="cursor: of another search"):
-        read_cursor(whole, "other")
+        decode_cursor(whole, "other")
 
 
 def test_a_forged_position_costs_no_more_than_a_search(tmp_path: Path) -> None:
     with Library(tmp_path) as library:
         collection = library.create("videos", manifest())
         add(collection, 1, 2)
-        known = search(collection, MODEL, Search([TextPart("snow")], limit=1)).next_position
+        known = search_page(collection, MODEL, "snow", limit=1).next_position
         assert known is not None
         forged = replace(known, newest_clip=2**62, shown=frozenset(range(2**62, 2**62 + MAX_K)))
-        found = search(collection, MODEL, Search([TextPart("snow")], after=forged))
+        found = search_page(collection, MODEL, "snow", after=forged)
         assert len(found.results) == 5
         assert found.next_position is None

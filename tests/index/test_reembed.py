@@ -18,10 +18,10 @@ from index.jobs.ingest import OpenedFile, content_sha256, ingest_file
 from index.jobs.jobs import create_folder_job, items, job, run_job
 from index.jobs.pipeline import Pace
 from index.records import Video
-from index.search.search import search_text
 from index.storage.catalogue import Catalogue
 from index.transfer import reembed as module
 from index.transfer.reembed import reembed
+from tests.index.searching import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle
 from vitascope.errors import CollectionNotFound, EngineError, FingerprintMismatch, InvalidInput
@@ -58,7 +58,7 @@ def facts(collection: Collection) -> list[object]:
 
 
 def best(library: Library, model: Model, color: str, name: str = "videos") -> str:
-    return search_text(library.open(name), model, f"a {color} thing", 1, rerank=1)[0].hit.video.title
+    return search_hits(library.open(name), model, f"a {color} thing", limit=1, rerank=1)[0].hit.video.title
 
 
 def test_everything_is_there_under_its_ids_and_found_by_the_new_bundle(

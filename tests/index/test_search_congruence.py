@@ -17,13 +17,13 @@ from index.collection import Collection
 from index.collection_store import Library
 from index.records import NewClip, NewVideo, Scalar
 from index.search import search as search_module
-from index.search.query import ClipPart, Part, TextPart, VectorPart
-from index.search.search import Search, search
+from index.search.request import ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
+from index.search.search import search
 from index.storage.filters import parse_filter
 from tests.chaos import rounds
 from tests.index.formula_model import MODEL
 from tests.index.numbered import TOKENS, WIDTH, content, new_collection
-from tests.index.paging import all_pages
+from tests.index.searching import all_pages, request_for, text_part
 
 VOCABULARY = ["dog", "cat", "engine", "boat", "snow", "piano", "forest", "bridge"]
 CHINESE = ["海滩", "小狗", "发动机", "城市"]
@@ -115,28 +115,25 @@ def bm25(rows: list[Row], terms: list[list[str]]) -> dict[int, float]:
 
 
 def brute_order(
-    rows: list[Row], wanted: Search, condition: Any
+    rows: list[Row], request: SearchRequest, condition: Any
 ) -> list[tuple[int, float, tuple[int | None, int | None]]]:
     """(clip id, cosine, places in the two lists) of all clips, in order, before reranking."""
     by_id = {row.id: row for row in rows}
     query = np.zeros(WIDTH)
-    for part in wanted.parts:
-        if isinstance(part, TextPart):
-            vector = MODEL.embed_text([part.text])[0]
-        else:
-            vector = by_id[part.clip_id].vector if isinstance(part, ClipPart) else part.vector
+    for part in request.parts:
+        vector = by_id[part.clip_id].vector if isinstance(part, ClipPart) else part.embedding
         query += part.weight * vector.astype(np.float64) / np.linalg.norm(vector.astype(np.float64))
     query /= np.linalg.norm(query)
-    out = {part.clip_id for part in wanted.parts if isinstance(part, ClipPart)}
-    possible = [row for row in rows if condition(row) and (wanted.include_query_clips or row.id not in out)]
+    out = {part.clip_id for part in request.parts if isinstance(part, ClipPart)}
+    possible = [row for row in rows if condition(row) and (request.include_query_clips or row.id not in out)]
     # Equal vectors have equal cosines; what is left of rounding must not order them.
     cosine = {row.id: round(float(row.vector.astype(np.float64) @ query), 9) for row in possible}
-    least = -2 if wanted.min_similarity is None else wanted.min_similarity
+    least = -2 if request.min_similarity is None else request.min_similarity
     similar = sorted((i for i in cosine if cosine[i] >= least), key=lambda i: (-cosine[i], i))
     place = {i: n for n, i in enumerate(similar, 1)}
-    if not wanted.hybrid:
+    if not request.hybrid:
         return [(i, cosine[i], (place[i], None)) for i in similar]
-    texts = [part.text for part in wanted.parts if isinstance(part, TextPart) and part.weight > 0]
+    texts = [part.text for part in request.parts if isinstance(part, TextPart) and part.weight > 0]
     pieces = [[w[j : j + 2] for j in range(len(w) - 1)] if w in CHINESE else [w] for t in texts for w in t.split()]
     terms = [list(piece) if piece[0] > "z" else [piece] for piece in itertools.chain(*pieces)]
     terms = [term for n, term in enumerate(terms) if term not in terms[:n]]
@@ -147,27 +144,27 @@ def brute_order(
     return [(i, cosine[i], (place[i], words.get(i))) for i in sorted(similar, key=lambda i: (-score[i], -cosine[i], i))]
 
 
-def brute_force(rows: list[Row], wanted: Search, condition: Any) -> list[dict[str, Any]]:
+def brute_force(rows: list[Row], request: SearchRequest, condition: Any) -> list[dict[str, Any]]:
     """All results, of every page."""
     by_id = {row.id: row for row in rows}
-    order = brute_order(rows, wanted, condition)
-    if wanted.group != "clip":
-        order = order[: wanted.candidates]
+    order = brute_order(rows, request, condition)
+    if request.group != "clip":
+        order = order[: request.candidates]
     fused: dict[int, float] = {}
-    if wanted.rerank:
-        text = next(part.text for part in wanted.parts if isinstance(part, TextPart) and part.weight > 0)
-        head = order[: wanted.rerank]
+    if request.rerank:
+        text = next(part.text for part in request.parts if isinstance(part, TextPart) and part.weight > 0)
+        head = order[: request.rerank]
         match = MODEL.match([text] * len(head), [by_id[i].tokens.astype(np.float32) for i, _, _ in head])
         scores = MODEL.fused(np.array([cosine for _, cosine, _ in head]), match.logits)
         fused = {one[0]: float(score) for one, score in zip(head, scores, strict=True)}
-        order = sorted(head, key=lambda one: -fused[one[0]]) + order[wanted.rerank :]
+        order = sorted(head, key=lambda one: -fused[one[0]]) + order[request.rerank :]
     ids = [i for i, _, _ in order]
-    clusters = [[i] for i in ids] if wanted.group == "clip" else _clusters(wanted.group, [by_id[i] for i in ids])
+    clusters = [[i] for i in ids] if request.group == "clip" else _clusters(request.group, [by_id[i] for i in ids])
     known = {i: (cosine, places) for i, cosine, places in order}
     results = []
     for cluster in sorted((sorted(one, key=ids.index) for one in clusters), key=lambda one: ids.index(one[0])):
         best = by_id[cluster[0]]
-        of_event = [by_id[i] for i in cluster] if wanted.group == "event" else [best]
+        of_event = [by_id[i] for i in cluster] if request.group == "event" else [best]
         results.append(
             {
                 "clip": best.id,
@@ -175,7 +172,7 @@ def brute_force(rows: list[Row], wanted: Search, condition: Any) -> list[dict[st
                 "similarity": known[best.id][0],
                 "fused": fused.get(best.id),
                 "ranks": known[best.id][1],
-                "clips": cluster[: wanted.listed] if wanted.group != "clip" else [],
+                "clips": cluster[: request.clips_per_result] if request.group != "clip" else [],
                 "count": len(cluster),
             }
         )
@@ -196,19 +193,22 @@ def _clusters(group: str, rows: list[Row]) -> list[list[int]]:
     return [list(one) for one in joined]
 
 
-def drawn(draw: random.Random, rows: list[Row]) -> tuple[Search, Any]:
+def drawn(draw: random.Random, rows: list[Row]) -> tuple[SearchRequest, Any]:
     """A search at random, and the condition of its filter."""
-    parts: list[Part] = []
+    parts: list[QueryPart] = []
     if draw.random() < 0.8:
-        parts.append(TextPart(" ".join(draw.sample(VOCABULARY + CHINESE, draw.randint(1, 3))), draw.choice([1.0, 2.0])))
+        parts.append(
+            text_part(MODEL, " ".join(draw.sample(VOCABULARY + CHINESE, draw.randint(1, 3))), draw.choice([1.0, 2.0]))
+        )
     if draw.random() < 0.4:
         parts += [ClipPart(row.id, draw.choice([0.5, -0.5, 1.0])) for row in draw.sample(rows, draw.randint(1, 2))]
     if draw.random() < 0.3 or not parts:
-        parts.append(VectorPart(np.random.default_rng(draw.randrange(1000)).standard_normal(WIDTH), 0.7))
+        parts.append(EmbeddingPart(np.random.default_rng(draw.randrange(1000)).standard_normal(WIDTH), 0.7))
     has_text = isinstance(parts[0], TextPart)
     condition_json, condition = draw.choice([*FILTERS[:-1], *FILTERS])
     group: Any = draw.choice(["clip", "clip", "event", "video"])
-    wanted = Search(
+    request = SearchRequest(
+        MODEL.bundle.fingerprint,
         parts,
         limit=draw.choice([1, 4, 10, 400]),
         where=None if condition_json is None else parse_filter(condition_json),
@@ -216,11 +216,11 @@ def drawn(draw: random.Random, rows: list[Row]) -> tuple[Search, Any]:
         hybrid=has_text and draw.random() < 0.6,
         group=group,
         candidates=draw.choice([20, 60, 200]) if group != "clip" else None,
-        listed=draw.choice([1, 3, 100]),
+        clips_per_result=draw.choice([1, 3, 100]),
         min_similarity=draw.choice([None, None, 0.0, 0.35]),
         include_query_clips=draw.random() < 0.3,
     )
-    return wanted, condition
+    return request, condition
 
 
 @pytest.mark.parametrize("seed", range(rounds(2, 12)))
@@ -229,14 +229,14 @@ def test_every_page_of_every_search_is_what_brute_force_says(filled: tuple[Colle
     draw = random.Random(seed)
     seen: Counter[str] = Counter()
     for _ in range(30):
-        wanted, condition = drawn(draw, rows)
-        expected = brute_force(rows, wanted, condition)
-        pages = all_pages(collection, MODEL, wanted, most=6)
+        request, condition = drawn(draw, rows)
+        expected = brute_force(rows, request, condition)
+        pages = all_pages(collection, MODEL, request, max_pages=6)
         results = [result for page in pages for result in page.results]
-        assert (pages[-1].next_position is not None) == (len(expected) > len(pages) * wanted.limit)
-        assert len(results) == min(len(expected), len(pages) * wanted.limit)
+        assert (pages[-1].next_position is not None) == (len(expected) > len(pages) * request.limit)
+        assert len(results) == min(len(expected), len(pages) * request.limit)
         for result, one in zip(results, expected, strict=False):
-            assert result.best.hit.clip_id == one["clip"], wanted
+            assert result.best.hit.clip_id == one["clip"], request
             assert (result.start, result.end) == one["span"]
             assert (result.best.ranks.similarity, result.best.ranks.words) == one["ranks"]
             assert [clip.hit.clip_id for clip in result.clips] == one["clips"]
@@ -257,14 +257,14 @@ def test_beyond_both_lists_the_order_goes_on_by_similarity(
 ) -> None:
     """With lists of 30 in place of 1000: the rest follows, nothing comes twice, and pages fit together."""
     collection, rows = filled
-    monkeypatch.setattr("index.search.ranking.LIST", 30)
-    monkeypatch.setattr(search_module, "LIST", 30)
-    wanted = Search([TextPart("piano snow")], limit=25, hybrid=True)
-    pages = [result.best.hit.clip_id for page in all_pages(collection, MODEL, wanted) for result in page.results]
-    at_once = search(collection, MODEL, replace(wanted, limit=1000)).results
+    monkeypatch.setattr("index.search.candidates.FUSION_DEPTH", 30)
+    monkeypatch.setattr(search_module, "FUSION_DEPTH", 30)
+    request = request_for(MODEL, "piano snow", limit=25, hybrid=True)
+    pages = [result.best.hit.clip_id for page in all_pages(collection, MODEL, request) for result in page.results]
+    at_once = search(collection, replace(request, limit=1000)).results
     assert pages == [result.best.hit.clip_id for result in at_once]
     assert sorted(pages) == sorted(row.id for row in rows)
-    similar = [r.best.hit.clip_id for r in search(collection, MODEL, replace(wanted, limit=1000, hybrid=False)).results]
+    similar = [r.best.hit.clip_id for r in search(collection, replace(request, limit=1000, hybrid=False)).results]
     head = set(similar[:30]) | {r.best.hit.clip_id for r in at_once if r.best.ranks.words}
     assert 30 < len(head) <= 60
     assert set(pages[: len(head)]) == head

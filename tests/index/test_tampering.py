@@ -22,7 +22,7 @@ from index.collection import Collection, NewClip
 from index.collection_store import Library
 from index.jobs.jobs import create_folder_job, items, jobs
 from index.storage.catalogue import CATALOGUE_NAME
-from index.storage.fulltext import find_words
+from index.storage.fulltext import search_fulltext
 from index.vectors.snapshot import SNAPSHOT_NAME
 from index.vectors.snapshot_builder import build_snapshot
 from tests.chaos import rounds
@@ -121,7 +121,7 @@ def read_everything(root: Path) -> None:
         collection.find_by_hash(content(2))
         collection.search(np.ones(WIDTH), 100)
         with collection.catalogue.read() as connection:
-            find_words(connection, ["video", "said"], 100, lambda _: True)
+            search_fulltext(connection, ["video", "said"], 100, lambda _: True)
         for job in jobs(collection):
             items(collection, job.id)
         collection.index_state()

@@ -13,7 +13,7 @@ import pytest
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import Library
 from index.storage.catalogue import CATALOGUE_NAME
-from index.storage.fulltext import MAX_TERMS, find_words, terms_of
+from index.storage.fulltext import MAX_TERMS, query_terms, search_fulltext
 from index.storage.schema import UPGRADES
 from tests.index.numbered import WIDTH, content, new_collection, tokens_of
 from tests.index.test_upgrade import old_collection
@@ -42,8 +42,9 @@ def add(collection: Collection, number: int, title: str, *texts: str) -> list[in
 
 def found(collection: Collection, *texts: str, limit: int = 100) -> list[int]:
     with collection.catalogue.read() as connection:
-        terms = terms_of(texts)
-        return [clip_id for clip_id, _ in find_words(connection, terms, limit, lambda clip_id: True)] if terms else []
+        terms = query_terms(texts)
+        matches = search_fulltext(connection, terms, limit, lambda clip_id: True) if terms else []
+        return [clip_id for clip_id, _ in matches]
 
 
 @pytest.fixture(scope="module")
@@ -115,15 +116,15 @@ def test_what_users_write_is_looked_for_and_never_obeyed(said: tuple[Collection,
 
 def test_a_text_of_thousands_of_words_is_looked_for_by_its_first(said: tuple[Collection, dict[int, str]]) -> None:
     many = [f"w{n}" for n in range(5000)]
-    assert len(terms_of([" ".join(many)])) == MAX_TERMS
+    assert len(query_terms([" ".join(many)])) == MAX_TERMS
     collection, name_of = said
     assert [name_of[clip] for clip in found(collection, " ".join(["noir", *many]))] == ["decomposed"]
 
 
 def test_common_words_count_only_where_there_are_no_others() -> None:
-    assert terms_of(["The dog is on the beach"]) == ["dog", "beach"]
-    assert terms_of(["The Who"]) == ["The", "Who"]
-    assert terms_of(["to be", "or not to be"]) == ["to", "be", "or", "not"]
+    assert query_terms(["The dog is on the beach"]) == ["dog", "beach"]
+    assert query_terms(["The Who"]) == ["The", "Who"]
+    assert query_terms(["to be", "or not to be"]) == ["to", "be", "or", "not"]
 
 
 def test_a_word_that_most_clips_have_is_passed_over_beside_a_rarer_one(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from index.integrations.milvus.replica_registry import Copy
 from index.integrations.milvus.server import MilvusServer
 from index.storage.catalogue import Catalogue
-from index.storage.queries import has_change, last_change, reaches_back, stored_vectors, vectors_after
+from index.storage.queries import has_change, last_change, load_embeddings, load_embeddings_after, log_covers
 from index.vectors.faiss_kinds import Float32, Int64, Stopped
 from index.vectors.versioned_vectors import OutOfReach
 
@@ -54,7 +54,7 @@ def read_mark(text: str) -> Mark | None:
 
 def is_of(mark: Mark, connection: sqlite3.Connection, collection_id: str) -> bool:
     """Whether a copy with this mark can follow the catalogue: the mark is of its history, and the log reaches back."""
-    if mark.collection_id != collection_id or not reaches_back(connection, mark.change):
+    if mark.collection_id != collection_id or not log_covers(connection, mark.change):
         return False
     return has_change(connection, mark.change, mark.stamp)
 
@@ -104,10 +104,10 @@ class _Step:
 
 def _next_step(connection: sqlite3.Connection, width: int, mark: Mark) -> _Step | None:
     """What comes after ``mark``; None where the copy is level."""
-    if not reaches_back(connection, mark.change):
+    if not log_covers(connection, mark.change):
         raise OutOfReach
     if mark.copied is not None:
-        ids, vectors = vectors_after(connection, width, mark.copied, _CLIPS_AT_ONCE)
+        ids, vectors = load_embeddings_after(connection, width, mark.copied, _CLIPS_AT_ONCE)
         return _Step([], ids, vectors, replace(mark, copied=int(ids[-1]) if len(ids) else None))
     rows = connection.execute(
         "SELECT id, stamp, kind, first_clip, clip_count FROM changes WHERE id > ? ORDER BY id LIMIT ?",
@@ -122,7 +122,7 @@ def _next_step(connection: sqlite3.Connection, width: int, mark: Mark) -> _Step 
             break
         (added if kind == "add" else gone).extend(range(first, first + count))
         mark = replace(mark, change=change, stamp=stamp)
-    there = stored_vectors(connection, added, width)
+    there = load_embeddings(connection, added, width)
     ids = np.array(list(there), np.int64)
     vectors = np.stack(list(there.values())) if there else np.empty((0, width), np.float32)
     return _Step(gone, ids, vectors, mark)

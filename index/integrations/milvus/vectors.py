@@ -20,7 +20,7 @@ import numpy as np
 from index.integrations.milvus.filter_expression import expressions
 from index.integrations.milvus.server import MOST_HITS
 from index.storage.catalogue import Catalogue
-from index.storage.queries import clip_count, deleted_since, last_change, reaches_back, stored_vectors, vector_blocks
+from index.storage.queries import clip_count, deleted_since, iter_embeddings, last_change, load_embeddings, log_covers
 from index.vectors.faiss_kinds import Float32, Int64, Mask
 
 _SPARE = 16
@@ -51,11 +51,11 @@ class MilvusVectors:
 
     @property
     def is_exact(self) -> bool:
-        """As ``LevelVectors.is_exact``: Milvus may search a graph."""
+        """As ``VectorSnapshot.is_exact``: Milvus may search a graph."""
         return False
 
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
-        """As ``LevelVectors.search``. Raises VectorsUnavailable where Milvus does not answer."""
+        """As ``VectorSnapshot.search``. Raises VectorsUnavailable where Milvus does not answer."""
         found = [self._nearest(query, k, allowed) for query in queries]
         fewest = min((len(ids) for _, ids in found), default=0)
         cosines = np.array([one[:fewest] for one, _ in found], np.float32).reshape(len(queries), fewest)
@@ -95,12 +95,12 @@ class MilvusVectors:
     def _deleted_later(self) -> set[int] | None:
         """Clips deleted since this state; None where the log of changes does not tell any more."""
         with self._catalogue.read() as newest:
-            return set(deleted_since(newest, self._change)) if reaches_back(newest, self._change) else None
+            return set(deleted_since(newest, self._change)) if log_covers(newest, self._change) else None
 
     def _scored(self, query: Float32, ids: Iterable[int], allowed: Mask | None) -> Scored:
         """Those of ``ids`` that are in this state and allowed, with their cosines."""
         may_be = [i for i in sorted(ids) if allowed is None or (i < len(allowed) and allowed[i])]
-        there = stored_vectors(self._connection, may_be, self._width)
+        there = load_embeddings(self._connection, may_be, self._width)
         if not there:
             return np.empty(0, np.float32), np.empty(0, np.int64)
         return _cosines(np.stack(list(there.values())), query), np.array(list(there), np.int64)
@@ -110,7 +110,7 @@ class MilvusVectors:
 
     def _compared_with_all(self, query: Float32, k: int, allowed: Mask | None) -> Scored:
         best: Scored = np.empty(0, np.float32), np.empty(0, np.int64)
-        for ids, vectors in vector_blocks(self._connection, self._width):
+        for ids, vectors in iter_embeddings(self._connection, self._width):
             if allowed is not None:
                 passing = np.zeros(len(ids), bool)
                 known = int(np.searchsorted(ids, len(allowed)))

@@ -1,0 +1,176 @@
+"""Candidates of a search: clips ranked by similarity or by similarity and full text, and grouped into results.
+
+Shape letter: D embedding dim.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from index.records import Float32
+from index.storage.fulltext import search_fulltext
+from index.storage.queries import ClipSpan, load_embeddings
+from index.vectors.interface import VectorSnapshot, search
+
+FUSION_DEPTH = 1000
+"""Length of the similarity and the full-text ranking that are fused."""
+MAX_TIED = 20_000
+"""Clips of one similarity, such as those of a still image, among which ties are resolved."""
+RRF_K = 60
+"""Constant of reciprocal rank fusion, from Cormack, Clarke and Buettcher (SIGIR 2009)."""
+MAX_EVENT_GAP = 0.001
+"""Seconds between two clips of one event; starts and ends are rounded when they are computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """A clip's rank, from 1, by similarity and by full text; None where it is not in that ranking."""
+
+    similarity: int | None
+    words: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A clip that may become a result. ``similarity``: cosine of its embedding and the query's."""
+
+    clip_id: int
+    similarity: float
+    ranks: Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateFilter:
+    """Which clips may become candidates.
+
+    Args:
+        allowed: True at the ids of allowed clips; None allows all.
+        excluded_ids: clips that are excluded.
+        min_similarity: clips of a lower similarity are excluded.
+    """
+
+    allowed: npt.NDArray[np.bool_] | None
+    excluded_ids: Collection[int]
+    min_similarity: float
+
+    def accepts(self, clip_id: int) -> bool:
+        """Return whether a clip is allowed and not excluded, whatever its similarity."""
+        is_allowed = self.allowed is None or (clip_id < len(self.allowed) and bool(self.allowed[clip_id]))
+        return is_allowed and clip_id not in self.excluded_ids
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Clips that form one result, best first. ``start``, ``end``: seconds; None: those of the best clip."""
+
+    members: Sequence[Candidate]
+    start: float | None = None
+    end: float | None = None
+
+
+def vector_candidates(
+    vectors: VectorSnapshot, query: Float32, depth: int, clip_filter: CandidateFilter
+) -> list[Candidate]:
+    """Return the at most ``depth`` clips most similar to ``query`` (D,), best first, ties by id."""
+    excluded = clip_filter.excluded_ids
+    k = depth + len(excluded)
+    # Which of equally similar clips an index returns depends on k, and pages of different depth would not fit
+    # together: search until the clips that tie with the k-th are complete.
+    limit = k + 1
+    nearest = search(vectors, query, limit, clip_filter.allowed)
+    while len(nearest) == limit and nearest[-1][1] == nearest[k - 1][1] and limit <= MAX_TIED:
+        limit *= 2
+        nearest = search(vectors, query, limit, clip_filter.allowed)
+    accepted = [pair for pair in nearest if pair[1] >= clip_filter.min_similarity and pair[0] not in excluded]
+    return [
+        Candidate(clip_id, clip_cosine(similarity), Ranks(rank, None))
+        for rank, (clip_id, similarity) in enumerate(accepted[:depth], 1)
+    ]
+
+
+def hybrid_candidates(
+    connection: sqlite3.Connection,
+    similar: list[Candidate],
+    query: Float32,
+    terms: Sequence[str],
+    clip_filter: CandidateFilter,
+    depth: int,
+) -> list[Candidate]:
+    """Fuse the first ``FUSION_DEPTH`` of ``similar`` with as many full-text matches, by reciprocal rank fusion.
+
+    The rest of ``similar`` follows in its order; at most ``depth`` candidates in all. Ties: by similarity, then by id.
+
+    Args:
+        similar: candidates by similarity to ``query`` (D,).
+        terms: search terms, see ``query_terms``.
+    """
+    by_id = {candidate.clip_id: candidate for candidate in similar[:FUSION_DEPTH]}
+    cosines = {candidate.clip_id: candidate.similarity for candidate in similar}
+    matches = search_fulltext(connection, terms, FUSION_DEPTH, clip_filter.accepts)
+    missing = load_embeddings(connection, [clip_id for clip_id, _ in matches if clip_id not in cosines], len(query))
+    if missing:
+        computed = (np.stack(list(missing.values())) @ query).tolist()
+        cosines |= zip(missing, map(clip_cosine, computed), strict=True)
+    similar_enough = [pair for pair in matches if cosines[pair[0]] >= clip_filter.min_similarity]
+    by_words = sorted(similar_enough, key=lambda pair: (-pair[1], -cosines[pair[0]], pair[0]))
+    words_ranks = {clip_id: rank for rank, (clip_id, _) in enumerate(by_words, 1)}
+    scores = {clip_id: rrf_score(rank) for rank, clip_id in enumerate(by_id, 1)}
+    for clip_id, rank in words_ranks.items():
+        scores[clip_id] = scores.get(clip_id, 0.0) + rrf_score(rank)
+    fused = sorted(scores, key=lambda clip_id: (-scores[clip_id], -cosines[clip_id], clip_id))[:depth]
+    first = [
+        Candidate(
+            clip_id,
+            cosines[clip_id],
+            Ranks(by_id[clip_id].ranks.similarity if clip_id in by_id else None, words_ranks.get(clip_id)),
+        )
+        for clip_id in fused
+    ]
+    rest = [candidate for candidate in similar[FUSION_DEPTH:] if candidate.clip_id not in words_ranks]
+    return [*first, *rest][:depth]
+
+
+def rrf_score(rank: int) -> float:
+    """Return 1 / (``RRF_K`` + rank), a clip's score in one ranking (from 1); the fused score is the sum."""
+    return 1 / (RRF_K + rank)
+
+
+def clip_cosine(similarity: float) -> float:
+    """Clip a cosine to -1 to 1, which rounding can exceed in the seventh digit."""
+    return min(1.0, max(-1.0, similarity))
+
+
+def group_by_video(candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan]) -> list[Group]:
+    """Return one group per video, in the order of their best clips. ``spans``: by clip id."""
+    groups: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(spans[candidate.clip_id].video_id, []).append(candidate)
+    return [Group(members) for members in groups.values()]
+
+
+def group_by_event(candidates: Sequence[Candidate], spans: Mapping[int, ClipSpan]) -> list[Group]:
+    """Return one group per unbroken stretch of a video, in the order of their best clips.
+
+    Two clips belong together when their spans touch or overlap, or other candidates fill the gap between them.
+    """
+    event_of: dict[int, int] = {}
+    events: list[tuple[float, float]] = []  # start and end
+    video, end = 0, 0.0
+    clips = [(candidate.clip_id, spans[candidate.clip_id]) for candidate in candidates]
+    for clip_id, span in sorted(clips, key=lambda pair: (pair[1].video_id, pair[1].start, pair[1].end)):
+        if events and span.video_id == video and span.start <= end + MAX_EVENT_GAP:
+            end = max(end, span.end)
+            events[-1] = (events[-1][0], end)
+        else:
+            video, end = span.video_id, span.end
+            events.append((span.start, span.end))
+        event_of[clip_id] = len(events) - 1
+    groups: dict[int, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(event_of[candidate.clip_id], []).append(candidate)
+    return [Group(members, *events[event]) for event, members in groups.items()]

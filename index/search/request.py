@@ -1,0 +1,153 @@
+"""Search requests: the parts of a query, the options, and the query embedding.
+
+Shape letter: D embedding dim.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from index.collection import MAX_K
+from index.records import Float32, check_vector
+from index.search.cursor import SearchPosition
+from index.storage.filters import Filter
+from index.storage.queries import load_embeddings
+from vitascope.errors import InvalidInput, NotFound
+
+MAX_WEIGHT = 1000.0
+MAX_RERANK = 1000
+GroupBy = Literal["clip", "event", "video"]
+CANDIDATES: dict[GroupBy, int] = {"event": 100, "video": 1000}
+"""Default number of best clips that are grouped. Among too many, every video would be a single event; for videos it
+grows to ``MAX_K`` when these have too few videos for the page."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A sentence and its embedding (D,)."""
+
+    text: str
+    embedding: Float32
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPart:
+    """A clip of the collection; its stored embedding is used."""
+
+    clip_id: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingPart:
+    """An embedding (D,), such as that of an image or a video."""
+
+    embedding: Float32
+    weight: float = 1.0
+
+
+QueryPart = TextPart | ClipPart | EmbeddingPart
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """A query and its options.
+
+    Args:
+        fingerprint: of the bundle that made the embeddings; a search refuses those of another than the collection's.
+        parts: the query embedding is the normalised, weighted sum of their normalised embeddings. A negative weight
+            leads away from its part.
+        limit: results per page.
+        after: where the page begins; None for the first page.
+        where: a filter on videos and clips.
+        rerank: number of best clips that are rescored with the fusion model and ranked first.
+        hybrid: combine similarity with full-text search for the texts of positive weight.
+        group: what a result is: a clip, an event (clips of a video that touch or overlap), or a video.
+        candidates: number of best clips that events or videos are made of; None: ``CANDIDATES``.
+        clips_per_result: at most so many clips are listed with an event or a video.
+        min_similarity: exclude clips of a lower similarity, -1 to 1.
+        include_query_clips: include the clips of ``ClipPart`` in the results.
+    """
+
+    fingerprint: str
+    parts: Sequence[QueryPart]
+    limit: int = 10
+    after: SearchPosition | None = None
+    where: Filter | None = None
+    rerank: int = 0
+    hybrid: bool = False
+    group: GroupBy = "clip"
+    candidates: int | None = None
+    clips_per_result: int = 5
+    min_similarity: float | None = None
+    include_query_clips: bool = False
+
+    @property
+    def texts(self) -> list[str]:
+        """The texts of positive weight, for full-text search and reranking."""
+        return [part.text for part in self.parts if isinstance(part, TextPart) and part.weight > 0]
+
+    @property
+    def clip_ids(self) -> list[int]:
+        """The clips of the query."""
+        return [part.clip_id for part in self.parts if isinstance(part, ClipPart)]
+
+
+def check_request(request: SearchRequest) -> None:
+    """Raise InvalidInput that names the first invalid field of a request."""
+    if not request.parts:
+        raise InvalidInput("query: no parts; at least one text, clip or file was expected")
+    for index, part in enumerate(request.parts):
+        weight = part.weight
+        if isinstance(weight, bool) or not math.isfinite(weight) or not 0 < abs(weight) <= MAX_WEIGHT:
+            raise InvalidInput(
+                f"query.{index}.weight: {weight!r}; a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
+                "but not 0, was expected"
+            )
+    bounds = [("limit", request.limit, 1, MAX_K), ("rerank", request.rerank, 0, MAX_RERANK)]
+    bounds += [("clips", request.clips_per_result, 1, MAX_K)]
+    if request.candidates is not None:
+        bounds += [("candidates", request.candidates, 1, MAX_K)]
+    for name, value, low, high in bounds:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise InvalidInput(f"{name}: {value!r}; a whole number from {low} to {high} was expected")
+    if request.group not in ("clip", "event", "video"):
+        raise InvalidInput(f"group: {request.group!r}; one of clip, event, video was expected")
+    if request.candidates is not None and request.group == "clip":
+        raise InvalidInput(f"candidates: {request.candidates}; null was expected, as group is clip")
+    if request.min_similarity is not None and not -1 <= request.min_similarity <= 1:
+        raise InvalidInput(f"min_similarity: {request.min_similarity!r}; a number from -1 to 1 was expected")
+    texts = len(request.texts)
+    if request.hybrid and not texts:
+        raise InvalidInput("hybrid: true; false was expected, as the query has no text of positive weight")
+    if request.rerank and texts != 1:
+        raise InvalidInput(
+            f"rerank: {request.rerank}; 0 was expected, as the query has {texts or 'no'} texts of positive weight"
+            " and the fusion model scores one"
+        )
+
+
+def query_embedding(connection: sqlite3.Connection, parts: Sequence[QueryPart], dim: int) -> Float32:
+    """Return the normalised, weighted sum of the parts' normalised embeddings: (D,) float32, D = ``dim``.
+
+    Raises:
+        NotFound: the collection has no clip of a ``ClipPart``.
+        InvalidInput: an embedding is invalid, or the parts cancel each other out.
+    """
+    stored = load_embeddings(connection, [part.clip_id for part in parts if isinstance(part, ClipPart)], dim)
+    total = np.zeros(dim, np.float64)
+    for index, part in enumerate(parts):
+        if isinstance(part, ClipPart) and part.clip_id not in stored:
+            raise NotFound(f"query.{index}: clip {part.clip_id}; the id of a clip of the collection was expected")
+        embedding = stored[part.clip_id] if isinstance(part, ClipPart) else part.embedding
+        total += part.weight * check_vector(embedding, dim).astype(np.float64)
+    if float(np.linalg.norm(total)) < 1e-6 * max(abs(part.weight) for part in parts):
+        raise InvalidInput("query: its parts cancel each other out; other weights were expected")
+    return check_vector(total, dim)
