@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from select import select
+from urllib.parse import urlsplit
 
 import numpy as np
 import uvloop
@@ -29,7 +30,7 @@ import uvloop
 from benchmarks.service.bench import sentences
 from benchmarks.service.collection import fill
 from benchmarks.service.load import closed_loop, open_loop, post_bytes
-from benchmarks.service.servers import free_port, our_process, running
+from benchmarks.service.servers import free_port, nginx, our_process, running
 from vitascope.cli.options import default_bundle
 from vitascope.model import Model
 
@@ -149,6 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=20.0, help="of the flood")
     parser.add_argument("--rerank", type=int, default=0, help="clips of every search that are reranked")
     parser.add_argument("--clips", type=int, default=10_000, help="in the collection that is searched")
+    parser.add_argument("--proxy", choices=["nginx"], help="send the load through nginx with deploy/nginx/nginx.conf")
     parser.add_argument("--watch", metavar="URL", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.watch:
@@ -160,6 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         port = free_port()
         process = our_process(args.bundle, Path(folder), args.threads, health_port=port)
         url, number = stack.enter_context(process)
+        if args.proxy:
+            url = stack.enter_context(nginx(urlsplit(url).port or 80, port))
         health = {
             "/livez": f"{url}/livez",
             "/livez at the health port": f"http://127.0.0.1:{port}/livez",

@@ -7,14 +7,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 START_SECONDS = 120.0
+NGINX_CONFIG = Path(__file__).parents[2] / "deploy" / "nginx" / "nginx.conf"
 
 
 @contextmanager
@@ -52,6 +54,43 @@ def plain_server(bundle: Path, threads: int) -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.service.plain", str(bundle), str(port), str(threads)]
     with running(command, {}, f"http://127.0.0.1:{port}", "/openapi.json"):
         yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def nginx(service_port: int, health_port: int, replace: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Run nginx with the shipped configuration in front of a service on 127.0.0.1.
+
+    Args:
+        service_port: Port of the service.
+        health_port: Health port of the service.
+        replace: Further texts of the configuration and what they are replaced by.
+
+    Yields:
+        The URL of the proxy.
+
+    Raises:
+        FileNotFoundError: nginx is not installed.
+    """
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        changes = {
+            "vitascope:8000": f"127.0.0.1:{service_port}",
+            "vitascope:8001": f"127.0.0.1:{health_port}",
+            "listen 8080": f"listen 127.0.0.1:{port}",
+            "/tmp/": f"{folder}/",
+            "/dev/stdout": f"{folder}/access.log",
+            **(replace or {}),
+        }
+        text = NGINX_CONFIG.read_text("utf-8")
+        for old, new in changes.items():
+            if old not in text:
+                raise ValueError(f"{NGINX_CONFIG}: {old!r} expected")
+            text = text.replace(old, new)
+        config = Path(folder) / "nginx.conf"
+        config.write_text(text, "utf-8")
+        command = ["nginx", "-e", "stderr", "-p", folder, "-c", str(config), "-g", "daemon off;"]
+        with running(command, {}, f"http://127.0.0.1:{port}", "/livez"):
+            yield f"http://127.0.0.1:{port}"
 
 
 def free_port() -> int:
