@@ -14,7 +14,7 @@ from tests.tools import find_tool
 ROOT = Path(__file__).parents[1]
 ADMIN = "a-key-for-these-tests-0123456789abcdef"
 STORES = "a-password-of-the-stores-0123456789"
-PROFILES = ("cpu", "gpu", "distributed", "observability", "index", "backup")
+PROFILES = ("cpu", "gpu", "distributed", "observability", "proxy", "index", "backup")
 
 
 def asked(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 SERVED = {"cpu": "service", "gpu": "gpu", "distributed": "distributed"}
 """What answers on the port, by profile."""
 ONCE = {"index", "backup", "prepare"}
-INTERNAL = {"watch", "cluster", "stores"}
+INTERNAL = {"watch", "front", "cluster", "stores"}
 MIB = 1024**2
 
 
@@ -45,6 +45,7 @@ def test_each_profile_starts_what_it_is_for_and_nothing_else() -> None:
         "gpu": {"gpu"},
         "distributed": {"distributed", "prepare", "etcd", "minio", "milvus", "ray-head", "ray-worker"},
         "observability": {"prometheus", "grafana"},
+        "proxy": {"proxy"},
         "index": {"index"},
         "backup": {"backup"},
     }
@@ -159,7 +160,7 @@ def test_an_image_is_ours_or_pinned(name: str) -> None:
 
 def test_only_what_is_for_people_has_a_port_and_only_on_this_machine() -> None:
     published = {name: each["ports"] for name, each in services().items() if each.get("ports")}
-    assert set(published) == {*SERVED.values(), "grafana"}
+    assert set(published) == {*SERVED.values(), "proxy", "grafana"}
     for name, ports in published.items():
         assert [port["host_ip"] for port in ports] == ["127.0.0.1"], name
         assert "default" in services()[name]["networks"]
@@ -176,7 +177,8 @@ def test_stores_and_cluster_have_no_way_out_and_nobody_else_has_one_in() -> None
         "stores": {"etcd", "minio", "milvus"},
         "cluster": {"milvus", "ray-head", "ray-worker", "distributed"},
         "watch": {"prometheus", "grafana", *SERVED.values()},
-        "default": {"grafana", *SERVED.values()},
+        "front": {"proxy", *SERVED.values()},
+        "default": {"grafana", "proxy", *SERVED.values()},
     }
 
 
@@ -190,6 +192,20 @@ def test_prometheus_finds_whichever_service_runs() -> None:
         assert host in service["environment"]["VITASCOPE_ALLOWED_HOSTS"]
         assert service["environment"]["VITASCOPE_METRICS_WITHOUT_KEY"] == "true"
         assert [str(each["target"]) for each in service["ports"]] == [port]
+
+
+def test_the_proxy_reaches_whichever_service_runs_and_is_trusted_by_it() -> None:
+    proxy, config = services()["proxy"], (ROOT / "deploy" / "nginx" / "nginx.conf").read_text()
+    assert [mount["source"] for mount in proxy["volumes"]] == [str(ROOT / "deploy" / "nginx" / "nginx.conf")]
+    (listen,) = re.findall(r"listen (\d+)", config)
+    assert [str(each["target"]) for each in proxy["ports"]] == [listen]
+    hosts = set(re.findall(r"server (\w+):\d+", config))
+    (subnet,) = [each["subnet"] for each in whole()["networks"]["front"]["ipam"]["config"]]
+    assert set(proxy["depends_on"]) == set(SERVED.values())
+    for name in SERVED.values():
+        assert hosts == set(services()[name]["networks"]["front"]["aliases"])
+        assert json.loads(services()[name]["environment"]["VITASCOPE_TRUSTED_PROXIES"]) == [subnet]
+        assert proxy["depends_on"][name]["restart"] is True  # it looks up the address of the service once
 
 
 def test_the_limits_hold_what_the_decoding_processes_may_take() -> None:

@@ -81,6 +81,7 @@ def nginx(service_port: int, health_port: int, replace: Mapping[str, str] | None
             "/dev/stdout": f"{folder}/access.log",
             **(replace or {}),
         }
+        Path(folder).chmod(0o711)  # started by root, its workers are another user's
         text = NGINX_CONFIG.read_text("utf-8")
         for old, new in changes.items():
             if old not in text:

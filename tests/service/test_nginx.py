@@ -1,0 +1,331 @@
+"""The shipped nginx configuration in front of a real service."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.service.servers import nginx
+from service.health import answering_health
+from service.run import listen
+from service.settings import Settings
+from tests.service.conftest import settings_for
+from tests.service.following import events, stream
+from tests.service.holding import not_begun
+from tests.service.running import Running, problem_of, serving
+from tests.service.uploading import picture, upload
+from tests.tools import find_tool
+from tests.waiting import PATIENCE, wait_for
+
+LOGGER = "vitascope.requests"
+MAX_UPLOAD_BYTES = 6_000_000
+MAX_INTERACTIVE = 2
+SLOW_CLIENTS = 100
+SLOW_SECONDS = 1
+"""Timeout for the headers and the body of a request."""
+
+
+@dataclass
+class Proxied:
+    """A service and the nginx in front of it."""
+
+    running: Running
+    client: httpx.Client
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.client.base_url.host, self.client.base_url.port or 80
+
+    def connect(self, data: bytes = b"") -> socket.socket:
+        connection = socket.create_connection(self.address, PATIENCE)
+        connection.sendall(data)
+        return connection
+
+
+@pytest.fixture(scope="module")
+def proxied(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
+    find_tool("nginx")
+    settings = settings_for(
+        small_bundle,
+        tmp_path_factory.mktemp("proxied"),
+        trusted_proxies=["127.0.0.1"],
+        max_upload_bytes=MAX_UPLOAD_BYTES,
+        metrics_without_key=True,
+    )
+    replace = {
+        "client_header_timeout 10s": f"client_header_timeout {SLOW_SECONDS}s",
+        "client_body_timeout 10s": f"client_body_timeout {SLOW_SECONDS}s",
+        "max_conns=64": f"max_conns={MAX_INTERACTIVE}",
+    }
+    with (
+        serving(settings) as running,
+        listen("127.0.0.1", 0) as listener,
+        answering_health(running.service, listener),
+        nginx(running.client.base_url.port or 80, listener.getsockname()[1], replace) as url,
+        httpx.Client(base_url=url, timeout=PATIENCE) as client,
+    ):
+        client.post("/v1/collections", json={"name": "videos"}).raise_for_status()
+        yield Proxied(running, client)
+
+
+def response_status(connection: socket.socket) -> int:
+    with closing(HTTPResponse(connection)) as response:
+        response.begin()
+        response.read()
+    return response.status
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    received = b""
+    try:
+        while chunk := connection.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def test_an_upload_is_searched_and_played_in_ranges(proxied: Proxied, tmp_path: Path) -> None:
+    content = picture(tmp_path, 1)
+    video = upload(proxied.client, "videos", content)
+    assert video.status_code == 201, video.text
+    results = proxied.client.post("/v1/collections/videos/search", json={"text": "a red thing"}).json()["results"]
+    assert video.json()["id"] in {result["video"]["id"] for result in results}
+    part = proxied.client.get(video.json()["media_url"], headers={"Range": "bytes=10-99"})
+    assert (part.status_code, part.content) == (206, content[10:100])
+    assert part.headers["content-range"] == f"bytes 10-99/{len(content)}"
+
+
+def test_an_upload_is_streamed_and_the_service_limits_its_size(proxied: Proxied) -> None:
+    content = b"x" * (MAX_UPLOAD_BYTES - 1)
+    problem_of(upload(proxied.client, "videos", content), 415, "media_unsupported")
+    too_large = upload(proxied.client, "videos", b"x" * 2 * MAX_UPLOAD_BYTES)
+    problem_of(too_large, 413, "payload_too_large")
+    problem_of(proxied.client.post("/v1/embeddings", json={"input": "x" * 2_000_000}), 413, "payload_too_large")
+    head = (
+        "POST /v1/collections/videos/videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x"
+        "\r\nContent-Length: 1000\r\n\r\n--x"
+    )
+    with closing(proxied.connect(head.encode())):
+        wait_for(lambda: proxied.running.service.gate.admission.requests == 1)
+    wait_for(lambda: proxied.running.service.gate.admission.requests == 0)
+
+
+def test_events_of_a_job_arrive_while_it_runs(proxied: Proxied, tmp_path: Path) -> None:
+    folder = proxied.running.settings.data_dir / "incoming" / "pictures"
+    folder.mkdir(parents=True)
+    (folder / "a.png").write_bytes(picture(tmp_path, 2))
+    with not_begun(proxied.running.service.worker) as waiting:
+        job = proxied.client.post("/v1/collections/videos/jobs", json={"folder": "pictures"}).headers["location"]
+    with stream(proxied.client, job, 0) as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        received = events(response)
+        assert next(received).data["state"] == "queued"
+        waiting[0]()
+        assert [event.data["state"] for event in received if event.kind == "state"][-1] == "succeeded"
+
+
+@contextmanager
+def slow_clients(proxied: Proxied, data: bytes) -> Iterator[list[socket.socket]]:
+    """Connections that sent ``data`` and from then on send one byte now and then."""
+    stopped = threading.Event()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(closing(proxied.connect(data))) for _ in range(SLOW_CLIENTS)]
+
+        def trickle() -> None:
+            remaining = list(connections)
+            while not stopped.wait(0.1):
+                for connection in list(remaining):
+                    try:
+                        connection.send(b"x")
+                    except OSError:
+                        remaining.remove(connection)
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        try:
+            yield connections
+        finally:
+            stopped.set()
+            thread.join(PATIENCE)
+
+
+def test_headers_that_trickle_are_cut_off_before_the_service_sees_them(proxied: Proxied) -> None:
+    with slow_clients(proxied, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-Slow: ") as connections:
+        assert proxied.client.get("/v1/models").status_code == 200
+        for connection in connections:
+            assert not read_to_end(connection).startswith(b"HTTP/1.1 2")
+
+
+def test_bodies_that_trickle_hold_neither_the_service_nor_a_place_of_a_search(proxied: Proxied) -> None:
+    head = b"POST /v1/collections/videos/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000\r\n\r\n"
+    with slow_clients(proxied, head):
+        for _ in range(5):
+            answer = proxied.client.post("/v1/collections/videos/search", json={"text": "a red thing"})
+            assert answer.status_code == 200
+            assert proxied.running.service.gate.admission.requests == 0
+    with closing(proxied.connect(head + b"x")) as connection:
+        assert read_to_end(connection) == b""
+
+
+def test_more_searches_than_the_service_takes_are_refused_at_once(
+    proxied: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    model = proxied.running.service.model
+    embed = model.embed_text
+
+    def slow(*args: object, **options: object) -> object:
+        assert release.wait(PATIENCE)
+        return embed(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "embed_text", slow)
+    path, client = "/v1/collections/videos/search", proxied.client
+    with ThreadPoolExecutor(MAX_INTERACTIVE) as threads:
+        admitted = [
+            threads.submit(client.post, path, json={"text": f"thing {number}"}) for number in range(MAX_INTERACTIVE)
+        ]
+        try:
+            wait_for(lambda: proxied.running.service.gate.admission.requests == MAX_INTERACTIVE)
+            started = time.monotonic()
+            burst = [client.post(path, json={"text": "refused"}) for _ in range(50)]
+            assert time.monotonic() - started < PATIENCE / 2
+            for answer in burst:
+                problem_of(answer, 503, "overloaded")
+                assert answer.headers["retry-after"] == "1"
+            assert client.get("/v1/collections").status_code == 200
+            assert client.get("/livez").json() == {"status": "ok"}
+        finally:
+            release.set()
+        assert [each.result().status_code for each in admitted] == [200] * MAX_INTERACTIVE
+    assert client.post(path, json={"text": "admitted again"}).status_code == 200
+
+
+def test_the_service_logs_the_address_of_the_client_and_not_one_that_it_claims(
+    proxied: Proxied, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = httpx.HTTPTransport(local_address="127.0.0.7")
+    base_url = proxied.client.base_url
+    with httpx.Client(base_url=base_url, transport=transport) as client, caplog.at_level(logging.INFO, LOGGER):
+        client.get("/v1/models", headers={"X-Forwarded-For": "192.0.2.7", "Forwarded": "for=192.0.2.7"})
+        wait_for(lambda: "GET /v1/models 200" in caplog.text)
+    assert " of 127.0.0.7\n" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "code"),
+    [
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400, "bad_request"),
+        (
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            400,
+            "bad_request",
+        ),
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "head_too_large"),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414, "uri_too_long"),
+        (
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n",
+            413,
+            "payload_too_large",
+        ),
+        (b'GET /metrics?"} HTTP/1.1\r\nHost: localhost\r\n\r\n', 404, "route_not_found"),
+    ],
+)
+def test_what_the_proxy_refuses_is_a_problem_document(
+    proxied: Proxied, request_bytes: bytes, status: int, code: str
+) -> None:
+    with closing(proxied.connect(request_bytes)) as connection, closing(HTTPResponse(connection)) as response:
+        response.begin()
+        problem = json.loads(response.read())
+    assert (response.status, problem["status"], problem["code"]) == (status, status, code)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert problem["type"] == f"urn:vitascope:problem:{code}"
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert set(problem) == {"type", "title", "status", "detail", "message", "code", "instance", "request_id"}
+
+
+def test_headers_that_are_for_one_connection_are_not_forwarded() -> None:
+    find_tool("nginx")
+    with upstream() as (port, requests), nginx(port, port) as url, httpx.Client(base_url=url) as client:
+        sent = {
+            "Connection": "keep-alive, upgrade",
+            "Upgrade": "h2c",
+            "TE": "trailers",
+            "Proxy-Connection": "keep-alive",
+        }
+        client.get("/v1/models", headers={**sent, "X-Request-ID": "mine", "X-Forwarded-Proto": "gopher"})
+    received = {line.partition(":")[0].lower(): line.partition(": ")[2] for line in requests[-1].split("\r\n")[1:]}
+    assert not received.keys() & {"connection", "upgrade", "te", "proxy-connection", "keep-alive"}
+    assert (received["x-request-id"], received["x-forwarded-proto"]) == ("mine", "http")
+
+
+def test_a_client_learns_whether_a_request_reached_the_service() -> None:
+    """503 with Retry-After where nothing listens; 502 where the connection broke after the request was sent."""
+    find_tool("nginx")
+    with upstream(breaks_off=True) as (port, requests), nginx(port, port) as url, httpx.Client(base_url=url) as client:
+        answer = client.post("/v1/collections", json={"name": "videos"})
+        problem_of(answer, 502, "bad_gateway")
+        assert "retry-after" not in answer.headers
+        assert len([each for each in requests if each.startswith("POST")]) == 1
+        requests.clear()
+        requests.append("closed")
+        wait_for(lambda: client.post("/v1/collections", json={"name": "videos"}).status_code == 503)
+        answer = client.post("/v1/collections", json={"name": "videos"})
+        problem_of(answer, 503, "overloaded")
+        assert answer.headers["retry-after"] == "1"
+
+
+@contextmanager
+def upstream(*, breaks_off: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Port of a server that answers 200, and the heads of its requests.
+
+    With ``breaks_off`` it closes the connection of a POST without an answer, and stops listening once the list of
+    requests says "closed".
+    """
+    requests: list[str] = []
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(0.05)
+
+        def serve() -> None:
+            while not over.is_set() and "closed" not in requests:
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    continue
+                with connection:
+                    connection.settimeout(PATIENCE)
+                    received = b""
+                    while b"\r\n\r\n" not in received:
+                        received += connection.recv(65536)
+                    requests.append(received.split(b"\r\n\r\n")[0].decode())
+                    if not (breaks_off and received.startswith(b"POST")):
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+            listener.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1], requests
+        finally:
+            over.set()
+            thread.join(PATIENCE)
+
+
+def test_the_limits_of_the_proxy_add_up_to_those_of_the_service() -> None:
+    text = (Path(__file__).parents[2] / "deploy" / "nginx" / "nginx.conf").read_text()
+    limits = [int(number) for number in re.findall(r"max_conns=(\d+)", text)]
+    assert sum(limits) == Settings.model_fields["max_requests"].default
