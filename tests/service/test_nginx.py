@@ -116,8 +116,8 @@ def test_an_upload_is_streamed_and_the_service_limits_its_size(proxied: Proxied)
     problem_of(too_large, 413, "payload_too_large")
     problem_of(proxied.client.post("/v1/embeddings", json={"input": "x" * 2_000_000}), 413, "payload_too_large")
     head = (
-        "POST /v1/collections/videos/videos HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x"
-        "\r\nContent-Length: 1000\r\n\r\n--x"
+        "POST /v1/collections/videos/videos HTTP/1.1\r\nHost: localhost\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000\r\n\r\n--x"
     )
     with closing(proxied.connect(head.encode())):
         wait_for(lambda: proxied.running.service.gate.admission.requests == 1)
@@ -230,7 +230,7 @@ def test_the_service_logs_the_address_of_the_client_and_not_one_that_it_claims(
     [
         (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n", 400, "bad_request"),
         (
-            b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
             400,
             "bad_request",
         ),
