@@ -17,7 +17,7 @@ from service.http.openapi import describe
 from service.http.prefer_header import APPLIED, PREFER
 from service.http.problems import install
 from service.inference.request_context import TIMEOUT_HEADER
-from service.lifespan import open_service
+from service.lifespan import open_service, run_service
 from service.routes import ROUTES
 from service.settings import Settings
 from vitascope.version import installed_version
@@ -35,15 +35,9 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened = await asyncio.to_thread(open_service, settings) if service is None else service
-        app.state.service = opened
-        await asyncio.to_thread(opened.start)
-        turns = asyncio.create_task(opened.note_turns())
-        try:
+        app.state.service = await asyncio.to_thread(open_service, settings) if service is None else service
+        async with run_service(app.state.service):
             yield
-        finally:
-            turns.cancel()
-            await asyncio.to_thread(opened.close)
 
     app = FastAPI(
         title="Vitascope",

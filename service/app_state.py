@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -35,10 +36,6 @@ from vitascope.errors import CollectionNotFound, EngineUnavailable
 from vitascope.model import Model
 from vitascope.sandbox.pool import DecodingPool
 
-OPERATION_SECONDS = 5.0
-"""For an operation to notice that the service stops; it is begun again at the next start anyway."""
-LOADING_SECONDS = 5.0
-"""For a model that is being loaded; nobody waits for it any more."""
 LOOP_SECONDS = 60.0
 """Without a turn of the event loop, after which the service counts as dead."""
 LOOK_SECONDS = 1.0
@@ -84,6 +81,8 @@ class Service:
     """Threads for requests that write to the catalogue, and for what arrives of uploads."""
     ingestion: Pool
     """Threads for uploads that are indexed while the client waits."""
+    resources: ExitStack
+    """Closes what the fields above hold open."""
     stopping_since: float | None = None
     """On the monotonic clock; None while the service stays."""
     turned_at: float = field(default_factory=time.monotonic)
@@ -94,15 +93,6 @@ class Service:
         """The default, with engines of its own. Raises NotReady."""
         return self.models.named(None).model
 
-    def start(self) -> None:
-        """Let processes that decode start and models be loaded; jobs are run as soon as theirs is ready."""
-        self.operations.start()
-        if self.courier is not None:
-            self.courier.start()
-        self.decoding.start()
-        self.worker.start()
-        self.models.start(self.worker.submit_for)
-
     def begin_to_stop(self) -> None:
         """Be not ready any more, and begin nothing new in the background; requests are answered as before."""
         if self.stopping_since is None:
@@ -112,20 +102,8 @@ class Service:
         self.models.begin_to_stop()
 
     def close(self) -> None:
-        """Stop what works in the background and close all files."""
-        self.begin_to_stop()
-        self.worker.stop(self._seconds_to_stop())
-        self.operations.stop(min(OPERATION_SECONDS, self._seconds_to_stop()))
-        self.models.stop(min(LOADING_SECONDS, self._seconds_to_stop()))
-        if self.courier is not None:
-            self.courier.stop(OPERATION_SECONDS)
-            self.courier.store.close()
-        self.decoding.close()
-        self.scheduler.close()
-        self.library.close()
-        self.auth.keys.close()
-        self.idempotency.store.close()
-        self.media.close()
+        """End decoding processes and inference threads, and close all files."""
+        self.resources.close()
 
     async def note_turns(self) -> None:
         """Note that the event loop turns, until cancelled."""
@@ -162,8 +140,8 @@ class Service:
         if not self.worker.is_alive and self.stopping_since is None:
             raise NotReady("the thread that runs jobs has ended; the log of the service says why")
 
-    def _seconds_to_stop(self) -> float:
-        """What is left of the time for stopping, which requests in flight have used as well."""
+    def remaining_shutdown_seconds(self) -> float:
+        """Return what is left of ``shutdown_seconds``, of which requests in flight have used a part."""
         most = self.settings.shutdown_seconds
         used = 0.0 if self.stopping_since is None else time.monotonic() - self.stopping_since
         return max(most * LEAVING_SHARE, most - used)

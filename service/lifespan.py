@@ -1,9 +1,11 @@
-"""Opening a service: everything that it holds, made in the order in which one needs another."""
+"""The lifetime of a service: opening its parts, running its background work, and stopping and closing everything."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 
 from index.collection_store import Library
@@ -37,35 +39,66 @@ from service.worker import JobWorker
 from vitascope.errors import VitascopeError
 from vitascope.sandbox.pool import DecodingPool
 
-AT_ONCE = 16
-"""Interactive requests that are always taken: a few people who ask for much are not to be sent away."""
+MIN_ACCEPTED = 16
+"""Interactive requests that are accepted however long the queue is, so that a few users are never rejected."""
+OPERATION_SECONDS = 5.0
+"""For an operation or a webhook delivery to notice a shutdown; both are started again at the next start."""
+LOADING_SECONDS = 5.0
+"""For a model that is being loaded at a shutdown."""
 
 
 def open_service(settings: Settings, door: Door | None = None, *, webhook_door: Door | None = None) -> Service:
-    """Open the bundles and the library and finish what a killed service left half done.
+    """Open bundles, data and databases, and complete what a killed service left unfinished.
 
-    ``door``, ``webhook_door``: others than the settings' own, where ``url_fetch`` and ``webhooks`` are on. Raises
-    BundleError and its kinds, StorageError, and Busy when another service has the data folder.
+    Args:
+        settings: Settings of the service.
+        door, webhook_door: Replace the HTTP clients for URLs and webhooks, where the settings enable those.
+
+    Raises:
+        BundleError, StorageError: A bundle or the data folder cannot be used.
+        Busy: Another service uses the data folder.
     """
-    # First, so that a broken bundle is named before anything is written.
     record = read_record(settings.data_dir)
-    entries = entries_at_start(settings, record)
-    engines = Engines()
+    entries = entries_at_start(settings, record)  # before anything is written, so that a broken bundle changes nothing
     load_what_exports_need()
     observer = Observer(Metrics(), tracer_for(settings))
-    scheduler = _scheduler(settings, engines, observer)
-    decoding = _decoding(settings, observer)
-    caches = open_caches(settings, observer.metrics)
-    models = Models(entries, record, engines, scheduler, decoding, caches, settings)
-    with ExitStack() as undo:
-        undo.callback(scheduler.close)
+    with ExitStack() as stack:
         media = MediaStore(settings.data_dir.absolute())
-        undo.callback(media.close)
+        stack.callback(media.close)
+        keys = KeyStore(settings.data_dir, settings.admin_digest())
+        stack.callback(keys.close)
+        idempotency = Idempotency(IdempotencyStore(settings.data_dir, settings.max_kept_answers))
+        stack.callback(idempotency.store.close)
         library = Library(settings.data_dir / "collections", vectors=settings.vectors, holds_lock=True)
-        undo.callback(library.close)
+        stack.callback(library.close)
         for name in library.names():
-            with suppress(VitascopeError):  # said where it is used
-                library.open(name)  # and remove what a killed service has left to be removed
+            with suppress(VitascopeError):  # reported where the collection is used
+                library.open(name)  # also removes what a killed service could not
+        courier = None
+        if settings.webhooks == "on":
+            webhooks = WebhookStore(settings.data_dir)
+            stack.callback(webhooks.close)
+            webhook_client = webhook_door or Door(settings.webhook_rules())
+            courier = Courier(webhooks, library, webhook_client, settings.webhook_retry_seconds)
+        engines = Engines()
+        scheduler = Scheduler(
+            engines.run,
+            observer,
+            BatchLimits(settings.batch_rows, settings.batch_tokens),
+            lanes=settings.lanes or 1,  # the registry adds as many as suit a model once it is loaded
+            max_waiting=settings.max_waiting,
+            max_waiting_bytes=settings.max_waiting_bytes,
+        )
+        stack.callback(scheduler.close)
+        decoding = DecodingPool(
+            settings.processes(),
+            memory_bytes=settings.decoding_memory_bytes,
+            seconds=settings.decoding_seconds,
+            observer=observer.metrics,
+        )
+        stack.callback(decoding.close)
+        caches = open_caches(settings, observer.metrics)
+        models = Models(entries, record, engines, scheduler, decoding, caches, settings)
         door = (door or Door(settings.url_rules())) if settings.url_fetch == "on" else None
         worker = JobWorker(library, models, settings, None if door is None else partial(fetch_for_job, door))
         operations = Operations(
@@ -73,73 +106,70 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
             settings.max_operations,
             partial(do, library, models, worker, settings),
         )
-        keys = KeyStore(settings.data_dir, settings.admin_digest())
-        undo.callback(keys.close)
-        idempotency = Idempotency(IdempotencyStore(settings.data_dir, settings.max_kept_answers))
-        undo.callback(idempotency.store.close)
-        courier = _courier(settings, library, webhook_door)
-        undo.pop_all()
-    service = Service(
-        settings=settings,
-        models=models,
-        scheduler=scheduler,
-        decoding=decoding,
-        observer=observer,
-        caches=caches,
-        auth=Authenticator(keys, requires_keys=not settings.allow_unauthenticated),
-        concurrency=ConcurrencyLimiter(
-            settings.max_requests, settings.max_requests_bytes, settings.max_writes, settings.max_body_bytes
-        ),
-        rate_limiter=RateLimiter(),
-        idempotency=idempotency,
-        library=library,
-        media=media,
-        worker=worker,
-        door=door,
-        operations=operations,
-        feeds=Feeds(library.open, settings.max_streams, settings.client_streams),
-        courier=courier,
-        backlog=Backlog(max(AT_ONCE, 2 * settings.processes()), settings.queue_seconds),
-        heavy=Pool("model", settings.workers, settings.max_waiting),
-        light=Pool("files", settings.readers, settings.max_waiting),
-        searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_waiting),
-        writes=Pool("writes", settings.writers, settings.max_requests),
-        ingestion=Pool("ingestion", *settings.upload_places()),
-    )
-    _show(service)
+        service = Service(
+            settings=settings,
+            models=models,
+            scheduler=scheduler,
+            decoding=decoding,
+            observer=observer,
+            caches=caches,
+            auth=Authenticator(keys, requires_keys=not settings.allow_unauthenticated),
+            concurrency=ConcurrencyLimiter(
+                settings.max_requests, settings.max_requests_bytes, settings.max_writes, settings.max_body_bytes
+            ),
+            rate_limiter=RateLimiter(),
+            idempotency=idempotency,
+            library=library,
+            media=media,
+            worker=worker,
+            door=door,
+            operations=operations,
+            feeds=Feeds(library.open, settings.max_streams, settings.client_streams),
+            courier=courier,
+            backlog=Backlog(max(MIN_ACCEPTED, 2 * settings.processes()), settings.queue_seconds),
+            heavy=Pool("model", settings.workers, settings.max_waiting),
+            light=Pool("files", settings.readers, settings.max_waiting),
+            searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_waiting),
+            writes=Pool("writes", settings.writers, settings.max_requests),
+            ingestion=Pool("ingestion", *settings.upload_places()),
+            resources=stack.pop_all(),
+        )
+    _register_gauges(service)
     return service
 
 
-def _scheduler(settings: Settings, engines: Engines, observer: Observer) -> Scheduler:
-    return Scheduler(
-        engines.run,
-        observer,
-        BatchLimits(settings.batch_rows, settings.batch_tokens),
-        lanes=settings.lanes or 1,  # and as many as suit a model once it is seen where its graphs run
-        max_waiting=settings.max_waiting,
-        max_waiting_bytes=settings.max_waiting_bytes,
-    )
+@asynccontextmanager
+async def run_service(service: Service) -> AsyncIterator[None]:
+    """Run the background work of a service in the context; then stop it and close the service.
+
+    Parts are stopped in reverse order: first jobs and operations, then the models and decoding processes they need. The
+    server has finished the requests in flight before that.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def run(start: Callable[[], None], stop: Callable[[float], None], max_seconds: float) -> None:
+            await asyncio.to_thread(start)
+            stack.push_async_callback(
+                asyncio.to_thread, lambda: stop(min(max_seconds, service.remaining_shutdown_seconds()))
+            )
+
+        stack.push_async_callback(asyncio.to_thread, service.close)
+        await asyncio.to_thread(service.decoding.start)
+        if service.courier is not None:
+            await run(service.courier.start, service.courier.stop, OPERATION_SECONDS)
+        await run(
+            partial(service.models.start, service.worker.submit_for), service.models.stop, LOADING_SECONDS
+        )  # a loaded model submits its unfinished jobs
+        await run(service.operations.start, service.operations.stop, OPERATION_SECONDS)
+        await run(service.worker.start, service.worker.stop, service.settings.shutdown_seconds)
+        stack.callback(service.begin_to_stop)
+        heartbeat = asyncio.create_task(service.note_turns())
+        stack.callback(heartbeat.cancel)
+        yield
 
 
-def _decoding(settings: Settings, observer: Observer) -> DecodingPool:
-    return DecodingPool(
-        settings.processes(),
-        memory_bytes=settings.decoding_memory_bytes,
-        seconds=settings.decoding_seconds,
-        observer=observer.metrics,
-    )
-
-
-def _courier(settings: Settings, library: Library, door: Door | None) -> Courier | None:
-    """Who tells others that jobs have ended, through ``door`` or the settings' own; None where ``webhooks`` is off."""
-    if settings.webhooks != "on":
-        return None
-    store = WebhookStore(settings.data_dir)
-    return Courier(store, library, door or Door(settings.webhook_rules()), settings.webhook_retry_seconds)
-
-
-def _show(service: Service) -> None:
-    """Gauges of what a service holds, asked for at every scrape."""
+def _register_gauges(service: Service) -> None:
+    """Register gauges whose values are read at every scrape."""
     show, scheduler, decoding = service.observer.metrics.show, service.scheduler, service.decoding
     show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
     show("vitascope_models_failed", "Models that should serve and could not be loaded", service.models.failed)
