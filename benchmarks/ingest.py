@@ -25,7 +25,7 @@ from rich.console import Console
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.ingest import (
     Decoded,
     Ingested,
@@ -95,7 +95,7 @@ def write_film(
 def measure(folder: Path, films: Path, model: Model, rounds: int, pace: Pace, rule: Segmentation) -> list[Round]:
     """The three, ``rounds`` times in turn, each time into an empty collection below ``folder``."""
     measured = []
-    with Library(folder / "library") as library:
+    with CollectionStore(folder / "library") as library:
         for number in range(rounds):
             collection = library.create(f"round-{number}", model)
             opened = _open_all(collection, films, rule)

@@ -92,7 +92,7 @@ class Collection:
             self.tokens_shape = (int(meta["visual_tokens"]), int(meta["visual_width"]))
             self.token_encoding = check_encoding(meta.get("token_encoding", "float16"))
             self.created_at = float(meta["created_at"])
-            self.vectors_at = place_of(meta)
+            self.vector_backend = place_of(meta)
         except (KeyError, ValueError, InvalidInput) as error:
             self.catalogue.close()
             raise StorageError(f"{self.catalogue.path}: table meta: {error}") from error
@@ -125,7 +125,7 @@ class Collection:
         except StorageError:
             return True  # a fault, to be met and named by whoever works with it
 
-    def require(self, fingerprint: str) -> None:
+    def require_fingerprint(self, fingerprint: str) -> None:
         """Raise FingerprintMismatch unless a bundle of this fingerprint filled the collection."""
         if fingerprint != self.fingerprint:
             raise FingerprintMismatch(
@@ -166,7 +166,7 @@ class Collection:
         It is built beside the searches, which go on in the old one until then; other processes take it up after their
         next search. Raises InvalidInput, also for ivfpq where the vectors are in Milvus.
         """
-        check_setting(setting, settings_at(self.vectors_at))
+        check_setting(setting, settings_at(self.vector_backend))
         with self.catalogue.write() as connection:
             write_setting(connection, setting)
         self._live.renew()
@@ -206,7 +206,7 @@ class Collection:
         self._live.note_written(len(clips))
         return added, True
 
-    def add_again(self, video: Video, clips: Sequence[NewClip], first_clip: int, file: Path | None = None) -> None:
+    def add_with_ids(self, video: Video, clips: Sequence[NewClip], first_clip: int, file: Path | None = None) -> None:
         """Add a video of another collection under its ids: its own and, from ``first_clip`` on, those of its clips.
 
         Another one of the same content makes room for it in the same step. ``file``: that of a video whose collection

@@ -49,7 +49,7 @@ TOKEN_ENCODING: TokenEncoding = "int8"
 """Of new collections; docs/collections.md has what it costs."""
 
 
-class Library:
+class CollectionStore:
     """Collections in the folders of ``root``, each opened once per process and shared by its threads."""
 
     def __init__(self, root: Path, *, vectors: str = FAISS, holds_lock: bool = False) -> None:
@@ -72,7 +72,7 @@ class Library:
         self._finish_replacing()
         upgrade_library(root, self.names(), holds_lock=holds_lock)
 
-    def __enter__(self) -> Library:
+    def __enter__(self) -> CollectionStore:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -108,14 +108,14 @@ class Library:
         Milvus does not answer.
         """
         manifest = source if isinstance(source, Manifest) else source.bundle.manifest
-        meta = new_meta(manifest, token_encoding, self.vectors if vectors is None else vectors, index_kind)
+        meta = initial_metadata(manifest, token_encoding, self.vectors if vectors is None else vectors, index_kind)
         check_reachable(place_of(meta))
-        with self.new_folder(name) as folder:
+        with self.create_folder(name) as folder:
             create_catalogue(folder / CATALOGUE_NAME, meta)
         return self.open(name)
 
     @contextmanager
-    def new_folder(self, name: str) -> Iterator[Path]:
+    def create_folder(self, name: str) -> Iterator[Path]:
         """A folder to write a catalogue into; it gets its name when the block is left without an exception.
 
         Whoever takes long touches the folder now and then: after an hour it counts as left by a process that was
@@ -137,7 +137,7 @@ class Library:
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
-    def opened(self, name: str) -> Collection | None:
+    def get_if_open(self, name: str) -> Collection | None:
         """The collection of this name if it is open, without a look at the disk: ``open`` may come to another."""
         return self._open.get(name)
 
@@ -256,7 +256,9 @@ class Library:
         return self.root / name
 
 
-def new_meta(manifest: Manifest, token_encoding: TokenEncoding, vectors: str, index_kind: str = AUTO) -> dict[str, str]:
+def initial_metadata(
+    manifest: Manifest, token_encoding: TokenEncoding, vectors: str, index_kind: str = AUTO
+) -> dict[str, str]:
     """What the catalogue of a new collection for vectors of this bundle says about itself. Raises InvalidInput, and
     TaskMissing where the bundle has no vectors.
     """

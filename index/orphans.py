@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.former_media import LOCK_NAME
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA, is_listed, is_needed
@@ -35,7 +35,7 @@ class Orphan:
     is_certain: bool = True
 
 
-def find_orphans(library: Library) -> list[Orphan]:
+def find_orphans(library: CollectionStore) -> list[Orphan]:
     """All orphans of the data folder whose collections these are. Raises StorageError."""
     try:
         found: list[Orphan] = []
@@ -61,7 +61,7 @@ def find_orphans(library: Library) -> list[Orphan]:
     return found
 
 
-def remove_orphans(library: Library) -> list[Orphan]:
+def remove_orphans(library: CollectionStore) -> list[Orphan]:
     """Remove all orphans that are certain to be some, and return them. Raises StorageError."""
     removed: list[Orphan] = []
     try:
@@ -85,7 +85,7 @@ def remove_orphans(library: Library) -> list[Orphan]:
     return removed
 
 
-def _opened(library: Library) -> tuple[list[Collection], list[str]]:
+def _opened(library: CollectionStore) -> tuple[list[Collection], list[str]]:
     """(the collections, the names of those that cannot be opened)."""
     opened, closed = [], []
     for name in library.names():
@@ -116,7 +116,7 @@ def _is_known(connection: sqlite3.Connection, inside: PurePosixPath) -> bool:
     )
 
 
-def _former(library: Library, collections: Sequence[Collection]) -> list[Path]:
+def _former(library: CollectionStore, collections: Sequence[Collection]) -> list[Path]:
     """Files where version 0.2.0 kept uploads, but for those that a video names; the folder may hold other files."""
     data = library.root.parent
     if library.root.name != "collections" or not (data / LOCK_NAME).is_file():

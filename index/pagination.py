@@ -1,4 +1,4 @@
-"""Pages of what has ids in order, and the opaque cursors that lead from one to the next."""
+"""Pagination of records ordered by an id, with opaque cursors."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from vitascope.errors import InvalidInput
 Entry = TypeVar("Entry")
 
 
-def write_cursor(place: int) -> str:
-    """A cursor for whoever asked to hand back."""
-    return base64.urlsafe_b64encode(json.dumps({"after": place}).encode()).decode().rstrip("=")
+def encode_cursor(position: int) -> str:
+    """Encode the position of a page's last entry as a cursor of the next page."""
+    return base64.urlsafe_b64encode(json.dumps({"after": position}).encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str | None) -> int | None:
-    """The place in a cursor. Raises InvalidInput for one that was not given out here."""
+def decode_cursor(cursor: str | None) -> int | None:
+    """Decode a cursor; None for None. Raises InvalidInput for a text that ``encode_cursor`` did not write."""
     if cursor is None:
         return None
     try:
-        stated = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        place = stated["after"]
+        position = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))["after"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _unknown(cursor) from error
-    if type(place) is not int or not -1 <= place < 2**63:
-        raise _unknown(cursor)
-    return place
+        raise _invalid(cursor) from error
+    if type(position) is not int or not -1 <= position < 2**63:
+        raise _invalid(cursor)
+    return position
 
 
-def cut(found: list[Entry], limit: int, place: Callable[[Entry], int]) -> tuple[list[Entry], str | None]:
-    """(a page, cursor of the next) out of ``limit`` + 1 entries asked for; the place of an entry begins what
-    follows it.
+def paginate(entries: list[Entry], limit: int, position: Callable[[Entry], int]) -> tuple[list[Entry], str | None]:
+    """Return a page and the cursor of the next one, None on the last page.
+
+    Args:
+        entries: at most ``limit`` + 1 entries, in order.
+        limit: entries per page.
+        position: the position of an entry, after which the next page begins.
     """
-    page = found[:limit]
-    return page, write_cursor(place(page[-1])) if len(found) > limit else None
+    page = entries[:limit]
+    return page, encode_cursor(position(page[-1])) if len(entries) > limit else None
 
 
-def _unknown(cursor: str) -> InvalidInput:
-    return InvalidInput(f"cursor: {cursor[:80]!r}; a next_cursor of an earlier answer was expected")
+def _invalid(cursor: str) -> InvalidInput:
+    return InvalidInput(f"cursor: {cursor[:80]!r}; the next_cursor of a response was expected")

@@ -12,7 +12,7 @@ from anyio import to_thread
 from fastapi import Depends, Request
 
 from index.collection import Collection
-from index.collection_store import NAME_PATTERN, Library
+from index.collection_store import NAME_PATTERN, CollectionStore
 from index.records import Video
 from service.backlog import Backlog
 from service.errors import NotReady
@@ -59,7 +59,7 @@ class Service:
     concurrency: ConcurrencyLimiter
     rate_limiter: RateLimiter
     idempotency: Idempotency
-    library: Library
+    library: CollectionStore
     media: MediaStore
     worker: JobWorker
     door: Door | None

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from service.app_state import Service
 from service.backlog import Backlog
 from service.events.broadcaster import Feeds
@@ -69,7 +69,7 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         stack.callback(keys.close)
         idempotency = Idempotency(IdempotencyStore(settings.data_dir, settings.max_kept_answers))
         stack.callback(idempotency.store.close)
-        library = Library(settings.data_dir / "collections", vectors=settings.vectors, holds_lock=True)
+        library = CollectionStore(settings.data_dir / "collections", vectors=settings.vectors, holds_lock=True)
         stack.callback(library.close)
         for name in library.names():
             with suppress(VitascopeError):  # reported where the collection is used

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.transfer.backup import back_up
 from index.transfer.media_links import owned_media
 from index.transfer.reembed import reembed
@@ -43,7 +43,7 @@ def load_what_exports_need() -> None:
 
 
 def do(
-    library: Library,
+    library: CollectionStore,
     models: Models,
     worker: JobWorker,
     settings: Settings,
@@ -85,7 +85,9 @@ def _model_of(operation: Operation, models: Models, on_step: OnStep) -> Loaded:
     return models.named(operation.model)
 
 
-def _reembed(library: Library, model: Model, limits: MediaLimits, operation: Operation, on_step: OnStep) -> None:
+def _reembed(
+    library: CollectionStore, model: Model, limits: MediaLimits, operation: Operation, on_step: OnStep
+) -> None:
     if library.open(operation.collection).fingerprint == model.bundle.fingerprint:
         return  # what asks for that is refused: the switch was made, and the service was killed before it said so
     done = reembed(

@@ -81,7 +81,7 @@ async def run_search(
     file_embedding = None if parsed.cursor is None else parsed.cursor.embedding
     if parsed.file is not None and upload is None and file_embedding is None:
         raise invalid("query", 'a part of kind "file" needs a form with the file, or the cursor of a response to one')
-    collection = service.library.opened(collection_name)
+    collection = service.library.get_if_open(collection_name)
     if collection is None:
         collection = await turn.read(service.collection, collection_name)
     page = None

@@ -12,7 +12,7 @@ import time
 from typing import Literal
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import Job, JobState, jobs, run_job
 from index.jobs.sources.fetcher import FetchWeb
 from index.jobs.sources.source_types import UploadSource
@@ -43,7 +43,9 @@ class JobWorker:
     reminders.
     """
 
-    def __init__(self, library: Library, models: Models, settings: Settings, web: FetchWeb | None = None) -> None:
+    def __init__(
+        self, library: CollectionStore, models: Models, settings: Settings, web: FetchWeb | None = None
+    ) -> None:
         """``web`` fetches URLs of any host, where the settings allow to name them."""
         self._library = library
         self._models = models

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.index import clustered
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.records import Float32, NewVideo
 from index.storage.queries import ClipRow, insert_video, next_clip
 from vitascope.model import Model
@@ -25,11 +25,11 @@ def fill(data: Path, name: str, model: Model, clips: int, *, tokens: bool = Fals
     ``tokens``: with visual tokens, all 0, so that results can be reranked.
     """
     vectors = clustered(clips, 1, model.bundle.manifest.vector_width)[0]
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         collection = library.create(name, model)
         for first in range(0, clips, CLIPS_OF_A_VIDEO):
             _add(collection, first, vectors[first : first + CLIPS_OF_A_VIDEO], tokens)
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         opened = library.open(name)
         opened.search(vectors[0], 1)
         opened.wait_for_index()

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from index.collection_store import Library
+    from index.collection_store import CollectionStore
     from index.transfer.data_backup import copy_data, restore_data
     from index.transfer.media_links import missing_videos
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.restore is not None:
         with ProgressBar("restoring", quiet=args.json) as steps:
             names = restore_data(args.restore, args.data, allowed_paths(args), steps.update)
-        with Library(collections_folder(args.data)) as library:
+        with CollectionStore(collections_folder(args.data)) as library:
             missing = missing_videos(library, names)
         done = {"restored": str(args.restore), "data": str(args.data), "collections": names}
         return {**done, "missing": len(missing), "missing_media": missing}

@@ -15,7 +15,7 @@ from vitascope.cli.output import ProgressBar
 from vitascope.errors import VitascopeError
 
 if TYPE_CHECKING:
-    from index.collection_store import Library
+    from index.collection_store import CollectionStore
 
 
 def _list(args: argparse.Namespace) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def _list(args: argparse.Namespace) -> dict[str, Any]:
         return {"collections": [_listed(library, name) for name in library.names()]}
 
 
-def _listed(library: Library, name: str) -> dict[str, Any]:
+def _listed(library: CollectionStore, name: str) -> dict[str, Any]:
     """What a collection holds; of one that cannot be opened, why."""
     try:
         return collection_here(library.open(name))

@@ -21,7 +21,7 @@ from vitascope.errors import CollectionExists, InvalidInput
 
 if TYPE_CHECKING:
     from index.collection import Collection
-    from index.collection_store import Library
+    from index.collection_store import CollectionStore
     from index.integrations.ray.executor import RayCluster
     from index.jobs.jobs import Job, JobOptions
     from index.jobs.sources.source_types import Source
@@ -94,12 +94,12 @@ def _cluster(args: argparse.Namespace) -> Iterator[RayCluster | None]:
         yield cluster
 
 
-def _open_or_create(library: Library, name: str, model: Model) -> Collection:
+def _open_or_create(library: CollectionStore, name: str, model: Model) -> Collection:
     try:
         collection = library.create(name, model)
     except CollectionExists:
         collection = library.open(name)
-    collection.require(model.bundle.fingerprint)
+    collection.require_fingerprint(model.bundle.fingerprint)
     return collection
 
 

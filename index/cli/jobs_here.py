@@ -23,10 +23,10 @@ LOOK_SECONDS = 0.5
 
 def _list(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
     from index.jobs.jobs import jobs
-    from index.pagination import cut, read_cursor
+    from index.pagination import decode_cursor, paginate
 
-    found = jobs(collection, args.limit + 1, read_cursor(args.cursor), args.state)
-    page, following = cut(found, args.limit, lambda job: job.id)
+    found = jobs(collection, args.limit + 1, decode_cursor(args.cursor), args.state)
+    page, following = paginate(found, args.limit, lambda job: job.id)
     return {"jobs": [job_here(job) for job in page], "next_cursor": following}
 
 
@@ -58,7 +58,7 @@ def _follow(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
     while found.state not in FINISHED:
         if _waits_for_us(collection, found):
             model = model or Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
-            collection.require(model.bundle.fingerprint)
+            collection.require_fingerprint(model.bundle.fingerprint)
             with suppress(Conflict):  # somebody else was faster, who is looked at then
                 run_here(collection, model, found.id, quiet=args.json)
         else:

@@ -12,7 +12,7 @@ from vitascope.errors import CollectionNotFound
 
 if TYPE_CHECKING:
     from index.collection import Collection
-    from index.collection_store import Library
+    from index.collection_store import CollectionStore
     from index.transfer.media_paths import AllowedPaths
 
 
@@ -24,14 +24,14 @@ def allowed_paths(args: argparse.Namespace) -> AllowedPaths:
 
 
 @contextmanager
-def opened_library(args: argparse.Namespace, *, make: bool = False) -> Iterator[Library]:
+def opened_library(args: argparse.Namespace, *, make: bool = False) -> Iterator[CollectionStore]:
     """The library in ``args.data``. Raises CollectionNotFound where it is missing and not to be made."""
-    from index.collection_store import Library
+    from index.collection_store import CollectionStore
 
     folder = collections_folder(args.data)
     if not make and not folder.is_dir():  # opening a library would make it
         raise CollectionNotFound(f"data: {str(args.data)!r} holds no collections; `vitascope index FOLDER` makes one")
-    with Library(folder, vectors=getattr(args, "vectors", None) or default_vectors()) as library:
+    with CollectionStore(folder, vectors=getattr(args, "vectors", None) or default_vectors()) as library:
         yield library
 
 
@@ -43,7 +43,7 @@ def opened_collection(args: argparse.Namespace, name: str) -> Iterator[Collectio
         yield library.open(name)
 
 
-def check_there(args: argparse.Namespace, library: Library, name: str) -> None:
+def check_there(args: argparse.Namespace, library: CollectionStore, name: str) -> None:
     """Raise CollectionNotFound unless the library has the collection."""
     names = library.names()
     if name not in names:

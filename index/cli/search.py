@@ -98,7 +98,7 @@ def _search_here(args: argparse.Namespace, weights: list[float]) -> dict[str, An
     cursor = None if args.cursor is None else decode_cursor(args.cursor, request_hash)
     with opened_collection(args, args.collection) as collection:
         model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
-        collection.require(model.bundle.fingerprint)
+        collection.require_fingerprint(model.bundle.fingerprint)
         request = SearchRequest(
             fingerprint=model.bundle.fingerprint,
             parts=_parts(args, weights, model),

@@ -71,12 +71,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _list_here(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
-    from index.pagination import cut, read_cursor
+    from index.pagination import decode_cursor, paginate
     from index.storage.filters import parse_filter
 
     where = None if args.filter is None else parse_filter(read_filter(args.filter))
-    found = collection.videos(args.limit + 1, read_cursor(args.cursor), where)
-    page, following = cut(found, args.limit, lambda video: video.id)
+    found = collection.videos(args.limit + 1, decode_cursor(args.cursor), where)
+    page, following = paginate(found, args.limit, lambda video: video.id)
     return {"videos": [video_here(collection, video) for video in page], "next_cursor": following}
 
 

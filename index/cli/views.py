@@ -36,7 +36,7 @@ def collection_here(collection: Collection) -> JSON:
         "index_kind": index.setting,
         "index": {"serving": index.kind, "changed": index.changed},
         "bytes": collection.size(),
-        "vectors": collection.vectors_at,
+        "vectors": collection.vector_backend,
     }
 
 

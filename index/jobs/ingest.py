@@ -103,7 +103,7 @@ def ingest_file(
     from the vectors and tokens themselves. Raises FingerprintMismatch, InvalidInput, media errors, TaskMissing,
     EngineError, StorageError; nothing has been added then.
     """
-    collection.require(model.bundle.fingerprint)
+    collection.require_fingerprint(model.bundle.fingerprint)
     opened = open_file(
         collection,
         path,

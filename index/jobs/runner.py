@@ -94,7 +94,7 @@ def run_job(
     Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running it, or took it over; a confined
     job without ``reach``), CollectionNotFound, StorageError, ClusterError.
     """
-    collection.require(model.bundle.fingerprint)
+    collection.require_fingerprint(model.bundle.fingerprint)
     owner = new_owner(decodes=workplace.decodes_here)
     found = job(collection, job_id)
     if found.options.confined and reach is None:

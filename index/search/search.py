@@ -112,7 +112,7 @@ def search(
         CursorExpired: ``request.after`` is of a collection that was replaced since.
         StorageError, and what ``score_pairs`` raises.
     """
-    collection.require(request.fingerprint)
+    collection.require_fingerprint(request.fingerprint)
     check_request(request)
     if request.rerank and score_pairs is None:
         raise TaskMissing(

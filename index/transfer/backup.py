@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs import state as job_state
 from index.jobs.events import forget_untold
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
@@ -61,7 +61,7 @@ def back_up(collection: Collection, file: Path, on_step: OnStep | None = None) -
 
 
 def restore(
-    library: Library,
+    library: CollectionStore,
     file: Path,
     name: str,
     on_rows: OnRows | None = None,
@@ -99,7 +99,7 @@ def restore(
                 f"{file}: table meta: vectors: {meta[PLACE_KEY]!r} is where the collection was searched; "
                 "--vectors PLACE, the same or another, was expected"
             )
-        with library.new_folder(name) as folder, new_catalogue(folder, meta) as catalogue:
+        with library.create_folder(name) as folder, new_catalogue(folder, meta) as catalogue:
             if media is not None and media.is_dir():
                 _copy_media(media, folder)
             paths = allowed.of_collection(folder, is_former=foreign.version < RELATIVE_PATHS)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.former_media import settle_former_media
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA
@@ -122,7 +122,7 @@ def restore_data(copy: Path, data: Path, allowed: AllowedPaths, on_part: OnPart 
 def _restore_collections(copy: Path, data: Path, allowed: AllowedPaths, parts: _Parts) -> None:
     """Restore all collections of a copy, or none."""
     is_new = not (data / MEDIA).exists()
-    with Library(data / COLLECTIONS) as library:
+    with CollectionStore(data / COLLECTIONS) as library:
         try:
             for file in _files(copy / MEDIA):  # where version 0.2.0 kept uploads; they come into the collections
                 check_no_link(file)
@@ -180,7 +180,7 @@ def _write(data: Path, beside: Path, target: Path, earlier: Path | None, on_part
     failures: list[tuple[str, str]] = []
     (beside / COLLECTIONS).mkdir()
     if names:
-        with Library(data / COLLECTIONS) as library:
+        with CollectionStore(data / COLLECTIONS) as library:
             for name in names:
                 _write_collection(library, name, beside / COLLECTIONS / name, failures)
                 parts.next()
@@ -196,7 +196,7 @@ def _write(data: Path, beside: Path, target: Path, earlier: Path | None, on_part
     return DataCopy(target, copied, media_files, size, failures, [])
 
 
-def _write_collection(library: Library, name: str, folder: Path, failures: list[tuple[str, str]]) -> None:
+def _write_collection(library: CollectionStore, name: str, folder: Path, failures: list[tuple[str, str]]) -> None:
     folder.mkdir()
     try:
         back_up(library.open(name), folder / CATALOGUE_NAME)

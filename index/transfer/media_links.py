@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.records import Video
 from index.storage.catalogue import Catalogue
 from index.storage.former_paths import held_by_jobs, is_file, take_held
@@ -37,7 +37,7 @@ class OwnedMedia:
 _OWNED = f"path >= '{MEDIA}/' AND path < '{MEDIA}0'"  # which the index of paths answers: 0 follows the slash
 
 
-def bring_media(library: Library, folder: Path, catalogue: Catalogue) -> None:
+def bring_media(library: CollectionStore, folder: Path, catalogue: Catalogue) -> None:
     """Link what the new collection in ``folder`` is to own and lacks, as far as the library has it.
 
     Raises StorageError.
@@ -70,7 +70,7 @@ def missing_media(collection: Collection) -> Iterator[Video]:
     return (video for video in map(read_video, rows) if not is_file(collection.media_path(video)))
 
 
-def missing_videos(library: Library, names: Iterable[str]) -> list[dict[str, str]]:
+def missing_videos(library: CollectionStore, names: Iterable[str]) -> list[dict[str, str]]:
     """The videos of these collections whose files are missing, as JSON: collection, id, title and expected path."""
     return [
         {"collection": name, "video": str(video.id), "title": video.title, "file": str(collection.media_path(video))}
@@ -91,7 +91,7 @@ def owned_media(collection: Collection) -> OwnedMedia:
     return OwnedMedia(len(sizes), sum(sizes))
 
 
-def _files(library: Library, name: str) -> list[tuple[str, Path]]:
+def _files(library: CollectionStore, name: str) -> list[tuple[str, Path]]:
     """Content (SHA-256) and place of every file that a collection owns; none of one that cannot be opened."""
     try:
         collection = library.open(name)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.collection import Collection
-from index.collection_store import Library, new_meta
+from index.collection_store import CollectionStore, initial_metadata
 from index.storage.queries import ClipRow
 from index.transfer.media_links import bring_media
 from index.transfer.media_paths import AllowedPaths
@@ -39,7 +39,7 @@ ROWS = 1024
 
 
 def import_collection(
-    library: Library,
+    library: CollectionStore,
     folder: Path,
     name: str,
     manifest: Manifest,
@@ -62,8 +62,8 @@ def import_collection(
                 f"the bundle in use has {manifest.fingerprint()[:12]}. Use that bundle"
             )
         _check_shapes(label, manifest)
-        meta = new_meta(manifest, label.token_encoding, library.vectors)
-        with library.new_folder(name) as place, new_catalogue(place, meta) as catalogue:
+        meta = initial_metadata(manifest, label.token_encoding, library.vectors)
+        with library.create_folder(name) as place, new_catalogue(place, meta) as catalogue:
             rows = _rows(VIDEOS_NAME, videos), _rows(CLIPS_NAME, clips)
             # An export by version 0.2.0 says so nowhere.
             whole = _whole_videos(*rows, label, allowed.of_collection(place, is_former=True))

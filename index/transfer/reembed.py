@@ -18,7 +18,7 @@ from pathlib import Path
 
 from index.clips.clip_planning import Cut
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.ingest import FileDescription, Ingested, OpenedFile, check_unchanged, content_sha256, file_state
 from index.jobs.pipeline import Pace, Pipeline
 from index.jobs.stage_timer import StageClock
@@ -64,7 +64,7 @@ class Reembedded:
 
 
 def reembed(
-    library: Library,
+    library: CollectionStore,
     name: str,
     model: Model,
     *,
@@ -103,14 +103,14 @@ def reembed(
             return Reembedded(True, embedded, missing)
 
 
-def _following(library: Library, old: Collection, name: str, model: Model) -> Collection:
+def _following(library: CollectionStore, old: Collection, name: str, model: Model) -> Collection:
     try:
         return library.create(
             name,
             model,
             token_encoding=old.token_encoding,
             index_kind=old.index_state().setting,
-            vectors=old.vectors_at,
+            vectors=old.vector_backend,
         )
     except CollectionExists:
         new = library.open(name)
@@ -202,13 +202,13 @@ class _Reembedding:
             raise error
         file = self.old.media_path(video) if self.old.owns(video) else None
         try:
-            self.new.add_again(video, clips, self.old.clips(video.id)[0].id, file)
+            self.new.add_with_ids(video, clips, self.old.clips(video.id)[0].id, file)
         except StorageError:
             self.old.get_video(video.id)  # raises VideoNotFound where it has been deleted, with its file
             raise
 
 
-def _switch(library: Library, old: Collection, new: Collection, skipped: set[int]) -> bool:
+def _switch(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:
     """Give the new collection the old one's name; False where the old one has got videos meanwhile."""
 
     def is_complete(connection: sqlite3.Connection) -> bool:

@@ -11,7 +11,7 @@ from vitascope.errors import InvalidInput
 def read_cursor(cursor: str | None) -> int | None:
     """The place in a cursor. Raises BadRequest for one that was not given out here."""
     try:
-        return pagination.read_cursor(cursor)
+        return pagination.decode_cursor(cursor)
     except InvalidInput as error:
         raise BadRequest(str(error)) from error
 

@@ -88,7 +88,7 @@ class Turn:
 
     async def search(self, collection: Collection, function: Callable[[], T]) -> T:
         """As ``read``, for what compares embeddings: in a thread of those that search, unless a server does it."""
-        pool = self.service.searches if collection.vectors_at == FAISS else self.service.light
+        pool = self.service.searches if collection.vector_backend == FAISS else self.service.light
         return await pool.run(self._if_wanted, function)
 
     def start(self, loaded: Loaded, graph: str, inputs: Mapping[str, Array]) -> asyncio.Future[Outputs]:

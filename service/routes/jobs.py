@@ -13,7 +13,7 @@ from index.jobs import jobs as index_jobs
 from index.jobs.events import job_now
 from index.jobs.sources import source_types as sources
 from index.jobs.sources.access_policy import check_url
-from index.pagination import cut
+from index.pagination import paginate
 from service.allowed_paths import allowed_file, allowed_folder, is_inside
 from service.app_state import ReadyService, Service, ServiceState
 from service.errors import BadRequest, PathForbidden
@@ -233,7 +233,7 @@ def _again(service: Service, name: str, job_id: int, change: Callable[[Collectio
 
 def _page(service: Service, name: str, state: index_jobs.JobState | None, limit: int, before: int | None) -> Jobs:
     found = index_jobs.jobs(service.collection(name), limit + 1, before, state)
-    page, more = cut(found, limit, lambda job: job.id)
+    page, more = paginate(found, limit, lambda job: job.id)
     return Jobs(jobs=[job_view(job) for job in page], next_cursor=more)
 
 
@@ -241,5 +241,5 @@ def _items(
     service: Service, name: str, job_id: int, state: ItemState | None, limit: int, after: int | None
 ) -> JobItems:
     found = index_jobs.items(service.collection(name), job_id, state, limit + 1, -1 if after is None else after)
-    page, more = cut(found, limit, lambda item: item.position)
+    page, more = paginate(found, limit, lambda item: item.position)
     return JobItems(items=[item_view(item) for item in page], next_cursor=more)

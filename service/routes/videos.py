@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 
 from index.jobs.ingest import Ingested
 from index.jobs.jobs import Job as IndexJob
-from index.pagination import cut
+from index.pagination import paginate
 from index.storage.filters import Filter, parse_filter
 from service.app_state import ReadyService, Service, ServiceState
 from service.errors import DeadlineExceeded, Overloaded
@@ -103,7 +103,7 @@ async def list_videos(
 @router.get("/{video_id}", summary="Look at a video", responses=errors(404, 507))
 @requires("read")
 async def get_video(name: str, video_id: str, service: ServiceState) -> VideoWithClips:
-    """A video, and the clips that it was cut into."""
+    """A video, and the clips that it was paginate into."""
     return await service.light.run(_with_clips, service, name, video_id)
 
 
@@ -159,7 +159,7 @@ async def _add_at_url(service: Service, name: str, asked: VideoAtUrl) -> Respons
 
 
 def _page(service: Service, name: str, limit: int, after: int | None, where: Filter | None) -> Videos:
-    page, more = cut(service.collection(name).videos(limit + 1, after, where), limit, lambda video: video.id)
+    page, more = paginate(service.collection(name).videos(limit + 1, after, where), limit, lambda video: video.id)
     return Videos(videos=[video_view(name, video) for video in page], next_cursor=more)
 
 

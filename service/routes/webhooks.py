@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from index.pagination import cut
+from index.pagination import paginate
 from service.app_state import ServiceState
 from service.errors import WebhooksOff
 from service.http.auth import requires
@@ -90,7 +90,7 @@ async def list_deliveries(
     """A page of messages to this endpoint, newest first. Those that are over are kept for 30 days, at most 1000."""
     size = page_limit(limit, service.settings)
     found = await service.light.run(store.deliveries, webhook_id, size + 1, read_cursor(cursor), state)
-    page, more = cut(found, size, lambda delivery: delivery.number)
+    page, more = paginate(found, size, lambda delivery: delivery.number)
     views = [
         schemas.Delivery(
             id=each.id,

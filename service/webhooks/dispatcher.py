@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.events import note_told, untold_ends
 from service.http_client.deadline import Cancelled
 from service.http_client.safe_client import Door
@@ -43,7 +43,7 @@ GONE = 410
 class Courier:
     """One thread that looks, and a few that send."""
 
-    def __init__(self, store: WebhookStore, library: Library, door: Door, retry_seconds: float) -> None:
+    def __init__(self, store: WebhookStore, library: CollectionStore, door: Door, retry_seconds: float) -> None:
         """A message is given up ``retry_seconds`` after it came to be."""
         self.store = store
         self._library = library

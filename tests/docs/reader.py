@@ -16,7 +16,7 @@ from types import MappingProxyType
 import numpy as np
 
 from demo.scenes import write_videos
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from service.settings import Settings
 from tests.docs.pages import ROOT
 from tests.docs.terminal import Terminal
@@ -129,7 +129,7 @@ def reading(folder: Path, port: int = 0, servers: Mapping[str, str] = MappingPro
         client = after.enter_context(Client(str(running.client.base_url)))
         inhabit(client, sorted((folder / "home" / "Videos").iterdir()))
         port = running.client.base_url.port or port
-        library = after.enter_context(Library(folder / "library"))
+        library = after.enter_context(CollectionStore(folder / "library"))
         model = Model.open(folder / "srv" / "models" / "films-3", threads=1, device="cpu")
         collection = library.create("films", model)
         names = {"client": client, "library": library, "model": model, "collection": collection}

@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.vectors.backend import FAISS
 from tests.index.folder_jobs import make_pictures
 from tests.index.milvus_server import MilvusUnderTest
@@ -22,7 +22,7 @@ from vitascope.model import Model
 @pytest.fixture
 def collection(tmp_path: Path, small_model: Model) -> Iterator[Collection]:
     """An empty collection of the small model, in the library ``tmp_path / "library"``."""
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         yield library.create("videos", small_model)
 
 

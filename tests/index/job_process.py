@@ -15,7 +15,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs import pipeline
 from index.jobs.jobs import JobItem, OnItem, run_job
 from vitascope.model import Model
@@ -60,7 +60,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.poison:
         pipeline.decode_clips = poisoned(args.poison)
-    with Library(args.root) as library:
+    with CollectionStore(args.root) as library:
         model = Model.open(args.bundle, threads=1, device="cpu")
         run_job(library.open("videos"), model, args.job_id, on_item=say_at_most(args.most))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from index.collection import Collection, NewClip, NewVideo
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.records import Scalar
 from index.transfer.media_paths import AllowedPaths
 from index.vectors.backend import FAISS
@@ -43,10 +43,10 @@ def manifest(name: str = "numbers") -> Manifest:
 
 def new_collection(root: Path, name: str = "videos", *, vectors: str = FAISS) -> Collection:
     """An empty collection below ``root`` whose vectors are searched there."""
-    return Library(root).create(name, manifest(), vectors=vectors)
+    return CollectionStore(root).create(name, manifest(), vectors=vectors)
 
 
-def allowed(library: Library, *roots: Path) -> AllowedPaths:
+def allowed(library: CollectionStore, *roots: Path) -> AllowedPaths:
     """Where the videos lie, and ``roots``."""
     return AllowedPaths([Path("/videos"), *roots], library.root.parent)
 

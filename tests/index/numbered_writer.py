@@ -17,7 +17,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.vectors import faiss_index
 from tests.index.numbered import content, new_video
 
@@ -38,7 +38,7 @@ def main() -> None:
 
 def write_until_killed(root: Path, first: int) -> None:
     faiss_index.LEAST_CHANGED = 20  # so that kills also meet snapshots being written
-    collection = Library(root).open("videos")
+    collection = CollectionStore(root).open("videos")
     say(f"ready {os.getpid()}")
     for number in range(first, first + MOST):
         say(f"+{number} {collection.add_video(*new_video(number)).id}")

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import JobOptions, cancel, create_upload_job
 from tests.index.numbered import new_video
 from tests.index.switching import CALLS, counted
@@ -65,7 +65,7 @@ def act(root: Path, action: str, step: int) -> None:
     """Never returns."""
     status = 1
     try:
-        collection = Library(root).open("videos")
+        collection = CollectionStore(root).open("videos")
         numbers = itertools.count()
         for name in CALLS:
             setattr(os, name, counted(getattr(os, name), numbers, step))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.integrations.ray import actor_pool
 from index.integrations.ray.connect import connected
 from index.integrations.ray.executor import RayCluster
@@ -24,7 +24,7 @@ def main() -> None:
     root, bundle, job_id, address = sys.argv[1:]
     actor_pool.Worker = EndlessWorker
     cluster = RayCluster(actors=1, device="cpu")
-    with connected(address), Library(Path(root)) as library:
+    with connected(address), CollectionStore(Path(root)) as library:
         model = Model.open(bundle, threads=1, device="cpu")
         collection = library.open("videos")
         run_job(collection, model, int(job_id), on_item=say, pace=cluster.pace(), workplace=cluster)

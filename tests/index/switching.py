@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.transfer.reembed import _switch
 
 CALLS = ("rename", "replace", "link", "mkdir", "fsync", "unlink", "rmdir")
@@ -36,7 +36,7 @@ def switch(root: Path, step: int) -> None:
     """Never returns."""
     status = 1
     try:
-        library = Library(root)
+        library = CollectionStore(root)
         old, new = library.open("videos"), library.open("videos-next")
         numbers = itertools.count()
         for name in CALLS:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs import state as job_state
 from index.jobs.jobs import cancel, create_folder_job, items, jobs, pause, resume
 from index.jobs.lease import new_owner
@@ -42,24 +42,26 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library whose only collection holds videos 0 to 39; to be copied."""
     root = tmp_path_factory.mktemp("made") / "library"
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         add(library.create("videos", numbers_manifest()), *range(40))
     return root
 
 
 @pytest.fixture
-def library(tmp_path: Path, made_once: Path) -> Iterator[Library]:
+def library(tmp_path: Path, made_once: Path) -> Iterator[CollectionStore]:
     shutil.copytree(made_once, tmp_path / "library")
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         yield library
 
 
 @pytest.fixture
-def collection(library: Library) -> Collection:
+def collection(library: CollectionStore) -> Collection:
     return library.open("videos")
 
 
-def test_what_is_restored_is_what_was_backed_up(tmp_path: Path, library: Library, collection: Collection) -> None:
+def test_what_is_restored_is_what_was_backed_up(
+    tmp_path: Path, library: CollectionStore, collection: Collection
+) -> None:
     for victim in (3, 17, 40):
         collection.delete_video(victim)
     size = back_up(collection, tmp_path / "videos.backup")
@@ -77,7 +79,7 @@ def test_what_is_restored_is_what_was_backed_up(tmp_path: Path, library: Library
 
 
 def test_jobs_of_a_restored_collection_rest_until_they_are_resumed(
-    tmp_path: Path, library: Library, collection: Collection
+    tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     queued, running, leaving, paused, done = (create_folder_job(collection, tmp_path).id for _ in range(5))
     with collection.catalogue.write() as connection:
@@ -108,7 +110,7 @@ def test_jobs_of_a_restored_collection_rest_until_they_are_resumed(
 
 
 def test_writes_after_the_start_neither_get_in_nor_make_it_begin_anew(
-    tmp_path: Path, library: Library, collection: Collection
+    tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     steps: list[int] = []
 
@@ -126,7 +128,7 @@ def test_writes_after_the_start_neither_get_in_nor_make_it_begin_anew(
 
 
 def test_a_copy_taken_under_a_steady_writer_has_all_that_was_acknowledged_and_nothing_in_part(
-    tmp_path: Path, library: Library, collection: Collection
+    tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     acknowledged, ended = [39], threading.Event()
 
@@ -162,18 +164,20 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from index.transfer import backup
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 
 backup.PAGES = 2
 def wait(done, total):
     if done > total / 2:
         print("half", flush=True)
         time.sleep(600)
-backup.back_up(Library(Path(sys.argv[1])).open("videos"), Path(sys.argv[2]), wait)
+backup.back_up(CollectionStore(Path(sys.argv[1])).open("videos"), Path(sys.argv[2]), wait)
 """
 
 
-def test_killed_half_way_it_leaves_no_half_backup(tmp_path: Path, library: Library, collection: Collection) -> None:
+def test_killed_half_way_it_leaves_no_half_backup(
+    tmp_path: Path, library: CollectionStore, collection: Collection
+) -> None:
     file = tmp_path / "backups" / "videos"
     file.parent.mkdir()
     back_up(collection, file)
@@ -222,7 +226,7 @@ def damage(path: Path) -> None:
         file.write(b"\x55" * size)
 
 
-def test_a_damaged_collection_does_not_replace_a_good_backup(tmp_path: Path, library: Library) -> None:
+def test_a_damaged_collection_does_not_replace_a_good_backup(tmp_path: Path, library: CollectionStore) -> None:
     collection = library.create("broken", numbers_manifest())
     add(collection, *range(10))
     back_up(collection, tmp_path / "b")
@@ -233,7 +237,9 @@ def test_a_damaged_collection_does_not_replace_a_good_backup(tmp_path: Path, lib
     assert numbers_in(restore(library, tmp_path / "b", "copy", allowed=allowed(library))) == list(range(10))
 
 
-def test_a_damaged_backup_becomes_no_collection(tmp_path: Path, library: Library, collection: Collection) -> None:
+def test_a_damaged_backup_becomes_no_collection(
+    tmp_path: Path, library: CollectionStore, collection: Collection
+) -> None:
     back_up(collection, tmp_path / "b")
     damage(tmp_path / "b")
     with pytest.raises(StorageError, match="b: cannot be restored: table vectors is damaged: "):
@@ -242,7 +248,7 @@ def test_a_damaged_backup_becomes_no_collection(tmp_path: Path, library: Library
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
 
 
-def test_what_is_no_backup_is_named(tmp_path: Path, library: Library, collection: Collection) -> None:
+def test_what_is_no_backup_is_named(tmp_path: Path, library: CollectionStore, collection: Collection) -> None:
     note, other = tmp_path / "note", tmp_path / "other"
     note.write_text("not a database")
     with closing(sqlite3.connect(other)) as connection:
@@ -266,7 +272,7 @@ def test_what_is_no_backup_is_named(tmp_path: Path, library: Library, collection
     assert library.names() == ["videos"]
 
 
-def test_a_backup_overwrites_nothing_else(tmp_path: Path, library: Library, collection: Collection) -> None:
+def test_a_backup_overwrites_nothing_else(tmp_path: Path, library: CollectionStore, collection: Collection) -> None:
     note = tmp_path / "note"
     note.write_text("mine")
     for file, problem in (

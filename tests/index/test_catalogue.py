@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.schema import SCHEMA_VERSION
@@ -116,7 +116,7 @@ def test_a_file_that_is_no_catalogue_of_this_version_is_refused(tmp_path: Path, 
     assert callable(spoil)
     spoil(tmp_path / "videos" / CATALOGUE_NAME)
     with pytest.raises(StorageError, match=message):
-        Library(tmp_path).open("videos")
+        CollectionStore(tmp_path).open("videos")
 
 
 def test_opening_never_creates_a_catalogue(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_writer_elsewhere_that_never_ends_is_an_error_and_not_a_hang(
     new_collection(tmp_path).close()
     monkeypatch.setattr(catalogue_module, "BUSY_SECONDS", 0.05)
     with (
-        Library(tmp_path).open("videos") as collection,
+        CollectionStore(tmp_path).open("videos") as collection,
         closing(sqlite3.connect(tmp_path / "videos" / CATALOGUE_NAME, isolation_level=None)) as other,
     ):
         other.execute("BEGIN IMMEDIATE")
@@ -199,5 +199,5 @@ def test_a_full_disk_costs_the_snapshot_and_not_the_data(tmp_path: Path) -> None
     add(collection, *range(30))
     with files_no_larger_than(100):
         collection.close()
-    with Library(tmp_path).open("videos") as again:
+    with CollectionStore(tmp_path).open("videos") as again:
         assert numbers_in(again) == list(range(30))

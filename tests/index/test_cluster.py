@@ -19,7 +19,7 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.integrations.ray.connect import LOOPBACK_ONLY, connected
 from index.jobs.jobs import Job, create_folder_job, create_job, items, job, pause, resume, run_job
 from index.jobs.sources.source_types import ShardsSource
@@ -150,7 +150,7 @@ def test_the_command_adds_what_the_local_job_adds(
     assert main([*arguments, "--ray", cluster.address, "--ray-actors", "1"]) == EXIT_PARTIAL
     told = json.loads(capsys.readouterr().out)
     assert (told["files"], told["added"], told["skipped"], told["failed"]) == (8, 4, 3, 1)
-    with Library(tmp_path / "data" / "collections") as library, Library(tmp_path / "other") as other:
+    with CollectionStore(tmp_path / "data" / "collections") as library, CollectionStore(tmp_path / "other") as other:
         local, same = other.create("videos", small_model), library.open("videos")
         rule = Segmentation(length=1.0)
         made = create_folder_job(local, films, segmentation=rule, metadata={"site": "north"})

@@ -13,7 +13,7 @@ import pytest
 
 from index import collection as collection_module
 from index.collection import MAX_K, Collection, NewClip, NewVideo
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.storage.filters import parse_filter
 from tests.index.numbered import (
     TOKENS,
@@ -138,9 +138,9 @@ def test_visual_tokens_come_in_the_order_asked(collection: Collection) -> None:
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_tokens_are_kept_as_the_collection_says(tmp_path: Path, encoding: TokenEncoding) -> None:
     """numbers_in compares what is read with what the encoding keeps."""
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         add(library.create("one", manifest(), token_encoding=encoding), 0, 1, 2)
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.open("one")
         assert collection.token_encoding == encoding
         assert numbers_in(collection) == [0, 1, 2]
@@ -239,16 +239,16 @@ def test_an_unknown_video_is_named(collection: Collection, video_id: int) -> Non
 
 
 def test_a_collection_of_another_bundle_is_refused(collection: Collection) -> None:
-    collection.require(manifest().fingerprint())
+    collection.require_fingerprint(manifest().fingerprint())
     with pytest.raises(FingerprintMismatch, match=r"filled by bundle numbers 1"):
-        collection.require(manifest("others").fingerprint())
+        collection.require_fingerprint(manifest("others").fingerprint())
 
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection:
         ids = add(collection, *range(8))
         collection.delete_video(ids[3])
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         reopened = library.open("videos")
         assert numbers_in(reopened) == [0, 1, 2, 4, 5, 6, 7]
         assert reopened.videos()[0].id == ids[0]
@@ -321,7 +321,7 @@ def test_a_video_that_is_added_again_under_its_ids_is_found_once_whatever_its_id
         collection.delete_video(video.id)
     assert numbers_in(collection) == [7]
     for video, number in ((second, 4), (first, 1)):  # below ids that a search knows
-        collection.add_again(video, new_video(number)[1], starts[video.id])
+        collection.add_with_ids(video, new_video(number)[1], starts[video.id])
         hits = collection.search(np.ones(WIDTH), 100)
         assert len({hit.clip_id for hit in hits}) == len(hits) == collection.stats().clips
     assert collection.videos() == [first, second, third]
@@ -339,8 +339,8 @@ def test_what_makes_room_for_a_video_goes_in_the_same_step(
     with monkeypatch.context() as patch:
         patch.setattr(collection_module, "insert_video", full)
         with pytest.raises(StorageError, match="full"):
-            collection.add_again(replace(old, id=9), new_video(1)[1], 20)
+            collection.add_with_ids(replace(old, id=9), new_video(1)[1], 20)
     assert numbers_in(collection) == [1]
-    collection.add_again(replace(old, id=9), new_video(1)[1], 20)
+    collection.add_with_ids(replace(old, id=9), new_video(1)[1], 20)
     assert [video.id for video in collection.videos()] == [9]
     assert numbers_in(collection) == [1]

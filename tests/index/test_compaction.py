@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.storage.filters import parse_filter
 from index.vectors import faiss_index, faiss_kinds, snapshot_builder
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
@@ -84,7 +84,7 @@ def grown_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def grown(tmp_path: Path, grown_once: Path) -> Iterator[Collection]:
     """Videos 0 to 59, searched and with a graph over them."""
     shutil.copytree(grown_once, tmp_path, dirs_exist_ok=True)
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.open("videos")
         assert collection.search(np.ones(WIDTH), 1)
         collection.wait_for_index()
@@ -113,7 +113,7 @@ def test_the_index_grows_into_another_kind_by_itself(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "videos"), [(FLAT, 30), (HNSW, 30), (IVFPQ, 130)])  # training wants 256 clips
 def test_a_kind_that_is_asked_for_is_built_and_stays(tmp_path: Path, kind: str, videos: int) -> None:
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest(), index_kind=kind)
         add(collection, *range(videos))
         assert numbers_in(collection) == list(range(videos))
@@ -121,7 +121,7 @@ def test_a_kind_that_is_asked_for_is_built_and_stays(tmp_path: Path, kind: str, 
         state = collection.index_state()
         assert (state.setting, state.kind) == (kind, kind)
         assert numbers_in(collection) == list(range(videos))
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         again = library.open("videos")
         assert numbers_in(again) == list(range(videos))
         state = again.index_state()
@@ -136,7 +136,7 @@ def test_the_kind_can_be_changed_later(grown: Collection, tmp_path: Path) -> Non
         grown.wait_for_index()
         assert (grown.index_state().setting, grown.index_state().kind) == (kind, kind)
         assert numbers_in(grown) == list(range(130))
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         assert library.open("videos").index_state().setting == HNSW
 
 
@@ -144,7 +144,7 @@ def test_an_unknown_kind_is_refused_and_changes_nothing(grown: Collection, tmp_p
     with pytest.raises(InvalidInput, match="index_kind: 'tree'"):
         grown.set_index_kind("tree")
     assert grown.index_state().setting == "auto"
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         with pytest.raises(InvalidInput, match="index_kind: 'tree'"):
             library.create("others", manifest(), index_kind="tree")
         assert library.names() == ["videos"]
@@ -153,7 +153,7 @@ def test_an_unknown_kind_is_refused_and_changes_nothing(grown: Collection, tmp_p
 def test_a_collection_from_before_there_was_a_choice_is_auto(tmp_path: Path) -> None:
     with new_collection(tmp_path) as collection, collection.catalogue.write() as connection:
         connection.execute("DELETE FROM meta WHERE key = 'index_kind'")
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         assert library.open("videos").index_state().setting == "auto"
 
 
@@ -223,7 +223,7 @@ def test_closing_ends_a_build_and_what_was_written_is_there(tmp_path: Path, monk
     closing.join(PATIENCE)
     assert not closing.is_alive()
     monkeypatch.undo()
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         assert numbers_in(library.open("videos")) == list(range(60))
 
 
@@ -232,11 +232,11 @@ import os, sys
 from pathlib import Path
 from index.vectors import faiss_kinds
 from index.vectors import faiss_index
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 faiss_index.LEAST_CHANGED, faiss_kinds.HNSW_FROM = 10, 40
 faiss_kinds.LEAST.update(dict.fromkeys(faiss_kinds.LEAST, 0))
 before = {moment}
-library = Library(Path(sys.argv[1]))
+library = CollectionStore(Path(sys.argv[1]))
 library.open("videos").set_index_kind("hnsw")
 library.open("videos").wait_for_index()
 """
@@ -253,7 +253,7 @@ def test_a_process_killed_during_a_build_costs_nothing(grown: Collection, tmp_pa
     ).replace('"hnsw"', '"flat"')
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False).returncode == 9
     assert label_of(tmp_path) == before
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         assert numbers_in(library.open("videos")) == list(range(60))
         library.open("videos").wait_for_index()
         assert library.open("videos").index_state().kind == FLAT  # the next process finishes what was asked for
@@ -266,7 +266,7 @@ def test_without_a_snapshot_search_is_exact_first_and_better_later(
     grown.close()
     harm(tmp_path / "videos" / SNAPSHOT_NAME)
     gate = Gate(monkeypatch)
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.open("videos")
         assert numbers_in(collection) == list(range(60))
         assert gate.reached.wait(PATIENCE)
@@ -279,7 +279,7 @@ def test_without_a_snapshot_search_is_exact_first_and_better_later(
 
 
 def test_processes_map_one_file_and_take_up_what_another_has_built(grown: Collection, tmp_path: Path) -> None:
-    with Library(tmp_path) as elsewhere:
+    with CollectionStore(tmp_path) as elsewhere:
         other = elsewhere.open("videos")
         assert numbers_in(other) == list(range(60))
         maps = Path("/proc/self/maps").read_text().splitlines()
@@ -297,7 +297,7 @@ def test_processes_map_one_file_and_take_up_what_another_has_built(grown: Collec
 
 
 def test_a_kind_that_another_process_asks_for_is_taken_up_without_a_change(grown: Collection, tmp_path: Path) -> None:
-    with Library(tmp_path) as elsewhere:
+    with CollectionStore(tmp_path) as elsewhere:
         other = elsewhere.open("videos")
         other.set_index_kind(FLAT)
         other.wait_for_index()
@@ -324,7 +324,7 @@ def test_only_one_process_builds_and_the_others_wait_for_it(grown: Collection, t
 
 def test_a_drop_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(monkeypatch)
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest())
         add(collection, *range(60))
         collection.search(np.ones(WIDTH), 1)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.storage.filters import parse_filter
 from index.vectors.backend import FAISS
 from tests.chaos import rounds
@@ -87,9 +87,9 @@ def check_history(steps: list[tuple[str, int]], place: str) -> None:
                 check_search(collection, set(ids), argument + seed)
             elif step == "restart":
                 collection.close()
-                collection = Library(Path(folder)).open("videos")
+                collection = CollectionStore(Path(folder)).open("videos")
             elif step == "crash":  # no snapshot is written on the way out
                 collection.catalogue.close()
-                collection = Library(Path(folder)).open("videos")
+                collection = CollectionStore(Path(folder)).open("videos")
         collection.close()
-        Library(Path(folder)).drop("videos")
+        CollectionStore(Path(folder)).drop("videos")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.transfer.data_backup import copies, copy_data, restore_data
 from index.transfer.media_paths import AllowedPaths
 from index.vectors.backend import PLACE_KEY
@@ -31,7 +31,7 @@ MOVIE = b"\x00\x01" * 5000
 def data(tmp_path: Path) -> Path:
     """The data folder of a service: two collections, a key, an upload, what a job has fetched, and what passes."""
     data = tmp_path / "data"
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         add(library.create("films", manifest()), *range(10))
         add(library.create("talks", manifest()), 20, 21)
     for file in (
@@ -65,7 +65,7 @@ def aged(copy: Path, year: int) -> Path:
 def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, data: Path, backups: Path) -> None:
     store = KeyStore(data)
     _, text = store.create("portal", ["read"])
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         films = library.open("films")  # in use: what was written last is in the write-ahead log alone
         add(films, 50)
         made = copy_data(data, backups, keep=3)
@@ -84,7 +84,7 @@ def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, da
     shutil.rmtree(data)
     restored = tmp_path / "restored"
     assert restore_data(made.folder, restored, videos_allowed(restored)) == ["films", "talks"]
-    with Library(restored / "collections") as library:
+    with CollectionStore(restored / "collections") as library:
         assert numbers_in(library.open("films")) == [*range(10), 50]
         assert numbers_in(library.open("talks")) == [20, 21]
         assert library.open("films").search(np.arange(1.0, WIDTH + 1), 100) == hits
@@ -153,8 +153,8 @@ def test_a_collection_in_milvus_is_copied_and_restored_where_milvus_cannot_be_re
     made = copy_data(data, backups, keep=1)
     assert (made.collections, made.failures) == (["films", "talks"], [])
     restore_data(made.folder, tmp_path / "restored", videos_allowed(tmp_path / "restored"))
-    with Library(tmp_path / "restored" / "collections") as library:
-        assert library.open("films").vectors_at == at
+    with CollectionStore(tmp_path / "restored" / "collections") as library:
+        assert library.open("films").vector_backend == at
         assert library.open("films").stats().videos == 10
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from index.collection import MAX_K, Collection, NewClip, NewVideo
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.search.request import EmbeddingPart
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
 from tests.chaos import only_by_chaos
@@ -36,7 +36,7 @@ def test_ten_thousand_results_of_thirty_thousand_clips(
     model: Any = SimpleNamespace(bundle=bundle)
     vectors = str(request.getfixturevalue("milvus").url) if kind == "milvus" else "faiss"
     queries, limit = (3, 500) if kind == "milvus" else (20, 100)  # Milvus Lite takes its time
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         setting = HNSW if kind == "milvus" else kind
         collection = library.create("videos", stated, vectors=vectors, index_kind=setting)
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.storage.removals import list_removal
 from tests.index.numbered import add, manifest
 
@@ -19,7 +19,7 @@ def collection(tmp_path: Path) -> Iterator[Collection]:
     """A collection in whose folder of media there is a link to another folder with a film."""
     (tmp_path / "others").mkdir()
     (tmp_path / "others" / "film.mp4").write_bytes(b"a film")
-    with Library(tmp_path / "data" / "collections") as library:
+    with CollectionStore(tmp_path / "data" / "collections") as library:
         collection = library.create("videos", manifest())
         add(collection, 0)
         (collection.media.folder / "job-1").symlink_to(tmp_path / "others")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from index.clips.segmentation import Segmentation
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import FolderSource, create_job, items, job, jobs
 from index.jobs.records import JobOptions
 from index.storage.catalogue import CATALOGUE_NAME
@@ -36,7 +36,7 @@ NUMBERS = [0, 1, 2, 5]
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a library, whose collection has videos and a job with an item, and the collection's backup."""
     folder = tmp_path_factory.mktemp("made")
-    with Library(folder / "data" / "collections") as library:
+    with CollectionStore(folder / "data" / "collections") as library:
         collection = library.create("videos", manifest())
         add(collection, *NUMBERS)
         create_job(collection, FolderSource(str(folder)), JobOptions(Segmentation(4.0), {"a": 1, "b": 1.0, "c": True}))
@@ -47,15 +47,15 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def library(tmp_path: Path, made_once: Path) -> Iterator[Library]:
+def library(tmp_path: Path, made_once: Path) -> Iterator[CollectionStore]:
     shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
     (tmp_path / "data" / "keys.sqlite3").write_text("secrets")
-    with Library(tmp_path / "data" / "collections") as library:
+    with CollectionStore(tmp_path / "data" / "collections") as library:
         yield library
 
 
 @pytest.fixture
-def backup(tmp_path: Path, library: Library) -> Path:
+def backup(tmp_path: Path, library: CollectionStore) -> Path:
     return tmp_path / "backup"
 
 
@@ -71,7 +71,9 @@ def schema(name: str, old: str, new: str) -> str:
     return f"UPDATE sqlite_master SET sql = replace(sql, '{old}', '{new}') WHERE name = '{name}'"
 
 
-def check_refused(library: Library, file: Path, message: str, error: type[VitascopeError] = VitascopeError) -> None:
+def check_refused(
+    library: CollectionStore, file: Path, message: str, error: type[VitascopeError] = VitascopeError
+) -> None:
     before = hashlib.sha256(file.read_bytes()).digest()
     beside = sorted(file.parent.iterdir())
     with pytest.raises(error, match=message) as raised:
@@ -125,7 +127,7 @@ SCHEMAS = {
 
 
 @pytest.mark.parametrize("attack", SCHEMAS)
-def test_another_schema_is_refused_by_name(library: Library, backup: Path, attack: str) -> None:
+def test_another_schema_is_refused_by_name(library: CollectionStore, backup: Path, attack: str) -> None:
     statements, message = SCHEMAS[attack]
     execute(backup, *statements)
     check_refused(library, backup, message, InvalidInput)
@@ -180,14 +182,14 @@ ROWS = {
 
 
 @pytest.mark.parametrize("attack", ROWS)
-def test_a_wrong_row_is_refused_by_table_row_and_column(library: Library, backup: Path, attack: str) -> None:
+def test_a_wrong_row_is_refused_by_table_row_and_column(library: CollectionStore, backup: Path, attack: str) -> None:
     statement, message = ROWS[attack]
     execute(backup, statement)
     check_refused(library, backup, message)
 
 
 def test_a_cell_that_is_larger_than_any_catalogue_needs_is_refused(
-    library: Library, backup: Path, monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, backup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(foreign_catalogue._LIMITS, sqlite3.SQLITE_LIMIT_LENGTH, 1_000_000)
     execute(backup, put("thumbnails", 1, "jpeg", "x'ffd8'"), "INSERT INTO thumbnails VALUES (1, zeroblob(2000000))")
@@ -218,7 +220,7 @@ def overwritten(page: bytearray) -> None:
 @pytest.mark.parametrize("table", ["videos", "vectors", "tokens", "jobs", "job_items", "meta", "clips_by_video"])
 @pytest.mark.parametrize("damage", [oversized, beyond, overwritten])
 def test_a_damaged_page_is_refused(
-    library: Library, backup: Path, table: str, damage: Callable[[bytearray], None]
+    library: CollectionStore, backup: Path, table: str, damage: Callable[[bytearray], None]
 ) -> None:
     at, size = first_page_of(backup, table)
     content = bytearray(backup.read_bytes())
@@ -229,7 +231,9 @@ def test_a_damaged_page_is_refused(
     check_refused(library, backup, "damaged|malformed", StorageError)
 
 
-def test_a_backup_with_any_damage_is_refused_or_gives_a_sound_collection(library: Library, backup: Path) -> None:
+def test_a_backup_with_any_damage_is_refused_or_gives_a_sound_collection(
+    library: CollectionStore, backup: Path
+) -> None:
     """`make chaos` tries 2,000 of them."""
     whole = backup.read_bytes()
     for seed in range(rounds(30, 2000)):
@@ -244,14 +248,16 @@ def test_a_backup_with_any_damage_is_refused_or_gives_a_sound_collection(library
         library.drop("copy")
 
 
-def test_the_full_text_index_of_a_backup_is_never_opened(library: Library, backup: Path) -> None:
+def test_the_full_text_index_of_a_backup_is_never_opened(library: CollectionStore, backup: Path) -> None:
     execute(backup, "UPDATE words_data SET block = x'00ff00ff00ff'", "DELETE FROM words_config")
     copy = restore(library, backup, "copy", allowed=allowed(library))
     assert numbers_in(copy) == NUMBERS
 
 
 @pytest.mark.parametrize("attack", HOSTILE_PATHS)
-def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, library: Library, backup: Path, attack: str) -> None:
+def test_a_path_that_leads_elsewhere_is_refused(
+    tmp_path: Path, library: CollectionStore, backup: Path, attack: str
+) -> None:
     make_links(tmp_path)
     path, message = hostile_path(attack, tmp_path)
     with closing(sqlite3.connect(backup)) as connection:
@@ -263,7 +269,9 @@ def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, library: Library
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
 
 
-def test_files_below_an_allowed_root_and_in_incoming_come_back(tmp_path: Path, library: Library, backup: Path) -> None:
+def test_files_below_an_allowed_root_and_in_incoming_come_back(
+    tmp_path: Path, library: CollectionStore, backup: Path
+) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "root").symlink_to(tmp_path / "real")
     named = [f"{tmp_path}/root/a.mp4", f"{tmp_path}/data/incoming/b.mp4"]
@@ -273,7 +281,9 @@ def test_files_below_an_allowed_root_and_in_incoming_come_back(tmp_path: Path, l
     assert [video.path for video in copy.videos()][:2] == named
 
 
-def test_jobs_come_back_confined_whatever_the_backup_says(tmp_path: Path, library: Library, backup: Path) -> None:
+def test_jobs_come_back_confined_whatever_the_backup_says(
+    tmp_path: Path, library: CollectionStore, backup: Path
+) -> None:
     source = json.dumps({"kind": "folder", "folder": "/etc", "recursive": True})
     execute(backup, put("jobs", 1, "source", f"'{source}'"))
     copy = restore(library, backup, "copy", allowed=allowed(library))
@@ -286,7 +296,7 @@ def test_jobs_come_back_confined_whatever_the_backup_says(tmp_path: Path, librar
 
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
 def test_backups_of_every_version_come_back(tmp_path: Path, version: int) -> None:
-    with Library(tmp_path / "old") as library:
+    with CollectionStore(tmp_path / "old") as library:
         old_collection(library.root)
     file = tmp_path / "backup"
     shutil.copy(library.root / "videos" / CATALOGUE_NAME, file)
@@ -296,7 +306,7 @@ def test_backups_of_every_version_come_back(tmp_path: Path, version: int) -> Non
         for script in UPGRADES[: version - 1]:
             connection.executescript(script)
         connection.execute(f"PRAGMA user_version = {version}")
-    with Library(tmp_path / "data" / "collections") as library:
+    with CollectionStore(tmp_path / "data" / "collections") as library:
         copy = restore(library, file, "copy", allowed=allowed(library))
         assert numbers_in(copy) == [2]
         assert copy.catalogue.problems() == []

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.transfer.data_backup import copy_data, restore_data
 from index.transfer.media_paths import AllowedPaths
 from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
@@ -22,7 +22,7 @@ from vitascope.errors import InvalidInput, VitascopeError
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy with two collections, one of which owns a film."""
     folder = tmp_path_factory.mktemp("made")
-    with Library(folder / "data" / "collections") as library:
+    with CollectionStore(folder / "data" / "collections") as library:
         add(library.create("films", manifest()), 0, 1)
         add(library.create("talks", manifest()), 2)
     (folder / "data" / "collections" / "films" / "media" / "own.mp4").write_bytes(b"own")
@@ -102,7 +102,7 @@ def test_it_comes_back_with_the_films_that_it_has(tmp_path: Path, copy: Path) ->
     name_file(copy, "films", "media/own.mp4")
     data = tmp_path / "data"
     assert restore_data(copy, data, AllowedPaths([Path("/videos")], data)) == ["films", "talks"]
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         collection = library.open("films")
         assert collection.media_path(collection.get_video(1)).read_bytes() == b"own"
     with pytest.raises(InvalidInput, match="films, talks already"):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
@@ -22,7 +22,7 @@ from vitascope.errors import InvalidInput
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("made")
-    with Library(folder / "data" / "collections") as library:
+    with CollectionStore(folder / "data" / "collections") as library:
         collection = library.create("videos", manifest())
         add(collection, 0, 1, 2)
         export_collection(collection, folder / "export", tokens=True)
@@ -30,10 +30,10 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def library(tmp_path: Path, made_once: Path) -> Iterator[Library]:
+def library(tmp_path: Path, made_once: Path) -> Iterator[CollectionStore]:
     shutil.copytree(made_once, tmp_path, dirs_exist_ok=True)
     (tmp_path / "data" / "keys.sqlite3").write_text("secrets")
-    with Library(tmp_path / "data" / "collections") as library:
+    with CollectionStore(tmp_path / "data" / "collections") as library:
         yield library
 
 
@@ -46,7 +46,7 @@ def edit(file: Path, row: int, column: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("attack", HOSTILE_PATHS)
-def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, library: Library, attack: str) -> None:
+def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, library: CollectionStore, attack: str) -> None:
     make_links(tmp_path)
     path, message = hostile_path(attack, tmp_path)
     edit(tmp_path / "export" / "videos.parquet", 1, "path", path)
@@ -59,7 +59,7 @@ def test_a_path_that_leads_elsewhere_is_refused(tmp_path: Path, library: Library
     assert (tmp_path / "data" / "keys.sqlite3").read_text() == "secrets"
 
 
-def test_an_export_by_0_2_0_gets_its_uploads_from_the_data_folder(tmp_path: Path, library: Library) -> None:
+def test_an_export_by_0_2_0_gets_its_uploads_from_the_data_folder(tmp_path: Path, library: CollectionStore) -> None:
     """That version named them by absolute paths, in a data folder that may have been elsewhere."""
     held = tmp_path / "data" / "media" / "videos" / f"{content(1)}.mp4"
     held.parent.mkdir(parents=True)
@@ -73,7 +73,7 @@ def test_an_export_by_0_2_0_gets_its_uploads_from_the_data_folder(tmp_path: Path
     assert held.read_bytes() == b"1"
 
 
-def test_a_file_of_other_content_is_not_taken_for_an_upload_of_0_2_0(tmp_path: Path, library: Library) -> None:
+def test_a_file_of_other_content_is_not_taken_for_an_upload_of_0_2_0(tmp_path: Path, library: CollectionStore) -> None:
     secret = tmp_path / "data" / "media" / "videos" / f"{content(1)}.mp4"
     secret.parent.mkdir(parents=True)
     secret.write_bytes(b"another's")
@@ -82,7 +82,7 @@ def test_a_file_of_other_content_is_not_taken_for_an_upload_of_0_2_0(tmp_path: P
         import_collection(library, tmp_path / "export", "copy", manifest(), allowed=allowed(library))
 
 
-def test_columns_that_no_export_has_are_not_read(tmp_path: Path, library: Library) -> None:
+def test_columns_that_no_export_has_are_not_read(tmp_path: Path, library: CollectionStore) -> None:
     file = tmp_path / "export" / "videos.parquet"
     table = pq.read_table(file)
     pq.write_table(table.append_column("evil", pa.array([None, None, None])), file)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs import events as job_events
 from index.jobs.events import Event, StateEvent, events_after, job_now, note_told, untold_ends
 from index.jobs.jobs import cancel, create_folder_job, create_job, job, pause, resume, retry, run_job
@@ -139,7 +139,7 @@ def test_a_restored_collection_tells_nothing_of_what_happened_elsewhere(
 ) -> None:
     cancel(collection, create_folder_job(collection, folder).id)
     back_up(collection, tmp_path / "backup")
-    with Library(tmp_path / "other") as library:
+    with CollectionStore(tmp_path / "other") as library:
         assert untold_ends(restore(library, tmp_path / "backup", "copy", allowed=allowed(library)), 10) == []
     assert len(untold_ends(collection, 10)) == 1
 

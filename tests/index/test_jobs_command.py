@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from index.cli import jobs_here
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import JobOptions, create_job, pause, resume
 from index.jobs.sources.source_types import FolderSource
 from tests.media_files import solid, write_picture
@@ -27,12 +27,12 @@ def library(tmp_path: Path, small_bundle: Path, small_model: Model, monkeypatch:
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path))
     (tmp_path / "pictures").mkdir()
     write_picture(tmp_path / "pictures" / "red.png", solid((220, 10, 10)))
-    with Library(tmp_path / "collections") as library:
+    with CollectionStore(tmp_path / "collections") as library:
         library.create("videos", small_model)
         yield library
 
 
-def test_a_queued_job_is_run(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_queued_job_is_run(library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     create_job(library.open("videos"), FolderSource(str(tmp_path / "pictures")))
     assert main(WORDS) == 0
     done = json.loads(capsys.readouterr().out)
@@ -41,7 +41,9 @@ def test_a_queued_job_is_run(library: Library, tmp_path: Path, capsys: pytest.Ca
     assert json.loads(capsys.readouterr().out) == done
 
 
-def test_every_file_that_failed_is_told(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_file_that_failed_is_told(
+    library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [f",{number}" for number in range(1100)]  # without a path
     films = tmp_path / "films.csv"
     films.write_text("\n".join(["path,title", *rows]))
@@ -57,7 +59,7 @@ def test_every_file_that_failed_is_told(library: Library, tmp_path: Path, capsys
 
 
 def test_a_job_that_rests_is_waited_for(
-    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collection = library.open("videos")
     job = create_job(collection, FolderSource(str(tmp_path / "pictures")))
@@ -75,7 +77,9 @@ def test_a_job_that_rests_is_waited_for(
     assert json.loads(capsys.readouterr().out)["job"]["state"] == "succeeded"
 
 
-def test_a_job_of_a_service_is_left_to_it(library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_job_of_a_service_is_left_to_it(
+    library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What it may read is the service's to know."""
     create_job(library.open("videos"), FolderSource(str(tmp_path / "pictures")), JobOptions(confined=True))
     assert main(WORDS) == 2
@@ -86,7 +90,7 @@ def test_a_job_of_a_service_is_left_to_it(library: Library, tmp_path: Path, caps
 
 
 def test_a_video_that_was_copied_out_of_a_shard_takes_its_copy_along(
-    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as shard:
         shard.add(tmp_path / "pictures" / "red.png", "red.png")

@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.vectors.backend import FAISS
 from tests.chaos import is_chaos, rounds
 from tests.index.numbered import WIDTH, clip_total, new_collection, numbers_in
@@ -82,7 +82,7 @@ def test_acknowledged_writes_survive_being_killed(tmp_path: Path, place: str) ->
             is_deleting = bool(lines) and lines[-1][0] == "?"
             in_doubt = int(lines[-1][1:]) if is_deleting else max(added, default=first - 1) + 1
             began = time.monotonic()
-            with Library(tmp_path) as library:
+            with CollectionStore(tmp_path) as library:
                 collection = library.open("videos")
                 assert collection.search(np.ones(WIDTH), 1) or not present
                 assert not is_chaos() or time.monotonic() - began < READY_SECONDS
@@ -92,4 +92,4 @@ def test_acknowledged_writes_survive_being_killed(tmp_path: Path, place: str) ->
             }, "an acknowledged write is lost, has another id, or nobody made it"
             present = found
     assert len(present) > kills
-    Library(tmp_path).drop("videos")
+    CollectionStore(tmp_path).drop("videos")

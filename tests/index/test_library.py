@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from tests.index.numbered import WIDTH, add, manifest, new_video, numbers_in
 from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, StorageError
 from vitascope.model import Model
 
 
 def test_collections_are_listed_by_name(tmp_path: Path) -> None:
-    with Library(tmp_path / "made" / "as-needed") as library:
+    with CollectionStore(tmp_path / "made" / "as-needed") as library:
         assert library.names() == []
         for name in ("b", "a_1", "0-c"):
             library.create(name, manifest())
@@ -25,21 +25,21 @@ def test_collections_are_listed_by_name(tmp_path: Path) -> None:
 
 
 def test_a_collection_remembers_its_bundle(tmp_path: Path, small_model: Model) -> None:
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         made = library.create("videos", small_model)
         assert made.fingerprint == small_model.bundle.fingerprint
         assert made.width == small_model.bundle.manifest.vector_width
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         assert library.open("videos").fingerprint == small_model.bundle.fingerprint
 
 
 def test_a_collection_is_opened_once(tmp_path: Path) -> None:
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         assert library.create("videos", manifest()) is library.open("videos")
 
 
 def test_a_collection_that_was_closed_can_be_opened_again(tmp_path: Path) -> None:
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         add(library.create("videos", manifest()), 1)
         library.open("videos").close()
         assert numbers_in(library.open("videos")) == [1]
@@ -47,7 +47,7 @@ def test_a_collection_that_was_closed_can_be_opened_again(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", ["", "-a", "_a", "A", "a b", "../a", "a/b", ".a", "a\n", "a" * 64, "ä", None])
 def test_names_that_could_be_paths_are_refused(tmp_path: Path, name: str) -> None:
-    library = Library(tmp_path)
+    library = CollectionStore(tmp_path)
     for use in (library.open, library.drop, lambda n: library.create(n, manifest())):
         with pytest.raises(InvalidInput, match="collection name"):
             use(name)
@@ -55,7 +55,7 @@ def test_names_that_could_be_paths_are_refused(tmp_path: Path, name: str) -> Non
 
 
 def test_a_name_is_taken_once_and_what_is_there_stays(tmp_path: Path) -> None:
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         add(library.create("videos", manifest()), 1)
         with pytest.raises(CollectionExists, match="videos"):
             library.create("videos", manifest("others"))
@@ -64,14 +64,14 @@ def test_a_name_is_taken_once_and_what_is_there_stays(tmp_path: Path) -> None:
 
 
 def test_an_unknown_collection_is_named(tmp_path: Path) -> None:
-    library = Library(tmp_path)
+    library = CollectionStore(tmp_path)
     for use in (library.open, library.drop):
         with pytest.raises(CollectionNotFound, match="nowhere"):
             use("nowhere")
 
 
 def test_a_dropped_collection_is_gone_for_everybody_who_has_it(tmp_path: Path) -> None:
-    with Library(tmp_path) as library, Library(tmp_path) as elsewhere:
+    with CollectionStore(tmp_path) as library, CollectionStore(tmp_path) as elsewhere:
         add(library.create("videos", manifest()), 1)
         others = elsewhere.open("videos")
         assert numbers_in(others) == [1]
@@ -89,7 +89,7 @@ def test_a_dropped_collection_is_gone_for_everybody_who_has_it(tmp_path: Path) -
 
 
 def test_a_name_can_be_used_again_and_means_the_new_collection(tmp_path: Path) -> None:
-    with Library(tmp_path) as library, Library(tmp_path) as elsewhere:
+    with CollectionStore(tmp_path) as library, CollectionStore(tmp_path) as elsewhere:
         add(library.create("videos", manifest()), 1)
         old = elsewhere.open("videos")
         library.drop("videos")
@@ -103,7 +103,7 @@ def test_what_a_killed_create_left_is_cleared_away_when_it_is_old(tmp_path: Path
     for name in (".new-old", ".new-now"):
         (tmp_path / name).mkdir()
     os.utime(tmp_path / ".new-old", (0, 0))
-    assert Library(tmp_path).names() == []
+    assert CollectionStore(tmp_path).names() == []
     assert [entry.name for entry in tmp_path.iterdir()] == [".new-now"]
 
 
@@ -111,21 +111,21 @@ def test_a_library_is_opened_while_another_process_gives_a_new_collection_its_na
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / ".new-a-moment-ago"]))
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         monkeypatch.undo()
         assert library.names() == []
 
 
 def test_what_a_killed_drop_left_is_cleared_away(tmp_path: Path) -> None:
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         library.create("videos", manifest()).close()
     (tmp_path / "videos").rename(tmp_path / ".gone-0123")
     (tmp_path / ".gone-empty").mkdir()
-    assert Library(tmp_path).names() == []
+    assert CollectionStore(tmp_path).names() == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_root_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file"):
-        Library(tmp_path / "file")
+        CollectionStore(tmp_path / "file")

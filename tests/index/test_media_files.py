@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import Job, cancel, jobs
 from index.jobs.sources.uploaded_files import held_file
 from index.records import Video
@@ -72,7 +72,7 @@ def test_killed_at_any_step_no_file_is_left_over_and_none_is_missing(
     action: str,
     done: Callable[[Collection], bool],
 ) -> None:
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         for prepare in before:
             prepare(library.open("videos"))
     give(root)
@@ -89,7 +89,7 @@ def test_killed_at_any_step_no_file_is_left_over_and_none_is_missing(
             starter.stdin.flush()
             status = int(starter.stdout.readline())
             assert status in (0, DIED)
-            with Library(copy) as library:
+            with CollectionStore(copy) as library:
                 collection = library.open("videos")
                 seen.append(done(collection))
                 assert files(collection) == needed(collection)
@@ -106,7 +106,7 @@ def test_killed_at_any_step_no_file_is_left_over_and_none_is_missing(
 
 def test_uploads_of_one_content_and_its_deletion_at_once_leave_a_video_with_its_file_or_neither(root: Path) -> None:
     """Every pair of an upload and a deletion, whichever of them comes first at each step."""
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         collection = library.open("videos")
         going = threading.Barrier(4)
         problems: list[BaseException] = []
@@ -142,7 +142,7 @@ def test_a_file_that_was_deleted_between_both_steps_of_an_upload_is_put_there_ag
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An upload lists its file before it moves it in; a deletion of the same content takes it off the list again."""
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         collection = library.open("videos")
         add(collection)
         given = give(root)
@@ -169,7 +169,7 @@ def test_a_file_that_was_deleted_between_both_steps_of_an_upload_is_put_there_ag
 def test_a_video_that_is_not_added_leaves_its_file_where_it_was(
     root: Path, path: str, start: float, error: type[Exception]
 ) -> None:
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         collection = library.open("videos")
         video, clips = new_video(1)
         with pytest.raises(error):
@@ -182,7 +182,7 @@ def test_external_files_stay_whatever_their_videos_do(root: Path) -> None:
     external = root.parent / "films" / "a.mp4"
     external.parent.mkdir()
     external.write_bytes(CONTENT)
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         collection = library.open("videos")
         video, clips = new_video(1)
         added = collection.add_video(replace(video, path=str(external)), clips)
@@ -196,7 +196,7 @@ def test_external_files_stay_whatever_their_videos_do(root: Path) -> None:
 
 @pytest.mark.parametrize("path", ["media/../catalogue.sqlite3", "media//etc", "media", "elsewhere/a.mp4", "../a.mp4"])
 def test_a_path_that_leads_out_of_the_folder_is_no_file_of_the_collection(root: Path, path: str) -> None:
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         collection = library.open("videos")
         video = Video(1, content(1), path, "a", 1.0, 8, 8, {}, 1.0, 1)
         assert not collection.owns(video)
@@ -205,23 +205,23 @@ def test_a_path_that_leads_out_of_the_folder_is_no_file_of_the_collection(root: 
 
 
 def test_a_collection_is_moved_with_its_files_while_it_is_closed(root: Path, tmp_path: Path) -> None:
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         add(library.open("videos"))
         library.rename("videos", "films")
     moved = Path(shutil.move(root, tmp_path / "moved"))
     (tmp_path / "link").symlink_to(moved)
     for place in (moved, tmp_path / "link"):
-        with Library(place) as library:
+        with CollectionStore(place) as library:
             collection = library.open("films")
             (video,) = collection.videos()
             assert (video.path, collection.media_path(video).read_bytes()) == (PATH, CONTENT)
-    with Library(moved) as library:
+    with CollectionStore(moved) as library:
         delete(library.open("films"))
         assert files(library.open("films")) == []
 
 
 def test_what_a_job_holds_stays_while_the_job_may_go_on(root: Path) -> None:
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         collection = library.open("videos")
         hold(collection)
         (file,) = needed(collection)
@@ -233,7 +233,7 @@ def test_what_a_job_holds_stays_while_the_job_may_go_on(root: Path) -> None:
 
 
 def test_a_dropped_collection_is_not_made_again_by_a_file_that_comes_late(root: Path) -> None:
-    with Library(root) as library, Library(root) as elsewhere:
+    with CollectionStore(root) as library, CollectionStore(root) as elsewhere:
         late = library.open("videos")
         elsewhere.drop("videos")
         for action in (add, hold):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import JobOptions, create_upload_job
 from index.orphans import find_orphans, remove_orphans
 from tests.index.numbered import manifest
@@ -23,7 +23,7 @@ from vitascope.cli.main import main
 @pytest.fixture
 def collection(tmp_path: Path) -> Any:
     """One that owns two films, and holds the file of a job."""
-    with Library(tmp_path / "data" / "collections") as library:
+    with CollectionStore(tmp_path / "data" / "collections") as library:
         collection = library.create("videos", manifest())
         add_own(collection, 1, 2)
         (tmp_path / "given").write_bytes(b"held")
@@ -35,7 +35,7 @@ def test_what_is_needed_is_no_orphan(tmp_path: Path, collection: Collection) -> 
     copies = collection.media.folder / "job-1" / "00000001.mp4"  # of a job that may go on
     copies.parent.mkdir()
     copies.write_bytes(b"a copy")
-    library = Library(tmp_path / "data" / "collections")
+    library = CollectionStore(tmp_path / "data" / "collections")
     assert find_orphans(library) == remove_orphans(library) == []
     with collection.media.writing("media/coming.mp4"):  # on its way in, in another process
         pass
@@ -81,12 +81,12 @@ def test_what_nothing_needs_is_listed_and_removed_on_request_alone(
 def test_files_of_a_collection_that_cannot_be_opened_are_never_removed(tmp_path: Path, collection: Collection) -> None:
     root = tmp_path / "data" / "collections"
     (collection.media.folder / "by-hand.mp4").write_bytes(b"by hand")
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         other = library.create("damaged", manifest())
         add_own(other, 3)
     (root / "damaged" / "catalogue.sqlite3").write_bytes(b"noise" * 1000)
     shutil.copytree(root / "videos" / "media", root / "lost" / "media")
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         found = {one.file.parts[-3]: one for one in find_orphans(library)}
         assert set(found) == {"videos", "damaged", "lost"}
         assert "cannot be opened" in found["damaged"].reason
@@ -98,7 +98,7 @@ def test_files_of_a_collection_that_cannot_be_opened_are_never_removed(tmp_path:
 
 def test_what_kills_of_version_0_2_0_left_is_listed_and_removed(tmp_path: Path) -> None:
     data = unpacked(tmp_path)
-    with Library(data / "collections", holds_lock=True) as library:
+    with CollectionStore(data / "collections", holds_lock=True) as library:
         found = find_orphans(library)
         assert sorted(one.file.name for one in found) == [f"{'0' * 64}.mp4", f"upload-{'2' * 32}.mp4"]
         assert {one.reason for one in found} == {

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from index.collection import MAX_K, Collection, NewClip, NewVideo
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.search.cursor import MAX_LENGTH, SearchCursor, SearchPosition, decode_cursor, encode_cursor
 from index.search.request import SearchRequest
 from index.search.search import SearchPage, search
@@ -63,18 +63,20 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def library(kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Library]:
+def library(
+    kind: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CollectionStore]:
     root = tmp_path_factory.mktemp("paging")
     vectors = str(request.getfixturevalue("milvus").url) if kind == "milvus" else "faiss"
-    with Library(root, vectors=vectors) as library:
+    with CollectionStore(root, vectors=vectors) as library:
         yield library
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         for name in library.names():
             library.drop(name)
 
 
 @pytest.fixture(scope="module")
-def collection(library: Library, kind: str) -> Collection:
+def collection(library: CollectionStore, kind: str) -> Collection:
     return filled(library, "unchanged", kind)
 
 
@@ -83,7 +85,7 @@ def start(number: int) -> float:
     return 4.0 * number + 8.0 * (number // 2)
 
 
-def filled(library: Library, name: str, kind: str) -> Collection:
+def filled(library: CollectionStore, name: str, kind: str) -> Collection:
     collection = library.create(name, manifest(), index_kind=HNSW if kind == "milvus" else kind)
     random = np.random.default_rng(3)
     for number in range(VIDEOS):
@@ -147,7 +149,9 @@ def test_pages_repeat_and_miss_nothing(collection: Collection, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["clips", "events", "all"])
-def test_what_changes_between_pages_neither_repeats_nor_hides_results(library: Library, kind: str, name: str) -> None:
+def test_what_changes_between_pages_neither_repeats_nor_hides_results(
+    library: CollectionStore, kind: str, name: str
+) -> None:
     """Videos are added and deleted and indexes built: what is deleted is left out, what is added does not appear."""
     changing = filled(library, f"changing-{name}", kind)
     request = request_of(name)
@@ -177,11 +181,11 @@ def test_what_changes_between_pages_neither_repeats_nor_hides_results(library: L
 
 
 def test_a_reopened_collection_goes_on_with_a_cursor(tmp_path: Path) -> None:
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest())
         add(collection, *range(6))
         first = search_page(collection, MODEL, "snow", limit=4)
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         second = search_page(library.open("videos"), MODEL, "snow", limit=20, after=first.next_position)
     shown = shown_on([first, second], request_for(MODEL))
     assert len(shown) == len(set(shown)) == 12
@@ -190,7 +194,7 @@ def test_a_reopened_collection_goes_on_with_a_cursor(tmp_path: Path) -> None:
 
 def test_a_cursor_of_a_replaced_collection_has_expired(tmp_path: Path) -> None:
     request = request_for(MODEL, "snow", limit=1)
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest())
         add(collection, 1, 2)
         old = search(collection, request).next_position
@@ -204,15 +208,15 @@ def test_a_cursor_of_a_replaced_collection_has_expired(tmp_path: Path) -> None:
 def test_a_cursor_of_a_state_that_was_taken_back_has_expired(tmp_path: Path) -> None:
     """A copy of the files from before may give the ids in the cursor to other clips."""
     request = request_for(MODEL, "snow", limit=1)
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         collection = library.create("videos", manifest())
         add(collection, 1)
     shutil.copytree(tmp_path / "library", tmp_path / "copy")
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         collection = library.open("videos")
         add(collection, 2)
         cursor = search(collection, request).next_position
-    with Library(tmp_path / "copy") as library:
+    with CollectionStore(tmp_path / "copy") as library:
         collection = library.open("videos")
         for numbers in ((), (3,), (4,)):
             add(collection, *numbers)
@@ -280,7 +284,7 @@ def test_text_that_is_no_cursor_is_refused() -> None:
 
 
 def test_a_forged_position_costs_no_more_than_a_search(tmp_path: Path) -> None:
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.create("videos", manifest())
         add(collection, 1, 2)
         known = search_page(collection, MODEL, "snow", limit=1).next_position

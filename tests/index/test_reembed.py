@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs import pipeline
 from index.jobs.ingest import OpenedFile, content_sha256, ingest_file
 from index.jobs.jobs import create_folder_job, items, job, run_job
@@ -38,14 +38,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
 
 
 @pytest.fixture
-def library(tmp_path: Path, models: tuple[Model, Model]) -> Iterator[Library]:
+def library(tmp_path: Path, models: tuple[Model, Model]) -> Iterator[CollectionStore]:
     """Collection `videos` with a video of two clips with subtitles and a picture, filled by a job of the old bundle."""
     folder = tmp_path / "films"
     folder.mkdir()
     write_color_video(folder / "red.mp4", COLORS["red"], seconds=12.0, rate=4)
     (folder / "red.srt").write_text("1\n00:00:01,000 --> 00:00:02,000\nsomething red\n", "utf-8")
     write_picture(folder / "green.png", solid(COLORS["green"]))
-    with Library(tmp_path / "collections") as opened:
+    with CollectionStore(tmp_path / "collections") as opened:
         collection = opened.create("videos", models[0])
         run_job(collection, models[0], create_folder_job(collection, folder, metadata={"year": 2024}).id)
         assert collection.stats().videos == 2
@@ -57,12 +57,12 @@ def facts(collection: Collection) -> list[object]:
     return [(video, collection.clips(video.id)) for video in collection.videos(100)]
 
 
-def best(library: Library, model: Model, color: str, name: str = "videos") -> str:
+def best(library: CollectionStore, model: Model, color: str, name: str = "videos") -> str:
     return search_hits(library.open(name), model, f"a {color} thing", limit=1, rerank=1)[0].hit.video.title
 
 
 def test_everything_is_there_under_its_ids_and_found_by_the_new_bundle(
-    library: Library, models: tuple[Model, Model]
+    library: CollectionStore, models: tuple[Model, Model]
 ) -> None:
     old_model, new_model = models
     before = facts(library.open("videos"))
@@ -83,7 +83,7 @@ def test_everything_is_there_under_its_ids_and_found_by_the_new_bundle(
 
 
 def test_both_are_searched_until_the_switch_and_later_writes_come_along(
-    library: Library, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_model, new_model = models
     late = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
@@ -122,7 +122,7 @@ def test_videos_are_counted_once_however_many_there_are(
         folder.mkdir()
         for number in range(videos):
             write_picture(folder / f"{number}.png", solid((number, 0, 0)))
-        with Library(tmp_path / f"library-{name}") as library:
+        with CollectionStore(tmp_path / f"library-{name}") as library:
             collection = library.create("videos", models[0])
             run_job(collection, models[0], create_folder_job(collection, folder).id)
             library.close()
@@ -138,7 +138,7 @@ def test_videos_are_counted_once_however_many_there_are(
 
 
 def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
-    library: Library, models: tuple[Model, Model], tmp_path: Path
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path
 ) -> None:
     old_model, new_model = models
     write_picture(tmp_path / "films" / "green.png", solid(COLORS["blue"]))
@@ -156,7 +156,7 @@ def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
 
 
 def test_it_goes_on_after_being_killed_at_any_step(
-    library: Library, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         """As if the process ended here."""
@@ -179,7 +179,7 @@ def test_it_goes_on_after_being_killed_at_any_step(
 
 
 def test_films_are_decoded_beside_each_other_and_added_in_their_order(
-    library: Library, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decode, embed, other = pipeline.decode_clips, pipeline.embed_clips, threading.Event()
 
@@ -208,7 +208,7 @@ def test_films_are_decoded_beside_each_other_and_added_in_their_order(
 
 
 def test_a_fault_of_the_model_ends_it_and_the_same_call_goes_on(
-    library: Library, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, models: tuple[Model, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise EngineError("out of memory")
@@ -222,7 +222,7 @@ def test_a_fault_of_the_model_ends_it_and_the_same_call_goes_on(
     assert reembed(library, "videos", models[1]).switched
 
 
-def test_what_makes_no_sense_is_refused(library: Library, models: tuple[Model, Model], tmp_path: Path) -> None:
+def test_what_makes_no_sense_is_refused(library: CollectionStore, models: tuple[Model, Model], tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="filled collection videos already"):
         reembed(library, "videos", models[0])
     with pytest.raises(CollectionNotFound):
@@ -233,7 +233,7 @@ def test_what_makes_no_sense_is_refused(library: Library, models: tuple[Model, M
 
 
 def test_films_that_the_collection_owns_come_along_and_play_before_the_switch(
-    library: Library, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_model, new_model = models
     old = library.open("videos")
@@ -250,7 +250,7 @@ def test_films_that_the_collection_owns_come_along_and_play_before_the_switch(
 
     switch = module._switch
 
-    def look(library: Library, old: Collection, new: Collection, skipped: set[int]) -> bool:
+    def look(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:
         assert own(new) == own(old) == contents
         new.delete_video(next(video.id for video in new.videos() if video.title == "own red"))
         assert own(old) == contents  # each has its own
@@ -262,20 +262,20 @@ def test_films_that_the_collection_owns_come_along_and_play_before_the_switch(
 
 
 def test_a_film_that_is_deleted_while_it_is_embedded_again_is_left_out(
-    library: Library, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, models: tuple[Model, Model], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old_model, new_model = models
     old = library.open("videos")
     file = write_picture(tmp_path / "blue.png", solid(COLORS["blue"]))
     added = ingest_file(old, old_model, file, move_to=f"media/{content_sha256(file)}.png").video
-    add_again = Collection.add_again
+    add_with_ids = Collection.add_with_ids
 
     def late(self: Collection, video: Video, *given: Any) -> None:
         if video.id == added.id:
             old.delete_video(added.id)
-        add_again(self, video, *given)
+        add_with_ids(self, video, *given)
 
-    monkeypatch.setattr(Collection, "add_again", late)
+    monkeypatch.setattr(Collection, "add_with_ids", late)
     done = reembed(library, "videos", new_model)
     assert (done.switched, done.embedded, done.missing) == (True, 2, [])
     new = library.open("videos")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.ingest import ingest_file
 from index.search.request import CANDIDATES, MAX_RERANK, ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
 from index.search.search import RankedHit, search
@@ -35,7 +35,7 @@ PALETTE = {
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory: pytest.TempPathFactory, small_model: Model) -> Iterator[Collection]:
     root = tmp_path_factory.mktemp("search")
-    with Library(root / "library") as library:
+    with CollectionStore(root / "library") as library:
         collection = library.create("videos", small_model)
         for name, color in PALETTE.items():
             path = write_picture(root / f"{name}.png", solid(color))
@@ -116,7 +116,7 @@ def test_a_clip_deleted_meanwhile_is_left_out(
 
 
 def test_clips_without_tokens_are_found_and_follow_those_that_were_judged(tmp_path: Path, small_model: Model) -> None:
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         collection = library.create("videos", small_model)
         for name, color in PALETTE.items():
             ingest_file(collection, small_model, write_picture(tmp_path / f"{name}.png", solid(color)))
@@ -130,13 +130,13 @@ def test_clips_without_tokens_are_found_and_follow_those_that_were_judged(tmp_pa
 
 
 def test_an_empty_collection_finds_nothing(tmp_path: Path, small_model: Model) -> None:
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         assert search_hits(library.create("none", small_model), small_model, "red", limit=5, rerank=5) == []
 
 
 def test_reranking_needs_a_bundle_that_can_match(tmp_path: Path) -> None:
     model = Model.open(make_small_bundle(tmp_path / "bundle", tasks=("retrieval",)), threads=1, device="cpu")
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         collection = library.create("videos", model)
         ingest_file(collection, model, write_picture(tmp_path / "red.png", solid((255, 0, 0))))
         assert len(search_hits(collection, model, "red", limit=5)) == 1
@@ -226,7 +226,7 @@ def test_all_videos_are_results_however_many_clips_the_best_one_has(
     tmp_path: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CANDIDATES, "video", 20)
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.create("videos", small_model)
         vectors = small_model.embed_text(["red", "blue"])
         tokens = np.zeros((2, 16), np.float16)

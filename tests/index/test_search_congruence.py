@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.records import NewClip, NewVideo, Scalar
 from index.search import search as search_module
 from index.search.request import ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
@@ -88,7 +88,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, place: str) -> Iterator[tup
                 rows.append(Row(clip.id, video.id, clip.start, clip.end, unit, kept, words, bool(said[i]), metadata))
         assert len(rows) > 250
         yield collection, rows
-    Library(root).drop("videos")
+    CollectionStore(root).drop("videos")
 
 
 def bm25(rows: list[Row], terms: list[list[str]]) -> dict[int, float]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.storage.catalogue import CATALOGUE_NAME
 from index.vectors import faiss_index
 from index.vectors.faiss_kinds import Index, build
@@ -88,7 +88,7 @@ def closed_collection(root: Path, *numbers: int) -> Path:
 
 
 def reopened(root: Path) -> Collection:
-    return Library(root).open("videos")
+    return CollectionStore(root).open("videos")
 
 
 def test_a_restart_reads_the_snapshot_and_not_the_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

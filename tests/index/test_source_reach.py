@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import JobOptions, cancel, create_job, items, job, resume, retry, run_job
 from index.jobs.sources.access_policy import Reach
 from index.jobs.sources.fetcher import Interrupted
@@ -179,7 +179,7 @@ def test_a_job_of_a_backup_reads_what_a_service_allows_whoever_made_the_backup(
         connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (?, ?, ?, ?)", row)
     back_up(collection, tmp_path / "backup")
     reach = Reach((films,), ())
-    with Library(tmp_path / "elsewhere") as library:
+    with CollectionStore(tmp_path / "elsewhere") as library:
         copy = restore(library, tmp_path / "backup", "copy", allowed=AllowedPaths([], tmp_path / "elsewhere"))
         for job_id in made:
             resume(copy, job_id)

@@ -14,7 +14,7 @@ import pytest
 
 from index import collection_store as library_module
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import create_folder_job, job, pause
 from index.transfer.reembed import _switch
 from tests.index.numbered import add, manifest, new_video, numbers_in
@@ -30,11 +30,11 @@ COPIES = {"job-1/00000000.mp4": b"a film", "job-2/00000000.png": b"a picture"}
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library with `videos`, which keeps copies of films and has a job, and `videos-next` of another bundle."""
     root = tmp_path_factory.mktemp("prepared") / "library"
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         old, new = library.create("videos", manifest()), library.create("videos-next", manifest("better"))
         add(old, *NUMBERS)
         for video, number in zip(old.videos(), NUMBERS, strict=True):
-            new.add_again(video, new_video(number)[1], old.clips(video.id)[0].id)
+            new.add_with_ids(video, new_video(number)[1], old.clips(video.id)[0].id)
         pause(old, create_folder_job(old, root).id)
         for name, content in COPIES.items():
             copy = old.folder / "media" / name
@@ -57,7 +57,7 @@ def is_new(collection: Collection) -> bool:
     return collection.fingerprint == manifest("better").fingerprint()
 
 
-def switched(library: Library) -> bool:
+def switched(library: CollectionStore) -> bool:
     return _switch(library, library.open("videos"), library.open("videos-next"), set())
 
 
@@ -69,20 +69,20 @@ def test_killed_at_any_step_it_leaves_one_of_both_and_can_be_made_again(prepared
         assert starter.stdout is not None
         for step in itertools.count():
             root = Path(shutil.copytree(prepared, tmp_path / str(step)))
-            with Library(root) as watching:  # is there all the time; every other time another process starts
+            with CollectionStore(root) as watching:  # is there all the time; every other time another process starts
                 assert not is_new(watching.open("videos"))
                 starter.stdin.write(f"{root} {step}\n")
                 starter.stdin.flush()
                 status = int(starter.stdout.readline())
                 assert status in (0, DIED)
                 if step % 2:
-                    Library(root).close()
+                    CollectionStore(root).close()
                 seen.append(is_new(watching.open("videos")))
                 assert watching.names() == (["videos"] if seen[-1] else ["videos", "videos-next"])
                 if not seen[-1]:
                     assert switched(watching)
                     assert is_new(watching.open("videos"))
-            with Library(root):
+            with CollectionStore(root):
                 assert os.listdir(root) == ["videos"]
             if status == 0:
                 break
@@ -96,7 +96,7 @@ def test_a_writer_that_waits_for_its_turn_meanwhile_is_not_acknowledged(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outcomes: list[object] = []
-    with Library(root) as library, Library(root) as elsewhere:
+    with CollectionStore(root) as library, CollectionStore(root) as elsewhere:
         other = elsewhere.open("videos")
 
         def write() -> None:
@@ -128,7 +128,7 @@ def test_a_writer_that_waits_for_its_turn_meanwhile_is_not_acknowledged(
 
 
 def test_nothing_changes_where_it_is_not_time(root: Path) -> None:
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         assert not library.replace("videos", "videos-next", lambda _: False)
         assert library.names() == ["videos", "videos-next"]
         add(library.open("videos"), 5)
@@ -146,7 +146,7 @@ def linkless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("linkless")
 def test_copies_are_copied_where_they_cannot_have_two_names(root: Path) -> None:
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         assert switched(library)
         assert is_new(library.open("videos"))
 
@@ -156,7 +156,7 @@ def test_copies_that_do_not_fit_keep_the_old_collection(root: Path, monkeypatch:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         with monkeypatch.context() as patch:
             patch.setattr(shutil, "copyfile", full)
             with pytest.raises(StorageError, match=r"media: cannot be taken along: .*No space left"):

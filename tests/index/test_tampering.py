@@ -19,7 +19,7 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection, NewClip
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import create_folder_job, items, jobs
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import search_fulltext
@@ -62,7 +62,7 @@ def test_a_damaged_index_is_not_parsed_and_the_old_one_serves(tmp_path: Path, pa
     with new_collection(tmp_path) as collection:
         add(collection, *range(20))
     file = tmp_path / "videos" / SNAPSHOT_NAME
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.open("videos")
         collection.search(query, 1)
         assert len(parsed) == 1
@@ -79,7 +79,7 @@ def test_a_damaged_index_is_not_parsed_and_the_old_one_serves(tmp_path: Path, pa
             collection.wait_for_index()
             assert collection.search(query, 100) == best
             if number % 10 == 0:  # one that starts now has no old one: it reads the vectors from the catalogue
-                with Library(tmp_path) as starting:
+                with CollectionStore(tmp_path) as starting:
                     assert starting.open("videos").search(query, 100) == best
                     starting.open("videos").catalogue.close()  # without a new snapshot
         assert parsed == []
@@ -111,7 +111,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read_everything(root: Path) -> None:
     """All that a user can ask a collection for."""
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         collection = library.open("videos")
         for video in collection.videos():
             ids = [clip.id for clip in collection.clips(video.id)]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.storage.filters import parse_filter
 from index.transfer import parquet_export, parquet_import, whole_videos
 from index.transfer.parquet_export import export_collection
@@ -43,7 +43,7 @@ GONE = (4, 13)
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A library whose only collection holds numbered videos, some deleted again, and one with words and pictures."""
     root = tmp_path_factory.mktemp("made") / "library"
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         collection = library.create("videos", manifest())
         ids = add(collection, *NUMBERS)
         for number in GONE:
@@ -63,22 +63,22 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def library(tmp_path: Path, made_once: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Library]:
+def library(tmp_path: Path, made_once: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CollectionStore]:
     _in_small_pieces(monkeypatch)
     shutil.copytree(made_once, tmp_path / "library")
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         yield library
 
 
 @pytest.fixture
-def collection(library: Library) -> Collection:
+def collection(library: CollectionStore) -> Collection:
     return library.open("videos")
 
 
 @pytest.fixture(scope="module")
 def exported_once(tmp_path_factory: pytest.TempPathFactory, made_once: Path) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "out"
-    with pytest.MonkeyPatch.context() as patch, Library(made_once) as library:
+    with pytest.MonkeyPatch.context() as patch, CollectionStore(made_once) as library:
         _in_small_pieces(patch)
         export_collection(library.open("videos"), folder, tokens=True, thumbnails=True)
     return folder
@@ -106,7 +106,7 @@ def everything(collection: Collection) -> list[Any]:
 
 
 def test_what_comes_back_is_the_same_and_found_the_same(
-    library: Library, collection: Collection, exported: Path
+    library: CollectionStore, collection: Collection, exported: Path
 ) -> None:
     copy = import_collection(library, exported, "copy", manifest(), allowed=allowed(library))
     assert everything(copy) == everything(collection)
@@ -123,10 +123,10 @@ def test_what_comes_back_is_the_same_and_found_the_same(
     assert collection.get_video(1).title == "video 0"
 
 
-def test_an_imported_collection_is_whole_after_a_restart(library: Library, exported: Path) -> None:
+def test_an_imported_collection_is_whole_after_a_restart(library: CollectionStore, exported: Path) -> None:
     import_collection(library, exported, "copy", manifest(), allowed=allowed(library)).delete_video(15)
     library.close()
-    with Library(library.root) as again:
+    with CollectionStore(library.root) as again:
         assert numbers_in(again.open("copy")) == [n for n in NUMBERS if n not in GONE]
 
 
@@ -164,7 +164,7 @@ def test_pyarrow_reads_it_with_its_types(collection: Collection, exported: Path)
 
 
 def test_an_export_is_of_one_moment_whatever_is_written_meanwhile(
-    tmp_path: Path, library: Library, collection: Collection
+    tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
     before = everything(collection)
     written: list[int] = []
@@ -182,7 +182,9 @@ def test_an_export_is_of_one_moment_whatever_is_written_meanwhile(
     )
 
 
-def test_without_tokens_clips_are_found_and_have_none(tmp_path: Path, library: Library, collection: Collection) -> None:
+def test_without_tokens_clips_are_found_and_have_none(
+    tmp_path: Path, library: CollectionStore, collection: Collection
+) -> None:
     export_collection(collection, tmp_path / "out")
     assert "tokens" not in pq.read_schema(tmp_path / "out" / "clips.parquet").names
     copy = import_collection(library, tmp_path / "out", "copy", manifest(), allowed=allowed(library))
@@ -199,7 +201,7 @@ def test_without_tokens_clips_are_found_and_have_none(tmp_path: Path, library: L
 
 @pytest.mark.parametrize("encoding", ["float16", "int8"])
 def test_tokens_stay_as_they_were_encoded(tmp_path: Path, encoding: Any) -> None:
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         add(library.create("one", manifest(), token_encoding=encoding), 1, 2)
         export_collection(library.open("one"), tmp_path / "out", tokens=True)
         copy = import_collection(library, tmp_path / "out", "copy", manifest(), allowed=allowed(library))
@@ -208,7 +210,7 @@ def test_tokens_stay_as_they_were_encoded(tmp_path: Path, encoding: Any) -> None
 
 
 def test_an_empty_collection_travels_too(tmp_path: Path) -> None:
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         assert export_collection(library.create("none", manifest()), tmp_path / "out").clips == 0
         copy = import_collection(library, tmp_path / "out", "copy", manifest(), allowed=allowed(library))
         assert copy.stats().videos == 0
@@ -273,7 +275,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("file", "change", "message"), WRONG, ids=[message[:40] for _, _, message in WRONG])
 def test_a_wrong_row_is_named_and_nothing_is_made(
-    library: Library, exported: Path, file: str, change: Callable[[pa.Table], pa.Table], message: str
+    library: CollectionStore, exported: Path, file: str, change: Callable[[pa.Table], pa.Table], message: str
 ) -> None:
     path = exported / f"{file}.parquet"
     pq.write_table(change(pq.read_table(path)), path)
@@ -283,7 +285,7 @@ def test_a_wrong_row_is_named_and_nothing_is_made(
 
 
 def test_files_that_do_not_belong_together_or_are_damaged_are_refused(
-    tmp_path: Path, library: Library, collection: Collection, exported: Path
+    tmp_path: Path, library: CollectionStore, collection: Collection, exported: Path
 ) -> None:
     export_collection(collection, tmp_path / "second", tokens=True)
     mixed = tmp_path / "mixed"
@@ -302,7 +304,7 @@ def test_files_that_do_not_belong_together_or_are_damaged_are_refused(
     assert library.names() == ["videos"]
 
 
-def test_vectors_of_another_bundle_and_taken_names_are_refused(library: Library, exported: Path) -> None:
+def test_vectors_of_another_bundle_and_taken_names_are_refused(library: CollectionStore, exported: Path) -> None:
     with pytest.raises(FingerprintMismatch, match="collection of bundle numbers 1, fingerprint "):
         import_collection(library, exported, "copy", manifest("others"), allowed=allowed(library))
     with pytest.raises(CollectionExists, match="videos"):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.records import Video
 from index.transfer.backup import back_up, restore
 from index.transfer.media_links import missing_media
@@ -23,7 +23,7 @@ from index.transfer.parquet_import import import_collection
 from tests.index.numbered import content, manifest, new_video
 from vitascope.cli.main import main
 
-Transfer = Callable[[Library, str, str], Collection]
+Transfer = Callable[[CollectionStore, str, str], Collection]
 
 
 def film(number: int) -> bytes:
@@ -49,19 +49,19 @@ def films(collection: Collection) -> list[bytes]:
 @pytest.fixture
 def library(tmp_path: Path) -> Any:
     """A data folder with collection `videos`, which owns the films 1 to 3."""
-    with Library(tmp_path / "data" / "collections") as library:
+    with CollectionStore(tmp_path / "data" / "collections") as library:
         add_own(library.create("videos", manifest()), 1, 2, 3)
         yield library
 
 
-def by_backup(library: Library, source: str, target: str, to: Library | None = None) -> Collection:
+def by_backup(library: CollectionStore, source: str, target: str, to: CollectionStore | None = None) -> Collection:
     file = library.root / f"{source}.backup"
     back_up(library.open(source), file)
     there = to or library
     return restore(there, file, target, allowed=AllowedPaths([], there.root.parent))
 
 
-def by_export(library: Library, source: str, target: str, to: Library | None = None) -> Collection:
+def by_export(library: CollectionStore, source: str, target: str, to: CollectionStore | None = None) -> Collection:
     folder = library.root / f"{source}-export"
     shutil.rmtree(folder, ignore_errors=True)
     export_collection(library.open(source), folder)
@@ -74,7 +74,7 @@ def transfer(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def test_neither_of_two_collections_takes_a_film_of_the_other(library: Library, transfer: Transfer) -> None:
+def test_neither_of_two_collections_takes_a_film_of_the_other(library: CollectionStore, transfer: Transfer) -> None:
     original, copy = library.open("videos"), transfer(library, "videos", "again")
     assert films(original) == films(copy) == [film(1), film(2), film(3)]
     copy.delete_video(1)
@@ -83,7 +83,7 @@ def test_neither_of_two_collections_takes_a_film_of_the_other(library: Library, 
     assert len(list(copy.media.folder.iterdir())) == len(list(original.media.folder.iterdir())) == 2
 
 
-def test_the_way_back_keeps_every_film(library: Library, transfer: Transfer) -> None:
+def test_the_way_back_keeps_every_film(library: CollectionStore, transfer: Transfer) -> None:
     """Restored under a new name, the old collection dropped, and renamed."""
     transfer(library, "videos", "again")
     library.drop("videos")
@@ -92,7 +92,7 @@ def test_the_way_back_keeps_every_film(library: Library, transfer: Transfer) -> 
     assert films(library.open("videos")) == [film(1), film(2), film(3)]
 
 
-def test_films_come_from_whichever_collection_has_the_content(library: Library, transfer: Transfer) -> None:
+def test_films_come_from_whichever_collection_has_the_content(library: CollectionStore, transfer: Transfer) -> None:
     original = library.open("videos")
     other = library.create("other", manifest())
     add_own(other, 2)
@@ -102,7 +102,7 @@ def test_films_come_from_whichever_collection_has_the_content(library: Library, 
 
 @pytest.mark.parametrize("links", [True, False])
 def test_where_a_file_system_has_no_hard_links_films_are_copied(
-    library: Library, transfer: Transfer, links: bool, monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, transfer: Transfer, links: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -116,9 +116,9 @@ def test_where_a_file_system_has_no_hard_links_films_are_copied(
 
 
 def test_a_film_that_is_nowhere_is_missing_and_comes_back_with_its_file(
-    library: Library, transfer: Transfer, tmp_path: Path
+    library: CollectionStore, transfer: Transfer, tmp_path: Path
 ) -> None:
-    with Library(tmp_path / "elsewhere" / "collections") as elsewhere:
+    with CollectionStore(tmp_path / "elsewhere" / "collections") as elsewhere:
         copy = transfer(library, "videos", "videos", elsewhere)  # type: ignore[call-arg]
         missing = list(missing_media(copy))
         assert [video.title for video in missing] == ["video 1", "video 2", "video 3"]
@@ -135,7 +135,7 @@ def run(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 
 
 def test_the_command_says_what_is_not_in_a_backup_and_what_is_missing_afterwards(
-    library: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    library: CollectionStore, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.close()
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(tmp_path / "data"))
@@ -171,7 +171,7 @@ def test_the_command_says_what_is_not_in_a_backup_and_what_is_missing_afterwards
     assert whole["missing"] == 6
 
 
-def test_what_is_owned_is_told_from_a_video_that_is_not(library: Library) -> None:
+def test_what_is_owned_is_told_from_a_video_that_is_not(library: CollectionStore) -> None:
     video = library.open("videos").get_video(1)
     assert isinstance(video, Video)
     assert library.open("videos").owns(video)

@@ -6,19 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from tests.index.numbered import add, new_collection, numbers_in
 
 ROOT = Path(__file__).parents[2]
 OTHER = """
 import sys
 from pathlib import Path
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from tests.index.milvus_server import be_patient
 from tests.index.numbered import add, content, numbers_in
 
 be_patient()
-library = Library(Path(sys.argv[1]))
+library = CollectionStore(Path(sys.argv[1]))
 collection = library.open("videos")
 for line in sys.stdin:
     command, *numbers = line.split()
@@ -58,7 +58,7 @@ def test_changes_cross_between_processes(tmp_path: Path, place: str) -> None:
         other.stdin.close()
         assert other.wait() == 0
     collection.close()
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         assert numbers_in(library.open("videos")) == [3, 4, 5, 6, 7]
         assert library.drop("videos") == []
 
@@ -66,16 +66,16 @@ def test_changes_cross_between_processes(tmp_path: Path, place: str) -> None:
 def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path, place: str) -> None:
     new_collection(tmp_path, vectors=place).close()
     writer = (
-        "import sys; from pathlib import Path; from index.collection_store import Library;"
+        "import sys; from pathlib import Path; from index.collection_store import CollectionStore;"
         "from tests.index.numbered import add;"
-        "first = int(sys.argv[2]); c = Library(Path(sys.argv[1])).open('videos');"
+        "first = int(sys.argv[2]); c = CollectionStore(Path(sys.argv[1])).open('videos');"
         "add(c, *range(first, first + 15)); add(c, *range(100, 105)); c.close()"
     )
     writers = [
         subprocess.Popen([sys.executable, "-c", writer, str(tmp_path), str(first)], cwd=ROOT) for first in (0, 15)
     ]
     assert [process.wait() for process in writers] == [0, 0]
-    with Library(tmp_path) as library:
+    with CollectionStore(tmp_path) as library:
         collection = library.open("videos")
         assert numbers_in(collection) == [*range(30), *range(100, 105)]
         assert collection.catalogue.problems() == []

@@ -11,7 +11,7 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection, NewClip
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import JobOptions, cancel, create_folder_job, items, job, retry
 from index.jobs.sources.source_types import FolderSource
 from index.storage import catalogue as catalogue_module
@@ -97,7 +97,7 @@ def shape(path: Path) -> dict[str, list[tuple[object, ...]]]:
 def test_it_is_upgraded_and_keeps_what_it_held(tmp_path: Path) -> None:
     old_collection(tmp_path)
     new_collection(tmp_path, "fresh").close()
-    with Library(tmp_path).open("videos") as collection:
+    with CollectionStore(tmp_path).open("videos") as collection:
         assert numbers_in(collection) == [2]
         assert [clip.text for clip in collection.clips(1)] == [""] * clip_total(2)
         assert collection.thumbnail(1) is None
@@ -110,7 +110,7 @@ def test_it_is_upgraded_and_keeps_what_it_held(tmp_path: Path) -> None:
 
 def test_its_jobs_can_be_looked_at_and_gone_on_with(tmp_path: Path) -> None:
     old_collection(tmp_path)
-    with Library(tmp_path).open("videos") as collection:
+    with CollectionStore(tmp_path).open("videos") as collection:
         done = job(collection, 3)
         assert done.source == FolderSource("/videos", recursive=False)
         assert done.options == JobOptions(Segmentation(4.0, 1.0), {"year": 2020})
@@ -138,9 +138,9 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pyte
             ("CREATE TABLE half (done);\nCREATE TABLE clips (twice)", *["SELECT 1"] * SCHEMA_VERSION),
         )
         with pytest.raises(StorageError, match="clips already exists"):
-            Library(tmp_path).open("videos")
+            CollectionStore(tmp_path).open("videos")
     assert shape(tmp_path / "videos" / CATALOGUE_NAME) == before
-    with Library(tmp_path).open("videos") as collection:
+    with CollectionStore(tmp_path).open("videos") as collection:
         assert numbers_in(collection) == [2]
 
 
@@ -149,7 +149,7 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "videos" / CATALOGUE_NAME)) as connection:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     with pytest.raises(StorageError, match=f"schema {SCHEMA_VERSION + 1}; this version reads 1 to {SCHEMA_VERSION}"):
-        Library(tmp_path).open("videos")
+        CollectionStore(tmp_path).open("videos")
 
 
 def test_what_is_said_in_a_clip_and_its_picture_are_kept(tmp_path: Path) -> None:
@@ -173,6 +173,6 @@ def test_a_picture_that_is_no_jpeg_is_refused(tmp_path: Path) -> None:
     vector, tokens = np.ones(WIDTH, np.float32), tokens_of(0)[0]
     with new_collection(tmp_path) as collection, pytest.raises(InvalidInput, match="thumbnail: 4 bytes"):
         collection.add_video(new_video(0)[0], [NewClip(0, 2, vector, tokens, thumbnail=b"GIF8")])
-    with Library(tmp_path).open("videos") as collection:
+    with CollectionStore(tmp_path).open("videos") as collection:
         assert isinstance(collection, Collection)
         assert collection.stats().videos == 0

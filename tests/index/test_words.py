@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import MAX_TERMS, query_terms, search_fulltext
 from index.storage.schema import UPGRADES
@@ -153,7 +153,7 @@ def test_words_come_and_go_with_their_video(tmp_path: Path) -> None:
         assert found(collection, "kayak") == kept
         assert found(collection, "paddle first") == []
         assert collection.catalogue.problems() == []
-    with Library(tmp_path).open("videos") as collection:
+    with CollectionStore(tmp_path).open("videos") as collection:
         assert found(collection, "kayak") == kept
 
 
@@ -168,7 +168,7 @@ def test_an_upgrade_makes_what_is_there_findable(tmp_path: Path) -> None:
         connection.execute("UPDATE clips SET text = '海滩上的小狗' WHERE id = 2")
         connection.execute(f"PRAGMA user_version = {1 + before}")
         connection.commit()
-    with Library(tmp_path).open("videos") as collection:
+    with CollectionStore(tmp_path).open("videos") as collection:
         assert found(collection, "小狗") == [2]
         assert set(found(collection, "video")) == {1, 2, 3}
         fresh = add(collection, 9, "another", "一只小狗")

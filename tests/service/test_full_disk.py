@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from tests.chaos import rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
@@ -148,5 +148,5 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(
         assert list((disk.folder / "uploads").iterdir()) == []
         assert held(disk.folder / "collections" / "videos") == sorted([*promised, *acknowledged.values()])
         # SQLite follows links itself, and this one leads out of here.
-        with Library(Path(shutil.copytree(disk.folder / "collections", tmp_path / "copy"))) as library:
+        with CollectionStore(Path(shutil.copytree(disk.folder / "collections", tmp_path / "copy"))) as library:
             assert library.open("videos").catalogue.problems() == []

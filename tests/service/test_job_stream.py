@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs import events as job_events
 from index.jobs.jobs import create_folder_job, pause
 from index.jobs.state import finish
@@ -354,7 +354,7 @@ def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
 ) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=10 * PATIENCE)
     settings.roots()[0].mkdir(parents=True)
-    with Library(settings.data_dir / "collections") as library:
+    with CollectionStore(settings.data_dir / "collections") as library:
         collection = library.create("a", small_model)
         resting, long = (create_folder_job(collection, settings.roots()[0]).id for _ in range(2))
         pause(collection, resting)

@@ -8,7 +8,7 @@ import signal
 import time
 from pathlib import Path
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import settings_for
 from tests.service.killing import Told, join_writers, present, start_writers
@@ -41,7 +41,7 @@ def test_acknowledged_uploads_survive_the_service_being_killed(small_bundle: Pat
             time.sleep(moment.uniform(0.0, LONGEST))  # the instant is what is random here; nothing waits for anything
             server.send_signal(signal.SIGKILL)
             join_writers(writers, told)
-        with Library(settings.data_dir / "collections") as library:
+        with CollectionStore(settings.data_dir / "collections") as library:
             assert library.open("videos").catalogue.problems() == []
     with serving(settings) as running:
         present(running.client, settings.data_dir, told)

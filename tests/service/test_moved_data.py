@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.transfer.backup import back_up, restore
 from index.transfer.data_backup import copies, copy_data, restore_data
 from index.transfer.media_paths import AllowedPaths
@@ -77,7 +77,7 @@ class Place:
 
     def replace_collection(self) -> None:
         """The collection is backed up, restored under another name, dropped, and gets its name back."""
-        with Library(self.data / "collections") as library:
+        with CollectionStore(self.data / "collections") as library:
             backup = self._new("backup")
             back_up(library.open("videos"), backup)
             restore(library, backup, "videos-again", allowed=AllowedPaths([], self.data))
@@ -90,7 +90,7 @@ class Place:
 
     def share_collection(self) -> None:
         """The collection is restored under another name, and the copy is emptied and dropped."""
-        with Library(self.data / "collections") as library:
+        with CollectionStore(self.data / "collections") as library:
             backup = self._new("backup")
             back_up(library.open("videos"), backup)
             copy = restore(library, backup, "videos-again", allowed=AllowedPaths([], self.data))

@@ -12,7 +12,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import create_folder_job
 from index.transfer.backup import restore
 from index.transfer.parquet_import import import_collection
@@ -62,7 +62,7 @@ def test_a_backup_is_made_fetched_in_ranges_and_restored(running: Running, color
     assert (part.status_code, part.content) == (206, file.read_bytes()[16:100])
     assert running.client.head(url).headers["content-length"] == str(file.stat().st_size)
     assert f'filename="{colors}.sqlite3"' in part.headers["content-disposition"]
-    with Library(tmp_path / "elsewhere") as library:
+    with CollectionStore(tmp_path / "elsewhere") as library:
         restored = restore(library, file, "again", allowed=allowed(library))
         assert sorted(video.title for video in restored.videos()) == ["blue", "green", "red"]
     problem_of(running.client.get(url, headers={"range": "bytes=999999999-"}), 416, "range_not_satisfiable")
@@ -80,7 +80,7 @@ def test_an_export_is_two_parquet_files_of_one_moment(running: Running, colors: 
     folder = tmp_path / "fetched"
     assert [file.name for file in fetched(running.client, operation, folder)] == ["clips.parquet", "videos.parquet"]
     assert "thumbnail" not in pq.read_schema(folder / "clips.parquet").names
-    with Library(tmp_path / "elsewhere") as library:
+    with CollectionStore(tmp_path / "elsewhere") as library:
         manifest = running.service.model.bundle.manifest
         imported = import_collection(library, folder, "again", manifest, allowed=allowed(library))
         assert sorted(video.title for video in imported.videos()) == ["blue", "green", "red"]
@@ -347,7 +347,7 @@ def test_the_client_fetches_what_it_asked_for_and_leaves_nothing_there(
             client.create_operation("reembed", colors)
         assert client.operations() == {"operations": []}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
-    with Library(tmp_path / "library") as library:
+    with CollectionStore(tmp_path / "library") as library:
         assert restore(library, tmp_path / "b", "b", allowed=allowed(library)).stats().videos == 3
         manifest = running.service.model.bundle.manifest
         imported = import_collection(library, tmp_path / "parquet", "p", manifest, allowed=allowed(library))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import jobs
 from tests.chaos import is_chaos, rounds
 from tests.media_files import solid, write_picture
@@ -151,7 +151,7 @@ def test_everybody_is_answered_and_the_job_goes_on_without_doing_anything_twice(
             client.close()  # its connection would be waited for
             uploaded |= stop_under_load(str(client.base_url), server, folder, numbers)
         if stop == 0:
-            with Library(settings.data_dir / "collections") as library:
+            with CollectionStore(settings.data_dir / "collections") as library:
                 (left,) = jobs(library.open("many"), 10)
                 assert left.state in ("queued", "running")
                 assert FREE_FILES <= left.counts.succeeded < MANY

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.vectors import faiss_index, faiss_kinds, snapshot_builder
 from index.vectors.faiss_kinds import FLAT, HNSW
 from tests.chaos import is_chaos, rounds
@@ -141,7 +141,7 @@ def test_every_answer_is_of_one_state_while_indexes_are_swapped(
     settings = settings_for(small_bundle, tmp_path / "data")
     with process(settings, "tests.service.swapping", str(swaps)) as (client, _):
         assert client.post("/v1/collections", json={"name": "videos"}).status_code == 201
-        with Library(tmp_path / "data" / "collections") as library:
+        with CollectionStore(tmp_path / "data" / "collections") as library:
             collection = library.open("videos")
             writer = Writer(collection, small_model)
             load = Load(client, writer.history)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from index.jobs.jobs import JobOptions, create_job, create_upload_job, run_job
 from index.jobs.sources.description import FolderSource, ShardsSource
-from index.library import Library
+from index.library import CollectionStore
 from index.transfer.backup import back_up, restore
 from service.settings import Settings
 from tests.media_files import solid, write_color_video, write_picture
@@ -50,7 +50,7 @@ def make(place: Path) -> None:
         begun = client.post("/v1/collections/videos/videos", files=form, headers={"Prefer": "respond-async"})
         wait_for(lambda: client.get(begun.headers["location"]).json()["state"] == "succeeded")
     model = Model.open(bundle, threads=1, device="cpu")
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         videos = library.open("videos")
         for given in (ShardsSource((str(source / "shard.tar"),)), FolderSource(str(films))):
             assert run_job(videos, model, create_job(videos, given).id).counts.succeeded > 0

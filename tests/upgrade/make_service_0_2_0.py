@@ -28,7 +28,7 @@ import pytest
 
 from index.jobs.jobs import cancel, create_job
 from index.jobs.sources.description import FilesSource
-from index.library import Library
+from index.library import CollectionStore
 from index.nearest import kinds, live
 from index.records import NewClip, NewVideo
 from service.settings import Settings
@@ -117,7 +117,7 @@ def make() -> dict[str, Any]:
         wait_for(lambda: client.get(begun.headers["location"]).json()["state"] == "ready")
         assert client.post(f"{begun.headers['location']}/default").is_success
         recorded["jobs"] = client.get("/v1/collections/films/jobs").json()["jobs"]
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         collection = library.open("films")
         cancel(collection, create_job(collection, FilesSource((str(films / "yellow.png"),))).id)
         # As a watched folder leaves it behind when its process is killed.
@@ -177,7 +177,7 @@ def make_webhooks(data: Path) -> dict[str, Any]:
 def fill_kinds(data: Path, bundle: Path) -> None:
     """A collection for each kind of index that is not built for few vectors otherwise."""
     manifest = Model.open(bundle, threads=1, device="cpu").bundle.manifest
-    with pytest.MonkeyPatch.context() as patch, Library(data / "collections") as library:
+    with pytest.MonkeyPatch.context() as patch, CollectionStore(data / "collections") as library:
         use_kinds_when_small(patch)
         patch.setattr(live, "LEAST", kinds.LEAST)
         patch.setattr(live, "LEAST_CHANGED", 1)
@@ -203,7 +203,7 @@ def searches(data: Path, bundle: Path) -> dict[str, Any]:
     """The clips that each collection finds, with their similarities, by collection and query."""
     model = Model.open(bundle, threads=1, device="cpu")
     vectors = model.embed_text(QUERIES)
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         return {
             name: {
                 query: [[hit.clip_id, hit.similarity] for hit in library.open(name).search(vector, 5)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.jobs.jobs import job, jobs
 from index.jobs.sources.uploaded_files import held_file
 from index.orphans import find_orphans
@@ -75,7 +75,7 @@ def data(tmp_path: Path) -> Path:
     return moved(tmp_path)
 
 
-def check_films(library: Library, name: str) -> list[Video]:
+def check_films(library: CollectionStore, name: str) -> list[Video]:
     """Every video has its own file, of the right content, in the folder of its collection, unless it is external."""
     collection = library.open(name)
     found = collection.videos()
@@ -90,7 +90,7 @@ def check_films(library: Library, name: str) -> list[Video]:
 @pytest.mark.parametrize("happened", [stayed, moved, copied, linked])
 def test_every_collection_owns_its_films(tmp_path: Path, happened: Callable[[Path], Path]) -> None:
     data = happened(tmp_path)
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         assert library.names() == NAMES
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
         for name in NAMES:
@@ -99,7 +99,7 @@ def test_every_collection_owns_its_films(tmp_path: Path, happened: Callable[[Pat
 
 def test_a_film_that_one_collection_deletes_stays_in_the_others(data: Path) -> None:
     """0.2.0 let a restored collection use the files of its original."""
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         again = library.open("again")
         for video in again.videos():
             again.delete_video(video.id)
@@ -111,7 +111,7 @@ def test_a_film_that_one_collection_deletes_stays_in_the_others(data: Path) -> N
 
 
 def test_a_service_goes_on_with_the_job_of_an_upload(data: Path, small_bundle: Path) -> None:
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         fingerprint = library.open("videos").fingerprint
         unfinished = jobs(library.open("videos"), state="queued")
         assert len(unfinished) == 1
@@ -147,7 +147,7 @@ def test_an_upload_whose_file_came_back_only_after_the_upgrade_is_a_film_again(t
     """As on a mount that was away."""
     data = unpacked(tmp_path)
     (data / "media").rename(tmp_path / "away")
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         assert [video.title for video in missing_media(library.open("another"))] == ["red"]
         assert [video.title for video in missing_media(library.open("again"))] == ["red"]
     shutil.rmtree(data / "media", ignore_errors=True)
@@ -156,22 +156,22 @@ def test_an_upload_whose_file_came_back_only_after_the_upgrade_is_a_film_again(t
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
 
 
-def serving_library(data: Path) -> Library:
+def serving_library(data: Path) -> CollectionStore:
     """The library as a service that starts opens it."""
-    return Library(data / "collections", holds_lock=True)
+    return CollectionStore(data / "collections", holds_lock=True)
 
 
 def test_a_catalogue_that_cannot_be_opened_keeps_all_former_files(data: Path) -> None:
     catalogue = data / "collections" / "again" / "catalogue.sqlite3"
     sound = catalogue.read_bytes()
     catalogue.write_bytes(sound[:4096] + os.urandom(len(sound) - 4096))
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         assert len(check_films(library, "videos")) == FILMS
     assert len(list((data / "media").rglob(f"{RED}.mp4"))) == 2
     catalogue.write_bytes(sound)
     for left in catalogue.parent.glob("catalogue.sqlite3-*"):
         left.unlink()
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
 
 
@@ -181,9 +181,9 @@ def test_a_collection_that_was_restored_into_another_data_folder_finds_its_films
     second = tmp_path / "second" / "data"
     (second / "collections" / "again").mkdir(parents=True)
     shutil.copy(first / "collections" / "again" / "catalogue.sqlite3", second / "collections" / "again")
-    with Library(first / "collections") as library:
+    with CollectionStore(first / "collections") as library:
         assert len(check_films(library, "videos")) == FILMS
-    with Library(second / "collections") as library:
+    with CollectionStore(second / "collections") as library:
         assert len(check_films(library, "again")) == FILMS
 
 
@@ -192,7 +192,7 @@ def test_nothing_is_upgraded_beside_a_service_of_0_2_0(tmp_path: Path) -> None:
     with open(data / "service.lock", "r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(StorageError, match="in use by a service of it; stop that service first"):
-            Library(data / "collections")
+            CollectionStore(data / "collections")
     with closing(sqlite3.connect(data / "collections" / "videos" / "catalogue.sqlite3")) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (7,)
 
@@ -206,7 +206,7 @@ def test_a_file_of_another_store_with_such_a_name_stays_external(tmp_path: Path)
     with closing(sqlite3.connect(data / "collections" / "another" / "catalogue.sqlite3")) as connection:
         connection.execute("UPDATE videos SET path = ?", (str(store),))
         connection.commit()
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         (video,) = library.open("another").videos()
         assert video.path == str(store)
         library.drop("another")
@@ -224,7 +224,7 @@ def test_a_copy_that_0_2_0_made_is_restored_with_its_films(data: Path, tmp_path:
     shutil.rmtree(data)
     restored = tmp_path / "restored"
     assert restore_data(copy, restored, AllowedPaths([tmp_path], restored)) == NAMES
-    with Library(restored / "collections") as library:
+    with CollectionStore(restored / "collections") as library:
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
     assert list((restored / "media").rglob(f"{RED}.mp4")) == []
     # And what this version copies, it restores as well.
@@ -232,14 +232,14 @@ def test_a_copy_that_0_2_0_made_is_restored_with_its_films(data: Path, tmp_path:
     copy_data(restored, tmp_path / "new", keep=1)
     (made,) = copies(tmp_path / "new")
     restore_data(made, tmp_path / "elsewhere", AllowedPaths([tmp_path], tmp_path / "elsewhere"))
-    with Library(tmp_path / "elsewhere" / "collections") as library:
+    with CollectionStore(tmp_path / "elsewhere" / "collections") as library:
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
 
 
 def test_a_backup_that_0_2_0_made_is_restored_with_the_films_of_its_original(data: Path, tmp_path: Path) -> None:
     backup = tmp_path / "videos.sqlite3"
     shutil.copy(data / "collections" / "videos" / "catalogue.sqlite3", backup)
-    with Library(data / "collections") as library:
+    with CollectionStore(data / "collections") as library:
         restored = restore(library, backup, "third", allowed=AllowedPaths([tmp_path], data))
         assert job(restored, 4).state == "paused"
         library.drop("videos")

@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from tests.index.switching import CALLS, counted
 
 
@@ -34,7 +34,7 @@ def upgrade(data: Path, step: int) -> None:
         numbers = itertools.count()
         for name in CALLS:
             setattr(os, name, counted(getattr(os, name), numbers, step))
-        Library(data / "collections", holds_lock=True)
+        CollectionStore(data / "collections", holds_lock=True)
         status = 0
     finally:
         os._exit(status)

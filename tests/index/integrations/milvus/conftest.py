@@ -9,25 +9,25 @@ import numpy as np
 import pytest
 
 from index.collection import Collection, NewClip, NewVideo
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.integrations.milvus.replica_registry import read_copies
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.numbered import TOKENS, WIDTH, content, manifest
 
 
 @pytest.fixture
-def library(tmp_path: Path, milvus: MilvusUnderTest) -> Iterator[Library]:
+def library(tmp_path: Path, milvus: MilvusUnderTest) -> Iterator[CollectionStore]:
     """A library of which nothing stays in Milvus."""
     root = tmp_path / "library"
-    with Library(root, vectors=milvus.url) as library:
+    with CollectionStore(root, vectors=milvus.url) as library:
         yield library
-    with Library(root) as library:
+    with CollectionStore(root) as library:
         for name in library.names():
             library.drop(name)
 
 
 @pytest.fixture
-def collection(library: Library) -> Collection:
+def collection(library: CollectionStore) -> Collection:
     return library.create("videos", manifest())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.integrations.milvus import replica_manager
 from index.transfer.backup import back_up, restore
 from index.transfer.parquet_export import export_collection
@@ -21,14 +21,14 @@ from vitascope.errors import InvalidInput
 
 
 def test_every_catalogue_has_a_copy_of_its_own(
-    tmp_path: Path, milvus: MilvusUnderTest, library: Library, collection: Collection
+    tmp_path: Path, milvus: MilvusUnderTest, library: CollectionStore, collection: Collection
 ) -> None:
     add(collection, 1, 2)
     name = copy_of(collection)
     back_up(collection, tmp_path / "backup")
     again = restore(library, tmp_path / "backup", "again", allowed=allowed(library))
     here = restore(library, tmp_path / "backup", "here", vectors="faiss", allowed=allowed(library))
-    assert (again.vectors_at, here.vectors_at) == (milvus.url, "faiss")
+    assert (again.vector_backend, here.vector_backend) == (milvus.url, "faiss")
     export_collection(collection, tmp_path / "exported", tokens=True)
     imported = import_collection(library, tmp_path / "exported", "imported", manifest(), allowed=allowed(library))
     add(again, 3)
@@ -48,7 +48,7 @@ def test_every_catalogue_has_a_copy_of_its_own(
 
 
 def test_whoever_takes_the_place_of_a_collection_keeps_its_copy(
-    milvus: MilvusUnderTest, library: Library, collection: Collection
+    milvus: MilvusUnderTest, library: CollectionStore, collection: Collection
 ) -> None:
     add(collection, 1)
     following = library.create("videos-next", manifest())
@@ -60,7 +60,7 @@ def test_whoever_takes_the_place_of_a_collection_keeps_its_copy(
 
 
 def test_another_kind_is_filled_beside_and_the_old_copy_goes(
-    milvus: MilvusUnderTest, library: Library, collection: Collection
+    milvus: MilvusUnderTest, library: CollectionStore, collection: Collection
 ) -> None:
     video, clips, rows = many_clips(1500)
     collection.add_video(video, clips)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.integrations.milvus import replication, server
 from tests.index.integrations.milvus.conftest import copy_of, many_clips, reopened
 from tests.index.milvus_server import MilvusUnderTest
@@ -47,15 +47,15 @@ def test_without_milvus_writes_stand_and_searches_say_why(
                 with pytest.raises(StorageError, match=milvus.url):
                     collection.search(vectors_of(3)[0], 5)
         with pytest.raises(StorageError, match=milvus.url):
-            Library(tmp_path / "others").create("new", manifest(), vectors=milvus.url)
-        assert Library(tmp_path / "others").names() == []
+            CollectionStore(tmp_path / "others").create("new", manifest(), vectors=milvus.url)
+        assert CollectionStore(tmp_path / "others").names() == []
     finally:
         milvus.start()
     assert numbers_in(collection) == [2, 3]
 
 
 def test_a_drop_without_milvus_is_a_drop_and_says_what_is_left(
-    milvus: MilvusUnderTest, library: Library, collection: Collection
+    milvus: MilvusUnderTest, library: CollectionStore, collection: Collection
 ) -> None:
     add(collection, 1)
     name = copy_of(collection)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from index.collection_store import Library
+from index.collection_store import CollectionStore
 from index.vectors.backend import check_place
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.numbered import add, manifest, new_collection, numbers_in
@@ -42,7 +42,7 @@ def test_without_pymilvus_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def test_the_token_is_read_from_the_environment_and_kept_nowhere(
-    milvus: MilvusUnderTest, library: Library, monkeypatch: pytest.MonkeyPatch
+    milvus: MilvusUnderTest, library: CollectionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VITASCOPE_MILVUS_TOKEN", "root:SecretMilvus")
     collection = library.create("videos", manifest())
@@ -56,9 +56,9 @@ def test_the_token_is_read_from_the_environment_and_kept_nowhere(
 def test_a_path_is_a_milvus_lite_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find_tool("milvus-lite")
     monkeypatch.chdir(tmp_path)
-    with Library(tmp_path / "library", vectors="vectors.db") as library:
+    with CollectionStore(tmp_path / "library", vectors="vectors.db") as library:
         collection = library.create("videos", manifest())
-        assert collection.vectors_at == str(tmp_path / "vectors.db")
+        assert collection.vector_backend == str(tmp_path / "vectors.db")
         add(collection, 1, 2)
         assert numbers_in(collection) == [1, 2]
         assert library.drop("videos") == []
