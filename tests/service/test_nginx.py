@@ -25,7 +25,7 @@ from service.settings import Settings
 from tests.service.conftest import settings_for
 from tests.service.following import events, stream
 from tests.service.holding import not_begun
-from tests.service.running import Running, problem_of, serving
+from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.uploading import picture, upload
 from tests.tools import find_tool
 from tests.waiting import PATIENCE, wait_for
@@ -120,8 +120,8 @@ def test_an_upload_is_streamed_and_the_service_limits_its_size(proxied: Proxied)
         "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000\r\n\r\n--x"
     )
     with closing(proxied.connect(head.encode())):
-        wait_for(lambda: proxied.running.service.gate.admission.requests == 1)
-    wait_for(lambda: proxied.running.service.gate.admission.requests == 0)
+        wait_for(lambda: proxied.running.service.concurrency.requests == 1)
+    wait_for(lambda: proxied.running.service.concurrency.requests == 0)
 
 
 def test_events_of_a_job_arrive_while_it_runs(proxied: Proxied, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_bodies_that_trickle_hold_neither_the_service_nor_a_place_of_a_search(pr
         for _ in range(5):
             answer = proxied.client.post("/v1/collections/videos/search", json={"text": "a red thing"})
             assert answer.status_code == 200
-            assert proxied.running.service.gate.admission.requests == 0
+            assert proxied.running.service.concurrency.requests == 0
     with closing(proxied.connect(head + b"x")) as connection:
         assert read_to_end(connection) == b""
 
@@ -185,21 +185,21 @@ def test_more_searches_than_the_service_takes_are_refused_at_once(
     proxied: Proxied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release = threading.Event()
-    model = proxied.running.service.model
-    embed = model.embed_text
+    engine = proxied.running.service.model._graphs.engine("text")  # type: ignore[attr-defined]
+    run = engine.run
 
-    def slow(*args: object, **options: object) -> object:
+    def run_later(inputs: JSON) -> object:
         assert release.wait(PATIENCE)
-        return embed(*args, **options)  # type: ignore[arg-type]
+        return run(inputs)
 
-    monkeypatch.setattr(model, "embed_text", slow)
+    monkeypatch.setattr(engine, "run", run_later)
     path, client = "/v1/collections/videos/search", proxied.client
     with ThreadPoolExecutor(MAX_INTERACTIVE) as threads:
         admitted = [
             threads.submit(client.post, path, json={"text": f"thing {number}"}) for number in range(MAX_INTERACTIVE)
         ]
         try:
-            wait_for(lambda: proxied.running.service.gate.admission.requests == MAX_INTERACTIVE)
+            wait_for(lambda: proxied.running.service.concurrency.requests == MAX_INTERACTIVE)
             started = time.monotonic()
             burst = [client.post(path, json={"text": "refused"}) for _ in range(50)]
             assert time.monotonic() - started < PATIENCE / 2
