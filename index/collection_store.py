@@ -20,12 +20,12 @@ from index.former_media import upgrade_library
 from index.integrations.milvus.cleanup import drop_copies
 from index.integrations.milvus.server import check_reachable
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
-from index.storage.fsync import make_folders, sync
 from index.storage.removals import MEDIA
 from index.vectors.backend import FAISS, PLACE_KEY, check_place, place_of, settings_at
 from index.vectors.faiss_index import SETTING_KEY
 from index.vectors.faiss_kinds import AUTO, check_setting
 from vitascope.bundle.manifest import Manifest
+from vitascope.durable_files import make_folders, sync
 from vitascope.errors import (
     CollectionExists,
     CollectionNotFound,

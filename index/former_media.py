@@ -6,13 +6,12 @@ own (``index.storage.former_paths``); then what they have goes from ``<data>/med
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 from index.media_files import MediaFiles
@@ -21,6 +20,7 @@ from index.storage.former_paths import has_content, is_file
 from index.storage.removals import MEDIA, is_owned
 from index.storage.schema import RELATIVE_PATHS
 from vitascope.errors import StorageError, VitascopeError
+from vitascope.file_lock import file_lock
 
 _log = logging.getLogger(__name__)
 _UPLOAD = re.compile(r"([0-9a-f]{64})\.[a-z0-9]{1,8}")
@@ -104,20 +104,16 @@ def _locked(path: Path, is_held: bool) -> Iterator[None]:
     if is_held or not path.is_file():
         yield
         return
-    try:
-        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror or error}") from error
-    try:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            is_free = stack.enter_context(file_lock(path))
+        except OSError as error:
+            raise StorageError(f"{path}: {error.strerror or error}") from error
+        if not is_free:
             raise StorageError(
                 f"{path.parent}: written by an earlier version, and in use by a service of it; stop that service first"
-            ) from error
+            )
         yield
-    finally:
-        os.close(lock)
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from index.storage.catalogue import Catalogue
-from index.storage.fsync import link_or_copy, make_folders, sync
 from index.storage.removals import (
     MEDIA,
     forget_removal,
@@ -28,6 +27,7 @@ from index.storage.removals import (
     list_removal,
     listed_removals,
 )
+from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import CollectionNotFound, StorageError
 from vitascope.media.confined_open import LeadsOutside, open_folder_beneath, open_inside
 from vitascope.media.file import MediaFile

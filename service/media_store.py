@@ -12,8 +12,8 @@ import uuid
 from pathlib import Path
 
 from index.former_media import LOCK_NAME
-from index.storage.fsync import make_folders
 from service.errors import Busy
+from vitascope.durable_files import make_folders
 from vitascope.errors import StorageError
 
 EXTENSION_OF = {

@@ -20,9 +20,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from index.storage.fsync import make_folders
-from index.transfer.atomic_write import written_beside
 from service.http.problems import is_fault
+from vitascope.durable_files import atomic_path, make_folders
 from vitascope.errors import Conflict, NotFound, StorageError, VitascopeError
 
 _log = logging.getLogger("vitascope.service")
@@ -167,7 +166,7 @@ class Operations:
 
     def _keep(self, operation: Operation) -> None:
         try:
-            with written_beside(self._record(operation.id)) as beside:
+            with atomic_path(self._record(operation.id)) as beside:
                 beside.write_text(json.dumps(asdict(operation)))
         except OSError as error:
             raise StorageError(f"operation {operation.id}: cannot be written down: {error}") from error

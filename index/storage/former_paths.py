@@ -18,8 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.storage.fsync import link_or_copy, make_folders, sync
 from index.storage.removals import MEDIA, UNFINISHED
+from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import StorageError
 
 _log = logging.getLogger(__name__)

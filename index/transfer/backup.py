@@ -19,7 +19,6 @@ from index.jobs.events import forget_untold
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION
-from index.transfer.atomic_write import written_beside
 from index.transfer.catalogue_rows import clip_format, count_clips, read_meta, read_sequences, read_videos
 from index.transfer.foreign_catalogue import ForeignCatalogue, open_foreign
 from index.transfer.job_rows import copy_jobs
@@ -27,6 +26,7 @@ from index.transfer.media_links import bring_media
 from index.transfer.media_paths import AllowedPaths
 from index.transfer.whole_videos import OnRows, fill, new_catalogue, touch
 from index.vectors.backend import FAISS, PLACE_KEY, check_place
+from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
 OnStep = Callable[[int, int], None]
@@ -49,7 +49,7 @@ def back_up(collection: Collection, file: Path, on_step: OnStep | None = None) -
     try:
         # The read transaction holds one moment from the first page to the last: without it SQLite would begin anew
         # at every write of another process, and never end under a steady writer.
-        with written_beside(file) as beside, collection.catalogue.read() as source:
+        with atomic_path(file) as beside, collection.catalogue.read() as source:
             try:
                 copy_pages(source, beside, on_step)
             except sqlite3.Error as error:  # of the catalogue or of the copy: SQLite does not say

@@ -6,7 +6,6 @@ the media files that the data folder owns. It has no index, which is made again,
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -21,11 +20,12 @@ from index.collection_store import CollectionStore
 from index.former_media import settle_former_media
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA
-from index.transfer.atomic_write import written_beside
 from index.transfer.backup import back_up, check_no_link, copy_pages, restore
 from index.transfer.media_links import bring_media
 from index.transfer.media_paths import AllowedPaths
+from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
+from vitascope.file_lock import file_lock
 
 COLLECTIONS = "collections"
 _STAMP = "%Y-%m-%dT%H-%M-%SZ"
@@ -67,7 +67,7 @@ def copy_data(data: Path, folder: Path, keep: int, on_part: OnPart | None = None
         with _only_one(folder):
             earlier = copies(folder)
             target = folder / datetime.now(UTC).strftime(_STAMP)
-            with written_beside(target) as beside:
+            with atomic_path(target) as beside:
                 beside.mkdir(mode=0o700)
                 done = _write(data, beside, target, earlier[-1] if earlier else None, on_part)
             for old in [] if done.failures else [*earlier, target][:-keep]:
@@ -159,18 +159,13 @@ class _Parts:
 @contextmanager
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, and remove what killed processes left unfinished."""
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InvalidInput(f"folder: another process makes a copy in {str(folder)!r}; wait for it") from error
+    with file_lock(folder / _LOCK) as is_held:
+        if not is_held:
+            raise InvalidInput(f"folder: another process makes a copy in {str(folder)!r}; wait for it")
         for entry in folder.iterdir():
             if _LEFTOVER.fullmatch(entry.name):
                 shutil.rmtree(entry)
         yield
-    finally:
-        os.close(lock)
 
 
 def _write(data: Path, beside: Path, target: Path, earlier: Path | None, on_part: OnPart | None) -> DataCopy:

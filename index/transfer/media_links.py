@@ -18,9 +18,9 @@ from index.collection_store import CollectionStore
 from index.records import Video
 from index.storage.catalogue import Catalogue
 from index.storage.former_paths import held_by_jobs, is_file, take_held
-from index.storage.fsync import link_or_copy, make_folders, sync
 from index.storage.queries import VIDEO_COLUMNS, read_video
 from index.storage.removals import MEDIA, is_owned
+from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import StorageError, VitascopeError
 
 _log = logging.getLogger(__name__)

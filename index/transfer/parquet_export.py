@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.collection import Collection
-from index.transfer.atomic_write import written_beside
 from index.transfer.parquet_format import CLIPS_NAME, VIDEOS_NAME, Label, clip_fields, video_fields
+from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
 OnRows = Callable[[int, int], None]
@@ -62,7 +62,7 @@ def export_collection(
         raise InvalidInput(f"folder: {str(folder.parent)!r} is not a folder; a name in an existing one was expected")
     label = _label(collection)
     try:
-        with written_beside(folder) as beside:
+        with atomic_path(folder) as beside:
             beside.mkdir()
             with collection.catalogue.read() as connection:
                 videos = _write_videos(connection, beside / VIDEOS_NAME, label)

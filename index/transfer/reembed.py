@@ -23,7 +23,7 @@ from index.jobs.ingest import FileDescription, Ingested, OpenedFile, check_uncha
 from index.jobs.pipeline import Pace, Pipeline
 from index.jobs.stage_timer import StageClock
 from index.records import NewClip, Video
-from index.storage.fsync import link_or_copy, make_folders, sync
+from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import (
     CollectionExists,
     FingerprintMismatch,

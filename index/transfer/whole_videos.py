@@ -23,9 +23,9 @@ from index.records import (
     check_video,
 )
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
-from index.storage.fsync import sync
 from index.storage.queries import ClipRow, insert_video
 from index.transfer.media_paths import AllowedPaths
+from vitascope.durable_files import sync
 from vitascope.errors import InvalidInput, StorageError
 from vitascope.visual_token_codec import TokenEncoding, check_stored
 

@@ -25,8 +25,8 @@ from typing import Any, BinaryIO
 import faiss
 import numpy as np
 
-from index.storage.fsync import sync
 from index.vectors.faiss_kinds import Index, Int64, kind_of
+from vitascope.durable_files import sync
 
 SNAPSHOT_NAME = "vectors.faiss"
 MAGIC = b"VTSNAP02"

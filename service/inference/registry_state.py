@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from index.transfer.atomic_write import written_beside
 from vitascope.bundle.manifest import Strict
+from vitascope.durable_files import atomic_path
 from vitascope.errors import StorageError
 
 FILE_NAME = "models.json"
@@ -54,7 +54,7 @@ def write_record(data_dir: Path, record: Record) -> None:
     """Durable when this returns. Raises StorageError; the earlier record is there then."""
     path = data_dir / FILE_NAME
     try:
-        with written_beside(path) as beside:
+        with atomic_path(path) as beside:
             beside.write_text(record.model_dump_json(indent=1))
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from error

@@ -19,8 +19,8 @@ from index.collection import Collection
 from index.jobs.sources.access_policy import Reach, is_url
 from index.jobs.sources.fsspec_source import BLOCK, open_url
 from index.jobs.sources.webdataset import OpenShard, split_member
-from index.storage.fsync import make_folders, sync
 from index.storage.removals import job_folder
+from vitascope.durable_files import make_folders, sync
 from vitascope.errors import MediaError, MediaTooLarge, StorageError, VitascopeError
 from vitascope.media.confined_open import open_inside
 from vitascope.media.file import MediaFile, media_errors
