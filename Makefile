@@ -130,7 +130,7 @@ bench-page: $(VENV)/.test ## how soon the page shows what the API answered, in C
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.service.measure_page
 
 bench-variants: $(VENV)/.train ## every way to compute the default bundle's graphs: size, speed, what is lost (BUDGET=recall=0.5; a quarter of an hour)
-	OMP_NUM_THREADS=1 $(BIN)/vitascope optimise $(BUNDLE) --budget $(or $(BUDGET),recall=0.5) --data $(PACKED) --out runs/$(notdir $(BUNDLE))-variant
+	OMP_NUM_THREADS=1 $(BIN)/vitascope optimize $(BUNDLE) --budget $(or $(BUDGET),recall=0.5) --data $(PACKED) --out runs/$(notdir $(BUNDLE))-variant
 
 soak: $(VENV)/.runtime ## everything at once for ten minutes: memory, open files and threads must not rise (SECONDS=3600)
 	$(BIN)/python -m benchmarks.service.soak --seconds $(or $(SECONDS),600) $(ARGS)

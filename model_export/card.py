@@ -154,7 +154,7 @@ def _uses(f: CardFacts) -> list[str]:
         "",
         "## What it is not for",
         "",
-        "- Decisions about people: recognising, judging or monitoring anyone. It was neither made nor tested for it.",
+        "- Decisions about people: recognizing, judging or monitoring anyone. It was neither made nor tested for it.",
         "- Safety, medical, legal or security decisions, or any use where a wrong answer harms somebody.",
         "- Moderation: it has seen no harmful material and cannot be relied on to find any.",
         f"- Uses beyond its licence: {f.manifest.licence}",
@@ -277,7 +277,7 @@ def _reproduce(f: CardFacts) -> list[str]:
             f"The card of {variant.name} says how that bundle came about. This one, on a machine like the one below:",
             "",
             "```console",
-            f"$ vitascope optimise BUNDLE --budget recall={variant.recall:g} --data data/packed --out bundles/{m.name}",
+            f"$ vitascope optimize BUNDLE --budget recall={variant.recall:g} --data data/packed --out bundles/{m.name}",
             "```",
         ]
     if p.recipe == adaptation.NAME:

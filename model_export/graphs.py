@@ -70,7 +70,7 @@ class StatedSizes:
 
 
 class TextGraph(nn.Module):
-    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalised."""
+    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalized."""
 
     def __init__(self, model: FusedModel) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class TextGraph(nn.Module):
 
 
 class VideoGraph(nn.Module):
-    """The model's streams, in their order, (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalised, and
+    """The model's streams, in their order, (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalized, and
     visual_tokens (B, V, K)."""
 
     def __init__(self, model: FusedModel) -> None:

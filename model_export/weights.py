@@ -10,7 +10,7 @@ Reduced precision is weight-only; all arithmetic stays float32:
   Embedding tables with at least 4,096 rows (a vocabulary): int8. Weights of MatMul, Gemm and Conv: int8
   where `INT8_RULES` allows it, else float16. The rules ask for enough values per output channel, whose
   rounding errors average out, and for a small rounding error. They are stricter for convolutions, which
-  follow one another without a normalisation between.
+  follow one another without a normalization between.
 * `float16-weights`: the same tensors, all float16.
 
 A reduced weight is rebuilt by Cast (and Mul), which ONNX Runtime folds into a float32 constant when the
@@ -118,7 +118,7 @@ def reduce(model: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     return copy
 
 
-def quantise(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def quantize(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric int8: (int8 values of the same shape, float32 scale that varies along `axis` only)."""
     others = tuple(i for i in range(values.ndim) if i != axis)
     scale = np.abs(values).max(axis=others, keepdims=True) / 127.0
@@ -178,7 +178,7 @@ class _Stored:
 def _reduced(tensor: TensorProto, weight: Weight, precision: Precision) -> _Stored:
     values = numpy_helper.to_array(tensor)
     if precision == "int8-weights":
-        small, scale = quantise(values, weight.axis)
+        small, scale = quantize(values, weight.axis)
         if _allowed(values, small * scale, weight):
             names = (f"{tensor.name}__int8", f"{tensor.name}__scale")
             parts = zip((small, scale), names, strict=True)

@@ -29,12 +29,12 @@ output and the difference are named, nothing is written, and a bundle that is al
 
 A public model is a folder of transformers (CLIP, SigLIP, X-CLIP, BLIP, ViLT) or of open_clip, or the name of such a
 model on the Hugging Face hub, which is fetched first; or a folder of one released file of CLIP-ViP, HD-VILA or SOHO
-and the tokeniser it was trained with. Beside random inputs, the bundle is compared with the
+and the tokenizer it was trained with. Beside random inputs, the bundle is compared with the
 model in its own library, from texts and picture files on: a vector must keep a cosine of 0.99999. What was chosen
 here and is not stated by the model (such as frames of a clip) is said, and kept in the manifest.
 
 MODEL may also be a bundle: then --metrics renews its card and stated metrics, and nothing else. With --budget, a
-checkpoint, public model or bundle becomes the fastest variant within it, as by `vitascope optimise`.
+checkpoint, public model or bundle becomes the fastest variant within it, as by `vitascope optimize`.
 """
 EPILOG = """\
 precision of the stored weights (arithmetic is always float32, and as fast):

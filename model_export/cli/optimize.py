@@ -1,4 +1,4 @@
-"""The `optimise` subcommand of `vitascope`, and what `export --budget` shares with it."""
+"""The `optimize` subcommand of `vitascope`, and what `export --budget` shares with it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ The variant is a bundle of its own: its vectors are others, and collections are 
 """
 EPILOG = """\
 examples:
-  vitascope optimise bundles/hd-vila-tiny --budget recall=0.5 --data data/packed --out bundles/hd-vila-tiny-int8
-  vitascope optimise bundles/clip --budget recall=1 --data data/packed --out bundles/clip-int8
+  vitascope optimize bundles/hd-vila-tiny --budget recall=0.5 --data data/packed --out bundles/hd-vila-tiny-int8
+  vitascope optimize bundles/clip --budget recall=1 --data data/packed --out bundles/clip-int8
 
-docs/optimise.md has what this gains and costs for the default bundle.
+docs/optimize.md has what this gains and costs for the default bundle.
 """
 
 
@@ -57,17 +57,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_variant(source: Path, out: Path, budget: str, data: Path | None, name: str | None) -> dict[str, Any]:
-    """Optimise a bundle; what the command prints. Raises as `optimise`, and InvalidInput for a budget without data."""
+    """Optimize a bundle; what the command prints. Raises as `optimize`, and InvalidInput for a budget without data."""
     from model_export.optimize.budget import parse_budget
     from model_export.optimize.report import variant_of
-    from model_export.optimize.search import optimise
+    from model_export.optimize.search import optimize
     from vitascope.bundle.bundle import Bundle
     from vitascope.errors import InvalidInput
 
     parsed = parse_budget(budget)
     if data is None:
         raise InvalidInput("data: missing; the budget is measured on packed corpora (--data FOLDER)")
-    bundle = Bundle.open(optimise(source, out, parsed, data, name=name, say=say))
+    bundle = Bundle.open(optimize(source, out, parsed, data, name=name, say=say))
     variant = variant_of(bundle.manifest)
     assert variant is not None
     return {
@@ -100,4 +100,4 @@ def show(result: dict[str, Any], console: Console) -> None:
     )
 
 
-COMMANDS = {"optimise": (add_arguments, run, show)}
+COMMANDS = {"optimize": (add_arguments, run, show)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx
 
 from model_export.optimize.calibration_ranges import measured_ranges
-from model_export.optimize.quantize import Ranges, convolutions, measured_tensors, products, quantised
+from model_export.optimize.quantize import Ranges, convolutions, measured_tensors, products, quantized
 from model_export.optimize.sensitivity import damage
 from vitascope.engines.onnx_runtime import Array
 
@@ -27,7 +27,7 @@ class Whole:
 
     def in_int8(self, nodes: Sequence[str]) -> onnx.ModelProto:
         """A copy in which these nodes compute in int8."""
-        return quantised(self.model, nodes, self.ranges)
+        return quantized(self.model, nodes, self.ranges)
 
 
 def prepared(model: onnx.ModelProto, calibration: Iterable[Mapping[str, Array]]) -> Whole:

@@ -1,8 +1,8 @@
-"""The same arithmetic in fewer steps: what ONNX Runtime's own optimiser does not see in our graphs.
+"""The same arithmetic in fewer steps: what ONNX Runtime's own optimizer does not see in our graphs.
 
 * Attention, which the exporter writes as twenty nodes, becomes one of `com.microsoft.MultiHeadAttention`.
 * Products of one input with several matrices become one product, and its parts.
-* Pixels that are normalised alike in all channels are read as 8 bits with a scale and a zero point, which they are.
+* Pixels that are normalized alike in all channels are read as 8 bits with a scale and a zero point, which they are.
 * What a temporal shift adds and takes away again stays out: (a + s) + (b - s) is a + b.
 
 Layer norms with their sums, biases with their GELUs and the like are fused by ONNX Runtime when a session loads.

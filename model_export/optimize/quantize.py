@@ -1,6 +1,6 @@
 """Graphs that compute in int8, with ranges measured on real inputs.
 
-* Convolutions are written as ONNX writes quantised operators, between DequantizeLinear and QuantizeLinear, and sums and
+* Convolutions are written as ONNX writes quantized operators, between DequantizeLinear and QuantizeLinear, and sums and
   moves between them stay in 8 bits. Activations are uint8 with one range each; weights int8 with one scale per output
   channel; biases int32.
 * Products with matrices become `com.microsoft.MatMulIntegerToFloat`. Some channels of a Transformer's activations are
@@ -23,7 +23,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from model_export.optimize.fold import CONTRIB, tidied
 from model_export.optimize.graph_index import Wiring, replace_nodes
-from model_export.weights import quantise as quantise_weight
+from model_export.weights import quantize as quantize_weight
 
 Range = tuple[np.ndarray, np.ndarray]
 """Least and largest value of a tensor, () each, or of each channel of its last axis, (K,) each."""
@@ -53,7 +53,7 @@ def products(model: onnx.ModelProto) -> list[str]:
 
 
 def measured_tensors(model: onnx.ModelProto) -> dict[str, bool]:
-    """Tensors whose ranges `quantised` may ask for: what goes into and comes out of convolutions, their sums, and what
+    """Tensors whose ranges `quantized` may ask for: what goes into and comes out of convolutions, their sums, and what
     goes into products, which alone are measured channel by channel (True).
     """
     wiring = Wiring(model.graph)
@@ -67,7 +67,7 @@ def measured_tensors(model: onnx.ModelProto) -> dict[str, bool]:
     return names | {node.input[0]: True for node in model.graph.node if node.name in multiplied}
 
 
-def quantised(model: onnx.ModelProto, nodes: Collection[str], ranges: Ranges) -> onnx.ModelProto:
+def quantized(model: onnx.ModelProto, nodes: Collection[str], ranges: Ranges) -> onnx.ModelProto:
     """A copy of a folded graph in which the nodes of these names, of `convolutions` and `products`, compute in int8.
 
     ranges: of `measured_tensors`.
@@ -220,8 +220,8 @@ class _Rewriting:
         even = f"{output}__even"
         divided = [source, self._constant(f"{output}__factors", 1.0 / factors)]
         self.nodes.append(helper.make_node("Mul", divided, [even], even))
-        self._quantise(even, even, (self.ranges[source][0] / factors, self.ranges[source][1] / factors))
-        values, scale = quantise_weight(weight * factors[:, None], axis=1)
+        self._quantize(even, even, (self.ranges[source][0] / factors, self.ranges[source][1] / factors))
+        values, scale = quantize_weight(weight * factors[:, None], axis=1)
         stored = [self._constant(f"{output}__weight", values), self._constant(f"{output}__scale", scale.reshape(-1))]
         small = self.small[even]
         step, zero = self._steps(small.scale, small.zero)
@@ -234,14 +234,14 @@ class _Rewriting:
         """`node`, its result brought to 8 bits, which stands for `output` from here on."""
         node.output[:] = [f"{output}__whole"]
         self.nodes.append(node)
-        self._quantise(f"{output}__whole", output, values)
+        self._quantize(f"{output}__whole", output, values)
 
     def _rebuilt(self, name: str, output: str) -> str:
-        """A float32 tensor of its own, made from `name` in 8 bits: an operator is recognised by it."""
+        """A float32 tensor of its own, made from `name` in 8 bits: an operator is recognized by it."""
         if name not in self.small:
             self._float(name)
-            self._quantise(self._apart(name), name, self.ranges[name])
-        self._dequantise(self.small[name], output)
+            self._quantize(self._apart(name), name, self.ranges[name])
+        self._dequantize(self.small[name], output)
         return output
 
     def _apart(self, name: str) -> str:
@@ -263,17 +263,17 @@ class _Rewriting:
     def _float(self, name: str) -> None:
         """Makes sure that `name` is there in float32."""
         if name not in self.whole and name in self.small:
-            self._dequantise(self.small[name], name)
+            self._dequantize(self.small[name], name)
             self.whole.add(name)
 
-    def _quantise(self, source: str, output: str, values: Range) -> None:
+    def _quantize(self, source: str, output: str, values: Range) -> None:
         scale, zero = steps(*values)
         small = _Small(f"{output}__small", scale, zero)
         inputs = [source, *self._steps(scale, zero)]
         self.nodes.append(helper.make_node("QuantizeLinear", inputs, [small.name], f"{small.name}__Quantize"))
         self.small[output] = small
 
-    def _dequantise(self, small: _Small, output: str) -> None:
+    def _dequantize(self, small: _Small, output: str) -> None:
         inputs = [small.name, *self._steps(small.scale, small.zero)]
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [output], f"{output}__Dequantize"))
 
@@ -307,7 +307,7 @@ def smoothing(values: Range, weight: np.ndarray) -> np.ndarray:
 
 def _weight_steps(weight: np.ndarray, bias: np.ndarray | None, step: np.float32) -> tuple[np.ndarray, np.ndarray]:
     """A convolution's weight in int8 and its scales (N,), with which its bias fits into int32. step: of its input."""
-    values, scale = quantise_weight(weight, axis=0)
+    values, scale = quantize_weight(weight, axis=0)
     if bias is None:
         return values, scale.reshape(-1)
     needed = (np.abs(bias) / (LARGEST_BIAS * step)).astype(np.float32).reshape(scale.shape)

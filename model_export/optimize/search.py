@@ -63,7 +63,7 @@ class _Option:
     lost: float | None = None
 
 
-def optimise(
+def optimize(
     source: Path,
     out: Path,
     budget: Budget,

@@ -1,6 +1,6 @@
 """Does the bundle, served, give what the model gives in its own library? From the text and the picture file on.
 
-Tokeniser, decoding, resizing, normalisation, padding and graphs take part, so that none of them can differ unnoticed.
+Tokenizer, decoding, resizing, normalization, padding and graphs take part, so that none of them can differ unnoticed.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _check_answers(
 
 
 def check_tokens(runtime: Model, original: Original, texts: Sequence[str]) -> None:
-    """Raises ParityError unless the bundle's tokeniser gives the original's numbers, cut at the same place."""
+    """Raises ParityError unless the bundle's tokenizer gives the original's numbers, cut at the same place."""
     tokenizer = runtime.bundle.tokenizer()
     for text in texts:
         ids, _ = tokenizer.encode([text])

@@ -36,7 +36,7 @@ _CLASS = "BlipForImageTextRetrieval"
 
 
 class BlipText(nn.Module):
-    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalised."""
+    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalized."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class BlipText(nn.Module):
 
 
 class BlipFrames(nn.Module):
-    """A stream (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalised, and visual_tokens (B, V, K) of one frame."""
+    """A stream (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalized, and visual_tokens (B, V, K) of one frame."""
 
     def __init__(self, model: Any, scale: PixelScale) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class BlipMatch(nn.Module):
 
 @dataclass(frozen=True)
 class OriginalBlip:
-    """BLIP as transformers runs it, on what its own processor and tokeniser make."""
+    """BLIP as transformers runs it, on what its own processor and tokenizer make."""
 
     model: Any
     tokenizer: Any

@@ -114,7 +114,7 @@ class BlipAnswers(nn.Module):
 
 @dataclass(frozen=True)
 class OriginalBlipAnswers:
-    """BLIP as transformers runs it, on what its own processor and tokeniser make."""
+    """BLIP as transformers runs it, on what its own processor and tokenizer make."""
 
     model: Any
     tokenizer: Any

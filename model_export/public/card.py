@@ -35,7 +35,7 @@ def public_card(manifest: Manifest, report: ParityReport, source: str, notes: Se
         "## Fidelity",
         "",
         "Each graph was compared with the model it was made from (parity.json): on random inputs, and on real ones",
-        "from the text and the picture file on, beside its library's own tokeniser and processor where it has them.",
+        "from the text and the picture file on, beside its library's own tokenizer and processor where it has them.",
         "",
         "| weights | graph | output | inputs | max difference | least cosine |",
         "|---|---|---|---|---|---|",

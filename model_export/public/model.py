@@ -17,10 +17,10 @@ from vitascope.bundle.manifest import Calibration, FrameStream, Task
 
 
 class Original(Protocol):
-    """The model in its own library: its own processor, tokeniser and features. What the bundle must agree with."""
+    """The model in its own library: its own processor, tokenizer and features. What the bundle must agree with."""
 
     def token_ids(self, text: str) -> list[int]:
-        """As the library's tokeniser gives them, cut at the text length and without padding."""
+        """As the library's tokenizer gives them, cut at the text length and without padding."""
 
 
 @runtime_checkable

@@ -32,7 +32,7 @@ from vitascope.media.image import PictureFrame
 
 CONFIG_NAME = "open_clip_config.json"
 TOKENS = (
-    "Texts are read as the folder's tokenizer.json says. open_clip's own tokeniser also repairs wrongly decoded "
+    "Texts are read as the folder's tokenizer.json says. open_clip's own tokenizer also repairs wrongly decoded "
     "characters and HTML entities first."
 )
 ALONE = "The bundle was compared with the weights renamed into transformers' CLIP, not with the package open_clip."

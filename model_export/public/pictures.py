@@ -23,7 +23,7 @@ _FILTERS: dict[int, Resample] = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 class PixelScale(nn.Module):
-    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W), rescaled and normalised as the processor does."""
+    """uint8 (N, H, W, 3) -> float32 (N, 3, H, W), rescaled and normalized as the processor does."""
 
     mean: Tensor
     std: Tensor

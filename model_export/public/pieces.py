@@ -1,4 +1,4 @@
-"""SigLIP's own tokeniser (a SentencePiece model and what is done to a text before it) as a `tokenizer.json`."""
+"""SigLIP's own tokenizer (a SentencePiece model and what is done to a text before it) as a `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SPACE = "▁"
 
 
 def tokenizer_of_pieces(folder: Path, *, lower_case: bool, end: str) -> Tokenizer:
-    """The tokeniser behind ``spiece.model``: marks left out, white space made one space, ``end`` after each text.
+    """The tokenizer behind ``spiece.model``: marks left out, white space made one space, ``end`` after each text.
 
     Raises InvalidInput for another kind of SentencePiece model.
     """

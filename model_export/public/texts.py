@@ -1,4 +1,4 @@
-"""A public model's tokeniser as the bundle's `tokenizer.json`, and the padding that its text graph does for itself.
+"""A public model's tokenizer as the bundle's `tokenizer.json`, and the padding that its text graph does for itself.
 
 Shape letters: B texts, L tokens.
 """
@@ -42,7 +42,7 @@ class Padding(nn.Module):
 
 
 class Tokens(NamedTuple):
-    """A folder's tokeniser: as its library opens it, as the bundle's `tokenizer.json`, and what is to be said of it."""
+    """A folder's tokenizer: as its library opens it, as the bundle's `tokenizer.json`, and what is to be said of it."""
 
     library: Any
     written: str
@@ -50,20 +50,20 @@ class Tokens(NamedTuple):
 
 
 def open_tokenizer(folder: Path) -> Tokens:
-    """The tokeniser of a transformers folder. Raises InvalidInput."""
+    """The tokenizer of a transformers folder. Raises InvalidInput."""
     if (folder / PIECES_NAME).is_file() and _class_of(folder).startswith("SiglipTokenizer"):
         return _siglip_tokenizer(folder)
     library = _opened(folder)
     backend = getattr(library, "backend_tokenizer", None)
     if backend is None:
         raise InvalidInput(
-            f"model: {folder}: its tokeniser {type(library).__name__} has no tokenizer.json; one was expected"
+            f"model: {folder}: its tokenizer {type(library).__name__} has no tokenizer.json; one was expected"
         )
     return Tokens(library, without_limits(backend.to_str()), [])
 
 
 def _siglip_tokenizer(folder: Path) -> Tokens:
-    """Its own tokeniser runs on the package sentencepiece; without that, what is made of its pieces stands alone."""
+    """Its own tokenizer runs on the package sentencepiece; without that, what is made of its pieces stands alone."""
     from transformers import PreTrainedTokenizerFast
 
     stated = read_json(folder / _SETTINGS_NAME)
@@ -80,7 +80,7 @@ def _siglip_tokenizer(folder: Path) -> Tokens:
         model_max_length=int(stated.get("model_max_length", _SIGLIP_LENGTH)),
         model_input_names=["input_ids"],
     )
-    return Tokens(alone, written, [f"The tokeniser was made from {PIECES_NAME}; {UNCOMPARED}"])
+    return Tokens(alone, written, [f"The tokenizer was made from {PIECES_NAME}; {UNCOMPARED}"])
 
 
 def _class_of(folder: Path) -> str:
@@ -94,7 +94,7 @@ def _opened(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the libraries behind it raise nearly anything
-        raise InvalidInput(f"model: {folder}: its tokeniser cannot be opened: {error}") from error
+        raise InvalidInput(f"model: {folder}: its tokenizer cannot be opened: {error}") from error
 
 
 def without_limits(written: str) -> str:
@@ -104,5 +104,5 @@ def without_limits(written: str) -> str:
 
 
 def length_of(tokenizer: Any, positions: int) -> int:
-    """The most tokens of a text: what the model has positions for, less where the tokeniser cuts earlier."""
+    """The most tokens of a text: what the model has positions for, less where the tokenizer cuts earlier."""
     return min(positions, int(tokenizer.model_max_length))

@@ -35,7 +35,7 @@ POOLING = (
 
 
 class TextTower(nn.Module):
-    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalised."""
+    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalized."""
 
     def __init__(self, model: Any, padding: Padding) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class TextTower(nn.Module):
 
 
 class FrameTower(nn.Module):
-    """A stream (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalised, and it again as one visual token (B, 1, D)."""
+    """A stream (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalized, and it again as one visual token (B, 1, D)."""
 
     def __init__(self, model: Any, scale: PixelScale) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class FrameTower(nn.Module):
 
 @dataclass(frozen=True)
 class OriginalTowers:
-    """The two towers as transformers runs them, on what its own processor and tokeniser make."""
+    """The two towers as transformers runs them, on what its own processor and tokenizer make."""
 
     model: Any
     tokenizer: Any

@@ -109,7 +109,7 @@ class ViltHead(nn.Module):
 
 @dataclass(frozen=True)
 class OriginalVilt:
-    """ViLT as transformers runs it, on what its own processor and tokeniser make."""
+    """ViLT as transformers runs it, on what its own processor and tokenizer make."""
 
     model: Any
     tokenizer: Any

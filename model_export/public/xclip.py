@@ -38,7 +38,7 @@ LOGITS = (
 
 
 class VideoTower(nn.Module):
-    """A stream (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalised, and visual_tokens (B, 1 + P, D): the vector,
+    """A stream (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalized, and visual_tokens (B, 1 + P, D): the vector,
     then the patches, each the mean of its frames and clips."""
 
     def __init__(self, model: Any, scale: PixelScale) -> None:

@@ -19,7 +19,7 @@ _IN_FLOAT32 = ("LayerNormalization", "Softmax", "ReduceL2", "ReduceMean", "Reduc
 """Sums over many values, whose float16 would overflow or lose the small ones."""
 _AFTER_A_NORM = ("Add", "Clip", "Expand", "Max", "Sqrt", "Div", "Reciprocal")
 """What makes a vector of length 1 of its norm: it keeps a number as small as 1e-12 from being divided by."""
-_QUANTISED = ("Conv", "MatMul", "Gemm")
+_QUANTIZED = ("Conv", "MatMul", "Gemm")
 
 
 def as_float16(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -67,7 +67,7 @@ def as_int8(model: onnx.ModelProto, cases: Sequence[Arrays]) -> onnx.ModelProto:
                 target,
                 Reader(),
                 quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(_QUANTISED),
+                op_types_to_quantize=list(_QUANTIZED),
                 per_channel=True,
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,

@@ -42,5 +42,5 @@ def clip_call(model: Model, clips: Sequence[Streams]) -> Call:
 
 
 def text_call(model: Model, texts: Sequence[str]) -> Call:
-    """Embeds one text, tokenising included."""
+    """Embeds one text, tokenizing included."""
     return lambda number: model.embed_text([texts[number % len(texts)]])

@@ -171,7 +171,7 @@ def _facts(bundle: Bundle, seen: Sight) -> dict[str, Any]:
 
 
 def _made(extra: Mapping[str, Any]) -> str:
-    """By what the commands that make bundles of bundles write: `optimise`, `reduce`, `distil`."""
+    """By what the commands that make bundles of bundles write: `optimize`, `reduce`, `distil`."""
     for key, words in (("variant", "variant of"), ("variant_of", "variant of"), ("distilled_from", "student of")):
         if key in extra:
             return f"{words} {extra[key]['name']}"

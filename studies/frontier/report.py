@@ -77,7 +77,7 @@ def sentence(how: Mapping[str, Any]) -> str:
     threads = "one thread" if how["threads"] == 1 else f"{how['threads']} threads"
     return (
         f"{how['clips']} clips of {how['corpus']}/{how['split']}, one caption each. Medians of {how['rounds']} runs in "
-        f"turns, one clip (decoded) or one text (not tokenised) at a time on {threads} of {how['processor']}."
+        f"turns, one clip (decoded) or one text (not tokenized) at a time on {threads} of {how['processor']}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Small randomly initialised models of public families, saved as their own libraries save them, with a tokeniser
+"""Small randomly initialized models of public families, saved as their own libraries save them, with a tokenizer
 trained on the spot and the family's real processor."""
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def clip_vision() -> dict[str, Any]:
 
 
 def make_siglip(folder: Path) -> Path:
-    """A SigLIP folder with a tokeniser of SentencePiece's kind: unigrams, `▁` before words, lower case, no marks."""
+    """A SigLIP folder with a tokenizer of SentencePiece's kind: unigrams, `▁` before words, lower case, no marks."""
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.Unigram())
@@ -216,7 +216,7 @@ def make_xclip(folder: Path) -> Path:
 
 
 def word_pieces(length: int) -> Any:
-    """A tokeniser of BERT's kind, which cuts at ``length`` tokens."""
+    """A tokenizer of BERT's kind, which cuts at ``length`` tokens."""
     from transformers import BertTokenizer
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -236,7 +236,7 @@ def blip_config(tokenizer: Any, vision_width: int = 40) -> Any:
 
 
 def make_blip(folder: Path) -> Path:
-    """A BLIP folder for retrieval and matching, with a WordPiece tokeniser."""
+    """A BLIP folder for retrieval and matching, with a WordPiece tokenizer."""
     from transformers import BlipForImageTextRetrieval, BlipImageProcessor
 
     tokenizer = word_pieces(60)
@@ -312,7 +312,7 @@ class OpenBlock(nn.Module):
 
 
 def make_open_clip(folder: Path) -> Path:
-    """A folder of open_clip: its own configuration and weights, and a tokeniser of transformers."""
+    """A folder of open_clip: its own configuration and weights, and a tokenizer of transformers."""
     tokenizer = clip_tokenizer()
     folder.mkdir(parents=True)
     save_file(shaken(lambda: OpenClip(len(tokenizer))).state_dict(), folder / "open_clip_model.safetensors")

@@ -1,4 +1,4 @@
-"""Small randomly initialised models that read a text beside a picture, saved as their own library saves them, and what
+"""Small randomly initialized models that read a text beside a picture, saved as their own library saves them, and what
 a user of that library gets from them.
 
 Shape letters: T texts or questions, P clips, N answers.

@@ -55,13 +55,13 @@ def clip_vip_text(w: Weights, ids: Tensor) -> Tensor:
 
 def hd_vila_maps(w: Weights, high: Tensor, low: Tensor) -> Tensor:
     """uint8 high (N, 1, H, W, 3) and low (N, F - 1, H', W', 3), already cut -> the middle frame's map (N, D, Y, X)."""
-    normalised = [((one.float() - IMAGENET[0]) / IMAGENET[1]).permute(0, 1, 4, 2, 3) for one in (high, low)]
+    normalized = [((one.float() - IMAGENET[0]) / IMAGENET[1]).permute(0, 1, 4, 2, 3) for one in (high, low)]
     samples, neighbours = low.shape[:2]
-    fine = _resnet(w, "cnn", normalised[0].flatten(0, 1))
+    fine = _resnet(w, "cnn", normalized[0].flatten(0, 1))
     detail = F.gelu(F.max_pool2d(F.conv2d(fine[3], w["grid_encoder.0.weight"]), 2))
     coarse = F.interpolate(fine[2], scale_factor=1 / 4, recompute_scale_factor=False)
     middle = F.gelu(F.conv2d(coarse, w["grid_encoder_low.0.weight"]))
-    beside = _resnet(w, "cnn_low", normalised[1].flatten(0, 1))[2]
+    beside = _resnet(w, "cnn_low", normalized[1].flatten(0, 1))[2]
     beside = F.gelu(F.conv2d(beside, w["grid_encoder_low.0.weight"])).unflatten(0, (samples, neighbours))
     half = (neighbours + 1) // 2
     frames = torch.cat([beside[:, :half], middle[:, None], beside[:, half:]], dim=1)
@@ -101,7 +101,7 @@ def hd_vila_answers(w: Weights, ids: Tensor, mask: Tensor, maps: Tensor, split: 
 
 
 def soho_tokens(w: Weights, picture: Tensor) -> Tensor:
-    """uint8 (N, H, W, 3) -> visual tokens (N, V, D) before their places, normalised first and filled up then."""
+    """uint8 (N, H, W, 3) -> visual tokens (N, V, D) before their places, normalized first and filled up then."""
     pixels = ((picture.float() - IMAGENET[0]) / IMAGENET[1]).permute(0, 3, 1, 2)
     below, beside = (-side % 32 for side in picture.shape[1:3])
     maps = F.max_pool2d(_resnet(w, "backbone", F.pad(pixels, (0, beside, 0, below)))[3], 2, stride=2)

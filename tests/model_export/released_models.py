@@ -1,4 +1,4 @@
-"""Small random files of weights in the names that the authors of CLIP-ViP, HD-VILA and SOHO use, and the tokenisers
+"""Small random files of weights in the names that the authors of CLIP-ViP, HD-VILA and SOHO use, and the tokenizers
 that stand beside them.
 
 Only names and shapes are of theirs. Letters: D width.
@@ -98,7 +98,7 @@ def _resnet18(seed: int) -> dict[str, Tensor]:
 
 
 def clip_words() -> Any:
-    """CLIP's tokeniser of bytes, with one merge."""
+    """CLIP's tokenizer of bytes, with one merge."""
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
@@ -108,7 +108,7 @@ def clip_words() -> Any:
 
 
 def bert_words() -> Any:
-    """BERT's tokeniser of letters, with a few words."""
+    """BERT's tokenizer of letters, with a few words."""
     from transformers import BertTokenizer
 
     letters = [chr(code) for code in range(33, 127)]
@@ -248,7 +248,7 @@ MADE: dict[str, tuple[Callable[[], dict[str, Tensor]], Callable[[], Any]]] = {
     "soho": (soho, bert_words),
     "soho-answers": (soho_answers, bert_words),
 }
-"""By name: weights, and the tokeniser beside them."""
+"""By name: weights, and the tokenizer beside them."""
 
 
 def write_folder(name: str, folder: Path, weights: dict[str, Tensor] | None = None) -> Path:

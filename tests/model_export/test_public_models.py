@@ -105,7 +105,7 @@ def assert_given(given: Given, texts: np.ndarray, clips: np.ndarray, logits: np.
 def test_every_family_gives_what_its_library_gives(
     family: str, photographs: list[Path], film: Path, tmp_path: Path
 ) -> None:
-    """What is exported, run by torch on what the runtime's own tokeniser and decoder make of texts and files."""
+    """What is exported, run by torch on what the runtime's own tokenizer and decoder make of texts and files."""
     source = MAKERS[family](tmp_path / family)
     model = open_public(source, 4, allow_pickle=False)
     modules = {spec.name: spec.module for spec in model.specs}
@@ -218,7 +218,7 @@ def test_siglip_states_its_bias_and_its_one_length(tmp_path: Path) -> None:
         np.testing.assert_allclose(text(ids, mask), text(*wider), atol=1e-6)
 
 
-def test_siglip_pieces_become_its_tokeniser(tmp_path: Path) -> None:
+def test_siglip_pieces_become_its_tokenizer(tmp_path: Path) -> None:
     """A folder that has only the SentencePiece model gives the numbers of the same pieces in tokenizer.json."""
     folder = make_siglip(tmp_path / "siglip")
     wanted = open_tokenizer(folder).library

@@ -56,7 +56,7 @@ def assert_said(found: np.ndarray, given: np.ndarray) -> None:
 def test_every_family_says_what_its_library_says(
     family: str, photographs: list[Path], film: Path, tmp_path: Path
 ) -> None:
-    """What is exported, run by torch on what the runtime's own tokeniser and decoder make of texts and files."""
+    """What is exported, run by torch on what the runtime's own tokenizer and decoder make of texts and files."""
     source = MAKERS[family](tmp_path / family)
     model = open_public(source, FRAMES, allow_pickle=False)
     modules = {spec.name: spec.module for spec in model.specs}

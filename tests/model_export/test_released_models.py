@@ -57,7 +57,7 @@ def drawn(name: str) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder with the tokeniser and the answers of a system, and no weights; read-only."""
+    """A folder with the tokenizer and the answers of a system, and no weights; read-only."""
 
     @cache
     def folder(name: str) -> Path:
@@ -278,7 +278,7 @@ def test_a_pickle_is_unwrapped_only_where_that_is_asked_for(tmp_path: Path) -> N
     model = open_public(folder, 8, allow_pickle=True)
     assert (model.architecture, model.temperature) == ("clip-vip", pytest.approx(np.exp(-4.2), rel=1e-2))
     assert next(modules(model)["video"].parameters()).dtype == torch.float32
-    # CLIP's own configuration, which lies where its tokeniser is found, does not hide whose weights these are.
+    # CLIP's own configuration, which lies where its tokenizer is found, does not hide whose weights these are.
     (folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
     assert open_public(folder, 8, allow_pickle=True).architecture == "clip-vip"
 
@@ -318,7 +318,7 @@ def test_weights_of_an_unknown_system_are_refused(tmp_path: Path) -> None:
         open_public(tmp_path, 8, allow_pickle=False)
 
 
-def test_a_missing_tokeniser_is_named(tmp_path: Path, words: Callable[[str], Path]) -> None:
+def test_a_missing_tokenizer_is_named(tmp_path: Path, words: Callable[[str], Path]) -> None:
     (tmp_path / "bare").mkdir()
     with pytest.raises(InvalidInput, match=r"vocab\.json and merges\.txt missing.*openai/clip-vit-base-patch32"):
         load_clip_vip(tmp_path / "bare", drawn("clip-vip"))

@@ -59,8 +59,8 @@ def test_the_table_bites() -> None:
     assert "mode b'cubic'" in problems(cubic)
     zero = numpy_helper.from_array(np.int8(3), "zero")
     scale = numpy_helper.from_array(np.float32(0.1), "scale")
-    quantised = helper.make_node("QuantizeLinear", ["a", "scale", "zero"], ["y"])
-    assert "zero point is not zero" in problems(quantised, TensorProto.FLOAT, 20, zero, scale)
+    quantized = helper.make_node("QuantizeLinear", ["a", "scale", "zero"], ["y"])
+    assert "zero point is not zero" in problems(quantized, TensorProto.FLOAT, 20, zero, scale)
 
 
 def inputs_of(bundle: Bundle, graph: str) -> dict[str, Array]:

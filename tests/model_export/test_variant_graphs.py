@@ -16,7 +16,7 @@ from model_export.optimize.calibration_ranges import measured_ranges
 from model_export.optimize.candidates import fewer_in_int8, float16_graph, prepared
 from model_export.optimize.fold import folded
 from model_export.optimize.fusion import fused
-from model_export.optimize.quantize import convolutions, measured_tensors, products, quantised
+from model_export.optimize.quantize import convolutions, measured_tensors, products, quantized
 from model_export.optimize.running import engine_of
 from model_export.optimize.sensitivity import damage
 from tests.model_export.conftest import CONFIG
@@ -123,7 +123,7 @@ def test_convolutions_and_what_lies_between_them_run_in_int8(tmp_path: Path) -> 
     model = _convolutions(rng)
     given = {"x": rng.normal(size=(4, 8, 6, 6)).astype(np.float32)}
     ranges = measured_ranges(model, measured_tensors(model), [given])
-    small = quantised(model, convolutions(model), ranges)
+    small = quantized(model, convolutions(model), ranges)
     operators = _loaded_operators(small, tmp_path)
     assert operators["QLinearConv"] == 3
     assert operators["QLinearAdd"] == 1

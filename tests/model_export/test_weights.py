@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_export.graphs import random_streams, random_tokens
-from model_export.weights import Precision, quantise, store, stored_kinds
+from model_export.weights import Precision, quantize, store, stored_kinds
 from tests.model_export.conftest import CONFIG
 from vitascope.bundle.manifest import GraphName
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
@@ -81,16 +81,16 @@ def test_small_weights_cost_nothing_when_running(
         assert counts[0] <= counts[1] <= counts[0] + extra
 
 
-def test_quantised_channels_keep_their_own_scale() -> None:
+def test_quantized_channels_keep_their_own_scale() -> None:
     values = np.array([[1.0, 1000.0], [-0.5, 250.0], [0.0, -1000.0]], np.float32)
-    small, scale = quantise(values, axis=1)
+    small, scale = quantize(values, axis=1)
     np.testing.assert_array_equal(small, [[127, 127], [-64, 32], [0, -127]])
     assert scale.shape == (1, 2)
     np.testing.assert_allclose(small * scale, values, rtol=0.02)
 
 
 def test_channels_of_zeros_stay_zero() -> None:
-    small, scale = quantise(np.zeros((3, 2), np.float32), axis=0)
+    small, scale = quantize(np.zeros((3, 2), np.float32), axis=0)
     assert not small.any()
     assert np.isfinite(scale).all()
 

@@ -72,7 +72,7 @@ COMMANDS = {
     "export": CommandSpec("model_export.cli.export", "export a checkpoint as a verified bundle"),
     "triton": CommandSpec("model_export.cli.triton", "write a Triton model repository, or check a server"),
     "tensorrt": CommandSpec("model_export.cli.tensorrt", "convert a bundle for TensorRT, build engines"),
-    "optimise": CommandSpec("model_export.cli.optimize", "find the fastest variant of a bundle within a budget"),
+    "optimize": CommandSpec("model_export.cli.optimize", "find the fastest variant of a bundle within a budget"),
 }
 
 EPILOG = """\

@@ -68,7 +68,7 @@ class ClipVip(nn.Module):
         self.temporal_embedding = nn.Parameter(torch.zeros(1, frames, width))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (N, F, 3, H, W), as many frames as there are times -> vectors (N, D), L2-normalised."""
+        """Normalized pixels (N, F, 3, H, W), as many frames as there are times -> vectors (N, D), L2-normalized."""
         vision = self.clip.vision_model
         hidden, read = vision.pre_layrnorm(self._embedded(pixels)), 1 + len(self.added_cls)
         for layer in vision.encoder.layers:
@@ -120,7 +120,7 @@ def _beside_proxies(x: Tensor, read: int, frames: int) -> Tensor:
 
 
 class ClipTower(nn.Module):
-    """A stream (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalised, of the mean over clips, and it again as one
+    """A stream (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalized, of the mean over clips, and it again as one
     visual token (B, 1, D)."""
 
     def __init__(self, model: ClipVip) -> None:

@@ -23,7 +23,7 @@ _OWN_SUFFIXES = (".pt", ".pth")
 
 
 def open_released(folder: Path, *, allow_pickle: bool, stated: bool) -> PublicModel | None:
-    """The released checkpoint in a folder, which holds one file of weights and a tokeniser.
+    """The released checkpoint in a folder, which holds one file of weights and a tokenizer.
 
     ``stated``: whether a configuration in the folder says that the weights are of another library. Then None is given
     unless the names in the file say otherwise. Raises InvalidInput.

@@ -24,7 +24,7 @@ ALONE = "The bundle was compared with the weights in torch, wired here as publis
 
 @dataclass(frozen=True)
 class TorchVideo:
-    """What sees, as the module that the video graph is made of, and the tokeniser that stands beside it."""
+    """What sees, as the module that the video graph is made of, and the tokenizer that stands beside it."""
 
     video: nn.Module
     streams: Sequence[FrameStream]

@@ -119,7 +119,7 @@ class PictureGraph(nn.Module):
     def __init__(self, video: VideoEncoder) -> None:
         super().__init__()
         self.video = video
-        # What normalisation makes nothing of: the authors fill up after it, with zeros.
+        # What normalization makes nothing of: the authors fill up after it, with zeros.
         self.register_buffer("mean", torch.tensor(IMAGENET["image_mean"]), persistent=False)
 
     def forward(self, *streams: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The tokeniser that a released checkpoint was trained with. The file does not bring it, so its files stand beside."""
+"""The tokenizer that a released checkpoint was trained with. The file does not bring it, so its files stand beside."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WRITTEN = "tokenizer.json"
 
 
 def open_words(folder: Path, kind: Literal["clip", "bert"], vocabulary: int) -> Tokens:
-    """The tokeniser of a folder, which has at most ``vocabulary`` numbers.
+    """The tokenizer of a folder, which has at most ``vocabulary`` numbers.
 
     Raises InvalidInput naming the files that are missing, and for one that does not fit the word embeddings.
     """
@@ -34,17 +34,17 @@ def open_words(folder: Path, kind: Literal["clip", "bert"], vocabulary: int) -> 
     missing = [name for name in wanted.files if not (folder / name).is_file()]
     if missing and not (folder / _WRITTEN).is_file():
         raise InvalidInput(
-            f"model: {folder} has no tokeniser: {' and '.join(missing)} missing; {_WRITTEN}, or "
+            f"model: {folder} has no tokenizer: {' and '.join(missing)} missing; {_WRITTEN}, or "
             f"{' and '.join(wanted.files)}, of {wanted.published} was expected beside the weights"
         )
     opener: Any = getattr(transformers, wanted.class_name)
     try:
         library = opener.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the libraries behind it raise nearly anything
-        raise InvalidInput(f"model: {folder}: its tokeniser cannot be opened: {error}") from error
+        raise InvalidInput(f"model: {folder}: its tokenizer cannot be opened: {error}") from error
     if len(library) > vocabulary:
         raise InvalidInput(
-            f"model: {folder}: its tokeniser has {len(library)} tokens; at most {vocabulary} were expected, as many as "
+            f"model: {folder}: its tokenizer has {len(library)} tokens; at most {vocabulary} were expected, as many as "
             "the weights have word embeddings"
         )
     note = (

@@ -1,7 +1,7 @@
 """A bundle's graph as TensorRT reads it: the same numbers, by operators and types that it has.
 
 What changes: weights that are stored in int8 or float16 are rebuilt here, not by nodes of the graph, since TensorRT
-takes weights of convolutions as constants and has int8 for quantised tensors alone; a table of embeddings in int8 is
+takes weights of convolutions as constants and has int8 for quantized tensors alone; a table of embeddings in int8 is
 float16, which holds the same integers; and pixels become float where they enter, as uint8 may only come in or go out.
 """
 

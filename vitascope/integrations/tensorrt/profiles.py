@@ -1,4 +1,4 @@
-"""Which shapes an engine is built for: TensorRT's optimisation profiles, from what a bundle's manifest states.
+"""Which shapes an engine is built for: TensorRT's optimization profiles, from what a bundle's manifest states.
 
 Shape letters: B videos or texts, C clips, F frames, H height, W width, L text tokens, V visual tokens, K their width.
 """

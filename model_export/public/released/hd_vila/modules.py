@@ -56,7 +56,7 @@ class DetailFirst(nn.Conv2d):
 
 
 class Places(nn.Module):
-    """Visual tokens (B, V, D) with row, column and kind, normalised. The tables may have more places than the grid."""
+    """Visual tokens (B, V, D) with row, column and kind, normalized. The tables may have more places than the grid."""
 
     def __init__(self, cfg: HdVilaConfig, rows: int, columns: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ClipEyes(nn.Module):
 
 
 class VectorGraph(nn.Module):
-    """Streams -> vector (B, D), L2-normalised, and it again as one visual token (B, 1, D)."""
+    """Streams -> vector (B, D), L2-normalized, and it again as one visual token (B, 1, D)."""
 
     def __init__(self, model: Towers) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class TokenGraph(nn.Module):
 
 
 class TextGraph(nn.Module):
-    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalised."""
+    """input_ids, attention_mask (B, L) int64 -> vector (B, D), L2-normalized."""
 
     def __init__(self, model: Towers) -> None:
         super().__init__()

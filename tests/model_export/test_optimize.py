@@ -1,4 +1,4 @@
-"""`vitascope optimise` and `export --budget`: a faster bundle that is measured, or an error that says why not."""
+"""`vitascope optimize` and `export --budget`: a faster bundle that is measured, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def optimised(
+def optimized(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Path, dict[str, Any]]:
     """(bundle, its variant, what the command printed); calibrated on the few examples that there are.
 
     What is fastest is said here: graphs as small as these take as long as the machine likes.
     """
-    source, out = bundles["int8-weights"], tmp_path_factory.mktemp("optimised") / "mine-int8"
+    source, out = bundles["int8-weights"], tmp_path_factory.mktemp("optimized") / "mine-int8"
     faster = {"as stored": 1.0, "fused": 1.5, "float16": 2.0, "int8": 3.0}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         _quick(patch)
         patch.setattr(search._Search, "speedup", lambda _, option, stored=None: faster[option.way])
         patch.setattr(calibrate, "FIT_FROM", 4)
-        assert _optimise(source, out, folders[1]) == 0
+        assert _optimize(source, out, folders[1]) == 0
     return source, out, json.loads(printed.getvalue())
 
 
-def _optimise(source: Path, out: Path, data: Path, budget: str = "recall=20") -> int:
-    arguments = ["optimise", str(source), "--out", str(out), "--data", str(data), "--budget", budget, "--json"]
+def _optimize(source: Path, out: Path, data: Path, budget: str = "recall=20") -> int:
+    arguments = ["optimize", str(source), "--out", str(out), "--data", str(data), "--budget", budget, "--json"]
     return main(arguments)
 
 
-def test_variant_is_a_measured_bundle_of_its_own(optimised: tuple[Path, Path, dict[str, Any]]) -> None:
-    source, out, printed = optimised
+def test_variant_is_a_measured_bundle_of_its_own(optimized: tuple[Path, Path, dict[str, Any]]) -> None:
+    source, out, printed = optimized
     before, after = Bundle.open(source), Bundle.open(out)
     assert printed["fingerprint"] == after.fingerprint != before.fingerprint
     assert after.manifest.name == "mine-int8"
@@ -82,9 +82,9 @@ def test_variant_is_a_measured_bundle_of_its_own(optimised: tuple[Path, Path, di
 
 
 def test_parity_and_calibration_of_a_variant_are_its_own(
-    optimised: tuple[Path, Path, dict[str, Any]], folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+    optimized: tuple[Path, Path, dict[str, Any]], folders: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, out, _ = optimised
+    source, out, _ = optimized
     before, after = Model.open(source, threads=1), Model.open(out, threads=1)
     report = json.loads((out / "parity.json").read_text())
     beside = report["beside"]
@@ -117,9 +117,9 @@ def test_parity_and_calibration_of_a_variant_are_its_own(
 
 
 def test_a_variants_card_is_written_again_with_its_own_metrics(
-    optimised: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+    optimized: tuple[Path, Path, dict[str, Any]], tmp_path: Path
 ) -> None:
-    shutil.copytree(optimised[1], tmp_path / "mine")
+    shutil.copytree(optimized[1], tmp_path / "mine")
     (tmp_path / "metrics.json").write_text(json.dumps({"squares": {"t2v R@1": 12.5}}))
     assert main(["export", str(tmp_path / "mine"), "--metrics", str(tmp_path / "metrics.json")]) == 0
     bundle = Bundle.open(tmp_path / "mine")
@@ -127,27 +127,27 @@ def test_a_variants_card_is_written_again_with_its_own_metrics(
     card = (bundle.folder / "MODEL_CARD.md").read_text()
     assert "| t2v R@1 | 12.5 |" in card
     assert "| match | match_logit | squares/val |" in card
-    assert "$ vitascope optimise BUNDLE --budget recall=20" in card
+    assert "$ vitascope optimize BUNDLE --budget recall=20" in card
 
 
 def test_what_int8_breaks_stays_in_float32(
     folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is in int8 comes out as noise here, and fast: it must not be taken all the same."""
-    exact = quantize.quantise_weight
+    exact = quantize.quantize_weight
 
     def spoilt(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
         values, scale = exact(weight, axis)
         return np.random.default_rng(0).permutation(values.ravel()).reshape(values.shape), scale
 
-    monkeypatch.setattr(quantize, "quantise_weight", spoilt)
+    monkeypatch.setattr(quantize, "quantize_weight", spoilt)
     monkeypatch.setattr(
         search._Search,
         "speedup",
         lambda _, option, stored=None: 2.0 if option.way == "int8" and not option.in_float32 else 1.0,
     )
     out = tmp_path / "variant"
-    assert _optimise(make_small_bundle(tmp_path / "small"), out, folders[1], "recall=0") == 0
+    assert _optimize(make_small_bundle(tmp_path / "small"), out, folders[1], "recall=0") == 0
     variant = variant_of(Bundle.open(out).manifest)
     assert variant is not None
     assert variant.lost <= 0
@@ -173,10 +173,10 @@ def test_export_within_a_budget_is_one_command(
     assert [path.name for path in tmp_path.iterdir()] == ["fast"]
 
 
-def test_bundle_of_graphs_from_elsewhere_is_optimised_too(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_bundle_of_graphs_from_elsewhere_is_optimized_too(folders: tuple[Path, Path], tmp_path: Path) -> None:
     """Its nodes have no names, it has no provenance, and there is little to gain."""
     source, out = make_small_bundle(tmp_path / "small"), tmp_path / "out"
-    assert _optimise(source, out, folders[1], "recall=0") == 0
+    assert _optimize(source, out, folders[1], "recall=0") == 0
     card = (out / "MODEL_CARD.md").read_text()
     assert "## The card of small-colours 1" in card
     texts = ["a red square", "a blue square"]
@@ -189,8 +189,8 @@ def test_variant_of_a_variant_is_refused(
 ) -> None:
     """Losses would add up unseen."""
     source = make_small_bundle(tmp_path / "small")
-    assert _optimise(source, tmp_path / "once", folders[1]) == 0
-    assert _optimise(tmp_path / "once", tmp_path / "twice", folders[1]) == 2
+    assert _optimize(source, tmp_path / "once", folders[1]) == 0
+    assert _optimize(tmp_path / "once", tmp_path / "twice", folders[1]) == 2
     assert "is a variant itself" in capsys.readouterr().err
     assert not (tmp_path / "twice").exists()
 
@@ -202,6 +202,6 @@ def test_variant_of_a_variant_is_refused(
 def test_budget_that_means_nothing_is_refused_before_anything_is_done(
     budget: str, said: str, bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _optimise(bundles["float32"], tmp_path / "out", tmp_path / "no-data", budget) == 2
+    assert _optimize(bundles["float32"], tmp_path / "out", tmp_path / "no-data", budget) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
