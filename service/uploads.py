@@ -1,90 +1,175 @@
-"""What happens with a file that came in to stay: probed, kept, and indexed at once or by a job."""
+"""Uploaded files: each becomes a video by a job, which the request runs while its client waits."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import Self
 
 from index.collection import Collection
-from index.jobs.ingest import Ingested, ingest_file
-from index.jobs.jobs import Job, JobOptions, create_upload_job
+from index.jobs.execution import Work, open_item
+from index.jobs.ingest import Ingested, clip_batches, decode_clips, embed_clips, store
+from index.jobs.jobs import Job, JobItem, JobOptions, create_upload_job
+from index.jobs.pipeline import Finished
+from index.jobs.sources.fetcher import Interrupted
+from index.jobs.sources.uploaded_files import held_file
 from index.records import Video
-from index.storage.removals import MEDIA
 from service.app_state import Service
-from service.errors import DeadlineExceeded
+from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
 from service.http.multipart import Upload
+from service.inference.call import Asker
 from service.inference.request_context import Turn
 from service.media_store import EXTENSION_OF
 from service.schemas.library import UploadFields
 from service.schemas.segmentation import asked_segmentation
-from vitascope.errors import MediaError
+from vitascope.errors import Conflict, MediaError
+from vitascope.model import Model
+
+
+class UploadRun:
+    """The run of an upload's job in the thread of the request that waits for it; keeps what became of the file.
+
+    Where the request's deadline passes first, the file is neither added nor failed, so that another run can begin anew.
+    """
+
+    decodes_here = True
+
+    def __init__(self, asker: Asker) -> None:
+        self.ingested: Ingested | None = None
+        self.error: Exception | None = None
+        self._asker = asker
+        self._items: list[JobItem] = []
+        self._is_interrupted = False
+
+    def should_stop(self) -> bool:
+        """Whether the request has stopped waiting."""
+        return self._is_interrupted or self._asker.reason_to_drop(time.monotonic()) is not None
+
+    def executor(self, work: Work) -> Self:
+        self._work = work
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._items.clear()
+
+    def begin(self, item: JobItem) -> None:
+        self._items.append(item)
+
+    def finished(self, timeout: float) -> list[Finished[JobItem]]:
+        """Index the file; takes as long as that takes."""
+        item = self._items.pop()
+        try:
+            self.ingested = self._index(item)
+        except (DeadlineExceeded, RequestAbandoned) as error:
+            self._is_interrupted = True
+            return [Finished(item, None, Interrupted(str(error)))]
+        except Exception as error:
+            self.error = error
+        return [Finished(item, self.ingested, self.error)]
+
+    def shares(self) -> list[tuple[JobItem, float]]:
+        return []
+
+    def abandon(self) -> list[Finished[JobItem]]:
+        return []
+
+    def _index(self, item: JobItem) -> Ingested:
+        work, model, find = self._work, self._work.model, self._work.collection.find_by_hash
+        opened = open_item(item, work.job.options, work.fetcher, work.limits, find, model.decoder)
+        if isinstance(opened, Video):
+            return Ingested(opened, created=False)
+        with opened.media:
+            clips = []
+            for batch in clip_batches(opened.description):
+                clips += embed_clips(model, batch, decode_clips(model, opened, batch, work.limits))
+            return store(work.collection, opened, clips)
 
 
 def add_upload(
-    service: Service, mine: Turn, name: str, upload: Upload, fields: UploadFields, patience: float | None = None
+    service: Service, context: Turn, name: str, upload: Upload, fields: UploadFields, wait_seconds: float | None = None
 ) -> Ingested | Job:
-    """Keep an uploaded file and index it by the model of the collection, or find the video of the same content.
+    """Create a job that makes a video of an uploaded file, and run it; or find the video of the same content.
 
-    What takes more than ``patience`` seconds is broken off, and a job begins anew with it, which is what is returned
-    then; of 0, it is left to the job altogether. None: the request's deadline ends it.
+    Args:
+        context: The request; its deadline ends the run.
+        name: The collection.
+        wait_seconds: After so many seconds the job is left to the worker; 0: at once. None: the job is cancelled at the
+            deadline, and nothing of the file is kept.
 
-    Raises CollectionNotFound, FingerprintMismatch, NotReady, InvalidInput, media errors, EngineError, StorageError and
-    DeadlineExceeded; nothing is left behind then.
+    Returns:
+        The video, or the job that goes on.
+
+    Raises:
+        CollectionNotFound, FingerprintMismatch, NotReady, InvalidInput, media errors, EngineError, StorageError,
+        DeadlineExceeded: The job is cancelled, and nothing of the file is kept.
     """
-    collection, model = mine.collection(name)
-    limits = service.settings.media_limits()
-    segmentation = asked_segmentation(fields.segmentation)
+    limited = context if wait_seconds is None else context.within(wait_seconds)
+    collection, model = limited.collection(name)
     title = Path(upload.name).stem if fields.title is None else fields.title
-    with called(upload.path, upload.name):
-        if (known := _known(collection, upload)) is not None:
+    options = JobOptions(asked_segmentation(fields.segmentation), fields.metadata, confined=True)
+    with rename_errors(upload.path, upload.name):
+        if (known := _find_known(collection, upload)) is not None:
             return Ingested(known, created=False)
-        # Before there is a job, too: what is no video is refused while somebody is there to hear it.
-        info = model.decoder.probe(upload.path, limits)
-        ending = EXTENSION_OF[info.container]
-        options = JobOptions(segmentation, fields.metadata, confined=True)
-        begin = partial(_begin, service, collection, ending=ending, name=upload.name, title=title, options=options)
-        if patience == 0:
-            return begin(upload.path)
-        try:
-            added = ingest_file(
-                collection,
-                model if patience is None else mine.within(patience).collection(name)[1],
-                upload.path,
-                title=title,
-                metadata=fields.metadata,
-                segmentation=segmentation,
-                limits=limits,
-                move_to=f"{MEDIA}/{upload.sha256}.{ending}",
-            )
-        except DeadlineExceeded:
-            if patience is None:
-                raise
-            return begin(upload.path)
-        return replace(added, notes=tuple(note.replace(upload.path.name, upload.name) for note in added.notes))
+        # Before the job is created: a file that is no video is refused in any case. Within the request's own deadline.
+        info = context.collection(name)[1].decoder.probe(upload.path, service.settings.media_limits())
+        extension = EXTENSION_OF[info.container]
+        job = create_upload_job(collection, upload.path, extension, name=upload.name, title=title, options=options)
+    if wait_seconds == 0:
+        service.worker.submit(name, job)
+        return job
+    return _run(service, limited, collection, model, job, upload.name, hand_over=wait_seconds is not None)
 
 
-def _known(collection: Collection, upload: Upload) -> Video | None:
-    """The video of the same content; where its file is missing, the upload takes its place."""
+def _run(
+    service: Service, context: Turn, collection: Collection, model: Model, job: Job, name: str, *, hand_over: bool
+) -> Ingested | Job:
+    """Run the job of an upload in this thread until the deadline; then hand it over to the worker, or cancel it."""
+    run = UploadRun(context.asker)
+    try:
+        state = service.worker.run_upload(collection, model, job.id, run).state
+    except Conflict as error:  # the worker has begun with it, as it may when a model was loaded just now
+        raise Overloaded(f"{error}; try again in a moment") from error
+    except BaseException:
+        if run.ingested is None:
+            service.worker.cancel(collection, job.id)
+            raise
+        service.worker.submit(collection.name, job)  # the video is durable, and only the job's end could not be noted
+    if run.ingested is not None or run.error is not None:
+        return _result(collection, job, run, name)
+    if hand_over and state != "cancelled":
+        service.worker.submit(collection.name, job)
+        return job
+    service.worker.cancel(collection, job.id)
+    raise context.asker.reason_to_drop(time.monotonic()) or Conflict(f"job {job.id}: {state} by another request")
+
+
+def _result(collection: Collection, job: Job, run: UploadRun, name: str) -> Ingested:
+    file = held_file(collection, job.source)
+    assert file is not None
+    if run.ingested is None:
+        assert run.error is not None
+        with rename_errors(file, name):
+            raise run.error
+    return replace(run.ingested, notes=tuple(note.replace(file.name, name) for note in run.ingested.notes))
+
+
+def _find_known(collection: Collection, upload: Upload) -> Video | None:
+    """Return the video of the same content; where its file is missing, the upload takes its place."""
     known = collection.find_by_hash(upload.sha256)
     if known is None or not collection.owns(known) or collection.media_path(known).exists():
         return known
     return known if collection.media.put_back(upload.sha256, known.path, upload.path) else None
 
 
-def _begin(
-    service: Service, collection: Collection, file: Path, *, ending: str, name: str, title: str, options: JobOptions
-) -> Job:
-    job = create_upload_job(collection, file, ending, name=name, title=title, options=options)
-    service.worker.submit(collection.name, job)
-    return job
-
-
 @contextmanager
-def called(path: Path, name: str) -> Iterator[None]:
-    """Media errors about ``path`` speak of ``name``, which is what the client knows the file by."""
+def rename_errors(path: Path, name: str) -> Iterator[None]:
+    """Let media errors about ``path`` name the file as the client does."""
     try:
         yield
     except MediaError as error:

@@ -1,7 +1,7 @@
-"""Threads that run indexing jobs, and take up at the start what an earlier service left.
+"""Threads that run indexing jobs, beginning with those that an earlier service left unfinished.
 
-Jobs run one after the other, and beside them, likewise, those of uploaded films: who sends one must not wait for a
-folder that takes a day.
+Two queues, each with one thread: jobs, and uploads that no request waits for, which so never wait for a large folder.
+The job of an upload that a request waits for runs in that request's thread.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.jobs import Job, JobState, jobs, run_job
+from index.jobs.execution import ThisProcess, Workplace
+from index.jobs.jobs import Job, JobState, cancel, jobs, run_job
 from index.jobs.sources.fetcher import FetchWeb
 from index.jobs.sources.source_types import UploadSource
 from service.errors import NotReady
 from service.inference.call import Asker
 from service.inference.registry import Models
 from service.settings import Settings
-from vitascope.errors import Conflict, FingerprintMismatch, NotFound, VitascopeError
+from vitascope.errors import Conflict, FingerprintMismatch, NotFound, StorageError, VitascopeError
+from vitascope.model import Model
 
 _log = logging.getLogger("vitascope.service")
 
@@ -36,6 +39,13 @@ FINISHING_SHARE = 0.75
 Key = tuple[str, int]
 """(collection, job id)"""
 Line = Literal["jobs", "uploads"]
+_THIS_PROCESS = ThisProcess()
+
+
+class UploadRun(Workplace, Protocol):
+    """A run of an upload's job that ends when its request stops waiting."""
+
+    def should_stop(self) -> bool: ...
 
 
 class JobWorker:
@@ -52,6 +62,8 @@ class JobWorker:
         self._settings = settings
         self._web = web
         self._due: dict[Line, dict[Key, float]] = {"jobs": {}, "uploads": {}}
+        self._cancelled: dict[Key, Collection] = {}
+        """Jobs to be cancelled as soon as their catalogue can be written."""
         self._changed = threading.Condition()
         self._stopping = False
         self._abandoning = False
@@ -144,22 +156,36 @@ class JobWorker:
                 self._changed.wait(min(due.values()) - now if due else None)
         return None
 
+    def run_upload(self, collection: Collection, model: Model, job_id: int, run: UploadRun) -> Job:
+        """Run the job of an upload in this thread, and return it. Raises what ``run_job`` raises."""
+        return self._run_job(collection, model, job_id, should_stop=run.should_stop, workplace=run)
+
+    def cancel(self, collection: Collection, job_id: int) -> None:
+        """Cancel a job that is not being run; where that cannot be written now, as soon as it can."""
+        key = collection.name, job_id
+        try:
+            cancel(collection, job_id)
+        except StorageError as error:
+            _log.error("collection %s: job %d cannot be cancelled now: %s", *key, error)
+            self._cancelled[key] = collection
+            self._put("uploads", key, FAULT_SECONDS)
+        except (NotFound, Conflict):
+            pass  # the collection was dropped, or the job has finished
+
     def _run(self, line: Line, name: str, job_id: int) -> None:
+        if (cancelled := self._cancelled.pop((name, job_id), None)) is not None:
+            self.cancel(cancelled, job_id)
+            return
         try:
             collection = self._library.open(name)
             fingerprint = collection.fingerprint
-            job = run_job(
+            model = self._models.model_for(self._models.of(collection), Asker(bulk=True))
+            job = self._run_job(
                 collection,
-                self._models.model_for(self._models.of(collection), Asker(bulk=True)),
+                model,
                 job_id,
                 should_stop=lambda: self._stopping or not self._models.has(fingerprint),
                 should_abandon=lambda: self._abandoning,
-                limits=self._settings.media_limits(),
-                list_limits=self._settings.list_limits(),
-                reach=self._settings.reach(),
-                pace=self._settings.pace(),
-                max_crashes=self._settings.max_item_crashes,
-                web=self._web,
             )
             _log.info("collection %s: job %d is %s", name, job_id, job.state)
         except (NotFound, FingerprintMismatch, NotReady) as error:  # a model that comes to serve brings its jobs
@@ -169,6 +195,31 @@ class JobWorker:
         except Exception:  # whatever it is, the other jobs go on
             _log.exception("collection %s: job %d is tried again in %g s", name, job_id, FAULT_SECONDS)
             self._put(line, (name, job_id), FAULT_SECONDS)
+
+    def _run_job(
+        self,
+        collection: Collection,
+        model: Model,
+        job_id: int,
+        *,
+        should_stop: Callable[[], bool],
+        should_abandon: Callable[[], bool] = lambda: False,
+        workplace: Workplace = _THIS_PROCESS,
+    ) -> Job:
+        return run_job(
+            collection,
+            model,
+            job_id,
+            should_stop=should_stop,
+            should_abandon=should_abandon,
+            limits=self._settings.media_limits(),
+            list_limits=self._settings.list_limits(),
+            reach=self._settings.reach(),
+            pace=self._settings.pace(),
+            max_crashes=self._settings.max_item_crashes,
+            workplace=workplace,
+            web=self._web,
+        )
 
 
 def _all(collection: Collection, state: JobState) -> list[Job]:

@@ -120,7 +120,13 @@ def create_upload_job(
     source, kept = UploadSource(name, new_held_name(ending), title), _checked(options)
     with collection.media.writing(held_path(source), file) as connection:
         collection.media.move_in(file, held_path(source))
-        return _insert(connection, source, kept)
+        created = _insert(connection, source, kept)
+        connection.execute(
+            "INSERT INTO job_items (job_id, position, path, title, state) VALUES (?, 0, ?, ?, 'queued')",
+            (created.id, name, title),
+        )
+        connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (created.id,))
+        return find_job(connection, created.id)
 
 
 def cancel(collection: Collection, job_id: int) -> Job:

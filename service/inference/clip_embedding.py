@@ -17,7 +17,7 @@ from service.inference.request_context import Turn
 from service.schemas import library as schemas
 from service.serializers import video_view
 from service.stored_media import open_stored
-from service.uploads import called
+from service.uploads import rename_errors
 from vitascope.captions import Frames, frame_times
 from vitascope.errors import TextError
 from vitascope.media.file import MediaFile, MediaSource
@@ -65,7 +65,7 @@ def look_at_video(service: Service, mine: Turn, model: Model, name: str, video_i
 def look_at_upload(service: Service, mine: Turn, model: Model, upload: Upload, part: Part) -> Look:
     """Look at a file that is not kept. Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned."""
 
-    with called(upload.path, upload.name):
+    with rename_errors(upload.path, upload.name):
         return _look(_seen(service, mine, model, upload.path, upload.sha256, part, None), "", None)
 
 

@@ -45,7 +45,7 @@ router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"], rout
     response_model=AddedVideo,
     responses=successes(
         _200={"model": AddedVideo, "description": "The collection has this content already."},
-        _202={"model": Job, "description": "A job that indexes the video, or fetches the URL and does."},
+        _202={"model": Job, "description": "The job that goes on with the file, or fetches the URL."},
     )
     | errors(400, 403, 404, 409, 413, 415, 422, 503, 507),
     openapi_extra=form_body(UploadFields, also_json=VideoAtUrl),
@@ -53,27 +53,28 @@ router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"], rout
 @requires("write")
 @accepts_idempotency_key
 async def add_video(name: str, request: Request, response: Response, service: ReadyService) -> AddedVideo | Response:
-    """Keep a video or picture and index it; when this answers 201, it can be found, and survives a crash.
+    """Store a video or picture and index it. Once this answers 201, searches find it, and it survives a crash.
 
-    What kind of file it is, is told by its content, not by its name. The same content again is not indexed
-    again: the answer is 200 with the video that is there, and title and metadata stay as they are.
+    The content decides what kind of file it is, not the name. Content that the collection has already is not indexed
+    again: the answer is 200 with the existing video, whose title and metadata stay unchanged.
 
-    What takes longer than a request may is answered 504, and nothing of it is kept. With `Prefer: respond-async` the
-    answer is 202 with a job that indexes the file, which survives a crash from then on; with `wait=20` besides, only
-    if that is not done within 20 seconds. What is no video is refused either way.
+    Every upload is a job, and the request waits for it. Where that takes longer than a request may, the answer is 504:
+    the job is cancelled, and nothing of the file is kept. With `Prefer: respond-async` the answer is 202 at once, with
+    the job, which survives a crash from then on; with `wait=20` as well, only if the job has not finished within 20
+    seconds. A file that is no video is refused in any case.
 
-    In place of the file, JSON may name a URL that the service is to fetch: the answer is 202 with the job that does
-    so, unless the service fetches none (403).
+    In place of the file, JSON may name a URL for the service to fetch: the answer is 202 with the job that fetches it,
+    or 403 where the service fetches none.
     """
-    # Before a byte is taken in: is there such a collection, and does its model serve?
+    # Checked before the file is received.
     await service.light.run(service.collection, name, for_model=True)
     if body_kind(request, "a URL", "a file") == "application/json":
         return await _add_at_url(service, name, validated(VideoAtUrl, await request.json()))
-    with _place(service, seconds_before_a_job(request.headers.getlist(PREFER))) as patience:
+    with _upload_slot(service, seconds_before_a_job(request.headers.getlist(PREFER))) as wait_seconds:
         async with read_form(request, service, service.writes) as form:
             fields = parse_fields(UploadFields, form)
-            async with turn(request, service, bulk=True) as mine:
-                added = await _add(service, mine, name, form.upload, fields, patience)
+            async with turn(request, service, bulk=True) as context:
+                added = await _add(service, context, name, form.upload, fields, wait_seconds)
     if not isinstance(added, Ingested):
         headers = {"Location": job_address(name, added.id), APPLIED: RESPOND_ASYNC}
         return JSONResponse(job_view(added).model_dump(mode="json"), 202, headers)
@@ -115,45 +116,45 @@ async def delete_video(name: str, video_id: str, service: ServiceState) -> None:
 
 
 @contextmanager
-def _place(service: Service, patience: float | None) -> Iterator[float | None]:
-    """A place among the uploads whose clients wait, before a byte of the file is taken in; how long they wait then.
+def _upload_slot(service: Service, wait_seconds: float | None) -> Iterator[float | None]:
+    """Hold one of the slots for uploads that a request waits for, before the file is received; for how long to wait.
 
-    Raises Overloaded where all places are taken and the client takes no job instead.
+    Raises Overloaded where all slots are taken and the client accepts no job instead.
     """
-    with ExitStack() as place:
-        if patience != 0:
+    with ExitStack() as slot:
+        if wait_seconds != 0:
             try:
-                place.enter_context(service.ingestion.place())
+                slot.enter_context(service.ingestion.place())
             except Overloaded:
-                if patience is None:
+                if wait_seconds is None:
                     raise
-                patience = 0.0
-        yield patience
+                wait_seconds = 0.0
+        yield wait_seconds
 
 
 async def _add(
-    service: Service, mine: Turn, name: str, upload: Upload, fields: UploadFields, patience: float | None
+    service: Service, context: Turn, name: str, upload: Upload, fields: UploadFields, wait_seconds: float | None
 ) -> Ingested | IndexJob:
-    """Index an upload; have a job do it where that takes more than ``patience`` seconds, waiting included."""
+    """Run the job of an upload for at most ``wait_seconds``, queueing included, then leave it to the worker."""
     began = time.monotonic()
 
     def add() -> Ingested | IndexJob:
-        left = None if patience is None else max(0.0, patience - (time.monotonic() - began))
-        return add_upload(service, mine, name, upload, fields, left)
+        left = None if wait_seconds is None else max(0.0, wait_seconds - (time.monotonic() - began))
+        return add_upload(service, context, name, upload, fields, left)
 
-    if patience != 0:
+    if wait_seconds != 0:
         try:
-            return await mine.ingest(add, patience)
+            return await context.ingest(add, wait_seconds)
         except DeadlineExceeded as error:
-            if patience is None:
-                hint = f"nothing of it was kept, and with {PREFER}: {RESPOND_ASYNC} a job would go on with it"
+            if wait_seconds is None:
+                hint = f"nothing of the file was kept; with {PREFER}: {RESPOND_ASYNC} a job would go on with it"
                 raise DeadlineExceeded(f"{error}; {hint}") from error
-    return await mine.write(add)
+    return await context.write(add)
 
 
-async def _add_at_url(service: Service, name: str, asked: VideoAtUrl) -> Response:
-    source = UrlSource(kind="url", url=asked.url, title=asked.title)
-    body = NewJob(source=source, metadata=asked.metadata, segmentation=asked.segmentation)
+async def _add_at_url(service: Service, name: str, video: VideoAtUrl) -> Response:
+    source = UrlSource(kind="url", url=video.url, title=video.title)
+    body = NewJob(source=source, metadata=video.metadata, segmentation=video.segmentation)
     job, address = await begin_job(service, name, body)
     return JSONResponse(job.model_dump(mode="json"), 202, {"Location": address})
 

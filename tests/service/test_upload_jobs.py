@@ -91,6 +91,8 @@ def test_a_film_longer_than_a_request_becomes_the_same_video_by_a_job(
     late = send(running, collection, film, {"X-Request-Timeout": "0.5"}, **HALVES)
     assert "Prefer: respond-async" in problem_of(late, 504, "deadline_exceeded")["detail"]
     assert files_of(running, collection) == []
+    [job] = client.get(f"/v1/collections/{collection}/jobs").json()["jobs"]
+    assert job["state"] == "cancelled"
     about = {"title": "A long one", "metadata": '{"year": 2024, "wild": true}', **HALVES}
     wanted = {"Prefer": "respond-async, wait=1"}
     answer = send(running, collection, film, wanted, **about)
@@ -122,12 +124,32 @@ def test_a_film_longer_than_a_request_becomes_the_same_video_by_a_job(
     assert files_of(running, collection) == []
 
 
-def test_a_film_that_is_done_in_time_needs_no_job(running: Running, collection: str, files: Path) -> None:
-    answer = send(running, collection, files / "red.mp4", {"Prefer": f"wait={PATIENCE:.0f}, Respond-Async"})
+@pytest.mark.parametrize("headers", [{}, {"Prefer": f"wait={PATIENCE:.0f}, Respond-Async"}])
+def test_an_upload_that_is_done_in_time_is_answered_with_the_video_of_its_job(
+    running: Running, collection: str, files: Path, headers: dict[str, str]
+) -> None:
+    answer = send(running, collection, files / "red.mp4", headers)
     assert (answer.status_code, answer.json()["title"]) == (201, "red")
-    assert running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"] == []
-    [kept] = files_of(running, collection)
-    assert kept.name == f"{answer.json()['content_sha256']}.mp4"
+    [job] = running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"]
+    assert (job["state"], job["source"]) == ("succeeded", {"kind": "upload", "file": "red.mp4", "title": "red"})
+    item = ended(running, f"/v1/collections/{collection}/jobs/{job['id']}")
+    assert (item["state"], item["video_id"]) == ("succeeded", answer.json()["id"])
+    assert len(files_of(running, collection)) == 1
+    # The content is known: there is nothing to do, and no job.
+    assert send(running, collection, files / "red.mp4", headers).status_code == 200
+    assert len(running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"]) == 1
+
+
+def test_an_upload_that_cannot_be_decoded_is_refused_and_its_job_says_why(
+    running: Running, collection: str, tmp_path: Path
+) -> None:
+    half = cut(write_counter_video(tmp_path / "whole.mkv", 250, gop=1), tmp_path / "half.mkv", 0.3)
+    problem = problem_of(send(running, collection, half, {}), 422, "media_corrupt")
+    [job] = running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"]
+    item = ended(running, f"/v1/collections/{collection}/jobs/{job['id']}")
+    assert (item["state"], item["reason"]) == ("failed", problem["detail"])
+    assert item["reason"].startswith("half.mkv: ")
+    assert files_of(running, collection) == []
 
 
 def test_what_is_no_video_is_refused_before_there_is_a_job(running: Running, collection: str, tmp_path: Path) -> None:
