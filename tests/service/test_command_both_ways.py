@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from tests.service.running import Running
+from tests.service.uploading import held
 from vitascope.cli.completers import collection_names
 from vitascope.cli.main import build_parser, main
 from vitascope.cli.output import print_mapping
@@ -267,12 +268,12 @@ def test_an_upload_is_deleted_with_its_video_beside_the_service_and_by_it(
 ) -> None:
     first, second, third = running.client.get(f"/v1/collections/{colors}/videos?limit=3").json()["videos"]
     monkeypatch.setenv("VITASCOPE_DATA_DIR", str(running.settings.data_dir))
-    kept = running.settings.data_dir / "collections" / colors / "media"
+    folder = running.settings.data_dir / "collections" / colors
     words = ["--collection", colors, "--yes"]
     assert main(["video", "delete", first["id"], *words]) == 0
-    assert {file.stem for file in kept.iterdir()} == {video["content_sha256"] for video in (second, third)}
+    assert held(folder) == sorted(video["content_sha256"] for video in (second, third))
     assert main(["video", "delete", second["id"], *words, "--server", str(running.client.base_url)]) == 0
-    assert [file.stem for file in kept.iterdir()] == [third["content_sha256"]]
+    assert held(folder) == [third["content_sha256"]]
     assert running.client.get(third["media_url"]).status_code == 200
     capsys.readouterr()
 
