@@ -46,7 +46,7 @@ class UploadRun:
 
     def should_stop(self) -> bool:
         """Whether the request has stopped waiting."""
-        return self._is_interrupted or self._asker.reason_to_drop(time.monotonic()) is not None
+        return self._is_interrupted or self._asker.cancellation_error(time.monotonic()) is not None
 
     def executor(self, work: Work) -> Self:
         self._work = work
@@ -146,7 +146,7 @@ def _run(
         service.worker.submit(collection.name, job)
         return job
     service.worker.cancel(collection, job.id)
-    raise context.asker.reason_to_drop(time.monotonic()) or Conflict(f"job {job.id}: {state} by another request")
+    raise context.asker.cancellation_error(time.monotonic()) or Conflict(f"job {job.id}: {state} by another request")
 
 
 def _result(collection: Collection, job: Job, run: UploadRun, name: str) -> Ingested:
