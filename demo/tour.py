@@ -20,7 +20,7 @@ RESULTS, RERANK = 3, 12
 
 def tour(client: Client, console: Console) -> None:
     """Ask the service three things and print what it says. Raises what `Client` raises."""
-    videos = list(client.all_videos(DEFAULT_COLLECTION))
+    videos = list(client.iter_videos(DEFAULT_COLLECTION))
     _heading(console, "search", f'"{SENTENCE}" among {len(videos)} videos')
     found = client.search(DEFAULT_COLLECTION, SENTENCE, limit=RESULTS, rerank=RERANK)
     print_results(found["results"], console)

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
         there: dict[str, Callable[[Client, argparse.Namespace], Mapping[str, Any]]] = {
             "create": _create_there,
-            "list": lambda client, args: client.keys(),
+            "list": lambda client, args: client.list_keys(),
             "revoke": lambda client, args: client.revoke_key(args.id),
         }
         with Client(server) as client:

@@ -14,14 +14,14 @@ from vitascope.client.response_types import Operation
 
 
 def _list(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    found = client.collections()
+    found = client.list_collections()
     damaged = [{"name": name, "error": "damaged; the log of the service says more"} for name in found["unreadable"]]
     listed = [*map(collection_there, found["collections"]), *damaged]
     return {"collections": sorted(listed, key=lambda one: str(one["name"]))}
 
 
 def _show(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    return collection_there(client.collection(args.name))
+    return collection_there(client.get_collection(args.name))
 
 
 def _create(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def _create(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _set(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    return collection_there(client.change_collection(args.name, index_kind=args.index_kind))
+    return collection_there(client.update_collection(args.name, index_kind=args.index_kind))
 
 
 def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         made = client.export(
             args.name, args.folder, tokens=args.tokens, thumbnails=args.thumbnails, on_change=_shown(steps)
         )
-    held_now = client.collection(args.name)
+    held_now = client.get_collection(args.name)
     return {
         "name": args.name,
         "folder": str(args.folder),
@@ -53,7 +53,7 @@ def _export(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _backup(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     with ProgressBar("copying", quiet=args.json) as steps:
-        made = client.back_up(args.name, args.file, on_change=_shown(steps))
+        made = client.backup(args.name, args.file, on_change=_shown(steps))
     left_out = made.get("media_not_included")  # which earlier services do not say
     return {"name": args.name, "file": str(args.file), "bytes": _bytes(made), "media_not_included": left_out}
 
@@ -64,13 +64,13 @@ def _reembed(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     with ProgressBar("embedding", quiet=args.json) as steps:
         client.wait_for_operation(begun["id"], on_change=_shown(steps))
     client.delete_operation(begun["id"])
-    now = collection_there(client.collection(args.name))
+    now = collection_there(client.get_collection(args.name))
     # What cannot be embedded again fails the whole operation there, unless it is to be left out.
     return {**now, "switched": True, "embedded": None, "failed": 0, "failures": []}
 
 
 def _drop(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    facts = collection_there(client.collection(args.name))
+    facts = collection_there(client.get_collection(args.name))
     check_meant(args, f"collection {args.name} holds {held(facts)}")
     client.delete_collection(args.name)
     return {**{key: facts[key] for key in ("name", "videos", "clips", "vectors")}, "left_in_milvus": []}

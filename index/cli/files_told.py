@@ -25,7 +25,7 @@ def files_here(collection: Collection, job_id: int) -> Files:
 def files_there(client: Client, collection: str, job_id: str) -> Files:
     """Those of a job at a service."""
     return lambda state: (
-        (item["path"], item["reason"]) for item in client.all_job_items(collection, job_id, state=state)
+        (item["path"], item["reason"]) for item in client.iter_job_items(collection, job_id, state=state)
     )
 
 

@@ -43,7 +43,7 @@ def index_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 def _open_or_create(client: Client, args: argparse.Namespace) -> bool:
     """Whether it was made for this."""
     try:
-        client.collection(args.collection)
+        client.get_collection(args.collection)
     except CollectionNotFound:
         client.create_collection(args.collection, model=args.model)
         return True
@@ -65,7 +65,7 @@ def _by_job(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     counts = job["counts"]
     failed = counts["failed"] + counts["quarantined"]
     files = files_there(client, args.collection, job["id"])
-    now = client.collection(args.collection)
+    now = client.get_collection(args.collection)
     return {
         "source": job["source"],
         "job": job["id"],
@@ -136,7 +136,7 @@ def _by_uploads(client: Client, args: argparse.Namespace) -> dict[str, Any]:
                     _send(client, args.collection, item, about, sent)
                 except (MediaError, InvalidInput) as error:
                     sent.failures.append({"file": item.uri, "reason": str(error)})
-    now = client.collection(args.collection)
+    now = client.get_collection(args.collection)
     return {
         "source": source_dict(source),
         "job": None,
@@ -180,7 +180,7 @@ def _send(client: Client, collection: str, item: SourceItem, about: dict[str, An
         raise InvalidInput("a URL, which is not sent from here; --remote has the service fetch it")
     path = Path(item.uri)
     digest = content_sha256(path)
-    if client.videos(collection, limit=1, where={"content_sha256": digest})["videos"]:
+    if client.list_videos(collection, limit=1, where={"content_sha256": digest})["videos"]:
         return
     try:
         added = client.add_video(collection, path, title=item.title, **about)

@@ -15,7 +15,7 @@ from vitascope.client.response_types import Job
 
 def _list(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     return gathered(
-        lambda limit, cursor: client.jobs(args.collection, state=args.state, limit=limit, cursor=cursor),
+        lambda limit, cursor: client.list_jobs(args.collection, state=args.state, limit=limit, cursor=cursor),
         "jobs",
         args.limit,
         args.cursor,
@@ -23,7 +23,7 @@ def _list(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _show(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    job = client.job(args.collection, args.id)
+    job = client.get_job(args.collection, args.id)
     return {"job": job, "failures": failures(files_there(client, args.collection, args.id))}
 
 

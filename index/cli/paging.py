@@ -22,9 +22,9 @@ def gathered(
     ask: Callable[[int, str | None], Mapping[str, Any]], key: str, limit: int, cursor: str | None
 ) -> dict[str, Any]:
     """At most ``limit`` records under ``key``, of as many pages as that takes; ``ask(limit, cursor)`` gets one."""
-    from vitascope.client.paging import Cursors
+    from vitascope.client.request_building import PageCursors
 
-    cursors = Cursors()
+    cursors = PageCursors()
     found: list[Any] = []
     while True:
         page = ask(min(limit - len(found), AT_ONCE), cursor)

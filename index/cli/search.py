@@ -162,8 +162,8 @@ def _search_there(server: str, args: argparse.Namespace, weights: list[float]) -
 
 def _tasks(client: Client, name: str) -> list[str]:
     """What the model that fills the collection can do; nothing where it is not loaded, which the search will say."""
-    fingerprint = client.collection(name)["fingerprint"]
-    serving = (model["tasks"] for model in client.models()["models"] if model["fingerprint"] == fingerprint)
+    fingerprint = client.get_collection(name)["fingerprint"]
+    serving = (model["tasks"] for model in client.list_models()["models"] if model["fingerprint"] == fingerprint)
     return list(next(serving, []))
 
 

@@ -83,7 +83,7 @@ def _list_here(collection: Collection, args: argparse.Namespace) -> dict[str, An
 def _list_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     where = None if args.filter is None else read_filter(args.filter)
     found = gathered(
-        lambda limit, cursor: client.videos(args.collection, limit=limit, cursor=cursor, where=where),
+        lambda limit, cursor: client.list_videos(args.collection, limit=limit, cursor=cursor, where=where),
         "videos",
         args.limit,
         args.cursor,
@@ -99,7 +99,7 @@ def _show_here(collection: Collection, args: argparse.Namespace) -> dict[str, An
 
 
 def _show_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    return {"video": video_there(client.video(args.collection, args.id))}
+    return {"video": video_there(client.get_video(args.collection, args.id))}
 
 
 def _delete_here(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _delete_here(collection: Collection, args: argparse.Namespace) -> dict[str, 
 
 
 def _delete_there(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    video = client.video(args.collection, args.id)
+    video = client.get_video(args.collection, args.id)
     check_meant(args, _lost(video))
     client.delete_video(args.collection, args.id)
     return {"video": video_there({name: value for name, value in video.items() if name != "spans"})}

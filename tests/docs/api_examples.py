@@ -49,22 +49,22 @@ class Example:
 EXAMPLES = {
     "GET /livez": Example(),
     "GET /readyz": Example("client.is_ready()"),
-    "GET /v1/collections": Example("client.collections()"),
+    "GET /v1/collections": Example("client.list_collections()"),
     "POST /v1/collections": Example(
         'client.create_collection("holidays")',
         before='client.delete_collection("holidays")',
         after="holidays()",
     ),
-    "GET /v1/collections/{name}": Example('client.collection("holidays")'),
-    "PATCH /v1/collections/{name}": Example('client.change_collection("holidays", index_kind="hnsw")'),
+    "GET /v1/collections/{name}": Example('client.get_collection("holidays")'),
+    "PATCH /v1/collections/{name}": Example('client.update_collection("holidays", index_kind="hnsw")'),
     "DELETE /v1/collections/{name}": Example('client.delete_collection("old")', before=OLD, name="old"),
     "GET /v1/collections/{name}/videos": Example(
-        'client.videos("holidays", where={"year": 2024})', query="?limit=10", options="-s"
+        'client.list_videos("holidays", where={"year": 2024})', query="?limit=10", options="-s"
     ),
     "POST /v1/collections/{name}/videos": Example(
         'client.add_video("holidays", "clip.mp4", metadata={"camera": "north", "year": 2024})'
     ),
-    "GET /v1/collections/{name}/videos/{video_id}": Example('client.video("holidays", "3")'),
+    "GET /v1/collections/{name}/videos/{video_id}": Example('client.get_video("holidays", "3")'),
     "DELETE /v1/collections/{name}/videos/{video_id}": Example(
         'client.delete_video("holidays", "3")', after="holidays()"
     ),
@@ -72,21 +72,21 @@ EXAMPLES = {
         'client.download_video("holidays", "3", "beach-again.mp4")', options="-s -o beach-again.mp4 -r 0-9999"
     ),
     "GET /v1/collections/{name}/videos/{video_id}/thumbnail": Example(
-        'client.thumbnail("/v1/collections/holidays/videos/3/thumbnail?t=1.5")',
+        'client.get_thumbnail("/v1/collections/holidays/videos/3/thumbnail?t=1.5")',
         options="-s -o at-1.5.jpg",
         query="?t=1.5",
     ),
-    "GET /v1/collections/{name}/jobs": Example('client.jobs("holidays", state="running")', query="?state=running"),
+    "GET /v1/collections/{name}/jobs": Example('client.list_jobs("holidays", state="running")', query="?state=running"),
     "POST /v1/collections/{name}/jobs": Example(
         'client.create_job("holidays", source={"kind": "folder", "folder": "/videos/holidays"})'
     ),
-    "GET /v1/collections/{name}/jobs/{job_id}": Example('client.job("holidays", "1")', before=ENDED),
+    "GET /v1/collections/{name}/jobs/{job_id}": Example('client.get_job("holidays", "1")', before=ENDED),
     "DELETE /v1/collections/{name}/jobs/{job_id}": Example('client.cancel_job("holidays", "1")', before=SLOW),
     "GET /v1/collections/{name}/jobs/{job_id}/items": Example(
-        'client.job_items("holidays", "1", state="failed")', before=ENDED, query="?state=failed"
+        'client.list_job_items("holidays", "1", state="failed")', before=ENDED, query="?state=failed"
     ),
     "GET /v1/collections/{name}/jobs/{job_id}/events": Example(
-        'for event in client.job_events("holidays", "1"):\n    print(event)', before=ENDED, options="-sN"
+        'for event in client.iter_job_events("holidays", "1"):\n    print(event)', before=ENDED, options="-sN"
     ),
     "POST /v1/collections/{name}/jobs/{job_id}/pause": Example(
         'client.pause_job("holidays", "1")', before=SLOW, after=STOP
@@ -97,12 +97,12 @@ EXAMPLES = {
     "POST /v1/collections/{name}/jobs/{job_id}/retry": Example(
         'client.retry_job("holidays", "1")', before=f"{SLOW}; {STOP}; settled(job_id)", after=STOP
     ),
-    "GET /v1/operations": Example("client.operations()"),
+    "GET /v1/operations": Example("client.list_operations()"),
     "POST /v1/operations": Example('client.create_operation("backup", "holidays")'),
-    "GET /v1/operations/{operation_id}": Example('client.operation("9f86d081884c7d65")', before=BACKUP),
+    "GET /v1/operations/{operation_id}": Example('client.get_operation("9f86d081884c7d65")', before=BACKUP),
     "DELETE /v1/operations/{operation_id}": Example('client.delete_operation("9f86d081884c7d65")', before=BACKUP),
     "GET /v1/operations/{operation_id}/files/{name}": Example(
-        'client.back_up("holidays", "holidays.sqlite3")', before=BACKUP, name="holidays.sqlite3", options="-s -O"
+        'client.backup("holidays", "holidays.sqlite3")', before=BACKUP, name="holidays.sqlite3", options="-s -O"
     ),
     "POST /v1/collections/{name}/search": Example(
         'client.search("holidays", "a dog runs on the beach", rerank=20, where={"year": {"gte": 2020}})', file="dog.jpg"
@@ -114,30 +114,30 @@ EXAMPLES = {
         'client.score(["a dog runs", "a cat sleeps"], collection="holidays", video_id="3", frames=8)'
     ),
     "POST /v1/answers": Example('client.ask("what animal is it?", collection="holidays", video_id="3", top=3)'),
-    "POST /v1/embeddings": Example('client.embed(["a dog runs on the beach"])'),
-    "GET /v1/models": Example("client.models()"),
+    "POST /v1/embeddings": Example('client.embed_texts(["a dog runs on the beach"])'),
+    "GET /v1/models": Example("client.list_models()"),
     "POST /v1/models": Example('client.add_model("hd-vila-tiny-2")'),
-    "GET /v1/models/{fingerprint}": Example('client.model("9f0c…ab34")', before=MODEL),
+    "GET /v1/models/{fingerprint}": Example('client.get_model("9f0c…ab34")', before=MODEL),
     "POST /v1/models/{fingerprint}/default": Example(
         'client.set_default_model("9f0c…ab34")', before=MODEL, after="client.set_default_model(default)"
     ),
     "DELETE /v1/models/{fingerprint}": Example('client.remove_model("9f0c…ab34")', before=MODEL),
-    "GET /v1/keys": Example("client.keys()"),
+    "GET /v1/keys": Example("client.list_keys()"),
     "POST /v1/keys": Example('client.create_key("the portal", ["read"], collections=["holidays"])'),
     "DELETE /v1/keys/{key_id}": Example('client.revoke_key("3f9c01d2a4b7")', before=KEY),
     "POST /v1/media-cookie": Example(options="-si"),
-    "GET /v1/webhooks": Example("client.webhooks()"),
+    "GET /v1/webhooks": Example("client.list_webhooks()"),
     "POST /v1/webhooks": Example('client.create_webhook("https://portal.example/hooks/vitascope")'),
-    "GET /v1/webhooks/{webhook_id}": Example('client.webhook("9f86d081884c7d65")', before=WEBHOOK, after=UNHOOK),
+    "GET /v1/webhooks/{webhook_id}": Example('client.get_webhook("9f86d081884c7d65")', before=WEBHOOK, after=UNHOOK),
     "DELETE /v1/webhooks/{webhook_id}": Example('client.delete_webhook("9f86d081884c7d65")', before=WEBHOOK),
     "GET /v1/webhooks/{webhook_id}/deliveries": Example(
-        'client.webhook_deliveries("9f86d081884c7d65", state="pending")',
+        'client.list_webhook_deliveries("9f86d081884c7d65", state="pending")',
         before=WEBHOOK,
         after=UNHOOK,
         query="?state=pending",
     ),
     "POST /v1/webhooks/{webhook_id}/rotate": Example(
-        'client.rotate_webhook("9f86d081884c7d65")', before=WEBHOOK, after=UNHOOK
+        'client.rotate_webhook_secret("9f86d081884c7d65")', before=WEBHOOK, after=UNHOOK
     ),
 }
 

@@ -102,7 +102,7 @@ def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
 
         def holidays() -> None:
             """The collection with videos 1 to 3, of which the first has more than 41 clips."""
-            if "holidays" in [each["name"] for each in client.collections()["collections"]]:
+            if "holidays" in [each["name"] for each in client.list_collections()["collections"]]:
                 client.delete_collection("holidays")
             client.create_collection("holidays")
             cut = {"rule": "windows", "length": 0.5, "shortest": 0.25}
@@ -111,12 +111,12 @@ def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
                 client.add_video("holidays", folder / "checkout" / name, metadata={"year": 2024})
 
         def settled(job_id: str) -> None:
-            wait_for(lambda: client.job("holidays", job_id)["state"] == "cancelled")
+            wait_for(lambda: client.get_job("holidays", job_id)["state"] == "cancelled")
 
         holidays()
         world = {
             "client": client,
-            "default": client.models()["models"][0]["fingerprint"],
+            "default": client.list_models()["models"][0]["fingerprint"],
             "holidays": holidays,
             "settled": settled,
             "SLOW_URL": f"http://media.example:{slow}/beach.mp4",

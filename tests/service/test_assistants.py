@@ -310,7 +310,7 @@ def test_a_defect_is_a_failed_call_whose_reason_is_in_the_log(
     async def broken(client: AsyncClient) -> Any:
         return {"collections": [{"secret": 1}]}
 
-    monkeypatch.setattr(AsyncClient, "collections", broken)
+    monkeypatch.setattr(AsyncClient, "list_collections", broken)
 
     async def conversation(client: Client) -> None:
         assert "the log of `vitascope mcp` says more" in await refusal_of(client, "list_collections")

@@ -29,14 +29,14 @@ def test_many_calls_go_on_at_once(
             )
             assert (job["counts"]["succeeded"], job["counts"]["failed"]) == (1, 1)
             assert [found["results"][0]["video"]["title"] for found in searches] == list(COLORS)
-            assert {video["title"] async for video in client.all_videos(collection)} == {*COLORS, "yellow"}
-            failed = [item async for item in client.all_job_items(collection, job["id"], state="failed")]
+            assert {video["title"] async for video in client.iter_videos(collection)} == {*COLORS, "yellow"}
+            failed = [item async for item in client.iter_job_items(collection, job["id"], state="failed")]
             assert [Path(item["path"]).name for item in failed] == ["broken.mp4"]
 
-            told = [event async for event in client.job_events(collection, job["id"], after=0)]
+            told = [event async for event in client.iter_job_events(collection, job["id"], after=0)]
             assert told[-1]["data"] == job
-            await client.back_up(collection, tmp_path / "backup")
-            assert (await client.operations())["operations"] == []
+            await client.backup(collection, tmp_path / "backup")
+            assert (await client.list_operations())["operations"] == []
 
     asyncio.run(work())
     assert (tmp_path / "backup").stat().st_size > 0

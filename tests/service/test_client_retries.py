@@ -19,11 +19,11 @@ from tests.service.conftest import fill, settings_for
 from tests.service.forwarding import forwarding
 from tests.service.running import JSON, Running, serving
 from tests.waiting import PATIENCE, wait_for
-from vitascope.client import AsyncClient, Client, Retries, ServiceError, compat
+from vitascope.client import AsyncClient, Client, RetryConfig, ServiceError, compat
 from vitascope.errors import CollectionNotFound
 
 ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
-SOON = Retries(tries=1000, seconds=PATIENCE, pause=0.05, longest=0.05)
+SOON = RetryConfig(max_attempts=1000, max_elapsed=PATIENCE, base_delay=0.05, max_delay=0.05)
 """Never used up, however long somebody else stands still."""
 
 
@@ -51,7 +51,7 @@ def port_of(running: Running) -> int:
     return port
 
 
-def client_of(running: Running, retries: Retries = SOON, *, key: str = ADMIN, port: int | None = None) -> Client:
+def client_of(running: Running, retries: RetryConfig = SOON, *, key: str = ADMIN, port: int | None = None) -> Client:
     return Client(f"http://127.0.0.1:{port or port_of(running)}", api_key=key, retries=retries)
 
 
@@ -129,9 +129,9 @@ def test_what_is_one_too_many_of_a_client_is_done_later(busy: Running) -> None:
     assert busy.client.get("/v1/collections/gone-late").status_code == 404
 
 
-@pytest.mark.parametrize("retries", [Retries(tries=1), Retries(tries=9, seconds=0.9)])
+@pytest.mark.parametrize("retries", [RetryConfig(max_attempts=1), RetryConfig(max_attempts=9, max_elapsed=0.9)])
 def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(
-    busy: Running, retries: Retries, monkeypatch: pytest.MonkeyPatch
+    busy: Running, retries: RetryConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(compat, "time", SimpleNamespace(sleep=pauses.append))
@@ -193,7 +193,7 @@ def test_a_service_that_starts_late_is_found(busy: Running, monkeypatch: pytest.
         assert not made.done()
         between.listen()
         assert made.result()["name"] == "patient"
-        assert client.collections()["collections"]
+        assert client.list_collections()["collections"]
 
 
 def test_a_write_whose_answer_was_lost_is_done_once(busy: Running) -> None:
@@ -203,12 +203,12 @@ def test_a_write_whose_answer_was_lost_is_done_once(busy: Running) -> None:
         assert client.create_collection("once")["name"] == "once"
         assert between.answers_to_lose == 0
         between.answers_to_lose = 1
-        assert client.collection("once")["videos"] == 0  # reading goes on, too
+        assert client.get_collection("once")["videos"] == 0  # reading goes on, too
         between.answers_to_lose = 1
         with pytest.raises(ServiceError, match="cannot be reached"):
             client.delete_collection("once")  # a second one would say that there is none
         with pytest.raises(CollectionNotFound):
-            client.collection("once")
+            client.get_collection("once")
 
 
 def test_an_upload_that_is_still_under_way_when_it_is_repeated_is_waited_for(
@@ -225,5 +225,5 @@ def test_an_upload_that_is_still_under_way_when_it_is_repeated_is_waited_for(
             wait_for(lambda: answered(busy, 409) > before)
             go.set()
             assert added.result()["title"] == "Blue"
-        assert client.collection("broken-off")["videos"] == 1
+        assert client.get_collection("broken-off")["videos"] == 1
     assert busy.client.get("/v1/collections/broken-off").json()["videos"] == 1

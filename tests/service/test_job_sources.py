@@ -123,7 +123,7 @@ def test_a_url_that_is_allowed_is_fetched(small_bundle: Path, tmp_path: Path) ->
         made = client.create_job("remote", source={"kind": "url", "url": "memory://films/"})
         done = client.wait_for_job("remote", made["id"], interval=0.05)
         assert done["counts"]["succeeded"] == 1
-        media = client.video("remote", "1")["media_url"]
+        media = client.get_video("remote", "1")["media_url"]
         memory.rm("/films", recursive=True)
         assert running.client.get(media).content == content
 

@@ -145,7 +145,7 @@ def test_the_asynchronous_client_can_leave_early_and_come_back(
 
     async def watch() -> None:
         async with AsyncClient(str(running.client.base_url)) as client:
-            async with aclosing(client.job_events(collection, job, after=0)) as coming:
+            async with aclosing(client.iter_job_events(collection, job, after=0)) as coming:
                 first = await anext(coming)
             await asyncio.to_thread(wait_for, lambda: not running.service.feeds.followed)
             waiting = asyncio.create_task(client.wait_for_job(collection, job))
@@ -153,7 +153,7 @@ def test_the_asynchronous_client_can_leave_early_and_come_back(
             waiting.cancel()
             await asyncio.to_thread(wait_for, lambda: not running.service.feeds.followed)
             held()
-            rest = [event async for event in client.job_events(collection, job, after=int(first["id"] or 0))]
+            rest = [event async for event in client.iter_job_events(collection, job, after=int(first["id"] or 0))]
             assert rest[-1]["data"]["state"] == "succeeded"
             numbers = [int(event["id"]) for event in rest if event["id"] is not None]
             assert numbers == list(range(int(first["id"] or 0) + 1, numbers[-1] + 1))

@@ -181,7 +181,7 @@ def test_a_key_is_told_what_it_may_do(locked: Running) -> None:
     assert (told["scopes"], told["collections"]) == (["read", "write"], ["palette"])
     assert 3500 < told["expires_at"] - time.time() < 3601
     with Client(str(locked.client.base_url), api_key=key) as client:
-        assert client.rights() == told
+        assert client.get_key_permissions() == told
     chosen = ask(locked, "GET", "/v1/keys/self", ADMIN).json()
     assert (chosen["scopes"], chosen["collections"], chosen["expires_at"]) == (["read", "write", "admin"], None, None)
     assert ADMIN not in str(chosen)

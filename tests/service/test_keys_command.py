@@ -63,13 +63,13 @@ def test_the_client_and_the_command_send_the_key(
     url = str(locked.client.base_url)
     key = make_key(locked, "read")
     with Client(url, api_key=key) as client:
-        assert client.models()["models"]
+        assert client.list_models()["models"]
     monkeypatch.setenv("VITASCOPE_API_KEY", key)
     assert main(["search", "a red thing", "--collection", "palette", "--server", url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["results"]
     monkeypatch.delenv("VITASCOPE_API_KEY")
     with Client(url) as client, pytest.raises(ServiceError, match="VITASCOPE_API_KEY") as raised:
-        client.models()
+        client.list_models()
     assert raised.value.status == 401
     with pytest.raises(InvalidInput) as refused:
         Client(url, api_key="geheim\u00fc\n")

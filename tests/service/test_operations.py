@@ -334,18 +334,18 @@ def test_the_client_fetches_what_it_asked_for_and_leaves_nothing_there(
 ) -> None:
     with Client(str(running.client.base_url)) as client:
         seen: list[float] = []
-        client.back_up(colors, tmp_path / "b", interval=0.01, on_change=lambda one: seen.append(one["progress"]))
+        client.backup(colors, tmp_path / "b", interval=0.01, on_change=lambda one: seen.append(one["progress"]))
         assert seen[-1] == 1.0
-        client.back_up(colors, tmp_path / "b")  # over the earlier one
+        client.backup(colors, tmp_path / "b")  # over the earlier one
         client.export(colors, tmp_path / "parquet", tokens=True, thumbnails=True)
-        assert client.operations() == {"operations": []}
+        assert client.list_operations() == {"operations": []}
         with pytest.raises(InvalidInput, match=r"folder: .* cannot be made"):
             client.export(colors, tmp_path / "parquet")
         with pytest.raises(InvalidInput, match=r"file: .* cannot be written"):
-            client.back_up(colors, tmp_path / "none" / "b")
+            client.backup(colors, tmp_path / "none" / "b")
         with pytest.raises(Conflict, match="small-colours filled it"):
             client.create_operation("reembed", colors)
-        assert client.operations() == {"operations": []}
+        assert client.list_operations() == {"operations": []}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
     with CollectionStore(tmp_path / "library") as library:
         assert restore(library, tmp_path / "b", "b", allowed=allowed(library)).stats().videos == 3

@@ -92,7 +92,7 @@ def test_results_are_shown_as_pictures_with_words(running: Running, palette: str
 
         client.add_video(collection, files / "red.mp4", title=HOSTILE)
         client.add_video(collection, files / "blue.mp4")
-        results = list(client.search_all(collection, "a red thing"))
+        results = list(client.iter_search_results(collection, "a red thing"))
         client.delete_video(collection, results[1]["video"]["id"])
         shown = strip(client, results)
         assert [picture is None for picture in shown.pictures] == [False, True]

@@ -121,9 +121,9 @@ def test_videos_are_listed_by_day_but_not_by_fields_of_clips(running: Running, c
     fill(running, collection, 2)
     path = f"/v1/collections/{collection}/videos"
     with Client(str(running.client.base_url)) as client:
-        assert len(list(client.all_videos(collection, where={"added_at": {"gte": "2021-01-01T00:00:00Z"}}))) == 2
-        assert [v["title"] for v in client.all_videos(collection, where={"title": {"ne": "video 0"}})] == ["video 1"]
-        assert list(client.all_videos(collection, where={"added_at": {"lte": "2020-12-31"}})) == []
+        assert len(list(client.iter_videos(collection, where={"added_at": {"gte": "2021-01-01T00:00:00Z"}}))) == 2
+        assert [v["title"] for v in client.iter_videos(collection, where={"title": {"ne": "video 0"}})] == ["video 1"]
+        assert list(client.iter_videos(collection, where={"added_at": {"lte": "2020-12-31"}})) == []
     answer = running.client.get(path, params={"filter": '{"clip": {"start": 0}}'})
     assert "clip.start; videos are listed by their own fields" in problem_of(answer, 422, "invalid_filter")["detail"]
     answer = running.client.get(path, params={"filter": '{"added_at": "today"}'})
@@ -167,7 +167,7 @@ def test_pages_fit_together(running: Running, collection: str, options: dict[str
     whole = ask(running, collection, text="red video", limit=100, **options)
     assert whole["next_cursor"] is None
     with Client(str(running.client.base_url)) as client:
-        pages = list(client.search_pages(collection, "red video", limit=4, **options))
+        pages = list(client.iter_search_pages(collection, "red video", limit=4, **options))
     assert [result for page in pages for result in page["results"]] == whole["results"]
     assert [len(page["results"]) for page in pages[:-1]] == [4] * (len(pages) - 1)
     assert len(pages) > 1
@@ -276,7 +276,7 @@ def test_a_file_that_is_no_media_is_refused_and_a_body_of_another_type_too(runni
 
 def test_the_client_searches_with_a_file_page_by_page(running: Running, palette: str, files: Path) -> None:
     with Client(str(running.client.base_url)) as client:
-        pages = list(client.search_pages(palette, "a red thing", file=files / "red.mp4", limit=1))
+        pages = list(client.iter_search_pages(palette, "a red thing", file=files / "red.mp4", limit=1))
         assert pages[0]["results"][0]["video"]["title"] == "red"
         assert len(pages) == 3
         one = client.search(palette, file=files / "blue.mp4", limit=1, where={"number": {"gte": 1}}, hybrid=False)

@@ -269,23 +269,23 @@ def test_the_client_and_the_command_wait_for_a_long_film_as_for_any_other(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("vitascope.client.synchronous.uploads.PATIENCE", 0)  # every film is a long one
+    monkeypatch.setattr("vitascope.client._sync.videos.SYNC_WAIT_SECONDS", 0)  # every film is a long one
     half = cut(write_counter_video(tmp_path / "whole.mkv", 250, gop=1), tmp_path / "half.mkv", 0.3)
     url = str(running.client.base_url)
     with Client(url) as client:
         spoken = {"rule": "subtitles"}
         made = client.add_video(collection, film, title="Long", metadata={"year": 2024}, segmentation=spoken)
-        video = client.video(collection, made["id"])
+        video = client.get_video(collection, made["id"])
         notes = ["no subtitles; cut into windows of 8 s"]
         assert made == {**{name: value for name, value in video.items() if name != "spans"}, "notes": notes}
         assert (made["title"], made["metadata"], made["clips"]) == ("Long", {"year": 2024}, 2)
         assert client.add_video(collection, film)["id"] == made["id"]
         with pytest.raises(MediaError, match=r"^half\.mkv: "):
             client.add_video(collection, half)
-        begun = client.begin_video(collection, files / "red.mp4")
+        begun = client.submit_video(collection, files / "red.mp4")
         assert "state" in begun
         assert client.wait_for_job(collection, begun["id"])["counts"]["succeeded"] == 1
-        assert client.begin_video(collection, files / "red.mp4")["title"] == "red"
+        assert client.submit_video(collection, files / "red.mp4")["title"] == "red"
     words = ["index", *map(str, (files / "blue.mp4", half)), "--collection", collection, "--server", url, "--json"]
     assert main(words) == 3
     result = json.loads(capsys.readouterr().out)

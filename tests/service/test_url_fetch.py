@@ -253,7 +253,7 @@ def test_urls_of_https_are_fetched_and_their_certificates_checked(
         assert client.search(films, "red")["results"][0]["video"]["title"] == "Red"
         job = client.add_url(films, url.replace("media.", "other."))
         client.wait_for_job(films, job["id"], interval=0.05)
-        assert "certificate verify failed" in client.job_items(films, job["id"])["items"][0]["reason"]
+        assert "certificate verify failed" in client.list_job_items(films, job["id"])["items"][0]["reason"]
 
 
 def test_a_list_may_name_urls(fetching: Fetching, films: str, files: Path) -> None:

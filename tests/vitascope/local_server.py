@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from vitascope.client import AsyncClient, Client, Retries
+from vitascope.client import AsyncClient, Client, RetryConfig
 
 
 class Exchange(BaseHTTPRequestHandler):
@@ -62,7 +62,7 @@ def server(answer: Callable[[Exchange], None]) -> Iterator[str]:
 CLIENTS = ("Client", "AsyncClient")
 
 
-def call(kind: str, url: str, method: str, *arguments: Any, retries: Retries | None = None) -> Any:
+def call(kind: str, url: str, method: str, *arguments: Any, retries: RetryConfig | None = None) -> Any:
     """What a method of the blocking or the asynchronous client returns; the elements of an iterator as a list."""
     if kind == "Client":
         with Client(url, retries=retries) as client:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import httpx
 
-from vitascope.client import Client, Retries
+from vitascope.client import Client, RetryConfig
 
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
 def client_of(handler: Handler) -> Client:
     """A client whose requests go to ``handler`` instead of the network, once."""
-    return Client("http://service", transport=httpx.MockTransport(handler), retries=Retries(tries=1))
+    return Client("http://service", transport=httpx.MockTransport(handler), retries=RetryConfig(max_attempts=1))
 
 
 def problem(status: int, code: str, detail: str) -> httpx.Response:

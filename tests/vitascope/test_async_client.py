@@ -18,14 +18,16 @@ import pytest
 
 from tests.waiting import PATIENCE
 from vitascope import AsyncClient, Client, errors
-from vitascope.client import Retries, ServiceError
+from vitascope.client import RetryConfig, ServiceError
 
 Handler = Callable[[httpx.Request], httpx.Response]
 MEGABYTE = 1_000_000
 
 
-def client_of(handler: Handler, retries: Retries | None = None) -> AsyncClient:
-    return AsyncClient("http://service", transport=httpx.MockTransport(handler), retries=retries or Retries(tries=1))
+def client_of(handler: Handler, retries: RetryConfig | None = None) -> AsyncClient:
+    return AsyncClient(
+        "http://service", transport=httpx.MockTransport(handler), retries=retries or RetryConfig(max_attempts=1)
+    )
 
 
 def test_errors_and_tries_are_those_of_the_blocking_client() -> None:
@@ -38,7 +40,7 @@ def test_errors_and_tries_are_those_of_the_blocking_client() -> None:
         return httpx.Response(409, json={"code": "collection_exists", "detail": "there is one"})
 
     async def create() -> None:
-        async with client_of(answer, Retries(tries=3, pause=0.0)) as client:
+        async with client_of(answer, RetryConfig(max_attempts=3, base_delay=0.0)) as client:
             await client.create_collection("films")
 
     with pytest.raises(errors.CollectionExists, match="there is one"):
@@ -57,8 +59,8 @@ def test_pauses_between_tries_do_not_stop_the_loop() -> None:
         return httpx.Response(503, json={"code": "overloaded", "detail": "later"})
 
     async def many() -> None:
-        async with client_of(answer, Retries(tries=2, pause=0.2)) as client:
-            calls = (client.collection(f"{number}") for number in range(20))
+        async with client_of(answer, RetryConfig(max_attempts=2, base_delay=0.2)) as client:
+            calls = (client.get_collection(f"{number}") for number in range(20))
             failed = await asyncio.gather(*calls, return_exceptions=True)
         assert all(isinstance(one, ServiceError) and one.status == 503 for one in failed)
 
@@ -107,7 +109,7 @@ def test_a_backup_that_is_cancelled_is_deleted_at_the_service(tmp_path: Path) ->
             return httpx.Response(200, json={"id": "7", "state": "running"})
 
         async with client_of(answer) as client:
-            call = asyncio.create_task(client.back_up("films", tmp_path / "films", interval=60))
+            call = asyncio.create_task(client.backup("films", tmp_path / "films", interval=60))
             await asyncio.wait_for(waiting.wait(), PATIENCE)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -208,15 +210,15 @@ def test_all_pages_are_gone_through_and_no_more_than_are_needed() -> None:
     async def go_through() -> None:
         async with client_of(answer) as client:
             for entries in (
-                client.all_videos("films"),
-                client.all_jobs("films", state="failed"),
-                client.all_job_items("films", "1", state="failed"),
-                client.all_webhook_deliveries("1"),
-                client.search_all("films", "a dog", group="video"),
+                client.iter_videos("films"),
+                client.iter_jobs("films", state="failed"),
+                client.iter_job_items("films", "1", state="failed"),
+                client.iter_webhook_deliveries("1"),
+                client.iter_search_results("films", "a dog", group="video"),
             ):
                 assert await ids(entries) == [0, 1, 2, 3, 4, 5]
             asked.clear()
-            async for result in client.search_all("films", "a dog"):
+            async for result in client.iter_search_results("films", "a dog"):
                 if result["id"] == 2:  # type: ignore[typeddict-item]
                     break
             assert asked == [None, "2"]
@@ -230,7 +232,7 @@ def test_a_picture_is_asked_of_the_service_alone() -> None:
 
     async def ask(url: str) -> None:
         async with client_of(answer) as client:
-            await client.thumbnail(url)
+            await client.get_thumbnail(url)
 
     for url in ("http://elsewhere/v1/", "//elsewhere/v1/"):
         with pytest.raises(errors.InvalidInput, match="thumbnail_url"):

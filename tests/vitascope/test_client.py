@@ -38,7 +38,9 @@ def test_a_search_with_a_file_sends_it_once_and_then_goes_on_by_the_cursor(tmp_p
 
     (tmp_path / "dog.jpg").write_bytes(b"not really a picture")
     with client_of(answer) as client:
-        assert len(list(client.search_pages("videos", "snow", file=tmp_path / "dog.jpg", where={"year": 2024}))) == 2
+        assert (
+            len(list(client.iter_search_pages("videos", "snow", file=tmp_path / "dog.jpg", where={"year": 2024}))) == 2
+        )
     assert b"not really a picture" in sent[0]
     assert b'{"year": 2024}' in sent[0]
     assert json.loads(sent[1]) == {
@@ -58,7 +60,7 @@ def test_a_name_with_a_slash_stays_one_part_of_the_path() -> None:
         return httpx.Response(200, json={})
 
     with client_of(answer) as client:
-        client.collection("../models")
+        client.get_collection("../models")
     assert paths == [b"/v1/collections/..%2Fmodels"]
 
 
@@ -70,7 +72,7 @@ def test_all_videos_follows_the_cursor_to_the_end() -> None:
         return httpx.Response(200, json={"videos": [{"id": i} for i in ids], "next_cursor": following})
 
     with client_of(answer) as client:
-        assert [video["id"] for video in client.all_videos("videos")] == ["1", "2", "3"]
+        assert [video["id"] for video in client.iter_videos("videos")] == ["1", "2", "3"]
 
 
 def test_an_upload_carries_the_file_its_name_and_metadata(tmp_path: Path) -> None:
@@ -100,7 +102,7 @@ def test_collections_are_made_and_changed_with_what_was_given() -> None:
     with client_of(answer) as client:
         client.create_collection("a")
         client.create_collection("b", index_kind="hnsw", token_encoding="float16")
-        client.change_collection("b", index_kind="auto")
+        client.update_collection("b", index_kind="auto")
         client.create_operation("export", "b", tokens=True)
     assert sent == [
         ("POST", "/v1/collections", {"name": "a"}),
@@ -121,7 +123,7 @@ def test_a_backup_that_fails_says_why_and_is_deleted_at_the_service(tmp_path: Pa
         return httpx.Response(200, json=failed)
 
     with client_of(answer) as client, pytest.raises(errors.Conflict, match="backup of a: the disk is full"):
-        client.back_up("a", tmp_path / "b")
+        client.backup("a", tmp_path / "b")
     assert sent == [("POST", "/v1/operations"), ("GET", "/v1/operations/7"), ("DELETE", "/v1/operations/7")]
     assert list(tmp_path.iterdir()) == []
 

@@ -56,11 +56,11 @@ def test_a_folder_is_indexed_searched_scored_and_asked_about(live: Client, servi
     begun = live.create_job("folder", str(service[1]))
     job = live.wait_for_job("folder", begun["id"], on_change=seen.append)
     assert job["state"] == "succeeded"
-    assert (seen[-1], live.job("folder", job["id"])) == (job, job)
-    events = list(live.job_events("folder", job["id"], after=0))
+    assert (seen[-1], live.get_job("folder", job["id"])) == (job, job)
+    events = list(live.iter_job_events("folder", job["id"], after=0))
     assert [event["id"] for event in events] == [str(number) for number in range(1, len(events) + 1)]
     assert events[-1]["data"] == job
-    assert {Path(item["path"]).name for item in live.job_items("folder", job["id"])["items"]} == {
+    assert {Path(item["path"]).name for item in live.list_job_items("folder", job["id"])["items"]} == {
         "red.png",
         "blue.png",
     }
@@ -75,16 +75,16 @@ def test_a_folder_is_indexed_searched_scored_and_asked_about(live: Client, servi
 def test_a_video_is_uploaded_filtered_listed_and_deleted(live: Client, service: tuple[str, Path]) -> None:
     live.create_collection("uploads")
     video = live.add_video("uploads", service[1] / "red.png", title="Red", metadata={"year": 2024})
-    assert live.video("uploads", video["id"])["title"] == "Red"
+    assert live.get_video("uploads", video["id"])["title"] == "Red"
     assert live.search("uploads", "a red thing", where={"year": 2024})["results"]
     assert live.search("uploads", "a red thing", where={"year": 2023})["results"] == []
-    assert [v["id"] for v in live.all_videos("uploads")] == [video["id"]]
+    assert [v["id"] for v in live.iter_videos("uploads")] == [video["id"]]
     live.delete_video("uploads", video["id"])
-    assert list(live.all_videos("uploads")) == []
+    assert list(live.iter_videos("uploads")) == []
     with pytest.raises(errors.VideoNotFound):
-        live.video("uploads", video["id"])
+        live.get_video("uploads", video["id"])
     live.delete_collection("uploads")
-    assert "uploads" not in [c["name"] for c in live.collections()["collections"]]
+    assert "uploads" not in [c["name"] for c in live.list_collections()["collections"]]
 
 
 def test_the_errors_of_the_service_arrive_by_name(live: Client, tmp_path: Path) -> None:
@@ -101,12 +101,12 @@ def test_the_errors_of_the_service_arrive_by_name(live: Client, tmp_path: Path) 
 
 
 def test_a_file_is_scored_and_asked_about_without_being_kept(live: Client, service: tuple[str, Path]) -> None:
-    before = live.collections()
+    before = live.list_collections()
     scores = live.score_file(service[1] / "blue.png", ["a blue thing", "a red thing"])["scores"]
     assert scores[0]["fused"] > scores[1]["fused"]
     answers = live.ask_file(service[1] / "blue.png", "what color is it?", top=3)["answers"]
     assert answers[0]["text"] == "blue"
-    assert live.collections() == before
+    assert live.list_collections() == before
 
 
 def test_the_command_manages_the_collections_of_a_service(
@@ -140,7 +140,7 @@ def test_the_command_manages_the_collections_of_a_service(
     assert run("drop", "managed", "--yes")["videos"] == 1
     assert main(["collection", "list", "--server", url]) == 0
     assert "managed" not in capsys.readouterr().out
-    assert live.operations() == {"operations": []}
+    assert live.list_operations() == {"operations": []}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
 
 
@@ -152,7 +152,7 @@ def test_vectors_and_orders_of_documents(live: Client, service: tuple[str, Path]
     assert [result["index"] for result in found] == [1, 0]
     found = live.rerank(documents[0], ["blue", "red", "green"], collection="rerank", top_n=1)["results"]
     assert [result["index"] for result in found] == [1]
-    texts = [np.array(one["embedding"]) for one in live.embed(["a blue thing", "a red thing"])["data"]]
+    texts = [np.array(one["embedding"]) for one in live.embed_texts(["a blue thing", "a red thing"])["data"]]
     picture = np.array(live.embed_file(service[1] / "blue.png")["data"][0]["embedding"])
     assert picture @ texts[0] > 0.9 > picture @ texts[1]
 

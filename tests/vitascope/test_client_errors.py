@@ -40,7 +40,7 @@ def test_a_problem_without_a_name_here_keeps_status_and_document() -> None:
         client_of(lambda request: problem(413, "payload_too_large", "too much")) as client,
         pytest.raises(ServiceError, match="too much") as raised,
     ):
-        client.models()
+        client.list_models()
     assert raised.value.status == 413
     assert raised.value.problem["code"] == "payload_too_large"
 
@@ -50,7 +50,7 @@ def test_an_error_page_of_something_in_between_is_reported_by_its_status() -> No
         client_of(lambda request: httpx.Response(502, text="<h1>Bad Gateway</h1>")) as client,
         pytest.raises(ServiceError, match="502") as raised,
     ):
-        client.models()
+        client.list_models()
     assert raised.value.status == 502
 
 
@@ -59,7 +59,7 @@ def test_a_page_in_place_of_an_answer_is_reported() -> None:
         client_of(lambda request: httpx.Response(200, text="<h1>Log in</h1>")) as client,
         pytest.raises(ServiceError, match="did not answer GET /v1/models with JSON"),
     ):
-        client.models()
+        client.list_models()
 
 
 def test_a_service_that_is_not_there_is_named() -> None:
@@ -69,7 +69,7 @@ def test_a_service_that_is_not_there_is_named() -> None:
     with client_of(refuse) as client:
         assert not client.is_ready()
         with pytest.raises(ServiceError, match="http://service cannot be reached"):
-            client.models()
+            client.list_models()
 
 
 def test_a_service_that_does_not_answer_in_time_is_named() -> None:
@@ -77,13 +77,13 @@ def test_a_service_that_does_not_answer_in_time_is_named() -> None:
         raise httpx.ReadTimeout("too slow")
 
     with client_of(wait) as client, pytest.raises(ServiceError, match="in time"):
-        client.models()
+        client.list_models()
 
 
 def test_waiting_for_a_service_that_ended_does_not_wait() -> None:
     with (
         client_of(lambda request: httpx.Response(503)) as client,
-        pytest.raises(ServiceError, match="ended before it was ready"),
+        pytest.raises(ServiceError, match="exited before it was ready"),
     ):
         client.wait_until_ready(timeout=3600, alive=lambda: False)
 

@@ -1,7 +1,7 @@
-"""The blocking client is made of the asynchronous one, and nobody has changed it since.
+"""`vitascope/client/_sync` is what the generator makes of `_async`.
 
-``python -m tests.vitascope.test_client_generated`` makes it anew. It works on text, word by word: no more than someone
-would do who copied a module and took the `await` out of it.
+``python -m tests.vitascope.test_client_generated`` writes it. The generator replaces words: it does no more than
+removing `async` and `await` from a copy.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 CLIENT = Path(__file__).parents[2] / "vitascope" / "client"
-SOURCE, TARGET = CLIENT / "asynchronous", CLIENT / "synchronous"
+SOURCE, TARGET = CLIENT / "_async", CLIENT / "_sync"
 UPDATE = "python -m tests.vitascope.test_client_generated"
-HEADER = f"# Generated from vitascope/client/asynchronous: change that, then run {UPDATE}\n"
+HEADER = f"# Generated from vitascope/client/_async: change that, then run {UPDATE}\n"
 
 RULES = (
     (r"\b(async|await) ", ""),
@@ -27,12 +27,12 @@ RULES = (
     (r"\ba(close|closing|read|iter_lines|iter_bytes)\b", r"\1"),
     (r"\banext\b", "next"),
     (r"\b(\w+)_async\b", r"\1"),
-    (r"\basynchronous\b", "synchronous"),
+    (r"\b_async\b", "_sync"),
 )
 
 
-def blocking() -> dict[str, str]:
-    """The modules of the blocking client by name."""
+def generate() -> dict[str, str]:
+    """Return the source of the blocking client's modules by name."""
     modules = {}
     for module in SOURCE.glob("*.py"):
         text = module.read_text("utf-8")
@@ -43,15 +43,15 @@ def blocking() -> dict[str, str]:
 
 
 def write(folder: Path) -> None:
-    """Write the modules into ``folder``, without the imports and line breaks that are not needed any more."""
-    for name, text in blocking().items():
+    """Write the modules to ``folder``, without unused imports and needless line breaks."""
+    for name, text in generate().items():
         (folder / name).write_text(text, "utf-8")
     settings = ("--quiet", "--config", str(CLIENT.parents[1] / "pyproject.toml"), str(folder))
     for command in (("check", "--fix", "--select=F401,I,UP028", "--unsafe-fixes"), ("format",)):
         subprocess.run([sys.executable, "-m", "ruff", *command, *settings], check=True)
 
 
-def test_the_blocking_client_is_made_of_the_asynchronous_one(tmp_path: Path) -> None:
+def test_the_blocking_client_is_generated_from_the_asynchronous_one(tmp_path: Path) -> None:
     write(tmp_path)
     made = {module.name: module.read_text("utf-8") for module in tmp_path.glob("*.py")}
     assert made == {module.name: module.read_text("utf-8") for module in TARGET.glob("*.py")}, f"run {UPDATE}"

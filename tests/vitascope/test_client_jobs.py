@@ -53,7 +53,7 @@ class Lost(httpx.SyncByteStream):
 
 
 def test_a_job_is_followed_over_lost_connections_and_nothing_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitascope.client.synchronous.following.RECONNECT_SECONDS", 0.0)
+    monkeypatch.setattr("vitascope.client._sync.jobs.RECONNECT_SECONDS", 0.0)
     begun = []
     pages = iter(
         [
@@ -71,7 +71,7 @@ def test_a_job_is_followed_over_lost_connections_and_nothing_is_missed(monkeypat
         return httpx.Response(200, headers={"content-type": "text/event-stream; charset=utf-8"}, stream=next(pages))
 
     with client_of(answer) as client:
-        events = list(client.job_events("videos", "1"))
+        events = list(client.iter_job_events("videos", "1"))
     assert [(event["id"], event["event"], event["data"]["state"]) for event in events] == [
         ("1", "state", "running"),
         ("2", "item", "succeeded"),
@@ -82,7 +82,7 @@ def test_a_job_is_followed_over_lost_connections_and_nothing_is_missed(monkeypat
     ]
     assert begun == [None, "2", "3", "4"]
     with client_of(lambda request: httpx.Response(204)) as client:
-        assert list(client.job_events("videos", "1", after=5)) == []
+        assert list(client.iter_job_events("videos", "1", after=5)) == []
 
 
 def test_jobs_are_begun_and_steered_by_their_addresses() -> None:
@@ -95,7 +95,7 @@ def test_jobs_are_begun_and_steered_by_their_addresses() -> None:
     with client_of(answer) as client:
         client.create_job("a", "films", recursive=False)
         client.create_job("a", source={"kind": "url", "url": "s3://b/"}, metadata={"year": 2024})
-        client.jobs("a", state="paused")
+        client.list_jobs("a", state="paused")
         client.pause_job("a", "1")
         client.resume_job("a", "1")
         client.retry_job("a", "1")
@@ -133,5 +133,5 @@ def test_a_film_whose_job_is_cancelled_is_no_video(tmp_path: Path) -> None:
         job["error"] = "the bundle cannot embed"
         with pytest.raises(errors.Conflict, match="job 7: cancelled: the bundle cannot embed"):
             client.add_video("videos", tmp_path / "dog.mp4")
-        assert client.begin_video("videos", tmp_path / "dog.mp4")["id"] == "7"
+        assert client.submit_video("videos", tmp_path / "dog.mp4")["id"] == "7"
     assert preferred == ["respond-async, wait=20"] * 2 + ["respond-async"]

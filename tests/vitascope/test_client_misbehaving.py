@@ -10,9 +10,9 @@ import pytest
 
 from index.cli.paging import gathered
 from tests.vitascope.local_server import CLIENTS, Exchange, call, server
-from vitascope.client import Client, Retries, ServiceError
+from vitascope.client import Client, RetryConfig, ServiceError
 
-HASTY = Retries(tries=3, pause=0.0)
+HASTY = RetryConfig(max_attempts=3, base_delay=0.0)
 
 
 def answer_json(exchange: Exchange, status: int, value: dict[str, Any], **headers: object) -> None:
@@ -24,7 +24,7 @@ def answer_json(exchange: Exchange, status: int, value: dict[str, Any], **header
 @pytest.mark.parametrize("kind", CLIENTS)
 @pytest.mark.parametrize(
     ("method", "arguments"),
-    [("all_videos", ["films"]), ("all_jobs", ["films"]), ("search_all", ["films", "a dog"])],
+    [("iter_videos", ["films"]), ("iter_jobs", ["films"]), ("iter_search_results", ["films", "a dog"])],
 )
 def test_a_page_that_comes_again_and_again_is_not_followed_for_ever(
     kind: str, method: str, arguments: list[str]
@@ -55,7 +55,7 @@ def test_commands_that_list_follow_no_page_for_ever() -> None:
         Client(url) as client,
         pytest.raises(ServiceError, match="the same next_cursor twice"),
     ):
-        gathered(lambda limit, cursor: client.jobs("films", limit=limit, cursor=cursor), "jobs", 10, None)
+        gathered(lambda limit, cursor: client.list_jobs("films", limit=limit, cursor=cursor), "jobs", 10, None)
     assert len(requests) == 2
 
 

@@ -9,11 +9,11 @@ from email.utils import format_datetime
 import httpx
 import pytest
 
-from vitascope.client import Client, Retries, ServiceError
+from vitascope.client import Client, RetryConfig, ServiceError
 from vitascope.errors import InvalidInput, VitascopeError
 
 Failure = Callable[[httpx.Request], httpx.Response]
-HASTY = Retries(tries=3, pause=0.0)
+HASTY = RetryConfig(max_attempts=3, base_delay=0.0)
 
 
 def refused(status: int, code: str = "x") -> Failure:
@@ -28,11 +28,11 @@ def broken(kind: type[httpx.TransportError]) -> Failure:
 
 
 CALLS: dict[str, Callable[[Client], object]] = {
-    "read": lambda client: client.models(),
+    "read": lambda client: client.list_models(),
     "search": lambda client: client.search("a", "red"),
     "write": lambda client: client.create_collection("a"),
     "operation": lambda client: client.create_operation("backup", "a"),
-    "change": lambda client: client.change_collection("a", index_kind="flat"),
+    "change": lambda client: client.update_collection("a", index_kind="flat"),
     "delete": lambda client: client.delete_video("a", "1"),
     "pause": lambda client: client.pause_job("a", "1"),
 }
@@ -88,18 +88,18 @@ def test_every_write_has_a_key_of_its_own() -> None:
 
 
 def test_pauses_double_up_to_the_longest_and_are_random() -> None:
-    retries = Retries(pause=0.5, longest=3.0)
+    retries = RetryConfig(base_delay=0.5, max_delay=3.0)
     for tries, most in enumerate((0.5, 1.0, 2.0, 3.0, 3.0), start=1):
-        pauses = [retries.pause_after(tries, None) for _ in range(50)]
+        pauses = [retries.delay_after(tries, None) for _ in range(50)]
         assert all(most / 2 <= pause <= most for pause in pauses)
         assert len(set(pauses)) > 1
-    assert all(7 + 0.25 <= retries.pause_after(1, 7.0) <= 7 + 0.5 for _ in range(50))
-    assert retries.pause_after(10_000, None) <= 3.0
+    assert all(7 + 0.25 <= retries.delay_after(1, 7.0) <= 7 + 0.5 for _ in range(50))
+    assert retries.delay_after(10_000, None) <= 3.0
 
 
 def test_retry_after_may_be_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
     paused: list[float] = []
-    monkeypatch.setattr("vitascope.client.synchronous.repeating.pause", paused.append)
+    monkeypatch.setattr("vitascope.client.retry.sleep", paused.append)
 
     def answer(request: httpx.Request) -> httpx.Response:
         if paused:
@@ -107,9 +107,9 @@ def test_retry_after_may_be_a_date(monkeypatch: pytest.MonkeyPatch) -> None:
         stated = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
         return httpx.Response(503, headers={"retry-after": stated})
 
-    patient = Retries(tries=3, seconds=7200.0, pause=0.0)
+    patient = RetryConfig(max_attempts=3, max_elapsed=7200.0, base_delay=0.0)
     with Client("http://service", transport=httpx.MockTransport(answer), retries=patient) as client:
-        client.models()
+        client.list_models()
     assert [3400 < seconds <= 3600 for seconds in paused] == [True]
 
 
@@ -124,14 +124,18 @@ def test_a_retry_after_that_says_nothing_is_nothing(stated: str) -> None:
 
     made = Client("http://service", transport=httpx.MockTransport(answer), retries=HASTY)
     with made as client, pytest.raises(ServiceError):
-        client.models()
+        client.list_models()
     assert tries == 3
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [({"tries": 0}, "tries: 0"), ({"seconds": -1.0}, "seconds: -1"), ({"pause": float("nan")}, "pause: nan")],
+    [
+        ({"max_attempts": 0}, "max_attempts: 0"),
+        ({"max_elapsed": -1.0}, "max_elapsed: -1"),
+        ({"base_delay": float("nan")}, "base_delay: nan"),
+    ],
 )
 def test_what_makes_no_sense_is_refused(given: dict[str, float], told: str) -> None:
     with pytest.raises(InvalidInput, match=told):
-        Retries(**given)  # type: ignore[arg-type]
+        RetryConfig(**given)  # type: ignore[arg-type]

@@ -103,19 +103,17 @@ def test_the_types_are_those_of_the_interface() -> None:
     assert TYPES.read_text("utf-8") == written(), f"after a change of the interface: {UPDATE}"
 
 
-MADE_OF_OTHERS = re.compile(
-    "all_|search_(all|pages)|wait_|is_ready|close|back_up|export|job_events|thumbnail|download_video"
-)
+MADE_OF_OTHERS = re.compile("iter_|wait_|is_ready|close|backup|export|get_thumbnail|download_video")
 """Methods that answer something other than the service does."""
 NOT_FOR_THE_CLIENT = {
     "GET /livez",
     "GET /metrics",
     "GET /readyz",
     "POST /v1/media-cookie",  # for pages
-    "GET /v1/collections/{name}/jobs/{job_id}/events",  # job_events
+    "GET /v1/collections/{name}/jobs/{job_id}/events",  # iter_job_events
     "GET /v1/collections/{name}/videos/{video_id}/media",  # download_video
-    "GET /v1/collections/{name}/videos/{video_id}/thumbnail",  # thumbnail
-    "GET /v1/operations/{operation_id}/files/{name}",  # back_up, export
+    "GET /v1/collections/{name}/videos/{video_id}/thumbnail",  # get_thumbnail
+    "GET /v1/operations/{operation_id}/files/{name}",  # backup, export
 }
 
 
@@ -192,7 +190,7 @@ SAMPLE = """
 from vitascope import AsyncClient, Client
 
 def first(client: Client) -> str | None:
-    for result in client.search_all("films", "a dog", group="video", limit=5):
+    for result in client.iter_search_results("films", "a dog", group="video", limit=5):
         seconds: float = result["end"] - result["start"]
         return f'{result["video"]["title"]}: {seconds}'
     return None
@@ -200,10 +198,10 @@ def first(client: Client) -> str | None:
 async def failures(client: AsyncClient, job: str) -> list[str | None]:
     done = await client.wait_for_job("films", job, progress=True)
     assert done["state"] != "running"
-    async for event in client.job_events("films", job, after=0):
+    async for event in client.iter_job_events("films", job, after=0):
         if event["event"] == "item":
             print(event["data"]["path"])
-    return [item["reason"] async for item in client.all_job_items("films", job, state="failed")]
+    return [item["reason"] async for item in client.iter_job_items("films", job, state="failed")]
 """
 WRONG = {
     'group="video"': 'group="films"',

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.vitascope.local_server import CLIENTS, Exchange, download, server
-from vitascope.client import Retries, ServiceError
-from vitascope.client.transfer import MAX_RESTARTS, MAX_STALLS
+from vitascope.client import RetryConfig, ServiceError
+from vitascope.client._sync.transfers import MAX_RESTARTS, MAX_STALLS
 from vitascope.errors import InvalidInput, VideoNotFound
 
 CONTENT = random.Random(1).randbytes(300_000)
@@ -17,8 +17,8 @@ CONTENT = random.Random(1).randbytes(300_000)
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in ("synchronous", "asynchronous"):
-        monkeypatch.setattr(f"vitascope.client.{kind}.download.PAUSES", Retries(pause=0.0))
+    for kind in ("_sync", "_async"):
+        monkeypatch.setattr(f"vitascope.client.{kind}.transfers.RECONNECT", RetryConfig(base_delay=0.0))
 
 
 class Media:
@@ -66,7 +66,7 @@ def test_a_server_without_ranges_that_cuts_every_answer_elsewhere_is_given_up(ki
     media = Media([cuts.randrange(len(CONTENT)) for _ in range(2000)], knows_ranges=False)
     with server(media) as url, pytest.raises(ServiceError) as raised:
         download(kind, url, tmp_path / "file")
-    assert "GET /v1/collections/films/videos/1/media: the connection broke off 6 times" in str(raised.value)
+    assert "GET /v1/collections/films/videos/1/media: the connection was lost 6 times" in str(raised.value)
     assert "ignores Range" in str(raised.value)
     assert len(media.ranges) == MAX_RESTARTS + 2
     assert list(tmp_path.iterdir()) == []
@@ -76,9 +76,10 @@ def test_a_server_without_ranges_that_cuts_every_answer_elsewhere_is_given_up(ki
 def test_a_server_that_gives_a_byte_at_a_time_is_given_up(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitascope.client.transfer.MAX_CONNECTIONS", 20)
+    for module in ("_sync", "_async"):
+        monkeypatch.setattr(f"vitascope.client.{module}.transfers.MAX_CONNECTIONS", 20)
     media = Media([1] * 2000)
-    with server(media) as url, pytest.raises(ServiceError, match="broke off 20 times; 20 bytes came, not the whole"):
+    with server(media) as url, pytest.raises(ServiceError, match="was lost 20 times; 20 bytes were received, not the"):
         download(kind, url, tmp_path / "file")
     assert (len(media.ranges), media.sent) == (20, 20)
 
@@ -88,7 +89,7 @@ def test_what_cannot_be_fetched_leaves_the_earlier_file(kind: str, tmp_path: Pat
     (tmp_path / "file").write_bytes(b"earlier")
     with (
         server(Media([100] + [0] * 2000)) as url,
-        pytest.raises(ServiceError, match=f"broke off {1 + MAX_STALLS} times; 100 bytes came, not the whole file"),
+        pytest.raises(ServiceError, match=f"was lost {1 + MAX_STALLS} times; 100 bytes were received"),
     ):
         download(kind, url, tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.vitascope.local_server import CLIENTS, Exchange, call, server
-from vitascope.client import ServiceError, event_stream
-from vitascope.client.event_stream import EventStreamParser
+from vitascope.client import ServiceError, sse
+from vitascope.client.sse import EventStreamParser
 
 NAME = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg\x1dh\x1ei é 映.mp4"
 """With everything at which ``str.splitlines`` ends a line, except CR and LF."""
@@ -57,13 +57,13 @@ def test_events_do_not_depend_on_the_pieces_that_come(cuts: list[int]) -> None:
 
 @pytest.mark.parametrize("stream", [b"id: one\ndata: {}\n\n", b"data: {\n\n", b"data: []\n\n", b"data: {}\n\n"])
 def test_an_event_that_cannot_be_read_is_named(stream: bytes) -> None:
-    with pytest.raises(ServiceError, match="the service sent an event"):
+    with pytest.raises(ServiceError, match="malformed event of the service"):
         parsed(stream)
 
 
 @pytest.mark.parametrize("piece", [b"data: x", b"data: x\n"])
 def test_an_event_without_end_is_not_kept(piece: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "MAX_EVENT_BYTES", 1000)
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 1000)
     with pytest.raises(ServiceError, match="more than 1000 bytes"):
         parsed(*[piece] * 200)
 
@@ -76,15 +76,15 @@ def test_a_job_with_line_separators_in_a_file_name_is_followed(kind: str) -> Non
         exchange.body(event(2, "state", "succeeded"))
 
     with server(answer) as url:
-        events = call(kind, url, "job_events", "films", "1")
+        events = call(kind, url, "iter_job_events", "films", "1")
         assert [(e["id"], e["data"].get("path")) for e in events] == [("1", NAME), ("2", None)]
         assert call(kind, url, "wait_for_job", "films", "1") == {"state": "succeeded"}
 
 
 @pytest.mark.parametrize("kind", CLIENTS)
 def test_streams_that_end_at_once_are_not_opened_for_ever(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("synchronous", "asynchronous"):
-        monkeypatch.setattr(f"vitascope.client.{module}.following.RECONNECT_SECONDS", 0.0)
+    for module in ("_sync", "_async"):
+        monkeypatch.setattr(f"vitascope.client.{module}.jobs.RECONNECT_SECONDS", 0.0)
     opened = []
 
     def answer(exchange: Exchange) -> None:
@@ -100,6 +100,6 @@ def test_streams_that_end_at_once_are_not_opened_for_ever(kind: str, monkeypatch
 
     with server(answer) as url:
         with pytest.raises(ServiceError, match="ended GET /v1/collections/films/jobs/1/events 10 times without an"):
-            call(kind, url, "job_events", "films", "1")
+            call(kind, url, "iter_job_events", "films", "1")
         assert len(opened) == 10
         assert call(kind, url, "wait_for_job", "films", "1")["state"] == "succeeded"  # asked for instead

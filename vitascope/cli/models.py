@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from vitascope.client import Client
 
     runs: dict[str, Callable[[Client, argparse.Namespace], dict[str, Any]]] = {
-        "list": lambda client, args: {**client.models()},
+        "list": lambda client, args: {**client.list_models()},
         "add": _add,
         "default": lambda client, args: {"model": client.set_default_model(_fingerprint(client, args.model))},
         "remove": _remove,
@@ -77,14 +77,14 @@ def _add(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _remove(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     fingerprint = _fingerprint(client, args.model)
-    removed = client.model(fingerprint)
+    removed = client.get_model(fingerprint)
     client.remove_model(fingerprint, force=args.force)
     return {"model": removed}
 
 
 def _fingerprint(client: Client, wanted: str) -> str:
     """Of the one model that ``wanted`` means. Raises NotFound and InvalidInput."""
-    models = {one["fingerprint"]: one for one in client.models()["models"] if one["fingerprint"] is not None}
+    models = {one["fingerprint"]: one for one in client.list_models()["models"] if one["fingerprint"] is not None}
     exact = {key: one for key, one in models.items() if wanted in (key, one["name"], _described(one))}
     found = exact or {key: one for key, one in models.items() if key.startswith(wanted)}
     if not found:

@@ -1,6 +1,7 @@
-"""What cannot be generated: each thing that the two clients do differently, once for either.
+"""Primitives that differ between the two clients.
 
-Where the asynchronous client calls ``pause_async``, the one that is generated calls ``pause``, and so on.
+The generator of `_sync` removes the suffix ``_async``: where the asynchronous client calls ``sleep_async``, the
+generated one calls ``sleep``.
 """
 
 from __future__ import annotations
@@ -16,33 +17,34 @@ import anyio.to_thread
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 
-SHIELDED_SECONDS = 10.0
+CLEANUP_SECONDS = 10.0
+"""Limit for requests that clean up after a cancelled call."""
 
 
-async def pause_async(seconds: float) -> None:
+async def sleep_async(seconds: float) -> None:
     await anyio.sleep(seconds)
 
 
-def pause(seconds: float) -> None:
+def sleep(seconds: float) -> None:
     time.sleep(seconds)
 
 
-async def blocking_async(call: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-    """The result of a call that may wait for a disk: in a thread, so that the loop goes on meanwhile."""
-    return await anyio.to_thread.run_sync(call, *arguments)
+async def run_blocking_async(function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+    """Run blocking file I/O in a thread."""
+    return await anyio.to_thread.run_sync(function, *arguments)
 
 
-def blocking(call: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
-    return call(*arguments)
+def run_blocking(function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
+    return function(*arguments)
 
 
 @contextmanager
-def shielded_async() -> Iterator[None]:
-    """What tidies up after a cancelled call is not cancelled with it, but has no more than ``SHIELDED_SECONDS``."""
-    with anyio.move_on_after(SHIELDED_SECONDS, shield=True):
+def shield_async() -> Iterator[None]:
+    """Protect cleanup from cancellation, for at most `CLEANUP_SECONDS`."""
+    with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
         yield
 
 
 @contextmanager
-def shielded() -> Iterator[None]:
+def shield() -> Iterator[None]:
     yield

@@ -1,4 +1,4 @@
-"""What an error answer of the service becomes."""
+"""Errors of the client, and problem documents (RFC 9457) as exceptions."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from vitascope import errors
 
 
 class ServiceError(errors.VitascopeError):
-    """The service answered with an error that has no name here, or could not be reached.
+    """The service returned an error without a class in `vitascope.errors`, or could not be reached.
 
-    ``status`` is the HTTP status, 0 when there was no answer; ``problem`` the problem document (RFC 9457).
+    Attributes:
+        status: the HTTP status; 0 without a response.
+        problem: the problem document.
     """
 
     code = "service_error"
@@ -24,8 +26,8 @@ class ServiceError(errors.VitascopeError):
         self.problem = dict(problem or {})
 
 
-def error_of(response: httpx.Response) -> errors.VitascopeError:
-    """The named error of a problem document, or a `ServiceError` with all that is known."""
+def error_from_response(response: httpx.Response) -> errors.VitascopeError:
+    """Return the exception for an error response: by the problem's ``code``, else a `ServiceError`."""
     try:
         problem = response.json()
     except ValueError:
@@ -33,12 +35,11 @@ def error_of(response: httpx.Response) -> errors.VitascopeError:
     if not isinstance(problem, dict):
         return ServiceError(f"HTTP {response.status_code} {response.reason_phrase}", response.status_code)
     message = str(problem.get("detail") or problem.get("title") or f"HTTP {response.status_code}")
-    kind = _named_errors().get(str(problem.get("code")))
-    return kind(message) if kind else ServiceError(message, response.status_code, problem)
+    error_type = _errors_by_code().get(str(problem.get("code")))
+    return error_type(message) if error_type else ServiceError(message, response.status_code, problem)
 
 
-def _named_errors() -> dict[str, type[errors.VitascopeError]]:
-    """The errors of `vitascope.errors` by code. Not `__subclasses__`: what a client raises must not depend on which
-    other rooms the process happens to have imported."""
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    return {kind.code: kind for kind in kinds if issubclass(kind, errors.VitascopeError)}
+def _errors_by_code() -> dict[str, type[errors.VitascopeError]]:
+    # Not __subclasses__: the result must not depend on which other packages are imported.
+    types = [value for value in vars(errors).values() if isinstance(value, type)]
+    return {error.code: error for error in types if issubclass(error, errors.VitascopeError)}

@@ -1,6 +1,6 @@
-"""Bars while an upload, a job or an operation takes long: in a terminal (on standard error) and in notebooks.
+"""Progress bars for uploads, jobs and operations, in terminals (standard error) and notebooks.
 
-Nothing is drawn elsewhere, and rich is imported only where a bar is asked for.
+rich is imported only when a bar is requested.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 UploadProgress = bool | Callable[[int, int], None]
-"""True: a bar. A function: called with the bytes that have gone and all of them."""
+"""True draws a bar; a function is called with the bytes sent and the total."""
 
 
 @contextmanager
-def shown_upload(name: str, progress: UploadProgress) -> Iterator[Callable[[int, int], None]]:
-    """What is to be told how many bytes of the file ``name`` have gone, and of how many."""
+def upload_progress(name: str, progress: UploadProgress) -> Iterator[Callable[[int, int], None]]:
+    """Yield the callback (bytes sent, total) for an upload of the file ``name``."""
     if not isinstance(progress, bool):
         yield progress
     elif not progress:
@@ -30,15 +30,15 @@ def shown_upload(name: str, progress: UploadProgress) -> Iterator[Callable[[int,
         with _line(name) as line:
 
             def show(sent: int, size: int) -> None:
-                # Looking at it may take the service longer than the way took.
+                # The service may process the file for longer than the upload took.
                 line(name if sent < size else f"{name}: sent", sent, size, f"{sent / 1e6:.1f}/{size / 1e6:.1f} MB")
 
             yield show
 
 
 @contextmanager
-def shown_job(job_id: str, progress: bool) -> Iterator[Callable[[Job], None]]:
-    """What is to be given the job whenever it has changed."""
+def job_progress(job_id: str, progress: bool) -> Iterator[Callable[[Job], None]]:
+    """Yield the callback for changes of a job."""
     if not progress:
         yield lambda job: None
         return
@@ -46,10 +46,10 @@ def shown_job(job_id: str, progress: bool) -> Iterator[Callable[[Job], None]]:
 
         def show(job: Job) -> None:
             failed = job["counts"]["failed"] + job["counts"]["quarantined"]
-            remark = f", {failed} failed" if failed else ""
-            # It has no files until they have been listed.
+            failures = f", {failed} failed" if failed else ""
+            # The total is 0 until the source is listed.
             line(
-                f"job {job_id}: {job['state']}{remark}",
+                f"job {job_id}: {job['state']}{failures}",
                 job["progress"] * job["total"],
                 job["total"] or None,
                 f"{job['done']}/{job['total']}, {job['progress']:.0%}",
@@ -59,8 +59,8 @@ def shown_job(job_id: str, progress: bool) -> Iterator[Callable[[Job], None]]:
 
 
 @contextmanager
-def shown_operation(operation_id: str, progress: bool) -> Iterator[Callable[[Operation], None]]:
-    """What is to be given the operation whenever it has changed."""
+def operation_progress(operation_id: str, progress: bool) -> Iterator[Callable[[Operation], None]]:
+    """Yield the callback for changes of an operation."""
     if not progress:
         yield lambda operation: None
         return
@@ -74,22 +74,22 @@ def shown_operation(operation_id: str, progress: bool) -> Iterator[Callable[[Ope
 
 
 _lock = threading.Lock()
-_shown: Progress | None = None
-_lines = 0
+_display: Progress | None = None
+_line_count = 0
 
 
 @contextmanager
 def _line(name: str) -> Iterator[Callable[[str, float, float | None, str], None]]:
-    """A line of its own. All that are under way at a time share one display, which would else be drawn over itself.
+    """Yield a function that updates a line: description, completed, total, amount as text.
 
-    Gives what sets its name, how much is done, of how much, and the words for that.
+    Concurrent lines share one display: two displays would overwrite each other.
     """
-    global _shown, _lines
+    global _display, _line_count
     with _lock:
-        if _shown is None:
-            _shown = _display()
-            _shown.start()
-        display, _lines = _shown, _lines + 1
+        if _display is None:
+            _display = _new_display()
+            _display.start()
+        display, _line_count = _display, _line_count + 1
     task = display.add_task(name, total=None, amount="")
     try:
         yield lambda name, done, total, amount: display.update(
@@ -98,18 +98,18 @@ def _line(name: str) -> Iterator[Callable[[str, float, float | None, str], None]
     finally:
         display.stop_task(task)
         with _lock:
-            _lines -= 1
-            if _lines == 0:
+            _line_count -= 1
+            if _line_count == 0:
                 display.stop()
-                _shown = None
+                _display = None
 
 
-def _display() -> Progress:
+def _new_display() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    name = TextColumn("{task.description}", markup=False)  # of a file: anything may be in it
+    name = TextColumn("{task.description}", markup=False)  # file names may contain markup
     amount = TextColumn("{task.fields[amount]}", markup=False)
-    is_seen = console.is_terminal or console.is_jupyter
-    return Progress(name, BarColumn(), amount, TimeRemainingColumn(), console=console, disable=not is_seen)
+    is_visible = console.is_terminal or console.is_jupyter
+    return Progress(name, BarColumn(), amount, TimeRemainingColumn(), console=console, disable=not is_visible)

@@ -1,4 +1,4 @@
-"""Types of what callers give to the client, and of what comes as a stream; `response_types` has the answers."""
+"""Types of arguments and of streamed events; `response_types` has the types of responses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Scope = Literal["read", "write", "admin"]
 
 
 class SearchOptions(TypedDict, total=False):
-    """The options that every page of a search repeats."""
+    """Options of ``search`` that are the same on every page."""
 
     query: Sequence[Mapping[str, Any]] | None
     limit: int
@@ -34,8 +34,8 @@ class SearchOptions(TypedDict, total=False):
     include_query_clips: bool | None
 
 
-class OperationWaiting(TypedDict, total=False):
-    """How an operation is waited for: see ``wait_for_operation``."""
+class WaitOptions(TypedDict, total=False):
+    """Options of ``wait_for_operation``."""
 
     interval: float
     on_change: Callable[[Operation], None] | None
@@ -43,7 +43,7 @@ class OperationWaiting(TypedDict, total=False):
 
 
 class JobChanged(TypedDict):
-    """``id`` is None for what cannot be come back to."""
+    """Event about a job. ``id`` is None for events that cannot be resumed from."""
 
     id: str | None
     event: Literal["state", "progress"]
@@ -51,6 +51,8 @@ class JobChanged(TypedDict):
 
 
 class ItemChanged(TypedDict):
+    """Event about a file of a job."""
+
     id: str | None
     event: Literal["item"]
     data: JobItem

@@ -57,7 +57,7 @@ def strip(client: Client, found: SearchResponse | Iterable[SearchResult]) -> Str
     pictures: list[bytes | None] = []
     for result in results:
         try:
-            pictures.append(client.thumbnail(result["thumbnail_url"]))
+            pictures.append(client.get_thumbnail(result["thumbnail_url"]))
         except (errors.NotFound, errors.MediaError):
             pictures.append(None)
     return Strip(results, pictures)
@@ -73,7 +73,7 @@ async def strip_async(client: AsyncClient, found: SearchResponse | Iterable[Sear
     async def fetch(number: int) -> None:
         async with places:
             try:
-                pictures[number] = await client.thumbnail(results[number]["thumbnail_url"])
+                pictures[number] = await client.get_thumbnail(results[number]["thumbnail_url"])
             except (errors.NotFound, errors.MediaError):
                 pictures[number] = None
             except errors.VitascopeError as error:

@@ -13,8 +13,7 @@ from typing import Any
 
 import httpx
 
-from vitascope.client.retries import Retries
-from vitascope.client.synchronous.repeating import repeated
+from vitascope.client.retry import RetryConfig, retry
 from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
 from vitascope.integrations.kserve.address import TOKEN_VARIABLE
@@ -27,7 +26,7 @@ READY_SECONDS = 2.0
 """For the answer to whether it is ready."""
 KNOWN_SECONDS = 1.0
 """For which that answer is believed, so that many who ask cost one request."""
-RETRIES = Retries(tries=4, seconds=10.0, pause=0.1, longest=1.0)
+RETRIES = RetryConfig(max_attempts=4, max_elapsed=10.0, base_delay=0.1, max_delay=1.0)
 """A run changes nothing at the server, so it may be sent again."""
 _BUSY = (429, 502, 503, 504)
 _log = logging.getLogger("vitascope.integrations.kserve")
@@ -42,7 +41,7 @@ class InferenceServer:
     it refuses or answers nonsense; both name the server and the model.
     """
 
-    def __init__(self, url: str, *, retries: Retries = RETRIES, seconds: float = RUN_SECONDS) -> None:
+    def __init__(self, url: str, *, retries: RetryConfig = RETRIES, seconds: float = RUN_SECONDS) -> None:
         """``url``: as ``server_url`` returns it. Nothing is connected yet. ``seconds``: for one run."""
         self.url = url
         self._retries = retries
@@ -130,7 +129,7 @@ class InferenceServer:
             return answer
 
         try:
-            return repeated(send_and_check, self._retries, "always")
+            return retry(send_and_check, self._retries, "always")
         except httpx.HTTPStatusError as error:
             kind = EngineUnavailable if error.response.status_code in _BUSY else EngineError
             raise kind(f"{self._told(model)}: {_reason(error.response)}") from error

@@ -16,7 +16,7 @@ from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema
 
-from vitascope.client import AsyncClient, Retries
+from vitascope.client import AsyncClient, RetryConfig
 from vitascope.errors import InvalidInput, VitascopeError
 from vitascope.integrations.mcp.arguments import ListVideos
 from vitascope.integrations.mcp.responses import Picture, Told
@@ -36,7 +36,7 @@ READ_ONLY = types.ToolAnnotations(
 )
 SCHEME = "vitascope://collections/"
 VIDEOS_SHOWN = 100
-RETRIES = Retries(tries=3, seconds=10.0)
+RETRIES = RetryConfig(max_attempts=3, max_elapsed=10.0)
 """Fewer than a script has: an assistant, and whoever waits for it, should soon hear that nobody is there."""
 DEFECT = "the tool failed in a way that was not foreseen; the log of `vitascope mcp` says more"
 
@@ -84,7 +84,7 @@ def make_server(url: str, version: str) -> Server[AsyncClient]:
         context: Context, params: types.PaginatedRequestParams | None
     ) -> types.ListResourcesResult:
         try:
-            collections = (await client.collections())["collections"]
+            collections = (await client.list_collections())["collections"]
         except VitascopeError as error:
             raise MCPError(types.INTERNAL_ERROR, str(error)) from error
         return types.ListResourcesResult(resources=[_resource(one) for one in collections])

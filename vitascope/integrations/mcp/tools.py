@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitascope.client import AsyncClient
-from vitascope.client.request_building import address
+from vitascope.client.request_building import api_path
 from vitascope.errors import TaskMissing
 from vitascope.integrations.mcp import arguments, responses
 
@@ -28,7 +28,7 @@ class Tool:
 
 
 async def list_collections(client: AsyncClient, wanted: arguments.ListCollections) -> responses.Collections:
-    all_of_them = await client.collections()
+    all_of_them = await client.list_collections()
     collections = [
         responses.Collection(
             name=one["name"],
@@ -60,13 +60,13 @@ async def find_similar(client: AsyncClient, wanted: arguments.FindSimilar) -> re
 
 
 async def list_videos(client: AsyncClient, wanted: arguments.ListVideos) -> responses.Videos:
-    page = await client.videos(wanted.collection, limit=wanted.limit, cursor=wanted.cursor, where=wanted.filter)
+    page = await client.list_videos(wanted.collection, limit=wanted.limit, cursor=wanted.cursor, where=wanted.filter)
     videos = [responses.VideoSummary(**_summary(client, video)) for video in page["videos"]]
     return responses.Videos(videos=videos, next_cursor=page["next_cursor"])
 
 
 async def describe_video(client: AsyncClient, wanted: arguments.DescribeVideo) -> responses.VideoDescription:
-    video = await client.video(wanted.collection, wanted.video_id)
+    video = await client.get_video(wanted.collection, wanted.video_id)
     # A picture's only clip ends where it begins.
     left = [one for one in video["spans"] if one["end"] > wanted.after or wanted.after == 0]
     spans = [
@@ -127,8 +127,8 @@ async def ask_video(client: AsyncClient, wanted: arguments.AskVideo) -> response
 
 
 async def show_moment(client: AsyncClient, wanted: arguments.ShowMoment) -> responses.Picture:
-    place = address("collections", wanted.collection, "videos", wanted.video_id, "thumbnail")
-    jpeg = await client.thumbnail(f"{place}?t={wanted.time}")
+    place = api_path("collections", wanted.collection, "videos", wanted.video_id, "thumbnail")
+    jpeg = await client.get_thumbnail(f"{place}?t={wanted.time}")
     return responses.Picture(collection=wanted.collection, video_id=wanted.video_id, time=wanted.time, jpeg=jpeg)
 
 

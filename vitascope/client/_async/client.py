@@ -1,0 +1,44 @@
+"""The client with all its methods."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import httpx
+
+from vitascope.client._async.admin import Admin
+from vitascope.client._async.collections import Collections
+from vitascope.client._async.inference import Inference
+from vitascope.client._async.search import Search
+from vitascope.client._async.videos import Videos
+from vitascope.client.compat import sleep_async
+from vitascope.client.errors import ServiceError
+
+
+class AsyncClient(Collections, Videos, Search, Inference, Admin):
+    """Client of version 1 of the HTTP API; see `vitascope.client`."""
+
+    async def is_ready(self) -> bool:
+        """Return whether the service is up, its model loaded and its collections open. Never raises."""
+        try:
+            return (await self._http.get("/readyz")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
+    async def wait_until_ready(self, timeout: float = 60.0, *, alive: Callable[[], bool] = lambda: True) -> None:
+        """Wait until the service is ready.
+
+        Args:
+            timeout: seconds.
+            alive: returns whether the server process still runs.
+        Raises:
+            ServiceError: after ``timeout``, or as soon as ``alive`` returns False.
+        """
+        deadline = time.monotonic() + timeout
+        while not await self.is_ready():
+            if not alive():
+                raise ServiceError(f"the service at {self.url} exited before it was ready")
+            if time.monotonic() > deadline:
+                raise ServiceError(f"the service at {self.url} was not ready within {timeout:g} s")
+            await sleep_async(0.05)

@@ -1,0 +1,185 @@
+"""Methods for collections and for operations on whole collections: backup, export, re-embedding."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Unpack
+
+from vitascope import errors
+from vitascope.client import response_types
+from vitascope.client._async.transport import BaseClient
+from vitascope.client.compat import shield_async, sleep_async
+from vitascope.client.progress import operation_progress
+from vitascope.client.request_building import api_path, drop_none, idempotency_header
+from vitascope.client.request_types import IndexKind, OperationKind, TokenEncoding, WaitOptions
+
+
+class Collections(BaseClient):
+    """Collections and operations on them."""
+
+    async def list_collections(self) -> response_types.Collections:
+        """Return all collections, and the names of those that cannot be opened."""
+        return await self._call(response_types.Collections, "GET", api_path("collections"))
+
+    async def get_collection(self, name: str) -> response_types.Collection:
+        """Return a collection. Raises `CollectionNotFound`."""
+        return await self._call(response_types.Collection, "GET", api_path("collections", name))
+
+    async def create_collection(
+        self,
+        name: str,
+        *,
+        index_kind: IndexKind | None = None,
+        token_encoding: TokenEncoding | None = None,
+        model: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> response_types.Collection:
+        """Create an empty collection.
+
+        Args:
+            name: of the collection.
+            index_kind: kind of the vector index; by default chosen by size.
+            token_encoding: how visual tokens are stored.
+            model: name, name@version or fingerprint; by default the service's default model.
+            idempotency_key: by default a random one. A call repeated with the same key within 24 hours is not executed
+                again; it returns the first result.
+        Raises:
+            CollectionExists: if there is a collection of this name.
+        """
+        options = drop_none(index_kind=index_kind, token_encoding=token_encoding, model=model)
+        return await self._call(
+            response_types.Collection,
+            "POST",
+            api_path("collections"),
+            json={"name": name, **options},
+            headers=idempotency_header(idempotency_key),
+        )
+
+    async def update_collection(self, name: str, *, index_kind: IndexKind) -> response_types.Collection:
+        """Change the kind of index, which is built in the background; ``index`` says which one serves."""
+        body = {"index_kind": index_kind}
+        return await self._call(response_types.Collection, "PATCH", api_path("collections", name), json=body)
+
+    async def delete_collection(self, name: str) -> None:
+        """Delete a collection with the media files that it owns."""
+        await self._send_no_content("DELETE", api_path("collections", name))
+
+    async def create_operation(
+        self, kind: OperationKind, collection: str, **options: bool | str
+    ) -> response_types.Operation:
+        """Start an operation in the background.
+
+        Args:
+            kind: ``backup``, ``export`` or ``reembed``.
+            collection: its name.
+            options: ``tokens`` and ``thumbnails`` of ``export``; ``model`` and ``skip_missing`` of ``reembed``.
+        """
+        body = {"kind": kind, "collection": collection, **options}
+        headers = idempotency_header(None)
+        return await self._call(response_types.Operation, "POST", api_path("operations"), json=body, headers=headers)
+
+    async def list_operations(self) -> response_types.Operations:
+        """Return all operations."""
+        return await self._call(response_types.Operations, "GET", api_path("operations"))
+
+    async def get_operation(self, operation_id: str) -> response_types.Operation:
+        """Return an operation."""
+        return await self._call(response_types.Operation, "GET", api_path("operations", operation_id))
+
+    async def delete_operation(self, operation_id: str) -> None:
+        """Delete an operation and its files; a running one is cancelled."""
+        await self._send_no_content("DELETE", api_path("operations", operation_id))
+
+    async def wait_for_operation(
+        self,
+        operation_id: str,
+        *,
+        interval: float = 0.5,
+        on_change: Callable[[response_types.Operation], None] | None = None,
+        progress: bool = False,
+    ) -> response_types.Operation:
+        """Poll an operation until it has finished.
+
+        Args:
+            operation_id: of the operation.
+            interval: seconds between two requests; shorter at first.
+            on_change: called with every response.
+            progress: draw a progress bar in a terminal or notebook.
+        Raises:
+            Conflict: with the reason, if the operation failed.
+        """
+        with operation_progress(operation_id, progress) as show:
+            delay = 0.0
+            while True:
+                operation = await self.get_operation(operation_id)
+                show(operation)
+                if on_change:
+                    on_change(operation)
+                if operation["state"] == "failed":
+                    raise errors.Conflict(f"{operation['kind']} of {operation['collection']}: {operation['error']}")
+                if operation["state"] == "succeeded":
+                    return operation
+                delay = min(interval, 2 * delay + 0.02)
+                await sleep_async(delay)
+
+    async def backup(
+        self, collection: str, file: str | Path, **wait_options: Unpack[WaitOptions]
+    ) -> response_types.Operation:
+        """Write a backup of a collection to ``file`` on this machine; an existing file is replaced at the end.
+
+        ``wait_options`` are those of `wait_for_operation`. Raises as it does, and `InvalidInput` if ``file`` cannot be
+        written.
+        """
+        operation = await self.create_operation("backup", collection)
+        return await self._download_results(operation, lambda name: Path(file), wait_options)
+
+    async def export(
+        self,
+        collection: str,
+        folder: str | Path,
+        *,
+        tokens: bool = False,
+        thumbnails: bool = False,
+        **wait_options: Unpack[WaitOptions],
+    ) -> response_types.Operation:
+        """Write a collection as Parquet files to the new ``folder`` on this machine.
+
+        Args:
+            collection: its name.
+            folder: is created.
+            tokens: include the visual tokens that reranking needs.
+            thumbnails: include the thumbnails of clips.
+            wait_options: those of `wait_for_operation`.
+        Raises:
+            InvalidInput: ``folder`` exists or cannot be written.
+            Conflict: the operation failed.
+        """
+        target = Path(folder)
+        try:
+            target.mkdir()
+        except OSError as error:
+            raise errors.InvalidInput(f"folder: {str(target)!r} cannot be created ({error.strerror})") from error
+        try:
+            operation = await self.create_operation("export", collection, tokens=tokens, thumbnails=thumbnails)
+            return await self._download_results(operation, lambda name: target / Path(name).name, wait_options)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+
+    async def _download_results(
+        self, operation: response_types.Operation, target_of: Callable[[str], Path], wait_options: WaitOptions
+    ) -> response_types.Operation:
+        """Wait for an operation, download its files and delete it."""
+        try:
+            finished = await self.wait_for_operation(operation["id"], **wait_options)
+            for file in finished["files"]:
+                await self._download(file["url"], target_of(file["name"]))
+        except BaseException:
+            with shield_async(), suppress(errors.VitascopeError):
+                await self.delete_operation(operation["id"])
+            raise
+        await self.delete_operation(operation["id"])
+        return finished

@@ -1,0 +1,103 @@
+"""Methods for search."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+from vitascope.client import response_types
+from vitascope.client._async.transport import BaseClient
+from vitascope.client.request_building import PageCursors, api_path, drop_none, form_field
+from vitascope.client.request_types import Group, SearchOptions
+
+
+class Search(BaseClient):
+    """Search for clips, events and videos."""
+
+    async def search(
+        self,
+        collection: str,
+        text: str | None = None,
+        *,
+        query: Sequence[Mapping[str, Any]] | None = None,
+        file: str | Path | None = None,
+        limit: int = 10,
+        where: Mapping[str, Any] | None = None,
+        rerank: int = 0,
+        hybrid: bool | None = None,
+        min_similarity: float | None = None,
+        group: Group | None = None,
+        clips: int | None = None,
+        candidates: int | None = None,
+        include_query_clips: bool | None = None,
+        cursor: str | None = None,
+    ) -> response_types.SearchResponse:
+        """Return a page of results, best first.
+
+        Args:
+            collection: its name.
+            text: description of what the clips show.
+            query: a weighted combination, in place of ``text``: ``{"kind": "text", "value": "a dog", "weight": 1}``,
+                ``{"kind": "clip", "value": "41"}``, ``{"kind": "file"}``.
+            file: image or video to search by; it is not stored.
+            limit: results per page.
+            where: filter on metadata, fields of videos and, below ``clip``, fields of the clip.
+            rerank: number of best clips to rerank with the fusion model; they are ordered by fused score.
+            hybrid: also match words in titles and subtitles.
+            min_similarity: exclude clips of lower similarity, -1 to 1.
+            group: what a result is: ``clip``, ``event`` (adjoining clips) or ``video``.
+            clips: maximum number of clips listed per event or video.
+            candidates: number of best clips that events and videos are made of.
+            include_query_clips: include the clips that ``query`` names.
+            cursor: ``next_cursor`` of the page before. All else but ``limit`` and ``clips`` must be the same; ``file``
+                is omitted, and ``query`` contains ``{"kind": "file"}`` for it.
+        """
+        options = drop_none(
+            filter=where,
+            hybrid=hybrid,
+            min_similarity=min_similarity,
+            group=group,
+            clips=clips,
+            candidates=candidates,
+            include_query_clips=include_query_clips,
+            cursor=cursor,
+        )
+        body = {**drop_none(text=text, query=query), "limit": limit, "rerank": rerank, **options}
+        path = api_path("collections", collection, "search")
+        if file is None:
+            return await self._call(response_types.SearchResponse, "POST", path, json=body, is_read_only=True)
+        fields = {name: form_field(value) for name, value in body.items()}
+        return await self._upload(response_types.SearchResponse, path, file, fields, is_read_only=True)
+
+    async def iter_search_pages(
+        self,
+        collection: str,
+        text: str | None = None,
+        *,
+        file: str | Path | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> AsyncGenerator[response_types.SearchResponse, None]:
+        """Iterate over the pages of `search`; a file is sent once."""
+        cursors = PageCursors()
+        page = await self.search(collection, text, file=file, **options)
+        yield page
+        if file is not None and options.get("query") is None:
+            text_parts = [] if text is None else [{"kind": "text", "value": text}]
+            text, options = None, {**options, "query": [*text_parts, {"kind": "file"}]}
+        while (cursor := cursors.next_of(page)) is not None:
+            page = await self.search(collection, text, cursor=cursor, **options)
+            yield page
+
+    async def iter_search_results(
+        self,
+        collection: str,
+        text: str | None = None,
+        *,
+        file: str | Path | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> AsyncIterator[response_types.SearchResult]:
+        """Iterate over the results of `search`, best first; ``limit`` is the size of the pages requested."""
+        async for page in self.iter_search_pages(collection, text, file=file, **options):
+            for result in page["results"]:
+                yield result

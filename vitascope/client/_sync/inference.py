@@ -1,0 +1,149 @@
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+"""Methods for caption scores, answers, embeddings and reranking."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitascope.client import response_types
+from vitascope.client._sync.transport import BaseClient
+from vitascope.client.progress import UploadProgress
+from vitascope.client.request_building import JSON, api_path, drop_none
+
+
+class Inference(BaseClient):
+    """Tasks of the model. ``model`` is a name, name@version or fingerprint; by default the service's default model."""
+
+    def score(
+        self,
+        captions: Sequence[str],
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        references: Sequence[str] = (),
+        frames: int = 0,
+        model: str | None = None,
+    ) -> response_types.ScoreResponse:
+        """Score how well captions describe a stored video: similarity, clipscore, match and fused per caption.
+
+        Args:
+            captions: sentences.
+            collection: its name.
+            video_id: of the video.
+            start: seconds; by default the beginning.
+            end: seconds; by default the end.
+            references: captions known to be right; they add refclipscore.
+            frames: number of frames to compare word by word; they add emscore.
+            model: see the class.
+        """
+        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
+        options: JSON = {"captions": list(captions), "references": list(references), "frames": frames}
+        body = span | options | drop_none(model=model)
+        path = api_path("caption-scores")
+        return self._call(response_types.ScoreResponse, "POST", path, json=body, is_read_only=True)
+
+    def score_file(
+        self,
+        file: str | Path,
+        captions: Sequence[str],
+        *,
+        references: Sequence[str] = (),
+        frames: int = 0,
+        model: str | None = None,
+        progress: UploadProgress = False,
+    ) -> response_types.ScoreResponse:
+        """Score how well captions describe a file, which is uploaded and not stored; otherwise as `score`."""
+        fields: JSON = {"captions": list(captions), "frames": str(frames), **drop_none(model=model)}
+        if references:
+            fields["references"] = list(references)
+        path = api_path("caption-scores")
+        return self._upload(response_types.ScoreResponse, path, file, fields, is_read_only=True, progress=progress)
+
+    def ask(
+        self,
+        question: str,
+        *,
+        collection: str,
+        video_id: str,
+        start: float | None = None,
+        end: float | None = None,
+        top: int = 5,
+        candidates: Sequence[str] | None = None,
+        abstain_below: float = 0.0,
+        model: str | None = None,
+    ) -> response_types.AnswerResponse:
+        """Answer a question about a stored video.
+
+        Args:
+            question: a sentence.
+            collection: its name.
+            video_id: of the video.
+            start: seconds; by default the beginning.
+            end: seconds; by default the end.
+            top: number of answers.
+            candidates: restrict the answers; probabilities are then among them.
+            abstain_below: ``answer`` is null if the highest probability is lower.
+            model: see the class.
+        """
+        span = {"collection": collection, "video_id": video_id, **drop_none(start=start, end=end)}
+        options: JSON = {"question": question, "top": top, "abstain_below": abstain_below}
+        options |= drop_none(candidates=None if candidates is None else list(candidates), model=model)
+        path = api_path("answers")
+        return self._call(response_types.AnswerResponse, "POST", path, json=span | options, is_read_only=True)
+
+    def ask_file(
+        self,
+        file: str | Path,
+        question: str,
+        *,
+        top: int = 5,
+        candidates: Sequence[str] | None = None,
+        abstain_below: float = 0.0,
+        model: str | None = None,
+        progress: UploadProgress = False,
+    ) -> response_types.AnswerResponse:
+        """Answer a question about a file, which is uploaded and not stored; otherwise as `ask`."""
+        fields: JSON = {"question": question, "top": str(top), "abstain_below": str(abstain_below)}
+        fields |= drop_none(candidates=None if candidates is None else list(candidates), model=model)
+        path = api_path("answers")
+        return self._upload(response_types.AnswerResponse, path, file, fields, is_read_only=True, progress=progress)
+
+    def embed_texts(self, texts: Sequence[str], *, model: str | None = None) -> response_types.Embeddings:
+        """Return embeddings in OpenAI's format: ``data[i]["embedding"]`` belongs to ``texts[i]`` and has length 1.
+
+        Embeddings of models with another ``fingerprint`` cannot be compared.
+        """
+        body = {"input": list(texts), **drop_none(model=model)}
+        path = api_path("embeddings")
+        return self._call(response_types.Embeddings, "POST", path, json=body, is_read_only=True)
+
+    def embed_file(
+        self, file: str | Path, *, model: str | None = None, progress: UploadProgress = False
+    ) -> response_types.Embeddings:
+        """Return the embedding of an image or video, which is not stored; format as for `embed_texts`."""
+        path, fields = api_path("embeddings"), drop_none(model=model)
+        return self._upload(response_types.Embeddings, path, file, fields, is_read_only=True, progress=progress)
+
+    def rerank(
+        self,
+        query: str | Mapping[str, str],
+        documents: Sequence[str | Mapping[str, str]],
+        *,
+        collection: str,
+        top_n: int | None = None,
+    ) -> response_types.Reranked:
+        """Order documents by relevance; each gets relevance_score (fused), similarity and match.
+
+        Args:
+            query: a sentence, or a stored clip or video: ``{"clip_id": "41"}``, ``{"video_id": "3"}``.
+            documents: stored clips and videos for a sentence; sentences for a stored clip or video.
+            collection: of the clips and videos.
+            top_n: number of documents to return.
+        """
+        body: dict[str, Any] = {"query": query, "documents": list(documents), "collection": collection}
+        body |= drop_none(top_n=top_n)
+        return self._call(response_types.Reranked, "POST", api_path("rerank"), json=body, is_read_only=True)

@@ -1,0 +1,241 @@
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+"""Methods for indexing jobs and their events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from typing import Any
+
+import httpx
+
+from vitascope import errors
+from vitascope.client import response_types
+from vitascope.client._sync.transport import BaseClient
+from vitascope.client.compat import sleep
+from vitascope.client.errors import ServiceError
+from vitascope.client.progress import job_progress
+from vitascope.client.request_building import JSON, api_path, drop_none, idempotency_header
+from vitascope.client.request_types import ItemState, JobEvent, JobState, Metadata
+from vitascope.client.retry import RetryConfig
+from vitascope.client.sse import EventStreamParser
+
+FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
+EVENT_STREAM = "text/event-stream"
+QUIET_SECONDS = 45.0
+"""Silence after which an event stream counts as lost; the service sends a comment every 15 s."""
+RECONNECT_SECONDS = 1.0
+SHORT_SECONDS = 5.0
+MAX_SHORT_STREAMS = 10
+"""Consecutive streams that end within `SHORT_SECONDS` and without an event."""
+
+
+class Jobs(BaseClient):
+    """Indexing jobs."""
+
+    def create_job(
+        self,
+        collection: str,
+        folder: str | None = None,
+        *,
+        source: Mapping[str, Any] | None = None,
+        recursive: bool = True,
+        metadata: Metadata | None = None,
+        segmentation: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> response_types.Job:
+        """Start a job that indexes a folder on the service's machine, or another source.
+
+        Args:
+            collection: its name.
+            folder: below an allowed root of the service; exactly one of ``folder`` and ``source`` is given.
+            source: ``{"kind": "folder" | "files" | "list" | "shards" | "url", ...}``; see docs/jobs.md.
+            recursive: include subfolders of ``folder``.
+            metadata: of every video.
+            segmentation: as for ``add_video``.
+            idempotency_key: as for ``create_collection``.
+        """
+        if (folder is None) == (source is None):
+            raise errors.InvalidInput(f"folder: {folder!r}, source: {source!r}; exactly one of them was expected")
+        body: JSON = {"metadata": dict(metadata or {}), **drop_none(segmentation=segmentation)}
+        body |= {"folder": folder, "recursive": recursive} if source is None else {"source": dict(source)}
+        headers = idempotency_header(idempotency_key)
+        return self._call(response_types.Job, "POST", _path(collection), json=body, headers=headers)
+
+    def list_jobs(
+        self, collection: str, *, state: JobState | None = None, limit: int | None = None, cursor: str | None = None
+    ) -> response_types.Jobs:
+        """Return a page of jobs, newest first, optionally of one state."""
+        params = drop_none(state=state, limit=limit, cursor=cursor)
+        return self._call(response_types.Jobs, "GET", _path(collection), params=params)
+
+    def iter_jobs(self, collection: str, *, state: JobState | None = None) -> Iterator[response_types.Job]:
+        """Iterate over all jobs, newest first, optionally of one state."""
+        for page in self._pages(lambda cursor: self.list_jobs(collection, state=state, cursor=cursor)):
+            yield from page["jobs"]
+
+    def get_job(self, collection: str, job_id: str) -> response_types.Job:
+        """Return a job. Raises `JobNotFound`."""
+        return self._call(response_types.Job, "GET", _path(collection, job_id))
+
+    def list_job_items(
+        self,
+        collection: str,
+        job_id: str,
+        *,
+        state: ItemState | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> response_types.JobItems:
+        """Return a page of a job's files with their states and reasons, optionally of one state."""
+        params = drop_none(state=state, limit=limit, cursor=cursor)
+        return self._call(response_types.JobItems, "GET", _path(collection, job_id, "items"), params=params)
+
+    def iter_job_items(
+        self, collection: str, job_id: str, *, state: ItemState | None = None
+    ) -> Iterator[response_types.JobItem]:
+        """Iterate over all files of a job, optionally of one state."""
+        for page in self._pages(lambda cursor: self.list_job_items(collection, job_id, state=state, cursor=cursor)):
+            yield from page["items"]
+
+    def pause_job(self, collection: str, job_id: str) -> response_types.Job:
+        """Pause a job, at once or after the files in progress."""
+        return self._call(response_types.Job, "POST", _path(collection, job_id, "pause"))
+
+    def resume_job(self, collection: str, job_id: str) -> response_types.Job:
+        """Queue a paused job again."""
+        return self._call(response_types.Job, "POST", _path(collection, job_id, "resume"))
+
+    def retry_job(self, collection: str, job_id: str) -> response_types.Job:
+        """Queue a finished job again for its failed files."""
+        return self._call(response_types.Job, "POST", _path(collection, job_id, "retry"))
+
+    def cancel_job(self, collection: str, job_id: str) -> response_types.Job:
+        """Cancel a job, at once or after the files in progress."""
+        return self._call(response_types.Job, "DELETE", _path(collection, job_id))
+
+    def iter_job_events(
+        self, collection: str, job_id: str, *, after: int | None = None
+    ) -> Generator[JobEvent, None, None]:
+        """Iterate over the events of a job until it has finished: ``{"id": ..., "event": ..., "data": ...}``.
+
+        Lost connections are reopened without missing an event.
+
+        Args:
+            collection: its name.
+            job_id: of the job.
+            after: ``id`` of the last known event, 0 for all events; by default the first event is the job's current
+                state.
+        Yields:
+            ``event`` is ``state`` or ``progress`` with the job as ``data``, or ``item`` with one of its files.
+        Raises:
+            ServiceError: the service cannot be reached any more.
+        """
+        return self._event_stream(_path(collection, job_id, "events"), after, None)
+
+    def wait_for_job(
+        self,
+        collection: str,
+        job_id: str,
+        *,
+        interval: float = 0.5,
+        on_change: Callable[[response_types.Job], None] | None = None,
+        progress: bool = False,
+    ) -> response_types.Job:
+        """Wait until a job has finished, also while it is paused. Cancelling the wait does not cancel the job.
+
+        Args:
+            collection: its name.
+            job_id: of the job.
+            interval: seconds between requests, where the service has no event stream.
+            on_change: called with the job on every change.
+            progress: draw a progress bar in a terminal or notebook.
+        """
+        with job_progress(job_id, progress) as show:
+
+            def notify(job: response_types.Job) -> None:
+                show(job)
+                if on_change:
+                    on_change(job)
+
+            job = self._wait_by_events(collection, job_id, notify)
+            if job is not None:
+                return job
+            while True:
+                job = self.get_job(collection, job_id)
+                notify(job)
+                if job["state"] in FINAL_STATES:
+                    return job
+                sleep(interval)
+
+    def _wait_by_events(
+        self, collection: str, job_id: str, notify: Callable[[response_types.Job], None]
+    ) -> response_types.Job | None:
+        """Return the finished job; None without an event stream: an older service, or too many open streams."""
+        job: response_types.Job | None = None
+        stream = self._event_stream(_path(collection, job_id, "events"), None, RetryConfig(max_attempts=1))
+        with closing(stream) as events:
+            while True:
+                try:
+                    event = next(events, None)
+                except ServiceError:
+                    return None
+                if event is None:
+                    return job
+                if event["event"] != "item":
+                    job = event["data"]
+                    notify(job)
+
+    def _event_stream(
+        self, path: str, after: int | None, retries: RetryConfig | None
+    ) -> Generator[JobEvent, None, None]:
+        """Yield the events at ``path`` until the job has finished, over as many connections as needed.
+
+        Raises as other calls if a connection cannot be opened, and ServiceError after `MAX_SHORT_STREAMS`.
+        """
+        is_finished = False
+        short_streams = 0
+        while True:
+            response = self._open_event_stream(path, after, retries)
+            opened_at = time.monotonic()
+            short_streams += 1
+            with closing(response):
+                if response.status_code == httpx.codes.NO_CONTENT:
+                    return
+                try:
+                    with closing(_parse_events(response)) as events:
+                        for event in events:
+                            short_streams = 0
+                            after = after if event["id"] is None else int(event["id"])
+                            if event["event"] == "state":
+                                is_finished = event["data"]["state"] in FINAL_STATES
+                            yield event
+                    if is_finished:
+                        return
+                except httpx.HTTPError:
+                    pass  # the next connection resumes after the last event
+            if time.monotonic() - opened_at >= SHORT_SECONDS:
+                short_streams = 0
+            if short_streams == MAX_SHORT_STREAMS:
+                raise ServiceError(f"the service at {self.url} ended GET {path} {short_streams} times without an event")
+            sleep(RECONNECT_SECONDS)
+
+    def _open_event_stream(self, path: str, after: int | None, retries: RetryConfig | None) -> httpx.Response:
+        headers = {"Accept": EVENT_STREAM} | ({} if after is None else {"Last-Event-ID": str(after)})
+        response = self._open_stream(path, headers, retries=retries, read_timeout=QUIET_SECONDS)
+        content_type = response.headers.get("content-type", "")
+        if response.status_code != httpx.codes.NO_CONTENT and EVENT_STREAM not in content_type:
+            response.close()
+            raise ServiceError(f"the service at {self.url} did not answer GET {path} with events", response.status_code)
+        return response
+
+
+def _parse_events(response: httpx.Response) -> Generator[JobEvent, None, None]:
+    parser = EventStreamParser()
+    for chunk in response.iter_bytes():
+        yield from parser.feed(chunk)
+
+
+def _path(collection: str, *segments: str) -> str:
+    return api_path("collections", collection, "jobs", *segments)

@@ -1,0 +1,218 @@
+# Generated from vitascope/client/_async: change that, then run python -m tests.vitascope.test_client_generated
+"""Base of the client: sends requests, retries them, parses responses and raises errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar
+
+import httpx
+
+from vitascope.client._sync.transfers import UploadStream, download, open_for_upload
+from vitascope.client.compat import run_blocking
+from vitascope.client.errors import ServiceError, error_from_response
+from vitascope.client.progress import UploadProgress, upload_progress
+from vitascope.client.request_building import PageCursors, retry_policy, validate_header_value
+from vitascope.client.retry import RetryConfig, RetryPolicy, retry
+
+
+class Page(TypedDict):
+    next_cursor: str | None
+
+
+T = TypeVar("T")
+P = TypeVar("P", bound=Page)
+
+
+class BaseClient:
+    """Connections to one service."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        timeout: float = 120.0,
+        retries: RetryConfig | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Create a client; connections are opened when they are needed.
+
+        Args:
+            url: base URL of the service, without a path.
+            api_key: key printed by `vitascope keys create`; by default the environment variable VITASCOPE_API_KEY.
+            timeout: seconds per attempt.
+            retries: by default `RetryConfig()`.
+            transport: replaces the network, for tests.
+        Raises:
+            InvalidInput: for a key that cannot be sent in a header.
+        """
+        key = os.environ.get("VITASCOPE_API_KEY") if api_key is None else api_key
+        headers = {"Authorization": f"Bearer {validate_header_value(key)}"} if key else {}
+        # Waiting for a free connection of the pool is not limited: the calls before it are.
+        timeouts = httpx.Timeout(timeout, pool=None)
+        self._http = httpx.Client(base_url=url, timeout=timeouts, transport=transport, headers=headers)
+        self._retries = retries or RetryConfig()
+        self.url = url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def _call(
+        self,
+        response_type: type[T],
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        is_read_only: bool = False,
+    ) -> T:
+        """Send a request and return the JSON of the response, typed as ``response_type``.
+
+        ``is_read_only``: a POST without side effects, which may be retried.
+        """
+        response = self._send(method, path, json, params, headers, is_read_only)
+        result: T = self._parse_json(response)
+        return result
+
+    def _upload(
+        self,
+        response_type: type[T],
+        path: str,
+        file: str | Path,
+        fields: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str] | None = None,
+        is_read_only: bool = False,
+        progress: UploadProgress = False,
+    ) -> T:
+        """POST a form with a file, which is opened again for every attempt; otherwise as `_call`."""
+        source = Path(file)
+
+        def send(on_progress: Callable[[int, int], None]) -> httpx.Response:
+            with run_blocking(open_for_upload, source) as stream:
+                form = {"file": (source.name, stream)}
+                request = self._http.build_request("POST", path, data=dict(fields), files=form, headers=headers)
+                request.stream = UploadStream(request, source, on_progress)
+                return self._http.send(request)
+
+        policy = retry_policy("POST", headers, is_read_only)
+        with upload_progress(source.name, progress) as on_progress:
+            response = self._send_checked("POST", path, lambda: send(on_progress), policy)
+        result: T = self._parse_json(response)
+        return result
+
+    def _send_no_content(
+        self, method: str, path: str, *, json: Any = None, params: Mapping[str, Any] | None = None
+    ) -> None:
+        """Send a request whose response has no body."""
+        self._send(method, path, json, params)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        json: Any = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        is_read_only: bool = False,
+    ) -> httpx.Response:
+        def send() -> httpx.Response:
+            return self._http.request(method, path, json=json, params=params, headers=headers)
+
+        return self._send_checked(method, path, send, retry_policy(method, headers, is_read_only))
+
+    def _open_stream(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        retries: RetryConfig | None = None,
+        read_timeout: float | None = None,
+    ) -> httpx.Response:
+        """GET ``path`` and return the response with its body unread, for the caller to close.
+
+        Args:
+            path: of the service.
+            headers: in addition to those of every request.
+            retries: replaces the client's.
+            read_timeout: seconds between two parts of the body; by default the client's.
+        Raises:
+            VitascopeError: as other calls do.
+        """
+        default = self._http.timeout
+        read = default.read if read_timeout is None else read_timeout
+        timeout = httpx.Timeout(connect=default.connect, read=read, write=default.write, pool=default.pool)
+
+        def send() -> httpx.Response:
+            request = self._http.build_request("GET", path, headers=headers, timeout=timeout)
+            response = self._http.send(request, stream=True)
+            if response.is_error:
+                response.read()
+                response.raise_for_status()
+            return response
+
+        return self._send_with_retries("GET", path, send, "always", retries)
+
+    def _download(self, path: str, target: Path) -> None:
+        """Write the file at ``path`` of the service to ``target``; see `download`."""
+        download(lambda headers: self._open_stream(path, headers), f"{self.url}: GET {path}", target)
+
+    def _pages(self, get_page: Callable[[str | None], P]) -> Generator[P, None, None]:
+        """Yield all pages of a list; ``get_page`` gets the cursor of a page, None for the first."""
+        cursors = PageCursors()
+        page = get_page(None)
+        yield page
+        while (cursor := cursors.next_of(page)) is not None:
+            page = get_page(cursor)
+            yield page
+
+    def _parse_json(self, response: httpx.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError as error:  # for example the login page of a proxy
+            request = f"{response.request.method} {response.request.url.path}"
+            raise ServiceError(f"{self.url} did not answer {request} with JSON", response.status_code) from error
+
+    def _send_checked(
+        self, method: str, path: str, send: Callable[[], httpx.Response], policy: RetryPolicy
+    ) -> httpx.Response:
+        def send_and_check() -> httpx.Response:
+            response = send()
+            if response.is_error:
+                response.raise_for_status()
+            return response
+
+        return self._send_with_retries(method, path, send_and_check, policy)
+
+    def _send_with_retries(
+        self,
+        method: str,
+        path: str,
+        send: Callable[[], T],
+        policy: RetryPolicy,
+        retries: RetryConfig | None = None,
+    ) -> T:
+        """Return the result of ``send``, or raise the error of the service."""
+        try:
+            return retry(send, retries or self._retries, policy)
+        except httpx.HTTPStatusError as error:
+            raise error_from_response(error.response) from error
+        except httpx.TimeoutException as error:
+            raise ServiceError(f"the service at {self.url} did not answer {method} {path} in time") from error
+        except httpx.HTTPError as error:
+            raise ServiceError(f"the service at {self.url} cannot be reached: {error}") from error
