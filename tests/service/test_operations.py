@@ -339,7 +339,7 @@ def test_the_client_fetches_what_it_asked_for_and_leaves_nothing_there(
         client.backup(colors, tmp_path / "b")  # over the earlier one
         client.export(colors, tmp_path / "parquet", tokens=True, thumbnails=True)
         assert client.list_operations() == {"operations": []}
-        with pytest.raises(InvalidInput, match=r"folder: .* cannot be made"):
+        with pytest.raises(InvalidInput, match=r"folder: .* cannot be created"):
             client.export(colors, tmp_path / "parquet")
         with pytest.raises(InvalidInput, match=r"file: .* cannot be written"):
             client.backup(colors, tmp_path / "none" / "b")
