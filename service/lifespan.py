@@ -69,7 +69,7 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         stack.callback(keys.close)
         idempotency = Idempotency(IdempotencyStore(settings.data_dir, settings.max_kept_answers))
         stack.callback(idempotency.store.close)
-        library = CollectionStore(settings.data_dir / "collections", vectors=settings.vectors, holds_lock=True)
+        library = CollectionStore(settings.data_dir / "collections", vectors=settings.vector_store, holds_lock=True)
         stack.callback(library.close)
         for name in library.names():
             with suppress(VitascopeError):  # reported where the collection is used
@@ -84,10 +84,10 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         scheduler = Scheduler(
             engines.run,
             observer,
-            BatchLimits(settings.batch_rows, settings.batch_tokens),
-            lanes=settings.lanes or 1,  # the registry adds as many as suit a model once it is loaded
-            max_waiting=settings.max_waiting,
-            max_waiting_bytes=settings.max_waiting_bytes,
+            BatchLimits(settings.max_batch_size, settings.max_batch_tokens),
+            lanes=settings.inference_workers or 1,  # the registry adds as many as suit a model once it is loaded
+            max_waiting=settings.max_queue,
+            max_waiting_bytes=settings.max_queue_bytes,
         )
         stack.callback(scheduler.close)
         decoding = DecodingPool(
@@ -127,10 +127,10 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
             feeds=Feeds(library.open, settings.max_streams, settings.client_streams),
             courier=courier,
             backlog=Backlog(max(MIN_ACCEPTED, 2 * settings.processes()), settings.queue_seconds),
-            heavy=Pool("model", settings.workers, settings.max_waiting),
-            light=Pool("files", settings.readers, settings.max_waiting),
-            searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_waiting),
-            writes=Pool("writes", settings.writers, settings.max_requests),
+            heavy=Pool("model", settings.request_threads, settings.max_queue),
+            light=Pool("files", settings.io_threads, settings.max_queue),
+            searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_queue),
+            writes=Pool("writes", settings.write_threads, settings.max_requests),
             ingestion=Pool("ingestion", *settings.upload_places()),
             resources=stack.pop_all(),
         )

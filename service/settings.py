@@ -34,6 +34,24 @@ FORM_OVERHEAD = 512 * 1024
 """Bytes that the boundaries of a form may have."""
 
 
+RENAMED = {
+    "batch_rows": "max_batch_size",
+    "batch_tokens": "max_batch_tokens",
+    "decoders": "job_decode_threads",
+    "files_in_flight": "job_concurrency",
+    "lanes": "inference_workers",
+    "max_waiting": "max_queue",
+    "max_waiting_bytes": "max_queue_bytes",
+    "readers": "io_threads",
+    "thumbnail_side": "thumbnail_size",
+    "upload_workers": "upload_threads",
+    "vectors": "vector_store",
+    "workers": "request_threads",
+    "writers": "write_threads",
+}
+"""Settings of version 0.2 and their successors: a variable that is set and ignored would go unnoticed."""
+
+
 def _hidden(key: object) -> str | None:
     """The digest in place of the key, so that no setting that is shown, logged or dumped has the key."""
     try:
@@ -76,7 +94,7 @@ class Settings(BaseSettings):
     """Where traces go, OTLP over HTTP, such as ``http://collector:4318``; None: nowhere."""
     log_format: Literal["text", "json"] = "text"
 
-    vectors: str = "faiss"
+    vector_store: str = "faiss"
     """Where the vectors of new collections are searched: faiss, in this process, or the URL of a Milvus server."""
 
     # Who may come in
@@ -142,7 +160,7 @@ class Settings(BaseSettings):
     max_inputs: Annotated[Count, Field(description="texts and files of one request for embeddings")] = 2048
     page_size: Count = 50
     max_page_size: Annotated[Count, Field(le=999)] = 200
-    thumbnail_side: Annotated[Count, Field(ge=16, le=2048, description="pixels, the longer side")] = 320
+    thumbnail_size: Annotated[Count, Field(ge=16, le=2048, description="pixels, the longer side")] = 320
     max_pixels: Annotated[Count, Field(description="of one frame")] = 4096 * 2304
     max_video_seconds: Annotated[float, Field(gt=0)] = 4 * 3600.0
     max_video_frames: Count = 1_000_000
@@ -176,8 +194,10 @@ class Settings(BaseSettings):
     max_kept_answers: Annotated[Count, Field(description="to requests with an Idempotency-Key, of one client")] = (
         100_000
     )
-    files_in_flight: Annotated[Count, Field(le=1000, description="files of a job that are begun and not finished")] = 8
-    decoders: Annotated[int, Field(ge=0, le=256, description="threads of a job that decode; 0: one per core")] = 0
+    job_concurrency: Annotated[Count, Field(le=1000, description="files of a job that are begun and not finished")] = 8
+    job_decode_threads: Annotated[
+        int, Field(ge=0, le=256, description="decoding threads of a job; 0: one per core")
+    ] = 0
     decoding_processes: Annotated[int, Field(ge=0, le=256, description="0: one per core and one more")] = 0
     """Media files are decoded in them; one is never given to jobs and uploads, so that searches need not wait."""
     decoding_memory_bytes: Annotated[int, Field(ge=128 * MIB, description="of one of them, for files")] = 1024 * MIB
@@ -185,20 +205,20 @@ class Settings(BaseSettings):
     max_item_crashes: Annotated[Count, Field(description="deaths at one file before it is put aside")] = 3
     queue_seconds: Annotated[float, Field(gt=0, description="that an interactive request may wait for its turn")] = 1.0
     """One that would wait longer, by how fast others are answered, is refused at once."""
-    workers: Annotated[Count, Field(description="interactive requests that decode or wait for the model")] = 64
-    upload_workers: Annotated[int, Field(ge=0, le=256, description="uploads indexed; 0: one per decoding process")] = 0
-    writers: Annotated[Count, Field(description="requests that write to the catalogue or receive an upload")] = 8
-    max_waiting: Annotated[Count, Field(description="requests that may wait, for a thread or for the model")] = 256
-    max_waiting_bytes: Annotated[Count, Field(description="of what waits for the model")] = 1024 * MIB
-    lanes: Annotated[int, Field(ge=0, le=64, description="runs of graphs at a time; 0: what suits the device")] = 0
-    batch_rows: Annotated[Count, Field(description="texts or clips in one run of a graph")] = 32
-    batch_tokens: Annotated[Count, Field(description="text tokens in one run of a graph, padding included")] = 4096
+    request_threads: Annotated[Count, Field(description="interactive requests that decode or wait for the model")] = 64
+    upload_threads: Annotated[int, Field(ge=0, le=256, description="uploads indexed; 0: one per decoding process")] = 0
+    write_threads: Annotated[Count, Field(description="requests that write to the catalogue or receive an upload")] = 8
+    max_queue: Annotated[Count, Field(description="requests that may wait, for a thread or for the model")] = 256
+    max_queue_bytes: Annotated[Count, Field(description="of what waits for the model")] = 1024 * MIB
+    inference_workers: Annotated[int, Field(ge=0, le=64, description="concurrent graph runs; 0: by device")] = 0
+    max_batch_size: Annotated[Count, Field(description="texts or clips in one run of a graph")] = 32
+    max_batch_tokens: Annotated[Count, Field(description="text tokens in one run of a graph, padding included")] = 4096
     text_cache_bytes: Annotated[int, Field(ge=0, description="of vectors of texts, in memory; 0: none are kept")] = (
         32 * MIB
     )
     clip_cache_bytes: Annotated[int, Field(ge=0, description="of clips that were looked at, likewise")] = 64 * MIB
     request_seconds: Annotated[float, Field(gt=0, description="after which a request's answer is not wanted")] = 120.0
-    readers: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
+    io_threads: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
     drain_seconds: Annotated[float, Field(ge=0, description="between not being ready and not listening")] = 1.0
     shutdown_seconds: Annotated[float, Field(ge=0, description="for requests in flight and the running job")] = 20.0
 
@@ -224,7 +244,7 @@ class Settings(BaseSettings):
         except InvalidInput as error:
             raise ValueError(str(error)) from error
 
-    @field_validator("vectors")
+    @field_validator("vector_store")
     @classmethod
     def _is_place(cls, vectors: str) -> str:
         try:
@@ -243,8 +263,8 @@ class Settings(BaseSettings):
 
     def pace(self) -> Pace:
         """How much an indexing job does at once."""
-        given = {"decoders": self.decoders} if self.decoders else {}
-        return Pace(in_flight=self.files_in_flight, **given)
+        given = {"decoders": self.job_decode_threads} if self.job_decode_threads else {}
+        return Pace(in_flight=self.job_concurrency, **given)
 
     def processes(self) -> int:
         """How many processes decode media files."""
@@ -252,7 +272,7 @@ class Settings(BaseSettings):
 
     def upload_places(self) -> tuple[int, int]:
         """How many uploads are indexed at a time while their clients wait, and how many more may wait for that."""
-        workers = min(self.upload_workers or self.processes(), self.max_uploads)
+        workers = min(self.upload_threads or self.processes(), self.max_uploads)
         return workers, self.max_uploads - workers
 
     def media_limits(self) -> MediaLimits:
@@ -332,6 +352,9 @@ class Settings(BaseSettings):
 
 def read_settings(**given: object) -> Settings:
     """Settings from ``given``, then the environment, then the defaults. Raises InvalidInput naming each key."""
+    for old, new in RENAMED.items():
+        if (variable := f"VITASCOPE_{old.upper()}") in os.environ:
+            raise InvalidInput(f"{variable}: renamed in version 0.3.0; VITASCOPE_{new.upper()} was expected")
     try:
         return Settings(**given)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -345,5 +368,5 @@ def _told(error: ErrorDetails) -> str:
     if not name:  # several settings together; their values are all of them
         return error["msg"]
     # A URL may have credentials in it by mistake; its message shows it where it has none.
-    is_secret = name in ("admin_key", "vectors", "engine")
+    is_secret = name in ("admin_key", "vector_store", "engine")
     return f"{name}: {error['msg']}" if is_secret else f"{name}: {error['input']!r}: {error['msg']}"

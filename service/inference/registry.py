@@ -292,7 +292,7 @@ class Models:
                 self._fail(present, error)
                 return
             self._engines.add(entry.loaded)
-            if not self._settings.lanes:
+            if not self._settings.inference_workers:
                 self._scheduler.widen(lanes_for(entry.loaded.model.placements.values(), self._settings.threads))
             self._replace(present, replace(present, state="ready"))
         _log.info("model %s: is ready, fingerprint %s", entry.described, entry.fingerprint)

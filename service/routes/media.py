@@ -109,7 +109,7 @@ async def get_thumbnail(
     """The frame on screen at `t` seconds (the last one, beyond the end), as a small JPEG."""
     video, file = await service.light.run(_open, service, name, video_id)
     with file:
-        tag = f'"{video.content_sha256[:32]}-{t:.6g}-{service.settings.thumbnail_side}"'
+        tag = f'"{video.content_sha256[:32]}-{t:.6g}-{service.settings.thumbnail_size}"'
         headers = {"ETag": tag, "Cache-Control": KEPT}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
@@ -127,10 +127,10 @@ def _open(service: Service, name: str, video_id: str) -> tuple[Video, MediaFile]
 
 def _stored_thumbnail(service: Service, name: str, video: Video, time: float) -> bytes | None:
     """The picture of the clip whose middle that is, where one of the size asked for was kept."""
-    if service.settings.thumbnail_side != SIDE:
+    if service.settings.thumbnail_size != SIDE:
         return None
     return service.collection(name).thumbnail_at(video.id, time)
 
 
 def _thumbnail(service: Service, decoder: Decoder, file: MediaFile, time: float) -> bytes:
-    return decoder.thumbnail(file, time, service.settings.thumbnail_side, service.settings.media_limits())
+    return decoder.thumbnail(file, time, service.settings.thumbnail_size, service.settings.media_limits())

@@ -185,7 +185,7 @@ class Place:
 
 
 def served_check(place: Place, served: dict[str, Any], index: dict[str, Any], backup: dict[str, Any]) -> None:
-    settings = {"VITASCOPE_API_KEY": ADMIN, "VITASCOPE_VECTORS": "faiss"}
+    settings = {"VITASCOPE_API_KEY": ADMIN, "VITASCOPE_VECTOR_STORE": "faiss"}
     with place.container(served, **settings) as service:
         with step("the service, until the HEALTHCHECK passes"):
             wait_until_healthy(service, place.stage)
@@ -232,7 +232,7 @@ def cluster_check(place: Place, head: dict[str, Any], worker: dict[str, Any]) ->
     assert head["environment"]["RAY_AUTH_TOKEN"] == STORES
     with contextlib.ExitStack() as stack:
         with step("Ray's head, until its check passes"):
-            first = stack.enter_context(node(place, head, VITASCOPE_VECTORS="faiss"))
+            first = stack.enter_context(node(place, head, VITASCOPE_VECTOR_STORE="faiss"))
         with step("Ray's worker, likewise"):
             stack.enter_context(node(place, worker, beside=first))
         with step("a job on the cluster"):

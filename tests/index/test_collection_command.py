@@ -113,7 +113,7 @@ def test_vectors_in_milvus(
     tmp_path: Path, milvus: MilvusUnderTest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_json(capsys, "collection", "create", "named", "--vectors", milvus.url)["vectors"] == milvus.url
-    monkeypatch.setenv("VITASCOPE_VECTORS", milvus.url)
+    monkeypatch.setenv("VITASCOPE_VECTOR_STORE", milvus.url)
     picture = tmp_path / "red.png"
     Image.fromarray(np.full((64, 64, 3), (220, 10, 10), np.uint8)).save(picture)
     run_json(capsys, "index", str(picture))

@@ -161,7 +161,7 @@ def test_a_collection_of_another_bundle_is_kept_and_refused(small_bundle: Path, 
 def test_vectors_in_milvus_are_searched_while_it_answers(small_bundle: Path, tmp_path: Path) -> None:
     milvus = MilvusUnderTest(tmp_path / "milvus")
     try:
-        with serving(settings_for(small_bundle, tmp_path / "data", vectors=milvus.url)) as service:
+        with serving(settings_for(small_bundle, tmp_path / "data", vector_store=milvus.url)) as service:
             assert service.client.post("/v1/collections", json={"name": "colors"}).status_code == 201
             fill(service, "colors", 3)
             query = {"text": "a red thing", "limit": 1}

@@ -249,7 +249,7 @@ def test_a_busy_model_keeps_nobody_from_asking_other_things(
         return run_graph(graph, inputs)
 
     monkeypatch.setattr(running.service.model, "run_graph", slow)
-    path, many = f"/v1/collections/{palette}/search", running.settings.workers + 2
+    path, many = f"/v1/collections/{palette}/search", running.settings.request_threads + 2
     with (
         httpx.Client(base_url=running.client.base_url, timeout=PATIENCE) as client,
         ThreadPoolExecutor(many) as threads,

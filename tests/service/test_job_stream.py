@@ -164,7 +164,7 @@ def test_the_asynchronous_client_can_leave_early_and_come_back(
 def test_who_comes_back_after_a_restart_misses_nothing(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=0.2, files_in_flight=1)
+    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=0.2, job_concurrency=1)
     pictures(settings.roots()[0] / "some", 4)
     embed, calls, leaving = Model.embed_video, itertools.count(), threading.Event()
 

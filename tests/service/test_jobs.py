@@ -214,7 +214,7 @@ def _pause_after_some(running: Running, monkeypatch: pytest.MonkeyPatch, go_on: 
 
 def _settings(bundle: Path, tmp_path: Path) -> Settings:
     many_pictures(tmp_path / "many")
-    return settings_for(bundle, tmp_path / "data", allowed_roots=[tmp_path / "many"], files_in_flight=1)
+    return settings_for(bundle, tmp_path / "data", allowed_roots=[tmp_path / "many"], job_concurrency=1)
 
 
 def _begin(client: httpx.Client, settings: Settings) -> str:

@@ -68,12 +68,18 @@ def test_settings_come_from_the_environment_and_mistakes_name_the_key(
     with pytest.raises(InvalidInput, match=r"max_captions: '-1'"):
         read_settings()
     monkeypatch.delenv("VITASCOPE_MAX_CAPTIONS")
-    monkeypatch.setenv("VITASCOPE_VECTORS", "http://root:secret@milvus:19530")
+    monkeypatch.setenv("VITASCOPE_VECTOR_STORE", "http://root:secret@milvus:19530")
     with pytest.raises(InvalidInput, match="VITASCOPE_MILVUS_TOKEN") as raised:
         read_settings()
     assert "secret" not in str(raised.value)
+    monkeypatch.setenv("VITASCOPE_VECTOR_STORE", "http://milvus:19530")
+    assert read_settings().vector_store == "http://milvus:19530"
+
+
+def test_a_variable_that_was_renamed_is_named_with_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITASCOPE_VECTORS", "http://milvus:19530")
-    assert read_settings().vectors == "http://milvus:19530"
+    with pytest.raises(InvalidInput, match="VITASCOPE_VECTORS: .* VITASCOPE_VECTOR_STORE"):
+        read_settings()
 
 
 def test_the_command_takes_arguments_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

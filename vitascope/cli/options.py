@@ -26,8 +26,8 @@ def default_data() -> Path:
 
 
 def default_vectors() -> str:
-    """VITASCOPE_VECTORS, else `faiss`: where the vectors of new collections are searched."""
-    return os.environ.get("VITASCOPE_VECTORS") or "faiss"
+    """VITASCOPE_VECTOR_STORE, else `faiss`: where the vectors of new collections are searched."""
+    return os.environ.get("VITASCOPE_VECTOR_STORE") or "faiss"
 
 
 def default_roots() -> list[Path]:
