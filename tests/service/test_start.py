@@ -78,7 +78,7 @@ def test_settings_come_from_the_environment_and_mistakes_name_the_key(
 
 def test_a_variable_that_was_renamed_is_named_with_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITASCOPE_VECTORS", "http://milvus:19530")
-    with pytest.raises(InvalidInput, match="VITASCOPE_VECTORS: .* VITASCOPE_VECTOR_STORE"):
+    with pytest.raises(InvalidInput, match=r"VITASCOPE_VECTORS: .* VITASCOPE_VECTOR_STORE"):
         read_settings()
 
 
