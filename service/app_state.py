@@ -141,8 +141,8 @@ class Service:
             raise NotReady("the thread that runs jobs has ended; the log of the service says why")
 
     def remaining_shutdown_seconds(self) -> float:
-        """Return what is left of ``shutdown_seconds``, of which requests in flight have used a part."""
-        most = self.settings.shutdown_seconds
+        """Return what is left of ``shutdown_timeout``, of which requests in flight have used a part."""
+        most = self.settings.shutdown_timeout
         used = 0.0 if self.stopping_since is None else time.monotonic() - self.stopping_since
         return max(most * LEAVING_SHARE, most - used)
 

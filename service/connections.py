@@ -44,7 +44,7 @@ class Room:
     """What the connections of one server may take, and which of them could go. Times in seconds."""
 
     most: int
-    head_seconds: float
+    header_timeout: float
     head_bytes: int
     unread_seconds: float
     refuse: Callable[[bytes, int], bytes | None] = lambda data, under_way: None
@@ -58,9 +58,9 @@ class Room:
     def of(cls, settings: Settings, service: Service) -> Room:
         return cls(
             settings.max_connections or _most_connections(),
-            settings.head_seconds,
-            settings.max_head_bytes,
-            settings.answer_idle_seconds,
+            settings.header_timeout,
+            settings.max_header_bytes,
+            settings.write_timeout,
             Shedding(service).refuse,
         )
 
@@ -79,7 +79,7 @@ def bounded(room: Room, protocol: type[asyncio.Protocol] = AutoHTTPProtocol) -> 
 class BoundedConnection(Protocol):
     """One connection.
 
-    A head must be complete ``head_seconds`` after the connection was made, or after its first byte where there were
+    A head must be complete ``header_timeout`` after the connection was made, or after its first byte where there were
     requests before; else the answer is 408, or none where not a byte has come. A head of more than ``head_bytes``
     is answered by 431. Who takes nothing of an answer for ``unread_seconds`` is cut off.
 
@@ -214,14 +214,14 @@ class BoundedConnection(Protocol):
             self.transport.close()
 
     def _await_head(self) -> None:
-        seconds = min(self.room.head_seconds, CROWDED_SECONDS) if self._is_crowded else self.room.head_seconds
+        seconds = min(self.room.header_timeout, CROWDED_SECONDS) if self._is_crowded else self.room.header_timeout
         self._head_timer = self.loop.call_later(seconds, self._give_up)
 
     def _give_up(self) -> None:
         self._head_timer = None
         if self._head_bytes and not self._is_past_an_answer():
-            detail = f"head: not complete after {self.room.head_seconds:g} s; all of it was expected"
-            self._refuse(408, "head_stopped", detail)
+            detail = f"head: not complete after {self.room.header_timeout:g} s; all of it was expected"
+            self._refuse(408, "request_timeout", detail)
         else:
             self.transport.close()
 
@@ -230,7 +230,7 @@ class BoundedConnection(Protocol):
 
     def _refuse_head(self) -> None:
         most = self.room.head_bytes
-        self._refuse(431, "head_too_large", f"head: more than {most} bytes; at most that many were expected")
+        self._refuse(431, "headers_too_large", f"head: more than {most} bytes; at most that many were expected")
 
     def _is_past_an_answer(self) -> bool:
         """Whether what comes is the rest of a body that was answered before its end, and no head."""

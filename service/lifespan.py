@@ -126,7 +126,7 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
             operations=operations,
             feeds=Feeds(library.open, settings.max_streams, settings.client_streams),
             courier=courier,
-            backlog=Backlog(max(MIN_ACCEPTED, 2 * settings.processes()), settings.queue_seconds),
+            backlog=Backlog(max(MIN_ACCEPTED, 2 * settings.processes()), settings.queue_timeout),
             heavy=Pool("model", settings.request_threads, settings.max_queue),
             light=Pool("files", settings.io_threads, settings.max_queue),
             searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_queue),
@@ -161,7 +161,7 @@ async def run_service(service: Service) -> AsyncIterator[None]:
             partial(service.models.start, service.worker.submit_for), service.models.stop, LOADING_SECONDS
         )  # a loaded model submits its unfinished jobs
         await run(service.operations.start, service.operations.stop, OPERATION_SECONDS)
-        await run(service.worker.start, service.worker.stop, service.settings.shutdown_seconds)
+        await run(service.worker.start, service.worker.stop, service.settings.shutdown_timeout)
         stack.callback(service.begin_to_stop)
         heartbeat = asyncio.create_task(service.note_turns())
         stack.callback(heartbeat.cancel)

@@ -24,9 +24,9 @@ without this a crowd of new connections, that of health checks among it, would w
 class Server(uvicorn.Server):
     """Serves one application until it is told to exit.
 
-    Then streams of events end, and `/readyz` says 503 at once, while everything else is answered for ``drain_seconds``:
-    whoever distributes requests learns of it and sends them elsewhere. Every connection ends with its next answer. Only
-    after that nobody is let in any more, and what is under way has ``shutdown_seconds``.
+    On exit, event streams end and `/readyz` answers 503 at once, while all other requests are still answered for
+    ``shutdown_delay``, so that load balancers notice. Every connection is closed after its next response. Then the
+    server stops listening, and requests in progress have ``shutdown_timeout``.
     """
 
     def __init__(self, app: FastAPI, service: Service, settings: Settings) -> None:
@@ -57,9 +57,9 @@ class Server(uvicorn.Server):
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._settings.drain_seconds
+        end = loop.time() + self._settings.shutdown_delay
         while loop.time() < end and not self.force_exit:
-            await asyncio.sleep(min(0.1, self._settings.drain_seconds))
+            await asyncio.sleep(min(0.1, self._settings.shutdown_delay))
 
 
 def _config(app: FastAPI, settings: Settings, room: Room) -> uvicorn.Config:
@@ -70,13 +70,13 @@ def _config(app: FastAPI, settings: Settings, room: Room) -> uvicorn.Config:
         app,
         http=bounded(room),
         ws="none",  # there are none here, and they would be out of bounds
-        timeout_keep_alive=settings.keep_alive_seconds,
-        h11_max_incomplete_event_size=2 * settings.max_head_bytes,  # ours comes first, and its answer is a problem
+        timeout_keep_alive=settings.keep_alive_timeout,
+        h11_max_incomplete_event_size=2 * settings.max_header_bytes,  # ours comes first, and its answer is a problem
         log_config=None,
         log_level=settings.log_level,
         server_header=False,
         access_log=False,
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=settings.trusted_proxies,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
     )

@@ -183,14 +183,16 @@ class Settings(BaseSettings):
     client_concurrency: Annotated[Count, Field(description="requests of one client under way")] = 128
     max_streams: Annotated[Count, Field(description="event streams; they are requests under way, too")] = 100
     client_streams: Annotated[Count, Field(description="event streams of one client")] = 20
-    body_idle_seconds: Annotated[float, Field(gt=0, description="without a byte of a body, until it is refused")] = 30.0
-    body_rate: Annotated[float, Field(gt=0, description="bytes a second that a body comes with, pauses aside")] = 4096.0
-    max_connections: Annotated[int, Field(ge=0, description="that are open; 0: as many as files may be")] = 0
-    keep_alive_seconds: Annotated[Count, Field(description="that a connection stays open between requests")] = 75
-    """More than the 60 of common load balancers: the side that sends should be the one that closes."""
-    head_seconds: Annotated[float, Field(gt=0, description="for the first line and the headers of a request")] = 10.0
-    max_head_bytes: Annotated[Count, Field(description="of them")] = 64 * 1024
-    answer_idle_seconds: Annotated[float, Field(gt=0, description="in which nothing of an answer is taken")] = 60.0
+    read_timeout: Annotated[float, Field(gt=0, description="seconds that a request body may pause in all")] = 30.0
+    min_body_rate: Annotated[float, Field(gt=0, description="bytes/s at which a body does not count as paused")] = (
+        4096.0
+    )
+    max_connections: Annotated[int, Field(ge=0, description="open connections; 0: half of the open files allowed")] = 0
+    keep_alive_timeout: Annotated[Count, Field(description="seconds between two requests of a connection")] = 75
+    """Longer than the 60 s of common load balancers, so that the client closes idle connections first."""
+    header_timeout: Annotated[float, Field(gt=0, description="seconds for the headers of a request")] = 10.0
+    max_header_bytes: Annotated[Count, Field(description="request line and headers")] = 64 * 1024
+    write_timeout: Annotated[float, Field(gt=0, description="seconds without a client reading its response")] = 60.0
     max_kept_answers: Annotated[Count, Field(description="to requests with an Idempotency-Key, of one client")] = (
         100_000
     )
@@ -203,8 +205,8 @@ class Settings(BaseSettings):
     decoding_memory_bytes: Annotated[int, Field(ge=128 * MIB, description="of one of them, for files")] = 1024 * MIB
     decoding_seconds: Annotated[float, Field(gt=0, description="of one task, and two per second of film")] = 60.0
     max_item_crashes: Annotated[Count, Field(description="deaths at one file before it is put aside")] = 3
-    queue_seconds: Annotated[float, Field(gt=0, description="that an interactive request may wait for its turn")] = 1.0
-    """One that would wait longer, by how fast others are answered, is refused at once."""
+    queue_timeout: Annotated[float, Field(gt=0, description="seconds that an interactive request may be queued")] = 1.0
+    """A request that is expected to wait longer is rejected at once."""
     request_threads: Annotated[Count, Field(description="interactive requests that decode or wait for the model")] = 64
     upload_threads: Annotated[int, Field(ge=0, le=256, description="uploads indexed; 0: one per decoding process")] = 0
     write_threads: Annotated[Count, Field(description="requests that write to the catalogue or receive an upload")] = 8
@@ -219,8 +221,8 @@ class Settings(BaseSettings):
     clip_cache_bytes: Annotated[int, Field(ge=0, description="of clips that were looked at, likewise")] = 64 * MIB
     request_seconds: Annotated[float, Field(gt=0, description="after which a request's answer is not wanted")] = 120.0
     io_threads: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
-    drain_seconds: Annotated[float, Field(ge=0, description="between not being ready and not listening")] = 1.0
-    shutdown_seconds: Annotated[float, Field(ge=0, description="for requests in flight and the running job")] = 20.0
+    shutdown_delay: Annotated[float, Field(ge=0, description="seconds between not ready and not listening")] = 1.0
+    shutdown_timeout: Annotated[float, Field(ge=0, description="seconds for requests in progress and jobs")] = 20.0
 
     @model_validator(mode="after")
     def _has_one_admin_key(self) -> Self:

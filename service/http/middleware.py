@@ -295,7 +295,7 @@ class AuthMiddleware:
             if caller is not None:
                 scope["state"]["caller"] = caller
                 self._touch(service.auth.keys, caller.key)
-            body = BodyTimeout(receive, self._settings.body_idle_seconds, self._settings.body_rate)
+            body = BodyTimeout(receive, self._settings.read_timeout, self._settings.min_body_rate)
             send_with_headers = _add_headers(send, headers)
             if caller is not None and is_idempotent(endpoint) and HEADER in Headers(scope=scope):
                 await service.idempotency.serve(self.app, caller.client, scope, body.receive, send_with_headers)

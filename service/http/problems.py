@@ -92,7 +92,7 @@ CODE_OF_STATUS = {
     400: "bad_request",
     404: "route_not_found",
     405: "method_not_allowed",
-    408: "body_stopped",
+    408: "request_timeout",
     413: "payload_too_large",
     415: "content_type_unsupported",
     422: "validation_failed",

@@ -118,7 +118,7 @@ def reading(folder: Path, port: int = 0, servers: Mapping[str, str] = MappingPro
         url_fetch="on",
         webhooks="on",
         decoding_processes=1,
-        drain_seconds=0.0,
+        shutdown_delay=0.0,
         threads=1,
         device="cpu",
         port=port,

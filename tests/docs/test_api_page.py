@@ -89,7 +89,7 @@ def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
             url_fetch_ports=[443, slow],
             webhooks="on",
             decoding_processes=1,
-            drain_seconds=0.0,
+            shutdown_delay=0.0,
             max_operations=100,
             threads=1,
             device="cpu",

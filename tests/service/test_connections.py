@@ -58,11 +58,11 @@ def roomy(
         small_bundle,
         tmp_path_factory.mktemp("roomy"),
         max_connections=MANY,
-        head_seconds=HEAD_SECONDS,
-        max_head_bytes=16_000,
-        body_idle_seconds=BODY_SECONDS,
-        body_rate=BODY_RATE,
-        answer_idle_seconds=UNREAD_SECONDS,
+        header_timeout=HEAD_SECONDS,
+        max_header_bytes=16_000,
+        read_timeout=BODY_SECONDS,
+        min_body_rate=BODY_RATE,
+        write_timeout=UNREAD_SECONDS,
     )
     with standing(settings, request.param) as running:
         running.client.post("/v1/collections", json={"name": "videos"})
@@ -202,7 +202,7 @@ def test_a_head_that_stops_is_answered_by_a_problem(roomy: Standing) -> None:
     assert b"content-type: application/problem+json" in head
     assert b"connection: close" in head
     assert f"content-length: {len(body)}".encode() in head
-    assert b'"code":"head_stopped"' in body
+    assert b'"code":"request_timeout"' in body
 
 
 def test_a_connection_that_says_nothing_is_closed_without_a_word(roomy: Standing) -> None:
@@ -254,7 +254,7 @@ def test_a_head_that_never_ends_is_refused(roomy: Standing) -> None:
     # The answer may be lost where more comes after it.
     assert not told or told.startswith(b"HTTP/1.1 431 "), told
     with closing(connect(roomy, b"GET /livez HTTP/1.1\r\nX: " + b"x" * 17_000)) as connection:
-        assert b'"code":"head_too_large"' in everything(connection)
+        assert b'"code":"headers_too_large"' in everything(connection)
 
 
 def test_what_is_no_http_is_answered_by_a_problem(roomy: Standing) -> None:
@@ -280,7 +280,7 @@ def test_a_body_that_trickles_in_is_given_up_though_it_never_stops(roomy: Standi
             connection.sendall(part)
         told = everything(connection)
     assert told.startswith(b"HTTP/1.1 408 "), told
-    assert b'"code":"body_stopped"' in told
+    assert b'"code":"request_timeout"' in told
     wait_for(lambda: roomy.service.concurrency.requests == 0)
 
 

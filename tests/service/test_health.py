@@ -75,7 +75,7 @@ def test_nothing_else_is_answered_at_the_health_port(health: httpx.Client) -> No
 
 def test_a_service_has_a_health_port_where_the_settings_say_so(small_bundle: Path, tmp_path: Path) -> None:
     with reserved_port() as port:
-        settings = settings_for(small_bundle, tmp_path / "data", health_port=port, drain_seconds=PATIENCE)
+        settings = settings_for(small_bundle, tmp_path / "data", health_port=port, shutdown_delay=PATIENCE)
         with process(settings) as (client, server), httpx.Client(base_url=f"http://127.0.0.1:{port}") as health:
             for path in ("/livez", "/readyz"):
                 assert health.get(path).json() == client.get(path).json()

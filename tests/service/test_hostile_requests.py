@@ -39,7 +39,7 @@ REQUESTS = rounds(100, 10_000)
 def attacked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
     """A service that reads every kind of request, with three videos; its client has the admin key."""
     data = tmp_path_factory.mktemp("attacked")
-    given = {"allow_unauthenticated": False, "admin_key": ADMIN, "max_operations": 5, "body_idle_seconds": 0.3}
+    given = {"allow_unauthenticated": False, "admin_key": ADMIN, "max_operations": 5, "read_timeout": 0.3}
     given |= {
         "webhooks": "on",
         "webhook_hosts": ["receiver.invalid"],

@@ -164,7 +164,7 @@ def test_the_asynchronous_client_can_leave_early_and_come_back(
 def test_who_comes_back_after_a_restart_misses_nothing(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=0.2, job_concurrency=1)
+    settings = settings_for(small_bundle, tmp_path / "data", shutdown_timeout=0.2, job_concurrency=1)
     pictures(settings.roots()[0] / "some", 4)
     embed, calls, leaving = Model.embed_video, itertools.count(), threading.Event()
 
@@ -352,7 +352,7 @@ def memory(process_id: int) -> int:
 def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
     small_bundle: Path, small_model: Model, tmp_path: Path
 ) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", shutdown_seconds=10 * PATIENCE)
+    settings = settings_for(small_bundle, tmp_path / "data", shutdown_timeout=10 * PATIENCE)
     settings.roots()[0].mkdir(parents=True)
     with CollectionStore(settings.data_dir / "collections") as library:
         collection = library.create("a", small_model)

@@ -234,7 +234,7 @@ def test_the_service_logs_the_address_of_the_client_and_not_one_that_it_claims(
             400,
             "bad_request",
         ),
-        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "head_too_large"),
+        (b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431, "headers_too_large"),
         (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", 414, "uri_too_long"),
         (
             b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10000000\r\n\r\n",

@@ -46,7 +46,7 @@ async def watch(url: str, over: asyncio.Event) -> list[float]:
 
 
 def test_what_is_too_much_is_refused_properly_and_the_rest_goes_on(small_bundle: Path, tmp_path: Path) -> None:
-    given = {"max_requests": AT_ONCE, "text_cache_bytes": 0, "log_level": "warning", "head_seconds": PATIENCE}
+    given = {"max_requests": AT_ONCE, "text_cache_bytes": 0, "log_level": "warning", "header_timeout": PATIENCE}
     with (
         reserved_port() as port,
         process(settings_for(small_bundle, tmp_path / "data", health_port=port, **given)) as (client, _),

@@ -77,7 +77,7 @@ def full(running: Running) -> Iterator[None]:
 def test_what_a_full_service_refuses_is_told_so_and_may_come_again(
     small_bundle: Path, tmp_path: Path, protocol: type[asyncio.Protocol]
 ) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", max_requests=AT_ONCE, head_seconds=PATIENCE)
+    settings = settings_for(small_bundle, tmp_path / "data", max_requests=AT_ONCE, header_timeout=PATIENCE)
     with parsed_by(protocol), serving(settings) as running:
         address = (running.client.base_url.host, running.client.base_url.port)
         with closing(socket.create_connection(address, PATIENCE)) as connection:

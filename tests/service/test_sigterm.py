@@ -138,7 +138,7 @@ def test_everybody_is_answered_and_the_job_goes_on_without_doing_anything_twice(
     for number in range(MANY):
         write_picture(films / f"{number:03}.png", solid((number % 256, number // 256, 90), 48, 48))
     settings = settings_for(
-        small_bundle, tmp_path / "data", allowed_roots=[films], job_concurrency=1, drain_seconds=0.1
+        small_bundle, tmp_path / "data", allowed_roots=[films], job_concurrency=1, shutdown_delay=0.1
     )
     numbers = itertools.count()
     uploaded: set[str] = set()
