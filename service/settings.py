@@ -35,14 +35,23 @@ FORM_OVERHEAD = 512 * 1024
 
 
 RENAMED = {
+    "answer_idle_seconds": "write_timeout",
     "batch_rows": "max_batch_size",
     "batch_tokens": "max_batch_tokens",
+    "body_idle_seconds": "read_timeout",
+    "body_rate": "min_body_rate",
     "decoders": "job_decode_threads",
+    "drain_seconds": "shutdown_delay",
     "files_in_flight": "job_concurrency",
+    "head_seconds": "header_timeout",
+    "keep_alive_seconds": "keep_alive_timeout",
     "lanes": "inference_workers",
+    "max_head_bytes": "max_header_bytes",
     "max_waiting": "max_queue",
     "max_waiting_bytes": "max_queue_bytes",
+    "queue_seconds": "queue_timeout",
     "readers": "io_threads",
+    "shutdown_seconds": "shutdown_timeout",
     "thumbnail_side": "thumbnail_size",
     "upload_workers": "upload_threads",
     "vectors": "vector_store",
