@@ -26,18 +26,13 @@ from rich.console import Console
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.ingest import (
-    Decoded,
-    Ingested,
-    OpenedFile,
-    Planned,
-    clip_batches,
-    decode_clips,
-    embed_clips,
-    open_file,
-)
-from index.jobs.jobs import Pace, create_folder_job, run_job
-from index.jobs.stage_timer import StageClock
+from index.jobs.ingest import ClipSpec, DecodedClips, PreparedFile, decode_clips, embed_clips, prepare_unless_known
+from index.jobs.jobs import create_job
+from index.jobs.pipeline import PipelineConfig, StageTimer
+from index.jobs.records import JobOptions
+from index.jobs.runner import run_job
+from index.jobs.sources.source_types import FolderSource
+from index.records import Video
 from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput
@@ -92,7 +87,9 @@ def write_film(
         container.mux(stream.encode())
 
 
-def measure(folder: Path, films: Path, model: Model, rounds: int, pace: Pace, rule: Segmentation) -> list[Round]:
+def measure(
+    folder: Path, films: Path, model: Model, rounds: int, pace: PipelineConfig, rule: Segmentation
+) -> list[Round]:
     """The three, ``rounds`` times in turn, each time into an empty collection below ``folder``."""
     measured = []
     with CollectionStore(folder / "library") as library:
@@ -107,42 +104,45 @@ def measure(folder: Path, films: Path, model: Model, rounds: int, pace: Pace, ru
                 embed_clips(model, planned, clips)
             embed = time.perf_counter() - began
             del decoded, clips
-            clock = StageClock()
-            job_id = create_folder_job(collection, films, segmentation=rule).id
+            clock = StageTimer()
+            job_id = create_job(collection, FolderSource(str(films)), JobOptions(rule)).id
             began = time.perf_counter()
-            done = run_job(collection, model, job_id, pace=pace, clock=clock)
+            done = run_job(collection, model, job_id, config=pace, timer=clock)
             whole = time.perf_counter() - began
             if done.counts.succeeded != done.counts.total:
                 raise InvalidInput(f"{films}: {done.counts.failed} films failed; all were expected to be added")
-            measured.append(Round(decode, embed, whole, dict(clock.busy())))
+            measured.append(Round(decode, embed, whole, dict(clock.seconds())))
     return measured
 
 
-def _open_all(collection: Collection, films: Path, rule: Segmentation) -> list[OpenedFile]:
+def _open_all(collection: Collection, films: Path, rule: Segmentation) -> list[PreparedFile]:
     """Every film as the job opens it, which is a stage of its own there: not part of decoding alone."""
     opened = []
     for film in sorted(films.iterdir()):
-        file = open_file(collection, film, title=None, metadata=None, segmentation=rule, limits=DEFAULT_LIMITS)
-        if isinstance(file, Ingested):
+        find = collection.find_by_hash
+        file = prepare_unless_known(film, find, title=None, metadata=None, segmentation=rule, limits=DEFAULT_LIMITS)
+        if isinstance(file, Video):
             raise InvalidInput(f"{film}: is in the collection already")
         opened.append(file)
     return opened
 
 
-def _decode_all(model: Model, opened: list[OpenedFile], pace: Pace) -> list[tuple[list[Planned], Decoded]]:
+def _decode_all(
+    model: Model, opened: list[PreparedFile], pace: PipelineConfig
+) -> list[tuple[list[ClipSpec], DecodedClips]]:
     """Decode every film, by as many threads as the job has."""
 
-    def decoded(film: OpenedFile) -> list[tuple[list[Planned], Decoded]]:
+    def decoded(film: PreparedFile) -> list[tuple[list[ClipSpec], DecodedClips]]:
         return [
             (planned, decode_clips(model, film, planned, DEFAULT_LIMITS, threads=pace.decoder_threads))
-            for planned in clip_batches(film.description)
+            for planned in film.description.clip_batches()
         ]
 
     with ThreadPoolExecutor(pace.decoders) as pool:
         return [batch for batches in pool.map(decoded, opened) for batch in batches]
 
 
-def report(measured: list[Round], films: int, seconds: float, pace: Pace) -> dict[str, Any]:
+def report(measured: list[Round], films: int, seconds: float, pace: PipelineConfig) -> dict[str, Any]:
     """Medians over the rounds: films and seconds of film per second, utilisation (0 to 1) by stage, the share."""
 
     def median(values: list[float]) -> float:
@@ -195,7 +195,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.films < 1 or args.rounds < 1:
         parser.error("--films, --rounds: at least 1 was expected")
-    pace = Pace(decoders=args.decoders)
+    pace = PipelineConfig(decoders=args.decoders)
     model = Model.open(args.bundle, threads=args.threads, device=args.device)
     model.warm()
     with tempfile.TemporaryDirectory() as folder:

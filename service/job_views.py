@@ -35,9 +35,7 @@ def job_view(job: Job) -> schemas.Job:
 
 
 def _source(source: Source) -> JobSource:
-    told = source_dict(source)
-    told.pop("held", None)  # where an uploaded file lies concerns nobody outside
-    return _SOURCE.validate_python(told)
+    return _SOURCE.validate_python(source_dict(source))
 
 
 def item_view(item: JobItem) -> schemas.JobItem:
@@ -48,6 +46,6 @@ def item_view(item: JobItem) -> schemas.JobItem:
         video_id=None if item.video_id is None else str(item.video_id),
         title=item.title,
         metadata=dict(item.metadata),
-        tries=item.tries,
+        tries=item.attempts,
         crashes=item.crashes,
     )

@@ -13,8 +13,8 @@ from pydantic import BeforeValidator, Field, IPvAnyNetwork, ValidationError, fie
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from index.jobs.pipeline import Pace
-from index.jobs.sources.access_policy import Reach, check_url
+from index.jobs.pipeline import PipelineConfig
+from index.jobs.sources.access_policy import AccessPolicy, check_url
 from index.jobs.sources.list_limits import ListLimits
 from index.records import MAX_TEXT_LENGTH
 from index.vectors.backend import check_place
@@ -272,10 +272,10 @@ class Settings(BaseSettings):
             raise ValueError(str(error)) from error
         return engine
 
-    def pace(self) -> Pace:
+    def pipeline_config(self) -> PipelineConfig:
         """How much an indexing job does at once."""
         given = {"decoders": self.job_decode_threads} if self.job_decode_threads else {}
-        return Pace(in_flight=self.job_concurrency, **given)
+        return PipelineConfig(in_flight=self.job_concurrency, **given)
 
     def processes(self) -> int:
         """How many processes decode media files."""
@@ -297,9 +297,9 @@ class Settings(BaseSettings):
         cell, expansion = self.max_list_cell_characters, self.max_list_expansion
         return ListLimits(self.max_list_rows, self.max_list_columns, cell, self.max_list_bytes, expansion)
 
-    def reach(self) -> Reach:
+    def access_policy(self) -> AccessPolicy:
         """What indexing jobs may read."""
-        return Reach(tuple(self.roots()), tuple(self.allowed_urls), web=self.url_fetch == "on")
+        return AccessPolicy(tuple(self.roots()), tuple(self.allowed_urls), public_urls=self.url_fetch == "on")
 
     def url_rules(self) -> Rules:
         """What may be fetched from hosts that nobody vouched for."""

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Self
 
 from index.collection import Collection
-from index.jobs.execution import Work, open_item
-from index.jobs.ingest import Ingested, clip_batches, decode_clips, embed_clips, store
-from index.jobs.jobs import Job, JobItem, JobOptions, create_upload_job
-from index.jobs.pipeline import Finished
-from index.jobs.sources.fetcher import Interrupted
-from index.jobs.sources.uploaded_files import held_file
+from index.jobs.execution import RunContext, prepare_item
+from index.jobs.ingest import IngestResult, check_unchanged, decode_clips, embed_clips, store_video
+from index.jobs.jobs import create_upload_job
+from index.jobs.pipeline import ItemResult
+from index.jobs.records import Job, JobItem, JobOptions
+from index.jobs.sources.fetcher import FetchInterrupted
+from index.jobs.sources.source_types import UploadSource
 from index.records import Video
 from service.app_state import Service
 from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
@@ -35,10 +36,10 @@ class UploadRun:
     Where the request's deadline passes first, the file is neither added nor failed, so that another run can begin anew.
     """
 
-    decodes_here = True
+    is_local = True
 
     def __init__(self, asker: Asker) -> None:
-        self.ingested: Ingested | None = None
+        self.ingested: IngestResult | None = None
         self.error: Exception | None = None
         self._asker = asker
         self._items: list[JobItem] = []
@@ -48,8 +49,8 @@ class UploadRun:
         """Whether the request has stopped waiting."""
         return self._is_interrupted or self._asker.cancellation_error(time.monotonic()) is not None
 
-    def executor(self, work: Work) -> Self:
-        self._work = work
+    def executor(self, context: RunContext) -> Self:
+        self._context = context
         return self
 
     def __enter__(self) -> Self:
@@ -58,42 +59,44 @@ class UploadRun:
     def __exit__(self, *_: object) -> None:
         self._items.clear()
 
-    def begin(self, item: JobItem) -> None:
+    def submit(self, item: JobItem) -> None:
         self._items.append(item)
 
-    def finished(self, timeout: float) -> list[Finished[JobItem]]:
+    def results(self, timeout: float) -> list[ItemResult[JobItem]]:
         """Index the file; takes as long as that takes."""
         item = self._items.pop()
         try:
             self.ingested = self._index(item)
         except (DeadlineExceeded, RequestAbandoned) as error:
             self._is_interrupted = True
-            return [Finished(item, None, Interrupted(str(error)))]
+            return [ItemResult(item, None, FetchInterrupted(str(error)))]
         except Exception as error:
             self.error = error
-        return [Finished(item, self.ingested, self.error)]
+        return [ItemResult(item, self.ingested, self.error)]
 
-    def shares(self) -> list[tuple[JobItem, float]]:
+    def progress(self) -> list[tuple[JobItem, float]]:
         return []
 
-    def abandon(self) -> list[Finished[JobItem]]:
+    def cancel(self) -> list[ItemResult[JobItem]]:
         return []
 
-    def _index(self, item: JobItem) -> Ingested:
-        work, model, find = self._work, self._work.model, self._work.collection.find_by_hash
-        opened = open_item(item, work.job.options, work.fetcher, work.limits, find, model.decoder)
-        if isinstance(opened, Video):
-            return Ingested(opened, created=False)
-        with opened.media:
+    def _index(self, item: JobItem) -> IngestResult:
+        context, model = self._context, self._context.model
+        find = context.collection.find_by_hash
+        prepared = prepare_item(item, context.job.options, context.fetcher, context.limits, find, model.decoder)
+        if isinstance(prepared, Video):
+            return IngestResult(prepared, created=False)
+        with prepared.media:
             clips = []
-            for batch in clip_batches(opened.description):
-                clips += embed_clips(model, batch, decode_clips(model, opened, batch, work.limits))
-            return store(work.collection, opened, clips)
+            for batch in prepared.description.clip_batches():
+                clips += embed_clips(model, batch, decode_clips(model, prepared, batch, context.limits))
+            check_unchanged(prepared)
+            return store_video(context.collection, prepared.description, clips)
 
 
 def add_upload(
     service: Service, context: Turn, name: str, upload: Upload, fields: UploadFields, wait_seconds: float | None = None
-) -> Ingested | Job:
+) -> IngestResult | Job:
     """Create a job that makes a video of an uploaded file, and run it; or find the video of the same content.
 
     Args:
@@ -115,7 +118,7 @@ def add_upload(
     options = JobOptions(asked_segmentation(fields.segmentation), fields.metadata, confined=True)
     with rename_errors(upload.path, upload.name):
         if (known := _find_known(collection, upload)) is not None:
-            return Ingested(known, created=False)
+            return IngestResult(known, created=False)
         # Before the job is created: a file that is no video is refused in any case. Within the request's own deadline.
         info = context.collection(name)[1].decoder.probe(upload.path, service.settings.media_limits())
         extension = EXTENSION_OF[info.container]
@@ -128,7 +131,7 @@ def add_upload(
 
 def _run(
     service: Service, context: Turn, collection: Collection, model: Model, job: Job, name: str, *, hand_over: bool
-) -> Ingested | Job:
+) -> IngestResult | Job:
     """Run the job of an upload in this thread until the deadline; then hand it over to the worker, or cancel it."""
     run = UploadRun(context.asker)
     try:
@@ -149,9 +152,9 @@ def _run(
     raise context.asker.cancellation_error(time.monotonic()) or Conflict(f"job {job.id}: {state} by another request")
 
 
-def _result(collection: Collection, job: Job, run: UploadRun, name: str) -> Ingested:
-    file = held_file(collection, job.source)
-    assert file is not None
+def _result(collection: Collection, job: Job, run: UploadRun, name: str) -> IngestResult:
+    assert isinstance(job.source, UploadSource)
+    file = collection.media.file(job.source.stored_path)
     if run.ingested is None:
         assert run.error is not None
         with rename_errors(file, name):

@@ -14,15 +14,18 @@ from typing import Literal, Protocol
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.execution import ThisProcess, Workplace
-from index.jobs.jobs import Job, JobState, cancel, jobs, run_job
-from index.jobs.sources.fetcher import FetchWeb
+from index.jobs.execution import ExecutionBackend, LocalBackend
+from index.jobs.jobs import cancel, list_jobs
+from index.jobs.records import Job
+from index.jobs.runner import run_job
+from index.jobs.sources.fetcher import UrlFetcher
 from index.jobs.sources.source_types import UploadSource
 from service.errors import NotReady
 from service.inference.call import Asker
 from service.inference.registry import Models
 from service.settings import Settings
 from vitascope.errors import Conflict, FingerprintMismatch, NotFound, StorageError, VitascopeError
+from vitascope.job_states import JobState
 from vitascope.model import Model
 
 _log = logging.getLogger("vitascope.service")
@@ -39,10 +42,10 @@ FINISHING_SHARE = 0.75
 Key = tuple[str, int]
 """(collection, job id)"""
 Line = Literal["jobs", "uploads"]
-_THIS_PROCESS = ThisProcess()
+_LOCAL_BACKEND = LocalBackend()
 
 
-class UploadRun(Workplace, Protocol):
+class UploadRun(ExecutionBackend, Protocol):
     """A run of an upload's job that ends when its request stops waiting."""
 
     def should_stop(self) -> bool: ...
@@ -54,13 +57,13 @@ class JobWorker:
     """
 
     def __init__(
-        self, library: CollectionStore, models: Models, settings: Settings, web: FetchWeb | None = None
+        self, library: CollectionStore, models: Models, settings: Settings, url_fetcher: UrlFetcher | None = None
     ) -> None:
-        """``web`` fetches URLs of any host, where the settings allow to name them."""
+        """``url_fetcher``: fetches public URLs, where the settings allow them."""
         self._library = library
         self._models = models
         self._settings = settings
-        self._web = web
+        self._url_fetcher = url_fetcher
         self._due: dict[Line, dict[Key, float]] = {"jobs": {}, "uploads": {}}
         self._cancelled: dict[Key, Collection] = {}
         """Jobs to be cancelled as soon as their catalogue can be written."""
@@ -158,7 +161,7 @@ class JobWorker:
 
     def run_upload(self, collection: Collection, model: Model, job_id: int, run: UploadRun) -> Job:
         """Run the job of an upload in this thread, and return it. Raises what ``run_job`` raises."""
-        return self._run_job(collection, model, job_id, should_stop=run.should_stop, workplace=run)
+        return self._run_job(collection, model, job_id, should_stop=run.should_stop, backend=run)
 
     def cancel(self, collection: Collection, job_id: int) -> None:
         """Cancel a job that is not being run; where that cannot be written now, as soon as it can."""
@@ -185,7 +188,7 @@ class JobWorker:
                 model,
                 job_id,
                 should_stop=lambda: self._stopping or not self._models.has(fingerprint),
-                should_abandon=lambda: self._abandoning,
+                should_abort=lambda: self._abandoning,
             )
             _log.info("collection %s: job %d is %s", name, job_id, job.state)
         except (NotFound, FingerprintMismatch, NotReady) as error:  # a model that comes to serve brings its jobs
@@ -203,29 +206,29 @@ class JobWorker:
         job_id: int,
         *,
         should_stop: Callable[[], bool],
-        should_abandon: Callable[[], bool] = lambda: False,
-        workplace: Workplace = _THIS_PROCESS,
+        should_abort: Callable[[], bool] = lambda: False,
+        backend: ExecutionBackend = _LOCAL_BACKEND,
     ) -> Job:
         return run_job(
             collection,
             model,
             job_id,
             should_stop=should_stop,
-            should_abandon=should_abandon,
+            should_abort=should_abort,
             limits=self._settings.media_limits(),
             list_limits=self._settings.list_limits(),
-            reach=self._settings.reach(),
-            pace=self._settings.pace(),
+            policy=self._settings.access_policy(),
+            config=self._settings.pipeline_config(),
             max_crashes=self._settings.max_item_crashes,
-            workplace=workplace,
-            web=self._web,
+            backend=backend,
+            url_fetcher=self._url_fetcher,
         )
 
 
 def _all(collection: Collection, state: JobState) -> list[Job]:
     """All jobs in this state, newest first. Raises StorageError."""
-    found = page = jobs(collection, JOBS_AT_ONCE, state=state)
+    found = page = list_jobs(collection, JOBS_AT_ONCE, state=state)
     while len(page) == JOBS_AT_ONCE:
-        page = jobs(collection, JOBS_AT_ONCE, page[-1].id, state)
+        page = list_jobs(collection, JOBS_AT_ONCE, page[-1].id, state)
         found = [*found, *page]
     return found

@@ -17,9 +17,9 @@ Files = Callable[["ItemState"], Iterator[tuple[str, str | None]]]
 
 def files_here(collection: Collection, job_id: int) -> Files:
     """Those of a job in a data folder."""
-    from index.jobs.records import all_items
+    from index.jobs.jobs import iter_items
 
-    return lambda state: ((item.path, item.reason) for item in all_items(collection, job_id, state))
+    return lambda state: ((item.path, item.reason) for item in iter_items(collection, job_id, state))
 
 
 def files_there(client: Client, collection: str, job_id: str) -> Files:
@@ -36,8 +36,8 @@ def failures(files: Files) -> list[dict[str, str | None]]:
 
 
 def notes(files: Files) -> list[dict[str, str]]:
-    """What was remarked about files that were added, at most ``NOTES_KEPT``."""
-    from index.jobs.records import NOTES_KEPT
+    """What was remarked about files that were added, at most ``MAX_NOTES``."""
+    from index.jobs.records import MAX_NOTES
 
     noted = ({"file": path, "note": reason} for path, reason in files("succeeded") if reason)
-    return list(islice(noted, NOTES_KEPT))
+    return list(islice(noted, MAX_NOTES))

@@ -181,7 +181,9 @@ def _show_watched(result: dict[str, Any], console: Console) -> None:
     if result["held_videos"]:
         reason = f": {escape(result['held_reason'])}" if result["held_reason"] else ""
         console.print(f"[red]{result['held_videos']} not removed[/red]{reason}")
-    _show_files(console, [(a["path"], a["reason"]) for a in result["away"]], len(result["away"]), "away")
+    _show_files(
+        console, [(a["path"], a["reason"]) for a in result["unavailable"]], len(result["unavailable"]), "unavailable"
+    )
 
 
 def _show_files(console: Console, listed: list[tuple[str, str]], count: int, what: str) -> None:

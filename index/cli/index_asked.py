@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 def asked_source(args: argparse.Namespace) -> Source:
     """The source on this machine. Raises InvalidInput."""
-    from index.jobs.sources.source_types import ListSource, guess_source
+    from index.jobs.sources.source_types import ListSource, parse_source
 
-    source = guess_source(args.source, recursive=not args.flat)
+    source = parse_source(args.source, recursive=not args.flat)
     if isinstance(source, ListSource):
         return replace(source, path_column=args.path_column, title_column=args.title_column)
     return source

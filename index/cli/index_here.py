@@ -23,14 +23,15 @@ if TYPE_CHECKING:
     from index.collection import Collection
     from index.collection_store import CollectionStore
     from index.integrations.ray.executor import RayCluster
-    from index.jobs.jobs import Job, JobOptions
+    from index.jobs.records import Job, JobOptions
     from index.jobs.sources.source_types import Source
     from vitascope.model import Model
 
 
 def index_here(args: argparse.Namespace) -> dict[str, Any]:
     """What was done and what the collection holds now. Raises as jobs do, and Conflict for one that did not succeed."""
-    from index.jobs.jobs import JobOptions, create_job
+    from index.jobs.jobs import create_job
+    from index.jobs.records import JobOptions
     from index.jobs.sources.source_types import check_source
     from vitascope.model import Model
 
@@ -105,14 +106,14 @@ def _open_or_create(library: CollectionStore, name: str, model: Model) -> Collec
 
 def _interrupted(collection: Collection, source: Source, options: JobOptions) -> list[Job]:
     """Jobs of the same source that were begun and not ended; files that came since are not in them."""
-    from index.jobs.jobs import jobs
+    from index.jobs.jobs import list_jobs
 
-    unfinished = [*jobs(collection, state="queued"), *jobs(collection, state="running")]
+    unfinished = [*list_jobs(collection, state="queued"), *list_jobs(collection, state="running")]
     return [job for job in unfinished if job.source == source and job.options == options]
 
 
 def _summary(collection: Collection, job: Job, resumed: list[Job]) -> dict[str, Any]:
-    from index.jobs.records import count_added_by
+    from index.jobs.jobs import count_added_by
     from index.jobs.sources.source_types import source_dict
 
     added = job.counts.succeeded + sum(earlier.counts.succeeded for earlier in resumed)
@@ -138,8 +139,8 @@ def _summary(collection: Collection, job: Job, resumed: list[Job]) -> dict[str, 
 def _watch(
     args: argparse.Namespace, collection: Collection, model: Model, source: Source, options: JobOptions
 ) -> dict[str, Any]:
+    from index.jobs.folder_watcher import WatchOptions, watch_folder
     from index.jobs.sources.source_types import FolderSource
-    from index.jobs.watch import Watch, summary, watch
 
     assert isinstance(source, FolderSource)
     console = Console(highlight=False)
@@ -151,5 +152,5 @@ def _watch(
             detail = f": {event['reason']}" if event.get("reason") else ""
             console.print(escape(f"{event['event']}  {event['path']}{detail}"), soft_wrap=True)
 
-    settings = Watch(source, options, args.interval, args.settle, args.watch_delete, args.max_delete)
-    return summary(collection, source, watch(collection, model, settings, say))
+    watch = WatchOptions(source, options, args.interval, args.settle, args.watch_delete, args.max_delete)
+    return watch_folder(collection, model, watch, say).summary(collection, source)

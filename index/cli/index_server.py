@@ -20,8 +20,7 @@ from vitascope.client import Client, ServiceError
 from vitascope.errors import CollectionNotFound, InvalidInput, MediaError, VitascopeError
 
 if TYPE_CHECKING:
-    from index.jobs.sources.item import SourceItem
-    from index.jobs.sources.source_types import Source
+    from index.jobs.sources.source_types import Source, SourceItem
 
 OF_ONE_FILE = (413, 500, 504)
 """Statuses that say nothing of the next file: too large, a defect in reading it, longer than a request may take."""
@@ -84,16 +83,16 @@ def _by_job(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 def _source_there(args: argparse.Namespace) -> dict[str, Any]:
     """The source as a service takes it. What lies there cannot be looked at here: its name says what it is."""
     from index.jobs.sources.access_policy import is_url
-    from index.jobs.sources.source_types import LIST_ENDINGS, SHARD_ENDINGS
+    from index.jobs.sources.source_types import LIST_SUFFIXES, SHARD_SUFFIXES
 
     first: str = args.source[0]
     if len(args.source) == 1 and is_url(first):
         return {"kind": "url", "url": first}
-    if all(name.lower().endswith(SHARD_ENDINGS) for name in args.source):
+    if all(name.lower().endswith(SHARD_SUFFIXES) for name in args.source):
         return {"kind": "shards", "shards": args.source}
     if len(args.source) > 1:
         return {"kind": "files", "files": args.source}
-    if first.lower().endswith(LIST_ENDINGS):
+    if first.lower().endswith(LIST_SUFFIXES):
         columns = {"path_column": args.path_column, "title_column": args.title_column}
         return {"kind": "list", "file": first, **columns}
     if Path(first).suffix and Path(first).is_absolute() and not args.flat:
@@ -112,7 +111,7 @@ class _Sent:
 
 
 def _by_uploads(client: Client, args: argparse.Namespace) -> dict[str, Any]:
-    from index.jobs.records import NOTES_KEPT
+    from index.jobs.records import MAX_NOTES
     from index.jobs.sources.source_types import ShardsSource, check_source, source_dict
 
     metadata, segmentation = asked_metadata(args), segmentation_json(asked_segmentation(args))
@@ -146,7 +145,7 @@ def _by_uploads(client: Client, args: argparse.Namespace) -> dict[str, Any]:
         "skipped": sent.files - sent.added - len(sent.failures),
         "failed": len(sent.failures),
         "failures": sent.failures,
-        "notes": sent.notes[:NOTES_KEPT],
+        "notes": sent.notes[:MAX_NOTES],
         "videos": now["videos"],
         "clips": now["clips"],
     }
@@ -154,12 +153,12 @@ def _by_uploads(client: Client, args: argparse.Namespace) -> dict[str, Any]:
 
 def _items(source: Source) -> Iterator[SourceItem]:
     """The source's items. Raises InvalidInput where it cannot be read."""
-    from index.jobs.sources.access_policy import EVERYWHERE
+    from index.jobs.sources.access_policy import UNRESTRICTED
     from index.jobs.sources.iterate_source import list_source
     from index.jobs.sources.list_limits import read_list_limits
 
     try:
-        yield from list_source(source, EVERYWHERE, read_list_limits(os.environ))
+        yield from list_source(source, UNRESTRICTED, read_list_limits(os.environ))
     except OSError as error:
         raise InvalidInput(f"source: cannot be listed: {error}") from error
 

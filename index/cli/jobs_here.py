@@ -15,25 +15,25 @@ from vitascope.errors import Conflict
 
 if TYPE_CHECKING:
     from index.collection import Collection
-    from index.jobs.jobs import Job
+    from index.jobs.records import Job
 
 LOOK_SECONDS = 0.5
 """How often a job that somebody else runs, or that rests, is looked at."""
 
 
 def _list(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
-    from index.jobs.jobs import jobs
+    from index.jobs.jobs import list_jobs
     from index.pagination import decode_cursor, paginate
 
-    found = jobs(collection, args.limit + 1, decode_cursor(args.cursor), args.state)
+    found = list_jobs(collection, args.limit + 1, decode_cursor(args.cursor), args.state)
     page, following = paginate(found, args.limit, lambda job: job.id)
     return {"jobs": [job_here(job) for job in page], "next_cursor": following}
 
 
 def _show(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
-    from index.jobs.jobs import job
+    from index.jobs.jobs import get_job
 
-    found = job(collection, int(args.id))
+    found = get_job(collection, int(args.id))
     return {"job": job_here(found), "failures": failures(files_here(collection, found.id))}
 
 
@@ -50,12 +50,13 @@ def _steer(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _follow(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
-    from index.jobs.jobs import FINISHED, job
+    from index.jobs.jobs import get_job
+    from vitascope.job_states import FINAL_JOB_STATES
     from vitascope.model import Model
 
     model: Model | None = None
-    found = job(collection, int(args.id))
-    while found.state not in FINISHED:
+    found = get_job(collection, int(args.id))
+    while found.state not in FINAL_JOB_STATES:
         if _waits_for_us(collection, found):
             model = model or Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
             collection.require_fingerprint(model.bundle.fingerprint)
@@ -63,13 +64,13 @@ def _follow(collection: Collection, args: argparse.Namespace) -> dict[str, Any]:
                 run_here(collection, model, found.id, quiet=args.json)
         else:
             time.sleep(LOOK_SECONDS)
-        found = job(collection, found.id)
+        found = get_job(collection, found.id)
     return {"job": job_here(found), "failures": failures(files_here(collection, found.id))}
 
 
 def _waits_for_us(collection: Collection, found: Job) -> bool:
     """Whether nobody runs the job, and nobody lets it rest. Raises Conflict for one that only a service may run."""
-    from index.jobs.state import is_abandoned
+    from index.storage.job_transitions import is_abandoned
 
     if found.state == "paused":
         return False

@@ -12,7 +12,7 @@ from vitascope.errors import Conflict
 if TYPE_CHECKING:
     from index.collection import Collection
     from index.integrations.ray.executor import RayCluster
-    from index.jobs.jobs import Job, JobItem
+    from index.jobs.records import Job, JobItem
     from vitascope.model import Model
 
 
@@ -20,8 +20,8 @@ def run_here(
     collection: Collection, model: Model, job_id: int, *, cluster: RayCluster | None = None, quiet: bool = False
 ) -> Job:
     """Run the job until it ends or rests. Raises as ``run_job``."""
-    from index.jobs.item_result import file_name
-    from index.jobs.jobs import run_job
+    from index.jobs.runner import run_job
+    from index.jobs.sources.fetcher import file_name
     from index.jobs.sources.list_limits import read_list_limits
 
     limits = read_list_limits(os.environ)
@@ -31,9 +31,9 @@ def run_here(
             steps.update(done, total, file_name(item.path))
 
         if cluster is None:
-            return run_job(collection, model, job_id, on_item=on_item, on_part=steps.update, list_limits=limits)
+            return run_job(collection, model, job_id, on_item=on_item, on_progress=steps.update, list_limits=limits)
         return run_job(
-            collection, model, job_id, on_item=on_item, list_limits=limits, pace=cluster.pace(), workplace=cluster
+            collection, model, job_id, on_item=on_item, list_limits=limits, config=cluster.config(), backend=cluster
         )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from index.clips.segmentation import Segmentation, Span, between, divided, joined, segment
 from index.clips.sentence_segmentation import sentence_spans, words_in
 from index.clips.subtitles import find_subtitles
-from index.jobs.sources.access_policy import EVERYWHERE, Reach
+from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from vitascope.media.file import MediaSource
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder
@@ -28,17 +28,17 @@ def cut_into_clips(
     segmentation: Segmentation,
     limits: MediaLimits = DEFAULT_LIMITS,
     decoder: Decoder = IN_PROCESS,
-    reach: Reach | None = EVERYWHERE,
+    policy: AccessPolicy | None = UNRESTRICTED,
 ) -> Cut:
     """The clips of a file of ``duration`` s (0: a picture, which is one clip). Every moment is in one of them.
 
-    Subtitles that are missing or broken lose nothing: clips have no text then, and a note says why. ``reach`` as in
+    Subtitles that are missing or broken lose nothing: clips have no text then, and a note says why. ``policy`` as in
     ``find_subtitles``.
     Raises InvalidInput for a rule that gives too many clips, and for the rule shots media errors.
     """
     if duration == 0:
         return Cut([(0.0, 0.0)], [""])
-    said = find_subtitles(file, duration, segmentation.language, limits, decoder, reach)
+    said = find_subtitles(file, duration, segmentation.language, limits, decoder, policy)
     notes = said.notes
     if segmentation.rule == "shots":
         spans = between(decoder.shot_starts(file, duration, limits), duration)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from index.clips.languages import normal_language
 from index.clips.sentence_segmentation import inside
-from index.jobs.folder_scan import printable
-from index.jobs.sources.access_policy import EVERYWHERE, Reach
+from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
+from index.jobs.sources.source_types import printable_path
 from vitascope.errors import MediaError, SubtitlesCorrupt
 from vitascope.media.confined_open import LeadsOutside, open_beneath
 from vitascope.media.file import MediaFile, MediaSource, held_open
@@ -52,18 +52,18 @@ def find_subtitles(
     language: str | None = None,
     limits: MediaLimits = DEFAULT_LIMITS,
     decoder: Decoder = IN_PROCESS,
-    reach: Reach | None = EVERYWHERE,
+    policy: AccessPolicy | None = UNRESTRICTED,
 ) -> Subtitles:
     """The subtitles of the video ``file``, whose cues begin before ``duration`` (s).
 
     Files beside it come before those in its container. ``language``: those that state it, then those that state
     none; None: those that state none, then the first by name. The first that can be read and has words is taken;
-    what is wrong with others that were tried becomes a note, never an error. ``reach``: what may be read of the files
+    what is wrong with others that were tried becomes a note, never an error. ``policy``: what may be read of the files
     beside it; None: nothing.
     """
     notes: list[str] = []
     with held_open(file) as opened, ExitStack() as folder:
-        found = [*_beside(opened.path, reach, folder, notes), *_within(opened, limits, decoder, notes)]
+        found = [*_beside(opened.path, policy, folder, notes), *_within(opened, limits, decoder, notes)]
         return _first_readable(found, duration, language, notes)
 
 
@@ -123,11 +123,11 @@ def _tags(file: Path, name: str) -> list[str] | None:
     return tags if is_one else None
 
 
-def _beside(file: Path, reach: Reach | None, until_read: ExitStack, notes: list[str]) -> Iterator[_Source]:
-    if reach is None:
+def _beside(file: Path, policy: AccessPolicy | None, until_read: ExitStack, notes: list[str]) -> Iterator[_Source]:
+    if policy is None:
         return
     try:
-        folder = reach.open_folder(file.parent)
+        folder = policy.open_folder(file.parent)
         until_read.callback(os.close, folder)
         names = named_beside(file, folder)
     except OSError as error:
@@ -139,7 +139,7 @@ def _beside(file: Path, reach: Reach | None, until_read: ExitStack, notes: list[
         forced = "forced" in map(str.lower, tags)
         language = languages[0] if languages else ""
         read = partial(_read_file, file.with_name(name), folder)
-        yield _Source(printable(Path(name)), language, forced, False, read)
+        yield _Source(printable_path(Path(name)), language, forced, False, read)
 
 
 def _read_file(path: Path, folder: int) -> tuple[list[Cue], str]:
@@ -147,7 +147,7 @@ def _read_file(path: Path, folder: int) -> tuple[list[Cue], str]:
 
     Raises SubtitlesCorrupt; also for what is no regular file, and for a link that leaves the folder.
     """
-    name = printable(Path(path.name))
+    name = printable_path(Path(path.name))
     try:
         target = path.resolve(strict=True).relative_to(path.parent.resolve())
         file = MediaFile(open_beneath(folder, target), path)

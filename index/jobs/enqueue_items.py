@@ -1,143 +1,133 @@
-"""The items of a job's source, written down once for all runs of the job."""
+"""Listing of a job's source into its items, once for all runs of the job."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
 
 from index.collection import Collection
-from index.jobs import state as job_state
-from index.jobs.events import next_number, note_state
 from index.jobs.records import Job
-from index.jobs.sources.access_policy import Reach
-from index.jobs.sources.item import SourceItem
+from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.iterate_source import list_source
 from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
+from index.jobs.sources.source_types import SourceItem
 from index.records import metadata_json
+from index.storage import job_transitions
+from index.storage.job_events import next_event_number
+from index.storage.jobs import delete_items, insert_items, is_listed
 from vitascope.errors import InvalidInput
 
-ITEMS_AT_ONCE = 5000
-"""Items in one transaction; a long list is not held in memory, and others may write in between."""
-BYTES_AT_ONCE = 16 * 1024**2
-"""Of their metadata."""
-LOOK_SECONDS = 0.2
-"""How often, between two rows, a listing looks at whether it is to end."""
+BATCH_ITEMS = 5000
+"""Items inserted in one transaction, so that a long list is not held in memory and others may write in between."""
+BATCH_BYTES = 16 * 1024**2
+"""Bytes of metadata in one transaction."""
+CHECK_SECONDS = 0.2
+"""Interval, between two rows, at which listing checks whether it is to stop."""
 
 
-class _Ended(Exception):
+class _Stopped(Exception):
     """The job is to be cancelled, paused or stopped before its source is listed."""
 
 
-def list_items(
+def enqueue_items(
     collection: Collection,
     job: Job,
     owner: str,
-    reach: Reach,
+    policy: AccessPolicy,
     limits: ListLimits = DEFAULT_LIST_LIMITS,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Write down the items unless an earlier run has done so; half of it is begun anew.
+    """Insert the items of a job's source unless an earlier run has done so; a partial listing starts again.
 
-    False when the job was to be paused, cancelled or stopped meanwhile, and it is.
-    Raises OSError and InvalidInput when the source cannot be listed, with no item written, and Conflict when the job
-    is another's.
+    Returns False if the job was cancelled, paused or requeued meanwhile, as requested. Raises OSError and InvalidInput
+    when the source cannot be listed, with no item inserted, and Conflict when another owner has the job.
     """
     with collection.catalogue.read() as connection:
-        if job_state.owned(connection, job.id, owner)[0]:
+        job_transitions.check_ownership(connection, job.id, owner)
+        if is_listed(connection, job.id):
             return True
-    _remove_items(collection, job.id, owner)
-    watch = _Watch(collection, job.id, owner, should_stop)
-    rows = _rows(job.id, list_source(job.source, reach, limits, watch.look))
+    _delete_items(collection, job.id, owner)
+    check = _StopCheck(collection, job.id, owner, should_stop)
+    items = enumerate(list_source(job.source, policy, limits, check.poll))
     try:
-        while batch := _batch(rows, watch):
+        for first in items:
+            batch = _take_batch(chain([first], items), check)
             with collection.catalogue.write() as connection:
-                requested = job_state.owned(connection, job.id, owner)[1]
-                _insert(connection, job.id, batch)
+                requested = job_transitions.check_ownership(connection, job.id, owner)
+                insert_items(connection, [_to_row(connection, job.id, *entry) for entry in batch])
             if requested is not None:
-                raise _Ended
-    except _Ended:
-        if _end(collection, job.id, owner, should_stop()):
+                raise _Stopped
+    except _Stopped:
+        if _stop(collection, job.id, owner, should_stop()):
             return False
-        return list_items(collection, job, owner, reach, limits, should_stop)  # what was requested was taken back
+        return enqueue_items(collection, job, owner, policy, limits, should_stop)  # the request was withdrawn
     except (InvalidInput, OSError):
-        _remove_items(collection, job.id, owner)
+        _delete_items(collection, job.id, owner)
         raise
     with collection.catalogue.write() as connection:
-        job_state.owned(connection, job.id, owner)
-        connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (job.id,))
-        note_state(connection, job.id)
+        job_transitions.check_ownership(connection, job.id, owner)
+        job_transitions.mark_listed(connection, job.id)
     return True
 
 
-class _Watch:
-    """Looks now and then at whether the listing is to end."""
+class _StopCheck:
+    """Checks at intervals whether listing is to stop."""
 
     def __init__(self, collection: Collection, job_id: int, owner: str, should_stop: Callable[[], bool]) -> None:
         self._catalogue = collection.catalogue
         self._job_id, self._owner = job_id, owner
         self._should_stop = should_stop
-        self._next = 0.0
+        self._next_check = 0.0
 
-    def look(self) -> None:
-        """Raise _Ended where it is to end, Conflict when the job is another's."""
+    def poll(self) -> None:
+        """Raise _Stopped if listing is to stop, Conflict when another owner has the job."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next_check:
             return
-        self._next = now + LOOK_SECONDS
+        self._next_check = now + CHECK_SECONDS
         with self._catalogue.read() as connection:
-            requested = job_state.owned(connection, self._job_id, self._owner)[1]
+            requested = job_transitions.check_ownership(connection, self._job_id, self._owner)
         if requested is not None or self._should_stop():
-            raise _Ended
+            raise _Stopped
 
 
-def _end(collection: Collection, job_id: int, owner: str, stopping: bool) -> bool:
-    """Cancel, pause or put back the job, to be listed anew when it goes on; whether any of these was to be done."""
+def _stop(collection: Collection, job_id: int, owner: str, is_stopping: bool) -> bool:
+    """Cancel, pause or requeue the job, to be listed again later; return whether any of these was requested."""
     with collection.catalogue.write() as connection:
-        requested = job_state.owned(connection, job_id, owner)[1]
+        requested = job_transitions.check_ownership(connection, job_id, owner)
         if requested == "cancel":
-            job_state.finish(connection, job_id, "cancelled")
+            job_transitions.finish(connection, job_id, "cancelled")
         elif requested == "pause":
-            job_state.pause(connection, job_id)
-        elif stopping:
-            job_state.release(connection, job_id, owner)
-        return requested is not None or stopping
+            job_transitions.pause(connection, job_id)
+        elif is_stopping:
+            job_transitions.release(connection, job_id, owner)
+        return requested is not None or is_stopping
 
 
-def _remove_items(collection: Collection, job_id: int, owner: str) -> None:
+def _delete_items(collection: Collection, job_id: int, owner: str) -> None:
     with collection.catalogue.write() as connection:
-        job_state.owned(connection, job_id, owner)
-        connection.execute("DELETE FROM job_items WHERE job_id = ?", (job_id,))
+        job_transitions.check_ownership(connection, job_id, owner)
+        delete_items(connection, job_id)
 
 
-def _batch(rows: Iterator[_JobRow], watch: _Watch) -> list[_JobRow]:
-    """The next rows, as many as go into one transaction; none at the end."""
-    batch: list[_JobRow] = []
+def _take_batch(items: Iterator[tuple[int, SourceItem]], check: _StopCheck) -> list[tuple[int, SourceItem]]:
+    """Return the next items, as many as go into one transaction."""
+    batch: list[tuple[int, SourceItem]] = []
     size = 0
-    for row in rows:
-        watch.look()
-        batch.append(row)
-        size += len(row[4] or "")
-        if len(batch) == ITEMS_AT_ONCE or size >= BYTES_AT_ONCE:
+    for entry in items:
+        check.poll()
+        batch.append(entry)
+        size += len(metadata_json(entry[1].metadata)) if entry[1].metadata else 0
+        if len(batch) == BATCH_ITEMS or size >= BATCH_BYTES:
             break
     return batch
 
 
-_JobRow = tuple[int, int, str, str | None, str | None, str, str | None, bool]
-
-
-def _rows(job_id: int, items: Iterator[SourceItem]) -> Iterator[_JobRow]:
-    for position, item in enumerate(items):
-        metadata = metadata_json(item.metadata) if item.metadata else None
-        decided = item.state != "queued"
-        yield job_id, position, item.uri, item.title, metadata, item.state, item.reason, decided
-
-
-def _insert(connection: sqlite3.Connection, job_id: int, batch: list[_JobRow]) -> None:
-    for row in batch:
-        number = next_number(connection, job_id) if row[-1] else None
-        connection.execute(
-            "INSERT INTO job_items (job_id, position, path, title, metadata, state, reason, decided, event)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (*row, number),
-        )
+def _to_row(connection: sqlite3.Connection, job_id: int, position: int, item: SourceItem) -> tuple[Any, ...]:
+    metadata = metadata_json(item.metadata) if item.metadata else None
+    is_final = item.state != "queued"
+    event = next_event_number(connection, job_id) if is_final else None
+    return job_id, position, item.uri, item.title, metadata, item.state, item.reason, is_final, event

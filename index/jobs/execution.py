@@ -1,110 +1,113 @@
-"""What a run of a job hands over, and to whom: the files of one run may be decoded here or on other machines."""
+"""Execution backends: where the files of a job run are decoded and embedded, and the result of each file."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from index.collection import Collection
-from index.jobs.ingest import Ingested, OpenedFile, open_unless_known, store
-from index.jobs.item_result import file_name
-from index.jobs.pipeline import Finished, Pace, Pipeline
+from index.jobs.ingest import IngestResult, PreparedFile, check_unchanged, prepare_unless_known, store_video
+from index.jobs.pipeline import ItemResult, Pipeline, PipelineConfig, StageTimer
 from index.jobs.records import Job, JobItem, JobOptions
-from index.jobs.sources.access_policy import Reach
-from index.jobs.sources.fetcher import Fetcher
-from index.jobs.stage_timer import StageClock
+from index.jobs.sources.access_policy import AccessPolicy
+from index.jobs.sources.fetcher import Fetcher, file_name
 from index.records import NewClip, Video
+from vitascope.errors import VitascopeError
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 from vitascope.sandbox.decoder import Decoder
 
 T = TypeVar("T")
+_MAX_REASON = 2000
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """All that concerns one run of a job."""
+class RunContext:
+    """What one run of a job works with."""
 
     collection: Collection
     model: Model
     job: Job
     fetcher: Fetcher
-    reach: Reach
+    policy: AccessPolicy
     limits: MediaLimits
-    pace: Pace
-    clock: StageClock
+    config: PipelineConfig
+    timer: StageTimer
 
 
 class Executor(Protocol):
-    """Files on their way into the collection, from the start of the block to its end. One thread uses it."""
+    """Ingests files concurrently, as a context manager; used by one thread."""
 
-    def __enter__(self) -> Executor: ...
+    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
-    def begin(self, item: JobItem) -> None:
-        """Send an item on its way. Never waits: who begins items sees to it that they are not too many."""
+    def submit(self, item: JobItem) -> None:
+        """Start an item without waiting; the caller limits how many are in flight."""
 
-    def finished(self, timeout: float) -> list[Finished[JobItem]]:
-        """What is finished, and stored if it is a video; waits up to ``timeout`` seconds for the first."""
+    def results(self, timeout: float) -> list[ItemResult[JobItem]]:
+        """Return new results, whose videos are stored, waiting up to ``timeout`` seconds for the first."""
 
-    def shares(self) -> list[tuple[JobItem, float]]:
-        """How much of items at hand is done, 0 to 1, as far as that is known here."""
+    def progress(self) -> list[tuple[JobItem, float]]:
+        """Return the share that is done, 0 to 1, of items in progress, where it is known."""
 
-    def abandon(self) -> list[Finished[JobItem]]:
-        """Stop as soon as possible; what was finished until then."""
+    def cancel(self) -> list[ItemResult[JobItem]]:
+        """Stop as soon as possible; return the results until then."""
 
 
-class Workplace(Protocol):
-    """Where files are decoded and embedded. ``decodes_here``: in this process, which a file may kill; the
-    executor of another place says which file it was by ``WorkerDied``.
+class ExecutionBackend(Protocol):
+    """Where files are decoded and embedded.
+
+    ``is_local``: in this process, which a file may kill. An executor of another backend reports that by ``WorkerDied``.
     """
 
     @property
-    def decodes_here(self) -> bool: ...
+    def is_local(self) -> bool: ...
 
-    def executor(self, work: Work) -> Executor: ...
+    def executor(self, context: RunContext) -> Executor: ...
 
 
 class WorkerDied(Exception):
-    """The process that was at an item is gone, and the item may be why."""
+    """The worker process that was working on an item has died, perhaps because of the item."""
 
 
-class ThisProcess:
+class LocalBackend:
     """Decodes and embeds in threads of this process."""
 
-    decodes_here = True
+    is_local = True
 
-    def executor(self, work: Work) -> Executor:
-        def opened(item: JobItem) -> OpenedFile | Ingested:
-            find = work.collection.find_by_hash
-            found = open_item(item, work.job.options, work.fetcher, work.limits, find, work.model.decoder)
-            return Ingested(found, created=False) if isinstance(found, Video) else found
+    def executor(self, context: RunContext) -> Executor:
+        def prepare(item: JobItem) -> PreparedFile | IngestResult:
+            find = context.collection.find_by_hash
+            options, decoder = context.job.options, context.model.decoder
+            prepared = prepare_item(item, options, context.fetcher, context.limits, find, decoder)
+            return IngestResult(prepared, created=False) if isinstance(prepared, Video) else prepared
 
-        def stored(item: JobItem, file: OpenedFile, clips: list[NewClip]) -> Ingested:
-            return store(work.collection, file, clips)
+        def store(item: JobItem, prepared: PreparedFile, clips: list[NewClip]) -> IngestResult:
+            check_unchanged(prepared)
+            return store_video(context.collection, prepared.description, clips)
 
-        return Pipeline(work.model, opened, stored, work.limits, work.pace, work.clock)
+        return Pipeline(context.model, prepare, store, context.limits, context.config, context.timer)
 
 
-def open_item(
+def prepare_item(
     item: JobItem,
     options: JobOptions,
     fetcher: Fetcher,
     limits: MediaLimits,
     find: Callable[[str], T | None],
     decoder: Decoder,
-) -> OpenedFile | T:
-    """Fetch, hash, probe, cut; or what ``find`` knows of the content's SHA-256.
+) -> PreparedFile | T:
+    """Fetch, hash, probe and segment an item's file, unless ``find`` knows the SHA-256 of its content.
 
-    Beside a copy lies nothing that belongs to it. Raises InvalidInput, media errors, StorageError, Interrupted.
+    Subtitle files are looked for only beside files that are read in place. Raises InvalidInput, media errors,
+    StorageError, FetchInterrupted.
     """
-    return open_unless_known(
+    return prepare_unless_known(
         fetcher.fetch(item.path, item.position),
         find,
         title=item.title or PurePosixPath(file_name(item.path)).stem,
@@ -112,5 +115,34 @@ def open_item(
         segmentation=options.segmentation,
         limits=limits,
         decoder=decoder,
-        reach=fetcher.reach if fetcher.is_external(item.path) else None,
+        policy=fetcher.policy if fetcher.is_external(item.path) else None,
     )
+
+
+def item_outcome(result: ItemResult[JobItem], job: Job, fetcher: Fetcher, collection: Collection) -> JobItem:
+    """Return the item as succeeded, skipped or failed, with the reason."""
+    item = result.item
+    local_path = fetcher.local_path(item.path, item.position)
+    if result.ingested is not None:
+        video = result.ingested.video
+        # Killed between adding the video and recording that: this job added it, in an earlier attempt.
+        is_same = video.path == collection.media.path_of(local_path)
+        was_added_before = item.attempts > 1 and is_same and video.added_at >= job.created_at
+        if result.ingested.created or was_added_before:
+            notes = "; ".join(result.ingested.notes).replace(local_path.name, file_name(item.path))
+            reason = sanitize_reason(notes) or None
+            return replace(item, state="succeeded", reason=reason, video_id=video.id, seconds=video.duration)
+        reason = f"the collection has this content already: video {video.id}, {video.path}"
+        return replace(item, state="skipped", reason=reason, video_id=video.id)
+    if isinstance(result.error, VitascopeError):
+        reason = str(result.error).replace(local_path.name, file_name(item.path))
+        return replace(item, state="failed", reason=sanitize_reason(reason))
+    # A defect in reading one file must not end the job.
+    _log.error("job %d: %s", item.job_id, item.path, exc_info=result.error)
+    reason = f"unexpected {type(result.error).__name__}: {result.error}"
+    return replace(item, state="failed", reason=sanitize_reason(reason))
+
+
+def sanitize_reason(reason: str) -> str:
+    """Return a reason as valid UTF-8 of limited length, which the catalogue can store."""
+    return reason.encode("utf-8", "backslashreplace").decode()[:_MAX_REASON]

@@ -1,31 +1,122 @@
-"""The state of a watched folder between two looks, and what follows from each."""
+"""Watching of a folder: index complete files, report files that go, and delete their videos if requested.
+
+The folder is listed again and again, which works on network drives, too. A file is complete when it has not changed for
+some seconds. Each round of new files is a job of its own, so that nothing is lost when the process dies.
+
+The catalogue stores for each file (`index.storage.watched_files`) the video that its content is, and its inode, size
+and times. A file whose inode, size or times differ is read again, and its content decides.
+"""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 
 from index.collection import Collection
-from index.jobs.jobs import JobItem, create_job, items, jobs, run_job
-from index.jobs.records import MAX_PAGE, NOTES_KEPT
-from index.jobs.sources.source_types import MAX_NAMED, FilesSource
-from index.jobs.watch_losses import Loss, Losses
-from index.jobs.watch_records import Say, Totals, Watch
-from index.jobs.watched_folder import Drives, FileStatus, Look, is_missing, look_at, nearest_folder
+from index.jobs.jobs import MAX_PAGE, create_job, list_items, list_jobs
+from index.jobs.records import MAX_NOTES, JobItem, JobOptions
+from index.jobs.runner import run_job
+from index.jobs.sources.source_types import MAX_NAMED, FilesSource, FolderSource, source_dict
+from index.jobs.watch_losses import MAX_DELETE, LostVideo, LostVideos
+from index.jobs.watched_folder import Drives, FileStatus, FolderSnapshot, is_missing, nearest_folder, scan_folder
 from index.records import Video
 from index.storage.watched_files import WatchedFile, read_watched_files, video_paths, videos_at, write_watched_files
 from vitascope.errors import Conflict, InvalidInput
 from vitascope.model import Model
 
-_EVENTS = {"succeeded": "added", "skipped": "skipped", "failed": "failed", "quarantined": "failed"}
-_OTHER_DRIVE = "its file system is not there, or another one is in its place"
+EventCallback = Callable[[dict[str, Any]], None]
+"""Receives events: ``event``, ``path``, and where they apply ``video`` (its id) and ``reason``."""
+
+_ITEM_EVENTS = {"succeeded": "added", "skipped": "skipped", "failed": "failed", "quarantined": "failed"}
+_OTHER_DRIVE = "its file system is not mounted, or another one is mounted there"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """A folder to watch, and how.
+
+    Attributes:
+        source: the folder.
+        options: of the jobs.
+        interval: seconds between two scans.
+        quiet_seconds: for how long a file must be unchanged, or lost.
+        delete: whether videos whose file is gone or replaced are deleted from the collection.
+        max_delete: share of the folder's videos that may be deleted at once, 0 to 1.
+    """
+
+    source: FolderSource
+    options: JobOptions
+    interval: float = 5.0
+    quiet_seconds: float = 5.0
+    delete: bool = False
+    max_delete: float = MAX_DELETE
+
+
+@dataclass
+class WatchTotals:
+    """What happened while a folder was watched.
+
+    Attributes:
+        notes: files that were added with a note, at most ``MAX_NOTES``.
+        gone: videos whose file was deleted or replaced.
+        removed: videos that were deleted for that.
+        held: videos that stay now although their file is lost.
+        held_reason: why, where there are too many.
+        unavailable: folders and files that cannot be read now, with the reason.
+    """
+
+    added: int = 0
+    skipped: int = 0
+    failures: list[JobItem] = field(default_factory=list)
+    notes: list[JobItem] = field(default_factory=list)
+    gone: int = 0
+    removed: int = 0
+    held: int = 0
+    held_reason: str | None = None
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+    def summary(self, collection: Collection, source: FolderSource) -> dict[str, Any]:
+        """Return the totals as JSON, with the keys of the summary of a job."""
+        stats = collection.stats()
+        return {
+            "source": source_dict(source),
+            "job": None,
+            "resumed": [],
+            "files": self.added + self.skipped + len(self.failures),
+            "added": self.added,
+            "skipped": self.skipped,
+            "failed": len(self.failures),
+            "failures": [{"file": item.path, "reason": item.reason} for item in self.failures],
+            "notes": [{"file": item.path, "note": item.reason} for item in self.notes],
+            "gone": self.gone,
+            "removed": self.removed,
+            "held_videos": self.held,
+            "held_reason": self.held_reason,
+            "unavailable": [{"path": path, "reason": reason} for path, reason in self.unavailable.items()],
+            "videos": stats.videos,
+            "clips": stats.clips,
+        }
+
+
+def watch_folder(collection: Collection, model: Model, options: WatchOptions, on_event: EventCallback) -> WatchTotals:
+    """Watch a folder until KeyboardInterrupt. Raises StorageError and whatever else ends a job."""
+    watcher = FolderWatcher(collection, model, options, on_event)
+    try:
+        watcher.finish_interrupted()
+        while True:
+            watcher.poll(monotonic())
+            sleep(options.interval)
+    except KeyboardInterrupt:
+        return watcher.totals
 
 
 @dataclass(slots=True)
-class _Seen:
-    """A file as it was seen: ``since`` when it is so, ``is_done`` once there is nothing left to do with it."""
+class _SeenFile:
+    """A file as of the last scan: unchanged ``since``; ``is_done`` once it needs no indexing."""
 
     status: FileStatus
     since: float
@@ -33,182 +124,182 @@ class _Seen:
 
 
 class _FolderState(NamedTuple):
-    """The folder of a missing file: the label of its file system, or None and why that cannot be said.
+    """The folder of a missing file: the label of its file system, or None and why it is unavailable.
 
-    ``place``: the folder by which its absence is reported.
+    ``path``: the folder to report as unavailable.
     """
 
-    place: str
+    path: str
     drive: str | None
     reason: str = _OTHER_DRIVE
 
 
-class Follower:
-    """What is known of the folder between two looks."""
+class FolderWatcher:
+    """The state of a watched folder between two scans."""
 
-    def __init__(self, collection: Collection, model: Model, settings: Watch, say: Say) -> None:
+    def __init__(self, collection: Collection, model: Model, options: WatchOptions, on_event: EventCallback) -> None:
         self._collection = collection
         self._model = model
-        self._settings = settings
-        self._say = say
-        self._folder = Path(settings.source.folder)
-        self._seen: dict[str, _Seen] = {}
+        self._options = options
+        self._on_event = on_event
+        self._folder = Path(options.source.folder)
+        self._seen: dict[str, _SeenFile] = {}
         self._known: dict[str, WatchedFile] = {}
         """Rows of the catalogue, by path."""
         self._contents: dict[str, int] = {}
-        """The video that the content of a file is, by path."""
+        """The id of the video that a file's content is, by path."""
         self._expected: set[str] = set()
         """Paths of videos' files that are, or were, in the folder, and are not reported as gone."""
         self._drives = Drives()
-        self._losses = Losses(collection, settings.source, settings.settle, settings.max_delete)
-        self._is_first = True
-        self.totals = Totals()
+        self._lost = LostVideos(collection, options.source, options.quiet_seconds, options.max_delete)
+        self._is_loaded = False
+        self.totals = WatchTotals()
 
     def finish_interrupted(self) -> None:
-        """Run rounds that were interrupted to their end."""
-        unfinished = [*jobs(self._collection, state="queued"), *jobs(self._collection, state="running")]
+        """Finish the jobs of interrupted rounds."""
+        unfinished = [*list_jobs(self._collection, state="queued"), *list_jobs(self._collection, state="running")]
         for job in unfinished:
             is_round = isinstance(job.source, FilesSource) and all(
                 Path(file).is_relative_to(self._folder) for file in job.source.files
             )
-            if is_round and job.options == self._settings.options:
-                run_job(self._collection, self._model, job.id, on_item=self._note)
+            if is_round and job.options == self._options.options:
+                run_job(self._collection, self._model, job.id, on_item=self._on_item)
 
-    def look(self, now: float) -> None:
-        """Look at the folder once, ``now`` by a clock in seconds, and do what follows from it."""
-        if self._is_first:
-            self._recall()
-            self._is_first = False
-        look = self._list()
-        if look is None:
+    def poll(self, now: float) -> None:
+        """Scan the folder once, at ``now`` of a clock in seconds, and act on the changes."""
+        if not self._is_loaded:
+            self._load_known()
+            self._is_loaded = True
+        snapshot = self._scan()
+        if snapshot is None:
             return
-        self._drives.update(look, self._known)
-        self._note_present(look, now)
-        self._note_missing(look, now)
-        settled = [
+        self._drives.update(snapshot, self._known)
+        self._on_present(snapshot, now)
+        self._on_missing(snapshot, now)
+        complete = [
             path
-            for path in look.files
-            if not self._seen[path].is_done and now - self._seen[path].since >= self._settings.settle
+            for path in snapshot.files
+            if not self._seen[path].is_done and now - self._seen[path].since >= self._options.quiet_seconds
         ]
-        for first in range(0, len(settled), MAX_NAMED):
-            self._index(settled[first : first + MAX_NAMED])
-        if self._settings.delete:
-            self._delete_lost(look, now)
+        for first in range(0, len(complete), MAX_NAMED):
+            self._index(complete[first : first + MAX_NAMED])
+        if self._options.delete:
+            self._delete_lost(snapshot, now)
 
-    def _recall(self) -> None:
-        """Read what is known of the folder's files."""
-        source = self._settings.source
+    def _load_known(self) -> None:
+        """Read the rows of the folder's files."""
+        source = self._options.source
         with self._collection.catalogue.read() as connection:
             self._known = read_watched_files(connection, source.folder, source.recursive)
             self._expected = {*self._known, *video_paths(connection, source.folder, source.recursive)}
         self._contents = {path: file.video_id for path, file in self._known.items()}
 
-    def _list(self) -> Look | None:
-        """The folder now; None while it is away: an unmounted drive must not look like one whose files were deleted."""
+    def _scan(self) -> FolderSnapshot | None:
+        """Return the folder now; None while it is unavailable: an unmounted drive must not count as deleted files."""
         try:
-            look = look_at(self._folder, self._settings.source.recursive)
-            reason = None if look.files or not self._expected else "all its files are gone at once"
+            snapshot = scan_folder(self._folder, self._options.source.recursive)
+            reason = None if snapshot.files or not self._expected else "all its files are gone at once"
         except OSError as error:
-            look, reason = None, error.strerror or str(error)
+            snapshot, reason = None, error.strerror or str(error)
         if reason is None:
-            return look
-        self._set_away({**self.totals.away, str(self._folder): reason})
+            return snapshot
+        self._set_unavailable({**self.totals.unavailable, str(self._folder): reason})
         return None
 
-    def _note_present(self, look: Look, now: float) -> None:
-        """Files that have come, changed or come back."""
-        lost = {loss.video.id: loss.event for loss in self._losses}
-        kept = []
-        for path, status in look.files.items():
+    def _on_present(self, snapshot: FolderSnapshot, now: float) -> None:
+        """Handle files that are new, changed or back."""
+        lost_events = {lost.video.id: lost.event for lost in self._lost}
+        moved = []
+        for path, status in snapshot.files.items():
             known, seen = self._known.get(path), self._seen.get(path)
             is_known = known is not None and known.facts == status.facts
             if seen is None or seen.status.facts != status.facts:
-                # One that had been replaced is read again, to learn what that makes of its replacement.
-                is_done = known is not None and is_known and lost.get(known.video_id) != "replaced"
-                self._seen[path] = _Seen(status, now, is_done)
+                # A file that had been replaced is read again, to learn whether its video is replaced still.
+                is_done = known is not None and is_known and lost_events.get(known.video_id) != "replaced"
+                self._seen[path] = _SeenFile(status, now, is_done)
             else:
                 seen.status = status
             if known is not None and is_known:
                 drive, device = self._drives.label(status.device), str(status.device)
                 if (known.drive, known.device, known.held_since) != (drive, device, None):
-                    kept.append(replace(known, drive=drive, device=device, held_since=None))
-        self._keep(kept)
-        self._seen = {path: self._seen[path] for path in look.files}
-        self._expected |= look.files.keys() & self._known.keys()
-        for loss in self._losses:
-            if loss.event == "gone" and loss.video.path in look.files:
-                self._losses.drop(loss.video.id, loss.video.path)
-                self._say({"event": "back", "path": loss.video.path, "video": str(loss.video.id)})
+                    moved.append(replace(known, drive=drive, device=device, held_since=None))
+        self._store(moved)
+        self._seen = {path: self._seen[path] for path in snapshot.files}
+        self._expected |= snapshot.files.keys() & self._known.keys()
+        for lost in self._lost:
+            if lost.event == "gone" and lost.video.path in snapshot.files:
+                self._lost.discard(lost.video.id, lost.video.path)
+                self._on_event({"event": "back", "path": lost.video.path, "video": str(lost.video.id)})
 
-    def _note_missing(self, look: Look, now: float) -> None:
-        """Files that are gone, and folders whose files are away with them."""
-        away: dict[str, str] = {}
+    def _on_missing(self, snapshot: FolderSnapshot, now: float) -> None:
+        """Handle files that are gone, and folders that are unavailable with their files."""
+        unavailable: dict[str, str] = {}
         gone: list[str] = []
         folders: dict[str, _FolderState] = {}
-        for path in sorted(self._expected - look.files.keys()):
-            if path in look.unreadable:
-                away[path] = look.unreadable[path]
+        for path in sorted(self._expected - snapshot.files.keys()):
+            if path in snapshot.unreadable:
+                unavailable[path] = snapshot.unreadable[path]
                 continue
-            above = os.path.dirname(path)
-            if above not in folders:
-                folders[above] = self._folder_state(above, look)
-            state, known = folders[above], self._known.get(path)
+            parent = os.path.dirname(path)
+            if parent not in folders:
+                folders[parent] = self._folder_state(parent, snapshot)
+            state, known = folders[parent], self._known.get(path)
             if state.drive is None or (known is not None and known.drive != state.drive):
-                away[state.place] = state.reason
+                unavailable[state.path] = state.reason
             elif is_missing(path):
                 gone.append(path)
-        self._set_away(away)
+        self._set_unavailable(unavailable)
         for path, videos in self._videos_at(gone).items():
             self._expected.discard(path)
             self._contents.pop(path, None)
             for video in videos:
-                self._note_loss(Loss(video, "gone", now))
+                self._on_lost(LostVideo(video, "gone", now))
 
-    def _folder_state(self, above: str, look: Look) -> _FolderState:
-        folder = Path(above)
+    def _folder_state(self, path: str, snapshot: FolderSnapshot) -> _FolderState:
+        folder = Path(path)
         for parent in (folder, *folder.parents):
-            if str(parent) in look.unreadable:
-                return _FolderState(str(parent), None, look.unreadable[str(parent)])
+            if str(parent) in snapshot.unreadable:
+                return _FolderState(str(parent), None, snapshot.unreadable[str(parent)])
         try:
             nearest, device = nearest_folder(folder, self._folder)
         except OSError as error:
-            return _FolderState(above, None, error.strerror or str(error))
-        if nearest == self._folder != folder:  # not even the mount point of an absent file system is there
+            return _FolderState(path, None, error.strerror or str(error))
+        if nearest == self._folder != folder:  # even the mount point of an absent file system is missing
             nearest = nearest / folder.relative_to(nearest).parts[0]
         return _FolderState(str(nearest), self._drives.label(device))
 
-    def _set_away(self, away: dict[str, str]) -> None:
-        before, self.totals.away = self.totals.away, away
-        for path, reason in away.items():
+    def _set_unavailable(self, unavailable: dict[str, str]) -> None:
+        before, self.totals.unavailable = self.totals.unavailable, unavailable
+        for path, reason in unavailable.items():
             if path not in before:
-                self._say({"event": "away", "path": path, "reason": reason})
+                self._on_event({"event": "unavailable", "path": path, "reason": reason})
         for path in before:
-            if path not in away:
-                self._say({"event": "back", "path": path})
+            if path not in unavailable:
+                self._on_event({"event": "back", "path": path})
 
     def _index(self, paths: list[str]) -> None:
-        """Index files that are complete. One that goes or changes meanwhile is looked at again."""
+        """Index complete files. A file that goes or changes meanwhile is handled by the next scan."""
         earlier = self._videos_at(paths)
-        there = tuple(path for path in paths if Path(path).is_file())
-        if not there:
+        existing = tuple(path for path in paths if Path(path).is_file())
+        if not existing:
             return
         try:
-            job = create_job(self._collection, FilesSource(there), self._settings.options)
+            job = create_job(self._collection, FilesSource(existing), self._options.options)
         except InvalidInput:
-            return  # gone between the look and now
-        job = run_job(self._collection, self._model, job.id, on_item=self._note)
+            return  # gone since the scan
+        job = run_job(self._collection, self._model, job.id, on_item=self._on_item)
         if job.state == "failed":
             raise Conflict(f"job {job.id}: {job.error}")
         contents = {}
-        for item in items(self._collection, job.id, limit=MAX_PAGE):
-            # What has changed since is another file at the next look.
+        for item in list_items(self._collection, job.id, limit=MAX_PAGE):
+            # A file that has changed since is another file at the next scan.
             self._seen[item.path].is_done = True
             if item.video_id is not None:
                 contents[item.path] = item.video_id
-        self._note_contents(contents, earlier)
+        self._record_contents(contents, earlier)
 
-    def _note_contents(self, contents: dict[str, int], earlier: dict[str, list[Video]]) -> None:
-        """What the content of files is, and which videos are replaced by that."""
+    def _record_contents(self, contents: dict[str, int], earlier: dict[str, list[Video]]) -> None:
+        """Record the videos that files are, and handle the videos that they replace."""
         self._contents.update(contents)
         self._expected |= contents.keys()
         for path, video_id in contents.items():
@@ -219,45 +310,45 @@ class Follower:
             seen = self._seen[path]
             facts, device = seen.status.facts, seen.status.device
             file = WatchedFile(path, video_id, facts, self._drives.label(device), str(device))
-            self._losses.drop(video_id, path)
+            self._lost.discard(video_id, path)
             replaced = [video for video in earlier[path] if video.id != video_id]
             known = self._known.get(path)
-            is_elsewhere = known is not None and known.drive != file.drive
+            is_on_other_drive = known is not None and known.drive != file.drive
             for video in replaced:
-                self._note_loss(Loss(video, "replaced", seen.since, file, is_elsewhere))
-            if not (replaced and self._settings.delete):
+                self._on_lost(LostVideo(video, "replaced", seen.since, file, is_on_other_drive))
+            if not (replaced and self._options.delete):
                 files.append(file)
-        self._keep(files)
+        self._store(files)
 
-    def _note_loss(self, loss: Loss) -> None:
-        """Report a loss, and have its video deleted in time if it is to be."""
-        event = {"event": loss.event, "path": loss.video.path, "video": str(loss.video.id)}
-        if loss.is_on_other_drive:
+    def _on_lost(self, lost: LostVideo) -> None:
+        """Report a lost file, and schedule the deletion of its video if requested."""
+        event = {"event": lost.event, "path": lost.video.path, "video": str(lost.video.id)}
+        if lost.is_on_other_drive:
             event["reason"] = "by a file on another file system"
         self.totals.gone += 1
-        self._say(event)
-        if self._settings.delete:
-            self._losses.add(loss)
+        self._on_event(event)
+        if self._options.delete:
+            self._lost.add(lost)
 
-    def _delete_lost(self, look: Look, now: float) -> None:
-        """Delete the videos whose file is lost, or say why they stay."""
-        held, lost = self._losses.held, {loss.video.id for loss in self._losses}
-        contents = {video for path, video in self._contents.items() if video in lost and path in look.files}
-        due = self._losses.due(now, self._known, contents)
-        self.totals.held, self.totals.held_reason = len(self._losses.held), self._losses.reason
-        if self._losses.reason is not None and self._losses.held != held:
-            self._say({"event": "held", "path": str(self._folder), "reason": self._losses.reason})
+    def _delete_lost(self, snapshot: FolderSnapshot, now: float) -> None:
+        """Delete the videos whose file is lost, or report why they stay."""
+        held, lost_ids = self._lost.held, {lost.video.id for lost in self._lost}
+        duplicated = {video for path, video in self._contents.items() if video in lost_ids and path in snapshot.files}
+        due = self._lost.due(now, self._known, duplicated)
+        self.totals.held, self.totals.held_reason = len(self._lost.held), self._lost.reason
+        if self._lost.reason is not None and self._lost.held != held:
+            self._on_event({"event": "held", "path": str(self._folder), "reason": self._lost.reason})
         deleted = []
-        for loss in due:
-            if self._losses.delete(loss):
-                deleted.append(loss)
+        for lost in due:
+            if self._lost.delete(lost):
+                deleted.append(lost)
                 self.totals.removed += 1
-                self._say({"event": "removed", "path": loss.video.path, "video": str(loss.video.id)})
-        self._forget({loss.video.id for loss in deleted})
-        self._keep([loss.successor for loss in deleted if loss.successor is not None])
+                self._on_event({"event": "removed", "path": lost.video.path, "video": str(lost.video.id)})
+        self._forget({lost.video.id for lost in deleted})
+        self._store([lost.successor for lost in deleted if lost.successor is not None])
 
     def _forget(self, video_ids: set[int]) -> None:
-        """Forget what is known of deleted videos. Files of the same content, skipped until now, are to be indexed."""
+        """Forget deleted videos. Files of the same content, skipped until now, are to be indexed."""
         if not video_ids:
             return
         self._known = {path: file for path, file in self._known.items() if file.video_id not in video_ids}
@@ -266,8 +357,8 @@ class Follower:
             if path in self._seen:
                 self._seen[path].is_done = False
 
-    def _keep(self, files: list[WatchedFile]) -> None:
-        """Write what is known of files."""
+    def _store(self, files: list[WatchedFile]) -> None:
+        """Store rows of files."""
         if files:
             with self._collection.catalogue.write() as connection:
                 write_watched_files(connection, files)
@@ -279,18 +370,18 @@ class Follower:
         with self._collection.catalogue.read() as connection:
             return videos_at(connection, paths)
 
-    def _note(self, item: JobItem, done: int, total: int) -> None:
-        event: dict[str, Any] = {"event": _EVENTS[item.state], "path": item.path}
+    def _on_item(self, item: JobItem, done: int, total: int) -> None:
+        event: dict[str, Any] = {"event": _ITEM_EVENTS[item.state], "path": item.path}
         if item.video_id is not None:
             event["video"] = str(item.video_id)
         if item.reason is not None:
             event["reason"] = item.reason
         if item.state == "succeeded":
             self.totals.added += 1
-            if item.reason is not None and len(self.totals.notes) < NOTES_KEPT:
+            if item.reason is not None and len(self.totals.notes) < MAX_NOTES:
                 self.totals.notes.append(item)
         elif item.state == "skipped":
             self.totals.skipped += 1
         else:
             self.totals.failures.append(item)
-        self._say(event)
+        self._on_event(event)

@@ -1,203 +1,200 @@
-"""Indexing jobs: a source is listed once, then its files are added, several at a time, each outcome durable.
+"""Indexing jobs of a collection: create, read, cancel, pause, resume and retry them.
 
-A job that was killed goes on where it stopped: what it added stays, the files it was at are tried again, and no
-content is added twice. A file at which the process dies again and again is put aside with the reason.
+A job lists its source once, then adds the files, several at a time; each outcome is durable. A job that was killed
+resumes where it stopped: added videos stay, files in progress are tried again, and no content is added twice.
+``index.jobs.runner`` runs jobs.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs import state as job_state
-from index.jobs.events import note_state
-from index.jobs.pipeline import Pace
-from index.jobs.records import (
-    FINISHED,
-    ITEM_STATES,
-    JOB_STATES,
-    ItemState,
-    Job,
-    JobCounts,
-    JobItem,
-    JobOptions,
-    JobRate,
-    JobState,
-    find_job,
-    items,
-    job,
-    jobs,
-    options_json,
-)
-from index.jobs.runner import OnItem, OnPart, run_job
-from index.jobs.sources.access_policy import EVERYWHERE, Reach
-from index.jobs.sources.source_types import FolderSource, Source, UploadSource, check_source, source_json
-from index.jobs.sources.uploaded_files import held_path, new_held_name
-from index.records import Scalar, check_metadata
-from vitascope.errors import Conflict
+from index.jobs.records import Job, JobItem, JobOptions
+from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
+from index.jobs.sources.source_types import Source, UploadSource, check_source, new_upload_name
+from index.records import check_metadata
+from index.storage import job_transitions
+from index.storage import jobs as storage
+from index.storage.job_events import append_state_event
+from vitascope.errors import Conflict, InvalidInput
+from vitascope.job_states import FINAL_JOB_STATES, ITEM_STATES, JOB_STATES, ItemState, JobState
 
-__all__ = [
-    "FINISHED",
-    "ITEM_STATES",
-    "JOB_STATES",
-    "ItemState",
-    "Job",
-    "JobCounts",
-    "JobItem",
-    "JobOptions",
-    "JobRate",
-    "JobState",
-    "OnItem",
-    "OnPart",
-    "Pace",
-    "cancel",
-    "create_folder_job",
-    "create_job",
-    "create_upload_job",
-    "items",
-    "job",
-    "jobs",
-    "pause",
-    "resume",
-    "retry",
-    "run_job",
-]
+MAX_PAGE = 10_000
 
 
 def create_job(
-    collection: Collection, source: Source, options: JobOptions | None = None, reach: Reach = EVERYWHERE
+    collection: Collection, source: Source, options: JobOptions | None = None, policy: AccessPolicy = UNRESTRICTED
 ) -> Job:
-    """A queued job that adds what ``source`` names; ``run_job`` lists it and does the work.
+    """Create a queued job that adds the videos of ``source``.
 
-    ``reach``: what the source may name. Raises InvalidInput when the source is not there or out of reach,
+    ``policy``: what the source may name. Raises InvalidInput when the source does not exist or is not allowed,
     StorageError.
     """
-    checked, kept = check_source(source, reach), _checked(options or JobOptions())
+    checked_source, checked_options = check_source(source, policy), _check_options(options or JobOptions())
     with collection.catalogue.write() as connection:
-        return _insert(connection, checked, kept)
-
-
-def _checked(options: JobOptions) -> JobOptions:
-    return JobOptions(options.segmentation, check_metadata(options.metadata), options.confined)
-
-
-def _insert(connection: sqlite3.Connection, source: Source, options: JobOptions) -> Job:
-    row = connection.execute(
-        "INSERT INTO jobs (source, options, state, created_at) VALUES (?, ?, 'queued', ?) RETURNING id",
-        (source_json(source), options_json(options), time.time()),
-    ).fetchone()
-    note_state(connection, row[0])
-    return find_job(connection, row[0])
-
-
-def create_folder_job(
-    collection: Collection,
-    folder: str | os.PathLike[str],
-    *,
-    recursive: bool = True,
-    segmentation: Segmentation | None = None,
-    metadata: Mapping[str, Scalar] | None = None,
-) -> Job:
-    """``create_job`` for the files of a folder."""
-    options = JobOptions(segmentation or Segmentation(), metadata or {})
-    return create_job(collection, FolderSource(str(folder), recursive), options)
+        job_id = storage.insert_job(connection, checked_source, checked_options)
+        append_state_event(connection, job_id)
+        return storage.read_job(connection, job_id)
 
 
 def create_upload_job(
-    collection: Collection, file: Path, ending: str, *, name: str, title: str, options: JobOptions
+    collection: Collection, file: Path, suffix: str, *, name: str, title: str, options: JobOptions
 ) -> Job:
-    """A queued job that makes a video of ``file``, which becomes the collection's: when this returns, file and job
-    survive a crash, and ``run_job`` sees to it that the file goes if no video comes of it.
+    """Create a queued job that adds an uploaded file, and move the file into the collection.
 
-    ``name``: what the file was called; ``ending``: of its kind, as "mp4". Raises InvalidInput, CollectionNotFound and
-    StorageError.
+    When this returns, file and job survive a crash. The job removes the file if no video comes of it.
+
+    Args:
+        file: the upload, which is moved.
+        suffix: of its format, as "mp4".
+        name: of the file at the client.
+        title: of the video.
+
+    Raises:
+        InvalidInput, CollectionNotFound, StorageError.
     """
-    source, kept = UploadSource(name, new_held_name(ending), title), _checked(options)
-    with collection.media.writing(held_path(source), file) as connection:
-        collection.media.move_in(file, held_path(source))
-        created = _insert(connection, source, kept)
-        connection.execute(
-            "INSERT INTO job_items (job_id, position, path, title, state) VALUES (?, 0, ?, ?, 'queued')",
-            (created.id, name, title),
-        )
-        connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (created.id,))
-        return find_job(connection, created.id)
+    source, checked_options = UploadSource(name, new_upload_name(suffix), title), _check_options(options)
+    with collection.media.writing(source.stored_path, file) as connection:
+        collection.media.move_in(file, source.stored_path)
+        job_id = storage.insert_job(connection, source, checked_options)
+        storage.insert_items(connection, [(job_id, 0, name, title, None, "queued", None, False, None)])
+        job_transitions.mark_listed(connection, job_id)
+        return storage.read_job(connection, job_id)
+
+
+def get_job(collection: Collection, job_id: int) -> Job:
+    """Return the job of this id. Raises JobNotFound."""
+    with collection.catalogue.read() as connection:
+        return storage.read_job(connection, job_id)
+
+
+def list_jobs(
+    collection: Collection, limit: int = 100, before_id: int | None = None, state: JobState | None = None
+) -> list[Job]:
+    """Return at most ``limit`` jobs, newest first, of one state and older than ``before_id`` if given.
+
+    Raises InvalidInput.
+    """
+    _check_limit(limit)
+    _check_state(state, JOB_STATES)
+    with collection.catalogue.read() as connection:
+        return storage.read_jobs(connection, limit, before_id, state)
+
+
+def list_items(
+    collection: Collection, job_id: int, state: ItemState | None = None, limit: int = 1000, after_position: int = -1
+) -> list[JobItem]:
+    """Return at most ``limit`` files of a job in order, of one state if given, from after ``after_position``.
+
+    Raises JobNotFound and InvalidInput.
+    """
+    _check_limit(limit)
+    _check_state(state, ITEM_STATES)
+    with collection.catalogue.read() as connection:
+        storage.read_job(connection, job_id)
+        return storage.read_items(connection, job_id, state, limit, after_position)
+
+
+def iter_items(collection: Collection, job_id: int, state: ItemState) -> Iterator[JobItem]:
+    """Yield every file of a job in a state, in order, read page by page. Raises JobNotFound."""
+    page = list_items(collection, job_id, state)
+    while page:
+        yield from page
+        page = list_items(collection, job_id, state, after_position=page[-1].position)
+
+
+def count_added_by(collection: Collection, job_id: int, earlier: Sequence[int]) -> int:
+    """Count the files that a job skipped and that one of the ``earlier`` jobs had added."""
+    with collection.catalogue.read() as connection:
+        return storage.count_added_by(connection, job_id, earlier)
 
 
 def cancel(collection: Collection, job_id: int) -> Job:
-    """Cancel a job: at once where nobody runs it, else after the files at hand. What was added stays.
+    """Cancel a job: at once if it is not running, else after the files in progress. Added videos stay.
 
-    Raises JobNotFound, and Conflict for a job that succeeded or failed already.
+    Raises JobNotFound, and Conflict for a job that has succeeded or failed.
     """
     with collection.catalogue.write() as connection:
-        found = find_job(connection, job_id)
-        if found.state in ("succeeded", "failed"):
-            raise Conflict(f"job {job_id}: {found.state} already; a job that is not finished was expected")
-        if found.state == "running" and not job_state.is_abandoned(connection, job_id):
-            if found.requested != "cancel":
-                job_state.request(connection, job_id, "cancel")
-        elif found.state != "cancelled":
-            job_state.finish(connection, job_id, "cancelled")
-        found = find_job(connection, job_id)
-    if found.state == "cancelled":
+        job = storage.read_job(connection, job_id)
+        if job.state in ("succeeded", "failed"):
+            raise Conflict(f"job {job_id}: {job.state} already; a job that is not finished was expected")
+        if job.state == "running" and not job_transitions.is_abandoned(connection, job_id):
+            if job.requested != "cancel":
+                job_transitions.request_stop(connection, job_id, "cancel")
+        elif job.state != "cancelled":
+            job_transitions.finish(connection, job_id, "cancelled")
+        job = storage.read_job(connection, job_id)
+    if job.state == "cancelled":
         collection.media.remove_listed()
-    return found
+    return job
 
 
 def pause(collection: Collection, job_id: int) -> Job:
-    """Let a job rest: at once where nobody runs it, else after the files at hand.
+    """Pause a job: at once if it is not running, else after the files in progress.
 
     Raises JobNotFound, and Conflict for a job that is finished or being cancelled.
     """
     with collection.catalogue.write() as connection:
-        found = find_job(connection, job_id)
-        if found.state in FINISHED or found.requested == "cancel":
-            state = "being cancelled" if found.requested == "cancel" else f"{found.state} already"
-            raise Conflict(f"job {job_id}: {state}; a queued or running job was expected")
-        if found.state == "running" and not job_state.is_abandoned(connection, job_id):
-            if found.requested != "pause":
-                job_state.request(connection, job_id, "pause")
-        elif found.state != "paused":
-            job_state.note_abandoned(connection, job_id)  # where the owner has died; else there is nothing running
-            job_state.pause(connection, job_id)
-        return find_job(connection, job_id)
+        job = storage.read_job(connection, job_id)
+        _check_can_continue(job, "a queued or running job")
+        if job.state == "running" and not job_transitions.is_abandoned(connection, job_id):
+            if job.requested != "pause":
+                job_transitions.request_stop(connection, job_id, "pause")
+        elif job.state != "paused":
+            job_transitions.requeue_abandoned(connection, job_id)  # no file is running unless the owner has died
+            job_transitions.pause(connection, job_id)
+        return storage.read_job(connection, job_id)
 
 
 def resume(collection: Collection, job_id: int) -> Job:
-    """Queue a paused job again, or take back the request to pause it; whoever runs jobs must be told.
+    """Requeue a paused job, or withdraw the request to pause it. The caller notifies the worker.
 
     Raises JobNotFound, and Conflict for a job that is finished or being cancelled.
     """
     with collection.catalogue.write() as connection:
-        found = find_job(connection, job_id)
-        if found.state in FINISHED or found.requested == "cancel":
-            state = "being cancelled" if found.requested == "cancel" else f"{found.state} already"
-            raise Conflict(f"job {job_id}: {state}; a paused job was expected")
-        if found.state == "paused" or found.requested is not None:
-            job_state.queue_again(connection, job_id)
-        return find_job(connection, job_id)
+        job = storage.read_job(connection, job_id)
+        _check_can_continue(job, "a paused job")
+        if job.state == "paused" or job.requested is not None:
+            job_transitions.requeue(connection, job_id)
+        return storage.read_job(connection, job_id)
 
 
 def retry(collection: Collection, job_id: int) -> Job:
-    """Queue a finished job again for what failed, was put aside or cancelled; whoever runs jobs must be told.
+    """Requeue a finished job for its failed, quarantined and cancelled files. The caller notifies the worker.
 
-    What the source itself ruled out (a malformed line, a file that is no media) is not tried again. Raises
-    JobNotFound, and Conflict for a job that is not finished or has nothing to try again.
+    Files that listing the source ruled out (a malformed row, a file that is no media) are not retried. Raises
+    JobNotFound, and Conflict for a job that is not finished or has nothing to retry.
     """
     with collection.catalogue.write() as connection:
-        found = find_job(connection, job_id)
-        if found.state not in FINISHED:
-            raise Conflict(f"job {job_id}: {found.state}; a finished job was expected")
-        if isinstance(found.source, UploadSource):
-            raise Conflict(f"job {job_id}: its file went when it ended; it must be uploaded again: {found.source.file}")
-        queued = job_state.requeue_failed(connection, job_id)
-        listed = connection.execute("SELECT listed FROM jobs WHERE id = ?", (job_id,)).fetchone()[0]
-        if not queued and listed:
-            raise Conflict(f"job {job_id}: nothing in it failed that could be tried again")
-        job_state.queue_again(connection, job_id)
-        return find_job(connection, job_id)
+        job = storage.read_job(connection, job_id)
+        if job.state not in FINAL_JOB_STATES:
+            raise Conflict(f"job {job_id}: {job.state}; a finished job was expected")
+        if isinstance(job.source, UploadSource):
+            raise Conflict(f"job {job_id}: its file was removed when it ended; upload it again: {job.source.file}")
+        requeued = job_transitions.requeue_failed(connection, job_id)
+        if not requeued and storage.is_listed(connection, job_id):
+            raise Conflict(f"job {job_id}: it has no failed file that could be retried")
+        job_transitions.requeue(connection, job_id)
+        return storage.read_job(connection, job_id)
+
+
+def _check_options(options: JobOptions) -> JobOptions:
+    return JobOptions(options.segmentation, check_metadata(options.metadata), options.confined)
+
+
+def _check_can_continue(job: Job, expected: str) -> None:
+    if job.state in FINAL_JOB_STATES or job.requested == "cancel":
+        state = "being cancelled" if job.requested == "cancel" else f"{job.state} already"
+        raise Conflict(f"job {job.id}: {state}; {expected} was expected")
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidInput(f"limit: {limit}; 1 to {MAX_PAGE} was expected")
+
+
+def _check_state(state: str | None, states: Sequence[str]) -> None:
+    if state is not None and state not in states:
+        raise InvalidInput(f"state: {state!r}; one of {', '.join(states)} was expected")

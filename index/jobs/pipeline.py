@@ -1,46 +1,45 @@
-"""Several files on their way into a collection at once: open, decode, embed, store, each stage in threads of its own.
+"""Concurrent ingestion of several files: prepare, decode, embed and store, each stage in threads of its own.
 
-PyAV, hashing and the graph engines release the interpreter's lock, so the stages really run beside each other.
-Between them are bounded channels: of frames, the only large thing, there are never more than what the decoders
-hold, a few batches waiting and what the model is given. A long video passes batch by batch like many short ones.
+PyAV, hashing and the graph engines release the interpreter's lock, so the stages run in parallel. Bounded queues lie
+between them: frames, the only large thing, exist only in the decoders, in a few waiting batches and at the model. A
+long video passes batch by batch, like many short ones.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 
-from index.jobs.closable_queue import Channel
-from index.jobs.ingest import (
-    Decoded,
-    Ingested,
-    OpenedFile,
-    Planned,
-    clip_batches,
-    decode_clips,
-    embed_clips,
-)
-from index.jobs.stage_timer import StageClock
+from index.jobs.ingest import ClipSpec, DecodedClips, IngestResult, PreparedFile, decode_clips, embed_clips
 from index.records import NewClip
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
-FRAME_BATCHES = 4
+MAX_DECODED_BATCHES = 4
 """Decoded batches that wait for the model."""
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+"""Identifies a file in the pipeline, which passes it on without reading it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How much is done at once. ``in_flight``: files begun and not finished. ``openers``: threads that fetch,
-    hash and probe; with one, the first of two equal files is the one that counts. ``decoders``: threads that
-    decode, each with ``decoder_threads`` of the codec's own.
+class PipelineConfig:
+    """Concurrency of a pipeline.
+
+    Attributes:
+        in_flight: files started and not finished.
+        openers: threads that fetch, hash and probe; with one, the first of two equal files is the one that is indexed.
+        decoders: threads that decode, each with ``decoder_threads`` of the codec's own.
     """
 
     in_flight: int = 8
@@ -54,66 +53,140 @@ class Pace:
                 raise InvalidInput(f"{name}: {getattr(self, name)}; at least 1 was expected")
 
 
-Item = TypeVar("Item")
-"""What stands for a file on its way; the pipeline hands it on and does not look into it."""
+class StageTimer:
+    """Adds up the busy seconds of each stage, without waiting times; safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Count the time of the block."""
+        started_at = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - started_at
+            with self._lock:
+                self._seconds[stage] = self._seconds.get(stage, 0.0) + elapsed
+
+    def seconds(self) -> Mapping[str, float]:
+        """Return seconds by stage, of all its threads together."""
+        with self._lock:
+            return dict(self._seconds)
+
+
+class ClosableQueue(Generic[T]):
+    """A bounded queue that can be closed while threads wait at it; once closed it accepts and returns nothing.
+
+    ``queue.Queue.shutdown`` exists only from Python 3.13 on.
+    """
+
+    def __init__(self, capacity: int = 0) -> None:
+        """Create a queue of at most ``capacity`` entries; 0: unbounded."""
+        self._capacity = capacity
+        self._entries: deque[T] = deque()
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    def put(self, entry: T) -> bool:
+        """Append an entry, waiting for capacity; return False if the queue was closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or not self._capacity or len(self._entries) < self._capacity)
+            if self._is_closed:
+                return False
+            self._entries.append(entry)
+            self._changed.notify_all()
+            return True
+
+    def get(self, timeout: float | None = None) -> T | None:
+        """Return the next entry; None after ``timeout`` seconds, and once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or bool(self._entries), timeout)
+            return self._pop()
+
+    def get_nowait(self) -> T | None:
+        """Return the next entry if there is one."""
+        with self._changed:
+            return self._pop()
+
+    def drain(self) -> list[T]:
+        """Return all entries."""
+        return list(iter(self.get_nowait, None))
+
+    def close(self) -> None:
+        """Close the queue and wake all waiting threads."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _pop(self) -> T | None:
+        if self._is_closed or not self._entries:
+            return None
+        entry = self._entries.popleft()
+        self._changed.notify_all()
+        return entry
 
 
 @dataclass(frozen=True, slots=True)
-class Finished(Generic[Item]):
-    """What became of an item: one of ``ingested`` and ``error``."""
+class ItemResult(Generic[Item]):
+    """The result of an item: either ``ingested`` or ``error``."""
 
     item: Item
-    ingested: Ingested | None
+    ingested: IngestResult | None
     error: BaseException | None
 
 
 @dataclass(slots=True)
-class _Work(Generic[Item]):
-    """An item on its way. Each field is written by one stage at a time."""
+class _ItemState(Generic[Item]):
+    """An item in the pipeline. Each field is written by one stage at a time."""
 
     item: Item
-    opened: OpenedFile | None = None
+    prepared: PreparedFile | None = None
     clips: dict[int, list[NewClip]] = field(default_factory=dict)
-    batches: int = 0
-    ended: bool = False
-    followers: list[_Work[Item]] = field(default_factory=list)
-    """Items of the same content: what becomes of this one decides about them."""
+    """Embedded clips by batch number."""
+    batch_count: int = 0
+    is_done: bool = False
+    duplicates: list[_ItemState[Item]] = field(default_factory=list)
+    """Items of the same content, which get the result of this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch(Generic[Item]):
-    work: _Work[Item]
+    state: _ItemState[Item]
     number: int
-    clips: list[Planned]
+    clips: list[ClipSpec]
 
 
 class Pipeline(Generic[Item]):
-    """Stages at work from the start of the block to its end. One thread begins items and takes what is finished."""
+    """Running stages, as a context manager. One thread submits items and takes their results."""
 
     def __init__(
         self,
         model: Model,
-        open_item: Callable[[Item], OpenedFile | Ingested],
-        store_item: Callable[[Item, OpenedFile, list[NewClip]], Ingested],
+        prepare_item: Callable[[Item], PreparedFile | IngestResult],
+        store_item: Callable[[Item, PreparedFile, list[NewClip]], IngestResult],
         limits: MediaLimits,
-        pace: Pace,
-        clock: StageClock,
+        config: PipelineConfig,
+        timer: StageTimer,
     ) -> None:
-        """``open_item`` and ``store_item`` are the first stage and the last; what they raise concerns their item."""
+        """Create a pipeline. ``prepare_item`` and ``store_item`` are its first and last stage."""
         self._model = model
-        self._open_item = open_item
+        self._prepare_item = prepare_item
         self._store_item = store_item
         self._limits = limits
-        self._pace = pace
-        self._clock = clock
+        self._config = config
+        self._timer = timer
         self._lock = threading.Lock()
-        self._leaders: dict[str, _Work[Item]] = {}
-        self._to_open: Channel[_Work[Item]] = Channel()
-        self._to_decode: Channel[_Batch[Item]] = Channel(pace.decoders)
-        self._to_embed: Channel[tuple[_Batch[Item], Decoded]] = Channel(FRAME_BATCHES)
-        self._to_store: Channel[_Work[Item]] = Channel()
-        self._finished: Channel[Finished[Item]] = Channel()
-        stages = [(self._open, "open", pace.openers), (self._decode, "decode", pace.decoders)]
+        self._in_progress: dict[str, _ItemState[Item]] = {}
+        """By SHA-256 of the content."""
+        self._to_prepare: ClosableQueue[_ItemState[Item]] = ClosableQueue()
+        self._to_decode: ClosableQueue[_Batch[Item]] = ClosableQueue(config.decoders)
+        self._to_embed: ClosableQueue[tuple[_Batch[Item], DecodedClips]] = ClosableQueue(MAX_DECODED_BATCHES)
+        self._to_store: ClosableQueue[_ItemState[Item]] = ClosableQueue()
+        self._results: ClosableQueue[ItemResult[Item]] = ClosableQueue()
+        stages = [(self._prepare, "open", config.openers), (self._decode, "decode", config.decoders)]
         stages += [(self._embed, "embed", 1), (self._store, "store", 1)]
         self._threads = [
             threading.Thread(target=run, name=f"job-{name}-{number}", daemon=True)
@@ -121,155 +194,150 @@ class Pipeline(Generic[Item]):
             for number in range(count)
         ]
 
-    def __enter__(self) -> Pipeline[Item]:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.abandon()
+        self.cancel()
 
-    def begin(self, item: Item) -> None:
-        """Send an item on its way. Never waits: who begins items sees to it that they are not too many."""
-        self._to_open.put(_Work(item))
+    def submit(self, item: Item) -> None:
+        """Start an item without waiting; the caller limits how many are in flight."""
+        self._to_prepare.put(_ItemState(item))
 
-    def finished(self, timeout: float) -> list[Finished[Item]]:
-        """What is finished and was not taken yet; waits up to ``timeout`` seconds for the first."""
-        first = self._finished.get(timeout)
-        return [] if first is None else [first, *self._rest()]
+    def results(self, timeout: float) -> list[ItemResult[Item]]:
+        """Return new results, waiting up to ``timeout`` seconds for the first."""
+        first = self._results.get(timeout)
+        return [] if first is None else [first, *self._results.drain()]
 
-    def shares(self) -> list[tuple[Item, float]]:
-        """How much is embedded, 0 to 1, of each long file at hand. One of a single batch is done soon, and left out."""
+    def progress(self) -> list[tuple[Item, float]]:
+        """Return the embedded share, 0 to 1, of each file in progress that has more than one batch."""
         with self._lock:
-            return [(work.item, len(work.clips) / work.batches) for work in self._leaders.values() if work.batches > 1]
+            states = self._in_progress.values()
+            return [(state.item, len(state.clips) / state.batch_count) for state in states if state.batch_count > 1]
 
-    def abandon(self) -> list[Finished[Item]]:
-        """Stop every stage after what it is doing at this moment; what was finished until then."""
-        for channel in (self._to_open, self._to_decode, self._to_embed, self._to_store):
-            channel.close()
+    def cancel(self) -> list[ItemResult[Item]]:
+        """Stop every stage after its current step; return the results until then."""
+        for queue in (self._to_prepare, self._to_decode, self._to_embed, self._to_store):
+            queue.close()
         for thread in self._threads:
             thread.join()
-        for work in self._leaders.values():
-            if work.opened is not None:
-                work.opened.media.close()
-        return list(self._rest())
+        for state in self._in_progress.values():
+            if state.prepared is not None:
+                state.prepared.media.close()
+        return self._results.drain()
 
-    def _rest(self) -> Iterator[Finished[Item]]:
-        while (one := self._finished.get_now()) is not None:
-            yield one
-
-    # The stages
-
-    def _open(self) -> None:
-        while (work := self._to_open.get()) is not None:
-            with self._answerable(work):
-                with self._clock.at_work("open"):
-                    opened = self._open_item(work.item)
-                if isinstance(opened, Ingested):
-                    self._end(work, opened)
-                elif self._leads(work, opened):
-                    batches = list(clip_batches(opened.description))
-                    work.batches = len(batches)
+    def _prepare(self) -> None:
+        while (state := self._to_prepare.get()) is not None:
+            with self._capture_errors(state):
+                with self._timer.measure("open"):
+                    prepared = self._prepare_item(state.item)
+                if isinstance(prepared, IngestResult):
+                    self._finish(state, prepared)
+                elif self._is_first(state, prepared):
+                    batches = list(prepared.description.clip_batches())
+                    state.batch_count = len(batches)
                     for number, clips in enumerate(batches):
-                        if work.ended or not self._to_decode.put(_Batch(work, number, clips)):
+                        if state.is_done or not self._to_decode.put(_Batch(state, number, clips)):
                             break
 
     def _decode(self) -> None:
         while (batch := self._to_decode.get()) is not None:
-            work = batch.work
-            if work.ended or work.opened is None:
+            state = batch.state
+            if state.is_done or state.prepared is None:
                 continue
-            with self._answerable(work):
-                with self._clock.at_work("decode"):
+            with self._capture_errors(state):
+                with self._timer.measure("decode"):
                     decoded = decode_clips(
-                        self._model, work.opened, batch.clips, self._limits, threads=self._pace.decoder_threads
+                        self._model, state.prepared, batch.clips, self._limits, threads=self._config.decoder_threads
                     )
                 self._to_embed.put((batch, decoded))
                 del decoded
 
     def _embed(self) -> None:
         while (first := self._to_embed.get()) is not None:
-            taken = [first, *self._more(len(first[0].clips))]
-            taken = [(batch, decoded) for batch, decoded in taken if not batch.work.ended]
-            if len(taken) > 1 and self._embed_together(taken):
+            ready = [first, *self._drain_ready(len(first[0].clips))]
+            ready = [(batch, decoded) for batch, decoded in ready if not batch.state.is_done]
+            if len(ready) > 1 and self._embed_together(ready):
                 continue
-            for batch, decoded in taken:  # each on its own: an error concerns one file
-                with self._answerable(batch.work):
-                    with self._clock.at_work("embed"):
+            for batch, decoded in ready:  # one by one, so that an error concerns one file
+                with self._capture_errors(batch.state):
+                    with self._timer.measure("embed"):
                         clips = embed_clips(self._model, batch.clips, decoded)
-                    self._note_clips(batch, clips)
-            del first, taken
+                    self._add_clips(batch, clips)
+            del first, ready
 
-    def _more(self, clips: int) -> Iterator[tuple[_Batch[Item], Decoded]]:
-        """What else is ready, while it fits into one batch of the model: nobody is waited for."""
-        while clips < self._model.batch_size and (more := self._to_embed.get_now()) is not None:
-            clips += len(more[0].clips)
-            yield more
+    def _drain_ready(self, clip_count: int) -> Iterator[tuple[_Batch[Item], DecodedClips]]:
+        """Yield decoded batches that are ready, as far as they fit into one batch of the model."""
+        while clip_count < self._model.batch_size and (entry := self._to_embed.get_nowait()) is not None:
+            clip_count += len(entry[0].clips)
+            yield entry
 
-    def _embed_together(self, taken: list[tuple[_Batch[Item], Decoded]]) -> bool:
-        """Embed batches of several files in one run; False when that fails."""
-        planned = [clip for batch, _ in taken for clip in batch.clips]
-        pictures = [jpeg for _, decoded in taken for jpeg in decoded.thumbnails]
+    def _embed_together(self, ready: list[tuple[_Batch[Item], DecodedClips]]) -> bool:
+        """Embed batches of several files in one run of the model; return False if that fails."""
+        specs = [clip for batch, _ in ready for clip in batch.clips]
+        thumbnails = [jpeg for _, decoded in ready for jpeg in decoded.thumbnails]
         try:
-            with self._clock.at_work("embed"):
-                names = taken[0][1].frames
-                frames = {name: np.concatenate([decoded.frames[name] for _, decoded in taken]) for name in names}
-                clips = embed_clips(self._model, planned, Decoded(frames, pictures))
+            with self._timer.measure("embed"):
+                streams = ready[0][1].frames
+                frames = {name: np.concatenate([decoded.frames[name] for _, decoded in ready]) for name in streams}
+                clips = embed_clips(self._model, specs, DecodedClips(frames, thumbnails))
         except Exception:
             return False
-        for batch, _ in taken:
-            own, clips = clips[: len(batch.clips)], clips[len(batch.clips) :]
-            self._note_clips(batch, own)
+        for batch, _ in ready:
+            own_clips, clips = clips[: len(batch.clips)], clips[len(batch.clips) :]
+            self._add_clips(batch, own_clips)
         return True
 
-    def _note_clips(self, batch: _Batch[Item], clips: list[NewClip]) -> None:
-        batch.work.clips[batch.number] = clips
-        if len(batch.work.clips) == batch.work.batches:
-            self._to_store.put(batch.work)
+    def _add_clips(self, batch: _Batch[Item], clips: list[NewClip]) -> None:
+        batch.state.clips[batch.number] = clips
+        if len(batch.state.clips) == batch.state.batch_count:
+            self._to_store.put(batch.state)
 
     def _store(self) -> None:
-        while (work := self._to_store.get()) is not None:
-            assert work.opened is not None
-            with self._answerable(work):
-                clips = [clip for number in range(work.batches) for clip in work.clips[number]]
-                with self._clock.at_work("store"):
-                    ingested = self._store_item(work.item, work.opened, clips)
-                self._end(work, ingested)
+        while (state := self._to_store.get()) is not None:
+            assert state.prepared is not None
+            with self._capture_errors(state):
+                clips = [clip for number in range(state.batch_count) for clip in state.clips[number]]
+                with self._timer.measure("store"):
+                    ingested = self._store_item(state.item, state.prepared, clips)
+                self._finish(state, ingested)
 
-    # Beginnings and ends
-
-    def _leads(self, work: _Work[Item], opened: OpenedFile) -> bool:
-        """Whether this is the first item of its content; any other waits for what becomes of that."""
+    def _is_first(self, state: _ItemState[Item], prepared: PreparedFile) -> bool:
+        """Whether this is the first item of its content; any other waits for the result of that one."""
         with self._lock:
-            leader = self._leaders.setdefault(opened.description.content_sha256, work)
-            if leader is not work:
-                leader.followers.append(work)
-                opened.media.close()  # opened again if nothing comes of the first
+            first = self._in_progress.setdefault(prepared.description.content_sha256, state)
+            if first is not state:
+                first.duplicates.append(state)
+                prepared.media.close()  # prepared again if the first one fails
                 return False
-            work.opened = opened
+            state.prepared = prepared
             return True
 
     @contextmanager
-    def _answerable(self, work: _Work[Item]) -> Iterator[None]:
-        """Whatever goes wrong in the block is what becomes of this item."""
+    def _capture_errors(self, state: _ItemState[Item]) -> Iterator[None]:
+        """Make an exception in the block the result of the item."""
         try:
             yield
-        except BaseException as error:  # an exit, too, must reach whoever waits for the item
-            self._end(work, None, error)
+        except BaseException as error:  # an exit, too, is raised again by the thread that takes the results
+            self._finish(state, None, error)
 
-    def _end(self, work: _Work[Item], ingested: Ingested | None, error: BaseException | None = None) -> None:
+    def _finish(
+        self, state: _ItemState[Item], ingested: IngestResult | None, error: BaseException | None = None
+    ) -> None:
         with self._lock:
-            if work.ended:
+            if state.is_done:
                 return
-            work.ended = True
-            followers, work.followers = work.followers, []
-            if work.opened is not None:
-                self._leaders.pop(work.opened.description.content_sha256, None)
-                work.opened.media.close()
-        work.clips.clear()
-        self._finished.put(Finished(work.item, ingested, error))
-        for follower in followers:
+            state.is_done = True
+            duplicates, state.duplicates = state.duplicates, []
+            if state.prepared is not None:
+                self._in_progress.pop(state.prepared.description.content_sha256, None)
+                state.prepared.media.close()
+        state.clips.clear()
+        self._results.put(ItemResult(state.item, ingested, error))
+        for duplicate in duplicates:
             if ingested is not None:
-                self._end(follower, Ingested(ingested.video, created=False))
+                self._finish(duplicate, IngestResult(ingested.video, created=False))
             else:
-                self._to_open.put(follower)  # it may do better, or has an error of its own
+                self._to_prepare.put(duplicate)  # may succeed, or fails with an error of its own

@@ -1,4 +1,4 @@
-"""One run of a job: its files through the pipeline, until the end, a stop or a failure of the job."""
+"""Running of indexing jobs: lists the source, submits items to an executor and records their outcomes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,27 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from index.collection import Collection
-from index.jobs import state as job_state
-from index.jobs.enqueue_items import list_items
-from index.jobs.execution import Executor, ThisProcess, Work, WorkerDied, Workplace
-from index.jobs.item_result import outcome_of, storable
-from index.jobs.lease import Lease, new_owner, note_ended
-from index.jobs.pipeline import Finished, Pace
-from index.jobs.records import FINISHED, Job, JobItem, find_job, job
-from index.jobs.sources.access_policy import EVERYWHERE, Reach
-from index.jobs.sources.fetcher import Fetcher, FetchWeb, Interrupted, media_folder
-from index.jobs.sources.iterate_source import is_gone
+from index.jobs.enqueue_items import enqueue_items
+from index.jobs.execution import (
+    ExecutionBackend,
+    Executor,
+    LocalBackend,
+    RunContext,
+    WorkerDied,
+    item_outcome,
+    sanitize_reason,
+)
+from index.jobs.jobs import get_job
+from index.jobs.lease import Lease, mark_run_ended, new_owner
+from index.jobs.pipeline import ItemResult, PipelineConfig, StageTimer
+from index.jobs.records import Job, JobItem
+from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
+from index.jobs.sources.fetcher import Fetcher, FetchInterrupted, UrlFetcher, media_folder
+from index.jobs.sources.iterate_source import missing_folder_error
 from index.jobs.sources.list_limits import DEFAULT_LIST_LIMITS, ListLimits
-from index.jobs.sources.source_types import ListSource, UrlSource, source_name
-from index.jobs.sources.uploaded_files import held_file
-from index.jobs.stage_timer import StageClock
+from index.jobs.sources.source_types import ListSource, UploadSource, UrlSource, source_name
+from index.storage import job_transitions
+from index.storage.jobs import read_job
 from vitascope.errors import (
     BundleError,
     ClusterError,
@@ -34,32 +41,24 @@ from vitascope.errors import (
     TaskMissing,
     VitascopeError,
 )
+from vitascope.job_states import FINAL_JOB_STATES
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
 OnItem = Callable[[JobItem, int, int], None]
-"""Called with a file that is done, how many are done, and how many there are."""
-OnPart = Callable[[float, int], None]
-"""Called with how many files are done, parts of long ones at hand included, and how many there are."""
+"""Called with a finished file, the number of finished files, and the number of all files."""
+OnProgress = Callable[[float, int], None]
+"""Called with the number of finished files, parts of long files included, and the number of all files."""
 
 REMOTE_OPENERS = 4
-"""Threads that fetch, where items may lie behind URLs."""
-_LOOK_SECONDS = 0.2
-"""How often a run that waits for a file asks whether it should be abandoned."""
-_PART_SECONDS = 1.0
-_PART = 0.01
-"""How much of the whole job has to be done, and how long ago the last time was, before a part of a file is noted."""
-_FATAL = (StorageError, CollectionNotFound, ClusterError, DecodingUnavailable)
-_OF_THE_JOB = (BundleError, TaskMissing)
-_THIS_PROCESS = ThisProcess()
-
-
-def _ignore(*_: object) -> None:
-    """Nobody wants to know."""
-
-
-def _never() -> bool:
-    return False
+"""Threads that fetch, where items may be URLs."""
+_POLL_SECONDS = 0.2
+"""Interval at which a run that waits for a file checks whether it is to abort."""
+_PROGRESS_SECONDS = 1.0
+_PROGRESS_SHARE = 0.01
+"""Least interval, and least share of the whole job, between two records of progress within files."""
+_FATAL_ERRORS = (StorageError, CollectionNotFound, ClusterError, DecodingUnavailable)
+_JOB_ERRORS = (BundleError, TaskMissing)
 
 
 def run_job(
@@ -67,270 +66,273 @@ def run_job(
     model: Model,
     job_id: int,
     *,
-    on_item: OnItem = _ignore,
-    on_part: OnPart = _ignore,
-    should_stop: Callable[[], bool] = _never,
-    should_abandon: Callable[[], bool] = _never,
+    on_item: OnItem = lambda *_: None,
+    on_progress: OnProgress = lambda *_: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    should_abort: Callable[[], bool] = lambda: False,
     limits: MediaLimits = DEFAULT_LIMITS,
     list_limits: ListLimits = DEFAULT_LIST_LIMITS,
-    reach: Reach | None = None,
-    pace: Pace | None = None,
-    max_crashes: int = job_state.MAX_CRASHES,
-    clock: StageClock | None = None,
-    workplace: Workplace = _THIS_PROCESS,
-    web: FetchWeb | None = None,
+    policy: AccessPolicy | None = None,
+    config: PipelineConfig | None = None,
+    max_crashes: int = job_transitions.MAX_CRASHES,
+    timer: StageTimer | None = None,
+    backend: ExecutionBackend | None = None,
+    url_fetcher: UrlFetcher | None = None,
 ) -> Job:
-    """Run a job to its end in this thread and return it; a finished or paused job is returned as it is.
+    """Run a job to its end in this thread and return it; a finished or paused job is returned unchanged.
 
-    A ``running`` job whose owner died is taken over; files at which the process has died ``max_crashes`` times
-    are put aside. ``should_stop`` is asked before files are begun: when it says True the files at hand, at most
-    ``pace.in_flight``, are finished, and the job goes back to ``queued`` and can be run again later. When
-    ``should_abandon`` says True, and on an exception, the files at hand are left after the clips at hand, to be
-    tried again. A file that cannot be added is noted with the reason, and the job goes on; the job itself fails
-    when its source cannot be listed, or holds more than ``list_limits`` allow, or the bundle cannot embed video.
-    ``reach`` is what a confined job may read. ``clock`` learns how long each stage was at work. ``workplace``: where
-    files are decoded and embedded. ``web`` fetches URLs of any host, where ``reach`` allows that.
+    A running job whose owner died is taken over. A file that cannot be added is recorded with the reason, and the job
+    goes on; the job itself fails when its source cannot be listed or exceeds ``list_limits``, or the bundle cannot
+    embed video.
 
-    Raises JobNotFound, FingerprintMismatch, Conflict (somebody else is running it, or took it over; a confined
-    job without ``reach``), CollectionNotFound, StorageError, ClusterError.
+    Args:
+        should_stop: polled before files are started. When true, the files in progress, at most ``config.in_flight``,
+            are finished, and the job is requeued.
+        should_abort: polled all the time. When true, and on an exception, files in progress are stopped after their
+            current clips, to be tried again.
+        policy: what a confined job may read.
+        max_crashes: files at which the process has died that often are quarantined.
+        timer: adds up the busy time of each stage.
+        backend: where files are decoded and embedded; None: in this process.
+        url_fetcher: fetches public URLs, where ``policy`` allows them.
+
+    Raises:
+        Conflict: another process runs the job or took it over, or a confined job has no ``policy``.
+        JobNotFound, FingerprintMismatch, CollectionNotFound, StorageError, ClusterError.
     """
     collection.require_fingerprint(model.bundle.fingerprint)
-    owner = new_owner(decodes=workplace.decodes_here)
-    found = job(collection, job_id)
-    if found.options.confined and reach is None:
+    backend = backend or LocalBackend()
+    owner = new_owner(is_local=backend.is_local)
+    job = get_job(collection, job_id)
+    if job.options.confined and policy is None:
         raise Conflict(
             f"job {job_id}: belongs to a service, or came with a backup; run it at a service, "
             "which knows what it may read"
         )
     with collection.catalogue.write() as connection:
-        taken = job_state.take(connection, job_id, owner, max_crashes)
-    if not taken:
-        return job(collection, job_id)
-    within = reach if found.options.confined and reach is not None else EVERYWHERE
-    held = held_file(collection, found.source)
-    fetcher = Fetcher(media_folder(collection, job_id), within, limits.max_bytes, web, held)
-    here = workplace.decodes_here
-    run = _Run(collection, found, owner, fetcher, max_crashes, here, on_item, on_part, should_stop, should_abandon)
+        is_claimed = job_transitions.claim(connection, job_id, owner, max_crashes)
+    if not is_claimed:
+        return get_job(collection, job_id)
+    effective_policy = policy if job.options.confined and policy is not None else UNRESTRICTED
+    upload = collection.media.file(job.source.stored_path) if isinstance(job.source, UploadSource) else None
+    fetcher = Fetcher(media_folder(collection, job_id), effective_policy, limits.max_bytes, url_fetcher, upload)
+    config = config or PipelineConfig()
+    if isinstance(job.source, UrlSource | ListSource):
+        config = replace(config, openers=max(config.openers, REMOTE_OPENERS))
+    context = RunContext(collection, model, job, fetcher, effective_policy, limits, config, timer or StageTimer())
+    run = _Run(context, owner, max_crashes, backend.is_local, on_item, on_progress, should_stop, should_abort)
     try:
         with Lease(collection.catalogue, job_id, owner):
-            if run.note_items(within, list_limits):
-                paced = _paced(pace or Pace(), found)
-                work = Work(collection, model, found, fetcher, within, limits, paced, clock or StageClock())
-                run.go(workplace.executor(work), paced.in_flight)
+            if run.enqueue_items(list_limits):
+                run.run(backend.executor(context))
     except BaseException:
         try:
             with collection.catalogue.write() as connection:
-                job_state.release(connection, job_id, owner)
-        except VitascopeError:  # a full disk, most likely: whoever runs the job next will do that
-            note_ended(owner)
+                job_transitions.release(connection, job_id, owner)
+        except VitascopeError:  # a full disk, most likely: the next run of the job does that
+            mark_run_ended(owner)
         raise
     finally:
         fetcher.close()
-    ended = job(collection, job_id)
-    if ended.state in FINISHED:
+    job = get_job(collection, job_id)
+    if job.state in FINAL_JOB_STATES:
         collection.media.remove_listed()
-    return ended
+    return job
 
 
-def _paced(pace: Pace, found: Job) -> Pace:
-    is_remote = isinstance(found.source, UrlSource | ListSource)
-    return replace(pace, openers=max(pace.openers, REMOTE_OPENERS)) if is_remote else pace
+class _RunAborted(Exception):
+    """``should_abort`` was true."""
 
 
-class _Abandoned(Exception):
-    """Whoever runs the job wants it left at once."""
-
-
-class _JobFails(Exception):
-    """The job cannot go on, for the reason given."""
+class _JobFailed(Exception):
+    """The job cannot go on, for this reason."""
 
 
 @dataclass
 class _Run:
-    """The steps of one run; each write checks first that the job is still this run's."""
+    """One run of a job. Every write first checks that this run still owns the job."""
 
-    collection: Collection
-    job: Job
+    context: RunContext
     owner: str
-    fetcher: Fetcher
     max_crashes: int
-    decodes_here: bool
+    is_local: bool
     on_item: OnItem
-    on_part: OnPart
+    on_progress: OnProgress
     should_stop: Callable[[], bool]
-    should_abandon: Callable[[], bool]
+    should_abort: Callable[[], bool]
     in_flight: int = 0
-    is_alone: bool = False
-    """A file is in work at which this process may die, and no other shall be blamed."""
-    parts: float = 0.0
-    parts_at: float = 0.0
-    """How many files were done, with parts, when that was last noted, and when (of the monotonic clock)."""
+    is_exclusive: bool = False
+    """The only file in progress is one at which this process has died before."""
+    recorded_progress: float = 0.0
+    recorded_at: float = 0.0
+    """Finished files, with parts, when progress was last recorded, and that time (monotonic)."""
     outcomes: list[JobItem] = field(default_factory=list)
-    """Of files that are done, not written down yet."""
+    """Finished files that are not recorded yet."""
     crashes: list[JobItem] = field(default_factory=list)
-    """Files that a process of several has died at and that will be tried again, not written down yet."""
+    """Files at which a worker process died and that are not requeued yet."""
 
-    def note_items(self, reach: Reach, limits: ListLimits) -> bool:
-        """Write down the items of the source; False when nothing follows: that failed, and the job with it, or
-        the job was to be paused, cancelled or stopped.
-        """
+    def __post_init__(self) -> None:
+        self.collection, self.job = self.context.collection, self.context.job
+
+    def enqueue_items(self, limits: ListLimits) -> bool:
+        """List the source. Returns False if that ended the run: it failed, or the job was paused or cancelled."""
         try:
-            return list_items(self.collection, self.job, self.owner, reach, limits, self.should_stop)
+            policy = self.context.policy
+            return enqueue_items(self.collection, self.job, self.owner, policy, limits, self.should_stop)
         except OSError as error:
-            where = f"{self.job.source.kind} {source_name(self.job.source)}"
-            self.fail(f"{where}: cannot be listed: {error.strerror or error}")
+            name = f"{self.job.source.kind} {source_name(self.job.source)}"
+            self.fail(f"{name}: cannot be listed: {error.strerror or error}")
             return False
         except InvalidInput as error:
             self.fail(str(error))
             return False
 
-    def go(self, executor: Executor, at_once: int) -> None:
-        """Begin files and note what becomes of them until the job is finished, paused or put back."""
+    def run(self, executor: Executor) -> None:
+        """Submit files and record their outcomes until the job is finished, paused or requeued."""
         with executor:
             try:
-                self.pump(executor, at_once)
-            except _JobFails as reason:
-                self.leave(executor)
+                self.run_loop(executor)
+            except _JobFailed as reason:
+                self.stop_executor(executor)
                 self.fail(str(reason))
-            except _Abandoned:
-                self.leave(executor)
-                self.put_back()
+            except _RunAborted:
+                self.stop_executor(executor)
+                self.requeue()
             except BaseException:
                 with suppress(VitascopeError):
-                    self.leave(executor)
-                    self.put_back()
+                    self.stop_executor(executor)
+                    self.requeue()
                 raise
 
-    def pump(self, executor: Executor, at_once: int) -> None:
-        counts = job(self.collection, self.job.id).counts
+    def run_loop(self, executor: Executor) -> None:
+        counts = get_job(self.collection, self.job.id).counts
         done = counts.done
         while True:
-            stopping = self.should_stop()
-            noted = self.outcomes
-            begun = self.advance(0 if stopping else at_once - self.in_flight)
-            for outcome in noted:
+            is_stopping = self.should_stop()
+            outcomes = self.outcomes
+            items = self.claim_items(0 if is_stopping else self.context.config.in_flight - self.in_flight)
+            for outcome in outcomes:
                 done += 1
                 self.on_item(outcome, done, counts.total)
-            if not self.in_flight and self.end(stopping):
+            if not self.in_flight and self.finish(is_stopping):
                 return
-            for item in begun:
-                executor.begin(item)
-            finished: Sequence[Finished[JobItem]] = []  # nothing, where a pause was taken back just now
-            while self.in_flight and not (finished := executor.finished(_LOOK_SECONDS)):
-                if self.should_abandon():
-                    raise _Abandoned
-                self.heed_cancelling()
-                self.note_parts(executor, done, counts.total)
-            self.settle(finished)
-            if any(item.state == "failed" for item in self.outcomes) and (gone := is_gone(self.job.source)):
-                raise _JobFails(gone)
+            for item in items:
+                executor.submit(item)
+            results: Sequence[ItemResult[JobItem]] = []  # stays empty where a pause was withdrawn just now
+            while self.in_flight and not (results := executor.results(_POLL_SECONDS)):
+                if self.should_abort():
+                    raise _RunAborted
+                self.check_cancelled()
+                self.record_progress(executor, done, counts.total)
+            self.take_results(results)
+            has_failures = any(item.state == "failed" for item in self.outcomes)
+            if has_failures and (error := missing_folder_error(self.job.source)) is not None:
+                raise _JobFailed(error)
 
-    def heed_cancelling(self) -> None:
-        """Fetch no further where somebody wants the job cancelled: what is fetched slowly may take long."""
+    def check_cancelled(self) -> None:
+        """Interrupt fetching, which may take long, if the job is to be cancelled."""
         with self.collection.catalogue.read() as connection:
-            if job_state.owned(connection, self.job.id, self.owner)[1] == "cancel":
-                self.fetcher.interrupt()
+            if job_transitions.check_ownership(connection, self.job.id, self.owner) == "cancel":
+                self.context.fetcher.interrupt()
 
-    def note_parts(self, executor: Executor, done: int, total: int) -> None:
-        """Write down and tell how much of long files is done, where that is noticeable in the whole."""
-        if time.monotonic() < self.parts_at + _PART_SECONDS:
+    def record_progress(self, executor: Executor, done: int, total: int) -> None:
+        """Record and report progress within long files, if it is noticeable in the whole job."""
+        if time.monotonic() < self.recorded_at + _PROGRESS_SECONDS:
             return
-        shares = executor.shares()
-        at_hand = sum(share for _, share in shares)
-        now = done + at_hand
-        if not at_hand or now < self.parts + _PART * total:
+        progress = executor.progress()
+        in_progress = sum(share for _, share in progress)
+        now = done + in_progress
+        if not in_progress or now < self.recorded_progress + _PROGRESS_SHARE * total:
             return
         with self.collection.catalogue.write() as connection:
-            job_state.owned(connection, self.job.id, self.owner)
-            job_state.note_shares(connection, self.job.id, shares)
-        self.parts, self.parts_at = now, time.monotonic()
-        self.on_part(now, total)
+            job_transitions.check_ownership(connection, self.job.id, self.owner)
+            job_transitions.record_progress(connection, self.job.id, progress)
+        self.recorded_progress, self.recorded_at = now, time.monotonic()
+        self.on_progress(now, total)
 
-    def advance(self, room: int) -> Sequence[JobItem]:
-        """Note what is done and take up to ``room`` files, in one transaction; none once somebody wants an end."""
+    def claim_items(self, capacity: int) -> Sequence[JobItem]:
+        """Record outcomes and claim up to ``capacity`` items in one transaction; none once a stop is requested."""
         with self.collection.catalogue.write() as connection:
-            _, requested = job_state.owned(connection, self.job.id, self.owner)
-            self.note(connection)
-            begun: Sequence[JobItem] = []
-            if requested is None and not self.is_alone:
-                crashed = int(not self.in_flight) if self.decodes_here else room
-                begun = job_state.next_items(connection, self.job.id, room, crashed=crashed)
+            requested = job_transitions.check_ownership(connection, self.job.id, self.owner)
+            self.record_outcomes(connection)
+            items: Sequence[JobItem] = []
+            if requested is None and not self.is_exclusive:
+                max_crashed = int(not self.in_flight) if self.is_local else capacity
+                items = job_transitions.claim_items(connection, self.job.id, capacity, max_crashed=max_crashed)
         self.outcomes, self.crashes = [], []
-        self.is_alone = self.decodes_here and any(item.crashes for item in begun)
-        self.in_flight += len(begun)
-        return begun
+        self.is_exclusive = self.is_local and any(item.crashes for item in items)
+        self.in_flight += len(items)
+        return items
 
-    def note(self, connection: sqlite3.Connection) -> None:
-        """Write down what became of files, in an open transaction."""
+    def record_outcomes(self, connection: sqlite3.Connection) -> None:
         for outcome in self.outcomes:
-            job_state.note_outcome(connection, outcome)
+            job_transitions.record_outcome(connection, outcome)
         for item in self.crashes:
-            job_state.note_item_crash(connection, item)
+            job_transitions.record_crash(connection, item)
 
-    def end(self, stopping: bool) -> bool:
-        """Put the job back, let it rest or finish it, as is wanted; False when there are files to go on with."""
+    def finish(self, is_stopping: bool) -> bool:
+        """Requeue, pause, cancel or finish the job; False when there are items to go on with."""
         with self.collection.catalogue.write() as connection:
-            _, requested = job_state.owned(connection, self.job.id, self.owner)
+            requested = job_transitions.check_ownership(connection, self.job.id, self.owner)
             if requested == "cancel":
-                job_state.finish(connection, self.job.id, "cancelled")
+                job_transitions.finish(connection, self.job.id, "cancelled")
             elif requested == "pause":
-                job_state.pause(connection, self.job.id)
-            elif stopping:
-                job_state.release(connection, self.job.id, self.owner)
-            elif find_job(connection, self.job.id).counts.queued:
-                return False  # a pause was asked for and taken back
+                job_transitions.pause(connection, self.job.id)
+            elif is_stopping:
+                job_transitions.release(connection, self.job.id, self.owner)
+            elif read_job(connection, self.job.id).counts.queued:
+                return False  # a pause was requested and withdrawn
             else:
-                job_state.finish(connection, self.job.id, "succeeded")
+                job_transitions.finish(connection, self.job.id, "succeeded")
             return True
 
-    def leave(self, executor: Executor) -> None:
-        """Stop the executor at once. What was finished until then is done, whatever comes of the rest."""
-        self.fetcher.interrupt()
-        with suppress(*_FATAL, *_OF_THE_JOB):  # the first of them is being dealt with
-            self.settle(executor.abandon())
+    def stop_executor(self, executor: Executor) -> None:
+        """Stop the executor at once and take its results until then."""
+        self.context.fetcher.interrupt()
+        with suppress(*_FATAL_ERRORS, *_JOB_ERRORS):  # the first of them is being handled
+            self.take_results(executor.cancel())
 
-    def put_back(self) -> None:
-        """Note what is done and put the job back into the queue."""
+    def requeue(self) -> None:
+        """Record outcomes and requeue the job."""
         with self.collection.catalogue.write() as connection:
-            job_state.owned(connection, self.job.id, self.owner)
-            self.note(connection)
-            job_state.release(connection, self.job.id, self.owner)
+            job_transitions.check_ownership(connection, self.job.id, self.owner)
+            self.record_outcomes(connection)
+            job_transitions.release(connection, self.job.id, self.owner)
 
     def fail(self, error: str) -> None:
-        """Note what is done and end the job: it cannot go on."""
+        """Record outcomes and end the job as failed."""
         with self.collection.catalogue.write() as connection:
-            job_state.owned(connection, self.job.id, self.owner)
-            self.note(connection)
-            job_state.finish(connection, self.job.id, "failed", storable(error))
+            job_transitions.check_ownership(connection, self.job.id, self.owner)
+            self.record_outcomes(connection)
+            job_transitions.finish(connection, self.job.id, "failed", sanitize_reason(error))
 
-    def settle(self, finished: Sequence[Finished[JobItem]]) -> None:
-        """Turn what came out of the executor into outcomes. Raises the first error that concerns more than one
-        file, after the others are settled.
-        """
+    def take_results(self, results: Sequence[ItemResult[JobItem]]) -> None:
+        """Turn results into outcomes. Raises the first error that concerns more than one file, after the others."""
         fault: BaseException | None = None
-        for one in finished:
+        for result in results:
             self.in_flight -= 1
-            is_exit = one.error is not None and not isinstance(one.error, Exception)
-            if is_exit or isinstance(one.error, _FATAL + _OF_THE_JOB):
-                fault = fault or one.error
-            elif isinstance(one.error, WorkerDied):
-                self.blame(one.item)
-            elif not isinstance(one.error, Interrupted):
-                self.outcomes.append(outcome_of(one, self.job, self.fetcher, self.collection))
-        self.is_alone = self.is_alone and bool(self.in_flight)
+            is_exit = result.error is not None and not isinstance(result.error, Exception)
+            if is_exit or isinstance(result.error, _FATAL_ERRORS + _JOB_ERRORS):
+                fault = fault or result.error
+            elif isinstance(result.error, WorkerDied):
+                self.add_crash(result.item)
+            elif not isinstance(result.error, FetchInterrupted):
+                self.outcomes.append(item_outcome(result, self.job, self.context.fetcher, self.collection))
+        self.is_exclusive = self.is_exclusive and bool(self.in_flight)
         for outcome in self.outcomes:
             if outcome.state != "succeeded":
-                self.collection.media.discard(self.fetcher.kept_path(outcome.path, outcome.position))
-        if isinstance(fault, _OF_THE_JOB):
-            raise _JobFails(str(fault)) from fault
+                copy = self.context.fetcher.local_path(outcome.path, outcome.position)
+                self.collection.media.discard(copy)
+        if isinstance(fault, _JOB_ERRORS):
+            raise _JobFailed(str(fault)) from fault
         if fault is not None:
             raise fault
 
-    def blame(self, item: JobItem) -> None:
-        """Count a death against the file; one too many puts it aside."""
-        blamed = replace(item, crashes=item.crashes + 1)
-        if blamed.crashes < self.max_crashes:
-            self.crashes.append(blamed)
+    def add_crash(self, item: JobItem) -> None:
+        """Count a crash of a worker process against its item, which is quarantined after too many."""
+        crashed = replace(item, crashes=item.crashes + 1)
+        if crashed.crashes < self.max_crashes:
+            self.crashes.append(crashed)
         else:
-            reason = job_state.quarantine_reason(blamed.crashes)
-            self.outcomes.append(replace(blamed, state="quarantined", reason=reason))
+            reason = job_transitions.quarantine_reason(crashed.crashes)
+            self.outcomes.append(replace(crashed, state="quarantined", reason=reason))

@@ -1,4 +1,4 @@
-"""Videos of a watched folder that have lost their file, and which of them are to be deleted from the collection."""
+"""Videos of a watched folder whose file is lost, and which of them are to be deleted from the collection."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from index.storage.watched_files import WatchedFile, count_files, existing_video
 from vitascope.errors import VideoNotFound
 
 MAX_DELETE = 0.2
-"""Share of a folder's videos that may be deleted at once. A single video always may."""
+"""Default share of a folder's videos that may be deleted at once. A single video always may."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class LostVideo:
     """A video whose file is gone, or has other content.
 
     Attributes:
-        video: as it is in the collection.
+        video: the video as it is in the collection.
         event: what happened to its file.
         since: when, in seconds of the caller's clock.
-        successor: the file with the other content, to be known once the video is deleted.
-        is_on_other_drive: whether that lies on another file system than the file did: then the video stays.
+        successor: the file with the other content, recorded once the video is deleted.
+        is_on_other_drive: whether the successor lies on another file system than the file did: then the video stays.
     """
 
     video: Video
@@ -37,76 +37,85 @@ class Loss:
     is_on_other_drive: bool = False
 
 
-class Losses:
-    """Videos that have lost their file. They are to be deleted after some time, unless they are too many.
+class LostVideos:
+    """Videos whose file is lost. They are deleted after some time, unless there are too many.
 
-    ``held``: ids of the videos that stay although their file is lost. ``reason``: why those stay that are too many.
+    Attributes:
+        held: ids of the videos that stay although their file is lost.
+        reason: why videos stay, where there are too many.
     """
 
-    def __init__(self, collection: Collection, source: FolderSource, settle: float, max_delete: float) -> None:
-        """``settle``: seconds for which a file must be lost. ``max_delete``: as ``MAX_DELETE``."""
+    def __init__(self, collection: Collection, source: FolderSource, quiet_seconds: float, max_delete: float) -> None:
+        """Create the set.
+
+        Args:
+            quiet_seconds: for how long a file must be lost.
+            max_delete: share of the folder's videos that may be deleted at once, 0 to 1.
+        """
         self._collection = collection
         self._source = source
-        self._settle = settle
+        self._quiet_seconds = quiet_seconds
         self._max_delete = max_delete
-        self._pending: dict[int, Loss] = {}
+        self._pending: dict[int, LostVideo] = {}
         self.held: frozenset[int] = frozenset()
         self.reason: str | None = None
 
-    def __iter__(self) -> Iterator[Loss]:
+    def __iter__(self) -> Iterator[LostVideo]:
         return iter(tuple(self._pending.values()))
 
-    def add(self, loss: Loss) -> None:
-        self._pending.setdefault(loss.video.id, loss)
+    def add(self, lost: LostVideo) -> None:
+        self._pending.setdefault(lost.video.id, lost)
 
-    def drop(self, video_id: int, path: str) -> None:
-        """Forget the loss of a video, if there is one and ``path`` is its file, which is back."""
-        loss = self._pending.get(video_id)
-        if loss is not None and loss.video.path == path:
+    def discard(self, video_id: int, path: str) -> None:
+        """Remove a video whose file, at ``path``, exists again."""
+        lost = self._pending.get(video_id)
+        if lost is not None and lost.video.path == path:
             del self._pending[video_id]
 
-    def due(self, now: float, known: dict[str, WatchedFile], contents: Set[int]) -> list[Loss]:
-        """Return the losses whose videos are to be deleted now, by ``delete``.
+    def due(self, now: float, known: dict[str, WatchedFile], duplicated: Set[int]) -> list[LostVideo]:
+        """Return the videos to be deleted now, by ``delete``.
 
         Args:
             now: seconds of the caller's clock.
-            known: the watched files by path. A file whose video is held is noted there, and in the catalogue.
-            contents: ids of videos whose content a file in the folder has. They may go however many they are: that
+            known: the watched files by path. A file whose video is held is updated there, and in the catalogue.
+            duplicated: ids of videos whose content another file in the folder has. They may always be deleted: that
                 file takes the place of the lost one.
         """
-        self._forget_deleted()
-        candidates = [loss for loss in self if not loss.is_on_other_drive]
-        lost = [loss for loss in candidates if loss.video.id not in contents]
-        due = [loss for loss in candidates if now - loss.since >= self._settle]
-        is_time = any(now - loss.since >= self._settle for loss in lost)
-        self.reason = self._excess(lost, known) if is_time else None
+        self._discard_deleted()
+        candidates = [lost for lost in self if not lost.is_on_other_drive]
+        unique = [lost for lost in candidates if lost.video.id not in duplicated]
+        due = [lost for lost in candidates if now - lost.since >= self._quiet_seconds]
+        is_time = any(now - lost.since >= self._quiet_seconds for lost in unique)
+        self.reason = self._excess_reason(unique, known) if is_time else None
         if self.reason is not None:
-            self._note_held(lost, known)
-            due = [loss for loss in due if loss.video.id in contents]
-        held = {loss.video.id for loss in lost} if self.reason is not None else set()
-        self.held = frozenset(held | {loss.video.id for loss in self if loss.is_on_other_drive})
+            self._record_held(unique, known)
+            due = [lost for lost in due if lost.video.id in duplicated]
+        held = {lost.video.id for lost in unique} if self.reason is not None else set()
+        self.held = frozenset(held | {lost.video.id for lost in self if lost.is_on_other_drive})
         return due
 
-    def delete(self, loss: Loss) -> bool:
-        """Delete the video of a loss from the collection. Returns whether that was done: its file may be back."""
-        self._pending.pop(loss.video.id)
-        if loss.event == "gone" and not is_missing(loss.video.path):
+    def delete(self, lost: LostVideo) -> bool:
+        """Delete a video from the collection; return whether that was done: its file may exist again."""
+        self._pending.pop(lost.video.id)
+        if lost.event == "gone" and not is_missing(lost.video.path):
             return False
         try:
-            self._collection.delete_video(loss.video.id)
+            self._collection.delete_video(lost.video.id)
         except VideoNotFound:
             return False
         return True
 
-    def _excess(self, lost: list[Loss], known: dict[str, WatchedFile]) -> str | None:
-        """Say that so many files are too many to be lost; None where they are not."""
-        paths = {loss.video.path for loss in lost}
-        # Videos that came after losses were held back must not make these a smaller share.
-        held = [
-            file.held_since for loss in lost if (file := known.get(loss.video.path)) and file.held_since is not None
+    def _excess_reason(self, lost_videos: list[LostVideo], known: dict[str, WatchedFile]) -> str | None:
+        """Return an explanation if there are too many lost files; else None."""
+        paths = {lost.video.path for lost in lost_videos}
+        # Videos added after losses were held back must not make these a smaller share.
+        held_since = [
+            file.held_since
+            for lost in lost_videos
+            if (file := known.get(lost.video.path)) and file.held_since is not None
         ]
         with self._collection.catalogue.read() as connection:
-            total = count_files(connection, self._source.folder, self._source.recursive, min(held, default=None))
+            total = count_files(connection, self._source.folder, self._source.recursive, min(held_since, default=None))
         share = min(1.0, len(paths) / max(total, 1))
         if len(paths) < 2 or share <= self._max_delete:
             return None
@@ -115,18 +124,22 @@ class Losses:
             f"{self._max_delete:g} that is deleted at once (--max-delete); they stay"
         )
 
-    def _note_held(self, lost: list[Loss], known: dict[str, WatchedFile]) -> None:
-        """Keep since when videos are held, over restarts."""
-        files = [file for loss in lost if (file := known.get(loss.video.path)) and file.video_id == loss.video.id]
-        held = [replace(file, held_since=time.time()) for file in files if file.held_since is None]
+    def _record_held(self, lost_videos: list[LostVideo], known: dict[str, WatchedFile]) -> None:
+        """Store since when videos are held, for later runs."""
+        now = time.time()
+        held = []
+        for lost in lost_videos:
+            file = known.get(lost.video.path)
+            if file is not None and file.video_id == lost.video.id and file.held_since is None:
+                held.append(replace(file, held_since=now))
         if held:
             with self._collection.catalogue.write() as connection:
                 write_watched_files(connection, held)
             known.update((file.path, file) for file in held)
 
-    def _forget_deleted(self) -> None:
-        """Forget the losses of videos that were deleted by other means."""
+    def _discard_deleted(self) -> None:
+        """Remove videos that were deleted by other means."""
         if self._pending:
             with self._collection.catalogue.read() as connection:
                 existing = existing_videos(connection, self._pending)
-            self._pending = {video_id: loss for video_id, loss in self._pending.items() if video_id in existing}
+            self._pending = {video_id: lost for video_id, lost in self._pending.items() if video_id in existing}

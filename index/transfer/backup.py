@@ -14,9 +14,9 @@ from pathlib import Path
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs import state as job_state
-from index.jobs.events import forget_untold
+from index.storage import job_transitions
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
+from index.storage.job_events import mark_all_delivered
 from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION
 from index.transfer.catalogue_rows import clip_format, count_clips, read_meta, read_sequences, read_videos
@@ -191,5 +191,5 @@ def _finish(catalogue: Catalogue, foreign: ForeignCatalogue) -> None:
                 f"INSERT INTO sqlite_sequence (name, seq) SELECT ?, max(?, coalesce(max(id), 0)) FROM {table}",
                 (table, last),
             )
-        job_state.rest_all(connection, RESTING)
-        forget_untold(connection)
+        job_transitions.pause_all(connection, RESTING)
+        mark_all_delivered(connection)

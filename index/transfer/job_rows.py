@@ -15,19 +15,20 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from index.jobs.records import ItemState, JobCounts, JobOptions, JobRate, JobState, options_json
-from index.jobs.sources.source_types import KINDS, Source, UploadSource, source_json
-from index.jobs.sources.uploaded_files import is_held_name
+from index.jobs.records import JobCounts, JobOptions, JobRate
+from index.jobs.sources.source_types import SOURCE_TYPES, Source, UploadSource, is_upload_name, source_json
 from index.records import check_metadata, check_text
 from index.storage.catalogue import Catalogue
+from index.storage.jobs import options_json
 from index.storage.schema import SCHEMA_VERSION
 from index.storage.versions import create_tables, upgrade_tables
 from index.transfer.catalogue_rows import Count, Finite, Id, Record, checked, first_problem
 from index.transfer.foreign_catalogue import MAX_CELL, ForeignCatalogue
 from vitascope.errors import InvalidInput
+from vitascope.job_states import ItemState, JobState
 
 _OPTIONS = TypeAdapter(JobOptions)
-_SOURCES: dict[str, TypeAdapter[Source]] = {kind: TypeAdapter(source) for kind, source in KINDS.items()}
+_SOURCES: dict[str, TypeAdapter[Source]] = {kind: TypeAdapter(source) for kind, source in SOURCE_TYPES.items()}
 Flag = Literal[0, 1]
 _ROWS_AT_ONCE = 10_000
 _TABLES = ("jobs", "job_items", "job_states")
@@ -151,15 +152,17 @@ def _check_job(values: dict[str, Any]) -> None:
 
 
 def _checked_source(text: str) -> Source:
-    described = json.loads(text)
-    source = _SOURCES[described.pop("kind")].validate_json(json.dumps(described), strict=True)
+    stored = json.loads(text)
+    if "held" in stored:
+        stored["stored_name"] = stored.pop("held")
+    source = _SOURCES[stored.pop("kind")].validate_json(json.dumps(stored), strict=True)
     for field in fields(source):
         value = getattr(source, field.name)
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, str):
                 check_text(f"source: {field.name}", part, MAX_CELL)
-    if isinstance(source, UploadSource) and not is_held_name(source.held):
-        raise InvalidInput(f"source: held: {source.held!r}; the name of a file in the collection was expected")
+    if isinstance(source, UploadSource) and not is_upload_name(source.stored_name):
+        raise InvalidInput(f"source: held: {source.stored_name!r}; the name of a file in the collection was expected")
     return source
 
 

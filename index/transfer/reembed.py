@@ -19,9 +19,8 @@ from pathlib import Path
 from index.clips.clip_planning import Cut
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.ingest import FileDescription, Ingested, OpenedFile, check_unchanged, content_sha256, file_state
-from index.jobs.pipeline import Pace, Pipeline
-from index.jobs.stage_timer import StageClock
+from index.jobs.ingest import FileDescription, IngestResult, PreparedFile, check_unchanged, content_sha256, file_stat
+from index.jobs.pipeline import Pipeline, PipelineConfig, StageTimer
 from index.records import NewClip, Video
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import (
@@ -70,13 +69,13 @@ def reembed(
     *,
     skip_missing: bool = False,
     limits: MediaLimits = DEFAULT_LIMITS,
-    pace: Pace | None = None,
+    config: PipelineConfig | None = None,
     on_video: OnVideo = lambda *_: None,
 ) -> Reembedded:
     """Embed all videos of collection ``name`` by ``model`` and put the result in its place.
 
-    Films pass through the stages of a job, ``pace.in_flight`` at a time. Where a file is gone, has changed or cannot be
-    read, the old collection keeps its name, unless ``skip_missing``: then such videos are not in the new one. Raises
+    Films pass through the stages of a job, ``config.in_flight`` at a time. Where a file is gone, has changed or cannot
+    be read, the old collection keeps its name, unless ``skip_missing``: then such videos are not in the new one. Raises
     InvalidInput where ``model`` filled the collection already, FingerprintMismatch where NAME-next is of a third one,
     CollectionNotFound, TaskMissing, EngineError, StorageError.
     """
@@ -89,7 +88,7 @@ def reembed(
     while True:
         missing = []
         done, total = new.stats().videos, old.stats().videos  # counting reads all rows: once, not for every video
-        with closing(work.pass_on(_lacking(old, new), pace or Pace())) as passed:
+        with closing(work.pass_on(_lacking(old, new), config or PipelineConfig())) as passed:
             for video, problem in passed:
                 if problem is not None:
                     missing.append(Missing(video, problem))
@@ -148,7 +147,9 @@ class _Reembedding:
     embedded: dict[int, list[NewClip]] = field(default_factory=dict)
     """By video, until its turn to be added comes."""
 
-    def pass_on(self, videos: Iterator[Video], pace: Pace) -> Generator[tuple[Video, str | None], None, None]:
+    def pass_on(
+        self, videos: Iterator[Video], config: PipelineConfig
+    ) -> Generator[tuple[Video, str | None], None, None]:
         """Every video once it is added, or with the reason why it cannot be; one that is deleted meanwhile is left out.
 
         They are embedded side by side and added in their order: clip ids then grow, as those who follow the new
@@ -156,15 +157,15 @@ class _Reembedding:
         """
         waiting: deque[Video] = deque()
         ended: dict[int, BaseException | None] = {}
-        with Pipeline(self.model, self._open, self._keep, self.limits, pace, StageClock()) as pipeline:
+        with Pipeline(self.model, self._open, self._keep, self.limits, config, StageTimer()) as pipeline:
             while True:
-                while len(waiting) < pace.in_flight and (video := next(videos, None)) is not None:
+                while len(waiting) < config.in_flight and (video := next(videos, None)) is not None:
                     waiting.append(video)
-                    pipeline.begin(video)
+                    pipeline.submit(video)
                 if not waiting:
                     return
                 while waiting[0].id not in ended:
-                    ended.update((one.item.id, one.error) for one in pipeline.finished(_LOOK_SECONDS))
+                    ended.update((result.item.id, result.error) for result in pipeline.results(_LOOK_SECONDS))
                 video = waiting.popleft()
                 try:
                     self._add(video, ended.pop(video.id))
@@ -175,25 +176,25 @@ class _Reembedding:
                 else:
                     yield video, None
 
-    def _open(self, video: Video) -> OpenedFile:
+    def _open(self, video: Video) -> PreparedFile:
         """The first stage of the pipeline: the clips are those of the old collection."""
         with ExitStack() as unless_returned:
             with media_errors(self.old.media_path(video)):
                 media = unless_returned.enter_context(self.old.media.open(video.path))
-            before = file_state(media.status())
+            before = file_stat(media.status())
             if content_sha256(media, self.limits) != video.content_sha256:
                 raise MediaError(f"{media.name}: has other content than when it was indexed; the same was expected")
             info, clips = self.model.decoder.probe(media, self.limits), self.old.clips(video.id)
             cut = Cut([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips])
             description = FileDescription(media.path, video.content_sha256, info, cut, video.title, video.metadata)
             unless_returned.pop_all()
-            return OpenedFile(media, before, description)
+            return PreparedFile(media, before, description)
 
-    def _keep(self, video: Video, opened: OpenedFile, clips: list[NewClip]) -> Ingested:
+    def _keep(self, video: Video, opened: PreparedFile, clips: list[NewClip]) -> IngestResult:
         """The last stage of the pipeline."""
         check_unchanged(opened)
         self.embedded[video.id] = clips
-        return Ingested(video, created=True)
+        return IngestResult(video, created=True)
 
     def _add(self, video: Video, error: BaseException | None) -> None:
         """Add a video that came out of the pipeline. Raises what it came out with."""

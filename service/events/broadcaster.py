@@ -15,11 +15,11 @@ import anyio
 
 from index.collection import Collection
 from index.jobs import events as job_events
-from index.jobs.records import FINISHED
 from service.errors import Overloaded, TooManyAtOnce
 from service.events.event_buffer import Feed
 from service.events.wire import Told, progress, told
 from vitascope.errors import NotFound, VitascopeError
+from vitascope.job_states import FINAL_JOB_STATES
 
 _log = logging.getLogger("vitascope.service")
 
@@ -159,14 +159,14 @@ class Feeds:
         name, job_id = key
         collection = self._collection(name)
         newest = followed.feed.newest
-        last = job_events.last_number(collection, job_id)
+        last = job_events.last_event_number(collection, job_id)
         if last < newest:
             raise NotFound(f"collection {name}: it was replaced by one with another job {job_id}")
         found = [] if last == newest else job_events.events_after(collection, job_id, newest, PAGE)
         now = time.monotonic()
         if last == followed.counted or now < followed.count_at:
             return [told(event) for event in found], b""
-        job = job_events.job_now(collection, job_id).job
+        job = job_events.current_job_event(collection, job_id).job
         followed.counted = last
         followed.count_at = now + max(PROGRESS_SECONDS, PROGRESS_SHARE * (time.monotonic() - now))
-        return [told(event) for event in found], b"" if job.state in FINISHED else progress(job)
+        return [told(event) for event in found], b"" if job.state in FINAL_JOB_STATES else progress(job)

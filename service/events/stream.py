@@ -10,7 +10,8 @@ from contextlib import suppress
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from index.jobs.events import StateEvent, events_after
+from index.jobs.events import events_after
+from index.jobs.records import StateEvent
 from service.app_state import Service
 from service.events.broadcaster import PAGE, Key
 from service.events.wire import HEARTBEAT, OPENING, Told, told

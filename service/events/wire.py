@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from index.jobs.events import Event, StateEvent
-from index.jobs.records import FINISHED, Job
+from index.jobs.records import Event, Job, StateEvent
 from service.job_views import item_view, job_view
+from vitascope.job_states import FINAL_JOB_STATES
 
 RETRY_MILLISECONDS = 2000
 OPENING = f"retry: {RETRY_MILLISECONDS}\n\n".encode()
@@ -30,7 +30,7 @@ def told(event: Event) -> Told:
     """A change of the job, with the job as it was then, or what became of a file."""
     if isinstance(event, StateEvent):
         data = _written("state", job_view(event.job).model_dump_json(), event.number)
-        return Told(event.number, data, event.job.state in FINISHED)
+        return Told(event.number, data, event.job.state in FINAL_JOB_STATES)
     return Told(event.number, _written("item", item_view(event.item).model_dump_json(), event.number), False)
 
 

@@ -10,7 +10,9 @@ from fastapi import APIRouter, Header, Query, Response
 
 from index.collection import Collection
 from index.jobs import jobs as index_jobs
-from index.jobs.events import job_now
+from index.jobs.events import current_job_event
+from index.jobs.records import Job as IndexJob
+from index.jobs.records import JobOptions
 from index.jobs.sources import source_types as sources
 from index.jobs.sources.access_policy import check_url
 from index.pagination import paginate
@@ -25,8 +27,9 @@ from service.http.parameters import page_limit, read_cursor, record_number
 from service.http.parsing import StrictRoute
 from service.job_views import item_view, job_view
 from service.schemas import sources as schemas
-from service.schemas.jobs import ItemState, Job, JobItems, Jobs, JobState, NewJob
+from service.schemas.jobs import Job, JobItems, Jobs, NewJob
 from service.schemas.segmentation import asked_segmentation
+from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"], route_class=StrictRoute)
 
@@ -88,7 +91,9 @@ async def list_jobs(
 @requires("read")
 async def get_job(name: str, job_id: str, service: ServiceState) -> Job:
     """How far it is."""
-    return await service.light.run(lambda: job_view(index_jobs.job(service.collection(name), record_number(job_id))))
+    return await service.light.run(
+        lambda: job_view(index_jobs.get_job(service.collection(name), record_number(job_id)))
+    )
 
 
 @router.get(
@@ -126,8 +131,8 @@ async def follow_job(
     """
     number = _event_number(last_event_id)
     key = name, record_number(job_id)
-    now = await service.light.run(lambda: job_now(service.collection(name), key[1]))
-    if number == now.number and now.job.state in index_jobs.FINISHED:
+    now = await service.light.run(lambda: current_job_event(service.collection(name), key[1]))
+    if number == now.number and now.job.state in FINAL_JOB_STATES:
         return Response(status_code=204)
     # A number that was never given out is of a collection that had this name before: begin anew.
     return EventStream(service, key, now, None if number is None or number > now.number else number)
@@ -181,14 +186,14 @@ async def retry_job(name: str, job_id: str, service: ReadyService) -> Job:
     return await service.writes.run(_again, service, name, record_number(job_id), index_jobs.retry)
 
 
-def _create(service: Service, name: str, body: NewJob) -> index_jobs.Job:
+def _create(service: Service, name: str, body: NewJob) -> IndexJob:
     collection = service.collection(name, for_model=True)
-    options = index_jobs.JobOptions(asked_segmentation(body.segmentation), body.metadata, confined=True)
+    options = JobOptions(asked_segmentation(body.segmentation), body.metadata, confined=True)
     source = body.source
     if source is None:
         source = schemas.FolderSource(kind="folder", folder=body.folder or "", recursive=body.recursive)
-    reach = service.settings.reach()
-    return index_jobs.create_job(collection, _source(source, service), options, reach)
+    policy = service.settings.access_policy()
+    return index_jobs.create_job(collection, _source(source, service), options, policy)
 
 
 def _event_number(header: str | None) -> int | None:
@@ -201,7 +206,7 @@ def _event_number(header: str | None) -> int | None:
 
 def _source(asked: schemas.Source, service: Service) -> sources.Source:
     """What is asked for, with the real paths. Raises PathForbidden, UrlRefused, NotFound and InvalidInput."""
-    roots, reach = service.settings.roots(), service.settings.reach()
+    roots, policy = service.settings.roots(), service.settings.access_policy()
     match asked:
         case schemas.FolderSource():
             return sources.FolderSource(str(allowed_folder(asked.folder, roots)), asked.recursive)
@@ -214,25 +219,25 @@ def _source(asked: schemas.Source, service: Service) -> sources.Source:
             return sources.ShardsSource(tuple(str(allowed_file("shards", shard, roots)) for shard in asked.shards))
         case schemas.UrlSource():
             check_url("url", asked.url)
-            if (local := sources.local_path(asked.url)) is not None:
+            if (local := sources.path_of_file_url(asked.url)) is not None:
                 is_folder = is_inside(Path(local), roots) and Path(local).is_dir()
                 kind = schemas.FolderSource(kind="folder", folder=local) if is_folder else None
                 return _source(kind or schemas.FilesSource(kind="files", files=[local]), service)
-            if (refused := reach.refuses_url(asked.url)) is not None:
+            if (refused := policy.url_error(asked.url)) is not None:
                 raise PathForbidden(f"url: {refused}")
-            if service.door is not None and reach.is_web(asked.url):
+            if service.door is not None and policy.is_public_url(asked.url):
                 service.door.check(asked.url)
             return sources.UrlSource(asked.url, asked.title)
 
 
-def _again(service: Service, name: str, job_id: int, change: Callable[[Collection, int], index_jobs.Job]) -> Job:
+def _again(service: Service, name: str, job_id: int, change: Callable[[Collection, int], IndexJob]) -> Job:
     job = change(service.collection(name, for_model=True), job_id)
     service.worker.submit(name, job)
     return job_view(job)
 
 
-def _page(service: Service, name: str, state: index_jobs.JobState | None, limit: int, before: int | None) -> Jobs:
-    found = index_jobs.jobs(service.collection(name), limit + 1, before, state)
+def _page(service: Service, name: str, state: JobState | None, limit: int, before: int | None) -> Jobs:
+    found = index_jobs.list_jobs(service.collection(name), limit + 1, before, state)
     page, more = paginate(found, limit, lambda job: job.id)
     return Jobs(jobs=[job_view(job) for job in page], next_cursor=more)
 
@@ -240,6 +245,6 @@ def _page(service: Service, name: str, state: index_jobs.JobState | None, limit:
 def _items(
     service: Service, name: str, job_id: int, state: ItemState | None, limit: int, after: int | None
 ) -> JobItems:
-    found = index_jobs.items(service.collection(name), job_id, state, limit + 1, -1 if after is None else after)
+    found = index_jobs.list_items(service.collection(name), job_id, state, limit + 1, -1 if after is None else after)
     page, more = paginate(found, limit, lambda item: item.position)
     return JobItems(items=[item_view(item) for item in page], next_cursor=more)

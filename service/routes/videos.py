@@ -11,8 +11,8 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.responses import JSONResponse
 
-from index.jobs.ingest import Ingested
-from index.jobs.jobs import Job as IndexJob
+from index.jobs.ingest import IngestResult
+from index.jobs.records import Job as IndexJob
 from index.pagination import paginate
 from index.storage.filters import Filter, parse_filter
 from service.app_state import ReadyService, Service, ServiceState
@@ -75,7 +75,7 @@ async def add_video(name: str, request: Request, response: Response, service: Re
             fields = parse_fields(UploadFields, form)
             async with turn(request, service, bulk=True) as context:
                 added = await _add(service, context, name, form.upload, fields, wait_seconds)
-    if not isinstance(added, Ingested):
+    if not isinstance(added, IngestResult):
         headers = {"Location": job_address(name, added.id), APPLIED: RESPOND_ASYNC}
         return JSONResponse(job_view(added).model_dump(mode="json"), 202, headers)
     response.status_code = 201 if added.created else 200
@@ -134,11 +134,11 @@ def _upload_slot(service: Service, wait_seconds: float | None) -> Iterator[float
 
 async def _add(
     service: Service, context: Turn, name: str, upload: Upload, fields: UploadFields, wait_seconds: float | None
-) -> Ingested | IndexJob:
+) -> IngestResult | IndexJob:
     """Run the job of an upload for at most ``wait_seconds``, queueing included, then leave it to the worker."""
     began = time.monotonic()
 
-    def add() -> Ingested | IndexJob:
+    def add() -> IngestResult | IndexJob:
         left = None if wait_seconds is None else max(0.0, wait_seconds - (time.monotonic() - began))
         return add_upload(service, context, name, upload, fields, left)
 

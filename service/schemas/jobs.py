@@ -9,9 +9,7 @@ from pydantic import Field, model_validator
 from service.schemas.base import Id, Metadata, Request, Response, example
 from service.schemas.segmentation import SUBTITLES, Segmentation
 from service.schemas.sources import FOLDER, JobSource, Source
-
-JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
+from vitascope.job_states import ItemState, JobState
 
 COUNTS: dict[str, int] = {
     "queued": 40,

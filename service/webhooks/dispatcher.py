@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.events import note_told, untold_ends
+from index.jobs.events import mark_delivered, undelivered_end_events
 from service.http_client.deadline import Cancelled
 from service.http_client.safe_client import Door
 from service.webhooks.message import messages_of
@@ -104,10 +104,10 @@ class Courier:
                 _log.error("collection %s: whether jobs ended cannot be read: %s", name, error)
 
     def _notice_in(self, collection: Collection) -> None:
-        while not self._stopping and (ends := untold_ends(collection, ENDS_AT_ONCE)):
+        while not self._stopping and (ends := undelivered_end_events(collection, ENDS_AT_ONCE)):
             endpoints = self.store.endpoints()  # after the ends: whoever was there when they came is among them
             self.store.add([message for end in ends for message in messages_of(collection, end, endpoints)])
-            note_told(collection, ends)
+            mark_delivered(collection, ends)
 
     def _send_due(self) -> None:
         """Begin to send, first to those who were sent to longest ago."""

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from index.collection import Collection
-from index.jobs.events import StateEvent
-from index.jobs.jobs import ItemState, items
+from index.jobs.jobs import list_items
+from index.jobs.records import StateEvent
 from service.job_views import job_view
 from service.webhooks.records import EVENT_TYPES, Endpoint, EventType
+from vitascope.job_states import FAILED_ITEM_STATES
 
 MAX_FAILURES = 10
 """Files of a job that are named; all of them are asked for at ``/items?state=failed``."""
 MAX_REASON = 300
-_FAILURES: tuple[ItemState, ...] = ("failed", "quarantined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,9 @@ def _message_id(name: str, end: StateEvent, endpoint: Endpoint) -> str:
 
 
 def _body(collection: Collection, type_: EventType, end: StateEvent) -> bytes:
-    failures = [item for state in _FAILURES for item in items(collection, end.job.id, state, MAX_FAILURES)]
+    failures = [
+        item for state in FAILED_ITEM_STATES for item in list_items(collection, end.job.id, state, MAX_FAILURES)
+    ]
     data = {
         "collection": collection.name,
         "job": job_view(end.job).model_dump(mode="json"),

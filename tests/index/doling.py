@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from index.jobs import pipeline, runner
-from index.jobs.sources.fetcher import Interrupted
+from index.jobs.sources.fetcher import FetchInterrupted
 from vitascope.model import Model
 
 
@@ -23,7 +23,7 @@ class Doled:
     def wait(self) -> None:
         while not self.allowed.acquire(timeout=0.01):
             if self.broken_off.is_set():
-                raise Interrupted
+                raise FetchInterrupted
 
 
 def dole(monkeypatch: pytest.MonkeyPatch) -> Doled:
@@ -37,5 +37,5 @@ def dole(monkeypatch: pytest.MonkeyPatch) -> Doled:
         return decode(model, opened, clips, *rest, **options)
 
     monkeypatch.setattr(pipeline, "decode_clips", when_allowed)
-    monkeypatch.setattr(runner, "_PART_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "_PROGRESS_SECONDS", 0.0)
     return doled

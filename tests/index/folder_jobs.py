@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
+from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs import state as job_state
-from index.jobs.jobs import Job, Pace, items
+from index.jobs.jobs import create_job, list_items
+from index.jobs.pipeline import PipelineConfig
+from index.jobs.records import Job, JobOptions
+from index.jobs.sources.source_types import FolderSource
+from index.records import Scalar
+from index.storage import job_transitions
 from tests.media_files import solid, write_picture
 
-ONE = Pace(in_flight=1, decoders=1)
+ONE = PipelineConfig(in_flight=1, decoders=1)
 """One file after the other."""
+
+
+def create_folder_job(
+    collection: Collection,
+    folder: str | os.PathLike[str],
+    *,
+    recursive: bool = True,
+    segmentation: Segmentation | None = None,
+    metadata: Mapping[str, Scalar] | None = None,
+) -> Job:
+    """``create_job`` for the files of a folder."""
+    options = JobOptions(segmentation or Segmentation(), metadata or {})
+    return create_job(collection, FolderSource(str(folder), recursive), options)
 
 
 def make_pictures(folder: Path, count: int) -> Path:
@@ -21,11 +41,11 @@ def make_pictures(folder: Path, count: int) -> Path:
 
 
 def outcomes(collection: Collection, job_id: int) -> dict[str, tuple[str, str | None]]:
-    return {Path(i.path).name: (i.state, i.reason) for i in items(collection, job_id)}
+    return {Path(i.path).name: (i.state, i.reason) for i in list_items(collection, job_id)}
 
 
 def abandon(collection: Collection, made: Job) -> None:
     """As if the process that runs the job had been killed and its lease had run out."""
     with collection.catalogue.write() as connection:
-        job_state.take(connection, made.id, "nobody")
+        job_transitions.claim(connection, made.id, "nobody")
         connection.execute("UPDATE jobs SET lease_until = 0 WHERE id = ?", (made.id,))

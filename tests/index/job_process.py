@@ -17,7 +17,8 @@ from typing import Any
 
 from index.collection_store import CollectionStore
 from index.jobs import pipeline
-from index.jobs.jobs import JobItem, OnItem, run_job
+from index.jobs.records import JobItem
+from index.jobs.runner import OnItem, run_job
 from vitascope.model import Model
 
 

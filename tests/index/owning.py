@@ -17,7 +17,8 @@ from pathlib import Path
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.jobs import JobOptions, cancel, create_upload_job
+from index.jobs.jobs import cancel, create_upload_job
+from index.jobs.records import JobOptions
 from tests.index.numbered import new_video
 from tests.index.switching import CALLS, counted
 

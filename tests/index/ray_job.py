@@ -14,7 +14,7 @@ from index.collection_store import CollectionStore
 from index.integrations.ray import actor_pool
 from index.integrations.ray.connect import connected
 from index.integrations.ray.executor import RayCluster
-from index.jobs.jobs import run_job
+from index.jobs.runner import run_job
 from tests.index.job_process import say
 from tests.index.ray_workers import EndlessWorker
 from vitascope.model import Model
@@ -27,7 +27,7 @@ def main() -> None:
     with connected(address), CollectionStore(Path(root)) as library:
         model = Model.open(bundle, threads=1, device="cpu")
         collection = library.open("videos")
-        run_job(collection, model, int(job_id), on_item=say, pace=cluster.pace(), workplace=cluster)
+        run_job(collection, model, int(job_id), on_item=say, config=cluster.config(), backend=cluster)
 
 
 if __name__ == "__main__":

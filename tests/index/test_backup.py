@@ -19,12 +19,13 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs import state as job_state
-from index.jobs.jobs import cancel, create_folder_job, items, jobs, pause, resume
+from index.jobs.jobs import cancel, list_items, list_jobs, pause, resume
 from index.jobs.lease import new_owner
+from index.storage import job_transitions
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer import backup as backup_module
 from index.transfer.backup import back_up, restore
+from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import WIDTH, add, allowed, new_video, numbers_in
 from tests.index.numbered import manifest as numbers_manifest
 from vitascope.errors import CollectionExists, InvalidInput, StorageError, VitascopeError
@@ -84,29 +85,29 @@ def test_jobs_of_a_restored_collection_rest_until_they_are_resumed(
     queued, running, leaving, paused, done = (create_folder_job(collection, tmp_path).id for _ in range(5))
     with collection.catalogue.write() as connection:
         for number, job_id in enumerate((running, leaving)):
-            job_state.take(connection, job_id, new_owner())
+            job_transitions.claim(connection, job_id, new_owner())
             row = (job_id, 0, str(number), "running")
             connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (?, ?, ?, ?)", row)
     pause(collection, paused)
     cancel(collection, leaving)
     with collection.catalogue.write() as connection:
-        job_state.finish(connection, done, "succeeded")
-    before = {one.id: (one.state, one.requested, one.counts) for one in jobs(collection)}
+        job_transitions.finish(connection, done, "succeeded")
+    before = {one.id: (one.state, one.requested, one.counts) for one in list_jobs(collection)}
     back_up(collection, tmp_path / "b")
     copy = restore(library, tmp_path / "b", "copy", allowed=allowed(library))
     reason = "the collection was restored from a backup: resume the job to go on with it"
-    assert {one.id: (one.state, one.error) for one in jobs(copy)} == {
+    assert {one.id: (one.state, one.error) for one in list_jobs(copy)} == {
         queued: ("paused", reason),
         running: ("paused", reason),
         leaving: ("cancelled", None),
         paused: ("paused", None),
         done: ("succeeded", None),
     }
-    (item,) = items(copy, running)
+    (item,) = list_items(copy, running)
     assert (item.state, item.crashes) == ("queued", 0)
     resumed = resume(copy, running)
     assert (resumed.state, resumed.error) == ("queued", None)
-    assert {one.id: (one.state, one.requested, one.counts) for one in jobs(collection)} == before
+    assert {one.id: (one.state, one.requested, one.counts) for one in list_jobs(collection)} == before
 
 
 def test_writes_after_the_start_neither_get_in_nor_make_it_begin_anew(

@@ -21,10 +21,12 @@ from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.integrations.ray.connect import LOOPBACK_ONLY, connected
-from index.jobs.jobs import Job, create_folder_job, create_job, items, job, pause, resume, run_job
+from index.jobs.jobs import create_job, get_job, list_items, pause, resume
+from index.jobs.records import Job
+from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ShardsSource
 from tests.chaos import only_by_chaos
-from tests.index.folder_jobs import make_pictures, outcomes
+from tests.index.folder_jobs import create_folder_job, make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
 from vitascope.cli.main import EXIT_PARTIAL, EXIT_USER_ERROR, main
@@ -84,11 +86,11 @@ def run_on_cluster(collection: Collection, model: Model, made: Job, **options: A
 
     place = RayCluster(device="cpu")
     end = time.monotonic() + PATIENCE
-    pace = options.pop("pace", None) or place.pace()
+    config = options.pop("config", None) or place.config()
     done = run_job(
-        collection, model, made.id, workplace=place, pace=pace, should_abandon=lambda: time.monotonic() > end, **options
+        collection, model, made.id, backend=place, config=config, should_abort=lambda: time.monotonic() > end, **options
     )
-    assert time.monotonic() < end, f"not done in {PATIENCE} s: {items(collection, made.id)}"
+    assert time.monotonic() < end, f"not done in {PATIENCE} s: {list_items(collection, made.id)}"
     return done
 
 
@@ -183,7 +185,7 @@ def test_the_process_that_runs_the_job_may_be_killed(
         lines += process.stdout.readlines()
         watchdog.cancel()
     acknowledged = {line.split()[1] for line in lines if line.endswith("\n")}
-    left = job(collection, made.id)
+    left = get_job(collection, made.id)
     assert left.state == "running"
     assert 5 <= len(acknowledged) <= 10
     done = run_job(collection, small_model, made.id)  # by whoever comes, without a cluster
@@ -192,7 +194,7 @@ def test_the_process_that_runs_the_job_may_be_killed(
     assert len(paths) == len(set(paths)) == 20
     assert acknowledged <= set(paths)
     # The process that was killed had decoded none of them.
-    assert all(item.crashes == 0 for item in items(collection, made.id))
+    assert all(item.crashes == 0 for item in list_items(collection, made.id))
 
 
 @only_by_chaos
@@ -258,5 +260,9 @@ def test_a_machine_that_is_killed_and_a_file_that_kills_its_worker_cost_no_other
     assert collection.catalogue.problems() == []
     assert outcomes(collection, made.id)[POISON] == ("quarantined", "the process that was indexing it died 2 times")
     # Nothing else was in work on the machine that was killed, and no other file is blamed.
-    again = {Path(i.path).name: (i.tries, i.crashes) for i in items(collection, made.id) if i.tries > 1 or i.crashes}
+    again = {
+        Path(i.path).name: (i.attempts, i.crashes)
+        for i in list_items(collection, made.id)
+        if i.attempts > 1 or i.crashes
+    }
     assert again == {HELD: (2, 1), POISON: (2, 2)}

@@ -17,7 +17,7 @@ from index.integrations.ray.executor import RayCluster, shared_folders
 from index.integrations.ray.worker import Embedded, Known, Order, Result, check_folders, check_version, embed, packed
 from index.jobs.ingest import content_sha256
 from index.jobs.records import JobItem, JobOptions
-from index.jobs.sources.access_policy import EVERYWHERE, Reach
+from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.source_types import FilesSource, FolderSource, ListSource
 from tests.media_files import solid, write_picture
 from vitascope.bundle.manifest import MANIFEST_NAME
@@ -95,8 +95,8 @@ def test_the_desk_learns_what_the_collection_has() -> None:
     asyncio.run(play())
 
 
-def order(reach: Reach = EVERYWHERE) -> Order:
-    return Order("", None, (), JobOptions(metadata={"site": "north"}), reach, DEFAULT_LIMITS, 1, "cpu")
+def order(policy: AccessPolicy = UNRESTRICTED) -> Order:
+    return Order("", None, (), JobOptions(metadata={"site": "north"}), policy, DEFAULT_LIMITS, 1, "cpu")
 
 
 def test_a_worker_embeds_a_file_and_keeps_within_reach(tmp_path: Path, small_model: Model) -> None:
@@ -108,7 +108,7 @@ def test_a_worker_embeds_a_file_and_keeps_within_reach(tmp_path: Path, small_mod
     np.testing.assert_allclose(done.clips[0].vector, small_model.embed_file(picture).vectors[0], atol=1e-6)
     digest = content_sha256(picture)
     assert embed(small_model, order(), item(0, str(picture)), Known) == Known(digest)
-    refused = embed(small_model, order(Reach(roots=(tmp_path / "other",))), item(0, str(picture)), None)
+    refused = embed(small_model, order(AccessPolicy(roots=(tmp_path / "other",))), item(0, str(picture)), None)
     assert isinstance(refused, MediaError)
     assert "outside the folders" in str(refused)
 

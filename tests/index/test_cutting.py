@@ -14,7 +14,9 @@ from index.clips.clip_planning import cut_into_clips
 from index.clips.segmentation import Rule, Segmentation
 from index.collection import Collection
 from index.jobs.ingest import ingest_file
-from index.jobs.jobs import create_folder_job, items, job, run_job
+from index.jobs.jobs import get_job, list_items
+from index.jobs.runner import run_job
+from tests.index.folder_jobs import create_folder_job
 from tests.media_files import (
     moving_shot,
     solid,
@@ -120,7 +122,7 @@ def test_broken_subtitles_do_not_lose_the_video_and_the_job_says_so(
     assert made.options.segmentation == asked
     done = run_job(collection, small_model, made.id)
     assert (done.counts.succeeded, done.counts.failed) == (2, 0)
-    reasons = {Path(item.path).name: item.reason or "" for item in items(collection, made.id, "succeeded")}
+    reasons = {Path(item.path).name: item.reason or "" for item in list_items(collection, made.id, "succeeded")}
     assert reasons["a.mp4"].startswith("a.srt:2: time: '00:00:0x,000'; HH:MM:SS,mmm was expected")
     assert reasons["b.mp4"] == "b.srt: 1 of 2 cues begin after the end of the video (2.00 s) and are left out"
     said = {video.title: [clip.text for clip in collection.clips(video.id)] for video in collection.videos()}
@@ -132,7 +134,7 @@ def test_jobs_of_earlier_versions_keep_how_they_cut(tmp_path: Path, collection: 
     stored = {"recursive": True, "metadata": {}, "segmentation": {"length": 5.0, "overlap": 1.0, "shortest": None}}
     with collection.catalogue.write() as connection:
         connection.execute("UPDATE jobs SET options = ? WHERE id = ?", (json.dumps(stored), made.id))
-    assert job(collection, made.id).options.segmentation == Segmentation(length=5.0, overlap=1.0)
+    assert get_job(collection, made.id).options.segmentation == Segmentation(length=5.0, overlap=1.0)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,10 @@ import pytest
 
 from index.collection import Collection
 from index.jobs import pipeline
-from index.jobs.jobs import JobOptions, create_job, items, retry, run_job
-from index.jobs.sources.access_policy import Reach
+from index.jobs.jobs import create_job, list_items, retry
+from index.jobs.records import JobOptions
+from index.jobs.runner import run_job
+from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.source_types import FilesSource, FolderSource, ListSource, ShardsSource, Source
 from index.records import Video
 from tests.chaos import rounds
@@ -101,11 +103,11 @@ def test_nothing_that_lies_elsewhere_is_indexed_or_told_during_an_exchange(
         folder.mkdir()
     exchanged = kind(inside, outside)
     (tmp_path / "root").symlink_to(inside)
-    reach = Reach((tmp_path / "root",), ())
+    policy = AccessPolicy((tmp_path / "root",), ())
     counts: Counter[str] = Counter()
     with exchanging(exchanged.own, exchanged.link):
         while counts.total() < rounds(8, 500):
-            counts[outcome(collection, small_model, exchanged, reach)] += 1
+            counts[outcome(collection, small_model, exchanged, policy)] += 1
     print(f"\n{kind.__name__}: {dict(counts)}")
     assert not counts["secret"], counts
 
@@ -163,14 +165,14 @@ def test_no_file_stays_open_after_a_job(
     assert open_below(tmp_path / "inside") == []
 
 
-def outcome(collection: Collection, model: Model, exchanged: Exchanged, reach: Reach) -> str:
+def outcome(collection: Collection, model: Model, exchanged: Exchanged, policy: AccessPolicy) -> str:
     """What a job has read: own, secret or nothing. Afterwards the collection is empty again."""
     try:
-        made = create_job(collection, exchanged.source, JobOptions(confined=True), reach)
+        made = create_job(collection, exchanged.source, JobOptions(confined=True), policy)
     except InvalidInput as error:
         return "secret" if SECRET in str(error) else "nothing"
-    done = run_job(collection, model, made.id, reach=reach)
-    told = json.dumps([done.error, [(item.path, item.reason) for item in items(collection, made.id)]])
+    done = run_job(collection, model, made.id, policy=policy)
+    told = json.dumps([done.error, [(item.path, item.reason) for item in list_items(collection, made.id)]])
     read = "nothing"
     for video in collection.videos(100):
         clips = collection.clips(video.id)

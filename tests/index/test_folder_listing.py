@@ -7,8 +7,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from index.jobs import folder_scan
-from index.jobs.folder_scan import list_folder
+from index.jobs.sources import iterate_source
+from index.jobs.sources.iterate_source import list_folder
 
 
 def touch(root: Path, *names: str) -> None:
@@ -21,8 +21,8 @@ def touch(root: Path, *names: str) -> None:
 def listed(root: Path, recursive: bool = True) -> dict[str, str]:
     """Relative path to "state: reason"."""
     return {
-        os.path.relpath(found.path, root): f"{found.state}: {found.reason}" if found.reason else found.state
-        for found in list_folder(root, recursive)
+        os.path.relpath(item.uri, root): f"{item.state}: {item.reason}" if item.reason else item.state
+        for item in list_folder(root, recursive)
     }
 
 
@@ -67,7 +67,7 @@ def test_links_do_not_lead_out_of_the_folder_or_in_circles(tmp_path: Path) -> No
 def test_a_folder_that_is_itself_a_link_is_listed(tmp_path: Path) -> None:
     touch(tmp_path / "real", "a.mp4")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    assert [found.path for found in list_folder(tmp_path / "link")] == [str(tmp_path / "link" / "a.mp4")]
+    assert [item.uri for item in list_folder(tmp_path / "link")] == [str(tmp_path / "link" / "a.mp4")]
 
 
 def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
@@ -84,14 +84,14 @@ def test_a_folder_that_may_not_be_read_is_listed_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "a.mp4", "locked/b.mp4", "z.mp4")
-    open_folder = folder_scan.open_folder_beneath
+    open_folder = iterate_source.open_folder_beneath
 
     def refusing(top: int, folder: PurePath) -> int:  # root, as tests in containers are, may read every folder
         if folder.name == "locked":
             raise PermissionError(13, "Permission denied")
         return open_folder(top, folder)
 
-    monkeypatch.setattr(folder_scan, "open_folder_beneath", refusing)
+    monkeypatch.setattr(iterate_source, "open_folder_beneath", refusing)
     assert listed(tmp_path) == {
         "a.mp4": "queued",
         "locked": "failed: cannot be listed: Permission denied",

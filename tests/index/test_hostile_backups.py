@@ -14,8 +14,9 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection_store import CollectionStore
-from index.jobs.jobs import FolderSource, create_job, items, job, jobs
+from index.jobs.jobs import create_job, get_job, list_items, list_jobs
 from index.jobs.records import JobOptions
+from index.jobs.sources.source_types import FolderSource
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import spaced
 from index.storage.schema import SCHEMA_VERSION, UPGRADES
@@ -287,9 +288,9 @@ def test_jobs_come_back_confined_whatever_the_backup_says(
     source = json.dumps({"kind": "folder", "folder": "/etc", "recursive": True})
     execute(backup, put("jobs", 1, "source", f"'{source}'"))
     copy = restore(library, backup, "copy", allowed=allowed(library))
-    (found,) = jobs(copy)
+    (found,) = list_jobs(copy)
     assert (found.state, found.source, found.options.confined) == ("paused", FolderSource("/etc"), True)
-    assert [item.path for item in items(copy, 1)] == ["/a"]
+    assert [item.path for item in list_items(copy, 1)] == ["/a"]
     assert found.options.segmentation == Segmentation(4.0)
     assert json.dumps(found.options.metadata) == '{"a": 1, "b": 1.0, "c": true}'
 
@@ -310,6 +311,6 @@ def test_backups_of_every_version_come_back(tmp_path: Path, version: int) -> Non
         copy = restore(library, file, "copy", allowed=allowed(library))
         assert numbers_in(copy) == [2]
         assert copy.catalogue.problems() == []
-        assert (job(copy, 3).source, job(copy, 3).counts.total) == (FolderSource("/videos", recursive=False), 3)
-        assert job(copy, 4).state == "cancelled"
+        assert (get_job(copy, 3).source, get_job(copy, 3).counts.total) == (FolderSource("/videos", recursive=False), 3)
+        assert get_job(copy, 4).state == "cancelled"
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("backup")] == ["backup"]

@@ -108,7 +108,7 @@ def test_clips_are_embedded_a_few_at_a_time(
     path = write_color_video(tmp_path / "long.mp4", RED, seconds=20.0, rate=5)
     video = ingest_file(collection, small_model, path, segmentation=Segmentation(length=1.0)).video
     assert video.clip_count == sum(sizes) == 20
-    assert max(sizes) <= ingest.CLIPS_AT_ONCE
+    assert max(sizes) <= ingest.DECODE_BATCH_CLIPS
 
 
 def test_a_file_that_changes_meanwhile_is_not_kept(

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from benchmarks.ingest import Round, measure, report, show, write_film
 from index.clips.segmentation import Segmentation
-from index.jobs.jobs import Pace
+from index.jobs.pipeline import PipelineConfig
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-PACE = Pace(decoders=1)
+PACE = PipelineConfig(decoders=1)
 
 
 def films(folder: Path, count: int) -> Path:

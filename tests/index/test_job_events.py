@@ -9,11 +9,14 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs import events as job_events
-from index.jobs.events import Event, StateEvent, events_after, job_now, note_told, untold_ends
-from index.jobs.jobs import cancel, create_folder_job, create_job, job, pause, resume, retry, run_job
+from index.jobs.events import current_job_event, events_after, mark_delivered, undelivered_end_events
+from index.jobs.jobs import cancel, create_job, get_job, pause, resume, retry
+from index.jobs.records import Event, StateEvent
+from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ListSource
+from index.storage import job_events as storage_events
 from index.transfer.backup import back_up, restore
+from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import allowed
 from tests.media_files import solid, write_picture
 from vitascope.errors import JobNotFound
@@ -55,7 +58,7 @@ def test_every_change_and_every_file_is_an_event_with_the_next_number(
     for number in range(len(events) + 1):
         assert events_after(collection, made.id, number, 100) == events[number:]
         assert events_after(collection, made.id, number, 2) == events[number : number + 2]
-    assert job_now(collection, made.id).number == len(events)
+    assert current_job_event(collection, made.id).number == len(events)
 
 
 def test_a_change_tells_the_job_as_it_was_then(collection: Collection, small_model: Model, folder: Path) -> None:
@@ -63,7 +66,7 @@ def test_a_change_tells_the_job_as_it_was_then(collection: Collection, small_mod
     run_job(collection, small_model, made.id)
     states = [event.job for event in events_after(collection, made.id, 0, 100) if isinstance(event, StateEvent)]
     assert [(then.counts.total, then.counts.done) for then in states] == [(0, 0), (0, 0), (4, 0), (4, 4)]
-    assert (states[0], states[-1]) == (made, job(collection, made.id))
+    assert (states[0], states[-1]) == (made, get_job(collection, made.id))
     assert [then.started_at is None for then in states] == [True, False, False, False]
 
 
@@ -99,7 +102,7 @@ def test_a_file_that_is_tried_again_is_told_once_by_its_later_outcome(
     run_job(collection, small_model, made.id)
     write_picture(folder / "new.png", solid((10, 200, 10)))
     (folder / "new.png").rename(folder / "broken.mp4")
-    before = job_now(collection, made.id).number
+    before = current_job_event(collection, made.id).number
     retry(collection, made.id)
     run_job(collection, small_model, made.id)
     assert told(events_after(collection, made.id, before, 100)) == [
@@ -114,7 +117,7 @@ def test_a_file_that_is_tried_again_is_told_once_by_its_later_outcome(
 def test_what_changes_nothing_costs_no_event_and_old_changes_are_dropped(
     collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_events, "KEPT_STATES", 6)
+    monkeypatch.setattr(storage_events, "MAX_STATE_EVENTS", 6)
     made = create_folder_job(collection, folder)
     for _ in range(10):
         pause(collection, made.id)
@@ -126,12 +129,12 @@ def test_an_end_waits_until_it_is_told_and_then_no_longer(
     collection: Collection, small_model: Model, folder: Path
 ) -> None:
     made = create_folder_job(collection, folder)
-    assert untold_ends(collection, 10) == []
+    assert undelivered_end_events(collection, 10) == []
     cancel(collection, made.id)
-    (end,) = untold_ends(collection, 10)
+    (end,) = undelivered_end_events(collection, 10)
     assert (end.job.state, end.job.id) == ("cancelled", made.id)
-    note_told(collection, [end])
-    assert untold_ends(collection, 10) == []
+    mark_delivered(collection, [end])
+    assert undelivered_end_events(collection, 10) == []
 
 
 def test_a_restored_collection_tells_nothing_of_what_happened_elsewhere(
@@ -140,11 +143,11 @@ def test_a_restored_collection_tells_nothing_of_what_happened_elsewhere(
     cancel(collection, create_folder_job(collection, folder).id)
     back_up(collection, tmp_path / "backup")
     with CollectionStore(tmp_path / "other") as library:
-        assert untold_ends(restore(library, tmp_path / "backup", "copy", allowed=allowed(library)), 10) == []
-    assert len(untold_ends(collection, 10)) == 1
+        assert undelivered_end_events(restore(library, tmp_path / "backup", "copy", allowed=allowed(library)), 10) == []
+    assert len(undelivered_end_events(collection, 10)) == 1
 
 
 def test_there_are_no_events_of_an_unknown_job(collection: Collection) -> None:
     for number in (1, -1, 2**63):
         with pytest.raises(JobNotFound):
-            job_now(collection, number)
+            current_job_event(collection, number)

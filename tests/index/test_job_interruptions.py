@@ -16,10 +16,13 @@ import pytest
 
 from index.collection import Collection
 from index.jobs import lease as job_owner
-from index.jobs import state as job_state
-from index.jobs.jobs import JobItem, Pace, create_folder_job, items, job, run_job
+from index.jobs.jobs import get_job, list_items
+from index.jobs.pipeline import PipelineConfig
+from index.jobs.records import JobItem
+from index.jobs.runner import run_job
+from index.storage import job_transitions
 from tests.chaos import rounds
-from tests.index.folder_jobs import ONE, make_pictures
+from tests.index.folder_jobs import ONE, create_folder_job, make_pictures
 from vitascope.errors import (
     Conflict,
     StorageError,
@@ -39,7 +42,7 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(collection: Collection, pict
         made.id,
         on_item=lambda item, done, total: done_before.append(done),
         should_stop=lambda: len(done_before) == 4,
-        pace=ONE,
+        config=ONE,
     )
     # The fifth file had been begun when the fourth was told of.
     assert (stopped.state, stopped.counts.succeeded, stopped.counts.queued) == ("queued", 5, 5)
@@ -58,7 +61,7 @@ def test_an_interrupted_job_goes_back_to_the_queue(collection: Collection, pictu
 
     with pytest.raises(KeyboardInterrupt):
         run_job(collection, small_model, made.id, on_item=interrupt)
-    left = job(collection, made.id)
+    left = get_job(collection, made.id)
     assert (left.state, left.counts.running) == ("queued", 0)
     assert left.counts.succeeded == collection.stats().videos
     done = run_job(collection, small_model, made.id)
@@ -70,7 +73,7 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
     tmp_path: Path, collection: Collection, small_bundle: Path, small_model: Model
 ) -> None:
     kills = rounds(2, 40)
-    most, in_work = 20, Pace().in_flight
+    most, in_work = 20, PipelineConfig().in_flight
     count = (most + in_work + 1) * kills
     made = create_folder_job(collection, make_pictures(tmp_path / "many", count))
     command = [sys.executable, "-m", "tests.index.job_process", str(tmp_path / "library"), str(small_bundle)]
@@ -85,7 +88,7 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
             lines += process.stdout.readlines()
         assert process.returncode == -signal.SIGKILL
         acknowledged |= {line.split()[1] for line in lines if line.endswith("\n")}
-        left = job(collection, made.id)
+        left = get_job(collection, made.id)
         assert left.state == "running"
         assert left.counts.succeeded < count
     done = run_job(collection, small_model, made.id)
@@ -145,7 +148,7 @@ def test_whoever_lost_the_job_writes_no_more_to_it(
 
     with pytest.raises(Conflict, match="taken over"):
         run_job(collection, small_model, made.id, on_item=lose)
-    done = job(collection, made.id)
+    done = get_job(collection, made.id)
     assert (done.state, done.counts.succeeded) == ("succeeded", 10)
     assert collection.stats().videos == 10
 
@@ -166,7 +169,7 @@ def test_a_full_disk_leaves_the_job_to_be_gone_on_with(
     monkeypatch.setattr(collection, "add_if_new", full)
     with pytest.raises(StorageError, match="full"):
         run_job(collection, small_model, made.id)
-    left = job(collection, made.id)
+    left = get_job(collection, made.id)
     assert (left.state, left.counts.failed, left.counts.running) == ("queued", 0, 0)
     assert 3 <= left.counts.succeeded == collection.stats().videos < 10
     assert run_job(collection, small_model, made.id).counts.succeeded == 10
@@ -193,13 +196,13 @@ def test_a_disk_that_stays_full_is_not_held_against_the_files(
         raise StorageError("database or disk is full")
 
     monkeypatch.setattr(collection.catalogue, "write", write)
-    for _ in range(job_state.MAX_CRASHES + 1):
+    for _ in range(job_transitions.MAX_CRASHES + 1):
         with monkeypatch.context() as patch:
             patch.setattr(collection, "add_if_new", fill)
             with pytest.raises(StorageError, match="full"):
                 run_job(collection, small_model, made.id)
         is_full = False
-        assert job(collection, made.id).state == "running"
+        assert get_job(collection, made.id).state == "running"
     done = run_job(collection, small_model, made.id)
     assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 10, 0)
-    assert {item.crashes for item in items(collection, made.id)} == {0}
+    assert {item.crashes for item in list_items(collection, made.id)} == {0}

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from index.jobs.lease import new_owner, note_ended, owner_is_gone
+from index.jobs.lease import mark_run_ended, new_owner, owner_is_gone
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def test_two_runs_in_one_process_are_two_owners() -> None:
 
 def test_a_run_that_ended_is_gone_though_its_process_is_not() -> None:
     ended, other = new_owner(), new_owner()
-    note_ended(ended)
+    mark_run_ended(ended)
     assert owner_is_gone(ended, in_future())
     assert not owner_is_gone(other, in_future())
 

@@ -10,9 +10,12 @@ import pytest
 
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
-from index.jobs.events import StateEvent, events_after
-from index.jobs.jobs import create_folder_job, job, run_job
+from index.jobs.events import events_after
+from index.jobs.jobs import get_job
+from index.jobs.records import StateEvent
+from index.jobs.runner import run_job
 from tests.index.doling import Doled, dole
+from tests.index.folder_jobs import create_folder_job
 from tests.media_files import solid, write_color_video, write_picture
 from tests.waiting import wait_for
 from vitascope.model import Model
@@ -42,13 +45,13 @@ def test_the_part_that_is_done_is_told(collection: Collection, small_model: Mode
     parts: list[tuple[float, int]] = []
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(
-            run_job, collection, small_model, made.id, on_part=lambda done, total: parts.append((done, total))
+            run_job, collection, small_model, made.id, on_progress=lambda done, total: parts.append((done, total))
         )
-        wait_for(lambda: job(collection, made.id).progress == 0.5)  # the picture
+        wait_for(lambda: get_job(collection, made.id).progress == 0.5)  # the picture
         for batch in range(1, BATCHES):
             doled.allowed.release()
-            wait_for(lambda n=batch: job(collection, made.id).progress == (1 + n / BATCHES) / 2)
-            now = job(collection, made.id)
+            wait_for(lambda n=batch: get_job(collection, made.id).progress == (1 + n / BATCHES) / 2)
+            now = get_job(collection, made.id)
             assert (now.counts.done, now.counts.running) == (1, 1)
             assert now.rate is not None
             assert now.rate.seconds_left is not None
@@ -74,13 +77,13 @@ def test_a_film_that_is_begun_again_begins_at_nothing(
 
     doled.allowed.release(2)
     with pytest.raises(KeyboardInterrupt):
-        run_job(collection, small_model, made.id, on_part=interrupt)
-    again = job(collection, made.id)
+        run_job(collection, small_model, made.id, on_progress=interrupt)
+    again = get_job(collection, made.id)
     assert (again.state, again.progress, again.rate) == ("queued", 0, None)
     doled.broken_off.clear()
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(run_job, collection, small_model, made.id)
-        wait_for(lambda: job(collection, made.id).counts.running == 1)
-        assert job(collection, made.id).progress == 0
+        wait_for(lambda: get_job(collection, made.id).counts.running == 1)
+        assert get_job(collection, made.id).progress == 0
         doled.allowed.release(BATCHES)
         assert running.result().counts.succeeded == 1

@@ -15,9 +15,11 @@ from index.collection import Collection
 from index.jobs import enqueue_items as job_listing
 from index.jobs import pipeline
 from index.jobs import runner as job_runner
-from index.jobs import state as job_state
-from index.jobs.jobs import JobItem, cancel, create_folder_job, items, job, jobs, pause, resume, retry, run_job
-from tests.index.folder_jobs import ONE, abandon, make_pictures, outcomes
+from index.jobs.jobs import cancel, get_job, list_items, list_jobs, pause, resume, retry
+from index.jobs.records import JobItem
+from index.jobs.runner import run_job
+from index.storage import job_transitions
+from tests.index.folder_jobs import ONE, abandon, create_folder_job, make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from vitascope.errors import Conflict, InvalidInput, JobNotFound
 from vitascope.model import Model
@@ -51,7 +53,7 @@ def test_a_running_job_is_paused_after_the_files_at_hand(
             answer = pause(collection, made.id)
             assert (answer.state, answer.requested) == ("running", "pause")
 
-    resting = run_job(collection, small_model, made.id, on_item=rest, pace=ONE)
+    resting = run_job(collection, small_model, made.id, on_item=rest, config=ONE)
     assert (resting.state, resting.requested) == ("paused", None)
     assert (resting.counts.succeeded, resting.counts.queued) == (3, 2)
     resume(collection, made.id)
@@ -80,15 +82,15 @@ def test_a_pause_that_is_taken_back_when_nothing_is_in_work_any_more_changes_not
         if done == 2:
             pause(collection, made.id)
 
-    end = job_runner._Run.end
+    end = job_runner._Run.finish
 
     def changed_mind(*given: Any) -> bool:  # the last thing before the run looks what is wanted
-        if job(collection, made.id).requested == "pause":
+        if get_job(collection, made.id).requested == "pause":
             resume(collection, made.id)
         return end(*given)
 
-    monkeypatch.setattr(job_runner._Run, "end", changed_mind)
-    done = run_job(collection, small_model, made.id, on_item=rest, pace=ONE, should_abandon=lambda: len(told) > 5)
+    monkeypatch.setattr(job_runner._Run, "finish", changed_mind)
+    done = run_job(collection, small_model, made.id, on_item=rest, config=ONE, should_abort=lambda: len(told) > 5)
     assert (done.state, done.counts.succeeded) == ("succeeded", 5)
     assert told == [1, 2, 3, 4, 5]
 
@@ -114,7 +116,7 @@ def test_what_failed_is_tried_again_and_nothing_else(
     assert (again.state, again.finished_at, again.counts.queued) == ("queued", None, 1)
     done = run_job(collection, small_model, made.id)
     assert (done.state, done.counts.succeeded, done.counts.failed, done.counts.skipped) == ("succeeded", 3, 0, 1)
-    with pytest.raises(Conflict, match="nothing in it failed"):
+    with pytest.raises(Conflict, match="no failed file"):
         retry(collection, made.id)
 
 
@@ -130,7 +132,7 @@ def test_a_cancelled_job_and_one_whose_folder_was_missing_can_be_tried_again(
     def stop(item: JobItem, done: int, total: int) -> None:
         cancel(collection, made.id)
 
-    assert run_job(collection, small_model, made.id, on_item=stop, pace=ONE).state == "cancelled"
+    assert run_job(collection, small_model, made.id, on_item=stop, config=ONE).state == "cancelled"
     retry(collection, made.id)
     assert run_job(collection, small_model, made.id).counts.succeeded == 5
 
@@ -153,10 +155,10 @@ def test_jobs_are_listed_by_state(collection: Collection, pictures: Path, small_
     made = [create_folder_job(collection, pictures) for _ in range(3)]
     pause(collection, made[1].id)
     run_job(collection, small_model, made[2].id)
-    assert [j.id for j in jobs(collection, state="paused")] == [made[1].id]
-    assert [j.id for j in jobs(collection, state="succeeded")] == [made[2].id]
+    assert [j.id for j in list_jobs(collection, state="paused")] == [made[1].id]
+    assert [j.id for j in list_jobs(collection, state="succeeded")] == [made[2].id]
     with pytest.raises(InvalidInput, match="state: 'tired'"):
-        jobs(collection, state="tired")  # type: ignore[arg-type]
+        list_jobs(collection, state="tired")  # type: ignore[arg-type]
 
 
 def test_the_rate_tells_files_and_seconds_of_video(tmp_path: Path, collection: Collection, small_model: Model) -> None:
@@ -169,15 +171,15 @@ def test_the_rate_tells_files_and_seconds_of_video(tmp_path: Path, collection: C
     rates = []
 
     def look(item: JobItem, done: int, total: int) -> None:
-        rates.append(job(collection, made.id).rate)
+        rates.append(get_job(collection, made.id).rate)
 
-    done = run_job(collection, small_model, made.id, on_item=look, pace=ONE)
+    done = run_job(collection, small_model, made.id, on_item=look, config=ONE)
     assert rates[0] is not None
     assert rates[0].seconds_left == pytest.approx(2 / rates[0].items, rel=0.01)
     assert done.rate is not None
     assert done.rate.seconds_left is None
     assert done.rate.video_seconds == pytest.approx(2 * done.rate.items, rel=0.05)
-    assert job(collection, made.id).rate == done.rate  # it does not fade once the job is done
+    assert get_job(collection, made.id).rate == done.rate  # it does not fade once the job is done
 
 
 def test_a_file_that_kills_the_process_is_put_aside_and_the_others_are_not_blamed(
@@ -190,7 +192,7 @@ def test_a_file_that_kills_the_process_is_put_aside_and_the_others_are_not_blame
         ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)
         assert ended.returncode == -9
     # After the first death each file that was in work then is tried alone: the second death was at one file only.
-    left = {Path(item.path).name: item for item in items(collection, made.id)}
+    left = {Path(item.path).name: item for item in list_items(collection, made.id)}
     assert left["002.png"].crashes == 1  # the second is noted by whoever takes over
     assert {left[name].state for name in ("000.png", "001.png")} == {"succeeded"}
 
@@ -222,11 +224,11 @@ def test_a_stop_in_order_blames_no_file(
 
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "decode_clips", decode_later)
-        for _ in range(job_state.MAX_CRASHES + 1):
+        for _ in range(job_transitions.MAX_CRASHES + 1):
             asked.clear()
-            left = run_job(collection, small_model, made.id, should_abandon=abandon_now, pace=ONE)
+            left = run_job(collection, small_model, made.id, should_abort=abandon_now, config=ONE)
             assert (left.state, left.counts.running) == ("queued", 0)
-            assert all(item.crashes == 0 for item in items(collection, made.id))
+            assert all(item.crashes == 0 for item in list_items(collection, made.id))
     done = run_job(collection, small_model, made.id)
     assert (done.counts.succeeded, done.counts.quarantined, done.counts.skipped) == (5, 0, 0)
 
@@ -245,7 +247,7 @@ def test_a_long_listing_is_paused_and_cancelled_in_the_middle_and_done_anew(
                 change(collection, made.id)
             yield item
 
-    monkeypatch.setattr(job_listing, "ITEMS_AT_ONCE", 2)
+    monkeypatch.setattr(job_listing, "BATCH_ITEMS", 2)
     monkeypatch.setattr(job_listing, "list_source", interrupted)
     assert run_job(collection, small_model, made.id).state == "paused"
     resume(collection, made.id)
@@ -283,7 +285,7 @@ def test_a_running_job_is_cancelled_after_the_file_at_hand(
             answer = cancel(collection, made.id)
             assert (answer.state, answer.requested) == ("running", "cancel")
 
-    done = run_job(collection, small_model, made.id, on_item=cancel_at_three, pace=ONE)
+    done = run_job(collection, small_model, made.id, on_item=cancel_at_three, config=ONE)
     assert (done.state, done.counts.succeeded, done.counts.cancelled) == ("cancelled", 4, 1)
     assert outcomes(collection, made.id)["004.png"] == ("cancelled", "not tried: the job was cancelled")
     assert collection.stats().videos == 4
@@ -292,7 +294,7 @@ def test_a_running_job_is_cancelled_after_the_file_at_hand(
 def test_a_job_whose_owner_died_is_cancelled_at_once(collection: Collection, pictures: Path) -> None:
     made = create_folder_job(collection, pictures)
     abandon(collection, made)
-    assert job(collection, made.id).state == "running"
+    assert get_job(collection, made.id).state == "running"
     assert cancel(collection, made.id).state == "cancelled"
 
 

@@ -10,11 +10,13 @@ import pytest
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.jobs import execution as job_work
-from index.jobs.jobs import JobOptions, cancel, create_folder_job, items, job, jobs, run_job
+from index.jobs.jobs import cancel, get_job, list_items, list_jobs
+from index.jobs.records import JobOptions
+from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import Fetcher
 from index.jobs.sources.source_types import FolderSource
 from index.storage.filters import parse_filter
-from tests.index.folder_jobs import ONE, outcomes
+from tests.index.folder_jobs import ONE, create_folder_job, outcomes
 from tests.index.numbered import new_collection
 from tests.media_files import cut, solid, write_color_video, write_picture
 from vitascope.errors import (
@@ -90,8 +92,8 @@ def test_options_reach_the_clips_and_are_remembered(tmp_path: Path, collection: 
         segmentation=options.segmentation,
         metadata=options.metadata,
     )
-    assert job(collection, made.id).options == options
-    assert job(collection, made.id).source == FolderSource(str(tmp_path / "v"), recursive=False)
+    assert get_job(collection, made.id).options == options
+    assert get_job(collection, made.id).source == FolderSource(str(tmp_path / "v"), recursive=False)
     run_job(collection, small_model, made.id)
     (video,) = collection.videos()
     assert video.metadata == {"year": 2020, "ok": True}
@@ -102,13 +104,13 @@ def test_jobs_are_listed_newest_first_and_items_in_pages(
     collection: Collection, pictures: Path, small_model: Model
 ) -> None:
     made = [create_folder_job(collection, pictures) for _ in range(3)]
-    assert [j.id for j in jobs(collection)] == [j.id for j in reversed(made)]
-    assert [j.id for j in jobs(collection, limit=1, before_id=made[2].id)] == [made[1].id]
+    assert [j.id for j in list_jobs(collection)] == [j.id for j in reversed(made)]
+    assert [j.id for j in list_jobs(collection, limit=1, before_id=made[2].id)] == [made[1].id]
     run_job(collection, small_model, made[0].id)
-    first = items(collection, made[0].id, limit=4)
-    rest = items(collection, made[0].id, "succeeded", after_position=first[-1].position)
+    first = list_items(collection, made[0].id, limit=4)
+    rest = list_items(collection, made[0].id, "succeeded", after_position=first[-1].position)
     assert [Path(i.path).name for i in first + rest] == [f"{n:03}.png" for n in range(10)]
-    assert items(collection, made[0].id, "failed") == []
+    assert list_items(collection, made[0].id, "failed") == []
 
 
 def test_a_finished_job_is_not_run_again(collection: Collection, pictures: Path, small_model: Model) -> None:
@@ -142,8 +144,8 @@ def test_a_folder_that_vanishes_meanwhile_fails_the_job_and_what_is_left(
         return real(self, uri, position)
 
     monkeypatch.setattr(Fetcher, "fetch", gone)
-    done = run_job(collection, small_model, made.id, pace=ONE)
-    assert (done.state, done.error) == ("failed", f"folder {pictures}: is no longer there")
+    done = run_job(collection, small_model, made.id, config=ONE)
+    assert (done.state, done.error) == ("failed", f"folder {pictures}: does not exist any more")
     assert (done.counts.succeeded, done.counts.failed) == (3, 7)
     assert outcomes(collection, made.id)["003.png"] == ("failed", "003.png: no such file; a readable file was expected")
     assert outcomes(collection, made.id)["009.png"] == ("failed", f"not tried: {done.error}")
@@ -152,14 +154,14 @@ def test_a_folder_that_vanishes_meanwhile_fails_the_job_and_what_is_left(
 def test_a_defect_in_one_file_does_not_end_the_job(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = job_work.open_unless_known
+    real = job_work.prepare_unless_known
 
     def defect(source: MediaFile, *arguments: object, **options: object) -> object:
         if source.name == "004.png":
             raise ZeroDivisionError("of no use")
         return real(source, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job_work, "open_unless_known", defect)
+    monkeypatch.setattr(job_work, "prepare_unless_known", defect)
     made = create_folder_job(collection, pictures)
     done = run_job(collection, small_model, made.id)
     assert (done.state, done.counts.succeeded, done.counts.failed) == ("succeeded", 9, 1)
@@ -181,11 +183,11 @@ def test_a_bundle_that_cannot_be_used_fails_the_job(
 
 def test_what_is_no_job_is_named(tmp_path: Path, collection: Collection, pictures: Path, small_model: Model) -> None:
     for use in (
-        lambda: job(collection, 99),
-        lambda: items(collection, 99),
+        lambda: get_job(collection, 99),
+        lambda: list_items(collection, 99),
         lambda: cancel(collection, 99),
         lambda: run_job(collection, small_model, 99),
-        lambda: job(collection, 2**70),
+        lambda: get_job(collection, 2**70),
     ):
         with pytest.raises(JobNotFound, match="no job"):
             use()

@@ -12,7 +12,8 @@ import pytest
 
 from index.cli import jobs_here
 from index.collection_store import CollectionStore
-from index.jobs.jobs import JobOptions, create_job, pause, resume
+from index.jobs.jobs import create_job, pause, resume
+from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
 from tests.media_files import solid, write_picture
 from vitascope.cli.main import main

@@ -11,13 +11,13 @@ import pytest
 from pyarrow import parquet
 
 from index.collection import Collection
-from index.jobs.jobs import create_job, items, run_job
-from index.jobs.sources import list_limits, list_rows
-from index.jobs.sources.access_policy import EVERYWHERE
-from index.jobs.sources.item import SourceItem
+from index.jobs.jobs import create_job, list_items
+from index.jobs.runner import run_job
+from index.jobs.sources import list_limits, manifest_file
+from index.jobs.sources.access_policy import UNRESTRICTED
 from index.jobs.sources.iterate_source import list_source
-from index.jobs.sources.list_limits import SETTINGS, ListLimits, check_names, read_list_limits
-from index.jobs.sources.source_types import ListSource, Source
+from index.jobs.sources.list_limits import SETTINGS, ListLimits, check_column_names, read_list_limits
+from index.jobs.sources.source_types import ListSource, Source, SourceItem
 from tests.index.file_lists import ENDINGS, paths, write_list, write_shard
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
@@ -25,12 +25,12 @@ from vitascope.model import Model
 
 
 def listed(source: Source, limits: ListLimits) -> list[SourceItem]:
-    return list(list_source(source, EVERYWHERE, limits))
+    return list(list_source(source, UNRESTRICTED, limits))
 
 
 def refusal(source: Source, limits: ListLimits) -> str:
     """Why the source as a whole is refused, before its first item."""
-    found = list_source(source, EVERYWHERE, limits)
+    found = list_source(source, UNRESTRICTED, limits)
     with pytest.raises(InvalidInput) as refused:
         next(found)
     return str(refused.value)
@@ -53,7 +53,7 @@ class Name(str):
 def test_checking_names_takes_work_in_proportion_to_the_columns(tmp_path: Path) -> None:
     def looks(count: int) -> int:
         Name.looks = 0
-        check_names(tmp_path, [Name(f"c{number}") for number in range(count)], "c0", ListLimits(columns=count))
+        check_column_names(tmp_path, [Name(f"c{number}") for number in range(count)], "c0", ListLimits(columns=count))
         return Name.looks
 
     assert looks(1000) < 5000
@@ -109,7 +109,7 @@ def test_what_a_list_stores_is_limited(tmp_path: Path, ending: str) -> None:
 
 def test_names_that_every_row_stores_again_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table of single digits below long names stores the names with each row."""
-    monkeypatch.setattr(list_limits, "ALWAYS_STORED", 1000)
+    monkeypatch.setattr(list_limits, "MIN_STORED_BYTES", 1000)
     columns = {"path": paths(200)} | {f"{number:0128}": [1] * 200 for number in range(60)}
     source = ListSource(str(write_list(tmp_path, "csv", columns)))
     assert Path(source.file).stat().st_size < 40_000
@@ -138,7 +138,7 @@ def test_a_parquet_list_that_expands_is_refused_and_nothing_of_it_is_stored(
     assert done.state == "failed"
     assert "list.parquet, row " in (done.error or "")
     assert "(VITASCOPE_MAX_LIST_EXPANSION)" in (done.error or "")
-    assert items(collection, done.id) == []
+    assert list_items(collection, done.id) == []
     assert catalogue_bytes(collection) < before + 200_000
 
 
@@ -176,7 +176,7 @@ def test_parquet_columns_that_no_metadata_can_hold_are_refused_by_name(tmp_path:
 
 def test_parquet_texts_of_every_form_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain or in dictionaries, with and without nulls, in batches and slices that end anywhere."""
-    monkeypatch.setattr("index.jobs.sources.parquet_rows._ROWS", 7)
+    monkeypatch.setattr("index.jobs.sources.parquet_rows._BATCH_ROWS", 7)
     monkeypatch.setattr("index.jobs.sources.parquet_rows._TEXT_BYTES", 50)
     texts = [None if number % 5 == 0 else f"text {number % 9} ä" for number in range(40)]
     table = pa.table(
@@ -208,7 +208,7 @@ def test_a_time_that_cannot_be_told_fails_the_list(tmp_path: Path, collection: C
 def test_a_row_without_an_end_is_not_read_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    monkeypatch.setattr(list_rows, "MAX_LINE", 200)
+    monkeypatch.setattr(manifest_file, "MAX_ROW_CHARACTERS", 200)
     (tmp_path / "list.csv").write_bytes(content)
     message = refusal(ListSource(str(tmp_path / "list.csv")), ListLimits())
     assert "list.csv, line " in message
@@ -229,7 +229,7 @@ def test_a_column_name_that_no_metadata_can_have_is_refused_once(tmp_path: Path)
 def test_metadata_that_every_file_of_a_sample_repeats_counts(
     tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(list_limits, "ALWAYS_STORED", 100_000)
+    monkeypatch.setattr(list_limits, "MIN_STORED_BYTES", 100_000)
     described = {f"key{number}": "x" * 5000 for number in range(10)}
     members = {"a.json": json.dumps(described).encode(), **{f"a.{number}.mp4": b"" for number in range(100)}}
     source = write_shard(tmp_path / "s.tar.gz", members)
@@ -237,7 +237,7 @@ def test_metadata_that_every_file_of_a_sample_repeats_counts(
     assert done.state == "failed"
     assert "s.tar.gz, tar://a." in (done.error or "")
     assert "(VITASCOPE_MAX_LIST_EXPANSION)" in (done.error or "")
-    assert items(collection, done.id) == []
+    assert list_items(collection, done.id) == []
 
 
 def test_a_shard_of_too_many_members_is_refused(tmp_path: Path) -> None:

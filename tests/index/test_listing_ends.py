@@ -10,7 +10,8 @@ import pytest
 
 from index.collection import Collection
 from index.jobs import enqueue_items as job_listing
-from index.jobs.jobs import cancel, create_job, items, pause, resume, run_job
+from index.jobs.jobs import cancel, create_job, list_items, pause, resume
+from index.jobs.runner import run_job
 from index.jobs.sources.list_limits import ListLimits
 from index.jobs.sources.source_types import ListSource, Source
 from tests.index.file_lists import ENDINGS, paths, write_list, write_shard
@@ -34,11 +35,11 @@ def test_a_listing_ends_between_two_rows(
     else:
         source = ListSource(str(write_list(tmp_path, ending, {"path": paths(50)})))
     made = create_job(collection, source)
-    monkeypatch.setattr(job_listing, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(job_listing, "CHECK_SECONDS", 0.0)
     rows = 0
     real = job_listing.list_source
 
-    def counted(source: Source, reach: Any, limits: ListLimits, on_row: Callable[[], None]) -> Any:
+    def counted(source: Source, policy: Any, limits: ListLimits, on_row: Callable[[], None]) -> Any:
         def look() -> None:
             nonlocal rows
             rows += 1
@@ -46,12 +47,12 @@ def test_a_listing_ends_between_two_rows(
                 request_end(collection, made.id)
             on_row()
 
-        return real(source, reach, limits, look)
+        return real(source, policy, limits, look)
 
     monkeypatch.setattr(job_listing, "list_source", counted)
     ended = run_job(collection, small_model, made.id, should_stop=lambda: request_end is None and rows >= 10)
     assert (ended.state, rows) == (state, 10)
-    assert items(collection, made.id) == []
+    assert list_items(collection, made.id) == []
     if state == "paused":
         monkeypatch.undo()
         resume(collection, made.id)
@@ -63,14 +64,14 @@ def test_a_request_that_is_taken_back_in_time_changes_nothing(
 ) -> None:
     source = ListSource(str(write_list(tmp_path, "csv", {"path": paths(5)})))
     made = create_job(collection, source)
-    end = job_listing._end
+    end = job_listing._stop
 
     def taken_back(*arguments: Any) -> bool:
         resume(collection, made.id)
         return end(*arguments)
 
-    monkeypatch.setattr(job_listing, "LOOK_SECONDS", 0.0)
-    monkeypatch.setattr(job_listing, "_end", taken_back)
+    monkeypatch.setattr(job_listing, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(job_listing, "_stop", taken_back)
     monkeypatch.setattr(job_listing, "list_source", paused_once(collection, made.id, job_listing.list_source))
     done = run_job(collection, small_model, made.id)
     assert (done.state, done.counts.total) == ("succeeded", 5)
@@ -79,10 +80,10 @@ def test_a_request_that_is_taken_back_in_time_changes_nothing(
 def paused_once(collection: Collection, job_id: int, real: Callable[..., Any]) -> Callable[..., Any]:
     calls: list[int] = []
 
-    def listing(source: Source, reach: Any, limits: ListLimits, on_row: Callable[[], None]) -> Any:
+    def listing(source: Source, policy: Any, limits: ListLimits, on_row: Callable[[], None]) -> Any:
         if not calls:
             pause(collection, job_id)
         calls.append(job_id)
-        return real(source, reach, limits, on_row)
+        return real(source, policy, limits, on_row)
 
     return listing

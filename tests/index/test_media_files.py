@@ -15,8 +15,9 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.jobs import Job, cancel, jobs
-from index.jobs.sources.uploaded_files import held_file
+from index.jobs.jobs import cancel, list_jobs
+from index.jobs.records import Job
+from index.jobs.sources.source_types import UploadSource
 from index.records import Video
 from index.storage.removals import listed_removals
 from tests.chaos import is_chaos
@@ -52,8 +53,9 @@ def files(collection: Collection) -> list[Path]:
 
 def needed(collection: Collection) -> list[Path]:
     """The files that videos and unfinished jobs of the collection need."""
-    held = [held_file(collection, job.source) for job in jobs(collection) if job.state not in ("cancelled", "failed")]
-    return [collection.media_path(video) for video in collection.videos()] + [file for file in held if file is not None]
+    sources = [job.source for job in list_jobs(collection) if job.state not in ("cancelled", "failed")]
+    uploads = [collection.media.file(source.stored_path) for source in sources if isinstance(source, UploadSource)]
+    return [collection.media_path(video) for video in collection.videos()] + uploads
 
 
 @pytest.mark.parametrize(
@@ -61,8 +63,8 @@ def needed(collection: Collection) -> list[Path]:
     [
         ([], "add", lambda collection: len(collection.videos()) == 1),
         ([add], "delete", lambda collection: not collection.videos()),
-        ([], "hold", lambda collection: len(jobs(collection)) == 1),
-        ([hold], "end", lambda collection: jobs(collection)[0].state == "cancelled"),
+        ([], "hold", lambda collection: len(list_jobs(collection)) == 1),
+        ([hold], "end", lambda collection: list_jobs(collection)[0].state == "cancelled"),
     ],
 )
 def test_killed_at_any_step_no_file_is_left_over_and_none_is_missing(

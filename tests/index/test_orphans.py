@@ -12,7 +12,8 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.jobs import JobOptions, create_upload_job
+from index.jobs.jobs import create_upload_job
+from index.jobs.records import JobOptions
 from index.orphans import find_orphans, remove_orphans
 from tests.index.numbered import manifest
 from tests.index.test_transferred_media import add_own, films

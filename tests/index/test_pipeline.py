@@ -11,10 +11,10 @@ import pytest
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.jobs import execution, pipeline
-from index.jobs.closable_queue import Channel
-from index.jobs.jobs import Pace, create_folder_job, items, run_job
-from index.jobs.stage_timer import StageClock
-from tests.index.folder_jobs import make_pictures
+from index.jobs.jobs import list_items
+from index.jobs.pipeline import ClosableQueue, PipelineConfig, StageTimer
+from index.jobs.runner import run_job
+from tests.index.folder_jobs import create_folder_job, make_pictures
 from tests.media_files import write_color_video
 from vitascope.errors import InvalidInput, MediaCorrupt
 from vitascope.model import Model
@@ -73,11 +73,11 @@ def test_a_long_video_never_has_more_than_a_few_batches_in_memory(
     folder.mkdir()
     write_color_video(folder / "long.mp4", (255, 0, 0), seconds=64.0, rate=2)
     made = create_folder_job(collection, folder, segmentation=Segmentation(length=1.0))
-    done = run_job(collection, small_model, made.id, pace=Pace(decoders=2))
+    done = run_job(collection, small_model, made.id, config=PipelineConfig(decoders=2))
     assert done.counts.succeeded == 1
     assert collection.stats().clips == 64
     assert [clip.start for clip in collection.clips(1)] == [float(second) for second in range(64)]
-    batches_in_work = 2 + pipeline.FRAME_BATCHES + -(-small_model.batch_size // 8)
+    batches_in_work = 2 + pipeline.MAX_DECODED_BATCHES + -(-small_model.batch_size // 8)
     assert most <= batches_in_work * 8
 
 
@@ -86,14 +86,14 @@ def test_files_in_flight_are_bounded(
 ) -> None:
     made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 12))
     running = []
-    store = execution.store
+    store = execution.store_video
 
     def counting(*arguments: Any) -> Any:
-        running.append(len(items(collection, made.id, "running")))
+        running.append(len(list_items(collection, made.id, "running")))
         return store(*arguments)
 
-    monkeypatch.setattr(execution, "store", counting)
-    assert run_job(collection, small_model, made.id, pace=Pace(in_flight=3)).counts.succeeded == 12
+    monkeypatch.setattr(execution, "store_video", counting)
+    assert run_job(collection, small_model, made.id, config=PipelineConfig(in_flight=3)).counts.succeeded == 12
     assert 1 < max(running) <= 3
 
 
@@ -111,24 +111,24 @@ def test_a_file_that_fails_in_a_common_batch_fails_alone(
     made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 8))
     done = run_job(collection, small_model, made.id)
     assert (done.counts.succeeded, done.counts.failed) == (7, 1)
-    assert Path(items(collection, made.id, "failed")[0].path).name == "003.png"
+    assert Path(list_items(collection, made.id, "failed")[0].path).name == "003.png"
 
 
 def test_the_clock_says_what_each_stage_did(tmp_path: Path, collection: Collection, small_model: Model) -> None:
-    clock = StageClock()
-    run_job(collection, small_model, create_folder_job(collection, make_pictures(tmp_path / "p", 3)).id, clock=clock)
-    assert set(clock.busy()) == {"open", "decode", "embed", "store"}
-    assert all(seconds > 0 for seconds in clock.busy().values())
+    timer = StageTimer()
+    run_job(collection, small_model, create_folder_job(collection, make_pictures(tmp_path / "p", 3)).id, timer=timer)
+    assert set(timer.seconds()) == {"open", "decode", "embed", "store"}
+    assert all(seconds > 0 for seconds in timer.seconds().values())
 
 
 @pytest.mark.parametrize("name", ["in_flight", "openers", "decoders", "decoder_threads"])
 def test_an_impossible_pace_is_named(name: str) -> None:
     with pytest.raises(InvalidInput, match=f"{name}: 0"):
-        Pace(**{name: 0})
+        PipelineConfig(**{name: 0})
 
 
 def test_whoever_waits_at_a_channel_is_let_go_when_it_closes() -> None:
-    channel: Channel[int] = Channel(1)
+    channel: ClosableQueue[int] = ClosableQueue(1)
     assert channel.put(1)
     refused: list[bool] = []
     waiting = threading.Thread(target=lambda: refused.append(channel.put(2)))

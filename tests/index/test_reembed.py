@@ -14,13 +14,15 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs import pipeline
-from index.jobs.ingest import OpenedFile, content_sha256, ingest_file
-from index.jobs.jobs import create_folder_job, items, job, run_job
-from index.jobs.pipeline import Pace
+from index.jobs.ingest import PreparedFile, content_sha256, ingest_file
+from index.jobs.jobs import get_job, list_items
+from index.jobs.pipeline import PipelineConfig
+from index.jobs.runner import run_job
 from index.records import Video
 from index.storage.catalogue import Catalogue
 from index.transfer import reembed as module
 from index.transfer.reembed import reembed
+from tests.index.folder_jobs import create_folder_job
 from tests.index.searching import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle
@@ -77,9 +79,9 @@ def test_everything_is_there_under_its_ids_and_found_by_the_new_bundle(
         best(library, old_model, "red")
     assert collection.thumbnail(1) is not None
     assert collection.catalogue.problems() == []
-    earlier = job(collection, 1)
+    earlier = get_job(collection, 1)
     assert (earlier.state, earlier.counts.succeeded) == ("succeeded", 2)
-    assert len(items(collection, 1)) == 3
+    assert len(list_items(collection, 1)) == 3
 
 
 def test_both_are_searched_until_the_switch_and_later_writes_come_along(
@@ -183,7 +185,7 @@ def test_films_are_decoded_beside_each_other_and_added_in_their_order(
 ) -> None:
     decode, embed, other = pipeline.decode_clips, pipeline.embed_clips, threading.Event()
 
-    def decoding(model: Model, opened: OpenedFile, *arguments: Any, **options: Any) -> Any:
+    def decoding(model: Model, opened: PreparedFile, *arguments: Any, **options: Any) -> Any:
         if opened.description.title == "green":  # the first; it waits until the second has been embedded
             assert other.wait(60)
             time.sleep(0.1)  # and, so that an order by chance would show, a little longer
@@ -198,7 +200,9 @@ def test_films_are_decoded_beside_each_other_and_added_in_their_order(
     monkeypatch.setattr(pipeline, "decode_clips", decoding)
     before = facts(library.open("videos"))
     told: list[str] = []
-    done = reembed(library, "videos", models[1], pace=Pace(decoders=2), on_video=lambda *at: told.append(at[2]))
+    done = reembed(
+        library, "videos", models[1], config=PipelineConfig(decoders=2), on_video=lambda *at: told.append(at[2])
+    )
     assert done.switched
     assert told == ["green", "red"]
     assert facts(library.open("videos")) == before

@@ -1,4 +1,4 @@
-"""How a source is described, and how far it may reach."""
+"""How a source is described, and how far it may policy."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.jobs import JobOptions, cancel, create_job, items, job, resume, retry, run_job
-from index.jobs.sources.access_policy import Reach
-from index.jobs.sources.fetcher import Interrupted
+from index.jobs.jobs import cancel, create_job, get_job, list_items, resume, retry
+from index.jobs.records import JobOptions
+from index.jobs.runner import run_job
+from index.jobs.sources.access_policy import AccessPolicy
+from index.jobs.sources.fetcher import FetchInterrupted
 from index.jobs.sources.iterate_source import list_source
 from index.jobs.sources.source_types import (
     FilesSource,
@@ -23,7 +25,7 @@ from index.jobs.sources.source_types import (
     Source,
     UrlSource,
     check_source,
-    guess_source,
+    parse_source,
     read_source,
     source_json,
 )
@@ -62,13 +64,13 @@ def test_urls_that_lead_elsewhere_are_refused(url: str, words: str) -> None:
     assert "secret@" not in str(raised.value)
 
 
-# How far a source may reach
+# How far a source may policy
 
 
 def test_allowed_urls_are_compared_part_by_part() -> None:
-    reach = Reach((), ("https://media.example/films", "s3://bucket/"))
+    policy = AccessPolicy((), ("https://media.example/films", "s3://bucket/"))
     for url in ("https://media.example/films", "https://media.example/films/a.mp4", "s3://bucket/a/b.mp4"):
-        assert reach.refuses_url(url) is None
+        assert policy.url_error(url) is None
     for url in (
         "https://media.example.evil/films/a.mp4",
         "https://media.example/filmsecrets",
@@ -77,18 +79,18 @@ def test_allowed_urls_are_compared_part_by_part() -> None:
         "s3://bucket2/a.mp4",
         "memory://bucket/a",
     ):
-        assert "outside the URLs" in (reach.refuses_url(url) or ""), url
+        assert "outside the URLs" in (policy.url_error(url) or ""), url
 
 
 def test_other_urls_of_the_web_are_told_apart_from_those_that_are_allowed() -> None:
-    reach = Reach((), ("https://media.example/films",), web=True)
-    assert reach.is_web("https://media.example/other/a.mp4")
-    assert reach.is_web("HTTP://10.0.0.1/a.mp4")  # whether that is fetched is not told here
-    assert not reach.is_web("https://media.example/films/a.mp4")
-    assert not reach.is_web("s3://bucket/a.mp4")
-    assert "outside the URLs" in (reach.refuses_url("s3://bucket/a.mp4") or "")
-    assert not Reach().is_web("https://media.example/a.mp4")
-    assert "VITASCOPE_URL_FETCH=on" in (Reach((), ()).refuses_url("https://media.example/a.mp4") or "")
+    policy = AccessPolicy((), ("https://media.example/films",), public_urls=True)
+    assert policy.is_public_url("https://media.example/other/a.mp4")
+    assert policy.is_public_url("HTTP://10.0.0.1/a.mp4")  # whether that is fetched is not told here
+    assert not policy.is_public_url("https://media.example/films/a.mp4")
+    assert not policy.is_public_url("s3://bucket/a.mp4")
+    assert "outside the URLs" in (policy.url_error("s3://bucket/a.mp4") or "")
+    assert not AccessPolicy().is_public_url("https://media.example/a.mp4")
+    assert "VITASCOPE_URL_FETCH=on" in (AccessPolicy((), ()).url_error("https://media.example/a.mp4") or "")
 
 
 def test_urls_of_the_web_are_fetched_by_whoever_runs_the_job_if_at_all(
@@ -101,24 +103,24 @@ def test_urls_of_the_web_are_fetched_by_whoever_runs_the_job_if_at_all(
         asked.append(url)
         file.write(content)
 
-    web = Reach((films,), (), web=True)
+    web = AccessPolicy((films,), (), public_urls=True)
     made = create_job(collection, UrlSource("https://media.example/a.png", "A"), JobOptions(confined=True), web)
     with connections() as seen:
-        off = run_job(collection, small_model, made.id, reach=Reach((films,), ()), web=fetch)
+        off = run_job(collection, small_model, made.id, policy=AccessPolicy((films,), ()), url_fetcher=fetch)
     assert (off.state, asked, seen) == ("failed", [], [])
     assert "VITASCOPE_URL_FETCH=on" in (off.error or "")
     retry(collection, made.id)
-    run_job(collection, small_model, made.id, reach=web)
-    assert "nothing is fetched from the web" in (items(collection, made.id)[0].reason or "")
+    run_job(collection, small_model, made.id, policy=web)
+    assert "public URLs are not fetched" in (list_items(collection, made.id)[0].reason or "")
     retry(collection, made.id)
-    run_job(collection, small_model, made.id, reach=web, web=fetch)
-    assert [(item.state, item.title) for item in items(collection, made.id)] == [("succeeded", "A")]
+    run_job(collection, small_model, made.id, policy=web, url_fetcher=fetch)
+    assert [(item.state, item.title) for item in list_items(collection, made.id)] == [("succeeded", "A")]
     assert asked == ["https://media.example/a.png"]
     assert collection.media_path(collection.get_video(1)).read_bytes() == content
 
 
 def test_cancelling_a_job_ends_what_it_is_fetching(collection: Collection, small_model: Model) -> None:
-    web = Reach((), (), web=True)
+    web = AccessPolicy((), (), public_urls=True)
     made = create_job(collection, UrlSource("https://media.example/a.png"), JobOptions(confined=True), web)
 
     def fetch(url: str, file: BinaryIO, should_stop: Callable[[], bool]) -> None:
@@ -127,9 +129,9 @@ def test_cancelling_a_job_ends_what_it_is_fetching(collection: Collection, small
         while not should_stop():
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        raise Interrupted(url)
+        raise FetchInterrupted(url)
 
-    done = run_job(collection, small_model, made.id, reach=web, web=fetch)
+    done = run_job(collection, small_model, made.id, policy=web, url_fetcher=fetch)
     assert (done.state, done.counts.cancelled) == ("cancelled", 1)
     assert not (collection.folder / "media" / f"job-{made.id}").exists()
 
@@ -140,29 +142,29 @@ def test_no_item_of_a_list_leads_out_of_the_allowed_folders(tmp_path: Path, film
     (films / "list.csv").write_text(
         f"path\nred.png\n../secret.png\n{secret}\nlink.png\n{secret.as_uri()}\nmemory://a/b\n"
     )
-    reach = Reach((films,), ())
-    found = list(list_source(ListSource(str(films / "list.csv")), reach))
+    policy = AccessPolicy((films,), ())
+    found = list(list_source(ListSource(str(films / "list.csv")), policy))
     assert [item.state for item in found] == ["queued", *["failed"] * 5]
     assert all("is outside the" in (item.reason or "") for item in found[1:])
     with pytest.raises(InvalidInput, match=r"files: .*secret.png' is outside"):
-        check_source(FilesSource((str(secret),)), reach)
+        check_source(FilesSource((str(secret),)), policy)
 
 
 def test_a_confined_job_checks_again_when_it_reads(
     tmp_path: Path, films: Path, collection: Collection, small_model: Model
 ) -> None:
     secret = write_picture(tmp_path / "secret.png", solid((1, 2, 3)))
-    reach = Reach((films,), ())
+    policy = AccessPolicy((films,), ())
     source = FilesSource((str(films / "red.png"), str(films / "blue.png")))
-    made = create_job(collection, source, JobOptions(confined=True), reach)
+    made = create_job(collection, source, JobOptions(confined=True), policy)
     (films / "red.png").unlink()
     (films / "red.png").symlink_to(secret)
     with pytest.raises(Conflict, match="belongs to a service"):
         run_job(collection, small_model, made.id)
-    assert job(collection, made.id).state == "queued"
-    done = run_job(collection, small_model, made.id, reach=reach)
+    assert get_job(collection, made.id).state == "queued"
+    done = run_job(collection, small_model, made.id, policy=policy)
     assert (done.counts.succeeded, done.counts.failed) == (1, 1)
-    assert "outside the folders" in (items(collection, made.id, "failed")[0].reason or "")
+    assert "outside the folders" in (list_items(collection, made.id, "failed")[0].reason or "")
 
 
 def test_a_job_of_a_backup_reads_what_a_service_allows_whoever_made_the_backup(
@@ -178,15 +180,15 @@ def test_a_job_of_a_backup_reads_what_a_service_allows_whoever_made_the_backup(
         row = (made[0], 0, str(secret), "queued")
         connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (?, ?, ?, ?)", row)
     back_up(collection, tmp_path / "backup")
-    reach = Reach((films,), ())
+    policy = AccessPolicy((films,), ())
     with CollectionStore(tmp_path / "elsewhere") as library:
         copy = restore(library, tmp_path / "backup", "copy", allowed=AllowedPaths([], tmp_path / "elsewhere"))
         for job_id in made:
             resume(copy, job_id)
             with pytest.raises(Conflict, match="belongs to a service, or came with a backup"):
                 run_job(copy, small_model, job_id)
-            done = run_job(copy, small_model, job_id, reach=reach)
-            said = [done.error or "", *(item.reason or "" for item in items(copy, job_id))]
+            done = run_job(copy, small_model, job_id, policy=policy)
+            said = [done.error or "", *(item.reason or "" for item in list_items(copy, job_id))]
             assert any("outside the folders" in words for words in said)
         assert [video.title for video in copy.videos()] == ["red"]
 
@@ -199,15 +201,15 @@ def test_what_is_named_on_the_command_line_is_understood(tmp_path: Path, films: 
     (films / "a.tar").touch()
     write_color_video(films / "a.mp4", (1, 2, 3))
     name = str(films)
-    assert guess_source([name], recursive=False) == FolderSource(name, recursive=False)
-    assert guess_source([f"{name}/list.CSV"]) == ListSource(f"{name}/list.CSV")
-    assert guess_source([f"{name}/a.tar"]) == ShardsSource((f"{name}/a.tar",))
-    assert guess_source([f"{name}/a.mp4", f"{name}/red.png"]) == FilesSource((f"{name}/a.mp4", f"{name}/red.png"))
-    assert guess_source(["s3://bucket/a/"]) == UrlSource("s3://bucket/a/")
-    with pytest.raises(InvalidInput, match="beside others"):
-        guess_source([name, f"{name}/a.mp4"])
-    with pytest.raises(InvalidInput, match=r"source: 'nowhere.mp4' is not there"):
-        guess_source(["nowhere.mp4"])
+    assert parse_source([name], recursive=False) == FolderSource(name, recursive=False)
+    assert parse_source([f"{name}/list.CSV"]) == ListSource(f"{name}/list.CSV")
+    assert parse_source([f"{name}/a.tar"]) == ShardsSource((f"{name}/a.tar",))
+    assert parse_source([f"{name}/a.mp4", f"{name}/red.png"]) == FilesSource((f"{name}/a.mp4", f"{name}/red.png"))
+    assert parse_source(["s3://bucket/a/"]) == UrlSource("s3://bucket/a/")
+    with pytest.raises(InvalidInput, match="together with others"):
+        parse_source([name, f"{name}/a.mp4"])
+    with pytest.raises(InvalidInput, match=r"source: 'nowhere.mp4' does not exist"):
+        parse_source(["nowhere.mp4"])
 
 
 def test_a_description_is_kept_as_it_is(tmp_path: Path) -> None:

@@ -13,32 +13,26 @@ import pytest
 from pyarrow import parquet
 
 from index.collection import Collection
-from index.jobs.jobs import create_job, items, run_job
-from index.jobs.sources import fsspec_source
-from index.jobs.sources.access_policy import EVERYWHERE, Reach
-from index.jobs.sources.item import SourceItem
+from index.jobs.jobs import create_job, list_items
+from index.jobs.runner import run_job
+from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
+from index.jobs.sources.fetcher import open_url
 from index.jobs.sources.iterate_source import list_source
-from index.jobs.sources.source_types import (
-    ListSource,
-    ShardsSource,
-    Source,
-    UrlSource,
-    check_source,
-)
+from index.jobs.sources.source_types import ListSource, ShardsSource, Source, SourceItem, UrlSource, check_source
 from vitascope.errors import InvalidInput
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 
 
-def listed(source: Source, reach: Reach = EVERYWHERE) -> list[SourceItem]:
-    return list(list_source(check_source(source, reach), reach))
+def listed(source: Source, policy: AccessPolicy = UNRESTRICTED) -> list[SourceItem]:
+    return list(list_source(check_source(source, policy), policy))
 
 
 def indexed(collection: Collection, model: Model, source: Source, **options: Any) -> dict[str, tuple[str, str | None]]:
     """(state, reason) by path of a job that was run to its end."""
     done = run_job(collection, model, create_job(collection, source).id, **options)
     assert done.state == "succeeded", done.error
-    return {item.path: (item.state, item.reason) for item in items(collection, done.id)}
+    return {item.path: (item.state, item.reason) for item in list_items(collection, done.id)}
 
 
 # File lists
@@ -73,8 +67,8 @@ def test_a_row_that_cannot_be_used_is_named_by_file_line_and_field(films: Path) 
         ("queued", None),
         (
             "failed",
-            "list.csv, line 10, column 'path': the URL of 'host' holds a name or password, which would lie "
-            "open in the catalogue",
+            "list.csv, line 10, column 'path': the URL of 'host' holds a name or password, which would be "
+            "stored in plain text",
         ),
     ]
     assert [item.uri for item in found if item.state == "queued"] == [str(films / "red.png"), str(films / "blue.png")]
@@ -185,7 +179,7 @@ def test_members_of_shards_become_videos_that_the_collection_keeps(
     outcome = {path.removeprefix("tar://set/").split("::")[0]: ended for path, ended in found.items()}
     assert outcome["a.png"] == outcome["b.png"] == ("succeeded", None)
     assert outcome["b.npy"] == ("skipped", "not a media file (.npy)")
-    assert outcome["c.json"] == ("skipped", "no media file of this key is beside it")
+    assert outcome["c.json"] == ("skipped", "no media file has this key")
     assert outcome["d.png"][0] == "skipped"
     assert outcome["e.png"][0] == "failed"
     assert (outcome["e.png"][1] or "").startswith("e.png: ")
@@ -255,8 +249,7 @@ def test_a_file_that_is_too_large_is_not_copied(
     limits = MediaLimits(max_bytes=1000)
     source = UrlSource("memory://bucket/large.mp4")
     assert "10000 bytes" in (indexed(collection, small_model, source, limits=limits)[source.url][1] or "")
-    monkeypatch.setattr(fsspec_source, "open_url", fsspec_source.open_url)
-    real = fsspec_source.open_url
+    real = open_url
     monkeypatch.setattr(
         "index.jobs.sources.fetcher.open_url", lambda url: (real(url)[0], None)
     )  # a size that is not told

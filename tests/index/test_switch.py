@@ -15,8 +15,9 @@ import pytest
 from index import collection_store as library_module
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.jobs import create_folder_job, job, pause
+from index.jobs.jobs import get_job, pause
 from index.transfer.reembed import _switch
+from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import add, manifest, new_video, numbers_in
 from tests.index.switching import DIED
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
@@ -52,7 +53,7 @@ def is_new(collection: Collection) -> bool:
     """Whether this is the collection that was to come; it is whole, and has the copies and jobs of the old one."""
     assert collection.catalogue.problems() == []
     assert numbers_in(collection) == NUMBERS
-    assert job(collection, 1).state == "paused"
+    assert get_job(collection, 1).state == "paused"
     assert {name: (collection.folder / "media" / name).read_bytes() for name in COPIES} == COPIES
     return collection.fingerprint == manifest("better").fingerprint()
 

@@ -20,12 +20,13 @@ import pytest
 from index.clips.segmentation import Segmentation
 from index.collection import Collection, NewClip
 from index.collection_store import CollectionStore
-from index.jobs.jobs import create_folder_job, items, jobs
+from index.jobs.jobs import list_items, list_jobs
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import search_fulltext
 from index.vectors.snapshot import SNAPSHOT_NAME
 from index.vectors.snapshot_builder import build_snapshot
 from tests.chaos import rounds
+from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import WIDTH, add, content, new_collection, new_video, numbers_in, tokens_of, vectors_of
 from vitascope.errors import StorageError, VitascopeError
 
@@ -122,8 +123,8 @@ def read_everything(root: Path) -> None:
         collection.search(np.ones(WIDTH), 100)
         with collection.catalogue.read() as connection:
             search_fulltext(connection, ["video", "said"], 100, lambda _: True)
-        for job in jobs(collection):
-            items(collection, job.id)
+        for job in list_jobs(collection):
+            list_items(collection, job.id)
         collection.index_state()
         add(collection, 5)
         collection.delete_video(1)

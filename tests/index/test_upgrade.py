@@ -12,11 +12,13 @@ import pytest
 from index.clips.segmentation import Segmentation
 from index.collection import Collection, NewClip
 from index.collection_store import CollectionStore
-from index.jobs.jobs import JobOptions, cancel, create_folder_job, items, job, retry
+from index.jobs.jobs import cancel, get_job, list_items, retry
+from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
 from index.storage import catalogue as catalogue_module
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.schema import SCHEMA_VERSION
+from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import (
     WIDTH,
     add,
@@ -111,16 +113,16 @@ def test_it_is_upgraded_and_keeps_what_it_held(tmp_path: Path) -> None:
 def test_its_jobs_can_be_looked_at_and_gone_on_with(tmp_path: Path) -> None:
     old_collection(tmp_path)
     with CollectionStore(tmp_path).open("videos") as collection:
-        done = job(collection, 3)
+        done = get_job(collection, 3)
         assert done.source == FolderSource("/videos", recursive=False)
         assert done.options == JobOptions(Segmentation(4.0, 1.0), {"year": 2020})
         assert (done.state, done.requested, done.finished_at, done.rate) == ("succeeded", None, 3.0, None)
-        assert [(i.path, i.state, i.reason, i.video_id, i.tries, i.decided) for i in items(collection, 3)] == [
+        assert [(i.path, i.state, i.reason, i.video_id, i.attempts, i.is_final) for i in list_items(collection, 3)] == [
             ("/videos/a.mp4", "succeeded", None, 1, 1, False),
             ("/videos/b.mp4", "failed", "b.mp4: empty", None, 2, False),
             ("/videos/notes.txt", "skipped", "not a media file (.txt)", None, 0, True),
         ]
-        running = job(collection, 4)
+        running = get_job(collection, 4)
         assert (running.source, running.requested) == (FolderSource("/more"), "cancel")
         assert retry(collection, 3).counts.queued == 1
         assert cancel(collection, 4).counts.cancelled == 2

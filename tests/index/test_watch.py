@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from index.jobs.sources.source_types import FolderSource
-from index.jobs.watch import summary
 from tests.index.watched import Step, Watched, command, nothing, picture
 from tests.waiting import PATIENCE
 
@@ -25,7 +24,7 @@ def test_what_comes_is_indexed_once_and_what_goes_is_reported(watched: Watched, 
     assert watched.events[2:] == [("added", "second.png"), ("gone", "first.png")]
     assert watched.paths == ["first.png", "second.png"]  # reported, not removed
     assert (totals.added, len(totals.failures), totals.gone, totals.removed) == (2, 1, 1, 0)
-    told = summary(watched.collection, FolderSource(str(folder)), totals)
+    told = totals.summary(watched.collection, FolderSource(str(folder)))
     assert (told["added"], told["failed"], told["gone"], told["videos"]) == (2, 1, 1, 2)
 
 
@@ -109,11 +108,11 @@ def test_an_unmounted_drive_is_not_a_deleted_one(watched: Watched, folder: Path,
     assert watched.events == [("failed", "broken.mp4")]  # that it is gone is no sign of anything
     picture(folder / "a.png", 1)
     watched(lambda: None, lambda: None, unmount, empty_mount_point, mount, delete=True)
-    assert [event for event, _ in watched.events] == ["added", "away", "back"]
+    assert [event for event, _ in watched.events] == ["added", "unavailable", "back"]
     assert watched.paths == ["a.png"]
     (folder / "a.png").rename(away)
     watched(delete=True)  # all gone at once: as likely an empty mount point
-    assert [event for event, _ in watched.events] == ["away"]
+    assert [event for event, _ in watched.events] == ["unavailable"]
     assert watched.paths == ["a.png"]
 
 

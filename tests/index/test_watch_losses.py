@@ -10,7 +10,8 @@ from pathlib import Path, PurePath
 
 import pytest
 
-from index.jobs import folder_scan, watched_folder
+from index.jobs import watched_folder
+from index.jobs.sources import iterate_source
 from tests.index.watched import Watched, command, nothing, picture
 from tests.waiting import PATIENCE
 
@@ -222,15 +223,15 @@ def test_a_drive_that_is_unplugged_loses_no_video(
         max_delete=1.0,
     )
     assert watched.events[4:] == [
-        ("away", "usb"),
+        ("unavailable", "usb"),
         ("gone", "10.png"),
         ("removed", "10.png"),
         ("back", "usb"),
         ("gone", "20.png"),
         ("removed", "20.png"),
     ]
-    assert watched.reasons[4] == "its file system is not there, or another one is in its place"
-    assert (watched.paths, totals.away) == (["11.png", "21.png"], {})
+    assert watched.reasons[4] == "its file system is not mounted, or another one is mounted there"
+    assert (watched.paths, totals.unavailable) == (["11.png", "21.png"], {})
 
 
 def test_a_drive_is_known_after_a_start_anew_by_what_lies_on_it(
@@ -243,8 +244,8 @@ def test_a_drive_is_known_after_a_start_anew_by_what_lies_on_it(
     devices.numbers[folder] = 50  # which the drive had
     (folder / "own" / "10.png").unlink()
     totals = watched(delete=True, max_delete=1.0)
-    assert watched.events == [("away", "usb"), ("gone", "10.png"), ("removed", "10.png")]
-    assert list(totals.away) == [str(folder / "usb")]
+    assert watched.events == [("unavailable", "usb"), ("gone", "10.png"), ("removed", "10.png")]
+    assert list(totals.unavailable) == [str(folder / "usb")]
     plug_in(devices, folder, away, 41)
     (folder / "usb" / "20.png").unlink()
     watched(delete=True, max_delete=1.0)
@@ -265,7 +266,7 @@ def test_another_drive_with_files_of_the_same_names_removes_nothing(
         devices.numbers[folder / "usb"] = 52
 
     totals = watched(nothing, exchange, nothing, nothing, delete=True, max_delete=1.0)
-    assert watched.events == [("away", "usb"), ("added", "20.png"), ("replaced", "20.png")]
+    assert watched.events == [("unavailable", "usb"), ("added", "20.png"), ("replaced", "20.png")]
     assert (watched.paths, totals.removed, totals.held) == (["10.png", "11.png", "20.png", "20.png", "21.png"], 0, 1)
 
 
@@ -281,7 +282,7 @@ def test_files_are_told_apart_by_content_where_inodes_are_not_kept(
     watched(nothing, nothing, delete=True)
     assert sorted(watched.events[1:4]) == [("skipped", "10.png"), ("skipped", "11.png"), ("skipped", "21.png")]
     assert [watched.events[0], *watched.events[4:]] == [
-        ("away", "usb"),
+        ("unavailable", "usb"),
         ("back", "usb"),
         ("gone", "20.png"),
         ("removed", "20.png"),
@@ -303,7 +304,7 @@ def test_a_folder_that_was_not_mounted_at_the_start_is_followed_once_it_is(
         devices.numbers = {folder: 77, folder / "usb": 78}
 
     watched(nothing, mount, lambda: picture(folder / "own" / "new.png", 7), nothing, nothing, delete=True)
-    assert watched.events == [("away", "folder"), ("back", "folder"), ("added", "new.png")]
+    assert watched.events == [("unavailable", "folder"), ("back", "folder"), ("added", "new.png")]
     assert watched.paths == ["10.png", "11.png", "20.png", "21.png", "new.png"]
 
 
@@ -312,7 +313,7 @@ def test_a_subfolder_that_cannot_be_listed_loses_no_video(
 ) -> None:
     film_folder(folder / "a", 8, 10)
     part = film_folder(folder / "b", 1, 20)
-    open_folder = folder_scan.open_folder_beneath
+    open_folder = iterate_source.open_folder_beneath
     broken = False
 
     def open_unless_broken(top: int, inner: PurePath) -> int:
@@ -324,9 +325,9 @@ def test_a_subfolder_that_cannot_be_listed_loses_no_video(
         nonlocal broken
         broken = is_broken
 
-    monkeypatch.setattr(folder_scan, "open_folder_beneath", open_unless_broken)
+    monkeypatch.setattr(iterate_source, "open_folder_beneath", open_unless_broken)
     watched(nothing, nothing, lambda: disturb(True), nothing, nothing, lambda: disturb(False), delete=True)
-    assert watched.events[9:] == [("away", "b"), ("back", "b")]
+    assert watched.events[9:] == [("unavailable", "b"), ("back", "b")]
     assert watched.reasons[9] == "cannot be listed: Input/output error"
     assert len(watched.paths) == 9
 
@@ -336,14 +337,14 @@ def test_a_subfolder_that_goes_while_it_is_listed_is_gone_not_away(
 ) -> None:
     film_folder(folder / "a", 8, 10)
     part = film_folder(folder / "b", 1, 20)
-    open_folder = folder_scan.open_folder_beneath
+    open_folder = iterate_source.open_folder_beneath
 
     def open_late(top: int, inner: PurePath) -> int:
         if inner == part.relative_to(folder) and part.exists():
             part.rename(folder.parent / "away")
         return open_folder(top, inner)
 
-    watched(nothing, nothing, lambda: monkeypatch.setattr(folder_scan, "open_folder_beneath", open_late), nothing)
+    watched(nothing, nothing, lambda: monkeypatch.setattr(iterate_source, "open_folder_beneath", open_late), nothing)
     assert watched.events[9:] == [("gone", "20.png")]
 
 
@@ -372,7 +373,7 @@ def test_a_replaced_video_is_removed_though_the_process_dies_before(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("index.jobs.watch_losses.Losses.delete", interrupt)
+        patch.setattr("index.jobs.watch_losses.LostVideos.delete", interrupt)
         watched(delete=True)
     assert watched.events == [("added", "a.png"), ("replaced", "a.png")]
     watched(delete=True)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from index.collection import Collection
-from index.jobs import watch as watching
-from index.jobs.jobs import JobOptions
+from index.jobs import folder_watcher
+from index.jobs.folder_watcher import WatchOptions, WatchTotals, watch_folder
+from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
-from index.jobs.watch import Totals, Watch, watch
 from index.jobs.watch_losses import MAX_DELETE
 from tests.media_files import solid, write_picture
 from vitascope.model import Model
@@ -46,7 +46,7 @@ class Watched:
         settle: float = 2.0,
         max_delete: float = MAX_DELETE,
         recursive: bool = True,
-    ) -> Totals:
+    ) -> WatchTotals:
         """Look once, then again after each step and three times at the end; then Ctrl-C."""
         self.events.clear()
         self.reasons.clear()
@@ -61,11 +61,11 @@ class Watched:
                 raise KeyboardInterrupt
             step()
 
-        self.monkeypatch.setattr(watching, "sleep", sleep)
-        self.monkeypatch.setattr(watching, "monotonic", lambda: seconds)
+        self.monkeypatch.setattr(folder_watcher, "sleep", sleep)
+        self.monkeypatch.setattr(folder_watcher, "monotonic", lambda: seconds)
         source = FolderSource(str(self.folder), recursive)
-        wanted = Watch(source, JobOptions(), 1.0, settle, delete=delete, max_delete=max_delete)
-        return watch(self.collection, self.model, wanted, self.say)
+        options = WatchOptions(source, JobOptions(), 1.0, settle, delete=delete, max_delete=max_delete)
+        return watch_folder(self.collection, self.model, options, self.say)
 
     def say(self, event: dict[str, Any]) -> None:
         self.events.append((event["event"], Path(event["path"]).name))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from index.jobs.jobs import Job
+from index.jobs.records import Job
 from service import connections, run, worker
 from service.server import Server
 from tests.chaos import is_chaos

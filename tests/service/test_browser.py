@@ -173,7 +173,7 @@ def test_a_folder_is_indexed_as_a_job_and_what_failed_is_named(
     expect(page.locator("#uploads .upload")).to_have_count(0)
     [job] = running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"]
     assert job["source"]["recursive"] is True
-    kept = index_jobs.job(running.service.library.open(collection), int(job["id"])).options.segmentation
+    kept = index_jobs.get_job(running.service.library.open(collection), int(job["id"])).options.segmentation
     assert (kept.rule, kept.longest, kept.shortest) == ("shots", 12, None)
 
 

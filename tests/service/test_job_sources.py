@@ -157,6 +157,6 @@ def test_a_job_is_paused_resumed_and_tried_again(small_bundle: Path, tmp_path: P
 
 
 def test_urls_are_off_by_default_and_mistakes_in_the_setting_are_named(tmp_path: Path) -> None:
-    assert Settings(data_dir=tmp_path).reach().urls == ()
+    assert Settings(data_dir=tmp_path).access_policy().urls == ()
     with pytest.raises(InvalidInput, match="allowed_urls"):
         read_settings(allowed_urls=["bucket"])

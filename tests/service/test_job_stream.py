@@ -19,12 +19,13 @@ import pytest
 
 from index.collection_store import CollectionStore
 from index.jobs import events as job_events
-from index.jobs.jobs import create_folder_job, pause
-from index.jobs.state import finish
+from index.jobs.jobs import pause
+from index.storage.job_transitions import finish
 from service.events import event_buffer
 from service.events import stream as stream_module
 from service.events.broadcaster import Feeds
 from service.http.api_keys import KeyStore
+from tests.index.folder_jobs import create_folder_job
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
 from tests.service.following import Told, events, followed, stream

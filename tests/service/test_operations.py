@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.collection_store import CollectionStore
-from index.jobs.jobs import create_folder_job
 from index.transfer.backup import restore
 from index.transfer.parquet_import import import_collection
 from service import operation_work
 from service.operations import MAX_TRIES, Operations
+from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import allowed
 from tests.service.conftest import settings_for
 from tests.service.running import JSON, Running, problem_of, serving

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from index.collection_store import CollectionStore
-from index.jobs.jobs import jobs
+from index.jobs.jobs import list_jobs
 from tests.chaos import is_chaos, rounds
 from tests.media_files import solid, write_picture
 from tests.service.conftest import settings_for
@@ -152,7 +152,7 @@ def test_everybody_is_answered_and_the_job_goes_on_without_doing_anything_twice(
             uploaded |= stop_under_load(str(client.base_url), server, folder, numbers)
         if stop == 0:
             with CollectionStore(settings.data_dir / "collections") as library:
-                (left,) = jobs(library.open("many"), 10)
+                (left,) = list_jobs(library.open("many"), 10)
                 assert left.state in ("queued", "running")
                 assert FREE_FILES <= left.counts.succeeded < MANY
     with serving(settings) as running:

@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.jobs import job, jobs
-from index.jobs.sources.uploaded_files import held_file
+from index.jobs.jobs import get_job, list_jobs
+from index.jobs.records import Job
+from index.jobs.sources.source_types import UploadSource
 from index.orphans import find_orphans
 from index.records import Video
 from index.transfer.backup import restore
@@ -97,6 +99,12 @@ def test_every_collection_owns_its_films(tmp_path: Path, happened: Callable[[Pat
             assert str(data.parent) not in " ".join(path for path in paths(data, name) if "yellow" not in path)
 
 
+def stored_upload(collection: Collection, job: Job) -> Path:
+    """The file of the job of an upload."""
+    assert isinstance(job.source, UploadSource)
+    return collection.media.file(job.source.stored_path)
+
+
 def test_a_film_that_one_collection_deletes_stays_in_the_others(data: Path) -> None:
     """0.2.0 let a restored collection use the files of its original."""
     with CollectionStore(data / "collections") as library:
@@ -104,7 +112,7 @@ def test_a_film_that_one_collection_deletes_stays_in_the_others(data: Path) -> N
         for video in again.videos():
             again.delete_video(video.id)
         (left,) = (file for file in (data / "collections" / "again" / "media").rglob("*") if file.is_file())
-        assert left == held_file(again, jobs(again, state="paused")[0].source)  # which may be resumed
+        assert left == stored_upload(again, list_jobs(again, state="paused")[0])  # which may be resumed
         assert len(check_films(library, "videos")) == FILMS
         library.drop("videos")
         assert len(check_films(library, "another")) == 1
@@ -113,15 +121,13 @@ def test_a_film_that_one_collection_deletes_stays_in_the_others(data: Path) -> N
 def test_a_service_goes_on_with_the_job_of_an_upload(data: Path, small_bundle: Path) -> None:
     with CollectionStore(data / "collections") as library:
         fingerprint = library.open("videos").fingerprint
-        unfinished = jobs(library.open("videos"), state="queued")
+        unfinished = list_jobs(library.open("videos"), state="queued")
         assert len(unfinished) == 1
-        held = held_file(library.open("videos"), unfinished[0].source)
-        assert held is not None
+        held = stored_upload(library.open("videos"), unfinished[0])
         assert held.is_file()
-        resting = jobs(library.open("again"), state="paused")
+        resting = list_jobs(library.open("again"), state="paused")
         assert len(resting) == 1
-        own = held_file(library.open("again"), resting[0].source)
-        assert own is not None
+        own = stored_upload(library.open("again"), resting[0])
         assert own.is_relative_to(data.absolute() / "collections" / "again")
         assert own.read_bytes() == held.read_bytes()
     with serving(settings_for(small_bundle, data)) as running:
@@ -241,7 +247,7 @@ def test_a_backup_that_0_2_0_made_is_restored_with_the_films_of_its_original(dat
     shutil.copy(data / "collections" / "videos" / "catalogue.sqlite3", backup)
     with CollectionStore(data / "collections") as library:
         restored = restore(library, backup, "third", allowed=AllowedPaths([tmp_path], data))
-        assert job(restored, 4).state == "paused"
+        assert get_job(restored, 4).state == "paused"
         library.drop("videos")
         library.rename("third", "videos")
         assert len(check_films(library, "videos")) == FILMS

@@ -18,7 +18,7 @@ from tests.service.running import Running, problem_of, serving
 from tests.upgrade.archives import JSON, unpack, vitascope
 
 ADMIN_KEY = "the-admin-key-of-the-0.2.0-fixture"
-KINDS = {"films": "flat", "hnsw": "hnsw", "ivfpq": "ivfpq"}
+SOURCE_TYPES = {"films": "flat", "hnsw": "hnsw", "ivfpq": "ivfpq"}
 TOLERANCE = 1e-4
 
 
@@ -90,7 +90,7 @@ def check_searches(client: httpx.Client, recorded: JSON, collection: str, origin
         assert search(client, collection, text) == pytest.approx(expected, abs=TOLERANCE)
 
 
-@pytest.mark.parametrize(("collection", "kind"), KINDS.items())
+@pytest.mark.parametrize(("collection", "kind"), SOURCE_TYPES.items())
 def test_a_snapshot_is_used_as_it_is(
     client: httpx.Client,
     served: Stored,

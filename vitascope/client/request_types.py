@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from vitascope.client.response_types import Job, JobItem, Operation
+from vitascope.job_states import ItemState as ItemState
+from vitascope.job_states import JobState as JobState
 
 Metadata = Mapping[str, str | float | int | bool]
 IndexKind = Literal["auto", "flat", "hnsw", "ivfpq"]
 TokenEncoding = Literal["int8", "float16"]
 Group = Literal["clip", "event", "video"]
-JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
-ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
 OperationKind = Literal["backup", "export", "reembed"]
 WebhookEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]
 DeliveryState = Literal["pending", "delivered", "failed"]

@@ -12,17 +12,15 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any, cast
+from typing import Any, Self, cast
 
-from index.integrations.ray.actor_pool import results
+from index.integrations.ray.actor_pool import results as pool_results
 from index.integrations.ray.bundle_transfer import bundle_files
 from index.integrations.ray.dispatcher import Desk, Loss, content_key
 from index.integrations.ray.worker import Embedded, Known, Order, Result
-from index.jobs.closable_queue import Channel
-from index.jobs.execution import Work, WorkerDied
-from index.jobs.ingest import Ingested, add, content_sha256
-from index.jobs.pipeline import Finished, Pace
+from index.jobs.execution import RunContext, WorkerDied
+from index.jobs.ingest import IngestResult, content_sha256, store_video
+from index.jobs.pipeline import ClosableQueue, ItemResult, PipelineConfig
 from index.jobs.records import JobItem
 from index.jobs.sources.source_types import FilesSource, FolderSource, ShardsSource, Source
 from vitascope.engines.onnx_runtime import Device
@@ -59,7 +57,7 @@ class RayCluster:
     threads: int = 1
     device: Device = "auto"
 
-    decodes_here = False
+    is_local = False
 
     def __post_init__(self) -> None:
         if self.actors < 0 or self.threads < 1:
@@ -90,18 +88,18 @@ class RayCluster:
         cpus = int(has.get("CPU", 0) // self.threads)
         return min(cpus, int(has.get("GPU", 0) // self.gpus)) if self.gpus else cpus
 
-    def pace(self) -> Pace:
+    def config(self) -> PipelineConfig:
         """How many files a run should have in work. Raises ClusterError."""
-        return Pace(in_flight=IN_FLIGHT * self.size())
+        return PipelineConfig(in_flight=IN_FLIGHT * self.size())
 
-    def executor(self, work: Work) -> RayExecutor:
-        return RayExecutor(work, self)
+    def executor(self, context: RunContext) -> RayExecutor:
+        return RayExecutor(context, self)
 
 
 class RayExecutor:
     """See ``Executor``. Two equal files that are in work at the same time are both embedded, and stored once."""
 
-    def __init__(self, work: Work, cluster: RayCluster) -> None:
+    def __init__(self, work: RunContext, cluster: RayCluster) -> None:
         self._work = work
         self._cluster = cluster
         self._lock = threading.Lock()
@@ -111,35 +109,35 @@ class RayExecutor:
         self._fault: Exception | None = None
         self._closed = False
         self._received = 0
-        self._to_store: Channel[tuple[JobItem, Result]] = Channel()
-        self._finished: Channel[Finished[JobItem]] = Channel()
+        self._to_store: ClosableQueue[tuple[JobItem, Result]] = ClosableQueue()
+        self._finished: ClosableQueue[ItemResult[JobItem]] = ClosableQueue()
         self._rounds = threading.Thread(target=self._go, name="job-cluster", daemon=True)
         self._stores = [
             threading.Thread(target=self._store, name=f"job-store-{number}", daemon=True)
-            for number in range(work.pace.openers)
+            for number in range(work.config.openers)
         ]
 
-    def __enter__(self) -> RayExecutor:
+    def __enter__(self) -> Self:
         for thread in (self._rounds, *self._stores):
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.abandon()
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
         self._rounds.join(_LEAVE_SECONDS)
 
-    def begin(self, item: JobItem) -> None:
+    def submit(self, item: JobItem) -> None:
         self._begin(item)
 
-    def finished(self, timeout: float) -> list[Finished[JobItem]]:
+    def results(self, timeout: float) -> list[ItemResult[JobItem]]:
         first = self._finished.get(timeout)
         return [] if first is None else [first, *self._rest()]
 
-    def shares(self) -> list[tuple[JobItem, float]]:
+    def progress(self) -> list[tuple[JobItem, float]]:
         """None: of a file on another machine only its end is told."""
         return []
 
-    def abandon(self) -> list[Finished[JobItem]]:
+    def cancel(self) -> list[ItemResult[JobItem]]:
         with self._lock:
             self._closed = True
             desk = self._desk
@@ -150,16 +148,16 @@ class RayExecutor:
             thread.join()
         return self._rest()
 
-    def _rest(self) -> list[Finished[JobItem]]:
-        rest: list[Finished[JobItem]] = []
-        while (one := self._finished.get_now()) is not None:
+    def _rest(self) -> list[ItemResult[JobItem]]:
+        rest: list[ItemResult[JobItem]] = []
+        while (one := self._finished.get_nowait()) is not None:
             rest.append(one)
         return rest
 
     def _begin(self, item: JobItem, *, again: bool = False) -> None:
         with self._lock:
             if self._fault is not None:
-                self._finished.put(Finished(item, None, self._fault))
+                self._finished.put(ItemResult(item, None, self._fault))
                 return
             self._outstanding[item.position] = item
             if self._desk is not None:
@@ -201,7 +199,7 @@ class RayExecutor:
             bundle=ray.put(bundle_files(work.model.bundle)),
             folders=shared_folders(work.job.source),
             options=work.job.options,
-            reach=work.reach,
+            policy=work.policy,
             limits=work.limits,
             threads=self._cluster.threads,
             device=self._cluster.device,
@@ -221,7 +219,7 @@ class RayExecutor:
         losses = threading.Thread(target=self._watch, args=(desk,), name="job-losses", daemon=True)
         losses.start()
         try:
-            for result in results(order, desk, actors, self._cluster.gpus):
+            for result in pool_results(order, desk, actors, self._cluster.gpus):
                 self._receive(desk, result)
         finally:
             with self._lock:
@@ -260,7 +258,7 @@ class RayExecutor:
                     continue  # its result came after all
                 if loss.in_work:
                     _log.warning("job %d: %s: the process at it died", item.job_id, item.path)
-                    self._finished.put(Finished(item, None, WorkerDied(item.path)))
+                    self._finished.put(ItemResult(item, None, WorkerDied(item.path)))
                 else:
                     self._begin(item)
 
@@ -275,7 +273,7 @@ class RayExecutor:
             left = list(self._outstanding.values())
             self._outstanding.clear()
         for item in left:
-            self._finished.put(Finished(item, None, fault))
+            self._finished.put(ItemResult(item, None, fault))
 
     # Storing
 
@@ -283,25 +281,25 @@ class RayExecutor:
         while (entry := self._to_store.get()) is not None:
             item, result = entry
             try:
-                with self._work.clock.at_work("store"):
+                with self._work.timer.measure("store"):
                     ingested = self._ingested(item, result)
             except BaseException as error:  # an exit, too, must reach whoever waits for the item
-                self._finished.put(Finished(item, None, error))
+                self._finished.put(ItemResult(item, None, error))
                 continue
             if ingested is None:
                 self._begin(item, again=True)
             else:
-                self._finished.put(Finished(item, ingested, None))
+                self._finished.put(ItemResult(item, ingested, None))
 
-    def _ingested(self, item: JobItem, result: Result) -> Ingested | None:
+    def _ingested(self, item: JobItem, result: Result) -> IngestResult | None:
         """The video of a result; None when the content was taken for a video's that there is none of."""
         outcome, work = result.outcome, self._work
         if isinstance(outcome, Exception):
             raise outcome
         if isinstance(outcome, Known):
             video = work.collection.find_by_hash(outcome.content_sha256)
-            return None if video is None else Ingested(video, created=False)
-        ingested = add(work.collection, *self._kept(item, outcome))
+            return None if video is None else IngestResult(video, created=False)
+        ingested = store_video(work.collection, *self._kept(item, outcome))
         desk = self._desk
         if desk is not None:
             desk.learn.remote(outcome.description.content_sha256)
@@ -310,7 +308,7 @@ class RayExecutor:
     def _kept(self, item: JobItem, embedded: Embedded) -> Embedded:
         """The result with the file that the video is to be played from: that of a worker's copy is fetched here."""
         description = embedded.description
-        if self._work.fetcher.kept_path(item.path, item.position) == description.path:
+        if self._work.fetcher.local_path(item.path, item.position) == description.path:
             return embedded
         with self._work.fetcher.fetch(item.path, item.position) as kept:
             if content_sha256(kept, self._work.limits) != description.content_sha256:

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from index.integrations.ray.bundle_transfer import model_of
 from index.integrations.ray.dispatcher import Drawn
-from index.jobs.execution import open_item
-from index.jobs.ingest import FileDescription, check_unchanged, clip_batches, decode_clips, embed_clips
+from index.jobs.execution import prepare_item
+from index.jobs.ingest import FileDescription, check_unchanged, decode_clips, embed_clips
 from index.jobs.records import JobItem, JobOptions
-from index.jobs.sources.access_policy import Reach
+from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import Fetcher
 from index.records import NewClip
 from vitascope.engines.onnx_runtime import Device
@@ -35,7 +35,7 @@ class Order:
     folders: tuple[str, ...]
     """That the source names, which every machine must see."""
     options: JobOptions
-    reach: Reach
+    policy: AccessPolicy
     limits: MediaLimits
     threads: int
     device: Device
@@ -106,14 +106,14 @@ def embed(
 ) -> Embedded | Known | Exception:
     """All stages before storing; whatever goes wrong is the item's outcome."""
     with tempfile.TemporaryDirectory(prefix="vitascope-media-") as folder:
-        fetcher = Fetcher(Path(folder), order.reach, order.limits.max_bytes)
+        fetcher = Fetcher(Path(folder), order.policy, order.limits.max_bytes)
         try:
-            opened = open_item(item, order.options, fetcher, order.limits, find or _nothing, model.decoder)
+            opened = prepare_item(item, order.options, fetcher, order.limits, find or _nothing, model.decoder)
             if isinstance(opened, Known):
                 return opened
             clips: list[NewClip] = []
             with opened.media:
-                for batch in clip_batches(opened.description):
+                for batch in opened.description.clip_batches():
                     decoded = decode_clips(model, opened, batch, order.limits, threads=order.threads)
                     clips += embed_clips(model, batch, decoded)
                 check_unchanged(opened)

@@ -1,4 +1,4 @@
-"""How far a source may reach: which folders it may read, which URLs it may ask for."""
+"""Access policy of a job: the folders and URLs that its source may name."""
 
 from __future__ import annotations
 
@@ -20,77 +20,80 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
 
 
 @dataclass(frozen=True)
-class Reach:
-    """``roots``: files must lie in one of these folders, links followed; ``urls``: URLs must begin with one of
-    these, whole path segments at a time. None is no limit. ``web``: other URLs of http and https may be named, too, and
-    whoever runs the job gives it a ``FetchWeb`` for them.
+class AccessPolicy:
+    """Folders and URLs that a source may name.
+
+    Attributes:
+        roots: files must lie in one of these folders after links are resolved; None: anywhere.
+        urls: allowed URL prefixes, compared by whole path segments; None: any URL.
+        public_urls: whether other http and https URLs are allowed, too. Those are fetched by a ``UrlFetcher``.
     """
 
     roots: tuple[Path, ...] | None = None
     urls: tuple[str, ...] | None = None
-    web: bool = False
+    public_urls: bool = False
 
-    def refuses_path(self, path: Path) -> str | None:
-        """Why this path may not be read; None if it may."""
+    def path_error(self, path: Path) -> str | None:
+        """Return why a path may not be read; None if it may."""
         if self.roots is None or is_inside(path, self.roots):
             return None
-        return self._outside(path)
+        return self._outside_roots(path)
 
     def open_file(self, path: Path) -> MediaFile:
-        """Open the file that ``path`` leads to at this moment. Raises MediaError, also where that may not be read."""
+        """Open a file, links followed. Raises MediaError, also where the policy forbids the file."""
         if self.roots is None:
             return MediaFile.open(path)
         with media_errors(path):
             try:
                 return open_inside(path, self.roots)
             except LeadsOutside as error:
-                raise MediaError(self._outside(path)) from error
+                raise MediaError(self._outside_roots(path)) from error
 
     def open_folder(self, path: Path) -> int:
-        """Open the folder that ``path`` leads to at this moment; the descriptor is the caller's to close.
+        """Open a folder, links followed, and return its descriptor, which the caller closes.
 
-        Raises OSError, also where the folder may not be read.
+        Raises OSError, also where the policy forbids the folder.
         """
         if self.roots is None:
             return os.open(path, FOLDER_FLAGS)
         try:
             return open_folder_inside(path, self.roots)
         except LeadsOutside as error:
-            raise PermissionError(errno.EACCES, self._outside(path)) from error
+            raise PermissionError(errno.EACCES, self._outside_roots(path)) from error
 
-    def _outside(self, path: Path) -> str:
-        roots = ", ".join(map(str, self.roots or ()))
-        return f"{str(path)!r} is outside the folders that jobs may name: {roots}"
-
-    def refuses_url(self, url: str) -> str | None:
-        """Why this URL may not be asked for; None if it may."""
-        if self._trusts(url) or self.is_web(url):
+    def url_error(self, url: str) -> str | None:
+        """Return why a URL may not be requested; None if it may."""
+        if self._is_allowlisted(url) or self.is_public_url(url):
             return None
         allowed = ", ".join(self.urls or ()) or "none (VITASCOPE_ALLOWED_URLS allows some)"
         hint = "; VITASCOPE_URL_FETCH=on would allow those of public hosts" if _is_http(url) else ""
         return f"{url!r} is outside the URLs that jobs may name: {allowed}{hint}"
 
-    def is_web(self, url: str) -> bool:
-        """Whether this URL is of a host that nobody vouched for, and may be named."""
-        return self.web and _is_http(url) and not self._trusts(url)
+    def is_public_url(self, url: str) -> bool:
+        """Whether a URL is allowed only as one of a public host, not by ``urls``."""
+        return self.public_urls and _is_http(url) and not self._is_allowlisted(url)
 
-    def _trusts(self, url: str) -> bool:
-        return self.urls is None or any(_begins(url, allowed) for allowed in self.urls)
+    def _is_allowlisted(self, url: str) -> bool:
+        return self.urls is None or any(_has_prefix(url, allowed) for allowed in self.urls)
+
+    def _outside_roots(self, path: Path) -> str:
+        roots = ", ".join(map(str, self.roots or ()))
+        return f"{str(path)!r} is outside the folders that jobs may name: {roots}"
 
 
-EVERYWHERE = Reach()
+UNRESTRICTED = AccessPolicy()
 
 
 def is_url(text: str) -> bool:
-    """Whether ``text`` begins as a URL does."""
+    """Whether a text begins like a URL."""
     return _URL.fullmatch(text) is not None
 
 
 def check_url(name: str, url: str) -> str:
-    """``url`` if it is one that can be kept and fetched. Raises InvalidInput.
+    """Return a URL that can be stored and fetched. Raises InvalidInput with the field's ``name``.
 
-    Refused are chains of file systems (``::``), which lead anywhere; names and passwords, which would lie open
-    in the catalogue; and ``..``, which leads out of what was allowed.
+    Rejected are chains of file systems (``::``), which lead anywhere; user names and passwords, which would be stored
+    in plain text; and ``..``, which leads out of an allowed folder.
     """
     check_text(name, url, MAX_URL_LENGTH)
     if not is_url(url):
@@ -105,7 +108,7 @@ def check_url(name: str, url: str) -> str:
         raise InvalidInput(f"{name}: {url!r} chains file systems; one without '::' was expected")
     if "@" in parts.netloc:
         raise InvalidInput(
-            f"{name}: the URL of {parts.hostname!r} holds a name or password, which would lie open in the catalogue; "
+            f"{name}: the URL of {parts.hostname!r} holds a name or password, which would be stored in plain text; "
             "fsspec takes them from its configuration and the environment"
         )
     if any(part in (".", "..") for part in re.split(r"[/\\]", unquote(unquote(parts.path)))):
@@ -114,7 +117,7 @@ def check_url(name: str, url: str) -> str:
 
 
 def is_inside(path: Path, roots: Sequence[Path]) -> bool:
-    """Whether the file or folder that ``path`` really is lies in one of ``roots``."""
+    """Whether a file or folder, links resolved, lies in one of the ``roots``."""
     try:
         real = path.resolve()
         return any(real.is_relative_to(root.resolve()) for root in roots)
@@ -126,10 +129,10 @@ def _is_http(url: str) -> bool:
     return url.lower().startswith(("http://", "https://"))
 
 
-def _begins(url: str, allowed: str) -> bool:
-    """Compared by parts: https://media.example must not allow https://media.example.evil."""
-    one, other = urlsplit(url), urlsplit(allowed)
-    if (one.scheme.lower(), one.netloc.lower()) != (other.scheme.lower(), other.netloc.lower()):
+def _has_prefix(url: str, prefix: str) -> bool:
+    """Compare by parts: https://media.example must not allow https://media.example.evil."""
+    parts, allowed = urlsplit(url), urlsplit(prefix)
+    if (parts.scheme.lower(), parts.netloc.lower()) != (allowed.scheme.lower(), allowed.netloc.lower()):
         return False
-    folder = other.path if other.path.endswith("/") else f"{other.path}/"
-    return one.path == other.path or f"{one.path}/".startswith(folder)
+    folder = allowed.path if allowed.path.endswith("/") else f"{allowed.path}/"
+    return parts.path == allowed.path or f"{parts.path}/".startswith(folder)

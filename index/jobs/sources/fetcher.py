@@ -1,8 +1,7 @@
-"""The bytes of an item as a file: where it lies, or a copy that the collection keeps.
+"""Fetching of job items: opens local files in place, and copies archive members and URLs into the collection.
 
-A member of an archive and a file behind a URL are copied to ``media/job-N/`` in the collection's folder and
-stay there as long as the video does. A copy appears under its name only when it is whole; what no video needs
-is removed when its job has ended (index/storage/removals.py).
+Copies go to ``media/job-N/`` in the collection's folder and stay there as long as the video does. A copy appears under
+its name only when it is complete; copies that no video needs are removed when the job ends (index/storage/removals.py).
 """
 
 from __future__ import annotations
@@ -12,100 +11,96 @@ import re
 import threading
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
-from urllib.parse import urlsplit
+from typing import IO, Any, BinaryIO
+from urllib.parse import unquote, urlsplit
 
 from index.collection import Collection
-from index.jobs.sources.access_policy import Reach, is_url
-from index.jobs.sources.fsspec_source import BLOCK, open_url
-from index.jobs.sources.webdataset import OpenShard, split_member
+from index.jobs.sources.access_policy import AccessPolicy, is_url
+from index.jobs.sources.webdataset import ShardReader, split_member_uri
 from index.storage.removals import job_folder
 from vitascope.durable_files import make_folders, sync
-from vitascope.errors import MediaError, MediaTooLarge, StorageError, VitascopeError
+from vitascope.errors import InvalidInput, MediaError, MediaTooLarge, StorageError, VitascopeError
 from vitascope.media.confined_open import open_inside
 from vitascope.media.file import MediaFile, media_errors
 
-_ENDING = re.compile(r"\.[a-z0-9]{1,8}")
+BLOCK = 1024 * 1024
+_SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
 
 
-class Interrupted(Exception):
-    """The copying of an item was stopped from outside: it is neither done nor failed."""
+class FetchInterrupted(Exception):
+    """Copying of an item was interrupted: the item is neither done nor failed."""
 
 
-FetchWeb = Callable[[str, BinaryIO, Callable[[], bool]], None]
-"""Writes what a URL of any host gives into a file. Raises a VitascopeError that says what was wrong, OSError from the
-file, and Interrupted soon after the function that it is given says True.
+UrlFetcher = Callable[[str, BinaryIO, Callable[[], bool]], None]
+"""Writes the content of a public URL to a file. Arguments: the URL, the file, and a function that returns whether to
+stop.
+
+Raises a VitascopeError that says what was wrong, OSError from the file, and FetchInterrupted soon after the function
+returns True.
 """
 
 
 class Fetcher:
-    """The files of one job's items. ``fetch`` may be called by several threads where all items are URLs.
-
-    Copies go to ``folder``, which is made when there is one. ``web`` fetches what ``reach`` calls so. ``held``: the
-    file of the only item, where it was handed over with the job.
-    """
+    """Opens the files of one job's items. ``fetch`` is safe to call from several threads where all items are URLs."""
 
     def __init__(
-        self, folder: Path, reach: Reach, max_bytes: int, web: FetchWeb | None = None, held: Path | None = None
+        self,
+        folder: Path,
+        policy: AccessPolicy,
+        max_bytes: int,
+        url_fetcher: UrlFetcher | None = None,
+        upload: Path | None = None,
     ) -> None:
+        """Create a fetcher.
+
+        Args:
+            folder: for copies; created with the first one.
+            policy: what may be read.
+            max_bytes: the largest file that is copied.
+            url_fetcher: fetches public URLs (``AccessPolicy.is_public_url``).
+            upload: the file of the only item, for an upload.
+        """
         self._interrupted = threading.Event()
         self._folder = folder
-        self.reach = reach
+        self.policy = policy
         self._max_bytes = max_bytes
-        self._web = web
-        self._held = held
-        self._shard: OpenShard | None = None
+        self._url_fetcher = url_fetcher
+        self._upload = upload
+        self._shard: ShardReader | None = None
 
     def fetch(self, uri: str, position: int) -> MediaFile:
         """Open a file with the item's bytes; the caller closes it.
 
-        Raises MediaError, MediaTooLarge, InvalidInput, StorageError, Interrupted.
+        Raises MediaError, MediaTooLarge, InvalidInput, StorageError, FetchInterrupted.
         """
-        path = self.kept_path(uri, position)
-        if self._held is not None:
-            gone = f"{uri}: the file that was uploaded is not here any more; another upload of it was expected"
-            self._check(None if path.is_file() else gone)
+        path = self.local_path(uri, position)
+        if self._upload is not None:
+            if not path.is_file():
+                raise MediaError(f"{uri}: the uploaded file does not exist any more; upload it again")
         elif self.is_external(uri):
-            return self.reach.open_file(path)
+            return self.policy.open_file(path)
         elif not path.is_file():  # else it was fetched before an interruption
             self._fetch_copy(uri, path)
         with media_errors(path):
             return open_inside(path, [self._folder.parent])
 
     def is_external(self, uri: str) -> bool:
-        """Whether an item's file is read where it lies, and not copied."""
-        return self._held is None and split_member(uri) is None and not is_url(uri)
+        """Whether an item's file is read in place, and not copied."""
+        return self._upload is None and split_member_uri(uri) is None and not is_url(uri)
 
-    def _fetch_copy(self, uri: str, kept: Path) -> None:
-        member = split_member(uri)
-        if member is not None:
-            name, archive = member
-            if self._shard is None or self._shard.path != archive:
-                self.close()
-                self._shard = OpenShard(archive, self.reach)
-            self._copy(uri, *self._shard.open(name), kept)
-            return
-        self._check(self.reach.refuses_url(uri))
-        if self.reach.is_web(uri):
-            self._fetch_web(uri, kept)
-            return
-        stream, size = open_url(uri)
-        with stream:
-            self._copy(uri, stream, size, kept)
-
-    def kept_path(self, uri: str, position: int) -> Path:
-        """Where the item's file is, or will be."""
-        if self._held is not None:
-            return self._held
+    def local_path(self, uri: str, position: int) -> Path:
+        """Return the path of the item's file or of its copy, whether or not it exists yet."""
+        if self._upload is not None:
+            return self._upload
         if self.is_external(uri):
             return Path(uri)
-        member = split_member(uri)
+        member = split_member_uri(uri)
         name = member[0] if member is not None else urlsplit(uri).path
-        ending = PurePosixPath(name).suffix.lower()
-        return self._folder / f"{position:08}{ending if _ENDING.fullmatch(ending) else ''}"
+        suffix = PurePosixPath(name).suffix.lower()
+        return self._folder / f"{position:08}{suffix if _SUFFIX.fullmatch(suffix) else ''}"
 
     def interrupt(self) -> None:
-        """Let copying stop at the next block, in every thread."""
+        """Stop copying at the next block, in every thread."""
         self._interrupted.set()
 
     def close(self) -> None:
@@ -113,25 +108,35 @@ class Fetcher:
             self._shard.close()
             self._shard = None
 
-    @staticmethod
-    def _check(refused: str | None) -> None:
-        if refused is not None:
-            raise MediaError(refused)
+    def _fetch_copy(self, uri: str, target: Path) -> None:
+        member = split_member_uri(uri)
+        if member is not None:
+            name, archive = member
+            if self._shard is None or self._shard.path != archive:
+                self.close()
+                self._shard = ShardReader(archive, self.policy)
+            self._copy(uri, *self._shard.open(name), target)
+            return
+        if (problem := self.policy.url_error(uri)) is not None:
+            raise MediaError(problem)
+        if self.policy.is_public_url(uri):
+            fetch = self._url_fetcher
+            if fetch is None:
+                raise MediaError(f"{uri!r}: public URLs are not fetched where this job runs")
+            self._write_atomic(target, lambda file: fetch(uri, file, self._interrupted.is_set))
+            return
+        stream, size = open_url(uri)
+        with stream:
+            self._copy(uri, stream, size, target)
 
-    def _fetch_web(self, uri: str, kept: Path) -> None:
-        fetch = self._web
-        if fetch is None:
-            raise MediaError(f"{uri!r}: nothing is fetched from the web where this job is run")
-        self._keep(kept, lambda file: fetch(uri, file, self._interrupted.is_set))
-
-    def _copy(self, uri: str, stream: IO[bytes], size: int | None, kept: Path) -> None:
+    def _copy(self, uri: str, stream: IO[bytes], size: int | None, target: Path) -> None:
         if size is not None and size > self._max_bytes:
             raise self._too_large(uri, str(size))
-        self._keep(kept, lambda file: self._pour(uri, stream, file))
+        self._write_atomic(target, lambda file: self._copy_stream(uri, stream, file))
 
-    def _keep(self, kept: Path, write: Callable[[BinaryIO], None]) -> None:
-        """Make the file ``kept``, whole and durable, of what ``write`` writes."""
-        part = kept.with_name(f"{kept.name}.part")
+    def _write_atomic(self, target: Path, write: Callable[[BinaryIO], None]) -> None:
+        """Create the file ``target``, complete and durable, from what ``write`` writes."""
+        part = target.with_name(f"{target.name}.part")
         try:
             try:
                 make_folders(self._folder, levels=2)  # not that of a collection that was dropped
@@ -139,19 +144,19 @@ class Fetcher:
                     write(file)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(part, kept)
+                os.replace(part, target)
                 sync(self._folder)
             except OSError as error:
-                raise StorageError(f"{kept}: cannot be written: {error.strerror or error}") from error
+                raise StorageError(f"{target}: cannot be written: {error.strerror or error}") from error
         except BaseException:
             _unlink(part)
             raise
 
-    def _pour(self, uri: str, stream: IO[bytes], file: BinaryIO) -> None:
+    def _copy_stream(self, uri: str, stream: IO[bytes], file: BinaryIO) -> None:
         total = 0
         while True:
             if self._interrupted.is_set():
-                raise Interrupted(uri)
+                raise FetchInterrupted(uri)
             try:
                 block = stream.read(BLOCK)
             except VitascopeError:
@@ -170,8 +175,45 @@ class Fetcher:
 
 
 def media_folder(collection: Collection, job_id: int) -> Path:
-    """Where copies of a job's items are kept."""
+    """Return the folder for copies of a job's items."""
     return collection.media.file(job_folder(job_id).removesuffix("/"))
+
+
+def file_name(uri: str) -> str:
+    """Return the file name of a path, a URL or an archive member."""
+    member = split_member_uri(uri)
+    if member is not None:
+        return PurePosixPath(member[0]).name
+    if is_url(uri):
+        parts = urlsplit(uri)
+        return PurePosixPath(unquote(parts.path)).name or parts.netloc
+    return PurePosixPath(uri).name
+
+
+def open_url(url: str) -> tuple[IO[bytes], int | None]:
+    """Return a stream of a URL's content, and its size in bytes if known. Raises MediaError and InvalidInput."""
+    system, path = open_file_system(url)
+    try:
+        stream = system.open(path, "rb", block_size=BLOCK)
+    except Exception as error:  # each protocol has errors of its own
+        raise MediaError(f"{url}: cannot be opened: {type(error).__name__}: {error}") from error
+    size = getattr(stream, "size", None)
+    return stream, size if isinstance(size, int) else None
+
+
+def open_file_system(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and the path in it. Raises InvalidInput for an unsupported protocol."""
+    try:
+        import fsspec
+    except ModuleNotFoundError as error:
+        raise InvalidInput(
+            f"{url}: URLs need the package 'fsspec'; in the checkout: pip install --editable '.[remote]'"
+        ) from error
+    try:
+        system, path = fsspec.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise InvalidInput(f"{url}: {error}") from error
+    return system, str(path)
 
 
 def _unlink(path: Path) -> None:

@@ -1,22 +1,21 @@
-"""Limits of what one file list, or one shard, may hold and store in the catalogue."""
+"""Limits on the size of a file list or shard, and on what it may store in the catalogue."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from index.jobs.sources.item import SourceItem
+from index.jobs.sources.source_types import SourceItem
 from index.records import MAX_KEY_LENGTH, MAX_TEXT_LENGTH, metadata_json
 from vitascope.errors import InvalidInput
 from vitascope.media.file import MediaFile
 
-MAX_LINE = 4 * 1024**2
+MAX_ROW_CHARACTERS = 4 * 1024**2
 """Characters of one row of CSV, TSV or JSON Lines."""
-ALWAYS_STORED = 16 * 1024**2
+MIN_STORED_BYTES = 16 * 1024**2
 """Bytes that a file of any size may store."""
-_SHOWN = 1000
-"""Characters kept of a reason."""
+_MAX_REASON = 1000
 SETTINGS = {
     "rows": "VITASCOPE_MAX_LIST_ROWS",
     "columns": "VITASCOPE_MAX_LIST_COLUMNS",
@@ -29,14 +28,14 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class ListLimits:
-    """What one file list or shard may hold.
+    """Limits on one file list or shard.
 
-    Args:
+    Attributes:
         rows: rows of a list, or items of a shard.
         columns: columns of a list, or keys of one JSON object.
         cell_characters: characters of one text, at most ``MAX_TEXT_LENGTH``.
         stored_bytes: bytes that all rows together store in the catalogue.
-        expansion: the same, as a multiple of the file's size; ``ALWAYS_STORED`` bytes are allowed in any case.
+        expansion: the same, as a multiple of the file's size; ``MIN_STORED_BYTES`` bytes are allowed in any case.
     """
 
     rows: int = 1_000_000
@@ -45,17 +44,19 @@ class ListLimits:
     stored_bytes: int = 256 * 1024**2
     expansion: int = 100
 
-    def check_rows(self, place: str, count: int) -> None:
-        """Raise InvalidInput for more rows than a list may have."""
+    def check_rows(self, position: str, count: int) -> None:
+        """Raise InvalidInput for too many rows."""
         if count > self.rows:
             raise InvalidInput(
-                f"{place}: more than {self.rows} rows; at most that many were expected ({SETTINGS['rows']})"
+                f"{position}: more than {self.rows} rows; at most that many were expected ({SETTINGS['rows']})"
             )
 
-    def check_columns(self, place: str, count: int, what: str = "columns") -> None:
-        """Raise InvalidInput for too many columns of the list, or keys of the object, at ``place``."""
+    def check_columns(self, position: str, count: int, unit: str = "columns") -> None:
+        """Raise InvalidInput for too many columns of a list, or keys of an object, at ``position``."""
         if count > self.columns:
-            raise InvalidInput(f"{place}: {count} {what}; at most {self.columns} were expected ({SETTINGS['columns']})")
+            raise InvalidInput(
+                f"{position}: {count} {unit}; at most {self.columns} were expected ({SETTINGS['columns']})"
+            )
 
     def check_text(self, cell: str, value: object) -> None:
         """Raise InvalidInput for a text that is too long. ``cell``: its file, line and column."""
@@ -63,7 +64,7 @@ class ListLimits:
             raise self.text_too_long(cell, f"{len(value)} characters")
 
     def text_too_long(self, cell: str, size: str) -> InvalidInput:
-        """The error of a text of this ``size``."""
+        """Return the error for a text of this ``size``."""
         return InvalidInput(
             f"{cell}: {size}; at most {self.cell_characters} characters were expected ({SETTINGS['cell_characters']})"
         )
@@ -73,76 +74,85 @@ DEFAULT_LIST_LIMITS = ListLimits()
 
 
 def read_list_limits(environment: Mapping[str, str]) -> ListLimits:
-    """The limits that environment variables set. Raises InvalidInput naming the variable."""
-    given: dict[str, int] = {}
+    """Return the limits that environment variables set. Raises InvalidInput naming the variable."""
+    values: dict[str, int] = {}
     for field, name in SETTINGS.items():
-        most = MAX_TEXT_LENGTH if field == "cell_characters" else 2**63 - 1
+        maximum = MAX_TEXT_LENGTH if field == "cell_characters" else 2**63 - 1
         if text := environment.get(name):
-            if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= most):
-                raise InvalidInput(f"{name}: {text[:80]!r}; a whole number from 1 to {most} was expected")
-            given[field] = int(text)
-    return ListLimits(**given)
+            if not (text.isascii() and text.isdigit() and len(text) < 20 and 1 <= int(text) <= maximum):
+                raise InvalidInput(f"{name}: {text[:80]!r}; a whole number from 1 to {maximum} was expected")
+            values[field] = int(text)
+    return ListLimits(**values)
 
 
-class Tally:
-    """What one list or shard has brought so far."""
+@dataclass(frozen=True, slots=True)
+class ListRow:
+    """A row of a file list: its ``position`` (file and line), and its values by column or the ``problem``."""
+
+    position: str
+    values: dict[str, Any] | None
+    problem: str = ""
+
+
+class ListUsage:
+    """Counts the rows and bytes of one list or shard against its limits."""
 
     def __init__(self, file: MediaFile, limits: ListLimits) -> None:
         self._limits = limits
-        self._by_size = max(ALWAYS_STORED, limits.expansion * file.status().st_size)
-        self._rows = self._stored = self._read = 0
+        self._max_expanded = max(MIN_STORED_BYTES, limits.expansion * file.status().st_size)
+        self._rows = self._stored_bytes = self._read_bytes = 0
 
-    def add(self, place: str, item: SourceItem) -> None:
-        """Count an item. Raises InvalidInput, with its file and line as ``place``, where it is one too many."""
+    def add_item(self, position: str, item: SourceItem) -> None:
+        """Count an item. Raises InvalidInput with its ``position`` for an item beyond the limits."""
         self._rows += 1
-        self._limits.check_rows(place, self._rows)
+        self._limits.check_rows(position, self._rows)
         texts = (item.uri, item.title or "", item.reason or "", metadata_json(item.metadata) if item.metadata else "")
-        self._stored += sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        self.check(place, self._stored)
+        self._stored_bytes += sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        self.check_bytes(position, self._stored_bytes)
 
-    def add_read(self, place: str, size: int) -> None:
-        """Count bytes of cells before they are read. Raises as ``add``."""
-        self._read += size
-        self.check(place, self._read)
+    def add_read_bytes(self, position: str, size: int) -> None:
+        """Count bytes of cells before they are read. Raises InvalidInput beyond the limits."""
+        self._read_bytes += size
+        self.check_bytes(position, self._read_bytes)
 
-    def check(self, place: str, size: int) -> None:
-        """Raise InvalidInput where so many bytes are more than the file may bring."""
-        most, setting = min(
+    def check_bytes(self, position: str, size: int) -> None:
+        """Raise InvalidInput for more bytes than the file may bring."""
+        maximum, setting = min(
             (self._limits.stored_bytes, SETTINGS["stored_bytes"]),
-            (self._by_size, SETTINGS["expansion"]),
+            (self._max_expanded, SETTINGS["expansion"]),
         )
-        if size > most:
+        if size > maximum:
             raise InvalidInput(
-                f"{place}: more than {most} bytes to read and store; at most that many were expected ({setting})"
+                f"{position}: more than {maximum} bytes to read and store; at most that many were expected ({setting})"
             )
 
 
-def check_names(file: Path, names: list[str], path_column: str, limits: ListLimits) -> None:
+def check_column_names(file: object, names: list[str], path_column: str, limits: ListLimits) -> None:
     """Raise InvalidInput unless these can be the columns of a list, one of them ``path_column``."""
     limits.check_columns(str(file), len(names))
     if path_column not in names:
         raise InvalidInput(
-            f"{file}: no column {path_column!r} among {', '.join(map(_shown, names[:20])) or 'none'}; "
+            f"{file}: no column {path_column!r} among {', '.join(map(_shorten, names[:20])) or 'none'}; "
             "one with the paths was expected"
         )
     known: set[str] = set()
     for number, name in enumerate(names, 1):
         if not name or name in known:
             raise InvalidInput(
-                f"{file}: column {_shown(name)} is empty or there twice (column {number}); different names were "
+                f"{file}: column {_shorten(name)} is empty or there twice (column {number}); different names were "
                 "expected"
             )
         if len(name) > MAX_KEY_LENGTH:
             raise InvalidInput(
-                f"{file}: column {_shown(name)}: {len(name)} characters; at most {MAX_KEY_LENGTH} were expected"
+                f"{file}: column {_shorten(name)}: {len(name)} characters; at most {MAX_KEY_LENGTH} were expected"
             )
         known.add(name)
 
 
-def failed(place: str, error: InvalidInput) -> SourceItem:
-    """The item of a row that cannot be used."""
-    return SourceItem(place, "failed", str(error)[:_SHOWN])
+def failed_item(position: str, error: InvalidInput) -> SourceItem:
+    """Return the item of a row that cannot be used."""
+    return SourceItem(position, "failed", str(error)[:_MAX_REASON])
 
 
-def _shown(name: str) -> str:
+def _shorten(name: str) -> str:
     return repr(name if len(name) <= MAX_KEY_LENGTH else f"{name[:MAX_KEY_LENGTH]}…")

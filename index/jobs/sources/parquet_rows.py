@@ -1,7 +1,7 @@
-"""Rows of a Parquet list.
+"""Rows of a Parquet file list.
 
-A few bytes of Parquet may stand for gigabytes: a dictionary or a run length says a long text once for a million rows.
-Texts stay in their dictionaries until their lengths are known, and all that is read is counted first.
+A few bytes of Parquet may expand to gigabytes: a dictionary or run length stores a long text once for a million rows.
+Texts therefore stay dictionary-encoded until their lengths are known, and all cells are counted before they are read.
 """
 
 from __future__ import annotations
@@ -15,22 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from index.jobs.sources.list_limits import ListLimits, Tally, check_names
-from index.jobs.sources.list_rows import Row
+from index.jobs.sources.list_limits import ListLimits, ListRow, ListUsage, check_column_names
 from index.jobs.sources.source_types import ListSource
 from vitascope.errors import InvalidInput
 from vitascope.media.file import MediaFile
 
-_ROWS = 1000
-"""Rows decoded at a time."""
-_CELLS = 100_000
-"""Cells decoded at a time, where rows have many."""
+_BATCH_ROWS = 1000
+_BATCH_CELLS = 100_000
 _TEXT_BYTES = 4 * 1024**2
-"""Bytes of text held at a time, but for a single row."""
+"""Bytes of text decoded at a time, except for a single longer row."""
 
 
-def parquet_rows(file: MediaFile, source: ListSource, limits: ListLimits, tally: Tally) -> Iterator[Row]:
-    """The rows in order. Raises OSError, and InvalidInput for what is no such list."""
+def read_parquet(file: MediaFile, source: ListSource, limits: ListLimits, usage: ListUsage) -> Iterator[ListRow]:
+    """Yield the rows in order. Raises OSError, and InvalidInput for a file that is no such list."""
     try:
         import pyarrow
         from pyarrow import parquet
@@ -42,92 +39,94 @@ def parquet_rows(file: MediaFile, source: ListSource, limits: ListLimits, tally:
     number = 0
     try:
         with parquet.ParquetFile(file.reader()) as table:
-            texts = _check_table(file, table, source, limits, tally)
-        with parquet.ParquetFile(file.reader(), read_dictionary=texts) as table:
-            rows = max(1, min(_ROWS, _CELLS // len(table.schema_arrow.names)))
-            for batch in table.iter_batches(rows):
-                for row in _rows(file.name, number, batch, limits, tally):
+            text_columns = _check_table(file, table, source, limits, usage)
+        with parquet.ParquetFile(file.reader(), read_dictionary=text_columns) as table:
+            batch_rows = max(1, min(_BATCH_ROWS, _BATCH_CELLS // len(table.schema_arrow.names)))
+            for batch in table.iter_batches(batch_rows):
+                for row in _read_batch(file.name, number, batch, limits, usage):
                     number += 1
                     yield row
-    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # the latter two: times beyond Python's
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:  # the latter two: times beyond Python's range
         raise InvalidInput(f"{file.path}: after row {number}: {error}; a Parquet file was expected") from error
 
 
-def _check_table(file: MediaFile, table: Any, source: ListSource, limits: ListLimits, tally: Tally) -> list[str]:
-    """The columns of text. Raises InvalidInput for a table that cannot be a list or is too large to be read."""
-    schema, stated = table.schema_arrow, table.metadata
-    check_names(file.path, list(schema.names), source.path_column, limits)
-    limits.check_rows(str(file.path), stated.num_rows)
+def _check_table(file: MediaFile, table: Any, source: ListSource, limits: ListLimits, usage: ListUsage) -> list[str]:
+    """Return the text columns. Raises InvalidInput for a table that cannot be a list or is too large."""
+    schema, metadata = table.schema_arrow, table.metadata
+    check_column_names(file.path, list(schema.names), source.path_column, limits)
+    limits.check_rows(str(file.path), metadata.num_rows)
     for column in schema:
         if not _is_scalar(column.type):
             raise InvalidInput(
                 f"{file.path}: column {column.name!r}: {column.type}; text, numbers, booleans or times were expected"
             )
-    groups = range(stated.num_row_groups)
-    tally.check(str(file.path), sum(stated.row_group(group).total_byte_size for group in groups))
+    groups = range(metadata.num_row_groups)
+    usage.check_bytes(str(file.path), sum(metadata.row_group(group).total_byte_size for group in groups))
     return [column.name for column in schema if _is_text(column.type)]
 
 
-def _rows(name: str, before: int, batch: Any, limits: ListLimits, tally: Tally) -> Iterator[Row]:
-    """The rows of a batch, of which ``before`` came before."""
-    names = batch.schema.names
-    sizes = {column: _sizes(batch.column(column)) for column in names if _is_text(batch.schema.field(column).type)}
-    # A character has at most four bytes: what has more is not even made a text.
-    most = 4 * limits.cell_characters
-    none = np.zeros(batch.num_rows, np.int64)
-    total = sum((np.where(size > most, 0, size) for size in sizes.values()), none + len(names))
-    is_long = sum((size > most for size in sizes.values()), none).astype(bool)
-    for first, end in _slices(total, is_long):
-        for row in range(first, end):
-            tally.add_read(f"{name}, row {before + row + 1}", int(total[row]))
-        if is_long[first]:
-            column = next(column for column, size in sizes.items() if size[first] > most)
-            error = limits.text_too_long(f", column {column!r}", f"{sizes[column][first]} bytes")
-            yield Row(f"{name}, row {before + first + 1}", None, str(error))
+def _read_batch(name: str, offset: int, batch: Any, limits: ListLimits, usage: ListUsage) -> Iterator[ListRow]:
+    """Yield the rows of a batch that begins at row ``offset`` of the file."""
+    columns = batch.schema.names
+    text_bytes = {
+        column: _text_bytes(batch.column(column)) for column in columns if _is_text(batch.schema.field(column).type)
+    }
+    # A character has at most four bytes; a longer text is not even decoded.
+    max_bytes = 4 * limits.cell_characters
+    zeros = np.zeros(batch.num_rows, np.int64)
+    row_bytes = sum((np.where(size > max_bytes, 0, size) for size in text_bytes.values()), zeros + len(columns))
+    is_too_long = sum((size > max_bytes for size in text_bytes.values()), zeros).astype(bool)
+    for start, end in _slices(row_bytes, is_too_long):
+        for row in range(start, end):
+            usage.add_read_bytes(f"{name}, row {offset + row + 1}", int(row_bytes[row]))
+        if is_too_long[start]:
+            column = next(column for column, size in text_bytes.items() if size[start] > max_bytes)
+            error = limits.text_too_long(f", column {column!r}", f"{text_bytes[column][start]} bytes")
+            yield ListRow(f"{name}, row {offset + start + 1}", None, str(error))
             continue
-        for row, values in enumerate(batch.slice(first, end - first).to_pylist(), before + first + 1):
-            yield Row(f"{name}, row {row}", {column: _plain(value) for column, value in values.items()})
+        for row, values in enumerate(batch.slice(start, end - start).to_pylist(), offset + start + 1):
+            yield ListRow(f"{name}, row {row}", {column: _to_scalar(value) for column, value in values.items()})
 
 
-def _slices(total: npt.NDArray[np.int64], is_alone: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
-    """(first, end) of rows of so many bytes each that are read together; those ``is_alone`` one by one."""
-    first = held = 0
-    for row, size in enumerate(total.tolist()):
-        if row > first and (held + size > _TEXT_BYTES or is_alone[row] or is_alone[first]):
-            yield first, row
-            first, held = row, 0
-        held += size
-    if len(total):
-        yield first, len(total)
+def _slices(row_bytes: npt.NDArray[np.int64], is_separate: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of rows that are decoded together; those ``is_separate`` one by one."""
+    start = total = 0
+    for row, size in enumerate(row_bytes.tolist()):
+        if row > start and (total + size > _TEXT_BYTES or is_separate[row] or is_separate[start]):
+            yield start, row
+            start, total = row, 0
+        total += size
+    if len(row_bytes):
+        yield start, len(row_bytes)
 
 
-def _sizes(column: Any) -> npt.NDArray[np.int64]:
-    """Bytes of each text (N,) of a dictionary array; 0 for none."""
+def _text_bytes(column: Any) -> npt.NDArray[np.int64]:
+    """Return the bytes of each text (N,) of a dictionary array; 0 for null."""
     from pyarrow import compute
 
     used = column.indices.unique()
     sizes = compute.binary_length(column.dictionary.take(used)).fill_null(0).to_numpy(zero_copy_only=False)
-    places = compute.index_in(column.indices, value_set=used).to_numpy(zero_copy_only=False)
-    taken: npt.NDArray[np.int64] = np.asarray(sizes, np.int64)[places]
-    return taken
+    indices = compute.index_in(column.indices, value_set=used).to_numpy(zero_copy_only=False)
+    result: npt.NDArray[np.int64] = np.asarray(sizes, np.int64)[indices]
+    return result
 
 
-def _is_text(kind: Any) -> bool:
+def _is_text(arrow_type: Any) -> bool:
     from pyarrow import types
 
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return any((types.is_string(kind), types.is_large_string(kind), types.is_string_view(kind)))
+    arrow_type = arrow_type.value_type if types.is_dictionary(arrow_type) else arrow_type
+    return any((types.is_string(arrow_type), types.is_large_string(arrow_type), types.is_string_view(arrow_type)))
 
 
-def _is_scalar(kind: Any) -> bool:
+def _is_scalar(arrow_type: Any) -> bool:
     from pyarrow import types
 
     tests = "is_null is_boolean is_integer is_floating is_decimal is_date is_time is_timestamp"
-    return _is_text(kind) or any(getattr(types, test)(kind) for test in tests.split())
+    return _is_text(arrow_type) or any(getattr(types, test)(arrow_type) for test in tests.split())
 
 
-def _plain(value: object) -> object:
-    """Times as ISO 8601, decimals as numbers; NaN, which Parquet has for missing numbers, as None."""
+def _to_scalar(value: object) -> object:
+    """Return times as ISO 8601, decimals as floats, and NaN, which Parquet writers use for missing numbers, as None."""
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, decimal.Decimal):

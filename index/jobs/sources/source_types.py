@@ -1,30 +1,44 @@
-"""A source as data: small, comparable, kept as JSON with the job.
+"""Sources of indexing jobs as data: small, comparable, stored as JSON with the job.
 
-Paths are absolute. Relative ones become so when the description is checked.
+Paths are absolute once a source has been checked.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+import os
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
-from index.jobs.sources.access_policy import EVERYWHERE, Reach, check_url, is_url
-from index.records import MAX_KEY_LENGTH, check_text
+from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy, check_url, is_url
+from index.records import MAX_KEY_LENGTH, Scalar, check_text
+from index.storage.removals import MEDIA
 from vitascope.errors import InvalidInput
 
-LIST_ENDINGS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
-SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
+LIST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+NON_MEDIA_SUFFIXES = frozenset(
+    (  # noqa: SIM905 (ninety lines otherwise)
+        ".ass .bak .bib .bz2 .c .cfg .conf .cpp .css .csv .db .doc .docx .eml .epub .gz .h .htm .html .ics .ini .ipynb"
+        " .java .js .json .jsonl .key .lock .log .m3u .m3u8 .md .nfo .npy .npz .odp .ods .odt .onnx .parquet .pdf .pem"
+        " .pkl .ppt .pptx .ps1 .pt .py .pyc .rb .rs .rst .rtf .safetensors .sh .sql .sqlite .sqlite3 .srt .ssa .sub"
+        " .tar .tex .tgz .toml .torrent .tsv .txt .url .vtt .xls .xlsx .xml .xz .yaml .yml .zip .zst"
+    ).split()
+)
+"""Suffixes of files that lie beside videos and are never media. All other files are classified by their content."""
 MAX_NAMED = 10_000
-"""Files or shards that a description may name one by one; a file list may hold any number."""
+"""Files or shards that a source may name one by one; a file list may hold any number."""
+_UPLOAD_NAME = re.compile(r"upload-[0-9a-f]{32}\.[a-z0-9]{1,8}")
 
 
 @dataclass(frozen=True, slots=True)
 class FolderSource:
-    """All files of a folder; ``recursive``: and of the folders in it."""
+    """All files of a folder, and with ``recursive`` of its subfolders."""
 
     kind: ClassVar[str] = "folder"
     folder: str
@@ -43,7 +57,7 @@ class FilesSource:
 class ListSource:
     """A CSV, TSV, JSON Lines or Parquet file with a row for each video.
 
-    ``path_column`` holds a path (relative ones are below the list's folder) or URL, ``title_column`` an optional
+    ``path_column`` holds a path (relative to the list's folder, or absolute) or a URL, ``title_column`` an optional
     title; all other columns become metadata.
     """
 
@@ -55,7 +69,7 @@ class ListSource:
 
 @dataclass(frozen=True, slots=True)
 class ShardsSource:
-    """WebDataset shards: tar archives with media members, and JSON and text beside them."""
+    """WebDataset shards: tar archives of media members with JSON and text members of the same key."""
 
     kind: ClassVar[str] = "shards"
     shards: tuple[str, ...]
@@ -63,7 +77,7 @@ class ShardsSource:
 
 @dataclass(frozen=True, slots=True)
 class UrlSource:
-    """What an fsspec URL names: a file, all files below a folder, or those that match a pattern with ``*``.
+    """The file at an fsspec URL, all files below a folder, or those that match a pattern with ``*``.
 
     ``title`` is that of a single file.
     """
@@ -75,129 +89,155 @@ class UrlSource:
 
 @dataclass(frozen=True, slots=True)
 class UploadSource:
-    """One file that was handed over with the job. ``file``: what it was called; ``held``: what it is called where the
-    collection holds it.
+    """One uploaded file.
+
+    Attributes:
+        file: its name at the client.
+        stored_name: its name in the collection's media folder.
+        title: of the video.
     """
 
     kind: ClassVar[str] = "upload"
     file: str
-    held: str
+    stored_name: str
     title: str
+
+    @property
+    def stored_path(self) -> str:
+        """The path of the file as the catalogue names it."""
+        return f"{MEDIA}/{self.stored_name}"
 
 
 Source = FolderSource | FilesSource | ListSource | ShardsSource | UrlSource | UploadSource
-KINDS: dict[str, type[Source]] = {
-    s.kind: s for s in (FolderSource, FilesSource, ListSource, ShardsSource, UrlSource, UploadSource)
+SOURCE_TYPES: dict[str, type[Source]] = {
+    source.kind: source for source in (FolderSource, FilesSource, ListSource, ShardsSource, UrlSource, UploadSource)
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SourceItem:
+    """One video of a source: ``queued`` to be indexed, or final with the ``reason``.
+
+    Attributes:
+        uri: an absolute path, a URL, or ``tar://MEMBER::ARCHIVE``; for a row that names no video, the row's position.
+        title: the item's own title.
+        metadata: the item's own metadata.
+    """
+
+    uri: str
+    state: Literal["queued", "failed", "skipped"] = "queued"
+    reason: str | None = None
+    title: str | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+def new_upload_name(suffix: str) -> str:
+    """Return a new name for an uploaded file; ``suffix`` is that of its format, as "mp4"."""
+    return f"upload-{uuid.uuid4().hex}.{suffix}"
+
+
+def is_upload_name(name: str) -> bool:
+    """Whether a name has the form of ``new_upload_name``, which cannot lead out of the media folder."""
+    return _UPLOAD_NAME.fullmatch(name) is not None
+
+
+def printable_path(path: Path) -> str:
+    """Return a path as text that can be stored; bytes that are not UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def source_dict(source: Source) -> dict[str, Any]:
-    """The description as JSON has it: ``kind`` and the fields of that kind."""
+    """Return a source as JSON shows it: ``kind`` and the fields of that kind, without where an upload is stored."""
     fields = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(source).items()}
+    fields.pop("stored_name", None)
     return {"kind": source.kind, **fields}
 
 
 def source_json(source: Source) -> str:
-    """The stored form."""
-    return json.dumps(source_dict(source), ensure_ascii=False)
+    """Return a source in its stored form, in which the name of an upload has the key ``held``."""
+    stored = {"held": source.stored_name} if isinstance(source, UploadSource) else {}
+    return json.dumps({**source_dict(source), **stored}, ensure_ascii=False)
 
 
 def read_source(text: str) -> Source:
-    """The source of a stored form."""
+    """Return the source of a stored form."""
     fields = json.loads(text)
-    kind: Callable[..., Source] = KINDS[fields.pop("kind")]
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    source_type: Callable[..., Source] = SOURCE_TYPES[fields.pop("kind")]
+    if "held" in fields:
+        fields["stored_name"] = fields.pop("held")
+    return source_type(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
 def source_name(source: Source) -> str:
-    """A source in a few words, for messages."""
+    """Return a short name of a source for messages."""
     match source:
         case FolderSource(folder=folder):
             return folder
-        case FilesSource(files=named) | ShardsSource(shards=named):
-            return named[0] if len(named) == 1 else f"{named[0]} and {len(named) - 1} more"
+        case FilesSource(files=names) | ShardsSource(shards=names):
+            return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
         case ListSource(file=file) | UploadSource(file=file):
             return file
         case UrlSource(url=url):
             return url
 
 
-def guess_source(named: Sequence[str], *, recursive: bool = True) -> Source:
-    """What paths or a URL mean: one folder, one file list, shards, one URL, or files. Raises InvalidInput."""
-    if len(named) == 1:
-        (name,) = named
+def parse_source(names: Sequence[str], *, recursive: bool = True) -> Source:
+    """Return the source that paths or a URL name: one folder, file list or URL, or any number of shards or files.
+
+    Raises InvalidInput.
+    """
+    if len(names) == 1:
+        (name,) = names
         if is_url(name):
             return UrlSource(name)
         if Path(name).is_dir():
             return FolderSource(name, recursive)
         if not Path(name).exists():
             raise InvalidInput(
-                f"source: {name!r} is not there; an existing folder, file list, shard or file, or a URL was expected"
+                f"source: {name!r} does not exist; an existing folder, file list, shard or file, or a URL was expected"
             )
-        if name.lower().endswith(LIST_ENDINGS):
+        if name.lower().endswith(LIST_SUFFIXES):
             return ListSource(name)
-    if all(name.lower().endswith(SHARD_ENDINGS) for name in named):
-        return ShardsSource(tuple(named))
-    for name in named:
-        if is_url(name) or Path(name).is_dir() or name.lower().endswith((*LIST_ENDINGS, *SHARD_ENDINGS)):
+    if all(name.lower().endswith(SHARD_SUFFIXES) for name in names):
+        return ShardsSource(tuple(names))
+    for name in names:
+        if is_url(name) or Path(name).is_dir() or name.lower().endswith((*LIST_SUFFIXES, *SHARD_SUFFIXES)):
             raise InvalidInput(
-                f"source: {name!r} beside others; one folder, one file list, one URL, or any number of shards or of "
-                "files was expected"
+                f"source: {name!r} together with others; one folder, one file list, one URL, or any number of shards "
+                "or of files was expected"
             )
-    return FilesSource(tuple(named))
+    return FilesSource(tuple(names))
 
 
-def check_source(source: Source, reach: Reach = EVERYWHERE) -> Source:
-    """``source`` with absolute paths, if it can be begun with. Raises InvalidInput naming the field."""
+def check_source(source: Source, policy: AccessPolicy = UNRESTRICTED) -> Source:
+    """Return a source with absolute paths that exist and that ``policy`` allows.
+
+    Raises InvalidInput naming the field.
+    """
     match source:
         case FolderSource():
-            path = _path("folder", source.folder, reach)
+            path = _check_path("folder", source.folder, policy)
             if not path.is_dir():
                 raise InvalidInput(f"folder: {source.folder!r} is not a folder; an existing folder was expected")
             return replace(source, folder=str(path))
         case FilesSource():
-            return FilesSource(_files("files", source.files, reach))
+            return FilesSource(_check_files("files", source.files, policy))
         case ListSource():
-            return _check_list(source, reach)
+            return _check_list(source, policy)
         case ShardsSource():
-            shards = _files("shards", source.shards, reach)
+            shards = _check_files("shards", source.shards, policy)
             for shard in shards:
-                if not shard.lower().endswith(SHARD_ENDINGS) or "::" in shard:
-                    raise InvalidInput(f"shards: {shard!r}; a name ending in {', '.join(SHARD_ENDINGS)} was expected")
+                if not shard.lower().endswith(SHARD_SUFFIXES) or "::" in shard:
+                    raise InvalidInput(f"shards: {shard!r}; a name ending in {', '.join(SHARD_SUFFIXES)} was expected")
             return ShardsSource(shards)
         case UrlSource():
-            return _check_url(source, reach)
+            return _check_url_source(source, policy)
         case UploadSource():
-            return source  # held already, where no reach matters
+            return source  # stored by the collection, whatever the policy
 
 
-def _check_list(source: ListSource, reach: Reach) -> ListSource:
-    (file,) = _files("file", (source.file,), reach)
-    if not file.lower().endswith(LIST_ENDINGS):
-        raise InvalidInput(f"file: {source.file!r}; a name ending in {', '.join(LIST_ENDINGS)} was expected")
-    for name in ("path_column", "title_column"):
-        if not check_text(name, getattr(source, name), MAX_KEY_LENGTH):
-            raise InvalidInput(f"{name}: it is empty; the name of a column was expected")
-    if source.path_column == source.title_column:
-        raise InvalidInput(f"title_column: {source.title_column!r} is the path_column, too; another was expected")
-    return replace(source, file=file)
-
-
-def _check_url(source: UrlSource, reach: Reach) -> Source:
-    """A local URL becomes what it stands for: nothing is copied then."""
-    check_url("url", source.url)
-    if source.title is not None:
-        check_text("title", source.title)
-    if (local := local_path(source.url)) is not None:
-        guessed = FolderSource(local) if Path(local).is_dir() else FilesSource((local,))
-        return check_source(guessed, reach)
-    if (refused := reach.refuses_url(source.url)) is not None:
-        raise InvalidInput(f"url: {refused}")
-    return source
-
-
-def local_path(url: str) -> str | None:
-    """The path in a ``file:`` URL; None for any other."""
+def path_of_file_url(url: str) -> str | None:
+    """Return the path in a ``file:`` URL; None for any other. Raises InvalidInput for a remote host."""
     parts = urlsplit(url)
     if parts.scheme not in ("file", "local"):
         return None
@@ -206,20 +246,44 @@ def local_path(url: str) -> str | None:
     return unquote(parts.path)
 
 
-def _files(name: str, given: Sequence[str], reach: Reach) -> tuple[str, ...]:
-    if not 1 <= len(given) <= MAX_NAMED:
-        raise InvalidInput(f"{name}: {len(given)} given; 1 to {MAX_NAMED} were expected (a file list may hold more)")
-    found = []
-    for one in given:
-        path = _path(name, one, reach)
+def _check_list(source: ListSource, policy: AccessPolicy) -> ListSource:
+    (file,) = _check_files("file", (source.file,), policy)
+    if not file.lower().endswith(LIST_SUFFIXES):
+        raise InvalidInput(f"file: {source.file!r}; a name ending in {', '.join(LIST_SUFFIXES)} was expected")
+    for name in ("path_column", "title_column"):
+        if not check_text(name, getattr(source, name), MAX_KEY_LENGTH):
+            raise InvalidInput(f"{name}: it is empty; the name of a column was expected")
+    if source.path_column == source.title_column:
+        raise InvalidInput(f"title_column: {source.title_column!r} is the path_column, too; another was expected")
+    return replace(source, file=file)
+
+
+def _check_url_source(source: UrlSource, policy: AccessPolicy) -> Source:
+    """Check a URL; one of a local file becomes a path, so that nothing is copied."""
+    check_url("url", source.url)
+    if source.title is not None:
+        check_text("title", source.title)
+    if (path := path_of_file_url(source.url)) is not None:
+        return check_source(FolderSource(path) if Path(path).is_dir() else FilesSource((path,)), policy)
+    if (problem := policy.url_error(source.url)) is not None:
+        raise InvalidInput(f"url: {problem}")
+    return source
+
+
+def _check_files(name: str, files: Sequence[str], policy: AccessPolicy) -> tuple[str, ...]:
+    if not 1 <= len(files) <= MAX_NAMED:
+        raise InvalidInput(f"{name}: {len(files)} given; 1 to {MAX_NAMED} were expected (a file list may hold more)")
+    paths = []
+    for file in files:
+        path = _check_path(name, file, policy)
         if not path.is_file():
-            raise InvalidInput(f"{name}: {one!r} is not a file; an existing file was expected")
-        found.append(str(path))
-    return tuple(dict.fromkeys(found))
+            raise InvalidInput(f"{name}: {file!r} is not a file; an existing file was expected")
+        paths.append(str(path))
+    return tuple(dict.fromkeys(paths))
 
 
-def _path(name: str, given: str, reach: Reach) -> Path:
-    path = Path(check_text(name, given)).absolute()
-    if (refused := reach.refuses_path(path)) is not None:
-        raise InvalidInput(f"{name}: {refused}")
+def _check_path(name: str, text: str, policy: AccessPolicy) -> Path:
+    path = Path(check_text(name, text)).absolute()
+    if (problem := policy.path_error(path)) is not None:
+        raise InvalidInput(f"{name}: {problem}")
     return path

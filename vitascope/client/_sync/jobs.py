@@ -20,8 +20,8 @@ from vitascope.client.request_building import JSON, api_path, drop_none, idempot
 from vitascope.client.request_types import ItemState, JobEvent, JobState, Metadata
 from vitascope.client.retry import RetryConfig
 from vitascope.client.sse import EventStreamParser
+from vitascope.job_states import FINAL_JOB_STATES
 
-FINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 EVENT_STREAM = "text/event-stream"
 QUIET_SECONDS = 45.0
 """Silence after which an event stream counts as lost; the service sends a comment every 15 s."""
@@ -165,7 +165,7 @@ class Jobs(BaseClient):
             while True:
                 job = self.get_job(collection, job_id)
                 notify(job)
-                if job["state"] in FINAL_STATES:
+                if job["state"] in FINAL_JOB_STATES:
                     return job
                 sleep(interval)
 
@@ -209,7 +209,7 @@ class Jobs(BaseClient):
                             short_streams = 0
                             after = after if event["id"] is None else int(event["id"])
                             if event["event"] == "state":
-                                is_finished = event["data"]["state"] in FINAL_STATES
+                                is_finished = event["data"]["state"] in FINAL_JOB_STATES
                             yield event
                     if is_finished:
                         return

@@ -1,0 +1,210 @@
+"""Changes of state of jobs and their items. Each function works in an open write transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+
+from index.jobs.lease import LEASE_SECONDS, owner_decodes_locally, owner_is_gone, run_has_ended
+from index.jobs.records import JobItem, StopRequest
+from index.storage.job_events import append_state_event, next_event_number
+from index.storage.jobs import ITEM_COLUMNS, read_job, to_item
+from index.storage.removals import list_job_files
+from vitascope.errors import Conflict
+from vitascope.job_states import FINAL_JOB_STATES, JobState
+
+MAX_CRASHES = 3
+"""How often the process may die at a file before the file is quarantined."""
+
+
+def claim(connection: sqlite3.Connection, job_id: int, owner: str, max_crashes: int = MAX_CRASHES) -> bool:
+    """Make ``owner`` the owner of a job; False for a finished or paused one. Raises JobNotFound and Conflict."""
+    job = read_job(connection, job_id)
+    if job.state in FINAL_JOB_STATES or job.state == "paused":
+        return False
+    if job.state == "running":
+        if not is_abandoned(connection, job_id):
+            raise Conflict(f"job {job_id}: is being run by another process or thread")
+        requeue_abandoned(connection, job_id)
+    now = time.time()
+    connection.execute(
+        "UPDATE jobs SET state = 'running', owner = ?, lease_until = ?, started_at = coalesce(started_at, ?),"
+        " run_started_at = ?, run_ended_at = NULL WHERE id = ?",
+        (owner, now + LEASE_SECONDS, now, now, job_id),
+    )
+    crashed = connection.execute(
+        "SELECT position, crashes FROM job_items WHERE job_id = ? AND state = 'queued' AND crashes >= ?",
+        (job_id, max_crashes),
+    ).fetchall()
+    for position, crashes in crashed:
+        connection.execute(
+            "UPDATE job_items SET state = 'quarantined', ended_at = ?, reason = ?, event = ?"
+            " WHERE job_id = ? AND position = ?",
+            (now, quarantine_reason(crashes), next_event_number(connection, job_id), job_id, position),
+        )
+    append_state_event(connection, job_id)
+    return True
+
+
+def quarantine_reason(crashes: int) -> str:
+    """Return the reason of a quarantined file."""
+    return f"the process that was indexing it died {crashes} times"
+
+
+def is_abandoned(connection: sqlite3.Connection, job_id: int) -> bool:
+    """Whether the owner of a running job is dead or has lost its lease."""
+    row = connection.execute("SELECT owner, lease_until FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    return owner_is_gone(*row)
+
+
+def requeue_abandoned(connection: sqlite3.Connection, job_id: int) -> None:
+    """Requeue the files that a dead owner was working on.
+
+    Its death counts as a crash of these files, unless other processes decoded them.
+    """
+    (owner,) = connection.execute("SELECT owner FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    connection.execute(
+        "UPDATE job_items SET state = 'queued', crashes = crashes + ? WHERE job_id = ? AND state = 'running'",
+        (int(owner_decodes_locally(owner) and not run_has_ended(owner)), job_id),
+    )
+
+
+def check_ownership(connection: sqlite3.Connection, job_id: int, owner: str) -> StopRequest | None:
+    """Return the pending stop request of a job. Raises Conflict when another owner has the job now."""
+    row = connection.execute("SELECT requested FROM jobs WHERE id = ? AND owner = ?", (job_id, owner)).fetchone()
+    if row is None:
+        raise Conflict(f"job {job_id}: taken over by another process")
+    request: StopRequest | None = row[0]
+    return request
+
+
+def release(connection: sqlite3.Connection, job_id: int, owner: str) -> None:
+    """Requeue a running job of this owner."""
+    released = connection.execute(
+        "UPDATE jobs SET state = 'queued', owner = NULL, lease_until = NULL, run_ended_at = ?"
+        " WHERE id = ? AND owner = ? AND state = 'running'",
+        (time.time(), job_id, owner),
+    )
+    if released.rowcount:
+        connection.execute("UPDATE job_items SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,))
+        append_state_event(connection, job_id)
+
+
+def request_stop(connection: sqlite3.Connection, job_id: int, request: StopRequest) -> None:
+    """Request that a running job is cancelled or paused after the files in progress."""
+    connection.execute("UPDATE jobs SET requested = ? WHERE id = ?", (request, job_id))
+    append_state_event(connection, job_id)
+
+
+def requeue(connection: sqlite3.Connection, job_id: int) -> None:
+    """Set a paused or finished job to queued; of a running one, clear the stop request."""
+    connection.execute(
+        "UPDATE jobs SET requested = NULL, error = NULL, finished_at = NULL,"
+        " state = iif(state = 'running', state, 'queued') WHERE id = ?",
+        (job_id,),
+    )
+    append_state_event(connection, job_id)
+
+
+def requeue_failed(connection: sqlite3.Connection, job_id: int) -> int:
+    """Requeue items that failed, were quarantined or cancelled, except final ones; return their number."""
+    requeued = connection.execute(
+        "UPDATE job_items SET state = 'queued', reason = NULL, video_id = NULL, seconds = NULL, ended_at = NULL,"
+        " event = NULL, crashes = 0"
+        " WHERE job_id = ? AND state IN ('failed', 'quarantined', 'cancelled') AND NOT decided",
+        (job_id,),
+    )
+    return requeued.rowcount
+
+
+def mark_listed(connection: sqlite3.Connection, job_id: int) -> None:
+    """Note that all items of the source have been inserted."""
+    connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (job_id,))
+    append_state_event(connection, job_id)
+
+
+def claim_items(connection: sqlite3.Connection, job_id: int, count: int, *, max_crashed: int) -> list[JobItem]:
+    """Set the first ``count`` queued items to running and return them.
+
+    Items at which a process has died come last, at most ``max_crashed`` of them: a caller that runs them one by one
+    knows which one a next crash belongs to.
+    """
+    items = _claim_items(connection, job_id, count, "crashes = 0")
+    return items or _claim_items(connection, job_id, min(count, max_crashed), "crashes > 0")
+
+
+def _claim_items(connection: sqlite3.Connection, job_id: int, count: int, condition: str) -> list[JobItem]:
+    rows = connection.execute(
+        "UPDATE job_items SET state = 'running', tries = tries + 1, share = NULL WHERE job_id = ?1 AND position IN"
+        f" (SELECT position FROM job_items WHERE job_id = ?1 AND state = 'queued' AND {condition}"
+        f" ORDER BY position LIMIT ?2) RETURNING {ITEM_COLUMNS}",
+        (job_id, count),
+    ).fetchall()
+    return sorted((to_item(row) for row in rows), key=lambda item: item.position)
+
+
+def record_outcome(connection: sqlite3.Connection, item: JobItem) -> None:
+    """Store the final state, reason and video of an item, as the job's next event."""
+    number = next_event_number(connection, item.job_id)
+    values = (item.state, item.reason, item.video_id, item.seconds, time.time(), item.crashes, number)
+    connection.execute(
+        "UPDATE job_items SET state = ?, reason = ?, video_id = ?, seconds = ?, ended_at = ?, crashes = ?, event = ?"
+        " WHERE job_id = ? AND position = ?",
+        (*values, item.job_id, item.position),
+    )
+
+
+def record_crash(connection: sqlite3.Connection, item: JobItem) -> None:
+    """Requeue an item at which a worker process has died, with its number of ``crashes``."""
+    connection.execute(
+        "UPDATE job_items SET state = 'queued', crashes = ? WHERE job_id = ? AND position = ?",
+        (item.crashes, item.job_id, item.position),
+    )
+
+
+def record_progress(connection: sqlite3.Connection, job_id: int, progress: Sequence[tuple[JobItem, float]]) -> None:
+    """Store how much of each item is embedded, 0 to 1. Takes an event number, so that subscribers read the job."""
+    connection.executemany(
+        "UPDATE job_items SET share = ? WHERE job_id = ? AND position = ? AND state = 'running'",
+        [(share, job_id, item.position) for item, share in progress],
+    )
+    next_event_number(connection, job_id)
+
+
+def finish(connection: sqlite3.Connection, job_id: int, state: JobState, error: str | None = None) -> None:
+    """End a job and list its unneeded files for removal. Items not tried get the same state, with a reason."""
+    if state != "succeeded":
+        connection.execute(
+            "UPDATE job_items SET state = ?, reason = ? WHERE job_id = ? AND state IN ('queued', 'running')",
+            (state, f"not tried: {error or 'the job was cancelled'}", job_id),
+        )
+    now = time.time()
+    connection.execute(
+        "UPDATE jobs SET state = ?, error = ?, requested = NULL, owner = NULL, lease_until = NULL,"
+        " finished_at = ?, run_ended_at = ? WHERE id = ?",
+        (state, error, now, now, job_id),
+    )
+    list_job_files(connection, job_id)
+    append_state_event(connection, job_id)
+
+
+def pause(connection: sqlite3.Connection, job_id: int, error: str | None = None) -> None:
+    """Pause a job none of whose files is in progress; ``error``: why, if that was not requested."""
+    connection.execute(
+        "UPDATE jobs SET state = 'paused', error = ?, requested = NULL, owner = NULL, lease_until = NULL,"
+        " run_ended_at = coalesce(run_ended_at, ?) WHERE id = ?",
+        (error, time.time(), job_id),
+    )
+    append_state_event(connection, job_id)
+
+
+def pause_all(connection: sqlite3.Connection, reason: str) -> None:
+    """Pause all queued and running jobs, which have no live owner, and cancel those to be cancelled."""
+    rows = connection.execute("SELECT id, requested FROM jobs WHERE state IN ('queued', 'running')").fetchall()
+    for job_id, request in rows:
+        if request == "cancel":
+            finish(connection, job_id, "cancelled")
+            continue
+        connection.execute("UPDATE job_items SET state = 'queued' WHERE job_id = ? AND state = 'running'", (job_id,))
+        pause(connection, job_id, reason)

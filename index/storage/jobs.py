@@ -1,0 +1,171 @@
+"""Rows of jobs and their items. Each function works in an open transaction."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from index.clips.segmentation import Segmentation
+from index.jobs.records import Job, JobCounts, JobItem, JobOptions, JobRate
+from index.jobs.sources.source_types import Source, read_source, source_json
+from index.storage.queries import reading
+from vitascope.errors import JobNotFound
+from vitascope.job_states import ItemState, JobState
+
+_JOB_COLUMNS = (
+    "id, source, options, state, error, requested, created_at, started_at, finished_at, run_started_at, run_ended_at"
+)
+ITEM_COLUMNS = (
+    "job_id, position, path, state, reason, video_id, tries, title, metadata, decided, crashes, seconds, ended_at"
+)
+
+
+def insert_job(connection: sqlite3.Connection, source: Source, options: JobOptions) -> int:
+    """Insert a queued job and return its id."""
+    (job_id,) = connection.execute(
+        "INSERT INTO jobs (source, options, state, created_at) VALUES (?, ?, 'queued', ?) RETURNING id",
+        (source_json(source), options_json(options), time.time()),
+    ).fetchone()
+    return int(job_id)
+
+
+def read_job(connection: sqlite3.Connection, job_id: int) -> Job:
+    """Return the job of this id. Raises JobNotFound."""
+    in_range = -(2**63) <= job_id < 2**63
+    row = connection.execute(f"SELECT {_JOB_COLUMNS} FROM jobs WHERE id = ?", (job_id if in_range else -1,)).fetchone()
+    if row is None:
+        raise JobNotFound(f"no job {job_id} in this collection")
+    return _to_job(connection, row)
+
+
+def read_jobs(connection: sqlite3.Connection, limit: int, before_id: int | None, state: JobState | None) -> list[Job]:
+    """Return at most ``limit`` jobs, newest first, of one state and older than ``before_id`` if given."""
+    rows = connection.execute(
+        f"SELECT {_JOB_COLUMNS} FROM jobs WHERE (?1 IS NULL OR id < ?1) AND (?2 IS NULL OR state = ?2)"
+        " ORDER BY id DESC LIMIT ?3",
+        (before_id, state, limit),
+    ).fetchall()
+    return [_to_job(connection, row) for row in rows]
+
+
+def read_items(
+    connection: sqlite3.Connection, job_id: int, state: ItemState | None, limit: int, after_position: int
+) -> list[JobItem]:
+    """Return at most ``limit`` files of a job in order, of one state if given, from after ``after_position``."""
+    rows = connection.execute(
+        f"SELECT {ITEM_COLUMNS} FROM job_items WHERE job_id = ? AND position > ? AND (? IS NULL OR state = ?)"
+        " ORDER BY position LIMIT ?",
+        (job_id, after_position, state, state, limit),
+    )
+    return [to_item(row) for row in rows]
+
+
+def is_listed(connection: sqlite3.Connection, job_id: int) -> bool:
+    """Whether the items of the job's source have all been inserted."""
+    return bool(connection.execute("SELECT listed FROM jobs WHERE id = ?", (job_id,)).fetchone()[0])
+
+
+def set_lease(connection: sqlite3.Connection, job_id: int, owner: str, until: float) -> None:
+    """Set the end of an owner's lease (Unix seconds)."""
+    connection.execute("UPDATE jobs SET lease_until = ? WHERE id = ? AND owner = ?", (until, job_id, owner))
+
+
+def insert_items(connection: sqlite3.Connection, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Insert rows of (job_id, position, path, title, metadata, state, reason, is_final, event)."""
+    connection.executemany(
+        "INSERT INTO job_items (job_id, position, path, title, metadata, state, reason, decided, event)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+
+
+def delete_items(connection: sqlite3.Connection, job_id: int) -> None:
+    """Delete all items of a job."""
+    connection.execute("DELETE FROM job_items WHERE job_id = ?", (job_id,))
+
+
+def count_added_by(connection: sqlite3.Connection, job_id: int, earlier: Sequence[int]) -> int:
+    """Count the files that a job skipped and that one of the ``earlier`` jobs had added."""
+    (count,) = connection.execute(
+        "SELECT count(*) FROM job_items AS item WHERE job_id = ? AND state = 'skipped' AND EXISTS (SELECT 1 FROM"
+        " job_items AS before WHERE before.path = item.path AND before.state = 'succeeded'"
+        " AND before.job_id IN (SELECT value FROM json_each(?)))",
+        (job_id, json.dumps(list(earlier))),
+    ).fetchone()
+    return int(count)
+
+
+def to_item(row: tuple[Any, ...]) -> JobItem:
+    """Return the record of a row of ``ITEM_COLUMNS``. Raises StorageError."""
+    job_id, position, path, state, reason, video_id, attempts, title, metadata, is_final, crashes, seconds, end = row
+    with reading(f"job {job_id}, item {position}"):
+        values = {} if metadata is None else json.loads(metadata)
+    return JobItem(
+        job_id=job_id,
+        position=position,
+        path=path,
+        state=state,
+        reason=reason,
+        video_id=video_id,
+        attempts=attempts,
+        title=title,
+        metadata=values,
+        is_final=bool(is_final),
+        crashes=crashes,
+        seconds=seconds,
+        ended_at=end,
+    )
+
+
+def options_json(options: JobOptions) -> str:
+    """Return the stored form of options."""
+    return json.dumps({**asdict(options), "metadata": dict(options.metadata)}, ensure_ascii=False, sort_keys=True)
+
+
+def _to_options(text: str) -> JobOptions:
+    stored: dict[str, Any] = json.loads(text)
+    return JobOptions(Segmentation(**stored["segmentation"]), stored["metadata"], stored.get("confined", False))
+
+
+def _to_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
+    job_id, source, options, state, error, requested, created_at, started_at, finished_at, run_start, run_end = row
+    groups = connection.execute(
+        "SELECT state, count(*), count(iif(ended_at >= ?1, 1, NULL)), total(iif(ended_at >= ?1, seconds, 0)),"
+        " total(iif(state = 'running', share, 0))"
+        " FROM job_items WHERE job_id = ?2 GROUP BY state",
+        (run_start, job_id),
+    ).fetchall()
+    counts = JobCounts(**{group[0]: group[1] for group in groups})
+    in_progress = sum(group[4] for group in groups)
+    with reading(f"job {job_id}"):
+        job_source, job_options = read_source(source), _to_options(options)
+    return Job(
+        id=job_id,
+        source=job_source,
+        options=job_options,
+        state=state,
+        error=error,
+        requested=requested,
+        created_at=created_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        counts=counts,
+        progress=(counts.done + in_progress) / counts.total if counts.total else 0.0,
+        rate=_to_rate(
+            sum(group[2] for group in groups) + in_progress,
+            sum(group[3] for group in groups),
+            None if run_start is None else (run_end or time.time()) - run_start,
+            counts.queued + counts.running - in_progress if state == "running" else None,
+        ),
+    )
+
+
+def _to_rate(items: float, video_seconds: float, elapsed: float | None, items_left: float | None) -> JobRate | None:
+    if not items or elapsed is None or elapsed <= 0:
+        return None
+    seconds_left = None if items_left is None else items_left * elapsed / items
+    return JobRate(items / elapsed, video_seconds / elapsed, seconds_left)

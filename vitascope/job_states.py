@@ -1,0 +1,12 @@
+"""States of indexing jobs and their files, the same in catalogue, HTTP interface and client."""
+
+from typing import Literal, get_args
+
+JobState = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+ItemState = Literal["queued", "running", "succeeded", "failed", "skipped", "cancelled", "quarantined"]
+
+JOB_STATES: tuple[JobState, ...] = get_args(JobState)
+ITEM_STATES: tuple[ItemState, ...] = get_args(ItemState)
+FINAL_JOB_STATES: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+"""A job in one of these states changes only when it is retried."""
+FAILED_ITEM_STATES: tuple[ItemState, ...] = ("failed", "quarantined")
