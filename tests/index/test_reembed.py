@@ -22,7 +22,7 @@ from index.records import Video
 from index.storage.catalogue import Catalogue
 from index.transfer import reembed as module
 from index.transfer.reembed import reembed
-from tests.index.folder_jobs import create_folder_job
+from tests.index.folder_jobs import ONE, create_folder_job
 from tests.index.searching import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle
@@ -49,7 +49,7 @@ def library(tmp_path: Path, models: tuple[Model, Model]) -> Iterator[CollectionS
     write_picture(folder / "green.png", solid(COLORS["green"]))
     with CollectionStore(tmp_path / "collections") as opened:
         collection = opened.create("videos", models[0])
-        run_job(collection, models[0], create_folder_job(collection, folder, metadata={"year": 2024}).id)
+        run_job(collection, models[0], create_folder_job(collection, folder, metadata={"year": 2024}).id, config=ONE)
         assert collection.stats().videos == 2
         yield opened
 

@@ -100,9 +100,9 @@ def test_a_job_that_is_being_made(
 @pytest.mark.parametrize(
     ("method", "rest", "function"),
     [
-        ("GET", "", "jobs"),
-        ("GET", "/1", "job"),
-        ("GET", "/1/items", "items"),
+        ("GET", "", "list_jobs"),
+        ("GET", "/1", "get_job"),
+        ("GET", "/1/items", "list_items"),
         ("DELETE", "/1", "cancel"),
         ("POST", "/1/pause", "pause"),
         ("POST", "/1/resume", "resume"),
