@@ -176,7 +176,7 @@ def test_a_film_that_fails_is_named_as_its_sender_knows_it_and_does_not_stay(
     assert item["reason"].startswith("Holiday film.avi: ")
     wait_for(lambda: files_of(running, collection) == [])
     problem = problem_of(running.client.post(f"{address}/retry"), 409, "conflict")
-    assert "uploaded again: Holiday film.avi" in problem["detail"]
+    assert "upload it again: Holiday film.avi" in problem["detail"]
 
 
 def test_a_film_stays_as_long_as_its_job_may_go_on(
