@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,8 @@ class Checkpoint:
     step: int
     lineage: tuple[str, ...] = ()
     """Names of the corpora and pretrained starts behind the model that a fine-tuning run began with."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """By `corpus/split`: the fingerprint of the packed corpus that the run learns from; empty in older checkpoints."""
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -64,7 +66,9 @@ def save(folder: Path, held: Checkpoint, optimizer: torch.optim.Optimizer | None
         (part / "config.json").write_text(held.model.cfg.model_dump_json(indent=1))
         (part / "recipe.json").write_text(held.recipe.model_dump_json(indent=1))
         (part / "answers.json").write_text(json.dumps(held.answers, ensure_ascii=False, indent=0))
-        (part / "state.json").write_text(json.dumps({"step": held.step, "lineage": held.lineage}))
+        (part / "state.json").write_text(
+            json.dumps({"step": held.step, "lineage": held.lineage, "fingerprints": dict(held.fingerprints)})
+        )
         shutil.copyfile(held.tokenizer, part / "tokenizer.json")
 
 
@@ -122,6 +126,7 @@ def load(folder: Path) -> Checkpoint:
         tokenizer=found / "tokenizer.json",
         step=state["step"],
         lineage=tuple(state.get("lineage", ())),
+        fingerprints=state.get("fingerprints", {}),
     )
 
 

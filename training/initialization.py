@@ -29,11 +29,30 @@ def begin(recipe: Recipe, data: Path, latest: Path, start_from: Path | None) -> 
         held = checkpoint.load(latest)
         if not _continues(held.recipe, recipe, held.step):
             raise ValueError(f"out: {latest.parent} holds a run of another recipe; an empty folder was expected")
-        return replace(held, recipe=recipe)
+        _check_corpora(held, data)
+        return replace(held, recipe=recipe, fingerprints={**_fingerprints(recipe, data), **held.fingerprints})
     latest.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     start = _fresh(recipe, data) if start_from is None else _given(recipe, start_from)
-    return Checkpoint(start.model, start.answers, recipe, start.tokenizer, 0, start.lineage)
+    return Checkpoint(
+        start.model, start.answers, recipe, start.tokenizer, 0, start.lineage, _fingerprints(recipe, data)
+    )
+
+
+def _fingerprints(recipe: Recipe, data: Path) -> dict[str, str]:
+    """Return the fingerprint of every packed split that the recipe learns from, by `corpus/split`."""
+    splits = {f"{source.corpus}/{source.split}" for stage in recipe.stages for source in stage.sources}
+    return {split: open_packed(data / split).fingerprint for split in sorted(splits) if (data / split).is_dir()}
+
+
+def _check_corpora(held: Checkpoint, data: Path) -> None:
+    """Raise ValueError when a packed split is not the one that the checkpoint's run began with."""
+    for split, fingerprint in held.fingerprints.items():
+        if (data / split).is_dir() and open_packed(data / split).fingerprint != fingerprint:
+            raise ValueError(
+                f"data: {data / split} was packed again after this run began (step {held.step}); the corpus that the "
+                "run began with, or a new run folder, was expected"
+            )
 
 
 def _continues(held: Recipe, recipe: Recipe, step: int) -> bool:

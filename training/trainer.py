@@ -202,16 +202,20 @@ def schedule_factor(inner: int, stage: Stage) -> float:
 
 
 def freeze(model: FusedModel, stage: Stage) -> None:
-    """`stage_one`: encoders stand still. Backbone stages frozen by the architecture stay frozen always."""
-    model.encoders_stand_still = stage.frozen == "stage_one"
-    encoders = set(model.stage_one_parameters())
+    """Set which parameters of the model a stage trains, and put frozen parts into evaluation mode.
+
+    Frozen are the encoders where the stage says so, whatever has a learning rate of 0, and always the backbone stages
+    that the architecture freezes.
+    """
+    model.encoders_frozen = stage.frozen == "stage_one"
+    model.backbones_frozen = stage.backbone_scale == 0.0
+    encoders = set(model.encoder_parameters()) if model.encoders_frozen else set()
     frozen = model.cfg.frozen_stages if isinstance(model.cfg, ConvConfig) else 0
     always = {f"{backbone}stages.{i}." for backbone in model.backbones for i in range(frozen)}
     for name, parameter in model.named_parameters():
-        architecture = name.startswith(tuple(always)) if always else False
-        still = name.startswith("text.") and stage.text_scale == 0.0 and _scale(model, stage, name) == 0.0
+        frozen_by_architecture = name.startswith(tuple(always))
         parameter.requires_grad_(
-            not architecture and not still and not (model.encoders_stand_still and name in encoders)
+            not frozen_by_architecture and name not in encoders and _scale(model, stage, name) > 0.0
         )
         parameter.grad = None  # a gradient left from the stage before would still count in the clipped norm
     model.train()
@@ -244,7 +248,7 @@ def _name_targets(
     stage: Stage, batches: Batches, tokenizer: Tokenizer, out: Path, device: torch.device, bf16: bool
 ) -> NameTargets | None:
     teacher = {
-        source.corpus: teacher_probabilities(packed, out / "teacher" / f"{source.corpus}.npy", bf16=bf16)
+        source.corpus: teacher_probabilities(packed, out / "teacher", bf16=bf16)
         for source, packed in zip(stage.sources, batches.packed, strict=True)
         if "names" in source.objectives
     }

@@ -26,7 +26,6 @@ from model_export.optimize.validation_scores import (
 from model_export.parity.recall import Embedded
 from training.data.packed import PACK_NAME, open_packed
 from training.evaluation.embedding import embed_corpus, streams_of
-from training.evaluation.fitting import differences
 from vitascope.engines.onnx_runtime import Array, Engine
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
@@ -48,7 +47,7 @@ def open_corpora(model: Model, data: Path) -> list[Corpus]:
     found = []
     for path in sorted(data.glob(f"*/val/{PACK_NAME}")):
         packed = open_packed(path.parent)
-        if not differences(model, packed):
+        if not packed.stream_mismatches(model.streams):
             found.append(Corpus.of(path.parent.parent.name, replace(packed, examples=packed.examples[:LIMIT])))
     if not any(corpus.captions for corpus in found):
         raise InvalidInput(

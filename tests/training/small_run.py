@@ -44,10 +44,12 @@ IMAGE_MODEL = {
     for name in ("text_width", "text_intermediate", "vocabulary", "max_positions", "text_length", "vector_width")
 } | {"image_height": 64, "image_width": 64, "fused_layers": 2, "answer_hidden": 16, "dropout": 0.0}
 """What small models of SOHO and Visual Parsing have in common."""
-STREAMS = [
+VIDEO_STREAMS = [
     FrameStream(name="high", frames=1, height=64, width=64, placement="middle"),
-    FrameStream(name="low", frames=1, height=32, width=32, placement="uniform"),
+    FrameStream(name="low", frames=2, height=32, width=32, placement="uniform"),
 ]
+STREAMS = [stream.model_copy(update={"frames": 1}) for stream in VIDEO_STREAMS]
+"""Of images, which are packed with one frame."""
 
 
 def write_tokenizer(path: Path) -> Path:
@@ -105,7 +107,6 @@ def write_clips(
     answer name the first.
     """
     origin = Origin(source="made in the test", licence="CC0-1.0", split_rule="all")
-    streams = [STREAMS[0], STREAMS[1].model_copy(update={"frames": 2})]
     for split in splits:
         items: list[tuple[Example, Media]] = []
         for i in range(videos):
@@ -114,7 +115,7 @@ def write_clips(
             movie(path, [COLOURS[colour] for colour in shown])
             asked = Question("what color is it ?", (shown[0],), "colour")
             items.append((Example(path.stem, captions=(f"a {shown[0]} square",), questions=(asked,)), path))
-        write_packed(data / name / split, streams, items, origin, clips=clips)
+        write_packed(data / name / split, VIDEO_STREAMS, items, origin, clips=clips)
 
 
 def recipe(tokenizer: Path, *, steps: int = 8, **changes: object) -> Recipe:

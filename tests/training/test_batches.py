@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.small_run import COLOURS, STREAMS, recipe, write_clips, write_corpus, write_tokenizer
+from tests.training.small_run import COLOURS, VIDEO_STREAMS, recipe, write_clips, write_corpus, write_tokenizer
 from training import checkpoint
 from training.data.batches import Batches, augment
 from training.recipe import Source
@@ -42,7 +42,7 @@ def test_a_batch_is_a_function_of_its_step(tmp_path: Path) -> None:
     stage = recipe(tokenizer).stages[0]
 
     def made() -> Batches:
-        return Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), ["red"], 7, STREAMS)
+        return Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), ["red"], 7, VIDEO_STREAMS)
 
     once, again = made(), made()
     first, same, next_one = (batch.streams["high"] for batch in (once(5), again(5), once(6)) if batch.streams)
@@ -111,7 +111,7 @@ def test_each_right_caption_comes_with_a_wrong_one(tmp_path: Path) -> None:
     plain = recipe(tokenizer).model_dump()
     plain["stages"][0]["sources"][0] |= {"pairs": 3, "batch": 6, "objectives": {"match": 1.0}}
     stage = recipe(tokenizer, stages=plain["stages"]).stages[0]
-    made = Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), [], 7, STREAMS)(0)
+    made = Batches(stage, tmp_path / "data", Tokenizer.open(tokenizer, max_length=16), [], 7, VIDEO_STREAMS)(0)
     assert made.captions is not None
     assert made.wrong is not None
     assert made.captions.ids.shape == made.wrong.ids.shape == (18, 5)  # [CLS] a colour square [SEP]
@@ -123,7 +123,7 @@ def of_clips(data: Path, tokenizer: Path, **changes: Any) -> Batches:
     plain = recipe(tokenizer).model_dump()
     plain["stages"][0]["sources"] = [source(**{"corpus": "changing"} | changes).model_dump()]
     stage = recipe(tokenizer, stages=plain["stages"][:1]).stages[0]
-    return Batches(stage, data, Tokenizer.open(tokenizer, max_length=16), [], 7, STREAMS)
+    return Batches(stage, data, Tokenizer.open(tokenizer, max_length=16), [], 7, VIDEO_STREAMS)
 
 
 def test_so_many_clips_are_drawn_as_a_source_asks_in_the_order_of_time(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.small_run import COLOURS, MODEL, STREAMS, recipe, write_clips, write_tokenizer
+from tests.training.small_run import COLOURS, MODEL, VIDEO_STREAMS, recipe, write_clips, write_tokenizer
 from training import checkpoint
 from training.data.batches import Batch, Batches
 from training.data.packed import open_packed
@@ -61,7 +61,7 @@ def made(merge: str) -> tuple[HdVila, Recipe]:
 
 def batch_of(corpus: Path, held: Recipe) -> Batch:
     tokenizer = Tokenizer.open(corpus / "tokenizer.json", max_length=16)
-    return Batches(held.stages[0], corpus / "data", tokenizer, [*COLOURS], 7, STREAMS)(0)
+    return Batches(held.stages[0], corpus / "data", tokenizer, [*COLOURS], 7, VIDEO_STREAMS)(0)
 
 
 @pytest.mark.parametrize("merge", ["mean", "logsumexp"])

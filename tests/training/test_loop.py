@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.small_run import recipe, write_corpus, write_tokenizer
+from tests.training.small_run import MODEL, recipe, write_corpus, write_tokenizer
 from training import checkpoint
 from training.data.packed import open_packed
 from training.evaluation.answers import exact_answers
@@ -18,6 +18,7 @@ from training.evaluation.encoder import TorchEncoder
 from training.initialization import begin
 from training.recipe import Recipe
 from training.trainer import schedule_factor, train
+from vitascope.errors import InvalidInput
 from vitascope.tokenizer import Tokenizer
 
 
@@ -76,7 +77,7 @@ def test_the_fusion_stage_leaves_both_encoders_as_they_were(
     made = recipe(corpus[1])
     before = checkpoint.load(train(made, corpus[0], tmp_path, stop_after=made.stages[0].steps)).model
     after = checkpoint.load(trained).model
-    frozen = set(before.stage_one_parameters())
+    frozen = set(before.encoder_parameters())
     old, new = dict(before.named_parameters()), dict(after.named_parameters())
     assert all(torch.equal(old[name], new[name]) for name in frozen)
     assert any(not torch.equal(old[name], new[name]) for name in set(old) - frozen)
@@ -149,6 +150,44 @@ def test_altered_pictures_may_be_encoded_a_few_times_for_a_whole_stage(
     assert kept.shape[:2] == (3, 16)
     apart = np.abs(kept[0].astype(float) - kept[1].astype(float)).max()
     assert apart > 1e-3  # the views differ
+
+
+def test_a_backbone_at_no_learning_rate_keeps_its_weights_and_statistics(
+    corpus: tuple[Path, Path], tmp_path: Path
+) -> None:
+    plain = recipe(corpus[1], steps=2).model_dump()
+    plain["model"] |= {"frozen_norm": False}
+    plain["stages"] = [plain["stages"][0] | {"backbone_scale": 0.0}]
+    made = Recipe.model_validate(plain)
+    before = begin(made, corpus[0], tmp_path / "none" / "checkpoint", None).model.state_dict()
+    after = checkpoint.load(train(made, corpus[0], tmp_path / "run")).model.state_dict()
+    backbone = [name for name in before if name.startswith(("video.high.", "video.low."))]
+    assert any(name.endswith("running_mean") for name in backbone)
+    assert all(torch.equal(before[name], after[name]) for name in backbone)
+    assert not torch.equal(before["video_project.weight"], after["video_project.weight"])
+
+
+def test_a_corpus_packed_for_another_frame_size_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    sizes = {
+        "high_height": 128,
+        "high_width": 128,
+        "low_height": 64,
+        "low_width": 64,
+        "grid_height": 4,
+        "grid_width": 4,
+    }
+    made = recipe(corpus[1], model=MODEL | sizes)
+    with pytest.raises(InvalidInput, match=r"high: 1 frame of 64x64 pixels .* packed, 1 frame of 128x128 .* expected"):
+        train(made, corpus[0], tmp_path)
+
+
+def test_a_run_does_not_continue_on_a_corpus_that_was_packed_again(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_corpus(data, tmp_path)
+    train(recipe(corpus[1]), data, tmp_path / "run", stop_after=2)
+    write_corpus(data, tmp_path, copies=5)
+    with pytest.raises(ValueError, match=r"squares/train was packed again after this run began \(step 2\)"):
+        train(recipe(corpus[1]), data, tmp_path / "run")
 
 
 def test_a_run_folder_of_another_recipe_is_refused(corpus: tuple[Path, Path], trained: Path) -> None:

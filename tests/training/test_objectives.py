@@ -4,17 +4,51 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from training.objectives import losses, masking
+from tests.training.small_run import write_corpus
+from training.data.packed import Packed, open_packed
+from training.objectives import class_names, losses, masking
 
 
 def test_contrastive_is_log_batch_when_nothing_is_known() -> None:
     same = torch.ones(8, 4) / 2
     loss = losses.contrastive(same, same, 0.05, torch.arange(8))
     assert loss.item() == pytest.approx(math.log(8), abs=1e-5)
+
+
+def test_losses_over_embeddings_are_computed_in_float32_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    video, text = (torch.nn.functional.normalize(torch.randn(8, 64, generator=generator)) for _ in range(2))
+    groups, teacher = torch.arange(8), torch.full((8, 8), 1 / 8)
+    exact = losses.contrastive(video, text, 0.01, groups), losses.names(video, text, teacher, 0.01)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = losses.contrastive(video, text, 0.01, groups), losses.names(video, text, teacher, 0.01)
+    assert under_autocast == exact
+
+
+def test_class_probabilities_of_another_corpus_of_the_same_size_are_not_reused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[Path] = []
+
+    def classify(packed: Packed, *, bf16: bool) -> np.ndarray:
+        computed.append(packed.folder)
+        return np.zeros((len(packed), 1000), np.float16)
+
+    monkeypatch.setattr(class_names, "classify", classify)
+    for name in ("first", "first", "second"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        write_corpus(tmp_path / name, tmp_path / name, copies=1 if name == "first" else 2)
+        packed = open_packed(tmp_path / name / "squares" / "train")
+        packed = replace(packed, examples=packed.examples[:4])
+        class_names.teacher_probabilities(packed, tmp_path / "cache")
+    assert [folder.parts[-3] for folder in computed] == ["first", "second"]
 
 
 def test_contrastive_falls_when_pairs_agree() -> None:

@@ -50,6 +50,16 @@ def test_each_feature_becomes_its_nearest_entry() -> None:
     assert found.values.tolist() == [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]
 
 
+def test_autocast_does_not_change_which_entry_is_nearest() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(512, 32, generator=generator)
+    made = VisualDictionary(256, 32, decay=0.99)
+    made.entries.copy_(torch.randn(256, 32, generator=generator) * 0.05)
+    expected = made.nearest(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made.nearest(features), expected)
+
+
 def test_entries_follow_the_running_mean_of_their_features() -> None:
     made = dictionary([[0.0], [10.0]], decay=0.5).train()
     made(torch.tensor([[1.0], [2.0], [12.0]]))

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -56,7 +57,7 @@ def test_encoders_that_stand_still_do_so_in_training_and_after_an_evaluation(mak
     lively = [encoded(model, streams, seed) for seed in (1, 2)]
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(*lively, strict=True))
 
-    model.encoders_stand_still = True
+    model.encoders_frozen = True
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     still = encoded(model, streams, 1)
@@ -65,10 +66,11 @@ def test_encoders_that_stand_still_do_so_in_training_and_after_an_evaluation(mak
     again = encoded(model, streams, 2)
     assert all(torch.equal(a, b) for a, b in zip(still, again, strict=True))
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert model.text.bert.encoder.layer[-1].training  # what learns goes on with dropout
+    # What still learns keeps its dropout; in a single-stream model all text layers belong to the text encoder.
+    assert model.text.bert.encoder.layer[-1].training != model.cfg.vector_from_fused
     assert model.visual_embeddings.training
 
-    model.encoders_stand_still = False
+    model.encoders_frozen = False
     model.train()
     lively = [encoded(model, streams, seed) for seed in (1, 2)]
     assert all((a - b).abs().max() > 1e-3 for a, b in zip(*lively, strict=True))
@@ -89,7 +91,7 @@ def test_a_frozen_stage_that_encodes_anew_moves_no_dictionary_and_no_statistics(
     for steps in (2, None):
         pieces = checkpoint.load(train(made, data, tmp_path / "pieces", validate=validate, stop_after=steps)).model
     whole = checkpoint.load(train(made, data, tmp_path / "whole", validate=validate)).model
-    still = set(before.stage_one_parameters()) | {name for name, _ in before.named_buffers()}
+    still = set(before.encoder_parameters()) | {name for name, _ in before.named_buffers()}
     assert {"video.dictionary.entries", "video.gate.1.running_mean", "video.neck.1.running_var"} <= still
     old, new, resumed = before.state_dict(), whole.state_dict(), pieces.state_dict()
     assert all(torch.equal(old[name], new[name]) for name in still & set(old))
@@ -102,3 +104,20 @@ def test_a_frozen_stage_that_encodes_anew_moves_no_dictionary_and_no_statistics(
     assert logs[0] == logs[1]
     assert [row["step"] for row in logs[0] if any(name.startswith("val/") for name in row)] == [1, 3, 5, 7]
     assert [row["step"] for row in logs[0] if "perplexity" in row] == [0, 1, 2]  # of a dictionary that moves
+
+
+def test_a_frozen_stage_of_a_single_stream_model_keeps_its_text_embeddings(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    write_corpus(tmp_path / "data", tmp_path)
+    tokenizer_file = write_tokenizer(tmp_path / "tokenizer.json")
+    plain = test_soho.soho_recipe(tokenizer_file).model_dump()
+    (first,) = plain["stages"]
+    source = first["sources"][0] | {"objectives": {"match": 1.0, "masked_words": 0.5, "answer": 1.0}}
+    frozen = first | {"name": "frozen", "frozen": "stage_one", "steps": 3, "sources": [source]}
+    made = Recipe.model_validate(plain | {"stages": [first | {"steps": 2}, frozen]})
+    tokenizer = Tokenizer.open(tokenizer_file, max_length=16)
+    embeddings = []
+    for steps in (2, None):
+        trained = checkpoint.load(train(made, tmp_path / "data", tmp_path / "run", stop_after=steps)).model
+        embeddings.append(TorchEncoder(trained, tokenizer, []).embed_text(["a red square", "a blue square"]))
+    assert np.array_equal(*embeddings)

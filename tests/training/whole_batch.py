@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tests.training.small_run import COLOURS, MODEL, STREAMS, recipe
+from tests.training.small_run import COLOURS, MODEL, VIDEO_STREAMS, recipe
 from tests.training.test_soho import SMALL as SOHO
 from tests.training.test_visual_parsing import SMALL as VISUAL_PARSING
 from training.data.example import Example, Negative, Question
@@ -36,9 +36,8 @@ def write_halves(data: Path, folder: Path) -> None:
     """Corpus `halves`: val has 16 pictures, train the two whose answers make the vocabulary."""
     origin = Origin(source="made in the test", licence="CC0-1.0", split_rule="all")
     # Two neighbours of each frame: of a still with one, the place in time would be drawn.
-    streams = [STREAMS[0], STREAMS[1].model_copy(update={"frames": 2})]
     for split, count in (("train", 2), ("val", 16)):
-        write_packed(data / "halves" / split, streams, _items(folder, split, count), origin)
+        write_packed(data / "halves" / split, VIDEO_STREAMS, _items(folder, split, count), origin)
 
 
 def _items(folder: Path, split: str, count: int) -> Iterator[tuple[Example, Media]]:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from tests.upgrade.archives import JSON, unpack, vitascope
 from training.data.packed import open_packed
-from training.start import model_to_begin_with
+from training.initialization import model_to_begin_with
 from vitascope.model import Model
 
 TOLERANCE = 1e-4

@@ -104,6 +104,9 @@ class Batches:
         self.tokenizer = tokenizer
         self.answer_ids = {answer: i for i, answer in enumerate(vocabulary)}
         self.packed = [open_packed(data / source.corpus / source.split) for source in stage.sources]
+        for packed in self.packed:
+            if mismatches := packed.stream_mismatches(streams):
+                raise InvalidInput(f"streams: {packed.folder}: {'; '.join(mismatches)}")
         self.visual: list[np.ndarray | None] = [None] * len(stage.sources)
         """Per source the visual tokens (views, N, V, W) of all its videos, where they are known already."""
         self.clips = [_clips(packed, source) for packed, source in zip(self.packed, stage.sources, strict=True)]

@@ -11,6 +11,7 @@ Shape letters: N examples, C clips, F frames, H height, W width (pixels).
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -97,10 +98,39 @@ class Packed:
         """Whether all examples are pictures: these have one clip, however many are asked for."""
         return all(example.still for example in self.examples)
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of `pack.json`, which names the streams and the hashes of examples and frames (hexadecimal)."""
+        return hashlib.sha256((self.folder / PACK_NAME).read_bytes()).hexdigest()
+
+    def stream_mismatches(self, expected: Sequence[FrameStream]) -> list[str]:
+        """Describe the streams that are packed with another size, frame count or sampling than `expected`.
+
+        A corpus of still images stores one frame, which stands for any number of frames.
+        """
+        packed = {stream.name: stream for stream in self.streams}
+        return [
+            f"{stream.name}: {_describe(packed.get(stream.name))} packed, {_describe(stream)} expected by the model"
+            for stream in expected
+            if not self._provides(stream, packed.get(stream.name))
+        ]
+
+    def _provides(self, expected: FrameStream, packed: FrameStream | None) -> bool:
+        if packed is not None and self.stands_still and packed.frames == 1:
+            packed = packed.model_copy(update={"frames": expected.frames, "placement": expected.placement})
+        return packed == expected
+
     def frames(self, stream: str) -> NDArray[np.uint8]:
         """All frames of a stream, (N, C, F, H, W, 3), still memory-mapped: index before computing anything."""
         array = self.arrays[stream]
         return array[:, None] if self.clips == 1 else array
+
+
+def _describe(stream: FrameStream | None) -> str:
+    if stream is None:
+        return "nothing"
+    frames = f"{stream.frames} frame{'s' if stream.frames > 1 else ''}"
+    return f"{frames} of {stream.width}x{stream.height} pixels ({stream.placement}, {stream.fit})"
 
 
 def open_packed(folder: Path) -> Packed:
@@ -156,6 +186,7 @@ def write_packed(
             "count": count,
             "skipped": skipped,
             "examples_sha256": file_sha256(unfinished / EXAMPLES_NAME),
+            "frames_sha256": {stream.name: file_sha256(unfinished / f"{stream.name}.npy") for stream in streams},
         }
         (unfinished / PACK_NAME).write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", "utf-8")
         _replace(folder, unfinished)

@@ -7,7 +7,6 @@ from pydantic import ValidationError
 from training.data.packed import Packed
 from training.evaluation.encoder import Encoder, TorchEncoder
 from training.models.hd_vila import HdVilaConfig
-from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
 
 
@@ -16,27 +15,9 @@ def check_streams(encoder: Encoder, packed: Packed) -> None:
 
     A checkpoint of HD-VILA takes other sizes and numbers of frames, by interpolation; a bundle's graphs do not.
     """
-    unlike = differences(encoder, packed)
+    unlike = "; ".join(packed.stream_mismatches(encoder.streams))
     if unlike and not _interpolates(encoder, packed):
         raise InvalidInput(f"streams: {packed.folder}: {unlike}")
-
-
-def differences(encoder: Encoder, packed: Packed) -> str:
-    """The streams that are not as the model is made for, in words; empty where all are."""
-    there = {stream.name: stream for stream in packed.streams}
-    return "; ".join(
-        f"{wanted.name}: {_words(there.get(wanted.name))} packed, {_words(wanted)} expected by the model"
-        for wanted in encoder.streams
-        if not _fits(wanted, there.get(wanted.name), packed.stands_still)
-    )
-
-
-def _fits(wanted: FrameStream, there: FrameStream | None, still: bool) -> bool:
-    if there is None:
-        return False
-    if still and there.frames == 1:  # one frame stands for all, wherever they would lie
-        there = there.model_copy(update={"frames": wanted.frames, "placement": wanted.placement})
-    return there == wanted
 
 
 def _interpolates(encoder: Encoder, packed: Packed) -> bool:
@@ -61,11 +42,4 @@ def _interpolates(encoder: Encoder, packed: Packed) -> bool:
         other = HdVilaConfig.model_validate(config.model_dump() | sizes)
     except ValidationError:
         return False
-    return all(_fits(wanted, there[wanted.name], packed.stands_still) for wanted in other.streams())
-
-
-def _words(stream: FrameStream | None) -> str:
-    if stream is None:
-        return "nothing"
-    many = f"{stream.frames} frame{'s' if stream.frames > 1 else ''}"
-    return f"{many} of {stream.width}x{stream.height} pixels ({stream.placement}, {stream.fit})"
+    return not packed.stream_mismatches(other.streams())

@@ -17,7 +17,6 @@ from training.data.hash_split import SPLITS
 from training.data.packed import PACK_NAME
 from training.evaluation.any_corpus import measure, not_measured
 from training.evaluation.encoder import Encoder, TorchEncoder
-from training.evaluation.fitting import differences
 from training.evaluation.known_corpora import MEASURES
 from training.evaluation.target import Numbers, Subject
 from vitascope.bundle.manifest import MANIFEST_NAME
@@ -95,7 +94,7 @@ def _chosen(subject: Subject, wanted: Sequence[str], *, named: bool, say: Say) -
             say(f"{name}: left out: {reason}")
             continue
         clips_taken(packed, subject.clips)
-        if unlike := differences(subject.encoder, packed):
+        if unlike := "; ".join(packed.stream_mismatches(subject.encoder.streams)):
             say(f"{name}: measured at other frames than the model is made for: {unlike}")
         known = MEASURES.get(name)
         chosen[name] = partial(known, subject) if known else partial(measure, subject, packed)

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from training.models.config import FusedConfig
 from training.models.text import MaskedWordHead, Seen, TextTransformer, masked_mean, repeated
 
-STAGE_ONE = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.")
-"""Parameter prefixes that stage 1 trains and stage 2 freezes, besides the text layers (HD-VILA, section 3.4)."""
+ENCODER_PREFIXES = ("video.", "text.bert.embeddings.", "text_pool.", "text_project.", "video_project.")
+"""Parameter prefixes of both encoders and their projections, besides the text layers."""
 
 
 def text_transformer(cfg: FusedConfig) -> TextTransformer:
@@ -49,8 +49,10 @@ class FusedModel(nn.Module, ABC):
     def __init__(self, cfg: FusedConfig, video: nn.Module) -> None:
         super().__init__()
         self.cfg = cfg
-        self.encoders_stand_still = False
-        """Keeps both encoders in evaluation mode (see `train`); for stages that freeze them."""
+        self.encoders_frozen = False
+        """Keep both encoders in evaluation mode (see `train`), for stages that freeze them."""
+        self.backbones_frozen = False
+        """Keep the visual backbones in evaluation mode, for stages that do not train them."""
         self.video = video
         self.text = text_transformer(cfg)
         self.text_pool = nn.Linear(cfg.text_width, cfg.text_width)
@@ -87,13 +89,19 @@ class FusedModel(nn.Module, ABC):
         return self.match_threshold.device
 
     def train(self, mode: bool = True) -> Self:
-        """As of any module, but encoders that stand still do so in training too: no dropout or stochastic depth, and
-        running statistics and SOHO's dictionary stay as they are."""
+        """Set the training mode of all parts but frozen ones.
+
+        These stay in evaluation mode: no dropout or stochastic depth, and neither running statistics nor the entries
+        of SOHO's dictionary change.
+        """
         super().train(mode)
-        if self.encoders_stand_still:
+        if self.encoders_frozen:
             bert = self.text.bert
-            for part in (self.video, bert.embeddings, *bert.encoder.layer[: self.cfg.text_layers]):
+            for part in (self.video, bert.embeddings, *bert.encoder.layer[: self.text_embedding_layers]):
                 part.eval()
+        if self.backbones_frozen:
+            for prefix in self.backbones:
+                self.get_submodule(prefix.rstrip(".")).eval()
         return self
 
     @abstractmethod
@@ -208,7 +216,12 @@ class FusedModel(nn.Module, ABC):
         logits: Tensor = self.word_head(states, self.text.word_embeddings)
         return logits
 
-    def stage_one_parameters(self) -> list[str]:
-        """Names of all parameters of the two encoders and their projections."""
-        layers = tuple(f"text.bert.encoder.layer.{i}." for i in range(self.cfg.text_layers))
-        return [name for name, _ in self.named_parameters() if name.startswith(STAGE_ONE + layers)]
+    @property
+    def text_embedding_layers(self) -> int:
+        """Number of Transformer layers that a text embedding passes: all of them in a single-stream model."""
+        return self.cfg.text_layers + (self.cfg.fused_layers if self.cfg.vector_from_fused else 0)
+
+    def encoder_parameters(self) -> list[str]:
+        """Names of all parameters that video and text embeddings are computed with (HD-VILA, section 3.4, stage 1)."""
+        layers = tuple(f"text.bert.encoder.layer.{i}." for i in range(self.text_embedding_layers))
+        return [name for name, _ in self.named_parameters() if name.startswith(ENCODER_PREFIXES + layers)]

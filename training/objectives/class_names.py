@@ -26,16 +26,20 @@ def class_names() -> list[str]:
 
 
 def teacher_probabilities(packed: Packed, cache: Path, *, bf16: bool = True) -> np.ndarray:
-    """(N, 1000) float16 classifier probabilities of every high-resolution frame; computed once, kept in `cache`."""
-    if cache.exists():
-        stored: np.ndarray = np.load(cache)
-        if len(stored) == len(packed.frames("high")):
-            return stored
+    """Return the classifier's probabilities (N, 1000) float16 of every high-resolution frame.
+
+    They are computed once and kept in the folder `cache`, in a file named after the packed corpus and its fingerprint.
+    """
+    precision = "bf16" if bf16 else "float32"
+    path = cache / f"{packed.folder.parent.name}-{packed.folder.name}-{packed.fingerprint[:16]}-{precision}.npy"
+    if path.exists():
+        stored: np.ndarray = np.load(path)
+        return stored
     result = classify(packed, bf16=bf16)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    part = cache.with_suffix(".part.npy")
+    cache.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npy")
     np.save(part, result)
-    part.replace(cache)
+    part.replace(path)
     return result
 
 

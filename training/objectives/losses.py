@@ -29,9 +29,13 @@ def merged_clips(similarity_BCT: Tensor, temperature: float) -> Tensor:
 
 
 def _similarity(video: Tensor, text_TE: Tensor, temperature: float) -> Tensor:
-    """(B, T) of vectors of videos (B, E), or of their clips (B, C, E)."""
-    similarity = video @ text_TE.T
-    return merged_clips(similarity, temperature) if video.ndim == 3 else similarity
+    """Return the similarity (B, T) float32 of video embeddings (B, E), or of clip embeddings (B, C, E), with texts.
+
+    In float32 also under autocast: a bfloat16 cosine has three digits, and a low temperature magnifies the error.
+    """
+    with torch.autocast(video.device.type, enabled=False):
+        similarity = video.float() @ text_TE.float().T
+        return merged_clips(similarity, temperature) if video.ndim == 3 else similarity
 
 
 def contrastive(
@@ -142,5 +146,5 @@ def answer(logits: Tensor, targets: Tensor) -> Tensor:
 
 def names(video_BE: Tensor, name_NE: Tensor, teacher_BN: Tensor, temperature: float) -> Tensor:
     """Soft-label cross-entropy between a classifier's probabilities (B, N) and the video's over embedded names."""
-    log_student = F.log_softmax((video_BE @ name_NE.T).float() / temperature, dim=-1)
+    log_student = F.log_softmax(_similarity(video_BE, name_NE, temperature) / temperature, dim=-1)
     return -(teacher_BN * log_student).sum(dim=-1).mean()

@@ -53,8 +53,13 @@ class VisualDictionary(nn.Module):
         return Quantised((values - features).detach() + features, indices)
 
     def nearest(self, features_ND: Tensor) -> Tensor:
-        """(N,) index of the entry with the least squared distance to each feature (N, D)."""
-        distances = self.entries.pow(2).sum(dim=1) - 2.0 * features_ND.detach() @ self.entries.T
+        """Return the index (N,) of the entry with the least squared distance to each feature (N, D).
+
+        In float32 also under autocast, so that a feature is assigned to the same entry in training and in inference.
+        """
+        with torch.autocast(features_ND.device.type, enabled=False):
+            features = features_ND.detach().float()
+            distances = self.entries.pow(2).sum(dim=1) - 2.0 * features @ self.entries.T
         return distances.argmin(dim=1)
 
     @torch.no_grad()
