@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service import searching
 from service.inference.call import Inputs, Outputs
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving
@@ -227,11 +228,11 @@ def test_a_defect_is_a_problem_that_tells_nothing_and_the_log_tells_all(
 def test_a_fault_of_the_server_does_not_tell_where_its_files_are(
     running: Running, palette: str, monkeypatch: pytest.MonkeyPatch, fault: Exception, status: int, code: str
 ) -> None:
-    def fail(*args: object) -> None:
+    async def fail(*args: object) -> None:
         raise fault
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.service.model, "embed_text", fail)
+        patch.setattr(searching, "embed_texts", fail)
         answer = running.client.post(f"/v1/collections/{palette}/search", json={"text": "a red thing"})
     problem_of(answer, status, code)
     assert "secret" not in answer.text

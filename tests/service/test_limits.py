@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,9 +18,13 @@ from statistics import median
 import httpx
 import pytest
 
+from service import searching
+from service.app_state import Service
 from service.errors import Overloaded, TooManyAtOnce, TooManyRequests
 from service.http import middleware
 from service.http.limits import BURST_SECONDS, BodyTimeout, ClientLimit, ConcurrencyLimiter, RateLimiter
+from service.inference.loaded_model import Loaded
+from service.inference.request_context import Turn
 from tests.chaos import is_chaos
 from tests.service.conftest import fill, settings_for
 from tests.service.running import Running, problem_of, serving
@@ -211,16 +216,16 @@ def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: P
 def stalled(running: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[list[httpx.Response]]:
     """``count`` searches that wait for the model until the end; their answers are there after it."""
     leave, entered = threading.Event(), list[int]()
-    embed = running.service.model.embed_text
+    embed = searching.embed_texts
 
-    def slow(texts: list[str]) -> object:
+    async def slow(service: Service, turn: Turn, loaded: Loaded, texts: Sequence[str]) -> object:
         entered.append(len(texts))
-        leave.wait()
-        return embed(texts)
+        await asyncio.to_thread(leave.wait)
+        return await embed(service, turn, loaded, texts)
 
     answers: list[httpx.Response] = []
     with monkeypatch.context() as patch, ThreadPoolExecutor(count) as threads:
-        patch.setattr(running.service.model, "embed_text", slow)
+        patch.setattr(searching, "embed_texts", slow)
         for _ in range(count):
             threads.submit(lambda: answers.append(search(running)))
         try:
