@@ -16,7 +16,7 @@ from index.collection_store import NAME_PATTERN, CollectionStore
 from index.records import Video
 from service.backlog import Backlog
 from service.errors import NotReady
-from service.events.broadcaster import Feeds
+from service.events import Broadcaster
 from service.http.auth import Authenticator
 from service.http.idempotency import Idempotency
 from service.http.limits import ConcurrencyLimiter, RateLimiter
@@ -65,8 +65,8 @@ class Service:
     door: Door | None
     """To hosts that nobody vouched for; None where ``url_fetch`` is off."""
     operations: Operations
-    feeds: Feeds
-    """Jobs that clients follow."""
+    broadcaster: Broadcaster
+    """Event streams of jobs."""
     courier: Courier | None
     """Tells others that jobs have ended; None where ``webhooks`` is off."""
     backlog: Backlog

@@ -11,7 +11,7 @@ from functools import partial
 from index.collection_store import CollectionStore
 from service.app_state import Service
 from service.backlog import Backlog
-from service.events.broadcaster import Feeds
+from service.events import Broadcaster
 from service.http.api_keys import KeyStore
 from service.http.auth import Authenticator
 from service.http.idempotency import Idempotency, IdempotencyStore
@@ -124,7 +124,7 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
             worker=worker,
             door=door,
             operations=operations,
-            feeds=Feeds(library.open, settings.max_streams, settings.client_streams),
+            broadcaster=Broadcaster(library.open, settings.max_streams, settings.client_streams),
             courier=courier,
             backlog=Backlog(max(MIN_ACCEPTED, 2 * settings.processes()), settings.queue_timeout),
             heavy=Pool("model", settings.request_threads, settings.max_queue),
@@ -177,6 +177,6 @@ def _register_gauges(service: Service) -> None:
     show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: service.concurrency.bytes)
     show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
     show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", lambda: decoding.queue_length)
-    show("vitascope_event_streams", "Event streams that are open", lambda: service.feeds.open)
+    show("vitascope_event_streams", "Event streams that are open", lambda: service.broadcaster.open_streams)
     if service.courier is not None:
         show("vitascope_webhooks_pending", "Messages that were not taken yet", service.courier.store.pending)

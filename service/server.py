@@ -44,7 +44,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.begin_to_stop()
         self._room.closing = True
-        self._cut_off(await self._service.feeds.close())
+        self._cut_off(await self._service.broadcaster.close())
         await self._drain()
         await asyncio.gather(*(take_up_the_queue(listener) for listener in sockets or []))
         await super().shutdown(self._listeners)

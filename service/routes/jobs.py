@@ -19,7 +19,7 @@ from index.pagination import paginate
 from service.allowed_paths import allowed_file, allowed_folder, is_inside
 from service.app_state import ReadyService, Service, ServiceState
 from service.errors import BadRequest, PathForbidden
-from service.events.stream import EventStream
+from service.events import EventStream
 from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors, successes
@@ -135,7 +135,9 @@ async def follow_job(
     if number == now.number and now.job.state in FINAL_JOB_STATES:
         return Response(status_code=204)
     # A number that was never given out is of a collection that had this name before: begin anew.
-    return EventStream(service, key, now, None if number is None or number > now.number else number)
+    return EventStream(
+        service.broadcaster, service.light, key, now, None if number is None or number > now.number else number
+    )
 
 
 @router.get("/{job_id}/items", summary="List a job's files", responses=errors(400, 404, 422, 507))

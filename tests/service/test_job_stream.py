@@ -21,9 +21,8 @@ from index.collection_store import CollectionStore
 from index.jobs import events as job_events
 from index.jobs.jobs import pause
 from index.storage.job_transitions import finish
-from service.events import event_buffer
-from service.events import stream as stream_module
-from service.events.broadcaster import Feeds
+from service import events as service_events
+from service.events import Broadcaster
 from service.http.api_keys import KeyStore
 from tests.index.folder_jobs import create_folder_job
 from tests.media_files import solid, write_picture
@@ -130,8 +129,8 @@ def test_who_comes_back_in_the_middle_misses_nothing(
     job = begin(running.client, collection, incoming)
     with stream(running.client, job) as response:
         first = next(events(response))
-    wait_for(lambda: running.service.feeds.open == 0)
-    assert running.service.feeds.followed == 0  # nobody reads for who has gone
+    wait_for(lambda: running.service.broadcaster.open_streams == 0)
+    assert running.service.broadcaster.followed_jobs == 0  # nobody reads for who has gone
     held()
     rest = followed(running.client, job, first.number)
     assert [event.number for event in kept(rest)] == list(range((first.number or 0) + 1, 9))
@@ -148,11 +147,11 @@ def test_the_asynchronous_client_can_leave_early_and_come_back(
         async with AsyncClient(str(running.client.base_url)) as client:
             async with aclosing(client.iter_job_events(collection, job, after=0)) as coming:
                 first = await anext(coming)
-            await asyncio.to_thread(wait_for, lambda: not running.service.feeds.followed)
+            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed)
             waiting = asyncio.create_task(client.wait_for_job(collection, job))
-            await asyncio.to_thread(wait_for, lambda: running.service.feeds.followed)
+            await asyncio.to_thread(wait_for, lambda: running.service.broadcaster.followed)
             waiting.cancel()
-            await asyncio.to_thread(wait_for, lambda: not running.service.feeds.followed)
+            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed)
             held()
             rest = [event async for event in client.iter_job_events(collection, job, after=int(first["id"] or 0))]
             assert rest[-1]["data"]["state"] == "succeeded"
@@ -220,7 +219,7 @@ def test_many_watchers_get_the_same_and_the_catalogue_is_read_once_for_all(
         with not_begun(running.service.worker) as waiting:
             job = begin(running.client, "videos", Path("many"))
         futures = [threads.submit(follow_alone, str(running.client.base_url), job) for _ in range(WATCHERS)]
-        wait_for(lambda: running.service.feeds.open == WATCHERS)
+        wait_for(lambda: running.service.broadcaster.open_streams == WATCHERS)
         with stream(running.client, job) as response:
             problem_of(response, 429, "too_many_at_once")
         waiting[0]()
@@ -228,7 +227,7 @@ def test_many_watchers_get_the_same_and_the_catalogue_is_read_once_for_all(
         assert all(each == told[0] for each in told)
         assert [event.number for event in told[0]] == list(range(1, 13))
         assert len(reads) <= 12
-        wait_for(lambda: running.service.feeds.open == 0)
+        wait_for(lambda: running.service.broadcaster.open_streams == 0)
 
 
 def follow_alone(url: str, job: str) -> list[Told]:
@@ -239,8 +238,8 @@ def follow_alone(url: str, job: str) -> list[Told]:
 def test_a_reader_that_is_far_behind_gets_everything_from_the_catalogue(
     running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_buffer, "KEPT_BYTES", 1)
-    monkeypatch.setattr(stream_module, "PAGE", 2)
+    monkeypatch.setattr(service_events, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(service_events, "PAGE_SIZE", 2)
     pictures(incoming, 5)
     job = begin(running.client, collection, incoming)
     with stream(running.client, job, 0) as response:
@@ -255,13 +254,13 @@ def test_a_reader_that_is_far_behind_gets_everything_from_the_catalogue(
 def test_a_quiet_stream_shows_that_it_is_alive_and_ends_after_its_time(
     running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(service_events, "HEARTBEAT_SECONDS", 0.05)
     pictures(incoming, 1)
     job = begin(running.client, collection, incoming)
     with stream(running.client, job) as response:
         beats = (line for line in response.iter_lines() if line == ":")
         assert [next(beats) for _ in range(3)] == [":"] * 3
-    monkeypatch.setattr(stream_module, "STREAM_SECONDS", 0.2)
+    monkeypatch.setattr(service_events, "STREAM_SECONDS", 0.2)
     with stream(running.client, job) as response:
         lines = list(response.iter_lines())
     assert lines[0] == "retry: 2000"
@@ -318,14 +317,14 @@ def test_streams_are_for_keys_that_may_read_the_collection_and_are_limited_in_al
             refused = running.client.get(job, headers=keys["read"])
             problem_of(refused, 503, "overloaded")
             assert refused.headers["retry-after"] == "1"
-        wait_for(lambda: running.service.feeds.open == 0)
+        wait_for(lambda: running.service.broadcaster.open_streams == 0)
 
 
 def test_a_service_that_stood_still_while_it_stopped_cuts_no_reader_off() -> None:
-    feeds, ended = Feeds(pytest.fail, 1, 1), asyncio.Event()
+    broadcaster, ended = Broadcaster(pytest.fail, 1, 1), asyncio.Event()
 
     async def read() -> None:
-        with feeds.stream("client", "address", PATIENCE):
+        with broadcaster.stream("client", "address", PATIENCE):
             await ended.wait()
             for _ in range(5):  # a few turns of the loop, as the end of an answer takes
                 await asyncio.sleep(0)
@@ -334,7 +333,7 @@ def test_a_service_that_stood_still_while_it_stopped_cuts_no_reader_off() -> Non
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(read())
             await asyncio.sleep(0)
-            closing = tasks.create_task(feeds.close())
+            closing = tasks.create_task(broadcaster.close())
             await asyncio.sleep(0)
             ended.set()
             time.sleep(0.6)  # nobody's turn comes: the process stands still

@@ -1,1 +1,0 @@
-"""Jobs followed live, as server-sent events."""
