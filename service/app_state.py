@@ -21,7 +21,7 @@ from service.http.auth import Authenticator
 from service.http.idempotency import Idempotency
 from service.http.limits import ConcurrencyLimiter, RateLimiter
 from service.http.parameters import record_number
-from service.http_client.safe_client import Door
+from service.http_client.client import SafeClient
 from service.inference.model_caches import Caches
 from service.inference.registry import Models
 from service.inference.scheduler import Scheduler
@@ -30,7 +30,7 @@ from service.media_store import MediaStore
 from service.operations import Operations
 from service.pools import Pool
 from service.settings import Settings
-from service.webhooks.dispatcher import Courier
+from service.webhooks.dispatcher import Dispatcher
 from service.worker import JobWorker
 from vitascope.errors import CollectionNotFound, EngineUnavailable
 from vitascope.model import Model
@@ -62,13 +62,13 @@ class Service:
     library: CollectionStore
     media: MediaStore
     worker: JobWorker
-    door: Door | None
+    url_client: SafeClient | None
     """To hosts that nobody vouched for; None where ``url_fetch`` is off."""
     operations: Operations
     broadcaster: Broadcaster
     """Event streams of jobs."""
-    courier: Courier | None
-    """Tells others that jobs have ended; None where ``webhooks`` is off."""
+    webhooks: Dispatcher | None
+    """None where the setting ``webhooks`` is off."""
     backlog: Backlog
     """Interactive requests under way."""
     heavy: Pool

@@ -298,9 +298,7 @@ class EventStream(StreamingResponse):
             finally:
                 await self._events.aclose()  # ends following when the client disconnects
 
-    async def _generate(
-        self, key: JobKey, current: StateEvent, number: int | None
-    ) -> AsyncGenerator[bytes, None]:
+    async def _generate(self, key: JobKey, current: StateEvent, number: int | None) -> AsyncGenerator[bytes, None]:
         deadline = time.monotonic() + STREAM_SECONDS
         yield _OPENING
         if number is None:

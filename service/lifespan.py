@@ -16,8 +16,7 @@ from service.http.api_keys import KeyStore
 from service.http.auth import Authenticator
 from service.http.idempotency import Idempotency, IdempotencyStore
 from service.http.limits import ConcurrencyLimiter, RateLimiter
-from service.http_client.for_jobs import fetch_for_job
-from service.http_client.safe_client import Door
+from service.http_client.client import SafeClient
 from service.inference.batching import BatchLimits
 from service.inference.loaded_model import Engines
 from service.inference.model_caches import open_caches
@@ -33,7 +32,7 @@ from service.operations import Operations
 from service.pools import Pool
 from service.settings import Settings
 from service.tracing import tracer_for
-from service.webhooks.dispatcher import Courier
+from service.webhooks.dispatcher import Dispatcher
 from service.webhooks.store import WebhookStore
 from service.worker import JobWorker
 from vitascope.errors import VitascopeError
@@ -47,12 +46,14 @@ LOADING_SECONDS = 5.0
 """For a model that is being loaded at a shutdown."""
 
 
-def open_service(settings: Settings, door: Door | None = None, *, webhook_door: Door | None = None) -> Service:
+def open_service(
+    settings: Settings, *, url_client: SafeClient | None = None, webhook_client: SafeClient | None = None
+) -> Service:
     """Open bundles, data and databases, and complete what a killed service left unfinished.
 
     Args:
         settings: Settings of the service.
-        door, webhook_door: Replace the HTTP clients for URLs and webhooks, where the settings enable those.
+        url_client, webhook_client: Replace the HTTP clients for URLs and webhooks, where the settings enable those.
 
     Raises:
         BundleError, StorageError: A bundle or the data folder cannot be used.
@@ -74,12 +75,12 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         for name in library.names():
             with suppress(VitascopeError):  # reported where the collection is used
                 library.open(name)  # also removes what a killed service could not
-        courier = None
+        webhooks = None
         if settings.webhooks == "on":
-            webhooks = WebhookStore(settings.data_dir)
-            stack.callback(webhooks.close)
-            webhook_client = webhook_door or Door(settings.webhook_rules())
-            courier = Courier(webhooks, library, webhook_client, settings.webhook_retry_seconds)
+            webhook_store = WebhookStore(settings.data_dir)
+            stack.callback(webhook_store.close)
+            webhook_client = webhook_client or SafeClient(settings.webhook_policy())
+            webhooks = Dispatcher(webhook_store, library, webhook_client, settings.webhook_retry_seconds)
         engines = Engines()
         scheduler = Scheduler(
             engines.run,
@@ -99,8 +100,8 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
         stack.callback(decoding.close)
         caches = open_caches(settings, observer.metrics)
         models = Models(entries, record, engines, scheduler, decoding, caches, settings)
-        door = (door or Door(settings.url_rules())) if settings.url_fetch == "on" else None
-        worker = JobWorker(library, models, settings, None if door is None else partial(fetch_for_job, door))
+        url_client = (url_client or SafeClient(settings.url_policy())) if settings.url_fetch == "on" else None
+        worker = JobWorker(library, models, settings, None if url_client is None else url_client.fetch)
         operations = Operations(
             (settings.operations_dir or settings.data_dir / "operations").absolute(),
             settings.max_operations,
@@ -122,10 +123,10 @@ def open_service(settings: Settings, door: Door | None = None, *, webhook_door: 
             library=library,
             media=media,
             worker=worker,
-            door=door,
+            url_client=url_client,
             operations=operations,
             broadcaster=Broadcaster(library.open, settings.max_streams, settings.client_streams),
-            courier=courier,
+            webhooks=webhooks,
             backlog=Backlog(max(MIN_ACCEPTED, 2 * settings.processes()), settings.queue_timeout),
             heavy=Pool("model", settings.request_threads, settings.max_queue),
             light=Pool("files", settings.io_threads, settings.max_queue),
@@ -155,8 +156,8 @@ async def run_service(service: Service) -> AsyncIterator[None]:
 
         stack.push_async_callback(asyncio.to_thread, service.close)
         await asyncio.to_thread(service.decoding.start)
-        if service.courier is not None:
-            await run(service.courier.start, service.courier.stop, OPERATION_SECONDS)
+        if service.webhooks is not None:
+            await run(service.webhooks.start, service.webhooks.stop, OPERATION_SECONDS)
         await run(
             partial(service.models.start, service.worker.submit_for), service.models.stop, LOADING_SECONDS
         )  # a loaded model submits its unfinished jobs
@@ -178,5 +179,5 @@ def _register_gauges(service: Service) -> None:
     show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
     show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", lambda: decoding.queue_length)
     show("vitascope_event_streams", "Event streams that are open", lambda: service.broadcaster.open_streams)
-    if service.courier is not None:
-        show("vitascope_webhooks_pending", "Messages that were not taken yet", service.courier.store.pending)
+    if service.webhooks is not None:
+        show("vitascope_webhooks_pending", "Messages that were not taken yet", service.webhooks.store.pending)

@@ -19,7 +19,7 @@ from index.jobs.sources.list_limits import ListLimits
 from index.records import MAX_TEXT_LENGTH
 from index.vectors.backend import check_place
 from service.http.api_keys import admin_key_digest
-from service.http_client.url_policy import Rules
+from service.http_client.url_policy import UrlPolicy
 from vitascope.bundle.signing.keys import PublicKey, read_public_keys
 from vitascope.cli.options import default_bundle, default_data
 from vitascope.errors import InvalidInput
@@ -301,27 +301,27 @@ class Settings(BaseSettings):
         """What indexing jobs may read."""
         return AccessPolicy(tuple(self.roots()), tuple(self.allowed_urls), public_urls=self.url_fetch == "on")
 
-    def url_rules(self) -> Rules:
+    def url_policy(self) -> UrlPolicy:
         """What may be fetched from hosts that nobody vouched for."""
-        return Rules(
+        return UrlPolicy(
             schemes=frozenset(self.url_fetch_schemes),
             ports=frozenset(self.url_fetch_ports),
             hosts=tuple(self.url_fetch_hosts),
-            refused=tuple(self.url_fetch_refused),
-            redirects=self.url_fetch_redirects,
+            blocked_networks=tuple(self.url_fetch_refused),
+            max_redirects=self.url_fetch_redirects,
             max_bytes=self.max_upload_bytes,
-            total_seconds=self.url_fetch_seconds,
+            total_timeout=self.url_fetch_seconds,
         )
 
-    def webhook_rules(self) -> Rules:
+    def webhook_policy(self) -> UrlPolicy:
         """Where messages may be sent, and how long one may take."""
-        return Rules(
+        return UrlPolicy(
             schemes=frozenset(self.webhook_schemes),
             ports=frozenset(self.webhook_ports),
-            allowed=tuple(self.webhook_networks),
+            allowed_networks=tuple(self.webhook_networks),
             hosts=tuple(self.webhook_hosts),
-            answer_seconds=10.0,
-            total_seconds=20.0,
+            response_timeout=10.0,
+            total_timeout=20.0,
         )
 
     def roots(self) -> list[Path]:

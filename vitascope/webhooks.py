@@ -1,8 +1,8 @@
-"""Webhooks, signed as the Standard Webhooks specification says: for whoever receives them, and for the service.
+"""Webhook signatures (Standard Webhooks specification), for receivers and for the service.
 
     job = vitascope.webhooks.verify(secret, request.headers, body)["data"]["job"]
 
-An endpoint gets a message once or more often; ``webhook-id`` is the same each time.
+A message is delivered at least once; ``webhook-id`` is the same each time.
 """
 
 from __future__ import annotations
@@ -26,23 +26,30 @@ TOLERANCE_SECONDS = 300.0
 
 
 class SignatureInvalid(VitascopeError):
-    """A message that the service did not send, that was changed on its way, or that is too old."""
+    """The message was not sent by the service, was changed, or is too old."""
 
     code = "signature_invalid"
 
 
-def new_secret() -> str:
-    """A secret of 256 random bits, as text."""
+def generate_secret() -> str:
+    """Return a secret of 256 random bits, as text."""
     return PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
 def sign(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    """The signature of a message: ``v1,`` and the HMAC-SHA256 in base64. ``timestamp``: Unix seconds.
+    """Return the signature of a message: ``v1,`` and the HMAC-SHA256 in base64.
 
-    Raises InvalidInput for what is no secret.
+    Args:
+        secret: The endpoint's secret.
+        message_id: Value of ``webhook-id``.
+        timestamp: Unix seconds.
+        body: The request body.
+
+    Raises:
+        InvalidInput: The secret is malformed.
     """
-    signed = b".".join([message_id.encode(), str(timestamp).encode(), body])
-    return "v1," + base64.b64encode(hmac.new(_key(secret), signed, hashlib.sha256).digest()).decode()
+    content = b".".join([message_id.encode(), str(timestamp).encode(), body])
+    return "v1," + base64.b64encode(hmac.new(_key(secret), content, hashlib.sha256).digest()).decode()
 
 
 def verify(
@@ -53,33 +60,40 @@ def verify(
     tolerance: float = TOLERANCE_SECONDS,
     now: float | None = None,
 ) -> dict[str, Any]:
-    """The message in ``body``, the bytes exactly as they came, if it is signed with ``secret``.
+    """Verify the signature of a message, in constant time, and return its content.
 
-    ``headers``: of the request, in any case. ``tolerance``: seconds that its clock and ``now`` (Unix seconds, by
-    default this machine's) may be apart, so that nobody sends an old message again. Takes equally long however much
-    of a signature is right. Raises SignatureInvalid, and InvalidInput for what is no secret.
+    Args:
+        secret: The endpoint's secret.
+        headers: Headers of the request; names in any case.
+        body: The request body, exactly as received.
+        tolerance: Seconds by which the message's time may differ from ``now``, against replays.
+        now: Unix seconds; by default this machine's clock.
+
+    Raises:
+        SignatureInvalid: A header is missing, or no signature is valid.
+        InvalidInput: The secret is malformed.
     """
-    given = {name.lower(): value for name, value in headers.items()}
+    values = {name.lower(): value for name, value in headers.items()}
     for name in (ID, TIMESTAMP, SIGNATURE):
-        if not given.get(name):
+        if not values.get(name):
             raise SignatureInvalid(f"{name}: missing; a header of this name was expected")
-    stamp = given[TIMESTAMP]
-    if not (stamp.isascii() and stamp.isdecimal() and len(stamp) <= 12):
-        raise SignatureInvalid(f"{TIMESTAMP}: {stamp[:80]!r}; whole seconds since 1970 were expected")
-    apart = abs((time.time() if now is None else now) - int(stamp))
-    if apart > tolerance:
-        raise SignatureInvalid(f"{TIMESTAMP}: {apart:.0f} s from now; at most {tolerance:g} s were expected")
-    expected = sign(secret, given[ID], int(stamp), body).encode()
-    # All of them: while a secret is being replaced, a message is signed with both.
-    matches = [hmac.compare_digest(expected, one.encode()) for one in given[SIGNATURE].split()]
+    timestamp = values[TIMESTAMP]
+    if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= 12):
+        raise SignatureInvalid(f"{TIMESTAMP}: {timestamp[:80]!r}; whole seconds since 1970 were expected")
+    age = abs((time.time() if now is None else now) - int(timestamp))
+    if age > tolerance:
+        raise SignatureInvalid(f"{TIMESTAMP}: {age:.0f} s from now; at most {tolerance:g} s were expected")
+    expected = sign(secret, values[ID], int(timestamp), body).encode()
+    # During a rotation, a message is signed with both secrets.
+    matches = [hmac.compare_digest(expected, signature.encode()) for signature in values[SIGNATURE].split()]
     if not any(matches):
-        raise SignatureInvalid(f"{SIGNATURE}: none of {len(matches)} fits; one by this secret was expected")
+        raise SignatureInvalid(f"{SIGNATURE}: none of {len(matches)} is valid; one by this secret was expected")
     try:
         message = json.loads(body)
     except ValueError as error:
-        raise SignatureInvalid("body: signed, but no JSON; an object was expected") from error
+        raise SignatureInvalid("body: signed, but not JSON; an object was expected") from error
     if not isinstance(message, dict):
-        raise SignatureInvalid("body: signed, but no object; one was expected")
+        raise SignatureInvalid("body: signed, but not an object; an object was expected")
     return message
 
 
@@ -89,5 +103,5 @@ def _key(secret: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if not 24 <= len(key) <= 64:
-        raise InvalidInput(f"secret: {PREFIX} and 24 to 64 bytes in base64 were expected")  # not repeated: it is secret
+        raise InvalidInput(f"secret: {PREFIX} and 24 to 64 bytes in base64 were expected")  # never shows the secret
     return key

@@ -1,5 +1,5 @@
-"""The one door through which the service connects to a host that somebody else named, by URL.
+"""SSRF-safe HTTP client for URLs that users supply.
 
-Nothing else in the service may do that: here the name is resolved once, every address is judged, and the connection
-goes to the address that was judged.
+A URL is parsed once and strictly, every address of its host must be public, and the connection goes to an address that
+was checked, whatever the name resolves to later.
 """

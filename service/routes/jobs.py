@@ -227,8 +227,8 @@ def _source(asked: schemas.Source, service: Service) -> sources.Source:
                 return _source(kind or schemas.FilesSource(kind="files", files=[local]), service)
             if (refused := policy.url_error(asked.url)) is not None:
                 raise PathForbidden(f"url: {refused}")
-            if service.door is not None and policy.is_public_url(asked.url):
-                service.door.check(asked.url)
+            if service.url_client is not None and policy.is_public_url(asked.url):
+                service.url_client.check(asked.url)
             return sources.UrlSource(asked.url, asked.title)
 
 

@@ -1,4 +1,4 @@
-"""Endpoints that are told of ended jobs: made, listed, given new secrets, deleted; and what was sent to them."""
+"""Routes of webhooks and their deliveries."""
 
 from __future__ import annotations
 
@@ -14,34 +14,33 @@ from service.http.openapi import errors
 from service.http.parameters import page_limit, read_cursor
 from service.http.parsing import StrictRoute
 from service.schemas import webhooks as schemas
-from service.webhooks.dispatcher import Courier
-from service.webhooks.records import DeliveryState, Endpoint
-from service.webhooks.store import WebhookStore
+from service.webhooks.dispatcher import Dispatcher
+from service.webhooks.store import DeliveryState, Endpoint, WebhookStore
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 
-async def _courier(service: ServiceState) -> Courier:
-    if service.courier is None:
-        raise WebhooksOff("webhooks: 'off', so that nobody is told anything; VITASCOPE_WEBHOOKS=on was expected")
-    return service.courier
+async def _dispatcher(service: ServiceState) -> Dispatcher:
+    if service.webhooks is None:
+        raise WebhooksOff("webhooks: 'off'; VITASCOPE_WEBHOOKS=on was expected")
+    return service.webhooks
 
 
-async def _store(courier: Annotated[Courier, Depends(_courier)]) -> WebhookStore:
-    return courier.store
+async def _store(dispatcher: Annotated[Dispatcher, Depends(_dispatcher)]) -> WebhookStore:
+    return dispatcher.store
 
 
-Sender = Annotated[Courier, Depends(_courier)]
+Webhooks = Annotated[Dispatcher, Depends(_dispatcher)]
 Store = Annotated[WebhookStore, Depends(_store)]
 
 
 @router.post("", status_code=201, summary="Make a webhook", responses=errors(403, 409, 422, 507))
 @requires("admin", all_collections=True)
 async def create_webhook(
-    body: schemas.NewWebhook, service: ServiceState, courier: Sender, response: Response
+    body: schemas.NewWebhook, service: ServiceState, dispatcher: Webhooks, response: Response
 ) -> schemas.MadeWebhook:
     """Have every job's end of these kinds told to a URL, from now on. The secret is in this answer and nowhere else."""
-    made = await service.light.run(_create, courier, body)
+    made = await service.light.run(_create, dispatcher, body)
     response.headers["Location"] = f"/v1/webhooks/{made.id}"
     return _with_secret(made, response)
 
@@ -96,7 +95,7 @@ async def list_deliveries(
             id=each.id,
             type=each.type,
             state=each.state,
-            tries=each.tries,
+            attempts=each.attempts,
             status=each.status,
             error=each.error,
             created_at=each.created_at,
@@ -108,9 +107,9 @@ async def list_deliveries(
     return schemas.Deliveries(deliveries=views, next_cursor=more)
 
 
-def _create(courier: Courier, body: schemas.NewWebhook) -> Endpoint:
-    courier.check_url(body.url)
-    return courier.store.create(body.url, body.events)
+def _create(dispatcher: Dispatcher, body: schemas.NewWebhook) -> Endpoint:
+    dispatcher.check_url(body.url)
+    return dispatcher.store.create(body.url, body.events)
 
 
 def _with_secret(endpoint: Endpoint, response: Response) -> schemas.MadeWebhook:
@@ -124,5 +123,5 @@ def _shown(endpoint: Endpoint) -> dict[str, Any]:
         "url": endpoint.url,
         "events": list(endpoint.events),
         "created_at": endpoint.created_at,
-        "former_secret_until": endpoint.former_until,
+        "previous_secret_until": endpoint.previous_until,
     }

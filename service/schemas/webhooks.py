@@ -1,4 +1,4 @@
-"""Endpoints that are told of ended jobs. Times are Unix seconds."""
+"""Webhooks and their deliveries. Times are Unix seconds."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from service.schemas.base import Request, Response, example
-from service.webhooks.records import DeliveryState, EventType
+from service.webhooks.store import DeliveryState, EventType
 
 WEBHOOK: dict[str, Any] = {
     "id": "5b1f0c2a9d3e",
     "url": "https://portal.example/hooks/vitascope",
     "events": ["job.succeeded", "job.failed"],
     "created_at": 1764000000.0,
-    "former_secret_until": None,
+    "previous_secret_until": None,
 }
 DELIVERY: dict[str, Any] = {
     "id": "msg_2c26b46b68ffc68ff99b453c1d304134",
     "type": "job.succeeded",
     "state": "pending",
-    "tries": 2,
+    "attempts": 2,
     "status": 503,
-    "error": "answered 503; 200 to 299 was expected",
+    "error": "status 503; 200 to 299 was expected",
     "created_at": 1764000000.0,
     "last_at": 1764000006.2,
     "next_at": 1764000014.9,
@@ -30,7 +30,7 @@ DELIVERY: dict[str, Any] = {
 
 
 class NewWebhook(Request):
-    """Who is to be told of what."""
+    """A webhook to be created."""
 
     model_config = example(url=WEBHOOK["url"], events=WEBHOOK["events"])
 
@@ -47,8 +47,8 @@ class Webhook(Response):
     url: str
     events: list[EventType]
     created_at: float
-    former_secret_until: Annotated[
-        float | None, Field(description="until then messages are signed with the former secret, too")
+    previous_secret_until: Annotated[
+        float | None, Field(description="until then messages are signed with the previous secret, too")
     ]
 
 
@@ -73,15 +73,15 @@ class Delivery(Response):
 
     model_config = example(**DELIVERY)
 
-    id: Annotated[str, Field(description="`webhook-id`; the same at every try")]
+    id: Annotated[str, Field(description="`webhook-id`; the same at every attempt")]
     type: EventType
     state: DeliveryState
-    tries: int
-    status: Annotated[int | None, Field(description="of the last answer; null where there was none")]
-    error: Annotated[str | None, Field(description="why the last try was not the end of it")]
+    attempts: int
+    status: Annotated[int | None, Field(description="HTTP status of the last attempt; null without a response")]
+    error: Annotated[str | None, Field(description="why the last attempt failed")]
     created_at: float
-    last_at: Annotated[float | None, Field(description="when it was tried last")]
-    next_at: Annotated[float | None, Field(description="when it is tried again")]
+    last_at: Annotated[float | None, Field(description="time of the last attempt")]
+    next_at: Annotated[float | None, Field(description="time of the next attempt")]
 
 
 class Deliveries(Response):

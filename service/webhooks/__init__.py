@@ -1,1 +1,1 @@
-"""Telling others that jobs have ended: endpoints, messages to them, and delivering those."""
+"""Webhooks: signed messages to endpoints when jobs have ended."""

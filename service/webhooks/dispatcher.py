@@ -1,74 +1,82 @@
-"""Brings messages to endpoints: notices what ended, keeps a message for each endpoint, sends it until it is taken.
+"""Delivery of webhook messages, at least once.
 
-The catalogue keeps every end that was not told yet, written with the end itself. A message is kept before that is
-forgotten, and is there until an endpoint took it or its time is over. So a kill at any moment loses none, though it may
-have one sent twice. No job or request waits for anything here.
+The catalogue marks every end of a job as undelivered, in the same transaction as the end itself. The mark is removed
+after a message is queued durably, and that stays until an endpoint accepts it or ``retry_seconds`` are over. So a crash
+loses no message, though it may send one twice. Neither jobs nor requests wait for deliveries.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import random
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.events import mark_delivered, undelivered_end_events
-from service.http_client.deadline import Cancelled
-from service.http_client.safe_client import Door
-from service.webhooks.message import messages_of
-from service.webhooks.records import Delivery, Endpoint
-from service.webhooks.store import WebhookStore
+from index.jobs.jobs import list_items
+from index.jobs.records import StateEvent
+from service.http_client.client import Cancelled, SafeClient
+from service.job_views import job_view
+from service.webhooks.store import EVENT_TYPES, Delivery, Endpoint, EventType, Message, WebhookStore
 from vitascope.errors import NotFound, VitascopeError
+from vitascope.job_states import FAILED_ITEM_STATES
 from vitascope.webhooks import ID, SIGNATURE, TIMESTAMP, sign
 
 _log = logging.getLogger("vitascope.service")
 
-LOOK_SECONDS = 1.0
-SENDERS = 4
-"""Endpoints that are sent to at the same time, one message each: a slow one keeps none but itself waiting."""
-ENDS_AT_ONCE = 100
-FIRST_SECONDS = 5.0
-LONGEST_SECONDS = 3600.0
-"""Between two tries: at first, and at most; doubled in between, and up to half of it taken off by chance."""
+POLL_SECONDS = 1.0
+MAX_SENDERS = 4
+"""Endpoints that are sent to concurrently, one message each, so that a slow one delays only itself."""
+MAX_EVENTS = 100
+"""Ends of jobs that are read at a time."""
+BASE_DELAY = 5.0
+MAX_DELAY = 3600.0
+"""Seconds between two attempts: the delay doubles, with a jitter of up to half of it."""
 UNREADABLE_SECONDS = 60.0
-"""Until a collection that cannot be read is looked at again."""
+"""Until a collection that could not be read is polled again."""
 GONE = 410
+MAX_FAILURES = 10
+"""Failed files of a job that a message names."""
+MAX_REASON_LENGTH = 300
 
 
-class Courier:
-    """One thread that looks, and a few that send."""
+class Dispatcher:
+    """Polls for ended jobs and sends messages, in threads of its own."""
 
-    def __init__(self, store: WebhookStore, library: CollectionStore, door: Door, retry_seconds: float) -> None:
-        """A message is given up ``retry_seconds`` after it came to be."""
+    def __init__(self, store: WebhookStore, library: CollectionStore, client: SafeClient, retry_seconds: float) -> None:
+        """``retry_seconds``: age at which an undelivered message is given up."""
         self.store = store
         self._library = library
-        self._door = door
+        self._client = client
         self._retry_seconds = retry_seconds
         self._not_before: dict[str, float] = {}
         self._sent_at: dict[str, float] = {}
         self._busy: set[str] = set()
         self._changed = threading.Condition()
         self._stopping = False
-        self._senders = ThreadPoolExecutor(SENDERS, "webhook")
-        self._thread = threading.Thread(target=self._work, name="webhooks", daemon=True)
+        self._senders = ThreadPoolExecutor(MAX_SENDERS, "webhook")
+        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def check_url(self, url: str) -> None:
-        """Raise InvalidInput or UrlRefused for a URL that nothing can be sent to. Nothing is looked up."""
-        self._door.check(url)
+        """Raise InvalidInput or UrlRefused for a URL that the settings forbid. Names are not resolved."""
+        self._client.check(url)
 
     def start(self) -> None:
-        """Begin with what was not told before."""
+        """Start, with what an earlier service left undelivered."""
         with self._changed:
             if not self._stopping:
                 self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Break off what is under way, within ``timeout`` seconds; it is sent at the next start."""
+        """Cancel deliveries in progress, within ``timeout`` seconds; they are repeated at the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -76,19 +84,19 @@ class Courier:
             self._thread.join(timeout)
         self._senders.shutdown(wait=True, cancel_futures=True)
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while not self._stopping:
             try:
-                self._notice()
+                self._queue_messages()
                 self._send_due()
-            except Exception:  # a full disk, most likely; nothing is forgotten meanwhile
-                _log.exception("webhooks: looked at again in %g s", LOOK_SECONDS)
+            except Exception:  # probably a full disk; nothing is lost meanwhile
+                _log.exception("webhooks: retried in %g s", POLL_SECONDS)
             with self._changed:
                 if not self._stopping:
-                    self._changed.wait(LOOK_SECONDS)
+                    self._changed.wait(POLL_SECONDS)
 
-    def _notice(self) -> None:
-        """Keep a message for whoever wants to hear of what ended."""
+    def _queue_messages(self) -> None:
+        """Queue the messages about jobs that have ended."""
         if not self.store.endpoints():
             return
         now = time.monotonic()
@@ -96,27 +104,27 @@ class Courier:
             if self._not_before.get(name, now) > now:
                 continue
             try:
-                self._notice_in(self._library.open(name))
+                self._queue_messages_of(self._library.open(name))
             except NotFound:  # dropped meanwhile
                 continue
             except VitascopeError as error:
                 self._not_before[name] = now + UNREADABLE_SECONDS
-                _log.error("collection %s: whether jobs ended cannot be read: %s", name, error)
+                _log.error("collection %s: ended jobs cannot be read: %s", name, error)
 
-    def _notice_in(self, collection: Collection) -> None:
-        while not self._stopping and (ends := undelivered_end_events(collection, ENDS_AT_ONCE)):
-            endpoints = self.store.endpoints()  # after the ends: whoever was there when they came is among them
-            self.store.add([message for end in ends for message in messages_of(collection, end, endpoints)])
+    def _queue_messages_of(self, collection: Collection) -> None:
+        while not self._stopping and (ends := undelivered_end_events(collection, MAX_EVENTS)):
+            endpoints = self.store.endpoints()  # read after the ends, so that those existing at an end are included
+            self.store.add([message for end in ends for message in create_messages(collection, end, endpoints)])
             mark_delivered(collection, ends)
 
     def _send_due(self) -> None:
-        """Begin to send, first to those who were sent to longest ago."""
+        """Start due deliveries, first to the endpoints that were sent to longest ago."""
         with self._changed:
-            busy = set(self._busy)  # before it is asked what is due: that is of no use for them
+            busy = set(self._busy)  # before reading what is due, which is stale for them
         due = [delivery for delivery in self.store.due(time.time()) if delivery.endpoint not in busy]
         for delivery in sorted(due, key=lambda delivery: self._sent_at.get(delivery.endpoint, 0.0)):
             with self._changed:
-                if self._stopping or len(self._busy) >= SENDERS:
+                if self._stopping or len(self._busy) >= MAX_SENDERS:
                     return
                 self._busy.add(delivery.endpoint)
             self._sent_at[delivery.endpoint] = time.monotonic()
@@ -125,42 +133,82 @@ class Courier:
     def _send(self, delivery: Delivery) -> None:
         try:
             endpoint = self.store.endpoint(delivery.endpoint)
-            self.store.note(self._tried(delivery, endpoint))
-        except (Cancelled, NotFound):  # sent at the next start; or nobody wants it any longer
+            self.store.update(self._attempt(delivery, endpoint))
+        except (Cancelled, NotFound):  # repeated at the next start; or the endpoint was deleted
             pass
         except Exception:  # it is still due
             _log.exception("webhook %s: message %s", delivery.endpoint, delivery.id)
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
         finally:
             with self._changed:
                 self._busy.discard(delivery.endpoint)
                 self._changed.notify_all()
 
-    def _tried(self, delivery: Delivery, endpoint: Endpoint) -> Delivery:
+    def _attempt(self, delivery: Delivery, endpoint: Endpoint) -> Delivery:
+        """Send a message once and return the updated delivery."""
         status, error = None, None
-        answered: Mapping[str, str] = {}
+        response_headers: Mapping[str, str] = {}
         try:
-            headers = _headers(delivery, endpoint, time.time())
-            answer = self._door.post(endpoint.url, delivery.body, headers, lambda: self._stopping)
+            headers = _signed_headers(delivery, endpoint, time.time())
+            response = self._client.post(endpoint.url, delivery.body, headers, lambda: self._stopping)
         except VitascopeError as reason:
             error = str(reason)
         else:
-            status, answered = answer.status, answer.headers
-            error = None if 200 <= status < 300 else f"answered {status}; 200 to 299 was expected"
+            status, response_headers = response.status, response.headers
+            error = None if 200 <= status < 300 else f"status {status}; 200 to 299 was expected"
         now = time.time()
-        tried = replace(
-            delivery, tries=delivery.tries + 1, last_at=now, status=status, error=error, next_at=None, state="delivered"
+        attempts = delivery.attempts + 1
+        updated = replace(
+            delivery, attempts=attempts, last_at=now, status=status, error=error, next_at=None, state="delivered"
         )
         if error is None:
-            return tried
-        wait = _wait(tried.tries, answered)
-        is_over = status == GONE or now + wait > delivery.created_at + self._retry_seconds
-        told = "given up" if is_over else f"tried again in {wait:.0f} s"
-        _log.warning("webhook %s: message %s: %s; %s", endpoint.id, delivery.id, error, told)
-        return replace(tried, state="failed") if is_over else replace(tried, state="pending", next_at=now + wait)
+            return updated
+        delay = retry_delay(attempts, response_headers)
+        is_given_up = status == GONE or now + delay > delivery.created_at + self._retry_seconds
+        consequence = "given up" if is_given_up else f"retried in {delay:.0f} s"
+        _log.warning("webhook %s: message %s: %s; %s", endpoint.id, delivery.id, error, consequence)
+        if is_given_up:
+            return replace(updated, state="failed")
+        return replace(updated, state="pending", next_at=now + delay)
 
 
-def _headers(delivery: Delivery, endpoint: Endpoint, now: float) -> dict[str, str]:
+def create_messages(collection: Collection, end: StateEvent, endpoints: Sequence[Endpoint]) -> list[Message]:
+    """Return a message for each endpoint that receives this event type and existed at the event.
+
+    Raises StorageError.
+    """
+    event_type = next(each for each in EVENT_TYPES if each == f"job.{end.job.state}")
+    receivers = [each for each in endpoints if event_type in each.events and each.created_at <= end.at]
+    if not receivers:
+        return []
+    body = _message_body(collection, event_type, end)
+    return [
+        Message(_message_id(collection.name, end, endpoint), endpoint.id, event_type, body) for endpoint in receivers
+    ]
+
+
+def _message_id(collection_name: str, end: StateEvent, endpoint: Endpoint) -> str:
+    identity = json.dumps([endpoint.id, collection_name, end.job.id, end.number, end.at])
+    return f"msg_{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+
+
+def _message_body(collection: Collection, event_type: EventType, end: StateEvent) -> bytes:
+    failures = [
+        item for state in FAILED_ITEM_STATES for item in list_items(collection, end.job.id, state, MAX_FAILURES)
+    ]
+    data = {
+        "collection": collection.name,
+        "job": job_view(end.job).model_dump(mode="json"),
+        "failures": [
+            {"path": item.path, "state": item.state, "reason": (item.reason or "")[:MAX_REASON_LENGTH]}
+            for item in failures[:MAX_FAILURES]
+        ],
+    }
+    timestamp = datetime.fromtimestamp(end.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return json.dumps({"type": event_type, "timestamp": timestamp, "data": data}, ensure_ascii=False).encode()
+
+
+def _signed_headers(delivery: Delivery, endpoint: Endpoint, now: float) -> dict[str, str]:
     signatures = [sign(secret, delivery.id, int(now), delivery.body) for secret in endpoint.secrets_at(now)]
     return {
         "Content-Type": "application/json",
@@ -170,8 +218,9 @@ def _headers(delivery: Delivery, endpoint: Endpoint, now: float) -> dict[str, st
     }
 
 
-def _wait(tries: int, answered: Mapping[str, str]) -> float:
-    """Seconds until the next try; what an endpoint asks for, if that is longer, within bounds."""
-    doubled = min(LONGEST_SECONDS, FIRST_SECONDS * 2.0 ** min(tries - 1, 30)) * random.uniform(0.5, 1.0)
-    asked = answered.get("retry-after", "")
-    return max(doubled, min(LONGEST_SECONDS, float(asked)) if asked.isdecimal() and len(asked) < 10 else 0.0)
+def retry_delay(attempts: int, response_headers: Mapping[str, str]) -> float:
+    """Return the seconds until the next attempt: exponential with jitter, at least what Retry-After asks for."""
+    backoff = min(MAX_DELAY, BASE_DELAY * 2.0 ** min(attempts - 1, 30)) * random.uniform(0.5, 1.0)
+    retry_after = response_headers.get("retry-after", "")
+    is_number = retry_after.isdecimal() and len(retry_after) < 10
+    return max(backoff, min(MAX_DELAY, float(retry_after)) if is_number else 0.0)

@@ -1,4 +1,4 @@
-"""Endpoints and deliveries of one data folder, durable: what is promised is kept over kill -9 and power loss."""
+"""Storage of webhook endpoints and deliveries, in SQLite."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from sqlite3 import Connection
+from typing import Any, Literal, get_args
 
 from service.errors import TooManyWebhooks, WebhookNotFound
 from service.http.database import open_database, transaction
-from service.webhooks.message import Message
-from service.webhooks.records import EVENT_TYPES, Delivery, DeliveryState, Endpoint, EventType
-from vitascope.webhooks import new_secret
+from vitascope.webhooks import generate_secret
 
 FILE_NAME = "webhooks.sqlite3"
 VERSION = 1
 MAX_ENDPOINTS = 20
-FORMER_SECONDS = 24 * 3600.0
-"""For receivers to take up a new secret."""
-KEPT_SECONDS = 30 * 24 * 3600.0
-KEPT_DELIVERIES = 1000
-"""Of one endpoint, that are over: the newest, and none older than ``KEPT_SECONDS``."""
+PREVIOUS_SECRET_SECONDS = 24 * 3600.0
+"""After a rotation, for receivers to take up the new secret."""
+RETENTION_SECONDS = 30 * 24 * 3600.0
+MAX_FINISHED_DELIVERIES = 1000
+"""Finished deliveries that are kept per endpoint, the newest."""
+
+EventType = Literal["job.succeeded", "job.failed", "job.cancelled"]
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+DeliveryState = Literal["pending", "delivered", "failed"]
 
 _TABLES = (
     """
@@ -60,8 +65,64 @@ _ENDPOINT = "id, url, events, created_at, secret, former_secret, former_until"
 _DELIVERY = "number, id, endpoint, type, body, created_at, state, tries, next_at, last_at, status, error"
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A URL that receives messages of these event types. Times in Unix seconds."""
+
+    id: str
+    url: str
+    events: tuple[EventType, ...]
+    created_at: float
+    secret: str = field(repr=False)
+    previous_secret: str | None = field(default=None, repr=False)
+    previous_until: float | None = None
+
+    def secrets_at(self, now: float) -> list[str]:
+        """Return the secrets that sign a message at ``now``; after a rotation, both."""
+        is_previous_valid = self.previous_secret is not None and now < (self.previous_until or 0.0)
+        return [self.secret, *([self.previous_secret] if is_previous_valid and self.previous_secret else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message to one endpoint. Its id depends on the event and the endpoint alone, so a repetition is recognised."""
+
+    id: str
+    endpoint: str
+    type: EventType
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message and its delivery so far. Times in Unix seconds.
+
+    Attributes:
+        number: Position among all deliveries.
+        id: Id of the message.
+        endpoint: Id of the endpoint.
+        next_at: Time of the next attempt, if it is pending.
+        last_at: Time of the last attempt.
+        status: HTTP status of the last attempt; None if there was no response.
+        error: Why the last attempt failed.
+    """
+
+    number: int
+    id: str
+    endpoint: str
+    type: EventType
+    body: bytes
+    created_at: float
+    state: DeliveryState
+    attempts: int
+    next_at: float | None
+    last_at: float | None
+    status: int | None
+    error: str | None
+
+
 class WebhookStore:
-    """Safe to use from many threads. Every method raises StorageError."""
+    """Endpoints and deliveries of a data folder, durable and thread-safe. Every method raises StorageError."""
 
     def __init__(self, data_dir: Path) -> None:
         self._path = data_dir / FILE_NAME
@@ -73,65 +134,65 @@ class WebhookStore:
             self._connection.close()
 
     def create(self, url: str, events: Sequence[EventType]) -> Endpoint:
-        """A new endpoint, with its secret. Raises TooManyWebhooks."""
-        wanted = tuple(event for event in EVENT_TYPES if event in events)
-        made = Endpoint(uuid.uuid4().hex[:12], url, wanted, time.time(), new_secret())
-        with self._lock, transaction(self._connection, self._path) as connection:
+        """Create an endpoint with a new secret. Raises TooManyWebhooks."""
+        ordered = tuple(event for event in EVENT_TYPES if event in events)
+        endpoint = Endpoint(uuid.uuid4().hex[:12], url, ordered, time.time(), generate_secret())
+        with self._transaction() as connection:
             if connection.execute("SELECT count(*) FROM endpoints").fetchone()[0] >= MAX_ENDPOINTS:
-                raise TooManyWebhooks(f"webhooks: there are {MAX_ENDPOINTS} already; at most that many were expected")
+                raise TooManyWebhooks(f"webhooks: {MAX_ENDPOINTS} exist already; at most that many are kept")
             connection.execute(
                 f"INSERT INTO endpoints ({_ENDPOINT}) VALUES (?, ?, ?, ?, ?, NULL, NULL)",
-                (made.id, url, json.dumps(wanted), made.created_at, made.secret),
+                (endpoint.id, url, json.dumps(ordered), endpoint.created_at, endpoint.secret),
             )
-        return made
+        return endpoint
 
     def endpoints(self) -> list[Endpoint]:
-        """All of them, oldest first."""
-        with self._lock, transaction(self._connection, self._path) as connection:
+        """Return all endpoints, oldest first."""
+        with self._transaction() as connection:
             rows = connection.execute(f"SELECT {_ENDPOINT} FROM endpoints ORDER BY created_at, id").fetchall()
-        return [_endpoint(row) for row in rows]
+        return [_to_endpoint(row) for row in rows]
 
     def endpoint(self, endpoint_id: str) -> Endpoint:
-        """Raises WebhookNotFound."""
-        found = next((each for each in self.endpoints() if each.id == endpoint_id), None)
-        if found is None:
+        """Return an endpoint. Raises WebhookNotFound."""
+        endpoint = next((each for each in self.endpoints() if each.id == endpoint_id), None)
+        if endpoint is None:
             raise _not_found(endpoint_id)
-        return found
+        return endpoint
 
     def delete(self, endpoint_id: str) -> None:
-        """Forget an endpoint, and what was to be sent there. Raises WebhookNotFound."""
+        """Delete an endpoint and its deliveries. Raises WebhookNotFound."""
         self.endpoint(endpoint_id)
-        with self._lock, transaction(self._connection, self._path) as connection:
+        with self._transaction() as connection:
             connection.execute("DELETE FROM endpoints WHERE id = ?", (endpoint_id,))
             connection.execute("DELETE FROM deliveries WHERE endpoint = ?", (endpoint_id,))
 
     def rotate(self, endpoint_id: str) -> Endpoint:
-        """A new secret for an endpoint; the present one signs, too, for ``FORMER_SECONDS``. Raises WebhookNotFound."""
-        secret, former_until = new_secret(), time.time() + FORMER_SECONDS
-        with self._lock, transaction(self._connection, self._path) as connection:
-            # The present one is read here: of two who ask at once, both secrets sign.
+        """Replace an endpoint's secret; the previous one signs, too, for a day. Raises WebhookNotFound."""
+        secret, previous_until = generate_secret(), time.time() + PREVIOUS_SECRET_SECONDS
+        with self._transaction() as connection:
+            # The present secret is read in the same statement: of two concurrent rotations, both secrets sign.
             row = connection.execute(
                 "UPDATE endpoints SET secret = ?, former_secret = secret, former_until = ? WHERE id = ?"
                 f" RETURNING {_ENDPOINT}",
-                (secret, former_until, endpoint_id),
+                (secret, previous_until, endpoint_id),
             ).fetchone()
         if row is None:
             raise _not_found(endpoint_id)
-        return _endpoint(row)
+        return _to_endpoint(row)
 
     def add(self, messages: Sequence[Message]) -> None:
-        """Have messages delivered, except those that are known already and those whose endpoint has gone."""
+        """Queue messages, except those that are queued already and those whose endpoint is gone."""
         now = time.time()
-        with self._lock, transaction(self._connection, self._path) as connection:
+        with self._transaction() as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO deliveries (id, endpoint, type, body, created_at, state, tries, next_at)"
                 " SELECT ?1, ?2, ?3, ?4, ?5, 'pending', 0, ?5 WHERE EXISTS (SELECT 1 FROM endpoints WHERE id = ?2)",
-                [(one.id, one.endpoint, one.type, one.body, now) for one in messages],
+                [(message.id, message.endpoint, message.type, message.body, now) for message in messages],
             )
 
     def due(self, now: float) -> list[Delivery]:
-        """Of each endpoint that anything is due for, what has been due longest."""
-        with self._lock, transaction(self._connection, self._path) as connection:
+        """Return the delivery that has been due longest, for each endpoint that has one."""
+        with self._transaction() as connection:
             rows = connection.execute(
                 f"SELECT {_DELIVERY}, min(next_at) FROM deliveries WHERE state = 'pending' AND next_at <= ?"
                 " GROUP BY endpoint",
@@ -140,32 +201,40 @@ class WebhookStore:
         return [Delivery(*row[:-1]) for row in rows]
 
     def pending(self) -> int:
-        """How many messages were not taken yet."""
-        with self._lock, transaction(self._connection, self._path) as connection:
+        """Return the number of pending deliveries."""
+        with self._transaction() as connection:
             rows = connection.execute("SELECT count(*) FROM deliveries WHERE state = 'pending'").fetchone()
         return int(rows[0])
 
-    def note(self, tried: Delivery) -> None:
-        """What came of a try, and drop what nobody needs any longer."""
-        with self._lock, transaction(self._connection, self._path) as connection:
+    def update(self, delivery: Delivery) -> None:
+        """Store the result of an attempt, and delete old deliveries."""
+        with self._transaction() as connection:
             connection.execute(
                 "UPDATE deliveries SET state = ?, tries = ?, next_at = ?, last_at = ?, status = ?, error = ?"
                 " WHERE number = ?",
-                (tried.state, tried.tries, tried.next_at, tried.last_at, tried.status, tried.error, tried.number),
+                (
+                    delivery.state,
+                    delivery.attempts,
+                    delivery.next_at,
+                    delivery.last_at,
+                    delivery.status,
+                    delivery.error,
+                    delivery.number,
+                ),
             )
             connection.execute(
                 "DELETE FROM deliveries WHERE endpoint = ?1 AND state <> 'pending' AND (last_at < ?2 OR number <="
                 " (SELECT number FROM deliveries WHERE endpoint = ?1 AND state <> 'pending' ORDER BY number DESC"
                 " LIMIT 1 OFFSET ?3))",
-                (tried.endpoint, (tried.last_at or 0.0) - KEPT_SECONDS, KEPT_DELIVERIES),
+                (delivery.endpoint, (delivery.last_at or 0.0) - RETENTION_SECONDS, MAX_FINISHED_DELIVERIES),
             )
 
     def deliveries(
         self, endpoint_id: str, limit: int, before: int | None = None, state: DeliveryState | None = None
     ) -> list[Delivery]:
-        """Newest first, at most ``limit``, before this number if given. Raises WebhookNotFound."""
+        """Return at most ``limit`` deliveries, newest first, before this number if given. Raises WebhookNotFound."""
         self.endpoint(endpoint_id)
-        with self._lock, transaction(self._connection, self._path) as connection:
+        with self._transaction() as connection:
             rows = connection.execute(
                 f"SELECT {_DELIVERY} FROM deliveries WHERE endpoint = ?1 AND (?2 IS NULL OR number < ?2)"
                 " AND (?3 IS NULL OR state = ?3) ORDER BY number DESC LIMIT ?4",
@@ -173,11 +242,16 @@ class WebhookStore:
             ).fetchall()
         return [Delivery(*row) for row in rows]
 
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._lock, transaction(self._connection, self._path) as connection:
+            yield connection
+
 
 def _not_found(endpoint_id: str) -> WebhookNotFound:
-    return WebhookNotFound(f"webhook {endpoint_id[:80]!r}: there is no endpoint of this id")
+    return WebhookNotFound(f"webhook {endpoint_id[:80]!r}: no webhook has this id")
 
 
-def _endpoint(row: tuple[Any, ...]) -> Endpoint:
+def _to_endpoint(row: tuple[Any, ...]) -> Endpoint:
     endpoint_id, url, events, *rest = row
     return Endpoint(endpoint_id, url, tuple(json.loads(events)), *rest)

@@ -10,8 +10,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from service.http_client.safe_client import Door
-from service.http_client.url_policy import Rules
+from service.http_client.client import SafeClient
+from service.http_client.url_policy import UrlPolicy
 from service.settings import Settings
 from tests.docs.api_examples import EXAMPLES, IDS, example_of
 from tests.docs.api_page import PAGE, SERVER, UPDATE, VERSION, curls, operations, page
@@ -60,10 +60,10 @@ def _with(text: str, ids: dict[str, str]) -> str:
     return text
 
 
-def _door(*ports: int) -> Door:
+def _client(*ports: int) -> SafeClient:
     """The way to other hosts, all of which are this machine."""
-    rules = Rules(schemes=frozenset({"http", "https"}), ports=frozenset(ports))
-    return Door(rules, resolve=lambda host: [IPv4Address("127.0.0.1")], judge=lambda address: None)
+    policy = UrlPolicy(schemes=frozenset({"http", "https"}), ports=frozenset(ports))
+    return SafeClient(policy, resolve=lambda host: [IPv4Address("127.0.0.1")], address_filter=lambda address: None)
 
 
 @contextmanager
@@ -96,7 +96,7 @@ def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
             port=0,
             log_level="error",
         )
-        running = stack.enter_context(serving(settings, door=_door(443, slow)))
+        running = stack.enter_context(serving(settings, url_client=_client(443, slow)))
         url = running.client.base_url
         client = stack.enter_context(Client(str(url), api_key=ADMIN))
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 
-from service.http_client.safe_client import Door
-from service.http_client.url_policy import Rules
+from service.http_client.client import SafeClient
+from service.http_client.url_policy import UrlPolicy
 from tests.service.running import JSON
 from tests.waiting import PATIENCE
 from vitascope.webhooks import verify
@@ -65,9 +65,9 @@ def receiving(port: int = 0) -> Iterator[Receiver]:
         thread.join(PATIENCE)
 
 
-def door_to(*ports: int) -> Door:
-    """A door that leads to this machine, which the service's own never does."""
-    rules = Rules(
-        schemes=frozenset({"http"}), ports=frozenset(ports), connect_seconds=PATIENCE, answer_seconds=PATIENCE
+def client_to(*ports: int) -> SafeClient:
+    """An HTTP client that connects to this machine only."""
+    policy = UrlPolicy(
+        schemes=frozenset({"http"}), ports=frozenset(ports), connect_timeout=PATIENCE, response_timeout=PATIENCE
     )
-    return Door(rules, resolve=lambda host: [IPv4Address("127.0.0.1")], judge=lambda address: None)
+    return SafeClient(policy, resolve=lambda host: [IPv4Address("127.0.0.1")], address_filter=lambda address: None)

@@ -18,7 +18,7 @@ import httpx
 
 from service.app import create_app
 from service.app_state import Service
-from service.http_client.safe_client import Door
+from service.http_client.client import SafeClient
 from service.lifespan import open_service
 from service.run import listen
 from service.server import Server
@@ -40,12 +40,16 @@ class Running:
 
 @contextmanager
 def serving(
-    settings: Settings, *, ready: bool = True, door: Door | None = None, webhook_door: Door | None = None
+    settings: Settings,
+    *,
+    ready: bool = True,
+    url_client: SafeClient | None = None,
+    webhook_client: SafeClient | None = None,
 ) -> Iterator[Running]:
-    """A service in a thread, on any free port; stopped, as by SIGTERM, at the end. ``door``: its way to other hosts,
-    ``webhook_door``: its way to those that are told of jobs.
+    """A service in a thread, on any free port; stopped, as by SIGTERM, at the end. ``url_client``,
+    ``webhook_client``: as for ``open_service``.
     """
-    service = open_service(settings, door, webhook_door=webhook_door)
+    service = open_service(settings, url_client=url_client, webhook_client=webhook_client)
     server = Server(create_app(settings, service), service, settings)
     listener = listen(settings.host, settings.port)
     port = listener.getsockname()[1]

@@ -12,11 +12,11 @@ from pathlib import Path
 from service import run
 from service.lifespan import open_service
 from service.webhooks import dispatcher
-from tests.service.receiver import door_to
+from tests.service.receiver import client_to
 
 if __name__ == "__main__":
-    blind, notice = Path(sys.argv[2]), dispatcher.Courier._notice
-    dispatcher.Courier._notice = lambda self: None if blind.exists() else notice(self)  # type: ignore[method-assign]
-    dispatcher.LOOK_SECONDS, dispatcher.FIRST_SECONDS, dispatcher.LONGEST_SECONDS = 0.05, 0.2, 0.4
-    run.open_service = partial(open_service, webhook_door=door_to(int(sys.argv[1])))  # type: ignore[assignment]
+    blind, notice = Path(sys.argv[2]), dispatcher.Dispatcher._queue_messages
+    dispatcher.Dispatcher._queue_messages = lambda self: None if blind.exists() else notice(self)  # type: ignore[method-assign]
+    dispatcher.POLL_SECONDS, dispatcher.BASE_DELAY, dispatcher.MAX_DELAY = 0.05, 0.2, 0.4
+    run.open_service = partial(open_service, webhook_client=client_to(int(sys.argv[1])))  # type: ignore[assignment]
     raise SystemExit(run.main())

@@ -147,11 +147,11 @@ def test_the_asynchronous_client_can_leave_early_and_come_back(
         async with AsyncClient(str(running.client.base_url)) as client:
             async with aclosing(client.iter_job_events(collection, job, after=0)) as coming:
                 first = await anext(coming)
-            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed)
+            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed_jobs)
             waiting = asyncio.create_task(client.wait_for_job(collection, job))
-            await asyncio.to_thread(wait_for, lambda: running.service.broadcaster.followed)
+            await asyncio.to_thread(wait_for, lambda: running.service.broadcaster.followed_jobs)
             waiting.cancel()
-            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed)
+            await asyncio.to_thread(wait_for, lambda: not running.service.broadcaster.followed_jobs)
             held()
             rest = [event async for event in client.iter_job_events(collection, job, after=int(first["id"] or 0))]
             assert rest[-1]["data"]["state"] == "succeeded"

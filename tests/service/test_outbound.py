@@ -1,4 +1,4 @@
-"""The door to hosts that others name: what it refuses, where it connects, and what an answer may cost."""
+"""The HTTP client for URLs of users: what it refuses, where it connects, and its limits."""
 
 from __future__ import annotations
 
@@ -19,12 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from service.errors import UrlFailed, UrlRefused
-from service.http_client.addresses import Address, why_not_allowed
-from service.http_client.deadline import Cancelled
-from service.http_client.lookup import is_this_machine
-from service.http_client.safe_client import Door
-from service.http_client.url_policy import Rules
-from service.http_client.urls import read_url
+from service.http_client.client import Cancelled, SafeClient, is_own_address
+from service.http_client.url_policy import Address, UrlPolicy, block_reason, parse_url
 from tests.chaos import rounds
 from tests.connections import connections, places
 from tests.service.outside import HERE, Outside, certified, dripping, outside, page, redirect
@@ -39,14 +35,19 @@ def known(host: str) -> list[Address]:
     return [HERE]
 
 
-def rules(server: Outside, **changes: object) -> Rules:
-    made = Rules(schemes=frozenset({"http", "https"}), ports=frozenset({server.port}), max_bytes=100_000)
+def policy(server: Outside, **changes: object) -> UrlPolicy:
+    made = UrlPolicy(schemes=frozenset({"http", "https"}), ports=frozenset({server.port}), max_bytes=100_000)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def door(server: Outside, **changes: object) -> Door:
-    """One that may connect to this machine."""
-    return Door(rules(server, **changes), resolve=known, judge=lambda address: None)
+def client(server: Outside, **changes: object) -> SafeClient:
+    """A client that may connect to this machine."""
+    return SafeClient(policy(server, **changes), resolve=known, address_filter=lambda address: None)
+
+
+def fetched(client: SafeClient, url: str) -> bytes:
+    client.fetch(url, body := io.BytesIO())
+    return body.getvalue()
 
 
 def url(server: Outside, path: str = "/film.mp4") -> str:
@@ -80,51 +81,51 @@ def server() -> Iterator[Outside]:
     ],
 )
 def test_only_addresses_of_the_public_internet_are_public(address: str, is_public: bool) -> None:
-    assert (why_not_allowed(ip_address(address)) is None) == is_public
+    assert (block_reason(ip_address(address)) is None) == is_public
 
 
 @given(st.ip_addresses())
 @example(IPv4Address("192.0.0.8"))
 @example(IPv6Address("2001:1::1"))
 def test_nothing_is_public_that_python_knows_not_to_be_global(address: Address) -> None:
-    assert address.is_global or why_not_allowed(address) is not None
+    assert address.is_global or block_reason(address) is not None
 
 
 def test_networks_can_be_refused_besides_even_behind_nat64() -> None:
     refused = [IPv4Network("8.8.8.0/24")]
-    assert why_not_allowed(IPv4Address("8.8.8.8"), refused) is not None
-    assert why_not_allowed(IPv6Address("64:ff9b::8.8.8.8"), refused) is not None
-    assert why_not_allowed(IPv4Address("8.8.4.4"), refused) is None
+    assert block_reason(IPv4Address("8.8.8.8"), refused) is not None
+    assert block_reason(IPv6Address("64:ff9b::8.8.8.8"), refused) is not None
+    assert block_reason(IPv4Address("8.8.4.4"), refused) is None
 
 
 def test_networks_that_are_not_public_can_be_allowed_and_nothing_beside_them() -> None:
     allowed = [ip_network("10.20.0.0/16")]
-    assert why_not_allowed(ip_address("10.20.1.2"), allowed=allowed) is None
-    assert why_not_allowed(ip_address("10.21.1.2"), allowed=allowed) == "private"
-    assert why_not_allowed(ip_address("::ffff:10.20.1.2"), allowed=allowed) is not None
-    assert why_not_allowed(ip_address("10.20.1.2"), [ip_network("10.20.1.0/24")], allowed) is not None
+    assert block_reason(ip_address("10.20.1.2"), allowed=allowed) is None
+    assert block_reason(ip_address("10.21.1.2"), allowed=allowed) == "private"
+    assert block_reason(ip_address("::ffff:10.20.1.2"), allowed=allowed) is not None
+    assert block_reason(ip_address("10.20.1.2"), [ip_network("10.20.1.0/24")], allowed) is not None
 
 
 def test_the_addresses_of_this_machine_are_known() -> None:
-    assert is_this_machine(HERE)
-    assert not is_this_machine(IPv4Address("192.0.2.77"))
+    assert is_own_address(HERE)
+    assert not is_own_address(IPv4Address("192.0.2.77"))
 
 
 def test_a_url_is_sent_as_it_was_understood() -> None:
-    asked = read_url("HTTPS://Media.Example:443/ä/b c%20d?q=ü&r=%C3%A4#frag".replace(" ", ""), Rules())
+    asked = parse_url("HTTPS://Media.Example:443/ä/b c%20d?q=ü&r=%C3%A4#frag".replace(" ", ""), UrlPolicy())
     assert (asked.scheme, asked.host, asked.port, asked.authority) == ("https", "media.example", 443, "media.example")
     assert asked.path == "/%C3%A4/bc%20d?q=%C3%BC&r=%C3%A4"
-    assert read_url("https://media.example?q", Rules()).url == "https://media.example/?q"
-    assert read_url("https://[2606:4700::1111]/", Rules()).authority == "[2606:4700::1111]"
+    assert parse_url("https://media.example?q", UrlPolicy()).url == "https://media.example/?q"
+    assert parse_url("https://[2606:4700::1111]/", UrlPolicy()).authority == "[2606:4700::1111]"
 
 
 @pytest.mark.parametrize("host", ["media.example", "a.videos.example", "a.b.videos.example"])
 def test_names_may_be_limited_to_some(host: str) -> None:
-    some = Rules(hosts=("media.example", "*.videos.example"))
-    read_url(f"https://{host}/", some)
+    some = UrlPolicy(hosts=("media.example", "*.videos.example"))
+    parse_url(f"https://{host}/", some)
     for other in (f"x{host}", f"{host}.evil.example", "videos.example", "8.8.8.8"):
         with pytest.raises(UrlRefused, match="host"):
-            read_url(f"https://{other}/", Rules(hosts=(host,) if other.startswith("x") else some.hosts))
+            parse_url(f"https://{other}/", UrlPolicy(hosts=(host,) if other.startswith("x") else some.hosts))
 
 
 @given(st.text(st.sampled_from("ab.1@:/\\#?%[]x0-_~&=;, \t\r\nüⓛ。\uff11"), max_size=40))
@@ -134,25 +135,25 @@ def test_names_may_be_limited_to_some(host: str) -> None:
 @settings(max_examples=rounds(80, 5_000))
 def test_what_is_sent_is_read_alike_by_every_parser(rest: str) -> None:
     """Nothing is left in a URL that they could differ about."""
-    open_rules = Rules(ports=frozenset(range(1, 65536)))
+    open_rules = UrlPolicy(ports=frozenset(range(1, 65536)))
     try:
-        target = read_url(f"https://{rest}", open_rules)
+        target = parse_url(f"https://{rest}", open_rules)
     except (UrlRefused, InvalidInput):
         return
-    assert target.address is None or why_not_allowed(target.address) is None
+    assert target.address is None or block_reason(target.address) is None
     assert target.url.isascii()
     parsed = urlsplit(target.url)
     assert (parsed.scheme, parsed.hostname, parsed.port or 443) == ("https", target.host, target.port)
     theirs = httpx.URL(target.url)
     assert (theirs.host, theirs.port or 443, theirs.userinfo) == (target.host, target.port, b"")
-    assert read_url(target.url, open_rules) == target
+    assert parse_url(target.url, open_rules) == target
 
 
 def test_a_file_is_fetched_and_nothing_of_ours_goes_along(server: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://user:secret@127.0.0.1:9")
     into = io.BytesIO()
-    assert door(server).fetch(url(server, "/film.mp4?x=1"), into) == 6
+    client(server).fetch(url(server, "/film.mp4?x=1"), into)
     assert into.getvalue() == b"a film"
     head, *headers = server.requests[0].split("\r\n")
     assert head == "GET /film.mp4?x=1 HTTP/1.1"
@@ -164,30 +165,32 @@ def test_a_file_is_fetched_and_nothing_of_ours_goes_along(server: Outside, monke
 
 def test_bytes_are_posted_and_the_answer_is_told(server: Outside) -> None:
     server.pages["/hook"] = page(b"later", "Retry-After: 7", "X-A: 1", "x-a: 2", status="503 Service Unavailable")
-    answer = door(server).post(url(server, "/hook"), b'{"a": 1}', {"Content-Type": "application/json"})
+    answer = client(server).post(url(server, "/hook"), b'{"a": 1}', {"Content-Type": "application/json"})
     assert (answer.status, answer.headers["retry-after"], answer.headers["x-a"]) == (503, "7", "2")
     assert "Content-Length: 8" in server.requests[0]
     assert server.requests[0].endswith('\r\n\r\n{"a": 1}')
     server.pages["/hook"] = redirect(url(server))
-    assert door(server, redirects=5).post(url(server, "/hook"), b"", {}).status == 302
+    assert client(server, max_redirects=5).post(url(server, "/hook"), b"", {}).status == 302
     assert len(server.requests) == 2
 
 
-def test_the_address_that_was_judged_is_the_one_connected_to(server: Outside) -> None:
+def test_the_address_that_was_checked_is_the_one_connected_to(server: Outside) -> None:
     """A name that leads elsewhere the second time it is asked for: nobody asks a second time."""
     answers = iter([[IPv4Address("127.0.0.1")], [IPv4Address("127.0.0.2")]])
-    judged = []
+    checked = []
 
-    def judge(address: Address) -> None:
-        judged.append(address)
+    def record(address: Address) -> None:
+        checked.append(address)
 
-    Door(rules(server), resolve=lambda host: next(answers), judge=judge).fetch(url(server), into := io.BytesIO())
-    assert (into.getvalue(), judged) == (b"a film", [HERE])
+    SafeClient(policy(server), resolve=lambda host: next(answers), address_filter=record).fetch(
+        url(server), into := io.BytesIO()
+    )
+    assert (into.getvalue(), checked) == (b"a film", [HERE])
 
 
 @pytest.mark.parametrize("addresses", [["8.8.8.8", "127.0.0.1"], ["::1"], ["::ffff:127.0.0.1"], ["64:ff9b::7f00:1"]])
 def test_a_name_is_refused_when_any_of_its_addresses_is_not_public(server: Outside, addresses: list[str]) -> None:
-    real = Door(rules(server), resolve=lambda host: [ip_address(address) for address in addresses])
+    real = SafeClient(policy(server), resolve=lambda host: [ip_address(address) for address in addresses])
     with connections() as seen, pytest.raises(UrlRefused, match="not public") as refused:
         real.fetch(url(server), io.BytesIO())
     assert {host for host, _ in places(seen)} <= {"8.8.8.8"}  # the kernel was asked for the way there
@@ -198,8 +201,8 @@ def test_an_unknown_name_reads_like_one_of_this_network(server: Outside) -> None
     def unknown(host: str) -> list[Address]:
         raise socket.gaierror(-2, "Name or service not known")
 
-    with pytest.raises(UrlFailed, match="is unknown, or leads to an address that is not public") as failed:
-        Door(rules(server), resolve=unknown).fetch(url(server), io.BytesIO())
+    with pytest.raises(UrlFailed, match="is unknown, or has an address that is not public") as failed:
+        SafeClient(policy(server), resolve=unknown).fetch(url(server), io.BytesIO())
     assert failed.value.is_temporary
 
 
@@ -213,7 +216,7 @@ def test_a_resolver_that_hangs_is_left_after_the_time_for_connecting(server: Out
         return []
 
     with pytest.raises(UrlFailed, match=r"connecting took more than 0\.2 s"):
-        Door(rules(server, connect_seconds=0.2), resolve=never).fetch(url(server), io.BytesIO())
+        SafeClient(policy(server, connect_timeout=0.2), resolve=never).fetch(url(server), io.BytesIO())
     assert answered == []
     hanging.set()
 
@@ -221,12 +224,12 @@ def test_a_resolver_that_hangs_is_left_after_the_time_for_connecting(server: Out
 def test_the_next_address_is_tried_when_one_takes_no_connection(server: Outside) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.2", server.port))  # not listening
-        two = Door(
-            rules(server),
+        two = SafeClient(
+            policy(server),
             resolve=lambda host: [IPv4Address("127.0.0.2"), HERE],
-            judge=lambda address: None,
+            address_filter=lambda address: None,
         )
-        assert two.fetch(url(server), io.BytesIO()) == 6
+        assert fetched(two, url(server)) == b"a film"
 
 
 def test_the_certificate_must_be_of_the_name(tmp_path: Path) -> None:
@@ -235,8 +238,8 @@ def test_the_certificate_must_be_of_the_name(tmp_path: Path) -> None:
     inside.sni_callback = lambda connection, name, context: names.append(name)
     with outside(inside) as server:
         server.pages["/film.mp4"] = page(b"a film")
-        trusting = Door(rules(server), resolve=known, judge=lambda address: None, tls=trusted)
-        assert trusting.fetch(f"https://media.example:{server.port}/film.mp4", io.BytesIO()) == 6
+        trusting = SafeClient(policy(server), resolve=known, address_filter=lambda address: None, tls=trusted)
+        assert fetched(trusting, f"https://media.example:{server.port}/film.mp4") == b"a film"
         assert names == ["media.example"]  # not the address
         server.pages["/cut.mp4"] = lambda connection: connection.sendall(OK + b"\r\nhalf a film")
         with pytest.raises(UrlFailed, match="broke off after 11 bytes"):
@@ -244,20 +247,19 @@ def test_the_certificate_must_be_of_the_name(tmp_path: Path) -> None:
         with pytest.raises(UrlFailed, match="certificate verify failed"):
             trusting.fetch(f"https://other.example:{server.port}/film.mp4", io.BytesIO())
         with pytest.raises(UrlFailed, match="certificate verify failed"):
-            door(server).fetch(f"https://media.example:{server.port}/film.mp4", io.BytesIO())
+            client(server).fetch(f"https://media.example:{server.port}/film.mp4", io.BytesIO())
         assert len(server.requests) == 2
 
 
 def test_redirects_are_followed_only_where_rules_say_so_and_are_counted(server: Outside) -> None:
     server.pages |= {"/a": redirect("/b"), "/b": redirect(url(server)), "/loop": redirect("loop")}
     with pytest.raises(UrlRefused, match="redirects are not followed"):
-        door(server).fetch(url(server, "/a"), io.BytesIO())
+        client(server).fetch(url(server, "/a"), io.BytesIO())
     with pytest.raises(UrlRefused, match="more than 1 redirects"):
-        door(server, redirects=1).fetch(url(server, "/a"), io.BytesIO())
-    assert door(server, redirects=2).fetch(url(server, "/a"), into := io.BytesIO()) == 6
-    assert into.getvalue() == b"a film"
+        client(server, max_redirects=1).fetch(url(server, "/a"), io.BytesIO())
+    assert fetched(client(server, max_redirects=2), url(server, "/a")) == b"a film"
     with pytest.raises(UrlRefused, match="more than 5 redirects"):
-        door(server, redirects=5).fetch(url(server, "/loop"), io.BytesIO())
+        client(server, max_redirects=5).fetch(url(server, "/loop"), io.BytesIO())
 
 
 @pytest.mark.parametrize(
@@ -278,14 +280,16 @@ def test_redirects_are_followed_only_where_rules_say_so_and_are_counted(server: 
         "",
     ],
 )
-def test_every_redirect_is_judged_as_the_first_url_was(server: Outside, location: str) -> None:
+def test_every_redirect_is_checked_as_the_first_url_was(server: Outside, location: str) -> None:
     server.pages["/a"] = redirect(location.format(port=server.port))
     leads = {"media.example": [HERE], "internal.example": [IPv4Address("10.0.0.7")]}
-    judge = {HERE: None}.get
+    following = SafeClient(
+        policy(server, max_redirects=3),
+        resolve=leads.__getitem__,
+        address_filter=lambda address: None if address == HERE else "private",
+    )
     with connections() as seen, pytest.raises((UrlRefused, InvalidInput)):
-        Door(rules(server, redirects=3), resolve=leads.__getitem__, judge=lambda a: judge(a, "private")).fetch(
-            url(server, "/a"), io.BytesIO()
-        )
+        following.fetch(url(server, "/a"), io.BytesIO())
     assert places(seen) == {("127.0.0.1", server.port)}
     assert len(server.requests) == (4 if location == "" else 1)
 
@@ -294,7 +298,9 @@ def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
     inside, trusted = certified(tmp_path, "media.example")
     with outside(inside) as server:
         server.pages["/a"] = redirect(url(server))
-        following = Door(rules(server, redirects=3), resolve=known, judge=lambda address: None, tls=trusted)
+        following = SafeClient(
+            policy(server, max_redirects=3), resolve=known, address_filter=lambda address: None, tls=trusted
+        )
         with pytest.raises(UrlRefused, match="from https to http"):
             following.fetch(f"https://media.example:{server.port}/a", io.BytesIO())
 
@@ -302,12 +308,12 @@ def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
 def test_an_answer_that_is_no_file_fails_and_says_whether_to_try_again(server: Outside) -> None:
     for status, is_temporary in (("404 Not Found", False), ("503 Busy", True), ("429 Slow", True), ("206 Some", False)):
         server.pages["/film.mp4"] = page(b"words", status=status)
-        with pytest.raises(UrlFailed, match=f"answered {status[:3]}; 200 was expected") as failed:
-            door(server).fetch(url(server), io.BytesIO())
+        with pytest.raises(UrlFailed, match=f"status {status[:3]}; 200 was expected") as failed:
+            client(server).fetch(url(server), io.BytesIO())
         assert failed.value.is_temporary == is_temporary
     server.pages["/film.mp4"] = page(gzip.compress(bytes(20_000_000), 1), "Content-Encoding: gzip")
     with pytest.raises(UrlFailed, match="Content-Encoding 'gzip'"):
-        door(server).fetch(url(server), into := io.BytesIO())
+        client(server).fetch(url(server), into := io.BytesIO())
     assert into.getvalue() == b""
 
 
@@ -315,24 +321,24 @@ def test_an_answer_that_is_no_file_fails_and_says_whether_to_try_again(server: O
 def test_an_answer_that_is_no_http_fails(server: Outside, garbage: bytes) -> None:
     server.pages["/film.mp4"] = lambda connection: connection.sendall(garbage)
     with pytest.raises(UrlFailed):
-        door(server).fetch(url(server), io.BytesIO())
+        client(server).fetch(url(server), io.BytesIO())
 
 
 def test_an_endless_head_is_cut_off(server: Outside) -> None:
     server.pages["/film.mp4"] = dripping(OK, b"X-A: " + b"a" * 10_000 + b"\r\n", 0, server)
     with pytest.raises(UrlFailed):
-        door(server).fetch(url(server), io.BytesIO())
+        client(server).fetch(url(server), io.BytesIO())
 
 
 def test_a_length_that_lies_is_found_out(server: Outside) -> None:
     server.pages["/film.mp4"] = page(b"a film", length=50)
     with pytest.raises(UrlFailed, match="broke off after 6 bytes"):
-        door(server).fetch(url(server), io.BytesIO())
+        client(server).fetch(url(server), io.BytesIO())
     server.pages["/film.mp4"] = page(b"a film, and more", length=6)
-    assert door(server).fetch(url(server), io.BytesIO()) == 6
+    assert fetched(client(server), url(server)) == b"a film"
     server.pages["/film.mp4"] = page(b"", length=10**15)
     with pytest.raises(UrlFailed, match=r"1000000000000000 bytes; at most 100000"):
-        door(server).fetch(url(server), io.BytesIO())
+        client(server).fetch(url(server), io.BytesIO())
 
 
 @pytest.mark.parametrize("head", [OK, OK + b"Transfer-Encoding: chunked\r\n"])
@@ -340,24 +346,24 @@ def test_an_endless_body_is_cut_off_at_the_limit(server: Outside, head: bytes) -
     drop = b"2710\r\n" + bytes(10_000) + b"\r\n" if b"chunked" in head else bytes(10_000)
     server.pages["/film.mp4"] = dripping(head + b"\r\n", drop, 0, server)
     with pytest.raises(UrlFailed, match="more than 100000 bytes; at most 100000"):
-        door(server).fetch(url(server), into := io.BytesIO())
+        client(server).fetch(url(server), into := io.BytesIO())
     assert len(into.getvalue()) <= 100_000
 
 
 @pytest.mark.parametrize(
     ("head", "drop", "pause", "changes", "message"),
     [
-        (b"HTTP/1.1 200", b"", 1, {"answer_seconds": 0.2}, "the answer took more than 0.2 s"),
-        (OK, b"X: 1\r\n", 0.05, {"answer_seconds": 0.2}, "the answer took more than 0.2 s"),
+        (b"HTTP/1.1 200", b"", 1, {"response_timeout": 0.2}, "the response took more than 0.2 s"),
+        (OK, b"X: 1\r\n", 0.05, {"response_timeout": 0.2}, "the response took more than 0.2 s"),
         (
             b"HTTP/1.1 100 Continue\r\n\r\n",
             b"HTTP/1.1 100 Continue\r\n\r\n",
             0.01,
-            {"answer_seconds": 0.2},
-            "the answer",
+            {"response_timeout": 0.2},
+            "the response",
         ),
-        (OK + b"\r\nab", b"", 1, {"idle_seconds": 0.2}, "waiting for the next byte took more than 0.2 s"),
-        (OK + b"\r\n", b"a", 0.05, {"total_seconds": 0.25}, "not done within 0.25 s"),
+        (OK + b"\r\nab", b"", 1, {"read_timeout": 0.2}, "waiting for the next byte took more than 0.2 s"),
+        (OK + b"\r\n", b"a", 0.05, {"total_timeout": 0.25}, "not done within 0.25 s"),
     ],
 )
 def test_slow_answers_are_left(
@@ -366,21 +372,21 @@ def test_slow_answers_are_left(
     server.pages["/film.mp4"] = dripping(head, drop, pause, server)
     began = time.monotonic()
     with pytest.raises(UrlFailed, match=message) as failed:
-        door(server, **changes).fetch(url(server), io.BytesIO())
+        client(server, **changes).fetch(url(server), io.BytesIO())
     assert failed.value.is_temporary
     assert time.monotonic() - began < PATIENCE / 2  # of drops without end, and of the minutes that else there are
 
 
 def test_a_server_that_does_not_speak_tls_is_left_after_the_time_for_connecting(server: Outside) -> None:
     with pytest.raises(UrlFailed, match=r"timed out|connecting took more"):
-        door(server, connect_seconds=0.2).fetch(url(server).replace("http:", "https:"), io.BytesIO())
+        client(server, connect_timeout=0.2).fetch(url(server).replace("http:", "https:"), io.BytesIO())
 
 
 def test_a_server_that_takes_nothing_does_not_hold_a_post_up(server: Outside) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         port = deaf.getsockname()[1]
-        stubborn = door(server, ports=frozenset({port}), answer_seconds=0.2)
-        with pytest.raises(UrlFailed, match="the answer took more than"):
+        stubborn = client(server, ports=frozenset({port}), response_timeout=0.2)
+        with pytest.raises(UrlFailed, match="the response took more than"):
             stubborn.post(f"http://media.example:{port}/", bytes(10_000_000), {})
 
 
@@ -395,5 +401,5 @@ def test_what_nobody_wants_any_longer_is_left_at_once(server: Outside) -> None:
 
     began = time.monotonic()
     with pytest.raises(Cancelled):
-        door(server).fetch(url(server), Film(), unwanted.is_set)
+        client(server).fetch(url(server), Film(), unwanted.is_set)
     assert time.monotonic() - began < PATIENCE / 2

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import UrlFailed, UrlRefused
-from service.http_client.addresses import Address, why_not_allowed
-from service.http_client.safe_client import Door
+from service.http_client.client import SafeClient
+from service.http_client.url_policy import Address, block_reason
 from service.settings import read_settings
 from tests.chaos import rounds
 from tests.connections import connections, places
@@ -151,8 +151,8 @@ class Fetching:
         return f"http://{host}:{self.media.port}{path}"
 
 
-def judge(address: Address) -> str | None:
-    return None if address == PUBLIC else why_not_allowed(address)
+def is_blocked(address: Address) -> str | None:
+    return None if address == PUBLIC else block_reason(address)
 
 
 def resolve(host: str) -> list[Address]:
@@ -175,9 +175,11 @@ def fetching(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> It
             max_upload_bytes=200_000,
             allowed_roots=[data],
         )
-        rules = replace(settings.url_rules(), connect_seconds=PATIENCE, idle_seconds=PATIENCE, answer_seconds=PATIENCE)
-        door = Door(rules, resolve=resolve, judge=judge)
-        with serving(settings, door=door) as running:
+        policy = replace(
+            settings.url_policy(), connect_timeout=PATIENCE, read_timeout=PATIENCE, response_timeout=PATIENCE
+        )
+        client = SafeClient(policy, resolve=resolve, address_filter=is_blocked)
+        with serving(settings, url_client=client) as running:
             yield Fetching(running, media, internal)
 
 
@@ -240,12 +242,12 @@ def test_urls_of_https_are_fetched_and_their_certificates_checked(
     fetching: Fetching, films: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inside, trusted = certified(tmp_path, "media.example")
-    door = fetching.running.service.door
-    assert door is not None
+    url_client = fetching.running.service.url_client
+    assert url_client is not None
     with outside(inside, address=str(PUBLIC)) as media, Client(str(fetching.running.client.base_url)) as client:
         media.pages["/red.mp4"] = page((files / "red.mp4").read_bytes())
-        monkeypatch.setattr(door, "rules", replace(door.rules, ports=frozenset({media.port})))
-        monkeypatch.setattr(door, "_tls", trusted)
+        monkeypatch.setattr(url_client, "policy", replace(url_client.policy, ports=frozenset({media.port})))
+        monkeypatch.setattr(url_client, "_tls", trusted)
         monkeypatch.setitem(LEADS, "other.example", [str(PUBLIC)])
         url = f"https://media.example:{media.port}/red.mp4"
         job = client.wait_for_job(films, client.add_url(films, url, title="Red")["id"], interval=0.05)
@@ -267,7 +269,7 @@ def test_a_list_may_name_urls(fetching: Fetching, films: str, files: Path) -> No
     assert finished(fetching.running.client, answer.headers["location"])["counts"]["succeeded"] == 1
     items = fetching.running.client.get(f"{answer.headers['location']}/items").json()["items"]
     assert [item["state"] for item in items] == ["succeeded", "failed"]
-    assert "answered 404; 200 was expected" in items[1]["reason"]
+    assert "status 404; 200 was expected" in items[1]["reason"]
 
 
 def test_what_was_only_for_a_moment_is_fetched_by_trying_again(fetching: Fetching, films: str, files: Path) -> None:
@@ -297,16 +299,16 @@ def test_bodies_without_end_or_truth_fail_their_item_and_leave_nothing(
         "/endless": "more than 200000 bytes; at most 200000",
         "/short": "broke off after 2 bytes",
         "/large": "200001 bytes; at most 200000",
-        "/bomb": "Content-Encoding 'gzip'; the file itself was expected",
+        "/bomb": "Content-Encoding 'gzip'; an uncompressed body was expected",
         "/empty": "empty",
     }
     for path, reason in reasons.items():
         item = added(fetching, films, fetching.url(path))
         assert (item["state"], item["video_id"]) == ("failed", None)
         assert reason in item["reason"], path
-    door = fetching.running.service.door
-    assert door is not None
-    monkeypatch.setattr(door, "rules", replace(door.rules, idle_seconds=0.2))
+    url_client = fetching.running.service.url_client
+    assert url_client is not None
+    monkeypatch.setattr(url_client, "policy", replace(url_client.policy, read_timeout=0.2))
     assert (
         "waiting for the next byte took more than 0.2 s" in added(fetching, films, fetching.url("/stalled"))["reason"]
     )
@@ -344,8 +346,8 @@ def test_no_hostile_url_leads_to_this_network(fetching: Fetching, films: str) ->
             LEADS[host] = [INTERNAL]  # from the second time on
         return found
 
-    assert fetching.running.service.door is not None
-    fetching.running.service.door._resolve = rebinding
+    assert fetching.running.service.url_client is not None
+    fetching.running.service.url_client._resolve = rebinding
     client = fetching.running.client
     urls = [url.replace("{p}", str(port)) for url in HOSTILE]
     fetching.internal.requests.clear()
@@ -374,14 +376,14 @@ def test_no_mutation_of_a_hostile_url_leads_to_this_network(fetching: Fetching) 
     really_public = []
 
     def only_here(address: Address) -> str | None:
-        reason = judge(address)
+        reason = is_blocked(address)
         if reason is None and address != PUBLIC:
             really_public.append(address)
             return "a test connects to nobody"
         return reason
 
-    rules = fetching.running.settings.url_rules()
-    door, fetched = Door(rules, resolve=resolve, judge=only_here), 0
+    policy = fetching.running.settings.url_policy()
+    client, fetched = SafeClient(policy, resolve=resolve, address_filter=only_here), 0
     fetching.internal.requests.clear()
     with connections() as seen:
         for _ in range(rounds(2_000, 500_000)):
@@ -390,7 +392,7 @@ def test_no_mutation_of_a_hostile_url_leads_to_this_network(fetching: Fetching) 
                 at = chance.randrange(len(url) + 1)
                 url = url[:at] + chance.choice(pieces) + url[at + chance.randint(0, 2) :]
             with suppress(UrlRefused, UrlFailed, InvalidInput):
-                door.fetch(url, io.BytesIO())
+                client.fetch(url, io.BytesIO())
                 fetched += 1
         service = (fetching.running.client.base_url.host, fetching.running.client.base_url.port)
     assert {host for host, _ in places(seen) - {service}} == {str(PUBLIC)}
@@ -418,7 +420,7 @@ def test_urls_are_off_by_default_and_the_answer_names_the_setting(running: Runni
         running.client.post(f"{address}/jobs", json={"source": {"kind": "url", "url": url}}),
     ):
         assert "VITASCOPE_URL_FETCH=on" in problem_of(answer, 403, "path_forbidden")["detail"]
-    assert running.service.door is None
+    assert running.service.url_client is None
 
 
 def test_a_body_that_names_no_url_is_refused(fetching: Fetching, films: str) -> None:

@@ -17,18 +17,17 @@ import httpx
 import pytest
 
 from service.http.api_keys import KeyStore
-from service.webhooks import dispatcher as courier_module
+from service.webhooks import dispatcher as dispatcher_module
 from service.webhooks import store as store_module
-from service.webhooks.dispatcher import Courier, _wait
-from service.webhooks.records import Endpoint
-from service.webhooks.store import WebhookStore
+from service.webhooks.dispatcher import Dispatcher, retry_delay
+from service.webhooks.store import Endpoint, WebhookStore
 from tests.service.conftest import settings_for
 from tests.service.holding import not_begun
-from tests.service.receiver import Receiver, door_to, receiving
+from tests.service.receiver import Receiver, client_to, receiving
 from tests.service.running import JSON, ROOT, Running, problem_of, process, serving
 from tests.service.test_job_stream import begin, pictures
 from tests.waiting import PATIENCE, wait_for
-from vitascope.webhooks import SignatureInvalid, new_secret, sign, verify
+from vitascope.webhooks import SignatureInvalid, generate_secret, sign, verify
 
 ALL = ["job.succeeded", "job.failed", "job.cancelled"]
 
@@ -44,10 +43,10 @@ def telling(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, receiv
     """A service with webhooks, and a collection `videos`."""
     settings = settings_for(small_bundle, tmp_path_factory.mktemp("telling"), webhooks="on")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(courier_module, "LOOK_SECONDS", 0.05)
-        patch.setattr(courier_module, "FIRST_SECONDS", 0.2)
-        patch.setattr(courier_module, "LONGEST_SECONDS", 0.4)
-        with serving(settings, webhook_door=door_to(receiver.port, 1)) as running:
+        patch.setattr(dispatcher_module, "POLL_SECONDS", 0.05)
+        patch.setattr(dispatcher_module, "BASE_DELAY", 0.2)
+        patch.setattr(dispatcher_module, "MAX_DELAY", 0.4)
+        with serving(settings, webhook_client=client_to(receiver.port, 1)) as running:
             running.client.post("/v1/collections", json={"name": "videos"}).raise_for_status()
             pictures(settings.roots()[0] / "good", 2)
             yield running
@@ -63,14 +62,14 @@ def forgetting(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
         for each in telling.client.get("/v1/webhooks").json()["webhooks"]:
             assert telling.client.delete(f"/v1/webhooks/{each['id']}").status_code == 204
-        wait_for(lambda: not courier_of(telling)._busy)
+        wait_for(lambda: not dispatcher_of(telling)._busy)
     else:
         yield
 
 
-def courier_of(running: Running) -> Courier:
-    assert running.service.courier is not None
-    return running.service.courier
+def dispatcher_of(running: Running) -> Dispatcher:
+    assert running.service.webhooks is not None
+    return running.service.webhooks
 
 
 def hook(client: httpx.Client, url: str, events: list[str] | None = None) -> JSON:
@@ -108,7 +107,7 @@ def test_an_ended_job_is_told_with_what_failed_in_it(telling: Running, receiver:
     wait_for(lambda: deliveries(telling.client, made)[0]["state"] == "delivered")
     (told,) = deliveries(telling.client, made)
     assert told["id"] == headers["webhook-id"]
-    assert (told["type"], told["tries"], told["status"], told["error"]) == ("job.succeeded", 1, 204, None)
+    assert (told["type"], told["attempts"], told["status"], told["error"]) == ("job.succeeded", 1, 204, None)
     assert told["next_at"] is None
 
     headers, body = receiver.got[0]
@@ -116,7 +115,7 @@ def test_an_ended_job_is_told_with_what_failed_in_it(telling: Running, receiver:
         with pytest.raises(SignatureInvalid):
             verify(made["secret"], headers, changed)
     with pytest.raises(SignatureInvalid):
-        verify(new_secret(), headers, body)
+        verify(generate_secret(), headers, body)
 
 
 def test_everybody_is_told_what_he_asked_for_and_nothing_from_before(telling: Running, receiver: Receiver) -> None:
@@ -153,18 +152,18 @@ def test_what_was_not_taken_is_sent_again_under_the_same_id_until_it_is(telling:
     seen.set()
     wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["state"] == "delivered")
     (told,) = deliveries(telling.client, made)
-    assert told["tries"] == 4
+    assert told["attempts"] == 4
     assert {headers["webhook-id"] for headers, _ in receiver.got} == {told["id"]}
     assert len({body for _, body in receiver.got}) == 1
 
 
 def test_who_is_not_there_is_told_when_he_is(telling: Running, port: int) -> None:
-    courier = courier_of(telling)
-    door, courier._door = courier._door, door_to(port)
+    dispatcher = dispatcher_of(telling)
+    client, dispatcher._client = dispatcher._client, client_to(port)
     try:
         made = hook(telling.client, f"http://receiver.example:{port}/")
         begin(telling.client, "videos", Path("good"))
-        wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["tries"] >= 2)
+        wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["attempts"] >= 2)
         (waiting,) = deliveries(telling.client, made)
         assert (waiting["state"], waiting["status"]) == ("pending", None)
         assert "refused" in waiting["error"]
@@ -175,7 +174,7 @@ def test_who_is_not_there_is_told_when_he_is(telling: Running, port: int) -> Non
             back.read(made["secret"])
             wait_for(lambda: deliveries(telling.client, made)[0]["state"] == "delivered")
     finally:
-        courier._door = door
+        dispatcher._client = client
 
 
 def test_a_message_is_given_up_when_its_time_is_over_or_the_receiver_says_he_is_gone(
@@ -188,9 +187,9 @@ def test_a_message_is_given_up_when_its_time_is_over_or_the_receiver_says_he_is_
     assert len(receiver.got) == 1
     receiver.answers = [503] * 1000
     begin(telling.client, "videos", Path("good"))
-    wait_for(lambda: deliveries(telling.client, made)[0]["tries"] >= 2)
+    wait_for(lambda: deliveries(telling.client, made)[0]["attempts"] >= 2)
     assert deliveries(telling.client, made)[0]["state"] == "pending"
-    monkeypatch.setattr(courier_of(telling), "_retry_seconds", 0.0)
+    monkeypatch.setattr(dispatcher_of(telling), "_retry_seconds", 0.0)
     wait_for(lambda: [each["state"] for each in deliveries(telling.client, made)] == ["failed"] * 2)
     page = telling.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"limit": 1, "state": "failed"}).json()
     rest = telling.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"cursor": page["next_cursor"]}).json()
@@ -203,8 +202,8 @@ def test_a_receiver_that_does_not_answer_keeps_neither_jobs_nor_others_waiting(
     with receiving() as slow:
         going = threading.Event()
         slow.answers = [going]
-        courier = courier_of(telling)
-        door, courier._door = courier._door, door_to(slow.port, receiver.port)
+        dispatcher = dispatcher_of(telling)
+        client, dispatcher._client = dispatcher._client, client_to(slow.port, receiver.port)
         try:
             hook(telling.client, slow.url)
             quick = hook(telling.client, receiver.url)
@@ -216,23 +215,23 @@ def test_a_receiver_that_does_not_answer_keeps_neither_jobs_nor_others_waiting(
             assert len(slow.got) == 1
         finally:
             going.set()
-            courier._door = door
+            dispatcher._client = client
 
 
 def test_an_endpoint_that_comes_while_the_service_looks_for_ends_misses_none(
     telling: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    courier, looking, going = courier_of(telling), threading.Event(), threading.Event()
-    endpoints = courier.store.endpoints
+    dispatcher, looking, going = dispatcher_of(telling), threading.Event(), threading.Event()
+    endpoints = dispatcher.store.endpoints
 
     def look() -> list[Endpoint]:
         found = endpoints()
-        if threading.current_thread() is courier._thread and found:
+        if threading.current_thread() is dispatcher._thread and found:
             looking.set()
             assert going.wait(PATIENCE)
         return found
 
-    monkeypatch.setattr(courier.store, "endpoints", look)
+    monkeypatch.setattr(dispatcher.store, "endpoints", look)
     hook(telling.client, receiver.url)
     assert looking.wait(PATIENCE)
     late = hook(telling.client, receiver.url)
@@ -242,11 +241,11 @@ def test_an_endpoint_that_comes_while_the_service_looks_for_ends_misses_none(
     wait_for(lambda: [each["state"] for each in deliveries(telling.client, late)] == ["delivered"])
 
 
-def test_a_new_secret_signs_beside_the_former_one(telling: Running, receiver: Receiver) -> None:
+def test_a_new_secret_signs_beside_the_previous_one(telling: Running, receiver: Receiver) -> None:
     made = hook(telling.client, receiver.url)
     renewed = telling.client.post(f"/v1/webhooks/{made['id']}/rotate").json()
     assert renewed["secret"] != made["secret"]
-    assert renewed["former_secret_until"] > time.time() + 23 * 3600
+    assert renewed["previous_secret_until"] > time.time() + 23 * 3600
     begin(telling.client, "videos", Path("good"))
     wait_for(lambda: receiver.got)
     assert receiver.read(made["secret"]) == receiver.read(renewed["secret"])
@@ -258,14 +257,14 @@ def test_of_two_who_ask_for_a_new_secret_at_once_both_can_read(tmp_path: Path, m
     inner: list[Endpoint] = []
 
     def secret_after_another() -> str:
-        monkeypatch.setattr(store_module, "new_secret", new_secret)
+        monkeypatch.setattr(store_module, "generate_secret", generate_secret)
         inner.append(store.rotate(made.id))
-        return new_secret()
+        return generate_secret()
 
-    monkeypatch.setattr(store_module, "new_secret", secret_after_another)
+    monkeypatch.setattr(store_module, "generate_secret", secret_after_another)
     outer = store.rotate(made.id)
     kept = store.endpoint(made.id)
-    assert (kept.secret, kept.former_secret) == (outer.secret, inner[0].secret)
+    assert (kept.secret, kept.previous_secret) == (outer.secret, inner[0].secret)
     store.close()
 
 
@@ -280,10 +279,10 @@ def test_secrets_and_urls_are_shown_to_nobody_again(
     assert made["secret"].startswith("whsec_")
     for path in ("", f"/{made['id']}", f"/{made['id']}/deliveries"):
         assert made["secret"] not in telling.client.get(f"/v1/webhooks{path}").text
-    assert "answered 500" in caplog.text
+    assert "status 500" in caplog.text
     assert made["secret"] not in caplog.text
     assert "token=hidden" not in caplog.text
-    assert made["secret"] not in repr(telling.service.courier and telling.service.courier.store.endpoints())
+    assert made["secret"] not in repr(telling.service.webhooks and telling.service.webhooks.store.endpoints())
     assert (telling.settings.data_dir / store_module.FILE_NAME).stat().st_mode & 0o777 == 0o600
 
 
@@ -304,8 +303,8 @@ def test_a_service_killed_before_it_told_does_so_when_it_is_back(
         wait_for(lambda: client.get(job).json()["state"] == "succeeded")
         server.send_signal(signal.SIGKILL)
         server.wait(PATIENCE)
-    monkeypatch.setattr(courier_module, "LOOK_SECONDS", 0.05)
-    with receiving(port) as back, serving(settings, webhook_door=door_to(port)) as running:
+    monkeypatch.setattr(dispatcher_module, "POLL_SECONDS", 0.05)
+    with receiving(port) as back, serving(settings, webhook_client=client_to(port)) as running:
         wait_for(lambda: [each["state"] for each in deliveries(running.client, made)] == ["delivered"] * 2)
         told = [back.read(made["secret"], number)["data"]["job"] for number in range(2)]
         assert sorted((job["id"], job["state"]) for job in told) == [("1", "succeeded"), ("2", "succeeded")]
@@ -346,8 +345,8 @@ def hooked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def test_receivers_in_a_network_that_the_settings_name_are_told(
     small_bundle: Path, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real way out, without an injected judge."""
-    monkeypatch.setattr(courier_module, "LOOK_SECONDS", 0.05)
+    """The real way out, without an injected address filter."""
+    monkeypatch.setattr(dispatcher_module, "POLL_SECONDS", 0.05)
     named = {"webhook_networks": ["127.0.0.0/30"], "webhook_schemes": ["http"], "webhook_ports": [receiver.port]}
     settings = settings_for(small_bundle, tmp_path / "data", webhooks="on", **named)
     receiver.got, receiver.answers = [], []
@@ -397,21 +396,21 @@ def test_they_are_off_unless_asked_for(running: Running) -> None:
 def test_tries_become_rarer_by_chance_within_bounds_and_never_sooner_than_asked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(courier_module, "FIRST_SECONDS", 5.0)
-    monkeypatch.setattr(courier_module, "LONGEST_SECONDS", 3600.0)
-    waits = [[_wait(tries, {}) for _ in range(50)] for tries in range(1, 40)]
+    monkeypatch.setattr(dispatcher_module, "BASE_DELAY", 5.0)
+    monkeypatch.setattr(dispatcher_module, "MAX_DELAY", 3600.0)
+    waits = [[retry_delay(tries, {}) for _ in range(50)] for tries in range(1, 40)]
     for tries, some in enumerate(waits, 1):
         longest = min(3600.0, 5.0 * 2 ** (tries - 1))
         assert longest / 2 <= min(some) < max(some) <= longest
-    assert _wait(1, {"retry-after": "120"}) == 120
-    assert _wait(1, {"retry-after": "999999"}) == 3600
-    assert _wait(1, {"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}) <= 5
+    assert retry_delay(1, {"retry-after": "120"}) == 120
+    assert retry_delay(1, {"retry-after": "999999"}) == 3600
+    assert retry_delay(1, {"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}) <= 5
 
 
 def test_the_receiver_in_the_documentation_takes_what_is_signed_and_nothing_else(port: int) -> None:
     text = (ROOT / "docs" / "jobs.md").read_text("utf-8")
     code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "verify(" in block)
-    secret = new_secret()
+    secret = generate_secret()
     code = code.replace("9000", str(port)).replace("whsec_…", secret)
     example = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:

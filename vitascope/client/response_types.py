@@ -137,19 +137,19 @@ class Deliveries(TypedDict):
 class Delivery(TypedDict):
     """A message to an endpoint."""
 
+    attempts: int
     created_at: float
     error: str | None
-    """why the last try was not the end of it"""
+    """why the last attempt failed"""
     id: str
-    """`webhook-id`; the same at every try"""
+    """`webhook-id`; the same at every attempt"""
     last_at: float | None
-    """when it was tried last"""
+    """time of the last attempt"""
     next_at: float | None
-    """when it is tried again"""
+    """time of the next attempt"""
     state: Literal["pending", "delivered", "failed"]
     status: int | None
-    """of the last answer; null where there was none"""
-    tries: int
+    """HTTP status of the last attempt; null without a response"""
     type: Literal["job.succeeded", "job.failed", "job.cancelled"]
 
 
@@ -446,9 +446,9 @@ class MadeWebhook(TypedDict):
 
     created_at: float
     events: list[Literal["job.succeeded", "job.failed", "job.cancelled"]]
-    former_secret_until: float | None
-    """until then messages are signed with the former secret, too"""
     id: str
+    previous_secret_until: float | None
+    """until then messages are signed with the previous secret, too"""
     secret: str
     """that messages are signed with, which is shown only here"""
     url: str
@@ -760,9 +760,9 @@ class Webhook(TypedDict):
 
     created_at: float
     events: list[Literal["job.succeeded", "job.failed", "job.cancelled"]]
-    former_secret_until: float | None
-    """until then messages are signed with the former secret, too"""
     id: str
+    previous_secret_until: float | None
+    """until then messages are signed with the previous secret, too"""
     url: str
 
 
