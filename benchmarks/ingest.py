@@ -24,15 +24,13 @@ import numpy as np
 from rich.console import Console
 
 from index.clips.segmentation import Segmentation
-from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.ingest import ClipSpec, DecodedClips, PreparedFile, decode_clips, embed_clips, prepare_unless_known
+from index.jobs.ingest import ClipSpec, DecodedClips, PreparedFile, decode_clips, embed_clips, hash_file, prepare_file
 from index.jobs.jobs import create_job
 from index.jobs.pipeline import PipelineConfig, StageTimer
 from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FolderSource
-from index.records import Video
 from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table
 from vitascope.errors import InvalidInput
@@ -95,7 +93,7 @@ def measure(
     with CollectionStore(folder / "library") as library:
         for number in range(rounds):
             collection = library.create(f"round-{number}", model)
-            opened = _open_all(collection, films, rule)
+            opened = _open_all(films, rule)
             began = time.perf_counter()
             decoded = _decode_all(model, opened, pace)
             decode = time.perf_counter() - began
@@ -115,15 +113,12 @@ def measure(
     return measured
 
 
-def _open_all(collection: Collection, films: Path, rule: Segmentation) -> list[PreparedFile]:
+def _open_all(films: Path, rule: Segmentation) -> list[PreparedFile]:
     """Every film as the job opens it, which is a stage of its own there: not part of decoding alone."""
     opened = []
     for film in sorted(films.iterdir()):
-        find = collection.find_by_hash
-        file = prepare_unless_known(film, find, title=None, metadata=None, segmentation=rule, limits=DEFAULT_LIMITS)
-        if isinstance(file, Video):
-            raise InvalidInput(f"{film}: is in the collection already")
-        opened.append(file)
+        hashed = hash_file(film, DEFAULT_LIMITS)
+        opened.append(prepare_file(hashed, title=None, metadata=None, segmentation=rule, limits=DEFAULT_LIMITS))
     return opened
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from index.collection import Collection
-from index.jobs.execution import RunContext, prepare_item
-from index.jobs.ingest import IngestResult, check_unchanged, decode_clips, embed_clips, store_video
+from index.jobs.execution import RunContext, prepare_unless_known
+from index.jobs.ingest import IngestResult, embed_file, store_video
 from index.jobs.jobs import create_upload_job
 from index.jobs.pipeline import ItemResult
 from index.jobs.records import Job, JobItem, JobOptions
@@ -81,17 +81,13 @@ class UploadRun:
         return []
 
     def _index(self, item: JobItem) -> IngestResult:
-        context, model = self._context, self._context.model
-        find = context.collection.find_by_hash
-        prepared = prepare_item(item, context.job.options, context.fetcher, context.limits, find, model.decoder)
-        if isinstance(prepared, Video):
-            return IngestResult(prepared, created=False)
-        with prepared.media:
-            clips = []
-            for batch in prepared.description.clip_batches():
-                clips += embed_clips(model, batch, decode_clips(model, prepared, batch, context.limits))
-            check_unchanged(prepared)
-            return store_video(context.collection, prepared.description, clips)
+        context = self._context
+        prepared = prepare_unless_known(context, item)
+        if isinstance(prepared, IngestResult):
+            return prepared
+        return store_video(
+            context.collection, prepared.description, embed_file(context.model, prepared, context.limits)
+        )
 
 
 def add_upload(

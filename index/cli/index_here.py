@@ -86,10 +86,9 @@ def _cluster(args: argparse.Namespace) -> Iterator[RayCluster | None]:
     if args.ray is None:
         yield None
         return
-    from index.integrations.ray.connect import connected
-    from index.integrations.ray.executor import RayCluster
+    from index.integrations.ray.executor import RayCluster, connect
 
-    with connected(args.ray):
+    with connect(args.ray):
         cluster = RayCluster(args.ray_actors, args.threads or 1, args.device)
         cluster.size()  # said before a job is written down
         yield cluster

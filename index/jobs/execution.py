@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Protocol, Self, TypeVar
+from typing import Protocol, Self
 
 from index.collection import Collection
-from index.jobs.ingest import IngestResult, PreparedFile, check_unchanged, prepare_unless_known, store_video
+from index.jobs.ingest import (
+    HashedFile,
+    IngestResult,
+    PreparedFile,
+    check_unchanged,
+    hash_file,
+    prepare_file,
+    store_video,
+)
 from index.jobs.pipeline import ItemResult, Pipeline, PipelineConfig, StageTimer
 from index.jobs.records import Job, JobItem, JobOptions
 from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import Fetcher, file_name
-from index.records import NewClip, Video
+from index.records import NewClip
 from vitascope.errors import VitascopeError
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 from vitascope.sandbox.decoder import Decoder
 
-T = TypeVar("T")
 _MAX_REASON = 2000
 _log = logging.getLogger(__name__)
 
@@ -82,10 +89,7 @@ class LocalBackend:
 
     def executor(self, context: RunContext) -> Executor:
         def prepare(item: JobItem) -> PreparedFile | IngestResult:
-            find = context.collection.find_by_hash
-            options, decoder = context.job.options, context.model.decoder
-            prepared = prepare_item(item, options, context.fetcher, context.limits, find, decoder)
-            return IngestResult(prepared, created=False) if isinstance(prepared, Video) else prepared
+            return prepare_unless_known(context, item)
 
         def store(item: JobItem, prepared: PreparedFile, clips: list[NewClip]) -> IngestResult:
             check_unchanged(prepared)
@@ -94,22 +98,30 @@ class LocalBackend:
         return Pipeline(context.model, prepare, store, context.limits, context.config, context.timer)
 
 
-def prepare_item(
-    item: JobItem,
-    options: JobOptions,
-    fetcher: Fetcher,
-    limits: MediaLimits,
-    find: Callable[[str], T | None],
-    decoder: Decoder,
-) -> PreparedFile | T:
-    """Fetch, hash, probe and segment an item's file, unless ``find`` knows the SHA-256 of its content.
+def prepare_unless_known(context: RunContext, item: JobItem) -> PreparedFile | IngestResult:
+    """Fetch, hash, probe and segment an item's file, unless the collection has a video of this content.
 
-    Subtitle files are looked for only beside files that are read in place. Raises InvalidInput, media errors,
-    StorageError, FetchInterrupted.
+    Raises InvalidInput, media errors, StorageError, FetchInterrupted.
     """
-    return prepare_unless_known(
-        fetcher.fetch(item.path, item.position),
-        find,
+    hashed = hash_file(context.fetcher.fetch(item.path, item.position), context.limits)
+    with ExitStack() as close_if_known:
+        close_if_known.enter_context(hashed.media)
+        known = context.collection.find_by_hash(hashed.content_sha256)
+        if known is not None:
+            return IngestResult(known, created=False)
+        close_if_known.pop_all()
+    return prepare_item(hashed, item, context.job.options, context.fetcher, context.limits, context.model.decoder)
+
+
+def prepare_item(
+    hashed: HashedFile, item: JobItem, options: JobOptions, fetcher: Fetcher, limits: MediaLimits, decoder: Decoder
+) -> PreparedFile:
+    """Probe and segment an item's file. Subtitle files are looked for only beside files that are read in place.
+
+    Raises InvalidInput and media errors.
+    """
+    return prepare_file(
+        hashed,
         title=item.title or PurePosixPath(file_name(item.path)).stem,
         metadata={**options.metadata, **item.metadata},
         segmentation=options.segmentation,

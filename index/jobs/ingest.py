@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 DECODE_BATCH_CLIPS = 8
 """Clips whose frames are in memory together; more cost memory and bring no speed on a CPU."""
 
-T = TypeVar("T")
 FileStat = tuple[int, int, int, int]
 """Device, inode, size and modification time, which change when a file does or is replaced."""
 
@@ -82,6 +81,15 @@ class FileDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class HashedFile:
+    """An open file and the SHA-256 of its content."""
+
+    media: MediaFile
+    stat: FileStat
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedFile:
     """A file to be decoded: the one that was hashed, open until its clips are stored."""
 
@@ -90,49 +98,23 @@ class PreparedFile:
     description: FileDescription
 
 
-def ingest_file(
-    collection: Collection,
-    model: Model,
-    path: str | os.PathLike[str],
-    *,
-    title: str | None = None,
-    metadata: Mapping[str, Scalar] | None = None,
-    segmentation: Segmentation | None = None,
-    limits: MediaLimits = DEFAULT_LIMITS,
-    move_to: str | None = None,
-) -> IngestResult:
-    """Run all stages for the file at ``path``; a file whose content is indexed already is not decoded again.
+def hash_file(source: MediaSource, limits: MediaLimits) -> HashedFile:
+    """Open and hash a file. An open ``source`` is taken over, and closed on an error.
 
-    Args:
-        title: by default the file's name without its suffix.
-        move_to: where the file is moved to when its video is added, a path as the catalogue names owned files.
-
-    Raises:
-        FingerprintMismatch, InvalidInput, media errors, TaskMissing, EngineError, StorageError; nothing is added then.
+    Raises InvalidInput and media errors.
     """
-    collection.require_fingerprint(model.bundle.fingerprint)
-    prepared = prepare_unless_known(
-        path,
-        collection.find_by_hash,
-        title=title,
-        metadata=metadata,
-        segmentation=segmentation or Segmentation(),
-        limits=limits,
-        decoder=model.decoder,
-    )
-    if isinstance(prepared, Video):
-        return IngestResult(prepared, created=False)
-    with prepared.media:
-        clips: list[NewClip] = []
-        for batch in prepared.description.clip_batches():
-            clips += embed_clips(model, batch, decode_clips(model, prepared, batch, limits))
-        check_unchanged(prepared)
-        return store_video(collection, prepared.description, clips, move_to)
+    media = source if isinstance(source, MediaFile) else MediaFile.open(Path(source))
+    with ExitStack() as close_on_error:
+        close_on_error.enter_context(media)
+        check_text("path", str(media.path))
+        stat = file_stat(media.status())
+        hashed = HashedFile(media, stat, content_sha256(media, limits))
+        close_on_error.pop_all()
+        return hashed
 
 
-def prepare_unless_known(
-    source: MediaSource,
-    find: Callable[[str], T | None],
+def prepare_file(
+    hashed: HashedFile,
     *,
     title: str | None,
     metadata: Mapping[str, Scalar] | None,
@@ -140,35 +122,28 @@ def prepare_unless_known(
     limits: MediaLimits,
     decoder: Decoder = IN_PROCESS,
     policy: AccessPolicy | None = UNRESTRICTED,
-) -> PreparedFile | T:
-    """Hash, probe and segment a file, unless its content is known.
+) -> PreparedFile:
+    """Probe and segment a file, which is closed on an error.
 
     Args:
-        source: an open file is taken over, and closed unless it is in the result.
-        find: returns what is known of the content with a SHA-256, which becomes the result, or None.
+        title: by default the file's name without its suffix.
         policy: which subtitle files beside the file may be read; None: they are not looked for.
 
     Raises:
         InvalidInput and media errors.
     """
+    media = hashed.media
     with ExitStack() as close_on_error:
-        path = source.path if isinstance(source, MediaFile) else Path(source)
-        if isinstance(source, MediaFile):
-            close_on_error.enter_context(source)
-        check_text("path", str(path))
+        close_on_error.enter_context(media)
         checked_metadata = check_metadata(metadata or {})
-        media = source if isinstance(source, MediaFile) else close_on_error.enter_context(MediaFile.open(path))
-        stat = file_stat(media.status())
-        digest = content_sha256(media, limits)
-        known = find(digest)
-        if known is not None:
-            return known
         info = decoder.probe(media, limits)
         duration = 0.0 if info.kind == "picture" else info.duration
         cut = cut_into_clips(media, duration, segmentation, limits, decoder, policy)
-        description = FileDescription(path, digest, info, cut, path.stem if title is None else title, checked_metadata)
+        description = FileDescription(
+            media.path, hashed.content_sha256, info, cut, media.path.stem if title is None else title, checked_metadata
+        )
         close_on_error.pop_all()
-        return PreparedFile(media, stat, description)
+        return PreparedFile(media, hashed.stat, description)
 
 
 def decode_clips(
@@ -195,6 +170,21 @@ def embed_clips(model: Model, clips: Sequence[ClipSpec], decoded: DecodedClips) 
     ]
 
 
+def embed_file(
+    model: Model, prepared: PreparedFile, limits: MediaLimits, *, threads: int = DECODING_THREADS
+) -> list[NewClip]:
+    """Decode and embed all clips of a file, batch by batch, and close it.
+
+    Raises media errors, also when the file has changed meanwhile, TaskMissing, BundleError, EngineError.
+    """
+    clips: list[NewClip] = []
+    with prepared.media:
+        for batch in prepared.description.clip_batches():
+            clips += embed_clips(model, batch, decode_clips(model, prepared, batch, limits, threads=threads))
+        check_unchanged(prepared)
+    return clips
+
+
 def check_unchanged(prepared: PreparedFile) -> None:
     """Raise MediaError if the open file has changed since it was hashed, or its path leads to another file by now."""
     media = prepared.media
@@ -211,7 +201,8 @@ def store_video(
 ) -> IngestResult:
     """Add a video with its clips, durable and searchable, unless its content is indexed already.
 
-    Raises InvalidInput, StorageError, CollectionNotFound.
+    ``move_to``: where the file is moved to when its video is added, a path as the catalogue names owned files. Raises
+    InvalidInput, StorageError, CollectionNotFound.
     """
     video = NewVideo(
         content_sha256=description.content_sha256,

@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 from index.collection_store import CollectionStore
-from index.integrations.ray import actor_pool
-from index.integrations.ray.connect import connected
-from index.integrations.ray.executor import RayCluster
+from index.integrations.ray import executor
+from index.integrations.ray.executor import RayCluster, connect
 from index.jobs.runner import run_job
 from tests.index.job_process import say
 from tests.index.ray_workers import EndlessWorker
@@ -22,9 +21,9 @@ from vitascope.model import Model
 
 def main() -> None:
     root, bundle, job_id, address = sys.argv[1:]
-    actor_pool.Worker = EndlessWorker
+    executor.Worker = EndlessWorker
     cluster = RayCluster(actors=1, device="cpu")
-    with connected(address), CollectionStore(Path(root)) as library:
+    with connect(address), CollectionStore(Path(root)) as library:
         model = Model.open(bundle, threads=1, device="cpu")
         collection = library.open("videos")
         run_job(collection, model, int(job_id), on_item=say, config=cluster.config(), backend=cluster)

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 
 from index.integrations.ray import worker
+from index.jobs import ingest
 from tests.index.job_process import poisoned
 
 POISON = "002.png"
@@ -40,7 +41,7 @@ class TroubledWorker(worker.Worker):
                 time.sleep(FOR_EVER)
             return decode(model, opened, *rest, **options)
 
-        worker.decode_clips = troubled
+        ingest.decode_clips = troubled
 
 
 class EndlessWorker(worker.Worker):
@@ -48,11 +49,11 @@ class EndlessWorker(worker.Worker):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        decode = worker.decode_clips
+        decode = ingest.decode_clips
 
         def endless(model: Any, opened: Any, *rest: Any, **options: Any) -> Any:
             if opened.description.path.name == ENDLESS:
                 time.sleep(FOR_EVER)
             return decode(model, opened, *rest, **options)
 
-        worker.decode_clips = endless
+        ingest.decode_clips = endless

@@ -20,7 +20,7 @@ import pytest
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.integrations.ray.connect import LOOPBACK_ONLY, connected
+from index.integrations.ray.executor import LOOPBACK_ONLY, connect
 from index.jobs.jobs import create_job, get_job, list_items, pause, resume
 from index.jobs.records import Job
 from index.jobs.runner import run_job
@@ -74,7 +74,7 @@ def connected_to(made: Any) -> Iterator[Any]:
     import ray
 
     try:
-        with connected(made.address):
+        with connect(made.address):
             yield made
         assert not ray.is_initialized()
     finally:
@@ -96,10 +96,10 @@ def run_on_cluster(collection: Collection, model: Model, made: Job, **options: A
 
 def employ(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Let the workers be of this class of ``ray_workers``."""
-    from index.integrations.ray import actor_pool
+    from index.integrations.ray import executor
     from tests.index import ray_workers
 
-    monkeypatch.setattr(actor_pool, "Worker", getattr(ray_workers, name))
+    monkeypatch.setattr(executor, "Worker", getattr(ray_workers, name))
 
 
 def content(collection: Collection) -> dict[str, Any]:

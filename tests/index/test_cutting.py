@@ -13,10 +13,10 @@ from PIL import Image
 from index.clips.clip_planning import cut_into_clips
 from index.clips.segmentation import Rule, Segmentation
 from index.collection import Collection
-from index.jobs.ingest import ingest_file
 from index.jobs.jobs import get_job, list_items
 from index.jobs.runner import run_job
 from tests.index.folder_jobs import create_folder_job
+from tests.index.ingesting import ingest_file
 from tests.media_files import (
     moving_shot,
     solid,

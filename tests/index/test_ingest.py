@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,12 @@ import pytest
 from index.clips.segmentation import Segmentation
 from index.collection import Collection
 from index.jobs import ingest
-from index.jobs.ingest import content_sha256, ingest_file
+from index.jobs.ingest import content_sha256
+from index.jobs.jobs import create_job
+from index.jobs.records import JobOptions
+from index.jobs.runner import run_job
+from index.jobs.sources.source_types import FilesSource
+from tests.index.ingesting import ingest_file
 from tests.index.numbered import new_collection
 from tests.media_files import (
     cut,
@@ -100,7 +106,7 @@ def test_clips_are_embedded_a_few_at_a_time(
     sizes = []
     embed = small_model.embed_video
 
-    def counted(streams: ingest.Frames) -> object:
+    def counted(streams: Any) -> object:
         sizes.append(len(streams["high"]))
         return embed(streams)
 
@@ -152,15 +158,16 @@ def test_files_that_are_no_video_are_named_and_nothing_is_kept(
     assert collection.stats().videos == 0
 
 
-def test_what_cannot_be_kept_is_said_before_the_work(
+def test_invalid_metadata_and_another_model_are_refused_before_the_file_is_read(
     tmp_path: Path, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_picture(tmp_path / "p.png", solid(BLUE))
     monkeypatch.setattr(ingest, "content_sha256", lambda *_: pytest.fail("the file was read"))
+    source = FilesSource((str(path),))
     with pytest.raises(InvalidInput, match="metadata: key 'path'"):
-        ingest_file(collection, small_model, path, metadata={"path": "x"})
-    with pytest.raises(FingerprintMismatch), new_collection(tmp_path / "others") as others:
-        ingest_file(others, small_model, path)
+        create_job(collection, source, JobOptions(metadata={"path": "x"}))
+    with new_collection(tmp_path / "others") as others, pytest.raises(FingerprintMismatch):
+        run_job(others, small_model, create_job(others, source).id)
 
 
 @pytest.mark.parametrize("failure", [MediaCorrupt("half way"), MemoryError()])

@@ -154,14 +154,14 @@ def test_a_folder_that_vanishes_meanwhile_fails_the_job_and_what_is_left(
 def test_a_defect_in_one_file_does_not_end_the_job(
     collection: Collection, pictures: Path, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = job_work.prepare_unless_known
+    real = job_work.prepare_file
 
     def defect(source: MediaFile, *arguments: object, **options: object) -> object:
         if source.name == "004.png":
             raise ZeroDivisionError("of no use")
         return real(source, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(job_work, "prepare_unless_known", defect)
+    monkeypatch.setattr(job_work, "prepare_file", defect)
     made = create_folder_job(collection, pictures)
     done = run_job(collection, small_model, made.id)
     assert (done.state, done.counts.succeeded, done.counts.failed) == ("succeeded", 9, 1)

@@ -14,7 +14,7 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs import pipeline
-from index.jobs.ingest import PreparedFile, content_sha256, ingest_file
+from index.jobs.ingest import PreparedFile, content_sha256
 from index.jobs.jobs import get_job, list_items
 from index.jobs.pipeline import PipelineConfig
 from index.jobs.runner import run_job
@@ -23,6 +23,7 @@ from index.storage.catalogue import Catalogue
 from index.transfer import reembed as module
 from index.transfer.reembed import reembed
 from tests.index.folder_jobs import ONE, create_folder_job
+from tests.index.ingesting import ingest_file
 from tests.index.searching import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from index.jobs.ingest import ingest_file
 from tests.descriptors import open_below
+from tests.index.ingesting import ingest_file
 from tests.service.running import Running, problem_of
 from tests.waiting import wait_for
 from vitascope.model import Model

@@ -1,23 +1,23 @@
-"""The executor of a run whose files are decoded and embedded by a Ray cluster.
+"""Execution backend in which Ray actors decode and embed the files of a job.
 
-This process begins items, stores what comes back and notes what became of each; it decodes nothing. Work goes on in
-rounds: each has a desk and a pool of workers of its own. A round lasts as long as the run, unless the cluster breaks
-it off; what had no result then is begun again in the next one, and nobody is blamed for it.
+This process runs the job: it assigns one item at a time to each actor, stores the clips that come back and records the
+outcomes. An actor that dies is replaced as soon as the cluster has room for another; only the item that it was working
+on counts as crashed.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
-from index.integrations.ray.actor_pool import results as pool_results
-from index.integrations.ray.bundle_transfer import bundle_files
-from index.integrations.ray.dispatcher import Desk, Loss, content_key
-from index.integrations.ray.worker import Embedded, Known, Order, Result
+from index.integrations.ray.worker import EmbeddedFile, Worker, WorkerConfig, bundle_files
 from index.jobs.execution import RunContext, WorkerDied
 from index.jobs.ingest import IngestResult, content_sha256, store_video
 from index.jobs.pipeline import ClosableQueue, ItemResult, PipelineConfig
@@ -32,25 +32,68 @@ from vitascope.errors import (
     MediaError,
     StorageError,
     TaskMissing,
-    VitascopeError,
 )
 from vitascope.version import installed_version
 
-IN_FLIGHT = 3
-"""Files in work for each worker: one that is embedded, one that waits, one that is stored."""
-_FRUITLESS = 3
-"""Rounds in a row without a single result after which the cluster is given up."""
-_LEAVE_SECONDS = 10.0
-"""How long the end waits for workers that are still at a file; they stop by themselves after it."""
-_TELLING = (BundleError, TaskMissing, StorageError, CollectionNotFound, ClusterError)
-"""Errors that the run knows to be of no single file."""
+IN_FLIGHT_PER_ACTOR = 3
+"""Items in flight for each actor: one that is embedded, one that waits, one that is stored."""
+LOOPBACK_ONLY = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+"""Lets a cluster that is started here listen on 127.0.0.1 alone: any client of its ports may run code in it. Ray reads
+it when it is imported.
+"""
+_MAX_DEATHS = 100
+"""Deaths of actors in a row, without a single result, after which the run is given up."""
+_POLL_SECONDS = 0.1
+_JOIN_SECONDS = 10.0
+_JOB_ERRORS = (BundleError, TaskMissing, StorageError, CollectionNotFound, ClusterError)
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def connect(address: str) -> Iterator[None]:
+    """Join a Ray cluster for the time of the block; an existing connection is used and left open.
+
+    Args:
+        address: HOST:PORT, "auto" for the cluster that this machine belongs to, "local" for a new one.
+
+    Raises:
+        InvalidInput, ModuleNotFoundError (package ray), ClusterError.
+    """
+    if address.startswith("ray://"):
+        raise InvalidInput(
+            f"ray: {address!r} is for Ray clients; HOST:PORT, auto or local was expected, on a machine that belongs to "
+            "the cluster (ray start --address=HOST:PORT --num-cpus=0)"
+        )
+    if address == "local":
+        os.environ.setdefault(*LOOPBACK_ONLY)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # existing clusters have a setting of their own
+    dashboard = False if address == "local" else None
+    try:
+        ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"ray: {address!r}: no cluster can be joined there: {error} "
+            "(one that requires a token is joined with RAY_AUTH_MODE=token and its ~/.ray/auth_token)"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @dataclass(frozen=True, slots=True)
 class RayCluster:
-    """A workplace: the Ray cluster that this process is connected to. ``actors`` workers (0: as many as the cluster
-    has room for), each with ``threads`` CPUs and one GPU where ``device`` names one.
+    """Execution backend: the Ray cluster that this process is connected to.
+
+    Attributes:
+        actors: number of workers; 0: as many as the cluster has room for.
+        threads: CPUs of each worker.
+        device: of the model; "cuda" and "tensorrt" need one GPU for each worker.
     """
 
     actors: int = 0
@@ -65,278 +108,282 @@ class RayCluster:
 
     @property
     def gpus(self) -> int:
-        """Of each worker."""
+        """Number of GPUs of each worker."""
         return int(self.device in ("cuda", "tensorrt"))
 
     def size(self) -> int:
-        """How many workers there will be. Raises ClusterError when no machine has room for a single one."""
+        """Return the number of workers. Raises ClusterError when no machine has room for one."""
         import ray
 
-        machines: list[dict[str, Any]] = cast(Any, ray).nodes()
-        has = [machine["Resources"] for machine in machines if machine["Alive"]]
-        room = sum(self.room(machine) for machine in has)
-        if not room:
-            told = ", ".join(f"{machine.get('CPU', 0):g} and {machine.get('GPU', 0):g}" for machine in has)
+        nodes: list[dict[str, Any]] = cast(Any, ray).nodes()
+        resources = [node["Resources"] for node in nodes if node["Alive"]]
+        total = sum(self.capacity(node) for node in resources)
+        if not total:
+            sizes = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in resources)
             raise ClusterError(
-                f"ray: the machines of the cluster have CPUs and GPUs: {told}; "
+                f"ray: the machines of the cluster have CPUs and GPUs: {sizes}; "
                 f"at least {self.threads} and {self.gpus} on one of them, for one worker, were expected"
             )
-        return self.actors or room
+        return self.actors or total
 
-    def room(self, has: Mapping[str, float]) -> int:
-        """How many workers fit on a machine with these resources."""
-        cpus = int(has.get("CPU", 0) // self.threads)
-        return min(cpus, int(has.get("GPU", 0) // self.gpus)) if self.gpus else cpus
+    def capacity(self, resources: Mapping[str, float]) -> int:
+        """Return how many workers fit on a machine with these resources."""
+        cpus = int(resources.get("CPU", 0) // self.threads)
+        return min(cpus, int(resources.get("GPU", 0) // self.gpus)) if self.gpus else cpus
 
     def config(self) -> PipelineConfig:
-        """How many files a run should have in work. Raises ClusterError."""
-        return PipelineConfig(in_flight=IN_FLIGHT * self.size())
+        """Return the concurrency for this cluster. Raises ClusterError."""
+        return PipelineConfig(in_flight=IN_FLIGHT_PER_ACTOR * self.size())
 
     def executor(self, context: RunContext) -> RayExecutor:
         return RayExecutor(context, self)
 
 
-class RayExecutor:
-    """See ``Executor``. Two equal files that are in work at the same time are both embedded, and stored once."""
+@dataclass(slots=True)
+class _Call:
+    """A running call of an actor: of ``start`` without an item, of ``hash``, or of ``embed``.
 
-    def __init__(self, work: RunContext, cluster: RayCluster) -> None:
-        self._work = work
+    ``ping``: an earlier call, by which an actor that had died before it is told from one that died at the item.
+    """
+
+    actor: Any
+    method: str
+    item: JobItem | None = None
+    ping: Any = None
+
+
+class RayExecutor:
+    """Executor with a thread that assigns items to actors and threads that store their results.
+
+    Two equal files that are in progress at the same time are both embedded, and stored once.
+    """
+
+    def __init__(self, context: RunContext, cluster: RayCluster) -> None:
+        self._context = context
         self._cluster = cluster
         self._lock = threading.Lock()
-        self._outstanding: dict[int, JobItem] = {}
-        """By position: begun, and no result has arrived."""
-        self._desk: Any = None
+        self._waiting: deque[JobItem] = deque()
         self._fault: Exception | None = None
-        self._closed = False
-        self._received = 0
-        self._to_store: ClosableQueue[tuple[JobItem, Result]] = ClosableQueue()
-        self._finished: ClosableQueue[ItemResult[JobItem]] = ClosableQueue()
-        self._rounds = threading.Thread(target=self._go, name="job-cluster", daemon=True)
+        self._is_closed = threading.Event()
+        self._calls: dict[Any, _Call] = {}
+        """By the reference of the result."""
+        self._idle: list[Any] = []
+        self._deaths = 0
+        """Since the last result."""
+        self._to_store: ClosableQueue[tuple[JobItem, EmbeddedFile]] = ClosableQueue()
+        self._results: ClosableQueue[ItemResult[JobItem]] = ClosableQueue()
+        self._pool = threading.Thread(target=self._run_pool, name="job-cluster", daemon=True)
         self._stores = [
             threading.Thread(target=self._store, name=f"job-store-{number}", daemon=True)
-            for number in range(work.config.openers)
+            for number in range(context.config.openers)
         ]
 
     def __enter__(self) -> Self:
-        for thread in (self._rounds, *self._stores):
+        for thread in (self._pool, *self._stores):
             thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.cancel()
-        self._rounds.join(_LEAVE_SECONDS)
+        self._pool.join(_JOIN_SECONDS)
 
     def submit(self, item: JobItem) -> None:
-        self._begin(item)
+        with self._lock:
+            if self._fault is None:
+                self._waiting.append(item)
+                return
+        self._finish(item, error=self._fault)
 
     def results(self, timeout: float) -> list[ItemResult[JobItem]]:
-        first = self._finished.get(timeout)
-        return [] if first is None else [first, *self._rest()]
+        first = self._results.get(timeout)
+        return [] if first is None else [first, *self._results.drain()]
 
     def progress(self) -> list[tuple[JobItem, float]]:
-        """None: of a file on another machine only its end is told."""
+        """Return an empty list: actors report only the end of a file."""
         return []
 
     def cancel(self) -> list[ItemResult[JobItem]]:
-        with self._lock:
-            self._closed = True
-            desk = self._desk
-        if desk is not None:
-            desk.close.remote()
+        self._is_closed.set()
         self._to_store.close()
         for thread in self._stores:
             thread.join()
-        return self._rest()
+        return self._results.drain()
 
-    def _rest(self) -> list[ItemResult[JobItem]]:
-        rest: list[ItemResult[JobItem]] = []
-        while (one := self._finished.get_nowait()) is not None:
-            rest.append(one)
-        return rest
+    def _finish(self, item: JobItem, ingested: IngestResult | None = None, error: BaseException | None = None) -> None:
+        self._results.put(ItemResult(item, ingested, error))
 
-    def _begin(self, item: JobItem, *, again: bool = False) -> None:
-        with self._lock:
-            if self._fault is not None:
-                self._finished.put(ItemResult(item, None, self._fault))
-                return
-            self._outstanding[item.position] = item
-            if self._desk is not None:
-                self._desk.put.remote(item, again)
-
-    # Rounds
-
-    def _go(self) -> None:
-        """One round after the other, until the run is over or the cluster is given up."""
-        fruitless = 0
-        try:
-            order = self._order()
-            while not self._closed:
-                before = self._received
-                why = "its workers died again and again"
-                try:
-                    self._round(order)
-                except VitascopeError:
-                    raise
-                except Exception as error:  # Ray's own, of many kinds
-                    why = _said(error)
-                if self._closed:
-                    return
-                _log.warning("job %d: the cluster broke off: %s", self._work.job.id, why)
-                fruitless = 0 if self._received > before else fruitless + 1
-                if fruitless == _FRUITLESS:
-                    raise ClusterError(f"ray: {_FRUITLESS} attempts without a single result: {why}")
-        except _TELLING as fault:
-            self._give_up(fault)
-        except Exception as fault:  # of no file, so that none may be called failed for it
-            self._give_up(ClusterError(f"ray: {type(fault).__name__}: {_said(fault)}"))
-
-    def _order(self) -> Order:
+    def _run_pool(self) -> None:
+        """Assign items to actors until the run is over or the cluster is given up."""
         import ray
 
-        work = self._work
-        return Order(
+        try:
+            config, size = self._worker_config(), self._cluster.size()
+            for _ in range(size):
+                self._start_actor(config)
+            while not self._is_closed.is_set():
+                self._assign_items()
+                ready = ray.wait(list(self._calls), timeout=_POLL_SECONDS)[0] if self._calls else []
+                if not self._calls:
+                    self._is_closed.wait(_POLL_SECONDS)
+                for reference in ready:
+                    self._handle(reference, self._calls.pop(reference), config)
+        except _JOB_ERRORS as error:
+            self._give_up(error)
+        except Exception as error:  # Ray's own, of many kinds; concerns no single file
+            self._give_up(ClusterError(f"ray: {type(error).__name__}: {_last_line(error)}"))
+        finally:
+            self._end_actors()
+
+    def _end_actors(self) -> None:
+        """End actors after their current calls, so that they remove their copies; those not started yet at once."""
+        import ray
+
+        with suppress(Exception):  # the cluster may be gone
+            for call in self._calls.values():
+                if call.item is None:
+                    ray.kill(call.actor)
+            for actor in [*self._idle, *(call.actor for call in self._calls.values() if call.item is not None)]:
+                actor.__ray_terminate__.remote()
+
+    def _worker_config(self) -> WorkerConfig:
+        import ray
+
+        context = self._context
+        return WorkerConfig(
             version=installed_version(),
-            bundle=ray.put(bundle_files(work.model.bundle)),
-            folders=shared_folders(work.job.source),
-            options=work.job.options,
-            policy=work.policy,
-            limits=work.limits,
+            bundle=ray.put(bundle_files(context.model.bundle)),
+            folders=shared_folders(context.job.source),
+            options=context.job.options,
+            policy=context.policy,
+            limits=context.limits,
             threads=self._cluster.threads,
             device=self._cluster.device,
         )
 
-    def _round(self, order: Order) -> None:
+    def _start_actor(self, config: WorkerConfig) -> None:
+        """Start an actor; it waits for room in the cluster."""
         import ray
 
-        actors = self._cluster.size()
-        known = self._known()
-        with self._lock:
-            if self._closed:
-                return
-            desk = self._desk = _new_desk(known, actors)
-            for item in self._outstanding.values():
-                desk.put.remote(item)
-        losses = threading.Thread(target=self._watch, args=(desk,), name="job-losses", daemon=True)
-        losses.start()
-        try:
-            for result in pool_results(order, desk, actors, self._cluster.gpus):
-                self._receive(desk, result)
-        finally:
+        options = {"num_cpus": config.threads, "num_gpus": self._cluster.gpus, "max_restarts": 0, "max_task_retries": 0}
+        actor: Any = cast(Any, ray).remote(Worker).options(**options).remote(config)
+        self._calls[actor.start.remote()] = _Call(actor, "start")
+
+    def _assign_items(self) -> None:
+        while self._idle:
             with self._lock:
-                self._desk = None
-            ray.kill(desk)
-            losses.join()
+                if not self._waiting:
+                    return
+                item = self._waiting.popleft()
+            actor = self._idle.pop()
+            ping = actor.ping.remote()
+            self._calls[actor.hash.remote(item)] = _Call(actor, "hash", item, ping)
 
-    def _known(self) -> list[int]:
-        with self._work.collection.catalogue.read() as connection:
-            return [content_key(row[0]) for row in connection.execute("SELECT content_sha256 FROM videos")]
-
-    def _receive(self, desk: Any, result: Result) -> None:
-        if result.position is None:
-            assert isinstance(result.outcome, Exception)
-            raise result.outcome  # of a worker that can embed nothing at all
-        desk.received.remote(result.position)
-        self._received += 1
-        item = self._taken(result.position)
-        if item is not None:  # else it came twice
-            self._to_store.put((item, result))
-
-    def _watch(self, desk: Any) -> None:
-        """Deal with what is lost, for as long as the desk is there."""
+    def _handle(self, reference: Any, call: _Call, config: WorkerConfig) -> None:
+        """Take the result of a call and make the next one. Raises ClusterError and what no file can cause."""
         import ray
 
-        while True:
-            try:
-                losses: list[Loss] | None = ray.get(desk.losses.remote())
-            except ray.exceptions.RayError:
+        try:
+            result = ray.get(reference)
+        except ray.exceptions.RayTaskError as error:  # a defect of the worker
+            result = RuntimeError(_last_line(error))
+        except ray.exceptions.RayError as error:
+            self._handle_death(call, error)
+            self._start_actor(config)
+            return
+        if call.item is None:
+            if result is not None:
+                raise result if isinstance(result, _JOB_ERRORS) else ClusterError(f"ray: {result}")
+            self._idle.append(call.actor)
+            return
+        if isinstance(result, str):
+            known = self._context.collection.find_by_hash(result)
+            if known is None:
+                self._calls[call.actor.embed.remote()] = replace(call, method="embed")
                 return
-            if losses is None:
-                return
-            for loss in losses:
-                item = self._taken(loss.position)
-                if item is None:
-                    continue  # its result came after all
-                if loss.in_work:
-                    _log.warning("job %d: %s: the process at it died", item.job_id, item.path)
-                    self._finished.put(ItemResult(item, None, WorkerDied(item.path)))
-                else:
-                    self._begin(item)
+            call.actor.release.remote()
+            self._finish(call.item, IngestResult(known, created=False))
+        elif isinstance(result, Exception):
+            self._finish(call.item, error=result)
+        else:
+            self._to_store.put((call.item, result))
+        self._deaths = 0
+        self._idle.append(call.actor)
 
-    def _taken(self, position: int) -> JobItem | None:
+    def _handle_death(self, call: _Call, error: Exception) -> None:
+        """Requeue the item of an actor that died, or report it as crashed if the actor was working on it."""
+        import ray
+
+        with suppress(Exception):
+            ray.kill(call.actor)
+        self._deaths += 1
+        if self._deaths >= _MAX_DEATHS:
+            raise ClusterError(f"ray: {_MAX_DEATHS} workers died without a single result: {_last_line(error)}")
+        item = call.item
+        if item is None:
+            _log.warning("job %d: a worker died at its start: %s", self._context.job.id, _last_line(error))
+            return
+        is_lost = isinstance(error, ray.exceptions.ObjectLostError)  # the result, with its machine
+        if is_lost or (call.method == "hash" and self._was_dead(call.ping)):
+            with self._lock:
+                self._waiting.append(item)
+        else:
+            _log.warning("job %d: %s: the worker process died", item.job_id, item.path)
+            self._finish(item, error=WorkerDied(item.path))
+
+    @staticmethod
+    def _was_dead(ping: Any) -> bool:
+        """Whether an actor had died before it began with an item."""
+        import ray
+
+        try:
+            ray.get(ping, timeout=_JOIN_SECONDS)
+        except ray.exceptions.RayError:
+            return True
+        return False
+
+    def _give_up(self, error: Exception) -> None:
+        """Fail all items that have no result."""
         with self._lock:
-            return self._outstanding.pop(position, None)
-
-    def _give_up(self, fault: Exception) -> None:
-        """Nothing more will come of any item."""
-        with self._lock:
-            self._fault = fault
-            left = list(self._outstanding.values())
-            self._outstanding.clear()
-        for item in left:
-            self._finished.put(ItemResult(item, None, fault))
-
-    # Storing
+            self._fault = error
+            items = [*self._waiting, *(call.item for call in self._calls.values() if call.item is not None)]
+            self._waiting.clear()
+        for item in items:
+            self._finish(item, error=error)
 
     def _store(self) -> None:
         while (entry := self._to_store.get()) is not None:
-            item, result = entry
+            item, embedded = entry
             try:
-                with self._work.timer.measure("store"):
-                    ingested = self._ingested(item, result)
-            except BaseException as error:  # an exit, too, must reach whoever waits for the item
-                self._finished.put(ItemResult(item, None, error))
-                continue
-            if ingested is None:
-                self._begin(item, again=True)
+                with self._context.timer.measure("store"):
+                    embedded = self._with_local_file(item, embedded)
+                    ingested = store_video(self._context.collection, embedded.description, embedded.clips)
+            except BaseException as error:  # an exit, too, is raised again by the thread that takes the results
+                self._finish(item, error=error)
             else:
-                self._finished.put(ItemResult(item, ingested, None))
+                self._finish(item, ingested)
 
-    def _ingested(self, item: JobItem, result: Result) -> IngestResult | None:
-        """The video of a result; None when the content was taken for a video's that there is none of."""
-        outcome, work = result.outcome, self._work
-        if isinstance(outcome, Exception):
-            raise outcome
-        if isinstance(outcome, Known):
-            video = work.collection.find_by_hash(outcome.content_sha256)
-            return None if video is None else IngestResult(video, created=False)
-        ingested = store_video(work.collection, *self._kept(item, outcome))
-        desk = self._desk
-        if desk is not None:
-            desk.learn.remote(outcome.description.content_sha256)
-        return ingested
-
-    def _kept(self, item: JobItem, embedded: Embedded) -> Embedded:
-        """The result with the file that the video is to be played from: that of a worker's copy is fetched here."""
-        description = embedded.description
-        if self._work.fetcher.local_path(item.path, item.position) == description.path:
+    def _with_local_file(self, item: JobItem, embedded: EmbeddedFile) -> EmbeddedFile:
+        """Return the result with the file that the video plays from: a copy is fetched here, too."""
+        fetcher, description = self._context.fetcher, embedded.description
+        if fetcher.local_path(item.path, item.position) == description.path:
             return embedded
-        with self._work.fetcher.fetch(item.path, item.position) as kept:
-            if content_sha256(kept, self._work.limits) != description.content_sha256:
-                raise MediaError(f"{kept.name}: changed while it was being read; an unchanging file was expected")
-            return Embedded(replace(description, path=kept.path), embedded.clips)
+        with fetcher.fetch(item.path, item.position) as copy:
+            if content_sha256(copy, self._context.limits) != description.content_sha256:
+                raise MediaError(f"{copy.name}: changed while it was being read; an unchanging file was expected")
+            return EmbeddedFile(replace(description, path=copy.path), embedded.clips)
 
 
 def shared_folders(source: Source) -> tuple[str, ...]:
-    """What every machine must see of a source. The paths in a file list may lead anywhere; each is tried."""
+    """Return the folders that every machine must have. Paths in a file list may lead anywhere; each is tried."""
     match source:
         case FolderSource(folder=folder):
             return (folder,)
-        case FilesSource(files=named) | ShardsSource(shards=named):
-            return tuple(sorted({str(Path(name).parent) for name in named}))
+        case FilesSource(files=names) | ShardsSource(shards=names):
+            return tuple(sorted({str(Path(name).parent) for name in names}))
         case _:
             return ()
 
 
-def _new_desk(known: list[int], actors: int) -> Any:
-    """On this machine, so that it lives as long as the run does."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    made = ray.remote(Desk).options(num_cpus=0, max_concurrency=1000 + 4 * actors, scheduling_strategy=here)
-    return made.remote(known)
-
-
-def _said(error: Exception) -> str:
-    """The last line of an error, which is all of Ray's that tells something."""
+def _last_line(error: Exception) -> str:
+    """Return the last line of an error's message, the informative one of Ray's."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]

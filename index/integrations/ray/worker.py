@@ -1,39 +1,51 @@
-"""What a worker of the cluster does: draw a file, fetch, decode and embed it, send back what is to be stored."""
+"""Ray actor that hashes, decodes and embeds files for the process that runs the job, and the transfer of its bundle."""
 
 from __future__ import annotations
 
 import os
 import pickle
 import tempfile
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from index.integrations.ray.bundle_transfer import model_of
-from index.integrations.ray.dispatcher import Drawn
+import numpy as np
+
 from index.jobs.execution import prepare_item
-from index.jobs.ingest import FileDescription, check_unchanged, decode_clips, embed_clips
+from index.jobs.ingest import FileDescription, HashedFile, embed_file, hash_file
 from index.jobs.records import JobItem, JobOptions
 from index.jobs.sources.access_policy import AccessPolicy
 from index.jobs.sources.fetcher import Fetcher
 from index.records import NewClip
+from vitascope.bundle.bundle import Bundle
+from vitascope.bundle.manifest import MANIFEST_NAME
 from vitascope.engines.onnx_runtime import Device
-from vitascope.errors import ClusterError, VitascopeError
+from vitascope.errors import BundleCorrupt, ClusterError
 from vitascope.media.limits import MediaLimits
 from vitascope.model import Model
 from vitascope.version import installed_version
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is the same for all files of a run. ``bundle``: a reference to the result of ``bundle_files``."""
+class WorkerConfig:
+    """What all workers of a run have in common.
+
+    Attributes:
+        version: of Vitascope where the job runs.
+        bundle: Ray reference to the result of ``bundle_files``.
+        folders: folders of the source, which every machine must have mounted.
+        options: of the job.
+        policy: what the job may read.
+        limits: on media files.
+        threads: of the model and the decoder.
+        device: of the model.
+    """
 
     version: str
     bundle: Any
     folders: tuple[str, ...]
-    """That the source names, which every machine must see."""
     options: JobOptions
     policy: AccessPolicy
     limits: MediaLimits
@@ -41,116 +53,115 @@ class Order:
     device: Device
 
 
-class Known(NamedTuple):
-    """The file's content seems to be in the collection; it was not decoded."""
-
-    content_sha256: str
-
-
-class Embedded(NamedTuple):
-    """The file as it was when it was opened, and its clips."""
+class EmbeddedFile(NamedTuple):
+    """A file as it was when it was hashed, and its clips."""
 
     description: FileDescription
     clips: list[NewClip]
 
 
-class Result(NamedTuple):
-    """What came of the item at ``position``; without one, why this worker can do nothing."""
-
-    position: int | None
-    outcome: Embedded | Known | Exception
-
-
 class Worker:
-    """The class that Ray Data makes actors of; called with a shift, it yields result after result until the desk is
-    closed.
+    """Works on one file at a time: first ``hash``, then ``embed`` unless the collection has its content.
+
+    Expected errors are returned, not raised: Ray would wrap them in its own.
     """
 
-    def __init__(self, order: Order, desk: Any) -> None:
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._open_file = ExitStack()
+
+    def start(self) -> Exception | None:
+        """Load the model; return why this worker cannot work."""
         import ray
 
-        self._order = order
-        self._desk = desk
-        self._name = uuid.uuid4().hex
-        self._me = ray.get_runtime_context().current_actor
-        self._model: Model | VitascopeError
         try:
-            check_version(order.version)
-            check_folders(order.folders)
-            self._model = model_of(ray.get(order.bundle), order.threads, order.device)
-        except VitascopeError as error:  # an actor that fails to start would tell its traceback, not why
-            self._model = error
-
-    def __call__(self, _: Any) -> Iterator[dict[str, Any]]:
-        if isinstance(self._model, VitascopeError):
-            yield {"result": [packed(Result(None, self._model))]}
-            return
-        while (drawn := self._draw()) is not None:
-            outcome = embed(self._model, self._order, drawn.item, None if drawn.again else self._find)
-            yield {"result": [packed(Result(drawn.item.position, outcome))]}
-
-    def _draw(self) -> Drawn | None:
-        import ray
-
-        drawn: Drawn | None = ray.get(self._desk.draw.remote(self._name, self._me))
-        return drawn
-
-    def _find(self, content_sha256: str) -> Known | None:
-        import ray
-
-        return Known(content_sha256) if ray.get(self._desk.knows.remote(content_sha256)) else None
-
-
-def embed(
-    model: Model, order: Order, item: JobItem, find: Callable[[str], Known | None] | None
-) -> Embedded | Known | Exception:
-    """All stages before storing; whatever goes wrong is the item's outcome."""
-    with tempfile.TemporaryDirectory(prefix="vitascope-media-") as folder:
-        fetcher = Fetcher(Path(folder), order.policy, order.limits.max_bytes)
-        try:
-            opened = prepare_item(item, order.options, fetcher, order.limits, find or _nothing, model.decoder)
-            if isinstance(opened, Known):
-                return opened
-            clips: list[NewClip] = []
-            with opened.media:
-                for batch in opened.description.clip_batches():
-                    decoded = decode_clips(model, opened, batch, order.limits, threads=order.threads)
-                    clips += embed_clips(model, batch, decoded)
-                check_unchanged(opened)
-            return Embedded(opened.description, clips)
+            check_version(self._config.version)
+            check_folders(self._config.folders)
+            self._model = load_model(ray.get(self._config.bundle), self._config.threads, self._config.device)
         except Exception as error:
-            return error
-        finally:
-            fetcher.close()
+            return portable_error(error)
+        return None
+
+    def ping(self) -> None:
+        """Do nothing: the process is alive."""
+
+    def hash(self, item: JobItem) -> str | Exception:
+        """Fetch and hash an item's file, which stays open; return the SHA-256 (hex) of its content or an error."""
+        self._open_file.close()
+        try:
+            folder = self._open_file.enter_context(tempfile.TemporaryDirectory(prefix="vitascope-media-"))
+            self._item = item
+            self._fetcher = Fetcher(Path(folder), self._config.policy, self._config.limits.max_bytes)
+            self._open_file.callback(self._fetcher.close)
+            self._hashed: HashedFile = hash_file(self._fetcher.fetch(item.path, item.position), self._config.limits)
+            self._open_file.enter_context(self._hashed.media)
+            return self._hashed.content_sha256
+        except Exception as error:
+            self._open_file.close()
+            return portable_error(error)
+
+    def release(self) -> None:
+        """Close the file that was hashed last, and remove its copy."""
+        self._open_file.close()
+
+    def embed(self) -> EmbeddedFile | Exception:
+        """Decode and embed the file that was hashed last; return its clips or an error."""
+        config = self._config
+        with self._open_file.pop_all():
+            try:
+                prepared = prepare_item(
+                    self._hashed, self._item, config.options, self._fetcher, config.limits, self._model.decoder
+                )
+                clips = embed_file(self._model, prepared, config.limits, threads=config.threads)
+                return EmbeddedFile(prepared.description, clips)
+            except Exception as error:
+                return portable_error(error)
 
 
-def _nothing(_: str) -> None:
-    """Nothing is known."""
-
-
-def packed(result: Result) -> bytes:
-    """A result as one cell of a table: films differ in the number of their clips. Always possible."""
+def bundle_files(bundle: Bundle) -> dict[str, bytes]:
+    """Return the manifest and every file that it lists, by relative path. Raises BundleCorrupt."""
     try:
-        blob = pickle.dumps(result)
-        if isinstance(result.outcome, Exception):
-            pickle.loads(blob)
-        return blob
-    except Exception as error:  # an error of a library that cannot travel
-        told = RuntimeError(f"{type(result.outcome).__name__}: {result.outcome} ({error})")
-        return pickle.dumps(Result(result.position, told))
+        return {name: (bundle.folder / name).read_bytes() for name in (MANIFEST_NAME, *bundle.manifest.files)}
+    except OSError as error:
+        raise BundleCorrupt(f"{error.filename}: cannot be read: {error.strerror or error}") from error
 
 
-def check_version(wanted: str) -> None:
+def load_model(files: Mapping[str, bytes], threads: int, device: Device) -> Model:
+    """Return a model that embeds video, of bundle files that are verified again and not kept.
+
+    Raises BundleError, TaskMissing, EngineError.
+    """
+    with tempfile.TemporaryDirectory(prefix="vitascope-bundle-") as folder:
+        for name, content in files.items():
+            path = Path(folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        model = Model.open(folder, threads, device)
+        # The graph is loaded when it first runs; from then on the folder is not needed.
+        model.embed_video({s.name: np.zeros((1, 1, s.frames, s.height, s.width, 3), np.uint8) for s in model.streams})
+    return model
+
+
+def portable_error(error: Exception) -> Exception:
+    """Return an error that can be pickled: the same, or a RuntimeError with its type and message."""
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception as problem:
+        return RuntimeError(f"{type(error).__name__}: {error} ({problem})")
+
+
+def check_version(version: str) -> None:
     """Raise ClusterError unless this machine has the version of Vitascope that runs the job."""
-    if (found := installed_version()) != wanted:
-        raise ClusterError(f"a worker has vitascope {found}; {wanted}, as where the job runs, was expected")
+    if (installed := installed_version()) != version:
+        raise ClusterError(f"a worker has vitascope {installed}; {version}, as where the job runs, was expected")
 
 
-def check_folders(wanted: Iterable[str]) -> None:
-    """Raise ClusterError unless this machine sees these folders. Without that each file of them would fail."""
-    for folder in wanted:
+def check_folders(folders: Iterable[str]) -> None:
+    """Raise ClusterError unless this machine has these folders. Without them each of their files would fail."""
+    for folder in folders:
         if not Path(folder).is_dir():
-            where = os.uname().nodename
+            host = os.uname().nodename
             raise ClusterError(
-                f"a worker on {where} does not see {folder}; a folder that all machines share was expected"
+                f"a worker on {host} does not see {folder}; a folder that all machines share was expected"
             )
