@@ -1,1 +1,1 @@
-"""The commands of this room."""
+"""Subcommands of `vitascope` that work on collections."""

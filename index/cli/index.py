@@ -1,165 +1,167 @@
-"""`vitascope index`: a folder, a file list, shards or URLs become searchable, here or at a running service."""
+"""`vitascope index`: index videos and images into a collection."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from index.cli.segment_options import add_segmentation
-from vitascope.cli.options import (
-    LocalOnlyAction,
-    add_bundle,
-    add_collection,
-    add_data,
-    add_engine,
-    add_model,
-    add_server,
-    server_url,
+from index.cli.backend import JSON, Backend, list_failures, list_notes, open_backend, require_success
+from index.cli.index_arguments import (
+    add_arguments,
+    parse_local_source,
+    parse_metadata,
+    parse_remote_source,
+    parse_segmentation,
 )
-from vitascope.cli.output import FILES_SHOWN, show_files
-from vitascope.errors import InvalidInput
+from vitascope.cli.options import server_url
+from vitascope.cli.output import ProgressBar, print_files
+from vitascope.errors import CollectionExists, CollectionNotFound, InvalidInput, VitascopeError
 
-EPILOG = """\
-Files are recognised by their content: what the collection has already is skipped, under any name, so the
-command can be repeated. Interrupted or killed, it goes on where it stopped. A file that cannot be read is
-listed with the reason, and the exit status is then 3.
-
-With --watch, a file that was replaced is read again, also by an older one and while nothing watched. --watch-delete
-removes no video whose folder or drive is away, and none while more than --max-delete have lost their files.
-
-A SOURCE is a folder; a file list (.csv, .tsv, .jsonl, .parquet) with a column of paths; WebDataset shards
-(.tar); a URL of a file or folder that fsspec can read; or single files.
-
-examples:
-  vitascope index ~/Videos
-  vitascope index ~/Videos --watch
-  vitascope index /mnt/cameras --watch --watch-delete --max-delete 0.5
-  vitascope index /mnt/cameras --collection cameras --metadata site=north --metadata year=2024
-  vitascope index lectures --clip-length 20 --clip-overlap 5
-  vitascope index films --segment shots --clip-longest 20
-  vitascope index talks --segment subtitles --subtitles en
-  vitascope index films.csv --path-column file --title-column name
-  vitascope index shards/*.tar
-  vitascope index s3://bucket/videos/
-  vitascope index /mnt/videos --ray auto
-  vitascope index ~/Videos --json | jq .failures
-  vitascope index ~/Videos --server http://127.0.0.1:8000               sends the files
-  vitascope index /mnt/videos --server http://search.lan --remote       a job, where they lie
-
-To a service, files are sent one after the other; what it has already is not sent. Subtitles beside a video stay here;
-those inside of it go along. Shards, and what --remote names, are read by the service, below its allowed roots.
-"""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
-    _add_source(parser)
-    add_segmentation(parser)
-    _add_watching(parser)
-    _add_cluster(parser)
-    for add_shared in (add_collection, add_data, add_bundle, add_engine, add_server, add_model):
-        add_shared(parser)
-
-
-def _add_source(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("source", nargs="+", metavar="SOURCE", help="folder, file list, shards, URL or files")
-    add("--flat", action="store_true", help="of a folder: not what is in folders below it")
-    add("--path-column", default="path", metavar="NAME", help="of a file list (default: %(default)s)")
-    add("--title-column", default="title", metavar="NAME", help="of a file list (default: %(default)s)")
-    add(
-        "--metadata",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="noted with every video added, for filters; numbers, true and false are taken as such",
-    )
-    add(
-        "--remote",
-        action="store_true",
-        help="with --server: SOURCE lies on the service's machine, where a job indexes it; nothing is sent",
-    )
-
-
-def _add_watching(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how a folder is watched")
-    group.add_argument(
-        "--watch",
-        action=LocalOnlyAction,
-        nargs=0,
-        const=True,
-        default=False,
-        help="follow the folder until Ctrl-C: index what comes, report what goes",
-    )
-    group.add_argument(
-        "--watch-delete",
-        action=LocalOnlyAction,
-        nargs=0,
-        const=True,
-        default=False,
-        help="with --watch: what goes is removed from the collection, too",
-    )
-    group.add_argument(
-        "--interval",
-        action=LocalOnlyAction,
-        type=float,
-        default=5.0,
-        metavar="S",
-        help="seconds between two looks (default: %(default)g)",
-    )
-    group.add_argument(
-        "--settle",
-        action=LocalOnlyAction,
-        type=float,
-        default=5.0,
-        metavar="S",
-        help="seconds for which a file must not change before it is taken as complete, or be gone before its video is "
-        "removed (default: %(default)g)",
-    )
-    group.add_argument(
-        "--max-delete",
-        action=LocalOnlyAction,
-        type=float,
-        default=0.2,
-        metavar="SHARE",
-        help="with --watch-delete: if more than this share of the folder's videos, 0 to 1, has lost its files, nothing "
-        "is removed until they are back; a single video always is (default: %(default)g)",
-    )
-
-
-def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("on a Ray cluster")
-    group.add_argument(
-        "--ray",
-        action=LocalOnlyAction,
-        metavar="ADDRESS",
-        help="decode and embed on a Ray cluster: HOST:PORT, auto (the one this machine belongs to) or local",
-    )
-    group.add_argument(
-        "--ray-actors",
-        action=LocalOnlyAction,
-        type=int,
-        default=0,
-        metavar="N",
-        help="workers (default: as many as it has CPUs for)",
-    )
+if TYPE_CHECKING:
+    from index.cli.local_backend import LocalBackend
+    from index.jobs.sources.source_types import FolderSource, Source
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    if (server := server_url(args)) is not None:
-        from index.cli.index_server import PATIENCE, index_there
-        from vitascope.client import Client
+    from index.jobs.sources.access_policy import is_url
 
-        with Client(server, timeout=PATIENCE) as client:
-            return {"collection": args.collection, **index_there(client, args)}
-    if args.remote:
-        raise InvalidInput("--remote: goes with --server URL, on whose machine SOURCE lies; --server was expected")
-    from index.cli.index_here import index_here
+    server = server_url(args)
+    if server is None:
+        if args.remote:
+            raise InvalidInput("--remote: only valid with --server URL")
+        result = _index_locally(args)
+    elif args.remote or is_url(args.source[0]):
+        with open_backend(args) as backend:
+            result = _index_by_job(backend, args, parse_remote_source(args))
+    else:
+        from index.cli.uploads import upload_source
 
-    return {"collection": args.collection, **index_here(args)}
+        result = upload_source(server, args)
+    return {"collection": args.collection, **result}
+
+
+def _index_locally(args: argparse.Namespace) -> dict[str, Any]:
+    from index.cli.local_backend import LocalBackend
+    from index.jobs.sources.source_types import source_dict
+
+    source = parse_local_source(args)
+    _check_ray(args)
+    with LocalBackend.from_args(args) as backend:
+        if args.watch or args.watch_delete:
+            folder = _check_watch(args, source)
+            ensure_collection(backend, args)
+            return _watch(backend, args, folder)
+        if args.ray is not None:
+            backend.use_ray(args.ray, args.ray_actors)
+        return _index_by_job(backend, args, source_dict(source))
+
+
+def _index_by_job(backend: Backend, args: argparse.Namespace, source: JSON) -> dict[str, Any]:
+    """Create a job, after finishing those that were interrupted, and wait for it. Raises Conflict if it fails."""
+    metadata, segmentation = parse_metadata(args), parse_segmentation(args)
+    is_new = ensure_collection(backend, args)
+    with ProgressBar("indexing", quiet=args.json) as bar:
+        resumed = [
+            require_success(backend.run_job(args.collection, job_id, bar.update))
+            for job_id in backend.interrupted_jobs(args.collection, source, metadata, segmentation)
+        ]
+        try:
+            job = backend.create_job(args.collection, source=source, metadata=metadata, segmentation=segmentation)
+        except VitascopeError:
+            if is_new:
+                backend.delete_collection(args.collection)
+            raise
+        job = require_success(backend.run_job(args.collection, job["id"], bar.update))
+    added = sum(each["counts"]["succeeded"] for each in [*resumed, job])
+    # The new job skips what the resumed ones have added.
+    skipped = job["counts"]["skipped"] - _count_added_before(backend, args.collection, job, resumed)
+    failed = job["counts"]["failed"] + job["counts"]["quarantined"]
+    collection = backend.get_collection(args.collection)
+    return {
+        "source": job["source"],
+        "job": job["id"],
+        "resumed": [each["id"] for each in resumed],
+        "files": added + skipped + failed,
+        "added": added,
+        "skipped": skipped,
+        "failed": failed,
+        "failures": list_failures(backend, args.collection, job["id"]),
+        "notes": [note for each in [*resumed, job] for note in list_notes(backend, args.collection, each["id"])],
+        "videos": collection["videos"],
+        "clips": collection["clips"],
+    }
+
+
+def ensure_collection(backend: Backend, args: argparse.Namespace) -> bool:
+    """Create the collection if it does not exist; return whether it was created."""
+    try:
+        backend.get_collection(args.collection)
+    except CollectionNotFound:
+        try:
+            backend.create_collection(args.collection, model=args.model)
+        except CollectionExists:  # another process was faster
+            return False
+        return True
+    return False
+
+
+def _count_added_before(backend: Backend, collection: str, job: JSON, resumed: list[JSON]) -> int:
+    """Count the files that ``job`` skipped because one of the ``resumed`` jobs had added them."""
+    if not resumed:
+        return 0
+    added = {
+        item["path"] for each in resumed for item in backend.iter_job_items(collection, each["id"], state="succeeded")
+    }
+    return sum(item["path"] in added for item in backend.iter_job_items(collection, job["id"], state="skipped"))
+
+
+def _check_watch(args: argparse.Namespace, source: Source) -> FolderSource:
+    from index.jobs.sources.source_types import FolderSource
+
+    if not args.watch:
+        raise InvalidInput("watch-delete: only valid with --watch")
+    if not isinstance(source, FolderSource):
+        raise InvalidInput(f"watch: {args.source[0]!r} is not a folder; a folder was expected")
+    for name in ("interval", "settle"):
+        if not 0 < getattr(args, name) < 1e6:
+            raise InvalidInput(f"{name}: {getattr(args, name)}; seconds above 0 were expected")
+    if not 0 <= args.max_delete <= 1:
+        raise InvalidInput(f"max-delete: {args.max_delete}; a ratio from 0 to 1 was expected")
+    return source
+
+
+def _check_ray(args: argparse.Namespace) -> None:
+    if args.ray is None and args.ray_actors:
+        raise InvalidInput("ray-actors: only valid with --ray")
+    if args.ray is not None and args.watch:
+        raise InvalidInput("ray: cannot be combined with --watch, which indexes on this machine")
+    if args.ray is not None and args.engine != "onnxruntime":
+        raise InvalidInput(f"engine: {args.engine!r} with --ray, whose workers run graphs; onnxruntime was expected")
+
+
+def _watch(backend: LocalBackend, args: argparse.Namespace, source: FolderSource) -> dict[str, Any]:
+    from index.cli.local_backend import job_options
+    from index.jobs.folder_watcher import WatchOptions, watch_folder
+
+    console = Console(highlight=False)
+
+    def print_event(event: Mapping[str, Any]) -> None:
+        if args.json:
+            print(json.dumps(event, ensure_ascii=False), flush=True)
+        else:
+            detail = f": {event['reason']}" if event.get("reason") else ""
+            console.print(escape(f"{event['event']}  {event['path']}{detail}"), soft_wrap=True)
+
+    collection = backend.open_collection(args.collection)
+    collection.require_fingerprint(backend.model.bundle.fingerprint)
+    options = job_options(parse_metadata(args), parse_segmentation(args))
+    watch = WatchOptions(source, options, args.interval, args.settle, args.watch_delete, args.max_delete)
+    return watch_folder(collection, backend.model, watch, print_event).summary(collection, source)
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -169,27 +171,19 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"[bold]{escape(result['collection'])}[/bold] has {result['videos']} videos, {result['clips']} clips"
     )
     if "gone" in result:
-        _show_watched(result, console)
-    _show_files(console, [(f["file"], f["reason"] or "") for f in result["failures"]], result["failed"], "reason")
-    _show_files(console, [(n["file"], n["note"]) for n in result["notes"]], len(result["notes"]), "note")
+        _show_removed_files(result, console)
+    print_files(console, [(failure["file"], failure["reason"] or "") for failure in result["failures"]], "reason")
+    print_files(console, [(note["file"], note["note"]) for note in result["notes"]], "note")
 
 
-def _show_watched(result: dict[str, Any], console: Console) -> None:
-    """What became of files that went while the folder was watched."""
+def _show_removed_files(result: dict[str, Any], console: Console) -> None:
+    """Print what happened to the videos of files that disappeared from a watched folder."""
     if result["gone"]:
-        console.print(f"{result['gone']} lost their file, {result['removed']} of them removed")
+        console.print(f"{result['gone']} files removed, {result['removed']} of their videos deleted")
     if result["held_videos"]:
         reason = f": {escape(result['held_reason'])}" if result["held_reason"] else ""
-        console.print(f"[red]{result['held_videos']} not removed[/red]{reason}")
-    _show_files(
-        console, [(a["path"], a["reason"]) for a in result["unavailable"]], len(result["unavailable"]), "unavailable"
-    )
-
-
-def _show_files(console: Console, listed: list[tuple[str, str]], count: int, what: str) -> None:
-    show_files(console, listed, what)
-    if (more := count - FILES_SHOWN) > 0:
-        console.print(f"and {more} more; --json lists them")
+        console.print(f"[red]{result['held_videos']} not deleted[/red]{reason}")
+    print_files(console, [(folder["path"], folder["reason"]) for folder in result["unavailable"]], "unavailable")
 
 
 COMMANDS = {"index": (add_arguments, run, show)}

@@ -1,42 +1,36 @@
-"""`vitascope jobs`: indexing jobs of a collection, here or at a running service."""
+"""`vitascope jobs`: list, show, control and follow indexing jobs."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from index.cli.paging import check_limit
-from index.cli.places import opened_collection
-from index.cli.record_ids import record_number
-from index.cli.running import check_succeeded
-from vitascope.cli.options import (
-    add_bundle,
-    add_collection,
-    add_data,
-    add_engine,
-    add_server,
-    server_url,
+from index.cli.backend import (
+    JSON,
+    Backend,
+    collect_pages,
+    list_failures,
+    open_backend,
+    parse_id,
+    require_success,
 )
-from vitascope.cli.output import FILES_SHOWN, plain_table, show_files
+from vitascope.cli.options import add_bundle, add_collection, add_data, add_engine, add_server
+from vitascope.cli.output import ProgressBar, plain_table, print_files
+from vitascope.job_states import JOB_STATES
 
-STATES = ("queued", "running", "paused", "succeeded", "failed", "cancelled")
-STEERING = {
-    "pause": "let a job rest, at once or after the files at hand",
-    "resume": "queue a paused job again",
-    "retry": "queue a finished job again for what failed",
-    "cancel": "end a job, at once or after the files at hand",
-}
 EPILOG = """\
-A queued job is run by the service that has the data folder. Where there is none, `follow` runs it: it stays with a job
-until it has ended, whoever runs it. `follow` exits with 3 where files failed, and with 2 where the job did.
+Queued jobs are run by the service of the data folder. Without a service, `follow` runs the job.
+`follow` waits until the job has finished; its exit status is 3 if files failed and 2 if the job
+failed.
 
 examples:
   vitascope jobs list --state running
-  vitascope jobs show 3                          how far it is, and which files failed
+  vitascope jobs show 3
   vitascope jobs retry 3 && vitascope jobs follow 3
   vitascope jobs pause 3 --collection cameras --server http://127.0.0.1:8000
 """
@@ -46,87 +40,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
 
-    def action(name: str, summary: str) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    def add_action(name: str, summary: str) -> argparse.ArgumentParser:
+        action = actions.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         if name != "list":
-            sub.add_argument("id", metavar="ID", help="of a job")
+            action.add_argument("id", metavar="ID", help="id of the job")
         for add in (add_collection, add_data, add_server):
-            add(sub)
-        return sub
+            add(action)
+        return action
 
-    listing = action("list", "list jobs, newest first")
-    listing.add_argument("--state", choices=STATES, help="only jobs in this state")
-    listing.add_argument("--limit", type=int, default=100, metavar="N", help="jobs (default: %(default)s)")
-    listing.add_argument("--cursor", metavar="CURSOR", help="next_cursor of an answer: its next page")
-    action("show", "tell of a job and the files that failed")
-    for name, summary in STEERING.items():
-        action(name, summary)
-    follow = action("follow", "stay with a job until it has ended")
+    list_action = add_action("list", "list jobs, newest first")
+    list_action.add_argument("--state", choices=JOB_STATES, help="only jobs in this state")
+    list_action.add_argument(
+        "--limit", type=int, default=100, metavar="N", help="maximum number (default: %(default)s)"
+    )
+    list_action.add_argument("--cursor", metavar="CURSOR", help="next_cursor of the previous page")
+    add_action("show", "show a job and its failed files")
+    add_action("pause", "pause a job, at once or after the files in progress")
+    add_action("resume", "queue a paused job again")
+    add_action("retry", "queue a finished job again for its failed files")
+    add_action("cancel", "cancel a job, at once or after the files in progress")
+    follow = add_action("follow", "wait until a job has finished")
     add_bundle(follow)
     add_engine(follow)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    if args.action != "list":
+        parse_id("id", args.id)
+    with open_backend(args) as backend:
+        return {"action": args.action, "collection": args.collection, **_run_action(backend, args)}
+
+
+def _run_action(backend: Backend, args: argparse.Namespace) -> dict[str, Any]:
+    changes: dict[str, Callable[[str, str], JSON]] = {
+        "pause": backend.pause_job,
+        "resume": backend.resume_job,
+        "retry": backend.retry_job,
+        "cancel": backend.cancel_job,
+    }
+    if args.action in changes:
+        return {"job": changes[args.action](args.collection, args.id)}
     if args.action == "list":
-        check_limit(args.limit)
-    else:
-        record_number("id", args.id)
-    if (server := server_url(args)) is not None:
-        from index.cli import jobs_server
-        from vitascope.client import Client
 
-        with Client(server) as client:
-            done = jobs_server.ACTIONS[args.action](client, args)
-    else:
-        from index.cli import jobs_here
+        def get_page(limit: int, cursor: str | None) -> JSON:
+            return backend.list_jobs(args.collection, state=args.state, limit=limit, cursor=cursor)
 
-        with opened_collection(args, args.collection) as collection:
-            done = jobs_here.ACTIONS[args.action](collection, args)
-    if args.action == "follow":
-        check_succeeded(done["job"])
-        counts = done["job"]["counts"]
-        done["failed"] = counts["failed"] + counts["quarantined"]
-    return {"action": args.action, "collection": args.collection, **done}
+        return collect_pages(get_page, "jobs", args.limit, args.cursor)
+    if args.action == "show":
+        job = backend.get_job(args.collection, args.id)
+        return {"job": job, "failures": list_failures(backend, args.collection, args.id)}
+    with ProgressBar("indexing", quiet=args.json) as bar:
+        job = require_success(backend.follow_job(args.collection, args.id, bar.update))
+    failed = job["counts"]["failed"] + job["counts"]["quarantined"]
+    return {"job": job, "failures": list_failures(backend, args.collection, args.id), "failed": failed}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
-    """A table of jobs, and where one is looked at, the files that failed."""
+    """Print a table of jobs; for a single one also its failed files."""
     jobs = result["jobs"] if result["action"] == "list" else [result["job"]]
     if not jobs:
-        console.print("no jobs")
+        console.print("No jobs")
         return
-    table = plain_table(">id", "state", ">files", ">done", ">failed", "begun", "source", "")
+    table = plain_table(">id", "state", ">files", ">done", ">failed", "created", "source", "")
     for job in jobs:
-        counts = job["counts"]
-        failed = counts["failed"] + counts["quarantined"]
-        state = f"{job['state']}, to {job['requested']}" if job["requested"] else job["state"]
+        failed = job["counts"]["failed"] + job["counts"]["quarantined"]
         table.add_row(
             job["id"],
-            state,
+            f"{job['state']} ({job['requested']} requested)" if job["requested"] else job["state"],
             str(job["total"]) if job["total"] else "-",
             str(job["done"]),
             f"[red]{failed}[/red]" if failed else "0",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(job["created_at"])),
-            escape(_source(job["source"])),
+            escape(_format_source(job["source"])),
             f"[red]{escape(job['error'])}[/red]" if job["error"] else "",
         )
     console.print(table)
-    if result["action"] == "list":
-        if result["next_cursor"] is not None:
-            console.print(f"there are more: --cursor {result['next_cursor']}")
-        return
+    if result["action"] == "list" and result["next_cursor"] is not None:
+        console.print(f"Next page: --cursor {result['next_cursor']}")
     failures = [(failure["file"], failure["reason"] or "") for failure in result.get("failures", [])]
-    show_files(console, failures, "reason")
-    if (more := len(failures) - FILES_SHOWN) > 0:
-        console.print(f"and {more} more; --json lists them")
+    print_files(console, failures, "reason")
 
 
-def _source(source: dict[str, Any]) -> str:
-    """In a few words."""
-    named = source.get("files") or source.get("shards")
-    if named is None:
+def _format_source(source: JSON) -> str:
+    names = source.get("files") or source.get("shards")
+    if names is None:
         return str(source.get("folder") or source.get("file") or source["url"])
-    return str(named[0]) if len(named) == 1 else f"{named[0]} and {len(named) - 1} more"
+    return str(names[0]) if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
 
 
 COMMANDS = {"jobs": (add_arguments, run, show)}

@@ -1,4 +1,4 @@
-"""`vitascope orphans`: media files of a data folder that nothing needs."""
+"""`vitascope orphans`: media files of a data folder that nothing refers to."""
 
 from __future__ import annotations
 
@@ -9,42 +9,44 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from index.cli.places import opened_library
 from vitascope.cli.options import add_data
 from vitascope.cli.output import plain_table
 
 EPILOG = """\
-Vitascope removes a media file only with the video or job that needed it. What is left over in other ways (files that
-were put there by hand, a catalogue that was replaced by an older one, kills of version 0.2.0) stays, and is listed
-here. Files of collections that cannot be opened are listed and never removed. A service may go on meanwhile.
+Vitascope deletes a media file together with the video or job that needed it. Other leftovers (files
+added by hand, a catalogue replaced by an older one, processes of version 0.2.0 that were killed)
+are listed here. Files of collections that cannot be opened are listed and never removed. A service
+may run meanwhile.
 
 examples:
-  vitascope orphans                             path, size and reason of each
-  vitascope orphans --remove                    and removes them
+  vitascope orphans                             list path, size and reason
+  vitascope orphans --remove                    delete them
   vitascope orphans --json | jq -r '.orphans[].file'
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("--remove", action="store_true", help="remove them, but for those that may be needed")
+    parser.add_argument("--remove", action="store_true", help="delete the files, except those that may be needed")
     add_data(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    from index.cli.local_backend import LocalBackend
     from index.orphans import find_orphans, remove_orphans
 
-    with opened_library(args) as library:
-        removed = remove_orphans(library) if args.remove else []
-        left = find_orphans(library)
+    with LocalBackend.from_args(args) as backend:
+        removed = remove_orphans(backend.store()) if args.remove else []
+        remaining = find_orphans(backend.store())
+    orphans = [*removed, *remaining]
     return {
         "data": str(args.data),
         "orphans": [
-            {"file": str(one.file), "bytes": one.bytes, "reason": one.reason, "removed": one in removed}
-            for one in [*removed, *left]
+            {"file": str(orphan.file), "bytes": orphan.bytes, "reason": orphan.reason, "removed": orphan in removed}
+            for orphan in orphans
         ],
         "removed": len(removed),
-        "bytes": sum(one.bytes for one in [*removed, *left]),
+        "bytes": sum(orphan.bytes for orphan in orphans),
     }
 
 

@@ -1,11 +1,10 @@
-"""Records as the command prints them in JSON: with the keys of the service's answers, so that a script need not know
-which of both has worked. What only one of them knows is null from the other: ``path`` and ``vectors`` of a service,
-``compatible`` and addresses of what is done here.
+"""Records of a data folder as the JSON of the HTTP API.
+
+Fields that only a service knows are null: ``compatible`` and URLs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
     from index.search.search import RankedHit, SearchResult
 
 JSON = dict[str, Any]
-ADDRESSES: JSON = {"media_url": None, "thumbnail_url": None}
+_NO_URLS: JSON = {"media_url": None, "thumbnail_url": None}
 
 
-def collection_here(collection: Collection) -> JSON:
-    """What a collection is and holds. Raises StorageError."""
+def collection_view(collection: Collection) -> JSON:
+    """Return a collection, with ``vectors``: where they are stored. Raises StorageError."""
     stats, index = collection.stats(), collection.index_state()
     return {
         "name": collection.name,
@@ -40,13 +39,8 @@ def collection_here(collection: Collection) -> JSON:
     }
 
 
-def collection_there(told: Mapping[str, Any]) -> JSON:
-    """The same of what a service told."""
-    return {**told, "vectors": None}
-
-
-def video_here(collection: Collection, video: Video) -> JSON:
-    """A video, without its clips. ``path``: where its file is on this machine."""
+def video_view(collection: Collection, video: Video) -> JSON:
+    """Return a video without its clips, with the ``path`` of its file."""
     return {
         "id": str(video.id),
         "title": video.title,
@@ -58,40 +52,30 @@ def video_here(collection: Collection, video: Video) -> JSON:
         "metadata": dict(video.metadata),
         "clips": video.clip_count,
         "added_at": video.added_at,
-        **ADDRESSES,
+        **_NO_URLS,
         "path": str(collection.media_path(video)) if collection.owns(video) else video.path,
     }
 
 
-def video_there(told: Mapping[str, Any]) -> JSON:
-    """The same of what a service told, which keeps paths to itself."""
-    return {**told, "path": None}
+def clip_view(clip: Clip) -> JSON:
+    """Return a clip of a video."""
+    return {"id": str(clip.id), "start": clip.start, "end": clip.end, "text": clip.text, **_NO_URLS}
 
 
-def span_here(clip: Clip) -> JSON:
-    """A clip of a video that is looked at."""
-    return {"id": str(clip.id), "start": clip.start, "end": clip.end, "text": clip.text, **ADDRESSES}
-
-
-def result_here(collection: Collection, result: SearchResult) -> JSON:
-    """A clip, event or video that a search found."""
+def result_view(collection: Collection, result: SearchResult) -> JSON:
+    """Return a search result."""
     return {
-        **_clip(result.best),
+        **_hit_view(result.best),
         "start": result.start,
         "end": result.end,
-        "video": video_here(collection, result.best.hit.video),
-        "clips": [_clip(clip) for clip in result.clips] or None,
+        "video": video_view(collection, result.best.hit.video),
+        "clips": [_hit_view(clip) for clip in result.clips] or None,
         "clip_count": result.clip_count if result.clips else None,
     }
 
 
-def result_there(told: Mapping[str, Any]) -> JSON:
-    """The same of what a service told."""
-    return {**told, "video": video_there(told["video"])}
-
-
-def job_here(job: Job) -> JSON:
-    """An indexing job."""
+def job_view(job: Job) -> JSON:
+    """Return a job."""
     from index.jobs.sources.source_types import source_dict
 
     return {
@@ -112,7 +96,7 @@ def job_here(job: Job) -> JSON:
     }
 
 
-def _clip(ranked: RankedHit) -> JSON:
+def _hit_view(ranked: RankedHit) -> JSON:
     hit = ranked.hit
     return {
         "clip_id": str(hit.clip_id),
@@ -123,5 +107,5 @@ def _clip(ranked: RankedHit) -> JSON:
         "match": ranked.match,
         "fused": ranked.fused,
         "ranks": {"similarity": ranked.ranks.similarity, "words": ranked.ranks.words},
-        **ADDRESSES,
+        **_NO_URLS,
     }

@@ -91,15 +91,17 @@ def test_files_that_are_restored_lie_in_folders_that_were_allowed(
     assert [one["name"] for one in run_json(capsys, "collection", "list")["collections"]] == ["videos"]
 
 
-def test_for_people_it_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_output_says_what_was_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collection", "list"]) == 0
-    assert capsys.readouterr().out == "no collections\n"
+    assert capsys.readouterr().out == "No collections\n"
     assert main(["collection", "create", "small", "--token-encoding", "float16"]) == 0
-    assert "collection small made, tokens as float16" in capsys.readouterr().out
+    assert "collection small created, token encoding float16" in capsys.readouterr().out
     assert main(["collection", "backup", "small", str(tmp_path / "b")]) == 0
-    assert f"{tmp_path / 'b'}: collection small, " in capsys.readouterr().out
+    assert f"collection small backed up to {tmp_path / 'b'}: " in capsys.readouterr().out
     assert main(["collection", "set", "small", "--index-kind", "hnsw"]) == 0
-    assert capsys.readouterr().out == "collection small: index hnsw, flat serves\n"  # until there is enough for a graph
+    assert (
+        capsys.readouterr().out == "collection small: index kind hnsw, flat in use\n"
+    )  # until there is enough for a graph
     (tmp_path / "data" / "collections" / "broken").mkdir()
     (tmp_path / "data" / "collections" / "broken" / "catalogue.sqlite3").write_text("x" * 200)
     assert main(["collection", "list"]) == 0
@@ -130,8 +132,8 @@ def test_vectors_in_milvus(
     try:
         assert main(["collection", "drop", "videos", "--yes"]) == 0
         said = " ".join(capsys.readouterr().out.split())
-        assert "collection videos dropped" in said
-        assert f"{milvus.url} did not answer: its collection vitascope_" in said
+        assert "collection videos deleted" in said
+        assert f"{milvus.url} did not respond; its collection vitascope_" in said
     finally:
         milvus.start()
 
@@ -170,7 +172,7 @@ def test_another_bundle_takes_over(
     assert main(["collection", "reembed", "videos", "--bundle", other]) == 3
     said = capsys.readouterr().out
     assert "green.png: no such file" in said
-    assert "the collection stays as it was" in said
+    assert "the collection is unchanged" in said
     (tmp_path / "green.png").rename(pictures / "green.png")
     done = run_json(capsys, "collection", "reembed", "videos", "--bundle", other)
     assert (done["switched"], done["embedded"], done["failures"]) == (True, 1, [])

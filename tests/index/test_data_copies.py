@@ -193,4 +193,4 @@ def test_the_command_says_what_it_did(
     assert "films, talks restored from" in capsys.readouterr().out
     assert main(["backup", str(backups), "--keep", "0", "--data", str(data)]) == 2
     assert main(["backup", str(backups), "--root", "/videos", "--data", str(data)]) == 2
-    assert "--root: goes with --restore" in capsys.readouterr().err
+    assert "--root: only valid with --restore" in capsys.readouterr().err

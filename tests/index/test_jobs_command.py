@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from index.cli import jobs_here
+from index.cli import local_backend
 from index.collection_store import CollectionStore
 from index.jobs.jobs import create_job, pause, resume
 from index.jobs.records import JobOptions
@@ -56,7 +56,7 @@ def test_every_file_that_failed_is_told(
         files = [failure["file"] for failure in told["failures"]]
         assert (len(files), len(set(files)), files[-1]) == (1100, 1100, "films.csv, line 1101")
     assert main(["jobs", "show", "1"]) == 0
-    assert "and 1080 more; --json lists them" in capsys.readouterr().out
+    assert "and 1080 more; --json lists all" in capsys.readouterr().out
 
 
 def test_a_job_that_rests_is_waited_for(
@@ -72,9 +72,9 @@ def test_a_job_that_rests_is_waited_for(
         if len(looks) == 3:
             resume(collection, job.id)
 
-    monkeypatch.setattr(jobs_here, "time", SimpleNamespace(sleep=look_later))
+    monkeypatch.setattr(local_backend, "time", SimpleNamespace(sleep=look_later))
     assert main(WORDS) == 0
-    assert looks == [jobs_here.LOOK_SECONDS] * 3
+    assert looks == [local_backend.POLL_SECONDS] * 3
     assert json.loads(capsys.readouterr().out)["job"]["state"] == "succeeded"
 
 

@@ -82,7 +82,7 @@ def test_negative_numbers_are_values_of_options(
     assert ranked[0] == "green"
     assert ranked[-1] == "red"  # the negative weight puts what the sentence describes last
     assert main(["search", "a red thing", "--like", leaf, "--weights", "-0.5,one"]) == 2
-    assert "weights: '-0.5,one'; numbers with commas between them were expected" in capsys.readouterr().err
+    assert "weights: '-0.5,one'; numbers separated by commas were expected" in capsys.readouterr().err
 
 
 def test_words_of_titles_count_on_request(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,8 +109,8 @@ def test_less_similar_ones_are_left_out(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "nothing to look for"),
-        (["a dog", "--weights", "1,2"], "are 2; 1 were expected"),
+        ([], "query: it is empty"),
+        (["a dog", "--weights", "1,2"], "has 2; 1 were expected"),
         (["a dog", "--weights", "much"], "weights: 'much'"),
         (["--like", "no-such-file.png"], "no-such-file.png"),
         (["--like-clip", "first"], "like-clip: 'first'"),

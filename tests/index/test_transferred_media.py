@@ -144,7 +144,7 @@ def test_the_command_says_what_is_not_in_a_backup_and_what_is_missing_afterwards
     assert run(capsys, "collection", "backup", "videos", backup)["media_not_included"] == left_out
     assert run(capsys, "collection", "export", "videos", export)["media_not_included"] == left_out
     assert main(["collection", "backup", "videos", backup]) == 0
-    assert "3 media files that it owns (18 bytes) are not in it" in " ".join(capsys.readouterr().out.split())
+    assert "3 media files of the collection (18 bytes) are not included" in " ".join(capsys.readouterr().out.split())
     again = run(capsys, "collection", "restore", backup, "again")
     assert (again["missing"], again["missing_media"]) == (0, [])
 
@@ -161,7 +161,7 @@ def test_the_command_says_what_is_not_in_a_backup_and_what_is_missing_afterwards
     }
     assert main(["collection", "restore", backup, "more"]) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "3 videos have no media file here" in told
+    assert "The media files of 3 videos are missing" in told
     assert "video 1" in told
 
     copies = tmp_path / "copies"

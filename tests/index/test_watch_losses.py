@@ -411,7 +411,7 @@ def test_the_command_says_what_it_does_not_delete(tmp_path: Path, folder: Path, 
     assert [line.split()[0] for line in lines] == ["gone", "gone", "held"], lines
     assert "2 of 4 videos have lost their file" in lines[2]
     assert "4 added, 0 skipped" in rest
-    assert "2 not removed: 2 of 4 videos have lost their file" in rest
+    assert "2 not deleted: 2 of 4 videos have lost their file" in rest
     assert (process.returncode, errors) == (3, "")
     with command(folder, tmp_path / "data", small_bundle, "--watch-delete", "--max-delete", "1") as process:
         assert process.stdout is not None
@@ -419,5 +419,5 @@ def test_the_command_says_what_it_does_not_delete(tmp_path: Path, folder: Path, 
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=PATIENCE)
     assert [line.split()[0] for line in lines] == ["gone", "gone", "removed", "removed"]
-    assert "2 lost their file, 2 of them removed" in rest
+    assert "2 files removed, 2 of their videos deleted" in rest
     assert (process.returncode, errors) == (0, "")

@@ -171,7 +171,7 @@ def plain(text: str, place: Place) -> list[list[str]]:
     """Words of the lines, sorted, without ids. A file here is named by its path, at a service by the video's title."""
     text = re.sub(r"\S*/(red|green|blue)\.mp4", r"\1", text.replace(place.meant["OUT"], "OUT"))
     text = re.sub(r"(?m)^ *\d+ +(?=[a-z]+ +\d:)|(?<=video )\d+ |(?<=\d:\d\d-\d:\d\d) +\d+", "", text)
-    text = re.sub(r"(?m)^\d+ media files that it owns .*\n", "", text)
+    text = re.sub(r"(?m)^\d+ media files of the collection .*\n", "", text)
     text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d|[\d.]+ (bytes|[kM]B)|--cursor \S+", "…", text)
     return sorted(line.split() for line in text.splitlines())
 
@@ -292,12 +292,12 @@ NO = "http://127.0.0.1:1"
         (["search", "red", "--data", "x"], f"--data: says how it is done here, but {NO} is to do it; --local was"),
         (["score", "a.mp4", "red", "--device", "cpu"], "--device: says how it is done here"),
         (["index", ".", "--watch"], "--watch: says how it is done here"),
-        (["index", "a.tar"], "is a shard, which is not sent; --remote or --local was expected"),
-        (["collection", "import", "a", "b"], "import: http://127.0.0.1:1 makes no collection of files; --local on its"),
-        (["collection", "restore", "a", "b"], "--local on its machine, with its data folder, was expected"),
+        (["index", "a.tar"], "shards cannot be uploaded; --remote or --local was expected"),
+        (["collection", "import", "a", "b"], "import: not supported by http://127.0.0.1:1; --local was expected"),
+        (["collection", "restore", "a", "b"], "--local was expected, on the machine of the service"),
         (["collection", "create", "a", "--vectors", "faiss"], "--vectors: says how it is done here"),
         (["models", "list", "--local"], "--server URL was expected"),
-        (["index", ".", "--remote", "--local"], "--remote: goes with --server URL"),
+        (["index", ".", "--remote", "--local"], "--remote: only valid with --server URL"),
         (["jobs", "list", "--local", "--data", "nowhere"], "'nowhere' holds no collections"),
     ],
 )

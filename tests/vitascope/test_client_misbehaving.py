@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from index.cli.paging import gathered
+from index.cli.backend import collect_pages
 from tests.vitascope.local_server import CLIENTS, Exchange, call, server
 from vitascope.client import Client, RetryConfig, ServiceError
 
@@ -55,7 +55,7 @@ def test_commands_that_list_follow_no_page_for_ever() -> None:
         Client(url) as client,
         pytest.raises(ServiceError, match="the same next_cursor twice"),
     ):
-        gathered(lambda limit, cursor: client.list_jobs("films", limit=limit, cursor=cursor), "jobs", 10, None)
+        collect_pages(lambda limit, cursor: client.list_jobs("films", limit=limit, cursor=cursor), "jobs", 10, None)
     assert len(requests) == 2
 
 

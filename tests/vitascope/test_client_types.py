@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from tests.chaos import only_by_chaos
+from vitascope import job_states
 from vitascope.client import AsyncClient, Client, request_types
 
 ROOT = Path(__file__).parents[2]
@@ -168,8 +169,8 @@ def test_each_method_returns_what_its_operation_answers_and_no_operation_is_miss
         (request_types.IndexKind, "CollectionChanges", "index_kind"),
         (request_types.TokenEncoding, "NewCollection", "token_encoding"),
         (request_types.Group, "SearchRequest", "group"),
-        (request_types.JobState, "Job", "state"),
-        (request_types.ItemState, "JobItem", "state"),
+        (job_states.JobState, "Job", "state"),
+        (job_states.ItemState, "JobItem", "state"),
         (request_types.OperationKind, "Operation", "kind"),
         (request_types.DeliveryState, "Delivery", "state"),
         (request_types.WebhookEvent, "Delivery", "type"),

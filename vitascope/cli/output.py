@@ -24,7 +24,7 @@ def print_json(result: dict[str, Any]) -> None:
     print()
 
 
-FILES_SHOWN = 20
+MAX_FILES = 20
 
 
 def print_mapping(result: dict[str, Any], console: Console) -> None:
@@ -88,14 +88,16 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, total=total, note=escape(note[-40:]))
 
 
-def show_files(console: Console, listed: list[tuple[str, str]], what: str) -> None:
-    """A table of the first ``FILES_SHOWN`` (file, words), where there are any; ``what`` names the words."""
-    if not listed:
+def print_files(console: Console, rows: list[tuple[str, str]], column: str) -> None:
+    """Print a table of the first `MAX_FILES` rows (file, text), if any; ``column`` is the title of the text."""
+    if not rows:
         return
-    table = plain_table("file", what)
-    for file, words in listed[:FILES_SHOWN]:
-        table.add_row(escape(file), escape(words))
+    table = plain_table("file", column)
+    for file, text in rows[:MAX_FILES]:
+        table.add_row(escape(file), escape(text))
     console.print(table)
+    if len(rows) > MAX_FILES:
+        console.print(f"and {len(rows) - MAX_FILES} more; --json lists all")
 
 
 def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -16,10 +16,10 @@ from vitascope.client.compat import sleep_async
 from vitascope.client.errors import ServiceError
 from vitascope.client.progress import job_progress
 from vitascope.client.request_building import JSON, api_path, drop_none, idempotency_header
-from vitascope.client.request_types import ItemState, JobEvent, JobState, Metadata
+from vitascope.client.request_types import JobEvent, Metadata
 from vitascope.client.retry import RetryConfig
 from vitascope.client.sse import EventStreamParser
-from vitascope.job_states import FINAL_JOB_STATES
+from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
 EVENT_STREAM = "text/event-stream"
 QUIET_SECONDS = 45.0

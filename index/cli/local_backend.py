@@ -1,0 +1,420 @@
+"""Collections in a data folder, for commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from index.cli.backend import JSON, OnProgress
+from index.cli.views import clip_view, collection_view, job_view, result_view, video_view
+from index.collection import Collection
+from index.collection_store import TOKEN_ENCODING, CollectionStore
+from index.jobs import jobs as index_jobs
+from index.jobs.records import Job, JobItem, JobOptions
+from index.jobs.sources.source_types import Source, read_source
+from index.pagination import decode_cursor, paginate
+from index.storage.filters import parse_filter
+from vitascope.cli.options import collections_folder, default_roots, default_vectors
+from vitascope.engines.onnx_runtime import Device
+from vitascope.errors import CollectionNotFound, Conflict, VitascopeError
+from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
+from vitascope.model import Model
+
+if TYPE_CHECKING:
+    from index.integrations.ray.executor import RayCluster
+    from index.search.request import GroupBy
+    from index.transfer.media_paths import AllowedPaths
+
+POLL_SECONDS = 0.5
+"""Interval for jobs that another process runs or that are paused."""
+MISSING_HINT = "`vitascope index FOLDER` creates one"
+
+
+class LocalBackend:
+    """A data folder; collections and the model are opened when they are needed.
+
+    Args:
+        data: the data folder.
+        bundle, threads, device, engine: arguments of ``Model.open``.
+        vectors: where vectors of new collections are stored; by default VITASCOPE_VECTOR_STORE.
+        roots: folders that may contain the media files of restored or imported collections.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        *,
+        bundle: Path | None = None,
+        threads: int = 0,
+        device: Device = "auto",
+        engine: str = "onnxruntime",
+        vectors: str | None = None,
+        roots: Sequence[Path] | None = None,
+    ) -> None:
+        self.data = data
+        self.vectors = vectors
+        self.roots = roots
+        self._bundle = bundle
+        self._threads = threads
+        self._device = device
+        self._engine = engine
+        self._store: CollectionStore | None = None
+        self._cluster: RayCluster | None = None
+        self._stack = ExitStack()
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Self:
+        """Create a backend from the options of `vitascope.cli.options`."""
+        names = ("bundle", "threads", "device", "engine", "vectors", "roots")
+        return cls(args.data, **{name: getattr(args, name) for name in names if hasattr(args, name)})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @cached_property
+    def model(self) -> Model:
+        """The model. With a Ray cluster it runs on the CPU: the cluster embeds the videos."""
+        assert self._bundle is not None
+        device = self._device if self._cluster is None else "cpu"
+        return Model.open(self._bundle, threads=self._threads, device=device, engine=self._engine)
+
+    def store(self, *, create: bool = False) -> CollectionStore:
+        """Return the collections of the data folder. Raises CollectionNotFound if there are none and not ``create``."""
+        if self._store is None:
+            folder = collections_folder(self.data)
+            if not create and not folder.is_dir():  # CollectionStore would create it
+                raise CollectionNotFound(f"data: {str(self.data)!r} holds no collections; {MISSING_HINT}")
+            store = CollectionStore(folder, vectors=self.vectors or default_vectors())
+            self._store = self._stack.enter_context(store)
+        return self._store
+
+    def open_collection(self, name: str) -> Collection:
+        """Return an open collection. Raises CollectionNotFound, which names the existing ones."""
+        store = self.store()
+        names = store.names()
+        if name not in names:
+            existing = f"there are {', '.join(names)}" if names else "there is none"
+            raise CollectionNotFound(f"collection: {name!r} is not in {self.data}; {existing}. {MISSING_HINT}")
+        return store.open(name)
+
+    def allowed_paths(self) -> AllowedPaths:
+        """Return the folders for media files of restored or imported collections. Raises InvalidInput."""
+        from index.transfer.media_paths import AllowedPaths
+
+        return AllowedPaths(default_roots() if self.roots is None else self.roots, self.data)
+
+    def use_ray(self, address: str, actors: int) -> None:
+        """Run jobs on a Ray cluster, with ``actors`` workers (0: one per CPU). Raises ClusterError."""
+        from index.integrations.ray.executor import RayCluster, connect
+
+        self._stack.enter_context(connect(address))
+        self._cluster = RayCluster(actors, self._threads or 1, self._device)
+        self._cluster.size()  # fails before a job is created
+
+    # Collections
+
+    def list_collections(self) -> JSON:
+        """Return ``collections``, ``unreadable`` names, and ``errors`` by name."""
+        if not collections_folder(self.data).is_dir():
+            return {"collections": [], "unreadable": [], "errors": {}}
+        store = self.store()
+        collections, errors = [], {}
+        for name in store.names():
+            try:
+                collections.append(collection_view(store.open(name)))
+            except VitascopeError as error:
+                errors[name] = str(error)
+        return {"collections": collections, "unreadable": list(errors), "errors": errors}
+
+    def get_collection(self, name: str) -> JSON:
+        return collection_view(self.open_collection(name))
+
+    def create_collection(
+        self,
+        name: str,
+        *,
+        index_kind: str | None = None,
+        token_encoding: str | None = None,
+        model: str | None = None,
+    ) -> JSON:
+        from index.vectors.faiss_kinds import AUTO, check_setting
+        from vitascope.bundle.bundle import Bundle
+        from vitascope.visual_token_codec import check_encoding
+
+        assert self._bundle is not None
+        encoding = TOKEN_ENCODING if token_encoding is None else check_encoding(token_encoding)
+        kind = AUTO if index_kind is None else check_setting(index_kind)
+        manifest = Bundle.open(self._bundle).manifest
+        collection = self.store(create=True).create(name, manifest, token_encoding=encoding, index_kind=kind)
+        return collection_view(collection)
+
+    def update_collection(self, name: str, *, index_kind: str) -> JSON:
+        collection = self.open_collection(name)
+        collection.set_index_kind(index_kind)
+        collection.wait_for_index()  # the next process would have to start an unfinished build again
+        return collection_view(collection)
+
+    def delete_collection(self, name: str) -> list[str]:
+        return self.store().drop(name)
+
+    def backup_collection(self, name: str, file: Path, on_progress: OnProgress) -> JSON:
+        from index.transfer.backup import back_up
+        from index.transfer.media_links import owned_media
+
+        collection = self.open_collection(name)
+        size = back_up(collection, file, _without_note(on_progress))
+        return {"bytes": size, "media_not_included": asdict(owned_media(collection))}
+
+    def restore_collection(self, name: str, file: Path, on_progress: OnProgress) -> JSON:
+        """Create a collection from a backup; return it with ``missing_media``."""
+        from index.transfer.backup import restore
+
+        allowed, update = self.allowed_paths(), _without_note(on_progress)
+        store = self.store(create=True)
+        return self._with_missing_media(restore(store, file, name, update, allowed=allowed, vectors=self.vectors))
+
+    def export_collection(
+        self, name: str, folder: Path, on_progress: OnProgress, *, tokens: bool, thumbnails: bool
+    ) -> JSON:
+        from index.transfer.media_links import owned_media
+        from index.transfer.parquet_export import export_collection
+
+        collection = self.open_collection(name)
+        result = export_collection(
+            collection, folder, tokens=tokens, thumbnails=thumbnails, on_rows=_without_note(on_progress)
+        )
+        sizes = {"videos": result.videos, "clips": result.clips, "bytes": result.bytes}
+        return {**sizes, "media_not_included": asdict(owned_media(collection))}
+
+    def import_collection(self, name: str, folder: Path, on_progress: OnProgress) -> JSON:
+        """Create a collection from exported files; return it with ``missing_media``."""
+        from index.transfer.parquet_import import import_collection
+        from vitascope.bundle.bundle import Bundle
+
+        assert self._bundle is not None
+        manifest = Bundle.open(self._bundle).manifest
+        allowed, update = self.allowed_paths(), _without_note(on_progress)
+        store = self.store(create=True)
+        return self._with_missing_media(
+            import_collection(store, folder, name, manifest, on_rows=update, allowed=allowed)
+        )
+
+    def reembed_collection(self, name: str, on_progress: OnProgress, *, model: str | None, skip_missing: bool) -> JSON:
+        from index.transfer.reembed import reembed
+
+        result = reembed(self.store(), name, self.model, skip_missing=skip_missing, on_video=on_progress)
+        failures = [{"file": failed.video.path, "reason": failed.reason} for failed in result.missing]
+        return {"switched": result.switched, "embedded": result.embedded, "failures": failures}
+
+    def _with_missing_media(self, collection: Collection) -> JSON:
+        from index.transfer.media_links import missing_videos
+
+        missing = missing_videos(self.store(), [collection.name])
+        return {**collection_view(collection), "missing": len(missing), "missing_media": missing}
+
+    # Videos and search
+
+    def list_videos(self, collection: str, *, limit: int | None, cursor: str | None, where: JSON | None) -> JSON:
+        opened = self.open_collection(collection)
+        assert limit is not None
+        parsed = None if where is None else parse_filter(where)
+        videos = opened.videos(limit + 1, decode_cursor(cursor), parsed)
+        page, next_cursor = paginate(videos, limit, lambda video: video.id)
+        return {"videos": [video_view(opened, video) for video in page], "next_cursor": next_cursor}
+
+    def get_video(self, collection: str, video_id: str) -> JSON:
+        opened = self.open_collection(collection)
+        video = opened.get_video(int(video_id))
+        return {**video_view(opened, video), "spans": [clip_view(clip) for clip in opened.clips(video.id)]}
+
+    def delete_video(self, collection: str, video_id: str) -> None:
+        self.open_collection(collection).delete_video(int(video_id))
+
+    def list_model_tasks(self, collection: str) -> Sequence[str]:
+        self.open_collection(collection)
+        return self.model.bundle.manifest.tasks
+
+    def search_collection(
+        self,
+        collection: str,
+        query: Sequence[JSON],
+        files: Sequence[Path],
+        *,
+        limit: int,
+        cursor: str | None,
+        where: JSON | None,
+        rerank: int,
+        hybrid: bool,
+        min_similarity: float | None,
+        group: GroupBy,
+        candidates: int | None,
+    ) -> JSON:
+        from index.search.cursor import SearchCursor, decode_cursor, encode_cursor, request_hash
+        from index.search.request import SearchRequest
+        from index.search.rerank import pair_scorer
+        from index.search.search import search
+
+        parsed = None if where is None else parse_filter(where)
+        options = {
+            "rerank": rerank,
+            "hybrid": hybrid,
+            "min_similarity": min_similarity,
+            "group": group,
+            "candidates": candidates,
+        }
+        key = {**options, "collection": collection, "query": query, "files": [str(file) for file in files]}
+        hash_of_request = request_hash({**key, "filter": where})
+        position = None if cursor is None else decode_cursor(cursor, hash_of_request).position
+        opened = self.open_collection(collection)
+        opened.require_fingerprint(self.model.bundle.fingerprint)
+        request = SearchRequest(
+            fingerprint=self.model.bundle.fingerprint,
+            parts=list(self._query_parts(query, files)),
+            limit=limit,
+            after=position,
+            where=parsed,
+            rerank=rerank,
+            hybrid=hybrid,
+            min_similarity=min_similarity,
+            group=group,
+            candidates=candidates,
+        )
+        page = search(opened, request, pair_scorer(self.model))
+        following = page.next_position
+        return {
+            "results": [result_view(opened, result) for result in page.results],
+            "next_cursor": None if following is None else encode_cursor(SearchCursor(hash_of_request, following)),
+            "changed": page.changed,
+        }
+
+    def _query_parts(self, query: Sequence[JSON], files: Sequence[Path]) -> Iterator[Any]:
+        from index.search.request import ClipPart, EmbeddingPart, TextPart
+
+        remaining_files = iter(files)
+        for part in query:
+            if part["kind"] == "text":
+                yield TextPart(part["value"], self.model.embed_text([part["value"]])[0], part["weight"])
+            elif part["kind"] == "file":
+                yield EmbeddingPart(self.model.embed_file(next(remaining_files)).vectors[0], part["weight"])
+            else:
+                yield ClipPart(int(part["value"]), part["weight"])
+
+    # Jobs
+
+    def create_job(self, collection: str, *, source: JSON, metadata: Mapping[str, Any], segmentation: JSON) -> JSON:
+        opened = self.open_collection(collection)
+        opened.require_fingerprint(self.model.bundle.fingerprint)
+        options = job_options(metadata, segmentation)
+        return job_view(index_jobs.create_job(opened, _parse_source(source), options))
+
+    def list_jobs(self, collection: str, *, state: JobState | None, limit: int | None, cursor: str | None) -> JSON:
+        assert limit is not None
+        jobs = index_jobs.list_jobs(self.open_collection(collection), limit + 1, decode_cursor(cursor), state)
+        page, next_cursor = paginate(jobs, limit, lambda job: job.id)
+        return {"jobs": [job_view(job) for job in page], "next_cursor": next_cursor}
+
+    def get_job(self, collection: str, job_id: str) -> JSON:
+        return job_view(index_jobs.get_job(self.open_collection(collection), int(job_id)))
+
+    def iter_job_items(self, collection: str, job_id: str, *, state: ItemState) -> Iterator[JSON]:
+        """Yield ``path`` and ``reason`` of the files of a job in a state."""
+        for item in index_jobs.iter_items(self.open_collection(collection), int(job_id), state):
+            yield {"path": item.path, "reason": item.reason}
+
+    def pause_job(self, collection: str, job_id: str) -> JSON:
+        return job_view(index_jobs.pause(self.open_collection(collection), int(job_id)))
+
+    def resume_job(self, collection: str, job_id: str) -> JSON:
+        return job_view(index_jobs.resume(self.open_collection(collection), int(job_id)))
+
+    def retry_job(self, collection: str, job_id: str) -> JSON:
+        return job_view(index_jobs.retry(self.open_collection(collection), int(job_id)))
+
+    def cancel_job(self, collection: str, job_id: str) -> JSON:
+        return job_view(index_jobs.cancel(self.open_collection(collection), int(job_id)))
+
+    def interrupted_jobs(
+        self, collection: str, source: JSON, metadata: Mapping[str, Any], segmentation: JSON
+    ) -> list[str]:
+        opened = self.open_collection(collection)
+        options, parsed = job_options(metadata, segmentation), _parse_source(source)
+        unfinished = [*index_jobs.list_jobs(opened, state="queued"), *index_jobs.list_jobs(opened, state="running")]
+        return [str(job.id) for job in unfinished if job.source == parsed and job.options == options]
+
+    def run_job(self, collection: str, job_id: str, on_progress: OnProgress) -> JSON:
+        """Run a job until it finishes or is paused. Raises as ``index.jobs.runner.run_job``."""
+        from index.jobs.runner import run_job
+        from index.jobs.sources.fetcher import file_name
+        from index.jobs.sources.list_limits import read_list_limits
+
+        def on_item(item: JobItem, done: int, total: int) -> None:
+            on_progress(done, total, file_name(item.path))
+
+        opened = self.open_collection(collection)
+        options: dict[str, Any] = {"on_item": on_item, "list_limits": read_list_limits(os.environ)}
+        if self._cluster is None:
+            options["on_progress"] = _without_note(on_progress)
+        else:
+            options |= {"config": self._cluster.config(), "backend": self._cluster}
+        return job_view(run_job(opened, self.model, int(job_id), **options))
+
+    def follow_job(self, collection: str, job_id: str, on_progress: OnProgress) -> JSON:
+        opened = self.open_collection(collection)
+        while True:
+            job = index_jobs.get_job(opened, int(job_id))
+            if job.state in FINAL_JOB_STATES:
+                return job_view(job)
+            if _is_runnable(opened, job):
+                with suppress(Conflict):  # another process was faster
+                    self.run_job(collection, job_id, on_progress)
+            else:
+                time.sleep(POLL_SECONDS)
+
+
+def _is_runnable(collection: Collection, job: Job) -> bool:
+    """Return whether a job is neither paused nor run by another process.
+
+    Raises Conflict for a job that only a service may run.
+    """
+    from index.storage.job_transitions import is_abandoned
+
+    if job.state == "paused":
+        return False
+    with collection.catalogue.read() as connection:
+        if job.state == "running" and not is_abandoned(connection, job.id):
+            return False
+    if job.options.confined:
+        raise Conflict(
+            f"job {job.id}: belongs to a service, or was restored from a backup, and is not running; --server URL of a "
+            "service was expected"
+        )
+    return True
+
+
+def job_options(metadata: Mapping[str, Any], segmentation: JSON) -> JobOptions:
+    """Return the options of a job for its arguments as JSON."""
+    from index.clips.segmentation import Segmentation
+
+    return JobOptions(Segmentation(**segmentation), metadata)
+
+
+def _parse_source(source: JSON) -> Source:
+    return read_source(json.dumps(dict(source)))
+
+
+def _without_note(on_progress: OnProgress) -> Callable[[float, int], None]:
+    return lambda done, total: on_progress(done, total, "")

@@ -1,0 +1,95 @@
+"""Collections of a service, for commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from index.cli.backend import JSON, OnProgress
+from vitascope.client import Client
+from vitascope.client.request_types import Group
+from vitascope.client.response_types import Job, Operation
+from vitascope.errors import InvalidInput
+
+
+class RemoteBackend(Client):
+    """The client, with the methods of `Backend` that report progress."""
+
+    def backup_collection(self, name: str, file: Path, on_progress: OnProgress) -> JSON:
+        return _transfer_result(self.backup(name, file, on_change=_report_operation(on_progress)))
+
+    def export_collection(
+        self, name: str, folder: Path, on_progress: OnProgress, *, tokens: bool, thumbnails: bool
+    ) -> JSON:
+        report = _report_operation(on_progress)
+        operation = self.export(name, folder, tokens=tokens, thumbnails=thumbnails, on_change=report)
+        collection = self.get_collection(name)
+        return {"videos": collection["videos"], "clips": collection["clips"], **_transfer_result(operation)}
+
+    def reembed_collection(self, name: str, on_progress: OnProgress, *, model: str | None, skip_missing: bool) -> JSON:
+        options = {} if model is None else {"model": model}
+        operation = self.create_operation("reembed", name, skip_missing=skip_missing, **options)
+        self.wait_for_operation(operation["id"], on_change=_report_operation(on_progress))
+        self.delete_operation(operation["id"])
+        # Without skip_missing, a video that cannot be embedded fails the whole operation.
+        return {"switched": True, "embedded": None, "failures": []}
+
+    def list_model_tasks(self, collection: str) -> Sequence[str]:
+        fingerprint = self.get_collection(collection)["fingerprint"]
+        tasks = (model["tasks"] for model in self.list_models()["models"] if model["fingerprint"] == fingerprint)
+        return next(tasks, [])
+
+    def search_collection(
+        self,
+        collection: str,
+        query: Sequence[JSON],
+        files: Sequence[Path],
+        *,
+        limit: int,
+        cursor: str | None,
+        where: JSON | None,
+        rerank: int,
+        hybrid: bool,
+        min_similarity: float | None,
+        group: Group,
+        candidates: int | None,
+    ) -> JSON:
+        if len(files) > 1:
+            raise InvalidInput(f"like: {len(files)} files; a service takes one per search, --local any number")
+        return self.search(
+            collection,
+            query=query,
+            file=files[0] if files and cursor is None else None,
+            limit=limit,
+            cursor=cursor,
+            where=where,
+            rerank=rerank,
+            hybrid=hybrid,
+            min_similarity=min_similarity,
+            group=group,
+            candidates=candidates,
+        )
+
+    def interrupted_jobs(
+        self, collection: str, source: JSON, metadata: Mapping[str, object], segmentation: JSON
+    ) -> list[str]:
+        return []  # the service continues its jobs
+
+    def run_job(self, collection: str, job_id: str, on_progress: OnProgress) -> JSON:
+        return self.follow_job(collection, job_id, on_progress)
+
+    def follow_job(self, collection: str, job_id: str, on_progress: OnProgress) -> JSON:
+        def report(job: Job) -> None:
+            on_progress(job["progress"] * job["total"], job["total"], job["state"])
+
+        return self.wait_for_job(collection, job_id, on_change=report)
+
+
+def _transfer_result(operation: Operation) -> JSON:
+    size = sum(file["bytes"] for file in operation["files"])
+    # Services before 0.2.1 do not report media_not_included.
+    return {"bytes": size, "media_not_included": operation.get("media_not_included")}
+
+
+def _report_operation(on_progress: OnProgress) -> Callable[[Operation], None]:
+    return lambda operation: on_progress(round(100 * operation["progress"]), 100, operation["state"])
