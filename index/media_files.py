@@ -29,8 +29,7 @@ from index.storage.removals import (
 )
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import CollectionNotFound, StorageError
-from vitascope.media.confined_open import LeadsOutside, open_folder_beneath, open_inside
-from vitascope.media.file import MediaFile
+from vitascope.media.file import MediaFile, PathOutsideRoot, open_folder_beneath, open_inside
 
 _log = logging.getLogger(__name__)
 
@@ -183,7 +182,7 @@ class MediaFiles:
                 self._remove_beneath(connection, path)
         except FileNotFoundError:
             pass  # the file or its folder is not there
-        except LeadsOutside as error:
+        except PathOutsideRoot as error:
             _log.error("%s: stays: %s", self._top / path, error)
         except OSError as error:
             _log.error("%s: cannot be removed now: %s", self._top / path, error)

@@ -20,7 +20,7 @@ from index.former_media import LOCK_NAME
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA, is_listed, is_needed
 from vitascope.errors import StorageError, VitascopeError
-from vitascope.media.confined_open import open_folder_beneath
+from vitascope.media.file import open_folder_beneath
 
 _FORMER = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,8}")
 

@@ -10,7 +10,7 @@ from index.records import Clip, Video
 from index.search.search import RankedHit, SearchResult
 from service.schemas import library as schemas
 from service.schemas import search as search_schemas
-from vitascope.media.mime_types import media_type
+from vitascope.media.formats import media_type
 
 
 def collection_view(collection: Collection, is_served: bool) -> schemas.Collection:

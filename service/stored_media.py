@@ -8,8 +8,7 @@ from service.app_state import Service
 from service.errors import MediaMissing, PathForbidden
 from service.serializers import display_name
 from vitascope.errors import MediaError, StorageError
-from vitascope.media.confined_open import LeadsOutside
-from vitascope.media.file import MediaFile
+from vitascope.media.file import MediaFile, PathOutsideRoot
 
 
 def open_stored(service: Service, name: str, video: Video) -> MediaFile:
@@ -25,7 +24,7 @@ def open_stored(service: Service, name: str, video: Video) -> MediaFile:
     is_owned = collection.owns(video)
     try:
         return collection.media.open(video.path, service.settings.roots())
-    except LeadsOutside as error:
+    except PathOutsideRoot as error:
         if is_owned:
             raise PathForbidden(f"{file} leads out of the collection's media folder") from error
         folders, setting = JOBS

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from vitascope.media.mime_types import media_type
+from vitascope.media.formats import media_type
 
 if TYPE_CHECKING:
     from index.collection import Collection

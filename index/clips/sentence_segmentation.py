@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from index.clips.segmentation import Segmentation, Span, divided, joined, segment
 from index.records import MAX_TEXT_LENGTH
-from vitascope.media.subtitles import TOUCHING, Cue
+from vitascope.media.subtitles import MAX_CUE_GAP, Cue
 
 PAUSE = 1.0
 """Seconds without words that end a sentence, whatever it is written with."""
@@ -46,7 +46,7 @@ def sentence_spans(cues: Sequence[Cue], duration: float, rule: Segmentation) -> 
 def words_in(cues: Sequence[Cue], spans: Sequence[Span]) -> list[str]:
     """What is said in each span (ascending), at most ``MAX_TEXT_LENGTH`` characters, cut at a word.
 
-    A cue that goes on for no more than ``TOUCHING`` s into a span is not said there.
+    A cue that goes on for no more than ``MAX_CUE_GAP`` s into a span is not said there.
     """
     texts = []
     going_on: list[Cue] = []
@@ -95,7 +95,7 @@ def _is_said_in(cue: Cue, span: Span) -> bool:
     if cue.end <= cue.start:
         return span[0] <= cue.start < span[1]
     shared = min(cue.end, span[1]) - max(cue.start, span[0])
-    return shared > 0 and shared >= min(TOUCHING, (cue.end - cue.start) / 2)
+    return shared > 0 and shared >= min(MAX_CUE_GAP, (cue.end - cue.start) / 2)
 
 
 def _cut(text: str) -> str:

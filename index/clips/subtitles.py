@@ -15,8 +15,7 @@ from index.clips.sentence_segmentation import inside
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.jobs.sources.source_types import printable_path
 from vitascope.errors import MediaError, SubtitlesCorrupt
-from vitascope.media.confined_open import LeadsOutside, open_beneath
-from vitascope.media.file import MediaFile, MediaSource, held_open
+from vitascope.media.file import MediaFile, MediaSource, PathOutsideRoot, open_beneath, open_source
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.subtitles import SUFFIXES, Cue, read_subtitles
 from vitascope.sandbox.decoder import IN_PROCESS, Decoder
@@ -62,7 +61,7 @@ def find_subtitles(
     beside it; None: nothing.
     """
     notes: list[str] = []
-    with held_open(file) as opened, ExitStack() as folder:
+    with open_source(file) as opened, ExitStack() as folder:
         found = [*_beside(opened.path, policy, folder, notes), *_within(opened, limits, decoder, notes)]
         return _first_readable(found, duration, language, notes)
 
@@ -151,7 +150,7 @@ def _read_file(path: Path, folder: int) -> tuple[list[Cue], str]:
     try:
         target = path.resolve(strict=True).relative_to(path.parent.resolve())
         file = MediaFile(open_beneath(folder, target), path)
-    except (ValueError, LeadsOutside) as error:
+    except (ValueError, PathOutsideRoot) as error:
         raise SubtitlesCorrupt(f"{name}: a symbolic link that leaves the folder; it is not read") from error
     except (OSError, RuntimeError) as error:
         raise SubtitlesCorrupt(f"{name}: cannot be read: {error}") from error

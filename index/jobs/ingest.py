@@ -20,7 +20,7 @@ from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, check_text
 from vitascope.errors import MediaError, MediaTooLarge
 from vitascope.media.decode import DECODING_THREADS
-from vitascope.media.file import MediaFile, MediaSource, held_open, media_errors
+from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import MediaInfo
 from vitascope.model import Model
@@ -219,7 +219,7 @@ def store_video(
 
 def content_sha256(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> str:
     """Return the SHA-256 (hex) of a regular file's bytes. Raises MediaError and MediaTooLarge."""
-    with held_open(source) as file, media_errors(file.path):
+    with open_source(source) as file, map_os_errors(file.path):
         size = file.status().st_size
         if size > limits.max_bytes:
             raise MediaTooLarge(f"{file.name}: {size} bytes; at most {limits.max_bytes} bytes are read")

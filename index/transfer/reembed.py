@@ -31,7 +31,7 @@ from vitascope.errors import (
     StorageError,
     VideoNotFound,
 )
-from vitascope.media.file import media_errors
+from vitascope.media.file import map_os_errors
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.model import Model
 
@@ -179,7 +179,7 @@ class _Reembedding:
     def _open(self, video: Video) -> PreparedFile:
         """The first stage of the pipeline: the clips are those of the old collection."""
         with ExitStack() as unless_returned:
-            with media_errors(self.old.media_path(video)):
+            with map_os_errors(self.old.media_path(video)):
                 media = unless_returned.enter_context(self.old.media.open(video.path))
             before = file_stat(media.status())
             if content_sha256(media, self.limits) != video.content_sha256:

@@ -27,7 +27,7 @@ from model_export.public.texts import Padding, Tokens, open_tokenizer
 from model_export.public.towers import FrameTower, TextTower, two_towers
 from vitascope.bundle.manifest import FrameStream
 from vitascope.errors import InvalidInput
-from vitascope.media.frame import fitted
+from vitascope.media.frame import resize_to_fit
 from vitascope.media.image import PictureFrame
 
 CONFIG_NAME = "open_clip_config.json"
@@ -225,7 +225,7 @@ class _Renamed:
     def picture_vectors(self, pictures: Sequence[Image.Image]) -> np.ndarray:
         s = self.stream
         fields = (s.width, s.height, s.fit, s.resample, s.shortest_edge, s.margin)
-        pixels = np.stack([fitted(PictureFrame(picture), *fields) for picture in pictures])
+        pixels = np.stack([resize_to_fit(PictureFrame(picture), *fields) for picture in pictures])
         with torch.no_grad():
             features = self.model.get_image_features(pixel_values=self.scale(torch.from_numpy(pixels))).pooler_output
         return np.asarray(normalize(features, dim=-1))

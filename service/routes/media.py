@@ -22,8 +22,8 @@ from service.inference.request_context import turn
 from service.schemas.base import Seconds
 from service.stored_media import open_stored
 from vitascope.media.file import MediaFile
-from vitascope.media.mime_types import media_type
-from vitascope.media.thumbnail import SIDE
+from vitascope.media.formats import media_type
+from vitascope.media.frame import THUMBNAIL_SIDE
 from vitascope.sandbox.decoder import Decoder
 
 router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"], route_class=StrictRoute)
@@ -127,7 +127,7 @@ def _open(service: Service, name: str, video_id: str) -> tuple[Video, MediaFile]
 
 def _stored_thumbnail(service: Service, name: str, video: Video, time: float) -> bytes | None:
     """The picture of the clip whose middle that is, where one of the size asked for was kept."""
-    if service.settings.thumbnail_size != SIDE:
+    if service.settings.thumbnail_size != THUMBNAIL_SIDE:
         return None
     return service.collection(name).thumbnail_at(video.id, time)
 

@@ -25,7 +25,7 @@ from tests.model_export.test_public_models import SPANS, TEXTS, cosines, looked_
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from vitascope.errors import InvalidInput
-from vitascope.media.pad_top_left import corner_size
+from vitascope.media.frame import top_left_size
 from vitascope.media.sampling import sample_streams
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
@@ -84,7 +84,7 @@ def test_pictures_of_all_shapes_get_the_size_that_the_processor_gives_them(tmp_p
     processor = ViltImageProcessor()
     for size in ((640, 480), (480, 640), (384, 384), (100, 90), (1333, 800), (800, 1334), (401, 97), (30, 300)):
         expected = processor(Image.new("RGB", size), return_tensors="pt")["pixel_values"].shape[2:]
-        assert corner_size(*size, 384, 639, 32)[::-1] == tuple(expected), size
+        assert top_left_size(*size, 384, 639, 32)[::-1] == tuple(expected), size
 
 
 def blip_module(tmp_path: Path) -> tuple[Any, Callable[[int, int], list[torch.Tensor]], PublicModel]:

@@ -13,9 +13,9 @@ from tests.chaos import rounds
 from tests.descriptors import open_below
 from tests.exchanging import exchanging
 from vitascope.errors import MediaError
-from vitascope.media import confined_open
-from vitascope.media.confined_open import (
-    LeadsOutside,
+from vitascope.media import file as file_module
+from vitascope.media.file import (
+    PathOutsideRoot,
     open_beneath,
     open_folder_beneath,
     open_folder_inside,
@@ -29,8 +29,8 @@ SECRET, OWN = b"secret", b"own"
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Either way to open; the second is that of kernels without the call."""
     if request.param == "stepwise":
-        monkeypatch.setattr(confined_open, "_has_openat2", lambda: False)
-    elif not confined_open._has_openat2():
+        monkeypatch.setattr(file_module, "_has_openat2", lambda: False)
+    elif not file_module._has_openat2():
         pytest.skip("this kernel has no openat2, or a filter refuses it")
     return str(request.param)
 
@@ -76,15 +76,15 @@ def test_a_file_beneath_is_opened_by_path_and_by_descriptor_of_the_folder(root: 
 )
 def test_no_link_is_followed_on_the_way_or_at_the_end(root: Path, link: str, target: str, path: str) -> None:
     (root / link).symlink_to(target)
-    with pytest.raises(LeadsOutside):
+    with pytest.raises(PathOutsideRoot):
         open_beneath(root, path)
-    with pytest.raises(LeadsOutside):
+    with pytest.raises(PathOutsideRoot):
         open_folder_beneath(root, link)
 
 
 @pytest.mark.parametrize("path", ["../secret.mp4", "deep/../../secret.mp4", "/etc/hostname"])
 def test_a_path_that_leads_up_or_begins_at_the_top_leads_outside(root: Path, path: str) -> None:
-    with pytest.raises(LeadsOutside):
+    with pytest.raises(PathOutsideRoot):
         open_beneath(root, path)
 
 
@@ -119,7 +119,7 @@ def test_links_count_by_where_they_lead_when_they_are_opened(root: Path, tmp_pat
     (root / "out.mp4").symlink_to(tmp_path / "secret.mp4")
     (root / "circle.mp4").symlink_to("circle.mp4")
     for path in (root / "out.mp4", root / "circle.mp4", tmp_path / "secret.mp4", root / ".." / "secret.mp4"):
-        with pytest.raises(LeadsOutside):
+        with pytest.raises(PathOutsideRoot):
             content(path, root)
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from tests.descriptors import open_below
 from tests.media_files import cut, solid, write_animation, write_counter_video, write_picture
-from tests.waiting import wait_for
+from tests.waiting import PATIENCE
 from vitascope.errors import MediaError
 from vitascope.media.decode import all_frames
-from vitascope.media.file import MediaFile, held_open
+from vitascope.media.file import MediaFile, open_source
 from vitascope.sandbox.decoder import IN_PROCESS
 
 
@@ -46,22 +46,23 @@ def test_threads_read_one_file_each_at_its_own_place(tmp_path: Path) -> None:
 def test_a_file_is_closed_when_its_last_user_is_done(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "a.png", solid((1, 2, 3)))
     file = MediaFile.open(path)
-    closed = threading.Event()
+    is_held, closed = threading.Event(), threading.Event()
 
-    def use() -> bytes:
-        with held_open(file) as held:
-            closed.wait()
+    def read() -> bytes:
+        with open_source(file) as held:
+            is_held.set()
+            closed.wait(PATIENCE)
             return held.reader().read()
 
     with ThreadPoolExecutor(1) as thread:
-        using = thread.submit(use)
-        wait_for(lambda: file._holders)
+        reading = thread.submit(read)
+        assert is_held.wait(PATIENCE)
         file.close()
         closed.set()
-        assert using.result() == path.read_bytes()
+        assert reading.result() == path.read_bytes()
     with pytest.raises(ValueError, match=r"a.png: the file is closed"):
         file.fileno()
-    with pytest.raises(ValueError, match=r"a.png: the file is closed"), held_open(file):
+    with pytest.raises(ValueError, match=r"a.png: the file is closed"), open_source(file):
         pass
     assert open_below(tmp_path) == []
 

@@ -12,9 +12,8 @@ from PIL import Image
 from tests.media_files import counter_frame, solid, write_animation, write_picture, write_video
 from vitascope.errors import MediaTooLarge
 from vitascope.media.decode import read_frames
-from vitascope.media.frame import Frame, Pixels, filtered, fitted
+from vitascope.media.frame import Frame, Pixels, pad_top_left, resize_to_fit, top_left_size, with_resampling
 from vitascope.media.limits import MediaLimits
-from vitascope.media.pad_top_left import corner_size, in_corner
 from vitascope.media.probe import probe
 
 RED, GREEN, BLUE, WHITE = (230, 20, 30), (20, 200, 40), (30, 40, 220), (255, 255, 255)
@@ -139,12 +138,12 @@ class Still:
 
 def test_the_three_ways_to_fit() -> None:
     frame: Frame = Still(quarters(120, 40))
-    stretched = fitted(frame, 32, 32, "stretch")
+    stretched = resize_to_fit(frame, 32, 32, "stretch")
     assert_alike(stretched, quarters(32, 32))
-    cropped = fitted(frame, 32, 32, "crop")
+    cropped = resize_to_fit(frame, 32, 32, "crop")
     assert cropped.shape == (32, 32, 3)
     assert_alike(cropped, quarters(32, 32))  # the centre holds all four quarters
-    padded = fitted(frame, 32, 32, "pad")
+    padded = resize_to_fit(frame, 32, 32, "pad")
     assert padded.shape == (32, 32, 3)
     assert padded[:10].max() == padded[-10:].max() == 0
     assert np.abs(padded[13, 4].astype(int) - RED).max() <= 8
@@ -153,7 +152,7 @@ def test_the_three_ways_to_fit() -> None:
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("size", [(8, 300), (300, 8), (31, 17)])
 def test_fitting_always_gives_the_size_asked_for(fit: str, size: tuple[int, int]) -> None:
-    assert fitted(Still(counter_frame(5)), *size, fit).shape == (size[1], size[0], 3)
+    assert resize_to_fit(Still(counter_frame(5)), *size, fit).shape == (size[1], size[0], 3)
 
 
 def test_shrinking_averages_instead_of_picking(tmp_path: Path) -> None:
@@ -213,12 +212,12 @@ def test_a_named_filter_and_the_centre_are_those_of_public_processors(
     )
     left, top = int((inner.width - side) / 2), int((inner.height - side) / 2)
     expected = np.array(inner.crop((left, top, left + side, top + side)))
-    found = fitted(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge)
+    found = resize_to_fit(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge)
     assert np.array_equal(found, expected)
     left, top = round((inner.width - side) / 2), round((inner.height - side) / 2)
-    even = fitted(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge, "even")
+    even = resize_to_fit(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge, "even")
     assert np.array_equal(even, np.array(inner.crop((left, top, left + side, top + side))))
-    stretched = fitted(Still(np.array(image)), side, side, "stretch", "bilinear")
+    stretched = resize_to_fit(Still(np.array(image)), side, side, "stretch", "bilinear")
     assert np.array_equal(stretched, np.array(image.resize((side, side), Image.Resampling.BILINEAR)))
 
 
@@ -233,14 +232,14 @@ def test_a_named_filter_and_the_centre_are_those_of_public_processors(
     ],
 )
 def test_a_corner_holds_all_of_a_frame_in_whole_multiples(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert corner_size(*size, 24, 39, 4) == expected
+    assert top_left_size(*size, 24, 39, 4) == expected
     random = np.random.default_rng(7)
     image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
-    frame = filtered(Still(np.array(image)), "bicubic")
+    frame = with_resampling(Still(np.array(image)), "bicubic")
     wide, high = expected
-    picture = in_corner(frame, 36, 24, 39, 4, "picture")
+    picture = pad_top_left(frame, 36, 24, 39, 4, "picture")
     assert np.array_equal(picture[:high, :wide], np.array(image.resize(expected, Image.Resampling.BICUBIC)))
     assert not picture[high:].any()
     assert not picture[:, wide:].any()
-    cover = in_corner(frame, 9, 24, 39, 4, "cover")
+    cover = pad_top_left(frame, 9, 24, 39, 4, "cover")
     assert np.array_equal(cover[..., 0] == 255, np.outer(np.arange(9) < high // 4, np.arange(9) < wide // 4))

@@ -8,8 +8,7 @@ import pytest
 
 from tests.media_files import solid, write_color_video, write_picture, write_subtitled_video
 from vitascope.errors import SubtitlesCorrupt
-from vitascope.media.subtitle_stream import stream_cues, subtitle_streams
-from vitascope.media.subtitles import MAX_BYTES, Cue, read_subtitles
+from vitascope.media.subtitles import MAX_BYTES, Cue, read_subtitles, stream_cues, subtitle_streams
 
 SRT = "1\n00:00:01,000 --> 00:00:02,500\nUn café à Köln\n\n2\n00:00:03,000 --> 00:00:04,000\nfin\n"
 SAID = [Cue(1.0, 2.5, "Un café à Köln"), Cue(3.0, 4.0, "fin")]

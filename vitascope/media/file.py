@@ -1,15 +1,24 @@
-"""An open media file: one descriptor, by which everything that concerns the file is read."""
+"""Opening media files: open files that threads and processes share, and opening beneath a root without following links.
+
+Checking a path and opening it afterwards are two steps, between which a link can replace a file or a folder of the
+path. ``open_inside`` and ``open_beneath`` let the kernel resolve and open a path in one step that follows no link:
+with ``openat2`` where available, otherwise folder by folder.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import os
+import platform
 import stat
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, TypeAlias
 
 from vitascope.errors import MediaError
@@ -18,34 +27,42 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-"""O_NONBLOCK: opening a pipe would wait for a writer otherwise. It means nothing to a regular file."""
-_MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
-"""ELOOP: links that lead to each other. ENXIO: a socket."""
+"""O_NONBLOCK: opening a pipe would otherwise wait for a writer. It has no effect on regular files."""
+FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_TRAVERSE_FLAGS = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+"""For folders on the way to a file, which need not be readable."""
+_NOT_FOUND = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+"""ELOOP: a cycle of links. ENXIO: a socket."""
+_OPENAT2 = 437
+"""The number of the system call on ``_OPENAT2_MACHINES``."""
+_OPENAT2_MACHINES = ("x86_64", "aarch64", "riscv64", "ppc64le", "s390x")
+_RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x04, 0x08
+_AT_FDCWD = -100
 
 
 class MediaFile:
-    """A regular file that is open for reading, and the path by which it is known.
+    """A regular file open for reading, and its path.
 
-    Its content is read by position, so that threads and processes can share the descriptor. What is decoded is what was
-    checked and hashed, whatever is put in the file's place meanwhile.
+    Content is read by position, so threads and processes can share the descriptor. What is decoded is what was checked
+    and hashed, even if the file is replaced meanwhile.
     """
 
     def __init__(self, descriptor: int, path: Path) -> None:
-        """Take over ``descriptor``. Raises MediaError, with it closed, unless it is of a regular file."""
+        """Take ownership of ``descriptor``. Closes it and raises MediaError unless it is of a regular file."""
         self.path = path
         self._descriptor = descriptor
         self._lock = threading.Lock()
-        self._holders = 0
+        self._holds = 0
         self._is_closing = False
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             self.close()
-            raise _missing(path)
+            raise _not_found(path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> MediaFile:
-        """Open the file that ``path`` leads to, following symbolic links. Raises MediaError."""
+        """Open the file at ``path``, following symbolic links. Raises MediaError."""
         path = Path(path)
-        with media_errors(path):
+        with map_os_errors(path):
             return cls(os.open(path, OPEN_FLAGS), path)
 
     @property
@@ -54,35 +71,35 @@ class MediaFile:
         return self.path.name
 
     def fileno(self) -> int:
-        """The descriptor. Raises ValueError once the file is closed."""
+        """The descriptor. Raises ValueError after the file is closed."""
         if self._descriptor < 0:
             raise ValueError(f"{self.name}: the file is closed")
         return self._descriptor
 
     def status(self) -> os.stat_result:
-        """What the file system says of the open file."""
+        """``fstat`` of the file."""
         return os.fstat(self.fileno())
 
     def reader(self) -> io.BufferedReader:
-        """A new reader, at the beginning of the file. Closing it does not close the file."""
+        """A new reader at the beginning of the file. Closing it does not close the file."""
         return io.BufferedReader(_Reader(self))
 
     @contextmanager
     def hold(self) -> Iterator[MediaFile]:
-        """Keep the file open for the block, whatever other threads do. Raises ValueError once it is closed."""
+        """Keep the file open during the block. Raises ValueError after the file is closed."""
         with self._lock:
             if self._is_closing:
                 raise ValueError(f"{self.name}: the file is closed")
-            self._holders += 1
+            self._holds += 1
         try:
             yield self
         finally:
             with self._lock:
-                self._holders -= 1
+                self._holds -= 1
                 self._close_unless_held()
 
     def close(self) -> None:
-        """Close the file: now, or when the last block that holds it ends."""
+        """Close the file, at the end of the last block that holds it."""
         with self._lock:
             self._is_closing = True
             self._close_unless_held()
@@ -97,18 +114,18 @@ class MediaFile:
         self.close()
 
     def _close_unless_held(self) -> None:
-        if self._is_closing and not self._holders and self._descriptor >= 0:
+        if self._is_closing and not self._holds and self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 MediaSource: TypeAlias = str | os.PathLike[str] | MediaFile
-"""A file to be opened by its path, or one that is open."""
+"""The path of a file, or an open file."""
 
 
 @contextmanager
-def held_open(source: MediaSource) -> Iterator[MediaFile]:
-    """Hold the file that is given, or open the one at the path for the block. Raises MediaError."""
+def open_source(source: MediaSource) -> Iterator[MediaFile]:
+    """Hold an open file, or open the file at a path, during the block. Raises MediaError."""
     if isinstance(source, MediaFile):
         with source.hold():
             yield source
@@ -118,24 +135,24 @@ def held_open(source: MediaSource) -> Iterator[MediaFile]:
 
 
 @contextmanager
-def media_errors(path: Path) -> Iterator[None]:
-    """Raise MediaError, with the file's name, where the block cannot open or read the file at ``path``."""
+def map_os_errors(path: Path) -> Iterator[None]:
+    """Raise MediaError with the name of the file for errors of opening or reading it in the block."""
     try:
         yield
     except OSError as error:
-        if error.errno in _MISSING:
-            raise _missing(path) from error
+        if error.errno in _NOT_FOUND:
+            raise _not_found(path) from error
         raise MediaError(f"{path.name}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # no file can have such a name
-        raise _missing(path) from error
+    except ValueError as error:  # not a possible file name
+        raise _not_found(path) from error
 
 
-def _missing(path: Path) -> MediaError:
+def _not_found(path: Path) -> MediaError:
     return MediaError(f"{path.name}: no such file; a readable file was expected")
 
 
 class _Reader(io.RawIOBase):
-    """A position in an open file, of its own."""
+    """An independent position in an open file."""
 
     def __init__(self, file: MediaFile) -> None:
         self.name = str(file.path)
@@ -163,3 +180,144 @@ class _Reader(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
+
+
+class PathOutsideRoot(OSError):
+    """A path that leads out of the folders that it must stay in, or on which a link has appeared."""
+
+    def __init__(self, path: str | PurePath) -> None:
+        super().__init__(errno.EXDEV, "leads outside, or a symbolic link has been put on the way to it", str(path))
+
+
+class _OpenHow(ctypes.Structure):
+    """``struct open_how``"""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
+
+
+def open_inside(path: Path, roots: Iterable[Path]) -> MediaFile:
+    """Open the file at ``path``, which must be beneath one of ``roots`` once links are resolved.
+
+    Raises:
+        PathOutsideRoot: The file is not beneath a root.
+        FileNotFoundError, OSError: The file cannot be opened.
+        MediaError: It is not a regular file.
+        ValueError: ``path`` is not a possible path.
+    """
+    root, relative = _split_at_root(path, roots)
+    return MediaFile(open_beneath(root, relative), path)
+
+
+def open_folder_inside(path: Path, roots: Iterable[Path]) -> int:
+    """Open the folder at ``path``, as ``open_inside``. The caller must close the descriptor."""
+    return open_folder_beneath(*_split_at_root(path, roots))
+
+
+def open_beneath(root: Path | int, relative: str | PurePath) -> int:
+    """Open a file beneath a folder without following any link.
+
+    Args:
+        root: A path without links, or the descriptor of a folder.
+        relative: Path from ``root``, without ``..``.
+
+    Raises PathOutsideRoot and OSError.
+    """
+    return _open_beneath(root, relative, OPEN_FLAGS)
+
+
+def open_folder_beneath(root: Path | int, relative: str | PurePath) -> int:
+    """Open a folder beneath ``root``, or ``root`` itself, as ``open_beneath``."""
+    return _open_beneath(root, relative, FOLDER_FLAGS)
+
+
+def _split_at_root(path: Path, roots: Iterable[Path]) -> tuple[Path, PurePath]:
+    """The first of ``roots`` that contains ``path``, and the rest of the path, with links resolved."""
+    try:
+        resolved = path.resolve()
+        for root in roots:
+            if resolved.is_relative_to(resolved_root := root.resolve()):
+                return resolved_root, resolved.relative_to(resolved_root)
+    except RuntimeError as error:  # a cycle of links
+        raise PathOutsideRoot(path) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # readlink: no longer a link
+            raise
+        raise PathOutsideRoot(path) from error
+    raise PathOutsideRoot(path)
+
+
+def _open_beneath(root: Path | int, relative: str | PurePath, flags: int) -> int:
+    parts = PurePath(relative).parts
+    if PurePath(relative).is_absolute() or ".." in parts:
+        raise PathOutsideRoot(relative)
+    if isinstance(root, int):
+        return (_openat2 if _has_openat2() else _open_stepwise)(root, parts, flags)
+    descriptor = os.open(root, _TRAVERSE_FLAGS)
+    try:
+        return _open_beneath(descriptor, relative, flags)
+    finally:
+        os.close(descriptor)
+
+
+@cache
+def _has_openat2() -> bool:
+    """Whether the kernel has the call and no filter refuses it."""
+    if sys.platform != "linux" or platform.machine() not in _OPENAT2_MACHINES:
+        return False
+    try:
+        os.close(_openat2(_AT_FDCWD, (), _TRAVERSE_FLAGS))
+    except OSError as error:
+        return error.errno not in (errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.E2BIG)
+    return True
+
+
+def _openat2(root: int, parts: Sequence[str], flags: int) -> int:
+    path = os.fsencode(os.path.join(*parts) if parts else ".")
+    if b"\0" in path:
+        raise ValueError("embedded null byte")
+    how = _OpenHow(flags, 0, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+    while True:
+        descriptor: int = _syscall()(
+            ctypes.c_long(_OPENAT2), ctypes.c_int(root), path, ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
+        )
+        if descriptor >= 0:
+            return descriptor
+        code = ctypes.get_errno()
+        if code in (errno.ELOOP, errno.EXDEV):
+            raise PathOutsideRoot(os.fsdecode(path))
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code), os.fsdecode(path))
+
+
+@cache
+def _syscall() -> ctypes._NamedFuncPointer:
+    function = ctypes.CDLL(None, use_errno=True).syscall
+    function.restype = ctypes.c_long
+    return function
+
+
+def _open_stepwise(root: int, parts: Sequence[str], flags: int) -> int:
+    """Open folder by folder what ``_openat2`` opens at once."""
+    folder = root
+    try:
+        for part in parts[:-1]:
+            child = _open_entry(folder, part, _TRAVERSE_FLAGS)
+            if folder != root:
+                os.close(folder)
+            folder = child
+        return _open_entry(folder, parts[-1] if parts else ".", flags)
+    finally:
+        if folder != root:
+            os.close(folder)
+
+
+def _open_entry(folder: int, name: str, flags: int) -> int:
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as error:
+        is_link = error.errno == errno.ELOOP
+        if error.errno == errno.ENOTDIR:  # the error of some systems for a link
+            is_link = stat.S_ISLNK(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
+        if is_link:
+            raise PathOutsideRoot(name) from error
+        raise

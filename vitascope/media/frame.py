@@ -1,7 +1,8 @@
-"""One decoded frame, whatever decoded it, and how it becomes pixels of a wanted size."""
+"""Decoded frames: the interface of every decoder's frames, and resizing them to the size of a stream or thumbnail."""
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,29 +13,27 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) uint8 RGB, upright."""
+THUMBNAIL_SIDE = 320
+"""Default length of the longer side of a thumbnail, in pixels."""
+_THUMBNAIL_QUALITY = 80
+_WHITE = 255
 
 
 class Frame(Protocol):
-    """``width`` and ``height`` are in displayed pixels: turned upright, with square pixels."""
+    """A decoded frame. ``width`` and ``height`` are displayed pixels: upright, with square pixels."""
 
     @property
     def width(self) -> int: ...
     @property
     def height(self) -> int: ...
     def rgb(self, width: int, height: int) -> Pixels:
-        """The whole frame resized to (height, width, 3), without regard to the aspect ratio."""
+        """Resize the frame to (height, width, 3), ignoring its aspect ratio."""
 
-    def small_rgb(self, width: int, height: int) -> Pixels:
-        """As ``rgb``, by averaging areas: quicker and less exact, for measuring. Not turned upright."""
-
-
-def size_within(frame: Frame, side: int) -> tuple[int, int]:
-    """(width, height) of the frame with its longer side at most ``side`` pixels, in its aspect ratio."""
-    scale = min(1.0, side / max(frame.width, frame.height))
-    return max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+    def thumbnail_rgb(self, width: int, height: int) -> Pixels:
+        """Resize as ``rgb`` by area averaging: faster, less exact, for measurements. Not turned upright."""
 
 
-def fitted(
+def resize_to_fit(
     frame: Frame,
     width: int,
     height: int,
@@ -43,14 +42,21 @@ def fitted(
     shortest_edge: int | None = None,
     margin: str = "down",
 ) -> Pixels:
-    """``frame`` as (height, width, 3).
+    """Resize a frame to (height, width, 3).
 
-    stretch ignores the aspect ratio; crop covers the target and cuts the centre; pad shows all of the
-    frame, centred on black. ``resample``, ``shortest_edge`` and ``margin`` as in ``manifest.FrameStream``.
+    Args:
+        frame: Frame to resize.
+        width: Target width in pixels.
+        height: Target height in pixels.
+        fit: stretch ignores the aspect ratio; crop covers the target and cuts the centre; pad fits all of the frame,
+            centred on black.
+        resample: As in ``manifest.FrameStream``.
+        shortest_edge: As in ``manifest.FrameStream``.
+        margin: As in ``manifest.FrameStream``.
     """
-    frame = filtered(frame, resample)
+    frame = with_resampling(frame, resample)
     if fit == "crop" and (shortest_edge or resample != "decoder"):
-        return _centre_of(frame, shortest_edge or max(width, height), width, height, margin)
+        return _center_crop(frame, shortest_edge or max(width, height), width, height, margin)
     if fit == "stretch":
         return frame.rgb(width, height)
     scales = (width / frame.width, height / frame.height)
@@ -68,48 +74,102 @@ def fitted(
     return canvas
 
 
-def filtered(frame: Frame, resample: str) -> Frame:
-    """``frame``, resized as ``resample`` of ``manifest.FrameStream`` says."""
-    return frame if resample == "decoder" else _Filtered(frame, Image.Resampling[resample.upper()])
+def with_resampling(frame: Frame, resample: str) -> Frame:
+    """Return ``frame`` with the resampling filter ``resample`` of ``manifest.FrameStream``."""
+    return frame if resample == "decoder" else _ResampledFrame(frame, Image.Resampling[resample.upper()])
 
 
 @dataclass(frozen=True)
-class _Filtered:
-    """A frame that one of Pillow's filters resizes, whatever decoded it."""
+class _ResampledFrame:
+    """A frame that is resized with one of Pillow's filters."""
 
-    whole: Frame
+    frame: Frame
     method: Image.Resampling
 
     @property
     def width(self) -> int:
-        return self.whole.width
+        return self.frame.width
 
     @property
     def height(self) -> int:
-        return self.whole.height
+        return self.frame.height
 
     def rgb(self, width: int, height: int) -> Pixels:
-        pixels = self.whole.rgb(self.width, self.height)
+        pixels = self.frame.rgb(self.width, self.height)
         return np.array(Image.fromarray(pixels).resize((width, height), self.method), np.uint8)
 
-    def small_rgb(self, width: int, height: int) -> Pixels:
-        return self.whole.small_rgb(width, height)
+    def thumbnail_rgb(self, width: int, height: int) -> Pixels:
+        return self.frame.thumbnail_rgb(width, height)
 
 
-def _centre_of(frame: Frame, shortest_edge: int, width: int, height: int, margin: str) -> Pixels:
-    """The centre of the frame with its shorter edge made ``shortest_edge`` pixels.
+def _center_crop(frame: Frame, shortest_edge: int, width: int, height: int, margin: str) -> Pixels:
+    """Resize the shorter edge to ``shortest_edge`` and cut the centre.
 
     The longer edge rounds down, as in the processors of public models.
     """
-    short = min(frame.width, frame.height)
-    inner = frame.rgb(shortest_edge * frame.width // short, shortest_edge * frame.height // short)
-    halved = math.floor if margin == "down" else round
-    top, left = halved((inner.shape[0] - height) / 2), halved((inner.shape[1] - width) / 2)
+    shorter = min(frame.width, frame.height)
+    inner = frame.rgb(shortest_edge * frame.width // shorter, shortest_edge * frame.height // shorter)
+    rounding = math.floor if margin == "down" else round
+    top, left = rounding((inner.shape[0] - height) / 2), rounding((inner.shape[1] - width) / 2)
     return inner[top : top + height, left : left + width]
 
 
-def over_white(rgba: NDArray[Any]) -> Pixels:
-    """(H, W, 4) uint8 with straight alpha, composited over white: (H, W, 3) uint8."""
+def pad_top_left(frame: Frame, side: int, shortest_edge: int, longest_edge: int, multiple: int, shows: str) -> Pixels:
+    """Place a frame in the upper left corner of a black square, or its cover mask.
+
+    Args:
+        frame: Frame to resize.
+        side: Side of the square in pixels.
+        shortest_edge: As in ``manifest.FrameStream``, as the remaining arguments.
+
+    Returns:
+        (side, side, 3) uint8.
+    """
+    width, height = top_left_size(frame.width, frame.height, shortest_edge, longest_edge, multiple)
+    canvas: Pixels = np.zeros((side, side, 3), np.uint8)
+    if shows == "cover":
+        canvas[: height // multiple, : width // multiple] = _WHITE
+    else:
+        canvas[:height, :width] = frame.rgb(width, height)
+    return canvas
+
+
+def top_left_size(width: int, height: int, shortest_edge: int, longest_edge: int, multiple: int) -> tuple[int, int]:
+    """Return the (width, height) of a frame in ``pad_top_left``, with the arithmetic of ViLT's processor.
+
+    An edge has at least one ``multiple``.
+    """
+    new_width, new_height = float(shortest_edge), float(shortest_edge)
+    if height < width:
+        new_width = width * (shortest_edge / height)
+    else:
+        new_height = height * (shortest_edge / width)
+    longer = max(new_width, new_height)
+    if longer > longest_edge:
+        scale = longest_edge / longer
+        new_width, new_height = new_width * scale, new_height * scale
+    return _round_to_multiple(new_width, multiple), _round_to_multiple(new_height, multiple)
+
+
+def _round_to_multiple(edge: float, multiple: int) -> int:
+    return max(1, int(edge + 0.5) // multiple) * multiple
+
+
+def size_within(frame: Frame, side: int) -> tuple[int, int]:
+    """Return the (width, height) of a frame scaled down so that its longer side has at most ``side`` pixels."""
+    scale = min(1.0, side / max(frame.width, frame.height))
+    return max(1, round(frame.width * scale)), max(1, round(frame.height * scale))
+
+
+def thumbnail_jpeg(frame: Frame, side: int = THUMBNAIL_SIDE) -> bytes:
+    """Encode a frame as a JPEG whose longer side has at most ``side`` pixels; small frames keep their size."""
+    output = io.BytesIO()
+    Image.fromarray(frame.rgb(*size_within(frame, side))).save(output, "JPEG", quality=_THUMBNAIL_QUALITY)
+    return output.getvalue()
+
+
+def composite_on_white(rgba: NDArray[Any]) -> Pixels:
+    """Composite (H, W, 4) uint8 with straight alpha on white: (H, W, 3) uint8."""
     alpha = rgba[..., 3:].astype(np.uint16)
     mixed = (rgba[..., :3].astype(np.uint16) * alpha + 255 * (255 - alpha) + 127) // 255
     pixels: Pixels = mixed.astype(np.uint8)

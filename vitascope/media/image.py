@@ -1,30 +1,34 @@
-"""Still and animated pictures, through Pillow."""
+"""Still and animated pictures: decoding with Pillow, and frame durations from the structure of the file."""
 
 from __future__ import annotations
 
 import bisect
 import itertools
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vitascope.errors import MediaCorrupt, MediaTooLarge, VitascopeError
 from vitascope.media.file import MediaFile
+from vitascope.media.formats import MAX_MISSING_FRACTION, missing_bytes
 from vitascope.media.frame import Frame, Pixels
 from vitascope.media.limits import MediaLimits, check_pixels
-from vitascope.media.truncation import MISSING_SHARE, missing_bytes
 
 _EXIF_ORIENTATION = 0x0112
-_SHOW_TOLERANCE = 1e-6
+_TIME_TOLERANCE = 1e-6
 """Seconds; sums of durations are not exact."""
+_DEFAULT_FRAME_SECONDS = 0.1
+"""Duration of a frame that states zero, as browsers show it."""
 
 
 @dataclass(frozen=True)
 class PictureFrame:
-    """A frame that Pillow decoded, as an upright RGB image."""
+    """A frame decoded by Pillow: an upright RGB image."""
 
     image: Image.Image
 
@@ -42,16 +46,15 @@ class PictureFrame:
             image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
         return np.array(image, np.uint8)
 
-    def small_rgb(self, width: int, height: int) -> Pixels:
+    def thumbnail_rgb(self, width: int, height: int) -> Pixels:
         return np.array(self.image.resize((width, height), Image.Resampling.BOX), np.uint8)
 
 
 @contextmanager
 def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterator[Image.Image]:
-    """The picture's header, read as ``container`` and as nothing else; pixels are not decoded yet.
+    """Read the header of a picture, only as ``container``, without decoding pixels.
 
-    Raises MediaTooLarge and MediaError for sizes outside ``limits``; whatever goes wrong inside the
-    block becomes MediaCorrupt.
+    Raises MediaTooLarge and MediaError for sizes outside ``limits``; any error in the block becomes MediaCorrupt.
     """
     try:
         with Image.open(file.reader(), formats=[container.upper()]) as image:
@@ -65,83 +68,191 @@ def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterat
         raise MediaTooLarge(f"{file.name}: {error}; at most {limits.max_pixels} pixels") from error
     except UnidentifiedImageError as error:
         raise MediaCorrupt(f"{file.name}: starts like a {container} but has no readable header") from error
-    except Exception as error:  # for damaged files Pillow raises nearly anything
+    except Exception as error:  # Pillow raises nearly anything for damaged files
         missing = missing_bytes(file, container)
         cause = f"it breaks off {missing} bytes early" if missing else str(error)
         raise MediaCorrupt(f"{file.name}: the {container} cannot be decoded: {cause}") from error
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) in pixels as shown, from the header alone."""
+    """Return the displayed (width, height) in pixels, from the header alone."""
     width, height = image.size
-    turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (height, width) if turned else (width, height)
+    is_rotated = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (height, width) if is_rotated else (width, height)
 
 
 def picture_frames(
-    file: MediaFile, container: str, seconds: Sequence[float], times: Sequence[float], limits: MediaLimits
+    file: MediaFile, container: str, durations: Sequence[float], times: Sequence[float], limits: MediaLimits
 ) -> Iterator[tuple[list[int], Frame]]:
-    """Each distinct frame that ``times`` (s, any order) need, with the positions it answers.
+    """Decode each distinct frame that is on screen at ``times`` (s, any order), in order and once.
 
-    ``seconds``: what each frame lasts, empty for a still picture. Frames are decoded in order, once.
-    Raises MediaCorrupt when a wanted frame cannot be decoded and more than 10% of the time is lost.
+    Args:
+        file: File to decode.
+        container: png, gif, webp or jpeg.
+        durations: ``frame_durations`` of the file.
+        times: Times in seconds.
+        limits: Limits on the file.
+
+    Yields:
+        The positions in ``times`` that a frame answers, and the frame.
+
+    Raises:
+        MediaCorrupt: A frame cannot be decoded, and with it more than 10% of the duration.
     """
-    starts = [0.0, *itertools.accumulate(seconds)][:-1] if seconds else [0.0]
-    wanted: dict[int, list[int]] = {}
+    starts = frame_starts(durations)
+    requested: dict[int, list[int]] = {}
     for position, time in enumerate(times):
-        number = max(0, bisect.bisect_right(starts, time + _SHOW_TOLERANCE) - 1)
-        wanted.setdefault(number, []).append(position)
-    shown: PictureFrame | None = None
+        index = max(0, bisect.bisect_right(starts, time + _TIME_TOLERANCE) - 1)
+        requested.setdefault(index, []).append(position)
+    frame: PictureFrame | None = None
     with open_picture(file, container, limits) as image:
-        for number in sorted(wanted):
+        for index in sorted(requested):
             try:
-                shown = _frame(image, number, file, limits)
+                frame = _decode_frame(image, index, file, limits)
             except VitascopeError:
                 raise
             except Exception:
-                if starts[number] == 0:
+                if starts[index] == 0:
                     raise
-                # The file is broken off: what decodes is used if it is nearly all.
-                last, shown = _last_whole(file, container, number, limits)
-                if (end := starts[last] + seconds[last]) < (1 - MISSING_SHARE) * sum(seconds):
+                # The file is truncated: use the frames that decode if they are nearly all.
+                last, frame = _last_decodable(file, container, index, limits)
+                if (end := starts[last] + durations[last]) < (1 - MAX_MISSING_FRACTION) * sum(durations):
                     raise MediaCorrupt(
-                        f"{file.name}: {end:.2f} seconds can be decoded of the {sum(seconds):.2f} seconds "
+                        f"{file.name}: {end:.2f} seconds can be decoded of the {sum(durations):.2f} seconds "
                         "that its structure states"
                     ) from None
-            yield wanted[number], shown
+            yield requested[index], frame
 
 
-def _frame(image: Image.Image, number: int, file: MediaFile, limits: MediaLimits) -> PictureFrame:
-    # A PNG's default image may stand outside its animation; Pillow counts it all the same.
-    number += int(getattr(image, "default_image", False))
-    if number:
-        image.seek(number)
+def frame_starts(durations: Sequence[float]) -> list[float]:
+    """Return the times (s) at which the frames of a picture begin, given their ``frame_durations``."""
+    return [0.0, *itertools.accumulate(durations)][:-1] or [0.0]
+
+
+def _decode_frame(image: Image.Image, index: int, file: MediaFile, limits: MediaLimits) -> PictureFrame:
+    # The default image of a PNG may be outside its animation, but Pillow counts it.
+    index += int(getattr(image, "default_image", False))
+    if index:
+        image.seek(index)
         check_pixels(file.name, *image.size, limits)  # a GIF may grow
     return PictureFrame(_flatten(image))
 
 
-def _last_whole(file: MediaFile, container: str, before: int, limits: MediaLimits) -> tuple[int, PictureFrame]:
-    """The last frame before the broken frame ``before`` that decodes, and its number."""
+def _last_decodable(file: MediaFile, container: str, before: int, limits: MediaLimits) -> tuple[int, PictureFrame]:
+    """The index of the last frame before the damaged frame ``before`` that decodes, and the frame."""
     with open_picture(file, container, limits) as image:
-        whole = _frame(image, 0, file, limits)
-        for number in range(1, before):
+        frame = _decode_frame(image, 0, file, limits)
+        for index in range(1, before):
             try:
-                whole = _frame(image, number, file, limits)
+                frame = _decode_frame(image, index, file, limits)
             except Exception:
-                return number - 1, whole
-    return before - 1, whole
+                return index - 1, frame
+    return before - 1, frame
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Upright RGB; transparency over white."""
-    image.load()  # only then does Pillow know the mode of a GIF's frame
-    shown = ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
-    if shown.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in shown.info:
-        rgba = shown.convert("RGBA")
+    """Convert to upright RGB, with transparency on white."""
+    image.load()  # sets the mode of a GIF's frame
+    upright = ImageOps.exif_transpose(image) if image.getexif().get(_EXIF_ORIENTATION, 1) != 1 else image
+    if upright.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in upright.info:
+        rgba = upright.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
-    if shown.mode.startswith("I;16") or shown.mode == "I":
-        # 16-bit grey: Pillow's own conversion would clip everything above 255 to white.
-        grey = (np.asarray(shown, np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+    if upright.mode.startswith("I;16") or upright.mode == "I":
+        # 16-bit grey: Pillow would clip everything above 255 to white.
+        grey = (np.asarray(upright, np.uint32) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
-    return shown.convert("RGB", dither=Image.Dither.NONE) if shown.mode != "RGB" else shown.copy()
+    return upright.convert("RGB", dither=Image.Dither.NONE) if upright.mode != "RGB" else upright.copy()
+
+
+def frame_durations(file: MediaFile, container: str, max_frames: int) -> list[float]:
+    """Return the duration (s) of each frame in display order; an empty list for a still picture.
+
+    Raises:
+        MediaTooLarge: There are more than ``max_frames``.
+        MediaCorrupt: The file ends before its first frame, or before 90% of the frames that a PNG states.
+    """
+    readers = {"png": _png_durations, "gif": _gif_durations, "webp": _webp_durations}
+    if container not in readers:
+        return []
+    try:
+        durations = readers[container](file.reader(), max_frames + 1)
+    except (struct.error, IndexError) as error:
+        raise MediaCorrupt(f"{file.name}: the {container} breaks off before its first frame") from error
+    except ValueError as error:
+        raise MediaCorrupt(f"{file.name}: the {container} is broken off: it has {error}") from error
+    if len(durations) > max_frames:
+        raise MediaTooLarge(f"{file.name}: more than {max_frames} frames; at most {max_frames} are read")
+    return [seconds if seconds > 0 else _DEFAULT_FRAME_SECONDS for seconds in durations]
+
+
+def display_duration(durations: Sequence[float]) -> float:
+    """Return the duration (s) of a picture with these frames: 0.0 unless it is animated."""
+    return round(sum(durations), 6) if len(durations) > 1 else 0.0
+
+
+def _png_durations(file: BinaryIO, stop: int) -> list[float]:
+    file.seek(8)
+    durations: list[float] = []
+    count = 0
+    while len(durations) < stop and len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"acTL":
+            (count,) = struct.unpack(">I", file.read(4))
+            length -= 4
+        elif kind == b"fcTL" and length == 26:
+            fields = file.read(26)
+            if len(fields) < 26:
+                break
+            numerator, denominator = struct.unpack(">HH", fields[20:24])
+            durations.append(numerator / (denominator or 100))
+            length = 0
+        file.seek(length + 4, 1)
+    if len(durations) < min(stop, (1 - MAX_MISSING_FRACTION) * count):
+        raise ValueError(f"{len(durations)} frames of the {count} that its header states")
+    return durations if count else []
+
+
+def _webp_durations(file: BinaryIO, stop: int) -> list[float]:
+    file.seek(12)
+    durations: list[float] = []
+    while len(durations) < stop and len(header := file.read(8)) == 8:
+        kind, length = struct.unpack("<4sI", header)
+        consumed = 0
+        if kind == b"ANMF" and length >= 16:
+            fields = file.read(16)
+            consumed = len(fields)
+            durations.append(int.from_bytes(fields[12:15], "little") / 1000)
+        file.seek(length + (length & 1) - consumed, 1)
+    return durations
+
+
+def _gif_durations(file: BinaryIO, stop: int) -> list[float]:
+    flags = file.read(13)[10]
+    file.seek(3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0, 1)
+    durations: list[float] = []
+    delay = 0.0
+    while len(durations) < stop and (introducer := file.read(1)) in (b"!", b","):
+        if introducer == b"!":
+            is_control = file.read(1) == b"\xf9"
+            block = _skip_gif_blocks(file)
+            if is_control and len(block) >= 4:
+                delay = int.from_bytes(block[1:3], "little") / 100
+            continue
+        descriptor = file.read(9)
+        if len(descriptor) < 9:
+            break
+        file.seek((3 * 2 ** ((descriptor[8] & 7) + 1) if descriptor[8] & 0x80 else 0) + 1, 1)
+        _skip_gif_blocks(file)
+        durations.append(delay)
+        delay = 0.0
+    return durations
+
+
+def _skip_gif_blocks(file: BinaryIO) -> bytes:
+    """Skip a chain of sub-blocks and return the bytes of the first."""
+    first = b""
+    while (size := file.read(1)) not in (b"", b"\x00"):
+        data = file.read(size[0])
+        first = first or data
+    return first

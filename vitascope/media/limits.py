@@ -1,4 +1,4 @@
-"""What a file may cost before it is refused."""
+"""Limits on media files, and the containers and codecs that are decoded."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ CODECS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
-    """Limits on one media file; beyond them ``MediaTooLarge`` (or ``MediaError`` under ``min_side``)."""
+    """Limits on one media file. Beyond them, reading raises MediaTooLarge, or MediaError below ``min_side``."""
 
     max_bytes: int = 4 * 1024**3
-    """Size of the file."""
+    """Size of the file in bytes."""
     max_pixels: int = 4096 * 2304
     """Width times height of one frame; checked on the header, before pixels are allocated."""
     max_seconds: float = 4 * 3600.0
-    """Duration."""
+    """Duration in seconds."""
     max_frames: int = 1_000_000
     """Frames in the file, as far as the header states them, and frames decoded in one call."""
     min_side: int = 8
     """Pixels; the shorter side must have at least as many."""
     containers: frozenset[str] = CONTAINERS
-    """Container names that are read, out of ``CONTAINERS``."""
+    """Containers to read, a subset of ``CONTAINERS``."""
     codecs: frozenset[str] = CODECS
-    """Video codec names (as FFmpeg has them) that are decoded."""
+    """Video codecs to decode, by FFmpeg's names."""
 
 
 DEFAULT_LIMITS = MediaLimits()
 
 
 def check_pixels(name: str, width: int, height: int, limits: MediaLimits) -> None:
-    """Raise MediaTooLarge or MediaError, with the file's name, unless the frame size (pixels) is within ``limits``."""
+    """Raise MediaTooLarge or MediaError unless the size of a frame (pixels) is within ``limits``."""
     if width * height > limits.max_pixels:
         raise MediaTooLarge(f"{name}: {width}x{height} pixels; at most {limits.max_pixels} pixels are decoded")
     if min(width, height) < limits.min_side:
@@ -48,6 +48,6 @@ def check_pixels(name: str, width: int, height: int, limits: MediaLimits) -> Non
 
 
 def check_seconds(name: str, seconds: float, limits: MediaLimits) -> None:
-    """Raise MediaTooLarge, with the file's name, when a duration (s) is beyond ``limits``."""
+    """Raise MediaTooLarge if a duration (s) is beyond ``limits``."""
     if seconds > limits.max_seconds:
         raise MediaTooLarge(f"{name}: {seconds:.1f} seconds; at most {limits.max_seconds:g} seconds are read")

@@ -1,4 +1,4 @@
-"""What a media file is, without decoding its pixels."""
+"""Probing media files: format, size and duration, decoding at most one frame."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from fractions import Fraction
 from typing import Literal
 
 from vitascope.errors import MediaCorrupt
-from vitascope.media.animation_timing import frame_seconds, shown_seconds
-from vitascope.media.container import READING_ERRORS, OpenVideo, open_video
-from vitascope.media.file import MediaFile, MediaSource, held_open
-from vitascope.media.image import open_picture, upright_size
+from vitascope.media.file import MediaFile, MediaSource, open_source
+from vitascope.media.formats import FileFormat, sniff
+from vitascope.media.image import display_duration, frame_durations, open_picture, upright_size
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits, check_seconds
-from vitascope.media.seek_reader import video_frames
-from vitascope.media.sniff import Signature, sniff
+from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
+from vitascope.media.video_reader import video_frames
 
 Kind = Literal["video", "picture", "animation"]
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """What is known of a file. Sizes are pixels as shown: upright, with square pixels."""
+    """Description of a file. Sizes are displayed pixels: upright, with square pixels."""
 
     kind: Kind
     container: str
@@ -31,24 +30,21 @@ class MediaInfo:
     duration: float
     """Seconds; 0.0 for a picture."""
     frame_count: int | None
-    """None where the container does not state it."""
+    """None if the container does not state it."""
     has_audio: bool
 
 
 def probe(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> MediaInfo:
-    """Describe a file; at most one frame is decoded.
-
-    Raises MediaUnsupported, MediaCorrupt, MediaTooLarge and MediaError.
-    """
-    with held_open(source) as file:
-        signature = sniff(file, limits)
-        if signature.demuxer is None:
-            return _probe_picture(file, signature, limits)
-        return _probe_video(file, signature, limits)
+    """Describe a file. Raises MediaUnsupported, MediaCorrupt, MediaTooLarge and MediaError."""
+    with open_source(source) as file:
+        file_format = sniff(file, limits)
+        if file_format.demuxer is None:
+            return _probe_picture(file, file_format, limits)
+        return _probe_video(file, file_format, limits)
 
 
-def _probe_video(file: MediaFile, signature: Signature, limits: MediaLimits) -> MediaInfo:
-    with open_video(file, signature, limits, threads=1) as video:
+def _probe_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> MediaInfo:
+    with open_video(file, file_format, limits, threads=1) as video:
         frame = next((frame for _, frame in video_frames(video, [0.0], limits)), None)
         if frame is None:
             raise MediaCorrupt(f"{file.name}: not a single frame can be decoded")
@@ -56,7 +52,7 @@ def _probe_video(file: MediaFile, signature: Signature, limits: MediaLimits) -> 
         check_seconds(file.name, duration, limits)
         return MediaInfo(
             kind="video",
-            container=signature.container,
+            container=file_format.container,
             codec=video.stream.codec_context.codec.canonical_name,
             width=frame.width,
             height=frame.height,
@@ -66,32 +62,32 @@ def _probe_video(file: MediaFile, signature: Signature, limits: MediaLimits) -> 
         )
 
 
-def _probe_picture(file: MediaFile, signature: Signature, limits: MediaLimits) -> MediaInfo:
-    seconds = frame_seconds(file, signature.container, limits.max_frames)
-    check_seconds(file.name, sum(seconds), limits)
-    with open_picture(file, signature.container, limits) as image:
+def _probe_picture(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> MediaInfo:
+    durations = frame_durations(file, file_format.container, limits.max_frames)
+    check_seconds(file.name, sum(durations), limits)
+    with open_picture(file, file_format.container, limits) as image:
         width, height = upright_size(image)
-    moves = len(seconds) > 1
+    is_animated = len(durations) > 1
     return MediaInfo(
-        kind="animation" if moves else "picture",
-        container=signature.container,
-        codec=signature.container,
+        kind="animation" if is_animated else "picture",
+        container=file_format.container,
+        codec=file_format.container,
         width=width,
         height=height,
-        duration=shown_seconds(seconds),
-        frame_count=len(seconds) if moves else 1,
+        duration=display_duration(durations),
+        frame_count=len(durations) if is_animated else 1,
         has_audio=False,
     )
 
 
 def _measured_seconds(video: OpenVideo) -> float:
-    """The duration of a file that does not state it, by reading all packets without decoding."""
+    """Measure the duration of a file that does not state it, by reading all packets without decoding them."""
     end = Fraction(0)
     try:
         for packet in video.container.demux(video.stream):
             if packet.pts is not None:
-                shown_until = (packet.pts + (packet.duration or 0)) * video.time_base - video.origin
-                end = max(end, shown_until)
+                packet_end = (packet.pts + (packet.duration or 0)) * video.time_base - video.origin
+                end = max(end, packet_end)
     except READING_ERRORS:
         pass
     return float(end)

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from vitascope.errors import InvalidInput
 from vitascope.media.decode import DECODING_THREADS, frames_at
 from vitascope.media.file import MediaSource
-from vitascope.media.frame import Frame, Pixels, filtered, fitted
+from vitascope.media.frame import Frame, Pixels, pad_top_left, resize_to_fit, with_resampling
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.pad_top_left import in_corner
 
 
 class FrameStreamLike(Protocol):
@@ -211,6 +210,8 @@ def _resize(frame: Frame, stream: FrameStreamLike) -> Pixels:
         shortest, longest = stream.shortest_edge, stream.longest_edge
         assert shortest is not None  # validated in the manifest
         assert longest is not None
-        frame = filtered(frame, stream.resample)
-        return in_corner(frame, stream.width, shortest, longest, stream.multiple, stream.shows)
-    return fitted(frame, stream.width, stream.height, stream.fit, stream.resample, stream.shortest_edge, stream.margin)
+        frame = with_resampling(frame, stream.resample)
+        return pad_top_left(frame, stream.width, shortest, longest, stream.multiple, stream.shows)
+    return resize_to_fit(
+        frame, stream.width, stream.height, stream.fit, stream.resample, stream.shortest_edge, stream.margin
+    )

@@ -1,17 +1,24 @@
-"""Where one shot of a video ends and the next begins: hard cuts, fades and dissolves, found in small frames.
+"""Shot detection: hard cuts, fades and dissolves, found in small frames.
 
-Hard cuts are found as PySceneDetect's AdaptiveDetector does (https://www.scenedetect.com/docs/latest/api/detectors.html):
-by how much hue, saturation and value change from frame to frame, compared with how much they change around it, so that
-a pan or fast action, where every frame changes, is no cut. Unlike there, hue is a circle, and counts only as far as
-both pixels have colour, saturation only as far as they are not dark; and what is gone again at once, such as a flash,
-is no cut. Fades and dissolves: ``transitions``.
+Hard cuts follow PySceneDetect's AdaptiveDetector (https://www.scenedetect.com/docs/latest/api/detectors.html): the
+change of hue, saturation and value from frame to frame, relative to the changes around it, so that a pan or fast action
+is no cut. Unlike there, hue is circular and counts only as far as both pixels have colour, saturation only as far as
+they are not dark; and a change that is undone at once, such as a flash, is no cut.
+
+A fade passes through frames of one colour. In a dissolve every frame is a mixture of the frames before and after it;
+since two scenes have little in common, the mixture has less contrast in its details. Motion gives frames that no
+mixture explains, and a change of light leaves the scene the same.
 """
 
 from __future__ import annotations
 
+import math
 from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,98 +27,289 @@ from vitascope.media.decode import DECODING_THREADS, all_frames
 from vitascope.media.file import MediaSource
 from vitascope.media.frame import Pixels, size_within
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
-from vitascope.media.transitions import BRIEF, GradualChanges
 
-SIDE = 96
-"""Pixels of the longer side of the frames that are compared: averaging takes away noise, and time."""
-RATIO = 3.0
-"""A cut changes the picture this many times as much as the frames around it do …"""
-LEAST = 15.0
-"""… and at least this much, of 255."""
-NEIGHBOURS = 2
+_SIDE = 96
+"""Longer side in pixels of the frames that are compared; averaging removes noise."""
+_TRANSIENT_SECONDS = 0.2
+"""What lasts no longer is a flash or a fault, not a shot or a fade."""
+_TIME_TOLERANCE = 0.0005
+"""Seconds; the starts of frames are rounded."""
+
+# Hard cuts. Changes are from 0 to 255.
+_ADAPTIVE_RATIO = 3.0
+"""A cut changes the frame at least this many times as much as the frames around it change."""
+_MIN_CHANGE = 15.0
+"""A cut changes the frame at least this much."""
+_NEIGHBORS = 2
 """Frames on either side that a change is compared with."""
-DARK = 48.0
-"""Value, of 255, below which a pixel's saturation says less and less."""
-ROUNDING = 0.0005
-"""Seconds that a frame's beginning may be off."""
+_DARK_VALUE = 48.0
+"""Below this value, the saturation of a pixel counts less and less."""
+
+# Fades
+_FADE_REACH = 1.0
+"""Seconds before and after frames of one colour within which a fade shows a scene."""
+_FLAT_CONTRAST, _SCENE_CONTRAST = 5.0, 15.0
+"""Standard deviation, of 255: below the first a frame is of one colour, from the second it shows a scene."""
+
+# Dissolves
+_STEP = 0.1
+"""Seconds between the frames that are compared."""
+_LAGS = (4, 8, 12, 16, 24)
+"""Lengths of dissolves in steps; multiples of 4."""
+_BLOCK = 4
+"""Side of the blocks of pixels that are averaged: small motion vanishes."""
+_MIN_DISSOLVE_CHANGE = 15.0
+"""Mean difference, of 255, of the frames before and after a dissolve."""
+_MIN_PROMINENCE = 1.5
+"""The change of a dissolve over the change in the same time before or after it."""
+_SAME_SCENE_CORRELATION = 0.5
+"""From this correlation two frames show the same scene in another light."""
+_MAX_RESIDUAL = 0.4
+"""Distance of a frame from a mixture of two others, as a fraction of their distance."""
+_MAX_DETAIL_RATIO = 1.35
+"""Detail of the middle frame over that of a mixture of unrelated frames; for one scene it would be up to 2."""
+_MAX_MIDPOINT_OFFSET = 0.12
+"""Distance of the middle frame's mixture from one half."""
 
 Floats = NDArray[np.float32]
+
+
+class Transition(NamedTuple):
+    """A fade or dissolve from ``start`` to ``end``; the next shot begins at ``boundary``. Seconds."""
+
+    start: float
+    boundary: float
+    end: float
 
 
 def shot_starts(
     source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS, *, threads: int = DECODING_THREADS
 ) -> list[float]:
-    """The seconds at which the shots of a file begin, ascending, the first one 0. Every frame is decoded once.
+    """Return the times (s) at which the shots of a file begin, ascending from 0, decoding every frame once.
 
-    A fade or dissolve is one beginning, halfway. Raises media errors as ``all_frames``.
+    A fade or dissolve is one boundary, halfway. Raises media errors as ``all_frames``.
     """
     seconds = array("d")
     changes = array("d")
-    passing: set[int] = set()
+    transient: set[int] = set()
     recent: deque[Floats] = deque()
     gradual = GradualChanges()
     for second, frame in all_frames(source, limits, threads=threads):
-        pixels = frame.small_rgb(*size_within(frame, SIDE))
-        gradual.show(second, pixels)
-        now = hue_saturation_value(pixels)
+        pixels = frame.thumbnail_rgb(*size_within(frame, _SIDE))
+        gradual.add_frame(second, pixels)
+        current = hue_saturation_value(pixels)
         seconds.append(second)
-        if recent and recent[-1].shape != now.shape:  # a frame of another size begins something new
+        if recent and recent[-1].shape != current.shape:  # the size of frames changes
             recent.clear()
             changes.append(255.0)
         else:
-            changes.append(change(recent[-1], now) if recent else 0.0)
-        while recent and second - seconds[-1 - len(recent)] > BRIEF + ROUNDING:
+            changes.append(frame_distance(recent[-1], current) if recent else 0.0)
+        while recent and second - seconds[-1 - len(recent)] > _TRANSIENT_SECONDS + _TIME_TOLERANCE:
             recent.popleft()
-        passing |= gone_again(changes, [*recent, now])
-        recent.append(now)
-    hard = [seconds[number] for number in cuts(changes) if number not in passing]
-    soft = [one.at for one in gradual.found() if not any(one.start < cut <= one.end for cut in hard)]
-    return [0.0, *sorted(hard + soft)]
+        transient |= transient_changes(changes, [*recent, current])
+        recent.append(current)
+    cuts = [seconds[index] for index in cut_indices(changes) if index not in transient]
+    boundaries = [
+        transition.boundary
+        for transition in gradual.transitions()
+        if not any(transition.start < cut <= transition.end for cut in cuts)
+    ]
+    return [0.0, *sorted(cuts + boundaries)]
 
 
-def gone_again(changes: Sequence[float], pictures: Sequence[Floats]) -> set[int]:
-    """The numbers of the frames whose change is undone by the last frame. ``pictures``: the last ones, ascending."""
+def transient_changes(changes: Sequence[float], recent: Sequence[Floats]) -> set[int]:
+    """Return the indices of the changes that the last of the ``recent`` frames (ascending) undoes."""
     undone: set[int] = set()
-    for back in range(2, len(pictures)):
-        numbers = range(len(changes) - back, len(changes))
-        if max(changes[number] for number in numbers) >= LEAST:
-            left = change(pictures[-1 - back], pictures[-1])
-            undone |= {number for number in numbers if changes[number] > 2 * left}
+    for back in range(2, len(recent)):
+        indices = range(len(changes) - back, len(changes))
+        if max(changes[index] for index in indices) >= _MIN_CHANGE:
+            remaining = frame_distance(recent[-1 - back], recent[-1])
+            undone |= {index for index in indices if changes[index] > 2 * remaining}
     return undone
 
 
-def cuts(changes: Sequence[float]) -> list[int]:
-    """The numbers of the frames that begin a shot. ``changes``: of each frame from the one before, 0 to 255."""
+def cut_indices(changes: Sequence[float]) -> list[int]:
+    """Return the indices of the frames that begin a shot. ``changes``: of each frame from the previous, 0 to 255."""
     if len(changes) < 2:
         return []
     change = np.asarray(changes, np.float64)
-    padded = np.concatenate([[0.0], np.cumsum(change)])
-    numbers = np.arange(len(change))
-    first = np.maximum(numbers - NEIGHBOURS, 1)  # the first frame has none before it
-    last = np.minimum(numbers + NEIGHBOURS + 1, len(change))
-    around = np.maximum(padded[last] - padded[first] - change, 0.0) / np.maximum(last - first - 1, 1)
-    return [int(n) for n in np.flatnonzero((change >= LEAST) & (change >= RATIO * around)) if n > 0]
+    cumulative = np.concatenate([[0.0], np.cumsum(change)])
+    indices = np.arange(len(change))
+    first = np.maximum(indices - _NEIGHBORS, 1)  # the first frame has no change
+    last = np.minimum(indices + _NEIGHBORS + 1, len(change))
+    around = np.maximum(cumulative[last] - cumulative[first] - change, 0.0) / np.maximum(last - first - 1, 1)
+    is_cut = (change >= _MIN_CHANGE) & (change >= _ADAPTIVE_RATIO * around)
+    return [int(index) for index in np.flatnonzero(is_cut) if index > 0]
 
 
-def change(before: Floats, now: Floats) -> float:
-    """How much two pictures (3, H, W) of hue, saturation and value differ, 0 to 255."""
-    hue = np.abs(now[0] - before[0])
-    hue = np.minimum(hue, 180.0 - hue) * (np.minimum(now[1], before[1]) / 255.0)
-    saturation = np.abs(now[1] - before[1]) * np.minimum(np.minimum(now[2], before[2]) / DARK, 1.0)
-    value = np.abs(now[2] - before[2])
+def frame_distance(before: Floats, after: Floats) -> float:
+    """Return how much two frames (3, H, W) of hue, saturation and value differ, 0 to 255."""
+    hue = np.abs(after[0] - before[0])
+    hue = np.minimum(hue, 180.0 - hue) * (np.minimum(after[1], before[1]) / 255.0)
+    saturation = np.abs(after[1] - before[1]) * np.minimum(np.minimum(after[2], before[2]) / _DARK_VALUE, 1.0)
+    value = np.abs(after[2] - before[2])
     return float((hue.mean() + saturation.mean() + value.mean()) / 3.0)
 
 
 def hue_saturation_value(rgb: Pixels) -> Floats:
-    """(H, W, 3) uint8 as (3, H, W) float32: hue 0 to 180 around the circle, saturation and value 0 to 255."""
+    """Convert (H, W, 3) uint8 to (3, H, W) float32: circular hue 0 to 180, saturation and value 0 to 255."""
     red, green, blue = np.ascontiguousarray(np.moveaxis(rgb, 2, 0)).astype(np.float32)
     value = np.maximum(np.maximum(red, green), blue)
-    spread = value - np.minimum(np.minimum(red, green), blue)
-    some = np.maximum(spread, 1.0)
+    chroma = value - np.minimum(np.minimum(red, green), blue)
+    divisor = np.maximum(chroma, 1.0)
     hue = np.where(
         value == red,
-        (green - blue) / some,
-        np.where(value == green, 2.0 + (blue - red) / some, 4.0 + (red - green) / some),
+        (green - blue) / divisor,
+        np.where(value == green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
     )
     hue = np.where(hue < 0.0, hue + 6.0, hue)
-    return np.stack([hue * 30.0, 255.0 * spread / np.maximum(value, 1.0), value])
+    return np.stack([hue * 30.0, 255.0 * chroma / np.maximum(value, 1.0), value])
+
+
+class GradualChanges:
+    """Detector of fades and dissolves; takes the frames of a video in order."""
+
+    def __init__(self) -> None:
+        self._seconds = array("d")
+        self._contrasts = array("d")
+        self._dissolves = _DissolveDetector()
+
+    def add_frame(self, second: float, pixels: Pixels) -> None:
+        """Add the next frame, small and (H, W, 3), which begins at ``second``."""
+        features = _frame_features(second, pixels)
+        self._seconds.append(second)
+        self._contrasts.append(features.contrast)
+        self._dissolves.add_frame(features)
+
+    def transitions(self) -> list[Transition]:
+        """Return the transitions so far, in order, without overlaps: fades, and the strongest dissolves elsewhere."""
+        transitions = fades(self._seconds, self._contrasts)
+        for dissolve in self._dissolves.strongest_first():
+            if all(dissolve.end <= other.start or other.end <= dissolve.start for other in transitions):
+                transitions.append(dissolve)
+        return sorted(transitions)
+
+
+def fades(seconds: Sequence[float], contrasts: Sequence[float]) -> list[Transition]:
+    """Return the fades through one colour.
+
+    Args:
+        seconds: Start of each frame.
+        contrasts: Standard deviation within each frame, 0 to 255.
+    """
+    transitions = []
+    for is_flat, group in groupby(range(len(contrasts)), lambda index: contrasts[index] < _FLAT_CONTRAST):
+        if not is_flat:
+            continue
+        first, *rest = group
+        last = rest[-1] if rest else first
+        before = range(first - 1, bisect_left(seconds, seconds[first] - _FADE_REACH) - 1, -1)
+        after = range(last + 1, bisect_left(seconds, seconds[last] + _FADE_REACH))
+        scenes = [[index for index in side if contrasts[index] >= _SCENE_CONTRAST] for side in (before, after)]
+        if not all(scenes):
+            continue
+        start, end = (_half_contrast_index(scene, contrasts) for scene in scenes)
+        if seconds[end] - seconds[start] > _TRANSIENT_SECONDS:
+            boundary = seconds[bisect_left(seconds, (seconds[first] + seconds[last]) / 2)]
+            transitions.append(Transition(seconds[start], boundary, seconds[end]))
+    return transitions
+
+
+def _half_contrast_index(scene: Sequence[int], contrasts: Sequence[float]) -> int:
+    """The first of the frames with half of their maximal contrast."""
+    maximum = max(contrasts[index] for index in scene)
+    return next(index for index in scene if contrasts[index] >= maximum / 2)
+
+
+class _FrameFeatures(NamedTuple):
+    """A small frame and what is measured in it."""
+
+    second: float
+    pixels: Floats
+    """Flat, 0 to 255."""
+    contrast: float
+    normalized: Floats
+    """``pixels`` without the mean of each colour, divided by the norm."""
+    detail: float
+    """Sum of the squared differences of neighbouring pixels."""
+
+
+class _Candidate(NamedTuple):
+    """A possible dissolve: its change over the root of its length, its lag and the index of its last frame."""
+
+    strength: float
+    transition: Transition
+    lag: int
+    last: int
+
+
+class _DissolveDetector:
+    """Compares frames ``_STEP`` apart with those ``_LAGS`` steps before them."""
+
+    def __init__(self) -> None:
+        self._recent: deque[_FrameFeatures] = deque(maxlen=max(_LAGS) + 1)
+        self._changes = {lag: array("d") for lag in _LAGS}
+        """By lag: the change of each frame from the one so many steps before; 0 if there is none."""
+        self._candidates: list[_Candidate] = []
+
+    def add_frame(self, frame: _FrameFeatures) -> None:
+        if self._recent and self._recent[-1].pixels.size != frame.pixels.size:
+            self._recent.clear()
+        if self._recent and frame.second < self._recent[-1].second + _STEP - _TIME_TOLERANCE:
+            return
+        self._recent.append(frame)
+        for lag, changes in self._changes.items():
+            if lag >= len(self._recent):
+                changes.append(0.0)
+                continue
+            before, *between = (self._recent[-1 - part * lag // 4] for part in (4, 3, 2, 1))
+            changes.append(float(np.abs(frame.pixels - before.pixels).mean()))
+            if changes[-1] >= _MIN_DISSOLVE_CHANGE and _is_cross_fade(before, between, frame):
+                transition = Transition(before.second, between[1].second, frame.second)
+                strength = changes[-1] / math.sqrt(transition.end - transition.start)
+                self._candidates.append(_Candidate(strength, transition, lag, len(changes) - 1))
+
+    def strongest_first(self) -> list[Transition]:
+        candidates = sorted(self._candidates, reverse=True)
+        return [candidate.transition for candidate in candidates if self._is_prominent(candidate)]
+
+    def _is_prominent(self, candidate: _Candidate) -> bool:
+        """Whether less changes in the same time before or after it, unlike in a long camera movement."""
+        changes, lag, last = self._changes[candidate.lag], candidate.lag, candidate.last
+        before = changes[last - lag] if last >= lag else 0.0
+        after = changes[last + lag] if last + lag < len(changes) else 0.0
+        return changes[last] >= _MIN_PROMINENCE * min(before, after)
+
+
+def _is_cross_fade(before: _FrameFeatures, between: Sequence[_FrameFeatures], after: _FrameFeatures) -> bool:
+    """Whether the three frames between are mixtures of two unrelated frames, with ever more of the later one."""
+    if min(before.contrast, after.contrast) < _FLAT_CONTRAST:
+        return False
+    if float(before.normalized @ after.normalized) > _SAME_SCENE_CORRELATION:
+        return False
+    direction = after.pixels - before.pixels
+    weights = []
+    for frame in between:
+        offset = frame.pixels - before.pixels
+        weights.append(float(offset @ direction / (direction @ direction)))
+        if np.linalg.norm(offset - weights[-1] * direction) > _MAX_RESIDUAL * np.linalg.norm(direction):
+            return False
+    early, half, late = weights
+    if not early < half < late or abs(half - 0.5) > _MAX_MIDPOINT_OFFSET:
+        return False
+    detail = (1 - half) ** 2 * before.detail + half**2 * after.detail
+    return between[1].detail <= _MAX_DETAIL_RATIO * detail
+
+
+def _frame_features(second: float, pixels: Pixels) -> _FrameFeatures:
+    """Measure a frame (H, W, 3) averaged over blocks; partial blocks at the edges are ignored."""
+    block = min(_BLOCK, *pixels.shape[:2])
+    height, width = pixels.shape[0] // block, pixels.shape[1] // block
+    rows = pixels[: height * block, : width * block].reshape(height, block, -1).mean(axis=1, dtype=np.float32)
+    small = rows.reshape(height, width, block, 3).mean(axis=2)
+    centered = (small - small.mean(axis=(0, 1))).ravel()
+    norm = float(np.linalg.norm(centered))
+    grey = small.mean(axis=2)
+    detail = float(np.square(np.diff(grey, axis=0)).sum() + np.square(np.diff(grey, axis=1)).sum())
+    contrast = norm / math.sqrt(centered.size)
+    return _FrameFeatures(second, small.ravel(), contrast, centered / max(norm, 1.0), detail)

@@ -1,9 +1,9 @@
-"""Subtitles as files have them: SubRip (.srt) and WebVTT (.vtt), read into times and plain words.
+"""Subtitles as timed cues of plain text: SubRip (.srt) and WebVTT (.vtt) files, and text streams of containers.
 
-A cue is a line of two times, `00:00:01,000 --> 00:00:02,500` (comma or dot; hours may be left out), and the
-lines of text after it; above it there may be a line that names or numbers it. In WebVTT the file begins with
-WEBVTT, times may have settings after them, and the blocks NOTE, STYLE and REGION are not shown.
-Text is given as it is read aloud: without tags (<i>, <v Name>, {\\an8}), entities unescaped, in one line.
+A cue is a line of two times, `00:00:01,000 --> 00:00:02,500` (comma or dot, hours optional), and the lines of text
+after it; a line above it may name or number it. A WebVTT file begins with WEBVTT, times may be followed by settings,
+and the blocks NOTE, STYLE and REGION are not shown. Text is plain: without tags (<i>, <v Name>, {\\an8}), entities
+unescaped, on one line.
 """
 
 from __future__ import annotations
@@ -12,30 +12,46 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from av.stream import Discard, Disposition
 
 from vitascope.errors import MediaError, SubtitlesCorrupt
-from vitascope.media.file import MediaSource, held_open, media_errors
+from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
+from vitascope.media.formats import FileFormat, sniff
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
+
+if TYPE_CHECKING:
+    from av.subtitles.stream import SubtitleStream
 
 SUFFIXES = (".srt", ".vtt")
 MAX_BYTES = 8 * 1024**2
-"""Of a subtitle file; those of a film have about 0.1 MB."""
-TOUCHING = 0.1
-"""Seconds: cues that are no further apart follow one another without a pause."""
+"""Largest subtitle file; those of a film have about 0.1 MB."""
+MAX_CUE_GAP = 0.1
+"""Seconds between cues that follow one another without a pause."""
 
 _MAX_LINE = 10_000
-"""Characters: what has longer lines is no speech, and costs the patterns below time."""
+"""Characters: longer lines are not speech, and slow for the patterns below."""
 _ARROW = "-->"
 _TIME = re.compile(r"(?:(\d+):)?([0-5]?\d):([0-5]\d)[.,](\d{3})", re.ASCII)
-# Possessive, so that a line of blanks is gone through once.
+# Possessive, so that a line of blanks is scanned once.
 _BROKEN_ARROW = re.compile(r"\s*\d+:\d\d[\d:]*[.,]\d++\s*+(?:[-\u2013\u2014]\s*+)*+>?\s*+\d+:\d\d[\d:.,]*\s*$")
 _HIDDEN_BLOCK = re.compile(r"(?:NOTE|STYLE|REGION)(?:\s|$)")
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>|<[\d:.]+>|\{\\[^{}]*\}")
 _UTF_16 = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 
+_TEXT_CODECS = frozenset({"subrip", "mov_text", "webvtt", "ass", "ssa", "text"})
+"""FFmpeg converts all of them to ASS; other codecs are pictures."""
+_ASS_FIELDS = 9
+"""Fields of a decoded event; the last is the text and may contain commas."""
+MAX_CUES = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Cue:
-    """What is said from ``start`` to ``end`` (s), in one line."""
+    """Text on screen from ``start`` to ``end`` (s), on one line."""
 
     start: float
     end: float
@@ -43,90 +59,99 @@ class Cue:
 
 
 @dataclass
-class _Shown:
+class _RawCue:
+    """A cue as written in the file."""
+
     start: float
     end: float
     lines: list[str] = field(default_factory=list)
 
 
 def parse_subtitles(text: str, name: str, *, vtt: bool) -> list[Cue]:
-    """What is said, in order of time; none where no cue has words. ``vtt``: WebVTT, otherwise SubRip.
+    """Parse the cues with text, in order of time.
 
-    A line that the cue before shows already is left out when there is no pause between the two, as automatic
-    captions show each line twice; a cue of which nothing is left prolongs the one before it.
-    Raises SubtitlesCorrupt with ``name``, the line and the time that was not understood.
+    Automatic captions show each line twice: a line that the previous cue shows already is omitted unless there is a
+    pause between the two, and a cue of which nothing remains prolongs the previous one.
+
+    Args:
+        text: Content of the file.
+        name: Name of the file, for errors.
+        vtt: WebVTT, otherwise SubRip.
+
+    Raises SubtitlesCorrupt with the name, the line and the invalid time.
     """
-    # Not splitlines(): it also splits at characters that may stand in a line of speech.
+    # Not splitlines(), which also splits at characters that may occur in speech.
     lines = re.split(r"\r\n|\n|\r", text)
     for number, line in enumerate(lines, 1):
         if len(line) > _MAX_LINE:
             raise SubtitlesCorrupt(f"{name}:{number}: {len(line)} characters; at most {_MAX_LINE} were expected")
     if vtt and not re.match(r"WEBVTT(?:\s|$)", lines[0]):
         raise SubtitlesCorrupt(f"{name}:1: header: {lines[0][:60]!r}; WEBVTT was expected")
-    cues = _cues(name, lines, vtt)
+    cues = _parse_cues(name, lines, vtt)
     return _without_repeats(sorted(cues, key=lambda cue: (cue.start, cue.end)))
 
 
 def read_subtitles(source: MediaSource) -> tuple[list[Cue], str]:
-    """The cues of an .srt or .vtt file, and the encoding that it was read as.
+    """Read the cues of an .srt or .vtt file, and the encoding that was detected.
 
-    UTF-8; UTF-16 with a byte-order mark, or told by the NULs that it gives Latin letters; what is neither is
-    read as Windows-1252. Raises SubtitlesCorrupt naming the file, and the line that was not understood.
+    The encoding is UTF-8, UTF-16 with a byte-order mark or recognised by its NUL bytes, or else Windows-1252.
+
+    Raises SubtitlesCorrupt with the name of the file and the invalid line.
     """
     try:
-        with held_open(source) as file, media_errors(file.path):
+        with open_source(source) as file, map_os_errors(file.path):
             path, data = file.path, file.reader().read(MAX_BYTES + 1)
     except MediaError as error:
         raise SubtitlesCorrupt(str(error)) from error
     if len(data) > MAX_BYTES:
         raise SubtitlesCorrupt(f"{path.name}: larger than {MAX_BYTES} bytes; subtitles were expected")
-    text, encoding = _decoded(path.name, data)
+    text, encoding = _decode(path.name, data)
     return parse_subtitles(text, path.name, vtt=path.suffix.lower() == ".vtt"), encoding
 
 
 def plain_text(line: str) -> str:
-    """The words of a line: without tags and position marks, entities unescaped, single spaces."""
+    """Return a line without tags and position marks, with entities unescaped and single spaces."""
     return " ".join(html.unescape(_TAG.sub("", line)).split())
 
 
-def _decoded(name: str, data: bytes) -> tuple[str, str]:
-    marked = _UTF_16.get(data[:2])
-    encoding = marked or _unmarked_utf16(data[:1000]) or "utf-8-sig"
+def _decode(name: str, data: bytes) -> tuple[str, str]:
+    from_mark = _UTF_16.get(data[:2])
+    encoding = from_mark or _unmarked_utf16(data[:1000]) or "utf-8-sig"
     try:
-        return data[2 if marked else 0 :].decode(encoding), encoding.removesuffix("-sig")
+        return data[2 if from_mark else 0 :].decode(encoding), encoding.removesuffix("-sig")
     except UnicodeDecodeError as error:
         if encoding != "utf-8-sig":
             raise SubtitlesCorrupt(f"{name}: not {encoding} at byte {error.start}: {error.reason}") from None
-    # A mark of UTF-8 over what is none comes from editors that add it without looking.
+    # Some editors add a UTF-8 mark to text in other encodings.
     data = data.removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode("windows-1252"), "windows-1252"
-    except UnicodeDecodeError:  # five bytes have no character there
+    except UnicodeDecodeError:  # five bytes are undefined in it
         return data.decode("latin-1"), "latin-1"
 
 
 def _unmarked_utf16(head: bytes) -> str | None:
-    """In either order of bytes, nearly every second byte of digits and arrows is NUL; text has no NUL at all."""
+    """Detect UTF-16 without a mark: nearly every second byte is NUL, of which other text has none."""
     for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[0::2])):
         if len(zeros) > 8 and zeros.count(0) > len(zeros) / 2:
             return encoding
     return None
 
 
-def _cues(name: str, lines: Sequence[str], vtt: bool) -> list[_Shown]:
-    cues: list[_Shown] = []
-    hidden = vtt  # the header is a block that is not shown
+def _parse_cues(name: str, lines: Sequence[str], vtt: bool) -> list[_RawCue]:
+    cues: list[_RawCue] = []
+    hidden = vtt  # the header is a hidden block
     for index, line in enumerate(lines):
         above = lines[index - 1].strip() if index else ""
         if _ARROW in line:
             start, end = _times(name, index + 1, line)
             if above:
-                names_the_cue = above.isdigit() or index < 2 or not lines[index - 2].strip()
-            else:  # a number of SubRip may also be parted from its times by a blank line
-                names_the_cue = not vtt and bool(cues) and cues[-1].lines[-1:] == [str(len(cues) + 1)]
-            if names_the_cue and cues and cues[-1].lines:
+                is_cue_name = above.isdigit() or index < 2 or not lines[index - 2].strip()
+            else:  # a blank line may separate a SubRip number from its times
+                is_cue_name = not vtt and bool(cues) and cues[-1].lines[-1:] == [str(len(cues) + 1)]
+            if is_cue_name and cues and cues[-1].lines:
                 cues[-1].lines.pop()
-            cues.append(_Shown(start, end))
+            cues.append(_RawCue(start, end))
             hidden = False
         elif not line.strip():
             hidden = False
@@ -137,21 +162,21 @@ def _cues(name: str, lines: Sequence[str], vtt: bool) -> list[_Shown]:
         elif _BROKEN_ARROW.match(line):
             raise SubtitlesCorrupt(f"{name}:{index + 1}: time: {line[:60]!r}; START --> END was expected")
         elif cues:
-            # Also after a blank line: some editors write them within a cue.
+            # Also after a blank line, which some editors write within a cue.
             cues[-1].lines.append(line)
-        elif not vtt and not _names_first_cue(lines, index):
+        elif not vtt and not _is_first_cue_name(lines, index):
             raise SubtitlesCorrupt(f"{name}:{index + 1}: time: {line[:60]!r}; START --> END was expected")
     return cues
 
 
-def _names_first_cue(lines: Sequence[str], index: int) -> bool:
-    following = next((line for line in lines[index + 1 :] if line.strip()), "")
-    return _ARROW in following
+def _is_first_cue_name(lines: Sequence[str], index: int) -> bool:
+    next_line = next((line for line in lines[index + 1 :] if line.strip()), "")
+    return _ARROW in next_line
 
 
 def _times(name: str, number: int, line: str) -> tuple[float, float]:
     left, _, right = line.partition(_ARROW)
-    ending = right.split()[:1]  # after the end time come the settings of WebVTT
+    ending = right.split()[:1]  # WebVTT settings follow the end time
     start, end = (_seconds(name, number, text) for text in (left.strip(), ending[0] if ending else ""))
     if end < start:
         raise SubtitlesCorrupt(f"{name}:{number}: time: {line.strip()[:60]!r}; an end after the start was expected")
@@ -159,27 +184,115 @@ def _times(name: str, number: int, line: str) -> tuple[float, float]:
 
 
 def _seconds(name: str, number: int, text: str) -> float:
-    found = _TIME.fullmatch(text) if len(text) < 40 else None
-    if found is None:
+    match = _TIME.fullmatch(text) if len(text) < 40 else None
+    if match is None:
         raise SubtitlesCorrupt(f"{name}:{number}: time: {text[:60]!r}; HH:MM:SS,mmm was expected")
-    hours, minutes, seconds, thousandths = (int(part or 0) for part in found.groups())
+    hours, minutes, seconds, thousandths = (int(part or 0) for part in match.groups())
     return (hours * 3_600_000 + minutes * 60_000 + seconds * 1000 + thousandths) / 1000
 
 
-def _without_repeats(shown_cues: Sequence[_Shown]) -> list[Cue]:
+def _without_repeats(raw_cues: Sequence[_RawCue]) -> list[Cue]:
     cues: list[Cue] = []
-    shown: set[str] = set()
-    shown_until = 0.0
-    for cue in shown_cues:
+    previous: set[str] = set()
+    previous_end = 0.0
+    for cue in raw_cues:
         lines = [text for text in map(plain_text, cue.lines) if text]
         if not lines:
             continue
-        follows = bool(cues) and cue.start <= shown_until + TOUCHING
-        new = [text for text in lines if not (follows and text in shown)]
+        follows = bool(cues) and cue.start <= previous_end + MAX_CUE_GAP
+        new = [text for text in lines if not (follows and text in previous)]
         if new:
             cues.append(Cue(cue.start, cue.end, " ".join(new)))
         else:
             last = cues[-1]
             cues[-1] = Cue(last.start, max(last.end, cue.end), last.text)
-        shown, shown_until = set(lines), cue.end
+        previous, previous_end = set(lines), cue.end
     return cues
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A text subtitle stream of a container."""
+
+    index: int
+    """Among all streams of the container."""
+    language: str
+    """ISO 639-2; "" if not stated."""
+    forced: bool
+    """Whether it contains only foreign dialogue and on-screen text."""
+
+
+def subtitle_streams(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
+    """List the text subtitle streams of a file; none for a picture. Raises media errors."""
+    with open_source(source) as file:
+        file_format = sniff(file, limits)
+        return [] if file_format.demuxer is None else _subtitle_streams(file, file_format, limits)
+
+
+def _subtitle_streams(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> list[StreamInfo]:
+    with open_video(file, file_format, limits, threads=1) as video:
+        return [
+            StreamInfo(
+                stream.index,
+                "" if stream.language in (None, "und") else str(stream.language).lower(),
+                bool(stream.disposition & Disposition.forced),
+            )
+            for stream in video.container.streams.subtitles
+            if _codec(stream) in _TEXT_CODECS
+        ]
+
+
+def stream_cues(source: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
+    """Read the cues with text of the subtitle stream at ``index``, in order of time.
+
+    Raises SubtitlesCorrupt if it cannot be read or has more than ``MAX_CUES``, and media errors.
+    """
+    with open_source(source) as file:
+        file_format = sniff(file, limits)
+        if file_format.demuxer is None:
+            raise SubtitlesCorrupt(f"{file.name}: a picture; a video with subtitles was expected")
+        return _stream_cues(file, file_format, index, limits)
+
+
+def _stream_cues(file: MediaFile, file_format: FileFormat, index: int, limits: MediaLimits) -> list[Cue]:
+    with open_video(file, file_format, limits, threads=1) as video:
+        for other in video.container.streams:
+            other.discard = Discard.default if other.index == index else Discard.all
+        stream: Any = video.container.streams[index]
+        try:
+            return sorted(_decode_cues(video, stream), key=lambda cue: (cue.start, cue.end))
+        except READING_ERRORS as error:
+            raise SubtitlesCorrupt(f"{file.name}: subtitle stream {index} cannot be read: {error}") from error
+
+
+def _codec(stream: SubtitleStream) -> str | None:
+    context = getattr(stream, "codec_context", None)
+    return None if context is None else str(context.codec.canonical_name)
+
+
+def _decode_cues(video: OpenVideo, stream: SubtitleStream) -> list[Cue]:
+    unit = stream.time_base or Fraction(1, 1000)
+    cues: list[Cue] = []
+    for packet in video.container.demux(stream):
+        if not packet.size or packet.pts is None:
+            continue
+        decoded = stream.decode2(packet)
+        texts = [_ass_text(rect.ass) for rect in decoded or [] if hasattr(rect, "ass")]
+        text = " ".join(part for part in texts if part)
+        if not text:
+            continue
+        if len(cues) >= MAX_CUES:
+            raise SubtitlesCorrupt(f"{video.file.name}: more than {MAX_CUES} subtitles in stream {stream.index}")
+        start = float(packet.pts * unit - video.origin)
+        end = start + float(max(0, packet.duration or 0) * unit)  # negative in damaged files
+        if end > 0:
+            cues.append(Cue(max(start, 0.0), end, text))
+    return cues
+
+
+def _ass_text(event: bytes) -> str:
+    fields = event.decode("utf-8", "replace").split(",", _ASS_FIELDS - 1)
+    text = fields[-1] if len(fields) == _ASS_FIELDS else ""
+    for escape in (r"\N", r"\n", r"\h"):
+        text = text.replace(escape, " ")
+    return plain_text(text)

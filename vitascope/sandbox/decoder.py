@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitascope.media.decode import DECODING_THREADS
-from vitascope.media.file import MediaSource, held_open
+from vitascope.media.file import MediaSource, open_source
+from vitascope.media.frame import THUMBNAIL_SIDE
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import MediaInfo
 from vitascope.media.sampling import FrameStreamLike, Span, StreamSpec
-from vitascope.media.subtitle_stream import StreamInfo
-from vitascope.media.subtitles import Cue
-from vitascope.media.thumbnail import SIDE
+from vitascope.media.subtitles import Cue, StreamInfo
 from vitascope.sandbox.operations import (
     Probe,
     Request,
@@ -76,7 +75,7 @@ class Decoder(ABC):
         return self.run(SampleSpan(_specs(streams), start, end, limits=limits, threads=threads), source)
 
     def thumbnail(
-        self, source: MediaSource, time: float, side: int = SIDE, limits: MediaLimits = DEFAULT_LIMITS
+        self, source: MediaSource, time: float, side: int = THUMBNAIL_SIDE, limits: MediaLimits = DEFAULT_LIMITS
     ) -> bytes:
         """Return the frame on screen at ``time`` (s) as a JPEG whose longer side has at most ``side`` pixels."""
         return self.run(Thumbnail(float(time), side, limits=limits), source)
@@ -98,7 +97,7 @@ class InProcessDecoder(Decoder):
     """Decodes in the calling process."""
 
     def run(self, request: Request[T], source: MediaSource) -> T:
-        with held_open(source) as file:
+        with open_source(source) as file:
             return request.run(file)
 
 
@@ -113,7 +112,7 @@ class PooledDecoder(Decoder):
         self._context = context or UncancellableTask()
 
     def run(self, request: Request[T], source: MediaSource) -> T:
-        with held_open(source) as file:
+        with open_source(source) as file:
             return self._pool.run(request, file, self._context)
 
 

@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 
 from vitascope.media.decode import DECODING_THREADS, frames_at
 from vitascope.media.file import MediaFile
-from vitascope.media.frame import Frame
+from vitascope.media.frame import THUMBNAIL_SIDE, Frame, thumbnail_jpeg
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import Kind, MediaInfo, probe
 from vitascope.media.sampling import Span, StreamSpec, sample_span, sample_streams
 from vitascope.media.shots import shot_starts
-from vitascope.media.subtitle_stream import MAX_CUES, StreamInfo, stream_cues, subtitle_streams
-from vitascope.media.subtitles import Cue
-from vitascope.media.thumbnail import SIDE, thumbnail_jpeg
+from vitascope.media.subtitles import MAX_CUES, Cue, StreamInfo, stream_cues, subtitle_streams
 from vitascope.sandbox.protocol import Buffer, Header, ProtocolError
 
 T = TypeVar("T")
@@ -157,7 +155,7 @@ class Sample(Request[SampledClips]):
 
     @property
     def blob_sizes(self) -> Sequence[tuple[int, int]]:
-        thumbnails = [(0, _max_jpeg_bytes(SIDE))] * len(self.clips) if self.thumbnails else []
+        thumbnails = [(0, _max_jpeg_bytes(THUMBNAIL_SIDE))] * len(self.clips) if self.thumbnails else []
         return [*_frame_bytes(self.streams, len(self.clips)), *thumbnails]
 
     def run(self, file: MediaFile) -> SampledClips:
@@ -231,7 +229,7 @@ class Thumbnail(Request[bytes]):
     operation: ClassVar[str] = "thumbnail"
 
     time: float
-    side: int = SIDE
+    side: int = THUMBNAIL_SIDE
 
     @property
     def blob_sizes(self) -> Sequence[tuple[int, int]]:

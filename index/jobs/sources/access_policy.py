@@ -12,8 +12,14 @@ from urllib.parse import unquote, urlsplit
 
 from index.records import check_text
 from vitascope.errors import InvalidInput, MediaError
-from vitascope.media.confined_open import FOLDER_FLAGS, LeadsOutside, open_folder_inside, open_inside
-from vitascope.media.file import MediaFile, media_errors
+from vitascope.media.file import (
+    FOLDER_FLAGS,
+    MediaFile,
+    PathOutsideRoot,
+    map_os_errors,
+    open_folder_inside,
+    open_inside,
+)
 
 MAX_URL_LENGTH = 4096
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.*", re.DOTALL)
@@ -43,10 +49,10 @@ class AccessPolicy:
         """Open a file, links followed. Raises MediaError, also where the policy forbids the file."""
         if self.roots is None:
             return MediaFile.open(path)
-        with media_errors(path):
+        with map_os_errors(path):
             try:
                 return open_inside(path, self.roots)
-            except LeadsOutside as error:
+            except PathOutsideRoot as error:
                 raise MediaError(self._outside_roots(path)) from error
 
     def open_folder(self, path: Path) -> int:
@@ -58,7 +64,7 @@ class AccessPolicy:
             return os.open(path, FOLDER_FLAGS)
         try:
             return open_folder_inside(path, self.roots)
-        except LeadsOutside as error:
+        except PathOutsideRoot as error:
             raise PermissionError(errno.EACCES, self._outside_roots(path)) from error
 
     def url_error(self, url: str) -> str | None:

@@ -20,8 +20,7 @@ from index.jobs.sources.webdataset import ShardReader, split_member_uri
 from index.storage.removals import job_folder
 from vitascope.durable_files import make_folders, sync
 from vitascope.errors import InvalidInput, MediaError, MediaTooLarge, StorageError, VitascopeError
-from vitascope.media.confined_open import open_inside
-from vitascope.media.file import MediaFile, media_errors
+from vitascope.media.file import MediaFile, map_os_errors, open_inside
 
 BLOCK = 1024 * 1024
 _SUFFIX = re.compile(r"\.[a-z0-9]{1,8}")
@@ -81,7 +80,7 @@ class Fetcher:
             return self.policy.open_file(path)
         elif not path.is_file():  # else it was fetched before an interruption
             self._fetch_copy(uri, path)
-        with media_errors(path):
+        with map_os_errors(path):
             return open_inside(path, [self._folder.parent])
 
     def is_external(self, uri: str) -> bool:

@@ -25,7 +25,7 @@ from index.jobs.sources.source_types import (
 )
 from index.jobs.sources.webdataset import list_shard
 from vitascope.errors import InvalidInput
-from vitascope.media.confined_open import open_folder_beneath
+from vitascope.media.file import open_folder_beneath
 
 
 def list_source(

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitascope.bundle.manifest import FrameStream
-from vitascope.media.frame import fitted
+from vitascope.media.frame import resize_to_fit
 from vitascope.media.image import PictureFrame
 
 ALONE = "The bundle was compared with the weights in torch, wired here as published, and not with the authors' program."
@@ -106,6 +106,6 @@ def _looked_at(streams: Sequence[FrameStream], picture: Image.Image) -> list[Ten
     """A picture standing still: per stream uint8 (1, 1, F, H, W, 3)."""
     out = []
     for s in streams:
-        frame = fitted(PictureFrame(picture), s.width, s.height, s.fit, s.resample, s.shortest_edge, s.margin)
+        frame = resize_to_fit(PictureFrame(picture), s.width, s.height, s.fit, s.resample, s.shortest_edge, s.margin)
         out.append(torch.from_numpy(np.stack([frame] * s.frames))[None, None])
     return out
