@@ -157,7 +157,7 @@ def test_a_defect_in_one_file_does_not_end_the_job(
     real = job_work.prepare_file
 
     def defect(source: MediaFile, *arguments: object, **options: object) -> object:
-        if source.name == "004.png":
+        if source.media.name == "004.png":
             raise ZeroDivisionError("of no use")
         return real(source, *arguments, **options)  # type: ignore[arg-type]
 
