@@ -186,7 +186,7 @@ class PathOutsideRoot(OSError):
     """A path that leads out of the folders that it must stay in, or on which a link has appeared."""
 
     def __init__(self, path: str | PurePath) -> None:
-        super().__init__(errno.EXDEV, "leads outside, or a symbolic link has been put on the way to it", str(path))
+        super().__init__(errno.EXDEV, "outside its root, or a symbolic link is part of the path", str(path))
 
 
 class _OpenHow(ctypes.Structure):

@@ -70,7 +70,7 @@ def open_picture(file: MediaFile, container: str, limits: MediaLimits) -> Iterat
         raise MediaCorrupt(f"{file.name}: starts like a {container} but has no readable header") from error
     except Exception as error:  # Pillow raises nearly anything for damaged files
         missing = missing_bytes(file, container)
-        cause = f"it breaks off {missing} bytes early" if missing else str(error)
+        cause = f"it is truncated by {missing} bytes" if missing else str(error)
         raise MediaCorrupt(f"{file.name}: the {container} cannot be decoded: {cause}") from error
 
 
@@ -178,9 +178,9 @@ def frame_durations(file: MediaFile, container: str, max_frames: int) -> list[fl
     try:
         durations = readers[container](file.reader(), max_frames + 1)
     except (struct.error, IndexError) as error:
-        raise MediaCorrupt(f"{file.name}: the {container} breaks off before its first frame") from error
+        raise MediaCorrupt(f"{file.name}: the {container} is truncated before its first frame") from error
     except ValueError as error:
-        raise MediaCorrupt(f"{file.name}: the {container} is broken off: it has {error}") from error
+        raise MediaCorrupt(f"{file.name}: the {container} is truncated: it has {error}") from error
     if len(durations) > max_frames:
         raise MediaTooLarge(f"{file.name}: more than {max_frames} frames; at most {max_frames} are read")
     return [seconds if seconds > 0 else _DEFAULT_FRAME_SECONDS for seconds in durations]
@@ -209,7 +209,7 @@ def _png_durations(file: BinaryIO, stop: int) -> list[float]:
             length = 0
         file.seek(length + 4, 1)
     if len(durations) < min(stop, (1 - MAX_MISSING_FRACTION) * count):
-        raise ValueError(f"{len(durations)} frames of the {count} that its header states")
+        raise ValueError(f"{len(durations)} of the {count} frames that its header states")
     return durations if count else []
 
 

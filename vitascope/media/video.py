@@ -75,7 +75,7 @@ def open_video(file: MediaFile, file_format: FileFormat, limits: MediaLimits, th
         )
     except READING_ERRORS as error:
         missing = missing_bytes(file, file_format.container)
-        cause = f"it breaks off {missing} bytes early" if missing else _describe_error(error)
+        cause = f"it is truncated by {missing} bytes" if missing else _describe_error(error)
         raise MediaCorrupt(f"{file.name}: starts like {file_format.container} but cannot be opened: {cause}") from error
     with container:
         stream = _main_stream(file, file_format, container, limits)
@@ -99,7 +99,7 @@ def _main_stream(
     if not streams and container.streams.audio:
         raise MediaUnsupported(f"{file.name}: audio only; a file with a video stream was expected")
     if not streams and (missing := missing_bytes(file, file_format.container)):
-        raise MediaCorrupt(f"{file.name}: breaks off {missing} bytes early, before any video stream")
+        raise MediaCorrupt(f"{file.name}: truncated by {missing} bytes, before any video stream")
     if not streams and not len(container.streams):
         raise MediaCorrupt(f"{file.name}: a {file_format.container} header without any stream")
     if not streams:

@@ -333,7 +333,7 @@ class _SeekReader:
         self.frames = FrameIterator(video, self.targets, self.limits, from_start, self.frames_left)
 
     def _seek(self, timestamp: int, to_start: bool) -> bool:
-        """Seek; True if it went to the start of the file, as it does if the file cannot be sought by time."""
+        """Seek; True if it went to the start of the file, as it does if the file does not support seeking by time."""
         video = self.video
         by_byte = to_start and video.file_format.container in _WITHOUT_INDEX
         try:
@@ -344,7 +344,7 @@ class _SeekReader:
             try:
                 video.container.seek(0, stream=video.stream, unsupported_byte_offset=True)
             except av.error.FFmpegError:
-                raise MediaCorrupt(f"{video.file.name}: cannot be sought: {error.strerror}") from error
+                raise MediaCorrupt(f"{video.file.name}: seeking failed: {error.strerror}") from error
             return True
         return to_start
 
@@ -381,7 +381,7 @@ class _SeekReader:
             return
         missing = missing_bytes(video.file, video.file_format.container)
         if missing or frames.damaged or video.file_format.container == "flv":
-            cause = f"the file breaks off {missing} bytes early" if missing else "what follows is damaged"
+            cause = f"the file is truncated by {missing} bytes" if missing else "the rest is damaged"
             raise MediaCorrupt(
                 f"{video.file.name}: {end:.2f} seconds can be decoded of the "
                 f"{video.stated_duration:.2f} seconds that its header states; {cause}"

@@ -1,4 +1,4 @@
-"""Frame streams of clips, straight from files."""
+"""Frame streams are sampled from clips of files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HIGH, LOW = stream("high", 1, 64, "middle"), stream("low", 6, 32, "uniform")
     start=st.floats(0, 1e5),
     length=st.floats(0, 1e5),
 )
-def test_clip_times_are_inside_ascending_and_symmetric(
+def test_clip_times_are_inside_the_clip_ascending_and_symmetric(
     frames: int, placement: Placement, start: float, length: float
 ) -> None:
     end = start + length
@@ -48,21 +48,21 @@ def test_clip_times_are_inside_ascending_and_symmetric(
         assert times[-1] < end
 
 
-def test_uniform_takes_the_centres_of_equal_parts() -> None:
+def test_uniform_placement_uses_the_centres_of_equal_parts() -> None:
     assert clip_times(LOW, 10.0, 16.0) == [10.5, 11.5, 12.5, 13.5, 14.5, 15.5]
 
 
-def test_one_middle_frame_is_the_middle() -> None:
+def test_a_single_middle_frame_is_the_exact_middle() -> None:
     assert clip_times(HIGH, 10.0, 16.0) == [13.0]
 
 
 @pytest.mark.parametrize("clip", [(2.0, 1.0), (-1.0, 1.0), (0.0, float("inf")), (float("nan"), 1.0)])
-def test_an_impossible_clip_is_refused(clip: tuple[float, float]) -> None:
+def test_an_impossible_clip_is_rejected(clip: tuple[float, float]) -> None:
     with pytest.raises(InvalidInput, match="clip"):
         clip_times(LOW, *clip)
 
 
-def test_every_stream_of_every_clip(tmp_path: Path) -> None:
+def test_every_stream_of_every_clip_is_sampled(tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / "counter.mp4", 250)
     sampled = sample_streams(path, [HIGH, LOW], [(0.0, 4.0), (4.0, 10.0), (1.0, 2.0)])
     assert {name: array.shape for name, array in sampled.items()} == {
@@ -77,46 +77,46 @@ def test_every_stream_of_every_clip(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".ts"])
 @pytest.mark.parametrize(
-    ("asked", "part"),
+    ("requested", "expected_span"),
     [((None, None), (0.0, 10.0)), ((4.0, None), (4.0, 10.0)), ((None, 2.0), (0.0, 2.0)), ((1.0, 99.0), (1.0, 10.0))],
 )
-def test_a_part_is_sampled_without_knowing_what_the_film_lasts(
-    asked: tuple[float | None, float | None], part: tuple[float, float], suffix: str, tmp_path: Path
+def test_a_span_is_sampled_without_knowing_the_duration(
+    requested: tuple[float | None, float | None], expected_span: tuple[float, float], suffix: str, tmp_path: Path
 ) -> None:
     path = write_counter_video(tmp_path / f"counter{suffix}", 250)
-    clip, sampled = sample_span(path, [HIGH, LOW], *asked)
-    assert clip == pytest.approx(part, abs=0.05)
-    expected = sample_streams(path, [HIGH, LOW], [clip])
+    span, sampled = sample_span(path, [HIGH, LOW], *requested)
+    assert span == pytest.approx(expected_span, abs=0.05)
+    expected = sample_streams(path, [HIGH, LOW], [span])
     assert all(np.array_equal(sampled[name], expected[name]) for name in ("high", "low"))
 
 
-def test_a_part_behind_the_end_is_refused(tmp_path: Path) -> None:
+def test_a_span_after_the_end_is_rejected(tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / "counter.mp4", 50)
     with pytest.raises(InvalidInput, match="a span inside the file's 2 s was expected"):
         sample_span(path, [LOW], 2.5)
 
 
-def test_a_picture_has_one_part(tmp_path: Path) -> None:
+def test_the_span_of_a_picture_is_empty(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "still.png", counter_frame(77))
-    clip, sampled = sample_span(path, [LOW], 3.0, 5.0)
-    assert clip == (0.0, 0.0)
+    span, sampled = sample_span(path, [LOW], 3.0, 5.0)
+    assert span == (0.0, 0.0)
     assert [read_counter(frame) for frame in sampled["low"][0]] == [77] * 6
 
 
-def test_a_picture_stands_still(tmp_path: Path) -> None:
+def test_every_frame_of_a_picture_is_the_same(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "still.png", counter_frame(77))
     sampled = sample_streams(path, [LOW], [(0.0, 0.0)])["low"]
     assert [read_counter(frame) for frame in sampled[0]] == [77] * 6
 
 
-def test_no_clips_are_refused(tmp_path: Path) -> None:
+def test_at_least_one_clip_is_required(tmp_path: Path) -> None:
     path = write_picture(tmp_path / "still.png", counter_frame(1))
     with pytest.raises(InvalidInput, match="clips"):
         sample_streams(path, [LOW], [])
 
 
-def test_the_same_pixels_whatever_else_is_asked(tmp_path: Path) -> None:
-    """Training samples one clip, indexing many: a clip must look the same."""
+def test_a_clip_has_the_same_pixels_alone_and_among_others(tmp_path: Path) -> None:
+    """Training samples one clip at a time, indexing many."""
     path = write_counter_video(tmp_path / "counter.mp4", 120, gop=30)
     alone = sample_streams(path, [LOW], [(2.0, 4.0)], threads=1)["low"][0]
     among = sample_streams(path, [HIGH, LOW], [(0.0, 1.0), (2.0, 4.0), (0.5, 4.8)], threads=4)["low"][1]

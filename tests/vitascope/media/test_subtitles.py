@@ -1,4 +1,4 @@
-"""Subtitles in files and containers: what is said and when, whatever wrote them."""
+"""Cues are read from subtitle files and from containers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from vitascope.errors import SubtitlesCorrupt
 from vitascope.media.subtitles import MAX_BYTES, Cue, read_subtitles, stream_cues, subtitle_streams
 
 SRT = "1\n00:00:01,000 --> 00:00:02,500\nUn café à Köln\n\n2\n00:00:03,000 --> 00:00:04,000\nfin\n"
-SAID = [Cue(1.0, 2.5, "Un café à Köln"), Cue(3.0, 4.0, "fin")]
+CUES = [Cue(1.0, 2.5, "Un café à Köln"), Cue(3.0, 4.0, "fin")]
 
 
-def written(path: Path, content: bytes) -> Path:
+def write(path: Path, content: bytes) -> Path:
     path.write_bytes(content)
     return path
 
@@ -32,17 +32,17 @@ def written(path: Path, content: bytes) -> Path:
         (b"\xef\xbb\xbf" + SRT.encode("latin-1"), "windows-1252"),
     ],
 )
-def test_every_usual_encoding_gives_the_same_words(tmp_path: Path, content: bytes, encoding: str) -> None:
-    assert read_subtitles(written(tmp_path / "a.srt", content)) == (SAID, encoding)
+def test_common_encodings_are_detected(tmp_path: Path, content: bytes, encoding: str) -> None:
+    assert read_subtitles(write(tmp_path / "a.srt", content)) == (CUES, encoding)
 
 
-def test_a_byte_without_a_character_in_windows_1252_is_no_error(tmp_path: Path) -> None:
+def test_a_byte_undefined_in_windows_1252_is_no_error(tmp_path: Path) -> None:
     content = SRT.replace("fin", "f\x81in").encode("latin-1")
-    cues, encoding = read_subtitles(written(tmp_path / "a.srt", content))
+    cues, encoding = read_subtitles(write(tmp_path / "a.srt", content))
     assert (cues[0].text, encoding) == ("Un café à Köln", "latin-1")
 
 
-def test_webvtt_gives_the_words_without_styling(tmp_path: Path) -> None:
+def test_webvtt_styling_is_removed(tmp_path: Path) -> None:
     content = """WEBVTT
 
 STYLE
@@ -51,17 +51,17 @@ STYLE
 00:01.000 --> 00:02.000 line:0 align:start
 <v Mary><c.loud.yellow>Come</c> <b>here</b>, <00:01.500>now</v> &lt;3
 """
-    assert read_subtitles(written(tmp_path / "a.vtt", content.encode()))[0] == [Cue(1.0, 2.0, "Come here, now <3")]
+    assert read_subtitles(write(tmp_path / "a.vtt", content.encode()))[0] == [Cue(1.0, 2.0, "Come here, now <3")]
 
 
-def test_cues_that_overlap_are_all_kept_in_order_of_time(tmp_path: Path) -> None:
+def test_overlapping_cues_are_kept_in_order_of_time(tmp_path: Path) -> None:
     content = "1\n00:00:02,000 --> 00:00:05,000\nB\n\n2\n00:00:01,000 --> 00:00:04,000\nA\n"
-    cues, _ = read_subtitles(written(tmp_path / "a.srt", content.encode()))
+    cues, _ = read_subtitles(write(tmp_path / "a.srt", content.encode()))
     assert cues == [Cue(1.0, 4.0, "A"), Cue(2.0, 5.0, "B")]
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("content", "message"),
     [
         (b"\x00\x01\x02\x03 no text", r"a\.srt:1: time"),
         (b"\xff\xfe\x00\xd8\x00", r"a\.srt: not utf-16-le at byte 0"),
@@ -70,19 +70,19 @@ def test_cues_that_overlap_are_all_kept_in_order_of_time(tmp_path: Path) -> None
         (b"1\n" + b"9" * 5000 + b":00:01,000 --> 00:00:02,000\nx\n", r"a\.srt:2: time: '99999"),
     ],
 )
-def test_what_is_no_subtitle_file_is_named(tmp_path: Path, content: bytes, named: str) -> None:
-    with pytest.raises(SubtitlesCorrupt, match=named):
-        read_subtitles(written(tmp_path / "a.srt", content))
+def test_the_error_names_the_line_of_an_invalid_file(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(SubtitlesCorrupt, match=message):
+        read_subtitles(write(tmp_path / "a.srt", content))
 
 
-def test_lines_of_blanks_do_not_cost_time(tmp_path: Path) -> None:
-    """Each of them begins like a time that is broken; a pattern that tries again and again would take minutes."""
+def test_blank_lines_are_parsed_in_linear_time(tmp_path: Path) -> None:
+    """Each line begins like an invalid time; a pattern that backtracks would take minutes."""
     line = b"0:00.0" + b" " * 9_900 + b"x\n"
     content = b"1\n00:00:01,000 --> 00:00:02,000\n" + line * 400
-    assert len(read_subtitles(written(tmp_path / "a.srt", content))[0]) == 1
+    assert len(read_subtitles(write(tmp_path / "a.srt", content))[0]) == 1
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SubtitlesCorrupt, match=r"a\.srt: no such file"):
         read_subtitles(tmp_path / "a.srt")
 
@@ -90,7 +90,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.mkv", "subrip"), ("a.mkv", "ass"), ("a.mkv", "webvtt"), ("a.mp4", "mov_text")]
 )
-def test_text_subtitles_of_a_container_are_read(tmp_path: Path, name: str, codec: str) -> None:
+def test_text_streams_of_a_container_are_read(tmp_path: Path, name: str, codec: str) -> None:
     cues = [(0.5, 1.0, r"A {\i1}cat{\i0}, sits\Non a mat."), (1.2, 1.9, "It sleeps & dreams")]
     path = write_subtitled_video(
         tmp_path / name, [solid((9, 9, 9))] * 30, [(codec, "eng", cues), (codec, "ger", [(0.5, 1.0, "Eine Katze")])]
@@ -101,6 +101,6 @@ def test_text_subtitles_of_a_container_are_read(tmp_path: Path, name: str, codec
     assert [cue.text for cue in stream_cues(path, second.index)] == ["Eine Katze"]
 
 
-def test_files_without_text_subtitles_have_none(tmp_path: Path) -> None:
+def test_files_without_text_streams_have_none(tmp_path: Path) -> None:
     assert subtitle_streams(write_color_video(tmp_path / "a.mp4", (9, 9, 9), 0.5)) == []
     assert subtitle_streams(write_picture(tmp_path / "a.png", solid((9, 9, 9)))) == []

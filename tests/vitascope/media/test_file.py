@@ -1,10 +1,12 @@
-"""What is opened beneath a folder lies there, whatever links are put on the way to it."""
+"""Open files stay what they are, and opening beneath a root follows no link."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,32 +14,38 @@ import pytest
 from tests.chaos import rounds
 from tests.descriptors import open_below
 from tests.exchanging import exchanging
+from tests.media_files import cut, solid, write_animation, write_counter_video, write_picture
+from tests.waiting import PATIENCE
 from vitascope.errors import MediaError
 from vitascope.media import file as file_module
+from vitascope.media.decode import all_frames
 from vitascope.media.file import (
+    MediaFile,
     PathOutsideRoot,
     open_beneath,
     open_folder_beneath,
     open_folder_inside,
     open_inside,
+    open_source,
 )
+from vitascope.sandbox.decoder import IN_PROCESS
 
 SECRET, OWN = b"secret", b"own"
 
 
 @pytest.fixture(params=["openat2", "stepwise"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Either way to open; the second is that of kernels without the call."""
+def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both implementations; the second is for kernels without openat2."""
     if request.param == "stepwise":
         monkeypatch.setattr(file_module, "_has_openat2", lambda: False)
     elif not file_module._has_openat2():
-        pytest.skip("this kernel has no openat2, or a filter refuses it")
+        pytest.skip("no openat2 in this kernel, or a filter refuses it")
     return str(request.param)
 
 
 @pytest.fixture
-def root(tmp_path: Path, way: str) -> Path:
-    """films/deep/own.mp4, and secret.mp4 beside films."""
+def root(tmp_path: Path, implementation: str) -> Path:
+    """The folder films, with deep/own.mp4; next to it secret.mp4."""
     (tmp_path / "films" / "deep").mkdir(parents=True)
     (tmp_path / "films" / "deep" / "own.mp4").write_bytes(OWN)
     (tmp_path / "secret.mp4").write_bytes(SECRET)
@@ -49,7 +57,7 @@ def content(path: Path, root: Path) -> bytes:
         return file.reader().read()
 
 
-def test_a_file_beneath_is_opened_by_path_and_by_descriptor_of_the_folder(root: Path) -> None:
+def test_files_are_opened_by_the_path_or_the_descriptor_of_the_root(root: Path) -> None:
     folder = open_folder_beneath(root, "deep")
     for descriptor in (open_beneath(root, "deep/own.mp4"), open_beneath(folder, Path("own.mp4"))):
         assert os.read(descriptor, 100) == OWN
@@ -74,7 +82,7 @@ def test_a_file_beneath_is_opened_by_path_and_by_descriptor_of_the_folder(root: 
         ("fd", "/proc/self/root", "fd/etc/hostname"),
     ],
 )
-def test_no_link_is_followed_on_the_way_or_at_the_end(root: Path, link: str, target: str, path: str) -> None:
+def test_no_link_is_followed(root: Path, link: str, target: str, path: str) -> None:
     (root / link).symlink_to(target)
     with pytest.raises(PathOutsideRoot):
         open_beneath(root, path)
@@ -83,12 +91,12 @@ def test_no_link_is_followed_on_the_way_or_at_the_end(root: Path, link: str, tar
 
 
 @pytest.mark.parametrize("path", ["../secret.mp4", "deep/../../secret.mp4", "/etc/hostname"])
-def test_a_path_that_leads_up_or_begins_at_the_top_leads_outside(root: Path, path: str) -> None:
+def test_parent_folders_and_absolute_paths_are_rejected(root: Path, path: str) -> None:
     with pytest.raises(PathOutsideRoot):
         open_beneath(root, path)
 
 
-def test_what_is_not_there_is_not_said_to_lead_outside(root: Path) -> None:
+def test_missing_files_raise_the_usual_errors(root: Path) -> None:
     for path in ("none.mp4", "none/own.mp4"):
         with pytest.raises(FileNotFoundError):
             open_beneath(root, path)
@@ -100,14 +108,14 @@ def test_what_is_not_there_is_not_said_to_lead_outside(root: Path) -> None:
         open_beneath(root, "deep/own.mp4\0.png")
 
 
-def test_folders_and_pipes_are_no_media_and_are_not_waited_for(root: Path) -> None:
+def test_folders_and_pipes_are_rejected_without_waiting(root: Path) -> None:
     os.mkfifo(root / "pipe.mp4")
     for name in ("deep", "pipe.mp4"):
         with pytest.raises(MediaError, match=f"{name}: no such file; a readable file was expected"):
             content(root / name, root)
 
 
-def test_links_count_by_where_they_lead_when_they_are_opened(root: Path, tmp_path: Path) -> None:
+def test_links_may_lead_from_one_place_to_another_inside_the_root(root: Path, tmp_path: Path) -> None:
     (tmp_path / "linked").symlink_to(root)
     (root / "within.mp4").symlink_to("deep/own.mp4")
     for path in (root / "within.mp4", tmp_path / "linked" / "deep" / "own.mp4"):
@@ -123,13 +131,13 @@ def test_links_count_by_where_they_lead_when_they_are_opened(root: Path, tmp_pat
             content(path, root)
 
 
-def swap_a_file(root: Path) -> tuple[Path, Path]:
+def file_and_link(root: Path) -> tuple[Path, Path]:
     link = root / "link.mp4"
     link.symlink_to(root.parent / "secret.mp4")
     return root / "deep" / "own.mp4", link
 
 
-def swap_a_folder(root: Path) -> tuple[Path, Path]:
+def folder_and_link(root: Path) -> tuple[Path, Path]:
     outside = root.parent / "outside"
     outside.mkdir()
     (outside / "own.mp4").write_bytes(SECRET)
@@ -138,23 +146,23 @@ def swap_a_folder(root: Path) -> tuple[Path, Path]:
     return root / "deep", link
 
 
-@pytest.mark.parametrize("swap", [swap_a_file, swap_a_folder])
-def test_no_exchange_while_a_file_is_opened_leads_out(root: Path, swap: Callable[[Path], tuple[Path, Path]]) -> None:
-    outcomes = {"own": 0, "refused": 0}
-    with exchanging(*swap(root)):
+@pytest.mark.parametrize("pair", [file_and_link, folder_and_link])
+def test_replacing_a_path_by_a_link_never_leads_outside(root: Path, pair: Callable[[Path], tuple[Path, Path]]) -> None:
+    outcomes = {"own": 0, "rejected": 0}
+    with exchanging(*pair(root)):
         for number in itertools.count():
             if number >= rounds(300, 50_000) and all(outcomes.values()):
                 break
             try:
-                found = content(root / "deep" / "own.mp4", root)
+                data = content(root / "deep" / "own.mp4", root)
             except (OSError, MediaError):
-                outcomes["refused"] += 1
+                outcomes["rejected"] += 1
             else:
-                assert found == OWN
+                assert data == OWN
                 outcomes["own"] += 1
 
 
-def test_no_descriptor_is_left_behind(root: Path, tmp_path: Path) -> None:
+def test_opening_beneath_a_root_leaks_no_descriptor(root: Path, tmp_path: Path) -> None:
     (root / "out").symlink_to(tmp_path)
     for path in ("deep/own.mp4", "none/own.mp4", "deep/own.mp4/more", "deep/none", "out/secret.mp4"):
         try:
@@ -163,4 +171,66 @@ def test_no_descriptor_is_left_behind(root: Path, tmp_path: Path) -> None:
             continue
     with pytest.raises(MediaError):
         content(root / "deep", root)
+    assert open_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.ts", "moving.gif", "still.png"])
+def test_a_file_that_is_replaced_is_decoded_as_it_was_opened(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name.startswith("film"):
+        write_counter_video(path, 30)
+    elif name == "moving.gif":
+        write_animation(path, [solid((number * 50, 0, 0)) for number in range(4)], [100] * 4)
+    else:
+        write_picture(path, solid((200, 10, 10)))
+    info, thumbnail = IN_PROCESS.probe(path), IN_PROCESS.thumbnail(path, 0.2)
+    with MediaFile.open(path) as file:
+        path.unlink()
+        path.write_bytes(b"replacement")
+        assert IN_PROCESS.probe(file) == info
+        assert IN_PROCESS.thumbnail(file, 0.2) == thumbnail
+        assert len(list(all_frames(file))) == (info.frame_count or 30)
+
+
+def test_threads_share_an_open_file(tmp_path: Path) -> None:
+    path = write_counter_video(tmp_path / "film.mp4", 60, gop=10)
+    seconds = [number * 0.2 for number in range(10)]
+    thumbnails = [IN_PROCESS.thumbnail(path, second) for second in seconds]
+    with MediaFile.open(path) as file, ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(lambda second: IN_PROCESS.thumbnail(file, second), seconds * 4)) == thumbnails * 4
+
+
+def test_a_file_is_closed_when_the_last_hold_ends(tmp_path: Path) -> None:
+    path = write_picture(tmp_path / "a.png", solid((1, 2, 3)))
+    file = MediaFile.open(path)
+    is_held, closed = threading.Event(), threading.Event()
+
+    def read() -> bytes:
+        with open_source(file) as held:
+            is_held.set()
+            closed.wait(PATIENCE)
+            return held.reader().read()
+
+    with ThreadPoolExecutor(1) as thread:
+        reading = thread.submit(read)
+        assert is_held.wait(PATIENCE)
+        file.close()
+        closed.set()
+        assert reading.result() == path.read_bytes()
+    with pytest.raises(ValueError, match=r"a.png: the file is closed"):
+        file.fileno()
+    with pytest.raises(ValueError, match=r"a.png: the file is closed"), open_source(file):
+        pass
+    assert open_below(tmp_path) == []
+
+
+def test_failed_and_unfinished_reads_leak_no_descriptor(tmp_path: Path) -> None:
+    film = write_counter_video(tmp_path / "film.mp4", 60)
+    broken = cut(film, tmp_path / "broken.mp4", 0.3)
+    for path in (tmp_path / "none.mp4", tmp_path, broken):
+        with pytest.raises(MediaError):
+            IN_PROCESS.probe(path)
+    frames = all_frames(film)
+    next(frames)
+    frames.close()
     assert open_below(tmp_path) == []

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.chaos import rounds
-from tests.index.drawn_films import RATE, Film, found_of, shot
 from tests.media_files import moving_shot, solid, write_animation, write_picture, write_video
+from tests.vitascope.media.drawn_films import RATE, Film, count_hits, shot
 from vitascope.media.shots import cut_indices, fades, shot_starts
 
 
@@ -134,7 +134,7 @@ def test_nearly_all_transitions_are_detected_and_nothing_else(tmp_path: Path) ->
     films = rounds(2, 4)
     for seed in range(films):
         film = drawn_film(seed)
-        hits, false_positives = found_of(film, shot_starts(film.write(tmp_path / f"{seed}.mp4")))
+        hits, false_positives = count_hits(film, shot_starts(film.write(tmp_path / f"{seed}.mp4")))
         detected, wrong, expected = detected + hits, wrong + false_positives, expected + len(film.transitions)
     assert expected == 10 * films
     assert detected >= 9 * films  # a dissolve into a fast pan is not a mixture of two frames

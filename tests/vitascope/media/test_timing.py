@@ -1,4 +1,4 @@
-"""Which frame is returned for which second."""
+"""The frame that is on screen at a time is returned."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_the_frame_on_screen_is_returned(name: str, tmp_path: Path) -> None:
     suffix, options = FORMATS[name]
     path = write_counter_video(tmp_path / f"counter{suffix}", COUNT, **options)
-    wanted = np.random.default_rng(0).permutation(COUNT)[:30]
-    times = [(number + 0.4) / RATE for number in wanted]
-    assert [read_counter(frame) for frame in read_frames(path, times)] == wanted.tolist()
-    for number in wanted[:4]:  # one at a time takes another way through the file
+    numbers = np.random.default_rng(0).permutation(COUNT)[:30]
+    times = [(number + 0.4) / RATE for number in numbers]
+    assert [read_counter(frame) for frame in read_frames(path, times)] == numbers.tolist()
+    for number in numbers[:4]:  # a single time is read by another path
         assert read_counter(read_frames(path, [(number + 0.4) / RATE])[0]) == number
 
 
 @pytest.mark.parametrize("name", ["mp4, key frame every 30", "mp4, open groups", "mov, HEVC", "mkv", "mpegts"])
-def test_frames_far_apart_are_the_same_frames(name: str, tmp_path: Path) -> None:
+def test_seeking_gives_the_same_frames(name: str, tmp_path: Path) -> None:
     suffix, options = FORMATS[name]
     path = write_counter_video(tmp_path / f"counter{suffix}", COUNT, **options)
     for first in range(0, 50, 7):
-        wanted = [first, first + 55, first + 110]
-        times = [(number + 0.4) / RATE for number in wanted]
-        assert [read_counter(frame) for frame in read_frames(path, times)] == wanted
+        numbers = [first, first + 55, first + 110]
+        times = [(number + 0.4) / RATE for number in numbers]
+        assert [read_counter(frame) for frame in read_frames(path, times)] == numbers
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-def test_the_very_start_of_a_frame_belongs_to_it(suffix: str, tmp_path: Path) -> None:
+def test_a_frame_is_on_screen_from_its_exact_start(suffix: str, tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / f"counter{suffix}", 60, gop=20, rate=30)
     exact = [number / 30 for number in range(60)]
     assert [read_counter(frame) for frame in read_frames(path, exact)] == list(range(60))
 
 
-def test_times_outside_are_clamped_and_order_is_kept(tmp_path: Path) -> None:
+def test_times_are_clamped_and_their_order_is_kept(tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / "counter.mp4", 50)
     frames = read_frames(path, [99.0, -5.0, 1.0, 1e12, 0.0])
     assert [read_counter(frame) for frame in frames] == [49, 0, 25, 49, 0]
@@ -77,7 +77,7 @@ def test_variable_frame_rate(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-def test_a_clock_that_does_not_begin_at_zero(suffix: str, tmp_path: Path) -> None:
+def test_timestamps_may_start_after_zero(suffix: str, tmp_path: Path) -> None:
     starts = [5 + number / RATE for number in range(100)]
     path = write_counter_video(tmp_path / f"late{suffix}", 100, starts=starts)
     frames = read_frames(path, [0.0, 1.02, 3.9])
@@ -85,7 +85,7 @@ def test_a_clock_that_does_not_begin_at_zero(suffix: str, tmp_path: Path) -> Non
     assert probe(path).duration == pytest.approx(4.0, abs=0.1)
 
 
-def test_sound_that_begins_first_sets_the_clock(tmp_path: Path) -> None:
+def test_audio_that_begins_first_sets_time_zero(tmp_path: Path) -> None:
     starts = [1 + number / RATE for number in range(100)]
     path = write_counter_video(tmp_path / "sound.mp4", 100, starts=starts, sound_seconds=5.0)
     frames = read_frames(path, [0.0, 0.9, 1.02, 3.02])
@@ -95,8 +95,8 @@ def test_sound_that_begins_first_sets_the_clock(tmp_path: Path) -> None:
     assert info.duration == pytest.approx(5.0, abs=0.1)
 
 
-def test_frames_hold_until_the_next(tmp_path: Path) -> None:
-    """A slide show: the last slide stays for most of the video."""
+def test_a_frame_is_on_screen_until_the_next(tmp_path: Path) -> None:
+    """In a slide show, one slide lasts for most of the video."""
     path = write_counter_video(tmp_path / "slides.mp4", 3, starts=[0.0, 1.0, 30.0], b_frames=0)
     frames = read_frames(path, [0.5, 1.0, 29.9, 30.0])
     assert [read_counter(frame) for frame in frames] == [0, 1, 1, 2]
@@ -106,13 +106,13 @@ def test_frames_hold_until_the_next(tmp_path: Path) -> None:
 def test_each_frame_is_decoded_once(tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / "counter.mp4", 50)
     times = [0.1, 0.11, 1.0, 0.1, 1.01]
-    answers = [(positions, frame.width) for positions, frame in frames_at(path, times)]
-    assert answers == [([0, 3, 1], 160), ([2, 4], 160)]
+    frames = [(positions, frame.width) for positions, frame in frames_at(path, times)]
+    assert frames == [([0, 3, 1], 160), ([2, 4], 160)]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-def test_a_long_video_is_not_decoded_to_look_at_a_part(suffix: str, tmp_path: Path) -> None:
-    """Two far-apart looks into 20 seconds cost a few groups of 25 frames, not 450 frames."""
+def test_only_the_groups_of_requested_frames_are_decoded(suffix: str, tmp_path: Path) -> None:
+    """Two distant times in 20 seconds cost a few groups of 25 frames, not 450 frames."""
     # A fragmented MP4 does not state its number of frames, which would count against the limit too.
     fragmented = {"movflags": "frag_keyframe+empty_moov"} if suffix == ".mp4" else {}
     path = write_counter_video(tmp_path / f"long{suffix}", 500, gop=25, muxer_options=fragmented)
@@ -120,29 +120,29 @@ def test_a_long_video_is_not_decoded_to_look_at_a_part(suffix: str, tmp_path: Pa
     assert [read_counter(frame.rgb(160, 64)) for _, frame in reader] == [100, 105, 450]
 
 
-def test_nothing_is_decoded_for_frames_that_nobody_wants(tmp_path: Path) -> None:
+def test_frames_after_the_requested_ones_are_not_decoded(tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / "counter.mkv", COUNT, gop=40, b_frames=0)
-    wanted = [2, 42, 82, 122, 162]  # the third of each group
-    times = [(number + 0.4) / RATE for number in wanted]
-    frames = read_frames(path, times, MediaLimits(max_frames=3 * len(wanted)), threads=2)
-    assert [read_counter(frame) for frame in frames] == wanted
+    numbers = [2, 42, 82, 122, 162]  # the third of each group
+    times = [(number + 0.4) / RATE for number in numbers]
+    frames = read_frames(path, times, MediaLimits(max_frames=3 * len(numbers)), threads=2)
+    assert [read_counter(frame) for frame in frames] == numbers
 
 
-def test_frames_of_a_call_are_limited(tmp_path: Path) -> None:
+def test_the_number_of_decoded_frames_is_limited(tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / "long.mkv", 120, b_frames=0)
     with pytest.raises(MediaTooLarge, match="50 frames"):
         read_frames(path, [4.0], MediaLimits(max_frames=50))
 
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf")])
-def test_a_time_must_be_a_number(time: float, tmp_path: Path) -> None:
+def test_a_time_must_be_finite(time: float, tmp_path: Path) -> None:
     path = write_counter_video(tmp_path / "counter.mp4", 3)
     with pytest.raises(InvalidInput, match="times"):
         read_frames(path, [time])
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
-def test_animations_follow_their_own_durations(suffix: str, tmp_path: Path) -> None:
+def test_frames_of_an_animation_have_their_own_durations(suffix: str, tmp_path: Path) -> None:
     frames = [counter_frame(number) for number in range(4)]
     path = write_animation(tmp_path / f"moving{suffix}", frames, [100, 500, 200, 300])
     info = probe(path)
@@ -153,9 +153,9 @@ def test_animations_follow_their_own_durations(suffix: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp", ".png"])
-def test_no_duration_means_a_tenth_of_a_second(suffix: str, tmp_path: Path) -> None:
+def test_a_frame_without_duration_lasts_a_tenth_of_a_second(suffix: str, tmp_path: Path) -> None:
     frames = [counter_frame(number) for number in range(5)]
-    path = write_animation(tmp_path / f"hasty{suffix}", frames, [0] * 5)
+    path = write_animation(tmp_path / f"zero{suffix}", frames, [0] * 5)
     assert probe(path).duration == pytest.approx(0.5)
     assert read_counter(read_frames(path, [0.25])[0]) == 2
 

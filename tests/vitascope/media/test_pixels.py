@@ -1,4 +1,4 @@
-"""What a frame looks like: upright, in the right colours, over white, of the displayed size."""
+"""Frames are upright, in the right colours, on white, and of the requested size."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ def corners(frame: Pixels) -> list[list[int]]:
     return [[int(value) for value in frame[y, x]] for y in ys for x in xs]
 
 
-def assert_alike(found: Pixels, expected: Pixels, within: float = 14) -> None:
-    assert found.shape == expected.shape
-    assert np.abs(np.array(corners(found)) - np.array(corners(expected))).max() <= within
+def assert_similar(pixels: Pixels, expected: Pixels, within: float = 14) -> None:
+    assert pixels.shape == expected.shape
+    assert np.abs(np.array(corners(pixels)) - np.array(corners(expected))).max() <= within
 
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_rotated_video_is_shown_upright(rotation: int, tmp_path: Path) -> None:
+def test_rotated_video_is_upright(rotation: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / "turned.mp4", [quarters()] * 3, rotation=rotation)
     upright = np.rot90(quarters(), rotation // 90)
-    assert_alike(read_frames(path, [0.0])[0], upright)
+    assert_similar(read_frames(path, [0.0])[0], upright)
     info = probe(path)
     assert (info.height, info.width) == upright.shape[:2]
 
 
-def test_mirrored_video_is_shown_as_meant(tmp_path: Path) -> None:
+def test_mirrored_video_is_mirrored_back(tmp_path: Path) -> None:
     path = write_video(tmp_path / "mirror.mp4", [quarters()] * 3, mirror=True)
-    assert_alike(read_frames(path, [0.0])[0], quarters()[:, ::-1])
+    assert_similar(read_frames(path, [0.0])[0], quarters()[:, ::-1])
 
 
-def test_wide_pixels_make_a_wider_picture(tmp_path: Path) -> None:
+def test_wide_pixels_make_a_wider_frame(tmp_path: Path) -> None:
     path = write_video(tmp_path / "wide.mp4", [quarters()] * 3, pixel_aspect=Fraction(2))
-    assert_alike(read_frames(path, [0.0])[0], quarters(192, 64))
+    assert_similar(read_frames(path, [0.0])[0], quarters(192, 64))
     assert (probe(path).width, probe(path).height) == (192, 64)
 
 
@@ -64,14 +64,14 @@ def test_wide_pixels_make_a_wider_picture(tmp_path: Path) -> None:
     [((96, 64), 5, True), ((96, 64), 1, True), ((96, 64), 5, False), ((1280, 720), 1, False)],
     ids=["BT.601", "BT.709", "small and untagged", "HD and untagged"],
 )
-def test_colours_survive(size: tuple[int, int], colorspace: int, tagged: bool, tmp_path: Path) -> None:
+def test_colours_are_preserved(size: tuple[int, int], colorspace: int, tagged: bool, tmp_path: Path) -> None:
     path = tmp_path / "colours.mp4"
     options = {"preset": "ultrafast", "crf": "10"}
     write_video(path, [quarters(*size)] * 2, matrix=colorspace, tag_matrix=tagged, options=options, b_frames=0)
-    assert_alike(read_frames(path, [0.0])[0], quarters(*size), within=8)
+    assert_similar(read_frames(path, [0.0])[0], quarters(*size), within=8)
 
 
-def test_transparent_video_lies_on_white(tmp_path: Path) -> None:
+def test_transparent_video_is_composited_on_white(tmp_path: Path) -> None:
     rgba = np.dstack([solid(RED), np.full((64, 96), 255, np.uint8)])
     rgba[:, 48:, 3] = 0
     path = write_video(tmp_path / "alpha.mkv", [rgba] * 2, codec="ffv1", pix_fmt="bgra")
@@ -81,7 +81,7 @@ def test_transparent_video_lies_on_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".gif"])
-def test_transparent_pictures_lie_on_white(suffix: str, tmp_path: Path) -> None:
+def test_transparent_pictures_are_composited_on_white(suffix: str, tmp_path: Path) -> None:
     rgba = np.dstack([solid(RED), np.full((64, 96), 255, np.uint8)])
     rgba[:, 48:, 3] = 0
     options = {"lossless": True} if suffix == ".webp" else {}
@@ -91,13 +91,13 @@ def test_transparent_pictures_lie_on_white(suffix: str, tmp_path: Path) -> None:
     assert frame[30, 80].tolist() == [255, 255, 255]
 
 
-def test_half_transparent_is_half_white(tmp_path: Path) -> None:
+def test_half_transparent_black_is_grey(tmp_path: Path) -> None:
     rgba = np.dstack([solid((0, 0, 0)), np.full((64, 96), 128, np.uint8)])
     frame = read_frames(write_picture(tmp_path / "half.png", rgba), [0.0])[0]
     assert np.abs(frame.astype(int) - 127).max() <= 1
 
 
-def test_transparent_animation_frames_lie_on_white(tmp_path: Path) -> None:
+def test_transparent_animation_frames_are_composited_on_white(tmp_path: Path) -> None:
     clear = np.zeros((64, 96, 4), np.uint8)
     red = np.dstack([solid(RED), np.full((64, 96), 255, np.uint8)])
     path = write_animation(tmp_path / "blink.webp", [red, clear], [100, 100])
@@ -106,15 +106,15 @@ def test_transparent_animation_frames_lie_on_white(tmp_path: Path) -> None:
     assert shown[1][0, 0].tolist() == [255, 255, 255]
 
 
-def test_camera_orientation_is_applied_to_photographs(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by a quarter clockwise to show
+    exif[0x0112] = 6  # rotate by a quarter clockwise for display
     path = write_picture(tmp_path / "camera.jpg", quarters(), exif=exif, quality=95)
-    assert_alike(read_frames(path, [0.0])[0], np.rot90(quarters(), -1))
+    assert_similar(read_frames(path, [0.0])[0], np.rot90(quarters(), -1))
     assert (probe(path).width, probe(path).height) == (64, 96)
 
 
-def test_kinds_of_grey_and_palette_pictures(tmp_path: Path) -> None:
+def test_grey_16_bit_and_cmyk_pictures_become_rgb(tmp_path: Path) -> None:
     ramp = np.tile(np.linspace(0, 255, 96).astype(np.uint8), (64, 1))
     grey = read_frames(write_picture(tmp_path / "grey.png", ramp), [0.0])[0]
     deep = read_frames(write_picture(tmp_path / "deep.png", ramp.astype(np.uint16) * 257), [0.0])[0]
@@ -126,7 +126,7 @@ def test_kinds_of_grey_and_palette_pictures(tmp_path: Path) -> None:
 
 
 class Still:
-    """A frame of a known picture."""
+    """A frame of known pixels."""
 
     def __init__(self, pixels: Pixels) -> None:
         self.pixels = pixels
@@ -136,13 +136,13 @@ class Still:
         return np.array(Image.fromarray(self.pixels).resize((width, height), Image.Resampling.BOX))
 
 
-def test_the_three_ways_to_fit() -> None:
+def test_stretch_crop_and_pad() -> None:
     frame: Frame = Still(quarters(120, 40))
     stretched = resize_to_fit(frame, 32, 32, "stretch")
-    assert_alike(stretched, quarters(32, 32))
+    assert_similar(stretched, quarters(32, 32))
     cropped = resize_to_fit(frame, 32, 32, "crop")
     assert cropped.shape == (32, 32, 3)
-    assert_alike(cropped, quarters(32, 32))  # the centre holds all four quarters
+    assert_similar(cropped, quarters(32, 32))  # the centre holds all four quarters
     padded = resize_to_fit(frame, 32, 32, "pad")
     assert padded.shape == (32, 32, 3)
     assert padded[:10].max() == padded[-10:].max() == 0
@@ -151,12 +151,12 @@ def test_the_three_ways_to_fit() -> None:
 
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("size", [(8, 300), (300, 8), (31, 17)])
-def test_fitting_always_gives_the_size_asked_for(fit: str, size: tuple[int, int]) -> None:
+def test_fitting_gives_the_requested_size(fit: str, size: tuple[int, int]) -> None:
     assert resize_to_fit(Still(counter_frame(5)), *size, fit).shape == (size[1], size[0], 3)
 
 
-def test_shrinking_averages_instead_of_picking(tmp_path: Path) -> None:
-    """Fine stripes become grey in video as in pictures, not a random pattern."""
+def test_downscaling_averages(tmp_path: Path) -> None:
+    """Fine stripes become grey in video and in pictures, not a random pattern."""
     from vitascope.bundle.manifest import FrameStream
     from vitascope.media.sampling import sample_streams
 
@@ -171,7 +171,7 @@ def test_shrinking_averages_instead_of_picking(tmp_path: Path) -> None:
 
 
 def _growing_gif(path: Path, width: int) -> Path:
-    """A red frame of 48x64, then one of the given width whose right part is transparent."""
+    """A red frame of 48x64, then one of ``width`` whose right half is transparent."""
     blocks = []
     for size, clear in ((48, 0), (width, width // 2)):
         pixels = np.zeros((64, size), np.uint8)
@@ -199,21 +199,21 @@ def test_a_gif_may_grow_within_the_limits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(333, 250), (331, 249), (250, 333), (224, 224), (97, 500)])
 @pytest.mark.parametrize(("shortest_edge", "side"), [(96, 96), (128, 112)])
-def test_a_named_filter_and_the_centre_are_those_of_public_processors(
+def test_resampling_and_center_crop_match_public_processors(
     size: tuple[int, int], shortest_edge: int, side: int
 ) -> None:
-    """The shorter edge at a stated length, the longer one rounded down, the centre, all by Pillow's own filter."""
+    """Resize the shorter edge, round the longer one down, cut the centre, all with Pillow's filter."""
     random = np.random.default_rng(7)
     image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
-    wide, high = size
-    short = min(size)
+    width, height = size
+    shorter = min(size)
     inner = image.resize(
-        (int(shortest_edge * wide / short), int(shortest_edge * high / short)), Image.Resampling.BICUBIC
+        (int(shortest_edge * width / shorter), int(shortest_edge * height / shorter)), Image.Resampling.BICUBIC
     )
     left, top = int((inner.width - side) / 2), int((inner.height - side) / 2)
     expected = np.array(inner.crop((left, top, left + side, top + side)))
-    found = resize_to_fit(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge)
-    assert np.array_equal(found, expected)
+    cropped = resize_to_fit(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge)
+    assert np.array_equal(cropped, expected)
     left, top = round((inner.width - side) / 2), round((inner.height - side) / 2)
     even = resize_to_fit(Still(np.array(image)), side, side, "crop", "bicubic", shortest_edge, "even")
     assert np.array_equal(even, np.array(inner.crop((left, top, left + side, top + side))))
@@ -228,18 +228,18 @@ def test_a_named_filter_and_the_centre_are_those_of_public_processors(
         ((480, 640), (24, 32)),
         ((48, 48), (24, 24)),
         ((1000, 500), (36, 20)),  # 39 pixels at most, so the shorter edge becomes 19.5
-        ((30, 3000), (4, 36)),  # nothing would be left of it
+        ((30, 3000), (4, 36)),  # the shorter edge would be 0
     ],
 )
-def test_a_corner_holds_all_of_a_frame_in_whole_multiples(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_pad_top_left_fits_the_frame_in_whole_multiples(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert top_left_size(*size, 24, 39, 4) == expected
     random = np.random.default_rng(7)
     image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), np.uint8))
     frame = with_resampling(Still(np.array(image)), "bicubic")
-    wide, high = expected
+    width, height = expected
     picture = pad_top_left(frame, 36, 24, 39, 4, "picture")
-    assert np.array_equal(picture[:high, :wide], np.array(image.resize(expected, Image.Resampling.BICUBIC)))
-    assert not picture[high:].any()
-    assert not picture[:, wide:].any()
+    assert np.array_equal(picture[:height, :width], np.array(image.resize(expected, Image.Resampling.BICUBIC)))
+    assert not picture[height:].any()
+    assert not picture[:, width:].any()
     cover = pad_top_left(frame, 9, 24, 39, 4, "cover")
-    assert np.array_equal(cover[..., 0] == 255, np.outer(np.arange(9) < high // 4, np.arange(9) < wide // 4))
+    assert np.array_equal(cover[..., 0] == 255, np.outer(np.arange(9) < height // 4, np.arange(9) < width // 4))
