@@ -2,9 +2,9 @@
 
     python -m benchmarks.index --sizes 10000 100000 1000000
 
-Every engine answers the same queries in turns in one process. "ours" is what a collection searches in: the snapshot
-on disk, mapped, behind ``Vectors``. "faiss" is the same index read into memory and searched with the same effort by
-FAISS's own call. usearch (``pip install --editable '.[bench]'``) is left out where it is not installed.
+Every engine answers the same queries in turns in one process. "ours" is what a collection searches in: the snapshot on
+disk, mapped, behind ``SegmentedVectors``. "faiss" is the same index read into memory and searched with the same effort
+by FAISS's own call. usearch (``pip install --editable '.[bench]'``) is left out where it is not installed.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from index.vectors.faiss_kinds import (
     AUTO,
     FLAT,
     HNSW,
+    INDEX_KINDS,
     IVFPQ,
-    SETTINGS,
     Float32,
     Index,
     Int64,
     build,
-    graph_steps,
-    kind_for,
-    list_parameters,
-    list_probes,
-    refinement,
+    ef_search,
+    ivfpq_parameters,
+    k_factor,
+    kind_to_build,
+    nprobe,
 )
-from index.vectors.segmented_vectors import Vectors
-from index.vectors.snapshot import Label, read_snapshot, write_snapshot
+from index.vectors.segmented_vectors import SegmentedVectors
+from index.vectors.snapshot import SnapshotHeader, read_snapshot, write_snapshot
 
 K = 10
 BATCH = 64
@@ -106,19 +106,19 @@ def measured_load(load: Callable[[], Any]) -> tuple[Any, int]:
     return loaded, max(0, private_bytes() - before)
 
 
-def our_engine(kind: str, vectors: Float32, path: Path) -> tuple[Engine, Vectors]:
+def our_engine(kind: str, vectors: Float32, path: Path) -> tuple[Engine, SegmentedVectors]:
     """Build, write and map the index as a collection does."""
     start = time.perf_counter()
     index = build(kind, vectors.shape[1], [vectors], lambda: False)
     ids = np.arange(len(vectors), dtype=np.int64)
-    write_snapshot(path, index, ids, Label("bench", 0, 0, vectors.shape[1], len(vectors), kind))
+    write_snapshot(path, index, ids, SnapshotHeader("bench", 0, 0, vectors.shape[1], len(vectors), kind))
     built = time.perf_counter() - start
     del index
 
-    def load() -> Vectors:
+    def load() -> SegmentedVectors:
         found = read_snapshot(path)
         assert found is not None
-        return Vectors(vectors.shape[1], found[0], found[1])
+        return SegmentedVectors(vectors.shape[1], found[0], found[1])
 
     ours, memory = measured_load(load)
     return Engine("ours", lambda queries: ours.search(queries, K)[1], built, memory, path.stat().st_size), ours
@@ -129,9 +129,9 @@ def plain_engine(kind: str, path: Path, built: float) -> Engine:
     index, memory = measured_load(lambda: faiss.read_index(str(path)))
     parameters = None
     if kind == HNSW:
-        index.hnsw.efSearch = graph_steps(index.ntotal)
+        index.hnsw.efSearch = ef_search(index.ntotal)
     elif kind == IVFPQ:
-        parameters = list_parameters(list_probes(index.ntotal), refinement(K))
+        parameters = ivfpq_parameters(nprobe(index.ntotal), k_factor(K))
     return Engine("faiss", lambda q: _second(index.search(q, K, params=parameters)), built, memory, path.stat().st_size)
 
 
@@ -183,7 +183,7 @@ def measure(engines: Sequence[Engine], queries: Float32, truth: Int64) -> None:
         engine.batch = statistics.median(together[engine.name])
 
 
-def filtered(ours: Vectors, exact: Index, queries: Float32) -> list[tuple[float, float, float]]:
+def filtered(ours: SegmentedVectors, exact: Index, queries: Float32) -> list[tuple[float, float, float]]:
     """(share that passes, recall, median seconds a query) for every filter."""
     rows = []
     for share in SHARES:
@@ -202,7 +202,7 @@ def filtered(ours: Vectors, exact: Index, queries: Float32) -> list[tuple[float,
 
 def run(size: int, setting: str, width: int, query_count: int, folder: Path, *, with_usearch: bool = True) -> bool:
     """Measure one size, print its tables and whether it keeps the bars; True if it does."""
-    kind = kind_for(setting, size)
+    kind = kind_to_build(setting, size)
     vectors, queries = clustered(size, max(BATCH, query_count), width)
     exact = build(FLAT, width, [vectors], lambda: False)
     truth = exact.search(queries, K)[1]
@@ -246,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure; 1 if a bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.index", description=__doc__, allow_abbrev=False)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N")
-    parser.add_argument("--kind", choices=SETTINGS, default=AUTO, help="default: what the size asks for")
+    parser.add_argument("--kind", choices=INDEX_KINDS, default=AUTO, help="default: what the size asks for")
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--queries", type=int, default=512)
     parser.add_argument("--no-usearch", action="store_true", help="it takes 13 minutes to add a million")

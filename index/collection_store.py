@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING
 
 from index.collection import Collection
 from index.former_media import upgrade_library
-from index.integrations.milvus.cleanup import drop_copies
-from index.integrations.milvus.server import check_reachable
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.removals import MEDIA
-from index.vectors.backend import FAISS, PLACE_KEY, check_place, place_of, settings_at
-from index.vectors.faiss_index import SETTING_KEY
-from index.vectors.faiss_kinds import AUTO, check_setting
+from index.vectors.faiss_kinds import AUTO, INDEX_KIND_KEY, check_index_kind
+from index.vectors.interface import BACKEND_KEY, FAISS, backend_of, check_backend, index_kinds_of
 from vitascope.bundle.manifest import Manifest
 from vitascope.durable_files import make_folders, sync
 from vitascope.errors import (
@@ -40,26 +37,32 @@ if TYPE_CHECKING:
     from vitascope.model import Model
 
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-# A collection comes and goes by renaming a folder, so that there is never half of one under its name.
+# A collection is created and dropped by renaming a folder, so that its name never leads to half of one.
 _NEW, _GONE = ".new-", ".gone-"
-# Of a collection that gives its name to another: followed by both names and a number, with dots between. Once a folder
-# has such a name, whoever opens the library finishes what was begun.
+# Prefix of a collection that is being replaced, followed by both names and a unique id, with dots between. Once a
+# folder has such a name, the next opening of the store completes the replacement.
 _REPLACED = ".replaced-"
+_LEFTOVER_SECONDS = 3600.0
 TOKEN_ENCODING: TokenEncoding = "int8"
-"""Of new collections; docs/collections.md has what it costs."""
+"""Of new collections; docs/collections.md has its cost."""
 
 
 class CollectionStore:
     """Collections in the folders of ``root``, each opened once per process and shared by its threads."""
 
     def __init__(self, root: Path, *, vectors: str = FAISS, holds_lock: bool = False) -> None:
-        """Use ``root``, made if missing, and finish what killed processes left there.
+        """Open ``root``, created if missing, and complete what killed processes left unfinished.
 
-        ``vectors``: where those of new collections are searched, faiss or the URL of a Milvus server (docs/milvus.md).
-        ``holds_lock``: this process is the service of the data folder. Raises InvalidInput and StorageError.
+        Args:
+            root: the folder.
+            vectors: vector backend of new collections: faiss, or the URL of a Milvus server (docs/milvus.md).
+            holds_lock: whether this process holds the service's lock of the data folder.
+
+        Raises:
+            InvalidInput, StorageError.
         """
         self.root = root
-        self.vectors = check_place(vectors)
+        self.vectors = check_backend(vectors)
         self._lock = threading.RLock()
         self._open: dict[str, Collection] = {}
         try:
@@ -69,7 +72,7 @@ class CollectionStore:
             raise StorageError(f"{root}: cannot be used for collections: {error}") from error
         for folder in leftovers:
             _discard(folder)
-        self._finish_replacing()
+        self._complete_replacements()
         upgrade_library(root, self.names(), holds_lock=holds_lock)
 
     def __enter__(self) -> CollectionStore:
@@ -85,7 +88,7 @@ class CollectionStore:
                 self._open.popitem()[1].close()
 
     def names(self) -> list[str]:
-        """The names of all collections, sorted. Raises StorageError."""
+        """Return the names of all collections, sorted. Raises StorageError."""
         try:
             entries = list(self.root.iterdir())
         except OSError as error:
@@ -101,48 +104,64 @@ class CollectionStore:
         index_kind: str = AUTO,
         vectors: str | None = None,
     ) -> Collection:
-        """An empty collection for vectors of this bundle, searched by an index of this kind (docs/nearest.md).
+        """Create an empty collection for embeddings of a bundle.
 
-        ``vectors``: where, if not where the library says. Raises InvalidInput for a name outside ``NAME_PATTERN``, an
-        unknown kind or place, TaskMissing where the bundle has no vectors, CollectionExists, StorageError, also where
-        Milvus does not answer.
+        Args:
+            name: matches ``NAME_PATTERN``.
+            source: of the bundle.
+            token_encoding: of stored visual tokens.
+            index_kind: requested kind of index (docs/nearest.md).
+            vectors: vector backend; that of the store by default.
+
+        Raises:
+            InvalidInput, CollectionExists.
+            TaskMissing: the bundle makes no embeddings.
+            StorageError: also if Milvus does not respond.
         """
         manifest = source if isinstance(source, Manifest) else source.bundle.manifest
         meta = initial_metadata(manifest, token_encoding, self.vectors if vectors is None else vectors, index_kind)
-        check_reachable(place_of(meta))
+        if backend_of(meta) != FAISS:
+            from index.integrations.milvus.server import check_reachable
+
+            check_reachable(backend_of(meta))
         with self.create_folder(name) as folder:
             create_catalogue(folder / CATALOGUE_NAME, meta)
         return self.open(name)
 
     @contextmanager
     def create_folder(self, name: str) -> Iterator[Path]:
-        """A folder to write a catalogue into; it gets its name when the block is left without an exception.
+        """Yield a new folder to write a catalogue into; it becomes collection ``name`` when the block ends normally.
 
-        Whoever takes long touches the folder now and then: after an hour it counts as left by a process that was
-        killed. Raises InvalidInput for a name outside ``NAME_PATTERN``, CollectionExists and StorageError.
+        A caller that takes long touches the folder now and then: an hour after its last change it counts as left by a
+        killed process. Raises InvalidInput for a name outside ``NAME_PATTERN``, CollectionExists and StorageError.
         """
         folder = self._folder(name)
-        beside = self.root / f"{_NEW}{uuid.uuid4().hex}"
+        temp_folder = self.root / f"{_NEW}{uuid.uuid4().hex}"
         try:
             if folder.exists():
                 raise CollectionExists(f"collection {name}: exists already")
-            beside.mkdir()
-            (beside / MEDIA).mkdir()
-            yield beside
-            sync(beside)
-            _rename_new(beside, folder)
+            temp_folder.mkdir()
+            (temp_folder / MEDIA).mkdir()
+            yield temp_folder
+            sync(temp_folder)
+            try:
+                os.rename(temp_folder, folder)
+            except OSError as error:
+                if folder.exists():  # another process was faster
+                    raise CollectionExists(f"collection {name}: exists already") from error
+                raise
             sync(self.root)
         except OSError as error:
             raise StorageError(f"{folder}: cannot create the collection: {error}") from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temp_folder, ignore_errors=True)
 
     def get_if_open(self, name: str) -> Collection | None:
-        """The collection of this name if it is open, without a look at the disk: ``open`` may come to another."""
+        """Return the collection if it is open, without disk access; ``open`` may return a newer one of this name."""
         return self._open.get(name)
 
     def open(self, name: str) -> Collection:
-        """The collection of this name; the same object for every caller in this process.
+        """Return the collection of this name; the same object for every caller in this process.
 
         Raises InvalidInput, CollectionNotFound and StorageError.
         """
@@ -155,15 +174,15 @@ class CollectionStore:
                 # Another process dropped it, and perhaps created it again.
                 self._open.pop(name).close()
             if not folder.exists():
-                self._finish_replacing()  # a process was killed while it gave the name to another collection
+                self._complete_replacements()  # a process may have been killed while it replaced this collection
             collection = Collection(folder)
             self._open[name] = collection
             return collection
 
     def drop(self, name: str) -> list[str]:
-        """Delete a collection with the media files that it owns; others stay. Raises CollectionNotFound, StorageError.
+        """Delete a collection with the media files that it owns. Raises CollectionNotFound and StorageError.
 
-        Returns the collections of its vectors that are left in Milvus, as it did not answer: none as a rule.
+        Returns the names of its replicas that are left in Milvus because it did not respond; usually none.
         """
         folder = self._folder(name)
         gone = self.root / f"{_GONE}{uuid.uuid4().hex}"
@@ -172,7 +191,7 @@ class CollectionStore:
                 raise CollectionNotFound(f"collection {name}: there is no collection of this name")
             known = self._open.pop(name, None)
             try:
-                with _without_writers(folder, known):
+                with _write_transaction(folder, known):
                     os.rename(folder, gone)
                 sync(self.root)
             except FileNotFoundError as error:
@@ -185,64 +204,73 @@ class CollectionStore:
         return _discard(gone)
 
     def rename(self, name: str, new_name: str) -> None:
-        """Give a collection another name. Raises InvalidInput, CollectionNotFound, CollectionExists, StorageError."""
+        """Rename a collection. Raises InvalidInput, CollectionNotFound, CollectionExists, StorageError."""
         folder = self._folder(new_name)
         with self._lock:
             self.open(name).close()
             self._open.pop(name)
             if folder.exists():
                 raise CollectionExists(f"collection {new_name}: exists already")
-            with _without_writers(self._folder(name), None):
-                self._rename(self._folder(name), folder)
+            with _write_transaction(self._folder(name), None):
+                self._rename_folder(self._folder(name), folder)
 
-    def replace(self, name: str, by: str, when: Callable[[sqlite3.Connection], bool]) -> bool:
-        """Drop collection ``name`` and give its name to ``by``, in one write transaction of the dropped one.
+    def replace(self, name: str, replacement: str, condition: Callable[[sqlite3.Connection], bool]) -> bool:
+        """Drop collection ``name`` and rename ``replacement`` to it, in one write transaction of the dropped one.
 
-        ``when`` is asked with that transaction whether it is time; False changes nothing. Killed at any moment, the
-        library holds, once it is opened again, what it did before or what it should after. Raises CollectionNotFound
-        and StorageError.
+        Killed at any moment, the store has the state before or the state after it once it is opened again.
+
+        Args:
+            name: of the collection to drop.
+            replacement: name of the collection that replaces it.
+            condition: called with the transaction; if it returns False nothing changes.
+
+        Returns:
+            What ``condition`` returned.
+
+        Raises:
+            CollectionNotFound, StorageError.
         """
-        gone = self.root / f"{_REPLACED}{name}.{by}.{uuid.uuid4().hex}"
+        gone = self.root / f"{_REPLACED}{name}.{replacement}.{uuid.uuid4().hex}"
         with self._lock:
-            old, new = self.open(name), self.open(by)
+            old, new = self.open(name), self.open(replacement)
             with old.catalogue.write() as connection:
-                if not when(connection):
+                if not condition(connection):
                     return False
-                new.close()  # its snapshot is written where it is now, and moves along
-                self._rename(old.folder, gone)
-                discarded = self._give_name(gone)
-            self._open.pop(by)
+                new.close()  # before the renaming, which its snapshot takes part in
+                self._rename_folder(old.folder, gone)
+                discarded = self._complete_replacement(gone)
+            self._open.pop(replacement)
             self._open.pop(name).catalogue.close()
         _discard(discarded)
         return True
 
-    def _finish_replacing(self) -> None:
-        """Finish every ``replace`` that a process was killed in, or that another process is in just now."""
+    def _complete_replacements(self) -> None:
+        """Complete every ``replace`` in which a process was killed, or that another process is executing."""
         try:
             begun = [entry for entry in self.root.iterdir() if entry.name.startswith(_REPLACED)]
         except OSError as error:
             raise StorageError(f"{self.root}: {error}") from error
         for gone in begun:
-            _discard(self._give_name(gone))
+            _discard(self._complete_replacement(gone))
 
-    def _give_name(self, gone: Path) -> Path:
-        """Second half of ``replace``, done by whoever comes first; where the folder ``gone`` is then."""
-        name, by, _ = gone.name.removeprefix(_REPLACED).split(".")
+    def _complete_replacement(self, gone: Path) -> Path:
+        """Execute the second half of ``replace``, in any process, and return where the folder ``gone`` is then."""
+        name, replacement, _ = gone.name.removeprefix(_REPLACED).split(".")
         discarded = self.root / f"{_GONE}{uuid.uuid4().hex}"
         try:
             if not (self.root / name).exists():
                 with suppress(FileNotFoundError):
-                    os.rename(self.root / by, self.root / name)
+                    os.rename(self.root / replacement, self.root / name)
                 sync(self.root)
             with suppress(FileNotFoundError):
                 os.rename(gone, discarded)
         except OSError as error:
-            raise StorageError(f"{self.root / by}: cannot be renamed to {name}: {error}") from error
+            raise StorageError(f"{self.root / replacement}: cannot be renamed to {name}: {error}") from error
         return discarded
 
-    def _rename(self, folder: Path, to: Path) -> None:
+    def _rename_folder(self, folder: Path, target: Path) -> None:
         try:
-            os.rename(folder, to)
+            os.rename(folder, target)
             sync(self.root)
         except OSError as error:
             raise StorageError(f"{folder}: cannot be renamed: {error}") from error
@@ -259,30 +287,28 @@ class CollectionStore:
 def initial_metadata(
     manifest: Manifest, token_encoding: TokenEncoding, vectors: str, index_kind: str = AUTO
 ) -> dict[str, str]:
-    """What the catalogue of a new collection for vectors of this bundle says about itself. Raises InvalidInput, and
-    TaskMissing where the bundle has no vectors.
-    """
+    """Return the table meta of a new collection; see ``CollectionStore.create``. Raises InvalidInput, TaskMissing."""
     if not manifest.vector_width:
         raise TaskMissing(
             f"{manifest.name}: it has no vectors, so it fills no collection; its tasks are {', '.join(manifest.tasks)}"
         )
-    place = check_place(vectors)
+    backend = check_backend(vectors)
     return {
-        PLACE_KEY: place,
+        BACKEND_KEY: backend,
         "fingerprint": manifest.fingerprint(),
         "bundle": f"{manifest.name} {manifest.version}",
         "vector_width": str(manifest.vector_width),
         "visual_tokens": str(manifest.visual_tokens),
         "visual_width": str(manifest.visual_width),
         "token_encoding": token_encoding,
-        SETTING_KEY: check_setting(index_kind, settings_at(place)),
+        INDEX_KIND_KEY: check_index_kind(index_kind, index_kinds_of(backend)),
         "created_at": repr(time.time()),
     }
 
 
 @contextmanager
-def _without_writers(folder: Path, collection: Collection | None) -> Iterator[None]:
-    """Within a write transaction, so that no file is being moved into the folder; a damaged catalogue has none."""
+def _write_transaction(folder: Path, collection: Collection | None) -> Iterator[None]:
+    """Hold a write transaction, so that no file is being moved into the folder; none for a damaged catalogue."""
     with ExitStack() as stack:
         with suppress(StorageError):
             if collection is None:
@@ -294,33 +320,31 @@ def _without_writers(folder: Path, collection: Collection | None) -> Iterator[No
 
 
 def _is_leftover(entry: Path) -> bool:
-    """Whether a process that was killed while creating or dropping left this folder."""
-    if entry.name.startswith(_NEW):  # or another process is creating it at this moment
+    """Return whether a process that was killed while creating or dropping left this folder."""
+    if entry.name.startswith(_NEW):  # which another process may be creating at this moment
         try:
-            return entry.stat().st_mtime < time.time() - 3600
-        except FileNotFoundError:  # or has just given it its name
+            return entry.stat().st_mtime < time.time() - _LEFTOVER_SECONDS
+        except FileNotFoundError:  # or has just renamed
             return False
     return entry.name.startswith(_GONE)
 
 
-def _rename_new(beside: Path, folder: Path) -> None:
-    try:
-        os.rename(beside, folder)
-    except OSError as error:
-        if folder.exists():  # another process was faster
-            raise CollectionExists(f"collection {folder.name}: exists already") from error
-        raise
-
-
 def _discard(folder: Path) -> list[str]:
-    """Tell the processes that still have the collection open, then delete it; returns what is left in Milvus."""
+    """Mark a collection as dropped for processes that have it open, and delete it.
+
+    Returns the names of its replicas that are left in Milvus.
+    """
     left: list[str] = []
     with suppress(VitascopeError):
         catalogue = Catalogue(folder / CATALOGUE_NAME)
         try:
             with suppress(VitascopeError):  # marked already
                 catalogue.mark_dropped()
-            left = drop_copies(folder, catalogue.stated())  # nobody can add to what it states any more
+            meta = catalogue.read_meta()  # after the mark no process adds a replica
+            if backend_of(meta) != FAISS:
+                from index.integrations.milvus.replica_manager import drop_replicas
+
+                left = drop_replicas(folder, meta)
         finally:
             catalogue.close()
     shutil.rmtree(folder, ignore_errors=True)

@@ -226,7 +226,7 @@ def check_tokens(tokens: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[n
     return array
 
 
-def kind_of(value: Scalar) -> str:
+def value_kind(value: Scalar) -> str:
     """The kind under which the catalogue keeps a metadata value: text, number or bool."""
     if isinstance(value, bool):
         return "bool"

@@ -17,7 +17,7 @@ from index.jobs.pipeline import PipelineConfig
 from index.jobs.sources.access_policy import AccessPolicy, check_url
 from index.jobs.sources.list_limits import ListLimits
 from index.records import MAX_TEXT_LENGTH
-from index.vectors.backend import check_place
+from index.vectors.interface import check_backend
 from service.http.api_keys import admin_key_digest
 from service.http_client.url_policy import UrlPolicy
 from vitascope.bundle.signing.keys import PublicKey, read_public_keys
@@ -259,7 +259,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_place(cls, vectors: str) -> str:
         try:
-            return check_place(vectors)
+            return check_backend(vectors)
         except InvalidInput as error:
             raise ValueError(str(error)) from error
 

@@ -28,7 +28,7 @@ from benchmarks.service.decoding import report_decoding
 from benchmarks.service.load import Outcome, arrivals, closed_loop, open_loop, post_bytes
 from benchmarks.service.peers import PEERS
 from benchmarks.service.servers import our_server, plain_server
-from index.vectors.faiss_kinds import FLAT, HNSW, build, graph_steps
+from index.vectors.faiss_kinds import FLAT, HNSW, build, ef_search
 from vitascope.cli.options import default_bundle
 from vitascope.model import Floats, Model
 
@@ -109,7 +109,7 @@ def raw_search(model: Model, vectors: Floats) -> Callable[[str], None]:
     kind = HNSW if len(vectors) >= 25_000 else FLAT
     index = build(kind, vectors.shape[1], [vectors], lambda: False)
     if kind == HNSW:
-        index.hnsw.efSearch = graph_steps(len(vectors))
+        index.hnsw.efSearch = ef_search(len(vectors))
     faiss.omp_set_num_threads(1)
 
     def find(text: str) -> None:

@@ -11,7 +11,7 @@ from benchmarks.index import clustered
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.records import Float32, NewVideo
-from index.storage.queries import ClipRow, insert_video, next_clip
+from index.storage.queries import ClipRow, insert_video, newest_clip
 from vitascope.model import Model
 from vitascope.visual_token_codec import encode_tokens
 
@@ -59,4 +59,4 @@ def _add(collection: Collection, number: int, vectors: Float32, tokens: bool) ->
         for clip, vector in enumerate(vectors)
     ]
     with collection.catalogue.write() as connection:
-        insert_video(connection, video, next_clip(connection), rows)
+        insert_video(connection, video, newest_clip(connection) + 1, rows)

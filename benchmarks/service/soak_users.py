@@ -93,7 +93,7 @@ User = Callable[[World, httpx.Client, random.Random], None]
 def at_work(world: World) -> Iterator[None]:
     """All users at once, until the end of the context."""
     threads = [
-        threading.Thread(target=_live, args=(world, user, seed), name=user.__name__)
+        threading.Thread(target=_vector_index, args=(world, user, seed), name=user.__name__)
         for seed, user in enumerate([search, search, embed, embed, upload, index, ask, vanish, mistake, operate])
     ]
     for thread in threads:
@@ -106,7 +106,7 @@ def at_work(world: World) -> Iterator[None]:
             thread.join(2 * TIMEOUT)
 
 
-def _live(world: World, user: User, seed: int) -> None:
+def _vector_index(world: World, user: User, seed: int) -> None:
     chance = random.Random(seed)
     with httpx.Client(base_url=world.url, timeout=TIMEOUT) as client:
         while not world.over.is_set():

@@ -151,13 +151,13 @@ class LocalBackend:
         token_encoding: str | None = None,
         model: str | None = None,
     ) -> JSON:
-        from index.vectors.faiss_kinds import AUTO, check_setting
+        from index.vectors.faiss_kinds import AUTO, check_index_kind
         from vitascope.bundle.bundle import Bundle
         from vitascope.visual_token_codec import check_encoding
 
         assert self._bundle is not None
         encoding = TOKEN_ENCODING if token_encoding is None else check_encoding(token_encoding)
-        kind = AUTO if index_kind is None else check_setting(index_kind)
+        kind = AUTO if index_kind is None else check_index_kind(index_kind)
         manifest = Bundle.open(self._bundle).manifest
         collection = self.store(create=True).create(name, manifest, token_encoding=encoding, index_kind=kind)
         return collection_view(collection)

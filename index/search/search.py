@@ -24,16 +24,9 @@ from index.search.candidates import (
 from index.search.cursor import SearchPosition
 from index.search.request import CANDIDATES, SearchRequest, check_request, query_embedding
 from index.search.rerank import PairScorer, PairScores, rerank
+from index.storage.changes import has_change, last_change
 from index.storage.fulltext import query_terms
-from index.storage.queries import (
-    ClipSpan,
-    allowed_clips,
-    has_change,
-    last_change,
-    load_hits,
-    load_spans,
-    newest_clip,
-)
+from index.storage.queries import ClipSpan, allowed_clips, load_hits, load_spans, newest_clip
 from index.vectors.interface import VectorSnapshot
 from vitascope.errors import CursorExpired, TaskMissing
 from vitascope.tracing import Stage, unnoticed
@@ -118,7 +111,7 @@ def search(
         raise TaskMissing(
             f"rerank: {request.rerank}; 0 was expected, as bundle {collection.bundle_name} has no task 'matching'"
         )
-    with stage("search"), collection.level() as (connection, vectors):
+    with stage("search"), collection.snapshot() as (connection, vectors):
         position = _start_position(collection, connection, request.after)
         embedding = query_embedding(connection, request.parts, collection.width)
         clip_filter = _candidate_filter(connection, request)

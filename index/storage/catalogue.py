@@ -15,9 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from index.storage.former_paths import take_media
-from index.storage.fulltext import spaced
-from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, UPGRADES
-from index.storage.versions import execute_script
+from index.storage.fulltext import normalize_for_index
+from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, UPGRADES, execute_script
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
 CATALOGUE_NAME = "catalogue.sqlite3"
@@ -85,14 +84,14 @@ class Catalogue:
 
         Raises CollectionNotFound once the collection is dropped, StorageError when SQLite fails.
         """
-        connection = self._take()
+        connection = self._acquire()
         try:
-            with self._translated():
+            with self._translate_errors():
                 connection.execute("BEGIN")
                 self._check_not_dropped(connection)
                 yield connection
         finally:
-            self._give(connection)
+            self._release(connection)
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
@@ -101,7 +100,7 @@ class Catalogue:
         Raises CollectionNotFound once the collection is dropped or has given its place to another, StorageError when
         SQLite fails (disk full, damaged file, another writer that does not finish); nothing has been written then.
         """
-        with self._write_lock, self._translated():
+        with self._write_lock, self._translate_errors():
             if self._closed:
                 raise self._closed_error()
             connection = self._writer
@@ -125,9 +124,9 @@ class Catalogue:
         with self.write() as connection:
             connection.execute("INSERT INTO meta VALUES ('dropped', '1')")
 
-    def stated(self) -> dict[str, str]:
+    def read_meta(self) -> dict[str, str]:
         """The table meta as it is now, also of a catalogue that was dropped. Raises StorageError."""
-        with self._write_lock, self._translated():
+        with self._write_lock, self._translate_errors():
             return dict(self._writer.execute("SELECT key, value FROM meta"))
 
     def is_file_in_place(self) -> bool:
@@ -137,7 +136,7 @@ class Catalogue:
         except OSError:
             return False
 
-    def problems(self) -> list[str]:
+    def integrity_errors(self) -> list[str]:
         """What SQLite's own check finds wrong with the file; empty when it is sound. Reads the whole file."""
         with self.read() as connection:
             found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
@@ -203,16 +202,16 @@ class Catalogue:
         if connection.execute("SELECT 1 FROM meta WHERE key = 'dropped'").fetchone():
             raise CollectionNotFound(f"{self.path.parent.name}: the collection was dropped")
 
-    def _take(self) -> sqlite3.Connection:
+    def _acquire(self) -> sqlite3.Connection:
         with self._pool_lock:
             if self._closed:
                 raise self._closed_error()
             if self._idle:
                 return self._idle.pop()
-        with self._translated():
+        with self._translate_errors():
             return self._connect()
 
-    def _give(self, connection: sqlite3.Connection) -> None:
+    def _release(self, connection: sqlite3.Connection) -> None:
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
@@ -226,7 +225,7 @@ class Catalogue:
         connection.close()
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except FAULTS as error:
@@ -240,7 +239,7 @@ def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
 
     ``folder``: of the collection, which media files are brought into.
     """
-    connection.create_function("spaced", 1, spaced, deterministic=True)
+    connection.create_function("spaced", 1, normalize_for_index, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]

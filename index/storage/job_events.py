@@ -16,7 +16,7 @@ from typing import Any
 
 from index.jobs.records import Event, ItemEvent, JobCounts, JobRate, StateEvent
 from index.storage.jobs import ITEM_COLUMNS, read_job, to_item
-from index.storage.queries import reading
+from index.storage.queries import corruption_as_storage_error
 from vitascope.errors import JobNotFound
 
 MAX_STATE_EVENTS = 1000
@@ -98,7 +98,7 @@ def _to_state_events(connection: sqlite3.Connection, rows: list[tuple[Any, ...]]
     jobs = {job_id: read_job(connection, job_id) for job_id in {row[0] for row in rows}}
     events = []
     for job_id, number, at, text in rows:
-        with reading(f"job {job_id}, event {number}"):
+        with corruption_as_storage_error(f"job {job_id}, event {number}"):
             state = json.loads(text)
             counts = JobCounts(**state["counts"])
             state.setdefault("progress", counts.done / counts.total if counts.total else 0.0)  # an earlier version's

@@ -12,7 +12,7 @@ from typing import Any
 from index.clips.segmentation import Segmentation
 from index.jobs.records import Job, JobCounts, JobItem, JobOptions, JobRate
 from index.jobs.sources.source_types import Source, read_source, source_json
-from index.storage.queries import reading
+from index.storage.queries import corruption_as_storage_error
 from vitascope.errors import JobNotFound
 from vitascope.job_states import ItemState, JobState
 
@@ -102,7 +102,7 @@ def count_added_by(connection: sqlite3.Connection, job_id: int, earlier: Sequenc
 def to_item(row: tuple[Any, ...]) -> JobItem:
     """Return the record of a row of ``ITEM_COLUMNS``. Raises StorageError."""
     job_id, position, path, state, reason, video_id, attempts, title, metadata, is_final, crashes, seconds, end = row
-    with reading(f"job {job_id}, item {position}"):
+    with corruption_as_storage_error(f"job {job_id}, item {position}"):
         values = {} if metadata is None else json.loads(metadata)
     return JobItem(
         job_id=job_id,
@@ -141,7 +141,7 @@ def _to_job(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Job:
     ).fetchall()
     counts = JobCounts(**{group[0]: group[1] for group in groups})
     in_progress = sum(group[4] for group in groups)
-    with reading(f"job {job_id}"):
+    with corruption_as_storage_error(f"job {job_id}"):
         job_source, job_options = read_source(source), _to_options(options)
     return Job(
         id=job_id,

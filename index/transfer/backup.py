@@ -25,7 +25,7 @@ from index.transfer.job_rows import copy_jobs
 from index.transfer.media_links import bring_media
 from index.transfer.media_paths import AllowedPaths
 from index.transfer.whole_videos import OnRows, fill, new_catalogue, touch
-from index.vectors.backend import FAISS, PLACE_KEY, check_place
+from index.vectors.interface import BACKEND_KEY, FAISS, check_backend
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
@@ -89,14 +89,14 @@ def restore(
         StorageError: the file is damaged, or the collection cannot be written. There is none of this name then.
     """
     _check_source(file)
-    place = None if vectors is None else check_place(vectors)
+    place = None if vectors is None else check_backend(vectors)
     with open_foreign(file) as foreign:
         meta = read_meta(foreign)
         if place is not None:
-            meta[PLACE_KEY] = place
-        elif not trust_place and meta[PLACE_KEY] not in (FAISS, library.vectors):
+            meta[BACKEND_KEY] = place
+        elif not trust_place and meta[BACKEND_KEY] not in (FAISS, library.vectors):
             raise InvalidInput(
-                f"{file}: table meta: vectors: {meta[PLACE_KEY]!r} is where the collection was searched; "
+                f"{file}: table meta: vectors: {meta[BACKEND_KEY]!r} is where the collection was searched; "
                 "--vectors PLACE, the same or another, was expected"
             )
         with library.create_folder(name) as folder, new_catalogue(folder, meta) as catalogue:

@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from index.transfer.foreign_catalogue import ForeignCatalogue
 from index.transfer.media_paths import AllowedPaths
 from index.transfer.whole_videos import LARGEST_ID, ClipFormat, Row, WholeVideo, checked_clip, checked_video
-from index.vectors.backend import PLACE_KEY, check_place, place_of, settings_at
-from index.vectors.faiss_index import SETTING_KEY
-from index.vectors.faiss_kinds import AUTO, check_setting
+from index.vectors.faiss_kinds import AUTO, INDEX_KIND_KEY, check_index_kind
+from index.vectors.interface import BACKEND_KEY, backend_of, check_backend, index_kinds_of
 from vitascope.errors import InvalidInput
 from vitascope.visual_token_codec import check_encoding
 
@@ -72,8 +71,8 @@ def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
         if not np.isfinite(float(meta["created_at"])):
             raise ValueError(f"created_at: {meta['created_at']}; Unix seconds were expected")
         meta["token_encoding"] = check_encoding(stated.get("token_encoding", "float16"))
-        meta[PLACE_KEY] = check_place(place_of(stated))
-        meta[SETTING_KEY] = check_setting(stated.get(SETTING_KEY, AUTO), settings_at(meta[PLACE_KEY]))
+        meta[BACKEND_KEY] = check_backend(backend_of(stated))
+        meta[INDEX_KIND_KEY] = check_index_kind(stated.get(INDEX_KIND_KEY, AUTO), index_kinds_of(meta[BACKEND_KEY]))
         if not all(isinstance(value, str) for value in meta.values()):
             raise ValueError("a value is no text")
     except (KeyError, TypeError, ValueError, InvalidInput) as error:

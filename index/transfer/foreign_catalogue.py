@@ -16,8 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from index.storage.catalogue import FAULTS
-from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION
-from index.storage.versions import create_tables
+from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION, create_tables
 from vitascope.errors import InvalidInput, StorageError
 
 MAX_CELL = 64 * 1024 * 1024

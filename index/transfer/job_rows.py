@@ -20,8 +20,7 @@ from index.jobs.sources.source_types import SOURCE_TYPES, Source, UploadSource, 
 from index.records import check_metadata, check_text
 from index.storage.catalogue import Catalogue
 from index.storage.jobs import options_json
-from index.storage.schema import SCHEMA_VERSION
-from index.storage.versions import create_tables, upgrade_tables
+from index.storage.schema import SCHEMA_VERSION, create_tables, upgrade_tables
 from index.transfer.catalogue_rows import Count, Finite, Id, Record, checked, first_problem
 from index.transfer.foreign_catalogue import MAX_CELL, ForeignCatalogue
 from vitascope.errors import InvalidInput

@@ -1,13 +1,12 @@
-"""The vectors in memory, kept level with the catalogue.
+"""FAISS index of a collection in memory, kept current with the catalogue.
 
-The catalogue numbers its changes. Before a search the number is compared (one look-up in SQLite) and what is
-missing is applied, whichever process wrote it. A search holds the vectors and one read transaction of the same
-change together: it sees exactly one state of the collection.
+The catalogue numbers its changes. Before a search the number is compared (one look-up in SQLite) and later changes are
+applied, whichever process wrote them. A search holds the vectors and one read transaction of the same change together:
+it sees exactly one state of the collection.
 
-When enough has changed since the last snapshot, or another kind of index is due, a thread beside the searches builds
-a new one from the catalogue and puts it on disk; then it is loaded, brought level and swapped in between two
-searches. Without a snapshot that can be trusted, the vectors are read from the catalogue and searched exactly until
-that has happened.
+When enough has changed since the last snapshot, or another kind of index is due, a background thread builds a new
+snapshot from the catalogue, opens it, applies later changes and swaps it in between two searches. Without a valid
+snapshot, the vectors are read from the catalogue and searched exactly until then.
 """
 
 from __future__ import annotations
@@ -23,255 +22,237 @@ from pathlib import Path
 import faiss
 
 from index.storage.catalogue import Catalogue
-from index.storage.queries import changed_since, clip_count, last_change
-from index.vectors.background_task import Background, Stop
-from index.vectors.faiss_kinds import AUTO, FLAT, HNSW, LEAST, SETTINGS, Stopped, kind_for
-from index.vectors.rwlock import ReadersWriter
-from index.vectors.segmented_vectors import Vectors
-from index.vectors.snapshot import Label, SnapshotDamaged, read_label
-from index.vectors.snapshot_builder import build_snapshot, building_alone
-from index.vectors.versioned_vectors import OutOfReach, VectorState, load_state, read_state
-from vitascope.errors import StorageError, VitascopeError
+from index.storage.changes import changed_since, count_clips, last_change, truncate_change_log
+from index.vectors.concurrency import BackgroundTask, IsCancelled, ReadWriteLock
+from index.vectors.faiss_kinds import FLAT, HNSW, MIN_CLIPS, BuildCancelled, kind_to_build, read_requested_kind
+from index.vectors.segmented_vectors import ChangeLogTruncated, SegmentedVectors, VersionedVectors
+from index.vectors.snapshot import (
+    SNAPSHOT_NAME,
+    SnapshotDamaged,
+    SnapshotHeader,
+    build_snapshot,
+    exclusive_build_lock,
+    read_header,
+)
+from vitascope.errors import VitascopeError
 
 _log = logging.getLogger(__name__)
 
-ALWAYS_BELOW = 50_000  # clips; a snapshot of fewer is written at every closing
-SHARE = 0.25  # a snapshot is due when this share of the clips has changed since the last,
-RECENT_MOST = 20_000  # or so many clips, which a search compares with one by one beside a graph or lists,
-LEAST_CHANGED = 1000  # but not before so many
-CHANGES_KEPT = 10_000  # changes kept for other processes before the one in the snapshot
-SHARED_TRIES = 3
-RETRY_SECONDS = 10.0  # after a look at whether a snapshot is due, until changes lead to the next
-SETTING_KEY = "index_kind"
+SNAPSHOT_AT_CLOSE = 50_000  # clips, below which every closing writes a snapshot
+REBUILD_RATIO = 0.25  # of the clips: when so many have changed, a rebuild is due,
+MAX_RECENT = 20_000  # or when so many have, which a search compares one by one beside a graph or lists,
+MIN_CHANGED = 1000  # but not before so many
+CHANGES_KEPT = 10_000  # changes before the one in the snapshot that are kept for other processes
+SHARED_ATTEMPTS = 3
+RETRY_SECONDS = 10.0  # after a background run, in which searches do not trigger another one
 
 
-class LiveIndex:
-    """Vectors of one catalogue, loaded at the first use; safe to use from many threads."""
+class FaissIndex:
+    """Vectors of one catalogue, loaded at the first use; thread-safe."""
 
-    def __init__(self, catalogue: Catalogue, snapshot: Path, width: int) -> None:
+    def __init__(self, catalogue: Catalogue, folder: Path, dim: int) -> None:
+        """``folder``: of the collection. ``dim``: of its embeddings."""
         self._catalogue = catalogue
-        self._snapshot = snapshot
-        self._width = width
-        self._lock = ReadersWriter()
-        self._state: VectorState | None = None
-        self._distrusted = False
-        self._setting: str | None = None
+        self._path = folder / SNAPSHOT_NAME
+        self._dim = dim
+        self._lock = ReadWriteLock()
+        self._current: VersionedVectors | None = None
+        self._snapshot_invalid = False
+        self._requested_kind: str | None = None
         self._not_before = 0.0
-        self._background = Background(self._renew, f"index of {snapshot.parent.name}")
+        self._background = BackgroundTask(self._rebuild_if_due, f"index of {folder.name}")
 
     @contextmanager
-    def level(self) -> Iterator[tuple[sqlite3.Connection, Vectors]]:
-        """A read transaction and the vectors, both of the same change; the vectors must not be altered.
-
-        Raises CollectionNotFound and StorageError.
-        """
-        for _ in range(SHARED_TRIES):
+    def snapshot(self) -> Iterator[tuple[sqlite3.Connection, SegmentedVectors]]:
+        """See ``VectorIndex.snapshot``. The vectors must not be changed."""
+        for _ in range(SHARED_ATTEMPTS):
             with self._lock.shared(), self._catalogue.read() as connection:
-                if self._state is not None and self._state.is_level(connection):
-                    self._note_setting(connection)
-                    yield connection, self._state.vectors
+                if self._current is not None and self._current.is_current(connection):
+                    self._check_requested_kind(connection)
+                    yield connection, self._current.vectors
                     return
-            self.catch_up()
-        # Others write faster than this thread gets its turn: go through once while holding the lock alone.
+            with self._lock.exclusive(), self._catalogue.read() as connection:
+                self._catch_up(connection)
+        # Other processes write faster than this thread gets the lock: search once while holding it exclusively.
         with self._lock.exclusive(), self._catalogue.read() as connection:
-            yield connection, self._follow(connection).vectors
+            yield connection, self._catch_up(connection).vectors
 
-    def outlook(self, connection: sqlite3.Connection) -> tuple[str, int]:
-        """(kind that serves, or will from the first search on; clips that changed since it was built).
+    def status(self, connection: sqlite3.Connection) -> tuple[str, int]:
+        """See ``VectorIndex.status``."""
+        current = self._current  # without the lock, which may be held while an index is loaded
+        if current is not None:
+            return current.vectors.kind, current.vectors.changed + changed_since(connection, current.change)
+        header = self._read_header()
+        if header is None:
+            return FLAT, count_clips(connection)
+        return header.kind, changed_since(connection, header.change)
 
-        Loads nothing and waits for nobody: a figure of a moment ago is better than waiting until an index is loaded.
-        """
-        state = self._state
-        if state is not None:
-            return state.vectors.kind, state.vectors.changed + changed_since(connection, state.change)
-        label = self._label_on_disk()
-        if label is None:
-            return FLAT, clip_count(connection)
-        return label.kind, changed_since(connection, label.change)
+    def on_write(self, clips: int) -> None:
+        """See ``VectorIndex.on_write``; every so many clips a rebuild is considered."""
+        self._background.add_pending(clips, MIN_CHANGED)
 
-    def catch_up(self) -> None:
-        """Apply what the catalogue has and the vectors lack. Raises CollectionNotFound and StorageError."""
-        with self._lock.exclusive(), self._catalogue.read() as connection:
-            self._follow(connection)
+    def request_rebuild(self) -> None:
+        """See ``VectorIndex.request_rebuild``."""
+        self._background.trigger()
 
-    def _note_setting(self, connection: sqlite3.Connection) -> None:
-        """Take up a kind that another process has asked for since the last search."""
-        setting = setting_of(connection)
-        before, self._setting = self._setting, setting
-        if before not in (None, setting):
-            self._background.ask()
-
-    def note_written(self, clips: int) -> None:
-        """Count clips that this process added or deleted; every so often a snapshot is considered."""
-        self._background.note(clips, LEAST_CHANGED)
-
-    def renew(self) -> None:
-        """Have a snapshot written and taken up, beside everything else, if one is due; returns at once."""
-        self._background.ask()
-
-    def wait(self) -> None:
-        """Wait until what is done beside the searches is done."""
+    def wait_for_rebuild(self) -> None:
+        """See ``VectorIndex.wait_for_rebuild``."""
         self._background.wait()
 
     def close(self) -> None:
-        """End what is done beside the searches, and write a snapshot if it is worth it and takes no time.
+        """Stop work in the background, and write a flat snapshot if that is quick and saves time at the next opening.
 
-        A failure (disk or memory full, collection dropped) is logged and costs only time at the next opening:
-        the catalogue has everything.
+        A failure (disk or memory full, collection dropped) is logged and costs only time at the next opening.
         """
         self._background.stop()
-        with self._logged(), building_alone(self._snapshot, lambda: True) as alone:
-            if alone and self._is_due_at_closing():
+        with self._failures_logged(), exclusive_build_lock(self._path, lambda: True) as is_held:
+            if is_held and self._is_due_at_close():
                 self._build(FLAT, lambda: False)
 
-    # What is in memory; the lock is held alone
+    # In memory; the lock is held exclusively
 
-    def _follow(self, connection: sqlite3.Connection) -> VectorState:
-        self._note_setting(connection)
-        if self._state is not None:
-            if self._state.is_level(connection):
-                return self._state
-            self._apply(connection)
-        if self._state is None:
-            self._load(connection)  # at the first use; or the log no longer reaches back, and another process has built
-            if self._state is not None and not self._state.is_level(connection):
-                self._apply(connection)
-        if self._state is None:
-            self._rebuild(connection)
-        assert self._state is not None
+    def _catch_up(self, connection: sqlite3.Connection) -> VersionedVectors:
+        """Return the vectors with every change of the catalogue. Raises StorageError."""
+        self._check_requested_kind(connection)
+        current = self._current
+        if current is not None and current.is_current(connection):
+            return current
+        current = self._apply_changes(connection) or self._load_snapshot(connection)
+        if current is None:
+            self._current = current = VersionedVectors.from_catalogue(connection, self._dim)
         if time.monotonic() >= self._not_before:
-            self._ask_if_due(connection, self._state)
-        return self._state
+            self._trigger_if_due(connection, current)
+        return current
 
-    def _ask_if_due(self, connection: sqlite3.Connection, state: VectorState) -> None:
-        held, built = state.vectors, state.label
-        kind = kind_for(setting_of(connection), held.count, built.kind if built else None)
-        if is_enough(held.changed, held.count, kind, built):
-            self._background.ask()
-
-    def _load(self, connection: sqlite3.Connection) -> None:
+    def _load_snapshot(self, connection: sqlite3.Connection) -> VersionedVectors | None:
+        """Open the snapshot, at the first use or where another process has built a later one."""
         try:
-            self._state = load_state(self._snapshot, connection, self._catalogue.meta["collection_id"], self._width)
+            collection_id = self._catalogue.meta["collection_id"]
+            self._current = VersionedVectors.from_snapshot(self._path, connection, collection_id, self._dim)
         except SnapshotDamaged as error:
-            _log.warning("%s: %s; rebuilding from the catalogue", self._snapshot, error)
-            self._distrusted = True
+            _log.warning("%s: %s; rebuilding from the catalogue", self._path, error)
+            self._snapshot_invalid = True
+        return self._apply_changes(connection)
 
-    def _apply(self, connection: sqlite3.Connection) -> None:
-        state, self._state = self._state, None
-        assert state is not None
+    def _apply_changes(self, connection: sqlite3.Connection) -> VersionedVectors | None:
+        """Apply later changes; None if there are no vectors or the log no longer has all changes."""
+        current, self._current = self._current, None
+        if current is None:
+            return None
         try:
-            state.apply(connection)
-        except OutOfReach:
-            return
-        # Only now: half applied it is forgotten, and the next use starts from the snapshot or the catalogue.
-        self._state = state
+            current.apply_changes(connection)
+        except ChangeLogTruncated:
+            return None
+        # Only now: vectors that an exception leaves inconsistent are discarded.
+        self._current = current
+        return current
 
-    def _rebuild(self, connection: sqlite3.Connection) -> None:
-        self._state = read_state(connection, self._width)
+    def _check_requested_kind(self, connection: sqlite3.Connection) -> None:
+        """Trigger a rebuild if another process has requested another kind since the last search."""
+        kind = read_requested_kind(connection)
+        previous, self._requested_kind = self._requested_kind, kind
+        if previous not in (None, kind):
+            self._background.trigger()
 
-    # What is on disk
+    def _trigger_if_due(self, connection: sqlite3.Connection, current: VersionedVectors) -> None:
+        vectors, header = current.vectors, current.header
+        kind = kind_to_build(read_requested_kind(connection), vectors.count, header.kind if header else None)
+        if is_rebuild_due(vectors.changed, vectors.count, kind, header):
+            self._background.trigger()
 
-    def _renew(self, stop: Stop) -> None:
-        """Write a snapshot if one is due, and take up a new one, whoever wrote it. Runs in the background."""
+    # On disk
+
+    def _rebuild_if_due(self, is_cancelled: IsCancelled) -> None:
+        """Write a snapshot if one is due, and swap in a later one, whichever process wrote it."""
         faiss.omp_set_num_threads(max(1, min(faiss.omp_get_max_threads(), (os.cpu_count() or 1) // 2)))
 
-        def ended() -> bool:
-            return stop() or self._catalogue.closed
+        def should_end() -> bool:
+            return is_cancelled() or self._catalogue.closed
 
-        with self._logged():
-            # Another process that is building is waited for: what it makes is taken up.
-            with building_alone(self._snapshot, ended) as alone:
-                kind = self._kind_due() if alone and not ended() else None
+        with self._failures_logged():
+            # Waits for another process that builds, to use its snapshot.
+            with exclusive_build_lock(self._path, should_end) as is_held:
+                kind = self._kind_due() if is_held and not should_end() else None
                 if kind is not None:
-                    self._build(kind, ended)
-            if not ended():
-                self._take_up()
+                    self._build(kind, should_end)
+            if not should_end():
+                self._swap_in()
         self._not_before = time.monotonic() + RETRY_SECONDS
 
-    def _build(self, kind: str, stop: Stop) -> None:
-        label = build_snapshot(self._catalogue, self._snapshot, self._width, kind, stop)
-        self._distrusted = False
+    def _build(self, kind: str, is_cancelled: IsCancelled) -> None:
+        header = build_snapshot(self._catalogue, self._path, self._dim, kind, is_cancelled)
+        self._snapshot_invalid = False
         with self._catalogue.write() as connection:
-            connection.execute("DELETE FROM changes WHERE id < ?", (label.change - CHANGES_KEPT,))
+            truncate_change_log(connection, header.change - CHANGES_KEPT)
 
-    def _take_up(self) -> None:
-        """Swap in the snapshot on disk where it is newer than what this process searches in."""
-        label = self._label_on_disk()
-        with self._lock.shared():  # in the middle of a change there is none
-            old = self._state
-        if old is None or label is None or label == old.label:
+    def _swap_in(self) -> None:
+        """Replace the vectors in memory by the snapshot on disk if that is later."""
+        header = self._read_header()
+        with self._lock.shared():  # not while changes are being applied
+            old = self._current
+        if old is None or header is None or header == old.header:
             return
-        if old.label is not None and label.change < old.label.change:
+        if old.header is not None and header.change < old.header.change:
             return
         with self._catalogue.read() as connection:
-            fresh = load_state(self._snapshot, connection, self._catalogue.meta["collection_id"], self._width)
+            collection_id = self._catalogue.meta["collection_id"]
+            fresh = VersionedVectors.from_snapshot(self._path, connection, collection_id, self._dim)
             if fresh is None:
                 return
-            fresh.apply(connection)
+            fresh.apply_changes(connection)
         with self._lock.exclusive(), self._catalogue.read() as connection:
-            fresh.apply(connection)  # the few that came since a moment ago
-            self._state = fresh
-            self._ask_if_due(connection, fresh)  # much may have been written during the build
+            fresh.apply_changes(connection)  # the few since a moment ago
+            self._current = fresh
+            self._trigger_if_due(connection, fresh)  # much may have been written during the build
 
     def _kind_due(self) -> str | None:
-        """The kind of the snapshot that is due; None where none is."""
-        label = self._label_on_disk()
+        """Return the kind of the snapshot that is due; None if none is."""
+        header = self._read_header()
         with self._catalogue.read() as connection:
-            total = clip_count(connection)
-            kind = kind_for(setting_of(connection), total, label.kind if label else None)
-            changed = total if label is None else changed_since(connection, label.change)
-        return kind if is_enough(changed, total, kind, label) else None
+            clips, changed, kind = self._plan(connection, header)
+        return kind if is_rebuild_due(changed, clips, kind, header) else None
 
-    def _is_due_at_closing(self) -> bool:
-        """Whether a flat snapshot would save time at the next opening; graphs and lists take too long to build."""
-        label = self._label_on_disk()
+    def _is_due_at_close(self) -> bool:
+        """Return whether a flat snapshot would save time at the next opening; other kinds take too long to build."""
+        header = self._read_header()
         with self._catalogue.read() as connection:
             change, _ = last_change(connection)
-            total = clip_count(connection)
-            kind = kind_for(setting_of(connection), total, label.kind if label else None)
-            changed = total if label is None else changed_since(connection, label.change)
-        if change == 0 or (label is not None and (label.change, label.kind) == (change, kind)):
+            clips, changed, kind = self._plan(connection, header)
+        if change == 0 or (header is not None and (header.change, header.kind) == (change, kind)):
             return False
         if kind != FLAT:
-            return label is None and is_enough(changed, total, FLAT, label)
-        return total < ALWAYS_BELOW or is_enough(changed, total, kind, label)
+            return header is None and is_rebuild_due(changed, clips, FLAT, header)
+        return clips < SNAPSHOT_AT_CLOSE or is_rebuild_due(changed, clips, kind, header)
 
-    def _label_on_disk(self) -> Label | None:
-        """The label of a snapshot that is to be believed as far as its label says."""
+    def _plan(self, connection: sqlite3.Connection, header: SnapshotHeader | None) -> tuple[int, int, str]:
+        """Return the number of clips, of those changed since the snapshot, and the kind to build."""
+        clips = count_clips(connection)
+        changed = clips if header is None else changed_since(connection, header.change)
+        return clips, changed, kind_to_build(read_requested_kind(connection), clips, header.kind if header else None)
+
+    def _read_header(self) -> SnapshotHeader | None:
+        """Return the header of the snapshot on disk unless it is known to be invalid or of another collection."""
         try:
-            label = None if self._distrusted else read_label(self._snapshot)
+            header = None if self._snapshot_invalid else read_header(self._path)
         except SnapshotDamaged:
             return None
-        ours = label is not None and label.collection_id == self._catalogue.meta["collection_id"]
-        return label if ours else None
+        is_own = header is not None and header.collection_id == self._catalogue.meta["collection_id"]
+        return header if is_own else None
 
     @contextmanager
-    def _logged(self) -> Iterator[None]:
-        """Failures are logged and cost only time: the catalogue has everything, and the old index serves."""
+    def _failures_logged(self) -> Iterator[None]:
+        """Log failures, which cost only time: the catalogue has everything, and the old index serves."""
         try:
             yield
-        except Stopped:
+        except BuildCancelled:
             pass
-        except (OSError, VitascopeError, RuntimeError, MemoryError, SnapshotDamaged, OutOfReach) as error:
-            _log.warning("%s: no snapshot written or taken up: %s", self._snapshot, error or type(error).__name__)
+        except (OSError, VitascopeError, RuntimeError, MemoryError, SnapshotDamaged, ChangeLogTruncated) as error:
+            _log.warning("%s: no snapshot written or loaded: %s", self._path, error or type(error).__name__)
 
 
-def is_enough(changed: int, clips: int, kind: str, built: Label | None) -> bool:
-    """Whether so many clips changed, or another kind than is built is wanted, that a new snapshot is due."""
-    if built is not None and built.kind != kind and clips >= LEAST[HNSW]:
+def is_rebuild_due(changed: int, clips: int, kind: str, header: SnapshotHeader | None) -> bool:
+    """Return whether enough clips changed, or another kind than that of the snapshot is to be built."""
+    if header is not None and header.kind != kind and clips >= MIN_CLIPS[HNSW]:
         return True
-    most = SHARE * clips if kind == FLAT else min(SHARE * clips, RECENT_MOST)
-    return changed >= max(LEAST_CHANGED, most)
-
-
-def setting_of(connection: sqlite3.Connection) -> str:
-    """The collection's setting, ``auto`` where none was made. Raises StorageError for one that is unknown."""
-    row = connection.execute("SELECT value FROM meta WHERE key = ?", (SETTING_KEY,)).fetchone()
-    if row is not None and row[0] not in SETTINGS:
-        raise StorageError(f"table meta: {SETTING_KEY} {row[0]!r}; one of {', '.join(SETTINGS)} was expected")
-    return AUTO if row is None else str(row[0])
-
-
-def write_setting(connection: sqlite3.Connection, setting: str) -> None:
-    """Keep the collection's setting."""
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (SETTING_KEY, setting))
+    limit = REBUILD_RATIO * clips if kind == FLAT else min(REBUILD_RATIO * clips, MAX_RECENT)
+    return changed >= max(MIN_CHANGED, limit)

@@ -1,61 +1,139 @@
-"""What a collection needs of whatever searches its vectors: FAISS in this process, or Milvus.
+"""The interface of vector indexes, and the backends behind it: FAISS in this process, or a Milvus server.
 
-Shape letters: Q queries, D width.
+With either backend SQLite holds the vectors, and the index is derived from it.
+
+Shape letters: Q queries, D embedding dim.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
+from urllib.parse import urlsplit
 
-from index.vectors.faiss_kinds import Float32, Int64, Mask
+from index.storage.catalogue import Catalogue
+from index.vectors.faiss_kinds import AUTO, FLAT, HNSW, INDEX_KINDS, Float32, Int64, Mask
+from vitascope.errors import InvalidInput
+
+FAISS = "faiss"
+BACKEND_KEY = "vectors"
+"""In a catalogue's table meta; a catalogue without it uses FAISS."""
+MILVUS_LITE_SUFFIX = ".db"
+_SCHEMES = ("http", "https", "tcp")
 
 
 class VectorSnapshot(Protocol):
-    """The vectors of one state of a catalogue, for as long as the read transaction of that state is open."""
+    """The vectors of one state of a catalogue, valid while the read transaction of that state is open."""
 
     @property
     def is_exact(self) -> bool:
-        """Whether a search of any depth finds the very nearest."""
+        """Whether a search of any depth returns the very nearest."""
 
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
-        """(cosines, ids), each (Q, K), of the K nearest to every query (Q, D), best first, ties by id.
+        """Return the K clips nearest to each query, best first, ties by id.
 
-        K is ``k``, or less where there are fewer. ``allowed`` says by position whether the id of that number may
-        be found; ids beyond its end may not.
+        Args:
+            queries: (Q, D), of length 1.
+            k: K is ``k``, or less where there are fewer clips.
+            allowed: by clip id, whether it may be returned; ids beyond its end may not. None allows all.
+
+        Returns:
+            cosines (Q, K) and clip ids (Q, K).
         """
 
 
 class VectorIndex(Protocol):
-    """Follows one catalogue; safe to use from many threads."""
+    """A vector index that follows one catalogue; thread-safe."""
 
-    def level(self) -> AbstractContextManager[tuple[sqlite3.Connection, VectorSnapshot]]:
-        """A read transaction and the vectors of the same state, which has every write acknowledged before.
+    def snapshot(self) -> AbstractContextManager[tuple[sqlite3.Connection, VectorSnapshot]]:
+        """Open a read transaction and the vectors of the same state, with every write acknowledged before.
 
         Raises CollectionNotFound and StorageError.
         """
 
-    def outlook(self, connection: sqlite3.Connection) -> tuple[str, int]:
-        """(kind that serves, or will from the first search on; clips that changed since it was built).
+    def status(self, connection: sqlite3.Connection) -> tuple[str, int]:
+        """Return the kind that serves, or will from the first search on, and how many clips changed since it was built.
 
-        Loads nothing and waits for nobody.
+        Loads nothing and does not wait.
         """
 
-    def note_written(self, clips: int) -> None:
-        """Take note that this process added or deleted so many clips, durably. Raises nothing."""
+    def on_write(self, clips: int) -> None:
+        """Note that this process added or deleted so many clips, durably. Raises nothing."""
 
-    def renew(self) -> None:
-        """Have the index that is due built beside everything else; returns at once."""
+    def request_rebuild(self) -> None:
+        """Have the index that is due built in the background, and return at once."""
 
-    def wait(self) -> None:
-        """Wait until what is done beside the searches is done."""
+    def wait_for_rebuild(self) -> None:
+        """Wait until no rebuild is going on or requested."""
 
     def close(self) -> None:
-        """End what is done beside the searches. Raises nothing."""
+        """Stop work in the background. Raises nothing."""
 
 
-def search(index: VectorSnapshot, vector: Float32, k: int, allowed: Mask | None) -> list[tuple[int, float]]:
-    """The (id, cosine) of the at most ``k`` vectors nearest to ``vector`` (D,); else as ``VectorSnapshot.search``."""
-    cosines, ids = index.search(vector[None, :], k, allowed)
+def nearest_clips(snapshot: VectorSnapshot, query: Float32, k: int, allowed: Mask | None) -> list[tuple[int, float]]:
+    """Return (clip id, cosine) of the at most ``k`` clips nearest to one query (D,); see ``VectorSnapshot.search``."""
+    cosines, ids = snapshot.search(query[None, :], k, allowed)
     return list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True))
+
+
+def open_vector_index(catalogue: Catalogue, folder: Path, dim: int) -> VectorIndex:
+    """Return the index of the collection in ``folder``, of embeddings (dim,). Nothing is read or connected yet."""
+    backend = backend_of(catalogue.meta)
+    if backend == FAISS:
+        from index.vectors.faiss_index import FaissIndex
+
+        return FaissIndex(catalogue, folder, dim)
+    from index.integrations.milvus.index import MilvusIndex
+
+    return MilvusIndex(catalogue, folder, dim, backend)
+
+
+def check_backend(value: object) -> str:
+    """Return ``value`` if it is a backend: ``faiss``, a Milvus server's URL, or a path that ends in ``.db``.
+
+    A path is returned absolute. Raises InvalidInput, without repeating the value of a URL with credentials.
+    """
+    if value == FAISS:
+        return FAISS
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise _invalid_backend(value)
+    if "://" not in value:
+        if not value.endswith(MILVUS_LITE_SUFFIX):
+            raise _invalid_backend(value)
+        return str(Path(value).absolute())
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError as error:
+        raise InvalidInput(f"vectors: not a URL ({error}); one such as http://milvus:19530 was expected") from error
+    if parts.username or parts.password or "@" in parts.netloc:
+        raise InvalidInput(
+            "vectors: a URL with credentials, which would be stored in the catalogue; they were expected in the "
+            "environment, as VITASCOPE_MILVUS_TOKEN"
+        )
+    if parts.scheme not in _SCHEMES or not parts.hostname or parts.query or parts.fragment:
+        raise _invalid_backend(value)
+    return value
+
+
+def backend_of(meta: Mapping[str, str]) -> str:
+    """Return the backend of a catalogue with this table meta."""
+    return meta.get(BACKEND_KEY, FAISS)
+
+
+def index_kinds_of(backend: str) -> tuple[str, ...]:
+    """Return the kinds of index that a backend offers.
+
+    Milvus's lists of codes are not offered: it does not compare their results with the vectors themselves.
+    """
+    return INDEX_KINDS if backend == FAISS else (AUTO, FLAT, HNSW)
+
+
+def _invalid_backend(value: object) -> InvalidInput:
+    return InvalidInput(
+        f"vectors: {value!r}; faiss, a URL such as http://milvus:19530, or a path ending in {MILVUS_LITE_SUFFIX} was "
+        "expected"
+    )

@@ -1,60 +1,79 @@
-"""The vectors of a collection in memory: a built index that never changes, vectors that came since, and what was
-deleted.
+"""The vectors of a collection in memory: a built index, vectors added since, and a mask of deleted ones.
 
-The built part may be of any kind (``faiss_kinds``) and may be mapped from a file that other processes map, too.
-What came since is compared exactly. Nothing is taken out of an index: a deleted vector is passed over, in either
-part, until the next build leaves it out. A search merges both parts. Ids are clip ids (int64), which only grow.
+The built segment may be of any kind (``faiss_kinds``), never changes, and may be mapped from a file that other
+processes map, too. Recent vectors are compared exactly. Nothing is removed from an index: a deleted vector is excluded
+from searches until the next build leaves it out. A search merges both segments. Ids are clip ids (int64), which only
+grow.
 
-Shape letters: N vectors, Q queries, D width.
+Shape letters: N vectors, Q queries, D embedding dim.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from index.storage.changes import change_stamp, changes_since, last_change, log_covers
+from index.storage.queries import iter_embeddings
 from index.vectors import gpu
-from index.vectors.faiss_kinds import FLAT, Float32, Index, Int64, Mask, Selection, build, kind_of, nearest, raw_of
+from index.vectors.faiss_kinds import (
+    FLAT,
+    Float32,
+    IdSelection,
+    Index,
+    Int64,
+    Mask,
+    build,
+    flat_index,
+    index_kind,
+    search_index,
+)
+from index.vectors.snapshot import SnapshotDamaged, SnapshotHeader, read_snapshot
 
-__all__ = ["Float32", "Index", "Int64", "Vectors"]
+
+class ChangeLogTruncated(Exception):
+    """The log no longer has every change since this state, or one of them cannot be applied."""
 
 
-class Vectors:
-    """Searched by many threads at once, changed by one that is alone."""
+class SegmentedVectors:
+    """A built and a recent segment; searched by many threads at once, changed by one that holds them alone."""
 
-    def __init__(self, width: int, built: Index = None, ids: Int64 | None = None) -> None:
-        """``built``: an index of vectors of ``width`` with their ``ids`` (N,), ascending; None for none."""
-        self.width = width
-        nobody = np.empty(0, np.int64)
-        self._built = None if built is None else _Part(built, nobody if ids is None else ids, may_use_gpu=True)
-        self._recent = _Part(build(FLAT, width, [], lambda: False), nobody)
+    def __init__(self, dim: int, built: Index = None, ids: Int64 | None = None) -> None:
+        """``built``: an index of vectors (N, dim) with their ascending ``ids`` (N,); None for none."""
+        self.dim = dim
+        no_ids = np.empty(0, np.int64)
+        self._built = None if built is None else _Segment(built, no_ids if ids is None else ids, may_use_gpu=True)
+        self._recent = _Segment(build(FLAT, dim, [], lambda: False), no_ids)
 
     @property
     def kind(self) -> str:
-        """The kind of the built part; flat where nothing is built."""
+        """The kind of the built segment; flat without one."""
         return FLAT if self._built is None else self._built.kind
 
     @property
     def is_exact(self) -> bool:
-        """As ``VectorSnapshot.is_exact``."""
+        """Whether a search of any depth returns the very nearest."""
         return self.kind == FLAT
 
     @property
     def last_id(self) -> int:
-        """The highest id that was ever added, deleted or not; 0 where none was."""
+        """The highest id that was ever added, deleted or not; 0 for none."""
         return max((int(part.ids[-1]) for part in (self._built, self._recent) if part and len(part.ids)), default=0)
 
     @property
     def count(self) -> int:
-        """Vectors that a search can find."""
-        return self._recent.alive + (0 if self._built is None else self._built.alive)
+        """Vectors that are not deleted."""
+        return self._recent.live_count + (0 if self._built is None else self._built.live_count)
 
     @property
     def changed(self) -> int:
-        """Vectors that came or went since the built part was built."""
-        return len(self._recent.ids) + self._recent.dead + (0 if self._built is None else self._built.dead)
+        """Vectors added or deleted since the built segment was built."""
+        built_deleted = 0 if self._built is None else self._built.deleted_count
+        return len(self._recent.ids) + self._recent.deleted_count + built_deleted
 
     def add(self, ids: Int64, vectors: Float32) -> None:
         """Add ``vectors`` (N, D) under ``ids`` (N,), ascending and above all that were ever added."""
@@ -62,78 +81,73 @@ class Vectors:
             self._recent.append(ids, vectors)
 
     def remove(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Remove the ids of every (first, count); ids that are not there are passed over."""
+        """Remove the ids of every (first, count); unknown ids are ignored."""
         spans = np.array(list(ranges), np.int64).reshape(-1, 2)
-        for part in (self._built, self._recent):
-            if part is not None and len(spans):
-                part.remove(spans[:, 0], spans.sum(axis=1))
+        for segment in (self._built, self._recent):
+            if segment is not None and len(spans):
+                segment.remove(spans[:, 0], spans.sum(axis=1))
 
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
-        """(cosines, ids), each (Q, K), of the K nearest to every query (Q, D), best first, ties by id.
-
-        K is ``k``, or less where there are fewer. ``allowed`` says by position whether the id of that number may
-        be found; ids beyond its end may not. It travels with the call, so that searches with different filters
-        run beside each other.
-        """
-        parts = [part for part in (self._built, self._recent) if part is not None and len(part.ids)]
-        found = [part.search(queries, k, allowed) for part in parts]
-        if not found:
+        """See ``VectorSnapshot.search``."""
+        segments = [segment for segment in (self._built, self._recent) if segment is not None and len(segment.ids)]
+        results = [segment.search(queries, k, allowed) for segment in segments]
+        if not results:
             return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
-        if len(found) == 1:
-            cosines, ids = found[0]
-            if not (cosines[:, 1:] == cosines[:, :-1]).any():  # one part's are in order already, but for ties
+        if len(results) == 1:
+            cosines, ids = results[0]
+            if not (cosines[:, 1:] == cosines[:, :-1]).any():  # one segment's results are in order, but for ties
                 return cosines, ids
         else:
-            cosines = np.concatenate([one[0] for one in found], axis=1)
-            ids = np.concatenate([one[1] for one in found], axis=1)
+            cosines = np.concatenate([result[0] for result in results], axis=1)
+            ids = np.concatenate([result[1] for result in results], axis=1)
         order = np.lexsort((ids, -cosines))[:, :k]
         return np.take_along_axis(cosines, order, 1), np.take_along_axis(ids, order, 1)
 
 
-class _Part:
-    """An index with the ids of its positions, ascending, and which of them are deleted."""
+class _Segment:
+    """An index with the ascending ids of its positions, and which of them are deleted."""
 
     def __init__(self, index: Index, ids: Int64, *, may_use_gpu: bool = False) -> None:
         self.index = index
         self.ids = ids
-        self.kind = kind_of(index)
-        self._raw = raw_of(index)
-        self._gpu = gpu.on_gpu(index) if may_use_gpu else None
-        self.dead = 0
-        self._living: npt.NDArray[np.bool_] = np.ones(len(ids), bool)
-        self._selection: Selection | None = None
+        self.kind = index_kind(index)
+        self._flat = flat_index(index)
+        self._gpu = gpu.copy_to_gpu(index) if may_use_gpu else None
+        self.deleted_count = 0
+        self._live_mask: npt.NDArray[np.bool_] = np.ones(len(ids), bool)
+        self._live_selection: IdSelection | None = None
 
     @property
-    def alive(self) -> int:
-        return len(self.ids) - self.dead
+    def live_count(self) -> int:
+        return len(self.ids) - self.deleted_count
 
     def append(self, ids: Int64, vectors: Float32) -> None:
         self.index.add(np.ascontiguousarray(vectors))
         self.ids = np.concatenate([self.ids, ids])
-        self._living = np.concatenate([self._living, np.ones(len(ids), bool)])
-        self._note_deleted()
+        self._live_mask = np.concatenate([self._live_mask, np.ones(len(ids), bool)])
+        self._count_deleted()
 
     def remove(self, firsts: Int64, ends: Int64) -> None:
         for start, end in zip(*np.searchsorted(self.ids, (firsts, ends)), strict=True):
-            self._living[start:end] = False
-        self._note_deleted()
+            self._live_mask[start:end] = False
+        self._count_deleted()
 
-    def _note_deleted(self) -> None:
-        self.dead = len(self.ids) - int(np.count_nonzero(self._living))
-        self._selection = Selection(self._living) if self.dead else None
+    def _count_deleted(self) -> None:
+        self.deleted_count = len(self.ids) - int(np.count_nonzero(self._live_mask))
+        self._live_selection = IdSelection(self._live_mask) if self.deleted_count else None
 
     def search(self, queries: Float32, k: int, allowed: Mask | None) -> tuple[Float32, Int64]:
-        selection = self._selection if allowed is None else Selection(self._mask(allowed))
-        wanted = min(k, self.alive)
-        if self._gpu is not None and selection is None and self._gpu.can_find(wanted):
-            cosines, positions = self._gpu.search(queries, wanted)
+        selection = self._live_selection if allowed is None else IdSelection(self._position_mask(allowed))
+        gpu_k = min(k, self.live_count)
+        if self._gpu is not None and selection is None and self._gpu.supports(gpu_k):
+            cosines, positions = self._gpu.search(queries, gpu_k)
             if positions.min() >= 0:
                 return cosines, self.ids[positions]
-        cosines, positions = nearest(self.index, queries, k, selection, kind=self.kind, raw=self._raw)
+        cosines, positions = search_index(self.index, queries, k, selection, kind=self.kind, flat=self._flat)
         return cosines, self.ids[positions]
 
-    def _mask(self, allowed: Mask) -> Mask:
-        """``allowed``, which is by id, by position and without what is deleted."""
+    def _position_mask(self, allowed: Mask) -> Mask:
+        """Return the mask by position for ``allowed`` by id, without deleted positions."""
         first, last = int(self.ids[0]), int(self.ids[-1])
         mask = np.zeros(len(self.ids), bool)
         if last - first + 1 == len(self.ids):  # ids without a gap are the usual case
@@ -142,4 +156,64 @@ class _Part:
         else:
             known = int(np.searchsorted(self.ids, len(allowed)))
             mask[:known] = allowed[self.ids[:known]]
-        return mask & self._living if self.dead else mask
+        return mask & self._live_mask if self.deleted_count else mask
+
+
+class VersionedVectors:
+    """Vectors with the number and stamp of the catalogue's last change that they contain."""
+
+    def __init__(
+        self, vectors: SegmentedVectors, change: int, stamp: int, header: SnapshotHeader | None = None
+    ) -> None:
+        """``header``: of the snapshot file that holds the built segment."""
+        self.vectors = vectors
+        self.change, self.stamp = change, stamp
+        self.header = header
+
+    @classmethod
+    def from_catalogue(cls, connection: sqlite3.Connection, dim: int) -> VersionedVectors:
+        """Read all vectors of the catalogue; they are searched exactly. Raises StorageError."""
+        vectors = SegmentedVectors(dim)
+        for ids, block in iter_embeddings(connection, dim):
+            vectors.add(ids, block)
+        return cls(vectors, *last_change(connection))
+
+    @classmethod
+    def from_snapshot(
+        cls, path: Path, connection: sqlite3.Connection, collection_id: str, dim: int
+    ) -> VersionedVectors | None:
+        """Open the snapshot at ``path``; None without a file.
+
+        Raises SnapshotDamaged if it is invalid or belongs to another collection or history.
+        """
+        snapshot = read_snapshot(path)
+        if snapshot is None:
+            return None
+        index, ids, header = snapshot
+        if (header.collection_id, header.width) != (collection_id, dim) or (
+            change_stamp(connection, header.change) != header.stamp
+        ):
+            raise SnapshotDamaged(f"{path.name}: of another state of the catalogue")
+        return cls(SegmentedVectors(dim, index, ids), header.change, header.stamp, header)
+
+    def is_current(self, connection: sqlite3.Connection) -> bool:
+        """Return whether the catalogue has no later change."""
+        return last_change(connection) == (self.change, self.stamp)
+
+    def apply_changes(self, connection: sqlite3.Connection) -> None:
+        """Apply every later change of the catalogue. After an exception the vectors are inconsistent.
+
+        Raises ChangeLogTruncated (before anything is applied) and StorageError.
+        """
+        if not log_covers(connection, self.change):
+            raise ChangeLogTruncated
+        changes = changes_since(connection, self.change)
+        added = [first for _, _, kind, first, _ in changes if kind == "add"]
+        if added and min(added) <= self.vectors.last_id:  # a video of another collection, added under its own ids
+            raise ChangeLogTruncated
+        self.vectors.remove([(first, count) for _, _, kind, first, count in changes if kind == "delete"])
+        if added:
+            # Ids only grow, so that everything added since is at or after the first of them.
+            for ids, vectors in iter_embeddings(connection, self.vectors.dim, min(added)):
+                self.vectors.add(ids, vectors)
+        self.change, self.stamp = last_change(connection)

@@ -1,13 +1,15 @@
-"""A built index on disk: one file, written beside and swapped in, verified as a whole before FAISS parses a byte.
+"""Snapshots of built indexes on disk, built from the catalogue, replaced atomically and verified before use.
 
-Layout: FAISS's own serialised index, the clip ids of its positions (8 bytes each, little-endian), a JSON label, the
-label's length (8 bytes, little-endian), the SHA-256 of all bytes so far (32), a magic (8). The label says which state
-of which catalogue the index holds. Whoever finds no valid file rebuilds from the catalogue: a snapshot saves time and
-is never the truth.
+Layout of the file: FAISS's serialised index, the clip ids of its positions (8 bytes each, little-endian), a JSON
+header, the header's length (8 bytes, little-endian), the SHA-256 of all bytes so far (32), a magic (8). The header says
+which state of which catalogue the index holds. Without a valid file the vectors are read from the catalogue: a snapshot
+saves time and is never the truth.
 
-The file is mapped, not read: its pages are in memory once for all processes, as far as searches touch them. A file
-that has been replaced stays, without a name, until the last process has let go of it. Lists of codes (`ivfpq`) are
-read into memory, the vectors beside them are mapped.
+The file is mapped, not read: all processes share its pages, as far as searches touch them. A replaced file exists,
+without a name, until the last process has closed it. Lists of codes (`ivfpq`) are read into memory, the vectors beside
+them are mapped.
+
+Shape letter: N vectors.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
-from contextlib import suppress
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,20 +28,26 @@ from typing import Any, BinaryIO
 import faiss
 import numpy as np
 
-from index.vectors.faiss_kinds import Index, Int64, kind_of
-from vitascope.durable_files import sync
+from index.storage.catalogue import Catalogue
+from index.storage.changes import last_change
+from index.storage.queries import iter_embeddings
+from index.vectors.concurrency import IsCancelled
+from index.vectors.faiss_kinds import BuildCancelled, Float32, Index, Int64, build, index_kind
+from vitascope.durable_files import atomic_path
+from vitascope.file_lock import file_lock
 
 SNAPSHOT_NAME = "vectors.faiss"
 MAGIC = b"VTSNAP02"
 _TAIL = 8 + 32 + len(MAGIC)
-_MAX_LABEL = 4096
+_MAX_HEADER = 4096
 _CHUNK = 1 << 20
-_engine: Any = faiss  # what the package declares of types lacks its Python layer
+_POLL_SECONDS = 0.2
+_faiss: Any = faiss  # the package's type hints lack its Python layer
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
-    """Which catalogue, its last change (number and stamp) that the index holds, and the index's kind."""
+class SnapshotHeader:
+    """The catalogue, its last change (number and stamp) that the index contains, embedding dim, clips, kind."""
 
     collection_id: str
     change: int
@@ -49,116 +58,147 @@ class Label:
 
 
 class SnapshotDamaged(Exception):
-    """The file is there and cannot be trusted; the message says why. Never leaves this room."""
+    """A snapshot file exists and is invalid; the message says why."""
 
 
-def write_snapshot(path: Path, index: Index, ids: Int64, label: Label) -> None:
+def write_snapshot(path: Path, index: Index, ids: Int64, header: SnapshotHeader) -> None:
     """Replace the snapshot at ``path`` by ``index`` with the ``ids`` (N,) of its positions, durably.
 
-    Readers see the old or the new one, whole. Raises OSError (disk full); the old snapshot is still there then.
+    Readers see the old file or the new one. Raises OSError, such as for a full disk; the old file stays then.
     """
-    text = json.dumps(asdict(label), sort_keys=True).encode()
+    text = json.dumps(asdict(header), sort_keys=True).encode()
     digest = hashlib.sha256()
-    descriptor, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with open(descriptor, "wb") as file:
+    with atomic_path(path) as temp_path, open(temp_path, "wb") as file:
 
-            def write(part: bytes) -> None:
-                digest.update(part)
-                file.write(part)
+        def write(part: bytes) -> None:
+            digest.update(part)
+            file.write(part)
 
-            _engine.write_index(index, _engine.PyCallbackIOWriter(write, _CHUNK))
-            for part in (ids.astype("<i8").tobytes(), text, len(text).to_bytes(8, "little")):
-                write(part)
-            file.write(digest.digest() + MAGIC)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(beside)
-        raise
-    sync(path.parent)
+        _faiss.write_index(index, _faiss.PyCallbackIOWriter(write, _CHUNK))
+        for part in (ids.astype("<i8").tobytes(), text, len(text).to_bytes(8, "little")):
+            write(part)
+        file.write(digest.digest() + MAGIC)
 
 
-def read_label(path: Path) -> Label | None:
-    """The label of the snapshot at ``path``, without verifying the index; None where there is no such file.
+def read_header(path: Path) -> SnapshotHeader | None:
+    """Return the header of the snapshot at ``path`` without verifying the index; None without a file.
 
-    Raises SnapshotDamaged where there is no readable label. For estimates only.
+    For estimates only. Raises SnapshotDamaged without a readable header.
     """
     try:
         with open(path, "rb") as file:
-            return _parts(file)[1]
+            return _parse_tail(file)[1]
     except FileNotFoundError:
         return None
     except OSError as error:
         raise SnapshotDamaged(f"{path.name}: {error}") from error
 
 
-def read_snapshot(path: Path) -> tuple[Index, Int64, Label] | None:
-    """The verified index, mapped from the file, the ids of its positions (N,), and its label; None without a file.
+def read_snapshot(path: Path) -> tuple[Index, Int64, SnapshotHeader] | None:
+    """Verify a snapshot and return the index, mapped and read-only, its ids (N,) and its header; None without a file.
 
-    The index must not be changed. Raises SnapshotDamaged where a byte is not what was written.
+    Raises SnapshotDamaged if any byte differs from what was written.
     """
     try:
-        # One open file for all that follows: another process may swap in a new snapshot meanwhile.
+        # One open file for all that follows: another process may replace the snapshot meanwhile.
         with open(path, "rb") as file:
-            length, label = _parts(file)
-            _verify(file)
-            file.seek(length - 8 * label.clips)
-            ids = np.fromfile(file, dtype="<i8", count=label.clips).astype(np.int64, copy=False)
+            length, header = _parse_tail(file)
+            _verify_digest(file)
+            file.seek(length - 8 * header.clips)
+            ids = np.fromfile(file, dtype="<i8", count=header.clips).astype(np.int64, copy=False)
             try:
                 index = faiss.read_index(f"/dev/fd/{file.fileno()}", faiss.IO_FLAG_MMAP_IFC)
-            except RuntimeError as error:  # whole, but of a FAISS that writes another format
+            except RuntimeError as error:  # intact, but written by a FAISS of another format
                 raise SnapshotDamaged(f"{path.name}: {error}") from error
     except FileNotFoundError:
         return None
     except OSError as error:
         raise SnapshotDamaged(f"{path.name}: {error}") from error
-    if (index.d, index.ntotal, kind_of(index)) != (label.width, label.clips, label.kind):
+    if (index.d, index.ntotal, index_kind(index)) != (header.width, header.clips, header.kind):
         raise SnapshotDamaged(
-            f"{path.name}: {kind_of(index)} of {index.ntotal} vectors of {index.d}; the label says otherwise"
+            f"{path.name}: {index_kind(index)} of {index.ntotal} vectors of {index.d}; the header says otherwise"
         )
-    return index, ids, label
+    return index, ids, header
 
 
-def _verify(file: BinaryIO) -> None:
-    """Raise SnapshotDamaged unless the SHA-256 at the end is that of all before it."""
-    left = file.seek(0, os.SEEK_END) - 32 - len(MAGIC)
+def exclusive_build_lock(path: Path, is_cancelled: Callable[[], bool]) -> AbstractContextManager[bool]:
+    """Hold the lock of the one process that builds a snapshot for ``path``.
+
+    Waits for another builder until ``is_cancelled`` returns True, and yields whether the lock is held. Raises OSError.
+    """
+    return file_lock(path.with_name(f".{path.name}.lock"), is_cancelled, poll_seconds=_POLL_SECONDS)
+
+
+def build_snapshot(catalogue: Catalogue, path: Path, dim: int, kind: str, is_cancelled: IsCancelled) -> SnapshotHeader:
+    """Build an index of all vectors in the catalogue and replace the snapshot at ``path`` by it.
+
+    The vectors are read in one transaction that ends before the build begins, so that neither writers nor SQLite's
+    write-ahead log wait for it. Killed or failed at any point, a build leaves the old snapshot and at most a temporary
+    file that a later one removes.
+
+    Raises:
+        BuildCancelled: soon after ``is_cancelled`` returns True.
+        OSError, StorageError, CollectionNotFound: nothing has changed then.
+    """
+    blocks: deque[Float32] = deque()
+    all_ids: list[Int64] = [np.empty(0, np.int64)]
+    with catalogue.read() as connection:
+        change, stamp = last_change(connection)
+        for ids, vectors in iter_embeddings(connection, dim):
+            if is_cancelled():
+                raise BuildCancelled
+            all_ids.append(ids)
+            blocks.append(vectors)
+    index = build(kind, dim, _drain(blocks), is_cancelled)
+    ids = np.concatenate(all_ids)
+    header = SnapshotHeader(catalogue.meta["collection_id"], change, stamp, dim, len(ids), kind)
+    write_snapshot(path, index, ids, header)
+    _remove_leftovers(path)
+    return header
+
+
+def _drain(blocks: deque[Float32]) -> Iterator[Float32]:
+    """Yield each block once; its memory is free as soon as the index has copied it."""
+    while blocks:
+        yield blocks.popleft()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete temporary files that killed processes of any version left beside ``path`` an hour ago or earlier."""
+    for temp_path in path.parent.glob(f".{path.name}-*"):
+        with suppress(OSError):
+            if temp_path.stat().st_mtime < time.time() - 3600:
+                temp_path.unlink()
+
+
+def _verify_digest(file: BinaryIO) -> None:
+    remaining = file.seek(0, os.SEEK_END) - 32 - len(MAGIC)
     file.seek(0)
     digest = hashlib.sha256()
-    while left > 0 and (chunk := file.read(min(_CHUNK, left))):
+    while remaining > 0 and (chunk := file.read(min(_CHUNK, remaining))):
         digest.update(chunk)
-        left -= len(chunk)
-    if left or digest.digest() != file.read(32):
-        raise SnapshotDamaged("SHA-256 is not that of the end of the file")
+        remaining -= len(chunk)
+    if remaining or digest.digest() != file.read(32):
+        raise SnapshotDamaged("the SHA-256 at the end of the file differs from that of its content")
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete half-written files beside ``path`` that a process killed an hour ago or earlier left there."""
-    for beside in path.parent.glob(f".{path.name}-*"):
-        with suppress(OSError):
-            if beside.stat().st_mtime < time.time() - 3600:
-                beside.unlink()
-
-
-def _parts(file: BinaryIO) -> tuple[int, Label]:
-    """(bytes before the label, label)."""
+def _parse_tail(file: BinaryIO) -> tuple[int, SnapshotHeader]:
+    """Return the number of bytes before the header, and the header."""
     size = file.seek(0, os.SEEK_END)
     if size < _TAIL:
         raise SnapshotDamaged(f"{size} bytes; at least {_TAIL} were expected")
     file.seek(size - _TAIL)
     tail = file.read(_TAIL)
     length = int.from_bytes(tail[:8], "little")
-    if tail[40:] != MAGIC or length > min(_MAX_LABEL, size - _TAIL):
+    if tail[40:] != MAGIC or length > min(_MAX_HEADER, size - _TAIL):
         raise SnapshotDamaged("the end of the file is not that of a snapshot")
     file.seek(size - _TAIL - length)
     text = file.read(length)
     try:
-        label = Label(**json.loads(text))
+        header = SnapshotHeader(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise SnapshotDamaged(f"the label cannot be read: {error}") from error
+        raise SnapshotDamaged(f"the header cannot be read: {error}") from error
     payload = size - _TAIL - length
-    if not isinstance(label.clips, int) or not 0 <= 8 * label.clips <= payload:
-        raise SnapshotDamaged(f"the label counts {label.clips!r} clips; the file is too short for them")
-    return payload, label
+    if not isinstance(header.clips, int) or not 0 <= 8 * header.clips <= payload:
+        raise SnapshotDamaged(f"the header counts {header.clips!r} clips; the file is too short for them")
+    return payload, header

@@ -15,7 +15,7 @@ from fastapi import Request
 from opentelemetry.context import get_current
 
 from index.collection import Collection
-from index.vectors.backend import FAISS
+from index.vectors.interface import FAISS
 from service.app_state import Service
 from service.errors import BadRequest, DeadlineExceeded
 from service.inference.call import Asker, Outputs

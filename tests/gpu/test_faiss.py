@@ -19,9 +19,9 @@ def test_a_flat_index_on_the_gpu_finds_the_same() -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index = faiss.IndexFlatIP(64)
     index.add(vectors)
-    on_gpu = gpu.on_gpu(index)
-    assert on_gpu is not None
-    cosines, positions = on_gpu.search(vectors[:50], 10)
+    gpu_index = gpu.copy_to_gpu(index)
+    assert gpu_index is not None
+    cosines, positions = gpu_index.search(vectors[:50], 10)
     right_cosines, right_positions = index.search(vectors[:50], 10)
     assert (positions[:, 0] == np.arange(50)).all()
     np.testing.assert_allclose(cosines, right_cosines, atol=1e-3)

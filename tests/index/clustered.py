@@ -33,5 +33,5 @@ def recall(found: Int64, expected: list[list[int]]) -> float:
 
 def use_kinds_when_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build graphs and lists however few vectors there are, and search in them where exact search would cost less."""
-    monkeypatch.setattr(faiss_kinds, "LEAST", dict.fromkeys(faiss_kinds.LEAST, 0))
-    monkeypatch.setattr(faiss_kinds, "exact_costs_less", lambda cost, possible: False)
+    monkeypatch.setattr(faiss_kinds, "MIN_CLIPS", dict.fromkeys(faiss_kinds.MIN_CLIPS, 0))
+    monkeypatch.setattr(faiss_kinds, "prefer_exact", lambda cost, possible: False)

@@ -11,7 +11,7 @@ import pytest
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.vectors.backend import FAISS
+from index.vectors.interface import FAISS
 from tests.index.folder_jobs import make_pictures
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.watched import Watched

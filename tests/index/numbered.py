@@ -11,7 +11,7 @@ from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
 from index.records import Scalar
 from index.transfer.media_paths import AllowedPaths
-from index.vectors.backend import FAISS
+from index.vectors.interface import FAISS
 from vitascope.bundle.manifest import FileEntry, FrameStream, Manifest
 from vitascope.visual_token_codec import TokenEncoding, decode_tokens, encode_tokens
 

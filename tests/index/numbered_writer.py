@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def write_until_killed(root: Path, first: int) -> None:
-    faiss_index.LEAST_CHANGED = 20  # so that kills also meet snapshots being written
+    faiss_index.MIN_CHANGED = 20  # so that kills also meet snapshots being written
     collection = CollectionStore(root).open("videos")
     say(f"ready {os.getpid()}")
     for number in range(first, first + MOST):

@@ -68,7 +68,7 @@ def test_what_is_restored_is_what_was_backed_up(
     size = back_up(collection, tmp_path / "videos.backup")
     assert size == (tmp_path / "videos.backup").stat().st_size
     copy = restore(library, tmp_path / "videos.backup", "copy", allowed=allowed(library))
-    assert copy.catalogue.problems() == []
+    assert copy.catalogue.integrity_errors() == []
     assert numbers_in(copy) == numbers_in(collection)
     assert copy.videos(100) == collection.videos(100)
     query = np.arange(1.0, WIDTH + 1)
@@ -155,7 +155,7 @@ def test_a_copy_taken_under_a_steady_writer_has_all_that_was_acknowledged_and_no
             found = numbers_in(restored)
             assert found == list(range(len(found)))
             assert before <= found[-1] <= after + 1
-            assert restored.catalogue.problems() == []
+            assert restored.catalogue.integrity_errors() == []
     finally:
         ended.set()
         writer.join()

@@ -190,7 +190,7 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(tmp_path:
     acknowledged.remove(1)
     add(collection, 5000)
     assert numbers_in(collection) == [*acknowledged, 5000]
-    assert collection.catalogue.problems() == []
+    assert collection.catalogue.integrity_errors() == []
     collection.close()
 
 

@@ -257,7 +257,7 @@ def test_a_machine_that_is_killed_and_a_file_that_kills_its_worker_cost_no_other
     assert (done.state, done.counts.succeeded, done.counts.quarantined) == ("succeeded", 30, 1)
     paths = [video.path for video in collection.videos()]
     assert len(paths) == len(set(paths)) == 30
-    assert collection.catalogue.problems() == []
+    assert collection.catalogue.integrity_errors() == []
     assert outcomes(collection, made.id)[POISON] == ("quarantined", "the process that was indexing it died 2 times")
     # Nothing else was in work on the machine that was killed, and no other file is blamed.
     again = {

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import collection as collection_module
 from index.collection import MAX_K, Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
+from index.storage import queries
 from index.storage.filters import parse_filter
 from tests.index.numbered import (
     TOKENS,
@@ -252,7 +252,7 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         reopened = library.open("videos")
         assert numbers_in(reopened) == [0, 1, 2, 4, 5, 6, 7]
         assert reopened.videos()[0].id == ids[0]
-        assert reopened.catalogue.problems() == []
+        assert reopened.catalogue.integrity_errors() == []
 
 
 def test_a_closed_collection_says_so(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_what_makes_room_for_a_video_goes_in_the_same_step(
         raise StorageError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(collection_module, "insert_video", full)
+        patch.setattr(queries, "insert_video", full)
         with pytest.raises(StorageError, match="full"):
             collection.add_with_ids(replace(old, id=9), new_video(1)[1], 20)
     assert numbers_in(collection) == [1]

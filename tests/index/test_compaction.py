@@ -20,9 +20,9 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.storage.filters import parse_filter
-from index.vectors import faiss_index, faiss_kinds, snapshot_builder
+from index.vectors import faiss_index, faiss_kinds, snapshot
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ
-from index.vectors.snapshot import SNAPSHOT_NAME, read_label
+from index.vectors.snapshot import SNAPSHOT_NAME, read_header
 from tests.chaos import rounds
 from tests.index.clustered import use_kinds_when_small
 from tests.index.numbered import WIDTH, add, manifest, new_collection, new_video, numbers_in, vectors_of
@@ -34,10 +34,10 @@ PATIENCE = 300.0
 
 def make_sizes_small(patch: pytest.MonkeyPatch) -> None:
     use_kinds_when_small(patch)
-    patch.setattr(faiss_index, "LEAST", faiss_kinds.LEAST)
+    patch.setattr(faiss_index, "MIN_CLIPS", faiss_kinds.MIN_CLIPS)
     patch.setattr(faiss_kinds, "HNSW_FROM", 40)
     patch.setattr(faiss_kinds, "IVFPQ_FROM", 10**9)
-    patch.setattr(faiss_index, "LEAST_CHANGED", 10)
+    patch.setattr(faiss_index, "MIN_CHANGED", 10)
     patch.setattr(faiss_index, "RETRY_SECONDS", 0.0)
 
 
@@ -47,8 +47,8 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     make_sizes_small(monkeypatch)
 
 
-def label_of(root: Path) -> Any:
-    return read_label(root / "videos" / SNAPSHOT_NAME)
+def header_of(root: Path) -> Any:
+    return read_header(root / "videos" / SNAPSHOT_NAME)
 
 
 class Gate:
@@ -63,7 +63,7 @@ class Gate:
             assert self.open.wait(PATIENCE)
             return build(*arguments)
 
-        monkeypatch.setattr(snapshot_builder, "build", held)
+        monkeypatch.setattr(snapshot, "build", held)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_kind_that_is_asked_for_is_built_and_stays(tmp_path: Path, kind: str, 
         assert numbers_in(again) == list(range(videos))
         state = again.index_state()
         assert (state.setting, state.kind) == (kind, kind)
-    assert label_of(tmp_path).kind == kind
+    assert header_of(tmp_path).kind == kind
 
 
 def test_the_kind_can_be_changed_later(grown: Collection, tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_searches_and_writes_go_on_during_a_build(
     grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monkeypatch)
-    before = label_of(tmp_path)
+    before = header_of(tmp_path)
     add(grown, *range(60, 100))
     assert numbers_in(grown) == list(range(100))
     assert gate.reached.wait(PATIENCE)
@@ -182,11 +182,11 @@ def test_searches_and_writes_go_on_during_a_build(
     remaining = [n for n in (*range(100), 190) if n not in (3, 70)]
     assert numbers_in(grown) == remaining
     assert {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000)}.isdisjoint(doomed)
-    assert label_of(tmp_path) == before
+    assert header_of(tmp_path) == before
     beside = grown.index_state().changed
     gate.open.set()
     grown.wait_for_index()
-    assert label_of(tmp_path).change > before.change
+    assert header_of(tmp_path).change > before.change
     assert grown.index_state().changed < beside
     assert numbers_in(grown) == remaining
     assert {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000)}.isdisjoint(doomed)
@@ -195,20 +195,20 @@ def test_searches_and_writes_go_on_during_a_build(
 def test_a_build_that_fails_costs_nothing(
     grown: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = label_of(tmp_path)
+    before = header_of(tmp_path)
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         add(grown, *range(60, 100))
         assert numbers_in(grown) == list(range(100))
         grown.wait_for_index()
     assert "No space left on device" in caplog.text
-    assert label_of(tmp_path) == before
+    assert header_of(tmp_path) == before
     assert [entry.name for entry in (tmp_path / "videos").glob(".vectors.faiss-*")] == []
     assert numbers_in(grown) == list(range(100))
     add(grown, 100)
     assert numbers_in(grown) == list(range(101))
     grown.wait_for_index()
-    assert label_of(tmp_path).change > before.change
+    assert header_of(tmp_path).change > before.change
 
 
 def test_closing_ends_a_build_and_what_was_written_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,36 +227,31 @@ def test_closing_ends_a_build_and_what_was_written_is_there(tmp_path: Path, monk
         assert numbers_in(library.open("videos")) == list(range(60))
 
 
-KILLED = """
+KILLED_BUILD = """
 import os, sys
 from pathlib import Path
-from index.vectors import faiss_kinds
-from index.vectors import faiss_index
 from index.collection_store import CollectionStore
-faiss_index.LEAST_CHANGED, faiss_kinds.HNSW_FROM = 10, 40
-faiss_kinds.LEAST.update(dict.fromkeys(faiss_kinds.LEAST, 0))
-before = {moment}
+from index.vectors import faiss_index, faiss_kinds, snapshot
+faiss_index.MIN_CHANGED, faiss_kinds.HNSW_FROM = 10, 40
+faiss_kinds.MIN_CLIPS.update(dict.fromkeys(faiss_kinds.MIN_CLIPS, 0))
+{function} = lambda *_: os._exit(9)
 library = CollectionStore(Path(sys.argv[1]))
-library.open("videos").set_index_kind("hnsw")
+library.open("videos").set_index_kind("flat")
 library.open("videos").wait_for_index()
 """
 
 
-@pytest.mark.parametrize("moment", ["kinds.build", "os.replace", "os.fsync"])
-def test_a_process_killed_during_a_build_costs_nothing(grown: Collection, tmp_path: Path, moment: str) -> None:
+@pytest.mark.parametrize("function", ["snapshot.build", "os.replace", "os.fsync"])
+def test_a_process_killed_during_a_build_costs_nothing(grown: Collection, tmp_path: Path, function: str) -> None:
     grown.close()
-    before = label_of(tmp_path)
-    module, name = moment.split(".")
-    target = "compaction" if module == "kinds" else module
-    script = KILLED.replace(
-        "before = {moment}", f"from index.vectors import compaction\n{target}.{name} = lambda *_: os._exit(9)"
-    ).replace('"hnsw"', '"flat"')
+    before = header_of(tmp_path)
+    script = KILLED_BUILD.replace("{function}", function)
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, check=False).returncode == 9
-    assert label_of(tmp_path) == before
+    assert header_of(tmp_path) == before
     with CollectionStore(tmp_path) as library:
         assert numbers_in(library.open("videos")) == list(range(60))
         library.open("videos").wait_for_index()
-        assert library.open("videos").index_state().kind == FLAT  # the next process finishes what was asked for
+        assert library.open("videos").index_state().kind == FLAT  # the next process builds the requested kind
 
 
 @pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])])
@@ -288,10 +283,10 @@ def test_processes_map_one_file_and_take_up_what_another_has_built(grown: Collec
         add(grown, *range(60, 90))
         grown.search(np.ones(WIDTH), 1)
         grown.wait_for_index()
-        newest = label_of(tmp_path)
+        newest = header_of(tmp_path)
         assert numbers_in(other) == list(range(90))
         other.wait_for_index()
-        assert label_of(tmp_path) == newest  # nothing was built a second time
+        assert header_of(tmp_path) == newest  # nothing was built a second time
         assert other.index_state() == grown.index_state()
         assert numbers_in(other) == list(range(90))
 
@@ -301,25 +296,25 @@ def test_a_kind_that_another_process_asks_for_is_taken_up_without_a_change(grown
         other = elsewhere.open("videos")
         other.set_index_kind(FLAT)
         other.wait_for_index()
-        newest = label_of(tmp_path)
+        newest = header_of(tmp_path)
         assert newest.kind == FLAT
         grown.search(np.ones(WIDTH), 1)
         grown.wait_for_index()
         assert (grown.index_state().setting, grown.index_state().kind) == (FLAT, FLAT)
-        assert label_of(tmp_path) == newest  # nothing was built a second time
+        assert header_of(tmp_path) == newest  # nothing was built a second time
         assert numbers_in(grown) == list(range(60))
 
 
 def test_only_one_process_builds_and_the_others_wait_for_it(grown: Collection, tmp_path: Path) -> None:
-    before = label_of(tmp_path)
+    before = header_of(tmp_path)
     with open(tmp_path / "videos" / f".{SNAPSHOT_NAME}.lock", "ab") as others:
         fcntl.flock(others, fcntl.LOCK_EX)
         add(grown, *range(60, 100))
         assert numbers_in(grown) == list(range(100))
-        assert label_of(tmp_path) == before
+        assert header_of(tmp_path) == before
         fcntl.flock(others, fcntl.LOCK_UN)
     grown.wait_for_index()
-    assert label_of(tmp_path).change > before.change
+    assert header_of(tmp_path).change > before.change
 
 
 def test_a_drop_ends_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +338,7 @@ def test_every_search_is_of_one_state_while_indexes_are_swapped(grown: Collectio
     written, done = threading.Event(), threading.Event()
     fixed = {video.id for video in grown.videos(100)}
     where = parse_filter({"number": {"lt": 60}})
-    swaps = {grown._live._state}
+    swaps = {grown._vector_index._current}
 
     def write(offset: int) -> None:
         try:
@@ -369,7 +364,7 @@ def test_every_search_is_of_one_state_while_indexes_are_swapped(grown: Collectio
                     failures.append("half a video was found")
                 if {hit.video_id for hit in grown.search(np.ones(WIDTH), 1000, where)} != fixed:
                     failures.append("the filter let others pass, or lost some")
-                swaps.add(grown._live._state)
+                swaps.add(grown._vector_index._current)
                 searches[searcher] += 1
         except (VitascopeError, KeyError) as error:
             failures.append(repr(error))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.storage.filters import parse_filter
-from index.vectors.backend import FAISS
+from index.vectors.interface import FAISS
 from tests.chaos import rounds
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.numbered import WIDTH, metadata_of, new_collection, new_video, vectors_of

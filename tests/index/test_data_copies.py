@@ -18,7 +18,7 @@ import pytest
 from index.collection_store import CollectionStore
 from index.transfer.data_backup import copies, copy_data, restore_data
 from index.transfer.media_paths import AllowedPaths
-from index.vectors.backend import PLACE_KEY
+from index.vectors.interface import BACKEND_KEY
 from service.http.api_keys import KeyStore
 from tests.index.numbered import WIDTH, add, manifest, numbers_in
 from vitascope.cli.main import main
@@ -148,7 +148,7 @@ def test_a_collection_in_milvus_is_copied_and_restored_where_milvus_cannot_be_re
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     at = "http://milvus.invalid:19530"
     with closing(sqlite3.connect(data / "collections/films/catalogue.sqlite3")) as connection:
-        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (PLACE_KEY, at))
+        connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (BACKEND_KEY, at))
         connection.commit()
     made = copy_data(data, backups, keep=1)
     assert (made.collections, made.failures) == (["films", "talks"], [])

@@ -18,7 +18,7 @@ from index.jobs.jobs import create_job, get_job, list_items, list_jobs
 from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
 from index.storage.catalogue import CATALOGUE_NAME
-from index.storage.fulltext import spaced
+from index.storage.fulltext import normalize_for_index
 from index.storage.schema import SCHEMA_VERSION, UPGRADES
 from index.transfer import foreign_catalogue
 from index.transfer.backup import back_up, restore
@@ -244,7 +244,7 @@ def test_a_backup_with_any_damage_is_refused_or_gives_a_sound_collection(
         except (InvalidInput, StorageError):
             assert library.names() == ["videos"]
             continue
-        assert copy.catalogue.problems() == []
+        assert copy.catalogue.integrity_errors() == []
         assert [len(copy.clips(video.id)) for video in copy.videos()] == [video.clip_count for video in copy.videos()]
         library.drop("copy")
 
@@ -303,14 +303,14 @@ def test_backups_of_every_version_come_back(tmp_path: Path, version: int) -> Non
     shutil.copy(library.root / "videos" / CATALOGUE_NAME, file)
     with closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA journal_mode = DELETE" if version % 2 else "PRAGMA journal_mode = WAL")
-        connection.create_function("spaced", 1, spaced)
+        connection.create_function("spaced", 1, normalize_for_index)
         for script in UPGRADES[: version - 1]:
             connection.executescript(script)
         connection.execute(f"PRAGMA user_version = {version}")
     with CollectionStore(tmp_path / "data" / "collections") as library:
         copy = restore(library, file, "copy", allowed=allowed(library))
         assert numbers_in(copy) == [2]
-        assert copy.catalogue.problems() == []
+        assert copy.catalogue.integrity_errors() == []
         assert (get_job(copy, 3).source, get_job(copy, 3).counts.total) == (FolderSource("/videos", recursive=False), 3)
         assert get_job(copy, 4).state == "cancelled"
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("backup")] == ["backup"]

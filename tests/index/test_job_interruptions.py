@@ -96,7 +96,7 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
     paths = [video.path for video in collection.videos(10_000)]
     assert len(paths) == len(set(paths)) == count
     assert acknowledged <= set(paths)
-    assert collection.catalogue.problems() == []
+    assert collection.catalogue.integrity_errors() == []
 
 
 def test_a_job_that_somebody_runs_is_left_to_them(collection: Collection, pictures: Path, small_model: Model) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.vectors.backend import FAISS
+from index.vectors.interface import FAISS
 from tests.chaos import is_chaos, rounds
 from tests.index.numbered import WIDTH, clip_total, new_collection, numbers_in
 
@@ -58,7 +58,7 @@ def whole_videos(collection: Collection) -> dict[int, int]:
     """Video id by number. The content, clips, tokens and vectors of each are what was written, and a search knows the
     clips of these videos, each once, and no others.
     """
-    assert collection.catalogue.problems() == []
+    assert collection.catalogue.integrity_errors() == []
     videos = {int(video.title.split()[1]): video.id for video in collection.videos(10_000)}
     assert numbers_in(collection) == sorted(videos)
     hits = collection.search(np.ones(WIDTH), 10_000)

@@ -15,13 +15,13 @@ from index.vectors.faiss_kinds import (
     FLAT,
     HNSW,
     IVFPQ,
+    BuildCancelled,
+    IdSelection,
     Index,
-    Selection,
-    Stopped,
     build,
-    check_setting,
-    kind_for,
-    kind_of,
+    check_index_kind,
+    index_kind,
+    kind_to_build,
 )
 from tests.index.clustered import WIDTH, clustered, exact, recall
 from vitascope.errors import InvalidInput
@@ -40,37 +40,39 @@ def built() -> dict[str, Index]:
 @pytest.fixture
 def never_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """So few vectors would always be compared one by one."""
-    monkeypatch.setattr(faiss_kinds, "exact_costs_less", lambda cost, possible: False)
+    monkeypatch.setattr(faiss_kinds, "prefer_exact", lambda cost, possible: False)
 
 
 def nearest(index: Index, queries: Any, k: int, mask: Any = None) -> tuple[Any, Any]:
-    selection = None if mask is None else Selection(mask)
-    return faiss_kinds.nearest(index, queries, k, selection, kind=kind_of(index), raw=faiss_kinds.raw_of(index))
+    selection = None if mask is None else IdSelection(mask)
+    return faiss_kinds.search_index(
+        index, queries, k, selection, kind=index_kind(index), flat=faiss_kinds.flat_index(index)
+    )
 
 
 def test_the_kind_follows_the_size_and_stays_while_the_size_is_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_kinds, "HNSW_FROM", 10_000)
     monkeypatch.setattr(faiss_kinds, "IVFPQ_FROM", 100_000)
-    assert [kind_for(AUTO, n) for n in (0, 9_999, 10_000, 99_999, 100_000)] == [FLAT, FLAT, HNSW, HNSW, IVFPQ]
-    assert [kind_for(AUTO, n, HNSW) for n in (4_999, 5_000, 99_999, 100_000)] == [FLAT, HNSW, HNSW, IVFPQ]
-    assert [kind_for(AUTO, n, IVFPQ) for n in (49_999, 50_000)] == [HNSW, IVFPQ]
+    assert [kind_to_build(AUTO, n) for n in (0, 9_999, 10_000, 99_999, 100_000)] == [FLAT, FLAT, HNSW, HNSW, IVFPQ]
+    assert [kind_to_build(AUTO, n, HNSW) for n in (4_999, 5_000, 99_999, 100_000)] == [FLAT, HNSW, HNSW, IVFPQ]
+    assert [kind_to_build(AUTO, n, IVFPQ) for n in (49_999, 50_000)] == [HNSW, IVFPQ]
 
 
 def test_a_kind_that_is_asked_for_is_built_once_there_is_enough_for_it() -> None:
-    assert [kind_for(HNSW, n) for n in (999, 1000, 10**6)] == [FLAT, HNSW, HNSW]
-    assert [kind_for(IVFPQ, n) for n in (9_999, 10_000)] == [FLAT, IVFPQ]
-    assert kind_for(FLAT, 10**7) == FLAT
+    assert [kind_to_build(HNSW, n) for n in (999, 1000, 10**6)] == [FLAT, HNSW, HNSW]
+    assert [kind_to_build(IVFPQ, n) for n in (9_999, 10_000)] == [FLAT, IVFPQ]
+    assert kind_to_build(FLAT, 10**7) == FLAT
 
 
 @pytest.mark.parametrize("value", ["", "HNSW", "ivf", None, 3])
 def test_an_unknown_kind_is_named(value: Any) -> None:
     with pytest.raises(InvalidInput, match=r"index_kind: .*; one of auto, flat, hnsw, ivfpq was expected"):
-        check_setting(value)
+        check_index_kind(value)
 
 
 @pytest.mark.parametrize("kind", [FLAT, HNSW, IVFPQ])
 def test_each_kind_finds_the_nearest_with_their_cosines(built: dict[str, Index], kind: str, never_exact: None) -> None:
-    assert kind_of(built[kind]) == kind
+    assert index_kind(built[kind]) == kind
     cosines, positions = nearest(built[kind], QUERIES, 10)
     assert recall(positions, exact(VECTORS, IDS, QUERIES, 10)) >= 0.99
     np.testing.assert_allclose(cosines, np.einsum("qkd,qd->qk", VECTORS[positions], QUERIES), atol=1e-5)
@@ -110,10 +112,10 @@ def test_what_the_graph_does_not_lead_to_is_found_all_the_same(
     built: dict[str, Index], never_exact: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mask = np.random.default_rng(5).random(TOTAL) < 0.004
-    sel = Selection(mask)
+    sel = IdSelection(mask)
     parameters = faiss.SearchParametersHNSW(efSearch=1, sel=sel.bitmap)
     assert built[HNSW].search(QUERIES, sel.count, params=parameters)[1].min() == -1
-    monkeypatch.setattr(faiss_kinds, "_parameters", lambda *_: parameters)
+    monkeypatch.setattr(faiss_kinds, "_approximate_parameters", lambda *_: parameters)
     assert nearest(built[HNSW], QUERIES, 50, mask)[1].tolist() == exact(VECTORS, IDS, QUERIES, 50, mask)
 
 
@@ -154,5 +156,5 @@ def test_a_build_can_be_stopped_at_any_of_its_looks(kind: str) -> None:
     build(kind, WIDTH, [VECTORS[:1500]], count)
     for moment in range(0, looks, 5):
         left = iter(range(moment))
-        with pytest.raises(Stopped):
+        with pytest.raises(BuildCancelled):
             build(kind, WIDTH, [VECTORS[:1500]], lambda left=left: next(left, None) is None)  # type: ignore[misc]

@@ -46,14 +46,14 @@ def approximate_indexes() -> Iterator[None]:
     """A poor graph and poor lists that are searched however small they are: they miss what the real ones rarely do."""
     with pytest.MonkeyPatch.context() as patch:
         use_kinds_when_small(patch)
-        patch.setattr(faiss_index, "LEAST", faiss_kinds.LEAST)
-        patch.setattr(faiss_index, "LEAST_CHANGED", 10)
+        patch.setattr(faiss_index, "MIN_CLIPS", faiss_kinds.MIN_CLIPS)
+        patch.setattr(faiss_index, "MIN_CHANGED", 10)
         patch.setattr(faiss_index, "RETRY_SECONDS", 0.0)
-        patch.setattr(faiss_kinds, "NEIGHBOURS", 4)
-        patch.setattr(faiss_kinds, "CONSTRUCTION", 8)
-        patch.setattr(faiss_kinds, "graph_steps", lambda total: 10)
-        patch.setattr(faiss_kinds, "list_probes", lambda total: 1)
-        patch.setattr(faiss_kinds, "refinement", lambda k: max(1, 40 // k))
+        patch.setattr(faiss_kinds, "HNSW_M", 4)
+        patch.setattr(faiss_kinds, "EF_CONSTRUCTION", 8)
+        patch.setattr(faiss_kinds, "ef_search", lambda total: 10)
+        patch.setattr(faiss_kinds, "nprobe", lambda total: 1)
+        patch.setattr(faiss_kinds, "k_factor", lambda k: max(1, 40 // k))
         yield
 
 

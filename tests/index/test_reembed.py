@@ -79,7 +79,7 @@ def test_everything_is_there_under_its_ids_and_found_by_the_new_bundle(
     with pytest.raises(FingerprintMismatch):
         best(library, old_model, "red")
     assert collection.thumbnail(1) is not None
-    assert collection.catalogue.problems() == []
+    assert collection.catalogue.integrity_errors() == []
     earlier = get_job(collection, 1)
     assert (earlier.state, earlier.counts.succeeded) == ("succeeded", 2)
     assert len(list_items(collection, 1)) == 3

@@ -17,10 +17,18 @@ from index.collection_store import CollectionStore
 from index.storage.catalogue import CATALOGUE_NAME
 from index.vectors import faiss_index
 from index.vectors.faiss_kinds import Index, build
-from index.vectors.snapshot import SNAPSHOT_NAME, Label, SnapshotDamaged, read_label, read_snapshot, write_snapshot
+from index.vectors.segmented_vectors import SegmentedVectors, VersionedVectors
+from index.vectors.snapshot import (
+    SNAPSHOT_NAME,
+    SnapshotDamaged,
+    SnapshotHeader,
+    read_header,
+    read_snapshot,
+    write_snapshot,
+)
 from tests.index.numbered import add, new_collection, numbers_in
 
-LABEL = Label(collection_id="c", change=3, stamp=-5, width=4, clips=2, kind="flat")
+LABEL = SnapshotHeader(collection_id="c", change=3, stamp=-5, width=4, clips=2, kind="flat")
 IDS = np.array([7, 9])
 
 
@@ -38,7 +46,7 @@ def test_what_is_written_is_read(written: Path) -> None:
     found = read_snapshot(written)
     assert found is not None
     index, ids, label = found
-    assert label == read_label(written) == LABEL
+    assert label == read_header(written) == LABEL
     assert ids.tolist() == IDS.tolist()
     assert index.search(np.eye(4, dtype=np.float32)[1:2], 1)[1].tolist() == [[1]]
     assert os.listdir(written.parent) == [written.name]
@@ -46,7 +54,7 @@ def test_what_is_written_is_read(written: Path) -> None:
 
 def test_no_file_is_no_snapshot(tmp_path: Path) -> None:
     assert read_snapshot(tmp_path / "none") is None
-    assert read_label(tmp_path / "none") is None
+    assert read_header(tmp_path / "none") is None
 
 
 def test_any_flipped_byte_is_seen_before_faiss_parses(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +101,7 @@ def reopened(root: Path) -> Collection:
 
 def test_a_restart_reads_the_snapshot_and_not_the_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed_collection(tmp_path, *range(5))
-    monkeypatch.setattr(faiss_index.LiveIndex, "_rebuild", lambda *_: pytest.fail("the index was rebuilt"))
-    monkeypatch.setattr(faiss_index.LiveIndex, "_apply", lambda *_: pytest.fail("there was something to apply"))
+    monkeypatch.setattr(SegmentedVectors, "add", lambda *_: pytest.fail("vectors were read"))
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [0, 1, 2, 3, 4]
 
@@ -107,7 +114,7 @@ def test_what_came_after_the_snapshot_is_applied(tmp_path: Path, monkeypatch: py
         collection.delete_video(1)
         collection.delete_video(6)
     os.replace(tmp_path / "old", folder / SNAPSHOT_NAME)
-    monkeypatch.setattr(faiss_index.LiveIndex, "_rebuild", lambda *_: pytest.fail("the index was rebuilt"))
+    monkeypatch.setattr(VersionedVectors, "from_catalogue", lambda *_: pytest.fail("all vectors were read"))
     with reopened(tmp_path) as collection:
         assert numbers_in(collection) == [1, 2, 3, 4, 6]
 
@@ -187,11 +194,11 @@ def test_a_process_that_slept_through_more_than_the_log_keeps_rebuilds(
 
 
 def test_snapshots_are_written_while_a_collection_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_index, "LEAST_CHANGED", 10)
+    monkeypatch.setattr(faiss_index, "MIN_CHANGED", 10)
     collection = new_collection(tmp_path)
     add(collection, *range(40))
     collection.wait_for_index()
-    label = read_label(tmp_path / "videos" / SNAPSHOT_NAME)
+    label = read_header(tmp_path / "videos" / SNAPSHOT_NAME)
     assert label is not None
     assert label.clips >= collection.stats().clips / 2
     collection.catalogue.close()  # as if killed

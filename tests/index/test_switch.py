@@ -51,7 +51,7 @@ def root(prepared: Path, tmp_path: Path) -> Path:
 
 def is_new(collection: Collection) -> bool:
     """Whether this is the collection that was to come; it is whole, and has the copies and jobs of the old one."""
-    assert collection.catalogue.problems() == []
+    assert collection.catalogue.integrity_errors() == []
     assert numbers_in(collection) == NUMBERS
     assert get_job(collection, 1).state == "paused"
     assert {name: (collection.folder / "media" / name).read_bytes() for name in COPIES} == COPIES

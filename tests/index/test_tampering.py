@@ -23,8 +23,7 @@ from index.collection_store import CollectionStore
 from index.jobs.jobs import list_items, list_jobs
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import search_fulltext
-from index.vectors.snapshot import SNAPSHOT_NAME
-from index.vectors.snapshot_builder import build_snapshot
+from index.vectors.snapshot import SNAPSHOT_NAME, build_snapshot
 from tests.chaos import rounds
 from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import WIDTH, add, content, new_collection, new_video, numbers_in, tokens_of, vectors_of
@@ -76,7 +75,7 @@ def test_a_damaged_index_is_not_parsed_and_the_old_one_serves(tmp_path: Path, pa
             # As another process would put it there: the file that is mapped stays what it is.
             (tmp_path / "newer").write_bytes(harm(newer, moment))
             os.replace(tmp_path / "newer", file)
-            collection._live.renew()
+            collection._vector_index.request_rebuild()
             collection.wait_for_index()
             assert collection.search(query, 100) == best
             if number % 10 == 0:  # one that starts now has no old one: it reads the vectors from the catalogue
@@ -87,7 +86,7 @@ def test_a_damaged_index_is_not_parsed_and_the_old_one_serves(tmp_path: Path, pa
         assert numbers_in(collection) == list(range(21))
         (tmp_path / "newer").write_bytes(newer)
         os.replace(tmp_path / "newer", file)
-        collection._live.renew()
+        collection._vector_index.request_rebuild()
         collection.wait_for_index()
         assert len(parsed) == 1
         assert collection.search(query, 100) == best
@@ -170,7 +169,7 @@ def problems(folder: Path) -> list[str]:
     except StorageError as error:
         return [str(error)]
     try:
-        return collection.catalogue.problems()
+        return collection.catalogue.integrity_errors()
     except StorageError as error:
         return [str(error)]
     finally:

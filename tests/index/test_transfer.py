@@ -115,7 +115,7 @@ def test_what_comes_back_is_the_same_and_found_the_same(
         assert copy.search(query, 100) == collection.search(query, 100)
         where = parse_filter({"color": "red", "even": True})
         assert copy.search(query, 5, where) == collection.search(query, 5, where)
-    assert copy.catalogue.problems() == []
+    assert copy.catalogue.integrity_errors() == []
     assert copy.token_encoding == collection.token_encoding
     # New videos get ids above all that are there, and both go their own ways.
     assert add(copy, 200)[0] > collection.videos(1000)[-1].id
@@ -148,7 +148,7 @@ def test_duckdb_reads_it_with_numbers_text_and_vectors(exported: Path) -> None:
     np.testing.assert_array_equal([row[2] for row in rows], np.concatenate([vectors_of(n) for n in reds]))
     assert stated["vitascope.format"] == "1"
     assert stated["vitascope.fingerprint"] == manifest().fingerprint()
-    assert stated["vitascope.bundle.bundle"] == "numbers 1"
+    assert stated["vitascope.bundle"] == "numbers 1"
 
 
 def test_pyarrow_reads_it_with_its_types(collection: Collection, exported: Path) -> None:

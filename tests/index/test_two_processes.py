@@ -78,5 +78,5 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path, place: st
     with CollectionStore(tmp_path) as library:
         collection = library.open("videos")
         assert numbers_in(collection) == [*range(30), *range(100, 105)]
-        assert collection.catalogue.problems() == []
+        assert collection.catalogue.integrity_errors() == []
         assert library.drop("videos") == []

@@ -106,7 +106,7 @@ def test_it_is_upgraded_and_keeps_what_it_held(tmp_path: Path) -> None:
         assert collection.token_encoding == "float16"
         add(collection, 3)
         assert numbers_in(collection) == [2, 3]
-        assert collection.catalogue.problems() == []
+        assert collection.catalogue.integrity_errors() == []
     assert shape(tmp_path / "videos" / CATALOGUE_NAME) == shape(tmp_path / "fresh" / CATALOGUE_NAME)
 
 
@@ -127,7 +127,7 @@ def test_its_jobs_can_be_looked_at_and_gone_on_with(tmp_path: Path) -> None:
         assert retry(collection, 3).counts.queued == 1
         assert cancel(collection, 4).counts.cancelled == 2
         assert create_folder_job(collection, tmp_path).id == 5
-        assert collection.catalogue.problems() == []
+        assert collection.catalogue.integrity_errors() == []
 
 
 def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

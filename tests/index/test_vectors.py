@@ -11,8 +11,8 @@ import pytest
 
 from index.vectors import gpu
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ, build
-from index.vectors.interface import search
-from index.vectors.segmented_vectors import Vectors
+from index.vectors.interface import nearest_clips
+from index.vectors.segmented_vectors import SegmentedVectors
 from tests.index.clustered import WIDTH, clustered, exact, recall, use_kinds_when_small
 
 TOTAL = 1600
@@ -33,7 +33,7 @@ def test_adds_and_deletes_on_top_of_any_kind(
     use_kinds_when_small(monkeypatch)
     random = np.random.default_rng(8)
     all_ids = np.cumsum(random.integers(1, 4, 2 * TOTAL)) if gaps else np.arange(2 * TOTAL) + 5
-    vectors = Vectors(WIDTH, None if kind is None else indexes[kind], all_ids[:TOTAL])
+    vectors = SegmentedVectors(WIDTH, None if kind is None else indexes[kind], all_ids[:TOTAL])
     living = np.zeros(2 * TOTAL, bool)
     living[:TOTAL] = kind is not None
     deleted = 0
@@ -57,26 +57,26 @@ def test_adds_and_deletes_on_top_of_any_kind(
                 assert found.tolist() == expected
             else:
                 assert recall(found, expected) >= 0.97
-            assert search(vectors, QUERIES[0], 10, allowed)[0][0] == expected[0][0]
+            assert nearest_clips(vectors, QUERIES[0], 10, allowed)[0][0] == expected[0][0]
     assert vectors.kind == (kind or FLAT)
     assert vectors.changed == TOTAL + deleted
 
 
 def test_vectors_that_are_alike_come_by_id() -> None:
     same = np.repeat(VECTORS[:1], 6, axis=0)
-    vectors = Vectors(WIDTH, build(FLAT, WIDTH, [same[:3]], lambda: False), np.array([2, 4, 6]))
+    vectors = SegmentedVectors(WIDTH, build(FLAT, WIDTH, [same[:3]], lambda: False), np.array([2, 4, 6]))
     vectors.add(np.array([7, 9, 11]), same[3:])
-    assert [i for i, _ in search(vectors, VECTORS[0], 6, None)] == [2, 4, 6, 7, 9, 11]
+    assert [i for i, _ in nearest_clips(vectors, VECTORS[0], 6, None)] == [2, 4, 6, 7, 9, 11]
     vectors.remove([(4, 1), (9, 5)])
-    assert [i for i, _ in search(vectors, VECTORS[0], 6, None)] == [2, 6, 7]
+    assert [i for i, _ in nearest_clips(vectors, VECTORS[0], 6, None)] == [2, 6, 7]
 
 
 def test_nothing_is_found_in_nothing() -> None:
-    vectors = Vectors(WIDTH)
-    assert search(vectors, VECTORS[0], 3, None) == search(vectors, VECTORS[0], 3, np.ones(5, bool)) == []
+    vectors = SegmentedVectors(WIDTH)
+    assert nearest_clips(vectors, VECTORS[0], 3, None) == nearest_clips(vectors, VECTORS[0], 3, np.ones(5, bool)) == []
     vectors.add(np.array([1, 2]), VECTORS[:2])
     vectors.remove([(1, 2)])
-    assert search(vectors, VECTORS[0], 3, None) == []
+    assert nearest_clips(vectors, VECTORS[0], 3, None) == []
     assert vectors.count == 0
 
 
@@ -109,10 +109,10 @@ def test_searches_of_everything_go_to_a_gpu(
     copied = Calls()
     copied.install(monkeypatch)
     asked: list[int] = []
-    on_gpu = gpu.GpuSearch.search
-    monkeypatch.setattr(gpu.GpuSearch, "search", lambda self, q, k: asked.append(k) or on_gpu(self, q, k))
+    gpu_search = gpu.GpuIndex.search
+    monkeypatch.setattr(gpu.GpuIndex, "search", lambda self, q, k: asked.append(k) or gpu_search(self, q, k))
     ids = np.arange(TOTAL) + 7
-    vectors = Vectors(WIDTH, indexes[kind], ids)
+    vectors = SegmentedVectors(WIDTH, indexes[kind], ids)
     assert [type(index) for index in copied] == [faiss.IndexFlatIP if kind == FLAT else faiss.IndexIVFPQ]
     assert recall(vectors.search(QUERIES, 10)[1], exact(VECTORS[:TOTAL], ids, QUERIES, 10)) >= 0.98
     assert asked == [10]
@@ -127,9 +127,9 @@ def test_more_than_a_gpu_can_find_is_searched_on_the_cpu(
     indexes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Calls().install(monkeypatch)
-    monkeypatch.setattr(gpu, "_MOST", 100)
-    monkeypatch.setattr(gpu.GpuSearch, "search", lambda *_: pytest.fail("the GPU was asked"))
-    assert Vectors(WIDTH, indexes[FLAT], np.arange(TOTAL)).search(QUERIES, 101)[1].shape == (20, 101)
+    monkeypatch.setattr(gpu, "_MAX_K", 100)
+    monkeypatch.setattr(gpu.GpuIndex, "search", lambda *_: pytest.fail("the GPU was asked"))
+    assert SegmentedVectors(WIDTH, indexes[FLAT], np.arange(TOTAL)).search(QUERIES, 101)[1].shape == (20, 101)
 
 
 class Graph:
@@ -159,12 +159,12 @@ def test_where_faiss_can_make_a_graph_on_the_gpu_it_is_searched_there(
         "SearchParametersCagra": Settings,
     }.items():
         monkeypatch.setattr(faiss, name, stand_in, raising=False)
-    monkeypatch.setattr(gpu, "_MOST_IN_GRAPH", 100)
+    monkeypatch.setattr(gpu, "_MAX_CAGRA_K", 100)
     asked: list[int] = []
-    on_gpu = gpu.GpuSearch.search
-    monkeypatch.setattr(gpu.GpuSearch, "search", lambda self, q, k: asked.append(k) or on_gpu(self, q, k))
+    gpu_search = gpu.GpuIndex.search
+    monkeypatch.setattr(gpu.GpuIndex, "search", lambda self, q, k: asked.append(k) or gpu_search(self, q, k))
     ids = np.arange(TOTAL) + 7
-    vectors = Vectors(WIDTH, indexes[HNSW], ids)
+    vectors = SegmentedVectors(WIDTH, indexes[HNSW], ids)
     for k in (1, 10, 100, 101):  # the last is more than it is asked for
         assert recall(vectors.search(QUERIES, k)[1], exact(VECTORS[:TOTAL], ids, QUERIES, k)) >= 0.98
     assert asked == [1, 10, 100]
@@ -175,10 +175,10 @@ def test_a_graph_and_what_does_not_fit_stay_on_the_cpu(
 ) -> None:
     copied = Calls()
     copied.install(monkeypatch)
-    assert gpu.on_gpu(indexes[HNSW]) is None
+    assert gpu.copy_to_gpu(indexes[HNSW]) is None
     assert copied == []
     copied.install(monkeypatch, error="out of memory")
     with caplog.at_level(logging.WARNING):
-        vectors = Vectors(WIDTH, indexes[FLAT], np.arange(TOTAL))
+        vectors = SegmentedVectors(WIDTH, indexes[FLAT], np.arange(TOTAL))
     assert "is searched on the CPU: out of memory" in caplog.text
     assert vectors.search(QUERIES, 10)[1].tolist() == exact(VECTORS[:TOTAL], np.arange(TOTAL), QUERIES, 10)

@@ -152,7 +152,7 @@ def test_words_come_and_go_with_their_video(tmp_path: Path) -> None:
         collection.delete_video(1)
         assert found(collection, "kayak") == kept
         assert found(collection, "paddle first") == []
-        assert collection.catalogue.problems() == []
+        assert collection.catalogue.integrity_errors() == []
     with CollectionStore(tmp_path).open("videos") as collection:
         assert found(collection, "kayak") == kept
 
@@ -175,4 +175,4 @@ def test_an_upgrade_makes_what_is_there_findable(tmp_path: Path) -> None:
         assert set(found(collection, "小狗")) == {2, *fresh}
         collection.delete_video(1)
         assert found(collection, "video 小狗") == fresh
-        assert collection.catalogue.problems() == []
+        assert collection.catalogue.integrity_errors() == []

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from index.vectors import faiss_index, faiss_kinds
-from index.vectors.faiss_kinds import SETTINGS
+from index.vectors.faiss_kinds import INDEX_KINDS
 from service.schemas import library
 from tests.index.clustered import use_kinds_when_small
 from tests.index.milvus_server import MilvusUnderTest
@@ -50,8 +50,8 @@ def test_another_index_is_built_and_taken_up_while_it_runs(
     running: Running, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_kinds_when_small(monkeypatch)
-    monkeypatch.setattr(faiss_index, "LEAST", faiss_kinds.LEAST)
-    monkeypatch.setattr(faiss_index, "LEAST_CHANGED", 50)  # so 90 clips are enough
+    monkeypatch.setattr(faiss_index, "MIN_CLIPS", faiss_kinds.MIN_CLIPS)
+    monkeypatch.setattr(faiss_index, "MIN_CHANGED", 50)  # so 90 clips are enough
     fill(running, collection, 30)
     path = f"/v1/collections/{collection}"
     assert running.client.get(path).json()["index"]["serving"] == "flat"
@@ -70,8 +70,8 @@ def test_looking_at_collections_loads_no_index(
     def fail(*args: object) -> None:
         raise AssertionError("the vectors were read")
 
-    monkeypatch.setattr("index.vectors.faiss_index.read_state", fail)
-    monkeypatch.setattr("index.vectors.faiss_index.load_state", fail)
+    monkeypatch.setattr("index.vectors.faiss_index.VersionedVectors.from_catalogue", fail)
+    monkeypatch.setattr("index.vectors.faiss_index.VersionedVectors.from_snapshot", fail)
     listed = running.client.get("/v1/collections").json()["collections"]
     [found] = [each for each in listed if each["name"] == collection]
     assert found["index"]["changed"] == found["clips"] == 6
@@ -86,7 +86,7 @@ def test_a_change_that_makes_no_sense_is_named(running: Running, collection: str
 
 
 def test_the_interface_names_every_kind_of_index_and_encoding() -> None:
-    assert get_args(get_args(library.IndexKind)[0]) == SETTINGS
+    assert get_args(get_args(library.IndexKind)[0]) == INDEX_KINDS
     assert set(get_args(get_args(library.TokenEncoding)[0])) == set(get_args(TokenEncoding))
 
 

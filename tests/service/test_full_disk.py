@@ -149,4 +149,4 @@ def test_a_full_disk_refuses_writes_keeps_reads_and_recovers_by_itself(
         assert held(disk.folder / "collections" / "videos") == sorted([*promised, *acknowledged.values()])
         # SQLite follows links itself, and this one leads out of here.
         with CollectionStore(Path(shutil.copytree(disk.folder / "collections", tmp_path / "copy"))) as library:
-            assert library.open("videos").catalogue.problems() == []
+            assert library.open("videos").catalogue.integrity_errors() == []

@@ -42,6 +42,6 @@ def test_acknowledged_uploads_survive_the_service_being_killed(small_bundle: Pat
             server.send_signal(signal.SIGKILL)
             join_writers(writers, told)
         with CollectionStore(settings.data_dir / "collections") as library:
-            assert library.open("videos").catalogue.problems() == []
+            assert library.open("videos").catalogue.integrity_errors() == []
     with serving(settings) as running:
         present(running.client, settings.data_dir, told)

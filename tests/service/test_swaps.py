@@ -16,7 +16,7 @@ import pytest
 
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
-from index.vectors import faiss_index, faiss_kinds, snapshot_builder
+from index.vectors import faiss_index, faiss_kinds, snapshot
 from index.vectors.faiss_kinds import FLAT, HNSW
 from tests.chaos import is_chaos, rounds
 from tests.index.clustered import use_kinds_when_small
@@ -127,9 +127,9 @@ class Load:
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Indexes are renewed however small they are; the service of this test has the same sizes."""
     use_kinds_when_small(monkeypatch)
-    monkeypatch.setattr(faiss_index, "LEAST", faiss_kinds.LEAST)
-    monkeypatch.setattr(faiss_index, "LEAST_CHANGED", 1)
-    monkeypatch.setattr(snapshot_builder, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(faiss_index, "MIN_CLIPS", faiss_kinds.MIN_CLIPS)
+    monkeypatch.setattr(faiss_index, "MIN_CHANGED", 1)
+    monkeypatch.setattr(snapshot, "_LOOK_SECONDS", 0.01)
 
 
 @pytest.mark.usefixtures("small_sizes")

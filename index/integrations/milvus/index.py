@@ -1,8 +1,8 @@
-"""A collection's vectors searched in Milvus, kept level with the catalogue by its log of changes.
+"""Vector index in Milvus, kept current with the catalogue by its change log.
 
-The order is always the same: a read transaction is opened, the copy in Milvus is brought to that state or a later one,
-and then it is searched (``vectors`` takes out what is later). A write brings it level at once where Milvus
-answers; where it does not, the write stands all the same, and the next search does.
+The order is always the same: a read transaction is opened, the replica in Milvus is brought to that state or a later
+one, then it is searched (``vectors`` removes what is later). A write updates the replica at once if Milvus responds; if
+it does not, the write succeeds all the same, and the next search updates the replica.
 """
 
 from __future__ import annotations
@@ -14,142 +14,147 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from index.integrations.milvus.file_locks import BUILDING, after
-from index.integrations.milvus.replica_manager import CopyKeeper, Known, kind_for_milvus
-from index.integrations.milvus.replica_registry import read_copies
-from index.integrations.milvus.server import MOST_STEPS, CollectionLost, MilvusServer
+from index.integrations.milvus.replica_manager import (
+    ReplicaManager,
+    ReplicaStatus,
+    build_lock_path,
+    deadline,
+    milvus_kind,
+)
+from index.integrations.milvus.replication import read_replicas
+from index.integrations.milvus.server import MAX_EF, CollectionLost, MilvusServer
 from index.integrations.milvus.vectors import MilvusVectors
 from index.storage.catalogue import Catalogue
-from index.storage.queries import clip_count, last_change
-from index.vectors.background_task import Background, Stop
-from index.vectors.faiss_index import LEAST_CHANGED, setting_of
-from index.vectors.faiss_kinds import HNSW, Float32, Stopped
-from index.vectors.snapshot_builder import building_alone
-from index.vectors.versioned_vectors import OutOfReach
+from index.storage.changes import count_clips, last_change
+from index.vectors.concurrency import BackgroundTask, IsCancelled
+from index.vectors.faiss_index import MIN_CHANGED
+from index.vectors.faiss_kinds import HNSW, BuildCancelled, Float32, read_requested_kind
+from index.vectors.segmented_vectors import ChangeLogTruncated
+from index.vectors.snapshot import exclusive_build_lock
 from vitascope.errors import StorageError, VectorsUnavailable, VitascopeError
 
 _log = logging.getLogger(__name__)
 
-LEVEL_SECONDS = 30.0
-"""What a search spends on bringing Milvus level before it gives up; what is done by then stays done."""
-WRITE_SECONDS = 10.0
-"""The same of a write, which does not fail for it."""
+SEARCH_CATCH_UP_SECONDS = 30.0
+"""After which a search gives up; the steps so far are kept."""
+WRITE_CATCH_UP_SECONDS = 10.0
+"""After which a write returns, without failing."""
 RETRY_SECONDS = 15.0
-"""For so long after Milvus did not answer, writes leave it alone; searches try each time."""
-_TRIES = 4  # of a search, each in a copy that is replaced or lost while it is searched
-_STEPS = 128  # of a walk through the graph, at least: what FAISS takes in large collections
+"""After Milvus did not respond, in which writes do not call it; searches always do."""
+_MAX_ATTEMPTS = 4  # of a search, each in a replica that is replaced or lost while it is searched
+_MIN_EF = 128  # what FAISS uses in large collections
 
 
 class MilvusIndex:
-    """Follows one catalogue; safe to use from many threads and in several processes. Connects at the first use."""
+    """Vector index of one catalogue; thread-safe, and usable in several processes. Connects at the first use."""
 
-    def __init__(self, catalogue: Catalogue, folder: Path, width: int, url: str) -> None:
-        """``folder``: of the collection. ``url``: as ``check_place`` returns it."""
+    def __init__(self, catalogue: Catalogue, folder: Path, dim: int, url: str) -> None:
+        """``folder``: of the collection. ``dim``: of its embeddings. ``url``: as ``check_backend`` returns it."""
         self._catalogue = catalogue
         self._folder = folder
-        self._width = width
+        self._dim = dim
         self._server = MilvusServer(url)
-        self._keeper = CopyKeeper(self._server, catalogue, folder, width)
+        self._manager = ReplicaManager(self._server, catalogue, folder, dim)
         self._not_before = 0.0
-        self._background = Background(self._renew, f"Milvus of {folder.name}")
+        self._background = BackgroundTask(self._rebuild_if_due, f"Milvus of {folder.name}")
 
     @contextmanager
-    def level(self) -> Iterator[tuple[sqlite3.Connection, MilvusVectors]]:
-        """As ``VectorIndex.level``; VectorsUnavailable names the URL where Milvus does not answer."""
+    def snapshot(self) -> Iterator[tuple[sqlite3.Connection, MilvusVectors]]:
+        """See ``VectorIndex.snapshot``. Raises VectorsUnavailable that names the URL if Milvus does not respond."""
         with self._catalogue.read() as connection:
-            self._reach(last_change(connection)[0])
-            yield connection, MilvusVectors(self._catalogue, connection, self._width, self)
+            self._catch_up(last_change(connection)[0])
+            yield connection, MilvusVectors(self._catalogue, connection, self._dim, self)
 
-    def outlook(self, connection: sqlite3.Connection) -> tuple[str, int]:
-        """As ``VectorIndex.outlook``, by the catalogue. What Milvus builds follows every change: none is left over."""
-        copy = read_copies(connection).current
-        kind = copy.kind if copy else kind_for_milvus(setting_of(connection), clip_count(connection), None)
-        return kind, 0
+    def status(self, connection: sqlite3.Connection) -> tuple[str, int]:
+        """See ``VectorIndex.status``. Milvus indexes every change, so that none is outstanding."""
+        replica = read_replicas(connection).current
+        if replica is not None:
+            return replica.kind, 0
+        return milvus_kind(read_requested_kind(connection), count_clips(connection), None), 0
 
-    def note_written(self, clips: int) -> None:
-        """Bring Milvus level, unless it does not answer: that is logged, and the next search does it."""
+    def on_write(self, clips: int) -> None:
+        """Update the replica. If Milvus does not respond, that is logged, and the next search does it."""
         try:
             if time.monotonic() >= self._not_before:
-                self._keeper.reach(self._newest(), after(WRITE_SECONDS))
-        except (VitascopeError, Stopped) as error:
+                self._manager.catch_up(self._last_change(), deadline(WRITE_CATCH_UP_SECONDS))
+        except (VitascopeError, BuildCancelled) as error:
             self._not_before = time.monotonic() + RETRY_SECONDS
             reason = str(error) or "it takes long"
             _log.warning("%s: written, and not yet in Milvus: %s", self._folder.name, reason)
-        self._background.note(clips, LEAST_CHANGED)
+        self._background.add_pending(clips, MIN_CHANGED)
 
-    def renew(self) -> None:
-        """As ``VectorIndex.renew``."""
-        self._background.ask()
+    def request_rebuild(self) -> None:
+        """See ``VectorIndex.request_rebuild``."""
+        self._background.trigger()
 
-    def wait(self) -> None:
-        """As ``VectorIndex.wait``."""
+    def wait_for_rebuild(self) -> None:
+        """See ``VectorIndex.wait_for_rebuild``."""
         self._background.wait()
 
     def close(self) -> None:
-        """As ``VectorIndex.close``; the next process goes on with a copy that is being filled."""
+        """See ``VectorIndex.close``; the next process resumes a replica that is being filled."""
         self._background.stop()
         self._server.close()
 
-    def propose(self, vector: Float32, k: int, expression: str, share: float) -> list[int]:
-        """As ``Proposing.propose``. Where the copy was replaced or lost meanwhile, the new one is asked."""
-        known = self._reach(0)
-        for _ in range(_TRIES):
+    def candidates(self, query: Float32, k: int, expression: str, share: float) -> list[int]:
+        """See ``CandidateSource.candidates``. Retries in a new replica if this one is lost meanwhile."""
+        status = self._catch_up(0)
+        for _ in range(_MAX_ATTEMPTS):
             try:
-                return self._proposed(known, vector, k, expression, share)
+                return self._search(status, query, k, expression, share)
             except CollectionLost:
-                known = self._reach(self._newest())
+                status = self._catch_up(self._last_change())
         raise VectorsUnavailable(
-            f"{self._server.url}: Milvus: the collection searched was gone {_TRIES} times in a row"
+            f"{self._server.url}: Milvus: the collection searched was gone {_MAX_ATTEMPTS} times in a row"
         )
 
-    def _proposed(self, known: Known, vector: Float32, k: int, expression: str, share: float) -> list[int]:
-        steps = None
-        if known.copy.kind == HNSW:
-            steps = min(MOST_STEPS, int(max(_STEPS, 1.5 * k) / share))
+    def _search(self, status: ReplicaStatus, query: Float32, k: int, expression: str, share: float) -> list[int]:
+        replica = status.replica
+        ef = min(MAX_EF, int(max(_MIN_EF, 1.5 * k) / share)) if replica.kind == HNSW else None
         try:
-            return self._server.search(known.copy.name, vector, k, steps=steps, expression=expression)
+            return self._server.search(replica.name, query, k, ef=ef, expression=expression)
         except (CollectionLost, StorageError) as error:
-            self._keeper.forget(known)  # whatever happened to Milvus, what it holds is looked at again
-            # Milvus has many words for a collection that is dropped under a search.
-            if isinstance(error, StorageError) and self._is_replaced(known):
+            self._manager.invalidate(status)  # whatever happened to Milvus, its content is checked again
+            # Milvus has many error codes for a collection that is dropped during a search.
+            if isinstance(error, StorageError) and self._is_replaced(status):
                 raise CollectionLost from error
             raise
 
-    def _is_replaced(self, known: Known) -> bool:
+    def _is_replaced(self, status: ReplicaStatus) -> bool:
         with self._catalogue.read() as connection:
-            return read_copies(connection).current != known.copy
+            return read_replicas(connection).current != status.replica
 
-    def _newest(self) -> int:
+    def _last_change(self) -> int:
         with self._catalogue.read() as connection:
             return last_change(connection)[0]
 
-    def _reach(self, change: int) -> Known:
-        """As ``CopyKeeper.reach``; VectorsUnavailable after ``LEVEL_SECONDS``; the work goes on in the background."""
+    def _catch_up(self, change: int) -> ReplicaStatus:
+        """Catch up for ``SEARCH_CATCH_UP_SECONDS``, then raise VectorsUnavailable and continue in the background."""
+        is_first = self._manager.status is None
         try:
-            is_first = self._keeper.known is None
-            known = self._keeper.reach(change, after(LEVEL_SECONDS))
-        except Stopped as stopped:
-            self._background.ask()
+            status = self._manager.catch_up(change, deadline(SEARCH_CATCH_UP_SECONDS))
+        except BuildCancelled as cancelled:
+            self._background.trigger()
             raise VectorsUnavailable(
                 f"{self._server.url}: Milvus: collection {self._folder.name} is being filled; try again later"
-            ) from stopped
-        if is_first and self._keeper.work_is_due():
-            self._background.ask()
-        return known
+            ) from cancelled
+        if is_first and self._manager.is_work_due():
+            self._background.trigger()
+        return status
 
-    def _renew(self, stop: Stop) -> None:
-        """Bring the copy level however long it takes, tidy up, and make a copy of another kind where one is due."""
+    def _rebuild_if_due(self, is_cancelled: IsCancelled) -> None:
+        """Catch up however long that takes, drop old replicas, and create one of another kind if it is due."""
 
-        def ended() -> bool:
-            return stop() or self._catalogue.closed
+        def should_end() -> bool:
+            return is_cancelled() or self._catalogue.closed
 
         try:
-            with building_alone(self._folder / BUILDING, ended) as alone:
-                if alone and not ended():
-                    self._keeper.settle(ended)
-                    if (kind := self._keeper.kind_due()) is not None:
-                        self._keeper.replace(kind, ended)
-        except Stopped:
+            with exclusive_build_lock(build_lock_path(self._folder), should_end) as is_held:
+                if is_held and not should_end():
+                    self._manager.catch_up_fully(should_end)
+                    if (kind := self._manager.kind_due()) is not None:
+                        self._manager.replace(kind, should_end)
+        except BuildCancelled:
             pass
-        except (OSError, VitascopeError, CollectionLost, OutOfReach) as error:
+        except (OSError, VitascopeError, CollectionLost, ChangeLogTruncated) as error:
             _log.warning("%s: Milvus: %s", self._folder.name, str(error) or type(error).__name__)

@@ -1,217 +1,299 @@
-"""The copy that serves: found in Milvus, brought level with the catalogue, filled anew where it was lost, and replaced
-by one of another kind.
+"""The replica in Milvus that serves a catalogue: found, caught up, filled again if lost, replaced for another kind.
 
-What a process knows of how far a copy has come is only ever too little, which costs time and loses nothing. One
-thread of one process at a time writes to the current copy (``index.integrations.milvus.file_locks``).
+What a process knows of a replica's checkpoint may be out of date, which costs time and loses nothing. One thread of one
+process at a time writes to the current replica, under a lock on a file in the collection's folder.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from index.integrations.milvus.file_locks import LOOK_SECONDS, after, turn_among_processes
-from index.integrations.milvus.replica_registry import Copies, Copy, new_copy, read_copies, write_copies
-from index.integrations.milvus.replication import Mark, begin, follow, is_of, read_mark
+from index.integrations.milvus.replication import (
+    Checkpoint,
+    Replica,
+    ReplicaSet,
+    apply_changes,
+    can_resume_from,
+    create_replica,
+    new_replica,
+    parse_checkpoint,
+    parse_replicas,
+    read_replicas,
+    write_replicas,
+)
 from index.integrations.milvus.server import CollectionLost, MilvusServer
 from index.storage.catalogue import Catalogue
-from index.storage.queries import clip_count, clips_at, last_change
-from index.vectors.background_task import Stop
-from index.vectors.faiss_index import CHANGES_KEPT, setting_of
-from index.vectors.faiss_kinds import HNSW, IVFPQ, Stopped, kind_for
-from index.vectors.versioned_vectors import OutOfReach
+from index.storage.changes import count_clips, last_change, truncate_change_log
+from index.vectors.concurrency import IsCancelled
+from index.vectors.faiss_index import CHANGES_KEPT
+from index.vectors.faiss_kinds import HNSW, IVFPQ, BuildCancelled, kind_to_build, read_requested_kind
+from index.vectors.interface import backend_of
+from index.vectors.segmented_vectors import ChangeLogTruncated
+from index.vectors.snapshot import exclusive_build_lock
+from vitascope.errors import StorageError
+from vitascope.file_lock import file_lock
 
 _log = logging.getLogger(__name__)
 
-_SLICE_SECONDS = 2.0  # of long work, between two moments at which others may take their turn
+_POLL_SECONDS = 0.02
+_SLICE_SECONDS = 2.0  # of long work, after which other threads and processes may take the lock
+_DROP_WAIT_SECONDS = 10.0  # for a process that fills a replica, which notices soon that the catalogue was dropped
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A copy, and a mark that it has reached at least."""
+class ReplicaStatus:
+    """A replica and a checkpoint that it has reached at least."""
 
-    copy: Copy
-    mark: Mark
+    replica: Replica
+    checkpoint: Checkpoint
 
 
-class CopyKeeper:
-    """Of one catalogue; safe to use from many threads."""
+class ReplicaManager:
+    """Manages the replicas of one catalogue; thread-safe."""
 
-    def __init__(self, server: MilvusServer, catalogue: Catalogue, folder: Path, width: int) -> None:
+    def __init__(self, server: MilvusServer, catalogue: Catalogue, folder: Path, dim: int) -> None:
+        """``folder``: of the collection. ``dim``: of its embeddings."""
         self._server = server
         self._catalogue = catalogue
         self._folder = folder
-        self._width = width
-        self._turn = threading.Lock()
-        self._known: Known | None = None
+        self._dim = dim
+        self._lock = threading.Lock()
+        self._status: ReplicaStatus | None = None
 
     @property
-    def known(self) -> Known | None:
-        """The copy that serves, as far as this process knows."""
-        return self._known
+    def status(self) -> ReplicaStatus | None:
+        """The replica that serves, as far as this process knows."""
+        return self._status
 
-    def forget(self, known: Known) -> None:
-        """Look again in Milvus before this copy is searched another time."""
-        if self._known is known:
-            self._known = None
+    def invalidate(self, status: ReplicaStatus) -> None:
+        """Check the replica in Milvus again before the next search."""
+        if self._status is status:
+            self._status = None
 
-    def reach(self, change: int, stop: Stop) -> Known:
-        """A good copy that is level with this change or a later one.
+    def catch_up(self, change: int, is_cancelled: IsCancelled) -> ReplicaStatus:
+        """Return an intact replica that contains this change or a later one.
 
-        Raises Stopped soon after ``stop`` says so, what is done then stays done; StorageError, CollectionNotFound.
+        Raises:
+            BuildCancelled: soon after ``is_cancelled`` returns True; the steps so far are kept.
+            StorageError, CollectionNotFound.
         """
-        while (known := self._known) is None or known.mark.change < change:
-            with self._alone(stop):
-                if self._known is not known:
-                    continue  # another thread has been here
+        while (status := self._status) is None or status.checkpoint.change < change:
+            with self._exclusive(is_cancelled):
+                if self._status is not status:
+                    continue  # another thread has updated it
                 try:
-                    self._known = self._caught_up(known, stop)
-                except CollectionLost:  # dropped between two calls: again, from the beginning
-                    self._known = None
-                    if stop():
-                        raise Stopped from None
+                    self._status = self._current(status, is_cancelled)
+                except CollectionLost:  # dropped between two calls: start again
+                    self._status = None
+                    if is_cancelled():
+                        raise BuildCancelled from None
                 except BaseException:
-                    self._known = None  # the mark in Milvus knows better how far it came
+                    self._status = None  # the checkpoint in Milvus says how far it came
                     raise
-        return known
+        return status
 
-    def settle(self, stop: Stop) -> None:
-        """Bring the copy level however long it takes, and put away what nobody needs any more. Raises as ``reach``."""
+    def catch_up_fully(self, is_cancelled: IsCancelled) -> None:
+        """Catch up however long that takes, truncate the change log and drop old replicas. Raises as ``catch_up``."""
         with self._catalogue.read() as connection:
             change, _ = last_change(connection)
-        while (known := self._reach_a_little(change, stop)) is None:
-            if stop():
-                raise Stopped
+        while (status := self._catch_up_slice(change, is_cancelled)) is None:
+            if is_cancelled():
+                raise BuildCancelled
         with self._catalogue.write() as connection:
-            connection.execute("DELETE FROM changes WHERE id < ?", (known.mark.change - CHANGES_KEPT,))
+            truncate_change_log(connection, status.checkpoint.change - CHANGES_KEPT)
         self._drop_left()
 
-    def work_is_due(self) -> bool:
-        """Whether a copy of another kind is to be made, or others are to be dropped."""
+    def is_work_due(self) -> bool:
+        """Return whether a replica of another kind is to be created, or others are to be dropped."""
         with self._catalogue.read() as connection:
-            left = read_copies(connection).left
+            left = read_replicas(connection).left
         return bool(left) or self.kind_due() is not None
 
     def kind_due(self) -> str | None:
-        """The kind that a new copy should have; None where the current one is right, or there is none."""
+        """Return the kind that a new replica should have; None if the current one is right, or there is none."""
         with self._catalogue.read() as connection:
-            copy = read_copies(connection).current
-            if copy is None:
+            replica = read_replicas(connection).current
+            if replica is None:
                 return None
-            kind = kind_for_milvus(setting_of(connection), clip_count(connection), copy.kind)
-        return None if kind == copy.kind else kind
+            kind = milvus_kind(read_requested_kind(connection), count_clips(connection), replica.kind)
+        return None if kind == replica.kind else kind
 
-    def replace(self, kind: str, stop: Stop) -> None:
-        """Fill a copy of another kind while the current one serves, then let it be the current one.
+    def replace(self, kind: str, is_cancelled: IsCancelled) -> None:
+        """Fill a replica of another kind while the current one serves, then make it the current one.
 
-        Only one at a time. Raises as ``reach``, and CollectionLost, OutOfReach; the old one goes on serving then.
+        Only one caller at a time. Raises as ``catch_up``, and CollectionLost, ChangeLogTruncated; the old replica
+        continues to serve then.
         """
-        copy = new_copy(kind)
+        replica = new_replica(kind)
         with self._catalogue.write() as connection:
-            copies = read_copies(connection)
-            write_copies(connection, Copies(copies.current, (*copies.left, copy.name)))
-        mark = begin(self._server, self._catalogue, copy, self._width, self._description())
-        mark = follow(self._server, self._catalogue, copy, self._width, mark, stop)
-        with self._alone(stop):
-            mark = follow(self._server, self._catalogue, copy, self._width, mark, stop)
+            replicas = read_replicas(connection)
+            write_replicas(connection, ReplicaSet(replicas.current, (*replicas.left, replica.name)))
+        checkpoint = create_replica(self._server, self._catalogue, replica, self._dim, self._description())
+        checkpoint = self._apply_changes(ReplicaStatus(replica, checkpoint), is_cancelled).checkpoint
+        with self._exclusive(is_cancelled):
+            status = self._apply_changes(ReplicaStatus(replica, checkpoint), is_cancelled)
             with self._catalogue.write() as connection:
-                copies = read_copies(connection)
-                write_copies(connection, Copies(copy, tuple(n for n in copies.names() if n != copy.name)))
-            self._known = Known(copy, mark)
+                names = read_replicas(connection).names()
+                write_replicas(connection, ReplicaSet(replica, tuple(n for n in names if n != replica.name)))
+            self._status = status
         self._drop_left()
 
-    def _reach_a_little(self, change: int, stop: Stop) -> Known | None:
-        """As ``reach``; None after a while, so that others get their turn."""
-        is_over = after(_SLICE_SECONDS)
+    def _catch_up_slice(self, change: int, is_cancelled: IsCancelled) -> ReplicaStatus | None:
+        """Catch up for a while; None if that was not long enough."""
+        is_over = deadline(_SLICE_SECONDS)
         try:
-            return self.reach(change, lambda: stop() or is_over())
-        except Stopped:
+            return self.catch_up(change, lambda: is_cancelled() or is_over())
+        except BuildCancelled:
             return None
 
     # Only while holding the lock
 
-    def _caught_up(self, known: Known | None, stop: Stop) -> Known:
-        """The current copy, level with the newest change. ``known``: what this process knew of it until now."""
-        found = self._found(known)
-        copy = found or self._begun()
-        is_proven = found is None or (known is not None and known.copy == found.copy)
+    def _current(self, known: ReplicaStatus | None, is_cancelled: IsCancelled) -> ReplicaStatus:
+        """Return the current replica with every change. ``known``: its status as known to this process."""
+        resumed = self._resume(known)
+        status = resumed or self._recreate()
+        is_complete = resumed is None or (known is not None and known.replica == resumed.replica)
         while True:
+            name = status.replica.name
             try:
-                mark = follow(self._server, self._catalogue, copy.copy, self._width, copy.mark, stop)
-                if is_proven or self._has_all(copy.copy, mark):
-                    return Known(copy.copy, mark)
-                _log.warning("%s: %s in Milvus lacks clips; another is filled", self._folder.name, copy.copy.name)
-            except OutOfReach:
-                _log.warning("%s: %s in Milvus is too far behind", self._folder.name, copy.copy.name)
-            copy, is_proven = self._begun(), True
+                status = self._apply_changes(status, is_cancelled)
+                if is_complete or self._has_all_clips(status):
+                    return status
+                _log.warning("%s: %s in Milvus lacks clips; another is filled", self._folder.name, name)
+            except ChangeLogTruncated:
+                _log.warning("%s: %s in Milvus is too far behind", self._folder.name, name)
+            status, is_complete = self._recreate(), True
 
-    def _found(self, known: Known | None) -> Known | None:
-        """The catalogue's current copy as it is in Milvus; None where there is none that can follow."""
+    def _resume(self, known: ReplicaStatus | None) -> ReplicaStatus | None:
+        """Return the current replica with its checkpoint in Milvus; None if none can be resumed."""
         with self._catalogue.read() as connection:
-            copy = read_copies(connection).current
+            replica = read_replicas(connection).current
             change, _ = last_change(connection)
-        if copy is None:
+        if replica is None:
             return None
-        if known is not None and known.copy == copy and change <= known.mark.change + 1:
-            return known  # nobody else has written since
-        mark = read_mark(self._server.read_mark(copy.name) or "")
+        if known is not None and known.replica == replica and change <= known.checkpoint.change + 1:
+            return known  # no other process has written since
+        checkpoint = parse_checkpoint(self._server.read_checkpoint(replica.name) or "")
         with self._catalogue.read() as connection:
-            if mark is not None and is_of(mark, connection, self._catalogue.meta["collection_id"]):
-                return Known(copy, mark)
-        problem = "of another history" if mark else "gone"
-        _log.warning("%s: %s in Milvus is %s; another is filled", self._folder.name, copy.name, problem)
+            collection_id = self._catalogue.meta["collection_id"]
+            if checkpoint is not None and can_resume_from(checkpoint, connection, collection_id):
+                return ReplicaStatus(replica, checkpoint)
+        problem = "of another history" if checkpoint else "gone"
+        _log.warning("%s: %s in Milvus is %s; another is filled", self._folder.name, replica.name, problem)
         return None
 
-    def _begun(self) -> Known:
-        """A new, empty copy in place of the current one."""
+    def _recreate(self) -> ReplicaStatus:
+        """Drop all replicas and create an empty one."""
         with self._catalogue.read() as connection:
-            old = read_copies(connection)
-            kind = kind_for_milvus(setting_of(connection), clip_count(connection), None)
-        for name in old.names():
+            names = read_replicas(connection).names()
+            kind = milvus_kind(read_requested_kind(connection), count_clips(connection), None)
+        for name in names:
             self._server.drop(name)
-        copy = new_copy(kind)
+        replica = new_replica(kind)
         with self._catalogue.write() as connection:
-            write_copies(connection, Copies(copy, ()))
-        return Known(copy, begin(self._server, self._catalogue, copy, self._width, self._description()))
+            write_replicas(connection, ReplicaSet(replica, ()))
+        checkpoint = create_replica(self._server, self._catalogue, replica, self._dim, self._description())
+        return ReplicaStatus(replica, checkpoint)
 
-    def _has_all(self, copy: Copy, mark: Mark) -> bool:
-        """Whether the copy has a row for each clip that there was at its mark, and one for the mark."""
+    def _apply_changes(self, status: ReplicaStatus, is_cancelled: IsCancelled) -> ReplicaStatus:
+        checkpoint = apply_changes(
+            self._server, self._catalogue, status.replica, self._dim, status.checkpoint, is_cancelled
+        )
+        return ReplicaStatus(status.replica, checkpoint)
+
+    def _has_all_clips(self, status: ReplicaStatus) -> bool:
+        """Return whether the replica has a row for each clip at its checkpoint, and one for the checkpoint."""
         with self._catalogue.read() as connection:
-            clips = clips_at(connection, mark.change)
-        return self._server.count(copy.name) > clips
+            clips = count_clips(connection, at_change=status.checkpoint.change)
+        return self._server.count(status.replica.name) > clips
 
     @contextmanager
-    def _alone(self, stop: Stop) -> Iterator[None]:
-        while not self._turn.acquire(timeout=LOOK_SECONDS):
-            if stop():
-                raise Stopped
+    def _exclusive(self, is_cancelled: IsCancelled) -> Iterator[None]:
+        while not self._lock.acquire(timeout=_POLL_SECONDS):
+            if is_cancelled():
+                raise BuildCancelled
         try:
-            with turn_among_processes(self._folder, stop):
+            with write_lock(self._folder, is_cancelled):
                 yield
         finally:
-            self._turn.release()
+            self._lock.release()
 
-    # By whoever makes a new copy
+    # Only while holding the build lock
 
     def _drop_left(self) -> None:
         with self._catalogue.read() as connection:
-            left = read_copies(connection).left
+            left = read_replicas(connection).left
         for name in left:
             self._server.drop(name)
         if left:
             with self._catalogue.write() as connection:
-                copies = read_copies(connection)
-                write_copies(connection, Copies(copies.current, tuple(n for n in copies.left if n not in left)))
+                replicas = read_replicas(connection)
+                still_left = tuple(name for name in replicas.left if name not in left)
+                write_replicas(connection, ReplicaSet(replicas.current, still_left))
 
     def _description(self) -> str:
         return f"Vectors of the Vitascope collection {self._folder.name}"
 
 
-def kind_for_milvus(setting: str, clips: int, current: str | None) -> str:
-    """The kind of index, flat or hnsw, for so many clips; as ``index.vectors.faiss_kinds.kind_for``."""
-    kind = kind_for(setting, clips, current)
+def milvus_kind(requested: str, clips: int, current: str | None) -> str:
+    """Return the kind of a replica, flat or hnsw; see ``index.vectors.faiss_kinds.kind_to_build``."""
+    kind = kind_to_build(requested, clips, current)
     return HNSW if kind == IVFPQ else kind
+
+
+@contextmanager
+def write_lock(folder: Path, is_cancelled: IsCancelled) -> Iterator[None]:
+    """Hold the lock of the one process that writes to the current replica. Raises BuildCancelled, StorageError."""
+    path = folder / ".milvus.turn"
+    with ExitStack() as stack:
+        try:
+            is_held = stack.enter_context(file_lock(path, is_cancelled, poll_seconds=_POLL_SECONDS))
+        except OSError as error:
+            raise StorageError(f"{path}: {error}") from error
+        if not is_held:
+            raise BuildCancelled
+        yield
+
+
+def build_lock_path(folder: Path) -> Path:
+    """Return the path whose ``exclusive_build_lock`` is held while a replica of another kind is filled."""
+    return folder / "milvus"
+
+
+def deadline(seconds: float) -> IsCancelled:
+    """Return a function that returns whether so many seconds have passed since this call."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end
+
+
+def drop_replicas(folder: Path, meta: Mapping[str, str]) -> list[str]:
+    """Drop the replicas of the dropped catalogue in ``folder`` with this table meta.
+
+    Returns the names of those that are left because Milvus did not respond. Raises StorageError.
+    """
+    names = parse_replicas(meta).names()
+    if not names:
+        return []
+    server = MilvusServer(backend_of(meta))
+    is_over = deadline(_DROP_WAIT_SECONDS)
+    try:
+        with (
+            suppress(BuildCancelled),
+            exclusive_build_lock(build_lock_path(folder), is_over),
+            write_lock(folder, is_over),
+        ):
+            pass  # no process fills a replica any more
+        while names:
+            server.drop(names[-1])
+            names.pop()
+    except (OSError, StorageError) as error:
+        _log.warning("%s; left there, to be dropped by hand: %s", error, ", ".join(names))
+    finally:
+        server.close()
+    return names

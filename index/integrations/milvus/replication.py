@@ -1,35 +1,65 @@
-"""A copy in Milvus is brought level with its catalogue, step by step; its mark says how far it is.
+"""Replicas of a catalogue's vectors in Milvus: their registry in the catalogue, and replication by the change log.
 
-First all vectors are copied in the order of their ids, then the changes since the copy began are applied; every later
-change comes the same way. A step is some thousand clips and can be done twice: ids keep their vectors for ever, what
-is deleted never comes back, and vectors are read at the moment of the step. So whoever is killed, or does not hear
-from Milvus, goes on from the mark, and an older mark than the true one costs time only.
+A replica is a collection in Milvus with a random name, so that a catalogue that is restored, imported or embedded again
+never shares one with another. The registry, one row of the table meta, has its name before it is created and until it
+is dropped, so that a killed process leaves no unknown replica.
+
+First all vectors are copied in the order of their ids, then the changes since the start are applied; later changes
+follow the same way. A checkpoint in Milvus stores how far the replica is. A step of some thousand clips can be
+repeated: ids keep their vectors forever, deleted clips never come back, and vectors are read at the time of the step. A
+process that is killed, or loses the connection, resumes from the checkpoint, and one that is too old costs only time.
+
+Shape letters: N vectors, D embedding dim.
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from index.integrations.milvus.replica_registry import Copy
 from index.integrations.milvus.server import MilvusServer
 from index.storage.catalogue import Catalogue
-from index.storage.queries import has_change, last_change, load_embeddings, load_embeddings_after, log_covers
-from index.vectors.faiss_kinds import Float32, Int64, Stopped
-from index.vectors.versioned_vectors import OutOfReach
+from index.storage.changes import changes_since, has_change, last_change, log_covers, read_meta, write_meta
+from index.storage.queries import load_embeddings, load_embeddings_after
+from index.vectors.faiss_kinds import FLAT, HNSW, BuildCancelled, Float32, Int64
+from index.vectors.segmented_vectors import ChangeLogTruncated
+from vitascope.errors import StorageError
 
-_CLIPS_AT_ONCE = 4096
-_CHANGES_AT_ONCE = 1000
+REGISTRY_KEY = "milvus"
+_CLIPS_PER_STEP = 4096
+_CHANGES_PER_STEP = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
-    """Up to which change (number and stamp) of which catalogue a copy is level.
+class Replica:
+    """A collection in Milvus and the kind of its index, flat or hnsw."""
 
-    ``copied``: while the copy is still filled, the last clip that it has; None from then on.
+    name: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSet:
+    """The replica that is searched, and the names of others that may be in Milvus and are to be dropped (``left``)."""
+
+    current: Replica | None
+    left: tuple[str, ...]
+
+    def names(self) -> list[str]:
+        """Return the names of all replicas that may be in Milvus."""
+        return [*self.left, *([self.current.name] if self.current else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The last change (number and stamp) of a catalogue that a replica contains.
+
+    ``copied``: the last clip copied while the replica is being filled; None afterwards.
     """
 
     collection_id: str
@@ -37,92 +67,130 @@ class Mark:
     stamp: int
     copied: int | None
 
-    def text(self) -> str:
-        """As it is kept in Milvus."""
+    def to_text(self) -> str:
+        """Return the form that is stored in Milvus."""
         copied = "all" if self.copied is None else str(self.copied)
         return f"{self.collection_id} {self.change} {self.stamp} {copied}"
 
 
-def read_mark(text: str) -> Mark | None:
-    """The mark that ``text`` is of; None for any other text."""
+def new_replica(kind: str) -> Replica:
+    """Return a replica that does not exist yet."""
+    return Replica(f"vitascope_{uuid.uuid4().hex}", kind)
+
+
+def read_replicas(connection: sqlite3.Connection) -> ReplicaSet:
+    """Read the registry of a catalogue. Raises StorageError if it cannot be parsed."""
+    value = read_meta(connection, REGISTRY_KEY)
+    return parse_replicas({} if value is None else {REGISTRY_KEY: value})
+
+
+def parse_replicas(meta: Mapping[str, str]) -> ReplicaSet:
+    """Parse the registry in a catalogue's table meta. Raises StorageError."""
+    if REGISTRY_KEY not in meta:
+        return ReplicaSet(None, ())
+    try:
+        fields = json.loads(meta[REGISTRY_KEY])
+        current = fields["current"] and Replica(**fields["current"])
+        if current and current.kind not in (FLAT, HNSW):
+            raise ValueError(f"kind {current.kind!r}")
+        return ReplicaSet(current, tuple(fields["left"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise StorageError(f"table meta: {REGISTRY_KEY}: {error!r}; the replicas in Milvus were expected") from error
+
+
+def write_replicas(connection: sqlite3.Connection, replicas: ReplicaSet) -> None:
+    """Write the registry, in an open write transaction."""
+    write_meta(connection, REGISTRY_KEY, json.dumps(asdict(replicas)))
+
+
+def parse_checkpoint(text: str) -> Checkpoint | None:
+    """Return the checkpoint stored as ``text``; None for any other text."""
     try:
         collection_id, change, stamp, copied = text.split(" ")
-        return Mark(collection_id, int(change), int(stamp), None if copied == "all" else int(copied))
+        return Checkpoint(collection_id, int(change), int(stamp), None if copied == "all" else int(copied))
     except ValueError:
         return None
 
 
-def is_of(mark: Mark, connection: sqlite3.Connection, collection_id: str) -> bool:
-    """Whether a copy with this mark can follow the catalogue: the mark is of its history, and the log reaches back."""
-    if mark.collection_id != collection_id or not log_covers(connection, mark.change):
+def can_resume_from(checkpoint: Checkpoint, connection: sqlite3.Connection, collection_id: str) -> bool:
+    """Return whether the checkpoint belongs to the catalogue's history and the log has every later change."""
+    if checkpoint.collection_id != collection_id or not log_covers(connection, checkpoint.change):
         return False
-    return has_change(connection, mark.change, mark.stamp)
+    return has_change(connection, checkpoint.change, checkpoint.stamp)
 
 
-def begin(server: MilvusServer, catalogue: Catalogue, copy: Copy, width: int, description: str) -> Mark:
-    """Make the copy in Milvus, empty, and mark it. Raises StorageError."""
+def create_replica(
+    server: MilvusServer, catalogue: Catalogue, replica: Replica, dim: int, description: str
+) -> Checkpoint:
+    """Create an empty replica with its first checkpoint. Raises StorageError."""
     with catalogue.read() as connection:
         change, stamp = last_change(connection)
-    mark = Mark(catalogue.meta["collection_id"], change, stamp, 0)
-    server.create(copy.name, width, copy.kind, description)
-    server.write_mark(copy.name, mark.text(), width)
-    return mark
+    checkpoint = Checkpoint(catalogue.meta["collection_id"], change, stamp, 0)
+    server.create(replica.name, dim, replica.kind, description)
+    server.write_checkpoint(replica.name, checkpoint.to_text(), dim)
+    return checkpoint
 
 
-def follow(
-    server: MilvusServer, catalogue: Catalogue, copy: Copy, width: int, mark: Mark, stop: Callable[[], bool]
-) -> Mark:
-    """Bring the copy from ``mark`` to the catalogue's newest change, and return the mark that it has then.
+def apply_changes(
+    server: MilvusServer,
+    catalogue: Catalogue,
+    replica: Replica,
+    dim: int,
+    checkpoint: Checkpoint,
+    is_cancelled: Callable[[], bool],
+) -> Checkpoint:
+    """Apply every change after ``checkpoint`` to the replica, and return its new checkpoint.
 
-    Only one at a time may follow with a copy. Raises Stopped soon after ``stop`` says so, what is done then stays;
-    OutOfReach where the log of changes does not reach back; CollectionLost; StorageError, CollectionNotFound.
+    Only one caller at a time may write to a replica.
+
+    Raises:
+        BuildCancelled: soon after ``is_cancelled`` returns True; the steps so far are kept.
+        ChangeLogTruncated: the log no longer has every change.
+        CollectionLost, StorageError, CollectionNotFound.
     """
     while True:
         with catalogue.read() as connection:
-            step = _next_step(connection, width, mark)
+            step = _next_step(connection, dim, checkpoint)
         if step is None:
-            return mark
-        if stop():
-            raise Stopped
-        if step.gone:
-            server.delete(copy.name, step.gone)
+            return checkpoint
+        if is_cancelled():
+            raise BuildCancelled
+        if step.deleted:
+            server.delete(replica.name, step.deleted)
         if len(step.ids):
-            server.upsert(copy.name, step.ids, step.vectors)
-        mark = step.mark
-        server.write_mark(copy.name, mark.text(), width)
+            server.upsert(replica.name, step.ids, step.vectors)
+        checkpoint = step.checkpoint
+        server.write_checkpoint(replica.name, checkpoint.to_text(), dim)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """Ids to delete, vectors (N, D) to put under ``ids`` (N,), and the mark that is true then."""
+    """Ids to delete, vectors (N, D) to upsert under ``ids`` (N,), and the checkpoint afterwards."""
 
-    gone: list[int]
+    deleted: list[int]
     ids: Int64
     vectors: Float32
-    mark: Mark
+    checkpoint: Checkpoint
 
 
-def _next_step(connection: sqlite3.Connection, width: int, mark: Mark) -> _Step | None:
-    """What comes after ``mark``; None where the copy is level."""
-    if not log_covers(connection, mark.change):
-        raise OutOfReach
-    if mark.copied is not None:
-        ids, vectors = load_embeddings_after(connection, width, mark.copied, _CLIPS_AT_ONCE)
-        return _Step([], ids, vectors, replace(mark, copied=int(ids[-1]) if len(ids) else None))
-    rows = connection.execute(
-        "SELECT id, stamp, kind, first_clip, clip_count FROM changes WHERE id > ? ORDER BY id LIMIT ?",
-        (mark.change, _CHANGES_AT_ONCE),
-    ).fetchall()
-    if not rows:
+def _next_step(connection: sqlite3.Connection, dim: int, checkpoint: Checkpoint) -> _Step | None:
+    """Return the step after ``checkpoint``; None if there are no later changes."""
+    if not log_covers(connection, checkpoint.change):
+        raise ChangeLogTruncated
+    if checkpoint.copied is not None:
+        ids, vectors = load_embeddings_after(connection, dim, checkpoint.copied, _CLIPS_PER_STEP)
+        return _Step([], ids, vectors, replace(checkpoint, copied=int(ids[-1]) if len(ids) else None))
+    changes = changes_since(connection, checkpoint.change, _CHANGES_PER_STEP)
+    if not changes:
         return None
     added: list[int] = []
-    gone: list[int] = []
-    for change, stamp, kind, first, count in rows:
-        if len(added) + len(gone) >= _CLIPS_AT_ONCE:
+    deleted: list[int] = []
+    for change, stamp, kind, first, count in changes:
+        if len(added) + len(deleted) >= _CLIPS_PER_STEP:
             break
-        (added if kind == "add" else gone).extend(range(first, first + count))
-        mark = replace(mark, change=change, stamp=stamp)
-    there = load_embeddings(connection, added, width)
-    ids = np.array(list(there), np.int64)
-    vectors = np.stack(list(there.values())) if there else np.empty((0, width), np.float32)
-    return _Step(gone, ids, vectors, mark)
+        (added if kind == "add" else deleted).extend(range(first, first + count))
+        checkpoint = replace(checkpoint, change=change, stamp=stamp)
+    embeddings = load_embeddings(connection, added, dim)
+    ids = np.array(list(embeddings), np.int64)
+    vectors = np.stack(list(embeddings.values())) if embeddings else np.empty((0, dim), np.float32)
+    return _Step(deleted, ids, vectors, checkpoint)

@@ -1,12 +1,13 @@
-"""A search of one state of the catalogue in a copy that may be ahead of it.
+"""Search of one state of the catalogue in a replica that may be ahead of it.
 
-Milvus proposes, the catalogue decides. What Milvus finds is looked up in the open read transaction, which leaves out
-what came later, and similarities are computed from the vectors there. What was deleted later may have left Milvus
-already: the log of changes, read after Milvus has answered, names it, and it is compared one by one. Where Milvus
-proposes too little, because a graph did not lead to more or more is wanted than it returns, every vector in the
-catalogue is compared.
+Milvus returns candidates, the catalogue decides. Candidates are looked up in the open read transaction, which excludes
+later clips, and similarities are computed from the vectors there. Clips deleted later may be missing in Milvus already:
+the change log, read after Milvus has responded, names them, and they become candidates, too. If Milvus returns too few,
+because a graph did not lead to more or more are needed than it returns, every vector in the catalogue is compared.
 
-Shape letters: N vectors, Q queries, D width.
+The catalogue also evaluates filters, so that a filter means the same with every backend; Milvus gets clip ids.
+
+Shape letters: N vectors, Q queries, D embedding dim.
 """
 
 from __future__ import annotations
@@ -17,116 +18,143 @@ from typing import Protocol
 
 import numpy as np
 
-from index.integrations.milvus.filter_expression import expressions
-from index.integrations.milvus.server import MOST_HITS
+from index.integrations.milvus.server import MAX_RESULTS
 from index.storage.catalogue import Catalogue
-from index.storage.queries import clip_count, deleted_since, iter_embeddings, last_change, load_embeddings, log_covers
+from index.storage.changes import count_clips, deleted_since, last_change, log_covers
+from index.storage.queries import iter_embeddings, load_embeddings
 from index.vectors.faiss_kinds import Float32, Int64, Mask
 
+MAX_RANGES = 32
+"""In one filter expression; Milvus 2.3 refuses 64, as the message is nested too deep then."""
+MAX_IDS = 50_000
+"""In one filter expression: half a megabyte of text at most."""
 _SPARE = 16
-"""Asked for beyond what is wanted: the mark, and what came a moment ago."""
+"""Results beyond those needed: the checkpoint's row, and clips added a moment ago."""
 
 Scored = tuple[Float32, Int64]
 """(cosines, ids), each (N,)."""
 
 
-class Proposing(Protocol):
-    """Asks the copy that serves at the moment; ``share`` of all clips can be found at most."""
+class CandidateSource(Protocol):
+    """Searches the replica that currently serves."""
 
-    def propose(self, vector: Float32, k: int, expression: str, share: float) -> list[int]:
-        """The ids of at most ``k`` vectors nearest to ``vector`` (D,) that ``expression`` is true of. As
-        ``MilvusServer.search``.
+    def candidates(self, query: Float32, k: int, expression: str, share: float) -> list[int]:
+        """Return the ids of at most ``k`` vectors nearest to ``query`` (D,) that match ``expression``.
+
+        ``share``: the fraction of all clips that match it, at most. Raises VectorsUnavailable.
         """
 
 
 class MilvusVectors:
-    """The vectors of one state, for as long as its read transaction is open."""
+    """The vectors of one state, valid while its read transaction is open."""
 
-    def __init__(self, catalogue: Catalogue, connection: sqlite3.Connection, width: int, copy: Proposing) -> None:
+    def __init__(self, catalogue: Catalogue, connection: sqlite3.Connection, dim: int, source: CandidateSource) -> None:
         self._catalogue = catalogue
         self._connection = connection
-        self._width = width
-        self._copy = copy
+        self._dim = dim
+        self._source = source
         self._change, _ = last_change(connection)
 
     @property
     def is_exact(self) -> bool:
-        """As ``VectorSnapshot.is_exact``: Milvus may search a graph."""
+        """False: Milvus may search a graph."""
         return False
 
     def search(self, queries: Float32, k: int, allowed: Mask | None = None) -> tuple[Float32, Int64]:
-        """As ``VectorSnapshot.search``. Raises VectorsUnavailable where Milvus does not answer."""
-        found = [self._nearest(query, k, allowed) for query in queries]
-        fewest = min((len(ids) for _, ids in found), default=0)
-        cosines = np.array([one[:fewest] for one, _ in found], np.float32).reshape(len(queries), fewest)
-        return cosines, np.array([ids[:fewest] for _, ids in found], np.int64).reshape(len(queries), fewest)
+        """See ``VectorSnapshot.search``. Raises VectorsUnavailable if Milvus does not respond."""
+        results = [self._search(query, k, allowed) for query in queries]
+        count = min((len(ids) for _, ids in results), default=0)
+        cosines = np.array([scores[:count] for scores, _ in results], np.float32).reshape(len(queries), count)
+        return cosines, np.array([ids[:count] for _, ids in results], np.int64).reshape(len(queries), count)
 
-    def _nearest(self, query: Float32, k: int, allowed: Mask | None) -> Scored:
-        filters = expressions(allowed)
-        if not filters:
-            return np.empty(0, np.float32), np.empty(0, np.int64)
+    def _search(self, query: Float32, k: int, allowed: Mask | None) -> Scored:
+        expressions = filter_expressions(allowed)
         best: Scored = np.empty(0, np.float32), np.empty(0, np.int64)
-        wanted = k + _SPARE
-        while wanted <= MOST_HITS:
-            proposed, is_all = self._proposed(query, wanted, filters, allowed)
-            # After the answer: whatever Milvus had lost by then is in the log by now.
-            gone = self._deleted_later()
-            if gone is None:
-                return self._compared_with_all(query, k, allowed)
-            best = _best(self._scored(query, proposed | gone, allowed), k)
+        if not expressions:
+            return best
+        limit = k + _SPARE
+        while limit <= MAX_RESULTS:
+            candidates, is_all = self._candidates(query, limit, expressions, allowed)
+            # Only now: whatever Milvus lacked when it responded is in the log by now.
+            deleted = self._deleted_since()
+            if deleted is None:
+                return self._compare_all(query, k, allowed)
+            best = _top(self._score(query, candidates | deleted, allowed), k)
             if len(best[1]) >= k or is_all:
                 break
-            wanted *= 2
-        if len(best[1]) < k and len(best[1]) < self._possible(allowed):
-            return self._compared_with_all(query, k, allowed)
+            limit *= 2
+        if len(best[1]) < k:
+            possible = count_clips(self._connection) if allowed is None else int(np.count_nonzero(allowed))
+            if len(best[1]) < possible:
+                return self._compare_all(query, k, allowed)
         return best
 
-    def _proposed(self, query: Float32, wanted: int, filters: list[str], allowed: Mask | None) -> tuple[set[int], bool]:
-        """Clips that may be the nearest, and whether Milvus has no more of them."""
-        share = 1.0 if allowed is None else float(np.count_nonzero(allowed)) / len(filters) / len(allowed)
-        proposed: set[int] = set()
-        is_all = True
-        for expression in filters:
-            ids = self._copy.propose(query, wanted, expression, share)
-            proposed.update(ids)
-            is_all = is_all and len(ids) < wanted
-        return proposed, is_all
+    def _candidates(
+        self, query: Float32, limit: int, expressions: list[str], allowed: Mask | None
+    ) -> tuple[set[int], bool]:
+        """Return ids that may be the nearest, and whether Milvus has no others."""
+        share = 1.0 if allowed is None else float(np.count_nonzero(allowed)) / len(expressions) / len(allowed)
+        results = [self._source.candidates(query, limit, expression, share) for expression in expressions]
+        return {clip_id for ids in results for clip_id in ids}, all(len(ids) < limit for ids in results)
 
-    def _deleted_later(self) -> set[int] | None:
-        """Clips deleted since this state; None where the log of changes does not tell any more."""
-        with self._catalogue.read() as newest:
-            return set(deleted_since(newest, self._change)) if log_covers(newest, self._change) else None
+    def _deleted_since(self) -> set[int] | None:
+        """Return the clips deleted since this state; None if the log no longer has every change."""
+        with self._catalogue.read() as latest:
+            return set(deleted_since(latest, self._change)) if log_covers(latest, self._change) else None
 
-    def _scored(self, query: Float32, ids: Iterable[int], allowed: Mask | None) -> Scored:
-        """Those of ``ids`` that are in this state and allowed, with their cosines."""
-        may_be = [i for i in sorted(ids) if allowed is None or (i < len(allowed) and allowed[i])]
-        there = load_embeddings(self._connection, may_be, self._width)
-        if not there:
+    def _score(self, query: Float32, ids: Iterable[int], allowed: Mask | None) -> Scored:
+        """Return the allowed clips of this state among ``ids``, with their cosines."""
+        allowed_ids = [i for i in sorted(ids) if allowed is None or (i < len(allowed) and allowed[i])]
+        embeddings = load_embeddings(self._connection, allowed_ids, self._dim)
+        if not embeddings:
             return np.empty(0, np.float32), np.empty(0, np.int64)
-        return _cosines(np.stack(list(there.values())), query), np.array(list(there), np.int64)
+        return _cosines(np.stack(list(embeddings.values())), query), np.array(list(embeddings), np.int64)
 
-    def _possible(self, allowed: Mask | None) -> int:
-        return clip_count(self._connection) if allowed is None else int(np.count_nonzero(allowed))
-
-    def _compared_with_all(self, query: Float32, k: int, allowed: Mask | None) -> Scored:
+    def _compare_all(self, query: Float32, k: int, allowed: Mask | None) -> Scored:
         best: Scored = np.empty(0, np.float32), np.empty(0, np.int64)
-        for ids, vectors in iter_embeddings(self._connection, self._width):
+        for ids, vectors in iter_embeddings(self._connection, self._dim):
             if allowed is not None:
-                passing = np.zeros(len(ids), bool)
+                mask = np.zeros(len(ids), bool)
                 known = int(np.searchsorted(ids, len(allowed)))
-                passing[:known] = allowed[ids[:known]]
-                ids, vectors = ids[passing], vectors[passing]
+                mask[:known] = allowed[ids[:known]]
+                ids, vectors = ids[mask], vectors[mask]
             cosines = np.concatenate([best[0], _cosines(vectors, query)])
-            best = _best((cosines, np.concatenate([best[1], ids])), k)
+            best = _top((cosines, np.concatenate([best[1], ids])), k)
         return best
+
+
+def filter_expressions(allowed: Mask | None) -> list[str]:
+    """Return Milvus expressions over ids: exactly one matches each ``allowed`` id, and none any other id.
+
+    One is enough if the ids form few ranges, or if few are allowed or few are not; a search takes one call for each. An
+    empty list: no id is allowed.
+    """
+    if allowed is None:
+        return [""]
+    ids = np.flatnonzero(allowed)
+    if not len(ids):
+        return []
+    starts = ids[np.flatnonzero(np.diff(ids, prepend=-2) > 1)]
+    if len(starts) <= MAX_RANGES:
+        ends = ids[np.flatnonzero(np.diff(ids, append=len(allowed) + 1) > 1)]
+        return [" or ".join(f"(id >= {first} and id <= {last})" for first, last in zip(starts, ends, strict=True))]
+    first, last = int(ids[0]), int(ids[-1])
+    others = first + np.flatnonzero(~allowed[first : last + 1])
+    if len(others) < len(ids) and len(others) <= MAX_IDS:
+        return [f"id >= {first} and id <= {last} and id not in {_id_list(others)}"]
+    return [f"id in {_id_list(ids[start : start + MAX_IDS])}" for start in range(0, len(ids), MAX_IDS)]
+
+
+def _id_list(ids: Int64) -> str:
+    return f"[{','.join(map(str, ids.tolist()))}]"
 
 
 def _cosines(vectors: Float32, query: Float32) -> Float32:
-    """(N,) of vectors (N, D): in float64, so that equal vectors are equally similar wherever they stand."""
+    """Return cosines (N,) of vectors (N, D), in float64 so that equal vectors have equal cosines at any position."""
     return np.asarray(vectors.astype(np.float64) @ query.astype(np.float64), np.float32)
 
 
-def _best(scored: Scored, k: int) -> Scored:
+def _top(scored: Scored, k: int) -> Scored:
     cosines, ids = scored
     order = np.lexsort((ids, -cosines))[:k]
     return cosines[order], ids[order]

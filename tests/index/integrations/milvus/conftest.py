@@ -10,7 +10,7 @@ import pytest
 
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
-from index.integrations.milvus.replica_registry import read_copies
+from index.integrations.milvus.replication import read_replicas
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.numbered import TOKENS, WIDTH, content, manifest
 
@@ -34,7 +34,7 @@ def collection(library: CollectionStore) -> Collection:
 def copy_of(collection: Collection) -> str:
     """The name of its collection in Milvus."""
     with collection.catalogue.read() as connection:
-        current = read_copies(connection).current
+        current = read_replicas(connection).current
     assert current is not None
     return current.name
 

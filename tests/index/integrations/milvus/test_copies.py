@@ -98,4 +98,4 @@ def test_a_growing_collection_gets_a_graph(collection: Collection, monkeypatch: 
     collection.wait_for_index()
     assert collection.index_state().kind == "hnsw"
     assert collection.search(rows[9], 1)[0].clip_id == 1410
-    assert replica_manager.kind_for_milvus("auto", 10**7, "hnsw") == "hnsw"
+    assert replica_manager.milvus_kind("auto", 10**7, "hnsw") == "hnsw"

@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from index.integrations.milvus.filter_expression import expressions
+from index.integrations.milvus.vectors import filter_expressions
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 0.999, 1.0])
 @pytest.mark.parametrize("most", [7, 50_000])
 def test_expressions_say_which_ids_are_allowed(share: float, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.integrations.milvus.filter_expression.MOST_IDS", most)
+    monkeypatch.setattr("index.integrations.milvus.vectors.MAX_IDS", most)
     random = np.random.default_rng(5)
     for mask in (random.random(1000) < share, np.repeat(random.random(20) < share, 50)):
-        stated = [compile(expression, "filter", "eval") for expression in expressions(mask)]
+        stated = [compile(expression, "filter", "eval") for expression in filter_expressions(mask)]
         for i in [*range(0, 1000, 7), 49, 50, 51, 999, 1000, 1001]:
             true = sum(eval(expression, {"id": i}) for expression in stated)  # Python reads them as Milvus does
             assert true == (1 if i < len(mask) and mask[i] else 0)
-    assert expressions(None) == [""]
+    assert filter_expressions(None) == [""]
 
 
 def test_few_ids_are_named_where_few_pass_or_few_do_not() -> None:
     few = np.arange(100_000) % 1000 == 1  # 100 ids, too far apart for ranges
-    assert [len(expressions(mask)[0]) < 1000 for mask in (few, ~few)] == [True, True]
+    assert [len(filter_expressions(mask)[0]) < 1000 for mask in (few, ~few)] == [True, True]

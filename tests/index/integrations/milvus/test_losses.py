@@ -42,7 +42,7 @@ def test_without_milvus_writes_stand_and_searches_say_why(
         assert "written, and not yet in Milvus" in caplog.text
         assert [video.id for video in collection.videos()] == [2, added]
         with monkeypatch.context() as patch:  # it does not take the time of a call that nobody answers
-            patch.setattr(server.MilvusServer, "_connected", lambda *_: pytest.fail("a call was made"))
+            patch.setattr(server.MilvusServer, "_connect", lambda *_: pytest.fail("a call was made"))
             for _ in range(2):
                 with pytest.raises(StorageError, match=milvus.url):
                     collection.search(vectors_of(3)[0], 5)
@@ -142,8 +142,8 @@ def dying(milvus: MilvusUnderTest) -> Iterator[Callable[[Path, str, str], list[s
     ("when", "call", "expected"),
     [
         ("before", "upsert", [1, 2, 3]),
-        ("before", "write_mark", [1, 2, 3]),
-        ("after", "write_mark", [1, 2, 3]),
+        ("before", "write_checkpoint", [1, 2, 3]),
+        ("after", "write_checkpoint", [1, 2, 3]),
         ("before", "delete", [2]),
         ("after", "delete", [2]),
     ],
@@ -166,7 +166,7 @@ def test_killed_between_the_commit_and_milvus(
 def test_filling_goes_on_where_it_was_stopped(
     milvus: MilvusUnderTest, collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replication, "_CLIPS_AT_ONCE", 100)
+    monkeypatch.setattr(replication, "_CLIPS_PER_STEP", 100)
     add(collection, *range(3))
     collection.add_video(*many_clips(1000)[:2])
     milvus.client().drop_collection(copy_of(collection))

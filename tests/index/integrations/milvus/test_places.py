@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from index.collection_store import CollectionStore
-from index.vectors.backend import check_place
+from index.vectors.interface import check_backend
 from tests.index.milvus_server import MilvusUnderTest
 from tests.index.numbered import add, manifest, new_collection, numbers_in
 from tests.tools import find_tool
@@ -30,14 +30,14 @@ from vitascope.errors import InvalidInput, StorageError
 )
 def test_places_that_cannot_be(given: object, expected: str) -> None:
     with pytest.raises(InvalidInput) as raised:
-        check_place(given)
+        check_backend(given)
     assert expected in str(raised.value)
     assert "secret" not in str(raised.value)
 
 
 def test_without_pymilvus_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(StorageError, match=r"pip install --editable '\.\[milvus\]'"):
+    with pytest.raises(StorageError, match=r"pip install 'vitascope\[milvus\]'"):
         new_collection(tmp_path, vectors="http://127.0.0.1:1")
 
 
@@ -50,7 +50,7 @@ def test_the_token_is_read_from_the_environment_and_kept_nowhere(
     assert numbers_in(collection) == [1]
     kept = [path for path in collection.folder.rglob("*") if path.is_file() and b"SecretMilvus" in path.read_bytes()]
     assert kept == []
-    assert "SecretMilvus" not in json.dumps(collection.catalogue.stated())
+    assert "SecretMilvus" not in json.dumps(collection.catalogue.read_meta())
 
 
 def test_a_path_is_a_milvus_lite_in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

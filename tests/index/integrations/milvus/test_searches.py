@@ -9,7 +9,7 @@ import pytest
 
 from index.collection import Collection
 from index.integrations.milvus import server, vectors
-from index.integrations.milvus.filter_expression import MOST_RANGES, expressions
+from index.integrations.milvus.vectors import MAX_RANGES, filter_expressions
 from index.storage.filters import parse_filter
 from index.vectors import faiss_kinds
 from tests.index.integrations.milvus.conftest import copy_of, many_clips
@@ -21,7 +21,7 @@ def test_a_search_sees_one_state_whatever_milvus_has_by_then(collection: Collect
     add(collection, *range(20))
     everything = [hit.clip_id for hit in collection.search(vectors_of(3)[0], 100)]
     allowed = np.arange(200) % 3 == 1
-    with collection.level() as (_, view):
+    with collection.snapshot() as (_, view):
         for video in collection.videos()[::2]:
             collection.delete_video(video.id)
         add(collection, *range(20, 60))
@@ -56,7 +56,7 @@ def test_a_search_under_which_its_copy_is_replaced_goes_on_in_the_new_one(
 def test_more_than_milvus_returns_is_found_all_the_same(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vectors, "MOST_HITS", 30)
+    monkeypatch.setattr(vectors, "MAX_RESULTS", 30)
     video, clips, rows = many_clips(100)
     collection.add_video(video, clips)
     for k in (10, 60, 1000):
@@ -70,7 +70,7 @@ def test_more_than_milvus_returns_is_found_all_the_same(
 def test_threads_find_what_they_wrote_while_the_index_is_replaced(
     collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faiss_kinds, "LEAST", dict.fromkeys(faiss_kinds.LEAST, 0))
+    monkeypatch.setattr(faiss_kinds, "MIN_CLIPS", dict.fromkeys(faiss_kinds.MIN_CLIPS, 0))
 
     def write_and_look(first: int) -> None:
         for number in range(first, first + 12):
@@ -103,13 +103,13 @@ def test_milvus_reads_the_longest_expressions(collection: Collection, monkeypatc
         "in": np.arange(3001) % 3 == 1,
         "not in": np.arange(3001) % 3 != 1,
     }
-    assert len(expressions(passing["ranges"][: 80 * MOST_RANGES])[0].split(" or ")) == MOST_RANGES
-    passing["ranges"][80 * MOST_RANGES :] = False
+    assert len(filter_expressions(passing["ranges"][: 80 * MAX_RANGES])[0].split(" or ")) == MAX_RANGES
+    passing["ranges"][80 * MAX_RANGES :] = False
     for parts in (1, 4):
-        monkeypatch.setattr("index.integrations.milvus.filter_expression.MOST_IDS", 3000 // parts)
+        monkeypatch.setattr("index.integrations.milvus.vectors.MAX_IDS", 3000 // parts)
         for mask in passing.values():
             mask[0] = False
-            with collection.level() as (_, view):
+            with collection.snapshot() as (_, view):
                 found = view.search(rows[:3], 50, mask)[1]
             for query, ids in zip(rows[:3], found, strict=True):
                 order = np.argsort(-(rows.astype(np.float64) @ query), kind="stable") + 1
