@@ -7,7 +7,7 @@
 .PHONY: help demo test lint types imports unit format env train-env compose-check image image-gpu image-distributed \
 	image-check docker-check clean data bundle results study distil frontier measure-training bench-ingest bench-index bench-service \
 	bench-page screenshots bench-variants soak chaos milvus-check \
-	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check
+	kserve-check triton-check mlserver-check gpu-check golden release docs docs-check reference
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -182,6 +182,9 @@ docker-check: $(VENV)/.test ## docs/deploy.md as printed on a Docker engine: bui
 
 docs: $(VENV)/.test ## the documentation as a site, in .site
 	$(BIN)/zensical build --strict --config-file mkdocs.yml
+
+reference: $(VENV)/.test ## docs/settings.md and docs/metrics.md, written anew from the code
+	$(BIN)/python -m tests.docs.reference_pages
 
 docs-check: $(VENV)/.test ## every command that the documentation prints and that takes no hours (some minutes; port 8000 must be free)
 	OMP_NUM_THREADS=1 VITASCOPE_CHAOS=1 $(BIN)/python -m pytest -q tests/docs $(ARGS)

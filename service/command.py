@@ -11,7 +11,7 @@ from vitascope.cli.options import default_bundle, default_data
 EPILOG = """\
 Everything else is a setting in the environment, with a safe default:
   VITASCOPE_BUNDLES='["/models/two"]'      further models: docs/models.md
-  VITASCOPE_MAX_UPLOAD_BYTES=1073741824    and the other limits: see service/settings.py
+  VITASCOPE_MAX_UPLOAD_BYTES=1073741824    and the other limits: see docs/settings.md
   VITASCOPE_ALLOWED_HOSTS='["search.lan"]' names that the service is reached by
 
 Requests need a key: `vitascope keys create` makes one.

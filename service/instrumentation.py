@@ -29,9 +29,9 @@ class Observer:
     def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
         model, graph = parts_of(calls[0].graph)
         rows = sum(call.rows for call in calls)
-        self.metrics.batch(model, graph, rows, ended - began)
+        self.metrics.record_batch(model, graph, rows, ended - began)
         for call in calls:
-            self.metrics.waited(model, graph, call.asker.bulk, began - call.arrived)
+            self.metrics.record_wait(model, graph, call.asker.bulk, began - call.arrived)
             context = call.asker.context
             if context is not None:
                 note_span(self.tracer, f"queue {graph}", context, call.arrived, began, {"model": model, "graph": graph})
@@ -45,7 +45,7 @@ class Observer:
                 note_span(self.tracer, f"inference {graph}", context, began, ended, facts)
 
     def dropped(self, call: Call, reason: str) -> None:
-        self.metrics.dropped(*parts_of(call.graph), reason)
+        self.metrics.record_dropped(*parts_of(call.graph), reason)
 
     def failed(self, call: Call) -> None:
-        self.metrics.failed(*parts_of(call.graph))
+        self.metrics.record_failed(*parts_of(call.graph))

@@ -68,7 +68,7 @@ def open_service(
         stack.callback(media.close)
         keys = KeyStore(settings.data_dir, settings.admin_digest())
         stack.callback(keys.close)
-        idempotency = Idempotency(IdempotencyStore(settings.data_dir, settings.max_kept_answers))
+        idempotency = Idempotency(IdempotencyStore(settings.data_dir, settings.max_idempotency_keys))
         stack.callback(idempotency.store.close)
         library = CollectionStore(settings.data_dir / "collections", vectors=settings.vector_store, holds_lock=True)
         stack.callback(library.close)
@@ -92,9 +92,9 @@ def open_service(
         )
         stack.callback(scheduler.close)
         decoding = DecodingPool(
-            settings.processes(),
-            memory_bytes=settings.decoding_memory_bytes,
-            seconds=settings.decoding_seconds,
+            settings.decode_process_count(),
+            memory_bytes=settings.decode_memory_bytes,
+            seconds=settings.decode_timeout,
             observer=observer.metrics,
         )
         stack.callback(decoding.close)
@@ -127,15 +127,15 @@ def open_service(
             operations=operations,
             broadcaster=Broadcaster(library.open, settings.max_streams, settings.client_streams),
             webhooks=webhooks,
-            backlog=Backlog(max(MIN_ACCEPTED, 2 * settings.processes()), settings.queue_timeout),
+            backlog=Backlog(max(MIN_ACCEPTED, 2 * settings.decode_process_count()), settings.queue_timeout),
             heavy=Pool("model", settings.request_threads, settings.max_queue),
             light=Pool("files", settings.io_threads, settings.max_queue),
             searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_queue),
             writes=Pool("writes", settings.write_threads, settings.max_requests),
-            ingestion=Pool("ingestion", *settings.upload_places()),
+            ingestion=Pool("ingestion", *settings.upload_pool_size()),
             resources=stack.pop_all(),
         )
-    _register_gauges(service)
+    _bind_gauges(service)
     return service
 
 
@@ -169,15 +169,15 @@ async def run_service(service: Service) -> AsyncIterator[None]:
         yield
 
 
-def _register_gauges(service: Service) -> None:
-    """Register gauges whose values are read at every scrape."""
-    show, scheduler, decoding = service.observer.metrics.show, service.scheduler, service.decoding
-    show("vitascope_calls_waiting", "Calls that wait for the model", scheduler.waiting)
-    show("vitascope_models_failed", "Models that should serve and could not be loaded", service.models.failed)
-    show("vitascope_inference_restarts", "Deaths of the model's thread", lambda: scheduler.restarts)
-    show("vitascope_body_bytes_in_flight", "Of bodies under way", lambda: service.concurrency.bytes)
-    show("vitascope_decoding_processes", "Decoding processes that are ready or at work", lambda: decoding.alive)
-    show("vitascope_decoding_waiting", "Tasks that wait for a decoding process", lambda: decoding.queue_length)
-    show("vitascope_event_streams", "Event streams that are open", lambda: service.broadcaster.open_streams)
+def _bind_gauges(service: Service) -> None:
+    """Bind gauges to what they measure."""
+    bind, scheduler, decoding = service.observer.metrics.bind_gauge, service.scheduler, service.decoding
+    bind("vitascope_calls_waiting", scheduler.waiting)
+    bind("vitascope_models_failed", service.models.failed)
+    bind("vitascope_inference_restarts", lambda: scheduler.restarts)
+    bind("vitascope_body_bytes_in_flight", lambda: service.concurrency.bytes)
+    bind("vitascope_decoding_processes", lambda: decoding.alive)
+    bind("vitascope_decoding_waiting", lambda: decoding.queue_length)
+    bind("vitascope_event_streams", lambda: service.broadcaster.open_streams)
     if service.webhooks is not None:
-        show("vitascope_webhooks_pending", "Messages that were not taken yet", service.webhooks.store.pending)
+        bind("vitascope_webhooks_pending", service.webhooks.store.pending)

@@ -1,140 +1,172 @@
-"""What is counted, for Prometheus: base units, one registry per service, labels with few values only."""
+"""Prometheus metrics of a service. docs/metrics.md is generated from ``METRICS``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-ROWS = (1, 2, 4, 8, 16, 32, 64)
+SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+ROWS_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class MetricSpec(NamedTuple):
+    """Name, type, description and labels of a metric. Labels have few values: routes are templates."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    description: str
+    labels: tuple[str, ...] = ()
+
+
+METRICS = (
+    MetricSpec(
+        "vitascope_requests",
+        "counter",
+        "Requests; status 499: the client disconnected before the response",
+        ("method", "route", "status"),
+    ),
+    MetricSpec("vitascope_request_seconds", "histogram", "Time from request to response", ("route",)),
+    MetricSpec("vitascope_requests_in_flight", "gauge", "Requests in progress"),
+    MetricSpec(
+        "vitascope_stage_seconds",
+        "histogram",
+        "Time of a stage of a request: decode, embed, search, rerank",
+        ("stage",),
+    ),
+    MetricSpec("vitascope_body_bytes_in_flight", "gauge", "Bytes of request bodies in progress"),
+    MetricSpec("vitascope_event_streams", "gauge", "Open event streams"),
+    MetricSpec("vitascope_webhooks_pending", "gauge", "Webhook messages that are not yet delivered"),
+    MetricSpec("vitascope_models_failed", "gauge", "Models that failed to load"),
+    MetricSpec("vitascope_calls_waiting", "gauge", "Queued calls of model graphs"),
+    MetricSpec(
+        "vitascope_queue_wait_seconds",
+        "histogram",
+        "Time of a graph call in the queue; kind: interactive, bulk",
+        ("model", "graph", "kind"),
+    ),
+    MetricSpec("vitascope_batch_rows", "histogram", "Texts or clips of a graph run", ("model", "graph")),
+    MetricSpec("vitascope_inference_seconds", "histogram", "Time of a graph run", ("model", "graph")),
+    MetricSpec(
+        "vitascope_calls_dropped",
+        "counter",
+        "Graph calls that were dropped before the model: refused, expired, abandoned",
+        ("model", "graph", "reason"),
+    ),
+    MetricSpec("vitascope_calls_failed", "counter", "Graph calls that failed", ("model", "graph")),
+    MetricSpec("vitascope_inference_restarts", "gauge", "Restarts of inference threads that had died"),
+    MetricSpec("vitascope_decoding_processes", "gauge", "Running decoding processes"),
+    MetricSpec("vitascope_decoding_waiting", "gauge", "Tasks that wait for a decoding process"),
+    MetricSpec(
+        "vitascope_decoding_wait_seconds", "histogram", "Time of a decoding task in the queue", ("operation", "kind")
+    ),
+    MetricSpec("vitascope_decoding_seconds", "histogram", "Time of a decoding task", ("operation",)),
+    MetricSpec(
+        "vitascope_decoding_processes_lost",
+        "counter",
+        "Ended decoding processes: crashed, killed, timeout, cancelled, malformed, start",
+        ("reason",),
+    ),
+    MetricSpec(
+        "vitascope_cache_lookups",
+        "counter",
+        "Lookups in a cache (texts, clips): hit, miss, or shared with a concurrent request",
+        ("cache", "result"),
+    ),
+    MetricSpec("vitascope_cache_evictions", "counter", "Entries removed from a full cache", ("cache",)),
+    MetricSpec("vitascope_cache_bytes", "gauge", "Bytes in a cache", ("cache",)),
+    MetricSpec("vitascope_cache_entries", "gauge", "Entries in a cache", ("cache",)),
+)
 
 
 class Metrics:
-    """The metrics of one service. Also the observer of the decoding pool and of the caches."""
+    """The metrics of one service, with a registry of its own; observer of the decoding pool and of the caches."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "vitascope_requests", "Answered requests", ["method", "route", "status"], registry=registry
-        )
-        self._request_seconds = Histogram(
-            "vitascope_request_seconds", "From request to answer", ["route"], buckets=SECONDS, registry=registry
-        )
-        self._in_flight = Gauge("vitascope_requests_in_flight", "Requests under way", registry=registry)
-        self._queue = Histogram(
-            "vitascope_queue_wait_seconds",
-            "From a call of a graph to its turn",
-            ["model", "graph", "kind"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._batch = Histogram(
-            "vitascope_batch_rows", "Rows in one run", ["model", "graph"], buckets=ROWS, registry=registry
-        )
-        self._inference = Histogram(
-            "vitascope_inference_seconds", "One run of a graph", ["model", "graph"], buckets=SECONDS, registry=registry
-        )
-        self._dropped = Counter(
-            "vitascope_calls_dropped",
-            "Calls that never reached the model",
-            ["model", "graph", "reason"],
-            registry=registry,
-        )
-        self._failed = Counter(
-            "vitascope_calls_failed", "Calls that failed in a graph", ["model", "graph"], registry=registry
-        )
-        self._decoding_waits = Histogram(
-            "vitascope_decoding_wait_seconds",
-            "From a file's task to its turn in a decoding process",
-            ["operation", "kind"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._decoding = Histogram(
-            "vitascope_decoding_seconds",
-            "A file's task in a decoding process",
-            ["operation"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._decoders_lost = Counter(
-            "vitascope_decoding_processes_lost", "Decoding processes ended", ["reason"], registry=registry
-        )
-        self._lookups = Counter(
-            "vitascope_cache_lookups", "Values looked for in a cache", ["cache", "result"], registry=registry
-        )
-        self._evictions = Counter(
-            "vitascope_cache_evictions", "Values that made room in a cache", ["cache"], registry=registry
-        )
-        self._cache_bytes = Gauge("vitascope_cache_bytes", "What a cache holds", ["cache"], registry=registry)
-        self._cache_entries = Gauge("vitascope_cache_entries", "Values in a cache", ["cache"], registry=registry)
-        self._stages = Histogram(
-            "vitascope_stage_seconds",
-            "Time in one stage of a request",
-            ["stage"],
-            buckets=SECONDS,
-            registry=registry,
-        )
+        self.registry = CollectorRegistry()
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for spec in METRICS:
+            match spec.type:
+                case "counter":
+                    self._counters[spec.name] = Counter(
+                        spec.name, spec.description, spec.labels, registry=self.registry
+                    )
+                case "gauge":
+                    self._gauges[spec.name] = Gauge(spec.name, spec.description, spec.labels, registry=self.registry)
+                case "histogram":
+                    buckets = ROWS_BUCKETS if spec.name.endswith("_rows") else SECONDS_BUCKETS
+                    self._histograms[spec.name] = Histogram(
+                        spec.name, spec.description, spec.labels, buckets=buckets, registry=self.registry
+                    )
 
-    def show(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """A gauge whose value is asked for at every scrape."""
-        Gauge(name, what, registry=self.registry).set_function(value)
+    def bind_gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Read a gauge's value from a function at every scrape."""
+        self._gauges[name].set_function(read)
 
-    def show_cache(self, cache: str, size: Callable[[], float], entries: Callable[[], float]) -> None:
-        """How much a cache holds, in bytes and in values, asked for at every scrape."""
-        self._cache_bytes.labels(cache).set_function(size)
-        self._cache_entries.labels(cache).set_function(entries)
+    def bind_cache(self, cache: str, read_bytes: Callable[[], float], read_entries: Callable[[], float]) -> None:
+        """Read the size of a cache from functions at every scrape."""
+        self._gauges["vitascope_cache_bytes"].labels(cache).set_function(read_bytes)
+        self._gauges["vitascope_cache_entries"].labels(cache).set_function(read_entries)
 
-    def text(self) -> bytes:
-        """Everything, in Prometheus's text format."""
+    def to_text(self) -> bytes:
+        """Return all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what happens inside as this stage: decode, search, rerank and the like."""
-        began = perf_counter()
+        """Measure the time of the context as a stage of a request."""
+        started_at = perf_counter()
         try:
             yield
         finally:
-            self._stages.labels(name).observe(perf_counter() - began)
+            self._observe("vitascope_stage_seconds", perf_counter() - started_at, name)
 
     @contextmanager
-    def under_way(self) -> Iterator[None]:
-        """A request, while it is being answered."""
-        with self._in_flight.track_inprogress():
+    def request_in_flight(self) -> Iterator[None]:
+        """Count a request in progress for the duration of the context."""
+        with self._gauges["vitascope_requests_in_flight"].track_inprogress():
             yield
 
-    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(method, route, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+    def record_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        self._count("vitascope_requests", method, route, str(status))
+        self._observe("vitascope_request_seconds", seconds, route)
 
-    def batch(self, model: str, graph: str, rows: int, seconds: float) -> None:
-        self._batch.labels(model, graph).observe(rows)
-        self._inference.labels(model, graph).observe(seconds)
+    def record_batch(self, model: str, graph: str, rows: int, seconds: float) -> None:
+        self._observe("vitascope_batch_rows", rows, model, graph)
+        self._observe("vitascope_inference_seconds", seconds, model, graph)
 
-    def waited(self, model: str, graph: str, bulk: bool, seconds: float) -> None:
-        self._queue.labels(model, graph, "bulk" if bulk else "interactive").observe(seconds)
+    def record_wait(self, model: str, graph: str, bulk: bool, seconds: float) -> None:
+        self._observe("vitascope_queue_wait_seconds", seconds, model, graph, "bulk" if bulk else "interactive")
 
-    def dropped(self, model: str, graph: str, reason: str) -> None:
-        self._dropped.labels(model, graph, reason).inc()
+    def record_dropped(self, model: str, graph: str, reason: str) -> None:
+        self._count("vitascope_calls_dropped", model, graph, reason)
+
+    def record_failed(self, model: str, graph: str) -> None:
+        self._count("vitascope_calls_failed", model, graph)
 
     def task_finished(self, operation: str, bulk: bool, wait_seconds: float, run_seconds: float) -> None:
-        self._decoding_waits.labels(operation, "bulk" if bulk else "interactive").observe(wait_seconds)
-        self._decoding.labels(operation).observe(run_seconds)
+        kind = "bulk" if bulk else "interactive"
+        self._observe("vitascope_decoding_wait_seconds", wait_seconds, operation, kind)
+        self._observe("vitascope_decoding_seconds", run_seconds, operation)
 
     def worker_lost(self, reason: str) -> None:
-        self._decoders_lost.labels(reason).inc()
+        self._count("vitascope_decoding_processes_lost", reason)
 
     def looked_up(self, cache: str, *, hits: int, shared: int, misses: int) -> None:
         for result, count in (("hit", hits), ("shared", shared), ("miss", misses)):
             if count:
-                self._lookups.labels(cache, result).inc(count)
+                self._count("vitascope_cache_lookups", cache, result, amount=count)
 
     def evicted(self, cache: str, count: int) -> None:
-        self._evictions.labels(cache).inc(count)
+        self._count("vitascope_cache_evictions", cache, amount=count)
 
-    def failed(self, model: str, graph: str) -> None:
-        self._failed.labels(model, graph).inc()
+    def _count(self, name: str, *labels: str, amount: int = 1) -> None:
+        self._counters[name].labels(*labels).inc(amount)
+
+    def _observe(self, name: str, value: float, *labels: str) -> None:
+        self._histograms[name].labels(*labels).observe(value)

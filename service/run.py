@@ -35,7 +35,7 @@ def serve(settings: Settings) -> None:
     """
     use_few_arenas()
     allow_open_files()
-    settings.check_reach()
+    settings.check_exposure()
     set_up_logs(settings)
     # Before the service is opened: whoever starts a second one by mistake should hear of the port.
     with ExitStack() as stack:

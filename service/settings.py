@@ -1,6 +1,6 @@
-"""Every setting of the service, with safe defaults; each is the environment variable ``VITASCOPE_<NAME>``.
+"""Settings of the service. Each is the environment variable ``VITASCOPE_<NAME>``; lists are written as JSON.
 
-Lists are written as JSON: ``VITASCOPE_ALLOWED_ROOTS='["/videos"]'``.
+docs/settings.md is generated from these classes: docstrings of classes are sections, those of fields descriptions.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ from vitascope.media.limits import MediaLimits
 from vitascope.network import is_loopback
 
 Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0)]
 HostPattern = Annotated[str, Field(pattern=r"^(\*\.)?([a-z0-9_-]+\.)+[a-z0-9_-]+$")]
+Ports = Annotated[set[Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1)]
+Schemes = Annotated[set[Literal["https", "http"]], Field(min_length=1)]
 MIB = 1024**2
 FORM_OVERHEAD = 512 * 1024
 """Bytes that the boundaries of a form may have."""
-
 
 RENAMED = {
     "answer_idle_seconds": "write_timeout",
@@ -41,19 +45,28 @@ RENAMED = {
     "body_idle_seconds": "read_timeout",
     "body_rate": "min_body_rate",
     "decoders": "job_decode_threads",
+    "decoding_memory_bytes": "decode_memory_bytes",
+    "decoding_processes": "decode_processes",
+    "decoding_seconds": "decode_timeout",
     "drain_seconds": "shutdown_delay",
     "files_in_flight": "job_concurrency",
     "head_seconds": "header_timeout",
     "keep_alive_seconds": "keep_alive_timeout",
     "lanes": "inference_workers",
     "max_head_bytes": "max_header_bytes",
+    "max_kept_answers": "max_idempotency_keys",
     "max_waiting": "max_queue",
     "max_waiting_bytes": "max_queue_bytes",
+    "metrics_without_key": "public_metrics",
     "queue_seconds": "queue_timeout",
     "readers": "io_threads",
+    "request_seconds": "request_timeout",
     "shutdown_seconds": "shutdown_timeout",
     "thumbnail_side": "thumbnail_size",
     "upload_workers": "upload_threads",
+    "url_fetch_redirects": "url_fetch_max_redirects",
+    "url_fetch_refused": "url_fetch_blocked_networks",
+    "url_fetch_seconds": "url_fetch_timeout",
     "vectors": "vector_store",
     "workers": "request_threads",
     "writers": "write_threads",
@@ -61,195 +74,319 @@ RENAMED = {
 """Settings of version 0.2 and their successors: a variable that is set and ignored would go unnoticed."""
 
 
-def _hidden(key: object) -> str | None:
-    """The digest in place of the key, so that no setting that is shown, logged or dumped has the key."""
+def _hash_admin_key(key: object) -> str | None:
+    """Replace the key by its digest, so that settings that are shown, logged or dumped do not reveal it."""
     try:
         return None if key is None or key == "" else admin_key_digest(str(key)).hex()
     except InvalidInput as error:
         raise ValueError(str(error)) from error
 
 
-class Settings(BaseSettings):
-    """Where things are, who may come in, and how much one request may ask for. Sizes in bytes, times in
-    seconds.
-    """
+class _Section(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="VITASCOPE_", frozen=True, extra="forbid", use_attribute_docstrings=True
+    )
 
-    model_config = SettingsConfigDict(env_prefix="VITASCOPE_", frozen=True, extra="forbid")
 
-    # Where things are
+class _BasicSettings(_Section):
+    """Data, models and addresses"""
+
     data_dir: Path = Field(default_factory=default_data)
+    """Folder of collections, uploads, keys and backups."""
     bundle: Path = Field(default_factory=default_bundle)
-    """The model that serves whoever names none, unless another one was made the default while the service ran."""
+    """Bundle of the default model, unless another one was made the default while the service ran."""
     bundles: list[Path] = []
-    """Further models that serve from the start on."""
+    """Bundles of further models."""
     bundles_root: Path | None = None
-    """Bundles in this folder, at any depth, may be added while the service runs; None: only those named above."""
+    """Folder below which bundles may be added while the service runs. Unset: only the bundles named above."""
     require_signature: bool = False
-    """Whether each bundle must be signed by one of ``trusted_keys``, at the start and when it is added."""
+    """Require that each bundle is signed by one of `trusted_keys`."""
     trusted_keys: list[Path] = []
-    """Public keys, or folders of them (``*.pub``), as ``vitascope bundle keygen`` writes them."""
-    max_models: Annotated[Count, Field(description="that are loaded or could not be; no further one is added")] = 8
+    """Public keys, or folders of them (`*.pub`), as written by `vitascope bundle keygen`."""
+    max_models: Count = 8
+    """Models, including those that failed to load."""
     engine: str = "onnxruntime"
-    """What runs the graphs: onnxruntime, in this process, or ``kserve:`` and the URL of a server that has them."""
+    """Inference engine: `onnxruntime`, in this process, or `kserve:` and the URL of a server that has the graphs."""
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = "auto"
-    threads: Annotated[int, Field(ge=0, description="threads for the model; 0: one per core")] = 0
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535, description="0: any free one")] = 8000
-    health_port: Annotated[int, Field(ge=0, le=65535, description="0: none of its own")] = 0
-    """Where only ``/livez`` and ``/readyz`` are answered, by a thread of their own."""
-    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
-
-    otlp_endpoint: str | None = None
-    """Where traces go, OTLP over HTTP, such as ``http://collector:4318``; None: nowhere."""
-    log_format: Literal["text", "json"] = "text"
-
+    """Device that runs the graphs."""
+    threads: CountOrZero = 0
+    """Threads of one graph run. 0: one per core."""
     vector_store: str = "faiss"
-    """Where the vectors of new collections are searched: faiss, in this process, or the URL of a Milvus server."""
+    """Vector index of new collections: `faiss`, in this process, or the URL of a Milvus server."""
+    operations_dir: Path | None = None
+    """Folder of backups and exports. Unset: `operations` in the data folder."""
+    max_operations: Count = 20
+    """Operations that are kept, with their files, until they are deleted."""
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Port = 8000
+    """Port to listen on. 0: any free port."""
+    health_port: Port = 0
+    """Additional port for `/livez` and `/readyz`, served by a thread of its own. 0: none."""
 
-    # Who may come in
+
+class _AccessSettings(_Section):
+    """Access"""
+
     allow_unauthenticated: bool = False
-    """Ask nobody for a key. Only where the service listens on this machine alone."""
-    admin_key: Annotated[str | None, BeforeValidator(_hidden), Field(repr=False, description="SHA-256, as hex")] = None
-    """A key that may do everything, beside those that are kept; its text is forgotten at once."""
+    """Require no API keys. Only with a loopback `host`."""
+    admin_key: Annotated[str | None, BeforeValidator(_hash_admin_key), Field(repr=False)] = None
+    """An API key with all scopes, in addition to the stored ones, of at least 32 characters. Only its SHA-256 is kept
+    in memory.
+    """
     admin_key_file: Path | None = None
-    """A file that holds such a key, in place of the key itself."""
-    metrics_without_key: bool = False
-    """Show /metrics to whoever reaches the service."""
+    """File with such a key, in place of `admin_key`."""
+    public_metrics: bool = False
+    """Serve `/metrics` without an API key."""
     trusted_proxies: list[str] = []
-    """Addresses whose X-Forwarded-For and X-Forwarded-Proto tell the client's address and scheme."""
+    """Addresses of proxies whose X-Forwarded-For and X-Forwarded-Proto headers are used."""
     allowed_hosts: list[str] = []
-    """Host names that requests may carry, without port, besides those of this machine itself."""
+    """Host names, without port, that requests may carry, besides localhost and `host`."""
     cors_origins: list[str] = []
-    """Other web origins whose pages may use the service, such as ``https://portal.example``."""
+    """Other web origins whose pages may use the service, such as `https://portal.example`."""
     allowed_roots: list[Path] = []
-    """Folders that indexing jobs may name, besides ``incoming`` in the data folder."""
-
+    """Folders whose files jobs may index and the service may play, besides `incoming` in the data folder."""
     allowed_urls: list[str] = []
-    """URLs that indexing jobs may fetch from, such as ``s3://bucket/videos/``; what begins with one may be named."""
+    """URL prefixes that jobs may fetch from without further checks, such as `s3://bucket/videos/`."""
 
-    # Videos behind URLs of any public host
+
+class _UrlFetchSettings(_Section):
+    """Videos from public URLs"""
+
     url_fetch: Literal["off", "on"] = "off"
-    """Whether whoever may add videos may name URLs of hosts that nobody vouched for; all else here says which."""
-    url_fetch_schemes: Annotated[set[Literal["https", "http"]], Field(min_length=1)] = {"https"}
-    url_fetch_ports: Annotated[set[Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1)] = {443}
+    """Allow keys with the scope `write` to name URLs of public hosts."""
+    url_fetch_schemes: Schemes = {"https"}
+    """Allowed schemes."""
+    url_fetch_ports: Ports = {443}
+    """Allowed ports."""
     url_fetch_hosts: list[HostPattern] = []
-    """Only these names, such as ``media.example`` or ``*.media.example``, all below it; none: any public host."""
-    url_fetch_refused: list[IPvAnyNetwork] = []
-    """Networks that are not connected to besides those that are not public, such as an office's ``2001:db8::/48``."""
-    url_fetch_redirects: Annotated[int, Field(ge=0, le=10, description="that are followed, each checked")] = 0
-    url_fetch_seconds: Annotated[float, Field(gt=0, description="for one file; of size as for uploads")] = 900.0
+    """Allowed host names, such as `media.example` or `*.media.example` (subdomains only). Empty: any public host."""
+    url_fetch_blocked_networks: list[IPvAnyNetwork] = []
+    """Networks that are blocked in addition to those that are not public, such as `2001:db8::/48`."""
+    url_fetch_max_redirects: Annotated[int, Field(ge=0, le=10)] = 0
+    """Redirects that are followed, each checked like the first URL."""
+    url_fetch_timeout: Seconds = 900.0
+    """Seconds for one file, redirects included."""
 
-    # Whom ended jobs are told to
+
+class _WebhookSettings(_Section):
+    """Webhooks"""
+
     webhooks: Literal["off", "on"] = "off"
-    """Whether keys with the scope admin may have ended jobs told to public URLs."""
-    webhook_ports: Annotated[set[Annotated[int, Field(ge=1, le=65535)]], Field(min_length=1)] = {443}
+    """Allow keys with the scope `admin` to create webhooks."""
+    webhook_schemes: Schemes = {"https"}
+    """Allowed schemes."""
+    webhook_ports: Ports = {443}
+    """Allowed ports."""
     webhook_hosts: list[HostPattern] = []
-    """Only these names, such as ``portal.example`` or ``*.portal.example``, all below it; none: any public host."""
+    """Allowed host names, such as `portal.example` or `*.portal.example` (subdomains only). Empty: any public host."""
     webhook_networks: list[IPvAnyNetwork] = []
-    """Networks that messages may go to although they are not public, such as ``10.20.0.0/16``; none: none."""
-    webhook_schemes: Annotated[set[Literal["http", "https"]], Field(min_length=1)] = {"https"}
-    webhook_retry_seconds: Annotated[float, Field(gt=0, description="until a message is given up")] = 3 * 24 * 3600.0
+    """Networks that are allowed although they are not public, such as `10.20.0.0/16`."""
+    webhook_retry_seconds: Seconds = 3 * 24 * 3600.0
+    """Seconds after which an undelivered message is given up."""
 
-    # How much one request may ask for
+
+class _RequestSettings(_Section):
+    """Limits of one request"""
+
     max_upload_bytes: Count = 512 * MIB
-    max_body_bytes: Annotated[Count, Field(description="every body that is no upload")] = MIB
-    max_field_bytes: Annotated[Count, Field(description="one field of a form that is no file")] = 256 * 1024
-    max_form_bytes: Annotated[Count, Field(description="all fields of a form together, its file aside")] = MIB
-    max_form_fields: Annotated[Count, Field(description="fields of one form, its file included")] = 1024
-    max_json_values: Annotated[Count, Field(description="strings, numbers, lists, objects of a JSON body")] = 20_000
-    max_captions: Count = 64
+    """Bytes of an uploaded or fetched file."""
+    max_body_bytes: Count = MIB
+    """Bytes of a request body that is no form."""
+    max_form_bytes: Count = MIB
+    """Bytes of all fields of a form together, without its file."""
+    max_field_bytes: Count = 256 * 1024
+    """Bytes of one form field."""
+    max_form_fields: Count = 1024
+    """Fields of a form, including its file."""
+    max_json_values: Count = 20_000
+    """Strings, numbers, lists and objects of a JSON body or form field."""
     max_text_characters: Count = 4000
+    """Characters of a query, question or caption."""
     max_results: Count = 100
+    """Results on a page of a search."""
     max_rerank: Count = 100
-    max_query_parts: Annotated[Count, Field(description="texts, clips and files of one search")] = 16
-    max_candidates: Annotated[Count, Field(le=10_000, description="clips that events and videos are made of")] = 10_000
+    """Results that are reranked."""
+    max_query_parts: Count = 16
+    """Texts, clips and files of one search."""
+    max_candidates: Annotated[Count, Field(le=10_000)] = 10_000
+    """Clips that results grouped by event or video are made of."""
+    max_captions: Count = 64
+    """Captions of one request for scores."""
     max_answers: Count = 50
-    max_candidate_answers: Annotated[Count, Field(description="that one question may name")] = 1000
-    max_frames: Annotated[Count, Field(description="of one clip that are looked at one by one, for EMScore")] = 32
-    max_inputs: Annotated[Count, Field(description="texts and files of one request for embeddings")] = 2048
+    """Answers to one question."""
+    max_candidate_answers: Count = 1000
+    """Candidate answers of one question."""
+    max_frames: Count = 32
+    """Frames of a clip that are scored one by one (EMScore)."""
+    max_inputs: Count = 2048
+    """Texts and files of one request for embeddings."""
     page_size: Count = 50
+    """Default number of entries on a page of a list."""
     max_page_size: Annotated[Count, Field(le=999)] = 200
-    thumbnail_size: Annotated[Count, Field(ge=16, le=2048, description="pixels, the longer side")] = 320
-    max_pixels: Annotated[Count, Field(description="of one frame")] = 4096 * 2304
-    max_video_seconds: Annotated[float, Field(gt=0)] = 4 * 3600.0
+    """Entries on a page of a list."""
+    thumbnail_size: Annotated[int, Field(ge=16, le=2048)] = 320
+    """Pixels of the longer side of a thumbnail."""
+    request_timeout: Seconds = 120.0
+    """Seconds after which a request is answered 504; `X-Request-Timeout` asks for fewer."""
+
+
+class _MediaSettings(_Section):
+    """Limits of media files and file lists"""
+
+    max_pixels: Count = 4096 * 2304
+    """Pixels of a frame."""
+    max_video_seconds: Seconds = 4 * 3600.0
+    """Duration of a video in seconds."""
     max_video_frames: Count = 1_000_000
+    """Frames of a video."""
+    max_list_rows: Count = 1_000_000
+    """Rows of a file list, or items of a shard."""
+    max_list_columns: Count = 1000
+    """Columns of a file list, or keys of a JSON object in it."""
+    max_list_cell_characters: Annotated[Count, Field(le=MAX_TEXT_LENGTH)] = MAX_TEXT_LENGTH
+    """Characters of a cell of a file list."""
+    max_list_bytes: Count = 256 * MIB
+    """Bytes that a file list or shard stores in the catalogue."""
+    max_list_expansion: Count = 100
+    """The same in multiples of the file's size, above 16 MiB."""
 
-    max_list_rows: Annotated[Count, Field(description="of one file list, or items of one shard")] = 1_000_000
-    max_list_columns: Annotated[Count, Field(description="of a file list, or keys of one JSON object")] = 1000
-    max_list_cell_characters: Annotated[Count, Field(le=MAX_TEXT_LENGTH, description="of one cell")] = MAX_TEXT_LENGTH
-    max_list_bytes: Annotated[Count, Field(description="that a file list or shard stores in the catalogue")] = 256 * MIB
-    max_list_expansion: Annotated[Count, Field(description="the same, by bytes of the file; 16 MiB are allowed")] = 100
 
-    operations_dir: Annotated[Path | None, Field(description="backups and exports; null: in the data folder")] = None
-    max_operations: Annotated[Count, Field(description="that are kept, with their files, until they are deleted")] = 20
+class _ConcurrencySettings(_Section):
+    """Concurrency and rates"""
 
-    # How much happens at once
-    max_requests: Annotated[Count, Field(description="requests under way; more are refused at once")] = 256
-    max_writes: Annotated[Count, Field(description="of them, that add, index or delete; at most seven eighths")] = 112
-    max_uploads: Annotated[Count, Field(description="of them, uploads whose client waits until they are indexed")] = 96
-    max_requests_bytes: Annotated[Count, Field(description="of the bodies under way, also once parsed")] = 2048 * MIB
-    client_rate: Annotated[float, Field(ge=0, description="requests a second of one client; 0: without limit")] = 0.0
-    client_concurrency: Annotated[Count, Field(description="requests of one client under way")] = 128
-    max_streams: Annotated[Count, Field(description="event streams; they are requests under way, too")] = 100
-    client_streams: Annotated[Count, Field(description="event streams of one client")] = 20
-    read_timeout: Annotated[float, Field(gt=0, description="seconds that a request body may pause in all")] = 30.0
-    min_body_rate: Annotated[float, Field(gt=0, description="bytes/s at which a body does not count as paused")] = (
-        4096.0
-    )
-    max_connections: Annotated[int, Field(ge=0, description="open connections; 0: half of the open files allowed")] = 0
-    keep_alive_timeout: Annotated[Count, Field(description="seconds between two requests of a connection")] = 75
-    """Longer than the 60 s of common load balancers, so that the client closes idle connections first."""
-    header_timeout: Annotated[float, Field(gt=0, description="seconds for the headers of a request")] = 10.0
-    max_header_bytes: Annotated[Count, Field(description="request line and headers")] = 64 * 1024
-    write_timeout: Annotated[float, Field(gt=0, description="seconds without a client reading its response")] = 60.0
-    max_kept_answers: Annotated[Count, Field(description="to requests with an Idempotency-Key, of one client")] = (
-        100_000
-    )
-    job_concurrency: Annotated[Count, Field(le=1000, description="files of a job that are begun and not finished")] = 8
-    job_decode_threads: Annotated[
-        int, Field(ge=0, le=256, description="decoding threads of a job; 0: one per core")
-    ] = 0
-    decoding_processes: Annotated[int, Field(ge=0, le=256, description="0: one per core and one more")] = 0
-    """Media files are decoded in them; one is never given to jobs and uploads, so that searches need not wait."""
-    decoding_memory_bytes: Annotated[int, Field(ge=128 * MIB, description="of one of them, for files")] = 1024 * MIB
-    decoding_seconds: Annotated[float, Field(gt=0, description="of one task, and two per second of film")] = 60.0
-    max_item_crashes: Annotated[Count, Field(description="deaths at one file before it is put aside")] = 3
-    queue_timeout: Annotated[float, Field(gt=0, description="seconds that an interactive request may be queued")] = 1.0
-    """A request that is expected to wait longer is rejected at once."""
-    request_threads: Annotated[Count, Field(description="interactive requests that decode or wait for the model")] = 64
-    upload_threads: Annotated[int, Field(ge=0, le=256, description="uploads indexed; 0: one per decoding process")] = 0
-    write_threads: Annotated[Count, Field(description="requests that write to the catalogue or receive an upload")] = 8
-    max_queue: Annotated[Count, Field(description="requests that may wait, for a thread or for the model")] = 256
-    max_queue_bytes: Annotated[Count, Field(description="of what waits for the model")] = 1024 * MIB
-    inference_workers: Annotated[int, Field(ge=0, le=64, description="concurrent graph runs; 0: by device")] = 0
-    max_batch_size: Annotated[Count, Field(description="texts or clips in one run of a graph")] = 32
-    max_batch_tokens: Annotated[Count, Field(description="text tokens in one run of a graph, padding included")] = 4096
-    text_cache_bytes: Annotated[int, Field(ge=0, description="of vectors of texts, in memory; 0: none are kept")] = (
-        32 * MIB
-    )
-    clip_cache_bytes: Annotated[int, Field(ge=0, description="of clips that were looked at, likewise")] = 64 * MIB
-    request_seconds: Annotated[float, Field(gt=0, description="after which a request's answer is not wanted")] = 120.0
-    io_threads: Annotated[Count, Field(description="requests that read the catalogue or files")] = 16
-    shutdown_delay: Annotated[float, Field(ge=0, description="seconds between not ready and not listening")] = 1.0
-    shutdown_timeout: Annotated[float, Field(ge=0, description="seconds for requests in progress and jobs")] = 20.0
+    max_requests: Count = 256
+    """Concurrent requests; more are rejected with 503."""
+    max_writes: Count = 112
+    """Concurrent requests that add, index or delete, at most seven eighths of `max_requests`."""
+    max_uploads: Count = 96
+    """Concurrent uploads whose client waits until they are indexed."""
+    max_requests_bytes: Count = 2048 * MIB
+    """Bytes of memory of all concurrent request bodies, also once parsed."""
+    client_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Requests per second of one client, with bursts of ten seconds' worth; more are rejected with 429. 0: no limit."""
+    client_concurrency: Count = 128
+    """Concurrent requests of one client; more are rejected with 429."""
+    max_streams: Count = 100
+    """Concurrent event streams, which count as requests, too."""
+    client_streams: Count = 20
+    """Concurrent event streams of one client."""
+    max_idempotency_keys: Count = 100_000
+    """Responses to requests with an `Idempotency-Key` that are stored per client."""
+    queue_timeout: Seconds = 1.0
+    """Seconds that a search, score, answer or embedding may be queued. A request that is expected to wait longer is
+    rejected at once with 503.
+    """
+    max_queue: Count = 256
+    """Requests that wait for a thread or for the model."""
+    max_queue_bytes: Count = 1024 * MIB
+    """Bytes of the inputs that wait for the model."""
+    request_threads: Count = 64
+    """Threads for searches, scores, answers and embeddings that decode media or wait for the model."""
+    io_threads: Count = 16
+    """Threads for requests that read the catalogue or files."""
+    write_threads: Count = 8
+    """Threads for requests that write to the catalogue or receive an upload."""
+    upload_threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """Uploads that are indexed concurrently. 0: one per decoding process."""
+
+
+class _ConnectionSettings(_Section):
+    """Connections and shutdown"""
+
+    max_connections: CountOrZero = 0
+    """Open connections. 0: half of the open files that the process may have, less 256, at most 4096."""
+    keep_alive_timeout: Count = 75
+    """Seconds between two requests of a connection. Longer than the 60 s of common load balancers, so that the client
+    closes idle connections first.
+    """
+    header_timeout: Seconds = 10.0
+    """Seconds for the request line and headers."""
+    max_header_bytes: Count = 64 * 1024
+    """Bytes of the request line and headers."""
+    read_timeout: Seconds = 30.0
+    """Seconds that a request body may pause in all."""
+    min_body_rate: Annotated[float, Field(gt=0)] = 4096.0
+    """Bytes per second at which a request body does not count as paused."""
+    write_timeout: Seconds = 60.0
+    """Seconds in which a client reads nothing of its response."""
+    shutdown_delay: Annotated[float, Field(ge=0)] = 1.0
+    """Seconds between `/readyz` answering 503 and the end of listening, for load balancers to notice."""
+    shutdown_timeout: Annotated[float, Field(ge=0)] = 20.0
+    """Seconds for requests in progress and the running job to finish."""
+
+
+class _InferenceSettings(_Section):
+    """Inference, decoding and jobs"""
+
+    inference_workers: Annotated[int, Field(ge=0, le=64)] = 0
+    """Concurrent graph runs. 0: one per core, at most 4; 1 where all graphs run on a GPU; 4 with a remote engine."""
+    max_batch_size: Count = 32
+    """Texts or clips of one graph run."""
+    max_batch_tokens: Count = 4096
+    """Text tokens of one graph run, padding included."""
+    text_cache_bytes: CountOrZero = 32 * MIB
+    """Bytes of cached text embeddings. 0: no cache."""
+    clip_cache_bytes: CountOrZero = 64 * MIB
+    """Bytes of cached clip embeddings and visual tokens. 0: no cache."""
+    decode_processes: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes that decode media files; the first one is reserved for interactive requests. 0: one per core and one
+    more.
+    """
+    decode_memory_bytes: Annotated[int, Field(ge=128 * MIB)] = 1024 * MIB
+    """Bytes of memory of one decoding process."""
+    decode_timeout: Seconds = 60.0
+    """Seconds of one decoding task, plus two per second of video."""
+    job_concurrency: Annotated[Count, Field(le=1000)] = 8
+    """Files of a job that are processed concurrently."""
+    job_decode_threads: Annotated[int, Field(ge=0, le=256)] = 0
+    """Decoding threads of a job. 0: one per core."""
+    max_item_crashes: Count = 3
+    """Crashes at a file before it is quarantined."""
+
+
+class _MonitoringSettings(_Section):
+    """Logs and traces"""
+
+    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    """Least severe level that is logged."""
+    log_format: Literal["text", "json"] = "text"
+    """Format of log lines."""
+    otlp_endpoint: str | None = None
+    """URL of an OpenTelemetry collector (OTLP over HTTP), such as `http://collector:4318`. Unset: no traces."""
+
+
+class Settings(
+    _BasicSettings,
+    _AccessSettings,
+    _UrlFetchSettings,
+    _WebhookSettings,
+    _RequestSettings,
+    _MediaSettings,
+    _ConcurrencySettings,
+    _ConnectionSettings,
+    _InferenceSettings,
+    _MonitoringSettings,
+):
+    """All settings of the service. Sizes in bytes, times in seconds."""
 
     @model_validator(mode="after")
     def _has_one_admin_key(self) -> Self:
         if self.admin_key is not None and self.admin_key_file is not None:
-            raise ValueError("admin_key and admin_key_file are both given; one of them was expected")
+            raise ValueError("admin_key and admin_key_file are both set; one of them was expected")
         return self
 
     @model_validator(mode="after")
-    def _requires_signatures_by_somebody(self) -> Self:
+    def _has_keys_for_signatures(self) -> Self:
         if self.require_signature and not self.trusted_keys:
-            raise ValueError("require_signature is on and trusted_keys names none; a public key was expected")
+            raise ValueError("require_signature is set and trusted_keys is empty; a public key was expected")
         if self.trusted_keys and not self.require_signature:
-            raise ValueError("trusted_keys are given and require_signature is off; on was expected, so that they count")
+            raise ValueError("trusted_keys is set and require_signature is not; require_signature was expected")
         return self
 
     @field_validator("allowed_urls")
     @classmethod
-    def _are_urls(cls, urls: list[str]) -> list[str]:
+    def _check_urls(cls, urls: list[str]) -> list[str]:
         try:
             return [check_url("allowed_urls", url) for url in urls]
         except InvalidInput as error:
@@ -257,64 +394,64 @@ class Settings(BaseSettings):
 
     @field_validator("vector_store")
     @classmethod
-    def _is_place(cls, vectors: str) -> str:
+    def _check_vector_store(cls, value: str) -> str:
         try:
-            return check_backend(vectors)
+            return check_backend(value)
         except InvalidInput as error:
             raise ValueError(str(error)) from error
 
     @field_validator("engine")
     @classmethod
-    def _is_engine(cls, engine: str) -> str:
+    def _check_engine(cls, value: str) -> str:
         try:
-            server_url(engine)
+            server_url(value)
         except InvalidInput as error:
             raise ValueError(str(error)) from error
-        return engine
+        return value
 
     def pipeline_config(self) -> PipelineConfig:
-        """How much an indexing job does at once."""
-        given = {"decoders": self.job_decode_threads} if self.job_decode_threads else {}
-        return PipelineConfig(in_flight=self.job_concurrency, **given)
+        """Return the concurrency of indexing jobs."""
+        decoders = {"decoders": self.job_decode_threads} if self.job_decode_threads else {}
+        return PipelineConfig(in_flight=self.job_concurrency, **decoders)
 
-    def processes(self) -> int:
-        """How many processes decode media files."""
-        return self.decoding_processes or (os.cpu_count() or 1) + 1
+    def decode_process_count(self) -> int:
+        """Return the number of decoding processes."""
+        return self.decode_processes or (os.cpu_count() or 1) + 1
 
-    def upload_places(self) -> tuple[int, int]:
-        """How many uploads are indexed at a time while their clients wait, and how many more may wait for that."""
-        workers = min(self.upload_threads or self.processes(), self.max_uploads)
+    def upload_pool_size(self) -> tuple[int, int]:
+        """Return how many uploads are indexed concurrently, and how many more may be queued."""
+        workers = min(self.upload_threads or self.decode_process_count(), self.max_uploads)
         return workers, self.max_uploads - workers
 
     def media_limits(self) -> MediaLimits:
-        """What a media file may cost before it is refused; uploads have their own limit in bytes."""
+        """Return the limits of a media file; that of uploads in bytes is separate."""
         return MediaLimits(
             max_pixels=self.max_pixels, max_seconds=self.max_video_seconds, max_frames=self.max_video_frames
         )
 
     def list_limits(self) -> ListLimits:
-        """What one file list or shard may hold."""
+        """Return the limits of a file list or shard."""
         cell, expansion = self.max_list_cell_characters, self.max_list_expansion
         return ListLimits(self.max_list_rows, self.max_list_columns, cell, self.max_list_bytes, expansion)
 
     def access_policy(self) -> AccessPolicy:
-        """What indexing jobs may read."""
+        """Return what indexing jobs may read."""
         return AccessPolicy(tuple(self.roots()), tuple(self.allowed_urls), public_urls=self.url_fetch == "on")
 
     def url_policy(self) -> UrlPolicy:
-        """What may be fetched from hosts that nobody vouched for."""
+        """Return which public URLs may be fetched."""
         return UrlPolicy(
             schemes=frozenset(self.url_fetch_schemes),
             ports=frozenset(self.url_fetch_ports),
             hosts=tuple(self.url_fetch_hosts),
-            blocked_networks=tuple(self.url_fetch_refused),
-            max_redirects=self.url_fetch_redirects,
+            blocked_networks=tuple(self.url_fetch_blocked_networks),
+            max_redirects=self.url_fetch_max_redirects,
             max_bytes=self.max_upload_bytes,
-            total_timeout=self.url_fetch_seconds,
+            total_timeout=self.url_fetch_timeout,
         )
 
     def webhook_policy(self) -> UrlPolicy:
-        """Where messages may be sent, and how long one may take."""
+        """Return where webhook messages may be sent."""
         return UrlPolicy(
             schemes=frozenset(self.webhook_schemes),
             ports=frozenset(self.webhook_ports),
@@ -325,29 +462,30 @@ class Settings(BaseSettings):
         )
 
     def roots(self) -> list[Path]:
-        """The folders that indexing jobs may name; a relative name is below the first."""
+        """Return the folders that jobs may index; relative paths are below the first."""
         return [self.data_dir / "incoming", *self.allowed_roots]
 
     def bundle_folders(self) -> list[Path]:
-        """The folders that bundles may be added from, at any depth; a relative name is below the first."""
+        """Return the folders that bundles may be added from; relative paths are below the first."""
         return [*([] if self.bundles_root is None else [self.bundles_root]), self.bundle, *self.bundles]
 
-    def trusted(self) -> tuple[PublicKey, ...] | None:
-        """The keys one of which must have signed a bundle, as their files are now; None where signatures are not
-        required. Raises InvalidInput.
+    def read_trusted_keys(self) -> tuple[PublicKey, ...] | None:
+        """Read the keys of which one must have signed a bundle; None if signatures are not required.
+
+        Raises InvalidInput.
         """
         return read_public_keys(self.trusted_keys) if self.require_signature else None
 
-    def check_reach(self) -> None:
-        """Raise InvalidInput for an address that others reach while nobody is asked for a key."""
+    def check_exposure(self) -> None:
+        """Raise InvalidInput if other machines could reach the service without an API key."""
         if self.allow_unauthenticated and not is_loopback(self.host):
             raise InvalidInput(
                 f"host: {self.host!r} can be reached by other machines, and allow_unauthenticated (--no-keys) is set; "
-                "a loopback address such as 127.0.0.1 was expected, or that requests need a key"
+                "a loopback address such as 127.0.0.1 was expected, or required keys"
             )
 
     def admin_digest(self) -> bytes | None:
-        """Of the key that the environment gives; None without one. Raises InvalidInput for a file that holds none."""
+        """Return the SHA-256 of the admin key; None without one. Raises InvalidInput for an invalid file."""
         if self.admin_key_file is not None:
             try:
                 return admin_key_digest(self.admin_key_file.read_text("utf-8").strip())
@@ -356,28 +494,28 @@ class Settings(BaseSettings):
         return None if self.admin_key is None else bytes.fromhex(self.admin_key)
 
     def body_limit(self, content_type: str) -> int:
-        """Bytes that the body of a request may have."""
+        """Return the largest size of a request body in bytes."""
         is_form = content_type.startswith("multipart/")
         return self.max_upload_bytes + self.max_form_bytes + FORM_OVERHEAD if is_form else self.max_body_bytes
 
 
-def read_settings(**given: object) -> Settings:
-    """Settings from ``given``, then the environment, then the defaults. Raises InvalidInput naming each key."""
+def read_settings(**overrides: object) -> Settings:
+    """Return the settings by ``overrides``, the environment and the defaults. Raises InvalidInput naming each key."""
     for old, new in RENAMED.items():
         if (variable := f"VITASCOPE_{old.upper()}") in os.environ:
             raise InvalidInput(f"{variable}: renamed in version 0.3.0; VITASCOPE_{new.upper()} was expected")
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
-        wrong = [_told(each) for each in error.errors()]
-        raise InvalidInput(f"settings (VITASCOPE_…): {'; '.join(wrong)}") from None  # the cause shows values
+        problems = [_describe(each) for each in error.errors()]
+        raise InvalidInput(f"settings (VITASCOPE_…): {'; '.join(problems)}") from None  # the cause shows values
 
 
-def _told(error: ErrorDetails) -> str:
-    """Which setting is wrong, with its value unless that is a secret, and what was expected."""
+def _describe(error: ErrorDetails) -> str:
+    """Return the name of an invalid setting, its value unless that may be a secret, and what was expected."""
     name = ".".join(map(str, error["loc"]))
-    if not name:  # several settings together; their values are all of them
+    if not name:  # of several settings together, whose input is all of them
         return error["msg"]
-    # A URL may have credentials in it by mistake; its message shows it where it has none.
+    # A URL may contain credentials by mistake; its own message shows it if it does not.
     is_secret = name in ("admin_key", "vector_store", "engine")
     return f"{name}: {error['msg']}" if is_secret else f"{name}: {error['input']!r}: {error['msg']}"

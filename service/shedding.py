@@ -69,5 +69,5 @@ def _refusal(path: str, metrics: Metrics) -> bytes:
     """The whole answer; counted in ``metrics``, and not logged."""
     request_id = f"{getrandbits(128):032x}"
     body = orjson.dumps(problem_body(503, "overloaded", _DETAIL, path, request_id))
-    metrics.answered("POST", "none", 503, 0.0)
+    metrics.record_request("POST", "none", 503, 0.0)
     return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b" % (_HEAD, request_id.encode(), len(body), body)

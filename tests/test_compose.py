@@ -190,7 +190,7 @@ def test_prometheus_finds_whichever_service_runs() -> None:
         host, _, port = target.partition(":")
         assert host in service["networks"]["watch"]["aliases"]
         assert host in service["environment"]["VITASCOPE_ALLOWED_HOSTS"]
-        assert service["environment"]["VITASCOPE_METRICS_WITHOUT_KEY"] == "true"
+        assert service["environment"]["VITASCOPE_PUBLIC_METRICS"] == "true"
         assert [str(each["target"]) for each in service["ports"]] == [port]
 
 
@@ -212,7 +212,7 @@ def test_the_limits_hold_what_the_decoding_processes_may_take() -> None:
     """One GiB each, and one for the rest."""
     for name in SERVED.values():
         service = services()[name]
-        processes = int(service["environment"]["VITASCOPE_DECODING_PROCESSES"])
+        processes = int(service["environment"]["VITASCOPE_DECODE_PROCESSES"])
         assert int(service["deploy"]["resources"]["limits"]["memory"]) >= (processes + 1) * 1024 * MIB
         assert float(service["deploy"]["resources"]["limits"]["cpus"]) >= int(
             service["environment"]["VITASCOPE_THREADS"]

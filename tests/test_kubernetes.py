@@ -78,7 +78,7 @@ def test_the_service_takes_the_settings_and_answers_the_probes(monkeypatch: Any)
     ports = {each["name"]: each["containerPort"] for each in container["ports"]}
     assert {ports[probe["port"]] for probe in probes} == {settings.health_port}
     assert spec["terminationGracePeriodSeconds"] > settings.shutdown_delay + settings.shutdown_timeout
-    gib = (settings.decoding_processes * settings.decoding_memory_bytes) // 1024**3 + 1
+    gib = (settings.decode_processes * settings.decode_memory_bytes) // 1024**3 + 1
     assert container["resources"]["limits"]["memory"] == f"{gib}Gi"
     assert not {each["name"] for each in container["env"]} - {
         f"VITASCOPE_{name.upper()}" for name in type(settings).model_fields

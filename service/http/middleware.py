@@ -205,14 +205,14 @@ class AccessLogMiddleware:
         is_quiet = scope["path"] in QUIET_PATHS
         try:
             with (
-                observer.metrics.under_way(),
+                observer.metrics.request_in_flight(),
                 nullcontext(INVALID_SPAN) if is_quiet else _span_of(observer, scope) as span,
             ):
                 await self.app(scope, receive, record_status)
         finally:
             seconds = perf_counter() - started_at
             route = route_of(scope)
-            observer.metrics.answered(scope["method"], route, status, seconds)
+            observer.metrics.record_request(scope["method"], route, status, seconds)
             fields = {
                 "request_id": scope.get("state", {}).get("request_id", ""),
                 "client": _client_of(scope),

@@ -30,6 +30,6 @@ def open_caches(settings: Settings, metrics: Metrics) -> Caches:
         Cache("texts", settings.text_cache_bytes, text_bytes, metrics),
         Cache("clips", settings.clip_cache_bytes, clip_bytes, metrics),
     )
-    metrics.show_cache("texts", lambda: caches.texts.bytes, lambda: caches.texts.entries)
-    metrics.show_cache("clips", lambda: caches.clips.bytes, lambda: caches.clips.entries)
+    metrics.bind_cache("texts", lambda: caches.texts.bytes, lambda: caches.texts.entries)
+    metrics.bind_cache("clips", lambda: caches.clips.bytes, lambda: caches.clips.entries)
     return caches

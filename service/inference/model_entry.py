@@ -90,7 +90,7 @@ def open_entry(folder: Path, origin: Origin, settings: Settings) -> Entry:
 def _trusted(settings: Settings) -> tuple[PublicKey, ...] | None:
     """Read anew each time, so that a key that comes or goes counts for the next bundle. Raises BundleUntrusted."""
     try:
-        return settings.trusted()
+        return settings.read_trusted_keys()
     except InvalidInput as error:
         _log.error("trusted_keys: %s", error)
         raise BundleUntrusted("trusted_keys: they cannot be read, so no bundle is trusted; the log says why") from error
@@ -102,7 +102,7 @@ def entries_at_start(settings: Settings, record: Record) -> tuple[Entry, ...]:
     What cannot be opened is among them, with the reason. Raises the error of the first where none can be, and
     InvalidInput for trusted keys that cannot be read.
     """
-    settings.trusted()
+    settings.read_trusted_keys()
     entries: list[Entry] = []
     faults: list[tuple[Path, BundleError]] = []
     named: list[tuple[Path, Origin, Added | None]] = [

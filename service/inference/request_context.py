@@ -141,7 +141,7 @@ async def _watch(request: Request, asker: Asker) -> None:
 
 def _seconds(request: Request, service: Service) -> float:
     """For how long the answer is wanted: what the client says, or what the service allows, whichever is shorter."""
-    most = service.settings.request_seconds
+    most = service.settings.request_timeout
     stated = request.headers.get(TIMEOUT_HEADER)
     if stated is None:
         return most

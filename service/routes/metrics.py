@@ -12,7 +12,7 @@ router = APIRouter(include_in_schema=False, route_class=StrictRoute)
 
 
 @router.get("/metrics")
-@requires("admin", all_collections=True, public_if="metrics_without_key")
+@requires("admin", all_collections=True, public_if="public_metrics")
 async def metrics(service: ServiceState) -> Response:
     """All metrics in Prometheus's text format."""
-    return Response(service.observer.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(service.observer.metrics.to_text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -117,7 +117,7 @@ def reading(folder: Path, port: int = 0, servers: Mapping[str, str] = MappingPro
         allow_unauthenticated=True,
         url_fetch="on",
         webhooks="on",
-        decoding_processes=1,
+        decode_processes=1,
         shutdown_delay=0.0,
         threads=1,
         device="cpu",

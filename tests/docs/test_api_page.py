@@ -88,7 +88,7 @@ def answering(folder: Path) -> Iterator[tuple[Terminal, dict[str, Any]]]:
             url_fetch_schemes=["https", "http"],
             url_fetch_ports=[443, slow],
             webhooks="on",
-            decoding_processes=1,
+            decode_processes=1,
             shutdown_delay=0.0,
             max_operations=100,
             threads=1,

@@ -32,7 +32,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings_for(bundle: Path, data: Path, **given: object) -> Settings:
     given.setdefault("allow_unauthenticated", True)
-    given.setdefault("decoding_processes", 1)  # each takes a moment to start
+    given.setdefault("decode_processes", 1)  # each takes a moment to start
     given.setdefault("shutdown_delay", 0.0)
     given.setdefault("queue_timeout", PATIENCE)
     return Settings(bundle=bundle, data_dir=data, threads=1, device="cpu", port=0, **given)  # type: ignore[arg-type]

@@ -57,7 +57,7 @@ def client_of(running: Running, retries: RetryConfig = SOON, *, key: str = ADMIN
 
 def answered(running: Running, status: int) -> int:
     """How many answers of this status the service has given."""
-    families = text_string_to_metric_families(running.service.observer.metrics.text().decode())
+    families = text_string_to_metric_families(running.service.observer.metrics.to_text().decode())
     samples = [sample for family in families for sample in family.samples]
     return int(
         sum(s.value for s in samples if s.name == "vitascope_requests_total" and s.labels["status"] == str(status))
@@ -139,7 +139,7 @@ def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(
     with (
         held(busy, "text", ADMIN, ADMIN),
         client_of(busy, retries) as client,
-        pytest.raises(ServiceError, match="come back in a moment") as raised,
+        pytest.raises(ServiceError, match="retry in a moment") as raised,
     ):
         client.search("palette", "red")
     assert pauses == []  # it was asked to wait for longer than it may
@@ -150,7 +150,7 @@ def test_who_has_no_more_tries_or_no_time_for_them_is_told_at_once(
 
 def test_a_call_that_is_cancelled_never_reaches_the_model(busy: Running) -> None:
     def dropped() -> float:
-        families = text_string_to_metric_families(busy.service.observer.metrics.text().decode())
+        families = text_string_to_metric_families(busy.service.observer.metrics.to_text().decode())
         samples = [sample for family in families for sample in family.samples]
         of_text = {"graph": "text", "reason": "abandoned"}.items()
         return sum(

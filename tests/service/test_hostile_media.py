@@ -34,7 +34,7 @@ MIB = 1024**2
 @pytest.fixture(scope="module")
 def service(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Two decoding processes that see every file, also one that was seen before."""
-    settings = settings_for(small_bundle, tmp_path_factory.mktemp("data"), decoding_processes=2, clip_cache_bytes=0)
+    settings = settings_for(small_bundle, tmp_path_factory.mktemp("data"), decode_processes=2, clip_cache_bytes=0)
     with serving(settings) as running:
         assert running.client.post("/v1/collections", json={"name": "films"}).status_code == 201
         yield running

@@ -28,7 +28,7 @@ def narrow(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: 
     settings = settings_for(
         small_bundle,
         tmp_path_factory.mktemp("narrow"),
-        decoding_processes=2,
+        decode_processes=2,
         inference_workers=2,
         request_threads=2,
         io_threads=2,

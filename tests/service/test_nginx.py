@@ -63,7 +63,7 @@ def proxied(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         tmp_path_factory.mktemp("proxied"),
         trusted_proxies=["127.0.0.1"],
         max_upload_bytes=MAX_UPLOAD_BYTES,
-        metrics_without_key=True,
+        public_metrics=True,
     )
     replace = {
         "client_header_timeout 10s": f"client_header_timeout {SLOW_SECONDS}s",

@@ -23,7 +23,7 @@ def test_an_address_that_others_reach_needs_keys(small_bundle: Path, tmp_path: P
     settings = settings_for(small_bundle, tmp_path / "data", host=host)
     with pytest.raises(InvalidInput, match="no-keys"):
         serve(settings)
-    settings_for(small_bundle, tmp_path, host=host, allow_unauthenticated=False).check_reach()
+    settings_for(small_bundle, tmp_path, host=host, allow_unauthenticated=False).check_exposure()
 
 
 def test_a_service_that_nobody_could_use_does_not_start(small_bundle: Path, tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def fetching(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> It
             url_fetch="on",
             url_fetch_schemes=["https", "http"],
             url_fetch_ports=[443, 80, media.port],
-            url_fetch_redirects=4,
+            url_fetch_max_redirects=4,
             max_upload_bytes=200_000,
             allowed_roots=[data],
         )
@@ -441,9 +441,9 @@ def test_a_body_that_names_no_url_is_refused(fetching: Fetching, films: str) -> 
         {"url_fetch_ports": []},
         {"url_fetch_hosts": ["https://media.example"]},
         {"url_fetch_hosts": ["*"]},
-        {"url_fetch_refused": ["10.0.0.0/33"]},
-        {"url_fetch_redirects": 99},
-        {"url_fetch_seconds": 0},
+        {"url_fetch_blocked_networks": ["10.0.0.0/33"]},
+        {"url_fetch_max_redirects": 99},
+        {"url_fetch_timeout": 0},
     ],
 )
 def test_mistakes_in_the_settings_are_named(wrong: dict[str, object]) -> None:

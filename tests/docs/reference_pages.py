@@ -1,0 +1,126 @@
+"""Generate docs/settings.md and docs/metrics.md: ``python -m tests.docs.reference_pages``, or ``make reference``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from annotated_types import Ge, Gt, Le
+from pydantic.fields import FieldInfo
+
+from service.metrics import METRICS, MetricSpec
+from service.settings import Settings
+from tests.docs.pages import ROOT
+
+UPDATE = "make reference"
+UNITS = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
+
+SETTINGS_HEAD = f"""\
+<!-- Generated from service/settings.py by `{UPDATE}`. -->
+
+# Settings
+
+Settings of `vitascope serve` are environment variables. Lists are JSON: `VITASCOPE_ALLOWED_ROOTS='["/videos"]'`. An
+invalid value, and a variable of version 0.2 that has a new name, ends the start with an error that names it.
+[Operating](operating.md) explains how the most important ones go together.
+
+"""
+OTHER_VARIABLES = (
+    ("VITASCOPE_ENGINE_TOKEN", "Bearer token for the server of `VITASCOPE_ENGINE`."),
+    ("VITASCOPE_MILVUS_TOKEN", "`user:password` or API key for the server of `VITASCOPE_VECTOR_STORE`."),
+    ("VITASCOPE_ENGINE_CACHE", "Folder for engines that TensorRT has built. Unset: the user's cache folder."),
+    ("VITASCOPE_SERVER", "URL of a service for the command (`--server`)."),
+    ("VITASCOPE_API_KEY", "API key of the command and the Python client."),
+)
+"""Variables that are no settings of the service, or must not appear in its settings."""
+
+METRICS_HEAD = f"""\
+<!-- Generated from service/metrics.py by `{UPDATE}`. -->
+
+# Metrics
+
+`GET /metrics` returns these in Prometheus's text format. It needs an API key with the scope `admin`, unless
+`VITASCOPE_PUBLIC_METRICS` is set. Histograms have the suffixes `_bucket`, `_sum` and `_count`. `model` is a model's
+name, version and the start of its fingerprint: `hd-vila-tiny@1.3.0:9f0c12ab34cd`.
+
+"""
+
+
+def settings_page() -> str:
+    """Return docs/settings.md."""
+    parts = [SETTINGS_HEAD]
+    for section in Settings.__bases__:
+        fields = [(name, Settings.model_fields[name]) for name in section.__annotations__]
+        rows = [(f"`VITASCOPE_{name.upper()}`", _default(name, field), _meaning(field)) for name, field in fields]
+        parts += [f"## {inspect.getdoc(section)}\n\n", _table(("variable", "default", "meaning"), rows), "\n"]
+    rows = [(f"`{name}`", meaning) for name, meaning in OTHER_VARIABLES]
+    parts += ["## Other variables\n\n", _table(("variable", "meaning"), rows)]
+    return "".join(parts)
+
+
+def metrics_page() -> str:
+    """Return docs/metrics.md."""
+    rows = [(f"`{_exposed_name(spec)}`", spec.type, ", ".join(spec.labels), spec.description) for spec in METRICS]
+    return METRICS_HEAD + _table(("metric", "type", "labels", "meaning"), rows)
+
+
+PAGES: dict[Path, Callable[[], str]] = {
+    ROOT / "docs" / "settings.md": settings_page,
+    ROOT / "docs" / "metrics.md": metrics_page,
+}
+
+
+def _exposed_name(spec: MetricSpec) -> str:
+    return f"{spec.name}_total" if spec.type == "counter" else spec.name
+
+
+def _default(name: str, field: FieldInfo) -> str:
+    match name:
+        case "data_dir":
+            return "`vitascope-data`"
+        case "bundle":
+            return "`bundles/hd-vila-tiny`"
+    value = field.default
+    if value is None:
+        return ""
+    if isinstance(value, list | set):
+        return f"`[{', '.join(map(_json, sorted(value)))}]`"
+    if isinstance(value, str | bool):
+        return f"`{_json(value)}`" if isinstance(value, bool) else f"`{value}`"
+    if name.endswith("_bytes") and value:
+        return next(f"{value // size} {unit}" for size, unit in UNITS if value % size == 0)
+    return f"{value:,.15g}" if value >= 10_000 else f"{value:g}"
+
+
+def _json(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower()
+
+
+def _meaning(field: FieldInfo) -> str:
+    text = " ".join((field.description or "").split())
+    choices = getattr(field.annotation, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        text += f" One of {', '.join(f'`{choice}`' for choice in choices)}."
+    limits = " ".join(_limits(field.metadata))
+    return f"{text} {limits}".strip()
+
+
+def _limits(metadata: Iterable[Any]) -> Iterable[str]:
+    low = next((each.ge for each in metadata if isinstance(each, Ge)), None)
+    above = next((each.gt for each in metadata if isinstance(each, Gt)), None)
+    high = next((each.le for each in metadata if isinstance(each, Le)), None)
+    if high is not None:
+        yield f"{low if low is not None else above} to {high}."
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    for path, page in PAGES.items():
+        path.write_text(page(), "utf-8")
+        print(f"written: {path}")
