@@ -93,7 +93,7 @@ def _upload(client: Client, collection: str, item: SourceItem, options: dict[str
 
     Raises MediaError and InvalidInput for problems of this file, and other errors of the client.
     """
-    from index.clips.subtitles import named_beside
+    from index.clips.subtitles import sidecar_names
     from index.jobs.ingest import content_sha256
     from index.jobs.sources.access_policy import is_url
 
@@ -109,5 +109,5 @@ def _upload(client: Client, collection: str, item: SourceItem, options: dict[str
         if error.status not in PER_FILE_STATUSES:
             raise
         raise MediaError(f"{path.name}: {error}") from error
-    sidecars = [f"{name}: not uploaded; a service reads embedded subtitles only" for name in named_beside(path)]
+    sidecars = [f"{name}: not uploaded; a service reads embedded subtitles only" for name in sidecar_names(path)]
     return [*video["notes"], *sidecars]

@@ -1,4 +1,7 @@
-"""A video's duration cut into clips: what can be asked for, and the arithmetic of spans."""
+"""Segmentation of videos into clips: the rules, the arithmetic of spans, and the words spoken in each clip.
+
+Spans are (start, end) in seconds.
+"""
 
 from __future__ import annotations
 
@@ -9,32 +12,45 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from index.clips.subtitles import find_subtitles
+from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
+from index.records import MAX_TEXT_LENGTH
 from vitascope.errors import InvalidInput
+from vitascope.media.file import MediaSource
+from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
+from vitascope.media.subtitles import MAX_CUE_GAP, Cue
+from vitascope.sandbox.decoder import IN_PROCESS, Decoder
 
 MAX_CLIPS = 100_000
 Rule = Literal["windows", "shots", "subtitles"]
 RULES: tuple[Rule, ...] = ("windows", "shots", "subtitles")
-SHORTEST_OF = {"shots": 1.0, "subtitles": 4.0}
-"""Seconds, where nothing else is asked for."""
+DEFAULT_SHORTEST = {"shots": 1.0, "subtitles": 4.0}
+"""Seconds, by rule."""
 LANGUAGE = re.compile(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]{1,8})*")
+SENTENCE_PAUSE = 1.0
+"""Seconds without words that end a sentence, whatever its punctuation."""
+MAX_OVERLAPPING_CUES = 100
+"""Cues that continue from before a clip: more are not speech, and would slow down every clip of the video."""
+_SENTENCE_END = re.compile(r"""[.!?\u2026\u3002\uff01\uff1f]["'\u201d\u2019\u00bb)\]]*$""")
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 Span = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Segmentation:
-    """How videos are cut into clips. Lengths in seconds.
+    """How videos are segmented into clips. Lengths in seconds.
 
-    ``rule`` windows: of ``length``, each starting ``length - overlap`` after the one before; a last window
-    shorter than ``shortest`` (half of ``length`` when None) is merged into the one before it.
-    shots: one clip per shot; shots shorter than ``shortest`` (1 when None) are joined, and what is longer than
-    ``longest`` is cut into equal parts.
-    subtitles: sentences of the subtitles, joined to at least ``shortest`` (4 when None) and at most ``longest``;
-    long pauses, and videos without subtitles, are cut into windows of ``length``.
-    ``shortest`` is at most half of ``longest``.
+    Rules:
+        windows: of ``length``, each starting ``length - overlap`` after the one before; a last window shorter than
+            ``shortest`` (half of ``length`` when None) is merged into the one before.
+        shots: one clip per shot; shots shorter than ``shortest`` (1 when None) are merged, and those longer than
+            ``longest`` are split into equal parts.
+        subtitles: sentences of the subtitles, merged to at least ``shortest`` (4 when None) and at most ``longest``;
+            long pauses, and videos without subtitles, become windows of ``length``.
 
-    ``language``: of the subtitles that give the rule its sentences, and clips of any rule their text; None: the
-    ones without a language, else the first.
+    ``shortest`` is at most half of ``longest``. ``language``: of the subtitles that give clips their text; None: the
+    subtitles without a language, else the first.
     """
 
     length: float = 8.0
@@ -56,26 +72,77 @@ class Segmentation:
         if self.rule == "windows":
             if self.shortest is not None and not 0 <= self.shortest <= self.length:
                 raise InvalidInput(f"shortest: {self.shortest}; 0 <= shortest <= length was expected")
-        elif not 0 <= self.least <= self.longest / 2:  # so that halves of what is too long are long enough
+        elif not 0 <= self.min_length <= self.longest / 2:  # so that halves of a too long clip are long enough
             raise InvalidInput(
-                f"shortest: {self.least}; 0 <= shortest <= half of longest ({self.longest}) was expected"
+                f"shortest: {self.min_length}; 0 <= shortest <= half of longest ({self.longest}) was expected"
             )
         if self.language is not None and not LANGUAGE.fullmatch(self.language):
             raise InvalidInput(f"language: {self.language!r}; a code such as en or pt-BR was expected")
 
     @property
-    def least(self) -> float:
-        """Seconds that a clip should have at least, by what was asked for or the rule's default."""
+    def min_length(self) -> float:
+        """``shortest``, or the rule's default."""
         if self.shortest is not None:
             return self.shortest
-        return self.length / 2 if self.rule == "windows" else min(SHORTEST_OF[self.rule], self.longest / 2)
+        return self.length / 2 if self.rule == "windows" else min(DEFAULT_SHORTEST[self.rule], self.longest / 2)
 
 
-def segment(duration: float, length: float = 8.0, overlap: float = 0.0, shortest: float | None = None) -> list[Span]:
-    """Spans (start, end) in seconds that cover 0 to ``duration`` in order; [(0, 0)] for a picture (duration
-    0).
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """Spans of a file in order, the words spoken in each, and notes for the user."""
 
-    Raises InvalidInput for numbers out of range and for more than ``MAX_CLIPS`` spans.
+    spans: list[Span]
+    texts: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def segment_file(
+    file: MediaSource,
+    duration: float,
+    segmentation: Segmentation,
+    limits: MediaLimits = DEFAULT_LIMITS,
+    decoder: Decoder = IN_PROCESS,
+    policy: AccessPolicy | None = UNRESTRICTED,
+) -> Segments:
+    """Segment a file; every moment is in a clip.
+
+    Without readable subtitles clips have no text, and a note says why.
+
+    Args:
+        file: to segment.
+        duration: seconds; 0 for an image, which is one clip.
+        segmentation: the rule.
+        limits: of decoding.
+        decoder: finds shots and reads subtitle streams.
+        policy: which subtitle files beside the file may be read; None: none.
+
+    Raises:
+        InvalidInput: the rule gives too many clips.
+        MediaError: the shots of the file cannot be found.
+    """
+    if duration == 0:
+        return Segments([(0.0, 0.0)], [""])
+    subtitles = find_subtitles(file, duration, segmentation.language, limits, decoder, policy)
+    notes = subtitles.notes
+    if segmentation.rule == "shots":
+        spans = spans_between(decoder.shot_starts(file, duration, limits), duration)
+        spans = split_long(merge_short(spans, segmentation.min_length), segmentation.longest)
+    elif segmentation.rule == "subtitles" and subtitles.cues:
+        spans = sentence_spans(subtitles.cues, duration, segmentation)
+    else:
+        is_requested = segmentation.rule == "windows"
+        shortest = segmentation.shortest if is_requested else None
+        spans = window_spans(duration, segmentation.length, segmentation.overlap, shortest)
+        notes += () if is_requested else (f"no subtitles; cut into windows of {segmentation.length:g} s",)
+    return Segments(spans, text_per_span(subtitles.cues, spans), notes)
+
+
+def window_spans(
+    duration: float, length: float = 8.0, overlap: float = 0.0, shortest: float | None = None
+) -> list[Span]:
+    """Return windows that cover 0 to ``duration`` in order; [(0, 0)] for an image (duration 0).
+
+    Raises InvalidInput for numbers out of range and for more than ``MAX_CLIPS`` windows.
     """
     rule = Segmentation(length, overlap, shortest)
     if not math.isfinite(duration) or duration < 0:
@@ -92,49 +159,126 @@ def segment(duration: float, length: float = 8.0, overlap: float = 0.0, shortest
     while not spans or spans[-1][1] < duration:
         start = len(spans) * step
         spans.append((start, min(start + rule.length, duration)))
-    least = rule.length / 2 if rule.shortest is None else rule.shortest
-    if len(spans) > 1 and spans[-1][1] - spans[-1][0] < least:
+    if len(spans) > 1 and spans[-1][1] - spans[-1][0] < rule.min_length:
         spans.pop()
         spans[-1] = (spans[-1][0], duration)
     return spans
 
 
-def between(starts: Sequence[float], duration: float) -> list[Span]:
-    """The spans from each of ``starts`` (s) to the next, which cover 0 to ``duration``; starts outside are
-    left out.
-    """
+def spans_between(starts: Sequence[float], duration: float) -> list[Span]:
+    """Return the spans from each start to the next, covering 0 to ``duration``; starts outside are ignored."""
     inner = sorted({start for start in starts if 0 < start < duration})
     return list(pairwise([0.0, *inner, duration]))
 
 
-def joined(spans: Sequence[Span], shortest: float, longest: float = math.inf) -> list[Span]:
-    """Adjoining spans put together until each has ``shortest`` seconds, as long as it stays within ``longest``.
+def merge_short(spans: Sequence[Span], shortest: float, longest: float = math.inf) -> list[Span]:
+    """Merge adjacent spans until each has ``shortest`` seconds, as long as it stays within ``longest``.
 
-    A last one that is still too short goes to the one before it, within ``longest``.
+    A last span that is still too short is merged into the one before it, within ``longest``.
     """
-    groups: list[Span] = []
+    merged: list[Span] = []
     for start, end in spans:
-        if groups and groups[-1][1] - groups[-1][0] < shortest and end - groups[-1][0] <= longest:
-            groups[-1] = (groups[-1][0], end)
+        if merged and merged[-1][1] - merged[-1][0] < shortest and end - merged[-1][0] <= longest:
+            merged[-1] = (merged[-1][0], end)
         else:
-            groups.append((start, end))
-    if len(groups) > 1 and groups[-1][1] - groups[-1][0] < shortest and groups[-1][1] - groups[-2][0] <= longest:
-        _, end = groups.pop()
-        groups[-1] = (groups[-1][0], end)
-    return groups
+            merged.append((start, end))
+    if len(merged) > 1 and merged[-1][1] - merged[-1][0] < shortest and merged[-1][1] - merged[-2][0] <= longest:
+        _, end = merged.pop()
+        merged[-1] = (merged[-1][0], end)
+    return merged
 
 
-def divided(spans: Sequence[Span], longest: float) -> list[Span]:
-    """The spans, each one above ``longest`` seconds in as few equal parts as do not exceed it.
+def split_long(spans: Sequence[Span], longest: float) -> list[Span]:
+    """Split spans above ``longest`` seconds into as few equal parts as do not exceed it.
 
     Raises InvalidInput for more than ``MAX_CLIPS`` parts.
     """
-    # A billionth: 16.000000001 s are not two clips.
+    # With a tolerance of a billionth: 16.000000001 s are not two clips.
     counts = [max(1, math.ceil((end - start) / longest - 1e-9)) for start, end in spans]
     if sum(counts) > MAX_CLIPS:
         raise InvalidInput(f"longest: {longest} s gives {sum(counts)} clips; at most {MAX_CLIPS} were expected")
     parts: list[Span] = []
     for (start, end), count in zip(spans, counts, strict=True):
-        edges = [start + (end - start) * number / count for number in range(count)]
+        edges = [start + (end - start) * index / count for index in range(count)]
         parts += pairwise([*edges, end])
     return parts
+
+
+def sentence_spans(cues: Sequence[Cue], duration: float, rule: Segmentation) -> list[Span]:
+    """Return spans that cover 0 to ``duration`` s, none longer than ``rule.longest``, cut between sentences.
+
+    A pause shorter than ``rule.min_length`` is divided between its neighbours; a longer one becomes windows of
+    ``rule.length``. A span is shorter than ``rule.min_length`` only if it fits into neither neighbour.
+    """
+    parts: list[Span] = []
+    part_start = speech_end = 0.0
+    for start, end in _sentences(cues, duration, rule.longest):
+        if start > speech_end and start - speech_end >= rule.min_length:
+            parts += _speech_and_pause(part_start, speech_end, start, rule)
+            part_start = start
+        elif speech_end > part_start:
+            middle = (speech_end + start) / 2
+            parts.append((part_start, middle))
+            part_start = middle
+        speech_end = max(speech_end, end)
+    if duration > speech_end and duration - speech_end >= rule.min_length:
+        parts += _speech_and_pause(part_start, speech_end, duration, rule)
+    else:
+        parts.append((part_start, duration))
+    return merge_short(split_long(parts, rule.longest), rule.min_length, rule.longest)
+
+
+def _speech_and_pause(start: float, speech_end: float, pause_end: float, rule: Segmentation) -> list[Span]:
+    speech = [(start, speech_end)] if speech_end > start else []
+    windows = window_spans(pause_end - speech_end, rule.length)
+    return [*speech, *pairwise([*(speech_end + offset for offset, _ in windows), pause_end])]
+
+
+def _sentences(cues: Sequence[Cue], duration: float, longest: float) -> list[Span]:
+    """Return runs of cues up to the end of a sentence; each cue on its own if none ends a sentence."""
+    has_endings = any(_SENTENCE_END.search(cue.text) for cue in cues)
+    spans: list[Span] = []
+    is_open = False
+    for cue in cues:
+        end = min(cue.end, duration)
+        if spans and cue.start < spans[-1][1]:  # two people speak at once
+            spans[-1] = (spans[-1][0], max(spans[-1][1], end))
+        elif is_open and cue.start - spans[-1][1] < SENTENCE_PAUSE and end - spans[-1][0] <= longest:
+            spans[-1] = (spans[-1][0], end)
+        else:
+            spans.append((cue.start, end))
+        is_open = has_endings and not _SENTENCE_END.search(cue.text)
+    return spans
+
+
+def text_per_span(cues: Sequence[Cue], spans: Sequence[Span]) -> list[str]:
+    """Return the words spoken in each span (ascending), at most ``MAX_TEXT_LENGTH`` characters, truncated at a word.
+
+    A cue that reaches no more than ``MAX_CUE_GAP`` s into a span does not belong to it.
+    """
+    texts = []
+    active: list[Cue] = []
+    next_cue = 0
+    for span in spans:
+        continued = [cue for cue in active if cue.start < span[0] < cue.end]
+        active = continued[:MAX_OVERLAPPING_CUES] + [cue for cue in active if cue.start >= span[0]]
+        while next_cue < len(cues) and cues[next_cue].start < span[1]:
+            active.append(cues[next_cue])
+            next_cue += 1
+        texts.append(_truncate(" ".join(cue.text for cue in active if _belongs_to(cue, span))))
+    return texts
+
+
+def _belongs_to(cue: Cue, span: Span) -> bool:
+    if cue.end <= cue.start:
+        return span[0] <= cue.start < span[1]
+    shared = min(cue.end, span[1]) - max(cue.start, span[0])
+    return shared > 0 and shared >= min(MAX_CUE_GAP, (cue.end - cue.start) / 2)
+
+
+def _truncate(text: str) -> str:
+    text = _UNPRINTABLE.sub("", text)
+    if len(text) <= MAX_TEXT_LENGTH:
+        return text
+    head, space, _ = text[: MAX_TEXT_LENGTH + 1].rpartition(" ")
+    return head.rstrip() if space else text[:MAX_TEXT_LENGTH]

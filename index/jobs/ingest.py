@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from index.clips.clip_planning import Cut, cut_into_clips
-from index.clips.segmentation import Segmentation
+from index.clips.segmentation import Segmentation, Segments, segment_file
 from index.collection import Collection
 from index.jobs.sources.access_policy import UNRESTRICTED, AccessPolicy
 from index.records import NewClip, NewVideo, Scalar, Video, check_metadata, check_text
@@ -64,7 +63,7 @@ class FileDescription:
     path: Path
     content_sha256: str
     info: MediaInfo
-    cut: Cut
+    cut: Segments
     title: str
     metadata: dict[str, Scalar]
 
@@ -138,7 +137,7 @@ def prepare_file(
         checked_metadata = check_metadata(metadata or {})
         info = decoder.probe(media, limits)
         duration = 0.0 if info.kind == "picture" else info.duration
-        cut = cut_into_clips(media, duration, segmentation, limits, decoder, policy)
+        cut = segment_file(media, duration, segmentation, limits, decoder, policy)
         description = FileDescription(
             media.path, hashed.content_sha256, info, cut, media.path.stem if title is None else title, checked_metadata
         )

@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from index.clips.clip_planning import Cut
+from index.clips.segmentation import Segments
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.ingest import FileDescription, IngestResult, PreparedFile, check_unchanged, content_sha256, file_stat
@@ -185,7 +185,7 @@ class _Reembedding:
             if content_sha256(media, self.limits) != video.content_sha256:
                 raise MediaError(f"{media.name}: has other content than when it was indexed; the same was expected")
             info, clips = self.model.decoder.probe(media, self.limits), self.old.clips(video.id)
-            cut = Cut([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips])
+            cut = Segments([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips])
             description = FileDescription(media.path, video.content_sha256, info, cut, video.title, video.metadata)
             unless_returned.pop_all()
             return PreparedFile(media, before, description)

@@ -1,4 +1,4 @@
-"""Files cut into clips by every rule, through to what the collection keeps."""
+"""Files segmented by every rule, up to what the collection stores."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from index.clips.clip_planning import cut_into_clips
-from index.clips.segmentation import Rule, Segmentation
+from index.clips.segmentation import Rule, Segmentation, segment_file
 from index.collection import Collection
 from index.jobs.jobs import get_job, list_items
 from index.jobs.runner import run_job
@@ -50,7 +49,7 @@ def color_of(jpeg: bytes) -> tuple[str, tuple[int, int]]:
     return ("red", "green", "blue")[int(np.asarray(picture).mean(axis=(0, 1)).argmax())], picture.size
 
 
-def test_shots_become_clips_that_are_found_with_their_picture_and_words(
+def test_shots_become_clips_with_thumbnails_and_words(
     tmp_path: Path, collection: Collection, small_model: Model
 ) -> None:
     path = three_colors(tmp_path / "film.mp4", 400, 200)
@@ -69,20 +68,20 @@ def test_shots_become_clips_that_are_found_with_their_picture_and_words(
     assert collection.thumbnail_at(added.video.id, 2.0) is None
 
 
-def test_a_picture_has_a_picture_of_its_own_size(tmp_path: Path, collection: Collection, small_model: Model) -> None:
+def test_the_thumbnail_of_an_image_has_its_size(tmp_path: Path, collection: Collection, small_model: Model) -> None:
     path = write_picture(tmp_path / "p.png", solid(BLUE, 50, 40))
     for rule in ("windows", "shots", "subtitles"):
-        assert cut_into_clips(path, 0.0, Segmentation(rule=rule)).spans == [(0.0, 0.0)]
+        assert segment_file(path, 0.0, Segmentation(rule=rule)).spans == [(0.0, 0.0)]
     [clip] = collection.clips(ingest_file(collection, small_model, path).video.id)
     jpeg = collection.thumbnail(clip.id)
     assert jpeg is not None
     assert color_of(jpeg) == ("blue", (50, 40))
 
 
-def test_shots_are_joined_and_divided(tmp_path: Path) -> None:
+def test_shots_are_merged_and_split(tmp_path: Path) -> None:
     frames = [*moving_shot(1, 4), *moving_shot(2, 36), *moving_shot(3, 20)]
     path = write_video(tmp_path / "a.mp4", frames, rate=10)
-    spans = cut_into_clips(path, 6.0, Segmentation(rule="shots", shortest=1.0, longest=3.0)).spans
+    spans = segment_file(path, 6.0, Segmentation(rule="shots", shortest=1.0, longest=3.0)).spans
     assert [time for span in spans for time in span] == pytest.approx([0, 2, 2, 4, 4, 6], abs=0.1)
 
 
@@ -97,7 +96,7 @@ def test_sentences_become_clips(tmp_path: Path, collection: Collection, small_mo
     assert [clip.text for clip in clips] == ["A red thing comes.", "Now it is green.", ""]
 
 
-def test_without_subtitles_windows_are_cut_and_it_is_said(
+def test_without_subtitles_windows_are_used_and_a_note_says_so(
     tmp_path: Path, collection: Collection, small_model: Model
 ) -> None:
     path = three_colors(tmp_path / "a.mp4")
@@ -108,7 +107,7 @@ def test_without_subtitles_windows_are_cut_and_it_is_said(
 
 
 @pytest.mark.parametrize("rule", ["windows", "subtitles", "shots"])
-def test_broken_subtitles_do_not_lose_the_video_and_the_job_says_so(
+def test_broken_subtitles_are_reported_and_the_video_is_indexed(
     tmp_path: Path, collection: Collection, small_model: Model, rule: Rule
 ) -> None:
     folder = tmp_path / "films"
@@ -117,24 +116,24 @@ def test_broken_subtitles_do_not_lose_the_video_and_the_job_says_so(
     (folder / "a.srt").write_text("1\n00:00:0x,000 --> 00:00:02,000\nhi\n")
     write_color_video(folder / "b.mp4", GREEN)
     (folder / "b.srt").write_text(SRT)
-    asked = Segmentation(rule=rule, language="en")
-    made = create_folder_job(collection, folder, segmentation=asked)
-    assert made.options.segmentation == asked
-    done = run_job(collection, small_model, made.id)
+    segmentation = Segmentation(rule=rule, language="en")
+    job = create_folder_job(collection, folder, segmentation=segmentation)
+    assert job.options.segmentation == segmentation
+    done = run_job(collection, small_model, job.id)
     assert (done.counts.succeeded, done.counts.failed) == (2, 0)
-    reasons = {Path(item.path).name: item.reason or "" for item in list_items(collection, made.id, "succeeded")}
+    reasons = {Path(item.path).name: item.reason or "" for item in list_items(collection, job.id, "succeeded")}
     assert reasons["a.mp4"].startswith("a.srt:2: time: '00:00:0x,000'; HH:MM:SS,mmm was expected")
     assert reasons["b.mp4"] == "b.srt: 1 of 2 cues begin after the end of the video (2.00 s) and are left out"
     said = {video.title: [clip.text for clip in collection.clips(video.id)] for video in collection.videos()}
     assert said == {"a": [""], "b": ["A red thing comes."]}
 
 
-def test_jobs_of_earlier_versions_keep_how_they_cut(tmp_path: Path, collection: Collection) -> None:
-    made = create_folder_job(collection, tmp_path)
+def test_jobs_of_earlier_versions_keep_their_segmentation(tmp_path: Path, collection: Collection) -> None:
+    job = create_folder_job(collection, tmp_path)
     stored = {"recursive": True, "metadata": {}, "segmentation": {"length": 5.0, "overlap": 1.0, "shortest": None}}
     with collection.catalogue.write() as connection:
-        connection.execute("UPDATE jobs SET options = ? WHERE id = ?", (json.dumps(stored), made.id))
-    assert get_job(collection, made.id).options.segmentation == Segmentation(length=5.0, overlap=1.0)
+        connection.execute("UPDATE jobs SET options = ? WHERE id = ?", (json.dumps(stored), job.id))
+    assert get_job(collection, job.id).options.segmentation == Segmentation(length=5.0, overlap=1.0)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +145,6 @@ def test_jobs_of_earlier_versions_keep_how_they_cut(tmp_path: Path, collection: 
         ({"language": "English!"}, "language: 'English!'; a code such as en"),
     ],
 )
-def test_what_cannot_be_asked_for_is_named(options: dict[str, object], named: str) -> None:
+def test_an_invalid_option_is_rejected_by_name(options: dict[str, object], named: str) -> None:
     with pytest.raises(InvalidInput, match=named):
         Segmentation(**options)  # type: ignore[arg-type]
