@@ -1,7 +1,6 @@
-"""Twelve frames spread over a film: our sampler beside PyAV used plainly, torchcodec, decord and OpenCV.
+"""Benchmark of twelve frames spread over a film: our sampler, PyAV, torchcodec, decord and OpenCV.
 
-Of each library the way that is quickest on a film is the one that is measured on it. All of them take turns, and all
-must have given the same frames.
+Each library is measured by its fastest reader on that film. Readers take turns, and all must return the same frames.
 """
 
 from __future__ import annotations
@@ -20,133 +19,140 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.ingest import write_film
-from benchmarks.service.readers import SIDE, Read, Way, others, our_ways, seconds_of, small
+from benchmarks.service.readers import SIDE, Reader, ReadFrames, other_readers, our_readers, sampling_times, small_rgb
 from vitascope.media.frame import Pixels
 
 FRAMES = 12
-GOPS = (250, 30)
-"""Frames from one key frame to the next at most: what x264 does unless told otherwise, and what is made for seeking."""
-MOST_DIFFERENCE = 5.0
-"""Of 255, on average: how differently libraries may scale and convert the same frame."""
+KEY_FRAME_INTERVALS = (250, 30)
+"""Frames between key frames: x264's default, and a film encoded for seeking."""
+MAX_DIFFERENCE = 5.0
+"""Mean difference, of 255, by which libraries may scale and convert the same frame differently."""
 
 
 class Reference(NamedTuple):
-    """Pixels (F, SIDE, SIDE, 3) int16 of the frames that are wanted, of those before them and of those after."""
+    """Pixels (F, SIDE, SIDE, 3) int16 of the frames before the expected ones, the expected ones, and those after."""
 
     before: NDArray[np.int16]
-    wanted: NDArray[np.int16]
+    expected: NDArray[np.int16]
     after: NDArray[np.int16]
 
 
 @dataclass
-class Measured:
-    """A way and how many seconds each of its turns took."""
+class Measurement:
+    """The durations of a reader's turns in seconds."""
 
-    way: Way
+    reader: Reader
     seconds: list[float] = field(default_factory=list)
     difference: float = 0.0
-    """Mean difference of its pixels (of 255) from the reference."""
+    """Mean difference of its pixels from the reference, of 255."""
 
-    def quantile(self, share: float) -> float:
-        """Seconds."""
-        return float(np.quantile(self.seconds, share))
+    def quantile(self, fraction: float) -> float:
+        """Return a quantile of the durations, in seconds."""
+        return float(np.quantile(self.seconds, fraction))
 
     def median(self) -> float:
-        """Seconds."""
+        """Return the median duration, in seconds."""
         return self.quantile(0.5)
 
 
 def write_films(folder: Path, seconds: float, width: int = 1280, height: int = 720) -> dict[str, Path]:
-    """Films of the same scene by what is particular about them."""
+    """Write films of the same scene, keyed by their description."""
     films = {}
-    for gop in GOPS:
-        path = folder / f"gop-{gop}.mp4"
-        write_film(path, seconds, 1, width, height, gop=gop)
-        films[f"a key frame every {gop} frames"] = path
+    for interval in KEY_FRAME_INTERVALS:
+        path = folder / f"gop-{interval}.mp4"
+        write_film(path, seconds, 1, width, height, gop=interval)
+        films[f"a key frame every {interval} frames"] = path
     return films
 
 
-def measure(film: Path, duration: float, rounds: int) -> tuple[list[Measured], list[str]]:
-    """(each library's quickest way and both of ours, what is missing or wrong with others)."""
-    seconds = seconds_of(duration, FRAMES)
-    reference = _reference(film, seconds)
-    with our_ways() as ours:
-        found, notes = others()
-        chosen = []
-        for library in dict.fromkeys(way.library for way in found):
-            tried = []
-            for way in (one for one in found if one.library == library):
-                measured, wrong = _tried(way, film, seconds, reference)
-                if wrong:
-                    notes.append(f"{way.library} ({way.manner}): {wrong}")
+def measure(film: Path, duration: float, rounds: int) -> tuple[list[Measurement], list[str]]:
+    """Measure each library's fastest reader and both of ours.
+
+    Returns:
+        The measurements, and a note for each reader that is missing or wrong.
+    """
+    times = sampling_times(duration, FRAMES)
+    reference = _reference(film, times)
+    with our_readers() as ours:
+        others, notes = other_readers()
+        measurements = []
+        for library in dict.fromkeys(reader.library for reader in others):
+            candidates = []
+            for reader in (reader for reader in others if reader.library == library):
+                measurement, defect = _try(reader, film, times, reference)
+                if defect:
+                    notes.append(f"{reader.library} ({reader.method}): {defect}")
                 else:
-                    tried.append(measured)
-            if tried:
-                chosen.append(min(tried, key=lambda one: min(one.seconds)))
-        for way in ours:
-            measured, wrong = _tried(way, film, seconds, reference)
-            if wrong:
-                raise RuntimeError(f"{way.library} ({way.manner}): {wrong}")
-            chosen.append(measured)
-        for one in chosen:
-            one.seconds.clear()
-        order = random.Random(0)
+                    candidates.append(measurement)
+            if candidates:
+                measurements.append(min(candidates, key=lambda candidate: min(candidate.seconds)))
+        for reader in ours:
+            measurement, defect = _try(reader, film, times, reference)
+            if defect:
+                raise RuntimeError(f"{reader.library} ({reader.method}): {defect}")
+            measurements.append(measurement)
+        for measurement in measurements:
+            measurement.seconds.clear()
+        rng = random.Random(0)
         for _ in range(rounds):
-            for one in order.sample(chosen, len(chosen)):
-                one.seconds.append(_timed(one.way.read, film, seconds)[0])
-    return chosen, notes
+            for measurement in rng.sample(measurements, len(measurements)):
+                measurement.seconds.append(_timed(measurement.reader.read, film, times)[0])
+    return measurements, notes
 
 
-def _tried(way: Way, film: Path, seconds: Sequence[float], reference: Reference) -> tuple[Measured, str | None]:
-    """Two turns of a way, and what is wrong with what it gave."""
-    measured = Measured(way)
+def _try(reader: Reader, film: Path, times: Sequence[float], reference: Reference) -> tuple[Measurement, str | None]:
+    """Two turns of a reader, and what is wrong with its frames."""
+    measurement = Measurement(reader)
     for _ in range(2):
         try:
-            took, pixels = _timed(way.read, film, seconds)
+            seconds, pixels = _timed(reader.read, film, times)
         except (RuntimeError, ValueError, IndexError, av.error.FFmpegError) as error:
-            return measured, f"fails: {str(error).strip().splitlines()[0]}"
-        measured.seconds.append(took)
-    before, wanted, after = (np.abs(pixels.astype(np.int16) - one).mean(axis=(1, 2, 3)) for one in reference)
-    measured.difference = float(wanted.mean())
-    if others := int((wanted >= np.minimum(before, after)).sum()):
-        return measured, f"{others} of {len(seconds)} frames are not those that were asked for"
-    if measured.difference > MOST_DIFFERENCE:
-        return measured, f"its pixels differ by {measured.difference:.1f} of 255 on average"
-    return measured, None
+            return measurement, f"fails: {str(error).strip().splitlines()[0]}"
+        measurement.seconds.append(seconds)
+    differences = (np.abs(pixels.astype(np.int16) - frames).mean(axis=(1, 2, 3)) for frames in reference)
+    before, expected, after = differences
+    measurement.difference = float(expected.mean())
+    if wrong := int((expected >= np.minimum(before, after)).sum()):
+        return measurement, f"{wrong} of {len(times)} frames are not the requested ones"
+    if measurement.difference > MAX_DIFFERENCE:
+        return measurement, f"its pixels differ by {measurement.difference:.1f} of 255 on average"
+    return measurement, None
 
 
-def _timed(read: Read, film: Path, seconds: Sequence[float]) -> tuple[float, Pixels]:
-    began = time.perf_counter()
-    pixels = read(film, seconds)
-    return time.perf_counter() - began, pixels
+def _timed(read: ReadFrames, film: Path, times: Sequence[float]) -> tuple[float, Pixels]:
+    started_at = time.perf_counter()
+    pixels = read(film, times)
+    return time.perf_counter() - started_at, pixels
 
 
-def _reference(film: Path, seconds: Sequence[float]) -> Reference:
-    """The frames on screen at ``seconds`` and their neighbours, out of all frames decoded one after another."""
+def _reference(film: Path, times: Sequence[float]) -> Reference:
+    """The frames on screen at ``times`` and their neighbours, from decoding all frames in sequence."""
     with av.open(str(film)) as container:
         starts = sorted(p.pts * p.time_base for p in container.demux(video=0) if p.pts is not None)
-    wanted = [bisect.bisect_right(starts, second) - 1 for second in seconds]
-    near = {number + step for number in wanted for step in (-1, 0, 1)}
+    indices = [bisect.bisect_right(starts, time) - 1 for time in times]
+    needed = {index + offset for index in indices for offset in (-1, 0, 1)}
     with av.open(str(film)) as container:
-        found = {number: small(frame) for number, frame in enumerate(container.decode(video=0)) if number in near}
-    return Reference(*(np.stack([found[number + step] for number in wanted]).astype(np.int16) for step in (-1, 0, 1)))
+        frames = {i: small_rgb(frame) for i, frame in enumerate(container.decode(video=0)) if i in needed}
+    offsets = (-1, 0, 1)
+    return Reference(*(np.stack([frames[i + offset] for i in indices]).astype(np.int16) for offset in offsets))
 
 
 def report_decoding(check: Callable[[str, bool], None], seconds: float = 60.0, rounds: int = 11) -> None:
-    """Print a table for each film and check that ours, as it serves, is no slower than the quickest library."""
+    """Print a table for each film, and check that the service's reader is no slower than the fastest library."""
     print(f"\n## {FRAMES} frames of a {seconds:.0f} s film in 1280x720, H.264, as {SIDE}x{SIDE} pixels")
     with tempfile.TemporaryDirectory() as folder:
         for name, film in write_films(Path(folder), seconds).items():
-            measured, notes = measure(film, seconds, rounds)
+            measurements, notes = measure(film, seconds, rounds)
             print(f"\n{name}:\n\n| | | median ms | quartiles ms | pixels differ by |\n|---|---|---|---|---|")
-            for one in sorted(measured, key=Measured.median):
-                low, high = (1000 * one.quantile(share) for share in (0.25, 0.75))
+            for measurement in sorted(measurements, key=Measurement.median):
+                reader = measurement.reader
+                low, median, high = (1000 * measurement.quantile(fraction) for fraction in (0.25, 0.5, 0.75))
                 print(
-                    f"| {one.way.library} | {one.way.manner} | {1000 * one.median():,.0f} | {low:,.0f} to {high:,.0f} "
-                    f"| {one.difference:.1f} of 255 |"
+                    f"| {reader.library} | {reader.method} | {median:,.0f} | {low:,.0f} to {high:,.0f} "
+                    f"| {measurement.difference:.1f} of 255 |"
                 )
             print("".join(f"\nnot measured: {note}" for note in notes))
-            ours = next(one for one in measured if one.way.as_served)
-            best = min((one for one in measured if not one.way.ours), key=Measured.median)
-            ratio = ours.median() / best.median()
-            check(f"{name}: as served {ratio:.2f} <= 1 times the quickest other, {best.way.library}", ratio <= 1)
+            ours = next(m for m in measurements if m.reader.is_service)
+            fastest = min((m for m in measurements if not m.reader.is_ours), key=Measurement.median)
+            ratio = ours.median() / fastest.median()
+            check(f"{name}: the service takes {ratio:.2f} <= 1 times {fastest.reader.library}, the fastest", ratio <= 1)

@@ -16,7 +16,7 @@ from benchmarks.ingest import write_film
 from benchmarks.service.answers import FILMS, renew, write_answer_films
 from benchmarks.service.decoding import measure
 from benchmarks.service.peers import write_for_clip, write_for_infinity
-from benchmarks.service.readers import Way, others, seconds_of
+from benchmarks.service.readers import Reader, other_readers, sampling_times
 from vitascope.media.decode import read_frames
 from vitascope.media.frame import Pixels
 from vitascope.model import Model
@@ -32,24 +32,25 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_libraries_are_measured_on_the_frames_that_were_asked_for(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ways, missing = others()
+def test_libraries_are_measured_on_the_requested_frames(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers, missing = other_readers()
 
-    def early(path: Path, seconds: Sequence[float]) -> Pixels:
-        return ways[0].read(path, [second - 0.1 for second in seconds])
+    def read_early(path: Path, times: Sequence[float]) -> Pixels:
+        return readers[0].read(path, [time - 0.1 for time in times])
 
-    wrong = Way("hasty", "a little early", early)
-    monkeypatch.setattr("benchmarks.service.decoding.others", lambda: ([*ways, wrong], list(missing)))
-    measured, notes = measure(film, SECONDS, rounds=2)
-    assert {"Vitascope", "PyAV"} <= {one.way.library for one in measured}
-    assert [one.way.as_served for one in measured if one.way.ours] == [False, True]
-    assert all(len(one.seconds) == 2 and one.difference < 5 for one in measured)
-    assert "hasty" not in {one.way.library for one in measured}
-    assert "hasty (a little early): 12 of 12 frames are not those that were asked for" in notes
+    wrong = Reader("early", "0.1 s too early", read_early)
+    monkeypatch.setattr("benchmarks.service.decoding.other_readers", lambda: ([*readers, wrong], list(missing)))
+    measurements, notes = measure(film, SECONDS, rounds=2)
+    libraries = {measurement.reader.library for measurement in measurements}
+    assert {"Vitascope", "PyAV"} <= libraries
+    assert "early" not in libraries
+    assert [m.reader.is_service for m in measurements if m.reader.is_ours] == [False, True]
+    assert all(len(m.seconds) == 2 and m.difference < 5 for m in measurements)
+    assert "early (0.1 s too early): 12 of 12 frames are not the requested ones" in notes
 
 
-def test_the_seconds_are_those_of_the_service() -> None:
-    assert seconds_of(60.0, 12) == pytest.approx([2.5 + 5 * number for number in range(12)])
+def test_frames_are_sampled_at_the_times_of_the_service() -> None:
+    assert sampling_times(60.0, 12) == pytest.approx([2.5 + 5 * index for index in range(12)])
 
 
 def test_a_renewed_film_is_another_file_of_the_same_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
