@@ -316,7 +316,7 @@ def test_a_defect_is_a_failed_call_whose_reason_is_in_the_log(
         assert "the log of `vitascope mcp` says more" in await refusal_of(client, "list_collections")
 
     assert spoken(make_server("http://127.0.0.1:9", "1"), conversation) == []
-    assert "KeyError" in caplog.text
+    assert "ValidationError" in caplog.text
 
 
 def test_a_call_that_is_cancelled_ends_its_request_and_no_other() -> None:

@@ -1,1 +1,1 @@
-"""What assistants may do with a running service, over the Model Context Protocol: find, look, score, ask."""
+"""Model Context Protocol server: read-only tools for assistants on a running service."""

@@ -1,7 +1,6 @@
-"""What tools answer: structured, with a short text of the same for assistants that read only that.
+"""Responses of tools, validated from the JSON of the HTTP API, with a text version for assistants that read only text.
 
-similarity, match and fused are three scores, never mixed up. Keys of the service's answers that a language model has
-no use for are left out, since it pays for each.
+Fields that a language model has no use for are omitted, since it pays for each token.
 """
 
 from __future__ import annotations
@@ -10,215 +9,224 @@ import json
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, AliasPath, BaseModel, Field, ValidationInfo
 
 from vitascope.cli.output import format_score, format_span, format_time
 
-TEXT_SHOWN = 500
-"""Characters of what is said in a clip: a search may find fifty, each with as many as 10,000."""
-DECIMALS = 4
-"""Of scores: a language model pays for each further one, and learns nothing from it."""
-_MISLEADING = re.compile(r"[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Characters that end lines or turn their direction, and that JSON leaves as they are."""
-
-Rounded = Annotated[float, AfterValidator(lambda value: round(value, DECIMALS))]
-Said = Annotated[str, Field(description="what is said in it, by its subtitles, shortened; empty: nothing is known")]
-Cursor = Annotated[str | None, Field(description="cursor of the next page; null on the last")]
-Address = Annotated[str, Field(description="plays it in a browser, where no key is needed")]
-Similarity = Annotated[Rounded | None, Field(description="cosine of the vectors of text and clip, -1 to 1")]
-Match = Annotated[Rounded | None, Field(description="probability that the text describes it, 0 to 1; null: not judged")]
-Fused = Annotated[Rounded | None, Field(description="both together, 0 to 1, ranks what was judged; null: not judged")]
+MAX_TEXT_CHARS = 500
+"""Length of the speech of a clip: a search may return fifty clips with up to 10,000 characters each."""
+SCORE_DECIMALS = 4
+_MISLEADING_CHARS = re.compile(r"[\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Line ends and changes of text direction that JSON does not escape."""
 
 
-class Told(BaseModel):
-    """An answer."""
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_TEXT_CHARS else f"{text[: MAX_TEXT_CHARS - 1]}…"
 
-    def words(self) -> str:
-        """The same for reading. What comes from videos stands in quotes, on one line."""
+
+def _absolute_url(path: str, info: ValidationInfo) -> str:
+    """Prepend the URL of the service, which the validation context contains."""
+    return f"{info.context['url']}{path}" if info.context else path
+
+
+RoundedScore = Annotated[float, AfterValidator(lambda value: round(value, SCORE_DECIMALS))]
+SpokenText = Annotated[
+    str, AfterValidator(_shorten), Field(description="words spoken in the clip (subtitles), shortened; may be empty")
+]
+MediaUrl = Annotated[
+    str, AfterValidator(_absolute_url), Field(description="URL to play it in a browser, if the service needs no key")
+]
+NextCursor = Annotated[str | None, Field(description="cursor of the next page; null on the last")]
+Similarity = Annotated[RoundedScore | None, Field(description="cosine of the embeddings of text and clip, -1 to 1")]
+Match = Annotated[
+    RoundedScore | None, Field(description="probability that the text describes the clip, 0 to 1; null: not reranked")
+]
+Fused = Annotated[RoundedScore | None, Field(description="similarity and match combined, 0 to 1; null: not reranked")]
+Seconds = Annotated[float, Field(description="seconds")]
+
+
+class ToolResponse(BaseModel):
+    """Structured response of a tool."""
+
+    def to_text(self) -> str:
+        """Return the response as text. Content of videos is quoted, on one line."""
         raise NotImplementedError
 
 
 class Collection(BaseModel):
     name: str
     videos: int
-    clips: Annotated[int, Field(description="spans of videos: what is found")]
-    searchable: Annotated[bool, Field(description="whether the model that filled it is loaded")]
-    model: str
+    clips: Annotated[int, Field(description="number of clips, the units that are searched")]
+    searchable: Annotated[bool, Field(validation_alias="compatible", description="whether its model is loaded")]
+    model: Annotated[str, Field(validation_alias="bundle")]
+
+    def line(self) -> str:
+        contents = f"{self.name}: {_count(self.videos, 'video')}, {_count(self.clips, 'clip')}"
+        return contents if self.searchable else f"{contents}, not searchable now"
 
 
-class Collections(Told):
+class CollectionsResponse(ToolResponse):
     collections: list[Collection]
-    unreadable: Annotated[list[str], Field(description="damaged ones")]
+    unreadable: Annotated[list[str], Field(description="damaged collections")]
 
-    def words(self) -> str:
-        lines = [_collection(one) for one in self.collections]
+    def to_text(self) -> str:
+        lines = [collection.line() for collection in self.collections]
         lines += [f"{name}: damaged" for name in self.unreadable]
-        return "\n".join(lines) or "There is no collection."
+        return "\n".join(lines) or "There are no collections."
 
 
-class Moment(BaseModel):
-    video_id: str
-    title: str
-    start: Annotated[float, Field(description="seconds")]
-    end: Annotated[float, Field(description="seconds")]
-    clip_id: Annotated[str, Field(description="of the clip; of an event or video, of its best clip")]
-    clip_count: Annotated[int | None, Field(description="of an event or video: how many clips it has")]
-    text: Said
+class _Scores(BaseModel):
     similarity: Similarity
     match: Match
     fused: Fused
-    metadata: dict[str, Any]
-    media_url: Address
+
+    def scores_text(self) -> str:
+        scores = {"fused": self.fused, "match": self.match, "similarity": self.similarity}
+        return ", ".join(f"{name} {format_score(value)}" for name, value in scores.items() if value is not None)
 
 
-class Found(Told):
-    results: Annotated[list[Moment], Field(description="best first")]
-    next_cursor: Cursor
-    changed: Annotated[bool, Field(description="the collection has changed since the page before")]
+class SearchHit(_Scores):
+    video_id: Annotated[str, Field(validation_alias=AliasPath("video", "id"))]
+    title: Annotated[str, Field(validation_alias=AliasPath("video", "title"))]
+    start: Seconds
+    end: Seconds
+    clip_id: Annotated[str, Field(description="id of the clip; for an event or video, of its best clip")]
+    clip_count: Annotated[int | None, Field(description="number of clips of an event or video")]
+    text: SpokenText
+    metadata: Annotated[dict[str, Any], Field(validation_alias=AliasPath("video", "metadata"))]
+    media_url: MediaUrl
 
-    def words(self) -> str:
-        lines = [f"{place}. {_moment(one)}" for place, one in enumerate(self.results, start=1)]
-        return "\n".join([*lines, *_more(self.next_cursor)]) or "Nothing was found."
+    def line(self) -> str:
+        span = _format_span(self.start, self.end)
+        position = f"video {self.video_id} {_quote(self.title)} {span} clip {self.clip_id}"
+        return f"{position}: {self.scores_text()}{_speech(self.text)}"
+
+
+class SearchResponse(ToolResponse):
+    results: Annotated[list[SearchHit], Field(description="best first")]
+    next_cursor: NextCursor
+    changed: Annotated[bool, Field(description="the collection has changed since the previous page")]
+
+    def to_text(self) -> str:
+        lines = [f"{rank}. {hit.line()}" for rank, hit in enumerate(self.results, start=1)]
+        return "\n".join([*lines, *_cursor_line(self.next_cursor)]) or "No results."
 
 
 class VideoSummary(BaseModel):
-    video_id: str
+    video_id: Annotated[str, Field(validation_alias="id")]
     title: str
-    duration: Annotated[float, Field(description="seconds; 0: a picture")]
+    duration: Annotated[float, Field(description="seconds; 0: an image")]
     clips: int
     metadata: dict[str, Any]
-    media_url: Address
+    media_url: MediaUrl
+
+    def line(self) -> str:
+        metadata = f" {_quote(self.metadata)}" if self.metadata else ""
+        length = format_time(self.duration) if self.duration else "image"
+        return f"video {self.video_id} {_quote(self.title)} {length}, {_count(self.clips, 'clip')}{metadata}"
 
 
-class Videos(Told):
+class VideosResponse(ToolResponse):
     videos: list[VideoSummary]
-    next_cursor: Cursor
+    next_cursor: NextCursor
 
-    def words(self) -> str:
-        lines = [_video(video) for video in self.videos]
-        return "\n".join([*lines, *_more(self.next_cursor)]) or "There is no video."
-
-
-class Span(BaseModel):
-    clip_id: str
-    start: Annotated[float, Field(description="seconds")]
-    end: Annotated[float, Field(description="seconds")]
-    text: Said
+    def to_text(self) -> str:
+        lines = [video.line() for video in self.videos]
+        return "\n".join([*lines, *_cursor_line(self.next_cursor)]) or "There are no videos."
 
 
-class VideoDescription(Told, VideoSummary):
+class Clip(BaseModel):
+    clip_id: Annotated[str, Field(validation_alias="id")]
+    start: Seconds
+    end: Seconds
+    text: SpokenText
+
+    def line(self) -> str:
+        return f"clip {self.clip_id} {_format_span(self.start, self.end)}{_speech(self.text)}"
+
+
+class VideoResponse(ToolResponse, VideoSummary):
     width: Annotated[int, Field(description="pixels")]
     height: Annotated[int, Field(description="pixels")]
-    spans: Annotated[list[Span], Field(description="its clips in order")]
-    next_after: Annotated[float | None, Field(description="after which the next clips are; null: these are the last")]
+    spans: Annotated[list[Clip], Field(description="clips in order")]
+    next_after: Annotated[float | None, Field(description="value of `after` for the next clips; null: no more")]
 
-    def words(self) -> str:
-        lines = [
-            _video(self),
-            *(f"clip {one.clip_id} {_when(one.start, one.end)}{_said(one.text)}" for one in self.spans),
-        ]
+    def to_text(self) -> str:
+        lines = [self.line(), *(clip.line() for clip in self.spans)]
         more = [] if self.next_after is None else [f"More clips: after={self.next_after}"]
         return "\n".join(lines + more)
 
 
-class _OfVideo(Told):
-    """About a video, or a part of it."""
+class _SpanResponse(ToolResponse):
+    """Response about a video or a span of it."""
 
-    video_id: str
-    title: str
-    start: Annotated[float, Field(description="seconds")]
-    end: Annotated[float, Field(description="seconds")]
+    video_id: Annotated[str, Field(validation_alias=AliasPath("video", "id"))]
+    title: Annotated[str, Field(validation_alias=AliasPath("video", "title"))]
+    start: Seconds
+    end: Seconds
 
 
-class Score(BaseModel):
+class CaptionScore(_Scores):
     caption: str
-    similarity: Similarity
-    clipscore: Annotated[Rounded | None, Field(description="2.5 * max(similarity, 0)")]
-    refclipscore: Annotated[Rounded | None, Field(description="clipscore with references; null without")]
-    match: Match
-    fused: Fused
+    clipscore: Annotated[RoundedScore | None, Field(description="2.5 * max(similarity, 0)")]
+    refclipscore: Annotated[RoundedScore | None, Field(description="clipscore with references; null without")]
 
 
-class Scores(_OfVideo):
-    scores: Annotated[list[Score], Field(description="in the order of the captions")]
+class ScoresResponse(_SpanResponse):
+    scores: Annotated[list[CaptionScore], Field(description="in the order of the captions")]
 
-    def words(self) -> str:
-        return "\n".join(f"{_quoted(one.caption)}: {_scores(one)}" for one in self.scores)
+    def to_text(self) -> str:
+        return "\n".join(f"{_quote(score.caption)}: {score.scores_text()}" for score in self.scores)
 
 
 class Answer(BaseModel):
     text: str
-    probability: Annotated[Rounded, Field(description="among all that the model knows, or among the candidates")]
+    probability: Annotated[RoundedScore, Field(description="among all answers of the model, or among the candidates")]
 
 
-class Answers(_OfVideo):
+class AnswersResponse(_SpanResponse):
     question: str
-    answer: Annotated[str | None, Field(description="the likeliest; null: the model does not know")]
+    answer: Annotated[str | None, Field(description="most probable answer; null: the model does not know")]
     abstained: bool
-    answers: Annotated[list[Answer], Field(description="likeliest first")]
-    unknown: Annotated[list[str], Field(description="candidates that the model cannot judge")]
+    answers: Annotated[list[Answer], Field(description="most probable first")]
+    unknown: Annotated[list[str], Field(description="candidates that the model does not know")]
 
-    def words(self) -> str:
-        first = "The model does not know." if self.answer is None else self.answer
-        rest = ", ".join(f"{one.text} {one.probability:.3f}" for one in self.answers)
-        unknown = f"\nNot judged: {', '.join(map(_quoted, self.unknown))}" if self.unknown else ""
-        return f"{first}\nProbabilities: {rest or 'none'}{unknown}"
+    def to_text(self) -> str:
+        answer = "The model does not know." if self.answer is None else self.answer
+        probabilities = ", ".join(f"{answer.text} {answer.probability:.3f}" for answer in self.answers)
+        unknown = f"\nNot judged: {', '.join(map(_quote, self.unknown))}" if self.unknown else ""
+        return f"{answer}\nProbabilities: {probabilities or 'none'}{unknown}"
 
 
-class Picture(Told):
-    """A frame of a video. The JPEG itself is no part of what is structured."""
+class FrameImage(ToolResponse):
+    """A frame of a video. The JPEG is sent as image content."""
 
     collection: str
     video_id: str
-    time: Annotated[float, Field(description="seconds")]
+    time: Seconds
     jpeg: Annotated[bytes, Field(exclude=True)]
 
-    def words(self) -> str:
+    def to_text(self) -> str:
         return f"Video {self.video_id} of {self.collection} at {format_time(self.time)} ({self.time:g} s)."
 
 
-def shortened(text: str) -> str:
-    return text if len(text) <= TEXT_SHOWN else f"{text[: TEXT_SHOWN - 1]}…"
+def _format_span(start: float, end: float) -> str:
+    """Format a span for people, and in the seconds that tools accept."""
+    return f"{format_span(start, end)} ({start:g} to {end:g} s)" if end > start else "(image)"
 
 
-def _collection(one: Collection) -> str:
-    holds = f"{one.name}: {_count(one.videos, 'video')}, {_count(one.clips, 'clip')}"
-    return holds if one.searchable else f"{holds}, not searchable now"
+def _speech(text: str) -> str:
+    return f" said: {_quote(text)}" if text else ""
 
 
-def _moment(one: Moment) -> str:
-    about = f"video {one.video_id} {_quoted(one.title)} {_when(one.start, one.end)} clip {one.clip_id}"
-    return f"{about}: {_scores(one)}{_said(one.text)}"
+def _quote(content: object) -> str:
+    """Return JSON on one line, so that a title cannot imitate a line of the response."""
+    return _MISLEADING_CHARS.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(content, ensure_ascii=False))
 
 
-def _video(one: VideoSummary) -> str:
-    about = f" {_quoted(one.metadata)}" if one.metadata else ""
-    length = format_time(one.duration) if one.duration else "picture"
-    return f"video {one.video_id} {_quoted(one.title)} {length}, {_count(one.clips, 'clip')}{about}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _scores(one: Moment | Score) -> str:
-    known = [(name, getattr(one, name)) for name in ("fused", "match", "similarity")]
-    return ", ".join(f"{name} {format_score(value)}" for name, value in known if value is not None)
-
-
-def _when(start: float, end: float) -> str:
-    """Both as people read it and in the seconds that other tools take."""
-    return f"{format_span(start, end)} ({start:g} to {end:g} s)" if end > start else "(picture)"
-
-
-def _said(text: str) -> str:
-    return f" said: {_quoted(text)}" if text else ""
-
-
-def _quoted(content: object) -> str:
-    """As JSON on one line, so that a title cannot pass for a line of ours."""
-    return _MISLEADING.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(content, ensure_ascii=False))
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
-
-
-def _more(cursor: str | None) -> list[str]:
+def _cursor_line(cursor: str | None) -> list[str]:
     return [] if cursor is None else [f"More: cursor={cursor}"]

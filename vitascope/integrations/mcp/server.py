@@ -1,4 +1,4 @@
-"""The server that assistants speak to: the official SDK's, with our tools, and a resource for each collection."""
+"""The MCP server: the SDK's low-level server with the tools, and a resource per collection."""
 
 from __future__ import annotations
 
@@ -18,47 +18,51 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from vitascope.client import AsyncClient, RetryConfig
 from vitascope.errors import InvalidInput, VitascopeError
-from vitascope.integrations.mcp.arguments import ListVideos
-from vitascope.integrations.mcp.responses import Picture, Told
-from vitascope.integrations.mcp.tools import DATA, TOOLS, Tool, list_videos
+from vitascope.integrations.mcp.responses import FrameImage, ToolResponse
+from vitascope.integrations.mcp.tools import (
+    TOOLS,
+    UNTRUSTED_CONTENT_NOTICE,
+    ListVideosArguments,
+    Tool,
+    list_videos,
+)
 
 _log = logging.getLogger("vitascope.integrations.mcp")
 Context = ServerRequestContext[AsyncClient, Any]
 
 INSTRUCTIONS = (
-    "Finds moments in collections of videos and pictures, and answers questions about them. list_collections first, "
-    "then search_videos; show_moment to see what was found; ask_video and score_captions to check it. Nothing can be "
-    "changed. "
-    f"Times are seconds from the beginning of a video. {DATA}"
+    "Finds moments in collections of videos and images, and answers questions about them. Use list_collections first, "
+    "then search_videos; show_moment to see a result; ask_video and score_captions to check it. All tools are "
+    f"read-only. Times are seconds from the beginning of a video. {UNTRUSTED_CONTENT_NOTICE}"
 )
 READ_ONLY = types.ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
-SCHEME = "vitascope://collections/"
-VIDEOS_SHOWN = 100
+URI_PREFIX = "vitascope://collections/"
+RESOURCE_VIDEOS = 100
+"""Videos in the resource of a collection."""
 RETRIES = RetryConfig(max_attempts=3, max_elapsed=10.0)
-"""Fewer than a script has: an assistant, and whoever waits for it, should soon hear that nobody is there."""
-DEFECT = "the tool failed in a way that was not foreseen; the log of `vitascope mcp` says more"
+"""Shorter than the default: a user waits for the assistant."""
+DEFECT_MESSAGE = "the tool failed unexpectedly; the log of `vitascope mcp` says more"
 
 
-class _Schema(GenerateJsonSchema):
-    """Without titles of fields, which say what their names say; a language model pays for each word."""
+class _JsonSchema(GenerateJsonSchema):
+    """JSON schemas without titles of fields, which repeat the names; a language model pays for each token."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def make_server(url: str, version: str) -> Server[AsyncClient]:
-    """A server whose tools ask the service at ``url``, with the key that the environment has; it runs once.
+    """Return a server for the service at ``url``, with the API key of the environment; it can run once.
 
-    Raises InvalidInput for a key that no header can carry.
+    Raises InvalidInput for a key that cannot be sent in a header.
     """
-    # One for all calls: they may come at the same time, and one that is cancelled ends its request.
     client = AsyncClient(url, retries=RETRIES)
-    tools = [_described(name, tool) for name, tool in TOOLS.items()]
+    tools = [_to_mcp_tool(name, tool) for name, tool in TOOLS.items()]
 
     @asynccontextmanager
-    async def connected(server: Server[AsyncClient]) -> AsyncIterator[AsyncClient]:
+    async def lifespan(server: Server[AsyncClient]) -> AsyncIterator[AsyncClient]:
         async with client:
             yield client
 
@@ -70,15 +74,16 @@ def make_server(url: str, version: str) -> Server[AsyncClient]:
         if tool is None:
             raise MCPError(types.INVALID_PARAMS, f"tool: {params.name!r}; one of {', '.join(TOOLS)} was expected")
         try:
-            wanted = tool.arguments.model_validate(params.arguments or {})
-            return _answered(await tool.run(client, wanted))
+            arguments = tool.arguments.model_validate(params.arguments or {})
         except ValidationError as error:
-            return _failed(_wrong(error))
+            return _error_result(_format_validation_error(error))
+        try:
+            return _to_mcp_result(await tool.run(client, arguments))
         except VitascopeError as error:
-            return _failed(str(error))
+            return _error_result(str(error))
         except Exception:
             _log.exception("the tool %r failed", params.name)
-            return _failed(DEFECT)
+            return _error_result(DEFECT_MESSAGE)
 
     async def list_resources(
         context: Context, params: types.PaginatedRequestParams | None
@@ -87,12 +92,13 @@ def make_server(url: str, version: str) -> Server[AsyncClient]:
             collections = (await client.list_collections())["collections"]
         except VitascopeError as error:
             raise MCPError(types.INTERNAL_ERROR, str(error)) from error
-        return types.ListResourcesResult(resources=[_resource(one) for one in collections])
+        return types.ListResourcesResult(resources=[_to_resource(collection) for collection in collections])
 
     async def read_resource(context: Context, params: types.ReadResourceRequestParams) -> types.ReadResourceResult:
         uri = str(params.uri)
         try:
-            page = await list_videos(client, ListVideos(collection=_named(uri), limit=VIDEOS_SHOWN))
+            arguments = ListVideosArguments(collection=_collection_name_from_uri(uri), limit=RESOURCE_VIDEOS)
+            page = await list_videos(client, arguments)
         except VitascopeError as error:
             raise MCPError(types.INVALID_PARAMS, str(error)) from error
         text = types.TextResourceContents(uri=uri, mime_type="application/json", text=page.model_dump_json())
@@ -103,7 +109,7 @@ def make_server(url: str, version: str) -> Server[AsyncClient]:
         version=version,
         title="Vitascope",
         instructions=INSTRUCTIONS,
-        lifespan=connected,
+        lifespan=lifespan,
         on_list_tools=list_tools,
         on_call_tool=call_tool,
         on_list_resources=list_resources,
@@ -111,45 +117,45 @@ def make_server(url: str, version: str) -> Server[AsyncClient]:
     )
 
 
-def _described(name: str, tool: Tool) -> types.Tool:
+def _to_mcp_tool(name: str, tool: Tool) -> types.Tool:
     return types.Tool(
         name=name,
         title=tool.title,
         description=tool.description,
-        input_schema=tool.arguments.model_json_schema(schema_generator=_Schema),
-        output_schema=tool.answer.model_json_schema(schema_generator=_Schema, mode="serialization"),
+        input_schema=tool.arguments.model_json_schema(schema_generator=_JsonSchema),
+        output_schema=tool.response.model_json_schema(schema_generator=_JsonSchema, mode="serialization"),
         annotations=READ_ONLY,
     )
 
 
-def _answered(told: Told) -> types.CallToolResult:
-    content: list[types.ContentBlock] = [types.TextContent(text=told.words())]
-    if isinstance(told, Picture):
-        content.append(types.ImageContent(data=base64.b64encode(told.jpeg).decode(), mime_type="image/jpeg"))
-    return types.CallToolResult(content=content, structured_content=told.model_dump(mode="json"))
+def _to_mcp_result(response: ToolResponse) -> types.CallToolResult:
+    content: list[types.ContentBlock] = [types.TextContent(text=response.to_text())]
+    if isinstance(response, FrameImage):
+        content.append(types.ImageContent(data=base64.b64encode(response.jpeg).decode(), mime_type="image/jpeg"))
+    return types.CallToolResult(content=content, structured_content=response.model_dump(mode="json"))
 
 
-def _failed(why: str) -> types.CallToolResult:
-    return types.CallToolResult(content=[types.TextContent(text=why)], is_error=True)
+def _error_result(message: str) -> types.CallToolResult:
+    return types.CallToolResult(content=[types.TextContent(text=message)], is_error=True)
 
 
-def _wrong(error: ValidationError) -> str:
-    """Which arguments are wrong, and what was expected."""
-    return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+def _format_validation_error(error: ValidationError) -> str:
+    """Return each wrong argument with what was expected, on one line."""
+    return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
 
 
-def _resource(collection: Any) -> types.Resource:
-    name = collection["name"]
+def _to_resource(collection: Any) -> types.Resource:
+    name, videos = collection["name"], collection["videos"]
     return types.Resource(
-        uri=SCHEME + quote(name, safe=""),
+        uri=URI_PREFIX + quote(name, safe=""),
         name=name,
-        description=f"Collection of {collection['videos']} videos; reading it lists the first {VIDEOS_SHOWN}. {DATA}",
+        description=f"Collection of {videos} videos; lists the first {RESOURCE_VIDEOS}. {UNTRUSTED_CONTENT_NOTICE}",
         mime_type="application/json",
     )
 
 
-def _named(uri: str) -> str:
-    """The collection of a resource. Raises InvalidInput."""
-    if not uri.startswith(SCHEME):
-        raise InvalidInput(f"uri: {uri!r}; {SCHEME}NAME was expected")
-    return unquote(uri.removeprefix(SCHEME))
+def _collection_name_from_uri(uri: str) -> str:
+    """Return the name of the collection of a resource. Raises InvalidInput."""
+    if not uri.startswith(URI_PREFIX):
+        raise InvalidInput(f"uri: {uri!r}; {URI_PREFIX}NAME was expected")
+    return unquote(uri.removeprefix(URI_PREFIX))

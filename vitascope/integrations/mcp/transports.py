@@ -1,4 +1,4 @@
-"""How assistants reach the server: over standard input and output, or over HTTP."""
+"""Transports of the MCP server: standard input and output, and HTTP."""
 
 from __future__ import annotations
 
@@ -24,74 +24,79 @@ from vitascope.errors import InvalidInput
 from vitascope.network import is_loopback
 
 PATH = "/mcp"
-STOP_SECONDS = 5
-"""For calls that are under way when it is told to stop."""
-LOCAL = ("127.0.0.1", "localhost", "[::1]")
+SHUTDOWN_SECONDS = 5
+"""Time for running calls to finish when the server stops."""
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
 def serve_stdio(server: Server[Any]) -> None:
     """Serve the assistant that started this process until it closes standard input.
 
-    Standard output carries the protocol alone: meanwhile, what else is printed goes to standard error.
+    Standard output carries only the protocol; other output goes to standard error.
     """
     if sys.stdin.isatty():
-        print("Waiting for an assistant: they start this command by themselves. Ctrl-C ends it.", file=sys.stderr)
-    anyio.run(_stdio, server)
+        print("Waiting for an assistant on standard input (assistants start this command).", file=sys.stderr)
+    anyio.run(_serve_stdio, server)
 
 
-async def _stdio(server: Server[Any]) -> None:
+async def _serve_stdio(server: Server[Any]) -> None:
     async with stdio_server() as (read, write):
         await server.run(read, write, server.create_initialization_options())
 
 
-def serve_http(server: Server[Any], address: str, names: Sequence[str] = ()) -> None:
-    """Serve at ``address`` (HOST:PORT; port 0: any free one) until SIGINT or SIGTERM.
+def serve_http(server: Server[Any], address: str, allowed_hosts: Sequence[str] = ()) -> None:
+    """Serve at ``address`` until SIGINT or SIGTERM.
 
-    Requests for other hosts than this machine's, HOST and ``names`` are refused, against DNS rebinding. Where other
-    machines reach HOST, requests must bring the key that this process has. Raises InvalidInput for an address that
-    cannot be used, and where no key is there that could be asked for.
+    If other machines can reach the address, requests must carry this process's API key.
+
+    Args:
+        server: the server.
+        address: HOST:PORT; port 0 chooses a free one.
+        allowed_hosts: accepted Host headers, besides HOST and those of this machine (protects against DNS rebinding).
+    Raises:
+        InvalidInput: the address cannot be used, or needs an API key and there is none.
     """
-    host, port = _address(address)
+    host, port = _parse_address(address)
     key = None if is_loopback(host) else os.environ.get("VITASCOPE_API_KEY", "")
     if key == "":
         raise InvalidInput(
-            f"http: {address!r} can be reached by other machines, and VITASCOPE_API_KEY is not set; a key was "
-            "expected, which assistants must send, too, or a loopback address such as 127.0.0.1:8765"
+            f"http: {address!r} can be reached by other machines, and VITASCOPE_API_KEY is not set; a key, which "
+            "assistants must send, or a loopback address such as 127.0.0.1:8765 was expected"
         )
-    hosts = [*LOCAL, f"[{host}]" if ":" in host else host, *names]
-    names_and_ports = [each for name in hosts for each in (name, f"{name}:*")]
+    hosts = [*LOCAL_HOSTS, f"[{host}]" if ":" in host else host, *allowed_hosts]
+    hosts_and_ports = [pattern for name in hosts for pattern in (name, f"{name}:*")]
     security = TransportSecuritySettings(
-        allowed_hosts=names_and_ports,
-        allowed_origins=[f"{scheme}://{each}" for scheme in ("http", "https") for each in names_and_ports],
+        allowed_hosts=hosts_and_ports,
+        allowed_origins=[f"{scheme}://{name}" for scheme in ("http", "https") for name in hosts_and_ports],
     )
-    # Without sessions: nothing is told unasked, so that it may be started again, or run many times, at any moment.
+    # Stateless: the server can be restarted and replicated.
     app: ASGIApp = server.streamable_http_app(
         streamable_http_path=PATH, stateless_http=True, json_response=True, transport_security=security
     )
-    with _listen(host, port) as listener:
+    with _bind(host, port) as listener:
         shown = f"[{host}]" if ":" in host else host
         print(f"Vitascope's tools are at http://{shown}:{listener.getsockname()[1]}{PATH}", file=sys.stderr, flush=True)
         config = uvicorn.Config(
-            app if key is None else _asking_for(key, app),
+            app if key is None else _require_bearer_key(key, app),
             log_config=None,
             server_header=False,
             ws="none",
-            timeout_graceful_shutdown=STOP_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
         if threading.current_thread() is threading.main_thread():
-            # uvicorn stops cleanly on SIGTERM and then raises it again; by then it must not count as a crash.
+            # uvicorn stops cleanly on SIGTERM and then raises the signal again; that must not end the process.
             signal.signal(signal.SIGTERM, lambda number, frame: None)
         uvicorn.Server(config).run(sockets=[listener])
 
 
-def _address(text: str) -> tuple[str, int]:
+def _parse_address(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not (host and colon and port.isascii() and port.isdecimal() and int(port) < 2**16):
         raise InvalidInput(f"http: {text!r}; HOST:PORT, such as 127.0.0.1:8765, was expected")
     return host.strip("[]"), int(port)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -101,17 +106,17 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _asking_for(key: str, app: ASGIApp) -> ASGIApp:
-    """``app`` for those alone who send this key."""
+def _require_bearer_key(key: str, app: ASGIApp) -> ASGIApp:
+    """Return ``app`` behind bearer authentication."""
     expected = f"Bearer {key}".encode()
 
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+    async def authenticated(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             sent = Headers(scope=scope).get("authorization", "").encode()
             if not hmac.compare_digest(sent, expected):
-                refusal = "Authorization: Bearer, with the key that `vitascope mcp` was given, was expected\n"
-                await PlainTextResponse(refusal, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+                message = "Authorization: Bearer with the API key of `vitascope mcp` was expected\n"
+                await PlainTextResponse(message, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
                 return
         await app(scope, receive, send)
 
-    return guarded
+    return authenticated
