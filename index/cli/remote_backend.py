@@ -87,7 +87,7 @@ class RemoteBackend(Client):
 
 def _transfer_result(operation: Operation) -> JSON:
     size = sum(file["bytes"] for file in operation["files"])
-    # Services before 0.2.1 do not report media_not_included.
+    # Older services do not report media_not_included.
     return {"bytes": size, "media_not_included": operation.get("media_not_included")}
 
 

@@ -1,1 +1,1 @@
-"""Subcommands that need the runtime alone, and what all subcommands share: options and output."""
+"""The `vitascope` command: dispatch, shared options and output, and subcommands of the runtime."""

@@ -1,4 +1,4 @@
-"""`vitascope ask FILE QUESTION`: answer a question about a video or picture."""
+"""`vitascope ask`: answer a question about a video or image."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vitascope.cli.options import add_bundle, add_engine, add_model, add_server,
 from vitascope.cli.output import plain_table
 
 EPILOG = """\
-Answers come from the bundle's vocabulary (`vitascope bundle inspect` says how many it knows), best first, each
-with its probability: among all of the vocabulary, or among the candidates given. A low first probability means that
-the model does not know; --abstain-below makes it say so.
+Answers are taken from the bundle's vocabulary (`vitascope bundle inspect` shows its size), most probable first.
+Probabilities are among the vocabulary, or among the candidates. A low first probability means that the model does not
+know; --abstain-below sets the minimum.
 
 examples:
   vitascope ask clip.mp4 "what color is the circle?"
@@ -29,21 +29,21 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
+    parser.add_argument("file", type=Path, metavar="FILE", help="video or image")
     no_completion(parser.add_argument("question", metavar="QUESTION", help="a question, in quotes"))
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="answers to give (default: %(default)s)")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="number of answers (default: %(default)s)")
     parser.add_argument(
         "--candidate",
         action="append",
         metavar="ANSWER",
-        help="what the answer may be; several times (default: all that the bundle knows)",
+        help="possible answer; may be repeated (default: the whole vocabulary)",
     )
     parser.add_argument(
         "--abstain-below",
         type=float,
         default=0.0,
         metavar="P",
-        help="no answer where the best one's probability is lower (default: %(default)s)",
+        help="minimum probability of an answer (default: %(default)s)",
     )
     add_bundle(parser)
     add_engine(parser)
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from vitascope.client import Client
 
         with Client(server) as client:
-            said = client.ask_file(
+            response = client.ask_file(
                 args.file,
                 args.question,
                 top=args.top,
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 abstain_below=args.abstain_below,
                 model=args.model,
             )
-            return {"file": str(args.file), **said}
+            return {"file": str(args.file), **response}
     from dataclasses import asdict
 
     from vitascope.answering import answer_question
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     model = Model.open(args.bundle, threads=args.threads, device=args.device, engine=args.engine)
     end = probe(args.file).duration
-    answered = answer_question(
+    result = answer_question(
         model,
         args.question,
         model.embed_file(args.file, [(0.0, end)]).visual_tokens,
@@ -81,20 +81,20 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         candidates=args.candidate,
         abstain_below=args.abstain_below,
     )
-    about = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as a service says it of such a file
-    return {**about, "question": args.question, **asdict(answered)}
+    span = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as in the response of a service
+    return {**span, "question": args.question, **asdict(result)}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     table = plain_table(">probability", "answer")
     for position, answer in enumerate(result["answers"]):
-        is_given = position == 0 and not result["abstained"]
-        table.add_row(f"{answer['probability']:.3f}", escape(answer["text"]), style="bold" if is_given else None)
+        is_answer = position == 0 and not result["abstained"]
+        table.add_row(f"{answer['probability']:.3f}", escape(answer["text"]), style="bold" if is_answer else None)
     if result["abstained"]:
-        console.print("no answer: none is likely enough")
+        console.print("No answer: all probabilities are below the minimum")
     console.print(table)
     if result["unknown"]:
-        console.print(f"not in the bundle's vocabulary: {escape(', '.join(result['unknown']))}")
+        console.print(f"Not in the vocabulary: {escape(', '.join(result['unknown']))}")
 
 
 COMMANDS = {"ask": (add_arguments, run, show)}

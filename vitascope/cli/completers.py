@@ -1,7 +1,6 @@
-"""What a shell offers at a place of the command line where neither options nor choices are known beforehand.
+"""Completers of arguments, for argcomplete: attributes ``completer``.
 
-A completer is the attribute ``completer`` of an argument. It is called while somebody waits for the key he pressed: it
-imports little, and what it cannot find out in a second it leaves.
+They run on every Tab press: they import little and give up after a second.
 """
 
 from __future__ import annotations
@@ -13,50 +12,50 @@ from pathlib import Path
 from typing import Any
 
 COLLECTIONS = "collections"
-"""Where in a data folder the command and the service keep their collections."""
-SECONDS = 1.0
-"""Until a service that does not answer is left alone."""
+"""Folder of collections in a data folder."""
+TIMEOUT_SECONDS = 1.0
+"""For the response of a service."""
 
 
 def complete_collections(argument: argparse.Action) -> argparse.Action:
-    """Offer the names of collections for this argument."""
+    """Complete an argument with names of collections."""
     argument.completer = collection_names  # type: ignore[attr-defined]
     return argument
 
 
 def no_completion(argument: argparse.Action) -> argparse.Action:
-    """Offer nothing for this argument, such as a sentence."""
+    """Disable completion of an argument, such as a sentence."""
     argument.completer = lambda **_: ()  # type: ignore[attr-defined]
     return argument
 
 
 def collection_names(*, parsed_args: argparse.Namespace, **_: Any) -> dict[str, str]:
-    """The names of the collections, each with a word on it, of the service or the data folder that the line names."""
+    """Return the names of collections with descriptions, of the service or data folder in the command line."""
     server: str | None = getattr(parsed_args, "server", None)
     try:
-        return _names_there(server) if server else _names_here(parsed_args.data)
-    except (OSError, ValueError, KeyError, TypeError):  # nothing to offer, and nobody who could read why
+        return _names_of_service(server) if server else _names_in_folder(parsed_args.data)
+    except (OSError, ValueError, KeyError, TypeError):  # an error message would disturb the prompt
         return {}
 
 
-def _names_here(data: Path) -> dict[str, str]:
-    return {one.name: "collection" for one in (data / COLLECTIONS).iterdir() if one.name[0].isalnum()}
+def _names_in_folder(data: Path) -> dict[str, str]:
+    return {entry.name: "collection" for entry in (data / COLLECTIONS).iterdir() if entry.name[0].isalnum()}
 
 
-def _names_there(server: str) -> dict[str, str]:
-    """By the plain library: importing the client takes longer than all the rest."""
+def _names_of_service(server: str) -> dict[str, str]:
+    """Request the names with http.client: importing the client would take longer than everything else."""
     from http.client import HTTPConnection, HTTPException, HTTPSConnection
     from urllib.parse import urlsplit
 
     address = urlsplit(server)
     connect = {"http": HTTPConnection, "https": HTTPSConnection}[address.scheme]
-    connection = connect(address.netloc.rpartition("@")[2], timeout=SECONDS)
+    connection = connect(address.netloc.rpartition("@")[2], timeout=TIMEOUT_SECONDS)
     key = os.environ.get("VITASCOPE_API_KEY")
     try:
         connection.request("GET", "/v1/collections", headers={"Authorization": f"Bearer {key}"} if key else {})
-        found = json.loads(connection.getresponse().read())["collections"]
+        collections = json.loads(connection.getresponse().read())["collections"]
     except HTTPException:
         return {}
     finally:
         connection.close()
-    return {one["name"]: f"{one['videos']} videos, {one['clips']} clips" for one in found}
+    return {each["name"]: f"{each['videos']} videos, {each['clips']} clips" for each in collections}

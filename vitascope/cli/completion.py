@@ -1,4 +1,4 @@
-"""`vitascope completion SHELL`: the script by which a shell completes what is typed."""
+"""`vitascope completion`: shell completion scripts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 SHELLS = ("bash", "zsh", "fish")
 EPILOG = """\
-Completed are commands, options, what they may be set to, files, and the names of collections: of the data folder, or of
-the service that --server or VITASCOPE_SERVER names. New options are known without another script.
+Completes commands, options, their values, files, and names of collections: those of the data folder, or of the service
+in --server or VITASCOPE_SERVER. The script need not be updated for new versions.
 
 examples:
   vitascope completion bash > ~/.local/share/bash-completion/completions/vitascope
@@ -41,9 +41,9 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def complete(parser_for: Callable[[list[str]], argparse.ArgumentParser]) -> None:
-    """Tell the shell that waits what could follow on its line, which the environment says, and end the process.
+    """Answer a completion request of a shell, which is in the environment, and exit.
 
-    ``parser_for`` gives the parser for the words that are complete.
+    ``parser_for`` returns the parser for the complete words of the line.
     """
     from argcomplete import autocomplete
     from argcomplete.finders import safe_actions

@@ -1,4 +1,4 @@
-"""`vitascope mcp`: tools with which assistants search, look at and question the videos of a running service."""
+"""`vitascope mcp`: Model Context Protocol server for a running service."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from vitascope.version import installed_version
 
 SERVER = "http://127.0.0.1:8000"
 EPILOG = """\
-Speaks the Model Context Protocol. An assistant starts this command by itself and speaks to it over standard
-input and output; with --http it is started once, for several. The tools read and never write. They ask a running
-service (vitascope serve); where it needs a key, it is taken from VITASCOPE_API_KEY.
+Provides read-only tools to assistants. An assistant starts this command and uses its standard input and output; with
+--http one process serves several assistants. The tools use a running service (`vitascope serve`), with the API key in
+VITASCOPE_API_KEY.
 
 examples:
   vitascope mcp
@@ -27,19 +27,19 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("--server", metavar="URL", help=f"service to ask (VITASCOPE_SERVER; default: {SERVER})")
-    parser.add_argument("--http", metavar="HOST:PORT", help="serve at this address, path /mcp, and not over stdio")
+    parser.add_argument("--server", metavar="URL", help=f"service to use (VITASCOPE_SERVER; default: {SERVER})")
+    parser.add_argument("--http", metavar="HOST:PORT", help="serve over HTTP at this address, path /mcp")
     parser.add_argument(
         "--allowed-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="with --http: a name that it is reached by, besides HOST and those of this machine; several times",
+        help="with --http: accepted Host header, besides HOST and loopback names; may be repeated",
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    # Here, so that --help needs no package of the extra.
+    # Imported here: --help works without the extra.
     from vitascope.integrations.mcp.server import make_server
     from vitascope.integrations.mcp.transports import serve_http, serve_stdio
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _service(args: argparse.Namespace) -> str:
-    """The URL of the service. Raises InvalidInput, which repeats no credentials."""
+    """Return the URL of the service. Raises InvalidInput, which does not repeat credentials."""
     url: str = args.server or os.environ.get("VITASCOPE_SERVER") or SERVER
     try:
         parts = urlsplit(url)
@@ -62,8 +62,8 @@ def _service(args: argparse.Namespace) -> str:
         is_url = False
     if "@" in url:
         raise InvalidInput(
-            "server: a URL with credentials, which assistants would see; a key was expected, in the environment, as "
-            "VITASCOPE_API_KEY"
+            "server: the URL contains credentials, which assistants would see; an API key in VITASCOPE_API_KEY was "
+            "expected"
         )
     if not is_url:
         raise InvalidInput(f"server: {url!r}; a URL such as {SERVER} was expected")

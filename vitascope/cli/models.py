@@ -1,4 +1,4 @@
-"""`vitascope models`: the models of a running service."""
+"""`vitascope models`: manage the models of a running service."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ if TYPE_CHECKING:
     from vitascope.client.response_types import ModelInfo
 
 SERVER = "http://127.0.0.1:8000"
-SHOWN = 12
-"""Characters of a fingerprint."""
+SHORT_FINGERPRINT = 12
+"""Characters of a fingerprint in tables."""
 EPILOG = """\
-MODEL is a fingerprint or its beginning, a name, or name@version; it must mean one model.
+MODEL is a name, name@version, or a fingerprint or its beginning; it must be unambiguous. All actions but `list` need an
+API key with the scope admin, in VITASCOPE_API_KEY.
 
 examples:
   vitascope models list
-  vitascope models add talks-2                 the bundle in this folder below VITASCOPE_BUNDLES_ROOT of the service
+  vitascope models add talks-2                 a folder below VITASCOPE_BUNDLES_ROOT of the service
   vitascope models default talks@2
-  vitascope models remove 9f0c12ab34cd         what is asked of it now is answered, then its memory is free
+  vitascope models remove 9f0c12ab34cd         running requests are finished first
   vitascope models list --server http://search.lan:8000
-
-All but `list` need a key with the scope admin, in VITASCOPE_API_KEY.
 """
 
 
@@ -38,12 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     listing = actions.add_parser("list", help="list models", description="List models, the default first.")
-    add = actions.add_parser("add", help="load a bundle beside the others", description="Load a bundle.")
-    add.add_argument("folder", metavar="FOLDER", help="of the bundle, on the machine of the service")
-    add.add_argument("--default", action="store_true", help="make it the default once it is ready")
-    default = actions.add_parser("default", help="choose the default", description="Choose the default.")
+    add = actions.add_parser("add", help="load a bundle", description="Load a bundle.")
+    add.add_argument("folder", metavar="FOLDER", help="folder of the bundle, on the machine of the service")
+    add.add_argument("--default", action="store_true", help="make it the default when it is ready")
+    default = actions.add_parser("default", help="set the default model", description="Set the default model.")
     remove = actions.add_parser("remove", help="remove a model", description="Remove a model.")
-    remove.add_argument("--force", action="store_true", help="also where collections need it")
+    remove.add_argument("--force", action="store_true", help="remove it even if collections use it")
     for action in (default, remove):
         action.add_argument("model", metavar="MODEL")
     for action in (listing, add, default, remove):
@@ -53,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if (server := server_url(args)) is None:
         raise InvalidInput(
-            f"models {args.action}: of a service; --server URL was expected. What works here is "
-            "chosen by --bundle, and `vitascope bundle inspect` tells of it"
+            f"models {args.action}: needs a service; --server URL was expected. Without one, --bundle selects the model "
+            "and `vitascope bundle inspect` describes it"
         )
     from vitascope.client import Client
 
@@ -70,7 +69,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _add(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     fingerprint = client.add_model(args.folder)["fingerprint"]
-    assert fingerprint is not None  # one that was opened has one
+    assert fingerprint is not None  # set for every loaded bundle
     ready = client.wait_for_model(fingerprint)
     return {"model": client.set_default_model(fingerprint) if args.default else ready}
 
@@ -82,36 +81,36 @@ def _remove(client: Client, args: argparse.Namespace) -> dict[str, Any]:
     return {"model": removed}
 
 
-def _fingerprint(client: Client, wanted: str) -> str:
-    """Of the one model that ``wanted`` means. Raises NotFound and InvalidInput."""
-    models = {one["fingerprint"]: one for one in client.list_models()["models"] if one["fingerprint"] is not None}
-    exact = {key: one for key, one in models.items() if wanted in (key, one["name"], _described(one))}
-    found = exact or {key: one for key, one in models.items() if key.startswith(wanted)}
-    if not found:
-        raise NotFound(f"model: {wanted!r}; one of {_all(models)} was expected")
-    if len(found) > 1:
-        raise InvalidInput(f"model: {wanted!r} means {_all(found)}; a fingerprint, or its beginning, was expected")
-    return next(iter(found))
+def _fingerprint(client: Client, name: str) -> str:
+    """Return the fingerprint of the model that ``name`` identifies. Raises NotFound and InvalidInput."""
+    models = {model["fingerprint"]: model for model in client.list_models()["models"] if model["fingerprint"]}
+    exact = {key: model for key, model in models.items() if name in (key, model["name"], _name_and_version(model))}
+    matches = exact or {key: model for key, model in models.items() if key.startswith(name)}
+    if not matches:
+        raise NotFound(f"model: {name!r}; one of {_format_models(models)} was expected")
+    if len(matches) > 1:
+        raise InvalidInput(f"model: {name!r} is ambiguous: {_format_models(matches)}; a fingerprint was expected")
+    return next(iter(matches))
 
 
-def _all(models: Mapping[str, ModelInfo]) -> str:
-    return ", ".join(f"{_described(one)} ({fingerprint[:SHOWN]})" for fingerprint, one in models.items())
+def _format_models(models: Mapping[str, ModelInfo]) -> str:
+    return ", ".join(f"{_name_and_version(model)} ({key[:SHORT_FINGERPRINT]})" for key, model in models.items())
 
 
-def _described(model: Mapping[str, Any]) -> str:
+def _name_and_version(model: Mapping[str, Any]) -> str:
     return f"{model['name']}@{model['version']}"
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     table = plain_table("fingerprint", "name", "version", "state", "tasks", "folder", "")
-    shown = result["models"] if result["action"] == "list" else [result["model"]]
-    for model in shown:
+    models = result["models"] if result["action"] == "list" else [result["model"]]
+    for model in models:
         state = model["state"] if result["action"] != "remove" else "removed"
         remark = "default" if model["default"] else ""
         if model["error"] is not None:
             state, remark = f"[red]{state}[/red]", f"{remark} [red]{escape(model['error'])}[/red]"
         table.add_row(
-            (model["fingerprint"] or "-")[:SHOWN],
+            (model["fingerprint"] or "-")[:SHORT_FINGERPRINT],
             escape(model["name"] or "-"),
             escape(model["version"] or "-"),
             state,
@@ -120,10 +119,10 @@ def show(result: dict[str, Any], console: Console) -> None:
             remark.strip(),
         )
     console.print(table)
-    for model in shown:
-        engines = model.get("engines", {}).values()  # services of earlier versions do not tell
-        for device, why in sorted({(one["device"], one["fallback"]) for one in engines if one["fallback"]}):
-            console.print(f"{escape(_described(model))} runs on {device}: {escape(why)}", soft_wrap=True)
+    for model in models:
+        engines = model.get("engines", {}).values()  # missing in older services
+        for device, reason in sorted({(graph["device"], graph["fallback"]) for graph in engines if graph["fallback"]}):
+            console.print(f"{escape(_name_and_version(model))} runs on {device}: {escape(reason)}", soft_wrap=True)
 
 
 COMMANDS = {"models": (add_arguments, run, show)}

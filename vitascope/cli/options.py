@@ -1,4 +1,4 @@
-"""Options that several subcommands share, and the places that are used when nothing is named."""
+"""Options shared by subcommands, and their defaults."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ DEFAULT_COLLECTION = "videos"
 
 
 def default_bundle() -> Path:
-    """VITASCOPE_BUNDLE, else the bundle that the checkout ships."""
+    """Return VITASCOPE_BUNDLE, else the bundle in the checkout."""
     named = os.environ.get("VITASCOPE_BUNDLE")
     return Path(named) if named else Path(__file__).parents[2] / "bundles" / "hd-vila-tiny"
 
 
 def default_data() -> Path:
-    """VITASCOPE_DATA_DIR, else `vitascope-data` in the current folder."""
+    """Return VITASCOPE_DATA_DIR, else `vitascope-data` in the current folder."""
     return Path(os.environ.get("VITASCOPE_DATA_DIR") or "vitascope-data")
 
 
 def default_vectors() -> str:
-    """VITASCOPE_VECTOR_STORE, else `faiss`: where the vectors of new collections are searched."""
+    """Return VITASCOPE_VECTOR_STORE, else `faiss`: the vector store of new collections."""
     return os.environ.get("VITASCOPE_VECTOR_STORE") or "faiss"
 
 
@@ -43,12 +43,12 @@ def default_roots() -> list[Path]:
 
 
 def collections_folder(data: Path) -> Path:
-    """Where in a data folder the command and the service keep their collections."""
+    """Return the folder of collections in a data folder."""
     return data / COLLECTIONS
 
 
 class LocalOnlyAction(argparse.Action):
-    """Stores a value like the usual action, and that it was given: a service would not heed it."""
+    """Store a value, and record that it was given: it has no effect on a service."""
 
     def __call__(
         self,
@@ -79,19 +79,19 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=default_data(),
         metavar="FOLDER",
-        help="where collections live (VITASCOPE_DATA_DIR; default: %(default)s)",
+        help="data folder (VITASCOPE_DATA_DIR; default: %(default)s)",
     )
 
 
 def add_roots(parser: argparse.ArgumentParser) -> None:
-    """``--root``, which may be repeated and is None where it was not given: see ``default_roots``."""
+    """Add ``--root``, which may be repeated; None without it: see `default_roots`."""
     parser.add_argument(
         "--root",
         action="append",
         dest="roots",
         type=Path,
         metavar="FOLDER",
-        help="where media files may lie that the files name, besides `incoming` in the data folder; may be repeated "
+        help="folder that may contain the media files, besides `incoming` in the data folder; may be repeated "
         "(default: VITASCOPE_ALLOWED_ROOTS)",
     )
 
@@ -102,7 +102,7 @@ def add_collection(parser: argparse.ArgumentParser) -> None:
             "--collection",
             default=DEFAULT_COLLECTION,
             metavar="NAME",
-            help="collection to work on (default: %(default)s)",
+            help="name of the collection (default: %(default)s)",
         )
     )
 
@@ -114,64 +114,65 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="threads for the model (default: one per core)",
+        help="threads of the model (default: one per core)",
     )
     parser.add_argument(
         "--device",
         action=LocalOnlyAction,
         choices=("auto", "cpu", "cuda", "tensorrt"),
         default="auto",
-        help="where the graphs run (default: %(default)s)",
+        help="device of the model (default: %(default)s)",
     )
     parser.add_argument(
         "--engine",
         action=LocalOnlyAction,
         default=default_engine(),
         metavar="ENGINE",
-        help="onnxruntime, or kserve:http://HOST:PORT of a server that has the graphs, see docs/triton.md "
+        help="onnxruntime, or kserve:http://HOST:PORT of a server with the graphs; see docs/triton.md "
         "(VITASCOPE_ENGINE; default: %(default)s)",
     )
 
 
 def default_engine() -> str:
-    """VITASCOPE_ENGINE, else `onnxruntime`: what runs the model's graphs."""
+    """Return VITASCOPE_ENGINE, else `onnxruntime`."""
     return os.environ.get("VITASCOPE_ENGINE") or "onnxruntime"
 
 
-def add_server(parser: argparse.ArgumentParser, otherwise: str | None = None) -> None:
-    """``--server`` and ``--local``, which ``server_url`` reads. ``otherwise``: the service that is asked where the
-    arguments and the environment name none.
-    """
+def add_server(parser: argparse.ArgumentParser, default_url: str | None = None) -> None:
+    """Add ``--server`` and ``--local``, which `server_url` reads; ``default_url`` is used without both."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument(
         "--server",
-        default=os.environ.get("VITASCOPE_SERVER") or otherwise,
+        default=os.environ.get("VITASCOPE_SERVER") or default_url,
         metavar="URL",
-        help="let a running service (http://127.0.0.1:8000) do it "
-        f"(VITASCOPE_SERVER; default: {otherwise or 'it is done here'})",
+        help=f"use a running service (VITASCOPE_SERVER; default: {default_url or 'the data folder'})",
     )
     group.add_argument(
-        "--local", dest="server", action="store_const", const=None, help="do it here, whatever VITASCOPE_SERVER says"
+        "--local",
+        dest="server",
+        action="store_const",
+        const=None,
+        help="use the data folder instead of VITASCOPE_SERVER",
     )
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """``--model`` beside ``--server``; ``server_url`` refuses it without."""
+    """Add ``--model``, which `server_url` rejects without ``--server``."""
     parser.add_argument(
         "--model",
         metavar="MODEL",
-        help="with --server: one of its models, by name, name@version or fingerprint (default: its default)",
+        help="with --server: name, name@version or fingerprint of a model (default: the default model of the service)",
     )
 
 
 def server_url(args: argparse.Namespace) -> str | None:
-    """The URL of the service that is to do it; None where it is done here.
+    """Return the URL of the service to use; None for the data folder.
 
-    Raises InvalidInput for an option that goes with the other way: what is given must not go unheeded.
+    Raises InvalidInput for an option that would have no effect.
     """
     server: str | None = args.server
     if server is None and getattr(args, "model", None) is not None:
-        raise InvalidInput(f"--model: {args.model!r} goes with --server; --bundle FOLDER was expected")
-    if server is not None and (given := getattr(args, "local_only_options", [])):
-        raise InvalidInput(f"{given[0]}: says how it is done here, but {server} is to do it; --local was expected")
+        raise InvalidInput(f"--model: {args.model!r} is only valid with --server; --bundle FOLDER was expected")
+    if server is not None and (options := getattr(args, "local_only_options", [])):
+        raise InvalidInput(f"{options[0]}: has no effect on {server}; --local was expected")
     return server

@@ -1,4 +1,4 @@
-"""What subcommands print: JSON for scripts, short tables for people, progress while something takes long."""
+"""Output of subcommands: JSON, tables and progress bars."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 MAX_TRANSCRIPT_CHARS = 60
-"""Characters of what is said in a clip."""
+"""Length of the text of a clip in tables."""
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """One JSON object on standard output, UTF-8, readable."""
+    """Print indented JSON on standard output, in UTF-8."""
     json.dump(result, sys.stdout, indent=2, ensure_ascii=False, default=str)
     print()
 
@@ -28,7 +28,7 @@ MAX_FILES = 20
 
 
 def print_mapping(result: dict[str, Any], console: Console) -> None:
-    """Any result, key by key: what a subcommand without a presentation of its own gets."""
+    """Print any result as a table of keys and values."""
     table = plain_table()
     for key, value in result.items():
         nested = isinstance(value, dict | list)
@@ -38,7 +38,7 @@ def print_mapping(result: dict[str, Any], console: Console) -> None:
 
 
 def plain_table(*columns: str) -> Table:
-    """A table without lines. A column named with a leading ``>`` is right-aligned."""
+    """Return a table without borders. Columns whose name begins with ``>`` are right-aligned."""
     table = Table(box=None, show_header=bool(columns), pad_edge=False, header_style="bold")
     for name in columns:
         if name.startswith(">"):
@@ -49,21 +49,21 @@ def plain_table(*columns: str) -> Table:
 
 
 def format_span(start: float, end: float) -> str:
-    """A clip's start and end (seconds) as ``m:ss-m:ss``; a picture, which has no duration, as nothing."""
+    """Format start and end in seconds as ``m:ss-m:ss``; empty for an image, which has no duration."""
     return "" if end <= start else f"{format_time(start)}-{format_time(end)}"
 
 
 def format_time(seconds: float) -> str:
-    """Seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
+    """Format seconds as ``m:ss``, or ``h:mm:ss`` from an hour on."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class ProgressBar:
-    """A bar on standard error while something takes long; nothing without a terminal, or when quiet."""
+    """Progress bar on standard error; invisible without a terminal, or when quiet."""
 
-    def __init__(self, what: str, *, quiet: bool = False) -> None:
+    def __init__(self, description: str, *, quiet: bool = False) -> None:
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -74,7 +74,7 @@ class ProgressBar:
             disable=quiet or not sys.stderr.isatty(),
             transient=True,
         )
-        self._task = self._bar.add_task(what, total=None, note="")
+        self._task = self._bar.add_task(description, total=None, note="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -84,7 +84,7 @@ class ProgressBar:
         self._bar.stop()
 
     def update(self, done: float, total: int, note: str = "") -> None:
-        """``done`` of ``total`` steps, of which one may be done in part; ``note`` names the present one."""
+        """Show ``done`` of ``total`` steps; ``note`` describes the current one."""
         self._bar.update(self._task, completed=done, total=total, note=escape(note[-40:]))
 
 
@@ -101,35 +101,37 @@ def print_files(console: Console, rows: list[tuple[str, str]], column: str) -> N
 
 
 def print_results(results: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Search results of the service or of `vitascope search`, best first."""
+    """Print search results, best first."""
     if not results:
-        console.print("nothing found")
+        console.print("No results")
         return
     reranked = any(result["fused"] is not None for result in results)
     grouped = any(result["clip_count"] for result in results)
-    spoken = any(result["text"] for result in results)
+    has_text = any(result["text"] for result in results)
     names = [">fused", ">match"] if reranked else []
-    table = plain_table(*names, ">similarity", ">clip", *[">clips"] * grouped, "video", *["said"] * spoken)
+    table = plain_table(*names, ">similarity", ">clip", *[">clips"] * grouped, "video", *["text"] * has_text)
     for result in results:
         scores = [format_score(result[name]) for name in ("fused", "match") if reranked]
-        where = format_span(result["start"], result["end"])
+        span = format_span(result["start"], result["end"])
         count = [str(result["clip_count"])] * grouped
-        said = [escape(_shortened(result["text"]))] * spoken
-        table.add_row(*scores, format_score(result["similarity"]), where, *count, escape(_name(result["video"])), *said)
+        text = [escape(_shorten(result["text"]))] * has_text
+        table.add_row(
+            *scores, format_score(result["similarity"]), span, *count, escape(_path_or_title(result["video"])), *text
+        )
     console.print(table)
 
 
-def _shortened(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= MAX_TRANSCRIPT_CHARS else f"{text[: MAX_TRANSCRIPT_CHARS - 1]}…"
 
 
 def format_score(value: float | None) -> str:
-    """Three decimals; a dash where there is none."""
+    """Format a score with three decimals; a dash for None."""
     return "-" if value is None else f"{value:.3f}"
 
 
-def _name(video: dict[str, Any]) -> str:
-    """Where the file is, if that is this machine's business; the service tells titles only."""
+def _path_or_title(video: dict[str, Any]) -> str:
+    """Return the path of a local file, else the title."""
     path = video.get("path")
     if path is None:
         return str(video["title"])

@@ -1,4 +1,4 @@
-"""`vitascope score FILE CAPTION …`: how well do captions describe a video or picture."""
+"""`vitascope score`: score how well captions describe a video or image."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from vitascope.cli.output import format_score, format_time, plain_table
 from vitascope.errors import InvalidInput
 
 EPILOG = """\
-Scores that should not be mixed up:
-  similarity   cosine of the two vectors, -1 to 1; cheap, what search ranks by
+Scores:
+  similarity   cosine of the embeddings, -1 to 1; what search ranks by
   match        probability by the fusion model, 0 to 1, that the caption describes the file
-  fused        both together, 0 to 1; the one to compare captions by
-  clipscore    2.5 * max(similarity, 0), as other tools report it
-  refclipscore with --reference: clipscore and the likeness to the best reference, together
-  emscore      with --frames: similarity and how well single words and single frames find each other
+  fused        similarity and match combined, 0 to 1; use it to compare captions
+  clipscore    2.5 * max(similarity, 0)
+  refclipscore with --reference: clipscore and the similarity to the best reference
+  emscore      with --frames: similarity and the alignment of words with frames
 
 examples:
   vitascope score clip.mp4 "a dog runs on grass" "a cat sleeps"
@@ -33,21 +33,21 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("file", type=Path, metavar="FILE", help="video or picture")
+    parser.add_argument("file", type=Path, metavar="FILE", help="video or image")
     no_completion(parser.add_argument("captions", nargs="+", metavar="CAPTION", help="a sentence, in quotes"))
     parser.add_argument(
         "--reference",
         action="append",
         default=[],
         metavar="CAPTION",
-        help="a sentence known to be right; may come several times",
+        help="caption known to be right; may be repeated",
     )
     parser.add_argument(
         "--frames",
         type=int,
         default=0,
         metavar="N",
-        help="frames to look at one by one for EMScore (default: none, no EMScore)",
+        help="number of frames for EMScore (default: 0, no EMScore)",
     )
     add_bundle(parser)
     add_engine(parser)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def score_file(args: argparse.Namespace) -> dict[str, Any]:
-    """Scores by the model opened here, null where the bundle cannot."""
+    """Score with a local model; scores that the bundle does not support are None."""
     from dataclasses import asdict
 
     from vitascope.captions import Frames, frame_times, score_captions
@@ -83,8 +83,8 @@ def score_file(args: argparse.Namespace) -> dict[str, Any]:
     seen = model.embed_file(args.file, [(0.0, end), *((time, time) for time in times)])
     frames = Frames(times, seen.vectors[1:]) if times else None
     scores = score_captions(model, seen, args.captions, args.reference, frames)
-    about = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as a service says it of such a file
-    return {**about, "scores": [asdict(score) for score in scores]}
+    span = {"file": str(args.file), "video": None, "start": 0.0, "end": end}  # as in the response of a service
+    return {**span, "scores": [asdict(score) for score in scores]}
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -105,11 +105,11 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 SHOWN = ("fused", "match", "similarity", "refclipscore", "emscore")
-"""Columns, where there is anything in them; ``clipscore`` says no more than ``similarity`` does."""
+"""Columns, if they have values; ``clipscore`` is a multiple of ``similarity``."""
 
 
 def _words_table(scores: list[dict[str, Any]]) -> Any:
-    """The words that count, each with the frame that shows it best."""
+    """Return a table of the weighted words, each with its best frame."""
     table = plain_table(">word and frame", ">frame at", "word", "caption")
     for score in scores:
         for word in score["emscore"]["words"]:
