@@ -1,4 +1,4 @@
-"""`vitascope serve`: the service, its address and places taken from arguments before the environment."""
+"""`vitascope serve`: run the HTTP service. Arguments override settings of the environment."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from vitascope.cli.options import default_bundle, default_data
 
 EPILOG = """\
-Everything else is a setting in the environment, with a safe default:
-  VITASCOPE_BUNDLES='["/models/two"]'      further models: docs/models.md
-  VITASCOPE_MAX_UPLOAD_BYTES=1073741824    and the other limits: see docs/settings.md
-  VITASCOPE_ALLOWED_HOSTS='["search.lan"]' names that the service is reached by
+All other settings are environment variables; see docs/settings.md. For example:
+  VITASCOPE_BUNDLES='["/models/two"]'      additional models
+  VITASCOPE_MAX_UPLOAD_BYTES=1073741824    maximum size of uploads
+  VITASCOPE_ALLOWED_HOSTS='["search.lan"]' accepted Host headers
 
-Requests need a key: `vitascope keys create` makes one.
+Requests need an API key; `vitascope keys create` creates one.
 
 examples:
   vitascope serve
@@ -26,48 +26,43 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("--host", metavar="ADDRESS", help="VITASCOPE_HOST; default: 127.0.0.1")
-    parser.add_argument("--port", type=int, metavar="N", help="VITASCOPE_PORT; default: 8000; 0: any free one")
-    parser.add_argument(
-        "--bundle",
-        type=Path,
-        metavar="FOLDER",
-        help=f"model bundle (VITASCOPE_BUNDLE; default: {default_bundle()})",
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="FOLDER",
-        help=f"data folder (VITASCOPE_DATA_DIR; default: {default_data()})",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--host", metavar="ADDRESS", help="address to listen on (VITASCOPE_HOST; default: 127.0.0.1)")
+    add("--port", type=int, metavar="N", help="port to listen on; 0: any free port (VITASCOPE_PORT; default: 8000)")
+    add("--bundle", type=Path, metavar="FOLDER", help=f"model bundle (VITASCOPE_BUNDLE; default: {default_bundle()})")
+    add("--data", type=Path, metavar="FOLDER", help=f"data folder (VITASCOPE_DATA_DIR; default: {default_data()})")
+    add(
         "--root",
         action="append",
         dest="roots",
         type=Path,
         metavar="FOLDER",
-        help="folder whose videos may be indexed by jobs and played, besides `incoming` in the data folder; may be "
-        "repeated (VITASCOPE_ALLOWED_ROOTS)",
+        help="folder whose files may be indexed and played, besides `incoming` in the data folder; may be repeated "
+        "(VITASCOPE_ALLOWED_ROOTS)",
     )
-    parser.add_argument("--no-keys", action="store_true", help="ask nobody for a key; on 127.0.0.1 only")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads for the model (default: one per core)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "tensorrt"), help="where the graphs run")
-    parser.add_argument(
-        "--engine", metavar="ENGINE", help="VITASCOPE_ENGINE; default: onnxruntime; else kserve:http://HOST:PORT"
+    add("--no-keys", action="store_true", help="accept requests without API keys; only on a loopback address")
+    add("--threads", type=int, metavar="N", help="threads of the model (default: one per core)")
+    add("--device", choices=("auto", "cpu", "cuda", "tensorrt"), help="device of the model (default: auto)")
+    add(
+        "--engine",
+        metavar="ENGINE",
+        help="onnxruntime, or kserve:http://HOST:PORT of a server with the graphs; see docs/triton.md "
+        "(VITASCOPE_ENGINE; default: onnxruntime)",
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    # Here, so that --help needs no web framework.
+    # Imported here: --help works without the web framework.
     from service.run import serve
     from service.settings import read_settings
 
-    names = {"data": "data_dir", "roots": "allowed_roots"}
-    keys = ("host", "port", "bundle", "data", "roots", "threads", "device", "engine")
-    given = {names.get(key, key): getattr(args, key) for key in keys if getattr(args, key) is not None}
+    setting_names = {"data": "data_dir", "roots": "allowed_roots"}
+    options = ("host", "port", "bundle", "data", "roots", "threads", "device", "engine")
+    values = {option: getattr(args, option) for option in options if getattr(args, option) is not None}
+    settings = {setting_names.get(option, option): value for option, value in values.items()}
     if args.no_keys:
-        given["allow_unauthenticated"] = True
-    serve(read_settings(**given))
+        settings["allow_unauthenticated"] = True
+    serve(read_settings(**settings))
     return {"served": True}
 
 

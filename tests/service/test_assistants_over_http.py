@@ -85,7 +85,7 @@ def test_over_http_at_a_loopback_address_it_needs_no_key(running: Running, palet
         (["--http", "0.0.0.0:8765"], "VITASCOPE_API_KEY is not set"),
         (["--http", "8765"], "HOST:PORT, such as 127.0.0.1:8765, was expected"),
         (["--server", "search.lan"], "a URL such as http://127.0.0.1:8000 was expected"),
-        (["--server", "http://me:secret@search.lan"], "a URL with credentials"),
+        (["--server", "http://me:secret@search.lan"], "the URL contains credentials"),
     ],
 )
 def test_what_it_cannot_be_started_with_is_named(

@@ -289,13 +289,13 @@ NO = "http://127.0.0.1:1"
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["search", "red", "--data", "x"], f"--data: says how it is done here, but {NO} is to do it; --local was"),
-        (["score", "a.mp4", "red", "--device", "cpu"], "--device: says how it is done here"),
-        (["index", ".", "--watch"], "--watch: says how it is done here"),
+        (["search", "red", "--data", "x"], f"--data: has no effect on {NO}; --local was expected"),
+        (["score", "a.mp4", "red", "--device", "cpu"], "--device: has no effect on"),
+        (["index", ".", "--watch"], "--watch: has no effect on"),
         (["index", "a.tar"], "shards cannot be uploaded; --remote or --local was expected"),
         (["collection", "import", "a", "b"], "import: not supported by http://127.0.0.1:1; --local was expected"),
         (["collection", "restore", "a", "b"], "--local was expected, on the machine of the service"),
-        (["collection", "create", "a", "--vectors", "faiss"], "--vectors: says how it is done here"),
+        (["collection", "create", "a", "--vectors", "faiss"], "--vectors: has no effect on"),
         (["models", "list", "--local"], "--server URL was expected"),
         (["index", ".", "--remote", "--local"], "--remote: only valid with --server URL"),
         (["jobs", "list", "--local", "--data", "nowhere"], "'nowhere' holds no collections"),

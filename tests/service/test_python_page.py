@@ -95,11 +95,11 @@ def test_results_are_shown_as_pictures_with_words(running: Running, palette: str
         results = list(client.iter_search_results(collection, "a red thing"))
         client.delete_video(collection, results[1]["video"]["id"])
         shown = strip(client, results)
-        assert [picture is None for picture in shown.pictures] == [False, True]
+        assert [thumbnail is None for thumbnail in shown.thumbnails] == [False, True]
         assert "<script" not in shown._repr_html_()
         assert "&quot;&gt;&lt;script&gt;" in shown._repr_html_()
         assert "\x1b" not in repr(shown)
-        assert repr(strip(client, [])) == "nothing found"
+        assert repr(strip(client, [])) == "No results"
 
     async def at_once() -> Strip:
         async with AsyncClient(str(running.client.base_url)) as client:

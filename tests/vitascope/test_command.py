@@ -234,7 +234,7 @@ def test_ask_among_candidates_or_not_at_all(pictures: Path, capsys: pytest.Captu
     assert {answer["text"] for answer in result["answers"]} == {"red", "blue"}
     assert main([*asked, "--candidate", "wombat", "--abstain-below", "0.99"]) == 0
     shown = capsys.readouterr().out
-    assert "no answer" in shown
+    assert "No answer" in shown
     assert "wombat" in shown
 
 

@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if (server := server_url(args)) is None:
         raise InvalidInput(
-            f"models {args.action}: needs a service; --server URL was expected. Without one, --bundle selects the model "
-            "and `vitascope bundle inspect` describes it"
+            f"models {args.action}: needs a service; --server URL was expected. Without one, --bundle selects the "
+            "model and `vitascope bundle inspect` describes it"
         )
     from vitascope.client import Client
 

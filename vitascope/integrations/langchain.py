@@ -1,9 +1,9 @@
-"""A LangChain retriever: clips of a running service as documents.
+"""LangChain retriever: clips of a running service as documents.
 
     retriever = VitascopeRetriever(collection="holidays", limit=5)
     retriever.invoke("a dog runs on the beach")
 
-Needs langchain-core (the extra `langchain`). What is said in a clip comes from videos: a chain should hand it to its
+Needs langchain-core (the extra `langchain`). The text of a clip is content of a video: chains should pass it to their
 model as data, not as instructions.
 """
 
@@ -23,32 +23,32 @@ __all__ = ["VitascopeRetriever"]
 
 
 class VitascopeRetriever(BaseRetriever):
-    """Finds the clips of a collection that fit a sentence, best first; one document for each.
+    """Retrieve the clips of a collection that match a sentence, best first, one document per clip.
 
-    ``page_content``: the video's title and, on the lines after it, what is said in the clip. ``metadata``: collection,
-    video_id, clip_id, title, start and end (s), similarity, match, fused (the latter two None where nothing is
-    reranked), media_url and thumbnail_url (absolute), video (the metadata that it was added with).
+    ``page_content`` is the title of the video and, on the following lines, the words spoken in the clip. ``metadata``:
+    collection, video_id, clip_id, title, start and end (s), similarity, match and fused (None without reranking),
+    absolute media_url and thumbnail_url, and video (its metadata).
 
     Raises the errors of `vitascope.client.Client`.
     """
 
     url: str = "http://127.0.0.1:8000"
-    """Of the service."""
+    """Base URL of the service."""
     api_key: SecretStr | None = None
-    """None: the one in VITASCOPE_API_KEY."""
+    """By default VITASCOPE_API_KEY."""
     collection: str = "videos"
     limit: int = Field(default=10, ge=1)
     where: dict[str, Any] | None = None
-    """A filter on metadata, videos and clips."""
+    """Filter on metadata, videos and clips."""
     rerank: int = Field(default=0, ge=0)
-    """This many of the best clips are judged and ordered by fused score; needs a model that can match."""
+    """Number of best clips to rerank; needs a model with the task matching."""
     hybrid: bool = False
-    """Whether words of titles and of what is said count, too."""
+    """Also match words in titles and subtitles."""
     min_similarity: float | None = Field(default=None, ge=-1, le=1)
     group: Literal["clip", "event", "video"] = "clip"
-    """What a document is: a clip; an event, clips that touch; a video. Of the latter two it tells the best clip."""
+    """What a document is: a clip, an event (adjoining clips) or a video, with the data of its best clip."""
 
-    # One client for each call: chains call from several threads and loops.
+    # One client per call: chains call from several threads and event loops.
 
     def _get_relevant_documents(self, query: str, *, run_manager: CallbackManagerForRetrieverRun) -> list[Document]:
         with Client(self.url, api_key=self._key()) as client:
@@ -66,8 +66,8 @@ class VitascopeRetriever(BaseRetriever):
     def _options(self) -> dict[str, Any]:
         return self.model_dump(include={"limit", "where", "rerank", "hybrid", "min_similarity", "group"})
 
-    def _documents(self, found: SearchResponse) -> list[Document]:
-        return [self._document(result) for result in found["results"]]
+    def _documents(self, response: SearchResponse) -> list[Document]:
+        return [self._document(result) for result in response["results"]]
 
     def _document(self, result: SearchResult) -> Document:
         video, base = result["video"], self.url.rstrip("/")

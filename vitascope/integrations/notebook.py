@@ -1,4 +1,4 @@
-"""Results of a search as notebooks show them: a strip of pictures with titles, times and scores.
+"""Search results in notebooks: a strip of thumbnails with titles, times and scores.
 
     from vitascope import Client
     from vitascope.integrations.notebook import strip
@@ -6,9 +6,8 @@
     client = Client("http://127.0.0.1:8000")
     strip(client, client.search("videos", "a red square moves left"))
 
-The pictures are fetched by the client and lie within the page, so that whoever reads the notebook later needs neither
-the service nor a key. Works in whatever knows `_repr_mimebundle_` or `_repr_html_` (Jupyter, VS Code, Colab, marimo);
-nothing of these is imported.
+The thumbnails are embedded in the page, so that a saved notebook needs neither the service nor a key. Works where
+`_repr_mimebundle_` or `_repr_html_` is supported (Jupyter, VS Code, Colab, marimo); none of them is imported.
 """
 
 from __future__ import annotations
@@ -27,96 +26,96 @@ if TYPE_CHECKING:
     from vitascope.client import AsyncClient, Client
     from vitascope.client.response_types import SearchResponse, SearchResult
 
-AT_A_TIME = 8
-"""Pictures that are fetched at a time, by an `AsyncClient`."""
-SIDE = 200
-"""Pixels: how wide and high a picture is shown at most."""
+MAX_CONCURRENT = 8
+"""Concurrent downloads of an `AsyncClient`."""
+THUMBNAIL_SIZE = 200
+"""Maximum width and height in pixels."""
 
 
 class Strip:
-    """``results`` and their ``pictures`` (JPEG), None where the video or its file is gone."""
+    """Search results and their thumbnails (JPEG), None if the video or its file is missing."""
 
-    def __init__(self, results: list[SearchResult], pictures: list[bytes | None]) -> None:
+    def __init__(self, results: list[SearchResult], thumbnails: list[bytes | None]) -> None:
         self.results = results
-        self.pictures = pictures
+        self.thumbnails = thumbnails
 
     def _repr_html_(self) -> str:
-        figures = "".join(map(_figure, self.results, self.pictures))
-        return f'<div style="display: flex; gap: 12px; overflow-x: auto">{figures or "nothing found"}</div>'
+        figures = "".join(map(_figure, self.results, self.thumbnails))
+        return f'<div style="display: flex; gap: 12px; overflow-x: auto">{figures or "No results"}</div>'
 
     def _repr_mimebundle_(self, **options: object) -> dict[str, str]:
         return {"text/html": self._repr_html_(), "text/plain": repr(self)}
 
     def __repr__(self) -> str:
-        return "\n".join(map(_line, self.results)) or "nothing found"
+        return "\n".join(map(_line, self.results)) or "No results"
 
 
-def strip(client: Client, found: SearchResponse | Iterable[SearchResult]) -> Strip:
-    """What the client's ``search``, or ``search_all``, has found, to be shown. Raises as ``client.thumbnail``."""
-    results = _results(found)
-    pictures: list[bytes | None] = []
+def strip(client: Client, response: SearchResponse | Iterable[SearchResult]) -> Strip:
+    """Return the results of ``search`` or ``iter_search_results`` with thumbnails. Raises as ``get_thumbnail``."""
+    results = _results(response)
+    thumbnails: list[bytes | None] = []
     for result in results:
         try:
-            pictures.append(client.get_thumbnail(result["thumbnail_url"]))
+            thumbnails.append(client.get_thumbnail(result["thumbnail_url"]))
         except (errors.NotFound, errors.MediaError):
-            pictures.append(None)
-    return Strip(results, pictures)
+            thumbnails.append(None)
+    return Strip(results, thumbnails)
 
 
-async def strip_async(client: AsyncClient, found: SearchResponse | Iterable[SearchResult]) -> Strip:
-    """As `strip`, with the client that is awaited; its pictures are fetched at the same time."""
-    results = _results(found)
-    pictures: list[bytes | None] = [None] * len(results)
-    places = anyio.CapacityLimiter(AT_A_TIME)
+async def strip_async(client: AsyncClient, response: SearchResponse | Iterable[SearchResult]) -> Strip:
+    """Return the results with thumbnails, which are downloaded concurrently; see `strip`."""
+    results = _results(response)
+    thumbnails: list[bytes | None] = [None] * len(results)
+    limiter = anyio.CapacityLimiter(MAX_CONCURRENT)
     failed: list[errors.VitascopeError] = []
 
-    async def fetch(number: int) -> None:
-        async with places:
+    async def fetch(index: int) -> None:
+        async with limiter:
             try:
-                pictures[number] = await client.get_thumbnail(results[number]["thumbnail_url"])
+                thumbnails[index] = await client.get_thumbnail(results[index]["thumbnail_url"])
             except (errors.NotFound, errors.MediaError):
-                pictures[number] = None
+                thumbnails[index] = None
             except errors.VitascopeError as error:
                 failed.append(error)
                 group.cancel_scope.cancel()
 
     async with anyio.create_task_group() as group:
-        for number in range(len(results)):
-            group.start_soon(fetch, number)
+        for index in range(len(results)):
+            group.start_soon(fetch, index)
     if failed:
         raise failed[0]
-    return Strip(results, pictures)
+    return Strip(results, thumbnails)
 
 
-def _results(found: SearchResponse | Iterable[SearchResult]) -> list[SearchResult]:
-    if isinstance(found, Mapping):
-        return cast("SearchResponse", found)["results"]
-    return list(found)
+def _results(response: SearchResponse | Iterable[SearchResult]) -> list[SearchResult]:
+    if isinstance(response, Mapping):
+        return cast("SearchResponse", response)["results"]
+    return list(response)
 
 
-def _figure(result: SearchResult, picture: bytes | None) -> str:
+def _figure(result: SearchResult, thumbnail: bytes | None) -> str:
     title = escape(result["video"]["title"])
-    if picture is None:
-        shown = f'<div style="width: {SIDE}px">no picture</div>'
+    if thumbnail is None:
+        image = f'<div style="width: {THUMBNAIL_SIZE}px">no thumbnail</div>'
     else:
-        data = base64.b64encode(picture).decode("ascii")
-        style = f"max-width: {SIDE}px; max-height: {SIDE}px"
-        shown = f'<img alt="{title}" src="data:image/jpeg;base64,{data}" style="{style}">'
-    words = "<br>".join(escape(word) for word in (_when(result), *_scores(result)) if word)
-    caption = f'<figcaption style="max-width: {SIDE}px"><b>{title}</b><br>{words}</figcaption>'
-    return f'<figure style="margin: 0; flex: none">{shown}{caption}</figure>'
+        data = base64.b64encode(thumbnail).decode("ascii")
+        style = f"max-width: {THUMBNAIL_SIZE}px; max-height: {THUMBNAIL_SIZE}px"
+        image = f'<img alt="{title}" src="data:image/jpeg;base64,{data}" style="{style}">'
+    lines = "<br>".join(escape(line) for line in (_span(result), *_scores(result)) if line)
+    caption = f'<figcaption style="max-width: {THUMBNAIL_SIZE}px"><b>{title}</b><br>{lines}</figcaption>'
+    return f'<figure style="margin: 0; flex: none">{image}{caption}</figure>'
 
 
 def _line(result: SearchResult) -> str:
-    title = "".join(letter if letter.isprintable() else "�" for letter in result["video"]["title"])
-    return "  ".join(word for word in (*_scores(result), _when(result), title) if word)
+    title = "".join(char if char.isprintable() else "�" for char in result["video"]["title"])
+    return "  ".join(field for field in (*_scores(result), _span(result), title) if field)
 
 
-def _when(result: SearchResult) -> str:
+def _span(result: SearchResult) -> str:
     return format_span(result["start"], result["end"])
 
 
 def _scores(result: SearchResult) -> list[str]:
-    """Those that it has: without reranking there is no match and no fused score."""
+    """Return the scores of a result; without reranking there is no match and no fused score."""
     scores = {"fused": result["fused"], "match": result["match"], "similarity": result["similarity"]}
     return [f"{name} {format_score(value)}" for name, value in scores.items() if value is not None]

@@ -128,7 +128,7 @@ def test_the_command_lists_adds_chooses_and_removes(
     first, other = json.loads(capsys.readouterr().out)["models"]
     assert (first["version"], first["default"], other["version"]) == ("2", True, "1")
     assert main(["models", "remove", "small-colours", *server]) == 2
-    assert "means small-colours@2" in capsys.readouterr().err
+    assert "is ambiguous: small-colours@2" in capsys.readouterr().err
     assert main(["models", "remove", "small-colours@2", *server]) == 2
     assert "make another one the default first" in capsys.readouterr().err
     assert main(["models", "default", Bundle.open(small_bundle).fingerprint[:10], *server]) == 0
