@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from index.collection_store import CollectionStore
-from index.transfer.backup import back_up
-from index.transfer.media_links import owned_media
+from index.transfer.backup import backup_collection
+from index.transfer.media import owned_media
 from index.transfer.reembed import reembed
 from service.inference.call import Asker
 from service.inference.loaded_model import Loaded
@@ -64,13 +64,15 @@ def do(
         return None
     collection = library.open(name)
     if operation.kind == "backup":
-        back_up(collection, folder / f"{name}.sqlite3", on_step)
+        backup_collection(collection, folder / f"{name}.sqlite3", on_step)
         return asdict(owned_media(collection))
     # Here, so that only those who export need pyarrow.
     from index.transfer.parquet_export import export_collection
 
     whole = folder / "whole"
-    export_collection(collection, whole, tokens=options["tokens"], thumbnails=options["thumbnails"], on_rows=on_step)
+    export_collection(
+        collection, whole, tokens=options["tokens"], thumbnails=options["thumbnails"], on_progress=on_step
+    )
     for file in list(whole.iterdir()):
         file.rename(folder / file.name)
     whole.rmdir()
@@ -98,9 +100,9 @@ def _reembed(
         limits=limits,
         on_video=lambda there, wanted, title: on_step(there, wanted),
     )
-    if not done.switched:
-        named = "; ".join(f"{one.video.title}: {one.reason}" for one in done.missing[:NAMED])
+    if not done.replaced:
+        named = "; ".join(f"{one.video.title}: {one.reason}" for one in done.failed[:NAMED])
         raise Conflict(
-            f"{len(done.missing)} videos cannot be embedded again, so the collection stays as it was: bring their "
+            f"{len(done.failed)} videos cannot be embedded again, so the collection stays as it was: bring their "
             f"files back, or repeat it with skip_missing. {named}"
         )

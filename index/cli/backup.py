@@ -45,12 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.restore is not None:
         return _restore(args)
-    from index.transfer.data_backup import copy_data
+    from index.transfer.data_backup import backup_data
 
     if args.roots is not None:
         raise InvalidInput("--root: only valid with --restore, which checks the paths of media files")
     with ProgressBar("copying", quiet=args.json) as bar:
-        backup = copy_data(args.data, args.folder, args.keep, bar.update)
+        backup = backup_data(args.data, args.folder, args.keep, bar.update)
     return {
         "copy": str(backup.folder),
         "collections": backup.collections,
@@ -65,12 +65,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _restore(args: argparse.Namespace) -> dict[str, Any]:
     from index.cli.local_backend import LocalBackend
     from index.transfer.data_backup import restore_data
-    from index.transfer.media_links import missing_videos
+    from index.transfer.media import describe_missing_media
 
     with LocalBackend.from_args(args) as backend:
         with ProgressBar("restoring", quiet=args.json) as bar:
             names = restore_data(args.restore, args.data, backend.allowed_paths(), bar.update)
-        missing = missing_videos(backend.store(create=True), names)
+        missing = describe_missing_media(backend.store(create=True), names)
     return {
         "restored": str(args.restore),
         "data": str(args.data),

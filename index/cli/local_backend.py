@@ -32,7 +32,7 @@ from vitascope.model import Model
 if TYPE_CHECKING:
     from index.integrations.ray.executor import RayCluster
     from index.search.request import GroupBy
-    from index.transfer.media_paths import AllowedPaths
+    from index.transfer.media import AllowedPaths
 
 POLL_SECONDS = 0.5
 """Interval for jobs that another process runs or that are paused."""
@@ -113,7 +113,7 @@ class LocalBackend:
 
     def allowed_paths(self) -> AllowedPaths:
         """Return the folders for media files of restored or imported collections. Raises InvalidInput."""
-        from index.transfer.media_paths import AllowedPaths
+        from index.transfer.media import AllowedPaths
 
         return AllowedPaths(default_roots() if self.roots is None else self.roots, self.data)
 
@@ -172,30 +172,32 @@ class LocalBackend:
         return self.store().drop(name)
 
     def backup_collection(self, name: str, file: Path, on_progress: OnProgress) -> JSON:
-        from index.transfer.backup import back_up
-        from index.transfer.media_links import owned_media
+        from index.transfer.backup import backup_collection
+        from index.transfer.media import owned_media
 
         collection = self.open_collection(name)
-        size = back_up(collection, file, _without_note(on_progress))
+        size = backup_collection(collection, file, _without_note(on_progress))
         return {"bytes": size, "media_not_included": asdict(owned_media(collection))}
 
     def restore_collection(self, name: str, file: Path, on_progress: OnProgress) -> JSON:
         """Create a collection from a backup; return it with ``missing_media``."""
-        from index.transfer.backup import restore
+        from index.transfer.backup import restore_collection
 
         allowed, update = self.allowed_paths(), _without_note(on_progress)
         store = self.store(create=True)
-        return self._with_missing_media(restore(store, file, name, update, allowed=allowed, vectors=self.vectors))
+        return self._with_missing_media(
+            restore_collection(store, file, name, update, allowed=allowed, vectors=self.vectors)
+        )
 
     def export_collection(
         self, name: str, folder: Path, on_progress: OnProgress, *, tokens: bool, thumbnails: bool
     ) -> JSON:
-        from index.transfer.media_links import owned_media
+        from index.transfer.media import owned_media
         from index.transfer.parquet_export import export_collection
 
         collection = self.open_collection(name)
         result = export_collection(
-            collection, folder, tokens=tokens, thumbnails=thumbnails, on_rows=_without_note(on_progress)
+            collection, folder, tokens=tokens, thumbnails=thumbnails, on_progress=_without_note(on_progress)
         )
         sizes = {"videos": result.videos, "clips": result.clips, "bytes": result.bytes}
         return {**sizes, "media_not_included": asdict(owned_media(collection))}
@@ -210,20 +212,20 @@ class LocalBackend:
         allowed, update = self.allowed_paths(), _without_note(on_progress)
         store = self.store(create=True)
         return self._with_missing_media(
-            import_collection(store, folder, name, manifest, on_rows=update, allowed=allowed)
+            import_collection(store, folder, name, manifest, on_progress=update, allowed=allowed)
         )
 
     def reembed_collection(self, name: str, on_progress: OnProgress, *, model: str | None, skip_missing: bool) -> JSON:
         from index.transfer.reembed import reembed
 
         result = reembed(self.store(), name, self.model, skip_missing=skip_missing, on_video=on_progress)
-        failures = [{"file": failed.video.path, "reason": failed.reason} for failed in result.missing]
-        return {"switched": result.switched, "embedded": result.embedded, "failures": failures}
+        failures = [{"file": failed.video.path, "reason": failed.reason} for failed in result.failed]
+        return {"switched": result.replaced, "embedded": result.embedded, "failures": failures}
 
     def _with_missing_media(self, collection: Collection) -> JSON:
-        from index.transfer.media_links import missing_videos
+        from index.transfer.media import describe_missing_media
 
-        missing = missing_videos(self.store(), [collection.name])
+        missing = describe_missing_media(self.store(), [collection.name])
         return {**collection_view(collection), "missing": len(missing), "missing_media": missing}
 
     # Videos and search

@@ -63,7 +63,7 @@ class FileDescription:
     path: Path
     content_sha256: str
     info: MediaInfo
-    cut: Segments
+    segments: Segments
     title: str
     metadata: dict[str, Scalar]
 
@@ -74,7 +74,7 @@ class FileDescription:
 
     def clip_batches(self) -> Iterator[list[ClipSpec]]:
         """Yield the clips, at most ``DECODE_BATCH_CLIPS`` at a time."""
-        clips = [ClipSpec(*span, text) for span, text in zip(self.cut.spans, self.cut.texts, strict=True)]
+        clips = [ClipSpec(*span, text) for span, text in zip(self.segments.spans, self.segments.texts, strict=True)]
         for first in range(0, len(clips), DECODE_BATCH_CLIPS):
             yield clips[first : first + DECODE_BATCH_CLIPS]
 
@@ -137,9 +137,14 @@ def prepare_file(
         checked_metadata = check_metadata(metadata or {})
         info = decoder.probe(media, limits)
         duration = 0.0 if info.kind == "picture" else info.duration
-        cut = segment_file(media, duration, segmentation, limits, decoder, policy)
+        segments = segment_file(media, duration, segmentation, limits, decoder, policy)
         description = FileDescription(
-            media.path, hashed.content_sha256, info, cut, media.path.stem if title is None else title, checked_metadata
+            media.path,
+            hashed.content_sha256,
+            info,
+            segments,
+            media.path.stem if title is None else title,
+            checked_metadata,
         )
         close_on_error.pop_all()
         return PreparedFile(media, hashed.stat, description)
@@ -213,7 +218,7 @@ def store_video(
         metadata=description.metadata,
     )
     file = None if move_to is None else description.path
-    return IngestResult(*collection.add_if_new(video, clips, file), description.cut.notes)
+    return IngestResult(*collection.add_if_new(video, clips, file), description.segments.notes)
 
 
 def content_sha256(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> str:

@@ -1,14 +1,13 @@
-"""A collection that is in use as one file, and a collection out of such a file.
+"""Backup of a collection in use as one file, and restore of a collection from such a file.
 
-The file is a catalogue of one moment: everything is in it, and SQLite opens it. A collection is restored row by row
-into a catalogue of our own making, as if it were imported: a backup may come from anywhere.
+The file is a catalogue of one moment, which SQLite opens. Restore copies it row by row into a new catalogue, as an
+import does: a backup may come from anywhere.
 """
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -19,68 +18,64 @@ from index.storage.catalogue import CATALOGUE_NAME, Catalogue
 from index.storage.job_events import mark_all_delivered
 from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION
-from index.transfer.catalogue_rows import clip_format, count_clips, read_meta, read_sequences, read_videos
+from index.transfer import ProgressCallback
 from index.transfer.foreign_catalogue import ForeignCatalogue, open_foreign
-from index.transfer.job_rows import copy_jobs
-from index.transfer.media_links import bring_media
-from index.transfer.media_paths import AllowedPaths
-from index.transfer.whole_videos import OnRows, fill, new_catalogue, touch
+from index.transfer.foreign_rows import clip_format, copy_jobs, count_clips, read_meta, read_sequences, read_videos
+from index.transfer.media import AllowedPaths, link_media
+from index.transfer.new_catalogue import new_catalogue, touch_folder, write_videos
 from index.vectors.interface import BACKEND_KEY, FAISS, check_backend
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
-OnStep = Callable[[int, int], None]
-"""Takes how much is done, and of how much."""
-
 PAGES = 2048
-"""Copied at a time (8 MiB): between two steps an interruption is noticed."""
-RESTING = "the collection was restored from a backup: resume the job to go on with it"
-_HEADER = 100  # bytes of SQLite's header
+"""Pages copied at a time (8 MiB); an interruption is noticed in between."""
+PAUSED_AFTER_RESTORE = "the collection was restored from a backup: resume the job to go on with it"
+_HEADER_BYTES = 100
 
 
-def back_up(collection: Collection, file: Path, on_step: OnStep | None = None) -> int:
+def backup_collection(collection: Collection, file: Path, on_progress: ProgressCallback | None = None) -> int:
     """Write the collection as it is at this moment to ``file`` and return the bytes written.
 
-    Others read and write meanwhile; what they write after the start is not in it. The file is checked by SQLite,
-    durable and under its name only then; an earlier backup there is replaced at that moment. Raises InvalidInput
-    where ``file`` is something else than a backup, CollectionNotFound and StorageError.
+    Concurrent writes go on and are not in the file. The file is verified by SQLite and durable before it gets its name;
+    an earlier backup there is replaced at that moment. Raises InvalidInput where ``file`` is something other than a
+    backup, CollectionNotFound and StorageError.
     """
     _check_target(file)
     try:
-        # The read transaction holds one moment from the first page to the last: without it SQLite would begin anew
+        # The read transaction holds one moment from the first page to the last: without it SQLite would start again
         # at every write of another process, and never end under a steady writer.
-        with atomic_path(file) as beside, collection.catalogue.read() as source:
+        with atomic_path(file) as temp_path, collection.catalogue.read() as source:
             try:
-                copy_pages(source, beside, on_step)
+                copy_pages(source, temp_path, on_progress)
             except sqlite3.Error as error:  # of the catalogue or of the copy: SQLite does not say
                 raise OSError(str(error)) from error
-            size = beside.stat().st_size
+            size = temp_path.stat().st_size
     except OSError as error:
         raise StorageError(f"{file}: no backup of collection {collection.name} was written: {error}") from error
     return size
 
 
-def restore(
+def restore_collection(
     library: CollectionStore,
     file: Path,
     name: str,
-    on_rows: OnRows | None = None,
+    on_progress: ProgressCallback | None = None,
     *,
     allowed: AllowedPaths,
     vectors: str | None = None,
-    trust_place: bool = False,
+    trust_backend: bool = False,
     media: Path | None = None,
 ) -> Collection:
-    """Create the collection ``name`` with everything that the backup ``file`` holds, ids included.
+    """Create the collection ``name`` with everything in the backup ``file``, ids included.
 
     A backup has no media files: those that the original owned come from ``media``, a folder with a copy of them, or
-    from the collections of the library that own the same content; ``missing_media`` tells which did not. Jobs that were
-    queued or running when the backup was made are paused, and all jobs are confined to what a service allows.
+    from collections of the library that own the same content; ``missing_media`` lists the others. Jobs that were queued
+    or running are paused, and all jobs are confined to what a service allows.
 
     Args:
         allowed: where the media files may lie that the videos name by absolute paths.
-        vectors: where they are searched, if not where those of the original were.
-        trust_place: search where the file says; else it must be FAISS, the library's place, or ``vectors``.
+        vectors: where embeddings are searched, if not where those of the original were.
+        trust_backend: search where the file says; else it must be FAISS, the library's backend, or ``vectors``.
         media: a folder with the files of the original's folder of that name.
 
     Raises:
@@ -89,12 +84,12 @@ def restore(
         StorageError: the file is damaged, or the collection cannot be written. There is none of this name then.
     """
     _check_source(file)
-    place = None if vectors is None else check_backend(vectors)
+    backend = None if vectors is None else check_backend(vectors)
     with open_foreign(file) as foreign:
         meta = read_meta(foreign)
-        if place is not None:
-            meta[BACKEND_KEY] = place
-        elif not trust_place and meta[BACKEND_KEY] not in (FAISS, library.vectors):
+        if backend is not None:
+            meta[BACKEND_KEY] = backend
+        elif not trust_backend and meta[BACKEND_KEY] not in (FAISS, library.vectors):
             raise InvalidInput(
                 f"{file}: table meta: vectors: {meta[BACKEND_KEY]!r} is where the collection was searched; "
                 "--vectors PLACE, the same or another, was expected"
@@ -102,33 +97,33 @@ def restore(
         with library.create_folder(name) as folder, new_catalogue(folder, meta) as catalogue:
             if media is not None and media.is_dir():
                 _copy_media(media, folder)
-            paths = allowed.of_collection(folder, is_former=foreign.version < RELATIVE_PATHS)
+            paths = allowed.for_collection(folder, is_former=foreign.version < RELATIVE_PATHS)
             videos = read_videos(foreign, clip_format(meta), paths)
-            fill(catalogue, folder, videos, count_clips(foreign), on_rows)
+            write_videos(catalogue, folder, videos, count_clips(foreign), on_progress)
             copy_jobs(foreign, catalogue)
             _finish(catalogue, foreign)
-            bring_media(library, folder, catalogue)
+            link_media(library, folder, catalogue)
     return library.open(name)
 
 
-def copy_pages(source: sqlite3.Connection, beside: Path, on_step: OnStep | None) -> None:
-    """Copy a database to one file that says all of it, and have SQLite check it. Raises sqlite3.Error."""
+def copy_pages(source: sqlite3.Connection, target: Path, on_progress: ProgressCallback | None) -> None:
+    """Copy a database to a single file and have SQLite verify it. Raises sqlite3.Error."""
 
     def progress(status: int, remaining: int, total: int) -> None:
-        if on_step is not None:
-            on_step(total - remaining, total)
+        if on_progress is not None:
+            on_progress(total - remaining, total)
 
-    with closing(sqlite3.connect(beside, isolation_level=None)) as copy:
+    with closing(sqlite3.connect(target, isolation_level=None)) as copy:
         source.backup(copy, pages=PAGES, progress=progress)
-        # One file that says all, also on a disk that cannot be written to: no write-ahead log is expected beside it.
+        # No write-ahead log, so that the file is complete by itself, also on a disk that cannot be written to.
         copy.execute("PRAGMA journal_mode = DELETE")
-        found = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if found != "ok":
-        raise sqlite3.DatabaseError(f"the catalogue is damaged: {found}")
+        result = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if result != "ok":
+        raise sqlite3.DatabaseError(f"the catalogue is damaged: {result}")
 
 
 def check_no_link(path: Path) -> None:
-    """Raise InvalidInput for a link or a special file, whose content would be that of a file outside of the copy."""
+    """Raise InvalidInput for a link or a special file, whose content may lie outside of the backup."""
     if path.is_symlink() or not (path.is_dir() or path.is_file()):
         raise InvalidInput(f"copy: {str(path)!r} is a link or a special file; a regular file or a folder was expected")
 
@@ -138,31 +133,31 @@ def _check_target(file: Path) -> None:
         raise InvalidInput(f"file: {str(file.parent)!r} is not a folder; a file in an existing folder was expected")
     if (file.parent / CATALOGUE_NAME).exists():
         raise InvalidInput(f"file: {str(file)!r} is in the folder of a collection; another folder was expected")
-    if file.exists() and (problem := _not_a_catalogue(file)):
+    if file.exists() and (problem := _header_problem(file)):
         raise InvalidInput(f"file: {str(file)!r} exists and {problem}; a new name or an earlier backup was expected")
 
 
 def _check_source(file: Path) -> None:
     if not file.is_file():
         raise InvalidInput(f"file: {str(file)!r} does not exist; a backup was expected")
-    if problem := _not_a_catalogue(file):
+    if problem := _header_problem(file):
         raise InvalidInput(f"file: {str(file)!r} {problem}; a backup was expected")
     for log in (file.with_name(f"{file.name}-{kind}") for kind in ("wal", "journal")):
         if log.exists() and log.stat().st_size:
-            problem = f"is in use, or was not closed ({log.name} is there); back it up first"
+            problem = f"is in use, or was not closed ({log.name} exists); back it up first"
             raise InvalidInput(f"file: {str(file)!r} {problem}")
 
 
-def _not_a_catalogue(file: Path) -> str | None:
-    """Why ``file`` is no catalogue that this version reads; None when it looks like one."""
+def _header_problem(file: Path) -> str | None:
+    """Return why ``file`` is no catalogue that this version reads; None if its header is one."""
     try:
         with open(file, "rb") as opened:
-            header = opened.read(_HEADER)
+            header = opened.read(_HEADER_BYTES)
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
-    if len(header) < _HEADER or not header.startswith(b"SQLite format 3\0"):
+    if len(header) < _HEADER_BYTES or not header.startswith(b"SQLite format 3\0"):
         return "is not an SQLite file"
-    version, application = (int.from_bytes(header[at : at + 4], "big") for at in (60, 68))
+    version, application = (int.from_bytes(header[offset : offset + 4], "big") for offset in (60, 68))
     if application != APPLICATION_ID:
         return "is not a catalogue of Vitascope"
     if not 1 <= version <= SCHEMA_VERSION:
@@ -176,14 +171,14 @@ def _copy_media(media: Path, folder: Path) -> None:
         check_no_link(path)
 
     def copy(source: str, target: str) -> str:
-        touch(folder)
+        touch_folder(folder)
         return str(shutil.copy2(source, target, follow_symlinks=False))
 
     shutil.copytree(media, folder / MEDIA, symlinks=True, copy_function=copy, dirs_exist_ok=True)
 
 
 def _finish(catalogue: Catalogue, foreign: ForeignCatalogue) -> None:
-    """Let no id be given out again, no job run by itself, and no webhook be sent for what happened elsewhere."""
+    """Continue the id sequences, pause jobs, and mark their earlier ends as delivered to webhooks."""
     with catalogue.write() as connection:
         for table, last in read_sequences(foreign).items():
             connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
@@ -191,5 +186,5 @@ def _finish(catalogue: Catalogue, foreign: ForeignCatalogue) -> None:
                 f"INSERT INTO sqlite_sequence (name, seq) SELECT ?, max(?, coalesce(max(id), 0)) FROM {table}",
                 (table, last),
             )
-        job_transitions.pause_all(connection, RESTING)
+        job_transitions.pause_all(connection, PAUSED_AFTER_RESTORE)
         mark_all_delivered(connection)

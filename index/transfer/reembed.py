@@ -1,9 +1,8 @@
-"""A collection embedded again by another bundle, from the original files, while the old one goes on serving.
+"""Re-embedding of a collection by another bundle, from the original files, while the old collection goes on serving.
 
-The new collection grows beside the old one, as NAME-next, with the same videos, clips, ids and words: both can be
-searched, each with its bundle. When it has everything, it takes the old one's name, in one write transaction of the
-old: nobody can add or delete in between. Killed before that, the same call goes on; killed within, the library has the
-new collection, whole, as soon as it is opened again.
+The new collection grows as NAME-next, with the same videos, clips, ids and texts. When it is complete, it takes the old
+one's name, in one write transaction of the old: no video can be added or deleted in between. If the process is killed
+before that, the same call continues; if it is killed during that, the library completes it when it is next opened.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ import os
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from index.clips.segmentation import Segments
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.jobs.ingest import FileDescription, IngestResult, PreparedFile, check_unchanged, content_sha256, file_stat
+from index.jobs.ingest import FileDescription, IngestResult, PreparedFile, check_unchanged, hash_file
 from index.jobs.pipeline import Pipeline, PipelineConfig, StageTimer
 from index.records import NewClip, Video
 from vitascope.durable_files import link_or_copy, make_folders, sync
@@ -37,16 +36,16 @@ from vitascope.model import Model
 
 PAGE = 500
 """Videos of the old collection that are read at a time."""
-_LOOK_SECONDS = 1.0
-_LAST_ID = 2**63 - 1
+_POLL_SECONDS = 1.0
+_MAX_ID = 2**63 - 1
 JOB_TABLES = ("jobs", "job_items", "job_states")
 
 OnVideo = Callable[[int, int, str], None]
-"""Takes how many videos are embedded, of how many, and the title of the last."""
+"""Called with the number of embedded videos, the number of all, and the title of the last."""
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class FailedVideo:
     """A video that cannot be embedded again, and why."""
 
     video: Video
@@ -54,12 +53,18 @@ class Missing:
 
 
 @dataclass(frozen=True, slots=True)
-class Reembedded:
-    """``switched``: whether the new collection has taken the name. ``missing``: what it lacks."""
+class ReembedResult:
+    """The result of ``reembed``.
 
-    switched: bool
+    Attributes:
+        replaced: whether the new collection has taken the name.
+        embedded: number of videos embedded by this call.
+        failed: videos that the new collection lacks.
+    """
+
+    replaced: bool
     embedded: int
-    missing: list[Missing]
+    failed: list[FailedVideo]
 
 
 def reembed(
@@ -71,38 +76,44 @@ def reembed(
     limits: MediaLimits = DEFAULT_LIMITS,
     config: PipelineConfig | None = None,
     on_video: OnVideo = lambda *_: None,
-) -> Reembedded:
-    """Embed all videos of collection ``name`` by ``model`` and put the result in its place.
+) -> ReembedResult:
+    """Embed all videos of collection ``name`` with ``model`` and replace the collection by the result.
 
-    Films pass through the stages of a job, ``config.in_flight`` at a time. Where a file is gone, has changed or cannot
-    be read, the old collection keeps its name, unless ``skip_missing``: then such videos are not in the new one. Raises
-    InvalidInput where ``model`` filled the collection already, FingerprintMismatch where NAME-next is of a third one,
-    CollectionNotFound, TaskMissing, EngineError, StorageError.
+    Args:
+        skip_missing: leave out videos whose file is gone, has changed or cannot be read. Otherwise the old collection
+            keeps its name while there are such videos.
+        config: concurrency; ``config.in_flight`` videos are in progress at a time.
+
+    Raises:
+        InvalidInput: ``model`` filled the collection already.
+        FingerprintMismatch: NAME-next belongs to a third bundle.
+        CollectionNotFound, TaskMissing, EngineError, StorageError.
     """
     old = library.open(name)
     if old.fingerprint == model.bundle.fingerprint:
         raise InvalidInput(f"bundle: {old.bundle_name} filled collection {name} already; another one was expected")
-    new = _following(library, old, f"{name}-next", model)
-    work = _Reembedding(old, new, model, limits)
+    new = _open_target(library, old, f"{name}-next", model)
+    run = _Reembedding(old, new, model, limits)
     embedded = 0
     while True:
-        missing = []
-        done, total = new.stats().videos, old.stats().videos  # counting reads all rows: once, not for every video
-        with closing(work.pass_on(_lacking(old, new), config or PipelineConfig())) as passed:
-            for video, problem in passed:
+        failed = []
+        done, total = new.stats().videos, old.stats().videos  # reads all rows: once, not for every video
+        with closing(run.embed_all(_pending_videos(old, new), config or PipelineConfig())) as results:
+            for video, problem in results:
                 if problem is not None:
-                    missing.append(Missing(video, problem))
+                    failed.append(FailedVideo(video, problem))
                     continue
                 embedded += 1
                 done += 1
                 on_video(done, max(done, total), video.title)
-        if missing and not skip_missing:
-            return Reembedded(False, embedded, missing)
-        if _switch(library, old, new, {one.video.id for one in missing}):
-            return Reembedded(True, embedded, missing)
+        if failed and not skip_missing:
+            return ReembedResult(False, embedded, failed)
+        if _replace(library, old, new, {failure.video.id for failure in failed}):
+            return ReembedResult(True, embedded, failed)
 
 
-def _following(library: CollectionStore, old: Collection, name: str, model: Model) -> Collection:
+def _open_target(library: CollectionStore, old: Collection, name: str, model: Model) -> Collection:
+    """Create the new collection, or open the one that an earlier call began."""
     try:
         return library.create(
             name,
@@ -120,17 +131,17 @@ def _following(library: CollectionStore, old: Collection, name: str, model: Mode
     return new
 
 
-def _lacking(old: Collection, new: Collection) -> Iterator[Video]:
-    """Videos of the old collection that the new one lacks, by id."""
+def _pending_videos(old: Collection, new: Collection) -> Iterator[Video]:
+    """Yield the videos of the old collection that the new one lacks, by id."""
     after = 0
     while page := old.videos(PAGE, after):
-        there = _ids(new, page[0].id, page[-1].id)
-        yield from (video for video in page if video.id not in there)
+        existing = _video_ids(new, page[0].id, page[-1].id)
+        yield from (video for video in page if video.id not in existing)
         after = page[-1].id
 
 
-def _ids(collection: Collection, first: int = 0, last: int = _LAST_ID) -> set[int]:
-    """Return the ids of the collection's videos, from ``first`` to ``last``."""
+def _video_ids(collection: Collection, first: int = 0, last: int = _MAX_ID) -> set[int]:
+    """Return the ids of the collection's videos from ``first`` to ``last``."""
     with collection.catalogue.read() as connection:
         rows = connection.execute("SELECT id FROM videos WHERE id BETWEEN ? AND ?", (first, last))
         return {row[0] for row in rows}
@@ -138,37 +149,36 @@ def _ids(collection: Collection, first: int = 0, last: int = _LAST_ID) -> set[in
 
 @dataclass(slots=True)
 class _Reembedding:
-    """Videos of the old collection on their way into the new one."""
+    """Adds videos of the old collection to the new one."""
 
     old: Collection
     new: Collection
     model: Model
     limits: MediaLimits
-    embedded: dict[int, list[NewClip]] = field(default_factory=dict)
-    """By video, until its turn to be added comes."""
+    clips: dict[int, list[NewClip]] = field(default_factory=dict)
+    """Embedded clips by video, until it is added."""
 
-    def pass_on(
+    def embed_all(
         self, videos: Iterator[Video], config: PipelineConfig
     ) -> Generator[tuple[Video, str | None], None, None]:
-        """Every video once it is added, or with the reason why it cannot be; one that is deleted meanwhile is left out.
+        """Yield every video once it is added, or with the reason why it cannot be; one that is deleted is left out.
 
-        They are embedded side by side and added in their order: clip ids then grow, as those who follow the new
-        collection's changes like them to.
+        Videos are embedded concurrently and added in their order, so that clip ids grow with the log of changes.
         """
-        waiting: deque[Video] = deque()
-        ended: dict[int, BaseException | None] = {}
-        with Pipeline(self.model, self._open, self._keep, self.limits, config, StageTimer()) as pipeline:
+        in_flight: deque[Video] = deque()
+        errors: dict[int, BaseException | None] = {}
+        with Pipeline(self.model, self._prepare, self._store, self.limits, config, StageTimer()) as pipeline:
             while True:
-                while len(waiting) < config.in_flight and (video := next(videos, None)) is not None:
-                    waiting.append(video)
+                while len(in_flight) < config.in_flight and (video := next(videos, None)) is not None:
+                    in_flight.append(video)
                     pipeline.submit(video)
-                if not waiting:
+                if not in_flight:
                     return
-                while waiting[0].id not in ended:
-                    ended.update((result.item.id, result.error) for result in pipeline.results(_LOOK_SECONDS))
-                video = waiting.popleft()
+                while in_flight[0].id not in errors:
+                    errors.update((result.item.id, result.error) for result in pipeline.results(_POLL_SECONDS))
+                video = in_flight.popleft()
                 try:
-                    self._add(video, ended.pop(video.id))
+                    self._add(video, errors.pop(video.id))
                 except VideoNotFound:
                     continue  # deleted meanwhile
                 except (MediaError, InvalidInput) as error:
@@ -176,79 +186,77 @@ class _Reembedding:
                 else:
                     yield video, None
 
-    def _open(self, video: Video) -> PreparedFile:
-        """The first stage of the pipeline: the clips are those of the old collection."""
-        with ExitStack() as unless_returned:
-            with map_os_errors(self.old.media_path(video)):
-                media = unless_returned.enter_context(self.old.media.open(video.path))
-            before = file_stat(media.status())
-            if content_sha256(media, self.limits) != video.content_sha256:
+    def _prepare(self, video: Video) -> PreparedFile:
+        """Open the file of a video, to be embedded in the clips of the old collection."""
+        with map_os_errors(self.old.media_path(video)):
+            media = self.old.media.open(video.path)
+        hashed = hash_file(media, self.limits)
+        try:
+            if hashed.content_sha256 != video.content_sha256:
                 raise MediaError(f"{media.name}: has other content than when it was indexed; the same was expected")
             info, clips = self.model.decoder.probe(media, self.limits), self.old.clips(video.id)
-            cut = Segments([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips])
-            description = FileDescription(media.path, video.content_sha256, info, cut, video.title, video.metadata)
-            unless_returned.pop_all()
-            return PreparedFile(media, before, description)
+        except BaseException:
+            media.close()
+            raise
+        segments = Segments([(clip.start, clip.end) for clip in clips], [clip.text for clip in clips])
+        description = FileDescription(media.path, video.content_sha256, info, segments, video.title, video.metadata)
+        return PreparedFile(media, hashed.stat, description)
 
-    def _keep(self, video: Video, opened: PreparedFile, clips: list[NewClip]) -> IngestResult:
-        """The last stage of the pipeline."""
-        check_unchanged(opened)
-        self.embedded[video.id] = clips
+    def _store(self, video: Video, prepared: PreparedFile, clips: list[NewClip]) -> IngestResult:
+        check_unchanged(prepared)
+        self.clips[video.id] = clips
         return IngestResult(video, created=True)
 
     def _add(self, video: Video, error: BaseException | None) -> None:
-        """Add a video that came out of the pipeline. Raises what it came out with."""
-        clips = self.embedded.pop(video.id, [])
+        """Add a video that left the pipeline. Raises its ``error``."""
+        clips = self.clips.pop(video.id, [])
         if error is not None:
             raise error
         file = self.old.media_path(video) if self.old.owns(video) else None
         try:
             self.new.add_with_ids(video, clips, self.old.clips(video.id)[0].id, file)
         except StorageError:
-            self.old.get_video(video.id)  # raises VideoNotFound where it has been deleted, with its file
+            self.old.get_video(video.id)  # raises VideoNotFound if it was deleted, with its file
             raise
 
 
-def _switch(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:
-    """Give the new collection the old one's name; False where the old one has got videos meanwhile."""
+def _replace(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:
+    """Give the new collection the old one's name; return False if videos were added to the old one meanwhile."""
 
     def is_complete(connection: sqlite3.Connection) -> bool:
-        wanted = {row[0] for row in connection.execute("SELECT id FROM videos")}
-        there = _ids(new)
-        if not wanted - skipped <= there:
+        old_ids = {row[0] for row in connection.execute("SELECT id FROM videos")}
+        new_ids = _video_ids(new)
+        if not old_ids - skipped <= new_ids:
             return False
-        for video_id in there - wanted:
+        for video_id in new_ids - old_ids:
             new.delete_video(video_id)
         _copy_jobs(connection, new)
-        _share_files(old.media.folder, new.media.folder)
+        _link_files(old.media.folder, new.media.folder)
         return True
 
     return library.replace(old.name, new.name, is_complete)
 
 
 def _copy_jobs(connection: sqlite3.Connection, new: Collection) -> None:
-    """What became of which file, and jobs that are still to be run."""
+    """Copy all jobs, finished and unfinished."""
     with new.catalogue.write() as target:
         for table in JOB_TABLES:
             rows = connection.execute(f"SELECT * FROM {table}").fetchall()
             if rows:
                 marks = ", ".join("?" * len(rows[0]))
-                # What a switch that failed has copied may have gone on since.
+                # Replaces what an earlier attempt has copied, as jobs may have gone on since.
                 target.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)
 
 
-def _share_files(folder: Path, other: Path) -> None:
-    """Let ``other`` have every file of ``folder``, too: under a second name, or as a copy where that cannot be.
-
-    Those of videos are there already; files that jobs need are not. Raises StorageError.
-    """
+def _link_files(folder: Path, new_folder: Path) -> None:
+    """Link or copy every file of ``folder`` that ``new_folder`` lacks: those of jobs. Raises StorageError."""
     try:
         for parent, _, names in os.walk(folder):
-            there = other / Path(parent).relative_to(folder)
-            make_folders(there)
+            target = new_folder / Path(parent).relative_to(folder)
+            make_folders(target)
             for name in names:
-                if not (there / name).exists():
-                    link_or_copy(Path(parent) / name, there / name)
-            sync(there)
+                if not (target / name).exists():
+                    link_or_copy(Path(parent) / name, target / name)
+            sync(target)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be taken along: {error}") from error
+        raise StorageError(f"{folder}: its files cannot be linked: {error}") from error

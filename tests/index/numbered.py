@@ -10,7 +10,7 @@ import numpy as np
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
 from index.records import Scalar
-from index.transfer.media_paths import AllowedPaths
+from index.transfer.media import AllowedPaths
 from index.vectors.interface import FAISS
 from vitascope.bundle.manifest import FileEntry, FrameStream, Manifest
 from vitascope.visual_token_codec import TokenEncoding, decode_tokens, encode_tokens

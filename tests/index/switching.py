@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from index.collection_store import CollectionStore
-from index.transfer.reembed import _switch
+from index.transfer.reembed import _replace
 
 CALLS = ("rename", "replace", "link", "mkdir", "fsync", "unlink", "rmdir")
 DIED = 9
@@ -41,7 +41,7 @@ def switch(root: Path, step: int) -> None:
         numbers = itertools.count()
         for name in CALLS:
             setattr(os, name, counted(getattr(os, name), numbers, step))
-        assert _switch(library, old, new, set())
+        assert _replace(library, old, new, set())
         status = 0
     finally:
         os._exit(status)

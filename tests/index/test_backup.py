@@ -24,7 +24,7 @@ from index.jobs.lease import new_owner
 from index.storage import job_transitions
 from index.storage.catalogue import CATALOGUE_NAME
 from index.transfer import backup as backup_module
-from index.transfer.backup import back_up, restore
+from index.transfer.backup import backup_collection, restore_collection
 from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import WIDTH, add, allowed, new_video, numbers_in
 from tests.index.numbered import manifest as numbers_manifest
@@ -65,9 +65,9 @@ def test_what_is_restored_is_what_was_backed_up(
 ) -> None:
     for victim in (3, 17, 40):
         collection.delete_video(victim)
-    size = back_up(collection, tmp_path / "videos.backup")
+    size = backup_collection(collection, tmp_path / "videos.backup")
     assert size == (tmp_path / "videos.backup").stat().st_size
-    copy = restore(library, tmp_path / "videos.backup", "copy", allowed=allowed(library))
+    copy = restore_collection(library, tmp_path / "videos.backup", "copy", allowed=allowed(library))
     assert copy.catalogue.integrity_errors() == []
     assert numbers_in(copy) == numbers_in(collection)
     assert copy.videos(100) == collection.videos(100)
@@ -93,8 +93,8 @@ def test_jobs_of_a_restored_collection_rest_until_they_are_resumed(
     with collection.catalogue.write() as connection:
         job_transitions.finish(connection, done, "succeeded")
     before = {one.id: (one.state, one.requested, one.counts) for one in list_jobs(collection)}
-    back_up(collection, tmp_path / "b")
-    copy = restore(library, tmp_path / "b", "copy", allowed=allowed(library))
+    backup_collection(collection, tmp_path / "b")
+    copy = restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))
     reason = "the collection was restored from a backup: resume the job to go on with it"
     assert {one.id: (one.state, one.error) for one in list_jobs(copy)} == {
         queued: ("paused", reason),
@@ -121,10 +121,10 @@ def test_writes_after_the_start_neither_get_in_nor_make_it_begin_anew(
             collection.delete_video(5)
         steps.append(done)
 
-    back_up(collection, tmp_path / "b", write)
+    backup_collection(collection, tmp_path / "b", write)
     assert len(steps) > 5
     assert steps == sorted(steps)
-    assert numbers_in(restore(library, tmp_path / "b", "copy", allowed=allowed(library))) == list(range(40))
+    assert numbers_in(restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))) == list(range(40))
     assert len(numbers_in(collection)) == 39 + len(steps)
 
 
@@ -149,9 +149,9 @@ def test_a_copy_taken_under_a_steady_writer_has_all_that_was_acknowledged_and_no
                 assert writer.is_alive()
                 time.sleep(0.001)
             before = acknowledged[0]
-            back_up(collection, tmp_path / "b")
+            backup_collection(collection, tmp_path / "b")
             after = acknowledged[0]
-            restored = restore(library, tmp_path / "b", f"copy-{copy}", allowed=allowed(library))
+            restored = restore_collection(library, tmp_path / "b", f"copy-{copy}", allowed=allowed(library))
             found = numbers_in(restored)
             assert found == list(range(len(found)))
             assert before <= found[-1] <= after + 1
@@ -172,7 +172,7 @@ def wait(done, total):
     if done > total / 2:
         print("half", flush=True)
         time.sleep(600)
-backup.back_up(CollectionStore(Path(sys.argv[1])).open("videos"), Path(sys.argv[2]), wait)
+backup.backup_collection(CollectionStore(Path(sys.argv[1])).open("videos"), Path(sys.argv[2]), wait)
 """
 
 
@@ -181,7 +181,7 @@ def test_killed_half_way_it_leaves_no_half_backup(
 ) -> None:
     file = tmp_path / "backups" / "videos"
     file.parent.mkdir()
-    back_up(collection, file)
+    backup_collection(collection, file)
     before = file.read_bytes()
     add(collection, 50, 51)
     command = [sys.executable, "-c", KILLED, str(library.root), str(file)]
@@ -197,13 +197,13 @@ def test_killed_half_way_it_leaves_no_half_backup(
     fresh.touch()
     for entry in left:
         os.utime(entry, (1, 1))
-    back_up(collection, file)
+    backup_collection(collection, file)
     assert sorted(file.parent.iterdir()) == sorted([file, fresh])
-    assert numbers_in(restore(library, file, "copy", allowed=allowed(library))) == [*range(40), 50, 51]
+    assert numbers_in(restore_collection(library, file, "copy", allowed=allowed(library))) == [*range(40), 50, 51]
 
 
 def test_a_step_that_fails_leaves_the_earlier_backup(tmp_path: Path, collection: Collection) -> None:
-    back_up(collection, tmp_path / "b")
+    backup_collection(collection, tmp_path / "b")
     before = (tmp_path / "b").read_bytes()
     add(collection, 60)
 
@@ -211,7 +211,7 @@ def test_a_step_that_fails_leaves_the_earlier_backup(tmp_path: Path, collection:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        back_up(collection, tmp_path / "b", interrupt)
+        backup_collection(collection, tmp_path / "b", interrupt)
     assert (tmp_path / "b").read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["b"]
     assert add(collection, 61)
@@ -230,21 +230,21 @@ def damage(path: Path) -> None:
 def test_a_damaged_collection_does_not_replace_a_good_backup(tmp_path: Path, library: CollectionStore) -> None:
     collection = library.create("broken", numbers_manifest())
     add(collection, *range(10))
-    back_up(collection, tmp_path / "b")
+    backup_collection(collection, tmp_path / "b")
     collection.close()
     damage(library.root / "broken" / CATALOGUE_NAME)
     with pytest.raises(StorageError, match=r"no backup of collection broken was written: .*(damaged|malformed)"):
-        back_up(library.open("broken"), tmp_path / "b")
-    assert numbers_in(restore(library, tmp_path / "b", "copy", allowed=allowed(library))) == list(range(10))
+        backup_collection(library.open("broken"), tmp_path / "b")
+    assert numbers_in(restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))) == list(range(10))
 
 
 def test_a_damaged_backup_becomes_no_collection(
     tmp_path: Path, library: CollectionStore, collection: Collection
 ) -> None:
-    back_up(collection, tmp_path / "b")
+    backup_collection(collection, tmp_path / "b")
     damage(tmp_path / "b")
     with pytest.raises(StorageError, match="b: cannot be restored: table vectors is damaged: "):
-        restore(library, tmp_path / "b", "copy", allowed=allowed(library))
+        restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))
     assert library.names() == ["videos"]
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
 
@@ -262,14 +262,14 @@ def test_what_is_no_backup_is_named(tmp_path: Path, library: CollectionStore, co
         (library.root / "videos" / CATALOGUE_NAME, "is in use"),
     ):
         with pytest.raises(InvalidInput, match=problem):
-            restore(library, file, "copy", allowed=allowed(library))
-    back_up(collection, tmp_path / "b")
+            restore_collection(library, file, "copy", allowed=allowed(library))
+    backup_collection(collection, tmp_path / "b")
     with pytest.raises(CollectionExists, match="videos"):
-        restore(library, tmp_path / "b", "videos", allowed=allowed(library))
+        restore_collection(library, tmp_path / "b", "videos", allowed=allowed(library))
     with closing(sqlite3.connect(tmp_path / "b")) as connection:
         connection.execute("PRAGMA user_version = 999")
     with pytest.raises(InvalidInput, match="has catalogue schema 999"):
-        restore(library, tmp_path / "b", "copy", allowed=allowed(library))
+        restore_collection(library, tmp_path / "b", "copy", allowed=allowed(library))
     assert library.names() == ["videos"]
 
 
@@ -283,6 +283,6 @@ def test_a_backup_overwrites_nothing_else(tmp_path: Path, library: CollectionSto
         (tmp_path / "missing" / "b", "is not a folder"),
     ):
         with pytest.raises(VitascopeError, match=problem):
-            back_up(collection, file)
+            backup_collection(collection, file)
     assert note.read_text() == "mine"
     assert numbers_in(collection) == list(range(40))

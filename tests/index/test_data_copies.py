@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from index.collection_store import CollectionStore
-from index.transfer.data_backup import copies, copy_data, restore_data
-from index.transfer.media_paths import AllowedPaths
+from index.transfer.data_backup import backup_data, list_backups, restore_data
+from index.transfer.media import AllowedPaths
 from index.vectors.interface import BACKEND_KEY
 from service.http.api_keys import KeyStore
 from tests.index.numbered import WIDTH, add, manifest, numbers_in
@@ -68,7 +68,7 @@ def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, da
     with CollectionStore(data / "collections") as library:
         films = library.open("films")  # in use: what was written last is in the write-ahead log alone
         add(films, 50)
-        made = copy_data(data, backups, keep=3)
+        made = backup_data(data, backups, keep=3)
         hits = films.search(np.arange(1.0, WIDTH + 1), 100)
         add(films, 51)
     assert made.collections == ["films", "talks"]
@@ -100,12 +100,12 @@ def test_everything_comes_back_from_a_copy_of_a_folder_in_use(tmp_path: Path, da
 
 
 def test_a_media_file_is_stored_once_as_long_as_it_is_the_same(data: Path, backups: Path) -> None:
-    first = aged(copy_data(data, backups, keep=3).folder, 2025)
+    first = aged(backup_data(data, backups, keep=3).folder, 2025)
     (data / "media/films/cc.mp4").write_bytes(b"new")
-    second = aged(copy_data(data, backups, keep=3).folder, 2026)
+    second = aged(backup_data(data, backups, keep=3).folder, 2026)
     assert (second / "media/films/aa.mp4").samefile(first / "media/films/aa.mp4")
     (data / "media/films/aa.mp4").write_bytes(b"another")
-    third = copy_data(data, backups, keep=1)
+    third = backup_data(data, backups, keep=1)
     assert (third.folder / "media/films/aa.mp4").read_bytes() == b"another"
     assert third.removed == [first, second]
     assert (third.folder / "media/films/cc.mp4").read_bytes() == b"new"
@@ -113,11 +113,11 @@ def test_a_media_file_is_stored_once_as_long_as_it_is_the_same(data: Path, backu
 
 def test_only_the_oldest_copies_go(data: Path, backups: Path) -> None:
     (backups / "2020-holidays").mkdir()
-    old = [aged(copy_data(data, backups, keep=9).folder, year) for year in (2022, 2023, 2024)]
+    old = [aged(backup_data(data, backups, keep=9).folder, year) for year in (2022, 2023, 2024)]
     killed = backups / f".2024-02-02T00-00-00Z-{'0' * 32}"
     killed.mkdir()
-    newest = copy_data(data, backups, keep=2)
-    assert copies(backups) == [old[2], newest.folder]
+    newest = backup_data(data, backups, keep=2)
+    assert list_backups(backups) == [old[2], newest.folder]
     assert sorted(path.name for path in backups.iterdir()) == [
         ".lock",
         "2020-holidays",
@@ -129,7 +129,7 @@ def test_only_the_oldest_copies_go(data: Path, backups: Path) -> None:
 def test_a_damaged_collection_is_named_and_no_earlier_copy_goes(
     data: Path, backups: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = aged(copy_data(data, backups, keep=1).folder, 2025)
+    good = aged(backup_data(data, backups, keep=1).folder, 2025)
     catalogue = data / "collections/films/catalogue.sqlite3"
     catalogue.write_bytes(catalogue.read_bytes()[:4096] + os.urandom(catalogue.stat().st_size - 4096))
     status = main(["backup", str(backups), "--keep", "1", "--data", str(data), "--json"])
@@ -137,7 +137,7 @@ def test_a_damaged_collection_is_named_and_no_earlier_copy_goes(
     assert status == 3
     assert (told["collections"], told["failed"], told["removed"]) == (["talks"], 1, [])
     assert told["failures"][0]["collection"] == "films"
-    assert len(copies(backups)) == 2
+    assert len(list_backups(backups)) == 2
     assert (good / "collections/films/catalogue.sqlite3").is_file()
 
 
@@ -150,7 +150,7 @@ def test_a_collection_in_milvus_is_copied_and_restored_where_milvus_cannot_be_re
     with closing(sqlite3.connect(data / "collections/films/catalogue.sqlite3")) as connection:
         connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (BACKEND_KEY, at))
         connection.commit()
-    made = copy_data(data, backups, keep=1)
+    made = backup_data(data, backups, keep=1)
     assert (made.collections, made.failures) == (["films", "talks"], [])
     restore_data(made.folder, tmp_path / "restored", videos_allowed(tmp_path / "restored"))
     with CollectionStore(tmp_path / "restored" / "collections") as library:
@@ -160,24 +160,24 @@ def test_a_collection_in_milvus_is_copied_and_restored_where_milvus_cannot_be_re
 
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, data: Path, backups: Path) -> None:
     with pytest.raises(InvalidInput, match="keep: 0"):
-        copy_data(data, backups, keep=0)
+        backup_data(data, backups, keep=0)
     with pytest.raises(InvalidInput, match="outside of the data folder"):
-        copy_data(data, data / "media", keep=1)
+        backup_data(data, data / "media", keep=1)
     with pytest.raises(InvalidInput, match="not a folder"):
-        copy_data(tmp_path / "nowhere", backups, keep=1)
+        backup_data(tmp_path / "nowhere", backups, keep=1)
     with pytest.raises(InvalidInput, match="has no folder collections"):
         restore_data(backups, tmp_path / "new", videos_allowed(tmp_path / "new"))
     with open(backups / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InvalidInput, match="another process makes a copy"):
-            copy_data(data, backups, keep=1)
+            backup_data(data, backups, keep=1)
 
 
 def test_a_damaged_database_of_the_service_leaves_no_copy(data: Path, backups: Path) -> None:
     (data / "keys.sqlite3").write_bytes(b"SQLite format 3\0" + bytes(5000))
     with pytest.raises(StorageError, match=r"keys.sqlite3: cannot be copied"):
-        copy_data(data, backups, keep=1)
-    assert copies(backups) == []
+        backup_data(data, backups, keep=1)
+    assert list_backups(backups) == []
     assert sorted(path.name for path in backups.iterdir()) == [".lock"]
 
 
@@ -185,7 +185,7 @@ def test_the_command_says_what_it_did(
     data: Path, backups: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["backup", str(backups), "--data", str(data)]) == 0
-    copy = copies(backups)[0]
+    copy = list_backups(backups)[0]
     assert f"{copy}: films, talks, 2 media files" in capsys.readouterr().out
     assert main(["backup", "--restore", str(copy), "--data", str(tmp_path / "new")]) == 2
     assert "catalogue.sqlite3: table videos: row 1: path: '/videos/0.mp4' leads to" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import normalize_for_index
 from index.storage.schema import SCHEMA_VERSION, UPGRADES
 from index.transfer import foreign_catalogue
-from index.transfer.backup import back_up, restore
+from index.transfer.backup import backup_collection, restore_collection
 from tests.chaos import rounds
 from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from tests.index.numbered import add, allowed, manifest, numbers_in
@@ -43,7 +43,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         create_job(collection, FolderSource(str(folder)), JobOptions(Segmentation(4.0), {"a": 1, "b": 1.0, "c": True}))
         with collection.catalogue.write() as connection:
             connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (1, 0, '/a', 'queued')")
-        back_up(collection, folder / "backup")
+        backup_collection(collection, folder / "backup")
     return folder
 
 
@@ -78,7 +78,7 @@ def check_refused(
     before = hashlib.sha256(file.read_bytes()).digest()
     beside = sorted(file.parent.iterdir())
     with pytest.raises(error, match=message) as raised:
-        restore(library, file, "copy", allowed=allowed(library))
+        restore_collection(library, file, "copy", allowed=allowed(library))
     assert str(file) in str(raised.value)
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
     assert sorted(file.parent.iterdir()) == beside
@@ -240,7 +240,7 @@ def test_a_backup_with_any_damage_is_refused_or_gives_a_sound_collection(
     for seed in range(rounds(30, 2000)):
         backup.write_bytes(mutated(whole, seed))
         try:
-            copy = restore(library, backup, "copy", allowed=allowed(library))
+            copy = restore_collection(library, backup, "copy", allowed=allowed(library))
         except (InvalidInput, StorageError):
             assert library.names() == ["videos"]
             continue
@@ -251,7 +251,7 @@ def test_a_backup_with_any_damage_is_refused_or_gives_a_sound_collection(
 
 def test_the_full_text_index_of_a_backup_is_never_opened(library: CollectionStore, backup: Path) -> None:
     execute(backup, "UPDATE words_data SET block = x'00ff00ff00ff'", "DELETE FROM words_config")
-    copy = restore(library, backup, "copy", allowed=allowed(library))
+    copy = restore_collection(library, backup, "copy", allowed=allowed(library))
     assert numbers_in(copy) == NUMBERS
 
 
@@ -265,7 +265,7 @@ def test_a_path_that_leads_elsewhere_is_refused(
         connection.execute("UPDATE videos SET path = ? WHERE id = 3", (path,))
         connection.commit()
     with pytest.raises(InvalidInput, match=f"backup: table videos: row 3: path: .* {message}") as raised:
-        restore(library, backup, "copy", allowed=allowed(library, tmp_path / "roots"))
+        restore_collection(library, backup, "copy", allowed=allowed(library, tmp_path / "roots"))
     assert repr(path) in str(raised.value)
     assert [entry.name for entry in library.root.iterdir()] == ["videos"]
 
@@ -278,7 +278,7 @@ def test_files_below_an_allowed_root_and_in_incoming_come_back(
     named = [f"{tmp_path}/root/a.mp4", f"{tmp_path}/data/incoming/b.mp4"]
     for number, path in enumerate(named, 1):
         execute(backup, f"UPDATE videos SET path = '{path}' WHERE id = {number}")
-    copy = restore(library, backup, "copy", allowed=allowed(library, tmp_path / "root"))
+    copy = restore_collection(library, backup, "copy", allowed=allowed(library, tmp_path / "root"))
     assert [video.path for video in copy.videos()][:2] == named
 
 
@@ -287,7 +287,7 @@ def test_jobs_come_back_confined_whatever_the_backup_says(
 ) -> None:
     source = json.dumps({"kind": "folder", "folder": "/etc", "recursive": True})
     execute(backup, put("jobs", 1, "source", f"'{source}'"))
-    copy = restore(library, backup, "copy", allowed=allowed(library))
+    copy = restore_collection(library, backup, "copy", allowed=allowed(library))
     (found,) = list_jobs(copy)
     assert (found.state, found.source, found.options.confined) == ("paused", FolderSource("/etc"), True)
     assert [item.path for item in list_items(copy, 1)] == ["/a"]
@@ -308,7 +308,7 @@ def test_backups_of_every_version_come_back(tmp_path: Path, version: int) -> Non
             connection.executescript(script)
         connection.execute(f"PRAGMA user_version = {version}")
     with CollectionStore(tmp_path / "data" / "collections") as library:
-        copy = restore(library, file, "copy", allowed=allowed(library))
+        copy = restore_collection(library, file, "copy", allowed=allowed(library))
         assert numbers_in(copy) == [2]
         assert copy.catalogue.integrity_errors() == []
         assert (get_job(copy, 3).source, get_job(copy, 3).counts.total) == (FolderSource("/videos", recursive=False), 3)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from index.collection_store import CollectionStore
-from index.transfer.data_backup import copy_data, restore_data
-from index.transfer.media_paths import AllowedPaths
+from index.transfer.data_backup import backup_data, restore_data
+from index.transfer.media import AllowedPaths
 from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from tests.index.numbered import add, manifest
 from vitascope.errors import InvalidInput, VitascopeError
@@ -27,7 +27,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         add(library.create("talks", manifest()), 2)
     (folder / "data" / "collections" / "films" / "media" / "own.mp4").write_bytes(b"own")
     (folder / "copies").mkdir()
-    return copy_data(folder / "data", folder / "copies", keep=1).folder
+    return backup_data(folder / "data", folder / "copies", keep=1).folder
 
 
 @pytest.fixture

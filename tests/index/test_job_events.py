@@ -15,7 +15,7 @@ from index.jobs.records import Event, StateEvent
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ListSource
 from index.storage import job_events as storage_events
-from index.transfer.backup import back_up, restore
+from index.transfer.backup import backup_collection, restore_collection
 from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import allowed
 from tests.media_files import solid, write_picture
@@ -141,9 +141,14 @@ def test_a_restored_collection_tells_nothing_of_what_happened_elsewhere(
     collection: Collection, folder: Path, tmp_path: Path
 ) -> None:
     cancel(collection, create_folder_job(collection, folder).id)
-    back_up(collection, tmp_path / "backup")
+    backup_collection(collection, tmp_path / "backup")
     with CollectionStore(tmp_path / "other") as library:
-        assert undelivered_end_events(restore(library, tmp_path / "backup", "copy", allowed=allowed(library)), 10) == []
+        assert (
+            undelivered_end_events(
+                restore_collection(library, tmp_path / "backup", "copy", allowed=allowed(library)), 10
+            )
+            == []
+        )
     assert len(undelivered_end_events(collection, 10)) == 1
 
 

@@ -71,7 +71,7 @@ def test_everything_is_there_under_its_ids_and_found_by_the_new_bundle(
     before = facts(library.open("videos"))
     assert best(library, old_model, "red") == "red"
     done = reembed(library, "videos", new_model)
-    assert (done.switched, done.embedded, done.missing) == (True, 2, [])
+    assert (done.replaced, done.embedded, done.failed) == (True, 2, [])
     collection = library.open("videos")
     assert facts(collection) == before
     assert library.names() == ["videos"]
@@ -102,7 +102,7 @@ def test_both_are_searched_until_the_switch_and_later_writes_come_along(
             old.delete_video(next(video.id for video in old.videos() if video.title == "green"))
 
     done = reembed(library, "videos", new_model, on_video=meanwhile)
-    assert done.switched
+    assert done.replaced
     assert sorted({*seen} - {"green"}) == ["blue", "red"]
     assert sorted(video.title for video in library.open("videos").videos()) == ["blue", "red"]
     assert best(library, new_model, "blue") == "blue"
@@ -146,15 +146,15 @@ def test_a_file_that_is_gone_or_changed_keeps_the_old_collection(
     old_model, new_model = models
     write_picture(tmp_path / "films" / "green.png", solid(COLORS["blue"]))
     done = reembed(library, "videos", new_model)
-    assert (done.switched, done.embedded) == (False, 1)
-    assert [(one.video.title, one.reason) for one in done.missing] == [
+    assert (done.replaced, done.embedded) == (False, 1)
+    assert [(one.video.title, one.reason) for one in done.failed] == [
         ("green", "green.png: has other content than when it was indexed; the same was expected")
     ]
     assert best(library, old_model, "green") == "green"
     assert library.names() == ["videos", "videos-next"]
     (tmp_path / "films" / "green.png").unlink()
     again = reembed(library, "videos", new_model, skip_missing=True)
-    assert (again.switched, again.embedded, len(again.missing)) == (True, 0, 1)
+    assert (again.replaced, again.embedded, len(again.failed)) == (True, 0, 1)
     assert [video.title for video in library.open("videos").videos()] == ["red"]
 
 
@@ -177,7 +177,7 @@ def test_it_goes_on_after_being_killed_at_any_step(
             reembed(library, "videos", models[1])
     assert best(library, models[0], "red") == "red"
     done = reembed(library, "videos", models[1])
-    assert (done.switched, done.embedded) == (True, 0)
+    assert (done.replaced, done.embedded) == (True, 0)
     assert facts(library.open("videos")) == before
 
 
@@ -204,7 +204,7 @@ def test_films_are_decoded_beside_each_other_and_added_in_their_order(
     done = reembed(
         library, "videos", models[1], config=PipelineConfig(decoders=2), on_video=lambda *at: told.append(at[2])
     )
-    assert done.switched
+    assert done.replaced
     assert told == ["green", "red"]
     assert facts(library.open("videos")) == before
     with library.open("videos").catalogue.read() as connection:
@@ -224,7 +224,7 @@ def test_a_fault_of_the_model_ends_it_and_the_same_call_goes_on(
             reembed(library, "videos", models[1])
     assert library.open("videos-next").stats().videos == 0
     assert best(library, models[0], "red") == "red"
-    assert reembed(library, "videos", models[1]).switched
+    assert reembed(library, "videos", models[1]).replaced
 
 
 def test_what_makes_no_sense_is_refused(library: CollectionStore, models: tuple[Model, Model], tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_films_that_the_collection_owns_come_along_and_play_before_the_switch(
         owned = [video for video in collection.videos() if collection.owns(video)]
         return {video.title.removeprefix("own "): collection.media_path(video).read_bytes() for video in owned}
 
-    switch = module._switch
+    switch = module._replace
 
     def look(library: CollectionStore, old: Collection, new: Collection, skipped: set[int]) -> bool:
         assert own(new) == own(old) == contents
@@ -261,8 +261,8 @@ def test_films_that_the_collection_owns_come_along_and_play_before_the_switch(
         assert own(old) == contents  # each has its own
         return switch(library, old, new, skipped | {video.id for video in old.videos() if video.title == "own red"})
 
-    monkeypatch.setattr(module, "_switch", look)
-    assert reembed(library, "videos", new_model).switched
+    monkeypatch.setattr(module, "_replace", look)
+    assert reembed(library, "videos", new_model).replaced
     assert own(library.open("videos")) == {"blue": contents["blue"]}
 
 
@@ -282,7 +282,7 @@ def test_a_film_that_is_deleted_while_it_is_embedded_again_is_left_out(
 
     monkeypatch.setattr(Collection, "add_with_ids", late)
     done = reembed(library, "videos", new_model)
-    assert (done.switched, done.embedded, done.missing) == (True, 2, [])
+    assert (done.replaced, done.embedded, done.failed) == (True, 2, [])
     new = library.open("videos")
     assert sorted(video.title for video in new.videos()) == ["green", "red"]
     assert list(new.media.folder.iterdir()) == []

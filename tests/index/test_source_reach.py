@@ -29,8 +29,8 @@ from index.jobs.sources.source_types import (
     read_source,
     source_json,
 )
-from index.transfer.backup import back_up, restore
-from index.transfer.media_paths import AllowedPaths
+from index.transfer.backup import backup_collection, restore_collection
+from index.transfer.media import AllowedPaths
 from tests.connections import connections
 from tests.media_files import solid, write_color_video, write_picture
 from vitascope.errors import Conflict, InvalidInput
@@ -179,10 +179,12 @@ def test_a_job_of_a_backup_reads_what_a_service_allows_whoever_made_the_backup(
         connection.execute("UPDATE jobs SET listed = 1 WHERE id = ?", (made[0],))
         row = (made[0], 0, str(secret), "queued")
         connection.execute("INSERT INTO job_items (job_id, position, path, state) VALUES (?, ?, ?, ?)", row)
-    back_up(collection, tmp_path / "backup")
+    backup_collection(collection, tmp_path / "backup")
     policy = AccessPolicy((films,), ())
     with CollectionStore(tmp_path / "elsewhere") as library:
-        copy = restore(library, tmp_path / "backup", "copy", allowed=AllowedPaths([], tmp_path / "elsewhere"))
+        copy = restore_collection(
+            library, tmp_path / "backup", "copy", allowed=AllowedPaths([], tmp_path / "elsewhere")
+        )
         for job_id in made:
             resume(copy, job_id)
             with pytest.raises(Conflict, match="belongs to a service, or came with a backup"):

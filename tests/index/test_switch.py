@@ -16,7 +16,7 @@ from index import collection_store as library_module
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.jobs import get_job, pause
-from index.transfer.reembed import _switch
+from index.transfer.reembed import _replace
 from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import add, manifest, new_video, numbers_in
 from tests.index.switching import DIED
@@ -59,7 +59,7 @@ def is_new(collection: Collection) -> bool:
 
 
 def switched(library: CollectionStore) -> bool:
-    return _switch(library, library.open("videos"), library.open("videos-next"), set())
+    return _replace(library, library.open("videos"), library.open("videos-next"), set())
 
 
 def test_killed_at_any_step_it_leaves_one_of_both_and_can_be_made_again(prepared: Path, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_copies_that_do_not_fit_keep_the_old_collection(root: Path, monkeypatch:
     with CollectionStore(root) as library:
         with monkeypatch.context() as patch:
             patch.setattr(shutil, "copyfile", full)
-            with pytest.raises(StorageError, match=r"media: cannot be taken along: .*No space left"):
+            with pytest.raises(StorageError, match=r"media: its files cannot be linked: .*No space left"):
                 switched(library)
         assert not is_new(library.open("videos"))
         assert switched(library)

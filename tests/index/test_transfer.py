@@ -17,7 +17,7 @@ import pytest
 from index.collection import Collection, NewClip, NewVideo
 from index.collection_store import CollectionStore
 from index.storage.filters import parse_filter
-from index.transfer import parquet_export, parquet_import, whole_videos
+from index.transfer import new_catalogue, parquet_export, parquet_import
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from tests.index.numbered import (
@@ -91,10 +91,10 @@ def exported(tmp_path: Path, exported_once: Path) -> Path:
 
 def _in_small_pieces(patch: pytest.MonkeyPatch) -> None:
     """So that a small collection, too, is written and read in many."""
-    patch.setattr(parquet_export, "GROUP_BYTES", 300)
-    patch.setattr(parquet_export, "_FETCHED", 5)
-    patch.setattr(parquet_import, "ROWS", 5)
-    patch.setattr(whole_videos, "CLIPS_AT_ONCE", 8)
+    patch.setattr(parquet_export, "ROW_GROUP_BYTES", 300)
+    patch.setattr(parquet_export, "_FETCH_ROWS", 5)
+    patch.setattr(parquet_import, "BATCH_ROWS", 5)
+    patch.setattr(new_catalogue, "BATCH_CLIPS", 8)
 
 
 def everything(collection: Collection) -> list[Any]:
@@ -175,7 +175,7 @@ def test_an_export_is_of_one_moment_whatever_is_written_meanwhile(
         if len(written) < 4:
             collection.delete_video(len(written))
 
-    export_collection(collection, tmp_path / "out", tokens=True, thumbnails=True, on_rows=write)
+    export_collection(collection, tmp_path / "out", tokens=True, thumbnails=True, on_progress=write)
     assert len(written) > 3
     assert (
         everything(import_collection(library, tmp_path / "out", "copy", manifest(), allowed=allowed(library))) == before

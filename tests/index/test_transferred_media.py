@@ -15,9 +15,8 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.records import Video
-from index.transfer.backup import back_up, restore
-from index.transfer.media_links import missing_media
-from index.transfer.media_paths import AllowedPaths
+from index.transfer.backup import backup_collection, restore_collection
+from index.transfer.media import AllowedPaths, missing_media
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from tests.index.numbered import content, manifest, new_video
@@ -56,9 +55,9 @@ def library(tmp_path: Path) -> Any:
 
 def by_backup(library: CollectionStore, source: str, target: str, to: CollectionStore | None = None) -> Collection:
     file = library.root / f"{source}.backup"
-    back_up(library.open(source), file)
+    backup_collection(library.open(source), file)
     there = to or library
-    return restore(there, file, target, allowed=AllowedPaths([], there.root.parent))
+    return restore_collection(there, file, target, allowed=AllowedPaths([], there.root.parent))
 
 
 def by_export(library: CollectionStore, source: str, target: str, to: CollectionStore | None = None) -> Collection:

@@ -18,9 +18,9 @@ import httpx
 import pytest
 
 from index.collection_store import CollectionStore
-from index.transfer.backup import back_up, restore
-from index.transfer.data_backup import copies, copy_data, restore_data
-from index.transfer.media_paths import AllowedPaths
+from index.transfer.backup import backup_collection, restore_collection
+from index.transfer.data_backup import backup_data, list_backups, restore_data
+from index.transfer.media import AllowedPaths
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import settings_for
 from tests.service.killing import Told, join_writers, present, start_writers
@@ -68,10 +68,10 @@ class Place:
         """A copy that `vitascope backup` made is restored elsewhere, and used from now on."""
         folder, restored = self._new("copies"), self._new("restored")
         folder.mkdir()
-        assert copy_data(self.data, folder, keep=1).failures == []
+        assert backup_data(self.data, folder, keep=1).failures == []
         if self.room.random() < 0.5:
             shutil.rmtree(self.data.resolve())
-        restore_data(copies(folder)[-1], restored, AllowedPaths([], restored))
+        restore_data(list_backups(folder)[-1], restored, AllowedPaths([], restored))
         shutil.rmtree(folder)
         self.data = restored
 
@@ -79,21 +79,21 @@ class Place:
         """The collection is backed up, restored under another name, dropped, and gets its name back."""
         with CollectionStore(self.data / "collections") as library:
             backup = self._new("backup")
-            back_up(library.open("videos"), backup)
-            restore(library, backup, "videos-again", allowed=AllowedPaths([], self.data))
+            backup_collection(library.open("videos"), backup)
+            restore_collection(library, backup, "videos-again", allowed=AllowedPaths([], self.data))
             library.drop("videos")
             if self.room.random() < 0.5:
                 library.rename("videos-again", "videos")
             else:
-                restore(library, backup, "videos", allowed=AllowedPaths([], self.data))
+                restore_collection(library, backup, "videos", allowed=AllowedPaths([], self.data))
                 library.drop("videos-again")
 
     def share_collection(self) -> None:
         """The collection is restored under another name, and the copy is emptied and dropped."""
         with CollectionStore(self.data / "collections") as library:
             backup = self._new("backup")
-            back_up(library.open("videos"), backup)
-            copy = restore(library, backup, "videos-again", allowed=AllowedPaths([], self.data))
+            backup_collection(library.open("videos"), backup)
+            copy = restore_collection(library, backup, "videos-again", allowed=AllowedPaths([], self.data))
             for video in copy.videos(10_000):
                 copy.delete_video(video.id)
             library.drop("videos-again")

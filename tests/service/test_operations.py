@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from index.collection_store import CollectionStore
-from index.transfer.backup import restore
+from index.transfer.backup import restore_collection
 from index.transfer.parquet_import import import_collection
 from service import operation_work
 from service.operations import MAX_TRIES, Operations
@@ -63,7 +63,7 @@ def test_a_backup_is_made_fetched_in_ranges_and_restored(running: Running, color
     assert running.client.head(url).headers["content-length"] == str(file.stat().st_size)
     assert f'filename="{colors}.sqlite3"' in part.headers["content-disposition"]
     with CollectionStore(tmp_path / "elsewhere") as library:
-        restored = restore(library, file, "again", allowed=allowed(library))
+        restored = restore_collection(library, file, "again", allowed=allowed(library))
         assert sorted(video.title for video in restored.videos()) == ["blue", "green", "red"]
     problem_of(running.client.get(url, headers={"range": "bytes=999999999-"}), 416, "range_not_satisfiable")
 
@@ -133,7 +133,7 @@ def test_it_says_which_media_is_not_in_its_files(running: Running, colors: str, 
 def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
     """The first step of every backup sets the first event and waits for the second."""
     entered, leave = threading.Event(), threading.Event()
-    back_up = operation_work.back_up
+    backup_collection = operation_work.backup_collection
 
     def slow(collection: Any, file: Path, on_step: Callable[[int, int], None]) -> int:
         def step(done: int, total: int) -> None:
@@ -141,9 +141,9 @@ def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Ev
             assert leave.wait(PATIENCE)
             on_step(done, total)
 
-        return back_up(collection, file, step)
+        return backup_collection(collection, file, step)
 
-    monkeypatch.setattr(operation_work, "back_up", slow)
+    monkeypatch.setattr(operation_work, "backup_collection", slow)
     return entered, leave
 
 
@@ -153,7 +153,7 @@ def test_a_failure_says_why_and_a_fault_says_it_to_the_log_only(
     def full(*args: object) -> int:
         raise StorageError("/secret/place: no space left on device")
 
-    monkeypatch.setattr(operation_work, "back_up", full)
+    monkeypatch.setattr(operation_work, "backup_collection", full)
     address = begin(running.client, "backup", colors)
     operation = ended(running.client, address)
     assert (operation["state"], operation["files"]) == ("failed", [])
@@ -348,7 +348,7 @@ def test_the_client_fetches_what_it_asked_for_and_leaves_nothing_there(
         assert client.list_operations() == {"operations": []}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "parquet"]
     with CollectionStore(tmp_path / "library") as library:
-        assert restore(library, tmp_path / "b", "b", allowed=allowed(library)).stats().videos == 3
+        assert restore_collection(library, tmp_path / "b", "b", allowed=allowed(library)).stats().videos == 3
         manifest = running.service.model.bundle.manifest
         imported = import_collection(library, tmp_path / "parquet", "p", manifest, allowed=allowed(library))
         assert imported.stats().videos == 3

@@ -23,10 +23,9 @@ from index.jobs.records import Job
 from index.jobs.sources.source_types import UploadSource
 from index.orphans import find_orphans
 from index.records import Video
-from index.transfer.backup import restore
-from index.transfer.data_backup import copies, copy_data, restore_data
-from index.transfer.media_links import missing_media
-from index.transfer.media_paths import AllowedPaths
+from index.transfer.backup import restore_collection
+from index.transfer.data_backup import backup_data, list_backups, restore_data
+from index.transfer.media import AllowedPaths, missing_media
 from tests.chaos import is_chaos
 from tests.index.switching import DIED
 from tests.service.conftest import settings_for
@@ -235,8 +234,8 @@ def test_a_copy_that_0_2_0_made_is_restored_with_its_films(data: Path, tmp_path:
     assert list((restored / "media").rglob(f"{RED}.mp4")) == []
     # And what this version copies, it restores as well.
     (tmp_path / "new").mkdir()
-    copy_data(restored, tmp_path / "new", keep=1)
-    (made,) = copies(tmp_path / "new")
+    backup_data(restored, tmp_path / "new", keep=1)
+    (made,) = list_backups(tmp_path / "new")
     restore_data(made, tmp_path / "elsewhere", AllowedPaths([tmp_path], tmp_path / "elsewhere"))
     with CollectionStore(tmp_path / "elsewhere" / "collections") as library:
         assert [len(check_films(library, name)) for name in NAMES] == [FILMS, 1, FILMS]
@@ -246,7 +245,7 @@ def test_a_backup_that_0_2_0_made_is_restored_with_the_films_of_its_original(dat
     backup = tmp_path / "videos.sqlite3"
     shutil.copy(data / "collections" / "videos" / "catalogue.sqlite3", backup)
     with CollectionStore(data / "collections") as library:
-        restored = restore(library, backup, "third", allowed=AllowedPaths([tmp_path], data))
+        restored = restore_collection(library, backup, "third", allowed=AllowedPaths([tmp_path], data))
         assert get_job(restored, 4).state == "paused"
         library.drop("videos")
         library.rename("third", "videos")

@@ -10,7 +10,7 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.integrations.milvus import replica_manager
-from index.transfer.backup import back_up, restore
+from index.transfer.backup import backup_collection, restore_collection
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
 from index.vectors import faiss_kinds
@@ -25,9 +25,9 @@ def test_every_catalogue_has_a_copy_of_its_own(
 ) -> None:
     add(collection, 1, 2)
     name = copy_of(collection)
-    back_up(collection, tmp_path / "backup")
-    again = restore(library, tmp_path / "backup", "again", allowed=allowed(library))
-    here = restore(library, tmp_path / "backup", "here", vectors="faiss", allowed=allowed(library))
+    backup_collection(collection, tmp_path / "backup")
+    again = restore_collection(library, tmp_path / "backup", "again", allowed=allowed(library))
+    here = restore_collection(library, tmp_path / "backup", "here", vectors="faiss", allowed=allowed(library))
     assert (again.vector_backend, here.vector_backend) == (milvus.url, "faiss")
     export_collection(collection, tmp_path / "exported", tokens=True)
     imported = import_collection(library, tmp_path / "exported", "imported", manifest(), allowed=allowed(library))

@@ -1,0 +1,177 @@
+"""Media files of a collection that was made of a backup or export: which paths it may name, and which files it gets.
+
+Neither a backup nor an export has media files in it. Files that the new collection is to own are linked (or copied)
+from collections of the same library that own the same content; the others are reported as missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from index.collection import Collection
+from index.collection_store import CollectionStore
+from index.records import Video
+from index.storage.catalogue import Catalogue
+from index.storage.former_paths import held_by_jobs, is_file, take_file, take_held
+from index.storage.queries import VIDEO_COLUMNS, read_video
+from index.storage.removals import MEDIA, is_owned
+from vitascope.durable_files import link_or_copy, make_folders, sync
+from vitascope.errors import InvalidInput, StorageError, VitascopeError
+
+INCOMING = "incoming"
+_IS_OWNED = f"path >= '{MEDIA}/' AND path < '{MEDIA}0'"  # uses the index of paths: 0 follows the slash
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedPaths:
+    """Folders in which the media files of an imported or restored collection may lie.
+
+    A relative path is that of a file in the ``media`` folder of the new collection. An absolute path must lead, all
+    links resolved, below one of ``roots``, and never into the data folder, which has the films of other collections and
+    the keys; only its ``incoming`` is for files from outside.
+
+    Attributes:
+        roots: allowed folders for absolute paths.
+        data: the data folder; below it, only ``incoming`` is allowed.
+        folder: the folder of the new collection.
+        is_former: whether absolute paths may be of files that version 0.2.0 owned.
+    """
+
+    roots: Sequence[Path]
+    data: Path
+    folder: Path = Path()
+    is_former: bool = False
+
+    def for_collection(self, folder: Path, *, is_former: bool) -> AllowedPaths:
+        """Return the same for the new collection in ``folder``, with links resolved."""
+        roots, data = [Path(os.path.realpath(root)) for root in self.roots], Path(os.path.realpath(self.data))
+        return replace(self, roots=roots, data=data, folder=folder, is_former=is_former)
+
+    def check(self, name: str, path: str, content_sha256: str) -> str:
+        """Return the path by which the new collection is to name a file.
+
+        A file that version 0.2.0 owned becomes one of the new collection. Raises InvalidInput, with the field's
+        ``name``, for a path that is not allowed; StorageError.
+        """
+        if self.is_former:
+            try:
+                path = take_file(self.folder, path, content_sha256) or path
+            except OSError as error:
+                raise StorageError(f"{path}: cannot be brought into {self.folder}: {error}") from error
+        try:
+            problem = self._problem(path)
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name that is too long
+            problem = f"cannot be followed ({error})"
+        if problem is not None:
+            raise InvalidInput(f"{name}: {path!r} {problem}")
+        return path
+
+    def _problem(self, path: str) -> str | None:
+        if not os.path.isabs(path):
+            return self._relative_problem(path)
+        real = Path(path).resolve()
+        if real.is_relative_to((self.data / INCOMING).resolve()):
+            return None
+        if real.is_relative_to(self.data):
+            return f"leads to {str(real)!r}, in the data folder; one outside of {str(self.data)!r} was expected"
+        if any(real.is_relative_to(root) for root in self.roots):
+            return None
+        allowed = ", ".join(map(str, self.roots)) or "none"
+        return (
+            f"leads to {str(real)!r}, outside the folders of media files that are allowed ({allowed}); "
+            "--root FOLDER, or VITASCOPE_ALLOWED_ROOTS, allows another"
+        )
+
+    def _relative_problem(self, path: str) -> str | None:
+        if not is_owned(path):
+            return f"is neither an absolute path nor one below {MEDIA}/ in the collection's folder"
+        real, top = (self.folder / path).resolve(), (self.folder / MEDIA).resolve()
+        if not real.is_relative_to(top):
+            return f"leads to {str(real)!r}, out of {MEDIA}/ in the collection's folder"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnedMedia:
+    """Number of the media files that a collection owns, and their size in bytes."""
+
+    files: int
+    bytes: int
+
+
+def link_media(library: CollectionStore, folder: Path, catalogue: Catalogue) -> None:
+    """Link the files that the new collection in ``folder`` owns and lacks, as far as the library has them.
+
+    Raises StorageError.
+    """
+    try:
+        with catalogue.read() as connection:
+            missing = {content: path for content, path in _owned_files(connection) if not (folder / path).exists()}
+            paths = set(missing.values())
+            for held in held_by_jobs(connection):
+                take_held(folder, held)
+        for name in library.names() if missing else ():
+            for content, file in _files_of(library, name):
+                if content in missing and is_file(file):
+                    target = folder / missing[content]
+                    make_folders(target.parent, levels=len(target.relative_to(folder).parts) - 1)
+                    with suppress(FileNotFoundError):  # deleted meanwhile
+                        link_or_copy(file, target)
+                        del missing[content]
+        for linked in {folder / MEDIA, *((folder / path).parent for path in paths)}:
+            if linked.is_dir():
+                sync(linked)
+    except OSError as error:
+        raise StorageError(f"{folder}: its media files cannot be brought into it: {error}") from error
+
+
+def missing_media(collection: Collection) -> Iterator[Video]:
+    """Yield the videos whose files the collection should own and does not have. Raises StorageError."""
+    with collection.catalogue.read() as connection:
+        rows = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {_IS_OWNED} ORDER BY id").fetchall()
+    return (video for video in map(read_video, rows) if not is_file(collection.media_path(video)))
+
+
+def describe_missing_media(library: CollectionStore, names: Iterable[str]) -> list[dict[str, str]]:
+    """Return the videos of collections whose files are missing, as JSON: collection, id, title and expected path."""
+    return [
+        {"collection": name, "video": str(video.id), "title": video.title, "file": str(collection.media_path(video))}
+        for name in names
+        for collection in [library.open(name)]
+        for video in missing_media(collection)
+    ]
+
+
+def owned_media(collection: Collection) -> OwnedMedia:
+    """Count the media files that the collection owns, which no backup or export of it has. Raises StorageError."""
+    with collection.catalogue.read() as connection:
+        paths = [path for _, path in _owned_files(connection)]
+    sizes = []
+    for path in paths:
+        with suppress(OSError):  # missing, or deleted meanwhile
+            sizes.append(collection.media.file(path).stat().st_size)
+    return OwnedMedia(len(sizes), sum(sizes))
+
+
+def _files_of(library: CollectionStore, name: str) -> list[tuple[str, Path]]:
+    """Return (SHA-256, file) of every file that a collection owns; none for one that cannot be opened."""
+    try:
+        collection = library.open(name)
+        with collection.catalogue.read() as connection:
+            return [(content, collection.media.file(path)) for content, path in _owned_files(connection)]
+    except VitascopeError as error:
+        _log.warning("collection %s: its media files are ignored: %s", name, error)
+        return []
+
+
+def _owned_files(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """Return (SHA-256, path) of every video whose file is the collection's own."""
+    rows = connection.execute(f"SELECT content_sha256, path FROM videos WHERE {_IS_OWNED}").fetchall()
+    return [row for row in rows if is_owned(row[1])]

@@ -1,0 +1,197 @@
+"""Catalogue of a new collection, filled with checked videos and clips of an export or a backup."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from index.records import (
+    NewVideo,
+    check_metadata,
+    check_span,
+    check_text,
+    check_thumbnail,
+    check_vector,
+    check_video,
+)
+from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
+from index.storage.queries import ClipRow, insert_video
+from index.transfer import ProgressCallback
+from index.transfer.media import AllowedPaths
+from vitascope.durable_files import sync
+from vitascope.errors import InvalidInput, StorageError
+from vitascope.visual_token_codec import TokenEncoding, check_stored
+
+BATCH_CLIPS = 4096
+BATCH_BYTES = 32 * 1024 * 1024
+"""Approximate clips, and bytes of their blobs, in one transaction."""
+MAX_ID = 2**62
+_UNIT_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignRow:
+    """A row of an untrusted file, or of a table in it: its number, and its values by column."""
+
+    file: str
+    number: int
+    values: Mapping[str, Any]
+
+    def error(self, problem: object) -> InvalidInput:
+        """Return an error that names the row."""
+        return InvalidInput(f"{self.file}: row {self.number}: {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipFormat:
+    """Format of a collection's blobs: embeddings of ``vector_width``, visual tokens of ``tokens_shape`` (V, W)."""
+
+    vector_width: int
+    tokens_shape: tuple[int, int]
+    token_encoding: TokenEncoding
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedVideo:
+    """A checked video with its clips, whose ids run from ``first_clip``. ``added_at``: Unix seconds."""
+
+    row: ForeignRow
+    id: int
+    added_at: float
+    video: NewVideo
+    first_clip: int
+    clips: list[ClipRow]
+
+
+@contextmanager
+def new_catalogue(folder: Path, meta: Mapping[str, str]) -> Iterator[Catalogue]:
+    """Create a catalogue in ``folder``, to be filled within the block; it is durable when the block ends.
+
+    Raises StorageError and OSError.
+    """
+    path = folder / CATALOGUE_NAME
+    create_catalogue(path, meta)
+    catalogue = Catalogue(path, durable=False)
+    try:
+        yield catalogue
+    finally:
+        catalogue.close()
+    sync(path)
+
+
+def write_videos(
+    catalogue: Catalogue,
+    folder: Path,
+    videos: Iterator[CheckedVideo],
+    clip_count: int,
+    on_progress: ProgressCallback | None,
+) -> None:
+    """Write all videos into the catalogue in ``folder``, some thousand clips to a transaction.
+
+    No other process opens the catalogue before its folder has a name. ``clip_count``: of all videos, for
+    ``on_progress``. Raises InvalidInput naming the row, StorageError.
+    """
+    done = 0
+    for batch in _batches(videos):
+        with catalogue.write() as connection:
+            for video in batch:
+                _insert(connection, video)
+                done += len(video.clips)
+        touch_folder(folder)
+        if on_progress is not None:
+            on_progress(done, clip_count)
+
+
+def touch_folder(folder: Path) -> None:
+    """Update the time of a new collection's folder, so that it does not count as abandoned. Raises StorageError."""
+    try:
+        os.utime(folder)
+    except OSError as error:
+        raise StorageError(f"{folder}: {error}") from error
+
+
+def check_video_row(row: ForeignRow, allowed: AllowedPaths) -> NewVideo:
+    """Return the video of a row with the columns of ``videos.parquet``. Raises InvalidInput naming row and column."""
+    values = row.values
+    try:
+        metadata = json.loads(values["metadata"])
+        check_metadata(metadata)
+    except (ValueError, RecursionError) as error:
+        raise row.error(f"metadata: not JSON ({error})") from error
+    except InvalidInput as error:
+        raise row.error(error) from error
+    if not np.isfinite(values["added_at"]):
+        raise row.error(f"added_at: {values['added_at']}; Unix seconds were expected")
+    fields = ("content_sha256", "path", "title", "duration", "width", "height")
+    try:
+        video = check_video(NewVideo(**{name: values[name] for name in fields}, metadata=metadata))
+        return replace(video, path=allowed.check("path", video.path, video.content_sha256))
+    except InvalidInput as error:
+        raise row.error(error) from error
+
+
+def check_clip_row(row: ForeignRow, clip_format: ClipFormat) -> ClipRow:
+    """Return the clip of a row with the columns of ``clips.parquet``; ``vector`` is an array (D,).
+
+    Raises InvalidInput naming row and column.
+    """
+    values = row.values
+    tokens = values.get("tokens")
+    try:
+        if tokens is not None:
+            check_stored(tokens, clip_format.token_encoding, clip_format.tokens_shape)
+        return ClipRow(
+            span=check_span(values["start"], values["end"]),
+            text=check_text("text", values["text"]),
+            vector=_normalized_bytes(values["vector"], clip_format.vector_width),
+            tokens=tokens,
+            thumbnail=check_thumbnail(values.get("thumbnail")),
+        )
+    except InvalidInput as error:
+        raise row.error(error) from error
+
+
+def _insert(connection: sqlite3.Connection, checked: CheckedVideo) -> None:
+    try:
+        insert_video(
+            connection,
+            checked.video,
+            checked.first_clip,
+            checked.clips,
+            video_id=checked.id,
+            added_at=checked.added_at,
+        )
+    except sqlite3.IntegrityError as error:
+        if "videos.content_sha256" in str(error):
+            sha256 = checked.video.content_sha256
+            raise checked.row.error(f"content_sha256: {sha256} is that of an earlier row") from error
+        raise checked.row.error(f"ids of its clips are those of an earlier row ({error})") from error
+
+
+def _batches(videos: Iterator[CheckedVideo]) -> Iterator[list[CheckedVideo]]:
+    batch: list[CheckedVideo] = []
+    clips = size = 0
+    for video in videos:
+        batch.append(video)
+        clips += len(video.clips)
+        size += sum(len(blob or b"") for clip in video.clips for blob in (clip.vector, clip.tokens, clip.thumbnail))
+        if clips >= BATCH_CLIPS or size >= BATCH_BYTES:
+            yield batch
+            batch, clips, size = [], 0, 0
+    if batch:
+        yield batch
+
+
+def _normalized_bytes(vector: Any, width: int) -> bytes:
+    """Return the bytes of an embedding (D,); one of length 1 stays the same to the last bit."""
+    length = float(np.linalg.norm(vector.astype(np.float64)))
+    is_normalized = vector.shape == (width,) and abs(length - 1) < _UNIT_TOLERANCE
+    return bytes((vector if is_normalized else check_vector(vector, width)).astype("<f4").tobytes())
