@@ -1,4 +1,4 @@
-"""The application: routes, errors and the page around one service."""
+"""The FastAPI application."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from service import page
 from service.app_state import Service
 from service.http.idempotency import HEADER, REPLAYED
 from service.http.middleware import AccessLogMiddleware, AuthMiddleware, CommonMiddleware
-from service.http.openapi import describe
+from service.http.openapi import openapi_of
 from service.http.prefer_header import APPLIED, PREFER
-from service.http.problems import install
+from service.http.problems import add_exception_handlers
 from service.inference.request_context import TIMEOUT_HEADER
 from service.lifespan import open_service, run_service
 from service.routes import ROUTES
 from service.settings import Settings
 from vitascope.version import installed_version
 
-ALLOWED_HEADERS = ("Content-Type", "X-Request-ID", "Authorization", "X-API-Key", "Last-Event-ID")
-"""Of requests that pages of other origins may send."""
+CORS_HEADERS = ("Content-Type", "X-Request-ID", "Authorization", "X-API-Key", "Last-Event-ID")
 
 
 def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
-    """The application; it opens a service by ``settings`` when it starts, or takes over the one given.
+    """Create the application.
 
-    Starting raises BundleError and StorageError. Models are loaded in the background; `/readyz` tells when the
-    default is.
+    Args:
+        settings: Settings of the service.
+        service: An open service; by default one is opened at startup, which raises as ``open_service`` does. Models are
+            loaded in the background, until ``/readyz`` answers 200.
     """
 
     @asynccontextmanager
@@ -43,21 +44,21 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         title="Vitascope",
         version=installed_version("0"),
         lifespan=lifespan,
-        openapi_url=None,  # a route of ours, which declares its permission
-        docs_url=None,  # its page loads scripts from another host
+        openapi_url=None,  # served by service.page, which declares its permission
+        docs_url=None,  # that page loads scripts from another host
         redoc_url=None,
     )
-    app.openapi = describe(app)  # type: ignore[method-assign]
-    # Not by include_router, whose nested routes are matched twice and have no path of their own.
+    app.openapi = openapi_of(app)  # type: ignore[method-assign]
+    # include_router would nest them: each request would match twice, and the middleware could not see their endpoints.
     app.router.routes.extend([*ROUTES, *page.router.routes])
-    install(app)
+    add_exception_handlers(app)
     app.add_middleware(AuthMiddleware, settings=settings)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "HEAD", "POST", "PATCH", "DELETE"],
-            allow_headers=[*ALLOWED_HEADERS, TIMEOUT_HEADER, HEADER, PREFER],
+            allow_headers=[*CORS_HEADERS, TIMEOUT_HEADER, HEADER, PREFER],
             expose_headers=[
                 "Location",
                 "X-Request-ID",

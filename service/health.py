@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app_state import Service
-from service.http.problems import install
+from service.http.problems import add_exception_handlers
 from service.routes import health
 
 LOG_LEVEL = "warning"
@@ -26,7 +26,7 @@ def health_app(service: Service) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.service = service
     app.include_router(health.router)
-    install(app)
+    add_exception_handlers(app)
     return app
 
 

@@ -10,7 +10,7 @@ from opentelemetry.trace import Tracer
 from service.inference.call import Call
 from service.inference.loaded_model import parts_of
 from service.metrics import Metrics
-from service.tracing import note_span
+from service.tracing import record_span
 
 
 class Observer:
@@ -34,7 +34,9 @@ class Observer:
             self.metrics.record_wait(model, graph, call.asker.bulk, began - call.arrived)
             context = call.asker.context
             if context is not None:
-                note_span(self.tracer, f"queue {graph}", context, call.arrived, began, {"model": model, "graph": graph})
+                record_span(
+                    self.tracer, f"queue {graph}", context, call.arrived, began, {"model": model, "graph": graph}
+                )
                 facts: dict[str, str | int] = {
                     "model": model,
                     "graph": graph,
@@ -42,7 +44,7 @@ class Observer:
                     "batch.calls": len(calls),
                     "batch.rows": rows,
                 }
-                note_span(self.tracer, f"inference {graph}", context, began, ended, facts)
+                record_span(self.tracer, f"inference {graph}", context, began, ended, facts)
 
     def dropped(self, call: Call, reason: str) -> None:
         self.metrics.record_dropped(*parts_of(call.graph), reason)

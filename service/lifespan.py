@@ -31,7 +31,7 @@ from service.operation_work import do, load_what_exports_need
 from service.operations import Operations
 from service.pools import Pool
 from service.settings import Settings
-from service.tracing import tracer_for
+from service.tracing import create_tracer
 from service.webhooks.dispatcher import Dispatcher
 from service.webhooks.store import WebhookStore
 from service.worker import JobWorker
@@ -62,7 +62,7 @@ def open_service(
     record = read_record(settings.data_dir)
     entries = entries_at_start(settings, record)  # before anything is written, so that a broken bundle changes nothing
     load_what_exports_need()
-    observer = Observer(Metrics(), tracer_for(settings))
+    observer = Observer(Metrics(), create_tracer(settings))
     with ExitStack() as stack:
         media = MediaStore(settings.data_dir.absolute())
         stack.callback(media.close)

@@ -1,4 +1,4 @@
-"""Logs for people, or as JSON lines for machines."""
+"""Logging to standard error, as text or JSON lines."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _FIELDS = "{asctime}{levelname}{name}{message}"
 
 
-def set_up_logs(settings: Settings) -> None:
-    """Log to standard error in the format and from the level that the settings say."""
+def configure_logging(settings: Settings) -> None:
+    """Configure the root logger by the settings."""
     handler = logging.StreamHandler()
-    handler.setFormatter(formatter(settings.log_format))
+    handler.setFormatter(create_formatter(settings.log_format))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-    if settings.log_level != "debug":  # it would log each run of a graph at another server
+    if settings.log_level != "debug":  # it logs each request to a remote engine
         logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def formatter(log_format: str) -> logging.Formatter:
-    """``json``: one object a line, with what a record carries besides its message."""
+def create_formatter(log_format: str) -> logging.Formatter:
+    """Return the formatter for ``text``, or ``json``: one object per line, with the extra fields of a record."""
     if log_format == "text":
         return logging.Formatter(_TEXT)
     return JsonFormatter(

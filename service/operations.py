@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from service.http.problems import is_fault
+from service.http.problems import is_server_error
 from vitascope.durable_files import atomic_path, make_folders
 from vitascope.errors import Conflict, NotFound, StorageError, VitascopeError
 
@@ -226,7 +226,7 @@ class Operations:
 
     def _fail(self, operation: Operation, error: Exception) -> None:
         reason = str(error)
-        if not isinstance(error, VitascopeError) or is_fault(error):
+        if not isinstance(error, VitascopeError) or is_server_error(error):
             _log.error("operation %s (%s of %s)", operation.id, operation.kind, operation.collection, exc_info=error)
             reason = "the service could not do this; its log says why"
         failed = replace(operation, state="failed", error=reason, finished_at=time.time())

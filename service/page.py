@@ -1,8 +1,8 @@
-"""The page for people: its files, which are read once, and sent packed to browsers that take them so.
+"""The web page and its files, which are read once and sent compressed where the browser accepts it.
 
-The page names its files below ``/static/<version>/``, where the version is a hash of them all. Modules import each
-other by relative addresses and so in the same version. A browser keeps such a file for good, and asks anew for the page
-alone.
+The page refers to its files as ``/static/<version>/``, where the version is a hash of all files; modules import each
+other by relative addresses, and so in the same version. Browsers cache such files permanently and revalidate the page
+only.
 """
 
 from __future__ import annotations
@@ -26,14 +26,13 @@ IMMUTABLE, REVALIDATED = "public, max-age=31536000, immutable", "no-cache"
 
 @dataclass(frozen=True)
 class PageFile:
-    """A file of the page, as it is sent."""
+    """A file of the web page."""
 
     content: bytes
     media_type: str
 
     @cached_property
-    def packed(self) -> bytes:
-        """The content in gzip: text, a third as long."""
+    def compressed(self) -> bytes:
         return gzip.compress(self.content, mtime=0)
 
     @cached_property
@@ -41,19 +40,19 @@ class PageFile:
         return f'"{hashlib.sha256(self.content).hexdigest()[:32]}"'
 
     def response(self, request: Request, cache_control: str) -> Response:
-        """The file, packed or not; 304 where the browser has it already."""
+        """Return the file, compressed if accepted; 304 if the browser has it."""
         headers = {"Cache-Control": cache_control, "ETag": self.etag, "Vary": "Accept-Encoding"}
-        stated = request.headers.get("if-none-match", "")
-        if self.etag in (tag.strip().removeprefix("W/") for tag in stated.split(",")):
+        known = request.headers.get("if-none-match", "")
+        if self.etag in (tag.strip().removeprefix("W/") for tag in known.split(",")):
             return Response(status_code=304, headers=headers)
-        if not _takes_gzip(request.headers):
+        if not _accepts_gzip(request.headers):
             return Response(self.content, headers=headers, media_type=self.media_type)
-        headers |= {"ETag": f"W/{self.etag}", "Content-Encoding": "gzip"}  # weak: of the same content
-        return Response(self.packed, headers=headers, media_type=self.media_type)
+        headers |= {"ETag": f"W/{self.etag}", "Content-Encoding": "gzip"}  # weak: the same content
+        return Response(self.compressed, headers=headers, media_type=self.media_type)
 
 
 class PageFiles:
-    """The files in ``folder``, ``index.html`` among them, and the version that their content makes."""
+    """The files in a folder, including ``index.html``, and their version."""
 
     def __init__(self, folder: Path) -> None:
         contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
@@ -76,7 +75,7 @@ router = APIRouter(include_in_schema=False)
 @router.api_route("/", methods=["GET", "HEAD"])
 @requires(None)
 async def get_page(request: Request) -> Response:
-    """The page for people."""
+    """Return the web page."""
     return _page.index.response(request, REVALIDATED)
 
 
@@ -84,8 +83,8 @@ async def get_page(request: Request) -> Response:
 @router.api_route("/static/{version}/{name}", methods=["GET", "HEAD"])
 @requires(None)
 async def get_file(request: Request, name: str, version: str = "") -> Response:
-    """A file that the page names. Of another version, such as that of a page from before an upgrade, it is the present
-    file, which is not kept.
+    """Return a file of the page. A request for another version, as by a page from before an upgrade, gets the present
+    file, not to be cached.
     """
     if name not in _page.files:
         raise HTTPException(404)
@@ -99,6 +98,6 @@ async def get_openapi_document(request: Request) -> Response:
     return JSONResponse(request.app.openapi())
 
 
-def _takes_gzip(headers: Headers) -> bool:
-    stated = [part.replace(" ", "") for part in headers.get("accept-encoding", "").lower().split(",")]
-    return any(part == "gzip" or (part.startswith("gzip;q=") and part.strip("0.") != "gzip;q=") for part in stated)
+def _accepts_gzip(headers: Headers) -> bool:
+    codings = [part.replace(" ", "") for part in headers.get("accept-encoding", "").lower().split(",")]
+    return any(part == "gzip" or (part.startswith("gzip;q=") and part.strip("0.") != "gzip;q=") for part in codings)

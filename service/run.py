@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from service.app import create_app
 from service.health import answering_health
 from service.lifespan import open_service
-from service.logs import set_up_logs
+from service.logs import configure_logging
 from service.memory import set_aside, use_few_arenas
 from service.server import Server
 from service.settings import Settings, read_settings
@@ -36,7 +36,7 @@ def serve(settings: Settings) -> None:
     use_few_arenas()
     allow_open_files()
     settings.check_exposure()
-    set_up_logs(settings)
+    configure_logging(settings)
     # Before the service is opened: whoever starts a second one by mistake should hear of the port.
     with ExitStack() as stack:
         listener = stack.enter_context(listen(settings.host, settings.port))

@@ -1,4 +1,4 @@
-"""Traces of OpenTelemetry: where they go, and spans that are over when they are noted."""
+"""OpenTelemetry traces."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from opentelemetry.trace import Tracer
 from service.settings import Settings
 from vitascope.errors import InvalidInput
 
-NAME = "vitascope.service"
+TRACER_NAME = "vitascope.service"
 
 
-def tracer_for(settings: Settings) -> Tracer:
-    """A tracer that sends to ``settings.otlp_endpoint``; one that does nothing where there is none.
+def create_tracer(settings: Settings) -> Tracer:
+    """Return a tracer that sends to ``otlp_endpoint``; a no-op tracer if that is not set.
 
-    Raises InvalidInput where the packages that send are not installed.
+    Raises InvalidInput if the exporter is not installed.
     """
     if settings.otlp_endpoint is None:
-        return trace.NoOpTracerProvider().get_tracer(NAME)
+        return trace.NoOpTracerProvider().get_tracer(TRACER_NAME)
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -39,13 +39,20 @@ def tracer_for(settings: Settings) -> Tracer:
     provider.add_span_processor(
         BatchSpanProcessor(OTLPSpanExporter(endpoint=f"{settings.otlp_endpoint.rstrip('/')}/v1/traces"))
     )
-    return provider.get_tracer(NAME)
+    return provider.get_tracer(TRACER_NAME)
 
 
-def note_span(
-    tracer: Tracer, name: str, context: Context | None, began: float, ended: float, attributes: Mapping[str, str | int]
+def record_span(
+    tracer: Tracer,
+    name: str,
+    context: Context | None,
+    started_at: float,
+    ended_at: float,
+    attributes: Mapping[str, str | int],
 ) -> None:
-    """A span that is over. ``began``, ``ended``: seconds of ``time.monotonic``."""
+    """Record a span that has ended. Times as of ``time.monotonic``."""
     now, wall = time.monotonic(), time.time_ns()
-    span = tracer.start_span(name, context, start_time=wall - round((now - began) * 1e9), attributes=dict(attributes))
-    span.end(wall - round((now - ended) * 1e9))
+    span = tracer.start_span(
+        name, context, start_time=wall - round((now - started_at) * 1e9), attributes=dict(attributes)
+    )
+    span.end(wall - round((now - ended_at) * 1e9))

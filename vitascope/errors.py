@@ -1,4 +1,4 @@
-"""Domain errors. Every room raises these; the service maps them to HTTP statuses in one table.
+"""Domain errors of all packages. ``service/http/problems.py`` maps them to HTTP statuses.
 
 A message names the key, the value and what was expected. ``code`` is a stable, machine-readable name.
 """
@@ -7,61 +7,61 @@ from __future__ import annotations
 
 
 class VitascopeError(Exception):
-    """Base of all errors a user can cause or must know of."""
+    """Base class of all errors that a user can cause or must know about."""
 
     code = "error"
 
 
 class InvalidInput(VitascopeError):
-    """A value outside what is documented (text too long, negative limit, unknown option)."""
+    """A value outside what is documented, such as a negative limit or an unknown option."""
 
     code = "invalid_input"
 
 
 class TextError(InvalidInput):
-    """A text that is empty or longer than the limit."""
+    """A text that is empty or too long."""
 
     code = "invalid_text"
 
 
 class FilterError(InvalidInput):
-    """A metadata filter that cannot be understood."""
+    """An invalid metadata filter."""
 
     code = "invalid_filter"
 
 
 class MediaError(VitascopeError):
-    """A file that cannot be used as video or picture."""
+    """A file that cannot be used as a video or image."""
 
     code = "media_error"
 
 
 class MediaUnsupported(MediaError):
-    """Not a container or codec that is read here (also: audio only, text, a renamed archive)."""
+    """A container or codec that is not supported, or a file that is not a video or image."""
 
     code = "media_unsupported"
 
 
 class MediaCorrupt(MediaError):
-    """Recognised, but damaged, truncated, empty or without a single decodable frame."""
+    """A damaged, truncated or empty file, or one without a decodable frame."""
 
     code = "media_corrupt"
 
 
 class MediaTooLarge(MediaError):
-    """Beyond a limit on bytes, pixels, seconds or frames."""
+    """A file above a limit of bytes, pixels, seconds or frames."""
 
     code = "media_too_large"
 
 
 class SubtitlesCorrupt(MediaError):
-    """Subtitles that cannot be read; names the file and the line."""
+    """Subtitles that cannot be parsed; the message names file and line."""
 
     code = "subtitles_corrupt"
 
 
 class DecodingUnavailable(VitascopeError):
-    """No process that decodes is there, or the service is stopping; the file is not to blame."""
+    """No decoding process is available, or the service is stopping; the file is not at fault."""
 
     code = "decoding_unavailable"
 
@@ -79,77 +79,85 @@ class BundleNotFound(BundleError):
 
 
 class BundleCorrupt(BundleError):
-    """A file is missing, or its SHA-256 or shape is not what the manifest states."""
+    """A missing file, or one whose SHA-256 or shape differs from the manifest."""
 
     code = "bundle_corrupt"
 
 
 class BundleUnsupported(BundleError):
-    """A manifest version, graph or feature this runtime does not know."""
+    """A manifest version, graph or feature that this version does not support."""
 
     code = "bundle_unsupported"
 
 
 class BundleUntrusted(BundleError):
-    """A signature is required, and there is none by a trusted key that is of this manifest."""
+    """A signature is required, and none by a trusted key is valid for the manifest."""
 
     code = "bundle_untrusted"
 
 
 class TaskMissing(VitascopeError):
-    """The bundle has no graph for the task asked for."""
+    """The bundle has no graph for this task."""
 
     code = "task_missing"
 
 
 class EngineError(VitascopeError):
-    """A graph engine failed or the device asked for cannot be used."""
+    """An inference engine failed, or its device cannot be used."""
 
     code = "engine_error"
 
 
 class EngineUnavailable(EngineError):
-    """The server that runs the graphs does not answer, or not yet; trying again may help."""
+    """The inference server does not respond; a retry may help."""
 
     code = "engine_unavailable"
 
 
 class ClusterError(VitascopeError):
-    """The machines that should share the work cannot be had, or do not do it."""
+    """The Ray cluster cannot be reached, or fails."""
 
     code = "cluster_error"
 
 
 class NotFound(VitascopeError):
-    """A named thing does not exist."""
+    """Something named does not exist."""
 
     code = "not_found"
 
 
 class CollectionNotFound(NotFound):
+    """No collection has this name."""
+
     code = "collection_not_found"
 
 
 class VideoNotFound(NotFound):
+    """No video has this id."""
+
     code = "video_not_found"
 
 
 class JobNotFound(NotFound):
+    """No job has this id."""
+
     code = "job_not_found"
 
 
 class Conflict(VitascopeError):
-    """The state of things does not allow this."""
+    """The present state does not allow this."""
 
     code = "conflict"
 
 
 class CollectionExists(Conflict):
+    """A collection has this name already."""
+
     code = "collection_exists"
 
 
 class CursorExpired(Conflict):
-    """A cursor is of a collection that was replaced since, or restored to an earlier state."""
+    """A cursor of a collection that was replaced, or restored to an earlier state."""
 
     code = "cursor_expired"
 
@@ -161,12 +169,12 @@ class FingerprintMismatch(Conflict):
 
 
 class StorageError(VitascopeError):
-    """Durable storage failed (disk full, damaged database); nothing was acknowledged."""
+    """Durable storage failed (disk full, damaged database). Nothing was acknowledged."""
 
     code = "storage_error"
 
 
 class VectorsUnavailable(StorageError):
-    """The server that searches the vectors does not answer, or not yet; nothing is lost, and trying again may help."""
+    """The vector database does not respond. Nothing is lost, and a retry may help."""
 
     code = "vectors_unavailable"

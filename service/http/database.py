@@ -1,6 +1,4 @@
-"""Small SQLite files of the service's own: WAL with synchronous=FULL, so that a committed write survives kill -9
-and power loss.
-"""
+"""SQLite files of the service, durable over kill -9 and power loss (WAL, synchronous=FULL)."""
 
 from __future__ import annotations
 
@@ -16,10 +14,15 @@ BUSY_SECONDS = 10.0
 
 
 def open_database(path: Path, tables: Sequence[str], version: int) -> sqlite3.Connection:
-    """A connection to the file at ``path``, which is made with ``tables`` (statements) where it is missing, readable
-    for its owner only.
+    """Open a database, for use by one thread at a time; a new file is readable by its owner only.
 
-    For use by one thread at a time. Raises StorageError, also for a file of another version.
+    Args:
+        path: The file.
+        tables: Statements that create its tables.
+        version: Version of the tables.
+
+    Raises:
+        StorageError: It cannot be opened, or has another version.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,17 +31,17 @@ def open_database(path: Path, tables: Sequence[str], version: int) -> sqlite3.Co
     except (OSError, sqlite3.Error) as error:
         raise StorageError(f"{path}: cannot be opened: {error}") from error
     try:
-        with _named(path):
+        with _translate_errors(path):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             with transaction(connection, path):
-                found = connection.execute("PRAGMA user_version").fetchone()[0]
-                if found == 0:
+                stored_version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if stored_version == 0:
                     for statement in tables:
                         connection.execute(statement)
                     connection.execute(f"PRAGMA user_version = {version}")
-                elif found != version:
-                    raise StorageError(f"{path}: version {found}; version {version} was expected")
+                elif stored_version != version:
+                    raise StorageError(f"{path}: version {stored_version}; version {version} was expected")
     except StorageError:
         connection.close()
         raise
@@ -47,8 +50,8 @@ def open_database(path: Path, tables: Sequence[str], version: int) -> sqlite3.Co
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.Connection]:
-    """What happens inside is committed as a whole, or not at all. Raises StorageError."""
-    with _named(path):
+    """Run the context in a transaction. Raises StorageError."""
+    with _translate_errors(path):
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
@@ -60,7 +63,7 @@ def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[sqlite3.
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457, ``application/problem+json``), and the one table of their statuses."""
+"""Problem details (RFC 9457, ``application/problem+json``) for all errors, and the table of their statuses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from service import errors as here
+from service import errors as service_errors
 from vitascope import errors
 
 _log = logging.getLogger("vitascope.service")
@@ -44,7 +44,7 @@ SECURITY_HEADERS = {
 }
 """Headers of every response, unless the route sets its own."""
 
-STATUS_OF: dict[type[errors.VitascopeError], int] = {
+STATUSES: dict[type[errors.VitascopeError], int] = {
     errors.InvalidInput: 422,
     errors.MediaUnsupported: 415,
     errors.MediaTooLarge: 413,
@@ -57,38 +57,36 @@ STATUS_OF: dict[type[errors.VitascopeError], int] = {
     errors.VectorsUnavailable: 503,
     errors.EngineError: 503,
     errors.DecodingUnavailable: 503,
-    errors.BundleError: 422,  # one that a request names: those that serve were checked when they were loaded
-    here.BadRequest: 400,
-    here.HostRefused: 421,
-    here.OriginRefused: 403,
-    here.PathForbidden: 403,
-    here.PayloadTooLarge: 413,
-    here.ContentTypeUnsupported: 415,
-    here.RangeNotSatisfiable: 416,
-    here.UrlRefused: 403,
-    here.NotReady: 503,
-    here.Overloaded: 503,
-    here.DeadlineExceeded: 504,
-    here.RequestAbandoned: 499,  # nobody reads it; the log does
-    here.Unauthenticated: 401,
-    here.KeyInvalid: 401,
-    here.ScopeMissing: 403,
-    here.CollectionNotAllowed: 403,
-    here.TooManyRequests: 429,
-    here.TooManyAtOnce: 429,
-    here.EncodingUnsupported: 415,
-    here.IdempotencyKeyReused: 422,
-    here.IdempotencyInProgress: 409,
+    errors.BundleError: 422,  # of a bundle named by a request; those that serve were verified when they were loaded
+    service_errors.BadRequest: 400,
+    service_errors.HostRefused: 421,
+    service_errors.OriginRefused: 403,
+    service_errors.PathForbidden: 403,
+    service_errors.PayloadTooLarge: 413,
+    service_errors.ContentTypeUnsupported: 415,
+    service_errors.RangeNotSatisfiable: 416,
+    service_errors.NotReady: 503,
+    service_errors.Overloaded: 503,
+    service_errors.DeadlineExceeded: 504,
+    service_errors.RequestAbandoned: 499,  # only logged: the client has disconnected
+    service_errors.Unauthenticated: 401,
+    service_errors.KeyInvalid: 401,
+    service_errors.ScopeMissing: 403,
+    service_errors.CollectionNotAllowed: 403,
+    service_errors.TooManyRequests: 429,
+    service_errors.TooManyAtOnce: 429,
+    service_errors.EncodingUnsupported: 415,
+    service_errors.IdempotencyKeyReused: 422,
+    service_errors.IdempotencyInProgress: 409,
+    service_errors.UrlRefused: 403,
     errors.VitascopeError: 500,
 }
-"""A class that is not named takes the status of the nearest one that it is derived from."""
+"""An error without an entry takes the status of its nearest base class."""
 
-OPEN_FAULTS = (here.NotReady, here.Overloaded, here.DeadlineExceeded)
-"""Faults of the server whose message is meant for the client. Others may name paths, and only the log gets
-them.
-"""
+PUBLIC_ERRORS = (service_errors.NotReady, service_errors.Overloaded, service_errors.DeadlineExceeded)
+"""Server errors whose message is sent to the client. Other messages may contain paths, and are only logged."""
 
-CODE_OF_STATUS = {
+CODES = {
     400: "bad_request",
     404: "route_not_found",
     405: "method_not_allowed",
@@ -99,35 +97,35 @@ CODE_OF_STATUS = {
 }
 
 MAX_FIELDS = 100
-"""Invalid parts of a request that an answer lists."""
-MAX_CHARACTERS = 1000
-"""Of a text in an answer; a message may quote a value as long as a body."""
+"""Invalid fields that a problem lists."""
+MAX_TEXT_LENGTH = 1000
+"""Characters of a text in a problem, as a message may quote a value as long as a body."""
 
-_FAULT_DETAIL = {
-    503: "Model, decoders or vectors could not do this; the log of the service says why, under the id of this request.",
-    507: "Storage failed and nothing was acknowledged; the log of the service says why, under the id of this request.",
+_SERVER_ERROR_DETAIL = {
+    503: "The model, a decoding process or the vector store failed; the service logs the cause with this request id.",
+    507: "Storage failed and nothing was saved; the service logs the cause with this request id.",
 }
-_UNEXPECTED = "Something went wrong in the service; its log says what, under the id of this request."
+_UNEXPECTED = "An unexpected error occurred; the service logs the cause with this request id."
 
 
 def title_of(code: str) -> str:
-    """The code in words."""
+    """Return the title of a problem code."""
     return code.replace("_", " ").capitalize()
 
 
 def status_of(error: errors.VitascopeError) -> int:
-    """The HTTP status of a domain error."""
-    return next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+    """Return the HTTP status of a domain error."""
+    return next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
 
 
-def is_fault(error: errors.VitascopeError) -> bool:
-    """Whether it is the server's fault, and its message for the log only."""
-    return status_of(error) >= 500 and not isinstance(error, OPEN_FAULTS)
+def is_server_error(error: errors.VitascopeError) -> bool:
+    """Return whether an error is the server's, so that its message is only logged."""
+    return status_of(error) >= 500 and not isinstance(error, PUBLIC_ERRORS)
 
 
 def problem_body(status: int, code: str, detail: str, path: str, request_id: str) -> dict[str, Any]:
-    """What an error answer says."""
-    detail = _shortened(detail)
+    """Return the body of a problem response."""
+    detail = _shorten(detail)
     return {
         "type": TYPE_PREFIX + code,
         "title": title_of(code),
@@ -149,7 +147,7 @@ def problem(
     fields: Sequence[dict[str, str]] = (),
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """One error answer. ``fields`` name the parts of the request that are wrong and what was expected."""
+    """Return a problem response. ``fields``: the invalid parts of the request and what was expected."""
     body = problem_body(status, code, detail, scope.get("path", ""), scope.get("state", {}).get("request_id", ""))
     if fields:
         body["errors"] = list(fields)
@@ -157,26 +155,26 @@ def problem(
 
 
 def domain_problem(scope: Scope, error: errors.VitascopeError) -> Response:
-    """The answer to a domain error; a fault of the server is logged and does not tell its details."""
+    """Return the response to a domain error; the details of a server error are only logged."""
     status = status_of(error)
     detail = str(error)
-    if is_fault(error):
+    if is_server_error(error):
         _log.error("request %s: %s: %s", scope.get("state", {}).get("request_id"), error.code, error, exc_info=error)
-        detail = _FAULT_DETAIL.get(status, _UNEXPECTED)
+        detail = _SERVER_ERROR_DETAIL.get(status, _UNEXPECTED)
     headers = {"Retry-After": "1"} if status == 503 else {}
-    if isinstance(error, here.RequestRejected):
+    if isinstance(error, service_errors.RequestRejected):
         headers |= error.headers
     _drop_frames(error)
     return problem(scope, status, error.code, detail, headers=headers)
 
 
 def unexpected_problem(scope: Scope) -> Response:
-    """The answer to a defect."""
+    """Return the response to an unexpected exception."""
     return problem(scope, 500, "internal_error", _UNEXPECTED)
 
 
-def install(app: FastAPI) -> None:
-    """Let every error that a route raises become a problem."""
+def add_exception_handlers(app: FastAPI) -> None:
+    """Turn every error that a route raises into a problem response."""
 
     async def domain(request: Request, error: Exception) -> Response:
         assert isinstance(error, errors.VitascopeError)
@@ -198,58 +196,58 @@ def install(app: FastAPI) -> None:
 
 
 def http_problem(scope: Scope, error: HTTPException) -> Response:
-    """The answer to an error of the framework."""
+    """Return the response to an error of the framework."""
     status, detail = error.status_code, str(error.detail)
     if status == 404:
-        detail = f"{scope['path']}: there is nothing at this path; /openapi.json lists what there is"
+        detail = f"{scope['path']}: no such path; /openapi.json lists the API"
     _drop_frames(error)
-    return problem(scope, status, CODE_OF_STATUS.get(status, "http_error"), detail, headers=dict(error.headers or {}))
+    return problem(scope, status, CODES.get(status, "http_error"), detail, headers=dict(error.headers or {}))
 
 
 def _method_problem(request: Request) -> Response:
-    possible = ", ".join(_methods(request))
-    detail = f"{request.method} is not possible here; {possible} is"
-    return problem(request.scope, 405, CODE_OF_STATUS[405], detail, headers={"Allow": possible})
+    allowed = ", ".join(_allowed_methods(request))
+    detail = f"{request.method} is not allowed; {allowed} was expected"
+    return problem(request.scope, 405, CODES[405], detail, headers={"Allow": allowed})
 
 
-def _methods(request: Request) -> list[str]:
-    """What is possible at the path of a request; the framework names only the methods of the first route there.
+def _allowed_methods(request: Request) -> list[str]:
+    """Return the methods of all routes with the request's path; the framework names only those of the first.
 
-    A path with a name of its own, such as /v1/keys/self, is none of those that a parameter stands for.
+    A literal path, such as /v1/keys/self, takes precedence over one with a parameter.
     """
-    described = request.app.openapi()["paths"].get(request.scope["path"])
+    literal = request.app.openapi()["paths"].get(request.scope["path"])
 
-    def is_possible(method: str) -> bool:
+    def is_allowed(method: str) -> bool:
         scope = {**request.scope, "method": method}
-        is_of_this_path = described is None or method.lower() in described
-        return is_of_this_path and any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+        is_documented = literal is None or method.lower() in literal
+        return is_documented and any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
 
-    return [method for method in ("GET", "HEAD", "POST", "PATCH", "DELETE") if is_possible(method)]
+    return [method for method in ("GET", "HEAD", "POST", "PATCH", "DELETE") if is_allowed(method)]
 
 
 def _validation_problem(request: Request, error: RequestValidationError) -> Response:
     fields = []
     for each in error.errors()[:MAX_FIELDS]:
-        place, *rest = map(str, each["loc"])
-        name = ".".join(rest) or place
-        fields.append({"in": place, "field": _shortened(name), "message": _shortened(each["msg"])})
+        location, *rest = map(str, each["loc"])
+        name = ".".join(rest) or location
+        fields.append({"in": location, "field": _shorten(name), "message": _shorten(each["msg"])})
     detail = "; ".join(f"{each['field']}: {each['message']}" for each in fields[:5])
     _drop_frames(error)
     return problem(request.scope, 422, "validation_failed", detail, fields=fields)
 
 
-def _shortened(text: str) -> str:
-    """Cut a long text in its middle: a message begins with the key and ends with what was expected."""
-    if len(text) <= MAX_CHARACTERS:
+def _shorten(text: str) -> str:
+    """Cut a long text in its middle, as a message begins with the key and ends with what was expected."""
+    if len(text) <= MAX_TEXT_LENGTH:
         return text
-    return f"{text[: MAX_CHARACTERS // 2]} … {text[-MAX_CHARACTERS // 4 :]}"
+    return f"{text[: MAX_TEXT_LENGTH // 2]} … {text[-MAX_TEXT_LENGTH // 4 :]}"
 
 
 def _drop_frames(error: BaseException | None) -> None:
-    """Drop the tracebacks of a handled exception and of those that led to it.
+    """Drop the tracebacks of a handled exception and of its causes.
 
-    Their frames refer to the request's body. Where a frame has the exception in a variable, too, this cycle would keep
-    the body in memory until the garbage collector runs.
+    Their frames refer to the request's body. If a frame also has the exception in a variable, that reference cycle
+    would keep the body in memory until the garbage collector runs.
     """
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.http.auth import match_route, permission_of
-from service.http.openapi import MEANING
+from service.http.openapi import ERRORS
 from service.routes import ROUTES
 from tests.docs.api_examples import IDS, Example, example_of
 from tests.docs.pages import ROOT
@@ -54,7 +54,7 @@ another host), 429 and 503 (`Retry-After` says when to come back), 500 (a defect
 def page() -> str:
     """The page as it should be."""
     made = document()
-    errors = _table(("status", "what"), [(str(status), meaning) for status, (_, meaning) in MEANING.items()])
+    errors = _table(("status", "what"), [(str(status), meaning) for status, (_, meaning) in ERRORS.items()])
     parts = [HEAD.format(update=UPDATE, server=SERVER, version=VERSION, errors=errors)]
     for tag in made["tags"]:
         parts.append(f"## {tag['name'].capitalize()}\n\n{tag['description']}\n")

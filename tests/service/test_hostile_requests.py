@@ -20,8 +20,7 @@ from pkgutil import iter_modules
 
 import pytest
 
-from service import routes
-from service.events import stream
+from service import events, routes
 from service.http.parsing import StrictRoute
 from tests.chaos import is_chaos, rounds
 from tests.service.conftest import fill, settings_for
@@ -50,7 +49,7 @@ def attacked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files
         pytest.MonkeyPatch.context() as patch,
         serving(settings_for(small_bundle, data, trusted_proxies=["127.0.0.1"], **given)) as running,
     ):
-        patch.setattr(stream, "STREAM_SECONDS", 0.2)
+        patch.setattr(events, "STREAM_SECONDS", 0.2)
         running.client.headers["authorization"] = f"Bearer {ADMIN}"
         assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
         fill(running, "palette", files)

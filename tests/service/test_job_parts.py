@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from service.events import broadcaster
+from service import events as service_events
 from tests.index.doling import Doled, dole
 from tests.media_files import write_color_video
 from tests.service.following import events, stream
@@ -20,7 +20,7 @@ BATCHES = 4
 
 @pytest.fixture
 def doled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Doled]:
-    monkeypatch.setattr(broadcaster, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(service_events, "PROGRESS_SECONDS", 0.0)
     doled = dole(monkeypatch)
     yield doled
     doled.broken_off.set()

@@ -21,9 +21,9 @@ import yaml
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.logs import formatter
+from service.logs import create_formatter
 from service.settings import read_settings
-from service.tracing import tracer_for
+from service.tracing import create_tracer
 from tests.service.conftest import fill, settings_for
 from tests.service.running import Running, serving
 from tests.waiting import PATIENCE, wait_for
@@ -185,7 +185,7 @@ def test_a_trace_goes_through_every_stage(
 def test_traces_without_the_packages_that_send_them_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(InvalidInput, match=r"otlp_endpoint: 'http://there:4318'.*\.\[telemetry\]"):
-        tracer_for(read_settings(otlp_endpoint="http://there:4318"))
+        create_tracer(read_settings(otlp_endpoint="http://there:4318"))
 
 
 def test_a_request_is_logged_by_route_and_id_and_without_what_was_asked(
@@ -193,7 +193,7 @@ def test_a_request_is_logged_by_route_and_id_and_without_what_was_asked(
 ) -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter("json"))
+    handler.setFormatter(create_formatter("json"))
     logger = logging.getLogger("vitascope")
     logger.addHandler(handler)
     try:

@@ -20,8 +20,8 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.config import SchemathesisConfig
 
+from service import events
 from service.app import create_app
-from service.events import stream
 from service.schemas.embeddings import DATA
 from service.settings import Settings
 from tests.chaos import is_chaos, rounds
@@ -73,7 +73,7 @@ def inhabited(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, file
         pytest.MonkeyPatch.context() as patch,
         serving(settings_for(small_bundle, data, log_level="error", **given)) as running,
     ):
-        patch.setattr(stream, "STREAM_SECONDS", 0.2)  # some jobs are paused for good
+        patch.setattr(events, "STREAM_SECONDS", 0.2)  # some jobs are paused for good
         running.client.headers["authorization"] = f"Bearer {ADMIN}"
         assert running.client.post("/v1/collections", json={"name": "palette"}).status_code == 201
         fill(running, "palette", files)
