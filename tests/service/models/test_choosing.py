@@ -154,5 +154,5 @@ def test_commands_at_a_service_name_a_model(
     assert main(["score", red, TEXT, "--model", "nobody", *at[2:]]) == 2
     assert "one of small-colours@1, small-colours@2" in capsys.readouterr().err
     assert main(["ask", red, "what color is it?", "--model", "small-colours@2"]) == 2
-    assert "goes with --server" in capsys.readouterr().err
+    assert "only valid with --server" in capsys.readouterr().err
     several.client.delete("/v1/collections/named")
