@@ -40,8 +40,8 @@ the command can be repeated. After an interruption it continues where it stopped
 be indexed are listed with the reason, and the exit status is then 3.
 
 With --watch, replaced files are indexed again, also those replaced while the command did not run.
---watch-delete removes no video whose folder or drive is missing, and none while more than --max-
-delete of the videos have lost their files.
+--watch-delete removes no video whose folder or drive is missing, and none while more than
+--max-delete of the videos have lost their files.
 
 With --server, files are uploaded one after the other; content that the service has is not sent.
 Subtitle files beside a video are not uploaded; embedded subtitles are. The service itself reads

@@ -19,8 +19,9 @@ RERANK = 20
 EPILOG = """\
 Clips are ranked by similarity, the cosine of the embeddings of query and clip. The best ones are
 then reranked with the fusion model and ordered by fused score; --rerank sets how many, 0 disables
-it. A query can combine a text with images or videos (--like) and clips of the collection (--like-
-clip). Queries without a text are not reranked. --hybrid also matches words in titles and subtitles.
+it. A query can combine a text with images or videos (--like) and clips of the collection
+(--like-clip). Queries without a text are not reranked. --hybrid also matches words in titles and
+subtitles.
 
 examples:
   vitascope search "a red square moves left"

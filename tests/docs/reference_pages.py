@@ -1,4 +1,4 @@
-"""Generate docs/settings.md and docs/metrics.md: ``python -m tests.docs.reference_pages``, or ``make reference``."""
+"""Generate docs/settings.md, docs/metrics.md and the reference in docs/command.md: ``make reference``."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pydantic.fields import FieldInfo
 
 from service.metrics import METRICS, MetricSpec
 from service.settings import Settings
+from tests.docs.command_page import PAGE as COMMAND_PAGE
+from tests.docs.command_page import command_page
 from tests.docs.pages import ROOT
 
 UPDATE = "make reference"
@@ -69,6 +71,7 @@ def metrics_page() -> str:
 PAGES: dict[Path, Callable[[], str]] = {
     ROOT / "docs" / "settings.md": settings_page,
     ROOT / "docs" / "metrics.md": metrics_page,
+    COMMAND_PAGE: command_page,
 }
 
 
