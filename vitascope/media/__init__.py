@@ -1,1 +1,1 @@
-"""Reading frames of video, animations and still pictures by time in seconds."""
+"""Media files: probing, decoding and sampling of video, animations, pictures and subtitles."""

@@ -1,1 +1,1 @@
-"""Decoding media files: in this process, or in processes of its own that may do little else."""
+"""Decoding of untrusted media files, in this process or in confined worker processes."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -81,14 +81,12 @@ class Request(ABC, Generic[T]):
         """Validate and decode a response; ``blobs`` have sizes within ``blob_sizes``. Raises ProtocolError."""
 
     def to_header(self) -> Header:
-        """The request as a JSON object."""
-        arguments = asdict(self)
-        arguments["limits"] |= {name: sorted(arguments["limits"][name]) for name in ("containers", "codecs")}
-        return {"operation": self.operation, "arguments": arguments}
+        """Return the request as the header of a message."""
+        return {"operation": self.operation, "arguments": vars(self)}
 
 
 def parse_request(header: Header) -> Request[Any]:
-    """The request that a header of ``Request.to_header`` describes."""
+    """Return the request of a header made by ``Request.to_header``."""
     arguments = dict(header["arguments"])
     limits = arguments["limits"]
     sets = {name: frozenset(limits[name]) for name in ("containers", "codecs")}

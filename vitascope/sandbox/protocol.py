@@ -11,6 +11,7 @@ import json
 import socket
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 Header = dict[str, Any]
@@ -24,9 +25,16 @@ class ProtocolError(Exception):
 
 
 def send(channel: socket.socket, header: Header, blobs: Sequence[Buffer] = (), descriptor: int | None = None) -> None:
-    """Send a message; the sizes of ``blobs`` are added to the header. Raises OSError."""
+    """Send a message. Raises OSError.
+
+    Args:
+        channel: Socket to send on.
+        header: JSON values, in which frozensets become lists and dataclasses become objects.
+        blobs: Raw data; their sizes are added to the header.
+        descriptor: File descriptor to pass along.
+    """
     views = [memoryview(blob).cast("B") for blob in blobs]
-    encoded = json.dumps({**header, "blobs": [view.nbytes for view in views]}).encode()
+    encoded = json.dumps({**header, "blobs": [view.nbytes for view in views]}, default=_to_json).encode()
     message = _LENGTH.pack(len(encoded)) + encoded
     sent = 0 if descriptor is None else socket.send_fds(channel, [message], [descriptor])
     channel.sendall(message[sent:])
@@ -77,6 +85,12 @@ def receive_into(channel: socket.socket, target: memoryview, poll: Callable[[], 
         if not count:
             raise EOFError
         target = target[count:]
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return {field.name: getattr(value, field.name) for field in fields(value)}
 
 
 def _no_poll() -> None:
