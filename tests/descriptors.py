@@ -1,4 +1,4 @@
-"""What a process has open."""
+"""Open file descriptors of a process."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def open_below(folder: Path, pid: int | str = "self") -> list[str]:
-    """The paths of what a process has open in ``folder``, once for each descriptor."""
-    found = []
+    """Return the paths of a process's open files in ``folder``, once for each descriptor."""
+    paths = []
     for number in os.listdir(f"/proc/{pid}/fd"):
         with suppress(FileNotFoundError):  # closed meanwhile
             path = os.readlink(f"/proc/{pid}/fd/{number}")
             if path.startswith(str(folder)):
-                found.append(path)
-    return found
+                paths.append(path)
+    return paths

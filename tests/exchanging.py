@@ -1,6 +1,6 @@
-"""Two paths that are exchanged as fast as a process can, for tests of what is opened meanwhile.
+"""Exchange two paths as fast as possible, for tests of races between checking and opening a path.
 
-``python -m tests.exchanging ONE OTHER`` does so until it gets SIGTERM; then each has its own name again.
+``python -m tests.exchanging FIRST SECOND`` does so until SIGTERM, and leaves each path in its place.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _ROOT = Path(__file__).parents[1]
 
 
 @contextmanager
-def exchanging(one: Path, other: Path) -> Iterator[None]:
-    """Exchange the names of two files, folders or links again and again during the block."""
+def exchanging(first: Path, second: Path) -> Iterator[None]:
+    """Exchange two files, folders or links repeatedly during the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.exchanging", str(one), str(other)], cwd=_ROOT, stdout=subprocess.PIPE
+        [sys.executable, "-m", "tests.exchanging", str(first), str(second)], cwd=_ROOT, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     try:
@@ -34,29 +34,29 @@ def exchanging(one: Path, other: Path) -> Iterator[None]:
         assert process.wait() == 0
 
 
-def _exchange(one: str, other: str) -> Callable[[], None]:
-    """What exchanges the two: in one step, where kernel and file system can do so."""
+def _exchange(first: str, second: str) -> Callable[[], None]:
+    """Return a function that exchanges the two, atomically if kernel and file system can."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
-    names = _AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE
+    names = _AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE
 
-    def in_one_step() -> None:
+    def exchange() -> None:
         renameat2(*names)
 
-    def in_three_steps() -> None:
-        os.rename(one, f"{one}.aside")
-        os.rename(other, one)
-        os.rename(f"{one}.aside", other)
+    def rename_thrice() -> None:
+        os.rename(first, f"{first}.aside")
+        os.rename(second, first)
+        os.rename(f"{first}.aside", second)
 
     if renameat2 is None or renameat2(*names) != 0:
-        return in_three_steps
-    in_one_step()  # back again
-    return in_one_step
+        return rename_thrice
+    exchange()  # undo the attempt
+    return exchange
 
 
-def _main(one: str, other: str) -> None:
+def _main(first: str, second: str) -> None:
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
-    exchange = _exchange(one, other)
+    exchange = _exchange(first, second)
     print("exchanging", flush=True)
     while not stopped:
         exchange()

@@ -1,7 +1,6 @@
-"""Real media files for tests, written with PyAV and Pillow.
+"""Media files for tests, written with PyAV and Pillow.
 
-A counter frame shows its own number as bars, so that a test can say which frame it was given even
-after lossy coding and resizing.
+A counter frame shows its own number as bars, which can be read after lossy compression and resizing.
 """
 
 from __future__ import annotations
@@ -24,31 +23,31 @@ Pixels = NDArray[np.uint8]
 BITS = 10
 BAR = 16
 COUNTER_WIDTH, COUNTER_HEIGHT = BITS * BAR, 64
-_X264 = {"preset": "veryfast", "crf": "20", "sc_threshold": "0"}  # key frames only where the group ends
+_X264 = {"preset": "veryfast", "crf": "20", "sc_threshold": "0"}  # key frames only at the start of a group
 
 
 def counter_frame(number: int) -> Pixels:
-    """(64, 160, 3): ``number`` in binary, one bar of 16 pixels per bit, lowest bit first."""
+    """Return (64, 160, 3): ``number`` in binary, a bar of 16 pixels per bit, lowest bit first."""
     bars = np.array([(number >> bit) & 1 for bit in range(BITS)], np.uint8) * 255
     row = np.repeat(bars, BAR)
     return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (COUNTER_HEIGHT, COUNTER_WIDTH, 3)))
 
 
 def read_counter(frame: Pixels) -> int:
-    """The number that a counter frame of any size shows."""
+    """Return the number of a counter frame of any size."""
     height, width, _ = frame.shape
-    line = frame[height // 4 : 3 * height // 4].mean(axis=(0, 2))
+    columns = frame[height // 4 : 3 * height // 4].mean(axis=(0, 2))
     centres = ((np.arange(BITS) + 0.5) * width / BITS).astype(int)
-    return int(sum(1 << bit for bit, at in enumerate(centres) if line[at] > 127))
+    return int(sum(1 << bit for bit, centre in enumerate(centres) if columns[centre] > 127))
 
 
 def solid(color: tuple[int, int, int], width: int = 96, height: int = 64) -> Pixels:
-    """(height, width, 3) of one colour, 0 to 255."""
+    """Return (height, width, 3) of one colour, 0 to 255."""
     return np.full((height, width, 3), color, np.uint8)
 
 
 def mean_color(picture: bytes) -> tuple[float, float, float]:
-    """Red, green and blue of an encoded picture on average, 0 to 255."""
+    """Return the mean red, green and blue of an encoded picture, 0 to 255."""
     red, green, blue = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).mean(axis=(0, 1))
     return float(red), float(green), float(blue)
 
@@ -76,13 +75,13 @@ def write_video(
 ) -> Path:
     """Encode ``frames``, (H, W, 3) or (H, W, 4) uint8, and return ``path``.
 
-    ``starts``: when each frame begins (s), for variable frame rates and for a start that is not 0.
-    ``rotation``: degrees counter-clockwise that a player must turn the picture, noted in the header.
-    ``matrix``: how RGB becomes YUV, 1 for BT.709 and 5 for BT.601, noted unless ``tag_matrix`` is false.
+    ``starts``: start of each frame (s), for variable frame rates and a first frame after 0.
+    ``rotation``: degrees counter-clockwise by which a player must turn the picture, stated in the header.
+    ``matrix``: conversion to YUV, 1 for BT.709 and 5 for BT.601, stated in the header if ``tag_matrix``.
     """
     frames = list(frames)
     height, width, channels = frames[0].shape
-    stored = "rgba" if channels == 4 else "rgb24"
+    pixel_format = "rgba" if channels == 4 else "rgb24"
     time_base = Fraction(1, 12800) if starts is not None else Fraction(1, rate)
     with av.open(str(path), "w", format=format, container_options=muxer_options or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=options or _default_options(codec))
@@ -98,14 +97,14 @@ def write_video(
         if rotation or mirror:
             stream.set_display_rotation(rotation, mirror)
         sound: Any = container.add_stream("aac", rate=16000) if sound_seconds else None
-        sound_packets = _sound(sound, sound_seconds, sound_start) if sound is not None else iter(())
-        coming = next(sound_packets, None)
+        audio_packets = _audio_packets(sound, sound_seconds, sound_start) if sound is not None else iter(())
+        packet = next(audio_packets, None)
         for number, pixels in enumerate(frames):
-            shown = number / rate if starts is None else starts[number]
-            while coming is not None and coming.pts * coming.time_base <= shown:
-                container.mux(coming)  # players and probes expect sound and picture side by side
-                coming = next(sound_packets, None)
-            frame: Any = av.VideoFrame.from_ndarray(pixels, stored)
+            start = number / rate if starts is None else starts[number]
+            while packet is not None and packet.pts * packet.time_base <= start:
+                container.mux(packet)  # players and probes expect interleaved audio and video
+                packet = next(audio_packets, None)
+            frame: Any = av.VideoFrame.from_ndarray(pixels, pixel_format)
             frame = frame.reformat(format=pix_fmt, dst_colorspace=matrix, interpolation="BICUBIC")
             if matrix is not None and not tag_matrix:
                 frame.colorspace = 2
@@ -113,9 +112,9 @@ def write_video(
             frame.pts = number if starts is None else round(starts[number] / time_base)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
-        while coming is not None:
-            container.mux(coming)
-            coming = next(sound_packets, None)
+        while packet is not None:
+            container.mux(packet)
+            packet = next(audio_packets, None)
     return path
 
 
@@ -139,9 +138,9 @@ def write_subtitled_video(
     *,
     rate: int = 10,
 ) -> Path:
-    """An H.264 video with subtitle streams in its container, each (codec, ISO 639-2 language, cues).
+    """Write an H.264 video with subtitle streams, each (codec, ISO 639-2 language, cues).
 
-    A cue is (start, end, text as in ASS). ``path`` is an .mkv (codecs subrip, ass, webvtt) or .mp4 (mov_text).
+    A cue is (start, end, text with ASS markup). ``path`` is an .mkv (codecs subrip, ass, webvtt) or .mp4 (mov_text).
     """
     milli = Fraction(1, 1000)
     with av.open(str(path), "w") as container:
@@ -164,19 +163,19 @@ def write_subtitled_video(
         container.mux(video.encode())
         for stream, cues in added:
             for start, end, text in cues:
-                began, lasts = round(start * 1000), round((end - start) * 1000)
-                event = SubtitleSet.create(f"0,0,Default,,0,0,0,,{text}".encode(), 0, lasts, began)
+                start_ms, duration_ms = round(start * 1000), round((end - start) * 1000)
+                event = SubtitleSet.create(f"0,0,Default,,0,0,0,,{text}".encode(), 0, duration_ms, start_ms)
                 packet: Any = stream.codec_context.encode_subtitle(event)
-                packet.pts = packet.dts = began
-                packet.duration, packet.time_base, packet.stream = lasts, milli, stream
+                packet.pts = packet.dts = start_ms
+                packet.duration, packet.time_base, packet.stream = duration_ms, milli, stream
                 container.mux(packet)
     return path
 
 
 def moving_shot(seed: int, count: int, *, speed: int = 2) -> list[Pixels]:
-    """``count`` frames (64, 96, 3) of one scene that is panned over, ``speed`` pixels a frame."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (4, 16, 3), dtype=np.uint8)
+    """Return ``count`` frames (64, 96, 3) of a pan over one scene, by ``speed`` pixels per frame."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (4, 16, 3), dtype=np.uint8)
     scene = np.asarray(Image.fromarray(coarse).resize((384, 64), Image.Resampling.BICUBIC))
     return [np.ascontiguousarray(np.roll(scene, -speed * number, axis=1)[:, :96]) for number in range(count)]
 
@@ -189,8 +188,8 @@ def _default_options(codec: str) -> dict[str, str]:
     }.get(codec, {})
 
 
-def _sound(stream: Any, seconds: float, start: float = 0.0) -> Iterator[Any]:
-    """Encoded packets of a tone."""
+def _audio_packets(stream: Any, seconds: float, start: float = 0.0) -> Iterator[Any]:
+    """Encode a tone."""
     rate, size = 16000, 1024
     for first in range(0, int(seconds * rate), size):
         wave = (0.2 * np.sin(np.arange(first, first + size) * 0.1)).astype(np.float32)
@@ -201,26 +200,26 @@ def _sound(stream: Any, seconds: float, start: float = 0.0) -> Iterator[Any]:
 
 
 def write_counter_video(path: Path, count: int, **options: Any) -> Path:
-    """``count`` (at most 1024) counter frames; options as for ``write_video``."""
+    """Write ``count`` (at most 1024) counter frames; options as ``write_video``."""
     return write_video(path, [counter_frame(number) for number in range(count)], **options)
 
 
 def write_color_video(path: Path, color: tuple[int, int, int], seconds: float = 2.0, **options: Any) -> Path:
-    """A video of one colour."""
+    """Write a video of one colour."""
     rate = options.setdefault("rate", 10)
     return write_video(path, [solid(color)] * round(seconds * rate), **options)
 
 
 def write_audio_only(path: Path, seconds: float = 1.0) -> Path:
-    """An MP4 (or what the suffix says) with sound and no picture."""
+    """Write a file with audio and no video, in the container of the suffix."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("aac", rate=16000)
-        container.mux(list(_sound(stream, seconds)))
+        container.mux(list(_audio_packets(stream, seconds)))
     return path
 
 
 def write_without_frames(path: Path) -> Path:
-    """A container with a video stream and not one frame."""
+    """Write a container with a video stream without frames."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
@@ -229,13 +228,13 @@ def write_without_frames(path: Path) -> Path:
 
 
 def write_picture(path: Path, pixels: NDArray[Any], **options: Any) -> Path:
-    """A still picture: (H, W), (H, W, 3) or (H, W, 4) uint8; the suffix says the format."""
+    """Write a still picture, (H, W), (H, W, 3) or (H, W, 4) uint8, in the format of the suffix."""
     Image.fromarray(pixels).save(path, **options)
     return path
 
 
 def write_animation(path: Path, frames: Sequence[NDArray[Any]], milliseconds: Sequence[int], **options: Any) -> Path:
-    """An animated GIF, WebP or PNG, by suffix, with how long each frame stays."""
+    """Write an animated GIF, WebP or PNG, by suffix, with the duration of each frame."""
     images = [Image.fromarray(frame) for frame in frames]
     if path.suffix == ".webp":
         options.setdefault("lossless", True)
@@ -244,20 +243,20 @@ def write_animation(path: Path, frames: Sequence[NDArray[Any]], milliseconds: Se
     return path
 
 
-def cut(source: Path, target: Path, share: float) -> Path:
-    """The first ``share`` (0 to 1) of the bytes of ``source``."""
+def write_truncated(source: Path, target: Path, fraction: float) -> Path:
+    """Write the first ``fraction`` (0 to 1) of the bytes of ``source``."""
     data = source.read_bytes()
-    target.write_bytes(data[: int(len(data) * share)])
+    target.write_bytes(data[: int(len(data) * fraction)])
     return target
 
 
 def write_png_header(path: Path, width: int, height: int) -> Path:
-    """A PNG that states a size and has next to no pixels: what a decompression bomb looks like."""
+    """Write a PNG with a header of any size and almost no pixels, as a decompression bomb has."""
     return write_png_chunks(path, width, height, zlib.compress(bytes(1024)))
 
 
 def write_png_chunks(path: Path, width: int, height: int, packed: bytes) -> Path:
-    """A PNG that states a size of RGB pixels, with ``packed``, zlib's, as its data."""
+    """Write a PNG with a header of this size of RGB pixels and the zlib stream ``packed`` as data."""
     fields = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n"
     for kind, body in [(b"IHDR", fields), (b"IDAT", packed), (b"IEND", b"")]:

@@ -1,4 +1,4 @@
-"""Damaged files in any number: a seed and a number give the same file everywhere."""
+"""Randomly damaged files, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.media_files import (
 
 
 def write_originals(folder: Path) -> list[Path]:
-    """One small file of each kind that is read here."""
+    """Write a small file of each format."""
     frames = [counter_frame(number) for number in range(6)]
-    said = [("subrip", "eng", [(0.0, 0.5, "A red thing.")])]
+    subtitles = [("subrip", "eng", [(0.0, 0.5, "A red thing.")])]
     files = [
         write_counter_video(folder / "h264.mp4", 24, gop=8),
         write_counter_video(folder / "h264.ts", 24, gop=8),
         write_counter_video(folder / "mpeg4.avi", 24, codec="mpeg4"),
         write_counter_video(folder / "mpeg2.mpg", 24, codec="mpeg2video"),
         write_counter_video(folder / "flv1.flv", 24, codec="flv", b_frames=0),
-        write_subtitled_video(folder / "said.mkv", [counter_frame(number) for number in range(24)], said),
+        write_subtitled_video(folder / "subtitled.mkv", [counter_frame(number) for number in range(24)], subtitles),
         write_animation(folder / "moving.gif", frames, [100] * 6),
         write_animation(folder / "moving.webp", frames, [100] * 6),
         write_animation(folder / "moving.png", frames, [100] * 6),
@@ -42,29 +42,29 @@ def write_originals(folder: Path) -> list[Path]:
 
 
 def mutated(data: bytes, seed: int) -> bytes:
-    """``data`` with one to three kinds of damage; headers are hit more often than the rest."""
-    chance = random.Random(seed)
+    """Return ``data`` with one to three kinds of damage, more often in the header."""
+    rng = random.Random(seed)
     damaged = bytearray(data)
-    for _ in range(chance.randint(1, 3)):
-        kind = chance.choice(["flip", "flip", "extreme", "zero", "cut", "repeat", "swap"])
-        reach = chance.choice([64, 512, len(damaged), len(damaged)])
-        at = chance.randrange(max(1, min(reach, len(damaged))))
-        size = chance.choice([1, 2, 4, 16, 200])
+    for _ in range(rng.randint(1, 3)):
+        kind = rng.choice(["flip", "flip", "extreme", "zero", "cut", "repeat", "swap"])
+        reach = rng.choice([64, 512, len(damaged), len(damaged)])
+        offset = rng.randrange(max(1, min(reach, len(damaged))))
+        size = rng.choice([1, 2, 4, 16, 200])
         if kind == "flip":
-            for _ in range(chance.choice([1, 4, 40])):
-                damaged[chance.randrange(max(1, min(reach, len(damaged))))] ^= 1 << chance.randrange(8)
+            for _ in range(rng.choice([1, 4, 40])):
+                damaged[rng.randrange(max(1, min(reach, len(damaged))))] ^= 1 << rng.randrange(8)
         elif kind == "extreme":
-            damaged[at : at + 4] = chance.choice([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00"])
+            damaged[offset : offset + 4] = rng.choice([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x00"])
         elif kind == "zero":
-            damaged[at : at + size] = bytes(size)
+            damaged[offset : offset + size] = bytes(size)
         elif kind == "cut":
-            del damaged[max(16, at) :]
+            del damaged[max(16, offset) :]
         elif kind == "repeat":
-            damaged[at:at] = damaged[at : at + size] * chance.choice([1, 50])
+            damaged[offset:offset] = damaged[offset : offset + size] * rng.choice([1, 50])
         else:
-            other = chance.randrange(len(damaged))
-            damaged[at : at + size], damaged[other : other + size] = (
+            other = rng.randrange(len(damaged))
+            damaged[offset : offset + size], damaged[other : other + size] = (
                 damaged[other : other + size],
-                damaged[at : at + size],
+                damaged[offset : offset + size],
             )
     return bytes(damaged)

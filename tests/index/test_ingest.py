@@ -20,12 +20,12 @@ from index.jobs.sources.source_types import FilesSource
 from tests.index.ingesting import ingest_file
 from tests.index.numbered import new_collection
 from tests.media_files import (
-    cut,
     solid,
     write_animation,
     write_audio_only,
     write_color_video,
     write_picture,
+    write_truncated,
     write_video,
 )
 from vitascope.errors import (
@@ -138,7 +138,7 @@ def test_files_that_are_no_video_are_named_and_nothing_is_kept(
     tmp_path: Path, collection: Collection, small_model: Model
 ) -> None:
     whole = write_color_video(tmp_path / "whole.mp4", RED)
-    cut(whole, tmp_path / "cut.mp4", 0.5)
+    write_truncated(whole, tmp_path / "cut.mp4", 0.5)
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "text.mp4").write_text("not a film at all\n" * 50)
     write_audio_only(tmp_path / "sound.mp4")

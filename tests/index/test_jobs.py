@@ -18,7 +18,7 @@ from index.jobs.sources.source_types import FolderSource
 from index.storage.filters import parse_filter
 from tests.index.folder_jobs import ONE, create_folder_job, outcomes
 from tests.index.numbered import new_collection
-from tests.media_files import cut, solid, write_color_video, write_picture
+from tests.media_files import solid, write_color_video, write_picture, write_truncated
 from vitascope.errors import (
     BundleCorrupt,
     FingerprintMismatch,
@@ -37,7 +37,7 @@ def test_every_file_of_a_mixed_folder_ends_with_its_reason(
     write_color_video(folder / "a.mp4", (255, 0, 0))
     write_picture(folder / "deep" / "b.png", solid((0, 255, 0)))
     shutil.copy(folder / "a.mp4", folder / "deep" / "same as a.mp4")
-    cut(folder / "a.mp4", folder / "cut.mp4", 0.5)
+    write_truncated(folder / "a.mp4", folder / "cut.mp4", 0.5)
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("words " * 100)
     (folder / "notes.txt").write_text("words")

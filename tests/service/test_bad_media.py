@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.media_files import (
-    cut,
     solid,
     write_audio_only,
     write_picture,
     write_png_header,
+    write_truncated,
     write_video,
     write_without_frames,
 )
@@ -34,7 +34,13 @@ def large_video(path: Path, files: Path) -> None:
 
 BAD: dict[str, tuple[str, Maker, int, str, str]] = {
     "empty": ("empty.mp4", lambda path, files: path.write_bytes(b""), 422, "media_corrupt", "empty"),
-    "truncated": ("cut.mp4", lambda path, files: cut(files / "red.mp4", path, 0.6), 422, "media_corrupt", ""),
+    "truncated": (
+        "cut.mp4",
+        lambda path, files: write_truncated(files / "red.mp4", path, 0.6),
+        422,
+        "media_corrupt",
+        "",
+    ),
     "zero frames": ("none.mp4", lambda path, files: write_without_frames(path), 422, "media_corrupt", ""),
     "1x1": ("dot.png", lambda path, files: write_picture(path, solid((1, 2, 3), 1, 1)), 422, "media_error", "1x1"),
     "8K video": ("8k.mp4", large_video, 413, "media_too_large", "7680x4320"),

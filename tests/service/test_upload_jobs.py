@@ -14,7 +14,7 @@ import pytest
 
 from service.http.prefer_header import seconds_before_a_job
 from tests.chaos import only_by_chaos
-from tests.media_files import cut, solid, write_counter_video, write_video
+from tests.media_files import solid, write_counter_video, write_truncated, write_video
 from tests.service.conftest import settings_for
 from tests.service.following import followed
 from tests.service.running import JSON, Running, problem_of, process
@@ -143,7 +143,7 @@ def test_an_upload_that_is_done_in_time_is_answered_with_the_video_of_its_job(
 def test_an_upload_that_cannot_be_decoded_is_refused_and_its_job_says_why(
     running: Running, collection: str, tmp_path: Path
 ) -> None:
-    half = cut(write_counter_video(tmp_path / "whole.mkv", 250, gop=1), tmp_path / "half.mkv", 0.3)
+    half = write_truncated(write_counter_video(tmp_path / "whole.mkv", 250, gop=1), tmp_path / "half.mkv", 0.3)
     problem = problem_of(send(running, collection, half, {}), 422, "media_corrupt")
     [job] = running.client.get(f"/v1/collections/{collection}/jobs").json()["jobs"]
     item = ended(running, f"/v1/collections/{collection}/jobs/{job['id']}")
@@ -169,7 +169,7 @@ def test_a_film_that_fails_is_named_as_its_sender_knows_it_and_does_not_stay(
     running: Running, collection: str, tmp_path: Path
 ) -> None:
     whole = write_counter_video(tmp_path / "whole.mkv", 250, gop=1)
-    half = cut(whole, tmp_path / "half.mkv", 0.3)
+    half = write_truncated(whole, tmp_path / "half.mkv", 0.3)
     address = begun(send(running, collection, half, ASYNC, "my/Holiday film.avi"))
     item = ended(running, address)
     assert (item["state"], item["path"], item["video_id"]) == ("failed", "Holiday film.avi", None)
@@ -270,7 +270,7 @@ def test_the_client_and_the_command_wait_for_a_long_film_as_for_any_other(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("vitascope.client._sync.videos.SYNC_WAIT_SECONDS", 0)  # every film is a long one
-    half = cut(write_counter_video(tmp_path / "whole.mkv", 250, gop=1), tmp_path / "half.mkv", 0.3)
+    half = write_truncated(write_counter_video(tmp_path / "whole.mkv", 250, gop=1), tmp_path / "half.mkv", 0.3)
     url = str(running.client.base_url)
     with Client(url) as client:
         spoken = {"rule": "subtitles"}

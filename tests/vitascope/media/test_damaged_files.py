@@ -13,7 +13,6 @@ import pytest
 
 from tests.media_files import (
     counter_frame,
-    cut,
     read_counter,
     solid,
     write_animation,
@@ -21,6 +20,7 @@ from tests.media_files import (
     write_counter_video,
     write_picture,
     write_png_header,
+    write_truncated,
     write_video,
     write_without_frames,
 )
@@ -42,7 +42,7 @@ def _zip(path: Path) -> Path:
 
 
 def _short_header(path: Path) -> Path:
-    return cut(write_counter_video(path.with_name("whole.mp4"), 20), path, 0.02)
+    return write_truncated(write_counter_video(path.with_name("whole.mp4"), 20), path, 0.02)
 
 
 def _too_many_pixels(path: Path) -> Path:
@@ -108,11 +108,11 @@ def test_a_truncated_video_has_no_frames_after_its_end(suffix: str, codec: str, 
     noise = np.random.default_rng(0).integers(0, 255, (64, 160, 3), np.uint8)
     frames = [np.maximum(counter_frame(k), np.roll(noise, k, 1) // 4) for k in range(250)]
     whole = write_video(tmp_path / f"whole{suffix}", frames, codec=codec, gop=25, muxer_options=front)
-    half = cut(whole, tmp_path / f"half{suffix}", 0.5)
+    half = write_truncated(whole, tmp_path / f"half{suffix}", 0.5)
     assert read_counter(read_frames(half, [1.02])[0]) == 25
     with pytest.raises(MediaCorrupt, match=r"[0-9.]+ seconds can be decoded of the 10\.00 seconds"):
         read_frames(half, [9.5])
-    nearly = cut(whole, tmp_path / f"nearly{suffix}", 0.97)
+    nearly = write_truncated(whole, tmp_path / f"nearly{suffix}", 0.97)
     assert read_counter(read_frames(nearly, [9.99])[0]) > 225
 
 
@@ -154,9 +154,9 @@ def test_truncated_animations(suffix: str, tmp_path: Path) -> None:
     whole = write_animation(tmp_path / f"whole{suffix}", frames, [50] * 40)
     if suffix != ".gif":  # a GIF does not state its number of frames
         with pytest.raises(MediaCorrupt, match="truncated"):
-            probe(cut(whole, tmp_path / f"half{suffix}", 0.5))
+            probe(write_truncated(whole, tmp_path / f"half{suffix}", 0.5))
     if suffix != ".webp":  # a WebP decodes only as a whole
-        last = read_frames(cut(whole, tmp_path / f"nearly{suffix}", 0.97), [1.99])[0]
+        last = read_frames(write_truncated(whole, tmp_path / f"nearly{suffix}", 0.97), [1.99])[0]
         assert read_counter(last) >= 36
 
 

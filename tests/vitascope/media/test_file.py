@@ -14,7 +14,7 @@ import pytest
 from tests.chaos import rounds
 from tests.descriptors import open_below
 from tests.exchanging import exchanging
-from tests.media_files import cut, solid, write_animation, write_counter_video, write_picture
+from tests.media_files import solid, write_animation, write_counter_video, write_picture, write_truncated
 from tests.waiting import PATIENCE
 from vitascope.errors import MediaError
 from vitascope.media import file as file_module
@@ -226,7 +226,7 @@ def test_a_file_is_closed_when_the_last_hold_ends(tmp_path: Path) -> None:
 
 def test_failed_and_unfinished_reads_leak_no_descriptor(tmp_path: Path) -> None:
     film = write_counter_video(tmp_path / "film.mp4", 60)
-    broken = cut(film, tmp_path / "broken.mp4", 0.3)
+    broken = write_truncated(film, tmp_path / "broken.mp4", 0.3)
     for path in (tmp_path / "none.mp4", tmp_path, broken):
         with pytest.raises(MediaError):
             IN_PROCESS.probe(path)

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from tests.media_files import (
     counter_frame,
-    cut,
     solid,
     write_animation,
     write_counter_video,
     write_picture,
     write_png_header,
     write_subtitled_video,
+    write_truncated,
     write_video,
     write_without_frames,
 )
@@ -117,7 +117,7 @@ BAD: dict[str, Callable[[Path], object]] = {
     "none.mp4": write_without_frames,
     "dot.png": lambda path: write_picture(path, solid((1, 2, 3), 1, 1)),
     "huge.png": lambda path: write_png_header(path, 14_000, 14_000),
-    "cut.mp4": lambda path: cut(write_counter_video(path.with_name("whole.mp4"), 100), path, 0.6),
+    "cut.mp4": lambda path: write_truncated(write_counter_video(path.with_name("whole.mp4"), 100), path, 0.6),
 }
 
 
