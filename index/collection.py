@@ -24,11 +24,11 @@ from index.records import (
     NewVideo,
     Stats,
     Video,
+    check_embedding,
     check_span,
     check_text,
     check_thumbnail,
     check_tokens,
-    check_vector,
     check_video,
 )
 from index.storage import queries
@@ -72,7 +72,7 @@ class Collection:
         try:
             self.fingerprint = meta["fingerprint"]
             self.bundle_name = meta["bundle"]
-            self.width = int(meta["vector_width"])
+            self.embed_dim = int(meta["vector_width"])
             self.tokens_shape = (int(meta["visual_tokens"]), int(meta["visual_width"]))
             self.token_encoding = check_encoding(meta.get("token_encoding", "float16"))
             self.created_at = float(meta["created_at"])
@@ -80,7 +80,7 @@ class Collection:
         except (KeyError, ValueError, InvalidInput) as error:
             self.catalogue.close()
             raise StorageError(f"{self.catalogue.path}: table meta: {error}") from error
-        self._vector_index = open_vector_index(self.catalogue, folder, self.width)
+        self._vector_index = open_vector_index(self.catalogue, folder, self.embed_dim)
         self.media.remove_listed()  # what a killed process has not removed
 
     def __enter__(self) -> Collection:
@@ -317,7 +317,7 @@ class Collection:
         """
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= MAX_K:
             raise InvalidInput(f"k: {k!r}; a whole number from 1 to {MAX_K} was expected")
-        query = check_vector(embedding, self.width)
+        query = check_embedding(embedding, self.embed_dim)
         with self.snapshot() as (connection, vectors):
             allowed = None if where is None else queries.allowed_clips(connection, where)
             return queries.load_hits(connection, nearest_clips(vectors, query, k, allowed))
@@ -332,7 +332,7 @@ class Collection:
     def _clip_row(self, clip: NewClip) -> queries.ClipRow:
         return queries.ClipRow(
             span=check_span(clip.start, clip.end),
-            vector=check_vector(clip.vector, self.width).astype("<f4").tobytes(),
+            vector=check_embedding(clip.embedding, self.embed_dim).astype("<f4").tobytes(),
             tokens=encode_tokens(check_tokens(clip.visual_tokens, self.tokens_shape), self.token_encoding),
             text=check_text("text", clip.text),
             thumbnail=check_thumbnail(clip.thumbnail),

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from index.collection import Collection
-from index.former_media import upgrade_library
+from index.legacy_media import upgrade_media
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
 from index.storage.removals import MEDIA
 from index.vectors.faiss_kinds import AUTO, INDEX_KIND_KEY, check_index_kind
@@ -73,7 +73,7 @@ class CollectionStore:
         for folder in leftovers:
             _discard(folder)
         self._complete_replacements()
-        upgrade_library(root, self.names(), holds_lock=holds_lock)
+        upgrade_media(root, self.names(), holds_lock=holds_lock)
 
     def __enter__(self) -> CollectionStore:
         return self

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
-from index.former_media import LOCK_NAME
+from index.legacy_media import LOCK_NAME
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA, is_listed, is_needed
 from vitascope.errors import StorageError, VitascopeError

@@ -1,4 +1,7 @@
-"""What a collection takes and gives back, and the checks on what it takes."""
+"""Records of a collection, and the validation of new ones.
+
+Shape letters: D embedding dim, V visual tokens, W their width.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,20 @@ Scalar = str | float | int | bool
 Float32 = npt.NDArray[np.float32]
 
 VIDEO_FIELDS = ("video_id", "content_sha256", "path", "title", "duration", "width", "height", "added_at")
-"""What a filter knows of every video; metadata may not use these names, nor those of the operators."""
+"""Fields of every video in filters; metadata may not use these names, nor those of the operators."""
 RESERVED_KEYS = frozenset({*VIDEO_FIELDS, "and", "or", "not"})
 CLIP_FIELDS = ("start", "end", "length", "text")
-"""What a filter knows of every clip, inside of ``clip``. Metadata may use these names, and ``clip``, too."""
+"""Fields of every clip in filters, inside ``clip``. Metadata may use these names, and ``clip``, too."""
 MAX_KEYS = 64
 MAX_KEY_LENGTH = 128
 MAX_TEXT_LENGTH = 10_000
-MAX_THUMBNAIL = 1_000_000
-"""Bytes."""
+MAX_THUMBNAIL_BYTES = 1_000_000
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class NewVideo:
-    """A video about to be added. ``duration`` in seconds (0 for a picture), sizes in pixels."""
+    """A video to be added. ``duration``: seconds, 0 for an image; ``width``, ``height``: pixels."""
 
     content_sha256: str
     path: str
@@ -44,14 +46,20 @@ class NewVideo:
 
 @dataclass(frozen=True, slots=True)
 class NewClip:
-    """A clip about to be added: span in s, ``vector`` (D,), ``visual_tokens`` (V, W), finite as float16.
+    """A clip to be added.
 
-    ``text``: what is said in it. ``thumbnail``: a JPEG picture of it.
+    Args:
+        start: seconds.
+        end: seconds; 0 for the only clip of an image.
+        embedding: (D,), of any length above 0.
+        visual_tokens: (V, W), finite as float16.
+        text: spoken words.
+        thumbnail: a JPEG image.
     """
 
     start: float
     end: float
-    vector: npt.NDArray[np.floating]
+    embedding: npt.NDArray[np.floating]
     visual_tokens: npt.NDArray[np.floating]
     text: str = ""
     thumbnail: bytes | None = None
@@ -59,7 +67,7 @@ class NewClip:
 
 @dataclass(frozen=True, slots=True)
 class Video:
-    """A video of the collection. ``duration`` in seconds, sizes in pixels, ``added_at`` in Unix seconds."""
+    """A video of a collection. ``duration``: seconds; sizes: pixels; ``added_at``: Unix seconds."""
 
     id: int
     content_sha256: str
@@ -75,7 +83,7 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A span of a video, in seconds, and what is said in it; a picture's only clip is 0 to 0."""
+    """A span of a video, in seconds, and the words spoken in it; the only clip of an image is 0 to 0."""
 
     id: int
     video_id: int
@@ -86,10 +94,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A clip that was found. ``similarity`` is the cosine of its vector and the query's.
-
-    ``text``: what is said in it.
-    """
+    """A clip found by a search. ``similarity``: cosine of its embedding and the query's; ``text``: spoken words."""
 
     clip_id: int
     video_id: int
@@ -102,7 +107,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """How much a collection holds."""
+    """The number of videos and clips of a collection."""
 
     videos: int
     clips: int
@@ -110,7 +115,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class IndexState:
-    """``setting``: the kind asked for. ``kind``: what serves. ``changed``: clips that came or went since then."""
+    """Requested kind of index (``setting``), kind that serves, and number of clips changed since it was built."""
 
     setting: str
     kind: str
@@ -118,7 +123,7 @@ class IndexState:
 
 
 def check_text(name: str, value: object, limit: int = MAX_TEXT_LENGTH) -> str:
-    """``value`` if it is a string that can be stored. Raises InvalidInput."""
+    """Return ``value`` if it is a string that can be stored. Raises InvalidInput."""
     if not isinstance(value, str):
         raise InvalidInput(f"{name}: {value!r} is of type {type(value).__name__}; a string was expected")
     if len(value) > limit:
@@ -137,7 +142,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def check_scalar(name: str, value: object) -> Scalar:
-    """``value`` if it is a string, finite number or boolean that can be stored. Raises InvalidInput."""
+    """Return ``value`` if it is a string, finite number or boolean that can be stored. Raises InvalidInput."""
     if isinstance(value, str):
         return check_text(name, value)
     if isinstance(value, bool):
@@ -150,7 +155,7 @@ def check_scalar(name: str, value: object) -> Scalar:
 
 
 def check_metadata(metadata: Mapping[str, object]) -> dict[str, Scalar]:
-    """``metadata`` with every key and value checked. Raises InvalidInput naming the key."""
+    """Return ``metadata`` if every key and value can be stored. Raises InvalidInput that names the key."""
     if not isinstance(metadata, Mapping):
         raise InvalidInput(f"metadata: {metadata!r}; an object of keys and values was expected")
     if len(metadata) > MAX_KEYS:
@@ -167,7 +172,7 @@ def check_metadata(metadata: Mapping[str, object]) -> dict[str, Scalar]:
 
 
 def check_video(video: NewVideo) -> NewVideo:
-    """``video`` if the collection can hold it. Raises InvalidInput."""
+    """Return ``video`` if it can be stored. Raises InvalidInput that names the field."""
     if not isinstance(video.content_sha256, str) or not _SHA256.fullmatch(video.content_sha256):
         raise InvalidInput(f"content_sha256: {video.content_sha256!r}; 64 lower-case hex digits were expected")
     check_text("path", video.path)
@@ -181,7 +186,7 @@ def check_video(video: NewVideo) -> NewVideo:
 
 
 def check_span(start: float, end: float) -> tuple[float, float]:
-    """(start, end) as floats if it is a span, or (0, 0) for a picture. Raises InvalidInput."""
+    """Return (start, end) as floats if it is a span, or (0, 0) for an image. Raises InvalidInput."""
     start, end = float(start), float(end)
     is_picture = start == end == 0
     if not (math.isfinite(start) and math.isfinite(end) and start >= 0 and (start < end or is_picture)):
@@ -190,30 +195,34 @@ def check_span(start: float, end: float) -> tuple[float, float]:
 
 
 def check_thumbnail(jpeg: bytes | None) -> bytes | None:
-    """``jpeg`` if it can be a clip's picture. Raises InvalidInput."""
-    if jpeg is not None and not (jpeg[:2] == b"\xff\xd8" and len(jpeg) <= MAX_THUMBNAIL):
+    """Return ``jpeg`` if it can be a thumbnail. Raises InvalidInput."""
+    if jpeg is not None and not (jpeg[:2] == b"\xff\xd8" and len(jpeg) <= MAX_THUMBNAIL_BYTES):
         raise InvalidInput(
-            f"thumbnail: {len(jpeg)} bytes that begin {jpeg[:4]!r}; a JPEG of at most {MAX_THUMBNAIL} was expected"
+            f"thumbnail: {len(jpeg)} bytes that begin {jpeg[:4]!r}; a JPEG of at most {MAX_THUMBNAIL_BYTES} bytes was "
+            "expected"
         )
     return jpeg
 
 
-def check_vector(vector: npt.ArrayLike, width: int) -> Float32:
-    """``vector`` (D,) as float32 of length 1. Raises InvalidInput for another width, NaN, infinity, zero."""
+def check_embedding(embedding: npt.ArrayLike, dim: int, name: str = "embedding") -> Float32:
+    """Return an embedding (D,) as float32 of length 1.
+
+    Raises InvalidInput, beginning with ``name``, for a shape other than (``dim``,), NaN, infinity and zero.
+    """
     try:
-        array = np.asarray(vector, dtype=np.float64)
+        array = np.asarray(embedding, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InvalidInput(f"vector: {error}; {width} numbers were expected") from error
-    if array.shape != (width,):
-        raise InvalidInput(f"vector: shape {array.shape}; ({width},) was expected")
+        raise InvalidInput(f"{name}: {error}; {dim} numbers were expected") from error
+    if array.shape != (dim,):
+        raise InvalidInput(f"{name}: shape {array.shape}; ({dim},) was expected")
     length = float(np.linalg.norm(array))
     if not math.isfinite(length) or length < 1e-12:
-        raise InvalidInput(f"vector: its length is {length}; finite numbers, not all zero, were expected")
+        raise InvalidInput(f"{name}: its length is {length}; finite numbers, not all zero, were expected")
     return (array / length).astype(np.float32)
 
 
 def check_tokens(tokens: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.float16]:
-    """``tokens`` (V, W) as float16. Raises InvalidInput for another shape or what float16 cannot hold."""
+    """Return ``tokens`` (V, W) as float16. Raises InvalidInput for another shape or numbers beyond float16."""
     with np.errstate(over="ignore", invalid="ignore"):
         try:
             array = np.asarray(tokens).astype("<f2")
@@ -227,12 +236,12 @@ def check_tokens(tokens: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[n
 
 
 def value_kind(value: Scalar) -> str:
-    """The kind under which the catalogue keeps a metadata value: text, number or bool."""
+    """Return the kind of a metadata value in the catalogue: text, number or bool."""
     if isinstance(value, bool):
         return "bool"
     return "text" if isinstance(value, str) else "number"
 
 
 def metadata_json(metadata: Mapping[str, Scalar]) -> str:
-    """The stored form of metadata."""
+    """Return the stored form of metadata."""
     return json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)

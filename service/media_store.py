@@ -11,7 +11,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from index.former_media import LOCK_NAME
+from index.legacy_media import LOCK_NAME
 from service.errors import Busy
 from vitascope.durable_files import make_folders
 from vitascope.errors import StorageError

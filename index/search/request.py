@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from index.collection import MAX_K
-from index.records import Float32, check_vector
+from index.records import Float32, check_embedding
 from index.search.cursor import SearchPosition
 from index.storage.filters import Filter
 from index.storage.queries import load_embeddings
@@ -147,7 +147,7 @@ def query_embedding(connection: sqlite3.Connection, parts: Sequence[QueryPart], 
         if isinstance(part, ClipPart) and part.clip_id not in stored:
             raise NotFound(f"query.{index}: clip {part.clip_id}; the id of a clip of the collection was expected")
         embedding = stored[part.clip_id] if isinstance(part, ClipPart) else part.embedding
-        total += part.weight * check_vector(embedding, dim).astype(np.float64)
+        total += part.weight * check_embedding(embedding, dim).astype(np.float64)
     if float(np.linalg.norm(total)) < 1e-6 * max(abs(part.weight) for part in parts):
         raise InvalidInput("query: its parts cancel each other out; other weights were expected")
-    return check_vector(total, dim)
+    return check_embedding(total, dim)

@@ -106,7 +106,7 @@ def score_best_clips(
     """
     with collection.catalogue.read() as connection:
         ids = sorted({clip.id for _, clips in pairs for clip in clips})
-        stored = load_embeddings(connection, ids, collection.width)
+        stored = load_embeddings(connection, ids, collection.embed_dim)
     nearest = [_most_similar(embeddings[text], clips, stored) for text, clips in pairs]
     texts = [text for text, _ in pairs]
     flat = [(text, clip, cosine) for text, near in zip(texts, nearest, strict=True) for clip, cosine in near]

@@ -113,7 +113,7 @@ def search(
         )
     with stage("search"), collection.snapshot() as (connection, vectors):
         position = _start_position(collection, connection, request.after)
-        embedding = query_embedding(connection, request.parts, collection.width)
+        embedding = query_embedding(connection, request.parts, collection.embed_dim)
         clip_filter = _candidate_filter(connection, request)
         candidates, spans = _rank(connection, vectors, embedding, request, clip_filter, _depth(request))
         if _needs_more_candidates(request, candidates, spans, vectors.is_exact):

@@ -1,7 +1,7 @@
-"""One SQLite file in WAL mode with synchronous=FULL: a committed write survives kill -9 and power loss.
+"""Transactions on a collection's SQLite file, in WAL mode: a committed write survives kill -9 and power loss.
 
-Reads run beside each other and beside the one writer, each on a snapshot of its own. Writers take turns: by a
-lock in this process, by SQLite's own lock (waited for up to ``BUSY_SECONDS``) between processes.
+Reads run concurrently with each other and with the one writer, each on its own snapshot. Writers exclude each other, by
+a lock in this process and by SQLite's lock (waited for up to ``BUSY_SECONDS``) between processes.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from index.storage.former_paths import take_media
 from index.storage.fulltext import normalize_for_index
+from index.storage.legacy_paths import adopt_media_files
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION, TABLES, UPGRADES, execute_script
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
 CATALOGUE_NAME = "catalogue.sqlite3"
 BUSY_SECONDS = 30.0
 FAULTS = (sqlite3.Error, UnicodeDecodeError)
-"""What Python's SQLite raises: the second where a damaged text, or the error about it, is not UTF-8."""
+"""Errors of Python's SQLite module; UnicodeDecodeError if a damaged text, or the message about it, is not UTF-8."""
 IDLE_READERS = 8
 
 
 def create_catalogue(path: Path, meta: Mapping[str, str]) -> None:
-    """Write an empty catalogue with these ``meta`` rows at ``path``, durably. Raises StorageError."""
+    """Create an empty catalogue with these ``meta`` rows at ``path``, durably. Raises StorageError."""
     try:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
@@ -46,17 +46,29 @@ def create_catalogue(path: Path, meta: Mapping[str, str]) -> None:
         raise StorageError(f"{path}: cannot create the catalogue: {error}") from error
 
 
+def read_schema_version(path: Path) -> int:
+    """Return the schema version of a catalogue without opening or upgrading it. Raises StorageError."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            return int(connection.execute("PRAGMA user_version").fetchone()[0])
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: {error}") from error
+
+
 class Catalogue:
-    """Transactions on one catalogue file; safe to use from many threads."""
+    """One catalogue file; thread-safe."""
 
     def __init__(self, path: Path, *, durable: bool = True) -> None:
-        """Open the catalogue at ``path``; one of an earlier version gets the tables of this one first.
+        """Open the catalogue at ``path``, and upgrade one of an earlier version.
 
-        ``durable``: False for a new catalogue that is filled before it has its place: writes are not awaited, and
-        survive a crash once the file has been synced after ``close``.
+        Args:
+            path: of the file.
+            durable: False for a new catalogue that is filled before it is renamed into place: commits do not wait for
+                the disk, and the caller syncs the file after ``close``.
 
-        Raises CollectionNotFound where there is none, StorageError where it cannot be read or is of a later
-        version.
+        Raises:
+            CollectionNotFound: there is no such file.
+            StorageError: it cannot be read or is of a later version.
         """
         self.path = path
         self._synchronous = "FULL" if durable else "OFF"
@@ -80,7 +92,7 @@ class Catalogue:
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:
-        """A read transaction: everything read inside is of one moment.
+        """Open a read transaction: everything read inside is of one state.
 
         Raises CollectionNotFound once the collection is dropped, StorageError when SQLite fails.
         """
@@ -95,19 +107,20 @@ class Catalogue:
 
     @contextmanager
     def write(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction, durable when the block is left without an exception, else undone.
+        """Open a write transaction; it is committed durably when the block ends normally, else rolled back.
 
-        Raises CollectionNotFound once the collection is dropped or has given its place to another, StorageError when
-        SQLite fails (disk full, damaged file, another writer that does not finish); nothing has been written then.
+        Raises CollectionNotFound once the collection is dropped or replaced, StorageError when SQLite fails (disk full,
+        damaged file, another writer that does not finish); nothing has been written then.
         """
         with self._write_lock, self._translate_errors():
             if self._closed:
                 raise self._closed_error()
             connection = self._writer
             try:
-                connection.execute("BEGIN IMMEDIATE")  # in here, since Ctrl-C may come just after it
+                connection.execute("BEGIN IMMEDIATE")  # inside try, since Ctrl-C may come just after it
                 self._check_not_dropped(connection)
-                # Folders are renamed within a write transaction: whoever waited for it must not write to what has gone.
+                # Folders are renamed within a write transaction: a writer that waited for it must not write to the old
+                # one.
                 if not self.is_file_in_place():
                     raise CollectionNotFound(f"{self.path.parent.name}: dropped or renamed meanwhile; open it anew")
                 yield connection
@@ -125,23 +138,23 @@ class Catalogue:
             connection.execute("INSERT INTO meta VALUES ('dropped', '1')")
 
     def read_meta(self) -> dict[str, str]:
-        """The table meta as it is now, also of a catalogue that was dropped. Raises StorageError."""
+        """Return the table meta as it is now, also of a dropped catalogue. Raises StorageError."""
         with self._write_lock, self._translate_errors():
             return dict(self._writer.execute("SELECT key, value FROM meta"))
 
     def is_file_in_place(self) -> bool:
-        """Whether the path still leads to the file that was opened."""
+        """Return whether the path still leads to the file that was opened."""
         try:
             return os.stat(self.path).st_ino == self._inode
         except OSError:
             return False
 
     def integrity_errors(self) -> list[str]:
-        """What SQLite's own check finds wrong with the file; empty when it is sound. Reads the whole file."""
+        """Return the errors that SQLite's integrity check finds; empty for an intact file. Reads the whole file."""
         with self.read() as connection:
-            found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
-            found += [f"foreign key: {row}" for row in connection.execute("PRAGMA foreign_key_check")]
-        return [] if found == ["ok"] else found
+            errors = [str(row[0]) for row in connection.execute("PRAGMA integrity_check")]
+            errors += [f"foreign key: {row}" for row in connection.execute("PRAGMA foreign_key_check")]
+        return [] if errors == ["ok"] else errors
 
     @property
     def closed(self) -> bool:
@@ -193,7 +206,7 @@ class Catalogue:
             _upgrade(connection, self.path.parent)
 
     def _closed_error(self) -> VitascopeError:
-        """What a read or write after ``close`` raises: a collection that was dropped is closed as well."""
+        """Return the error of a use after ``close``; a dropped collection is closed as well."""
         if self._was_replaced or not self.is_file_in_place():
             return CollectionNotFound(f"{self.path.parent.name}: dropped or renamed meanwhile; open it anew")
         return StorageError(f"{self.path}: the collection is closed")
@@ -235,9 +248,9 @@ class Catalogue:
 
 
 def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
-    """Bring the tables to this version, all or nothing; another process may have done it meanwhile.
+    """Upgrade the tables in one transaction, unless another process has done it meanwhile.
 
-    ``folder``: of the collection, which media files are brought into.
+    ``folder``: of the collection; media files are linked into it.
     """
     connection.create_function("spaced", 1, normalize_for_index, deterministic=True)
     connection.execute("BEGIN IMMEDIATE")
@@ -246,7 +259,7 @@ def _upgrade(connection: sqlite3.Connection, folder: Path) -> None:
         for script in UPGRADES[version - 1 :]:
             execute_script(connection, script)
         if version < RELATIVE_PATHS:
-            take_media(connection, folder)
+            adopt_media_files(connection, folder)
         connection.execute(f"PRAGMA user_version = {max(version, SCHEMA_VERSION)}")
         connection.execute("COMMIT")
     except BaseException:

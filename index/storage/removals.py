@@ -1,8 +1,8 @@
-"""Files of a collection that are to be removed, listed in its catalogue.
+"""Owned media files of a collection, and the list of those to be removed; functions work in an open transaction.
 
-An entry is written in the transaction that makes a file unneeded, or before the file is put in its place. It is
+An entry is written in the transaction that makes a file unneeded, or before the file is moved into place. It is
 executed after the commit and again when the collection is next opened: the file is removed unless a video or an
-unfinished job needs it by then. Every function works in an open transaction; paths are those of ``videos.path``.
+unfinished job needs it by then. Paths are those of ``videos.path``.
 """
 
 from __future__ import annotations
@@ -12,50 +12,50 @@ import re
 import sqlite3
 
 MEDIA = "media"
-"""The folder, in that of a collection, of the files that the collection owns."""
+"""Folder of owned files, in that of the collection."""
 UNFINISHED = "state IN ('queued', 'running', 'paused')"
-"""The condition of jobs that may still need their files."""
+"""SQL condition of jobs that may still need their files."""
 _JOB_FOLDER = re.compile(rf"{MEDIA}/job-(\d{{1,18}})/")
 
 
 def is_owned(path: str) -> bool:
-    """Whether a path of the catalogue is that of a file of the collection's own, not of an external one."""
+    """Return whether a path of the catalogue is that of an owned file, not of an external one."""
     top, *parts = path.split("/")
     return top == MEDIA and bool(parts) and not any(part in ("", ".", "..") for part in parts) and "\0" not in path
 
 
 def is_job_copy(path: str) -> bool:
-    """Whether a path is that of a file in the folder of a job."""
+    """Return whether a path is that of a file in the folder of a job."""
     return is_owned(path) and _JOB_FOLDER.match(path) is not None
 
 
 def job_folder(job_id: int) -> str:
-    """The path of the folder with the copies that a job has made, as an entry of the list."""
+    """Return the path of the folder of a job's copies, as an entry of the list."""
     return f"{MEDIA}/job-{job_id}/"
 
 
 def list_removal(connection: sqlite3.Connection, path: str) -> None:
-    """Enter a file, or a job's folder, in the list."""
+    """Add a file, or a job's folder, to the list."""
     connection.execute("INSERT OR IGNORE INTO removals VALUES (?)", (path,))
 
 
 def forget_removal(connection: sqlite3.Connection, path: str) -> None:
-    """Take a path off the list."""
+    """Remove a path from the list."""
     connection.execute("DELETE FROM removals WHERE path = ?", (path,))
 
 
 def is_listed(connection: sqlite3.Connection, path: str) -> bool:
-    """Whether the list has this path."""
+    """Return whether a path is on the list."""
     return connection.execute("SELECT 1 FROM removals WHERE path = ?", (path,)).fetchone() is not None
 
 
 def listed_removals(connection: sqlite3.Connection) -> list[str]:
-    """All paths on the list; those of folders end in a slash."""
+    """Return all paths on the list; those of folders end in a slash."""
     return [path for (path,) in connection.execute("SELECT path FROM removals ORDER BY path")]
 
 
 def is_needed(connection: sqlite3.Connection, path: str) -> bool:
-    """Whether a video plays from this file, or an unfinished job is to index or has copied it."""
+    """Return whether a video uses this file, or an unfinished job is to index it or has copied it."""
     if has_video(connection, path):
         return True
     job = _JOB_FOLDER.match(path)
@@ -68,16 +68,16 @@ def is_needed(connection: sqlite3.Connection, path: str) -> bool:
 
 
 def has_video(connection: sqlite3.Connection, path: str) -> bool:
-    """Whether a video plays from this file."""
+    """Return whether a video uses this file."""
     return connection.execute("SELECT 1 FROM videos WHERE path = ?", (path,)).fetchone() is not None
 
 
 def list_job_files(connection: sqlite3.Connection, job_id: int) -> None:
-    """Enter what a job that has ended was given or has copied; what a video plays from stays."""
+    """Add the uploads or copies of an ended job to the list, except those that a video uses."""
     (text,) = connection.execute("SELECT source FROM jobs WHERE id = ?", (job_id,)).fetchone()
     source = json.loads(text)
     if source["kind"] in ("folder", "files"):
-        return  # which nothing is copied from
+        return  # their files are read in place
     path = f"{MEDIA}/{source['held']}" if "held" in source else job_folder(job_id)
     if not is_needed(connection, path):
         list_removal(connection, path)

@@ -338,7 +338,7 @@ CREATE INDEX job_ends_untold ON job_states (job_id, event)
     """
 ALTER TABLE job_items ADD COLUMN share REAL;
 """,
-    # And the paths of owned files become relative: index/storage/former_paths.py.
+    # And the paths of owned files become relative: index/storage/legacy_paths.py.
     """
 CREATE INDEX videos_by_path ON videos (path);
 CREATE TABLE removals (

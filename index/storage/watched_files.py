@@ -1,6 +1,4 @@
-"""Rows of watched files: what is known of a file since its content was last read. Each function works in an open
-transaction.
-"""
+"""Files of watched folders and their videos; every function works in an open transaction."""
 
 from __future__ import annotations
 
@@ -17,15 +15,15 @@ _BELOW = "path > ?1 AND path < ?2 AND (?3 OR instr(substr(path, ?4), '/') = 0)"
 
 @dataclass(frozen=True, slots=True)
 class WatchedFile:
-    """A file of a watched folder, and the video that its content is.
+    """A file of a watched folder and the video with its content.
 
     Attributes:
         path: absolute.
-        video_id: of the video with the file's content; its own file may be another one.
-        facts: what is cheap to know of the file: as long as it is the same, so is the content.
-        drive: label of the file system that the file lies on.
-        device: its number, when that was last seen.
-        held_since: when the removal of its video was first held back, in Unix seconds; None where it is not.
+        video_id: of the video with the file's content, which may use another file.
+        facts: file status; while it is the same, so is the content.
+        drive: label of the file system that the file is on.
+        device: its device number when it was last seen.
+        held_since: when the removal of its video was first deferred, in Unix seconds; None if it is not.
     """
 
     path: str
@@ -37,7 +35,7 @@ class WatchedFile:
 
 
 def read_watched_files(connection: sqlite3.Connection, folder: str, recursive: bool) -> dict[str, WatchedFile]:
-    """The files in ``folder``, and if ``recursive`` below it, by path."""
+    """Return the files in ``folder``, and if ``recursive`` below it, by path."""
     rows = connection.execute(
         f"SELECT path, video_id, facts, drive, device, held_since FROM watched_files WHERE {_BELOW}",
         _bounds(folder, recursive),
@@ -46,7 +44,7 @@ def read_watched_files(connection: sqlite3.Connection, folder: str, recursive: b
 
 
 def write_watched_files(connection: sqlite3.Connection, files: Iterable[WatchedFile]) -> None:
-    """Write or replace the rows of files, except of those whose video is gone."""
+    """Insert or replace files, except those whose video no longer exists."""
     connection.executemany(
         "INSERT OR REPLACE INTO watched_files (path, video_id, facts, drive, device, held_since)"
         " SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM videos WHERE id = ?2)",
@@ -55,23 +53,23 @@ def write_watched_files(connection: sqlite3.Connection, files: Iterable[WatchedF
 
 
 def video_paths(connection: sqlite3.Connection, folder: str, recursive: bool) -> list[str]:
-    """The paths of all videos whose file is in ``folder``, and if ``recursive`` below it."""
+    """Return the paths of all videos whose file is in ``folder``, and if ``recursive`` below it."""
     rows = connection.execute(f"SELECT path FROM videos WHERE {_BELOW}", _bounds(folder, recursive))
     return [row[0] for row in rows]
 
 
 def videos_at(connection: sqlite3.Connection, paths: Iterable[str]) -> dict[str, list[Video]]:
-    """The videos whose file is, or was, at one of the paths: by path, an empty list where there is none."""
-    found: dict[str, list[Video]] = {path: [] for path in paths}
+    """Return the videos whose file is, or was, at one of the paths, by path; an empty list for none."""
+    videos: dict[str, list[Video]] = {path: [] for path in paths}
     query = f"SELECT {VIDEO_COLUMNS} FROM videos WHERE path IN (SELECT value FROM json_each(?)) ORDER BY id"
-    for row in connection.execute(query, (json.dumps(list(found)),)):
+    for row in connection.execute(query, (json.dumps(list(videos)),)):
         video = read_video(row)
-        found[video.path].append(video)
-    return found
+        videos[video.path].append(video)
+    return videos
 
 
 def count_files(connection: sqlite3.Connection, folder: str, recursive: bool, added_before: float | None = None) -> int:
-    """Count the files whose videos ``video_paths`` lists; of those added before that time (Unix seconds) if given."""
+    """Count the files that ``video_paths`` returns, if ``added_before`` only those added before that Unix time."""
     row = connection.execute(
         f"SELECT count(DISTINCT path) FROM videos WHERE {_BELOW} AND (?5 IS NULL OR added_at < ?5)",
         (*_bounds(folder, recursive), added_before),
@@ -80,12 +78,12 @@ def count_files(connection: sqlite3.Connection, folder: str, recursive: bool, ad
 
 
 def existing_videos(connection: sqlite3.Connection, video_ids: Collection[int]) -> set[int]:
-    """Those of the ids that are videos."""
+    """Return the ids that are those of videos."""
     query = "SELECT id FROM videos WHERE id IN (SELECT value FROM json_each(?))"
     return {row[0] for row in connection.execute(query, (json.dumps(list(video_ids)),))}
 
 
 def _bounds(folder: str, recursive: bool) -> tuple[str, str, bool, int]:
-    """The parameters of ``_BELOW``: paths below a folder are between these two, as a zero follows the slash."""
+    """Return the parameters of ``_BELOW``: paths below a folder lie between these two, as 0 follows / in ASCII."""
     stem = folder.rstrip("/")
     return f"{stem}/", f"{stem}0", recursive, len(stem) + 2

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from index.collection_store import CollectionStore
-from index.former_media import settle_former_media
+from index.legacy_media import adopt_legacy_media
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA
 from index.transfer import ProgressCallback
@@ -132,7 +132,7 @@ def restore_data(
             check_no_link(path)
         advance = _progress_counter(len(names) + len(service_files) + 1, on_progress)
         _restore_collections(backup, data, allowed, advance)
-        settle_former_media(data / COLLECTIONS, _collection_names(data), data / MEDIA)
+        adopt_legacy_media(data / COLLECTIONS, _collection_names(data), data / MEDIA)
         for path in service_files:
             shutil.copy2(path, data / path.name)
             advance()

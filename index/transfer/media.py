@@ -18,7 +18,7 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.records import Video
 from index.storage.catalogue import Catalogue
-from index.storage.former_paths import held_by_jobs, is_file, take_file, take_held
+from index.storage.legacy_paths import adopt_file, adopt_upload, is_regular_file, uploads_of_jobs
 from index.storage.queries import VIDEO_COLUMNS, read_video
 from index.storage.removals import MEDIA, is_owned
 from vitascope.durable_files import link_or_copy, make_folders, sync
@@ -62,7 +62,7 @@ class AllowedPaths:
         """
         if self.is_former:
             try:
-                path = take_file(self.folder, path, content_sha256) or path
+                path = adopt_file(self.folder, path, content_sha256) or path
             except OSError as error:
                 raise StorageError(f"{path}: cannot be brought into {self.folder}: {error}") from error
         try:
@@ -115,11 +115,11 @@ def link_media(library: CollectionStore, folder: Path, catalogue: Catalogue) -> 
         with catalogue.read() as connection:
             missing = {content: path for content, path in _owned_files(connection) if not (folder / path).exists()}
             paths = set(missing.values())
-            for held in held_by_jobs(connection):
-                take_held(folder, held)
+            for held in uploads_of_jobs(connection):
+                adopt_upload(folder, held)
         for name in library.names() if missing else ():
             for content, file in _files_of(library, name):
-                if content in missing and is_file(file):
+                if content in missing and is_regular_file(file):
                     target = folder / missing[content]
                     make_folders(target.parent, levels=len(target.relative_to(folder).parts) - 1)
                     with suppress(FileNotFoundError):  # deleted meanwhile
@@ -136,7 +136,7 @@ def missing_media(collection: Collection) -> Iterator[Video]:
     """Yield the videos whose files the collection should own and does not have. Raises StorageError."""
     with collection.catalogue.read() as connection:
         rows = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {_IS_OWNED} ORDER BY id").fetchall()
-    return (video for video in map(read_video, rows) if not is_file(collection.media_path(video)))
+    return (video for video in map(read_video, rows) if not is_regular_file(collection.media_path(video)))
 
 
 def describe_missing_media(library: CollectionStore, names: Iterable[str]) -> list[dict[str, str]]:

@@ -15,11 +15,11 @@ import numpy as np
 
 from index.records import (
     NewVideo,
+    check_embedding,
     check_metadata,
     check_span,
     check_text,
     check_thumbnail,
-    check_vector,
     check_video,
 )
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue, create_catalogue
@@ -194,4 +194,4 @@ def _normalized_bytes(vector: Any, width: int) -> bytes:
     """Return the bytes of an embedding (D,); one of length 1 stays the same to the last bit."""
     length = float(np.linalg.norm(vector.astype(np.float64)))
     is_normalized = vector.shape == (width,) and abs(length - 1) < _UNIT_TOLERANCE
-    return bytes((vector if is_normalized else check_vector(vector, width)).astype("<f4").tobytes())
+    return bytes((vector if is_normalized else check_embedding(vector, width, "vector")).astype("<f4").tobytes())

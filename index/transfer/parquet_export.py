@@ -195,7 +195,7 @@ def _header(collection: Collection) -> ExportHeader:
         collection=collection.name,
         bundle=collection.bundle_name,
         fingerprint=collection.fingerprint,
-        vector_width=collection.width,
+        vector_width=collection.embed_dim,
         visual_tokens=visual_tokens,
         visual_width=visual_width,
         token_encoding=collection.token_encoding,

@@ -171,7 +171,7 @@ def test_clips_without_tokens_are_told_from_clips_that_are_gone(collection: Coll
 
 
 def _with_clip(**changes: Any) -> tuple[NewVideo, list[NewClip]]:
-    clip = {"start": 0.0, "end": 1.0, "vector": np.ones(WIDTH), "visual_tokens": np.zeros(TOKENS)}
+    clip = {"start": 0.0, "end": 1.0, "embedding": np.ones(WIDTH), "visual_tokens": np.zeros(TOKENS)}
     return new_video(0)[0], [NewClip(**{**clip, **changes})]
 
 
@@ -184,11 +184,11 @@ def _with_video(**changes: Any) -> tuple[NewVideo, list[NewClip]]:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (_with_clip(vector=np.ones(WIDTH + 1)), r"vector: shape \(9,\); \(8,\)"),
-        (_with_clip(vector=np.full(WIDTH, np.nan)), "vector: its length is nan"),
-        (_with_clip(vector=np.full(WIDTH, np.inf)), "vector: its length is inf"),
-        (_with_clip(vector=np.zeros(WIDTH)), "vector: its length is 0.0"),
-        (_with_clip(vector=["x"] * WIDTH), "vector: .* 8 numbers were expected"),
+        (_with_clip(embedding=np.ones(WIDTH + 1)), r"embedding: shape \(9,\); \(8,\)"),
+        (_with_clip(embedding=np.full(WIDTH, np.nan)), "embedding: its length is nan"),
+        (_with_clip(embedding=np.full(WIDTH, np.inf)), "embedding: its length is inf"),
+        (_with_clip(embedding=np.zeros(WIDTH)), "embedding: its length is 0.0"),
+        (_with_clip(embedding=["x"] * WIDTH), "embedding: .* 8 numbers were expected"),
         (_with_clip(visual_tokens=np.zeros((3, 2))), r"visual_tokens: shape \(3, 2\); \(2, 3\)"),
         (_with_clip(visual_tokens=np.full(TOKENS, 1e6)), "visual_tokens: not finite as float16"),
         (_with_clip(start=2.0), "clip: 2.0 to 1.0 s"),
@@ -227,7 +227,7 @@ def test_k_is_a_whole_number_in_range(collection: Collection, k: Any) -> None:
 
 @pytest.mark.parametrize("vector", [np.ones(WIDTH - 1), np.full(WIDTH, np.nan), np.ones((1, WIDTH))])
 def test_a_query_must_fit(collection: Collection, vector: np.ndarray) -> None:
-    with pytest.raises(InvalidInput, match="vector: "):
+    with pytest.raises(InvalidInput, match="embedding: "):
         collection.search(vector, 3)
 
 

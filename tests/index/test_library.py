@@ -28,7 +28,7 @@ def test_a_collection_remembers_its_bundle(tmp_path: Path, small_model: Model) -
     with CollectionStore(tmp_path) as library:
         made = library.create("videos", small_model)
         assert made.fingerprint == small_model.bundle.fingerprint
-        assert made.width == small_model.bundle.manifest.vector_width
+        assert made.embed_dim == small_model.bundle.manifest.vector_width
     with CollectionStore(tmp_path) as library:
         assert library.open("videos").fingerprint == small_model.bundle.fingerprint
 
