@@ -11,7 +11,7 @@ from tests.docs.neighbours import neighbours, publish_models
 from tests.docs.pages import DOCS_CHECK, NEVER, ROOT, Block, blocks, commands, pages, why_not_run
 from tests.docs.reader import CURL, draw_scenes, reading
 from tests.docs.terminal import PORT, Terminal, difference, is_free
-from tests.service.receiver import receiving
+from tests.service.webhook_receiver import receiving
 from tests.tools import find_tool
 from tests.waiting import wait_for
 

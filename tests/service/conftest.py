@@ -11,10 +11,10 @@ import pytest
 from service.settings import Settings
 from tests.media_files import write_color_video
 from tests.ports import reserved_port
+from tests.service.blocked_jobs import held  # noqa: F401
 from tests.service.browsing import browser, enter, film, guarded, page  # noqa: F401
-from tests.service.holding import held  # noqa: F401
-from tests.service.locked import locked  # noqa: F401
 from tests.service.running import Running, serving
+from tests.service.secured import locked  # noqa: F401
 from tests.waiting import PATIENCE
 
 COLORS = {"red": (220, 10, 10), "green": (10, 200, 10), "blue": (10, 10, 220)}

@@ -1,4 +1,4 @@
-"""What holds for every request: problem details, ids, limits, who may send it, headers, faults."""
+"""Properties of every request: problem details, ids, limits, host and origin checks, headers, errors."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError, StorageError
 
 
-def test_it_is_alive_and_ready(running: Running) -> None:
+def test_health_checks_answer(running: Running) -> None:
     assert running.client.get("/livez").json() == {"status": "ok"}
     assert running.client.get("/readyz").json() == {"status": "ok", "failed_models": 0}
 
 
-def test_an_answer_does_not_wait_for_an_acknowledgement(running: Running) -> None:
-    """40 ms: what Nagle's algorithm and delayed acknowledgements cost where nobody turns the former off."""
+def test_responses_are_not_delayed_by_nagles_algorithm(running: Running) -> None:
+    """Nagle's algorithm with delayed acknowledgements would cost 40 ms."""
 
     def took() -> float:
         began = time.perf_counter()
         running.client.get("/livez")
         return time.perf_counter() - began
 
-    wait_for(lambda: took() < 0.03)  # of all that follow each other closely none would be
+    wait_for(lambda: took() < 0.03)  # otherwise every consecutive response would take longer
 
 
 def test_an_unknown_path_is_a_problem(running: Running) -> None:
@@ -44,7 +44,7 @@ def test_an_unknown_path_is_a_problem(running: Running) -> None:
     assert "/v1/nothing" in problem["detail"]
 
 
-def test_a_method_that_is_not_possible_is_a_problem_and_says_which_is(running: Running) -> None:
+def test_a_method_that_is_not_allowed_lists_those_that_are(running: Running) -> None:
     for path, allowed in (
         ("/v1/models", "GET, POST"),
         ("/v1/collections", "GET, POST"),
@@ -56,7 +56,7 @@ def test_a_method_that_is_not_possible_is_a_problem_and_says_which_is(running: R
         assert answer.headers["allow"] == allowed
 
 
-def test_an_invalid_body_names_every_field_that_is_wrong(running: Running, collection: str) -> None:
+def test_every_invalid_field_is_named(running: Running, collection: str) -> None:
     body = {"text": 7, "limit": 0, "rank": True}
     answer = running.client.post(f"/v1/collections/{collection}/search", json=body)
     problem = problem_of(answer, 422, "validation_failed")
@@ -66,7 +66,7 @@ def test_an_invalid_body_names_every_field_that_is_wrong(running: Running, colle
 
 @pytest.mark.parametrize("path", ["/v1/collections", "/v1/caption-scores", "/v1/answers"])
 @pytest.mark.parametrize("body", [b"{", b"[1, 2]", b'"text"', b"\xff\xfe", b"[" * 100_000, b'{"name": "\\ud800"}'])
-def test_a_body_that_is_no_usable_json_is_a_problem(running: Running, path: str, body: bytes) -> None:
+def test_a_body_that_is_not_strict_json_is_a_problem(running: Running, path: str, body: bytes) -> None:
     answer = running.client.post(path, content=body, headers={"content-type": "application/json"})
     assert answer.status_code in (400, 422), answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -84,7 +84,7 @@ def test_a_body_that_is_no_usable_json_is_a_problem(running: Running, path: str,
         ("jobs", {"folder": "a", "segmentation": {"rule": "windows", "length": True}}, "segmentation.windows.length"),
     ],
 )
-def test_a_value_of_another_type_is_not_taken_for_what_it_might_mean(
+def test_values_are_not_coerced_to_another_type(
     running: Running, palette: str, path: str, body: dict[str, object], field: str
 ) -> None:
     answer = running.client.post(f"/v1/collections/{palette}/{path}", json=body)
@@ -92,23 +92,23 @@ def test_a_value_of_another_type_is_not_taken_for_what_it_might_mean(
     assert [error["field"] for error in problem["errors"]] == [field]
 
 
-def test_a_whole_number_may_have_a_point(running: Running, palette: str) -> None:
+def test_an_integral_float_is_accepted_as_integer(running: Running, palette: str) -> None:
     answer = running.client.post(f"/v1/collections/{palette}/search", json={"text": "a red thing", "limit": 2.0})
     assert len(answer.json()["results"]) == 2
 
 
-def test_a_request_id_comes_back_and_a_strange_one_is_replaced(running: Running) -> None:
+def test_a_request_id_is_returned_and_an_invalid_one_replaced(running: Running) -> None:
     assert running.client.get("/livez", headers={"x-request-id": "abc-1"}).headers["x-request-id"] == "abc-1"
     made = running.client.get("/livez", headers={"x-request-id": "a b\tc"}).headers["x-request-id"]
     assert len(made) == 32
 
 
-def test_a_body_too_large_by_its_header_is_refused_before_it_is_read(running: Running) -> None:
+def test_a_too_large_content_length_is_rejected_before_the_body(running: Running) -> None:
     answer = running.client.post("/v1/collections", content=b" " * 20_000_000)
     assert "300000" in problem_of(answer, 413, "payload_too_large")["detail"]
 
 
-def test_a_body_too_large_by_what_comes_is_refused(running: Running) -> None:
+def test_a_too_large_chunked_body_is_rejected(running: Running) -> None:
     sent = 0
 
     def endless() -> Iterator[bytes]:
@@ -129,14 +129,14 @@ def test_a_body_too_large_by_what_comes_is_refused(running: Running) -> None:
         *("Search.Example", "portal.example", "PORTAL.example:443", "[fd00::5]:8000", "[FD00::5]"),
     ],
 )
-def test_a_name_of_the_service_is_known_in_capitals_and_small_letters(running: Running, host: str) -> None:
+def test_allowed_hosts_are_case_insensitive(running: Running, host: str) -> None:
     assert running.client.get("/livez", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "localhost.evil.example", "10.0.0.1", "", ":8000", "localhost.", "[::2]", "xlocalhost"]
 )
-def test_another_host_is_refused(running: Running, host: str) -> None:
+def test_an_unknown_host_is_rejected(running: Running, host: str) -> None:
     problem_of(running.client.get("/v1/collections", headers={"host": host}), 421, "host_not_allowed")
 
 
@@ -148,12 +148,12 @@ def test_another_host_is_refused(running: Running, host: str) -> None:
         "localhost evil.com",
     ],
 )
-def test_a_host_header_that_is_no_host_is_refused(running: Running, host: str) -> None:
+def test_a_malformed_host_header_is_rejected(running: Running, host: str) -> None:
     problem_of(running.client.get("/v1/collections", headers={"host": host}), 400, "bad_request")
 
 
 @pytest.mark.parametrize("others", [["evil.com"], ["localhost"], ["localhost", ""]])
-def test_two_host_headers_are_refused_whatever_they_say(running: Running, others: list[str]) -> None:
+def test_two_host_headers_are_rejected(running: Running, others: list[str]) -> None:
     for hosts in (["localhost", *others], [*others, "localhost"]):
         with closing(HTTPConnection("127.0.0.1", running.client.base_url.port, timeout=PATIENCE)) as connection:
             connection.putrequest("GET", "/v1/collections", skip_host=True)
@@ -164,7 +164,7 @@ def test_two_host_headers_are_refused_whatever_they_say(running: Running, others
 
 
 @pytest.mark.parametrize("origin", ["http://[", "http://[::1", "http://[evil]", "http://]", "http://\uff0f.com"])
-def test_an_origin_that_is_none_is_refused(running: Running, origin: str) -> None:
+def test_a_malformed_origin_is_rejected(running: Running, origin: str) -> None:
     headers = {"origin": origin.encode()}
     answer = running.client.post("/v1/collections", json={"name": "stolen"}, headers=headers)  # type: ignore[arg-type]
     assert answer.status_code in (400, 403), answer.text
@@ -172,19 +172,19 @@ def test_an_origin_that_is_none_is_refused(running: Running, origin: str) -> Non
     assert running.client.get("/v1/collections/stolen").status_code == 404
 
 
-def test_the_page_s_own_origin_is_compared_as_browsers_do(running: Running) -> None:
+def test_origins_are_compared_case_insensitively(running: Running) -> None:
     headers = {"host": "Search.Example:8000", "origin": "http://search.example:8000"}
     assert running.client.post("/v1/collections", json={"name": "of-capitals"}, headers=headers).status_code == 201
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
-def test_a_page_of_another_origin_cannot_change_anything(running: Running, origin: str) -> None:
+def test_requests_of_another_origin_change_nothing(running: Running, origin: str) -> None:
     answer = running.client.post("/v1/collections", json={"name": "stolen"}, headers={"origin": origin})
     problem_of(answer, 403, "origin_not_allowed")
     assert running.client.get("/v1/collections/stolen").status_code == 404
 
 
-def test_the_own_page_may_change_things_and_no_other_origin_may_read(running: Running) -> None:
+def test_the_own_page_may_write_and_no_other_origin_may_read(running: Running) -> None:
     own = str(running.client.base_url).rstrip("/")
     answer = running.client.post("/v1/collections", json={"name": "own"}, headers={"origin": own})
     assert answer.status_code == 201
@@ -193,7 +193,7 @@ def test_the_own_page_may_change_things_and_no_other_origin_may_read(running: Ru
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/models", "/v1/nothing", "/static/app.js"])
-def test_every_answer_carries_the_security_headers(running: Running, path: str) -> None:
+def test_every_response_has_the_security_headers(running: Running, path: str) -> None:
     headers = running.client.get(path).headers
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -203,7 +203,7 @@ def test_every_answer_carries_the_security_headers(running: Running, path: str) 
     assert "server" not in headers
 
 
-def test_a_defect_is_a_problem_that_tells_nothing_and_the_log_tells_all(
+def test_an_unexpected_error_is_logged_and_not_disclosed(
     running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def defect() -> list[str]:
@@ -225,7 +225,7 @@ def test_a_defect_is_a_problem_that_tells_nothing_and_the_log_tells_all(
         (StorageError("/var/secret/catalogue.sqlite3: disk I/O error"), 507, "storage_error"),
     ],
 )
-def test_a_fault_of_the_server_does_not_tell_where_its_files_are(
+def test_server_errors_do_not_disclose_paths(
     running: Running, palette: str, monkeypatch: pytest.MonkeyPatch, fault: Exception, status: int, code: str
 ) -> None:
     async def fail(*args: object) -> None:
@@ -239,7 +239,7 @@ def test_a_fault_of_the_server_does_not_tell_where_its_files_are(
     assert running.client.post(f"/v1/collections/{palette}/search", json={"text": "a red thing"}).status_code == 200
 
 
-def test_a_busy_model_keeps_nobody_from_asking_other_things(
+def test_a_busy_model_does_not_block_other_requests(
     running: Running, palette: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave = threading.Event()
@@ -266,7 +266,7 @@ def test_a_busy_model_keeps_nobody_from_asking_other_things(
         assert [each.result().status_code for each in waiting] == [200] * many
 
 
-def test_a_client_that_goes_away_in_the_middle_of_an_upload_leaves_nothing(running: Running, collection: str) -> None:
+def test_an_aborted_upload_leaves_nothing(running: Running, collection: str) -> None:
     def broken() -> Iterator[bytes]:
         yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.mp4"\r\n\r\n' + b"a" * 100_000
         raise ConnectionError("gone")
@@ -278,7 +278,7 @@ def test_a_client_that_goes_away_in_the_middle_of_an_upload_leaves_nothing(runni
     assert json.loads(running.client.get(f"/v1/collections/{collection}").text)["videos"] == 0
 
 
-def test_an_origin_that_is_allowed_may_use_the_service(small_bundle: Path, tmp_path: Path) -> None:
+def test_an_allowed_origin_may_use_the_service(small_bundle: Path, tmp_path: Path) -> None:
     portal = "https://portal.example"
     with serving(settings_for(small_bundle, tmp_path / "data", cors_origins=[portal])) as running:
         asking = {"origin": portal, "access-control-request-method": "POST"}

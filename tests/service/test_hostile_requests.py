@@ -1,6 +1,6 @@
-"""Hostile requests: whatever is wrong with one is answered by a 4xx, and leaves no traceback in the log.
+"""Hostile requests are answered 4xx and leave no traceback in the log.
 
-`make chaos` makes many more, from a new seed, which a failure names.
+`make chaos` sends many more, from a random seed that a failure names.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ REQUESTS = rounds(100, 10_000)
 
 @pytest.fixture(scope="module")
 def attacked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
-    """A service that reads every kind of request, with three videos; its client has the admin key."""
+    """A service with all features on and three videos; its client has the admin key."""
     data = tmp_path_factory.mktemp("attacked")
     given = {"allow_unauthenticated": False, "admin_key": ADMIN, "max_operations": 5, "read_timeout": 0.3}
     given |= {
@@ -64,7 +64,7 @@ def test_every_route_parses_strictly() -> None:
 
 
 def status_of(running: Running, request: bytes, *, abort_after: int | None = None) -> int:
-    """The status of the answer; 0 where the connection is closed without one, also by us after so many bytes."""
+    """Return the status of the response; 0 if the connection is closed without one, as after ``abort_after`` bytes."""
     port = running.client.base_url.port
     assert port is not None
     head = b""
@@ -126,7 +126,7 @@ PALETTE = "/v1/collections/palette"
         ("/v1/webhooks", {"url": "https://receiver.invalid/", "events": [LONE]}),
     ],
 )
-def test_a_lone_surrogate_is_refused_in_every_text(attacked: Running, path: str, body: dict[str, object]) -> None:
+def test_lone_surrogates_are_rejected_in_json(attacked: Running, path: str, body: dict[str, object]) -> None:
     for content in (json.dumps(body).encode(), json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")):
         answer = attacked.client.post(path, content=content, headers={"content-type": "application/json"})
         assert "surrogate" in problem_of(answer, 422, "validation_failed")["detail"]
@@ -135,12 +135,12 @@ def test_a_lone_surrogate_is_refused_in_every_text(attacked: Running, path: str,
 @pytest.mark.parametrize(
     ("name", "value"), [("metadata", '{"a": "\\ud800"}'), ("metadata", '{"\\udfff": 1}'), ("title", b"\xed\xa0\x80")]
 )
-def test_a_lone_surrogate_is_refused_in_forms(attacked: Running, name: str, value: str | bytes) -> None:
+def test_lone_surrogates_are_rejected_in_forms(attacked: Running, name: str, value: str | bytes) -> None:
     answer = attacked.client.post(f"{PALETTE}/videos", data={name: value}, files={"file": ("a.png", PICTURE)})
     assert [each["field"] for each in problem_of(answer, 422, "validation_failed")["errors"]] == [name]
 
 
-def test_a_filter_that_is_nested_too_deep_is_refused_in_a_body_a_form_and_a_query(attacked: Running) -> None:
+def test_a_too_deeply_nested_filter_is_rejected_everywhere(attacked: Running) -> None:
     for depth in (17, 30, 70, 150, 1000):
         text = '{"not": ' * depth + '{"a": 1}' + "}" * depth
         json_type = {"content-type": "application/json"}
@@ -154,7 +154,7 @@ def test_a_filter_that_is_nested_too_deep_is_refused_in_a_body_a_form_and_a_quer
             assert "deeper" in answer.json()["detail"]
 
 
-def test_a_boundary_that_is_too_long_is_refused(attacked: Running) -> None:
+def test_a_too_long_boundary_is_rejected(attacked: Running) -> None:
     for length, status in ((256, 415), (257, 400), (9000, 400)):
         boundary = "x" * length
         headers = {"content-type": f"multipart/form-data; boundary={boundary}"}
@@ -179,7 +179,7 @@ def test_cookies_are_not_parsed_by_the_standard_library(attacked: Running, monke
         assert attacked.client.get(path, headers={"cookie": 'a="\\""; vitascope_media="\\""'}).status_code == 200
 
 
-def test_a_header_without_end_of_its_strings_is_read_in_linear_time() -> None:
+def test_unterminated_header_strings_are_parsed_in_linear_time() -> None:
     """The processor time of a process is limited: it would take 90 s otherwise."""
     limited = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (30, 30))\n"
     code = limited + (
@@ -205,7 +205,7 @@ def test_an_error_does_not_repeat_a_long_value(attacked: Running) -> None:
 
 
 @pytest.mark.parametrize("part", range(4))
-def test_a_hostile_request_is_answered_by_a_4xx_and_leaves_no_traceback(
+def test_hostile_requests_are_answered_4xx_without_tracebacks(
     attacked: Running, part: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Some are broken off on their way, by a client that goes."""

@@ -1,4 +1,4 @@
-"""Idempotency-Key: a request that is repeated is done once, also over restarts and kills."""
+"""Idempotency-Key: a repeated request runs once, also over restarts and kills."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def upload(client: httpx.Client, collection: str, file: Path, key: str, title: s
     return client.post(path, files=form, data={"title": title}, headers={"Idempotency-Key": key})
 
 
-def assert_again(first: httpx.Response, again: httpx.Response) -> None:
+def assert_replayed(first: httpx.Response, again: httpx.Response) -> None:
     assert first.is_success
     assert "idempotency-replayed" not in first.headers
     assert again.headers["idempotency-replayed"] == "true"
@@ -38,30 +38,30 @@ def assert_again(first: httpx.Response, again: httpx.Response) -> None:
     assert again.headers["x-request-id"] != first.headers["x-request-id"]
 
 
-def test_a_repeated_request_gets_the_first_answer(running: Running, incoming: Path, files: Path) -> None:
+def test_a_repeated_request_gets_the_stored_response(running: Running, incoming: Path, files: Path) -> None:
     client = running.client
-    assert_again(make(client, "idem-a", '"quoted-1"'), make(client, "idem-a", "quoted-1"))
+    assert_replayed(make(client, "idem-a", '"quoted-1"'), make(client, "idem-a", "quoted-1"))
     first = upload(client, "idem-a", files / "red.mp4", "up-1")
     assert first.status_code == 201
     # Another boundary and the same content; without the key it would be 200, for it is there already.
-    assert_again(first, upload(client, "idem-a", files / "red.mp4", "up-1"))
+    assert_replayed(first, upload(client, "idem-a", files / "red.mp4", "up-1"))
     assert upload(client, "idem-a", files / "red.mp4", "up-2").status_code == 200
     job = {"folder": str(incoming)}
     headers = {"Idempotency-Key": "job-1"}
     answers = [client.post("/v1/collections/idem-a/jobs", json=job, headers=headers) for _ in range(2)]
-    assert_again(*answers)
+    assert_replayed(*answers)
     jobs = client.get("/v1/collections/idem-a/jobs").json()["jobs"]
     assert [job["source"]["kind"] for job in jobs] == ["folder", "upload"]
 
 
-def test_the_answer_stays_when_what_it_tells_of_is_gone(running: Running) -> None:
+def test_the_stored_response_outlives_what_it_created(running: Running) -> None:
     first = make(running.client, "idem-gone", "gone-1")
     assert running.client.delete("/v1/collections/idem-gone").status_code == 204
-    assert_again(first, make(running.client, "idem-gone", "gone-1"))
+    assert_replayed(first, make(running.client, "idem-gone", "gone-1"))
     assert running.client.get("/v1/collections/idem-gone").status_code == 404
 
 
-def test_a_key_of_another_request_is_refused(running: Running, files: Path) -> None:
+def test_a_key_reused_for_a_different_request_is_rejected(running: Running, files: Path) -> None:
     client = running.client
     assert make(client, "idem-b", "other-1").status_code == 201
     problem_of(make(client, "idem-c", "other-1"), 422, "idempotency_key_reused")
@@ -73,7 +73,7 @@ def test_a_key_of_another_request_is_refused(running: Running, files: Path) -> N
     assert client.get("/v1/collections/idem-b").json()["videos"] == 1
 
 
-def test_what_failed_may_be_repeated(running: Running, collection: str, tmp_path: Path, files: Path) -> None:
+def test_a_failed_request_may_be_repeated(running: Running, collection: str, tmp_path: Path, files: Path) -> None:
     client = running.client
     assert upload(client, "idem-nowhere", files / "red.mp4", "failed-1").status_code == 404
     letter = tmp_path / "letter.mp4"
@@ -82,7 +82,7 @@ def test_what_failed_may_be_repeated(running: Running, collection: str, tmp_path
     assert upload(client, collection, files / "red.mp4", "failed-1").status_code == 201
 
 
-def test_while_the_first_is_under_way_a_repeated_request_is_told_so(
+def test_a_repetition_during_the_first_request_is_a_conflict(
     running: Running, collection: str, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered, leave = threading.Event(), threading.Event()
@@ -105,11 +105,11 @@ def test_while_the_first_is_under_way_a_repeated_request_is_told_so(
             assert answer.headers["retry-after"] == "1"
         finally:
             leave.set()
-        assert_again(first.result(), upload(running.client, collection, files / "red.mp4", "way-1"))
+        assert_replayed(first.result(), upload(running.client, collection, files / "red.mp4", "way-1"))
 
 
-def test_many_at_once_are_done_once(running: Running) -> None:
-    def knock(_: int) -> int:
+def test_concurrent_repetitions_run_once(running: Running) -> None:
+    def send_request(_: int) -> int:
         with httpx.Client(base_url=running.client.base_url, timeout=60) as client:
             answer = make(client, "idem-race", "race-1")
             while answer.status_code == 409:
@@ -118,21 +118,21 @@ def test_many_at_once_are_done_once(running: Running) -> None:
             return answer.status_code
 
     with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(knock, range(8))) == [201] * 8
+        assert list(threads.map(send_request, range(8))) == [201] * 8
 
 
 @pytest.mark.parametrize("key", ["", '""', "a b", "a" * 256, '"a', "a;b"])
-def test_a_header_that_holds_no_key_is_refused(running: Running, key: str) -> None:
+def test_an_invalid_idempotency_key_is_rejected(running: Running, key: str) -> None:
     problem_of(make(running.client, "idem-bad", key), 400, "bad_request")
     assert running.client.get("/v1/collections/idem-bad").status_code == 404
 
 
-def test_a_key_is_read_in_quotes_and_bare() -> None:
+def test_an_idempotency_key_may_be_quoted() -> None:
     assert parse_key('"8e03978e-40d5-43dd-bc93-6894a57f9324"') == "8e03978e-40d5-43dd-bc93-6894a57f9324"
     assert parse_key(" a=b/c+d:1._- ") == "a=b/c+d:1._-"
 
 
-def test_a_repeated_request_whose_body_is_too_large_is_refused(running: Running) -> None:
+def test_a_repetition_with_a_too_large_body_is_rejected(running: Running) -> None:
     assert make(running.client, "idem-large", "large-1").status_code == 201
 
     def endless() -> Iterator[bytes]:
@@ -144,7 +144,7 @@ def test_a_repeated_request_whose_body_is_too_large_is_refused(running: Running)
     problem_of(answer, 413, "payload_too_large")
 
 
-def test_an_answer_that_cannot_be_kept_is_not_given(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_that_cannot_be_stored_is_not_sent(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise StorageError("disk full")
 
@@ -154,7 +154,7 @@ def test_an_answer_that_cannot_be_kept_is_not_given(running: Running, monkeypatc
     problem_of(make(running.client, "idem-full", "full-1"), 409, "collection_exists")
 
 
-def test_the_same_key_of_another_client_is_another_key(small_bundle: Path, tmp_path: Path) -> None:
+def test_idempotency_keys_are_separate_for_each_client(small_bundle: Path, tmp_path: Path) -> None:
     admin = "the-admin-key-of-these-tests-0123456789abcdef"
     settings = settings_for(small_bundle, tmp_path, allow_unauthenticated=False, admin_key=admin)
     with serving(settings, ready=False) as running:
@@ -166,8 +166,8 @@ def test_the_same_key_of_another_client_is_another_key(small_bundle: Path, tmp_p
         assert make(running.client, "own", "one").status_code == 201
 
 
-def test_answers_survive_a_restart_and_a_kill_half_way(small_bundle: Path, tmp_path: Path, files: Path) -> None:
-    """The process dies while the first upload waits for the model: it may be repeated, and then is done."""
+def test_stored_responses_survive_a_restart_and_a_kill(small_bundle: Path, tmp_path: Path, files: Path) -> None:
+    """The process dies while an upload waits for the model; the repetition runs it."""
     settings = settings_for(small_bundle, tmp_path / "data")
     with process(settings, "tests.service.stalling", "0") as (client, server):
         first = make(client, "kept", "kill-1")
@@ -180,14 +180,14 @@ def test_answers_survive_a_restart_and_a_kill_half_way(small_bundle: Path, tmp_p
             with pytest.raises(httpx.TransportError):
                 cut.result()
     with serving(settings) as running:
-        assert_again(first, make(running.client, "kept", "kill-1"))
+        assert_replayed(first, make(running.client, "kept", "kill-1"))
         done = upload(running.client, "kept", files / "red.mp4", "kill-2")
         assert done.status_code == 201
-        assert_again(done, upload(running.client, "kept", files / "red.mp4", "kill-2"))
+        assert_replayed(done, upload(running.client, "kept", files / "red.mp4", "kill-2"))
         assert running.client.get("/v1/collections/kept").json()["videos"] == 1
 
 
-def test_answers_are_kept_for_a_day_and_the_newest_of_each_client(tmp_path: Path) -> None:
+def test_responses_are_kept_for_a_day_and_limited_per_client(tmp_path: Path) -> None:
     store = IdempotencyStore(tmp_path, max_responses=3)
     answer = StoredResponse(b"f" * 32, 201, {"Content-Type": "application/json", "Location": "/v1/x"}, b"{}")
     store.put("other", "a", answer, 1000.0)
@@ -219,7 +219,7 @@ def request_digest(body: bytes, boundary: str, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 33, 1000])
-def test_a_request_digest_is_of_the_content_however_it_comes(size: int) -> None:
+def test_the_request_digest_depends_on_content_and_not_on_chunks_or_boundary(size: int) -> None:
     content = b"--aaaab\r\n--bound" * 20
     expected = request_digest(form("boundary-one", content), "boundary-one", 10_000)
     assert request_digest(form("boundary-one", content), "boundary-one", size) == expected
@@ -227,7 +227,7 @@ def test_a_request_digest_is_of_the_content_however_it_comes(size: int) -> None:
     assert request_digest(form("another", content + b"!"), "another", size) != expected
 
 
-def test_the_client_sends_the_key(running: Running, files: Path) -> None:
+def test_the_python_client_sends_the_idempotency_key(running: Running, files: Path) -> None:
     with Client(str(running.client.base_url)) as client:
         made = client.create_collection("idem-client", idempotency_key="client-1")
         assert client.create_collection("idem-client", idempotency_key="client-1") == made

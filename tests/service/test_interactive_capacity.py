@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.service.conftest import fill, settings_for
-from tests.service.following import followed
+from tests.service.event_client import all_events
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.uploading import picture, upload
 from tests.waiting import PATIENCE, wait_for
@@ -120,7 +120,7 @@ def test_uploads_jobs_and_deletes_that_stand_still_keep_no_search_and_no_answer_
         assert [answer.result().status_code for answer in deleted] == [204] * len(deletes)
         assert client.get(job).json()["state"] in ("queued", "running")
     assert [answer.result().status_code for answer in answers] == [201] * UPLOADS
-    *_, last = followed(client, job)
+    *_, last = all_events(client, job)
     assert last.data["state"] == "succeeded"
 
 
@@ -147,7 +147,7 @@ def test_an_upload_beyond_those_that_may_wait_is_refused_and_one_by_a_job_is_not
         assert not any(answer.done() for answer in answers)
     assert [answer.result().status_code for answer in answers] == [201] * UPLOADS
     for answer in jobs:
-        *_, last = followed(client, answer.headers["location"])
+        *_, last = all_events(client, answer.headers["location"])
         assert last.data["state"] == "succeeded"
 
 
@@ -172,5 +172,5 @@ def test_an_upload_that_waits_behind_others_becomes_a_job_or_ends_when_its_time_
         )
         assert "respond-async" in problem_of(late, 504, "deadline_exceeded")["detail"]
     assert [answer.result().status_code for answer in answers] == [201] * WORKERS
-    *_, last = followed(client, answer.headers["location"])
+    *_, last = all_events(client, answer.headers["location"])
     assert last.data["state"] == "succeeded"

@@ -1,4 +1,4 @@
-"""A long film's job says how far it is: in its events, and on the page."""
+"""Progress within a long video, in events and on the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from service import events as service_events
 from tests.index.doling import Doled, dole
 from tests.media_files import write_color_video
-from tests.service.following import events, stream
+from tests.service.event_client import events, stream
 from tests.service.running import Running
 
 BATCHES = 4
@@ -40,7 +40,7 @@ def job(running: Running, collection: str, doled: Doled, tmp_path: Path) -> str:
     return str(answer.headers["location"])
 
 
-def test_whoever_follows_it_is_told_of_every_part(running: Running, job: str, doled: Doled) -> None:
+def test_progress_events_are_sent_for_every_part_of_a_file(running: Running, job: str, doled: Doled) -> None:
     parts = [0.0]
     doled.allowed.release()
     with stream(running.client, job) as response:
@@ -55,9 +55,7 @@ def test_whoever_follows_it_is_told_of_every_part(running: Running, job: str, do
     assert (ended["state"], ended["progress"], ended["done"]) == ("succeeded", 1, 1)
 
 
-def test_the_page_shows_how_far_it_is_and_how_long_it_will_take(
-    page: Page, collection: str, job: str, doled: Doled
-) -> None:
+def test_the_page_shows_progress_and_remaining_time(page: Page, collection: str, job: str, doled: Doled) -> None:
     page.goto(f"/?collection={collection}")
     line = page.get_by_role("region", name="What is under way").locator(".upload").filter(has_text="film.mp4")
     doled.allowed.release(2)

@@ -12,8 +12,8 @@ import pytest
 from index.jobs.sources.list_limits import ListLimits
 from service.settings import Settings, read_settings
 from tests.media_files import solid, write_picture
+from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for
-from tests.service.holding import not_begun
 from tests.service.running import Running, problem_of, serving
 from tests.service.test_jobs import finished
 from vitascope.client import Client

@@ -1,4 +1,4 @@
-"""Jobs followed live: every event in order over a real connection, and exactly the rest after coming back."""
+"""Event streams of jobs: every event in order, and exactly the missed ones after a reconnect."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from service.events import Broadcaster
 from service.http.api_keys import KeyStore
 from tests.index.folder_jobs import create_folder_job
 from tests.media_files import solid, write_picture
+from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for
-from tests.service.following import Told, events, followed, stream
-from tests.service.holding import not_begun
+from tests.service.event_client import ReceivedEvent, all_events, events, stream
 from tests.service.running import Running, problem_of, process, serving
 from tests.waiting import PATIENCE, wait_for
 from vitascope import AsyncClient, Client
 from vitascope.model import Model
 
-WATCHERS = 50
-DEAF = 10
+STREAMS = 50
+STALLED_READERS = 10
 
 
 def pictures(folder: Path, count: int) -> None:
@@ -45,25 +45,25 @@ def pictures(folder: Path, count: int) -> None:
 
 
 def begin(client: httpx.Client, collection: str, folder: Path) -> str:
-    """The address of a new job."""
-    asked = client.post(f"/v1/collections/{collection}/jobs", json={"folder": folder.name})
-    assert asked.status_code == 202, asked.text
-    return str(asked.headers["location"])
+    """Start a job and return its URL."""
+    response = client.post(f"/v1/collections/{collection}/jobs", json={"folder": folder.name})
+    assert response.status_code == 202, response.text
+    return str(response.headers["location"])
 
 
-def kept(told: list[Told]) -> list[Told]:
-    """Without progress, which is not numbered."""
-    return [event for event in told if event.kind != "progress"]
+def numbered(received: list[ReceivedEvent]) -> list[ReceivedEvent]:
+    """Return the numbered events, without progress."""
+    return [event for event in received if event.kind != "progress"]
 
 
-def words(told: list[Told]) -> list[str]:
+def summaries(received: list[ReceivedEvent]) -> list[str]:
     return [
         event.data["state"] if event.kind == "state" else f"{Path(event.data['path']).name} {event.data['state']}"
-        for event in kept(told)
+        for event in numbered(received)
     ]
 
 
-def test_a_job_is_followed_from_its_first_event_to_its_end(
+def test_all_events_of_a_job_arrive_in_order(
     running: Running, collection: str, incoming: Path, held: Callable[[], None]
 ) -> None:
     pictures(incoming, 6)
@@ -73,56 +73,54 @@ def test_a_job_is_followed_from_its_first_event_to_its_end(
     with stream(running.client, job, 0) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
-        told: list[Told] = []
+        received: list[ReceivedEvent] = []
         for event in events(response):
-            told.append(event)
+            received.append(event)
             if event.number == 1:
-                waiting[0]()  # now that somebody follows it, there is progress to tell
+                waiting[0]()  # only followed jobs compute progress
             if event.kind == "progress":
                 held()
-    assert [event.number for event in kept(told)] == list(range(1, 12))
-    assert words(told)[:3] == ["queued", "running", "running"]
-    assert sorted(words(told)[3:-1]) == [*(f"{n:03}.png succeeded" for n in range(6)), "broken.mp4 failed"]
-    assert [told[-1].kind, told[-1].data] == ["state", running.client.get(job).json()]
+    assert [event.number for event in numbered(received)] == list(range(1, 12))
+    assert summaries(received)[:3] == ["queued", "running", "running"]
+    assert sorted(summaries(received)[3:-1]) == [*(f"{n:03}.png succeeded" for n in range(6)), "broken.mp4 failed"]
+    assert [received[-1].kind, received[-1].data] == ["state", running.client.get(job).json()]
     items = {item["path"]: item for item in running.client.get(f"{job}/items", params={"limit": 9}).json()["items"]}
-    for event in told:
+    for event in received:
         if event.kind == "item":
             assert event.data == items[event.data["path"]]
-    done = [event.data["done"] for event in told if event.kind == "progress"]
+    done = [event.data["done"] for event in received if event.kind == "progress"]
     assert done == sorted(done)
     assert done
-    for number in range(11):  # whoever comes back at any moment gets exactly the rest
-        assert kept(followed(running.client, job, number)) == kept(told)[number:]
+    for number in range(11):  # a reconnect at any event gets exactly the rest
+        assert numbered(all_events(running.client, job, number)) == numbered(received)[number:]
 
 
-def test_a_name_with_line_separators_is_told_to_clients_that_end_a_line_there(
-    running: Running, collection: str, incoming: Path
-) -> None:
+def test_line_separators_in_names_are_escaped(running: Running, collection: str, incoming: Path) -> None:
     name = "a\u2028b\u2029c\x85d.png"
     incoming.mkdir(parents=True, exist_ok=True)
     write_picture(incoming / name, solid((3, 60, 200), 48, 48))
     job = begin(running.client, collection, incoming)
     # `followed` reads with httpx's iter_lines, as vitascope.client did up to 0.2.0.
-    assert [Path(told.data["path"]).name for told in followed(running.client, job, 0) if told.kind == "item"] == [name]
+    assert [
+        Path(received.data["path"]).name for received in all_events(running.client, job, 0) if received.kind == "item"
+    ] == [name]
     with Client(str(running.client.base_url)) as client:
         assert client.wait_for_job(collection, job.rsplit("/", 1)[1])["state"] == "succeeded"
 
 
-def test_a_finished_job_tells_its_end_and_then_that_there_is_no_more(
-    running: Running, collection: str, incoming: Path
-) -> None:
+def test_a_finished_job_sends_its_end_and_then_204(running: Running, collection: str, incoming: Path) -> None:
     pictures(incoming, 1)
     job = begin(running.client, collection, incoming)
-    end = followed(running.client, job)[-1]
-    assert followed(running.client, job) == [end]
+    end = all_events(running.client, job)[-1]
+    assert all_events(running.client, job) == [end]
     assert end.data == running.client.get(job).json()
     with stream(running.client, job, end.number) as response:
         assert (response.status_code, response.content) == (204, b"")
     # A number that this job never gave out: the collection had another history.
-    assert followed(running.client, job, 1000) == [end]
+    assert all_events(running.client, job, 1000) == [end]
 
 
-def test_who_comes_back_in_the_middle_misses_nothing(
+def test_a_reconnecting_client_misses_no_event(
     running: Running, collection: str, incoming: Path, held: Callable[[], None]
 ) -> None:
     pictures(incoming, 4)
@@ -130,14 +128,14 @@ def test_who_comes_back_in_the_middle_misses_nothing(
     with stream(running.client, job) as response:
         first = next(events(response))
     wait_for(lambda: running.service.broadcaster.open_streams == 0)
-    assert running.service.broadcaster.followed_jobs == 0  # nobody reads for who has gone
+    assert running.service.broadcaster.followed_jobs == 0  # and nothing is polled any longer
     held()
-    rest = followed(running.client, job, first.number)
-    assert [event.number for event in kept(rest)] == list(range((first.number or 0) + 1, 9))
-    assert words(rest)[-1] == "succeeded"
+    rest = all_events(running.client, job, first.number)
+    assert [event.number for event in numbered(rest)] == list(range((first.number or 0) + 1, 9))
+    assert summaries(rest)[-1] == "succeeded"
 
 
-def test_the_asynchronous_client_can_leave_early_and_come_back(
+def test_the_async_client_can_disconnect_and_resume(
     running: Running, collection: str, incoming: Path, held: Callable[[], None]
 ) -> None:
     pictures(incoming, 2)
@@ -161,7 +159,7 @@ def test_the_asynchronous_client_can_leave_early_and_come_back(
     asyncio.run(watch())
 
 
-def test_who_comes_back_after_a_restart_misses_nothing(
+def test_a_client_misses_no_event_over_a_restart(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", shutdown_timeout=0.2, job_concurrency=1)
@@ -185,11 +183,11 @@ def test_who_comes_back_after_a_restart_misses_nothing(
                     break
     leaving.set()
     with serving(settings) as running:
-        rest = followed(running.client, job, first[-1].number)
-    told = kept(first) + kept(rest)
-    assert [event.number for event in told] == list(range(1, len(told) + 1))
-    assert sorted(word for word in words(told) if " " in word) == [f"{n:03}.png succeeded" for n in range(4)]
-    assert words(told)[-1] == "succeeded"
+        rest = all_events(running.client, job, first[-1].number)
+    received = numbered(first) + numbered(rest)
+    assert [event.number for event in received] == list(range(1, len(received) + 1))
+    assert sorted(word for word in summaries(received) if " " in word) == [f"{n:03}.png succeeded" for n in range(4)]
+    assert summaries(received)[-1] == "succeeded"
 
 
 def test_a_paused_job_is_followed_through_its_pause(running: Running, collection: str, incoming: Path) -> None:
@@ -203,39 +201,39 @@ def test_a_paused_job_is_followed_through_its_pause(running: Running, collection
             assert next(coming).data["state"] == "paused"
             running.client.post(f"{job}/resume")
             running.client.delete(job)
-            assert words(list(coming)) == ["queued", "cancelled"]
+            assert summaries(list(coming)) == ["queued", "cancelled"]
 
 
-def test_many_watchers_get_the_same_and_the_catalogue_is_read_once_for_all(
+def test_many_streams_get_the_same_events_from_one_read(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(small_bundle, tmp_path / "data", client_streams=WATCHERS)
+    settings = settings_for(small_bundle, tmp_path / "data", client_streams=STREAMS)
     pictures(settings.data_dir / "incoming" / "many", 8)
     reads: list[int] = []
     read = job_events.events_after
     monkeypatch.setattr(job_events, "events_after", lambda *given: reads.append(1) or read(*given))
-    with serving(settings) as running, ThreadPoolExecutor(WATCHERS) as threads:
+    with serving(settings) as running, ThreadPoolExecutor(STREAMS) as threads:
         running.client.post("/v1/collections", json={"name": "videos"})
         with not_begun(running.service.worker) as waiting:
             job = begin(running.client, "videos", Path("many"))
-        futures = [threads.submit(follow_alone, str(running.client.base_url), job) for _ in range(WATCHERS)]
-        wait_for(lambda: running.service.broadcaster.open_streams == WATCHERS)
+        futures = [threads.submit(read_all_events, str(running.client.base_url), job) for _ in range(STREAMS)]
+        wait_for(lambda: running.service.broadcaster.open_streams == STREAMS)
         with stream(running.client, job) as response:
             problem_of(response, 429, "too_many_at_once")
         waiting[0]()
-        told = [kept(future.result(PATIENCE)) for future in futures]
-        assert all(each == told[0] for each in told)
-        assert [event.number for event in told[0]] == list(range(1, 13))
+        received = [numbered(future.result(PATIENCE)) for future in futures]
+        assert all(each == received[0] for each in received)
+        assert [event.number for event in received[0]] == list(range(1, 13))
         assert len(reads) <= 12
         wait_for(lambda: running.service.broadcaster.open_streams == 0)
 
 
-def follow_alone(url: str, job: str) -> list[Told]:
+def read_all_events(url: str, job: str) -> list[ReceivedEvent]:
     with httpx.Client(base_url=url, timeout=PATIENCE) as client:
-        return followed(client, job)
+        return all_events(client, job)
 
 
-def test_a_reader_that_is_far_behind_gets_everything_from_the_catalogue(
+def test_a_slow_reader_gets_all_events_from_the_catalogue(
     running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_events, "BUFFER_BYTES", 1)
@@ -244,14 +242,14 @@ def test_a_reader_that_is_far_behind_gets_everything_from_the_catalogue(
     job = begin(running.client, collection, incoming)
     with stream(running.client, job, 0) as response:
         coming = events(response)
-        told = [next(coming)]
+        received = [next(coming)]
         held()
         wait_for(lambda: running.client.get(job).json()["state"] == "succeeded")
-        told += coming
-    assert [event.number for event in kept(told)] == list(range(1, 10))
+        received += coming
+    assert [event.number for event in numbered(received)] == list(range(1, 10))
 
 
-def test_a_quiet_stream_shows_that_it_is_alive_and_ends_after_its_time(
+def test_an_idle_stream_sends_heartbeats_and_ends_after_its_time(
     running: Running, collection: str, incoming: Path, held: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_events, "HEARTBEAT_SECONDS", 0.05)
@@ -281,7 +279,7 @@ def test_a_stream_ends_when_the_collection_is_dropped(
         problem_of(response, 404, "collection_not_found")
 
 
-def test_what_cannot_be_followed_is_a_problem(running: Running, collection: str) -> None:
+def test_unknown_jobs_and_event_ids_are_problems(running: Running, collection: str) -> None:
     job = f"/v1/collections/{collection}/jobs/1"
     with stream(running.client, job) as response:
         problem_of(response, 404, "job_not_found")
@@ -289,9 +287,7 @@ def test_what_cannot_be_followed_is_a_problem(running: Running, collection: str)
     problem_of(answer, 400, "bad_request")
 
 
-def test_streams_are_for_keys_that_may_read_the_collection_and_are_limited_in_all(
-    small_bundle: Path, tmp_path: Path
-) -> None:
+def test_streams_require_read_access_and_are_limited(small_bundle: Path, tmp_path: Path) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False, max_streams=1)
     pictures(settings.data_dir / "incoming" / "few", 1)
     store = KeyStore(settings.data_dir)
@@ -320,7 +316,7 @@ def test_streams_are_for_keys_that_may_read_the_collection_and_are_limited_in_al
         wait_for(lambda: running.service.broadcaster.open_streams == 0)
 
 
-def test_a_service_that_stood_still_while_it_stopped_cuts_no_reader_off() -> None:
+def test_a_suspended_service_cancels_no_reader_at_shutdown() -> None:
     broadcaster, ended = Broadcaster(pytest.fail, 1, 1), asyncio.Event()
 
     async def read() -> None:
@@ -336,20 +332,20 @@ def test_a_service_that_stood_still_while_it_stopped_cuts_no_reader_off() -> Non
             closing = tasks.create_task(broadcaster.close())
             await asyncio.sleep(0)
             ended.set()
-            time.sleep(0.6)  # nobody's turn comes: the process stands still
+            time.sleep(0.6)  # blocks the event loop, like a suspended process
             assert await closing == []
 
     asyncio.run(stop())
 
 
 def memory(process_id: int) -> int:
-    """Bytes of it that are in memory."""
+    """Return the resident memory of a process in bytes."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
     assert found is not None
     return int(found[1]) * 1024
 
 
-def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
+def test_shutdown_waits_neither_for_streams_nor_for_stalled_readers(
     small_bundle: Path, small_model: Model, tmp_path: Path
 ) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", shutdown_timeout=10 * PATIENCE)
@@ -371,15 +367,15 @@ def test_a_stop_does_not_wait_for_followers_nor_for_one_that_does_not_read(
         listed = f"/v1/collections/a/jobs/{long}"
         resident = memory(server.pid)
         with ExitStack() as open_, stream(client, "/v1/collections/a/jobs/1") as response:
-            for _ in range(DEAF):
-                deaf = open_.enter_context(socket.socket())
-                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-                deaf.connect(("127.0.0.1", client.base_url.port))
-                deaf.sendall(f"GET {listed}/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n".encode())
+            for _ in range(STALLED_READERS):
+                stalled = open_.enter_context(socket.socket())
+                stalled.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                stalled.connect(("127.0.0.1", client.base_url.port))
+                stalled.sendall(f"GET {listed}/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 0\r\n\r\n".encode())
             coming = events(response)
             assert next(coming).data["state"] == "paused"
-            wait_for(lambda: f"vitascope_event_streams {DEAF + 1}.0" in client.get("/metrics").text)
-            assert memory(server.pid) - resident < DEAF * 4 * 1024**2  # of 12 MB for each of them
+            wait_for(lambda: f"vitascope_event_streams {STALLED_READERS + 1}.0" in client.get("/metrics").text)
+            assert memory(server.pid) - resident < STALLED_READERS * 4 * 1024**2  # of 12 MB for each of them
             server.send_signal(signal.SIGTERM)
             assert list(coming) == []
             assert server.wait(PATIENCE) == 0

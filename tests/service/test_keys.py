@@ -1,9 +1,11 @@
-"""API keys: who comes in, what they may do, and that nobody else ever sees a key."""
+"""API keys: authentication, permissions, storage and secrecy; the media cookie."""
 
 from __future__ import annotations
 
 import json
 import logging
+import sqlite3
+import stat
 import time
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,24 @@ import pytest
 from fastapi.routing import APIRoute
 
 from service.app import create_app
-from service.http.api_keys import digest, key_id_of
-from service.http.auth import MEDIA_COOKIE, MEDIA_COOKIE_PATH, match_route, permission_of
-from tests.service.locked import ADMIN, ask, make_key, secret_of
+from service.http.api_keys import FILE_NAME, Key, KeyStore, digest, key_id_of
+from service.http.auth import (
+    MEDIA_COOKIE,
+    MEDIA_COOKIE_PATH,
+    MEDIA_COOKIE_SECONDS,
+    match_route,
+    permission_of,
+    sign_media_cookie,
+    verify_media_cookie,
+)
 from tests.service.running import JSON, Running, problem_of
+from tests.service.secured import ADMIN, ask, make_key, secret_of
 from tests.waiting import PATIENCE, wait_for
 from vitascope.client import Client
+from vitascope.errors import StorageError
 
 
-def test_without_a_key_nothing_but_page_and_health_answers(locked: Running) -> None:
+def test_only_the_page_and_health_checks_are_public(locked: Running) -> None:
     for path in ("/livez", "/readyz", "/", "/static/app.js", "/openapi.json"):
         assert ask(locked, "GET", path, None).status_code == 200, path
     operations = [
@@ -38,7 +49,7 @@ def test_without_a_key_nothing_but_page_and_health_answers(locked: Running) -> N
         assert "Authorization" in problem["detail"]
 
 
-def test_what_is_open_without_a_key_is_what_the_security_page_says(locked: Running, running: Running) -> None:
+def test_public_paths_are_those_of_the_security_page(locked: Running, running: Running) -> None:
     security = (Path(__file__).parents[2] / "SECURITY.md").read_text("utf-8")
     stated = security.partition("- Without a key")[2].partition("\n- ")[0]
     for path in ("/livez", "/readyz", "/", "/openapi.json"):
@@ -61,14 +72,14 @@ def test_what_is_open_without_a_key_is_what_the_security_page_says(locked: Runni
         {"cookie": f"vitascope_media={ADMIN}"},
     ],
 )
-def test_a_wrong_key_is_refused(locked: Running, headers: dict[str, str]) -> None:
+def test_an_invalid_key_is_rejected(locked: Running, headers: dict[str, str]) -> None:
     coded = {name: value.encode("latin-1") for name, value in headers.items()}
     answer = httpx.get(f"{locked.client.base_url}/v1/models", headers=coded, timeout=PATIENCE)
     assert answer.status_code == 401, answer.text
     assert answer.headers["www-authenticate"].startswith("Bearer")
 
 
-def test_a_key_may_come_in_either_header(locked: Running) -> None:
+def test_a_key_is_accepted_in_either_header(locked: Running) -> None:
     key = make_key(locked, "read")
     assert ask(locked, "GET", "/v1/models", key).status_code == 200
     behind_a_proxy = {"X-API-Key": key, "Authorization": "Basic cHJveHk6cHJveHk="}
@@ -77,10 +88,10 @@ def test_a_key_may_come_in_either_header(locked: Running) -> None:
         assert answer.status_code == 200, headers
 
 
-def test_a_key_may_do_what_its_scopes_say_and_the_refusal_names_what_is_missing(locked: Running, files: Path) -> None:
+def test_a_key_is_limited_to_its_scopes_and_the_error_names_the_missing_one(locked: Running, files: Path) -> None:
     keys = {scope: make_key(locked, scope) for scope in ("read", "write", "admin")}
     red = (files / "red.mp4").read_bytes()
-    tried: list[tuple[str, str, str, dict[str, Any]]] = [
+    cases: list[tuple[str, str, str, dict[str, Any]]] = [
         ("read", "GET", "/v1/collections", {}),
         ("read", "GET", "/v1/collections/palette/videos/1/media", {}),
         ("read", "POST", "/v1/collections/palette/search", {"json": {"text": "a red thing"}}),
@@ -91,7 +102,7 @@ def test_a_key_may_do_what_its_scopes_say_and_the_refusal_names_what_is_missing(
         ("admin", "GET", "/v1/keys", {}),
         ("admin", "GET", "/metrics", {}),
     ]
-    for scope, method, path, request in tried:
+    for scope, method, path, request in cases:
         for other in keys.keys() - {scope}:
             answer = ask(locked, method, path, keys[other], **request)
             assert repr(scope) in problem_of(answer, 403, "scope_missing")["detail"], (method, path)
@@ -152,7 +163,7 @@ def test_a_request_needs_the_scope_of_its_route_or_else_admin(
     assert permission_of(endpoint).scope == scope
 
 
-def test_a_key_for_some_collections_sees_no_others(locked: Running) -> None:
+def test_a_restricted_key_sees_no_other_collections(locked: Running) -> None:
     key = make_key(locked, "read", "write", "admin", collections=["palette", "later"])
     listed = ask(locked, "GET", "/v1/collections", key).json()["collections"]
     assert [each["name"] for each in listed] == ["palette"]
@@ -167,29 +178,29 @@ def test_a_key_for_some_collections_sees_no_others(locked: Running) -> None:
         ("POST", "/v1/collections", {"name": "third"}),
     ):
         problem_of(ask(locked, method, path, key, json=body), 403, "collection_not_allowed")
-    # Who could make keys, read the metrics or fetch backups would get around the limit.
+    # Keys, metrics and backups would circumvent the restriction.
     problem_of(ask(locked, "POST", "/v1/keys", key, json={"name": "a", "scopes": ["read"]}), 403, "scope_missing")
     problem_of(ask(locked, "GET", "/metrics", key), 403, "scope_missing")
     backup = {"kind": "backup", "collection": "other"}
     problem_of(ask(locked, "POST", "/v1/operations", key, json=backup), 403, "scope_missing")
 
 
-def test_a_key_is_told_what_it_may_do(locked: Running) -> None:
+def test_a_key_can_query_its_permissions(locked: Running) -> None:
     key = make_key(locked, "write", "read", collections=["palette"], expires_in=3600)
-    told = ask(locked, "GET", "/v1/keys/self", key).json()
-    assert (told["asks_for_keys"], told["name"], told["id"]) == (True, "a test", key_id_of(key))
-    assert (told["scopes"], told["collections"]) == (["read", "write"], ["palette"])
-    assert 3500 < told["expires_at"] - time.time() < 3601
+    permissions = ask(locked, "GET", "/v1/keys/self", key).json()
+    assert (permissions["asks_for_keys"], permissions["name"], permissions["id"]) == (True, "a test", key_id_of(key))
+    assert (permissions["scopes"], permissions["collections"]) == (["read", "write"], ["palette"])
+    assert 3500 < permissions["expires_at"] - time.time() < 3601
     with Client(str(locked.client.base_url), api_key=key) as client:
-        assert client.get_key_permissions() == told
+        assert client.get_key_permissions() == permissions
     chosen = ask(locked, "GET", "/v1/keys/self", ADMIN).json()
     assert (chosen["scopes"], chosen["collections"], chosen["expires_at"]) == (["read", "write", "admin"], None, None)
     assert ADMIN not in str(chosen)
 
 
-def test_where_nobody_is_asked_for_a_key_everybody_may_do_all(running: Running) -> None:
-    told = running.client.get("/v1/keys/self").json()
-    assert told == {
+def test_without_keys_everything_is_permitted(running: Running) -> None:
+    permissions = running.client.get("/v1/keys/self").json()
+    assert permissions == {
         "asks_for_keys": False,
         "id": None,
         "name": None,
@@ -199,7 +210,7 @@ def test_where_nobody_is_asked_for_a_key_everybody_may_do_all(running: Running) 
     }
 
 
-def test_keys_are_made_listed_and_revoked(locked: Running) -> None:
+def test_keys_are_created_listed_and_revoked(locked: Running) -> None:
     body = {"name": "the portal", "scopes": ["write", "read"], "collections": ["palette"], "rate": 5, "concurrency": 3}
     answer = locked.client.post("/v1/keys", json=body)
     made: JSON = answer.json()
@@ -239,7 +250,7 @@ def test_keys_are_made_listed_and_revoked(locked: Running) -> None:
         {"expires_in": 1e400},
     ],
 )
-def test_a_key_that_makes_no_sense_is_not_made(locked: Running, wrong: JSON) -> None:
+def test_an_invalid_key_request_creates_no_key(locked: Running, wrong: JSON) -> None:
     before = len(locked.client.get("/v1/keys").json()["keys"])
     body = json.dumps({"name": "a", "scopes": ["read"], **wrong})
     answer = locked.client.post("/v1/keys", content=body, headers={"content-type": "application/json"})
@@ -247,7 +258,7 @@ def test_a_key_that_makes_no_sense_is_not_made(locked: Running, wrong: JSON) -> 
     assert len(locked.client.get("/v1/keys").json()["keys"]) == before
 
 
-def test_no_key_and_no_query_gets_into_the_log(
+def test_logs_contain_no_keys_and_no_queries(
     locked: Running, files: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     query = "a very private sentence"
@@ -270,19 +281,119 @@ def test_no_key_and_no_query_gets_into_the_log(
         assert secret not in logged
 
 
-def test_who_is_refused_is_counted(locked: Running) -> None:
-    def refused() -> float:
+def test_rejected_requests_are_counted(locked: Running) -> None:
+    def rejected() -> float:
         name = 'vitascope_requests_total{method="GET",route="none",status="401"}'
         lines = locked.client.get("/metrics").text.splitlines()
         return next((float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name)), 0.0)
 
-    before = refused()
+    before = rejected()
     ask(locked, "GET", "/v1/models", None)
-    assert refused() == before + 1
+    assert rejected() == before + 1
 
 
-def test_without_keys_nobody_can_make_some_over_http(running: Running) -> None:
+def test_keys_cannot_be_managed_over_http_where_none_are_required(running: Running) -> None:
     for method, path in (("GET", "/v1/keys"), ("DELETE", "/v1/keys/1")):
         problem_of(running.client.request(method, path), 409, "keys_off")
     problem_of(running.client.post("/v1/keys", json={"name": "a", "scopes": ["read"]}), 409, "keys_off")
     assert "set-cookie" not in running.client.post("/v1/media-cookie").headers
+
+
+def test_a_key_expires(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    key, text = store.create("short", ["read"], expires_in=60)
+    assert key.expires_at is not None
+    assert store.authenticate(text, key.expires_at - 1).id == key.id
+    with pytest.raises(Exception, match="expired"):
+        store.authenticate(text, key.expires_at)
+    store.close()
+
+
+def test_the_key_file_has_only_digests_and_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    store = KeyStore(tmp_path)
+    key, text = store.create("a", ["read"])
+    held = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert secret_of(text).encode() not in held
+    assert digest(text) in held
+    assert text not in repr(key)
+    for path in tmp_path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    store.close()
+
+
+def test_a_damaged_or_newer_key_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"noise" * 1000)
+    with pytest.raises(Exception, match=FILE_NAME):
+        KeyStore(tmp_path)
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    with sqlite3.connect(newer / FILE_NAME) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(Exception, match="version 99"):
+        KeyStore(newer)
+
+
+def test_requests_succeed_if_last_used_at_cannot_be_stored(
+    locked: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object) -> None:
+        raise StorageError("disk full")
+
+    key = make_key(locked, "read")
+    with monkeypatch.context() as patch:
+        patch.setattr(KeyStore, "touch", fail)
+        assert ask(locked, "GET", "/v1/models", key).status_code == 200
+        wait_for(lambda: f"{key_id_of(key)} was not updated: disk full" in caplog.text)
+    assert ask(locked, "GET", "/v1/models", key).status_code == 200
+
+
+def test_authentication_is_fast_enough_for_the_event_loop(tmp_path: Path) -> None:
+    """The event loop authenticates every request, so that must be fast, also with many keys."""
+    store = KeyStore(tmp_path)
+    texts = [store.create(f"key {number}", ["read"])[1] for number in range(50)]
+    store.authenticate(texts[0], time.time())
+    began = time.thread_time()
+    for text in texts * 10:
+        store.authenticate(text, time.time())
+    assert (time.thread_time() - began) / 500 < 0.001
+    store.close()
+
+
+def test_the_media_cookie_permits_media_only(locked: Running) -> None:
+    key = make_key(locked, "read", "write", collections=["palette"])
+    answer = ask(locked, "POST", "/v1/media-cookie", key)
+    assert answer.status_code == 204
+    stated = answer.headers["set-cookie"].lower()
+    assert all(part in stated for part in ("httponly", "samesite=strict", "path=/v1/collections", "max-age=3600"))
+    value = answer.cookies[MEDIA_COOKIE]
+    assert secret_of(key) not in value
+
+    def get(path: str, method: str = "GET", cookie: str = value) -> int:
+        headers = {"cookie": f"{MEDIA_COOKIE}={cookie}"}
+        answer = httpx.request(method, f"{locked.client.base_url}{path}", headers=headers, timeout=PATIENCE)
+        return answer.status_code
+
+    video = "/v1/collections/palette/videos/1"
+    assert get(f"{video}/media") == get(f"{video}/thumbnail") == get(f"{video}/media", "HEAD") == 200
+    assert get(video) == get(video, "DELETE") == get("/v1/collections") == get(f"{video}/media", "DELETE") == 401
+    assert get("/v1/collections/other/videos/1/media") == 403
+    key_id, until, signature = value.split(".")
+    for forged in (
+        f"{key_id}.{int(until) + 1}.{signature}",
+        f"environment.{until}.{signature}",
+        f"{key_id}.{until}.",
+        f"{key_id}.{'9' * 5000}.{signature}",
+        f"{key_id}.\u00b2.{signature}",
+    ):
+        assert get(f"{video}/media", cookie=forged.encode("ascii", "replace").decode()) == 401
+    locked.client.delete(f"/v1/keys/{key_id}")
+    assert get(f"{video}/media") == 401
+
+
+def test_a_media_cookie_expires() -> None:
+    key = Key("abc", b"d" * 32, "a", frozenset(["read"]))
+    value = sign_media_cookie(key, 1000.0)
+    assert verify_media_cookie(value, {"abc": key}.get, 1000.0 + MEDIA_COOKIE_SECONDS - 1) == key
+    assert verify_media_cookie(value, {"abc": key}.get, 1000.0 + MEDIA_COOKIE_SECONDS) is None
+    assert verify_media_cookie(value, {}.get, 1000.0) is None

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.locked import ADMIN, ask, make_key
 from tests.service.running import JSON, Running, problem_of
+from tests.service.secured import ADMIN, ask, make_key
 from vitascope.cli.main import main
 from vitascope.client import Client, ServiceError
 from vitascope.errors import InvalidInput

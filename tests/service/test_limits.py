@@ -1,4 +1,4 @@
-"""How much at once: the whole service, each client, and bodies that are not what their headers say."""
+"""Limits of concurrent requests, of clients, and of bodies that contradict their headers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_REQUESTS = 6
 
 
 class Clock:
-    """Stands still until it is moved."""
+    """A clock that is set by the test."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -44,8 +44,8 @@ class Clock:
         return self.now
 
 
-def taken(limiter: RateLimiter, client: str, limit: ClientLimit, tries: int) -> int:
-    """How many of so many requests, one after the other, are let in."""
+def accepted(limiter: RateLimiter, client: str, limit: ClientLimit, tries: int) -> int:
+    """Return how many of ``tries`` sequential requests are accepted."""
     count = 0
     for _ in range(tries):
         try:
@@ -56,43 +56,43 @@ def taken(limiter: RateLimiter, client: str, limit: ClientLimit, tries: int) -> 
     return count
 
 
-def test_a_bucket_gives_its_burst_and_then_its_rate() -> None:
+def test_a_token_bucket_allows_a_burst_and_then_its_rate() -> None:
     clock = Clock()
     limiter, limit = RateLimiter(clock), ClientLimit(rate=2, concurrency=5)
-    assert taken(limiter, "a", limit, 100) == 2 * BURST_SECONDS
+    assert accepted(limiter, "a", limit, 100) == 2 * BURST_SECONDS
     clock.now += 0.4
-    assert taken(limiter, "a", limit, 100) == 0
-    clock.now += 0.2  # with what the refused ones did not take
-    assert taken(limiter, "a", limit, 100) == 1
+    assert accepted(limiter, "a", limit, 100) == 0
+    clock.now += 0.2  # rejected requests take no tokens
+    assert accepted(limiter, "a", limit, 100) == 1
     clock.now += 3
-    assert taken(limiter, "a", limit, 100) == 6
-    assert taken(limiter, "b", limit, 100) == 20
+    assert accepted(limiter, "a", limit, 100) == 6
+    assert accepted(limiter, "b", limit, 100) == 20
     clock.now += 1e6
-    assert taken(limiter, "a", limit, 100) == 20
+    assert accepted(limiter, "a", limit, 100) == 20
 
 
-def test_a_bucket_tells_what_is_left_and_when_to_come_back() -> None:
+def test_rate_limit_headers_state_remaining_requests_and_retry_time() -> None:
     clock = Clock()
     limiter, limit = RateLimiter(clock), ClientLimit(rate=0.5, concurrency=5)
     with limiter.enter("a", limit) as headers:
         assert headers == {"RateLimit-Policy": '"requests";q=5;w=10', "RateLimit": '"requests";r=4;t=2'}
-    taken(limiter, "a", limit, 100)
+    accepted(limiter, "a", limit, 100)
     with pytest.raises(TooManyRequests) as refused, limiter.enter("a", limit):
         pass
     assert refused.value.headers["Retry-After"] == "2"
     assert refused.value.headers["RateLimit"] == '"requests";r=0;t=10'
-    clock.now += 2  # who comes back as told is let in
-    assert taken(limiter, "a", limit, 1) == 1
+    clock.now += 2  # as stated by Retry-After
+    assert accepted(limiter, "a", limit, 1) == 1
 
 
-def test_buckets_are_exact_while_many_threads_take_from_them() -> None:
+def test_token_buckets_are_exact_with_concurrent_threads() -> None:
     clock = Clock()
     limiter, limit = RateLimiter(clock), ClientLimit(rate=50, concurrency=1000)
     start = threading.Barrier(8)
 
     def take(_: int) -> int:
         start.wait()
-        return taken(limiter, "a", limit, 200)
+        return accepted(limiter, "a", limit, 200)
 
     for moved, expected in ((0.0, 500), (1.0, 50), (100.0, 500)):
         clock.now += moved
@@ -100,11 +100,11 @@ def test_buckets_are_exact_while_many_threads_take_from_them() -> None:
             assert sum(threads.map(take, range(8))) == expected
 
 
-def test_places_are_exact_while_many_threads_come_and_go() -> None:
+def test_client_concurrency_is_exact_with_concurrent_threads() -> None:
     limiter, limit = RateLimiter(), ClientLimit(rate=0, concurrency=3)
     present, most, lock = 0, 0, threading.Lock()
 
-    def come_and_go(_: int) -> None:
+    def enter_and_leave(_: int) -> None:
         nonlocal present, most
         for _ in range(300):
             try:
@@ -118,7 +118,7 @@ def test_places_are_exact_while_many_threads_come_and_go() -> None:
                 pass
 
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(come_and_go, range(8)))
+        list(threads.map(enter_and_leave, range(8)))
     assert most <= 3
     with ExitStack() as stack:  # nothing leaked
         for _ in range(3):
@@ -127,17 +127,17 @@ def test_places_are_exact_while_many_threads_come_and_go() -> None:
             stack.enter_context(limiter.enter("a", limit))
 
 
-def test_clients_are_forgotten_before_they_fill_the_memory() -> None:
+def test_idle_clients_are_evicted_at_the_limit() -> None:
     limiter, limit = RateLimiter(max_clients=100), ClientLimit(rate=1, concurrency=1)
     with limiter.enter("stays", limit):
         for number in range(1000):
-            taken(limiter, f"client {number}", limit, 1)
+            accepted(limiter, f"client {number}", limit, 1)
         assert len(limiter) == 100
         with pytest.raises(TooManyAtOnce), limiter.enter("stays", limit):
             pass
 
 
-def test_bodies_count_in_bytes_and_one_alone_always_fits() -> None:
+def test_body_bytes_are_limited_and_a_single_body_always_fits() -> None:
     limiter = ConcurrencyLimiter(10, 100, max_writes=8, max_small_body=5)
     with limiter.enter(70), limiter.enter(30), limiter.enter(0):
         with pytest.raises(Overloaded), limiter.enter(1):
@@ -148,7 +148,7 @@ def test_bodies_count_in_bytes_and_one_alone_always_fits() -> None:
     assert (limiter.requests, limiter.bytes) == (0, 0)
 
 
-def test_what_a_request_takes_besides_its_body_counts_until_its_end() -> None:
+def test_reserved_bytes_count_until_the_request_ends() -> None:
     limiter = ConcurrencyLimiter(10, 100, max_writes=8, max_small_body=5)
     with limiter.enter(10) as reserve:
         reserve(1000)  # alone
@@ -162,7 +162,7 @@ def test_what_a_request_takes_besides_its_body_counts_until_its_end() -> None:
     assert (limiter.requests, limiter.bytes) == (0, 0)
 
 
-def test_requests_that_write_leave_places_and_bytes_to_the_others() -> None:
+def test_write_requests_leave_capacity_for_other_requests() -> None:
     limiter = ConcurrencyLimiter(10, 100, max_writes=3, max_small_body=5)
     with limiter.enter(0, writes=True), limiter.enter(0, writes=True):
         with limiter.enter(60, writes=True):
@@ -182,7 +182,7 @@ def test_requests_that_write_leave_places_and_bytes_to_the_others() -> None:
     assert (limiter.requests, limiter.writes, limiter.bytes) == (0, 0, 0)
 
 
-def test_requests_that_write_never_have_the_last_place() -> None:
+def test_write_requests_never_use_all_capacity() -> None:
     limiter = ConcurrencyLimiter(4, 100, max_writes=100, max_small_body=5)
     with limiter.enter(0, writes=True), limiter.enter(0, writes=True), limiter.enter(0, writes=True):
         with pytest.raises(Overloaded), limiter.enter(0, writes=True):
@@ -193,7 +193,7 @@ def test_requests_that_write_never_have_the_last_place() -> None:
 
 @pytest.fixture(scope="module")
 def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
-    """A service that takes little at once, with the collection `palette`; the client has the admin key."""
+    """A service with low limits and the collection `palette`; the client has the admin key."""
     settings = settings_for(
         small_bundle,
         tmp_path_factory.mktemp("tight"),
@@ -214,7 +214,7 @@ def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: P
 
 @contextmanager
 def stalled(running: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[list[httpx.Response]]:
-    """``count`` searches that wait for the model until the end; their answers are there after it."""
+    """Run ``count`` searches that wait until the end of the context; yields their responses."""
     leave, entered = threading.Event(), list[int]()
     embed = searching.embed_texts
 
@@ -241,16 +241,14 @@ def search(running: Running, key: str = ADMIN) -> httpx.Response:
     return httpx.post(path, json={"text": "a red thing"}, headers=headers, timeout=60)
 
 
-def test_ten_times_too_much_is_refused_at_once_and_health_answers(
-    tight: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overload_is_rejected_at_once_and_health_checks_answer(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     address = tight.client.base_url
     headers = {"authorization": f"Bearer {ADMIN}"}
     upload = {"file": ("a.mp4", b"a" * 1_000_000)}
     refused: list[tuple[float, httpx.Response]] = []
     live: list[float] = []
 
-    def knock(number: int) -> None:
+    def send_request(number: int) -> None:
         with httpx.Client(base_url=address, headers=headers, timeout=60) as client:
             client.get("/livez")  # the connection is there: what is timed is the refusal
             began = time.perf_counter()
@@ -272,7 +270,7 @@ def test_ten_times_too_much_is_refused_at_once_and_health_answers(
     with stalled(tight, monkeypatch, MAX_REQUESTS) as admitted:
         with ThreadPoolExecutor(5) as threads:
             watching = threads.submit(watch, 0)
-            list(threads.map(knock, range(MAX_REQUESTS * 10)))
+            list(threads.map(send_request, range(MAX_REQUESTS * 10)))
             watching.result()
         assert tight.client.get("/readyz").status_code == 200
         assert not list(tight.service.media.uploads.iterdir())  # not a byte of a body was taken in
@@ -288,8 +286,8 @@ def test_ten_times_too_much_is_refused_at_once_and_health_answers(
     wait_for(lambda: tight.service.concurrency.requests == 0)
 
 
-def test_bodies_beyond_the_bytes_that_may_be_under_way_are_refused(tight: Running) -> None:
-    """The second upload's header is enough: its body is not waited for."""
+def test_bodies_above_the_total_limit_are_rejected_by_their_header(tight: Running) -> None:
+    """The second upload is rejected by its header, without waiting for its body."""
     host, port = tight.client.base_url.host, tight.client.base_url.port
     assert port is not None
     head = (
@@ -306,7 +304,7 @@ def test_bodies_beyond_the_bytes_that_may_be_under_way_are_refused(tight: Runnin
     wait_for(lambda: tight.service.concurrency.bytes == 0)
 
 
-def test_who_is_refused_takes_no_place_while_the_body_still_comes(tight: Running) -> None:
+def test_a_rejected_request_does_not_count_while_its_body_arrives(tight: Running) -> None:
     made = tight.client.post("/v1/keys", json={"name": "once", "scopes": ["write"], "rate": 0.01}).json()
     head = (
         "POST /v1/collections/palette/videos HTTP/1.1\r\nHost: localhost\r\n"
@@ -323,10 +321,10 @@ def test_who_is_refused_takes_no_place_while_the_body_still_comes(tight: Running
         assert (tight.service.concurrency.requests, tight.service.concurrency.bytes) == (0, 0)
 
 
-def test_a_key_cannot_take_the_places_of_others(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_limited_in_concurrent_requests(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     made = tight.client.post("/v1/keys", json={"name": "greedy", "scopes": ["read"], "concurrency": 2}).json()
     with ThreadPoolExecutor(2) as threads, stalled(tight, monkeypatch, 2):
-        # Two places are the admin's; two more are this key's, and the third is nobody's fault but its own.
+        # Two requests of the admin and two of this key are in progress; its third exceeds the key's limit.
         waiting = [threads.submit(search, tight, made["key"]) for _ in range(2)]
         wait_for(lambda: tight.service.concurrency.requests == 4)
         answer = search(tight, made["key"])
@@ -338,7 +336,7 @@ def test_a_key_cannot_take_the_places_of_others(tight: Running, monkeypatch: pyt
     assert [each.result().status_code for each in waiting] == [200, 200]
 
 
-def test_a_key_may_only_ask_so_often(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_limited_in_its_request_rate(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tight.service.rate_limiter, "_clock", Clock())
     made = tight.client.post("/v1/keys", json={"name": "often", "scopes": ["read"], "rate": 0.5}).json()
     headers = {"authorization": f"Bearer {made['key']}"}
@@ -352,7 +350,9 @@ def test_a_key_may_only_ask_so_often(tight: Running, monkeypatch: pytest.MonkeyP
     assert "ratelimit" not in tight.client.get("/v1/models").headers
 
 
-def test_without_keys_an_address_may_only_ask_so_often(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_keys_an_address_is_limited_in_its_request_rate(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(running.service, "settings", running.settings.model_copy(update={"client_rate": 0.5}))
     monkeypatch.setattr(running.service, "rate_limiter", RateLimiter(Clock()))
     codes = [running.client.get("/v1/models").status_code for _ in range(7)]
@@ -362,7 +362,7 @@ def test_without_keys_an_address_may_only_ask_so_often(running: Running, monkeyp
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "GZIP", "deflate, gzip"])
-def test_a_compressed_body_is_refused(tight: Running, encoding: str) -> None:
+def test_a_compressed_body_is_rejected(tight: Running, encoding: str) -> None:
     body = gzip.compress(json.dumps({"name": "zipped"}).encode())
     headers = {"content-type": "application/json", "content-encoding": encoding}
     answer = tight.client.post("/v1/collections", content=body, headers=headers)
@@ -371,7 +371,7 @@ def test_a_compressed_body_is_refused(tight: Running, encoding: str) -> None:
 
 
 def exchange(running: Running, *sent: bytes, wait: float = PATIENCE, close: bool = False) -> bytes:
-    """All that the service answers to these bytes until it closes the connection, or to ``close`` of ours."""
+    """Send bytes and return everything that is received until the connection closes."""
     port = running.client.base_url.port
     assert port is not None
     with socket.create_connection((running.client.base_url.host, port), timeout=wait) as connection:
@@ -396,7 +396,7 @@ def post(body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def test_a_body_shorter_than_its_header_says_is_given_up(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_shorter_than_content_length_times_out(tight: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(middleware, "BodyTimeout", lambda receive, seconds, rate: BodyTimeout(receive, 0.1, rate))
     body = b'{"name": "shorter"}'
     answer = exchange(tight, post(body, "Content-Length: 500"))
@@ -407,7 +407,7 @@ def test_a_body_shorter_than_its_header_says_is_given_up(tight: Running, monkeyp
     wait_for(lambda: tight.service.concurrency.requests == 0)
 
 
-def test_a_body_longer_than_its_header_says_is_no_second_request(tight: Running) -> None:
+def test_a_body_longer_than_content_length_is_not_a_second_request(tight: Running) -> None:
     smuggled = post(b'{"name": "smuggled"}', "Content-Length: 20", "Connection: close")
     answer = exchange(tight, post(b'{"name": "longer"}' + b"x" * 7, "Content-Length: 18") + smuggled)
     assert re.search(rb"HTTP/1.1 40[05] ", answer), answer
@@ -424,7 +424,7 @@ def test_a_body_longer_than_its_header_says_is_no_second_request(tight: Running)
         ["Transfer-Encoding: gzip, chunked"],
     ],
 )
-def test_headers_that_contradict_each_other_are_refused(tight: Running, headers: list[str]) -> None:
+def test_contradictory_length_headers_are_rejected(tight: Running, headers: list[str]) -> None:
     answer = exchange(tight, post(b'{"name": "confused"}', *headers, "Connection: close"))
     assert re.match(rb"HTTP/1.1 (400|501) ", answer), answer
     assert tight.client.get("/v1/collections/confused").status_code == 404

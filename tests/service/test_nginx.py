@@ -22,9 +22,9 @@ from benchmarks.service.servers import nginx
 from service.health import answering_health
 from service.run import listen
 from service.settings import Settings
+from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for
-from tests.service.following import events, stream
-from tests.service.holding import not_begun
+from tests.service.event_client import events, stream
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.uploading import picture, upload
 from tests.tools import find_tool

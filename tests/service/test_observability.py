@@ -1,6 +1,4 @@
-"""What an operator sees: metrics as Prometheus scrapes them, traces as a collector gets them, logs of one object a
-line, and a dashboard that asks for nothing that is not there.
-"""
+"""Metrics, traces, logs and the dashboard."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ def scrape(client: httpx.Client) -> Samples:
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
-    """The sum over whatever other labels there are."""
+    """Return the sum over all other labels."""
     return sum(one for (known, stated), one in samples.items() if known == name and labels.items() <= stated)
 
 
@@ -83,14 +81,14 @@ def test_a_search_is_counted_in_every_stage(running: Running, palette: str) -> N
     }
 
 
-def test_what_an_indexing_job_asks_of_the_model_is_told_apart(running: Running, collection: str, files: Path) -> None:
+def test_calls_of_indexing_jobs_are_counted_as_bulk(running: Running, collection: str, files: Path) -> None:
     name, labels = "vitascope_queue_wait_seconds_count", {"graph": "video", "kind": "bulk"}
     before = value(scrape(running.client), name, **labels)
     fill(running, collection, files)
     assert value(scrape(running.client), name, **labels) >= before + 3
 
 
-def test_paths_that_nobody_serves_make_no_metrics_of_their_own(running: Running) -> None:
+def test_unknown_paths_create_no_metrics(running: Running) -> None:
     for number in range(3):
         assert running.client.get(f"/nothing/{number}").status_code == 404
     samples = scrape(running.client)
@@ -98,7 +96,7 @@ def test_paths_that_nobody_serves_make_no_metrics_of_their_own(running: Running)
     assert not [labels for _, labels in samples if any("nothing" in text for _, text in labels)]
 
 
-def test_the_dashboard_and_the_alerts_ask_for_what_there_is(running: Running, palette: str) -> None:
+def test_the_dashboard_and_alerts_use_existing_metrics(running: Running, palette: str) -> None:
     running.client.post(f"/v1/collections/{palette}/search", json={"text": "red"})
     families = {name for name, _ in scrape(running.client)} | {"up"}
     # Made at the first drop or failure; the library names them in the scrape from the start.
@@ -116,7 +114,7 @@ def test_the_dashboard_and_the_alerts_ask_for_what_there_is(running: Running, pa
 
 @contextmanager
 def collector() -> Iterator[tuple[str, list[Any]]]:
-    """A collector of traces on 127.0.0.1, and the spans that it was sent."""
+    """Run a trace collector on 127.0.0.1; yields its URL and the received spans."""
     spans: list[Any] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -133,7 +131,7 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
-            """Nobody wants to know."""
+            """No log."""
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
@@ -146,7 +144,7 @@ def collector() -> Iterator[tuple[str, list[Any]]]:
         server.server_close()
 
 
-def test_a_trace_goes_through_every_stage(
+def test_a_trace_has_a_span_per_stage(
     small_bundle: Path, tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
@@ -182,13 +180,13 @@ def test_a_trace_goes_through_every_stage(
     assert not any("secret" in str(span) for span in spans)
 
 
-def test_traces_without_the_packages_that_send_them_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_trace_exporter_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(InvalidInput, match=r"otlp_endpoint: 'http://there:4318'.*\.\[telemetry\]"):
         create_tracer(read_settings(otlp_endpoint="http://there:4318"))
 
 
-def test_a_request_is_logged_by_route_and_id_and_without_what_was_asked(
+def test_requests_are_logged_by_route_and_id_without_content(
     running: Running, palette: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = io.StringIO()

@@ -1,4 +1,4 @@
-"""Who may reach a service: other machines only with keys, other origins and proxies only where settings say so."""
+"""Access by other machines, other origins and proxies."""
 
 from __future__ import annotations
 
@@ -12,28 +12,26 @@ from service.http.api_keys import digest
 from service.run import serve
 from service.settings import read_settings
 from tests.service.conftest import settings_for
-from tests.service.locked import ADMIN
 from tests.service.running import process, serving
+from tests.service.secured import ADMIN
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import InvalidInput
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "search.example"])
-def test_an_address_that_others_reach_needs_keys(small_bundle: Path, tmp_path: Path, host: str) -> None:
+def test_a_reachable_address_requires_keys(small_bundle: Path, tmp_path: Path, host: str) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", host=host)
     with pytest.raises(InvalidInput, match="no-keys"):
         serve(settings)
     settings_for(small_bundle, tmp_path, host=host, allow_unauthenticated=False).check_exposure()
 
 
-def test_a_service_that_nobody_could_use_does_not_start(small_bundle: Path, tmp_path: Path) -> None:
+def test_a_service_without_any_key_does_not_start(small_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="vitascope keys create"):
         serve(settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False))
 
 
-def test_an_admin_key_that_could_be_guessed_is_refused_and_not_repeated(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_weak_admin_key_is_rejected_and_not_repeated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VITASCOPE_ADMIN_KEY", "hunter2")
     with pytest.raises(InvalidInput, match="admin_key") as raised:
         read_settings()
@@ -52,7 +50,7 @@ def test_an_admin_key_that_could_be_guessed_is_refused_and_not_repeated(
         read_settings(admin_key_file=tmp_path / "nowhere").admin_digest()
 
 
-def test_the_environments_key_works_in_a_process_of_its_own_which_sigterm_ends_cleanly(
+def test_the_admin_key_works_and_sigterm_ends_the_process_cleanly(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = settings_for(small_bundle, tmp_path / "data", allow_unauthenticated=False)
@@ -65,7 +63,7 @@ def test_the_environments_key_works_in_a_process_of_its_own_which_sigterm_ends_c
     assert ADMIN.encode() not in b"".join(p.read_bytes() for p in (tmp_path / "data").glob("*.sqlite3*"))
 
 
-def test_a_portal_of_another_origin_learns_why_it_was_refused(small_bundle: Path, tmp_path: Path) -> None:
+def test_an_allowed_origin_can_read_error_responses(small_bundle: Path, tmp_path: Path) -> None:
     portal = "https://portal.example"
     settings = settings_for(
         small_bundle, tmp_path / "data", cors_origins=[portal], allow_unauthenticated=False, admin_key=ADMIN
@@ -82,7 +80,7 @@ def test_a_portal_of_another_origin_learns_why_it_was_refused(small_bundle: Path
 
 
 @pytest.mark.parametrize(("trusted", "client"), [([], "127.0.0.1"), (["127.0.0.1"], "192.0.2.7")])
-def test_forwarded_addresses_count_only_from_trusted_proxies(
+def test_forwarded_addresses_are_used_from_trusted_proxies_only(
     small_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, trusted: list[str], client: str
 ) -> None:
     with (

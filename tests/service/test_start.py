@@ -1,4 +1,4 @@
-"""Starting and stopping: what keeps the service from starting, and what it puts in order first."""
+"""Start and stop: what prevents a start, and what is cleaned up first."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def test_a_port_in_use_is_named(small_bundle: Path, tmp_path: Path) -> None:
             serve(settings)
 
 
-def test_a_data_folder_has_one_service(running: Running) -> None:
+def test_a_data_folder_is_used_by_one_service_at_a_time(running: Running) -> None:
     with pytest.raises(Busy, match=str(running.settings.data_dir)):
         open_service(running.settings)
     assert running.client.get("/readyz").status_code == 200
 
 
-def test_a_data_folder_that_cannot_be_used_is_named(small_bundle: Path, tmp_path: Path) -> None:
+def test_an_unusable_data_folder_is_named(small_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     with pytest.raises(StorageError, match="data"):
         open_service(settings_for(small_bundle, tmp_path / "data"))
 
 
-def test_settings_come_from_the_environment_and_mistakes_name_the_key(
+def test_settings_come_from_the_environment_and_invalid_ones_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("VITASCOPE_MAX_CAPTIONS", "7")
@@ -76,13 +76,13 @@ def test_settings_come_from_the_environment_and_mistakes_name_the_key(
     assert read_settings().vector_store == "http://milvus:19530"
 
 
-def test_a_variable_that_was_renamed_is_named_with_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renamed_setting_is_reported_with_its_successor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VITASCOPE_VECTORS", "http://milvus:19530")
     with pytest.raises(InvalidInput, match=r"VITASCOPE_VECTORS: .* VITASCOPE_VECTOR_STORE"):
         read_settings()
 
 
-def test_the_command_takes_arguments_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_arguments_override_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import argparse
 
     served: list[Settings] = []
@@ -100,7 +100,7 @@ def test_the_command_takes_arguments_before_the_environment(monkeypatch: pytest.
     assert served[1].allowed_roots == [Path("/films"), Path("/more")]
 
 
-def test_it_is_alive_but_not_ready_until_the_model_is_warm(
+def test_the_service_is_not_ready_until_the_model_is_loaded(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warm = threading.Event()
@@ -119,7 +119,7 @@ def test_it_is_alive_but_not_ready_until_the_model_is_warm(
         wait_for(lambda: running.client.get("/readyz").status_code == 200)
 
 
-def test_a_model_that_cannot_be_warmed_is_never_ready(
+def test_a_model_that_fails_to_load_is_never_ready(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: object) -> None:
@@ -134,7 +134,7 @@ def test_a_model_that_cannot_be_warmed_is_never_ready(
         assert running.client.get("/livez").status_code == 200
 
 
-def test_half_an_upload_goes_at_the_next_start_and_what_is_unknown_stays(small_bundle: Path, tmp_path: Path) -> None:
+def test_partial_uploads_are_removed_at_startup_and_unknown_files_kept(small_bundle: Path, tmp_path: Path) -> None:
     settings = settings_for(small_bundle, tmp_path / "data")
     with serving(settings) as running:
         running.client.post("/v1/collections", json={"name": "videos"})
@@ -146,7 +146,7 @@ def test_half_an_upload_goes_at_the_next_start_and_what_is_unknown_stays(small_b
         assert [path.exists() for path in (part, unknown)] == [False, True]
 
 
-def test_a_damaged_collection_is_named_and_the_others_work(small_bundle: Path, tmp_path: Path, files: Path) -> None:
+def test_a_damaged_collection_does_not_affect_the_others(small_bundle: Path, tmp_path: Path, files: Path) -> None:
     settings = settings_for(small_bundle, tmp_path / "data")
     with serving(settings) as running:
         for name in ("sound", "damaged"):

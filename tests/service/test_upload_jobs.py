@@ -16,7 +16,7 @@ from service.http.prefer_header import seconds_before_a_job
 from tests.chaos import only_by_chaos
 from tests.media_files import solid, write_counter_video, write_truncated, write_video
 from tests.service.conftest import settings_for
-from tests.service.following import followed
+from tests.service.event_client import all_events
 from tests.service.running import JSON, Running, problem_of, process
 from tests.waiting import PATIENCE, wait_for
 from vitascope.cli.main import main
@@ -70,7 +70,7 @@ def begun(answer: httpx.Response) -> str:
 
 def ended(running: Running, address: str) -> JSON:
     """What became of the file of a job, once the job has ended."""
-    states = [told.data["state"] for told in followed(running.client, address) if told.kind == "state"]
+    states = [told.data["state"] for told in all_events(running.client, address) if told.kind == "state"]
     assert states[-1] in ("succeeded", "failed", "cancelled")
     [item] = running.client.get(f"{address}/items").json()["items"]
     return item  # type: ignore[no-any-return]

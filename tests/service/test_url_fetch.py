@@ -1,4 +1,4 @@
-"""Videos behind URLs that whoever may add videos names: what arrives, and that nothing of this network is reached."""
+"""Videos from URLs: what is fetched, and that no private address is connected to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from service.settings import read_settings
 from tests.chaos import rounds
 from tests.connections import connections, places
 from tests.service.conftest import settings_for
-from tests.service.outside import Outside, certified, dripping, outside, page, redirect
+from tests.service.fake_server import FakeServer, dripping, fake_server, page, redirect, tls_contexts
 from tests.service.running import JSON, Running, problem_of, serving
 from tests.service.test_jobs import finished
 from tests.waiting import PATIENCE, wait_for
@@ -30,7 +30,7 @@ from vitascope.client import Client
 from vitascope.errors import InvalidInput
 
 PUBLIC = IPv4Address("127.0.0.42")
-"""Stands for a public address: the only one that may be connected to besides those that really are."""
+"""Stands for a public address, the only one that may be connected to."""
 INTERNAL = "127.0.0.1"
 
 LEADS: dict[str, list[str]] = {
@@ -141,11 +141,11 @@ REDIRECTS = [
 
 @dataclass
 class Fetching:
-    """A service that fetches, what is outside, and where nobody may come."""
+    """A service that fetches URLs, the fake servers, and the addresses that must not be connected to."""
 
     running: Running
-    media: Outside
-    internal: Outside
+    media: FakeServer
+    internal: FakeServer
 
     def url(self, path: str, host: str = "media.example") -> str:
         return f"http://{host}:{self.media.port}{path}"
@@ -163,7 +163,7 @@ def resolve(host: str) -> list[Address]:
 
 @pytest.fixture(scope="module")
 def fetching(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fetching]:
-    with outside(address=str(PUBLIC)) as media, outside(address=INTERNAL, port=media.port) as internal:
+    with fake_server(address=str(PUBLIC)) as media, fake_server(address=INTERNAL, port=media.port) as internal:
         data = tmp_path_factory.mktemp("fetching")
         settings = settings_for(
             small_bundle,
@@ -194,7 +194,7 @@ def films(fetching: Fetching) -> str:
 
 
 def added(fetching: Fetching, collection: str, url: str, **more: object) -> JSON:
-    """The one item of the job that adds a video by URL, done."""
+    """Add a video by URL and return the finished item of its job."""
     answer = fetching.running.client.post(f"/v1/collections/{collection}/videos", json={"url": url, **more})
     assert answer.status_code == 202, answer.text
     finished(fetching.running.client, answer.headers["location"])
@@ -203,11 +203,11 @@ def added(fetching: Fetching, collection: str, url: str, **more: object) -> JSON
 
 
 def kept(fetching: Fetching, collection: str) -> list[Path]:
-    """The copies, whole or not, that jobs have left in a collection."""
+    """Return the files that jobs have left in a collection."""
     return list((fetching.running.settings.data_dir / "collections" / collection).glob("media/*/*"))
 
 
-def test_a_video_behind_a_url_becomes_searchable(fetching: Fetching, films: str, files: Path) -> None:
+def test_a_fetched_video_becomes_searchable(fetching: Fetching, films: str, files: Path) -> None:
     content = (files / "green.mp4").read_bytes()
     fetching.media.pages |= {"/green.mp4": page(content), "/a": redirect("/b"), "/b": redirect("/green.mp4?c=1")}
     item = added(fetching, films, fetching.url("/a"), title="Meadow", metadata={"year": 2020})
@@ -225,7 +225,7 @@ def test_a_video_behind_a_url_becomes_searchable(fetching: Fetching, films: str,
         assert client.post(f"/v1/collections/{films}/videos", files={"file": file}).status_code == 200
 
 
-def test_the_title_is_the_name_in_the_url_and_the_kind_is_told_by_the_content(
+def test_the_title_comes_from_the_url_and_the_type_from_the_content(
     fetching: Fetching, films: str, files: Path
 ) -> None:
     fetching.media.pages["/my%20blue.html"] = page((files / "blue.mp4").read_bytes(), "Content-Type: text/html")
@@ -238,13 +238,13 @@ def test_the_title_is_the_name_in_the_url_and_the_kind_is_told_by_the_content(
     assert "text" in item["reason"]
 
 
-def test_urls_of_https_are_fetched_and_their_certificates_checked(
+def test_https_urls_are_fetched_and_certificates_checked(
     fetching: Fetching, films: str, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inside, trusted = certified(tmp_path, "media.example")
+    inside, trusted = tls_contexts(tmp_path, "media.example")
     url_client = fetching.running.service.url_client
     assert url_client is not None
-    with outside(inside, address=str(PUBLIC)) as media, Client(str(fetching.running.client.base_url)) as client:
+    with fake_server(inside, address=str(PUBLIC)) as media, Client(str(fetching.running.client.base_url)) as client:
         media.pages["/red.mp4"] = page((files / "red.mp4").read_bytes())
         monkeypatch.setattr(url_client, "policy", replace(url_client.policy, ports=frozenset({media.port})))
         monkeypatch.setattr(url_client, "_tls", trusted)
@@ -272,7 +272,7 @@ def test_a_list_may_name_urls(fetching: Fetching, films: str, files: Path) -> No
     assert "status 404; 200 was expected" in items[1]["reason"]
 
 
-def test_what_was_only_for_a_moment_is_fetched_by_trying_again(fetching: Fetching, films: str, files: Path) -> None:
+def test_a_temporary_failure_is_retried(fetching: Fetching, films: str, files: Path) -> None:
     fetching.media.pages["/late.mp4"] = page(b"", status="503 Service Unavailable")
     client = fetching.running.client
     answer = client.post(f"/v1/collections/{films}/videos", json={"url": fetching.url("/late.mp4")})
@@ -283,7 +283,7 @@ def test_what_was_only_for_a_moment_is_fetched_by_trying_again(fetching: Fetchin
     assert finished(client, address)["counts"]["succeeded"] == 1
 
 
-def test_bodies_without_end_or_truth_fail_their_item_and_leave_nothing(
+def test_endless_and_false_bodies_fail_their_file_and_leave_nothing(
     fetching: Fetching, films: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ok = b"HTTP/1.1 200 OK\r\n"
@@ -315,7 +315,7 @@ def test_bodies_without_end_or_truth_fail_their_item_and_leave_nothing(
     assert kept(fetching, films) == []
 
 
-def test_a_slow_url_holds_up_neither_requests_nor_the_end_of_its_job(fetching: Fetching, films: str) -> None:
+def test_a_slow_url_delays_neither_requests_nor_cancellation(fetching: Fetching, films: str) -> None:
     fetching.media.pages["/slow"] = dripping(b"HTTP/1.1 200 OK\r\n\r\n", b"a", 0.1, fetching.media)
     client = fetching.running.client
     address = client.post(f"/v1/collections/{films}/videos", json={"url": fetching.url("/slow")}).headers["location"]
@@ -327,12 +327,12 @@ def test_a_slow_url_holds_up_neither_requests_nor_the_end_of_its_job(fetching: F
     assert kept(fetching, films) == []
 
 
-def test_the_corpus_is_large_and_each_of_it_is_there_once() -> None:
+def test_the_corpus_of_hostile_urls_has_no_duplicates() -> None:
     assert len(HOSTILE) == len(set(HOSTILE)) >= 60
 
 
-def test_no_hostile_url_leads_to_this_network(fetching: Fetching, films: str) -> None:
-    """Every connection of the process is watched, with the service, its jobs and this client in it."""
+def test_no_hostile_url_connects_to_a_private_address(fetching: Fetching, films: str) -> None:
+    """Every connection of the process, including those of this client, is recorded."""
     port = fetching.media.port
     fetching.media.pages |= {
         f"/to/{number}": redirect(location.format(p=port)) for number, location in enumerate(REDIRECTS)
@@ -370,7 +370,7 @@ def test_no_hostile_url_leads_to_this_network(fetching: Fetching, films: str) ->
     assert fetching.internal.requests == []
 
 
-def test_no_mutation_of_a_hostile_url_leads_to_this_network(fetching: Fetching) -> None:
+def test_no_mutated_hostile_url_connects_to_a_private_address(fetching: Fetching) -> None:
     chance = random.Random(7)
     pieces = [*"0123456789abcdefx.:@/\\#?%[] \t\r\n", "%00", "127.0.0.1", "::1", "media.example", "ⓛ", "。", "\uff11"]
     really_public = []
@@ -402,7 +402,7 @@ def test_no_mutation_of_a_hostile_url_leads_to_this_network(fetching: Fetching) 
 
 
 def listed(fetching: Fetching, collection: str, urls: list[str]) -> dict[str, int]:
-    """The counts of a job for a file list with these URLs, and how many lines it was."""
+    """Run a job for a file list of these URLs; return its counts and the number of lines."""
     file = fetching.running.settings.data_dir / "hostile.csv"
     with file.open("w", newline="", encoding="utf-8") as written:
         csv.writer(written).writerows([["path"], *([url] for url in urls)])
@@ -412,7 +412,7 @@ def listed(fetching: Fetching, collection: str, urls: list[str]) -> dict[str, in
     return {**done["counts"], "total": done["total"]}
 
 
-def test_urls_are_off_by_default_and_the_answer_names_the_setting(running: Running, collection: str) -> None:
+def test_url_fetch_is_off_by_default_and_the_error_names_the_setting(running: Running, collection: str) -> None:
     address = f"/v1/collections/{collection}"
     url = "https://media.example/film.mp4"
     for answer in (
@@ -423,7 +423,7 @@ def test_urls_are_off_by_default_and_the_answer_names_the_setting(running: Runni
     assert running.service.url_client is None
 
 
-def test_a_body_that_names_no_url_is_refused(fetching: Fetching, films: str) -> None:
+def test_a_body_without_a_valid_url_is_rejected(fetching: Fetching, films: str) -> None:
     for body in ({}, {"url": ""}, {"url": 7}, {"url": "https://media.example/", "file": "x"}):
         answer = fetching.running.client.post(f"/v1/collections/{films}/videos", json=body)
         problem_of(answer, 422, "validation_failed")
@@ -446,6 +446,6 @@ def test_a_body_that_names_no_url_is_refused(fetching: Fetching, films: str) -> 
         {"url_fetch_timeout": 0},
     ],
 )
-def test_mistakes_in_the_settings_are_named(wrong: dict[str, object]) -> None:
+def test_invalid_settings_are_named(wrong: dict[str, object]) -> None:
     with pytest.raises(InvalidInput, match=next(iter(wrong))):
         read_settings(**wrong)

@@ -1,4 +1,4 @@
-"""Ended jobs are told to who asked for it: signed, at least once, whatever happens in between, and nothing else."""
+"""Webhooks: signed messages about ended jobs, delivered at least once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from service.webhooks import dispatcher as dispatcher_module
 from service.webhooks import store as store_module
 from service.webhooks.dispatcher import Dispatcher, retry_delay
 from service.webhooks.store import Endpoint, WebhookStore
+from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for
-from tests.service.holding import not_begun
-from tests.service.receiver import Receiver, client_to, receiving
 from tests.service.running import JSON, ROOT, Running, problem_of, process, serving
 from tests.service.test_job_stream import begin, pictures
+from tests.service.webhook_receiver import Receiver, client_to, receiving
 from tests.waiting import PATIENCE, wait_for
 from vitascope.webhooks import SignatureInvalid, generate_secret, sign, verify
 
@@ -39,9 +39,9 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="module")
-def telling(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Running]:
+def sender(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Running]:
     """A service with webhooks, and a collection `videos`."""
-    settings = settings_for(small_bundle, tmp_path_factory.mktemp("telling"), webhooks="on")
+    settings = settings_for(small_bundle, tmp_path_factory.mktemp("sender"), webhooks="on")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dispatcher_module, "POLL_SECONDS", 0.05)
         patch.setattr(dispatcher_module, "BASE_DELAY", 0.2)
@@ -53,16 +53,16 @@ def telling(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, receiv
 
 
 @pytest.fixture(autouse=True)
-def forgetting(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test begins without endpoints, with a receiver that got nothing, and with nothing on the way to him."""
-    if "telling" in request.fixturenames:
-        telling: Running = request.getfixturevalue("telling")
+def reset(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Start each test without endpoints, received messages and pending deliveries."""
+    if "sender" in request.fixturenames:
+        sender: Running = request.getfixturevalue("sender")
         receiver: Receiver = request.getfixturevalue("receiver")
         receiver.got, receiver.answers = [], []
         yield
-        for each in telling.client.get("/v1/webhooks").json()["webhooks"]:
-            assert telling.client.delete(f"/v1/webhooks/{each['id']}").status_code == 204
-        wait_for(lambda: not dispatcher_of(telling)._busy)
+        for each in sender.client.get("/v1/webhooks").json()["webhooks"]:
+            assert sender.client.delete(f"/v1/webhooks/{each['id']}").status_code == 204
+        wait_for(lambda: not dispatcher_of(sender)._busy)
     else:
         yield
 
@@ -86,12 +86,12 @@ def deliveries(client: httpx.Client, made: JSON) -> list[JSON]:
     return found
 
 
-def test_an_ended_job_is_told_with_what_failed_in_it(telling: Running, receiver: Receiver) -> None:
-    made = hook(telling.client, receiver.url)
-    folder = telling.settings.roots()[0] / "mixed"
+def test_an_ended_job_is_delivered_with_its_failures(sender: Running, receiver: Receiver) -> None:
+    made = hook(sender.client, receiver.url)
+    folder = sender.settings.roots()[0] / "mixed"
     pictures(folder, 1)
     (folder / "broken.mp4").write_bytes(b"no video")
-    job = begin(telling.client, "videos", folder)
+    job = begin(sender.client, "videos", folder)
     wait_for(lambda: receiver.got)
     headers = {name.lower(): value for name, value in receiver.got[0][0].items()}
     assert headers["content-type"] == "application/json"
@@ -100,15 +100,20 @@ def test_an_ended_job_is_told_with_what_failed_in_it(telling: Running, receiver:
     assert message["type"] == "job.succeeded"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", message["timestamp"])
     assert message["data"]["collection"] == "videos"
-    assert message["data"]["job"] == telling.client.get(job).json()
+    assert message["data"]["job"] == sender.client.get(job).json()
     (failure,) = message["data"]["failures"]
     assert (Path(failure["path"]).name, failure["state"]) == ("broken.mp4", "failed")
     assert "broken.mp4" in failure["reason"]
-    wait_for(lambda: deliveries(telling.client, made)[0]["state"] == "delivered")
-    (told,) = deliveries(telling.client, made)
-    assert told["id"] == headers["webhook-id"]
-    assert (told["type"], told["attempts"], told["status"], told["error"]) == ("job.succeeded", 1, 204, None)
-    assert told["next_at"] is None
+    wait_for(lambda: deliveries(sender.client, made)[0]["state"] == "delivered")
+    (delivery,) = deliveries(sender.client, made)
+    assert delivery["id"] == headers["webhook-id"]
+    assert (delivery["type"], delivery["attempts"], delivery["status"], delivery["error"]) == (
+        "job.succeeded",
+        1,
+        204,
+        None,
+    )
+    assert delivery["next_at"] is None
 
     headers, body = receiver.got[0]
     for changed in (body.replace(b"succeeded", b"cancelled"), body + b" "):
@@ -118,16 +123,16 @@ def test_an_ended_job_is_told_with_what_failed_in_it(telling: Running, receiver:
         verify(generate_secret(), headers, body)
 
 
-def test_everybody_is_told_what_he_asked_for_and_nothing_from_before(telling: Running, receiver: Receiver) -> None:
-    client = telling.client
-    failing = telling.settings.roots()[0] / "leaving"
+def test_endpoints_receive_their_event_types_since_their_creation(sender: Running, receiver: Receiver) -> None:
+    client = sender.client
+    failing = sender.settings.roots()[0] / "leaving"
     failing.mkdir()
     before = begin(client, "videos", Path("good"))
     wait_for(lambda: client.get(before).json()["state"] == "succeeded")
     everything, failed = hook(client, receiver.url), hook(client, receiver.url, ["job.failed"])
     good = begin(client, "videos", Path("good"))
     wait_for(lambda: client.get(good).json()["state"] == "succeeded")
-    with not_begun(telling.service.worker) as waiting:
+    with not_begun(sender.service.worker) as waiting:
         cancelled, lost = (begin(client, "videos", failing) for _ in range(2))
         assert client.delete(cancelled).json()["state"] == "cancelled"
         failing.rmdir()
@@ -136,122 +141,120 @@ def test_everybody_is_told_what_he_asked_for_and_nothing_from_before(telling: Ru
     wait_for(lambda: [each["state"] for each in deliveries(client, everything)] == ["delivered"] * 3)
     wait_for(lambda: [each["state"] for each in deliveries(client, failed)] == ["delivered"])
     assert [each["type"] for each in deliveries(client, everything)] == ["job.failed", "job.cancelled", "job.succeeded"]
-    (told,) = deliveries(client, failed)
-    got = [body for headers, body in receiver.got if headers["webhook-id"] == told["id"]]
+    (delivery,) = deliveries(client, failed)
+    got = [body for headers, body in receiver.got if headers["webhook-id"] == delivery["id"]]
     assert len(got) == 1
     assert json.loads(got[0])["data"]["job"]["error"]
     assert len(receiver.got) == 4
 
 
-def test_what_was_not_taken_is_sent_again_under_the_same_id_until_it_is(telling: Running, receiver: Receiver) -> None:
+def test_a_failed_delivery_is_retried_under_the_same_id(sender: Running, receiver: Receiver) -> None:
     seen = threading.Event()
     receiver.answers = [500, seen, 302, 429]
-    made = hook(telling.client, receiver.url)
-    begin(telling.client, "videos", Path("good"))
-    wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["status"] == 500)
+    made = hook(sender.client, receiver.url)
+    begin(sender.client, "videos", Path("good"))
+    wait_for(lambda: (each := deliveries(sender.client, made)) and each[0]["status"] == 500)
     seen.set()
-    wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["state"] == "delivered")
-    (told,) = deliveries(telling.client, made)
-    assert told["attempts"] == 4
-    assert {headers["webhook-id"] for headers, _ in receiver.got} == {told["id"]}
+    wait_for(lambda: (each := deliveries(sender.client, made)) and each[0]["state"] == "delivered")
+    (delivery,) = deliveries(sender.client, made)
+    assert delivery["attempts"] == 4
+    assert {headers["webhook-id"] for headers, _ in receiver.got} == {delivery["id"]}
     assert len({body for _, body in receiver.got}) == 1
 
 
-def test_who_is_not_there_is_told_when_he_is(telling: Running, port: int) -> None:
-    dispatcher = dispatcher_of(telling)
+def test_an_unreachable_receiver_gets_the_message_later(sender: Running, port: int) -> None:
+    dispatcher = dispatcher_of(sender)
     client, dispatcher._client = dispatcher._client, client_to(port)
     try:
-        made = hook(telling.client, f"http://receiver.example:{port}/")
-        begin(telling.client, "videos", Path("good"))
-        wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["attempts"] >= 2)
-        (waiting,) = deliveries(telling.client, made)
+        made = hook(sender.client, f"http://receiver.example:{port}/")
+        begin(sender.client, "videos", Path("good"))
+        wait_for(lambda: (each := deliveries(sender.client, made)) and each[0]["attempts"] >= 2)
+        (waiting,) = deliveries(sender.client, made)
         assert (waiting["state"], waiting["status"]) == ("pending", None)
         assert "refused" in waiting["error"]
         assert waiting["next_at"] > waiting["last_at"]
-        assert "vitascope_webhooks_pending 1.0" in telling.client.get("/metrics").text
+        assert "vitascope_webhooks_pending 1.0" in sender.client.get("/metrics").text
         with receiving(port) as back:
             wait_for(lambda: back.got)
             back.read(made["secret"])
-            wait_for(lambda: deliveries(telling.client, made)[0]["state"] == "delivered")
+            wait_for(lambda: deliveries(sender.client, made)[0]["state"] == "delivered")
     finally:
         dispatcher._client = client
 
 
-def test_a_message_is_given_up_when_its_time_is_over_or_the_receiver_says_he_is_gone(
-    telling: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+def test_a_message_is_given_up_after_its_time_or_status_410(
+    sender: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = hook(telling.client, receiver.url)
+    made = hook(sender.client, receiver.url)
     receiver.answers = [410]
-    begin(telling.client, "videos", Path("good"))
-    wait_for(lambda: [each["state"] for each in deliveries(telling.client, made)] == ["failed"])
+    begin(sender.client, "videos", Path("good"))
+    wait_for(lambda: [each["state"] for each in deliveries(sender.client, made)] == ["failed"])
     assert len(receiver.got) == 1
     receiver.answers = [503] * 1000
-    begin(telling.client, "videos", Path("good"))
-    wait_for(lambda: deliveries(telling.client, made)[0]["attempts"] >= 2)
-    assert deliveries(telling.client, made)[0]["state"] == "pending"
-    monkeypatch.setattr(dispatcher_of(telling), "_retry_seconds", 0.0)
-    wait_for(lambda: [each["state"] for each in deliveries(telling.client, made)] == ["failed"] * 2)
-    page = telling.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"limit": 1, "state": "failed"}).json()
-    rest = telling.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"cursor": page["next_cursor"]}).json()
+    begin(sender.client, "videos", Path("good"))
+    wait_for(lambda: deliveries(sender.client, made)[0]["attempts"] >= 2)
+    assert deliveries(sender.client, made)[0]["state"] == "pending"
+    monkeypatch.setattr(dispatcher_of(sender), "_retry_seconds", 0.0)
+    wait_for(lambda: [each["state"] for each in deliveries(sender.client, made)] == ["failed"] * 2)
+    page = sender.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"limit": 1, "state": "failed"}).json()
+    rest = sender.client.get(f"/v1/webhooks/{made['id']}/deliveries", params={"cursor": page["next_cursor"]}).json()
     assert [each["status"] for each in page["deliveries"] + rest["deliveries"]] == [503, 410]
 
 
-def test_a_receiver_that_does_not_answer_keeps_neither_jobs_nor_others_waiting(
-    telling: Running, receiver: Receiver
-) -> None:
+def test_a_hanging_receiver_delays_neither_jobs_nor_other_receivers(sender: Running, receiver: Receiver) -> None:
     with receiving() as slow:
-        going = threading.Event()
-        slow.answers = [going]
-        dispatcher = dispatcher_of(telling)
+        release = threading.Event()
+        slow.answers = [release]
+        dispatcher = dispatcher_of(sender)
         client, dispatcher._client = dispatcher._client, client_to(slow.port, receiver.port)
         try:
-            hook(telling.client, slow.url)
-            quick = hook(telling.client, receiver.url)
+            hook(sender.client, slow.url)
+            quick = hook(sender.client, receiver.url)
             for _ in range(3):
-                job = begin(telling.client, "videos", Path("good"))
-                wait_for(lambda job=job: telling.client.get(job).json()["state"] == "succeeded")  # type: ignore[misc]
+                job = begin(sender.client, "videos", Path("good"))
+                wait_for(lambda job=job: sender.client.get(job).json()["state"] == "succeeded")  # type: ignore[misc]
             wait_for(lambda: slow.got)
-            wait_for(lambda: [each["state"] for each in deliveries(telling.client, quick)] == ["delivered"] * 3)
+            wait_for(lambda: [each["state"] for each in deliveries(sender.client, quick)] == ["delivered"] * 3)
             assert len(slow.got) == 1
         finally:
-            going.set()
+            release.set()
             dispatcher._client = client
 
 
-def test_an_endpoint_that_comes_while_the_service_looks_for_ends_misses_none(
-    telling: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+def test_an_endpoint_created_during_a_poll_misses_no_event(
+    sender: Running, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dispatcher, looking, going = dispatcher_of(telling), threading.Event(), threading.Event()
+    dispatcher, polling, release = dispatcher_of(sender), threading.Event(), threading.Event()
     endpoints = dispatcher.store.endpoints
 
     def look() -> list[Endpoint]:
         found = endpoints()
         if threading.current_thread() is dispatcher._thread and found:
-            looking.set()
-            assert going.wait(PATIENCE)
+            polling.set()
+            assert release.wait(PATIENCE)
         return found
 
     monkeypatch.setattr(dispatcher.store, "endpoints", look)
-    hook(telling.client, receiver.url)
-    assert looking.wait(PATIENCE)
-    late = hook(telling.client, receiver.url)
-    job = begin(telling.client, "videos", Path("good"))
-    wait_for(lambda: telling.client.get(job).json()["state"] == "succeeded")
-    going.set()
-    wait_for(lambda: [each["state"] for each in deliveries(telling.client, late)] == ["delivered"])
+    hook(sender.client, receiver.url)
+    assert polling.wait(PATIENCE)
+    late = hook(sender.client, receiver.url)
+    job = begin(sender.client, "videos", Path("good"))
+    wait_for(lambda: sender.client.get(job).json()["state"] == "succeeded")
+    release.set()
+    wait_for(lambda: [each["state"] for each in deliveries(sender.client, late)] == ["delivered"])
 
 
-def test_a_new_secret_signs_beside_the_previous_one(telling: Running, receiver: Receiver) -> None:
-    made = hook(telling.client, receiver.url)
-    renewed = telling.client.post(f"/v1/webhooks/{made['id']}/rotate").json()
+def test_after_a_rotation_both_secrets_sign(sender: Running, receiver: Receiver) -> None:
+    made = hook(sender.client, receiver.url)
+    renewed = sender.client.post(f"/v1/webhooks/{made['id']}/rotate").json()
     assert renewed["secret"] != made["secret"]
     assert renewed["previous_secret_until"] > time.time() + 23 * 3600
-    begin(telling.client, "videos", Path("good"))
+    begin(sender.client, "videos", Path("good"))
     wait_for(lambda: receiver.got)
     assert receiver.read(made["secret"]) == receiver.read(renewed["secret"])
 
 
-def test_of_two_who_ask_for_a_new_secret_at_once_both_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_secrets_of_two_concurrent_rotations_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = WebhookStore(tmp_path)
     made = store.create("https://portal.example/hook", ["job.succeeded"])
     inner: list[Endpoint] = []
@@ -268,32 +271,32 @@ def test_of_two_who_ask_for_a_new_secret_at_once_both_can_read(tmp_path: Path, m
     store.close()
 
 
-def test_secrets_and_urls_are_shown_to_nobody_again(
-    telling: Running, receiver: Receiver, caplog: pytest.LogCaptureFixture
+def test_secrets_and_urls_are_neither_listed_nor_logged(
+    sender: Running, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
         receiver.answers = [500]
-        made = hook(telling.client, receiver.url)
-        begin(telling.client, "videos", Path("good"))
-        wait_for(lambda: (each := deliveries(telling.client, made)) and each[0]["state"] == "delivered")
+        made = hook(sender.client, receiver.url)
+        begin(sender.client, "videos", Path("good"))
+        wait_for(lambda: (each := deliveries(sender.client, made)) and each[0]["state"] == "delivered")
     assert made["secret"].startswith("whsec_")
     for path in ("", f"/{made['id']}", f"/{made['id']}/deliveries"):
-        assert made["secret"] not in telling.client.get(f"/v1/webhooks{path}").text
+        assert made["secret"] not in sender.client.get(f"/v1/webhooks{path}").text
     assert "status 500" in caplog.text
     assert made["secret"] not in caplog.text
     assert "token=hidden" not in caplog.text
-    assert made["secret"] not in repr(telling.service.webhooks and telling.service.webhooks.store.endpoints())
-    assert (telling.settings.data_dir / store_module.FILE_NAME).stat().st_mode & 0o777 == 0o600
+    assert made["secret"] not in repr(sender.service.webhooks and sender.service.webhooks.store.endpoints())
+    assert (sender.settings.data_dir / store_module.FILE_NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_service_killed_before_it_told_does_so_when_it_is_back(
+def test_undelivered_messages_survive_a_kill(
     small_bundle: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two ends the receiver is away for the first, and the service has not even looked for the second."""
+    """The receiver is down at the first event, and the service is killed before it polls for the second."""
     settings = settings_for(small_bundle, tmp_path / "data", webhooks="on")
     pictures(settings.roots()[0] / "good", 1)
     blind = tmp_path / "blind"
-    with process(settings, "tests.service.telling", str(port), str(blind)) as (client, server):
+    with process(settings, "tests.service.webhook_service", str(port), str(blind)) as (client, server):
         client.post("/v1/collections", json={"name": "videos"})
         made = hook(client, f"http://receiver.example:{port}/")
         begin(client, "videos", Path("good"))
@@ -306,8 +309,8 @@ def test_a_service_killed_before_it_told_does_so_when_it_is_back(
     monkeypatch.setattr(dispatcher_module, "POLL_SECONDS", 0.05)
     with receiving(port) as back, serving(settings, webhook_client=client_to(port)) as running:
         wait_for(lambda: [each["state"] for each in deliveries(running.client, made)] == ["delivered"] * 2)
-        told = [back.read(made["secret"], number)["data"]["job"] for number in range(2)]
-        assert sorted((job["id"], job["state"]) for job in told) == [("1", "succeeded"), ("2", "succeeded")]
+        delivery = [back.read(made["secret"], number)["data"]["job"] for number in range(2)]
+        assert sorted((job["id"], job["state"]) for job in delivery) == [("1", "succeeded"), ("2", "succeeded")]
         assert len(back.got) == 2
 
 
@@ -324,25 +327,25 @@ def test_a_service_killed_before_it_told_does_so_when_it_is_back(
         ("portal.example", 403, "url_refused"),
     ],
 )
-def test_only_public_urls_that_the_settings_allow_are_taken(hooked: Running, url: str, status: int, code: str) -> None:
-    answer = hooked.client.post("/v1/webhooks", json={"url": url, "events": ALL}, headers=KEY)
+def test_only_allowed_public_urls_are_accepted(restricted: Running, url: str, status: int, code: str) -> None:
+    answer = restricted.client.post("/v1/webhooks", json={"url": url, "events": ALL}, headers=KEY)
     assert "sesame" not in problem_of(answer, status, code)["detail"]
-    assert hooked.client.get("/v1/webhooks", headers=KEY).json() == {"webhooks": []}
+    assert restricted.client.get("/v1/webhooks", headers=KEY).json() == {"webhooks": []}
 
 
 KEY = {"X-API-Key": "a-key-of-more-than-thirty-two-characters"}
 
 
 @pytest.fixture(scope="module")
-def hooked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A service as the settings make it, which nothing is sent from here."""
+def restricted(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A service with restricted webhook hosts, which sends nothing."""
     given = {"webhooks": "on", "webhook_hosts": ["*.portal.example", "portal.example"], "admin_key": KEY["X-API-Key"]}
-    settings = settings_for(small_bundle, tmp_path_factory.mktemp("hooked"), allow_unauthenticated=False, **given)
+    settings = settings_for(small_bundle, tmp_path_factory.mktemp("sender"), allow_unauthenticated=False, **given)
     with serving(settings) as running:
         yield running
 
 
-def test_receivers_in_a_network_that_the_settings_name_are_told(
+def test_receivers_in_an_allowed_network_are_reached(
     small_bundle: Path, tmp_path: Path, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real way out, without an injected address filter."""
@@ -362,19 +365,19 @@ def test_receivers_in_a_network_that_the_settings_name_are_told(
         wait_for(lambda: bool(receiver.got))
 
 
-def test_only_keys_with_the_scope_admin_may_do_anything_with_them(hooked: Running) -> None:
-    store = KeyStore(hooked.settings.data_dir)
+def test_webhooks_require_the_scope_admin(restricted: Running) -> None:
+    store = KeyStore(restricted.settings.data_dir)
     keys = [store.create("w", ["read", "write"])[1], store.create("one", ["admin"], collections=["videos"])[1]]
     store.close()
     for key in keys:
         for asked in ("POST ", "GET ", "DELETE /1", "POST /1/rotate", "GET /1/deliveries"):
             method, path = asked.split(" ")
-            answer = hooked.client.request(method, f"/v1/webhooks{path}", headers={"X-API-Key": key})
+            answer = restricted.client.request(method, f"/v1/webhooks{path}", headers={"X-API-Key": key})
             problem_of(answer, 403, "scope_missing")
 
 
-def test_what_cannot_be_done_with_them_is_a_problem(hooked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = hooked.client
+def test_invalid_webhook_requests_are_problems(restricted: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = restricted.client
     for method, path in (("GET", "/no"), ("DELETE", "/no"), ("POST", "/no/rotate"), ("GET", "/no/deliveries")):
         problem_of(ask.request(method, f"/v1/webhooks{path}", headers=KEY), 404, "webhook_not_found")
     wanted = {"url": "https://portal.example/hook", "events": ["job.succeeded"]}
@@ -387,13 +390,13 @@ def test_what_cannot_be_done_with_them_is_a_problem(hooked: Running, monkeypatch
     ask.delete(f"/v1/webhooks/{made['id']}", headers=KEY)
 
 
-def test_they_are_off_unless_asked_for(running: Running) -> None:
+def test_webhooks_are_off_by_default(running: Running) -> None:
     answer = running.client.post("/v1/webhooks", json={"url": "https://portal.example/", "events": ALL})
     assert "VITASCOPE_WEBHOOKS" in problem_of(answer, 409, "webhooks_off")["detail"]
     assert not (running.settings.data_dir / store_module.FILE_NAME).exists()
 
 
-def test_tries_become_rarer_by_chance_within_bounds_and_never_sooner_than_asked(
+def test_retries_back_off_with_jitter_and_respect_retry_after(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dispatcher_module, "BASE_DELAY", 5.0)
@@ -407,7 +410,7 @@ def test_tries_become_rarer_by_chance_within_bounds_and_never_sooner_than_asked(
     assert retry_delay(1, {"retry-after": "Fri, 31 Dec 1999 23:59:59 GMT"}) <= 5
 
 
-def test_the_receiver_in_the_documentation_takes_what_is_signed_and_nothing_else(port: int) -> None:
+def test_the_documented_receiver_accepts_signed_messages_only(port: int) -> None:
     text = (ROOT / "docs" / "jobs.md").read_text("utf-8")
     code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "verify(" in block)
     secret = generate_secret()

@@ -1,4 +1,4 @@
-"""Somebody who receives webhooks, and the service's way to him."""
+"""A webhook receiver on 127.0.0.1, and an HTTP client that connects to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HOST = "receiver.example"
 
 @dataclass
 class Receiver:
-    """``got``: (headers, body) of each request. ``answers``: statuses to give first; after them 204."""
+    """``got``: (headers, body) of each request. ``answers``: statuses of the next responses, then 204."""
 
     port: int
     got: list[tuple[dict[str, str], bytes]] = field(default_factory=list)

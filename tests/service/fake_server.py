@@ -1,4 +1,4 @@
-"""A server that somebody else runs, as well or badly as its pages are written."""
+"""A fake HTTP server on 127.0.0.1 whose responses are written byte by byte."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tests.tools import find_tool
 from tests.waiting import PATIENCE
 
 Page = Callable[[socket.socket], None]
-"""Answers one request, which has been read, on its connection."""
+"""Responds to one request on its connection."""
 
-HERE = IPv4Address("127.0.0.1")
+LOCALHOST = IPv4Address("127.0.0.1")
 
 
 @dataclass
-class Outside:
-    """``pages`` by path; ``requests``: what came, head and body."""
+class FakeServer:
+    """``pages``: responses by path. ``requests``: received headers and bodies."""
 
     port: int
     pages: dict[str, Page] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Outside:
 
 
 def page(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> Page:
-    """An answer with these headers, and Content-Length unless that is among them."""
+    """A response with these headers, and a Content-Length unless ``headers`` has one."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers]
     return lambda connection: connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
 
@@ -42,22 +42,24 @@ def redirect(location: str) -> Page:
     return page(b"", f"Location: {location}", status="302 Found")
 
 
-def dripping(head: bytes, drop: bytes, pause: float, outside: Outside) -> Page:
-    """``head``, then ``drop`` again and again after ``pause`` seconds, without end."""
+def dripping(head: bytes, drop: bytes, pause: float, server: FakeServer) -> Page:
+    """Send ``head``, then ``drop`` every ``pause`` seconds, endlessly."""
 
     def drip(connection: socket.socket) -> None:
         connection.sendall(head)
-        while not outside.closed.wait(pause):
+        while not server.closed.wait(pause):
             connection.sendall(drop)
 
     return drip
 
 
 @contextmanager
-def outside(tls: ssl.SSLContext | None = None, address: str = str(HERE), port: int = 0) -> Iterator[Outside]:
-    """A server of this machine; its connections end with the block at the latest."""
+def fake_server(
+    tls: ssl.SSLContext | None = None, address: str = str(LOCALHOST), port: int = 0
+) -> Iterator[FakeServer]:
+    """Run a server in a thread; its connections end with the context."""
     with socket.create_server((address, port), backlog=64) as listener:
-        server = Outside(listener.getsockname()[1])
+        server = FakeServer(listener.getsockname()[1])
         thread = threading.Thread(target=_accept, args=(listener, server, tls), daemon=True)
         thread.start()
         try:
@@ -69,7 +71,7 @@ def outside(tls: ssl.SSLContext | None = None, address: str = str(HERE), port: i
             thread.join(PATIENCE)
 
 
-def _accept(listener: socket.socket, server: Outside, tls: ssl.SSLContext | None) -> None:
+def _accept(listener: socket.socket, server: FakeServer, tls: ssl.SSLContext | None) -> None:
     while True:
         try:
             connection, _ = listener.accept()
@@ -78,8 +80,8 @@ def _accept(listener: socket.socket, server: Outside, tls: ssl.SSLContext | None
         threading.Thread(target=_serve, args=(connection, server, tls), daemon=True).start()
 
 
-def _serve(connection: socket.socket, server: Outside, tls: ssl.SSLContext | None) -> None:
-    with suppress(OSError):  # whoever asked went away
+def _serve(connection: socket.socket, server: FakeServer, tls: ssl.SSLContext | None) -> None:
+    with suppress(OSError):  # the client disconnected
         connection.settimeout(PATIENCE)
         with connection if tls is None else tls.wrap_socket(connection, server_side=True) as stream:
             request = b""
@@ -95,7 +97,7 @@ def _serve(connection: socket.socket, server: Outside, tls: ssl.SSLContext | Non
 
 
 def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A certificate for ``name`` that vouches for itself, and its key."""
+    """Create a self-signed certificate for ``name``; return the paths of certificate and key."""
     made, key = folder / f"{name}.pem", folder / f"{name}.key"
     command = [find_tool("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
     command += ["-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
@@ -103,8 +105,8 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
     return made, key
 
 
-def certified(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """(of a server called ``name``, of a client that trusts it)."""
+def tls_contexts(folder: Path, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the TLS contexts of a server called ``name`` and of a client that trusts it."""
     made, key = certificate(folder, name)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(made, key)

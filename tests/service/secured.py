@@ -1,4 +1,4 @@
-"""A service that asks for keys, and keys for it; conftest.py gives the fixture to all tests of the service."""
+"""A service that requires API keys; conftest.py offers its fixture to all tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADMIN = "the-admin-key-of-these-tests-0123456789abcdef"
 
 @pytest.fixture(scope="session")
 def locked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
-    """A service that asks for keys, with the collections `palette` and `other`; the client has the admin key."""
+    """A service that requires keys, with the collections `palette` and `other`; its client has the admin key."""
     from tests.service.conftest import fill, settings_for
 
     settings = settings_for(
@@ -34,7 +34,7 @@ def locked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: 
 
 
 def make_key(running: Running, *scopes: str, **given: object) -> str:
-    """The text of a new key."""
+    """Create a key and return its text."""
     made = running.client.post("/v1/keys", json={"name": "a test", "scopes": scopes, **given})
     assert made.status_code == 201, made.text
     text: str = made.json()["key"]
@@ -42,7 +42,7 @@ def make_key(running: Running, *scopes: str, **given: object) -> str:
 
 
 def secret_of(key: str) -> str:
-    """The part of a key that nobody else may know; it may have underscores of its own."""
+    """Return the secret part of a key, which may contain underscores."""
     return key.split("_", 2)[2]
 
 

@@ -1,4 +1,4 @@
-"""A client of event streams that reads them as the HTML standard says."""
+"""A client for server-sent events, as specified by the HTML standard."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.service.running import JSON
 
 
 @dataclass(frozen=True)
-class Told:
-    """An event. ``number``: its id; None for one without."""
+class ReceivedEvent:
+    """An event. ``number``: its id, if it has one."""
 
     number: int | None
     kind: str
@@ -23,7 +23,7 @@ class Told:
 
 @contextmanager
 def stream(client: httpx.Client, job: str, last: int | None = None) -> Iterator[httpx.Response]:
-    """The open stream of the job at address ``job``."""
+    """Open the event stream of the job at the URL ``job``."""
     headers = {} if last is None else {"Last-Event-ID": str(last)}
     with client.stream("GET", f"{job}/events", headers=headers) as response:
         if response.status_code != 200:
@@ -31,8 +31,8 @@ def stream(client: httpx.Client, job: str, last: int | None = None) -> Iterator[
         yield response
 
 
-def events(response: httpx.Response) -> Iterator[Told]:
-    """The events as they come."""
+def events(response: httpx.Response) -> Iterator[ReceivedEvent]:
+    """Yield the events as they arrive."""
     fields: dict[str, str] = {}
     for line in response.iter_lines():
         name, _, value = line.partition(":")
@@ -40,12 +40,12 @@ def events(response: httpx.Response) -> Iterator[Told]:
             fields[name] = value.removeprefix(" ")
         elif not line and "data" in fields:
             number = int(fields["id"]) if "id" in fields else None
-            yield Told(number, fields["event"], json.loads(fields["data"]))
+            yield ReceivedEvent(number, fields["event"], json.loads(fields["data"]))
             fields = {}
 
 
-def followed(client: httpx.Client, job: str, last: int | None = None) -> list[Told]:
-    """All events, to the end of the stream."""
+def all_events(client: httpx.Client, job: str, last: int | None = None) -> list[ReceivedEvent]:
+    """Return all events until the end of the stream."""
     with stream(client, job, last) as response:
         assert response.status_code == 200, response.text
         return list(events(response))

@@ -1,4 +1,4 @@
-"""``python -m tests.service.telling PORT FILE``: the service with webhooks that go to 127.0.0.1:PORT.
+"""``python -m tests.service.webhook_service PORT FILE``: the service with webhooks that go to 127.0.0.1:PORT.
 
 While there is a FILE it does not look for ended jobs.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from service import run
 from service.lifespan import open_service
 from service.webhooks import dispatcher
-from tests.service.receiver import client_to
+from tests.service.webhook_receiver import client_to
 
 if __name__ == "__main__":
     blind, notice = Path(sys.argv[2]), dispatcher.Dispatcher._queue_messages

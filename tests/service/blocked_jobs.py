@@ -1,4 +1,4 @@
-"""Jobs that stand still, or are not begun, until a test lets them go; conftest.py gives ``held`` to all tests."""
+"""Jobs that are blocked until the test releases them; conftest.py offers ``held`` to all tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.service.running import Running
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch, running: Running) -> Iterator[Callable[[], None]]:
-    """Jobs that stop at every video until they are let go."""
+    """Block jobs at every video until they are released."""
     going = threading.Event()
     embed = running.service.model.embed_video
 
@@ -30,7 +30,7 @@ def held(monkeypatch: pytest.MonkeyPatch, running: Running) -> Iterator[Callable
 
 @contextmanager
 def not_begun(worker: JobWorker) -> Iterator[list[Callable[[], None]]]:
-    """Jobs submitted in the block wait in the queue; each is begun by calling what the list has for it."""
+    """Keep jobs submitted in the context queued; each function in the list starts one."""
     submit = worker.submit
     waiting: list[Callable[[], None]] = []
     worker.submit = lambda *job: waiting.append(partial(submit, *job))  # type: ignore[method-assign]

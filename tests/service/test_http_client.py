@@ -23,7 +23,7 @@ from service.http_client.client import Cancelled, SafeClient, is_own_address
 from service.http_client.url_policy import Address, UrlPolicy, block_reason, parse_url
 from tests.chaos import rounds
 from tests.connections import connections, places
-from tests.service.outside import HERE, Outside, certified, dripping, outside, page, redirect
+from tests.service.fake_server import LOCALHOST, FakeServer, dripping, fake_server, page, redirect, tls_contexts
 from tests.waiting import PATIENCE
 from vitascope.errors import InvalidInput
 
@@ -32,15 +32,15 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 def known(host: str) -> list[Address]:
     """Every name leads to this machine."""
-    return [HERE]
+    return [LOCALHOST]
 
 
-def policy(server: Outside, **changes: object) -> UrlPolicy:
+def policy(server: FakeServer, **changes: object) -> UrlPolicy:
     made = UrlPolicy(schemes=frozenset({"http", "https"}), ports=frozenset({server.port}), max_bytes=100_000)
     return replace(made, **changes)  # type: ignore[arg-type]
 
 
-def client(server: Outside, **changes: object) -> SafeClient:
+def client(server: FakeServer, **changes: object) -> SafeClient:
     """A client that may connect to this machine."""
     return SafeClient(policy(server, **changes), resolve=known, address_filter=lambda address: None)
 
@@ -50,13 +50,13 @@ def fetched(client: SafeClient, url: str) -> bytes:
     return body.getvalue()
 
 
-def url(server: Outside, path: str = "/film.mp4") -> str:
+def url(server: FakeServer, path: str = "/film.mp4") -> str:
     return f"http://media.example:{server.port}{path}"
 
 
 @pytest.fixture
-def server() -> Iterator[Outside]:
-    with outside() as running:
+def server() -> Iterator[FakeServer]:
+    with fake_server() as running:
         running.pages["/film.mp4"] = page(b"a film")
         yield running
 
@@ -80,25 +80,25 @@ def server() -> Iterator[Outside]:
         *((a, False) for a in ("2606:4700::5efe:10.0.0.1", "2606:4700::200:5efe:10.0.0.1", "4000::1", "2001:20::1")),
     ],
 )
-def test_only_addresses_of_the_public_internet_are_public(address: str, is_public: bool) -> None:
+def test_only_public_addresses_are_allowed(address: str, is_public: bool) -> None:
     assert (block_reason(ip_address(address)) is None) == is_public
 
 
 @given(st.ip_addresses())
 @example(IPv4Address("192.0.0.8"))
 @example(IPv6Address("2001:1::1"))
-def test_nothing_is_public_that_python_knows_not_to_be_global(address: Address) -> None:
+def test_every_address_that_is_not_global_is_blocked(address: Address) -> None:
     assert address.is_global or block_reason(address) is not None
 
 
-def test_networks_can_be_refused_besides_even_behind_nat64() -> None:
+def test_further_networks_can_be_blocked_also_behind_nat64() -> None:
     refused = [IPv4Network("8.8.8.0/24")]
     assert block_reason(IPv4Address("8.8.8.8"), refused) is not None
     assert block_reason(IPv6Address("64:ff9b::8.8.8.8"), refused) is not None
     assert block_reason(IPv4Address("8.8.4.4"), refused) is None
 
 
-def test_networks_that_are_not_public_can_be_allowed_and_nothing_beside_them() -> None:
+def test_single_private_networks_can_be_allowed() -> None:
     allowed = [ip_network("10.20.0.0/16")]
     assert block_reason(ip_address("10.20.1.2"), allowed=allowed) is None
     assert block_reason(ip_address("10.21.1.2"), allowed=allowed) == "private"
@@ -106,12 +106,12 @@ def test_networks_that_are_not_public_can_be_allowed_and_nothing_beside_them() -
     assert block_reason(ip_address("10.20.1.2"), [ip_network("10.20.1.0/24")], allowed) is not None
 
 
-def test_the_addresses_of_this_machine_are_known() -> None:
-    assert is_own_address(HERE)
+def test_addresses_of_this_machine_are_recognised() -> None:
+    assert is_own_address(LOCALHOST)
     assert not is_own_address(IPv4Address("192.0.2.77"))
 
 
-def test_a_url_is_sent_as_it_was_understood() -> None:
+def test_a_url_is_normalised() -> None:
     asked = parse_url("HTTPS://Media.Example:443/ä/b c%20d?q=ü&r=%C3%A4#frag".replace(" ", ""), UrlPolicy())
     assert (asked.scheme, asked.host, asked.port, asked.authority) == ("https", "media.example", 443, "media.example")
     assert asked.path == "/%C3%A4/bc%20d?q=%C3%BC&r=%C3%A4"
@@ -120,7 +120,7 @@ def test_a_url_is_sent_as_it_was_understood() -> None:
 
 
 @pytest.mark.parametrize("host", ["media.example", "a.videos.example", "a.b.videos.example"])
-def test_names_may_be_limited_to_some(host: str) -> None:
+def test_hosts_can_be_restricted(host: str) -> None:
     some = UrlPolicy(hosts=("media.example", "*.videos.example"))
     parse_url(f"https://{host}/", some)
     for other in (f"x{host}", f"{host}.evil.example", "videos.example", "8.8.8.8"):
@@ -133,7 +133,7 @@ def test_names_may_be_limited_to_some(host: str) -> None:
 @example("media.example:443/a?b#c")
 @example("a.b%2f@c.d")
 @settings(max_examples=rounds(80, 5_000))
-def test_what_is_sent_is_read_alike_by_every_parser(rest: str) -> None:
+def test_all_parsers_agree_about_an_accepted_url(rest: str) -> None:
     """Nothing is left in a URL that they could differ about."""
     open_rules = UrlPolicy(ports=frozenset(range(1, 65536)))
     try:
@@ -149,7 +149,7 @@ def test_what_is_sent_is_read_alike_by_every_parser(rest: str) -> None:
     assert parse_url(target.url, open_rules) == target
 
 
-def test_a_file_is_fetched_and_nothing_of_ours_goes_along(server: Outside, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetch_sends_no_credentials_and_uses_no_proxy(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://user:secret@127.0.0.1:9")
     into = io.BytesIO()
@@ -163,7 +163,7 @@ def test_a_file_is_fetched_and_nothing_of_ours_goes_along(server: Outside, monke
     assert f"Host: media.example:{server.port}" in headers
 
 
-def test_bytes_are_posted_and_the_answer_is_told(server: Outside) -> None:
+def test_a_post_returns_status_and_headers(server: FakeServer) -> None:
     server.pages["/hook"] = page(b"later", "Retry-After: 7", "X-A: 1", "x-a: 2", status="503 Service Unavailable")
     answer = client(server).post(url(server, "/hook"), b'{"a": 1}', {"Content-Type": "application/json"})
     assert (answer.status, answer.headers["retry-after"], answer.headers["x-a"]) == (503, "7", "2")
@@ -174,7 +174,7 @@ def test_bytes_are_posted_and_the_answer_is_told(server: Outside) -> None:
     assert len(server.requests) == 2
 
 
-def test_the_address_that_was_checked_is_the_one_connected_to(server: Outside) -> None:
+def test_the_connection_goes_to_the_checked_address(server: FakeServer) -> None:
     """A name that leads elsewhere the second time it is asked for: nobody asks a second time."""
     answers = iter([[IPv4Address("127.0.0.1")], [IPv4Address("127.0.0.2")]])
     checked = []
@@ -185,11 +185,11 @@ def test_the_address_that_was_checked_is_the_one_connected_to(server: Outside) -
     SafeClient(policy(server), resolve=lambda host: next(answers), address_filter=record).fetch(
         url(server), into := io.BytesIO()
     )
-    assert (into.getvalue(), checked) == (b"a film", [HERE])
+    assert (into.getvalue(), checked) == (b"a film", [LOCALHOST])
 
 
 @pytest.mark.parametrize("addresses", [["8.8.8.8", "127.0.0.1"], ["::1"], ["::ffff:127.0.0.1"], ["64:ff9b::7f00:1"]])
-def test_a_name_is_refused_when_any_of_its_addresses_is_not_public(server: Outside, addresses: list[str]) -> None:
+def test_a_name_with_any_private_address_is_refused(server: FakeServer, addresses: list[str]) -> None:
     real = SafeClient(policy(server), resolve=lambda host: [ip_address(address) for address in addresses])
     with connections() as seen, pytest.raises(UrlRefused, match="not public") as refused:
         real.fetch(url(server), io.BytesIO())
@@ -197,7 +197,7 @@ def test_a_name_is_refused_when_any_of_its_addresses_is_not_public(server: Outsi
     assert not any(address in str(refused.value) for address in addresses)
 
 
-def test_an_unknown_name_reads_like_one_of_this_network(server: Outside) -> None:
+def test_unknown_and_internal_names_give_the_same_message(server: FakeServer) -> None:
     def unknown(host: str) -> list[Address]:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -206,7 +206,7 @@ def test_an_unknown_name_reads_like_one_of_this_network(server: Outside) -> None
     assert failed.value.is_temporary
 
 
-def test_a_resolver_that_hangs_is_left_after_the_time_for_connecting(server: Outside) -> None:
+def test_a_hanging_resolver_times_out(server: FakeServer) -> None:
     hanging = threading.Event()
     answered: list[str] = []
 
@@ -221,22 +221,22 @@ def test_a_resolver_that_hangs_is_left_after_the_time_for_connecting(server: Out
     hanging.set()
 
 
-def test_the_next_address_is_tried_when_one_takes_no_connection(server: Outside) -> None:
+def test_the_next_address_is_tried_if_one_is_unreachable(server: FakeServer) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.2", server.port))  # not listening
         two = SafeClient(
             policy(server),
-            resolve=lambda host: [IPv4Address("127.0.0.2"), HERE],
+            resolve=lambda host: [IPv4Address("127.0.0.2"), LOCALHOST],
             address_filter=lambda address: None,
         )
         assert fetched(two, url(server)) == b"a film"
 
 
-def test_the_certificate_must_be_of_the_name(tmp_path: Path) -> None:
-    inside, trusted = certified(tmp_path, "media.example")
+def test_the_certificate_must_match_the_name(tmp_path: Path) -> None:
+    inside, trusted = tls_contexts(tmp_path, "media.example")
     names: list[str | None] = []
     inside.sni_callback = lambda connection, name, context: names.append(name)
-    with outside(inside) as server:
+    with fake_server(inside) as server:
         server.pages["/film.mp4"] = page(b"a film")
         trusting = SafeClient(policy(server), resolve=known, address_filter=lambda address: None, tls=trusted)
         assert fetched(trusting, f"https://media.example:{server.port}/film.mp4") == b"a film"
@@ -251,7 +251,7 @@ def test_the_certificate_must_be_of_the_name(tmp_path: Path) -> None:
         assert len(server.requests) == 2
 
 
-def test_redirects_are_followed_only_where_rules_say_so_and_are_counted(server: Outside) -> None:
+def test_redirects_are_followed_up_to_the_limit(server: FakeServer) -> None:
     server.pages |= {"/a": redirect("/b"), "/b": redirect(url(server)), "/loop": redirect("loop")}
     with pytest.raises(UrlRefused, match="redirects are not followed"):
         client(server).fetch(url(server, "/a"), io.BytesIO())
@@ -280,13 +280,13 @@ def test_redirects_are_followed_only_where_rules_say_so_and_are_counted(server: 
         "",
     ],
 )
-def test_every_redirect_is_checked_as_the_first_url_was(server: Outside, location: str) -> None:
+def test_every_redirect_is_checked_like_the_first_url(server: FakeServer, location: str) -> None:
     server.pages["/a"] = redirect(location.format(port=server.port))
-    leads = {"media.example": [HERE], "internal.example": [IPv4Address("10.0.0.7")]}
+    leads = {"media.example": [LOCALHOST], "internal.example": [IPv4Address("10.0.0.7")]}
     following = SafeClient(
         policy(server, max_redirects=3),
         resolve=leads.__getitem__,
-        address_filter=lambda address: None if address == HERE else "private",
+        address_filter=lambda address: None if address == LOCALHOST else "private",
     )
     with connections() as seen, pytest.raises((UrlRefused, InvalidInput)):
         following.fetch(url(server, "/a"), io.BytesIO())
@@ -295,8 +295,8 @@ def test_every_redirect_is_checked_as_the_first_url_was(server: Outside, locatio
 
 
 def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
-    inside, trusted = certified(tmp_path, "media.example")
-    with outside(inside) as server:
+    inside, trusted = tls_contexts(tmp_path, "media.example")
+    with fake_server(inside) as server:
         server.pages["/a"] = redirect(url(server))
         following = SafeClient(
             policy(server, max_redirects=3), resolve=known, address_filter=lambda address: None, tls=trusted
@@ -305,7 +305,7 @@ def test_a_redirect_from_https_to_http_is_refused(tmp_path: Path) -> None:
             following.fetch(f"https://media.example:{server.port}/a", io.BytesIO())
 
 
-def test_an_answer_that_is_no_file_fails_and_says_whether_to_try_again(server: Outside) -> None:
+def test_an_error_status_fails_and_states_whether_it_is_temporary(server: FakeServer) -> None:
     for status, is_temporary in (("404 Not Found", False), ("503 Busy", True), ("429 Slow", True), ("206 Some", False)):
         server.pages["/film.mp4"] = page(b"words", status=status)
         with pytest.raises(UrlFailed, match=f"status {status[:3]}; 200 was expected") as failed:
@@ -318,19 +318,19 @@ def test_an_answer_that_is_no_file_fails_and_says_whether_to_try_again(server: O
 
 
 @pytest.mark.parametrize("garbage", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n"])
-def test_an_answer_that_is_no_http_fails(server: Outside, garbage: bytes) -> None:
+def test_a_response_that_is_not_http_fails(server: FakeServer, garbage: bytes) -> None:
     server.pages["/film.mp4"] = lambda connection: connection.sendall(garbage)
     with pytest.raises(UrlFailed):
         client(server).fetch(url(server), io.BytesIO())
 
 
-def test_an_endless_head_is_cut_off(server: Outside) -> None:
+def test_endless_headers_are_cut_off(server: FakeServer) -> None:
     server.pages["/film.mp4"] = dripping(OK, b"X-A: " + b"a" * 10_000 + b"\r\n", 0, server)
     with pytest.raises(UrlFailed):
         client(server).fetch(url(server), io.BytesIO())
 
 
-def test_a_length_that_lies_is_found_out(server: Outside) -> None:
+def test_a_wrong_content_length_is_detected(server: FakeServer) -> None:
     server.pages["/film.mp4"] = page(b"a film", length=50)
     with pytest.raises(UrlFailed, match="broke off after 6 bytes"):
         client(server).fetch(url(server), io.BytesIO())
@@ -342,7 +342,7 @@ def test_a_length_that_lies_is_found_out(server: Outside) -> None:
 
 
 @pytest.mark.parametrize("head", [OK, OK + b"Transfer-Encoding: chunked\r\n"])
-def test_an_endless_body_is_cut_off_at_the_limit(server: Outside, head: bytes) -> None:
+def test_an_endless_body_is_cut_off_at_the_limit(server: FakeServer, head: bytes) -> None:
     drop = b"2710\r\n" + bytes(10_000) + b"\r\n" if b"chunked" in head else bytes(10_000)
     server.pages["/film.mp4"] = dripping(head + b"\r\n", drop, 0, server)
     with pytest.raises(UrlFailed, match="more than 100000 bytes; at most 100000"):
@@ -366,8 +366,8 @@ def test_an_endless_body_is_cut_off_at_the_limit(server: Outside, head: bytes) -
         (OK + b"\r\n", b"a", 0.05, {"total_timeout": 0.25}, "not done within 0.25 s"),
     ],
 )
-def test_slow_answers_are_left(
-    server: Outside, head: bytes, drop: bytes, pause: float, changes: dict[str, float], message: str
+def test_slow_responses_time_out(
+    server: FakeServer, head: bytes, drop: bytes, pause: float, changes: dict[str, float], message: str
 ) -> None:
     server.pages["/film.mp4"] = dripping(head, drop, pause, server)
     began = time.monotonic()
@@ -377,12 +377,12 @@ def test_slow_answers_are_left(
     assert time.monotonic() - began < PATIENCE / 2  # of drops without end, and of the minutes that else there are
 
 
-def test_a_server_that_does_not_speak_tls_is_left_after_the_time_for_connecting(server: Outside) -> None:
+def test_a_server_without_tls_times_out(server: FakeServer) -> None:
     with pytest.raises(UrlFailed, match=r"timed out|connecting took more"):
         client(server, connect_timeout=0.2).fetch(url(server).replace("http:", "https:"), io.BytesIO())
 
 
-def test_a_server_that_takes_nothing_does_not_hold_a_post_up(server: Outside) -> None:
+def test_a_server_that_reads_nothing_times_out(server: FakeServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         port = deaf.getsockname()[1]
         stubborn = client(server, ports=frozenset({port}), response_timeout=0.2)
@@ -390,7 +390,7 @@ def test_a_server_that_takes_nothing_does_not_hold_a_post_up(server: Outside) ->
             stubborn.post(f"http://media.example:{port}/", bytes(10_000_000), {})
 
 
-def test_what_nobody_wants_any_longer_is_left_at_once(server: Outside) -> None:
+def test_a_cancelled_fetch_ends_at_once(server: FakeServer) -> None:
     unwanted = threading.Event()
     server.pages["/film.mp4"] = dripping(OK + b"\r\n", b"a", 0.05, server)
 
