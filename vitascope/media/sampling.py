@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,34 +15,8 @@ from vitascope.media.file import MediaSource
 from vitascope.media.frame import Frame, Pixels, pad_top_left, resize_to_fit, with_resampling
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 
-
-class FrameStreamLike(Protocol):
-    """Sampling parameters of a stream: a ``manifest.FrameStream``, which documents each field, or a ``StreamSpec``."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def frames(self) -> int: ...
-    @property
-    def height(self) -> int: ...
-    @property
-    def width(self) -> int: ...
-    @property
-    def placement(self) -> str: ...
-    @property
-    def fit(self) -> str: ...
-    @property
-    def resample(self) -> str: ...
-    @property
-    def shortest_edge(self) -> int | None: ...
-    @property
-    def margin(self) -> str: ...
-    @property
-    def longest_edge(self) -> int | None: ...
-    @property
-    def multiple(self) -> int: ...
-    @property
-    def shows(self) -> str: ...
+if TYPE_CHECKING:
+    from vitascope.bundle.manifest import FrameStream
 
 
 @dataclass(frozen=True)
@@ -68,6 +42,7 @@ class StreamSpec:
         return cls(**{field.name: getattr(stream, field.name) for field in fields(cls)})
 
 
+FrameStreamLike: TypeAlias = "FrameStream | StreamSpec"
 Span: TypeAlias = tuple[float, float]
 """Start and end in seconds."""
 MiddleFrameCallback: TypeAlias = Callable[[int, Frame], None]

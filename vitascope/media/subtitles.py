@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from av.stream import Discard, Disposition
 
 from vitascope.errors import MediaError, SubtitlesCorrupt
-from vitascope.media.file import MediaFile, MediaSource, map_os_errors, open_source
-from vitascope.media.formats import FileFormat, sniff
+from vitascope.media.file import MediaSource, map_os_errors, open_source
+from vitascope.media.formats import sniff
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.video import READING_ERRORS, OpenVideo, open_video
 
@@ -211,7 +211,7 @@ def _without_repeats(raw_cues: Sequence[_RawCue]) -> list[Cue]:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamInfo:
+class SubtitleStreamInfo:
     """A text subtitle stream of a container."""
 
     index: int
@@ -222,24 +222,22 @@ class StreamInfo:
     """Whether it contains only foreign dialogue and on-screen text."""
 
 
-def subtitle_streams(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
+def subtitle_streams(source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[SubtitleStreamInfo]:
     """List the text subtitle streams of a file; none for a picture. Raises media errors."""
     with open_source(source) as file:
         file_format = sniff(file, limits)
-        return [] if file_format.demuxer is None else _subtitle_streams(file, file_format, limits)
-
-
-def _subtitle_streams(file: MediaFile, file_format: FileFormat, limits: MediaLimits) -> list[StreamInfo]:
-    with open_video(file, file_format, limits, threads=1) as video:
-        return [
-            StreamInfo(
-                stream.index,
-                "" if stream.language in (None, "und") else str(stream.language).lower(),
-                bool(stream.disposition & Disposition.forced),
-            )
-            for stream in video.container.streams.subtitles
-            if _codec(stream) in _TEXT_CODECS
-        ]
+        if file_format.demuxer is None:
+            return []
+        with open_video(file, file_format, limits, threads=1) as video:
+            return [
+                SubtitleStreamInfo(
+                    stream.index,
+                    "" if stream.language in (None, "und") else str(stream.language).lower(),
+                    bool(stream.disposition & Disposition.forced),
+                )
+                for stream in video.container.streams.subtitles
+                if _codec(stream) in _TEXT_CODECS
+            ]
 
 
 def stream_cues(source: MediaSource, index: int, limits: MediaLimits = DEFAULT_LIMITS) -> list[Cue]:
@@ -251,18 +249,14 @@ def stream_cues(source: MediaSource, index: int, limits: MediaLimits = DEFAULT_L
         file_format = sniff(file, limits)
         if file_format.demuxer is None:
             raise SubtitlesCorrupt(f"{file.name}: a picture; a video with subtitles was expected")
-        return _stream_cues(file, file_format, index, limits)
-
-
-def _stream_cues(file: MediaFile, file_format: FileFormat, index: int, limits: MediaLimits) -> list[Cue]:
-    with open_video(file, file_format, limits, threads=1) as video:
-        for other in video.container.streams:
-            other.discard = Discard.default if other.index == index else Discard.all
-        stream: Any = video.container.streams[index]
-        try:
-            return sorted(_decode_cues(video, stream), key=lambda cue: (cue.start, cue.end))
-        except READING_ERRORS as error:
-            raise SubtitlesCorrupt(f"{file.name}: subtitle stream {index} cannot be read: {error}") from error
+        with open_video(file, file_format, limits, threads=1) as video:
+            for other in video.container.streams:
+                other.discard = Discard.default if other.index == index else Discard.all
+            stream: Any = video.container.streams[index]
+            try:
+                return sorted(_decode_cues(video, stream), key=lambda cue: (cue.start, cue.end))
+            except READING_ERRORS as error:
+                raise SubtitlesCorrupt(f"{file.name}: subtitle stream {index} cannot be read: {error}") from error
 
 
 def _codec(stream: SubtitleStream) -> str | None:

@@ -15,7 +15,7 @@ from vitascope.media.frame import THUMBNAIL_SIDE
 from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import MediaInfo
 from vitascope.media.sampling import FrameStreamLike, Span, StreamSpec
-from vitascope.media.subtitles import Cue, StreamInfo
+from vitascope.media.subtitles import Cue, SubtitleStreamInfo
 from vitascope.sandbox.operations import (
     Probe,
     Request,
@@ -84,7 +84,7 @@ class Decoder(ABC):
         """Return the times (s) at which the shots of a file of ``duration`` s begin."""
         return self.run(ShotStarts(duration, limits=limits), source)
 
-    def subtitle_streams(self, source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[StreamInfo]:
+    def subtitle_streams(self, source: MediaSource, limits: MediaLimits = DEFAULT_LIMITS) -> list[SubtitleStreamInfo]:
         """List the text subtitle streams of a container."""
         return self.run(SubtitleStreams(limits=limits), source)
 

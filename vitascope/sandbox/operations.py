@@ -22,7 +22,7 @@ from vitascope.media.limits import DEFAULT_LIMITS, MediaLimits
 from vitascope.media.probe import Kind, MediaInfo, probe
 from vitascope.media.sampling import Span, StreamSpec, sample_span, sample_streams
 from vitascope.media.shots import shot_starts
-from vitascope.media.subtitles import MAX_CUES, Cue, StreamInfo, stream_cues, subtitle_streams
+from vitascope.media.subtitles import MAX_CUES, Cue, SubtitleStreamInfo, stream_cues, subtitle_streams
 from vitascope.sandbox.protocol import Buffer, Header, ProtocolError
 
 T = TypeVar("T")
@@ -273,22 +273,22 @@ class ShotStarts(Request[list[float]]):
 
 
 @dataclass(frozen=True)
-class SubtitleStreams(Request[list[StreamInfo]]):
+class SubtitleStreams(Request[list[SubtitleStreamInfo]]):
     """List the text subtitle streams of a file."""
 
     operation: ClassVar[str] = "subtitle_streams"
     max_header_bytes: ClassVar[int] = _LARGE_HEADER
 
-    def run(self, file: MediaFile) -> list[StreamInfo]:
+    def run(self, file: MediaFile) -> list[SubtitleStreamInfo]:
         return subtitle_streams(file, self.limits)
 
-    def encode(self, result: list[StreamInfo]) -> Response:
+    def encode(self, result: list[SubtitleStreamInfo]) -> Response:
         return [list(astuple(stream)) for stream in result], []
 
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> list[StreamInfo]:
+    def decode(self, value: Any, blobs: Sequence[Bytes]) -> list[SubtitleStreamInfo]:
         rows = [_row(item, 3) for item in _items(value, _MAX_SUBTITLE_STREAMS)]
         return [
-            StreamInfo(_integer(index, 0, 2**31), _text(language, _MAX_NAME), _boolean(forced))
+            SubtitleStreamInfo(_integer(index, 0, 2**31), _text(language, _MAX_NAME), _boolean(forced))
             for index, language, forced in rows
         ]
 
