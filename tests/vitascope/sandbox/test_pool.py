@@ -40,6 +40,22 @@ NOTHING = hook("sleep", seconds=0)
 FOREVER = hook("sleep", seconds=3600)
 
 
+@pytest.fixture(scope="module")
+def shared_pool() -> Iterator[DecodingPool]:
+    pool = DecodingPool(1, module=HOOKED_WORKER)
+    pool.start()
+    pool.wait_until_ready()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def pool(shared_pool: DecodingPool) -> DecodingPool:
+    """One idle worker that misbehaves on request."""
+    wait_for(lambda: shared_pool.alive == 1 and not shared_pool.busy_pids)
+    return shared_pool
+
+
 def is_gone(pid: int) -> bool:
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
@@ -86,15 +102,15 @@ def running_task(pool: DecodingPool, release: Path, context: TaskContext = INTER
     ],
 )
 def test_a_file_that_ends_its_worker_fails_alone(
-    new_pool: NewPool, tmp_path: Path, name: str, error: type[Exception], message: str
+    pool: DecodingPool, tmp_path: Path, name: str, error: type[Exception], message: str
 ) -> None:
-    pool = new_pool()
+    restarts = pool.restarts
     with pytest.raises(error) as raised:
         pool.run(hook(name), FILE, INTERACTIVE)
     assert str(raised.value).startswith("film.mp4: ")
     assert message in str(raised.value)
     assert PooledDecoder(pool).probe(write_counter_video(tmp_path / "good.mp4", 10)).width == 160
-    assert pool.restarts == 1
+    assert pool.restarts == restarts + 1
     assert pool.alive == 1
 
 
@@ -113,12 +129,12 @@ def peak_memory(pid: int) -> int:
         return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
 
-def test_a_defect_is_logged_and_fails_the_file(new_pool: NewPool, caplog: pytest.LogCaptureFixture) -> None:
-    pool = new_pool()
+def test_a_defect_is_logged_and_fails_the_file(pool: DecodingPool, caplog: pytest.LogCaptureFixture) -> None:
+    restarts = pool.restarts
     with pytest.raises(MediaCorrupt, match=r"film.mp4: cannot be decoded: KeyError: 'a defect'"):
         pool.run(hook("fail"), FILE, INTERACTIVE)
     assert "Traceback" in caplog.text
-    assert pool.restarts == 0
+    assert pool.restarts == restarts
 
 
 def test_a_file_that_takes_too_long_times_out(new_pool: NewPool) -> None:
@@ -136,20 +152,18 @@ def test_longer_videos_may_take_longer() -> None:
     assert time_limit(Sample((), ((0.0, 1e9),)), 60.0) == 60.0 + 2 * DEFAULT_LIMITS.max_seconds
 
 
-def test_a_file_whose_worker_is_killed_is_tried_again(new_pool: NewPool, tmp_path: Path) -> None:
-    pool = new_pool()
-    [first] = pool.pids
+def test_a_file_whose_worker_is_killed_is_tried_again(pool: DecodingPool, tmp_path: Path) -> None:
+    [first], restarts = pool.pids, pool.restarts
     with running_task(pool, tmp_path / "release") as task:
         os.kill(first, signal.SIGKILL)
-        wait_for(lambda: pool.restarts == 1)
+        wait_for(lambda: pool.restarts == restarts + 1)
     assert task.result()[0] != first
-    assert pool.restarts == 1
+    assert pool.restarts == restarts + 1
 
 
-def test_every_attempt_reads_the_file_that_was_opened(new_pool: NewPool, tmp_path: Path) -> None:
+def test_every_attempt_reads_the_file_that_was_opened(pool: DecodingPool, tmp_path: Path) -> None:
     film, release = tmp_path / "film.mp4", tmp_path / "release"
     film.write_text("original")
-    pool = new_pool()
     [first] = pool.pids
     with MediaFile.open(film) as file, ThreadPoolExecutor(1) as thread:
         film.unlink()
@@ -165,10 +179,9 @@ def test_every_attempt_reads_the_file_that_was_opened(new_pool: NewPool, tmp_pat
     assert open_below(tmp_path) == []
 
 
-def test_no_descriptor_leaks_from_any_outcome(new_pool: NewPool, tmp_path: Path) -> None:
+def test_no_descriptor_leaks_from_any_outcome(pool: DecodingPool, tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     film.write_text("no film")
-    pool = new_pool()
     with pytest.raises(MediaUnsupported):
         PooledDecoder(pool).probe(film)
     with MediaFile.open(film) as file:
@@ -202,19 +215,17 @@ def test_a_file_whose_worker_is_killed_repeatedly_is_too_large(new_pool: NewPool
             task.result()
 
 
-def test_an_idle_worker_that_is_killed_is_replaced(new_pool: NewPool) -> None:
-    pool = new_pool()
-    [first] = pool.pids
+def test_an_idle_worker_that_is_killed_is_replaced(pool: DecodingPool) -> None:
+    [first], restarts = pool.pids, pool.restarts
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: pool.restarts == 1)
+    wait_for(lambda: pool.restarts == restarts + 1)
     assert pool.pids != [first]
     assert pool.alive == 1
 
 
 def test_a_cancelled_task_may_finish_within_the_grace_period(
-    new_pool: NewPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pool: DecodingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = new_pool()
     [first] = pool.pids
     monkeypatch.setattr(pool_module, "CANCEL_GRACE_SECONDS", 3600.0)
     context = CancellableTask()
@@ -226,9 +237,8 @@ def test_a_cancelled_task_may_finish_within_the_grace_period(
 
 
 def test_a_cancelled_task_is_ended_after_the_grace_period(
-    new_pool: NewPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pool: DecodingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pool = new_pool()
     [first] = pool.pids
     monkeypatch.setattr(pool_module, "CANCEL_GRACE_SECONDS", 0.1)
     context = CancellableTask()
@@ -240,8 +250,8 @@ def test_a_cancelled_task_is_ended_after_the_grace_period(
     assert is_gone(first)
 
 
-def test_a_task_that_is_cancelled_while_it_waits_leaves_the_queue(new_pool: NewPool, tmp_path: Path) -> None:
-    pool = new_pool()
+def test_a_task_that_is_cancelled_while_it_waits_leaves_the_queue(pool: DecodingPool, tmp_path: Path) -> None:
+    restarts = pool.restarts
     with ThreadPoolExecutor() as threads, running_task(pool, tmp_path / "release") as running:
         context = CancellableTask()
         waiting = threads.submit(pool.run, NOTHING, FILE, context)
@@ -251,14 +261,13 @@ def test_a_task_that_is_cancelled_while_it_waits_leaves_the_queue(new_pool: NewP
             waiting.result()
         assert pool.queue_length == 0
         assert not running.done()
-    assert pool.restarts == 0
+    assert pool.restarts == restarts
 
 
 def test_interactive_tasks_precede_bulk_tasks_each_in_order(
-    new_pool: NewPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pool: DecodingPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "BULK_STARVATION_SECONDS", 3600.0)
-    pool = new_pool()
     turns: dict[str, Future[int]] = {}
     contexts = {"b1": BULK, "b2": BULK, "i1": INTERACTIVE, "i2": INTERACTIVE, "b3": BULK}
     with ThreadPoolExecutor() as threads, running_task(pool, tmp_path / "release", BULK):
@@ -268,9 +277,8 @@ def test_interactive_tasks_precede_bulk_tasks_each_in_order(
     assert sorted(turns, key=lambda name: turns[name].result()) == ["i1", "i2", "b1", "b2", "b3"]
 
 
-def test_bulk_tasks_are_not_starved(new_pool: NewPool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bulk_tasks_are_not_starved(pool: DecodingPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "BULK_STARVATION_SECONDS", 0.1)
-    pool = new_pool()
     done = threading.Event()
 
     def interactive_load() -> None:
@@ -323,11 +331,11 @@ class ForgedThumbnail(Thumbnail):
 @pytest.mark.parametrize(
     "forged", [ForgedProbe(), ForgedThumbnail(0.0, 64), hook("write to socket", data="ffffffff00")]
 )
-def test_a_forged_response_is_rejected_and_its_worker_replaced(new_pool: NewPool, forged: Request[Any]) -> None:
-    pool = new_pool()
+def test_a_forged_response_is_rejected_and_its_worker_replaced(pool: DecodingPool, forged: Request[Any]) -> None:
+    restarts = pool.restarts
     with pytest.raises(MediaCorrupt, match=r"film.mp4: the decoder gave an invalid response"):
         pool.run(forged, FILE, INTERACTIVE)
-    wait_for(lambda: pool.restarts == 1)
+    wait_for(lambda: pool.restarts == restarts + 1)
 
 
 def test_failed_starts_are_reported_and_retried_with_backoff(caplog: pytest.LogCaptureFixture) -> None:
