@@ -1,8 +1,8 @@
-"""The media files of one collection: which are its own, where they are, and how they come and go.
+"""Media files of one collection: paths, opening, moving in and removal.
 
 The catalogue names a file that the collection owns by a relative path that begins with ``media/``, below the
 collection's folder, and any other file by its absolute path. So a collection may be moved, linked, copied, renamed and
-restored; files of its own are removed with the rows that need them, and no other file is ever removed.
+restored. Owned files are removed together with the rows that need them; no other file is ever removed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from index.storage.catalogue import Catalogue
+from index.storage.queries import find_video
 from index.storage.removals import (
     MEDIA,
     forget_removal,
@@ -41,18 +42,18 @@ class MediaFiles:
         """``folder``: of the collection, with its ``catalogue``."""
         self._top = folder.absolute()
         self._catalogue = catalogue
-        self._making = threading.Lock()
+        self._folder_lock = threading.Lock()
         self._durable: set[Path] = set()
         self._postponed: set[str] = set()
-        """Paths that are listed for removal and could not be removed, on a full disk, say: with the next ones."""
+        """Paths whose removal failed, on a full disk, for instance; retried with the next removals."""
 
     @property
     def folder(self) -> Path:
-        """Where the files are that the collection owns."""
+        """The folder of the files that the collection owns."""
         return self._top / MEDIA
 
     def file(self, path: str) -> Path:
-        """Where the file is that the catalogue names so. Raises StorageError."""
+        """Return the file of a path in the catalogue. Raises StorageError."""
         if is_owned(path):
             return self._top / path
         if os.path.isabs(path):
@@ -62,10 +63,10 @@ class MediaFiles:
         )
 
     def open(self, path: str, roots: Sequence[Path] | None = None) -> MediaFile:
-        """Open the file that the catalogue names so, as it is at this moment.
+        """Open the file of a path in the catalogue.
 
-        One that the collection owns must lie in its media folder, any other in one of ``roots`` (None: anywhere), links
-        followed. Raises as ``open_inside``, and StorageError.
+        An owned file must lie in the media folder, any other in one of ``roots`` (None: anywhere), links resolved.
+        Raises as ``open_inside``, and StorageError.
         """
         file = self.file(path)
         if is_owned(path):
@@ -73,24 +74,29 @@ class MediaFiles:
         return MediaFile.open(file) if roots is None else open_inside(file, roots)
 
     def path_of(self, file: Path) -> str:
-        """How the catalogue names a file, wherever it is."""
+        """Return the path in the catalogue of a file."""
         absolute = file.absolute()
         try:
             inside = Path(os.path.realpath(absolute.parent), absolute.name).relative_to(os.path.realpath(self.folder))
-        except (ValueError, OSError):  # OSError: what was a link a moment ago is none any more, as those below are not
+        except (ValueError, OSError):  # OSError: a link was replaced meanwhile, so the file is none of these
             return str(absolute)
         return f"{MEDIA}/{inside.as_posix()}"
 
     @contextmanager
     def writing(self, path: str, source: Path | None = None) -> Iterator[sqlite3.Connection]:
-        """A write transaction in which the owned file ``path`` may be put in its place.
+        """Write transaction in which the owned file ``path`` may be created.
 
-        Whatever happens, killed processes included, the file stays only if a row needs it when the block is left.
-        ``source``: the file that is to be moved there; it is made durable first, outside of the transaction. Raises
-        CollectionNotFound and StorageError.
+        After the block, also after a kill of the process, the file stays only if a row needs it.
+
+        Args:
+            path: of the file in the catalogue.
+            source: the file that is to be moved there; it is made durable first, outside of the transaction.
+
+        Raises:
+            CollectionNotFound and StorageError.
         """
         if source is not None:
-            with self._translated(source):
+            with self._translate_errors(source):
                 sync(source)
         is_kept = False
         try:
@@ -101,10 +107,10 @@ class MediaFiles:
                     if not is_listed(connection, path):
                         continue  # removed meanwhile by a thread or process that deleted a video of the same path
                     yield connection
-                    is_wanted = is_needed(connection, path)
-                    if is_wanted:
+                    needed = is_needed(connection, path)
+                    if needed:
                         forget_removal(connection, path)
-                is_kept = is_wanted  # and committed
+                is_kept = needed  # and committed
                 return
         finally:
             if not is_kept:
@@ -113,84 +119,87 @@ class MediaFiles:
                 self.remove_listed(*self._postponed)
 
     def move_in(self, source: Path, path: str) -> None:
-        """Move ``source`` to its place, durably; within ``writing``. Raises CollectionNotFound and StorageError."""
+        """Move ``source`` to the owned file ``path``, durably; within ``writing``.
+
+        Raises CollectionNotFound and StorageError.
+        """
         target = self.file(path)
-        with self._translated(target):
+        with self._translate_errors(target):
             self._make_folder(target)
             os.replace(source, target)
             sync(target.parent)
 
-    def put_back(self, content_sha256: str, path: str, source: Path) -> bool:
-        """Move ``source`` to where the file of a video of the same content is missing; False if the video has gone.
-
-        Raises CollectionNotFound and StorageError.
-        """
-        with self.writing(path, source) as connection:
-            query = "SELECT 1 FROM videos WHERE path = ? AND content_sha256 = ?"
-            if connection.execute(query, (path, content_sha256)).fetchone() is None:
-                return False
-            self.move_in(source, path)
-        return True
-
     def link_in(self, source: Path, path: str) -> None:
-        """Let the collection own the content of ``source``, which stays; within ``writing``.
+        """Link or copy ``source`` to the owned file ``path``, durably; within ``writing``.
 
         Raises CollectionNotFound and StorageError.
         """
         target = self.file(path)
-        with self._translated(target):
+        with self._translate_errors(target):
             self._make_folder(target)
             link_or_copy(source, target)
             sync(target.parent)
 
-    def remove_listed(self, *only: str) -> None:
-        """Remove the files that the catalogue lists for removal, or ``only`` those of these paths.
+    def replace_missing(self, content_sha256: str, path: str, source: Path) -> bool:
+        """Move ``source`` to the missing file of a video of the same content; return False if the video is deleted.
 
-        What cannot be removed now stays on the list, and is named in the log.
+        Raises CollectionNotFound and StorageError.
         """
-        paths = {*only, *self._postponed}
+        with self.writing(path, source) as connection:
+            video = find_video(connection, content_sha256)
+            if video is None or video.path != path:
+                return False
+            self.move_in(source, path)
+        return True
+
+    def remove_listed(self, *paths: str) -> None:
+        """Remove the files that the catalogue lists for removal, or only those of ``paths``.
+
+        A file that cannot be removed now stays on the list, and is logged.
+        """
+        pending = {*paths, *self._postponed}
         try:
-            if not only:
+            if not paths:
                 with self._catalogue.read() as connection:
-                    paths |= set(listed_removals(connection))
-            if paths:
+                    pending |= set(listed_removals(connection))
+            if pending:
                 with self._catalogue.write() as connection:
-                    for path in sorted(paths):
+                    for path in sorted(pending):
                         self._remove(connection, path)
-                self._postponed -= paths
+                self._postponed -= pending
         except CollectionNotFound:
-            return  # its folder goes with all that is in it
+            return  # its folder is removed with everything in it
         except StorageError as error:
-            self._postponed |= paths
+            self._postponed |= pending
             _log.error("%s: files are not removed now: %s", self._top, error)
 
-    def discard(self, file: Path) -> None:
+    def discard_copy(self, file: Path) -> None:
         """Remove a copy that a job has made, unless a video plays from it; any other file stays.
 
         Raises CollectionNotFound and StorageError.
         """
         path = self.path_of(file)
         if is_job_copy(path) and file.exists():
-            with self._catalogue.write() as connection, self._translated(file), suppress(FileNotFoundError):
+            with self._catalogue.write() as connection, self._translate_errors(file), suppress(FileNotFoundError):
                 if not has_video(connection, path):
                     self._remove_beneath(connection, path)
 
     def _remove(self, connection: sqlite3.Connection, path: str) -> None:
-        """Execute an entry of the list and take it off, in a write transaction."""
+        """Remove a listed file or folder and its entry, in a write transaction."""
         try:
             if is_owned(path.removesuffix("/")) and not is_needed(connection, path):
                 self._remove_beneath(connection, path)
         except FileNotFoundError:
-            pass  # the file or its folder is not there
+            pass  # removed already
         except PathOutsideRoot as error:
             _log.error("%s: stays: %s", self._top / path, error)
         except OSError as error:
             _log.error("%s: cannot be removed now: %s", self._top / path, error)
-            return  # until the collection is next opened
+            return  # retried when the collection is next opened
         forget_removal(connection, path)
 
     def _remove_beneath(self, connection: sqlite3.Connection, path: str) -> None:
-        """Remove a file, or a job's folder, without following a link below the folder of media. Raises OSError."""
+        """Remove a file, or a job's folder, without following a link below the media folder. Raises OSError."""
         inside = PurePosixPath(path).relative_to(MEDIA)
         with ExitStack() as stack:
             parent = open_folder_beneath(self.folder.resolve(), inside.parent)
@@ -210,22 +219,22 @@ class MediaFiles:
             os.fsync(parent)
 
     def _make_folder(self, target: Path) -> None:
-        """The folder of an owned file; never that of the collection, which may have been dropped."""
+        """Create the folder of an owned file; never that of the collection, which may have been dropped."""
         folder = target.parent
-        inside = folder.relative_to(self._top).parents
-        with self._making:  # else another thread would rely on what is not durable yet
+        parents = folder.relative_to(self._top).parents
+        with self._folder_lock:  # else another thread would rely on a folder that is not durable yet
             if folder in self._durable and folder.is_dir():
                 return
-            make_folders(folder, levels=len(inside))
-            for parent in inside:  # one that was there may be of a process that was killed before it was durable
+            make_folders(folder, levels=len(parents))
+            for parent in parents:  # a process may have been killed before an existing one was durable
                 sync(self._top / parent)
             self._durable.add(folder)
 
     @contextmanager
-    def _translated(self, target: Path) -> Iterator[None]:
+    def _translate_errors(self, target: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             if not self._catalogue.is_file_in_place():
                 raise CollectionNotFound(f"{self._top.name}: the collection was dropped") from error
-            raise StorageError(f"{target}: cannot be kept: {error.strerror or error}") from error
+            raise StorageError(f"{target}: cannot be stored: {error.strerror or error}") from error

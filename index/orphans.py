@@ -1,7 +1,7 @@
-"""Orphans: media files in a data folder that no video and no job needs, and that nothing will remove by itself.
+"""Orphans: media files in a data folder that no video and no job needs, and that are not removed automatically.
 
-They are left by what this version does not do: files that were put there by hand, a catalogue that was replaced by an
-older one, kills of version 0.2.0. They are found and removed beside a running service.
+They come from files placed there by hand, a catalogue that was replaced by an older one, and kills of version 0.2.0.
+They are found and removed while a service runs.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from index.collection_store import CollectionStore
 from index.legacy_media import LOCK_NAME
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA, is_listed, is_needed
+from index.storage.watched_files import videos_at
 from vitascope.errors import StorageError, VitascopeError
 from vitascope.media.file import open_folder_beneath
 
-_FORMER = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,8}")
+_FORMER_NAME = re.compile(r"[0-9a-f]{64}\.[a-z0-9]{1,8}")
 
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A file that nothing needs, its size in bytes, and why. ``is_certain``: it may be removed."""
+    """A file that nothing needs, its size in bytes, and why. ``is_certain``: whether it may be removed."""
 
     file: Path
     bytes: int
@@ -36,48 +37,48 @@ class Orphan:
 
 
 def find_orphans(library: CollectionStore) -> list[Orphan]:
-    """All orphans of the data folder whose collections these are. Raises StorageError."""
+    """Return all orphans of the library's data folder. Raises StorageError."""
     try:
-        found: list[Orphan] = []
-        opened, closed = _opened(library)
-        for collection in opened:
+        orphans: list[Orphan] = []
+        collections, unreadable = _open_all(library)
+        for collection in collections:
             reason = f"no video and no job of collection {collection.name} needs it"
-            found += [_orphan(collection.media.folder / path, reason) for path in _unneeded(collection)]
-        for name in closed:
+            orphans += [_orphan(collection.media.folder / path, reason) for path in _unneeded_paths(collection)]
+        for name in unreadable:
             reason = f"collection {name} cannot be opened; restore it from a backup, or drop it"
-            found += [_orphan(file, reason, is_certain=False) for file in _walk(library.root / name / MEDIA)]
-        found += [
+            orphans += [_orphan(file, reason, is_certain=False) for file in _walk(library.root / name / MEDIA)]
+        orphans += [
             _orphan(file, "its folder has no catalogue; put it back, or remove the folder", is_certain=False)
             for folder in sorted(library.root.iterdir())
             if not folder.name.startswith(".") and not (folder / CATALOGUE_NAME).exists()
             for file in _walk(folder / MEDIA)
         ]
         reason = "version 0.2.0 kept it here, and no video needs it here"
-        if closed:
-            reason = f"version 0.2.0 kept it here, and {', '.join(closed)}, which cannot be opened, may need it"
-        found += [_orphan(file, reason, is_certain=not closed) for file in _former(library, opened)]
+        if unreadable:
+            reason = f"version 0.2.0 kept it here, and {', '.join(unreadable)}, which cannot be opened, may need it"
+        orphans += [_orphan(file, reason, is_certain=not unreadable) for file in _former_files(library, collections)]
     except OSError as error:
-        raise StorageError(f"{library.root.parent}: cannot be looked through: {error}") from error
-    return found
+        raise StorageError(f"{library.root.parent}: cannot be searched: {error}") from error
+    return orphans
 
 
 def remove_orphans(library: CollectionStore) -> list[Orphan]:
-    """Remove all orphans that are certain to be some, and return them. Raises StorageError."""
+    """Remove all certain orphans, and return them. Raises StorageError."""
     removed: list[Orphan] = []
     try:
-        opened, closed = _opened(library)
-        for collection in opened:
-            if not (paths := _unneeded(collection)):
+        collections, unreadable = _open_all(library)
+        for collection in collections:
+            if not (paths := _unneeded_paths(collection)):
                 continue
             top = collection.media.folder.resolve()
-            with collection.catalogue.write() as connection:  # no other file is put in its place meanwhile
+            with collection.catalogue.write() as connection:  # so that no file is put in its place meanwhile
                 for path in paths:
                     if not _is_known(connection, path):
                         removed.append(_orphan(collection.media.folder / path, "removed"))
                         _unlink(top, path)
-        if not closed:
+        if not unreadable:
             top = (library.root.parent / MEDIA).resolve()
-            for file in _former(library, opened):
+            for file in _former_files(library, collections):
                 removed.append(_orphan(file, "removed"))
                 _unlink(top, PurePosixPath(file.parent.name, file.name))
     except OSError as error:
@@ -85,21 +86,21 @@ def remove_orphans(library: CollectionStore) -> list[Orphan]:
     return removed
 
 
-def _opened(library: CollectionStore) -> tuple[list[Collection], list[str]]:
-    """(the collections, the names of those that cannot be opened)."""
-    opened, closed = [], []
+def _open_all(library: CollectionStore) -> tuple[list[Collection], list[str]]:
+    """Return (the collections, the names of those that cannot be opened)."""
+    collections, unreadable = [], []
     for name in library.names():
         try:
-            opened.append(library.open(name))
+            collections.append(library.open(name))
         except VitascopeError:
-            closed.append(name)
-    return opened, closed
+            unreadable.append(name)
+    return collections, unreadable
 
 
-def _unneeded(collection: Collection) -> list[PurePosixPath]:
-    """Files below the media folder of a collection that nothing needs, by their paths in it.
+def _unneeded_paths(collection: Collection) -> list[PurePosixPath]:
+    """Return the files below the media folder of a collection that nothing needs, relative to that folder.
 
-    The folder is read before the catalogue: what is being put there is in the catalogue by then.
+    The folder is read before the catalogue, which then lists every file that is being created.
     """
     folder = collection.media.folder
     paths = [PurePosixPath(file.relative_to(folder)) for file in _walk(folder)]
@@ -109,32 +110,30 @@ def _unneeded(collection: Collection) -> list[PurePosixPath]:
 
 
 def _is_known(connection: sqlite3.Connection, inside: PurePosixPath) -> bool:
-    """Whether a video or job needs the file, or it is on its way in or out."""
+    """Whether a video or job needs the file, or it is being created or removed."""
     path = f"{MEDIA}/{inside}"
     return is_needed(connection, path) or any(
-        is_listed(connection, each) for each in (path, f"{MEDIA}/{inside.parts[0]}/")
+        is_listed(connection, entry) for entry in (path, f"{MEDIA}/{inside.parts[0]}/")
     )
 
 
-def _former(library: CollectionStore, collections: Sequence[Collection]) -> list[Path]:
-    """Files where version 0.2.0 kept uploads, but for those that a video names; the folder may hold other files."""
+def _former_files(library: CollectionStore, collections: Sequence[Collection]) -> list[Path]:
+    """Return the files where version 0.2.0 kept uploads that no video names; the folder may hold other files."""
     data = library.root.parent
     if library.root.name != "collections" or not (data / LOCK_NAME).is_file():
         return []
-    files = [file for file in sorted((data / MEDIA).glob("*/*")) if _FORMER.fullmatch(file.name)]
+    files = [file for file in sorted((data / MEDIA).glob("*/*")) if _FORMER_NAME.fullmatch(file.name)]
     return [file for file in files if not any(_has_video(collection, file) for collection in collections)]
 
 
 def _has_video(collection: Collection, file: Path) -> bool:
     paths = {str(file), str(file.absolute()), str(file.resolve())}
-    marks = ", ".join("?" * len(paths))
     with collection.catalogue.read() as connection:
-        row = connection.execute(f"SELECT 1 FROM videos WHERE path IN ({marks})", tuple(paths)).fetchone()
-    return row is not None
+        return any(videos_at(connection, paths).values())
 
 
 def _walk(top: Path) -> Iterator[Path]:
-    """All files and links below a folder, without following links; none where there is no folder."""
+    """Yield all files and links below a folder, without following links; none if it does not exist."""
     for folder, folders, names in os.walk(top):
         links = [name for name in folders if Path(folder, name).is_symlink()]
         yield from (Path(folder, name) for name in sorted([*names, *links]))
@@ -148,7 +147,7 @@ def _orphan(file: Path, reason: str, *, is_certain: bool = True) -> Orphan:
 
 
 def _unlink(top: Path, path: PurePosixPath) -> None:
-    """Remove a file below the folder ``top`` without following a link on the way, and folders that are empty then."""
+    """Remove a file below ``top`` without following a link in its path, and its folder if that becomes empty."""
     folder = open_folder_beneath(top, path.parent)
     try:
         with suppress(FileNotFoundError):

@@ -163,7 +163,7 @@ def _find_known(collection: Collection, upload: Upload) -> Video | None:
     known = collection.find_by_hash(upload.sha256)
     if known is None or not collection.owns(known) or collection.media_path(known).exists():
         return known
-    return known if collection.media.put_back(upload.sha256, known.path, upload.path) else None
+    return known if collection.media.replace_missing(upload.sha256, known.path, upload.path) else None
 
 
 @contextmanager

@@ -322,7 +322,7 @@ class _Run:
         for outcome in self.outcomes:
             if outcome.state != "succeeded":
                 copy = self.context.fetcher.local_path(outcome.path, outcome.position)
-                self.collection.media.discard(copy)
+                self.collection.media.discard_copy(copy)
         if isinstance(fault, _JOB_ERRORS):
             raise _JobFailed(str(fault)) from fault
         if fault is not None:

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.storage import job_transitions
 from index.storage.catalogue import CATALOGUE_NAME, Catalogue
+from index.storage.foreign_catalogue import ForeignCatalogue, open_foreign
 from index.storage.job_events import mark_all_delivered
 from index.storage.removals import MEDIA
 from index.storage.schema import APPLICATION_ID, RELATIVE_PATHS, SCHEMA_VERSION
+from index.storage.transfer import copy_database, set_sequences
 from index.transfer import ProgressCallback
-from index.transfer.foreign_catalogue import ForeignCatalogue, open_foreign
-from index.transfer.foreign_rows import clip_format, copy_jobs, count_clips, read_meta, read_sequences, read_videos
+from index.transfer.foreign_rows import clip_format, copy_jobs, read_meta, read_sequences, read_videos
 from index.transfer.media import AllowedPaths, link_media
 from index.transfer.new_catalogue import new_catalogue, touch_folder, write_videos
 from index.vectors.interface import BACKEND_KEY, FAISS, check_backend
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
 
-PAGES = 2048
-"""Pages copied at a time (8 MiB); an interruption is noticed in between."""
 PAUSED_AFTER_RESTORE = "the collection was restored from a backup: resume the job to go on with it"
 _HEADER_BYTES = 100
 
@@ -46,7 +44,7 @@ def backup_collection(collection: Collection, file: Path, on_progress: ProgressC
         # at every write of another process, and never end under a steady writer.
         with atomic_path(file) as temp_path, collection.catalogue.read() as source:
             try:
-                copy_pages(source, temp_path, on_progress)
+                copy_database(source, temp_path, on_progress)
             except sqlite3.Error as error:  # of the catalogue or of the copy: SQLite does not say
                 raise OSError(str(error)) from error
             size = temp_path.stat().st_size
@@ -99,27 +97,11 @@ def restore_collection(
                 _copy_media(media, folder)
             paths = allowed.for_collection(folder, is_former=foreign.version < RELATIVE_PATHS)
             videos = read_videos(foreign, clip_format(meta), paths)
-            write_videos(catalogue, folder, videos, count_clips(foreign), on_progress)
+            write_videos(catalogue, folder, videos, foreign.count_clips(), on_progress)
             copy_jobs(foreign, catalogue)
             _finish(catalogue, foreign)
             link_media(library, folder, catalogue)
     return library.open(name)
-
-
-def copy_pages(source: sqlite3.Connection, target: Path, on_progress: ProgressCallback | None) -> None:
-    """Copy a database to a single file and have SQLite verify it. Raises sqlite3.Error."""
-
-    def progress(status: int, remaining: int, total: int) -> None:
-        if on_progress is not None:
-            on_progress(total - remaining, total)
-
-    with closing(sqlite3.connect(target, isolation_level=None)) as copy:
-        source.backup(copy, pages=PAGES, progress=progress)
-        # No write-ahead log, so that the file is complete by itself, also on a disk that cannot be written to.
-        copy.execute("PRAGMA journal_mode = DELETE")
-        result = copy.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if result != "ok":
-        raise sqlite3.DatabaseError(f"the catalogue is damaged: {result}")
 
 
 def check_no_link(path: Path) -> None:
@@ -180,11 +162,6 @@ def _copy_media(media: Path, folder: Path) -> None:
 def _finish(catalogue: Catalogue, foreign: ForeignCatalogue) -> None:
     """Continue the id sequences, pause jobs, and mark their earlier ends as delivered to webhooks."""
     with catalogue.write() as connection:
-        for table, last in read_sequences(foreign).items():
-            connection.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
-            connection.execute(
-                f"INSERT INTO sqlite_sequence (name, seq) SELECT ?, max(?, coalesce(max(id), 0)) FROM {table}",
-                (table, last),
-            )
+        set_sequences(connection, read_sequences(foreign))
         job_transitions.pause_all(connection, PAUSED_AFTER_RESTORE)
         mark_all_delivered(connection)

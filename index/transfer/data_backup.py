@@ -20,8 +20,9 @@ from index.collection_store import CollectionStore
 from index.legacy_media import adopt_legacy_media
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.removals import MEDIA
+from index.storage.transfer import copy_database
 from index.transfer import ProgressCallback
-from index.transfer.backup import backup_collection, check_no_link, copy_pages, restore_collection
+from index.transfer.backup import backup_collection, check_no_link, restore_collection
 from index.transfer.media import AllowedPaths, link_media
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
@@ -242,7 +243,7 @@ def _copy_service_file(path: Path, target: Path) -> None:
     try:
         with closing(sqlite3.connect(f"file:{path.absolute()}?mode=ro", uri=True)) as source:
             target.touch(path.stat().st_mode & 0o777)  # keys and secrets keep their permissions
-            copy_pages(source, target, None)
+            copy_database(source, target)
     except sqlite3.Error as error:
         raise StorageError(f"{path}: cannot be copied: {error}") from error
 

@@ -7,9 +7,7 @@ service, within the service's access policy.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
 from dataclasses import fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,9 +18,9 @@ from index.jobs.records import JobCounts, JobOptions, JobRate, StopRequest
 from index.jobs.sources.source_types import SOURCE_TYPES, Source, UploadSource, is_upload_name, source_json
 from index.records import check_metadata, check_text
 from index.storage.catalogue import Catalogue
+from index.storage.foreign_catalogue import MAX_CELL, ForeignCatalogue
 from index.storage.jobs import options_json
-from index.storage.schema import SCHEMA_VERSION, create_tables, upgrade_tables
-from index.transfer.foreign_catalogue import MAX_CELL, ForeignCatalogue
+from index.storage.transfer import insert_rows
 from index.transfer.media import AllowedPaths
 from index.transfer.new_catalogue import MAX_ID, CheckedVideo, ClipFormat, ForeignRow, check_clip_row, check_video_row
 from index.vectors.faiss_kinds import AUTO, INDEX_KIND_KEY, check_index_kind
@@ -38,7 +36,6 @@ Flag = Literal[0, 1]
 _OPTIONS = TypeAdapter(JobOptions)
 _SOURCES: dict[str, TypeAdapter[Source]] = {kind: TypeAdapter(source) for kind, source in SOURCE_TYPES.items()}
 _BATCH_ROWS = 10_000
-_JOB_TABLES = ("jobs", "job_items", "job_states")
 
 
 class _Record(BaseModel):
@@ -134,7 +131,7 @@ AnyRecord = TypeVar("AnyRecord", bound=_Record)
 def read_meta(foreign: ForeignCatalogue) -> dict[str, str]:
     """Return the table meta of a catalogue, without its identity. Raises InvalidInput naming the key."""
     table = f"{foreign.file}: table meta"
-    stored = dict(foreign.connection.execute("SELECT key, value FROM meta"))
+    stored = dict(foreign.rows("meta", ("key", "value")))
     if "dropped" in stored:
         raise InvalidInput(f"{table}: dropped: the collection was deleted; a backup was expected")
     meta = {}
@@ -162,14 +159,9 @@ def clip_format(meta: Mapping[str, str]) -> ClipFormat:
     return ClipFormat(int(meta["vector_width"]), shape, check_encoding(meta["token_encoding"]))
 
 
-def count_clips(foreign: ForeignCatalogue) -> int:
-    """Return the number of clips in the catalogue."""
-    return int(foreign.connection.execute("SELECT count(*) FROM clips").fetchone()[0])
-
-
 def read_sequences(foreign: ForeignCatalogue) -> dict[str, int]:
     """Return the highest id that each table has ever assigned. Raises InvalidInput."""
-    sequences = dict(foreign.connection.execute("SELECT name, seq FROM sqlite_sequence"))
+    sequences = dict(foreign.rows("sqlite_sequence", ("name", "seq")))
     for name, value in sequences.items():
         if not isinstance(value, int) or not 0 <= value < MAX_ID:
             raise InvalidInput(f"{foreign.file}: table sqlite_sequence: {name}: {value!r}; an id was expected")
@@ -179,14 +171,13 @@ def read_sequences(foreign: ForeignCatalogue) -> dict[str, int]:
 def read_videos(foreign: ForeignCatalogue, clip_format: ClipFormat, allowed: AllowedPaths) -> Iterator[CheckedVideo]:
     """Yield every video with its clips, checked, by id. Raises InvalidInput naming table, row and column."""
     table, clip_count = f"{foreign.file}: table videos", 0
-    columns = ", ".join(_VideoRecord.model_fields)
-    for values in foreign.connection.execute(f"SELECT {columns} FROM videos ORDER BY id"):
+    for values in foreign.rows("videos", _VideoRecord.model_fields, order="id"):
         video = _check_types(_VideoRecord, table, values[0], values)
         row = ForeignRow(table, video.id, video.model_dump())
         clips = [check_clip_row(clip, clip_format) for clip in _read_clips(foreign, row, clip_format.vector_width)]
         clip_count += len(clips)
         yield CheckedVideo(row, video.id, video.added_at, check_video_row(row, allowed), video.first_clip, clips)
-    if (total := count_clips(foreign)) != clip_count:
+    if (total := foreign.count_clips()) != clip_count:
         raise InvalidInput(f"{foreign.file}: table clips: {total - clip_count} rows are those of no video")
 
 
@@ -195,36 +186,25 @@ def copy_jobs(foreign: ForeignCatalogue, catalogue: Catalogue) -> None:
 
     Raises InvalidInput naming table, row and column, StorageError.
     """
-    with _current_job_tables(foreign) as connection:
+    with foreign.current_job_tables() as jobs:
         for table, record, check in (
             ("jobs", _JobRecord, _check_job),
             ("job_items", _ItemRecord, _check_item),
             ("job_states", _StateRecord, _check_state),
         ):
-            columns = ", ".join(record.model_fields)
-            marks = ", ".join("?" * len(record.model_fields))
-            rows = connection.execute(f"SELECT {columns} FROM {table}")
+            rows = jobs.rows(table, record.model_fields)
             while batch := rows.fetchmany(_BATCH_ROWS):
                 checked = [_check_job_row(record, check, f"{foreign.file}: table {table}", row) for row in batch]
-                with catalogue.write() as target:
-                    target.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", checked)
+                with catalogue.write() as connection:
+                    insert_rows(connection, table, record.model_fields, checked)
 
 
 def _read_clips(foreign: ForeignCatalogue, video: ForeignRow, width: int) -> Iterator[ForeignRow]:
     """Yield the clips of a video, for ``check_clip_row``."""
     table = f"{foreign.file}: table clips"
     first, count = video.values["first_clip"], video.values["clip_count"]
-    text, jpeg, join = "text", "jpeg", "LEFT JOIN thumbnails ON thumbnails.clip_id = id"
-    if foreign.version == 1:
-        text, jpeg, join = "''", "NULL", ""
-    rows = foreign.connection.execute(
-        f"SELECT id, video_id, start, end, {text}, vector, tokens, {jpeg} FROM clips"
-        " LEFT JOIN vectors ON vectors.clip_id = id LEFT JOIN tokens ON tokens.clip_id = id"
-        f" {join} WHERE id >= ? AND id < ? ORDER BY id",
-        (first, first + count),
-    )
     expected_id = first
-    for values in rows:
+    for values in foreign.clip_rows(first, count):
         clip = _check_types(_ClipRecord, table, values[0], values)
         if (clip.id, clip.video_id) != (expected_id, video.number):
             break
@@ -252,25 +232,6 @@ def _first_problem(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     field = ".".join(map(str, first["loc"]))
     return f"{field}: {repr(first['input'])[:100]}; {first['msg'][:1].lower()}{first['msg'][1:]}"
-
-
-@contextmanager
-def _current_job_tables(foreign: ForeignCatalogue) -> Iterator[sqlite3.Connection]:
-    """Yield a database with job tables of the current version; those of earlier ones are copied and upgraded."""
-    if foreign.version == SCHEMA_VERSION:
-        yield foreign.connection
-        return
-    with closing(sqlite3.connect("", isolation_level=None)) as copy:  # a temporary file of SQLite
-        copy.execute("BEGIN")
-        create_tables(copy, foreign.version)
-        for table in _JOB_TABLES:
-            columns = [row[1] for row in copy.execute(f"PRAGMA table_info({table})")]
-            if columns:  # the version has this table
-                marks = ", ".join("?" * len(columns))
-                rows = foreign.connection.execute(f"SELECT {', '.join(columns)} FROM {table}")
-                copy.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
-        upgrade_tables(copy, foreign.version)
-        yield copy
 
 
 def _check_job_row(

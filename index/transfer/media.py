@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,13 +18,12 @@ from index.collection_store import CollectionStore
 from index.records import Video
 from index.storage.catalogue import Catalogue
 from index.storage.legacy_paths import adopt_file, adopt_upload, is_regular_file, uploads_of_jobs
-from index.storage.queries import VIDEO_COLUMNS, read_video
 from index.storage.removals import MEDIA, is_owned
+from index.storage.transfer import owned_files, owned_videos
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
 
 INCOMING = "incoming"
-_IS_OWNED = f"path >= '{MEDIA}/' AND path < '{MEDIA}0'"  # uses the index of paths: 0 follows the slash
 _log = logging.getLogger(__name__)
 
 
@@ -113,7 +111,7 @@ def link_media(library: CollectionStore, folder: Path, catalogue: Catalogue) -> 
     """
     try:
         with catalogue.read() as connection:
-            missing = {content: path for content, path in _owned_files(connection) if not (folder / path).exists()}
+            missing = {content: path for content, path in owned_files(connection) if not (folder / path).exists()}
             paths = set(missing.values())
             for held in uploads_of_jobs(connection):
                 adopt_upload(folder, held)
@@ -135,8 +133,8 @@ def link_media(library: CollectionStore, folder: Path, catalogue: Catalogue) -> 
 def missing_media(collection: Collection) -> Iterator[Video]:
     """Yield the videos whose files the collection should own and does not have. Raises StorageError."""
     with collection.catalogue.read() as connection:
-        rows = connection.execute(f"SELECT {VIDEO_COLUMNS} FROM videos WHERE {_IS_OWNED} ORDER BY id").fetchall()
-    return (video for video in map(read_video, rows) if not is_regular_file(collection.media_path(video)))
+        videos = owned_videos(connection)
+    return (video for video in videos if not is_regular_file(collection.media_path(video)))
 
 
 def describe_missing_media(library: CollectionStore, names: Iterable[str]) -> list[dict[str, str]]:
@@ -152,7 +150,7 @@ def describe_missing_media(library: CollectionStore, names: Iterable[str]) -> li
 def owned_media(collection: Collection) -> OwnedMedia:
     """Count the media files that the collection owns, which no backup or export of it has. Raises StorageError."""
     with collection.catalogue.read() as connection:
-        paths = [path for _, path in _owned_files(connection)]
+        paths = [path for _, path in owned_files(connection)]
     sizes = []
     for path in paths:
         with suppress(OSError):  # missing, or deleted meanwhile
@@ -165,13 +163,7 @@ def _files_of(library: CollectionStore, name: str) -> list[tuple[str, Path]]:
     try:
         collection = library.open(name)
         with collection.catalogue.read() as connection:
-            return [(content, collection.media.file(path)) for content, path in _owned_files(connection)]
+            return [(content, collection.media.file(path)) for content, path in owned_files(connection)]
     except VitascopeError as error:
         _log.warning("collection %s: its media files are ignored: %s", name, error)
         return []
-
-
-def _owned_files(connection: sqlite3.Connection) -> list[tuple[str, str]]:
-    """Return (SHA-256, path) of every video whose file is the collection's own."""
-    rows = connection.execute(f"SELECT content_sha256, path FROM videos WHERE {_IS_OWNED}").fetchall()
-    return [row for row in rows if is_owned(row[1])]

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from index.collection import Collection
+from index.storage.transfer import count_clips, select_clips, select_videos
 from index.transfer import ProgressCallback
 from vitascope.durable_files import atomic_path
 from vitascope.errors import InvalidInput, StorageError
@@ -33,11 +34,6 @@ ROW_GROUP_BYTES = 32 * 1024 * 1024
 """Approximate size of a row group; some of it is in memory several times."""
 _FETCH_ROWS = 128
 """Rows converted to Arrow at a time, while no other thread runs."""
-
-_VIDEOS = (
-    "SELECT id, content_sha256, path, title, duration, width, height, metadata, added_at, clip_count"
-    " FROM videos ORDER BY id"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +203,7 @@ def _write_videos(connection: sqlite3.Connection, path: Path, header: ExportHead
     schema = pa.schema(video_fields(), metadata=header.to_metadata())
     count = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for group in _row_groups(connection.execute(_VIDEOS), lambda rows: _video_batch(rows, schema)):
+        for group in _row_groups(select_videos(connection), lambda rows: _video_batch(rows, schema)):
             writer.write_table(group)
             count += len(group)
     return count
@@ -224,19 +220,15 @@ def _write_clips(
     schema = pa.schema(
         clip_fields(header.vector_width, tokens=tokens, thumbnails=thumbnails), metadata=header.to_metadata()
     )
-    total = connection.execute("SELECT count(*) FROM clips").fetchone()[0]
-    optional = [("tokens", "tokens")] * tokens + [("thumbnails", "jpeg")] * thumbnails
-    select = ", ".join(f"{table}.{column}" for table, column in optional)
-    joins = " ".join(f"LEFT JOIN {table} ON {table}.clip_id = clips.id" for table, _ in optional)
-    query = (
-        f"SELECT clips.id, video_id, start, end, text, vector{', ' * bool(select)}{select} FROM clips"
-        f" JOIN vectors ON vectors.clip_id = clips.id {joins} ORDER BY clips.id"
-    )
+    total = count_clips(connection)
     count = 0
     # No dictionaries of embeddings and encoded tokens, which hardly repeat.
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["text"]) as writer:
         width = header.vector_width
-        for group in _row_groups(connection.execute(query), lambda rows: _clip_batch(rows, schema, width)):
+        for group in _row_groups(
+            select_clips(connection, tokens=tokens, thumbnails=thumbnails),
+            lambda rows: _clip_batch(rows, schema, width),
+        ):
             writer.write_table(group)
             count += len(group)
             if on_progress is not None:

@@ -21,6 +21,7 @@ from index.collection_store import CollectionStore
 from index.jobs.ingest import FileDescription, IngestResult, PreparedFile, check_unchanged, hash_file
 from index.jobs.pipeline import Pipeline, PipelineConfig, StageTimer
 from index.records import NewClip, Video
+from index.storage.transfer import copy_jobs, video_ids
 from vitascope.durable_files import link_or_copy, make_folders, sync
 from vitascope.errors import (
     CollectionExists,
@@ -37,8 +38,6 @@ from vitascope.model import Model
 PAGE = 500
 """Videos of the old collection that are read at a time."""
 _POLL_SECONDS = 1.0
-_MAX_ID = 2**63 - 1
-JOB_TABLES = ("jobs", "job_items", "job_states")
 
 OnVideo = Callable[[int, int, str], None]
 """Called with the number of embedded videos, the number of all, and the title of the last."""
@@ -135,16 +134,10 @@ def _pending_videos(old: Collection, new: Collection) -> Iterator[Video]:
     """Yield the videos of the old collection that the new one lacks, by id."""
     after = 0
     while page := old.videos(PAGE, after):
-        existing = _video_ids(new, page[0].id, page[-1].id)
+        with new.catalogue.read() as connection:
+            existing = video_ids(connection, page[0].id, page[-1].id)
         yield from (video for video in page if video.id not in existing)
         after = page[-1].id
-
-
-def _video_ids(collection: Collection, first: int = 0, last: int = _MAX_ID) -> set[int]:
-    """Return the ids of the collection's videos from ``first`` to ``last``."""
-    with collection.catalogue.read() as connection:
-        rows = connection.execute("SELECT id FROM videos WHERE id BETWEEN ? AND ?", (first, last))
-        return {row[0] for row in rows}
 
 
 @dataclass(slots=True)
@@ -224,28 +217,19 @@ def _replace(library: CollectionStore, old: Collection, new: Collection, skipped
     """Give the new collection the old one's name; return False if videos were added to the old one meanwhile."""
 
     def is_complete(connection: sqlite3.Connection) -> bool:
-        old_ids = {row[0] for row in connection.execute("SELECT id FROM videos")}
-        new_ids = _video_ids(new)
+        old_ids = video_ids(connection)
+        with new.catalogue.read() as new_connection:
+            new_ids = video_ids(new_connection)
         if not old_ids - skipped <= new_ids:
             return False
         for video_id in new_ids - old_ids:
             new.delete_video(video_id)
-        _copy_jobs(connection, new)
+        with new.catalogue.write() as new_connection:
+            copy_jobs(connection, new_connection)  # again after a failed attempt: jobs may have gone on since
         _link_files(old.media.folder, new.media.folder)
         return True
 
     return library.replace(old.name, new.name, is_complete)
-
-
-def _copy_jobs(connection: sqlite3.Connection, new: Collection) -> None:
-    """Copy all jobs, finished and unfinished."""
-    with new.catalogue.write() as target:
-        for table in JOB_TABLES:
-            rows = connection.execute(f"SELECT * FROM {table}").fetchall()
-            if rows:
-                marks = ", ".join("?" * len(rows[0]))
-                # Replaces what an earlier attempt has copied, as jobs may have gone on since.
-                target.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)
 
 
 def _link_files(folder: Path, new_folder: Path) -> None:

@@ -22,8 +22,8 @@ from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, list_items, list_jobs, pause, resume
 from index.jobs.lease import new_owner
 from index.storage import job_transitions
+from index.storage import transfer as storage
 from index.storage.catalogue import CATALOGUE_NAME
-from index.transfer import backup as backup_module
 from index.transfer.backup import backup_collection, restore_collection
 from tests.index.folder_jobs import create_folder_job
 from tests.index.numbered import WIDTH, add, allowed, new_video, numbers_in
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a small collection, too, takes many steps."""
-    monkeypatch.setattr(backup_module, "PAGES", 2)
+    monkeypatch.setattr(storage, "COPY_PAGES", 2)
 
 
 @pytest.fixture(scope="module")
@@ -164,10 +164,11 @@ def test_a_copy_taken_under_a_steady_writer_has_all_that_was_acknowledged_and_no
 KILLED = """
 import sys, time
 from pathlib import Path
+from index.storage import transfer
 from index.transfer import backup
 from index.collection_store import CollectionStore
 
-backup.PAGES = 2
+transfer.COPY_PAGES = 2
 def wait(done, total):
     if done > total / 2:
         print("half", flush=True)

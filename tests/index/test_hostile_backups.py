@@ -17,10 +17,10 @@ from index.collection_store import CollectionStore
 from index.jobs.jobs import create_job, get_job, list_items, list_jobs
 from index.jobs.records import JobOptions
 from index.jobs.sources.source_types import FolderSource
+from index.storage import foreign_catalogue
 from index.storage.catalogue import CATALOGUE_NAME
 from index.storage.fulltext import normalize_for_index
 from index.storage.schema import SCHEMA_VERSION, UPGRADES
-from index.transfer import foreign_catalogue
 from index.transfer.backup import backup_collection, restore_collection
 from tests.chaos import rounds
 from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links

@@ -172,7 +172,7 @@ def test_it_goes_on_after_being_killed_at_any_step(
         reembed(library, "videos", models[1], on_video=die)
     assert library.open("videos-next").stats().videos == 1
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_copy_jobs", die)
+        patch.setattr(module, "copy_jobs", die)
         with pytest.raises(Killed):
             reembed(library, "videos", models[1])
     assert best(library, models[0], "red") == "red"

@@ -1,4 +1,4 @@
-"""Open an untrusted catalogue file.
+"""Untrusted catalogue files, such as backups.
 
 The file is opened read-only with SQLite's defensive settings, and nothing is read from it before its schema has been
 compared, token for token, with that of its catalogue version. Its full-text index is never opened: it is derived data.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from index.storage.catalogue import FAULTS
-from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION, create_tables
+from index.storage.schema import APPLICATION_ID, SCHEMA_VERSION, create_tables, upgrade_tables
+from index.storage.transfer import JOB_TABLES, count_clips, insert_rows
 from vitascope.errors import InvalidInput, StorageError
 
 MAX_CELL = 64 * 1024 * 1024
@@ -53,16 +54,53 @@ Schema = dict[tuple[str, str], tuple[str, list[str]]]
 
 @dataclass(frozen=True, slots=True)
 class ForeignCatalogue:
-    """An open catalogue file whose structure and schema are those of ``version``; its rows are still to be checked."""
+    """An open catalogue file whose structure and schema are those of ``version``; its rows are not checked."""
 
     file: Path
     connection: sqlite3.Connection
     version: int
 
+    def rows(self, table: str, columns: Iterable[str], order: str | None = None) -> sqlite3.Cursor:
+        """Return a cursor over the rows of a table."""
+        suffix = "" if order is None else f" ORDER BY {order}"
+        return self.connection.execute(f"SELECT {', '.join(columns)} FROM {table}{suffix}")
+
+    def clip_rows(self, first: int, count: int) -> sqlite3.Cursor:
+        """Return a cursor over clips with their blobs: id, video_id, start, end, text, vector, tokens, thumbnail."""
+        text, jpeg, join = "text", "jpeg", "LEFT JOIN thumbnails ON thumbnails.clip_id = id"
+        if self.version == 1:
+            text, jpeg, join = "''", "NULL", ""
+        return self.connection.execute(
+            f"SELECT id, video_id, start, end, {text}, vector, tokens, {jpeg} FROM clips"
+            " LEFT JOIN vectors ON vectors.clip_id = id LEFT JOIN tokens ON tokens.clip_id = id"
+            f" {join} WHERE id >= ? AND id < ? ORDER BY id",
+            (first, first + count),
+        )
+
+    def count_clips(self) -> int:
+        """Return the number of clips."""
+        return count_clips(self.connection)
+
+    @contextmanager
+    def current_job_tables(self) -> Iterator[ForeignCatalogue]:
+        """Yield a catalogue with job tables of the current version; those of earlier ones are copied and upgraded."""
+        if self.version == SCHEMA_VERSION:
+            yield self
+            return
+        with closing(sqlite3.connect("", isolation_level=None)) as copy:  # a temporary file of SQLite
+            copy.execute("BEGIN")
+            create_tables(copy, self.version)
+            for table in JOB_TABLES:
+                columns = [row[1] for row in copy.execute(f"PRAGMA table_info({table})")]
+                if columns:  # the version has this table
+                    insert_rows(copy, table, columns, self.rows(table, columns))
+            upgrade_tables(copy, self.version)
+            yield ForeignCatalogue(self.file, copy, SCHEMA_VERSION)
+
 
 @contextmanager
 def open_foreign(file: Path) -> Iterator[ForeignCatalogue]:
-    """Open ``file`` and check its structure and schema; errors of SQLite in the block are about the file.
+    """Open a file and check its structure and schema; SQLite errors in the block become errors about the file.
 
     Raises InvalidInput where it is no catalogue or has another schema, StorageError where it is damaged.
     """
@@ -79,9 +117,10 @@ def open_foreign(file: Path) -> Iterator[ForeignCatalogue]:
         raise StorageError(f"{file}: cannot be restored: {error}") from error
 
 
-def tokens_of(sql: str) -> list[str]:
-    """The tokens of an SQL text, without comments. Lower-case names count the same with and without double quotes,
-    which SQLite adds where a table is renamed.
+def tokenize_sql(sql: str) -> list[str]:
+    """Return the tokens of an SQL text, without comments and without double quotes around lower-case names.
+
+    SQLite adds these quotes where a table is renamed.
     """
     tokens = []
     for token in _TOKEN.findall(sql):
@@ -91,7 +130,7 @@ def tokens_of(sql: str) -> list[str]:
 
 
 def _defend(connection: sqlite3.Connection) -> None:
-    """Apply what https://sqlite.org/security.html recommends for untrusted files."""
+    """Apply the settings that https://sqlite.org/security.html recommends for untrusted files."""
     for limit, value in _LIMITS.items():
         connection.setlimit(limit, value)
     if hasattr(connection, "enable_load_extension"):
@@ -141,7 +180,7 @@ def _read_schema(connection: sqlite3.Connection, file: Path) -> Schema:
     for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master"):
         if not all(isinstance(value, str) for value in (kind, name, table, sql or "")) or (kind, name) in schema:
             raise InvalidInput(f"file: {str(file)!r}: schema entry {kind!r} {name!r} is malformed or there twice")
-        schema[kind, name] = table, tokens_of(sql or "")
+        schema[kind, name] = table, tokenize_sql(sql or "")
     return schema
 
 
@@ -160,7 +199,7 @@ def _first_difference(actual: list[str], expected: list[str]) -> str:
 
 
 def _check_structure(connection: sqlite3.Connection, file: Path, version: int) -> None:
-    """Have SQLite check the pages of every table that is read, with their indexes and references."""
+    """Have SQLite verify the pages of every table that is read, with its indexes and references."""
     for kind, name in _known_schema(version):
         if kind != "table" or name in (_FULL_TEXT, *_SHADOWS):
             continue
