@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from index.clips.segmentation import RULES, Segmentation
 from vitascope.cli.options import (
     LocalOnlyAction,
     add_bundle,
@@ -95,7 +94,7 @@ def _add_segmentation(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("segmentation into clips").add_argument
     add(
         "--segment",
-        choices=RULES,
+        choices=tuple(SEGMENTATION_FIELDS),
         default="windows",
         help="windows of equal length, shots, or sentences of the subtitles (default: windows)",
     )
@@ -219,6 +218,8 @@ def _parse_pair(text: str) -> tuple[str, Scalar]:
 
 def parse_segmentation(args: argparse.Namespace) -> dict[str, Any]:
     """Return the segmentation as JSON. Raises InvalidInput for values that contradict each other."""
+    from index.clips.segmentation import Segmentation
+
     segmentation = Segmentation(
         length=args.clip_length,
         overlap=args.clip_overlap,

@@ -106,8 +106,6 @@ def test_parity_and_calibration_of_a_variant_are_its_own(
     told = [one["remark"] for one in json.loads(capsys.readouterr().out)["remarks"]]
     assert f"beside int8-weights 1.0.0 ({before.bundle.fingerprint[:12]}), on validation clips" in told[0]
     assert any(line.startswith("that bundle beside its trained model: float32 cosine") for line in told)
-    assert main(["bundle", "diff", str(source), str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["beside"] == told
     assert main(["bundle", "inspect", str(out)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "of squares/val; expected error" in shown

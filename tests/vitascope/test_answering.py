@@ -135,8 +135,8 @@ def test_a_model_without_answers_of_its_own_asks_for_candidates(
         answer_question(model, QUESTION, red)
     with pytest.raises(TextError):
         answer_question(model, " ", red, candidates=["red"])
-    assert main(["bundle", "info", str(tmp_path)]) == 0
+    assert main(["bundle", "inspect", str(tmp_path)]) == 0
     told = capsys.readouterr().out
-    assert "0, or any it is given" in told
-    assert "none: it does not embed" in told
+    assert "0, or free-form candidates" in told
+    assert "none: no embeddings" in told
     assert main(["bundle", "verify", str(tmp_path)]) == 0

@@ -247,10 +247,10 @@ def test_ask_of_a_bundle_that_cannot_answer_says_so(
 
 
 def test_bundle_info_tells_tasks_and_streams(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    info = run_json(capsys, "bundle", "info")
+    info = run_json(capsys, "bundle", "inspect")
     assert info["tasks"] == ["retrieval", "matching", "answering"]
     assert len(info["fingerprint"]) == 64
-    assert main(["bundle", "info", str(bundle)]) == 0
+    assert main(["bundle", "inspect", str(bundle)]) == 0
     out = capsys.readouterr().out
     assert "6 frames of 32x32, uniform" in out
     assert info["fingerprint"] in out

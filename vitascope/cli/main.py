@@ -60,7 +60,7 @@ COMMANDS = {
     "keys": CommandSpec("service.keys_command", "create, list or revoke API keys"),
     "models": CommandSpec("vitascope.cli.models", "list, add or remove models of a running service, set the default"),
     "completion": CommandSpec("vitascope.cli.completion", "print a shell completion script"),
-    "bundle": CommandSpec("vitascope.cli.bundle", "inspect, verify, compare and sign model bundles"),
+    "bundle": CommandSpec("vitascope.cli.bundle", "inspect, verify and sign model bundles"),
     "prepare": CommandSpec("training.cli", "fetch or generate training data"),
     "train": CommandSpec("training.cli", "pre-train a model by a recipe"),
     "finetune": CommandSpec("training.cli", "fine-tune a checkpoint for a task"),

@@ -72,7 +72,7 @@ def test_weights_that_graphs_share_count_once(folder: Path, capsys: pytest.Captu
     assert 20e6 < shipped["parameters"] < 60e6
     assert shipped["contents"]["video"]["opsets"] == {"": 20}
     shown = shown_to_people(shipped)
-    for words in ("hd-vila-tiny 1.3.0", "int8-weights: cosine at least 0.999", "flickr8k t2v R@1: 20.38", "nobody"):
+    for words in ("hd-vila-tiny 1.3.0", "int8-weights: cosine at least 0.999", "flickr8k t2v R@1: 20.38", "not signed"):
         assert words in shown
     for column in ("video.onnx", "86 Conv", "int8 "):
         assert column in shown

@@ -43,7 +43,7 @@ def test_everything_that_is_wrong_is_told_and_nothing_damaged_is_run(
     assert problems["video.onnx"].startswith("its SHA-256 is ")
     assert "run" not in told["held"]
     shown = shown_to_people(told)
-    assert "not as it should be, 3 problems" in shown
+    assert "not verified, 3 problems" in shown
     assert "graphs were not run" in shown
 
 
