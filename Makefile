@@ -183,7 +183,10 @@ docker-check: $(VENV)/.test ## docs/deploy.md as printed on a Docker engine: bui
 docs: $(VENV)/.test ## the documentation as a site, in .site
 	$(BIN)/zensical build --strict --config-file mkdocs.yml
 
-reference: $(VENV)/.test ## docs/settings.md, docs/metrics.md and the reference in docs/command.md, written anew from the code
+reference: $(VENV)/.test ## the OpenAPI document, the client's types and the reference pages in docs/, written anew from the code
+	$(BIN)/python -m tests.service.test_openapi
+	$(BIN)/python -m tests.vitascope.test_client_types
+	$(BIN)/python -m tests.docs.api_page
 	$(BIN)/python -m tests.docs.reference_pages
 
 docs-check: $(VENV)/.test ## every command that the documentation prints and that takes no hours (some minutes; port 8000 must be free)
