@@ -18,6 +18,7 @@ from service.http.prefer_header import APPLIED, PREFER
 from service.http.problems import add_exception_handlers
 from service.inference.request_context import TIMEOUT_HEADER
 from service.lifespan import open_service, run_service
+from service.load_shedding import LoadSheddingMiddleware
 from service.routes import ROUTES
 from service.settings import Settings
 from vitascope.version import installed_version
@@ -71,4 +72,5 @@ def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
         )
     app.add_middleware(AccessLogMiddleware)
     app.add_middleware(CommonMiddleware, settings=settings)
+    app.add_middleware(LoadSheddingMiddleware)
     return app

@@ -14,7 +14,6 @@ from fastapi import Depends, Request
 from index.collection import Collection
 from index.collection_store import NAME_PATTERN, CollectionStore
 from index.records import Video
-from service.backlog import Backlog
 from service.errors import NotReady
 from service.events import Broadcaster
 from service.http.auth import Authenticator
@@ -26,6 +25,7 @@ from service.inference.model_caches import Caches
 from service.inference.registry import Models
 from service.inference.scheduler import Scheduler
 from service.instrumentation import Observer
+from service.load_shedding import QueueLimiter
 from service.media_store import MediaStore
 from service.operations import Operations
 from service.pools import Pool
@@ -69,8 +69,8 @@ class Service:
     """Event streams of jobs."""
     webhooks: Dispatcher | None
     """None where the setting ``webhooks`` is off."""
-    backlog: Backlog
-    """Interactive requests under way."""
+    queue_limiter: QueueLimiter
+    """Rejects interactive requests that would be queued for too long."""
     heavy: Pool
     """Threads for interactive requests that decode media or wait for the model."""
     light: Pool

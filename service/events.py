@@ -13,7 +13,6 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
 
 import anyio
 from starlette.responses import StreamingResponse
@@ -22,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from index.collection import Collection
 from index.jobs import events as job_events
 from index.jobs.records import Event, Job, StateEvent
+from service.connections import ABORT
 from service.errors import Overloaded, TooManyAtOnce
 from service.http.auth import Caller
 from service.job_views import item_view, job_view
@@ -152,7 +152,7 @@ class Broadcaster:
         self._max_client_streams = max_client_streams
         self._jobs: dict[JobKey, _FollowedJob] = {}
         self._streams: Counter[str] = Counter()
-        self._peers: dict[anyio.CancelScope, Any] = {}
+        self._aborts: dict[anyio.CancelScope, Callable[[], None]] = {}
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
 
@@ -165,8 +165,10 @@ class Broadcaster:
         return len(self._jobs)
 
     @contextmanager
-    def stream(self, client: str, peer: Any, seconds: float) -> Iterator[None]:
-        """Count a stream; cancelled after ``seconds``, or by ``close`` if its reader at address ``peer`` has stalled.
+    def stream(self, client: str, abort: Callable[[], None], seconds: float) -> Iterator[None]:
+        """Count a stream; cancelled after ``seconds``, or by ``close`` if its reader has stalled.
+
+        ``abort`` closes the connection of the stream without sending what is buffered.
 
         Raises Overloaded and TooManyAtOnce.
         """
@@ -182,10 +184,10 @@ class Broadcaster:
         self._streams[client] += 1
         try:
             with anyio.move_on_after(seconds) as scope:
-                self._peers[scope] = peer
+                self._aborts[scope] = abort
                 yield
         finally:
-            del self._peers[scope]
+            del self._aborts[scope]
             self._streams[client] -= 1
             if not self._streams[client]:
                 del self._streams[client]
@@ -213,19 +215,18 @@ class Broadcaster:
         events = job_events.events_after(self._open_collection(name), job_id, number, PAGE_SIZE)
         return [to_event(event) for event in events]
 
-    async def close(self) -> list[Any]:
-        """End all streams; return the addresses of stalled readers, whose streams were cancelled."""
+    async def close(self) -> None:
+        """End all streams, and abort the connections of stalled readers."""
         self._stopping = True
         for job in self._jobs.values():
             job.buffer.close()
         for _ in range(STALLED_CHECKS):
-            if not self._peers:
+            if not self._aborts:
                 break
             await asyncio.sleep(STALLED_CHECK_SECONDS)
-        stalled = dict(self._peers)
-        for scope in stalled:
+        for scope, abort in list(self._aborts.items()):
             scope.cancel()
-        return list(stalled.values())
+            abort()  # a connection that is closed in order would wait for its reader
 
     async def _poll(self) -> None:
         while self._jobs and not self._stopping:
@@ -292,7 +293,8 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller: Caller = scope["state"]["caller"]
-        with self._broadcaster.stream(caller.client, scope.get("client"), STREAM_SECONDS + GRACE_SECONDS):
+        abort = scope["state"].get(ABORT, lambda: None)  # absent in other servers than ours
+        with self._broadcaster.stream(caller.client, abort, STREAM_SECONDS + GRACE_SECONDS):
             try:
                 await super().__call__(scope, receive, send)
             finally:

@@ -10,7 +10,6 @@ from functools import partial
 
 from index.collection_store import CollectionStore
 from service.app_state import Service
-from service.backlog import Backlog
 from service.events import Broadcaster
 from service.http.api_keys import KeyStore
 from service.http.auth import Authenticator
@@ -25,6 +24,7 @@ from service.inference.registry import Models
 from service.inference.registry_state import read_record
 from service.inference.scheduler import Scheduler
 from service.instrumentation import Observer
+from service.load_shedding import QueueLimiter
 from service.media_store import MediaStore
 from service.metrics import Metrics
 from service.operation_work import do, load_what_exports_need
@@ -127,7 +127,9 @@ def open_service(
             operations=operations,
             broadcaster=Broadcaster(library.open, settings.max_streams, settings.client_streams),
             webhooks=webhooks,
-            backlog=Backlog(max(MIN_ACCEPTED, 2 * settings.decode_process_count()), settings.queue_timeout),
+            queue_limiter=QueueLimiter(
+                max(MIN_ACCEPTED, 2 * settings.decode_process_count()), settings.queue_timeout
+            ),
             heavy=Pool("model", settings.request_threads, settings.max_queue),
             light=Pool("files", settings.io_threads, settings.max_queue),
             searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_queue),

@@ -10,91 +10,95 @@ import threading
 from contextlib import ExitStack, suppress
 
 from service.app import create_app
-from service.health import answering_health
 from service.lifespan import open_service
 from service.logs import configure_logging
 from service.memory import set_aside, use_few_arenas
-from service.server import Server
+from service.server import Server, serve_health
 from service.settings import Settings, read_settings
 from vitascope.errors import InvalidInput, VitascopeError
 
-MISTAKE = 2
-NO_KEY = (
-    "keys: there is none yet, so nobody could come in; make one with `vitascope keys create NAME`, or set "
-    "VITASCOPE_ADMIN_KEY. Where nobody but you uses this machine, --no-keys (VITASCOPE_ALLOW_UNAUTHENTICATED=true) "
-    "serves without"
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+LISTEN_BACKLOG = 2048
+NO_KEYS = (
+    "keys: no API keys exist; create one with `vitascope keys create NAME`, or set VITASCOPE_ADMIN_KEY. On a machine "
+    "that only you use, --no-keys (VITASCOPE_ALLOW_UNAUTHENTICATED=true) serves without keys"
 )
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is in flight.
+    """Serve until SIGINT or SIGTERM, then finish the requests in progress.
 
-    Raises InvalidInput where nobody would be asked for a key although other machines reach the address, where there
-    is no key to ask for, and for an address that cannot be used; BundleError and StorageError when there is nothing
-    to serve.
+    Raises:
+        InvalidInput: Without authentication on an address that other machines reach, without any key, or if the
+            address cannot be used.
+        BundleError: The bundle cannot be opened.
+        StorageError: The data folder cannot be opened.
     """
     use_few_arenas()
-    allow_open_files()
+    raise_file_limit()
     settings.check_exposure()
     configure_logging(settings)
-    # Before the service is opened: whoever starts a second one by mistake should hear of the port.
     with ExitStack() as stack:
+        # Before the service is opened, so that a second one that is started by mistake fails at once.
         listener = stack.enter_context(listen(settings.host, settings.port))
         health = stack.enter_context(listen(settings.host, settings.health_port)) if settings.health_port else None
         service = open_service(settings)
         if service.auth.requires_keys and service.auth.keys.is_empty:
             service.close()
-            raise InvalidInput(NO_KEY)
+            raise InvalidInput(NO_KEYS)
         server = Server(create_app(settings, service), service, settings)
         set_aside()
-        without = "" if service.auth.requires_keys else " and asks nobody for a key"
-        print(f"Vitascope is at {_address(listener)}{without}", file=sys.stderr, flush=True)
+        note = "" if service.auth.requires_keys else " without authentication"
+        print(f"Vitascope is at {_url_of(listener)}{note}", file=sys.stderr, flush=True)
         if threading.current_thread() is threading.main_thread():
-            # uvicorn stops cleanly on SIGTERM and then raises it again; by then it must not count as a crash.
+            # uvicorn exits on SIGTERM and then raises it again, which must not count as a crash.
             signal.signal(signal.SIGTERM, lambda number, frame: None)
         if health is not None:
-            stack.enter_context(answering_health(service, health))
+            stack.enter_context(serve_health(service, health))
         server.run(sockets=[listener])
 
 
-def allow_open_files() -> None:
-    """Open as many files as the system lets this process: the usual 1024 are few for connections."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+def raise_file_limit() -> None:
+    """Raise the limit on open files to the hard limit: the usual 1024 are few for connections."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
 
 
 def main() -> int:
-    """Settings from the environment; 0 after SIGTERM, 2 with one line on standard error when it cannot start."""
+    """Serve with settings from the environment.
+
+    Returns the exit status: 0 after SIGTERM, 2 if the service cannot start.
+    """
     try:
         serve(read_settings())
     except VitascopeError as error:
         print(f"vitascope: cannot serve: {error.code}: {error}", file=sys.stderr)
-        return MISTAKE
+        return EXIT_ERROR
     except KeyboardInterrupt:
-        return 130
+        return EXIT_INTERRUPTED
     return 0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at this address. Raises InvalidInput."""
+    """Return a listening socket. Raises InvalidInput."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named: asyncio sets TCP_NODELAY only then, and without it every answer waits 40 ms.
+    # asyncio sets TCP_NODELAY only if the protocol is named; without it every response waits 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))
-        listener.listen(2048)
+        listener.listen(LISTEN_BACKLOG)
     except OSError as error:
         listener.close()
         raise InvalidInput(
-            f"host, port: cannot listen on {host} port {port}: "
-            f"{error.strerror or error}; a free port "
-            "of this machine was expected"
+            f"host, port: cannot listen on {host} port {port}: {error.strerror or error}; a free port of this machine "
+            "was expected"
         ) from error
     return listener
 
 
-def _address(listener: socket.socket) -> str:
+def _url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

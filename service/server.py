@@ -1,28 +1,34 @@
-"""uvicorn's server, with bounded connections and an end that costs nobody an answer."""
+"""uvicorn servers: of the application, with limits on connections and a graceful exit, and of the health port."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
-from typing import Any
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import uvicorn
 from fastapi import FastAPI
 
 from service.app_state import Service
-from service.connections import Room, bounded
-from service.last_connections import take_up_the_queue
+from service.connections import ConnectionLimits, limit_connections
+from service.http.problems import add_exception_handlers
+from service.routes import health
 from service.settings import Settings
 
-ACCEPTED_AT_ONCE = 16
-"""Connections in one turn of the loop. uvloop takes one for each socket that listens, and in a flood turns are long:
-without this a crowd of new connections, that of health checks among it, would wait for seconds to be taken up.
-"""
+_log = logging.getLogger(__name__)
+
+ACCEPT_SECONDS = 5.0
+"""Time in which an exiting server accepts the connections that the kernel has queued."""
+MAX_HEALTH_CONNECTIONS = 100
+HEALTH_KEEP_ALIVE_SECONDS = 5
 
 
 class Server(uvicorn.Server):
-    """Serves one application until it is told to exit.
+    """Serves the application until it is told to exit.
 
     On exit, event streams end and `/readyz` answers 503 at once, while all other requests are still answered for
     ``shutdown_delay``, so that load balancers notice. Every connection is closed after its next response. Then the
@@ -32,51 +38,83 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, service: Service, settings: Settings) -> None:
         self._service = service
         self._settings = settings
-        self._room = Room.of(settings, service)
-        self._listeners: list[socket.socket] = []
-        super().__init__(_config(app, settings, self._room))
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        again = [listener.dup() for listener in sockets or [] for _ in range(ACCEPTED_AT_ONCE - 1)]
-        self._listeners = [*(sockets or []), *again]
-        await super().startup(self._listeners)
+        self._limits = ConnectionLimits.from_settings(settings)
+        # uvicorn's access log contains queries, and with them what users search for.
+        logging.getLogger("uvicorn.access").disabled = True
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=limit_connections(self._limits),
+                ws="none",
+                timeout_keep_alive=settings.keep_alive_timeout,
+                h11_max_incomplete_event_size=2 * settings.max_header_bytes,  # LimitedProtocol rejects smaller ones
+                log_config=None,
+                log_level=settings.log_level,
+                server_header=False,
+                access_log=False,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=settings.trusted_proxies,
+                timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
+            )
+        )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.begin_to_stop()
-        self._room.closing = True
-        self._cut_off(await self._service.broadcaster.close())
-        await self._drain()
-        await asyncio.gather(*(take_up_the_queue(listener) for listener in sockets or []))
-        await super().shutdown(self._listeners)
+        self._limits.is_exiting = True
+        await self._service.broadcaster.close()
+        await self._delay_shutdown()
+        await accept_pending(sockets or [])
+        await super().shutdown(sockets)
 
-    def _cut_off(self, clients: list[Any]) -> None:
-        """End connections of clients that take nothing: closed in order, they would wait for them."""
-        for connection in list(self.server_state.connections):
-            if getattr(connection, "client", None) in clients and connection.transport is not None:
-                connection.transport.abort()
-
-    async def _drain(self) -> None:
+    async def _delay_shutdown(self) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._settings.shutdown_delay
         while loop.time() < end and not self.force_exit:
             await asyncio.sleep(min(0.1, self._settings.shutdown_delay))
 
 
-def _config(app: FastAPI, settings: Settings, room: Room) -> uvicorn.Config:
-    """How uvicorn serves ``app``; where it listens, says the socket that it is given."""
-    # Its lines have the query, and with it what people look for, but no request ids: see ``observed``.
-    logging.getLogger("uvicorn.access").disabled = True
-    return uvicorn.Config(
+async def accept_pending(listeners: Sequence[socket.socket]) -> None:
+    """Return once the event loop has accepted all connections that are queued at ``listeners``.
+
+    Closing a listening socket resets the connections in its queue. The queue is shortened first, so that it empties
+    also while many clients connect: the kernel ignores further ones, which try again and then find the port closed.
+    """
+    deadline = asyncio.get_running_loop().time() + ACCEPT_SECONDS
+    poll = select.poll()
+    for listener in listeners:
+        listener.listen(0)
+        poll.register(listener, select.POLLIN)
+    while poll.poll(0):
+        if asyncio.get_running_loop().time() > deadline:
+            _log.warning("exiting with connections that were not accepted within %g s", ACCEPT_SECONDS)
+            return
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def serve_health(service: Service, listener: socket.socket) -> Iterator[None]:
+    """Answer ``/livez`` and ``/readyz`` on ``listener`` from a thread with an event loop of its own."""
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.include_router(health.router)
+    add_exception_handlers(app)
+    config = uvicorn.Config(
         app,
-        http=bounded(room),
-        ws="none",  # there are none here, and they would be out of bounds
-        timeout_keep_alive=settings.keep_alive_timeout,
-        h11_max_incomplete_event_size=2 * settings.max_header_bytes,  # ours comes first, and its answer is a problem
         log_config=None,
-        log_level=settings.log_level,
-        server_header=False,
+        log_level="warning",
         access_log=False,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=settings.trusted_proxies,
-        timeout_graceful_shutdown=max(1, round(settings.shutdown_timeout)),
+        server_header=False,
+        ws="none",
+        lifespan="off",
+        limit_concurrency=MAX_HEALTH_CONNECTIONS,
+        timeout_keep_alive=HEALTH_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=1,
     )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="health", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(HEALTH_KEEP_ALIVE_SECONDS)

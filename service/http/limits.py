@@ -48,6 +48,10 @@ class ConcurrencyLimiter:
         self.writes = 0
         self.bytes = 0
 
+    @property
+    def is_full(self) -> bool:
+        return self.requests >= self._max_requests
+
     @contextmanager
     def enter(self, body_size: int, *, writes: bool = False) -> Iterator[Callable[[int], None]]:
         """Count a request, with a body of at most ``body_size`` bytes, for the duration of the context.
@@ -55,7 +59,7 @@ class ConcurrencyLimiter:
         Yields a function that counts further bytes of memory for this request. A single body is accepted whatever its
         size: its own limit is checked elsewhere. Both raise Overloaded.
         """
-        if self.requests >= self._max_requests:
+        if self.is_full:
             raise Overloaded(f"{self.requests} requests are in progress; retry in a moment")
         if writes and self.writes >= self._max_writes:
             raise Overloaded(f"{self.writes} write requests are in progress; retry in a moment")

@@ -21,13 +21,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.app_state import Service
-from service.connections import CROWDED
 from service.errors import (
     BadRequest,
     EncodingUnsupported,
     HostRefused,
     OriginRefused,
-    Overloaded,
     PayloadTooLarge,
 )
 from service.http.api_keys import Key, KeyStore
@@ -274,10 +272,8 @@ class AuthMiddleware:
         headers: dict[str, str] = {}
         with ExitStack() as in_progress:
             try:
-                if CROWDED in scope["state"]:
-                    raise Overloaded("the limit on open connections is reached; retry in a moment")
                 if permission.scope == "read" and scope["method"] == "POST":
-                    service.backlog.check()
+                    service.queue_limiter.check()
                 _check_encoding(Headers(scope=scope))
                 if not is_public:
                     collection = None if permission.all_collections else path_params.get("name")

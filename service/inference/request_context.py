@@ -123,7 +123,7 @@ async def turn(request: Request, service: Service, *, bulk: bool = False) -> Asy
     interactive: not ``bulk``.
     """
     asker = Asker(bulk, time.monotonic() + _seconds(request, service), context=get_current())
-    with nullcontext() if bulk else service.backlog.enter():
+    with nullcontext() if bulk else service.queue_limiter.enter():
         watching = asyncio.create_task(_watch(request, asker))
         try:
             yield Turn(service, asker)

@@ -1,4 +1,4 @@
-"""Whether the service is alive, and whether it can work."""
+"""Liveness and readiness."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from service.schemas.base import Health, Readiness
 router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 
-@router.get("/livez", summary="Is the service alive", responses=errors(503))
+@router.get("/livez", summary="Liveness", responses=errors(503))
 @requires(None)
 async def livez(service: ServiceState) -> Health:
-    """200 as long as requests are taken up; at the health port (`VITASCOPE_HEALTH_PORT`) 503 once none could be for a
-    minute.
+    """200 while requests are processed. On the health port (`VITASCOPE_HEALTH_PORT`) 503 if none could be processed for
+    a minute.
     """
     service.check_loop()
     return Health(status="ok")
 
 
-@router.get("/readyz", summary="Can the service work", responses=errors(503))
+@router.get("/readyz", summary="Readiness", responses=errors(503))
 @requires(None)
 async def readyz(service: ServiceState) -> Readiness:
-    """200 once the default model is loaded, files can be decoded and jobs are being run; 503 before that, when it
-    failed or the server that runs it does not answer, and once the service is stopping. Other models that could not be
-    loaded are counted.
+    """200 once the default model is loaded, media files can be decoded and jobs run; 503 before that, if loading failed,
+    if the server that runs the model does not answer, and during shutdown. `failed_models` counts the other models
+    that could not be loaded.
     """
     service.check_staying()
     service.check_ready()

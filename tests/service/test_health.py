@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from service import app_state
-from service.health import answering_health
 from service.run import listen
+from service.server import serve_health
 from tests.ports import reserved_port
 from tests.service.conftest import settings_for
 from tests.service.running import Running, process
@@ -25,7 +25,7 @@ def health(running: Running) -> Iterator[httpx.Client]:
     """A client of the health port of a service."""
     with (
         listen("127.0.0.1", 0) as listener,
-        answering_health(running.service, listener),
+        serve_health(running.service, listener),
         httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=PATIENCE) as client,
     ):
         yield client
@@ -42,7 +42,7 @@ def held_loop(running: Running) -> Iterator[Callable[[], None]]:
 
     search = f"{running.client.base_url}/v1/collections/none/search"
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as threads:
-        patch.setattr(running.service.backlog, "check", hold)
+        patch.setattr(running.service.queue_limiter, "check", hold)
         threads.submit(httpx.post, search, json={"text": "a thing"}, timeout=PATIENCE)
         try:
             assert held.wait(PATIENCE)

@@ -19,8 +19,8 @@ import httpx
 import pytest
 
 from benchmarks.service.servers import nginx
-from service.health import answering_health
 from service.run import listen
+from service.server import serve_health
 from service.settings import Settings
 from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for
@@ -73,7 +73,7 @@ def proxied(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with (
         serving(settings) as running,
         listen("127.0.0.1", 0) as listener,
-        answering_health(running.service, listener),
+        serve_health(running.service, listener),
         nginx(running.client.base_url.port or 80, listener.getsockname()[1], replace) as url,
         httpx.Client(base_url=url, timeout=PATIENCE) as client,
     ):
