@@ -127,9 +127,7 @@ def open_service(
             operations=operations,
             broadcaster=Broadcaster(library.open, settings.max_streams, settings.client_streams),
             webhooks=webhooks,
-            queue_limiter=QueueLimiter(
-                max(MIN_ACCEPTED, 2 * settings.decode_process_count()), settings.queue_timeout
-            ),
+            queue_limiter=QueueLimiter(max(MIN_ACCEPTED, 2 * settings.decode_process_count()), settings.queue_timeout),
             heavy=Pool("model", settings.request_threads, settings.max_queue),
             light=Pool("files", settings.io_threads, settings.max_queue),
             searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_queue),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from random import getrandbits
+from typing import TYPE_CHECKING
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,6 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import Overloaded
 from service.http.auth import match_route, permission_of
 from service.http.problems import CONTENT_TYPE, SECURITY_HEADERS, problem_body
+
+if TYPE_CHECKING:  # which imports this module
+    from service.app_state import Service
 
 MIN_WINDOW = 0.25
 """Seconds over which finished requests are counted at least."""
@@ -122,13 +126,14 @@ class LoadSheddingMiddleware:
             (b"x-request-id", request_id.encode()),
             (b"content-length", str(len(body)).encode()),
         ]
-        scope["app"].state.service.observer.metrics.answered("POST", "none", 503, 0.0)
+        service: Service = scope["app"].state.service
+        service.observer.metrics.record_request("POST", "none", 503, 0.0)
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
 
 def _is_rejected(scope: Scope) -> bool:
-    service = scope["app"].state.service
+    service: Service = scope["app"].state.service
     if service.concurrency.is_full:
         return _is_plain(scope)
     if not service.queue_limiter.is_full or not _is_plain(scope):

@@ -84,7 +84,11 @@ async def accept_pending(listeners: Sequence[socket.socket]) -> None:
     for listener in listeners:
         listener.listen(0)
         poll.register(listener, select.POLLIN)
-    while poll.poll(0):
+    empty_turns = 0
+    while True:
+        empty_turns = 0 if poll.poll(0) else empty_turns + 1
+        if empty_turns > 2:  # asyncio's own loop needs a further turn for a connection that it has accepted
+            return
         if asyncio.get_running_loop().time() > deadline:
             _log.warning("exiting with connections that were not accepted within %g s", ACCEPT_SECONDS)
             return

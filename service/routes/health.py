@@ -26,9 +26,9 @@ async def livez(service: ServiceState) -> Health:
 @router.get("/readyz", summary="Readiness", responses=errors(503))
 @requires(None)
 async def readyz(service: ServiceState) -> Readiness:
-    """200 once the default model is loaded, media files can be decoded and jobs run; 503 before that, if loading failed,
-    if the server that runs the model does not answer, and during shutdown. `failed_models` counts the other models
-    that could not be loaded.
+    """200 once the default model is loaded, media files can be decoded and jobs run. 503 before that, if loading
+    failed, if the server that runs the model does not answer, and during shutdown. `failed_models` counts the other
+    models that could not be loaded.
     """
     service.check_staying()
     service.check_ready()
