@@ -130,21 +130,21 @@ def _open_video(file: MediaFile, file_format: FileFormat, container: InputContai
     container_start = Fraction(container.start_time or 0, _AV_TIME_BASE)
     # Audio may begin first; players count from there. The container's clock is rounded to microseconds.
     origin = container_start if container_start < start - Fraction(1, 1000) else start
-    stated = None
+    duration = None
     if stream.duration:
-        stated = float(start + stream.duration * time_base - origin)
+        duration = float(start + stream.duration * time_base - origin)
     elif container.duration:
         seconds = float(container_start + Fraction(container.duration, _AV_TIME_BASE) - origin)
         if file_format.container == "matroska":
             seconds -= float(container_start)  # it states the end of the last frame, from 0
         tagged = _tagged_seconds(stream.metadata.get("DURATION"))
-        stated = seconds if tagged is None else min(seconds, tagged - float(origin))
-    if stated is not None and stated <= 0:
-        stated = None
+        duration = seconds if tagged is None else min(seconds, tagged - float(origin))
+    if duration is not None and duration <= 0:
+        duration = None
     aspect = stream.sample_aspect_ratio or Fraction(1)
     if not Fraction(1, 4) <= aspect <= 4:
         aspect = Fraction(1)
-    return OpenVideo(file, file_format, container, stream, time_base, aspect, origin, stated)
+    return OpenVideo(file, file_format, container, stream, time_base, aspect, origin, duration)
 
 
 def _tagged_seconds(text: str | None) -> float | None:

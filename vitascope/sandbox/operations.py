@@ -46,8 +46,8 @@ _MAX_SUBTITLE_STREAMS = 1000
 class Request(ABC, Generic[T]):
     """An operation on one media file with its arguments. ``T`` is the type of its result.
 
-    A worker may be compromised by the file that it decodes, so ``decode`` validates the type, length and range of
-    everything in a response.
+    A worker may be compromised by the file that it decodes, so ``decode_result`` validates the type, length and range
+    of everything in a response.
     """
 
     operation: ClassVar[str]
@@ -73,11 +73,11 @@ class Request(ABC, Generic[T]):
         """Execute the operation in this process. Raises media errors and InvalidInput."""
 
     @abstractmethod
-    def encode(self, result: T) -> Response:
+    def encode_result(self, result: T) -> Response:
         """Encode a result as JSON and blobs."""
 
     @abstractmethod
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> T:
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> T:
         """Validate and decode a response; ``blobs`` have sizes within ``blob_sizes``. Raises ProtocolError."""
 
     def to_header(self) -> Header:
@@ -107,10 +107,10 @@ class Probe(Request[MediaInfo]):
     def run(self, file: MediaFile) -> MediaInfo:
         return probe(file, self.limits)
 
-    def encode(self, result: MediaInfo) -> Response:
+    def encode_result(self, result: MediaInfo) -> Response:
         return list(astuple(result)), []
 
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> MediaInfo:
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> MediaInfo:
         kind, container, codec, width, height, duration, frame_count, has_audio = _row(value, 8)
         if kind not in _KINDS:
             raise ProtocolError("kind: one of video, picture, animation was expected")
@@ -172,12 +172,12 @@ class Sample(Request[SampledClips]):
         )
         return SampledClips(frames, [thumbnails.get(clip) for clip in range(len(self.clips))])
 
-    def encode(self, result: SampledClips) -> Response:
+    def encode_result(self, result: SampledClips) -> Response:
         frames: list[Buffer] = [result.frames[stream.name].data for stream in self.streams]
         thumbnails = [jpeg or b"" for jpeg in result.thumbnails] if self.thumbnails else []
         return None, [*frames, *thumbnails]
 
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> SampledClips:
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> SampledClips:
         frames = _frames(self.streams, len(self.clips), blobs)
         thumbnails = [_jpeg(blob) if blob.size else None for blob in blobs[len(self.streams) :]]
         return SampledClips(frames, thumbnails or [None] * len(self.clips))
@@ -207,11 +207,11 @@ class SampleSpan(Request[tuple[Span, dict[str, Bytes]]]):
     def run(self, file: MediaFile) -> tuple[Span, dict[str, Bytes]]:
         return sample_span(file, self.streams, self.start, self.end, self.limits, threads=self.threads)
 
-    def encode(self, result: tuple[Span, dict[str, Bytes]]) -> Response:
+    def encode_result(self, result: tuple[Span, dict[str, Bytes]]) -> Response:
         span, frames = result
         return list(span), [frames[stream.name].data for stream in self.streams]
 
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> tuple[Span, dict[str, Bytes]]:
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> tuple[Span, dict[str, Bytes]]:
         start, end = (_number(second, self.limits.max_seconds) for second in _row(value, 2))
         is_still = start == end == 0
         is_requested = start == (self.start or 0.0) and start < end <= (end if self.end is None else self.end)
@@ -237,10 +237,10 @@ class Thumbnail(Request[bytes]):
         [(_, frame)] = frames_at(file, [self.time], self.limits, threads=self.threads)
         return thumbnail_jpeg(frame, self.side)
 
-    def encode(self, result: bytes) -> Response:
+    def encode_result(self, result: bytes) -> Response:
         return None, [result]
 
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> bytes:
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> bytes:
         return _jpeg(blobs[0])
 
 
@@ -261,10 +261,10 @@ class ShotStarts(Request[list[float]]):
     def run(self, file: MediaFile) -> list[float]:
         return shot_starts(file, self.limits, threads=self.threads)
 
-    def encode(self, result: list[float]) -> Response:
+    def encode_result(self, result: list[float]) -> Response:
         return result, []
 
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> list[float]:
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[float]:
         # Frames may go on after the end that the header of the file states.
         starts = [_number(second, math.inf) for second in _items(value, self.limits.max_frames + 1)]
         if not starts or starts[0] != 0 or starts != sorted(starts):
@@ -282,10 +282,10 @@ class SubtitleStreams(Request[list[SubtitleStreamInfo]]):
     def run(self, file: MediaFile) -> list[SubtitleStreamInfo]:
         return subtitle_streams(file, self.limits)
 
-    def encode(self, result: list[SubtitleStreamInfo]) -> Response:
+    def encode_result(self, result: list[SubtitleStreamInfo]) -> Response:
         return [list(astuple(stream)) for stream in result], []
 
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> list[SubtitleStreamInfo]:
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[SubtitleStreamInfo]:
         rows = [_row(item, 3) for item in _items(value, _MAX_SUBTITLE_STREAMS)]
         return [
             SubtitleStreamInfo(_integer(index, 0, 2**31), _text(language, _MAX_NAME), _boolean(forced))
@@ -305,10 +305,10 @@ class StreamCues(Request[list[Cue]]):
     def run(self, file: MediaFile) -> list[Cue]:
         return stream_cues(file, self.index, self.limits)
 
-    def encode(self, result: list[Cue]) -> Response:
+    def encode_result(self, result: list[Cue]) -> Response:
         return [list(astuple(cue)) for cue in result], []
 
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> list[Cue]:
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> list[Cue]:
         rows = [_row(item, 3) for item in _items(value, MAX_CUES)]
         return [
             Cue(_number(start, math.inf), _number(end, math.inf), _text(text, _MAX_CUE_LENGTH))

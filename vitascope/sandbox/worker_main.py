@@ -67,7 +67,7 @@ def _respond(header: Header, descriptor: int | None) -> tuple[Header, list[Buffe
             raise ProtocolError("a file was expected with the request")
         with MediaFile(descriptor, Path(name)) as file:
             request = parse_request(header)
-            value, blobs = request.encode(request.run(file))
+            value, blobs = request.encode_result(request.run(file))
         return {"value": value}, blobs
     except VitascopeError as error:
         return {"error": error.code, "message": str(error)[:_MAX_MESSAGE]}, []

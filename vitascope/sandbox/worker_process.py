@@ -134,7 +134,7 @@ class WorkerProcess:
         except (EOFError, OSError):
             raise WorkerExited(self._exit_code()) from None
         self.completed_tasks += 1
-        return request.decode(response.get("value"), blobs)
+        return request.decode_result(response.get("value"), blobs)
 
     def kill(self) -> None:
         """Kill the process; a concurrent ``run`` raises WorkerExited."""

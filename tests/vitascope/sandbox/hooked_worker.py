@@ -41,10 +41,10 @@ class Hook(Request[Any]):
     def run(self, file: MediaFile) -> Any:
         return HOOKS[self.name](file=file, **self.options)
 
-    def encode(self, result: Any) -> Response:
+    def encode_result(self, result: Any) -> Response:
         return result if isinstance(result, tuple) else (result, [])
 
-    def decode(self, value: Any, blobs: Sequence[Bytes]) -> Any:
+    def decode_result(self, value: Any, blobs: Sequence[Bytes]) -> Any:
         return value
 
 

@@ -95,17 +95,17 @@ def test_every_operation_is_covered_here() -> None:
 def test_values_of_wrong_type_or_range_are_rejected(index: int) -> None:
     request, value = INVALID[index]
     with pytest.raises(ProtocolError):
-        request.decode(value, [])
+        request.decode_result(value, [])
 
 
 def test_a_thumbnail_must_be_a_jpeg() -> None:
     with pytest.raises(ProtocolError, match="JPEG"):
-        Thumbnail(0.0, 64).decode(None, [np.frombuffer(b"<svg onload=x()/>", np.uint8)])
+        Thumbnail(0.0, 64).decode_result(None, [np.frombuffer(b"<svg onload=x()/>", np.uint8)])
 
 
 def test_valid_values_are_accepted() -> None:
-    assert SPAN.decode([1.0, 2.0], []) == ((1.0, 2.0), {})
-    assert Probe().decode(INFO, []) == MediaInfo("video", "mp4", "h264", 64, 48, 1.5, None, False)
+    assert SPAN.decode_result([1.0, 2.0], []) == ((1.0, 2.0), {})
+    assert Probe().decode_result(INFO, []) == MediaInfo("video", "mp4", "h264", 64, 48, 1.5, None, False)
 
 
 @pytest.mark.parametrize(
