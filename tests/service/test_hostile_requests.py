@@ -38,8 +38,8 @@ REQUESTS = rounds(100, 10_000)
 def attacked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Running]:
     """A service with all features on and three videos; its client has the admin key."""
     data = tmp_path_factory.mktemp("attacked")
-    given = {"allow_unauthenticated": False, "admin_key": ADMIN, "max_operations": 5, "read_timeout": 0.3}
-    given |= {
+    overrides = {"allow_unauthenticated": False, "admin_key": ADMIN, "max_operations": 5, "read_timeout": 0.3}
+    overrides |= {
         "webhooks": "on",
         "webhook_hosts": ["receiver.invalid"],
         "url_fetch": "on",
@@ -47,7 +47,7 @@ def attacked(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files
     }
     with (
         pytest.MonkeyPatch.context() as patch,
-        serving(settings_for(small_bundle, data, trusted_proxies=["127.0.0.1"], **given)) as running,
+        serving(settings_for(small_bundle, data, trusted_proxies=["127.0.0.1"], **overrides)) as running,
     ):
         patch.setattr(events, "STREAM_SECONDS", 0.2)
         running.client.headers["authorization"] = f"Bearer {ADMIN}"
@@ -76,8 +76,8 @@ def status_of(running: Running, request: bytes, *, abort_after: int | None = Non
         with suppress(ConnectionError):
             while b"\r\n\r\n" not in head and (chunk := connection.recv(65536)):
                 head += chunk
-    found = re.match(rb"HTTP/1\.1 (\d{3}) ", head)
-    return 0 if found is None else int(found[1])
+    match = re.match(rb"HTTP/1\.1 (\d{3}) ", head)
+    return 0 if match is None else int(match[1])
 
 
 def operations(running: Running) -> list[tuple[str, str]]:

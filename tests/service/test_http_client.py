@@ -112,9 +112,9 @@ def test_addresses_of_this_machine_are_recognised() -> None:
 
 
 def test_a_url_is_normalised() -> None:
-    asked = parse_url("HTTPS://Media.Example:443/ä/b c%20d?q=ü&r=%C3%A4#frag".replace(" ", ""), UrlPolicy())
-    assert (asked.scheme, asked.host, asked.port, asked.authority) == ("https", "media.example", 443, "media.example")
-    assert asked.path == "/%C3%A4/bc%20d?q=%C3%BC&r=%C3%A4"
+    url = parse_url("HTTPS://Media.Example:443/ä/b c%20d?q=ü&r=%C3%A4#frag".replace(" ", ""), UrlPolicy())
+    assert (url.scheme, url.host, url.port, url.authority) == ("https", "media.example", 443, "media.example")
+    assert url.path == "/%C3%A4/bc%20d?q=%C3%BC&r=%C3%A4"
     assert parse_url("https://media.example?q", UrlPolicy()).url == "https://media.example/?q"
     assert parse_url("https://[2606:4700::1111]/", UrlPolicy()).authority == "[2606:4700::1111]"
 
@@ -175,7 +175,7 @@ def test_a_post_returns_status_and_headers(server: FakeServer) -> None:
 
 
 def test_the_connection_goes_to_the_checked_address(server: FakeServer) -> None:
-    """A name that leads elsewhere the second time it is asked for: nobody asks a second time."""
+    """The name resolves to another address the second time; it is resolved once."""
     answers = iter([[IPv4Address("127.0.0.1")], [IPv4Address("127.0.0.2")]])
     checked = []
 
@@ -193,7 +193,7 @@ def test_a_name_with_any_private_address_is_refused(server: FakeServer, addresse
     real = SafeClient(policy(server), resolve=lambda host: [ip_address(address) for address in addresses])
     with connections() as seen, pytest.raises(UrlRefused, match="not public") as refused:
         real.fetch(url(server), io.BytesIO())
-    assert {host for host, _ in places(seen)} <= {"8.8.8.8"}  # the kernel was asked for the way there
+    assert {host for host, _ in places(seen)} <= {"8.8.8.8"}  # only the route was looked up
     assert not any(address in str(refused.value) for address in addresses)
 
 

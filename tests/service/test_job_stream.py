@@ -342,9 +342,9 @@ def test_a_suspended_service_cancels_no_reader_at_shutdown() -> None:
 
 def memory(process_id: int) -> int:
     """Return the resident memory of a process in bytes."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{process_id}/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
 
 
 def has_computed(process_id: int, seconds: float) -> bool:

@@ -344,7 +344,7 @@ def test_a_key_is_limited_in_its_request_rate(tight: Running, monkeypatch: pytes
     assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 3
     assert answers[0].headers["ratelimit-policy"] == '"requests";q=5;w=10'
     left = [re.fullmatch(r'"requests";r=(\d+);t=(\d+)', answer.headers["ratelimit"]) for answer in answers]
-    assert [int(found[1]) for found in left if found] == [4, 3, 2, 1, 0, 0, 0, 0]
+    assert [int(match[1]) for match in left if match] == [4, 3, 2, 1, 0, 0, 0, 0]
     problem_of(answers[-1], 429, "rate_limited")
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 2
     assert "ratelimit" not in tight.client.get("/v1/models").headers

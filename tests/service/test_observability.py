@@ -104,9 +104,9 @@ def test_the_dashboard_and_alerts_use_existing_metrics(running: Running, palette
     known = families | {f"{name}_total" for name in stated} | stated
     panels = json.loads((OBSERVABILITY / "grafana/dashboards/vitascope.json").read_text())["panels"]
     rules = yaml.safe_load((OBSERVABILITY / "alerts.yml").read_text())["groups"][0]["rules"]
-    asked = [target["expr"] for panel in panels for target in panel["targets"]] + [rule["expr"] for rule in rules]
-    assert len(asked) > 10
-    for expression in asked:
+    expressions = [target["expr"] for panel in panels for target in panel["targets"]] + [rule["expr"] for rule in rules]
+    assert len(expressions) > 10
+    for expression in expressions:
         names = re.findall(r"\b(vitascope_\w+|up)\b", re.sub(r'"[^"]*"', "", expression))
         assert names, expression
         assert set(names) <= known, expression
@@ -161,22 +161,22 @@ def test_a_trace_has_a_span_per_stage(
             )
             assert answer.status_code == 200
 
-            def ours() -> dict[str, Any]:
+            def spans_of_trace() -> dict[str, Any]:
                 return {span.name: span for span in list(spans) if span.trace_id.hex() == trace}
 
-            wait_for(lambda: f"POST {SEARCH}" in ours())
-        found = ours()
-    server = found[f"POST {SEARCH}"]
+            wait_for(lambda: f"POST {SEARCH}" in spans_of_trace())
+        spans_by_name = spans_of_trace()
+    server = spans_by_name[f"POST {SEARCH}"]
     assert server.parent_span_id.hex() == parent
     facts = {one.key: one.value.string_value or one.value.int_value for one in server.attributes}
     assert facts["request_id"] == "mine"
     assert facts["http.response.status_code"] == 200
     inner = {"embed", "search", "rerank", "queue text", "inference text", "queue match", "inference match"}
-    assert inner <= set(found)
+    assert inner <= set(spans_by_name)
     for name in inner:
-        assert found[name].parent_span_id == server.span_id
-        assert server.start_time_unix_nano <= found[name].start_time_unix_nano
-        assert found[name].end_time_unix_nano <= server.end_time_unix_nano
+        assert spans_by_name[name].parent_span_id == server.span_id
+        assert server.start_time_unix_nano <= spans_by_name[name].start_time_unix_nano
+        assert spans_by_name[name].end_time_unix_nano <= server.end_time_unix_nano
     assert not any("secret" in str(span) for span in spans)
 
 

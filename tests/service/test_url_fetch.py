@@ -58,7 +58,7 @@ HOSTILE = [
     *("http://0x7f000001:{p}/", "http://0x7f.0.0.1:{p}/", "http://0X7F.1:{p}/", "http://017700000001:{p}/"),
     *("http://0177.0.0.1:{p}/", "http://127.0.0.01:{p}/", "http://00000127.0.0.1:{p}/", "http://127.0.0.1.:{p}/"),
     *("http://127.0.0.1.0x:{p}/", "http://425.510.425.510:{p}/", "http://4294967297:{p}/", "http://1.1.1.1.1:{p}/"),
-    # Addresses of networks, clouds and nobody
+    # Addresses of private networks and clouds, and unassigned ones
     *("http://10.0.0.1/", "http://172.16.0.1/", "http://192.168.0.1/", "http://100.64.0.1/", "http://0.0.0.0:{p}/"),
     *("http://169.254.169.254/latest/meta-data/", "http://100.100.100.200/", "http://168.63.129.16/"),
     *("http://192.0.2.1/", "http://198.18.0.1/", "http://224.0.0.1/", "http://255.255.255.255/", "http://192.88.99.1/"),
@@ -213,8 +213,8 @@ def test_a_fetched_video_becomes_searchable(fetching: Fetching, films: str, file
     item = added(fetching, films, fetching.url("/a"), title="Meadow", metadata={"year": 2020})
     assert (item["state"], item["title"]) == ("succeeded", "Meadow")
     client = fetching.running.client
-    found = client.post(f"/v1/collections/{films}/search", json={"text": "green", "filter": {"year": 2020}}).json()
-    video = found["results"][0]["video"]
+    response = client.post(f"/v1/collections/{films}/search", json={"text": "green", "filter": {"year": 2020}}).json()
+    video = response["results"][0]["video"]
     assert (video["title"], video["id"]) == ("Meadow", item["video_id"])
     assert client.get(video["media_url"]).content == content
 
@@ -341,10 +341,10 @@ def test_no_hostile_url_connects_to_a_private_address(fetching: Fetching, films:
     LEADS["rebind.example"] = [str(PUBLIC)]
 
     def rebinding(host: str) -> list[Address]:
-        found = resolve(host)
+        response = resolve(host)
         if host == "rebind.example":
             LEADS[host] = [INTERNAL]  # from the second time on
-        return found
+        return response
 
     assert fetching.running.service.url_client is not None
     fetching.running.service.url_client._resolve = rebinding
@@ -379,7 +379,7 @@ def test_no_mutated_hostile_url_connects_to_a_private_address(fetching: Fetching
         reason = is_blocked(address)
         if reason is None and address != PUBLIC:
             really_public.append(address)
-            return "a test connects to nobody"
+            return "tests connect to no other address"
         return reason
 
     policy = fetching.running.settings.url_policy()

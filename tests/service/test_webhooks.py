@@ -82,8 +82,8 @@ def hook(client: httpx.Client, url: str, events: list[str] | None = None) -> JSO
 
 
 def deliveries(client: httpx.Client, made: JSON) -> list[JSON]:
-    found: list[JSON] = client.get(f"/v1/webhooks/{made['id']}/deliveries").json()["deliveries"]
-    return found
+    result: list[JSON] = client.get(f"/v1/webhooks/{made['id']}/deliveries").json()["deliveries"]
+    return result
 
 
 def test_an_ended_job_is_delivered_with_its_failures(sender: Running, receiver: Receiver) -> None:
@@ -228,11 +228,11 @@ def test_an_endpoint_created_during_a_poll_misses_no_event(
     endpoints = dispatcher.store.endpoints
 
     def look() -> list[Endpoint]:
-        found = endpoints()
-        if threading.current_thread() is dispatcher._thread and found:
+        result = endpoints()
+        if threading.current_thread() is dispatcher._thread and result:
             polling.set()
             assert release.wait(PATIENCE)
-        return found
+        return result
 
     monkeypatch.setattr(dispatcher.store, "endpoints", look)
     hook(sender.client, receiver.url)
@@ -339,8 +339,12 @@ KEY = {"X-API-Key": "a-key-of-more-than-thirty-two-characters"}
 @pytest.fixture(scope="module")
 def restricted(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A service with restricted webhook hosts, which sends nothing."""
-    given = {"webhooks": "on", "webhook_hosts": ["*.portal.example", "portal.example"], "admin_key": KEY["X-API-Key"]}
-    settings = settings_for(small_bundle, tmp_path_factory.mktemp("sender"), allow_unauthenticated=False, **given)
+    overrides = {
+        "webhooks": "on",
+        "webhook_hosts": ["*.portal.example", "portal.example"],
+        "admin_key": KEY["X-API-Key"],
+    }
+    settings = settings_for(small_bundle, tmp_path_factory.mktemp("sender"), allow_unauthenticated=False, **overrides)
     with serving(settings) as running:
         yield running
 
@@ -370,8 +374,8 @@ def test_webhooks_require_the_scope_admin(restricted: Running) -> None:
     keys = [store.create("w", ["read", "write"])[1], store.create("one", ["admin"], collections=["videos"])[1]]
     store.close()
     for key in keys:
-        for asked in ("POST ", "GET ", "DELETE /1", "POST /1/rotate", "GET /1/deliveries"):
-            method, path = asked.split(" ")
+        for request in ("POST ", "GET ", "DELETE /1", "POST /1/rotate", "GET /1/deliveries"):
+            method, path = request.split(" ")
             answer = restricted.client.request(method, f"/v1/webhooks{path}", headers={"X-API-Key": key})
             problem_of(answer, 403, "scope_missing")
 
