@@ -12,9 +12,9 @@ import pytest
 from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.vectors.interface import FAISS
-from tests.index.folder_jobs import make_pictures
+from tests.index.jobs.folder_jobs import make_pictures
+from tests.index.jobs.watched import Watched
 from tests.index.milvus_server import MilvusUnderTest
-from tests.index.watched import Watched
 from tests.media_files import solid, write_picture
 from vitascope.model import Model
 

@@ -20,7 +20,7 @@ from index.collection_store import CollectionStore
 from index.jobs.jobs import cancel, create_upload_job
 from index.jobs.records import JobOptions
 from tests.index.numbered import new_video
-from tests.index.switching import CALLS, counted
+from tests.index.transfer.switching import CALLS, counted
 
 CONTENT = b"a film"
 GIVEN = "given.mp4"

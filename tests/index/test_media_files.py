@@ -23,7 +23,7 @@ from index.storage.removals import listed_removals
 from tests.chaos import is_chaos
 from tests.index.numbered import content, manifest, new_collection, new_video
 from tests.index.owning import CONTENT, GIVEN, add, delete, hold
-from tests.index.switching import DIED
+from tests.index.transfer.switching import DIED
 from tests.waiting import PATIENCE
 from vitascope.errors import CollectionNotFound, InvalidInput, StorageError
 

@@ -16,7 +16,7 @@ from index.jobs.jobs import create_upload_job
 from index.jobs.records import JobOptions
 from index.orphans import find_orphans, remove_orphans
 from tests.index.numbered import manifest
-from tests.index.test_transferred_media import add_own, films
+from tests.index.transfer.test_media import add_own, films
 from tests.upgrade.data_0_2_0 import unpacked
 from vitascope.cli.main import main
 

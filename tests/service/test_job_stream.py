@@ -26,7 +26,7 @@ from index.storage.job_transitions import finish
 from service import events as service_events
 from service.events import Broadcaster
 from service.http.api_keys import KeyStore
-from tests.index.folder_jobs import create_folder_job
+from tests.index.jobs.folder_jobs import create_folder_job
 from tests.media_files import solid, write_picture
 from tests.service.blocked_jobs import not_begun
 from tests.service.conftest import settings_for

@@ -27,7 +27,7 @@ from index.transfer.backup import restore_collection
 from index.transfer.data_backup import backup_data, list_backups, restore_data
 from index.transfer.media import AllowedPaths, missing_media
 from tests.chaos import is_chaos
-from tests.index.switching import DIED
+from tests.index.transfer.switching import DIED
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from tests.upgrade.data_0_2_0 import RED, paths, unpacked

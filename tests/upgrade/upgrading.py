@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from index.collection_store import CollectionStore
-from tests.index.switching import CALLS, counted
+from tests.index.transfer.switching import CALLS, counted
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ import pytest
 from index.collection_store import CollectionStore
 from index.transfer.data_backup import backup_data, restore_data
 from index.transfer.media import AllowedPaths
-from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from tests.index.numbered import add, manifest
+from tests.index.transfer.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from vitascope.errors import InvalidInput, VitascopeError
 
 

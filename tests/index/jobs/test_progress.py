@@ -14,8 +14,8 @@ from index.jobs.events import events_after
 from index.jobs.jobs import get_job
 from index.jobs.records import StateEvent
 from index.jobs.runner import run_job
-from tests.index.doling import Doled, dole
-from tests.index.folder_jobs import create_folder_job
+from tests.index.jobs.folder_jobs import create_folder_job
+from tests.index.jobs.stepped_decoding import Doled, dole
 from tests.media_files import solid, write_color_video, write_picture
 from tests.waiting import wait_for
 from vitascope.model import Model

@@ -1,6 +1,6 @@
 """A process of its own that runs a job until the end, or until it is killed.
 
-    python -m tests.index.job_process ROOT BUNDLE JOB_ID [--most N] [--poison NAME]
+    python -m tests.index.jobs.job_process ROOT BUNDLE JOB_ID [--most N] [--poison NAME]
 
 Prints "N path" for every file that is done. After N of them it begins no more, so that whoever is to kill it never
 comes too late. Decoding the file named NAME kills the process, as a defect in a codec or the kernel's out-of-memory

@@ -17,12 +17,12 @@ from index.collection import Collection
 from index.collection_store import CollectionStore
 from index.jobs.jobs import get_job, pause
 from index.transfer.reembed import _replace
-from tests.index.folder_jobs import create_folder_job
+from tests.index.jobs.folder_jobs import create_folder_job
 from tests.index.numbered import add, manifest, new_video, numbers_in
-from tests.index.switching import DIED
+from tests.index.transfer.switching import DIED
 from vitascope.errors import CollectionNotFound, StorageError, VitascopeError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NUMBERS = list(range(3))
 COPIES = {"job-1/00000000.mp4": b"a film", "job-2/00000000.png": b"a picture"}
 
@@ -64,7 +64,7 @@ def switched(library: CollectionStore) -> bool:
 
 def test_killed_at_any_step_it_leaves_one_of_both_and_can_be_made_again(prepared: Path, tmp_path: Path) -> None:
     seen = []
-    command = [sys.executable, "-m", "tests.index.switching"]
+    command = [sys.executable, "-m", "tests.index.transfer.switching"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as starter:
         assert starter.stdin is not None
         assert starter.stdout is not None

@@ -18,7 +18,7 @@ from index.jobs.sources.access_policy import UNRESTRICTED
 from index.jobs.sources.iterate_source import list_source
 from index.jobs.sources.list_limits import SETTINGS, ListLimits, check_column_names, read_list_limits
 from index.jobs.sources.source_types import ListSource, Source, SourceItem
-from tests.index.file_lists import ENDINGS, paths, write_list, write_shard
+from tests.index.jobs.file_lists import ENDINGS, paths, write_list, write_shard
 from vitascope.cli.main import main
 from vitascope.errors import InvalidInput
 from vitascope.model import Model

@@ -19,12 +19,12 @@ from index.jobs.jobs import cancel, get_job, list_items, list_jobs, pause, resum
 from index.jobs.records import JobItem
 from index.jobs.runner import run_job
 from index.storage import job_transitions
-from tests.index.folder_jobs import ONE, abandon, create_folder_job, make_pictures, outcomes
+from tests.index.jobs.folder_jobs import ONE, abandon, create_folder_job, make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from vitascope.errors import Conflict, InvalidInput, JobNotFound
 from vitascope.model import Model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE = 300.0
 
 
@@ -186,7 +186,7 @@ def test_a_file_that_kills_the_process_is_put_aside_and_the_others_are_not_blame
     tmp_path: Path, collection: Collection, small_bundle: Path, small_model: Model, pictures: Path
 ) -> None:
     made = create_folder_job(collection, pictures)
-    command = [sys.executable, "-m", "tests.index.job_process", str(tmp_path / "library"), str(small_bundle)]
+    command = [sys.executable, "-m", "tests.index.jobs.job_process", str(tmp_path / "library"), str(small_bundle)]
     command += [str(made.id), "--poison", "002.png"]
     for _ in range(2):
         ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=False)

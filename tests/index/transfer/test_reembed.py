@@ -22,8 +22,8 @@ from index.records import Video
 from index.storage.catalogue import Catalogue
 from index.transfer import reembed as module
 from index.transfer.reembed import reembed
-from tests.index.folder_jobs import ONE, create_folder_job
-from tests.index.ingesting import ingest_file
+from tests.index.jobs.folder_jobs import ONE, create_folder_job
+from tests.index.jobs.ingesting import ingest_file
 from tests.index.searching import search_hits
 from tests.media_files import solid, write_color_video, write_picture
 from tests.small_bundle import make_small_bundle

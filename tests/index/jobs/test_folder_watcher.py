@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from index.jobs.sources.source_types import FolderSource
-from tests.index.watched import Step, Watched, command, nothing, picture
+from tests.index.jobs.watched import Step, Watched, command, nothing, picture
 from tests.waiting import PATIENCE
 
 

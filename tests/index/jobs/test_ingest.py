@@ -17,7 +17,7 @@ from index.jobs.jobs import create_job
 from index.jobs.records import JobOptions
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import FilesSource
-from tests.index.ingesting import ingest_file
+from tests.index.jobs.ingesting import ingest_file
 from tests.index.numbered import new_collection
 from tests.media_files import (
     solid,

@@ -10,7 +10,7 @@ import ray
 
 from index.integrations.ray import worker
 from index.jobs import ingest
-from tests.index.job_process import poisoned
+from tests.index.jobs.job_process import poisoned
 
 POISON = "002.png"
 HELD = "held.png"

@@ -20,7 +20,7 @@ from index.jobs.watch_losses import MAX_DELETE
 from tests.media_files import solid, write_picture
 from vitascope.model import Model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Step = Callable[[], object]
 
 

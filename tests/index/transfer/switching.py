@@ -1,6 +1,6 @@
 """Processes that switch collection `videos` to `videos-next` and die on the way.
 
-    python -m tests.index.switching
+    python -m tests.index.transfer.switching
 
 For every line "ROOT STEP" on standard input a process is forked that makes the switch in the library ROOT and dies, as
 by SIGKILL, before the call to the file system of number STEP, counted from 0. Its exit status is printed: 0 where the

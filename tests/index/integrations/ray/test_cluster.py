@@ -26,13 +26,13 @@ from index.jobs.records import Job
 from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ShardsSource
 from tests.chaos import only_by_chaos
-from tests.index.folder_jobs import create_folder_job, make_pictures, outcomes
+from tests.index.jobs.folder_jobs import create_folder_job, make_pictures, outcomes
 from tests.media_files import solid, write_color_video, write_picture
 from tests.tools import need_ray
 from vitascope.cli.main import EXIT_PARTIAL, EXIT_USER_ERROR, main
 from vitascope.model import Model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 MACHINE = {"object_store_memory": 80 * 1024**2, "include_log_monitor": False}
 MACHINES = 2
 PATIENCE = 900.0
@@ -97,7 +97,7 @@ def run_on_cluster(collection: Collection, model: Model, made: Job, **options: A
 def employ(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Let the workers be of this class of ``ray_workers``."""
     from index.integrations.ray import executor
-    from tests.index import ray_workers
+    from tests.index.integrations.ray import ray_workers
 
     monkeypatch.setattr(executor, "Worker", getattr(ray_workers, name))
 
@@ -175,7 +175,7 @@ def test_the_process_that_runs_the_job_may_be_killed(
 ) -> None:
     made = create_folder_job(collection, make_pictures(tmp_path / "pictures", 20))
     arguments = [str(tmp_path / "library"), str(small_bundle), str(made.id), cluster.address]
-    command = [sys.executable, "-m", "tests.index.ray_job", *arguments]
+    command = [sys.executable, "-m", "tests.index.integrations.ray.ray_job", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout is not None
         watchdog = threading.Timer(PATIENCE, process.kill)
@@ -228,7 +228,7 @@ def test_a_machine_that_is_killed_and_a_file_that_kills_its_worker_cost_no_other
     tmp_path: Path, cluster: Any, collection: Collection, small_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last of these tests: the machine stays away until it is needed again."""
-    from tests.index.ray_workers import HELD, POISON, marker
+    from tests.index.integrations.ray.ray_workers import HELD, POISON, marker
 
     while len(cluster.worker_nodes) < MACHINES:
         cluster.add_node(num_cpus=1, **MACHINE)

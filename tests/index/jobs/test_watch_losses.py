@@ -12,7 +12,7 @@ import pytest
 
 from index.jobs import watched_folder
 from index.jobs.sources import iterate_source
-from tests.index.watched import Watched, command, nothing, picture
+from tests.index.jobs.watched import Watched, command, nothing, picture
 from tests.waiting import PATIENCE
 
 SIZE = 4096

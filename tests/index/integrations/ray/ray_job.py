@@ -1,6 +1,6 @@
 """A process of its own that runs a job on a Ray cluster until the end, or until it is killed.
 
-    python -m tests.index.ray_job ROOT BUNDLE JOB_ID ADDRESS
+    python -m tests.index.integrations.ray.ray_job ROOT BUNDLE JOB_ID ADDRESS
 
 Prints "N path" for every file that is done, up to the one that its worker never comes to the end of.
 """
@@ -14,8 +14,8 @@ from index.collection_store import CollectionStore
 from index.integrations.ray import executor
 from index.integrations.ray.executor import RayCluster, connect
 from index.jobs.runner import run_job
-from tests.index.job_process import say
-from tests.index.ray_workers import EndlessWorker
+from tests.index.integrations.ray.ray_workers import EndlessWorker
+from tests.index.jobs.job_process import say
 from vitascope.model import Model
 
 

@@ -16,7 +16,7 @@ from index.jobs.runner import run_job
 from index.jobs.sources.source_types import ListSource
 from index.storage import job_events as storage_events
 from index.transfer.backup import backup_collection, restore_collection
-from tests.index.folder_jobs import create_folder_job
+from tests.index.jobs.folder_jobs import create_folder_job
 from tests.index.numbered import allowed
 from tests.media_files import solid, write_picture
 from vitascope.errors import JobNotFound

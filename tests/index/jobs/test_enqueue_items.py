@@ -14,7 +14,7 @@ from index.jobs.jobs import cancel, create_job, list_items, pause, resume
 from index.jobs.runner import run_job
 from index.jobs.sources.list_limits import ListLimits
 from index.jobs.sources.source_types import ListSource, Source
-from tests.index.file_lists import ENDINGS, paths, write_list, write_shard
+from tests.index.jobs.file_lists import ENDINGS, paths, write_list, write_shard
 from vitascope.model import Model
 
 

@@ -14,7 +14,7 @@ from index.jobs import execution, pipeline
 from index.jobs.jobs import list_items
 from index.jobs.pipeline import ClosableQueue, PipelineConfig, StageTimer
 from index.jobs.runner import run_job
-from tests.index.folder_jobs import create_folder_job, make_pictures
+from tests.index.jobs.folder_jobs import create_folder_job, make_pictures
 from tests.media_files import write_color_video
 from vitascope.errors import InvalidInput, MediaCorrupt
 from vitascope.model import Model

@@ -14,8 +14,8 @@ import pytest
 from index.collection_store import CollectionStore
 from index.transfer.parquet_export import export_collection
 from index.transfer.parquet_import import import_collection
-from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from tests.index.numbered import add, allowed, content, manifest, numbers_in
+from tests.index.transfer.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from vitascope.errors import InvalidInput
 
 

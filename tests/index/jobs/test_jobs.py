@@ -16,7 +16,7 @@ from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import Fetcher
 from index.jobs.sources.source_types import FolderSource
 from index.storage.filters import parse_filter
-from tests.index.folder_jobs import ONE, create_folder_job, outcomes
+from tests.index.jobs.folder_jobs import ONE, create_folder_job, outcomes
 from tests.index.numbered import new_collection
 from tests.media_files import solid, write_color_video, write_picture, write_truncated
 from vitascope.errors import (

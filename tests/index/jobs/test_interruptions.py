@@ -22,14 +22,14 @@ from index.jobs.records import JobItem
 from index.jobs.runner import run_job
 from index.storage import job_transitions
 from tests.chaos import rounds
-from tests.index.folder_jobs import ONE, create_folder_job, make_pictures
+from tests.index.jobs.folder_jobs import ONE, create_folder_job, make_pictures
 from vitascope.errors import (
     Conflict,
     StorageError,
 )
 from vitascope.model import Model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PATIENCE = 300.0
 
 
@@ -76,7 +76,7 @@ def test_a_job_survives_kill_9_without_loss_or_duplicate(
     most, in_work = 20, PipelineConfig().in_flight
     count = (most + in_work + 1) * kills
     made = create_folder_job(collection, make_pictures(tmp_path / "many", count))
-    command = [sys.executable, "-m", "tests.index.job_process", str(tmp_path / "library"), str(small_bundle)]
+    command = [sys.executable, "-m", "tests.index.jobs.job_process", str(tmp_path / "library"), str(small_bundle)]
     command += [str(made.id), "--most", str(most)]
     acknowledged: set[str] = set()
     moment = random.Random()

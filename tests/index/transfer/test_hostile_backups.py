@@ -23,9 +23,9 @@ from index.storage.fulltext import normalize_for_index
 from index.storage.schema import SCHEMA_VERSION, UPGRADES
 from index.transfer.backup import backup_collection, restore_collection
 from tests.chaos import rounds
-from tests.index.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from tests.index.numbered import add, allowed, manifest, numbers_in
 from tests.index.test_upgrade import old_collection
+from tests.index.transfer.hostile_paths import HOSTILE_PATHS, hostile_path, make_links
 from tests.mutated_files import mutated
 from vitascope.errors import InvalidInput, StorageError, VitascopeError
 

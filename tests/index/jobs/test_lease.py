@@ -10,7 +10,7 @@ from pathlib import Path
 
 from index.jobs.lease import mark_run_ended, new_owner, owner_is_gone
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def in_future() -> float:
