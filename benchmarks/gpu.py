@@ -13,24 +13,24 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
-from model_export.flops import flops
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.options import default_bundle
 from vitascope.cli.output import plain_table
 from vitascope.engines.gpu import first_card
 from vitascope.engines.onnx_runtime import Array, Device, OnnxRuntimeEngine
 from vitascope.errors import EngineError
-from vitascope.integrations.tensorrt.onnx_rewrites import readable
+from vitascope.integrations.tensorrt.onnx_rewrites import prepare_for_tensorrt
 from vitascope.model import Model
 
 ROWS = (1, 8, 32)
@@ -170,10 +170,48 @@ def _work(bundle: Bundle, graph: str, inputs: dict[str, Array], rows: int) -> tu
     """(floating-point operations of a row, bytes of weights that a run reads)."""
     path = bundle.graph_path(graph)
     assert path is not None
-    model = readable(path)
+    model = prepare_for_tensorrt(path)
     tables = {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
     read = [tensor for tensor in model.graph.initializer if tensor.name not in tables]  # of tables, a few rows
-    return flops(model, inputs) // rows, sum(numpy_helper.to_array(tensor).nbytes for tensor in read)
+    return count_flops(model, inputs) // rows, sum(numpy_helper.to_array(tensor).nbytes for tensor in read)
+
+
+_FLOP_OPERATORS = ("MatMul", "Gemm", "Conv")
+"""All other operators are negligible."""
+
+
+def count_flops(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> int:
+    """Return the multiplications and additions of matrix products and convolutions in one run.
+
+    The graph is run once on the CPU, as sizes that it computes itself are only known then.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    nodes = [node for node in copy.graph.node if node.op_type in _FLOP_OPERATORS]
+    constants = {tensor.name: tuple(tensor.dims) for tensor in copy.graph.initializer}
+    outputs = {value.name for value in copy.graph.output}
+    tensors = {name for node in nodes for name in (*node.input[:2], node.output[0])} - set(constants)
+    input_shapes = {name: array.shape for name, array in inputs.items()}
+    for name in sorted(tensors - outputs - set(input_shapes)):
+        copy.graph.output.append(onnx.ValueInfoProto(name=name))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = sorted(tensors - set(input_shapes))
+    results = session.run(names, dict(inputs)) if names else []  # an empty list means all outputs
+    shapes = {name: array.shape for name, array in zip(names, results, strict=True)}
+    return sum(_node_flops(node, {**constants, **input_shapes, **shapes}) for node in nodes)
+
+
+def _node_flops(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    size = int(np.prod(shapes[node.output[0]], dtype=np.int64))
+    attributes: dict[str, Any] = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Conv":
+        # The weight is (output channels, input channels of a group, *kernel).
+        return 2 * size * int(np.prod(shapes[node.input[1]][1:], dtype=np.int64))
+    left = shapes[node.input[0]]
+    return 2 * size * left[-2 if node.op_type == "Gemm" and attributes.get("transA") else -1]
 
 
 def _roof(device: Device, half: bool, edge: int, seconds: float) -> Roof:

@@ -1,59 +1,63 @@
-"""Continued pre-training on one's own videos: packed, measured, trained on, exported and measured again.
+"""Continued pre-training on a user's own videos: pack, measure, train, export, and measure again.
 
-Everything is kept in a work folder, so that the same call goes on where it was stopped:
-    adapt.json      what was asked for, and the facts about the start
+Everything is kept in a work folder, so that repeating the call resumes it:
+    adapt.json      the options, and facts about the initial model
     data/own/       the packed clips, splits train and val
-    before.json     how the start finds the held-out clips
+    before.json     retrieval of the held-out clips with the initial model
     run/            checkpoint, log and curves of the training
-    exported.json   which bundle was written, and how it is calibrated
-    after.json      how that bundle finds the same clips
+    exported.json   the bundle that was written, and the source of its calibration
+    after.json      retrieval of the same clips with that bundle
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from model_export.adapt_start import StartFacts, read_start, start_identity
-from model_export.assemble import check_name, check_replaceable
-from model_export.calibrate import FIT_FROM
-from model_export.cli.options import check_max_skipped
-from model_export.export import Before, export_checkpoint, restate_bundle
-from model_export.parity.checks import ParityError
+from model_export.assemble import Log, check_target
+from model_export.calibrate import MIN_CAPTIONED
+from model_export.export import InitialModel, export_checkpoint, update_metrics
+from model_export.parity.checks import export_with_fallback
+from model_export.sources import Source, corpus_source, pack_clips
 from model_export.weights import Precision
 from training import checkpoint
 from training.adaptation import CORPUS, adaptation_recipe
-from training.data.own_clips import LEAST_HELD_OUT, LEAST_LEARNED, RULE, Clip, OwnClips, check_enough, own_clips
-from training.data.packed import PACK_NAME, Packed, open_packed, write_packed
+from training.data.own_clips import LEAST_HELD_OUT, LEAST_LEARNED, RULE, OwnClips, check_enough, own_clips
+from training.data.packed import PACK_NAME, Packed, open_packed
 from training.data.subtitled import ORIGIN
 from training.evaluation.found import Counts, compared, found_by_sentence
 from training.evaluation.report import open_encoder
+from training.initialization import model_to_begin_with
+from training.models import pretrained
+from training.models.architectures import read_config
+from training.models.config import FusedConfig
 from training.trainer import train
-from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import Strict
-from vitascope.cli.output import ProgressBar
+from vitascope.bundle.bundle import Bundle, file_sha256
+from vitascope.bundle.manifest import MANIFEST_NAME, Calibration, Strict
+from vitascope.durable_files import atomic_path
 from vitascope.errors import BundleError, InvalidInput
 
-PRECISIONS: Mapping[Precision, Sequence[Precision]] = {
-    "int8-weights": ("int8-weights", "float16-weights", "float32"),
-    "float16-weights": ("float16-weights", "float32"),
-    "float32": ("float32",),
-}
-"""How weights are stored, by how they should be: of few held-out clips, one that is no longer found first with smaller
-weights is a difference of many points, which an export refuses."""
-MEASURED = "own (held-out clips)"
-"""Name of the measurement in the bundle's card."""
-
-Say = Callable[[str], None]
+METRICS_TITLE = "own (held-out clips)"
+"""Name of the held-out clips among the metrics of the bundle."""
+DEFAULT_PRECISION: Precision = "int8-weights"
 
 
 @dataclass(frozen=True)
-class Adaptation:
-    """What is asked for. Seconds: the least and most of a clip. `out`, `name`: of the bundle."""
+class AdaptOptions:
+    """Options of an adaptation.
+
+    Attributes:
+        folder: videos with subtitles.
+        start_from: bundle or checkpoint to continue from.
+        out, name: the bundle to write.
+        work: folder for intermediate results.
+        shortest, longest: bounds of a clip's length in seconds.
+        steps: training steps; None: chosen by the number of clips.
+        data: packed corpora that a checkpoint to start from was trained on.
+    """
 
     folder: Path
     start_from: Path
@@ -63,22 +67,36 @@ class Adaptation:
     shortest: float
     longest: float
     steps: int | None = None
-    """None: chosen by the number of clips."""
     seed: int = 0
     workers: int = 1
     max_skipped: float = 0.01
     data: Path = Path("data/packed")
-    """Where the corpora are packed that a checkpoint to start from was trained on."""
+
+
+class InitialModelFacts(Strict):
+    """Facts about the initial model: configuration, training data, calibration and weight precision."""
+
+    config: dict[str, Any]
+    """See `training.models.architectures.read_config`."""
+    sources: list[Source]
+    """Training corpora, without pretrained weights."""
+    calibration: Calibration | None
+    """None for a checkpoint."""
+    precision: Precision
+
+    @property
+    def architecture(self) -> FusedConfig:
+        return read_config(self.config)
 
 
 class _State(Strict):
-    """adapt.json: a work folder is for one start, one set of clips and one training."""
+    """adapt.json. A work folder belongs to one initial model, one set of clips and one training."""
 
     clips: str
     start: str
     steps: int | None
     seed: int
-    facts: StartFacts
+    facts: InitialModelFacts
 
 
 class _Exported(Strict):
@@ -90,201 +108,214 @@ class _Exported(Strict):
     calibration: str
 
 
-def adapt(wanted: Adaptation, say: Say) -> dict[str, Any]:
-    """Do an adaptation, or go on with it. Returns what it came to; `say` is told what happens meanwhile.
+def adapt(options: AdaptOptions, log: Log) -> dict[str, Any]:
+    """Run an adaptation, or resume it. Returns a summary.
 
-    Raises InvalidInput (CorpusError among them) for what cannot be adapted, and ParityError when no bundle of the
-    trained model answers as it does. What was done by then stays in the work folder.
+    Raises InvalidInput (CorpusError among them) for unusable input, and ParityError if no bundle of the trained model
+    passes the checks. Intermediate results stay in the work folder.
     """
-    _check(wanted)
-    clips = own_clips(wanted.folder, wanted.shortest, wanted.longest)
-    say(f"{wanted.folder}: {clips.pairing}")
-    state = _state(wanted, clips.identity, say)
-    learned, held_out = _packed(wanted, clips, state.facts, say)
-    before = _measured(wanted.work / "before.json", wanted.start_from, state.start, held_out, "the start", say)
-    recipe = adaptation_recipe(state.facts.architecture, len(learned), steps=wanted.steps, seed=wanted.seed)
-    run = wanted.work / "run"
-    done = checkpoint.steps_done(run / "checkpoint")
-    if done == recipe.total_steps:
-        say(f"trained before: {done} steps")
+    check_target(options.start_from, options.out, options.name)
+    if options.steps is not None and options.steps < 1:
+        raise InvalidInput(f"steps: {options.steps}; at least 1 was expected")
+    clips = own_clips(options.folder, options.shortest, options.longest)
+    log(f"{options.folder}: {clips.pairing}")
+    state = _load_or_create_state(options, clips.identity, log)
+    training, held_out = _pack_splits(options, clips, state.facts, log)
+    before = _measure(options.work / "before.json", options.start_from, state.start, held_out, "initial model", log)
+    recipe = adaptation_recipe(state.facts.architecture, len(training), steps=options.steps, seed=options.seed)
+    run = options.work / "run"
+    steps_done = checkpoint.steps_done(run / "checkpoint")
+    if steps_done == recipe.total_steps:
+        log(f"training: finished before, {steps_done} steps")
     else:
-        say(
-            f"training: goes on at step {done} of {recipe.total_steps}"
-            if done
-            else f"training: {recipe.total_steps} steps"
-        )
-        train(recipe, wanted.work / "data", run, start_from=wanted.start_from)
-    exported = _exported(wanted, state, run / "checkpoint", len(held_out), say)
-    after = _after(wanted, exported, before, held_out, say)
+        log(f"training: {f'resuming at step {steps_done} of ' if steps_done else ''}{recipe.total_steps} steps")
+        train(recipe, options.work / "data", run, start_from=options.start_from)
+    exported = _export(options, state, run / "checkpoint", len(held_out), log)
+    after = _measure_bundle(options, exported, before, held_out, log)
     return {
-        "bundle": str(wanted.out),
-        "clips": {
-            "learned from": len(learned),
-            "held out": len(held_out),
-            "of test videos, untouched": clips.untouched,
-        },
+        "bundle": str(options.out),
+        "clips": {"train": len(training), "held_out": len(held_out), "unused": clips.untouched},
         "steps": recipe.total_steps,
         "before": before,
         "after": after,
         "verdict": {1: "better", 0: "equal", -1: "worse"}[compared(before, after)],
         "calibration": exported.calibration,
         "precision": exported.precision,
-        "work": str(wanted.work),
+        "work": str(options.work),
     }
 
 
-def _check(wanted: Adaptation) -> None:
-    """What would otherwise be an error only after the training."""
-    check_name(wanted.name)
-    check_replaceable(wanted.out)
-    if wanted.out.resolve() == wanted.start_from.resolve():
-        raise InvalidInput(f"out: {wanted.out} is the start itself; another folder was expected")
-    if wanted.steps is not None and wanted.steps < 1:
-        raise InvalidInput(f"steps: {wanted.steps}; at least 1 was expected")
-    check_max_skipped(wanted.max_skipped)
+def initial_model_id(folder: Path) -> str:
+    """Return a hash of the weights and answers of a bundle or checkpoint. Raises InvalidInput if it is neither."""
+    if (folder / MANIFEST_NAME).exists():
+        return Bundle.open(folder).fingerprint
+    found = checkpoint.find(folder)
+    if found is None:
+        raise InvalidInput(
+            f"start-from: {folder} is neither a bundle nor a checkpoint; a folder with {MANIFEST_NAME} (of `vitascope "
+            "export`) or state.json (of `vitascope train`) was expected"
+        )
+    hashes = "".join(file_sha256(found / name) for name in ("model.safetensors", "answers.json", "tokenizer.json"))
+    return hashlib.sha256(hashes.encode()).hexdigest()
 
 
-def _state(wanted: Adaptation, clips: str, say: Say) -> _State:
-    """The work folder's adapt.json, made when it is new. Raises InvalidInput where it is of another adaptation."""
-    path, start = wanted.work / "adapt.json", start_identity(wanted.start_from)
-    asked = {"clips": clips, "start": start, "steps": wanted.steps, "seed": wanted.seed}
+def read_initial_model(folder: Path, data: Path) -> InitialModelFacts:
+    """Read the facts about a bundle or checkpoint. Loading its model proves that it can be trained.
+
+    Args:
+        data: packed corpora, which state the terms of training data that is not known here.
+
+    Raises InvalidInput.
+    """
+    start = model_to_begin_with(folder)
+    config = start.model.cfg.model_dump(mode="json")
+    if (folder / MANIFEST_NAME).exists():
+        manifest = Bundle.open(folder).manifest
+        sources = [Source.model_validate(source) for source in manifest.extra["provenance"]["sources"]]
+        return InitialModelFacts(
+            config=config,
+            sources=[source for source in sources if source.name not in pretrained.STARTS],
+            calibration=manifest.calibration,
+            precision=next((p for p in get_args(Precision) if p == manifest.precision), DEFAULT_PRECISION),
+        )
+    names = [name for name in start.lineage if name not in pretrained.STARTS]
+    return InitialModelFacts(
+        config=config,
+        sources=[corpus_source(name, data) for name in names],
+        calibration=None,
+        precision=DEFAULT_PRECISION,
+    )
+
+
+def _load_or_create_state(options: AdaptOptions, clips: str, log: Log) -> _State:
+    """Load adapt.json of the work folder, or create it. Raises InvalidInput if it belongs to another adaptation."""
+    path, start = options.work / "adapt.json", initial_model_id(options.start_from)
+    current = {"clips": clips, "start": start, "steps": options.steps, "seed": options.seed}
     if not path.exists():
-        if wanted.work.exists() and any(wanted.work.iterdir()):
-            raise InvalidInput(f"work: {wanted.work} holds something else; an empty or new folder was expected")
-        say(f"reading {wanted.start_from}")
-        state = _State.model_validate({**asked, "facts": read_start(wanted.start_from, wanted.data)})
-        wanted.work.mkdir(parents=True, exist_ok=True)
-        _write(path, state)
+        if options.work.exists() and any(options.work.iterdir()):
+            raise InvalidInput(f"work: {options.work} contains other files; an empty or new folder was expected")
+        log(f"reading {options.start_from}")
+        facts = read_initial_model(options.start_from, options.data)
+        state = _State.model_validate({**current, "facts": facts})
+        options.work.mkdir(parents=True, exist_ok=True)
+        _write_json(path, state)
         return state
     state = _State.model_validate_json(path.read_text("utf-8"))
-    names = {"clips": "videos, subtitles or clip lengths", "start": "start", "steps": "--steps", "seed": "--seed"}
-    if other := [names[key] for key, value in asked.items() if getattr(state, key) != value]:
+    labels = {
+        "clips": "videos, subtitles or clip lengths",
+        "start": "initial model",
+        "steps": "--steps",
+        "seed": "--seed",
+    }
+    if changed := [labels[key] for key, value in current.items() if getattr(state, key) != value]:
         raise InvalidInput(
-            f"work: {wanted.work} holds an adaptation with another {' and another '.join(other)}; the same was "
-            "expected, or another folder (--work), or none there"
+            f"work: {options.work} belongs to an adaptation with different {', '.join(changed)}; the same options or "
+            "another --work were expected"
         )
-    say(f"going on with what is in {wanted.work}")
+    log(f"resuming from {options.work}")
     return state
 
 
-def _packed(wanted: Adaptation, clips: OwnClips, facts: StartFacts, say: Say) -> tuple[Packed, Packed]:
-    """The splits train and val, as the start sees them; those that are packed already stay."""
-    found = []
-    for split, what, items, least in (
+def _pack_splits(options: AdaptOptions, clips: OwnClips, facts: InitialModelFacts, log: Log) -> tuple[Packed, Packed]:
+    """Pack the splits train and val with the initial model's streams, unless they are packed."""
+    splits = []
+    for split, purpose, items, minimum in (
         ("train", "learn from", clips.learned, LEAST_LEARNED),
         ("val", "hold out", clips.held_out, LEAST_HELD_OUT),
     ):
-        folder = wanted.work / "data" / CORPUS / split
+        folder = options.work / "data" / CORPUS / split
         if (folder / PACK_NAME).is_file():
             packed = open_packed(folder)
-            say(f"packed before: {len(packed)} clips to {what}")
+            log(f"{split}: {len(packed)} clips, packed before")
         else:
-            packed = _pack(wanted, folder, items, facts)
-            say(f"packed {len(packed)} clips to {what}, {len(packed.info['skipped'])} skipped")
-        check_enough(wanted.folder, what, packed.examples, least)
-        found.append(packed)
-    return found[0], found[1]
+            streams, origin = facts.architecture.streams(), replace(ORIGIN, split_rule=RULE)
+            pack_clips(folder, items, streams, origin, workers=options.workers, max_skipped=options.max_skipped)
+            packed = open_packed(folder)
+            log(f"{split}: packed {len(packed)} clips, {len(packed.info['skipped'])} skipped")
+        check_enough(options.folder, purpose, packed.examples, minimum)
+        splits.append(packed)
+    return splits[0], splits[1]
 
 
-def _pack(wanted: Adaptation, folder: Path, items: Sequence[Clip], facts: StartFacts) -> Packed:
-    origin = replace(ORIGIN, split_rule=RULE)
-    with ProgressBar(f"packing {folder.name}") as bar:
-
-        def shown() -> Any:
-            for number, item in enumerate(items):
-                bar.update(number, len(items))
-                yield item
-
-        write_packed(
-            folder,
-            facts.architecture.streams(),
-            shown(),
-            origin,
-            workers=wanted.workers,
-            max_skipped=wanted.max_skipped,
-        )
-    return open_packed(folder)
-
-
-def _measured(path: Path, model: Path, identity: str, held_out: Packed, what: str, say: Say) -> dict[str, float]:
-    """How `model` finds the held-out clips; read from `path` where it was measured before."""
+def _measure(path: Path, model: Path, model_id: str, held_out: Packed, label: str, log: Log) -> dict[str, float]:
+    """Measure retrieval of the held-out clips, or read the stored result of the same model."""
     if path.exists():
-        kept = json.loads(path.read_text("utf-8"))
-        if kept["model"] == identity:
-            return dict(kept["found"])
-    say(f"measuring {what} on {len(held_out)} held-out clips")
-    found = found_by_sentence(open_encoder(model), held_out)
-    _write(path, {"model": identity, "found": found})
-    return found
+        stored = json.loads(path.read_text("utf-8"))
+        if stored["model"] == model_id:
+            return dict(stored["found"])
+    log(f"measuring the {label} on {len(held_out)} held-out clips")
+    counts = found_by_sentence(open_encoder(model), held_out)
+    _write_json(path, {"model": model_id, "found": counts})
+    return counts
 
 
-def _exported(wanted: Adaptation, state: _State, trained: Path, held_out: int, say: Say) -> _Exported:
-    """The bundle at `out`, written unless it is there already."""
-    path = wanted.work / "exported.json"
+def _export(options: AdaptOptions, state: _State, trained: Path, held_out: int, log: Log) -> _Exported:
+    """Export the trained model to `out`, unless it is there."""
+    path = options.work / "exported.json"
     if path.exists():
         exported = _Exported.model_validate_json(path.read_text("utf-8"))
-        if (exported.name, exported.fingerprint) == _bundle_at(wanted.out):
-            say(f"exported before: {wanted.out}")
+        if (exported.name, exported.fingerprint) == _bundle_id(options.out):
+            log(f"{options.out}: exported before")
             return exported
-    before = Before(state.facts.sources, state.facts.calibration, FIT_FROM)
-    for precision in PRECISIONS[state.facts.precision]:
-        try:
-            export_checkpoint(
-                trained,
-                wanted.out,
-                name=wanted.name,
-                precision=precision,
-                data=wanted.work / "data",
-                seed=wanted.seed,
-                say=say,
-                before=before,
-            )
-            break
-        except ParityError as error:
-            if precision == "float32":
-                raise
-            say(f"weights are stored larger than as {precision}: {error}")
-    bundle = Bundle.open(wanted.out)
+    initial = InitialModel(state.facts.sources, state.facts.calibration, MIN_CAPTIONED)
+
+    def export(precision: Precision) -> Path:
+        return export_checkpoint(
+            trained,
+            options.out,
+            name=options.name,
+            precision=precision,
+            data=options.work / "data",
+            seed=options.seed,
+            log=log,
+            initial=initial,
+        )
+
+    # With few held-out clips, a single query that smaller weights change is a difference of many points.
+    export_with_fallback(state.facts.precision, export, log)
+    bundle = Bundle.open(options.out)
     exported = _Exported(
         name=bundle.manifest.name,
         fingerprint=bundle.fingerprint,
         precision=bundle.manifest.precision,
-        calibration=_calibration(state.facts, held_out, bundle),
+        calibration=_describe_calibration(state.facts, held_out, bundle),
     )
-    _write(path, exported)
+    _write_json(path, exported)
     return exported
 
 
-def _calibration(facts: StartFacts, held_out: int, bundle: Bundle) -> str:
-    """In words, where the bundle's calibration comes from."""
+def _describe_calibration(facts: InitialModelFacts, held_out: int, bundle: Bundle) -> str:
+    """Return where the bundle's calibration comes from."""
     pairs = bundle.manifest.extra["provenance"]["calibration"].get("match pairs")
     if pairs is not None:
-        rest = "; that of answers is the start's" if bundle.answers and facts.calibration else ""
-        return f"fitted on {pairs / 3:g} held-out clips{rest}"  # one right pair and two wrong ones of each
-    few = f"{held_out} held-out clips are too few to fit it, {FIT_FROM} were expected"
-    return f"that of the start: {few}" if facts.calibration else f"none: {few}, and a checkpoint has none"
+        suffix = "; answers keep the initial model's" if bundle.answers and facts.calibration else ""
+        return f"fitted on {pairs / 3:g} held-out clips{suffix}"  # one positive and two negative pairs per clip
+    reason = f"{held_out} held-out clips are too few to fit it, {MIN_CAPTIONED} were expected"
+    return f"the initial model's: {reason}" if facts.calibration else f"none: {reason}, and a checkpoint has none"
 
 
-def _after(wanted: Adaptation, exported: _Exported, before: Counts, held_out: Packed, say: Say) -> dict[str, float]:
-    """How the bundle finds the held-out clips, which its card states as well."""
-    path = wanted.work / "after.json"
-    after = _measured(path, wanted.out, exported.fingerprint, held_out, "the bundle", say)
-    if not Bundle.open(wanted.out).manifest.metrics:
-        metrics = wanted.work / "metrics.json"
-        _write(metrics, {MEASURED: _percent(after) | {f"{k} (start)": v for k, v in _percent(before).items()}})
-        restate_bundle(wanted.out, metrics)
+def _measure_bundle(
+    options: AdaptOptions, exported: _Exported, before: Counts, held_out: Packed, log: Log
+) -> dict[str, float]:
+    """Measure the bundle on the held-out clips, and put the result into its card."""
+    after = _measure(options.work / "after.json", options.out, exported.fingerprint, held_out, "bundle", log)
+    if not Bundle.open(options.out).manifest.metrics:
+        metrics = options.work / "metrics.json"
+        start = {f"{metric} (start)": value for metric, value in _to_metrics(before).items()}
+        _write_json(metrics, {METRICS_TITLE: _to_metrics(after) | start})
+        update_metrics(options.out, metrics)
     return after
 
 
-def _percent(found: Counts) -> dict[str, float]:
-    """By the names that other evaluations have."""
+def _to_metrics(counts: Counts) -> dict[str, float]:
+    """Convert counts to the metrics of `vitascope evaluate`."""
     names = {"first": "t2v R@1", "among 5": "t2v R@5", "among 10": "t2v R@10"}
-    shares = {names[k]: round(100 * v / found["sentences"], 4) for k, v in found.items() if k in names}
-    return shares | {"t2v MdR": found["median rank"], "t2v MnR": found["mean rank"]}
+    recalls = {names[k]: round(100 * v / counts["sentences"], 4) for k, v in counts.items() if k in names}
+    return recalls | {"t2v MdR": counts["median rank"], "t2v MnR": counts["mean rank"]}
 
 
-def _bundle_at(folder: Path) -> tuple[str, str] | None:
-    """Name and fingerprint of an intact bundle, None where there is none."""
+def _bundle_id(folder: Path) -> tuple[str, str] | None:
+    """Return name and fingerprint of an intact bundle; None if there is none."""
     try:
         bundle = Bundle.open(folder)
     except BundleError:
@@ -292,9 +323,7 @@ def _bundle_at(folder: Path) -> tuple[str, str] | None:
     return bundle.manifest.name, bundle.fingerprint
 
 
-def _write(path: Path, content: Strict | dict[str, Any]) -> None:
-    """JSON, whole or not at all."""
+def _write_json(path: Path, content: Strict | dict[str, Any]) -> None:
     text = content.model_dump_json(indent=1) if isinstance(content, Strict) else json.dumps(content, indent=1)
-    part = path.with_suffix(".part")
-    part.write_text(text + "\n", "utf-8")
-    os.replace(part, path)
+    with atomic_path(path) as temp_path:
+        temp_path.write_text(text + "\n", "utf-8")

@@ -1,4 +1,4 @@
-"""The bundle's folder: documents, manifest, and the swap that makes it appear whole or not at all."""
+"""Write a bundle's folder: documents, manifest, files taken from another bundle, and the atomic replacement."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vitascope.bundle.bundle import file_sha256
+from vitascope.bundle.bundle import Bundle, file_sha256
 from vitascope.bundle.manifest import (
     CHECKSUM_NAME,
     MANIFEST_NAME,
@@ -28,50 +28,89 @@ from vitascope.model import Model
 CARD_NAME, PARITY_NAME, NOTICE_NAME = "MODEL_CARD.md", "parity.json", "NOTICE.md"
 TOKENIZER_NAME, ANSWERS_NAME = "tokenizer.json", "answers.json"
 
+Log = Callable[[str], None]
+"""Callback for progress messages."""
+
+
+def no_log(message: str) -> None:
+    """Discard a progress message."""
+
 
 @contextmanager
-def folder_replaced_whole(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its place at the end; after an error nothing of it is left.
+def replace_bundle(out: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces the bundle at `out` at the end; after an error it is removed.
 
-    A bundle that is there already serves until then. Raises InvalidInput when `out` is something else.
+    The old bundle stays in place until then. Raises InvalidInput if `out` exists and is not a bundle.
     """
     check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        yield part
-        part.chmod(0o755)
-        _sync(part)
-        _swap(part, out)
+        yield folder
+        folder.chmod(0o755)
+        for path in folder.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        swap_folder(folder, out)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def swap_folder(folder: Path, target: Path) -> None:
+    """Rename `folder`, of the same file system, to `target`, and remove what was there."""
+    if not target.exists():
+        folder.rename(target)
+        return
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.old.", dir=folder.parent) as old:
+        target.rename(Path(old) / target.name)
+        folder.rename(target)
 
 
 def check_replaceable(out: Path) -> None:
-    """Raises InvalidInput when `out` is something else than a bundle or nothing."""
+    """Raise InvalidInput if `out` exists and is not a bundle."""
     if out.exists() and not (out / MANIFEST_NAME).is_file():
         raise InvalidInput(f"out: {out} exists and is not a bundle; a new folder or a bundle was expected")
 
 
 def check_name(name: str) -> None:
-    """Raises InvalidInput when no bundle may be named so."""
+    """Raise InvalidInput for an invalid bundle name."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise InvalidInput(
-            f"name: {name!r} (default: the name of the folder that --out names); lower case letters, digits and . _ - "
-            "were expected, a letter or digit first"
+            f"name: {name!r} (default: the folder name of --out); lower case letters, digits and . _ - were expected, "
+            "a letter or digit first"
         )
 
 
+def check_target(source: Path, out: Path, name: str) -> None:
+    """Check name and folder of a bundle made from another model. Raises InvalidInput, also if `out` is `source`."""
+    check_name(name)
+    if out.resolve() == source.resolve():
+        raise InvalidInput(f"out: {out} is the source itself; another folder was expected")
+    check_replaceable(out)
+
+
+def copy_files(bundle: Bundle, names: Iterable[str], folder: Path) -> None:
+    """Copy files of a bundle, by their paths inside it."""
+    for name in dict.fromkeys(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(bundle.folder / name, folder / name)
+
+
 def write_documents(folder: Path, documents: Mapping[str, str]) -> None:
-    """Text files by name, UTF-8."""
+    """Write UTF-8 text files, by name."""
     for name, text in documents.items():
         (folder / name).write_text(text, "utf-8")
 
 
-def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
-    """manifest.json of `folder`, and its checksum: `fields`, and the size and SHA-256 of every file that is there.
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
-    Raises pydantic.ValidationError when fields are missing or a file they name is.
+
+def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
+    """Write manifest.json, with size and SHA-256 of every file in `folder`, and its checksum file.
+
+    Raises pydantic.ValidationError for missing fields or files.
     """
     files = {
         path.name: FileEntry(sha256=file_sha256(path), bytes=path.stat().st_size)
@@ -88,44 +127,47 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
 def write_draft(
     folder: Path, fields: Mapping[str, Any], tokenizer: bytes, answers: Sequence[str], documents: Mapping[str, str]
 ) -> None:
-    """Make a bundle that opens of a folder with graphs: all but its card and its report, which are empty.
+    """Make a folder of graphs a bundle that opens, with an empty card and report.
 
-    documents: further ones, such as a notice.
+    Args:
+        documents: further text files by name, such as a notice.
     """
     (folder / TOKENIZER_NAME).write_bytes(tokenizer)
-    named = {ANSWERS_NAME: answers_document(answers)} if answers else {}
-    write_documents(folder, {CARD_NAME: "", PARITY_NAME: "", **named, **documents})
+    # One answer per line, in the order of the logits.
+    vocabulary = {ANSWERS_NAME: json.dumps(list(answers), ensure_ascii=False, indent=0) + "\n"} if answers else {}
+    write_documents(folder, {CARD_NAME: "", PARITY_NAME: "", **vocabulary, **documents})
     write_manifest(folder, fields)
 
 
 def finish(folder: Path, fields: Mapping[str, Any], report: str, card: Callable[[Manifest], str]) -> Manifest:
-    """Put the report and the card into a draft, and run every graph of what is a bundle then.
+    """Write report and card into a draft, then run every graph of the bundle once.
 
-    card: its Markdown, of a manifest that knows all but the card itself. Raises BundleError and EngineError.
+    Args:
+        card: the Markdown card, from a manifest that has everything but the card itself.
+
+    Raises BundleError and EngineError.
     """
-    write_documents(folder, {PARITY_NAME: report})
-    write_documents(folder, {CARD_NAME: card(write_manifest(folder, fields))})
+    report_name, card_name = fields["parity_report"], fields["model_card"]
+    write_documents(folder, {report_name: report, card_name: ""})
+    write_documents(folder, {card_name: card(write_manifest(folder, fields))})
     manifest = write_manifest(folder, fields)
     Model.open(folder, device="cpu").warm()
     return manifest
 
 
-def answers_document(answers: Sequence[str]) -> str:
-    """answers.json: a list in the order of the logits, one a line."""
-    return json.dumps(list(answers), ensure_ascii=False, indent=0) + "\n"
+def read_json_object(key: str, path: Path, expected: str = "a JSON object was expected") -> dict[str, Any]:
+    """Read a JSON object from a user's file. Raises InvalidInput naming `key` and `expected`."""
+    content = read_json(key, path, expected)
+    if not isinstance(content, dict):
+        raise InvalidInput(f"{key}: {path} holds a {type(content).__name__}; {expected}")
+    return content
 
 
-def _swap(part: Path, out: Path) -> None:
-    if not out.exists():
-        part.rename(out)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-    out.rename(old / out.name)
-    part.rename(out)
-    shutil.rmtree(old)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+def read_json(key: str, path: Path, expected: str) -> Any:
+    """Read JSON from a user's file. Raises InvalidInput naming `key` and `expected`."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"{key}: {path} cannot be read ({error.strerror}); {expected}") from error
+    except ValueError as error:
+        raise InvalidInput(f"{key}: {path} is not JSON ({error}); {expected}") from error

@@ -1,7 +1,4 @@
-"""The manifest's calibration, fitted on validation splits through the bundle's own graphs.
-
-What is calibrated is what will be served: stored weights, ONNX Runtime and all.
-"""
+"""Calibration of match, fused and answer probabilities on validation splits, through the bundle's own graphs."""
 
 from __future__ import annotations
 
@@ -11,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from model_export.parity.recall import Embedded, has_captions
-from model_export.parity.variants import Origin
+from model_export.parity.checks import Embedded, has_captions
+from model_export.parity.variants import SourceBundle
 from training.answers import whole_answer
 from training.evaluation import calibration
 from training.evaluation.encoder import Encoder
@@ -20,26 +17,27 @@ from training.evaluation.metrics import calibration_error
 from vitascope.bundle.manifest import Calibration
 from vitascope.model import Model
 
-QUESTIONS = 1000
-"""At most so many questions per corpus, spread evenly over its examples."""
-FIT_FROM = 50
-"""Examples with captions from which on a variant's match and fused probabilities are fitted anew. Three numbers are
-fitted; ten to twenty right pairs for each are the usual least, below which a fit follows those few more than it tells
-of others."""
+MAX_QUESTIONS = 1000
+"""Per corpus, spread evenly over its examples."""
+MIN_CAPTIONED = 50
+"""Captioned examples from which a variant's match and fused probabilities are fitted. There are three parameters; ten
+to twenty positive pairs per parameter are the usual minimum against overfitting."""
 
 AnswerLogits = Callable[[Sequence[str], np.ndarray], np.ndarray]
 """(questions (n), visual tokens (n, V, K)) -> (n, answers)."""
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A calibration and how it did on the pairs and questions that it was fitted to: expected calibration errors
-    (fractions) `before`, of plain sigmoids and softmax, and `after`; `kept`: of the calibration that there was."""
+class FittedCalibration:
+    """A calibration, its errors on the data it was fitted to, and the corpora used.
+
+    `facts` has expected calibration errors (fractions): "before" of plain sigmoids and softmax, "kept" of the previous
+    calibration, "after" of this one.
+    """
 
     calibration: Calibration = field(default_factory=Calibration)
     facts: dict[str, float] = field(default_factory=dict)
     corpora: Sequence[str] = ()
-    """Which spoke of it."""
 
 
 def calibrate(
@@ -48,94 +46,99 @@ def calibrate(
     answers: Sequence[str],
     answer_logits: AnswerLogits | None,
     *,
-    kept: Calibration | None = None,
-    fit_from: int = 2,
-) -> Fitted:
-    """Fit match, fused and answer probabilities; what no corpus speaks of stays as in `kept` (None: the defaults).
+    previous: Calibration | None = None,
+    min_captioned: int = 2,
+) -> FittedCalibration:
+    """Fit match, fused and answer probabilities.
 
-    fit_from: a corpus of fewer captioned examples says nothing of match and fused probabilities.
+    Args:
+        previous: calibration to keep where no corpus has data (None: the defaults).
+        min_captioned: corpora with fewer captioned examples are not used for match and fused probabilities.
     """
-    was = kept or Calibration()
-    answered = Fitted(was) if answer_logits is None else _answers(corpora, answers, answer_logits, kept)
-    captioned = {name: e for name, e in corpora.items() if len(e.packed.examples) >= fit_from and _tells_apart(e)}
+    start = previous or Calibration()
+    by_answers = (
+        FittedCalibration(start) if answer_logits is None else _fit_answers(corpora, answers, answer_logits, previous)
+    )
+    captioned = {n: e for n, e in corpora.items() if len(e.packed.examples) >= min_captioned and _has_negatives(e)}
     if not captioned:
-        return answered
+        return by_answers
     pairs = [calibration.validation_pairs(encoder, e.packed, e.vectors, e.tokens) for e in captioned.values()]
-    fitted = calibration.fit(pairs, answered.calibration.answer_temperature)
+    fitted = calibration.fit(pairs, by_answers.calibration.answer_temperature)
     facts = {"match pairs": float(sum(len(p.label) for p in pairs))}
-    for when, by in (("before", Calibration()), ("kept", kept), ("after", fitted)):
-        if by is not None:
-            facts[f"match error {when}"] = calibration.match_calibration_error(pairs, by)
-            facts[f"fused error {when}"] = calibration.fused_calibration_error(pairs, by)
-    return Fitted(fitted, answered.facts | facts, list(dict.fromkeys([*captioned, *answered.corpora])))
+    for label, candidate in (("before", Calibration()), ("kept", previous), ("after", fitted)):
+        if candidate is not None:
+            facts[f"match error {label}"] = calibration.match_calibration_error(pairs, candidate)
+            facts[f"fused error {label}"] = calibration.fused_calibration_error(pairs, candidate)
+    return FittedCalibration(fitted, by_answers.facts | facts, list(dict.fromkeys([*captioned, *by_answers.corpora])))
 
 
-def recalibrate(variant: Model, corpora: Mapping[str, Embedded], kept: Calibration) -> Fitted:
-    """Of a variant, through its own graphs. kept: of the bundle it was made of, for what no corpus speaks of."""
+def recalibrate(variant: Model, corpora: Mapping[str, Embedded], previous: Calibration) -> FittedCalibration:
+    """Calibrate a variant through its own graphs; `previous` is kept where no corpus has data."""
     if "matching" not in variant.tasks or not corpora:
-        return Fitted(kept)
+        return FittedCalibration(previous)
     logits = variant.answer_logits if "answering" in variant.tasks and not variant.reads_answers else None
-    return calibrate(variant, corpora, variant.bundle.answers, logits, kept=kept, fit_from=FIT_FROM)
+    return calibrate(variant, corpora, variant.bundle.answers, logits, previous=previous, min_captioned=MIN_CAPTIONED)
 
 
-def stated_calibration(fitted: Fitted, of: Origin, tasks: Sequence[str]) -> dict[str, Any]:
-    """For the manifest of a variant, under `calibration` of its `extra`: the facts of `Fitted`, the splits that it was
-    `fitted_on`, and whose is what was not fitted: `kept` ("match and fused", "answers") and `kept_of`."""
-    told = (("matching", "match pairs", "match and fused"), ("answering", "answer questions", "answers"))
-    kept = [words for task, count, words in told if task in tasks and count not in fitted.facts]
+def calibration_record(fitted: FittedCalibration, source: SourceBundle, tasks: Sequence[str]) -> dict[str, Any]:
+    """Return `extra.calibration` of a variant's manifest: the facts, the splits (`fitted_on`), and what was kept.
+
+    `kept` lists what was not fitted ("match and fused", "answers"), `kept_of` the bundle whose calibration that is.
+    """
+    groups = (("matching", "match pairs", "match and fused"), ("answering", "answer questions", "answers"))
+    kept = [label for task, count, label in groups if task in tasks and count not in fitted.facts]
     facts = {name: round(value, 6) for name, value in fitted.facts.items()}
     return {
         **facts,
         **({"fitted_on": [f"{name}/val" for name in fitted.corpora]} if fitted.corpora else {}),
-        **({"kept": kept, "kept_of": of.model_dump()} if kept else {}),
+        **({"kept": kept, "kept_of": source.model_dump()} if kept else {}),
     }
 
 
-def _tells_apart(embedded: Embedded) -> bool:
-    """Whether there are right and wrong captions of every example."""
+def _has_negatives(embedded: Embedded) -> bool:
+    """Whether every example has a caption, and captions differ."""
     return has_captions(embedded.packed) and len({e.captions[0] for e in embedded.packed.examples}) > 1
 
 
-def _answers(
-    corpora: Mapping[str, Embedded], answers: Sequence[str], logits_of: AnswerLogits, kept: Calibration | None
-) -> Fitted:
-    """The temperature, that of `kept` where no question speaks of it, and the facts about it."""
-    number_of = {answer: number for number, answer in enumerate(answers)}
-    was = kept or Calibration()
+def _fit_answers(
+    corpora: Mapping[str, Embedded], answers: Sequence[str], logits_of: AnswerLogits, previous: Calibration | None
+) -> FittedCalibration:
+    """Fit the answer temperature; `previous` is kept if no corpus has questions."""
+    answer_index = {answer: index for index, answer in enumerate(answers)}
+    start = previous or Calibration()
     logits, targets, names = [], [], []
     for name, embedded in corpora.items():
-        asked = _asked(embedded, number_of)
-        if asked:
-            rows, questions, numbers = zip(*asked, strict=True)
-            logits.append(logits_of(questions, embedded.tokens[list(rows)].astype(np.float32)))
-            targets.append(np.array(numbers))
+        if questions := _answerable_questions(embedded, answer_index):
+            rows, texts, indices = zip(*questions, strict=True)
+            logits.append(logits_of(texts, embedded.tokens[list(rows)].astype(np.float32)))
+            targets.append(np.array(indices))
             names.append(name)
     if not logits:
-        return Fitted(was)
-    every, right = np.concatenate(logits), np.concatenate(targets)
-    temperature = calibration.answer_temperature(every.astype(np.float64), right)
-    facts = {"answer questions": float(len(right))}
-    by_kept = None if kept is None else kept.answer_temperature
-    for when, by in (("before", 1.0), ("kept", by_kept), ("after", temperature)):
-        if by is not None:
-            facts[f"answer error {when}"] = _error(every, right, by)
-    return Fitted(was.model_copy(update={"answer_temperature": temperature}), facts, names)
+        return FittedCalibration(start)
+    all_logits, correct = np.concatenate(logits), np.concatenate(targets)
+    temperature = calibration.answer_temperature(all_logits.astype(np.float64), correct)
+    facts = {"answer questions": float(len(correct))}
+    kept = None if previous is None else previous.answer_temperature
+    for label, candidate in (("before", 1.0), ("kept", kept), ("after", temperature)):
+        if candidate is not None:
+            facts[f"answer error {label}"] = _answer_error(all_logits, correct, candidate)
+    return FittedCalibration(start.model_copy(update={"answer_temperature": temperature}), facts, names)
 
 
-def _asked(embedded: Embedded, number_of: Mapping[str, int]) -> list[tuple[int, str, int]]:
-    """(row, question, number of the right answer), for answers that the vocabulary has."""
-    asked = [
-        (row, question.question, number_of[whole_answer(question)])
+def _answerable_questions(embedded: Embedded, answer_index: Mapping[str, int]) -> list[tuple[int, str, int]]:
+    """Return (row, question, index of the correct answer) of questions whose answer is in the vocabulary."""
+    questions = [
+        (row, question.question, answer_index[whole_answer(question)])
         for row, example in enumerate(embedded.packed.examples)
         for question in example.questions
-        if whole_answer(question) in number_of
+        if whole_answer(question) in answer_index
     ]
-    step = max(1, -(-len(asked) // QUESTIONS))
-    return asked[::step]
+    step = max(1, -(-len(questions) // MAX_QUESTIONS))
+    return questions[::step]
 
 
-def _error(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:
-    """Calibration error of the best answer's probability."""
+def _answer_error(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:
+    """Expected calibration error of the best answer's probability."""
     z = logits.astype(np.float64) / temperature
     z = np.exp(z - z.max(axis=1, keepdims=True))
     best = (z / z.sum(axis=1, keepdims=True)).max(axis=1)

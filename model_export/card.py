@@ -1,16 +1,16 @@
-"""The model card: what a bundle is for, what it is not for, what it was made of, and how well it does."""
+"""Model card of an exported checkpoint: intended use, limits, training data, metrics and fidelity."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_export.json_file import read_object
-from model_export.optimize.report import variant_of, variant_section
-from model_export.parity.checks import ParityReport
-from model_export.parity.variants import beside_section
+from model_export.assemble import markdown_table, read_json_object
+from model_export.optimize.report import read_variant, variant_section
+from model_export.parity.checks import OutputCheck, ParityReport
+from model_export.parity.variants import comparison_section
 from model_export.sources import Source
 from training import adaptation
 from training.models.architectures import read_config
@@ -19,12 +19,12 @@ from vitascope.bundle.manifest import Manifest, Strict
 from vitascope.errors import InvalidInput
 
 Metrics = Mapping[str, Mapping[str, float]]
-"""{corpus: {metric: value}}, as `vitascope evaluate --out` writes it."""
+"""{corpus: {metric: value}}, the output of `vitascope evaluate --out`."""
 
-NOT_KINDS = ("(single word)", "(held-out combinations)")
-"""Subsets that are reported like kinds of questions, but mix all of them."""
+MIXED_SUBSETS = ("(single word)", "(held-out combinations)")
+"""Subsets that are reported like kinds of questions but mix all of them."""
 
-HEADLINES = (
+HEADLINE_METRICS = (
     "t2v R@1",
     "t2v R@10",
     "v2t R@1",
@@ -38,30 +38,30 @@ HEADLINES = (
     "right caption fused",
     "exact",
 )
-"""Metrics that the manifest repeats; the card has them all."""
+"""Metrics that the manifest repeats; the card has all of them."""
 
 
 class Provenance(Strict):
-    """How a bundle came about; kept in the manifest's `extra`, so that its card can be written again."""
+    """How a bundle was trained; kept in the manifest's `extra`, from which the card can be rewritten."""
 
     recipe: str
     seed: int
     start: str
     step: int
     config: dict[str, Any]
-    """Of the model's architecture, see `training.models.architectures.read_config`."""
+    """The model's configuration, see `training.models.architectures.read_config`."""
     answers: int
     sources: list[Source]
-    """Corpora first, pretrained starts after."""
+    """Corpora, then pretrained weights."""
     calibration: dict[str, float]
-    """Calibration errors before and after, see `calibrate`."""
+    """Calibration errors before and after, see `model_export.calibrate`."""
     calibration_kept: bool = False
-    """Match and fused probabilities are calibrated as those of the model before."""
+    """Whether match and fused calibration were kept from the initial model."""
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything that the card states. `metrics` is empty where nothing was measured yet."""
+    """Inputs of the card. `metrics` is empty before an evaluation."""
 
     manifest: Manifest
     provenance: Provenance
@@ -70,93 +70,109 @@ class CardFacts:
 
 
 def read_metrics(path: Path) -> dict[str, dict[str, float]]:
-    """An evaluation's JSON. Raises InvalidInput when it is not {corpus: {metric: number}}."""
+    """Read the JSON of an evaluation. Raises InvalidInput if it is not {corpus: {metric: number}}."""
     expected = "{corpus: {metric: number}} was expected, as `vitascope evaluate --out` writes it"
-    found = read_object("metrics", path, expected)
-    for corpus, numbers in found.items():
+    content = read_json_object("metrics", path, expected)
+    for corpus, numbers in content.items():
         numeric = isinstance(numbers, dict) and all(
             isinstance(v, int | float) and not isinstance(v, bool) for v in numbers.values()
         )
         if not numeric:
             raise InvalidInput(f"metrics: {path}: {corpus}: {expected}")
-    return {corpus: {k: float(v) for k, v in numbers.items()} for corpus, numbers in found.items()}
+    return {corpus: {k: float(v) for k, v in numbers.items()} for corpus, numbers in content.items()}
 
 
 def headline_metrics(metrics: Metrics) -> dict[str, float]:
-    """{"corpus metric": value} of the headlines, for the manifest."""
-    return {f"{c} {m}": values[m] for c, values in metrics.items() for m in HEADLINES if m in values}
+    """Return {"CORPUS METRIC": value} of the headline metrics, for the manifest."""
+    return {f"{c} {m}": values[m] for c, values in metrics.items() for m in HEADLINE_METRICS if m in values}
 
 
 def model_card(manifest: Manifest, report: ParityReport, metrics: Metrics) -> str:
-    """Markdown, from what the manifest (with its provenance), the parity report and an evaluation state."""
+    """Return the Markdown card of a bundle whose manifest has a provenance."""
     provenance = Provenance.model_validate(manifest.extra["provenance"])
     facts = CardFacts(manifest, provenance, report, metrics)
-    parts = (_about, _uses, _limits, _made_of, _measured, _fidelity, _reproduce, _variant)
-    return "\n".join(line for part in parts if (lines := part(facts)) for line in [*lines, ""])
+    sections = (_overview, _intended_use, _limits, _training_data, _metrics, _fidelity, _reproduction, _variant)
+    return "\n".join(line for section in sections if (lines := section(facts)) for line in [*lines, ""])
+
+
+def describe_streams(manifest: Manifest) -> str:
+    """Return the frame streams of a clip in one line."""
+    return "; ".join(f"{s.name}: {s.frames} of {s.width}x{s.height} pixels, {s.placement}" for s in manifest.streams)
+
+
+def describe_size(manifest: Manifest) -> str:
+    """Return the size of a bundle and the precision of its weights."""
+    size = sum(entry.bytes for entry in manifest.files.values()) / 1e6
+    return f"{size:.1f} MB, weights stored as {manifest.precision}"
+
+
+def parity_table(checks: Sequence[OutputCheck]) -> list[str]:
+    """Return the comparison of graphs with the torch model, as Markdown lines."""
+    rows = [[o.precision, o.graph, o.output, o.inputs, f"{o.max_difference:.2g}", f"{o.cosine:.6f}"] for o in checks]
+    return markdown_table(["weights", "graph", "output", "inputs", "max difference", "min cosine"], rows)
 
 
 def _variant(f: CardFacts) -> list[str]:
-    variant = variant_of(f.manifest)
+    variant = read_variant(f.manifest)
     return [] if variant is None else variant_section(variant)
 
 
-IN_WORDS = {
+ARCHITECTURES = {
     "hd-vila": (
-        "HD-VILA, size {size} (Xue et al., CVPR 2022): a video-language model that sees a clip as one",
-        "high-resolution frame and low-resolution neighbours, and a text Transformer whose last layers read the",
-        "sentence and the clip together.",
+        "HD-VILA, size {size} (Xue et al., CVPR 2022): a video-language model that encodes a clip as one",
+        "high-resolution frame and low-resolution neighbors, and a text Transformer whose last layers fuse the",
+        "sentence and the clip.",
     ),
     "soho": (
-        "SOHO, size {size} (Huang et al., CVPR 2021): an image-language model that sees a clip as its middle frame,",
-        "names what it sees by the entries of a visual dictionary, and reads sentence and frame in one Transformer.",
+        "SOHO, size {size} (Huang et al., CVPR 2021): an image-language model that encodes the middle frame of a clip,",
+        "quantizes it with a visual dictionary, and fuses sentence and frame in one Transformer.",
     ),
     "visual-parsing": (
-        "Visual Parsing, size {size} (Xue et al., NeurIPS 2021): an image-language model that sees a clip as its",
-        "middle frame, parses it by self-attention alone, and reads sentence and frame in one Transformer.",
+        "Visual Parsing, size {size} (Xue et al., NeurIPS 2021): an image-language model that encodes the middle frame",
+        "of a clip by self-attention alone, and fuses sentence and frame in one Transformer.",
     ),
 }
-"""What each system is, for the card."""
+"""Description of each architecture."""
 
 
-def _about(f: CardFacts) -> list[str]:
-    m, c = f.manifest, read_config(f.provenance.config)
-    streams = "; ".join(f"{s.name}: {s.frames} of {s.width}x{s.height} pixels, {s.placement}" for s in m.streams)
-    size = sum(entry.bytes for entry in m.files.values()) / 1e6
+def _overview(f: CardFacts) -> list[str]:
+    m, config = f.manifest, read_config(f.provenance.config)
+    rows = [
+        ["tasks", ", ".join(m.tasks)],
+        ["frames of a clip", describe_streams(m)],
+        ["embedding", f"{m.vector_width} dimensions, length 1"],
+        ["visual tokens", f"{m.visual_tokens} of {m.visual_width} dimensions"],
+        ["text", f"at most {m.text_length} tokens, English"],
+        ["answers", f"{f.provenance.answers or 'none'}"],
+        ["size", describe_size(m)],
+        ["licence", m.licence],
+    ]
     return [
         f"# {m.name} {m.version}",
         "",
-        *(line.format(size=c.size) for line in IN_WORDS[c.system]),
+        *(line.format(size=config.size) for line in ARCHITECTURES[config.system]),
         "",
-        "| | |",
-        "|---|---|",
-        f"| tasks | {', '.join(m.tasks)} |",
-        f"| frames of a clip | {streams} |",
-        f"| vector | {m.vector_width} numbers, length 1 |",
-        f"| visual tokens | {m.visual_tokens} of {m.visual_width} numbers |",
-        f"| text | at most {m.text_length} tokens, English |",
-        f"| answers | {f.provenance.answers or 'none'} |",
-        f"| size | {size:.1f} MB, weights stored as {m.precision} |",
-        f"| licence | {m.licence} |",
+        *markdown_table(["", ""], rows),
     ]
 
 
-def _uses(f: CardFacts) -> list[str]:
-    lines = ["## What it is for", "", "- Finding clips in a collection by an English sentence."]
+def _intended_use(f: CardFacts) -> list[str]:
+    uses = ["- Finding clips in a collection by an English sentence."]
     if "matching" in f.manifest.tasks:
-        lines.append("- Scoring how well captions describe a video or picture, and reranking what a search found.")
+        uses.append("- Scoring how well captions describe a video or image, and reranking search results.")
     if "answering" in f.manifest.tasks:
-        lines.append(
-            f"- Short questions about what is seen, answered from a closed list of {f.provenance.answers} answers."
-        )
+        uses.append(f"- Short questions about visible content, answered from a list of {f.provenance.answers} answers.")
     return [
-        *lines,
-        "- Trying out, testing and teaching the whole way from video to answers on a machine without a GPU.",
+        "## Intended use",
         "",
-        "## What it is not for",
+        *uses,
+        "- Trying out, testing and teaching the whole path from video to answers on a machine without a GPU.",
         "",
-        "- Decisions about people: recognizing, judging or monitoring anyone. It was neither made nor tested for it.",
-        "- Safety, medical, legal or security decisions, or any use where a wrong answer harms somebody.",
-        "- Moderation: it has seen no harmful material and cannot be relied on to find any.",
+        "## Out of scope",
+        "",
+        "- Decisions about people: recognition, judgment or monitoring. It was neither made nor tested for them.",
+        "- Safety, medical, legal or security decisions, or any use where a wrong answer causes harm.",
+        "- Moderation: it was not trained on harmful material and cannot be relied on to find any.",
         f"- Uses beyond its licence: {f.manifest.licence}",
     ]
 
@@ -165,116 +181,106 @@ def _limits(f: CardFacts) -> list[str]:
     count = sum(stream.frames for stream in f.manifest.streams)
     frames = "one frame" if count == 1 else f"{count} frames"
     lines = [
-        "## Known limits",
+        "## Limitations",
         "",
-        "- Language: English only. Words that are rare in its data mean little to it.",
-        f"- Time: it sees {frames} of a clip, however long; what happens between is lost.",
-        "- It hears nothing, and reads no writing in the picture beyond single large digits.",
-        "- World: what its data (below) shows. Other material, such as screens, maps, medical or aerial pictures,",
-        "  still gets a score, and the score means little.",
-        "- Its data is small and has habits of its own, such as which people and rooms are pictured and how they",
-        "  are spoken of. Expect them in what is found first.",
+        "- Language: English only. It knows little of words that are rare in its data.",
+        f"- Time: it sees {frames} of a clip of any length; what happens in between is lost.",
+        "- It does not use sound, and reads no writing beyond single large digits.",
+        "- Domain: the data below. Other material, such as screens, maps, medical or aerial images, still gets a",
+        "  score, which means little.",
+        "- Its data is small and biased, such as in which people and rooms are shown and how they are described.",
+        "  Expect the bias in search results.",
     ]
     if f.provenance.answers:
         lines += [
             "- A question whose answer is not on its list is always answered wrongly. Counting, and left and right",
             "  in photographs, are mostly guesses.",
         ]
-    weak = weakest(f.metrics)
-    if weak:
-        lines += ["- What it confuses most, percent right (chance is 50 for captions):"]
-        lines += [f"  - {corpus}, {metric}: {value:.1f}" for corpus, metric, value in weak]
+    if weakest_kinds := weakest(f.metrics):
+        lines += ["- Lowest accuracies, percent (chance is 50 for captions):"]
+        lines += [f"  - {corpus}, {metric}: {value:.1f}" for corpus, metric, value in weakest_kinds]
     return lines
 
 
 def weakest(metrics: Metrics, count: int = 6) -> list[tuple[str, str, float]]:
-    """The kinds of questions and of wrong captions with the lowest accuracy: (corpus, metric, percent)."""
+    """Return the kinds of questions and of wrong captions with the lowest accuracy: (corpus, metric, percent)."""
     kinds = [
         (corpus, metric, value)
         for corpus, values in metrics.items()
         for metric, value in values.items()
-        if metric.startswith(("exact (", "right caption fused (")) and not metric.endswith(("]", *NOT_KINDS))
+        if metric.startswith(("exact (", "right caption fused (")) and not metric.endswith(("]", *MIXED_SUBSETS))
     ]
     return sorted(kinds, key=lambda row: row[2])[:count]
 
 
-def _made_of(f: CardFacts) -> list[str]:
+def _training_data(f: CardFacts) -> list[str]:
     p = f.provenance
     return [
-        "## What it was made of",
+        "## Training data",
         "",
-        "Weights were trained on training splits alone. Validation splits served to choose settings and to calibrate.",
+        "Weights were trained on training splits only. Validation splits were used to select settings and calibrate.",
         "",
-        "| | what | from | terms |",
-        "|---|---|---|---|",
-        *(f"| {s.name} | {s.what} | {s.origin} | {s.terms} |" for s in p.sources),
+        *markdown_table(["", "content", "source", "terms"], ([s.name, s.what, s.origin, s.terms] for s in p.sources)),
         "",
         f"Recipe `{p.recipe}`, seed {p.seed}, {p.step} steps, start: {p.start}. NOTICE.md repeats the terms.",
     ]
 
 
-def _measured(f: CardFacts) -> list[str]:
+def _metrics(f: CardFacts) -> list[str]:
     if not f.metrics:
-        return ["## Measured", "", "Nothing was measured when this card was written."]
+        return ["## Metrics", "", "Nothing was measured when this card was written."]
     lines = [
-        "## Measured",
+        "## Metrics",
         "",
-        "Percent, or Kendall's tau-c times 100; MdR and MnR are ranks, ECE is a fraction. In parentheses: of what;",
+        "Percent, or Kendall's tau-c times 100; MdR and MnR are ranks, ECE is a fraction. In parentheses: the subset;",
         "in brackets: with a frame stream made uninformative.",
     ]
     for corpus, values in f.metrics.items():
-        rows = [f"| {metric} | {value:.4g} |" for metric, value in values.items()]
-        lines += ["", f"### {corpus}", "", "| metric | value |", "|---|---|", *rows]
+        rows = ([metric, f"{value:.4g}"] for metric, value in values.items())
+        lines += ["", f"### {corpus}", "", *markdown_table(["metric", "value"], rows)]
     return lines
 
 
 def _fidelity(f: CardFacts) -> list[str]:
     report, errors = f.report, f.provenance.calibration
     if report.beside is not None:
-        return beside_section(report.beside, calibrated(f.manifest))
+        return comparison_section(report.beside, calibrated(f.manifest))
     lines = [
         "## Fidelity and calibration",
         "",
         "Each graph was compared with the trained model before the bundle was written (parity.json):",
         "",
-        "| weights | graph | output | inputs | max difference | least cosine |",
-        "|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {o.precision} | {o.graph} | {o.output} | {o.inputs} | {o.max_difference:.2g} | {o.cosine:.6f} |"
-        for o in report.outputs
+        *parity_table(report.outputs),
     ]
     if report.recall:
-        lines += ["", "| weights | corpus | direction | R@1 torch | R@1 bundle |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {c.precision} | {c.corpus} | {c.direction} | {c.torch:.2f} | {c.runtime:.2f} |" for c in report.recall
-    ]
-    for what in ("match", "answer"):
-        if f"{what} error after" in errors:
-            before, after = errors[f"{what} error before"], errors[f"{what} error after"]
+        rows = ([c.precision, c.corpus, c.direction, f"{c.torch:.2f}", f"{c.runtime:.2f}"] for c in report.recall)
+        lines += ["", *markdown_table(["weights", "corpus", "direction", "R@1 torch", "R@1 bundle"], rows)]
+    for kind in ("match", "answer"):
+        if f"{kind} error after" in errors:
+            before, after = errors[f"{kind} error before"], errors[f"{kind} error after"]
             lines += [
                 "",
-                f"Expected calibration error of {what} probabilities on validation data: {before:.3f} as trained,",
+                f"Expected calibration error of {kind} probabilities on validation data: {before:.3f} as trained,",
                 f"{after:.3f} calibrated.",
             ]
     if f.provenance.calibration_kept:
         lines += [
             "",
-            "Match and fused probabilities are calibrated as those of the model before this one: there was too little",
-            "validation data at export to calibrate them anew.",
+            "The calibration of match and fused probabilities is that of the initial model: there was too little",
+            "validation data at export to fit it.",
         ]
     elif not errors:
-        lines += ["", "Probabilities are not calibrated: no validation data was given at export, or too little."]
+        lines += ["", "Probabilities are not calibrated: no or too little validation data was available at export."]
     return lines
 
 
-def _reproduce(f: CardFacts) -> list[str]:
-    m, p, variant = f.manifest, f.provenance, variant_of(f.manifest)
+def _reproduction(f: CardFacts) -> list[str]:
+    m, p, variant = f.manifest, f.provenance, read_variant(f.manifest)
     if variant is not None:
         return [
-            "## How to reproduce",
+            "## Reproduction",
             "",
-            f"The card of {variant.name} says how that bundle came about. This one, on a machine like the one below:",
+            f"The card of {variant.name} describes that bundle. To make this one, on a machine like the one below:",
             "",
             "```console",
             f"$ vitascope optimize BUNDLE --budget recall={variant.recall:g} --data data/packed --out bundles/{m.name}",
@@ -282,16 +288,16 @@ def _reproduce(f: CardFacts) -> list[str]:
         ]
     if p.recipe == adaptation.NAME:
         return [
-            "## How to reproduce",
+            "## Reproduction",
             "",
             "```console",
             f"$ vitascope adapt FOLDER --start-from START --steps {p.step} --seed {p.seed} --out bundles/{m.name}",
             "```",
             "",
-            "with the same videos, subtitles and start, which the bundle does not hold.",
+            "with the same videos, subtitles and initial model, which the bundle does not contain.",
         ]
     return [
-        "## How to reproduce",
+        "## Reproduction",
         "",
         "```console",
         "$ vitascope prepare CORPUS --source DIR --out data/packed   # once per corpus above",

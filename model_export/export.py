@@ -1,17 +1,15 @@
-"""Checkpoint in, verified bundle out.
+"""Export a checkpoint as a verified bundle.
 
-Every graph is exported in float32 and compared with the trained model; where weights are stored smaller, the smaller
-graphs are compared as well. Only then does the bundle's folder appear.
+Every graph is exported in float32 and compared with the trained model; graphs with reduced weights are compared as
+well. The bundle's folder appears only after all checks have passed.
 """
 
 from __future__ import annotations
 
 import secrets
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +21,35 @@ from model_export.assemble import (
     NOTICE_NAME,
     PARITY_NAME,
     TOKENIZER_NAME,
+    Log,
     check_name,
+    copy_files,
     finish,
-    folder_replaced_whole,
+    no_log,
+    replace_bundle,
     write_documents,
     write_draft,
     write_manifest,
 )
-from model_export.calibrate import Fitted, calibrate
+from model_export.calibrate import FittedCalibration, calibrate
 from model_export.card import Metrics, Provenance, headline_metrics, model_card, read_metrics
-from model_export.graphs import OPSET, export_graphs, graph_specs
+from model_export.graphs import export_graphs, graph_specs
 from model_export.parity.checks import (
     FLOAT32,
     REDUCED,
     Case,
+    Embedded,
     ParityReport,
     Tolerance,
     check_outputs,
+    check_recall,
+    embed,
+    export_versions,
+    has_captions,
     random_cases,
     real_cases,
+    tolerances_for,
 )
-from model_export.parity.recall import Embedded, check_recall, embed, has_captions
 from model_export.sources import STARTS, Source, corpus_source, licence_of, notice
 from model_export.weights import Precision, store
 from training import checkpoint
@@ -57,30 +63,27 @@ from vitascope.errors import InvalidInput
 from vitascope.model import Model
 from vitascope.tokenizer import Tokenizer
 
-Say = Callable[[str], None]
-"""Told what happens next, for people who wait."""
-
-LIMIT = 1000
-"""Validation examples per corpus that take part in the checks and the calibration."""
+MAX_EXAMPLES = 1000
+"""Validation examples per corpus used for checks and calibration."""
 
 
 @dataclass(frozen=True)
-class Before:
-    """What is known of the model that a checkpoint's run began with, where it was a bundle."""
+class InitialModel:
+    """Facts about the model that a checkpoint's training started from."""
 
     sources: Sequence[Source] = ()
-    """The facts about what it was trained on; other corpora are looked up."""
+    """What it was trained on."""
     calibration: Calibration | None = None
-    """Stays where validation data do not speak of it."""
-    fit_from: int = 2
-    """Captioned examples of a validation split from which on match and fused probabilities are fitted anew."""
+    """Kept where validation data is missing."""
+    min_captioned: int = 2
+    """Captioned validation examples from which match and fused probabilities are fitted."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One export, as it was asked for."""
+    """Inputs of one export."""
 
-    held: Checkpoint
+    checkpoint: Checkpoint
     name: str
     version: str
     licence: str
@@ -88,8 +91,8 @@ class _Job:
     corpora: dict[str, Packed]
     tokenizer: Tokenizer
     seed: int
-    say: Say
-    before: Before
+    log: Log
+    initial: InitialModel
 
 
 def export_checkpoint(
@@ -103,177 +106,186 @@ def export_checkpoint(
     metrics: Path | None = None,
     licence: str | None = None,
     seed: int | None = None,
-    say: Say = lambda _: None,
-    before: Before | None = None,
+    log: Log = no_log,
+    initial: InitialModel | None = None,
 ) -> Path:
     """Export the checkpoint folder `model` as a bundle at `out`; returns `out`.
 
-    name: default the folder's name. data: folder of packed corpora; the validation splits of those that the
-    checkpoint was trained on are used for parity on real inputs, for equal Recall@1 and for calibration.
-    metrics: JSON of `vitascope evaluate --out`. licence: default what the training data's terms leave.
-    seed: of the random parity inputs; default a fresh one. before: what is known of the model that was gone on from.
+    Args:
+        name: of the bundle; default: the folder name of `out`. data: folder of packed corpora. Validation splits of
+        the checkpoint's corpora are used for parity on real inputs,
+            for Recall@1 and for calibration.
+        metrics: JSON of `vitascope evaluate --out`.
+        licence: default: derived from the terms of the training data.
+        seed: of the random parity inputs; default: random.
+        initial: facts about the model that training started from.
 
-    Raises ParityError when a graph does not answer as torch does, InvalidInput for what cannot be exported; in
-    both cases no bundle is written and one that was at `out` stays as it was.
+    Raises:
+        ParityError: a graph's outputs differ from torch's.
+        InvalidInput: the checkpoint cannot be exported.
+
+    After an error no bundle is written, and one that was at `out` is unchanged.
     """
     check_name(name or out.name)
-    job = _job(model, name or out.name, version, data, licence, seed, say, before or Before())
+    job = _prepare(model, name or out.name, version, data, licence, seed, log, initial or InitialModel())
     measured = read_metrics(metrics) if metrics else {}
-    with folder_replaced_whole(out) as folder:
-        say("exporting graphs (torch to ONNX)")
-        graphs = export_graphs(job.held.model)
+    with replace_bundle(out) as folder:
+        log("exporting graphs (torch to ONNX)")
+        graphs = export_graphs(job.checkpoint.model)
         _Export(job, graphs, folder, precision).run(measured)
     return out
 
 
-def restate_bundle(bundle: Path, metrics: Path) -> Path:
-    """Put an evaluation's numbers into a bundle's card and manifest. Its graphs and fingerprint stay as they are.
+def update_metrics(bundle: Path, metrics: Path) -> Path:
+    """Put the metrics of an evaluation into a bundle's card and manifest. Graphs and fingerprint stay unchanged.
 
-    Raises BundleError, and InvalidInput for a bundle that was not exported here or metrics that cannot be read.
+    Raises BundleError, and InvalidInput for a bundle without provenance or for invalid metrics.
     """
     opened = Bundle.open(bundle)
     measured = read_metrics(metrics)
     if "provenance" not in opened.manifest.extra:
         raise InvalidInput(f"{bundle}: no provenance in its manifest; a bundle of `vitascope export` was expected")
     report = ParityReport.model_validate_json((bundle / opened.manifest.parity_report).read_text("utf-8"))
-    with folder_replaced_whole(bundle) as folder:
-        for name in opened.manifest.files:
-            shutil.copyfile(bundle / name, folder / name)
+    with replace_bundle(bundle) as folder:
+        copy_files(opened, opened.manifest.files, folder)
         write_documents(folder, {opened.manifest.model_card: model_card(opened.manifest, report, measured)})
         write_manifest(folder, opened.manifest.model_dump() | {"metrics": headline_metrics(measured)})
     return bundle
 
 
-def _job(
+def _prepare(
     model: Path,
     name: str,
     version: str,
     data: Path | None,
     licence: str | None,
     seed: int | None,
-    say: Say,
-    before: Before,
+    log: Log,
+    initial: InitialModel,
 ) -> _Job:
     try:
-        held = checkpoint.load(model)
+        loaded = checkpoint.load(model)
     except FileNotFoundError as error:
         raise InvalidInput(str(error)) from error
-    held.model.eval()
-    if len(held.answers) != held.model.cfg.answers:
+    loaded.model.eval()
+    if len(loaded.answers) != loaded.model.cfg.answers:
         raise InvalidInput(
-            f"{model}: {len(held.answers)} answers in its vocabulary; its answer head has {held.model.cfg.answers}"
+            f"{model}: {len(loaded.answers)} answers in its vocabulary; its answer head has {loaded.model.cfg.answers}"
         )
-    known = {source.name: source for source in before.sources if source.name not in held.recipe.corpora}
-    sources = [known.get(n) or corpus_source(n, data) for n in held.sources if n not in pretrained.STARTS]
-    sources += [start for start in STARTS if start.name in held.sources]
+    known = {source.name: source for source in initial.sources if source.name not in loaded.recipe.corpora}
+    sources = [known.get(n) or corpus_source(n, data) for n in loaded.sources if n not in pretrained.STARTS]
+    sources += [start for start in STARTS if start.name in loaded.sources]
     return _Job(
-        held=held,
+        checkpoint=loaded,
         name=name,
         version=version,
         licence=licence or licence_of(sources),
         sources=sources,
-        corpora=_validation_splits(held.recipe.corpora, data),
-        tokenizer=Tokenizer.open(held.tokenizer, max_length=held.model.cfg.text_length),
+        corpora=_validation_splits(loaded.recipe.corpora, data),
+        tokenizer=Tokenizer.open(loaded.tokenizer, max_length=loaded.model.cfg.text_length),
         seed=secrets.randbits(32) if seed is None else seed,
-        say=say,
-        before=before,
+        log=log,
+        initial=initial,
     )
 
 
 def _validation_splits(names: list[str], data: Path | None) -> dict[str, Packed]:
     if data is None:
         return {}
-    found = {n: open_packed(data / n / "val") for n in names if (data / n / "val" / PACK_NAME).is_file()}
-    if not found:
+    splits = {n: open_packed(data / n / "val") for n in names if (data / n / "val" / PACK_NAME).is_file()}
+    if not splits:
         raise InvalidInput(f"data: {data} has no validation split of {names}; {data}/CORPUS/val was expected")
-    return {name: replace(packed, examples=packed.examples[:LIMIT]) for name, packed in found.items()}
+    return {name: replace(packed, examples=packed.examples[:MAX_EXAMPLES]) for name, packed in splits.items()}
 
 
 class _Export:
-    """One bundle on its way: graphs, checks, calibration, documents."""
+    """One export in progress."""
 
     def __init__(
         self, job: _Job, graphs: Mapping[GraphName, onnx.ModelProto], folder: Path, precision: Precision
     ) -> None:
         self.job, self.graphs, self.folder, self.precision = job, graphs, folder, precision
-        model, answers = job.held.model, job.held.answers
+        model, answers = job.checkpoint.model, job.checkpoint.answers
         cases = random_cases(graph_specs(model), model.cfg, job.seed)
-        for graph, more in real_cases(model, job.tokenizer, job.corpora.values()).items():
-            cases[graph] += more
+        for graph, real in real_cases(model, job.tokenizer, job.corpora.values()).items():
+            cases[graph] += real
         self.cases: Mapping[str, list[Case]] = cases
-        torch_side = TorchEncoder(model, job.tokenizer, answers)
+        by_torch = TorchEncoder(model, job.tokenizer, answers)
         if job.corpora:
-            job.say("embedding validation splits with torch")
-        self.expected = {
-            name: embed(torch_side, packed) for name, packed in job.corpora.items() if has_captions(packed)
-        }
+            job.log("embedding validation splits with torch")
+        self.expected = {name: embed(by_torch, packed) for name, packed in job.corpora.items() if has_captions(packed)}
         self.report = ParityReport(
             model=job.name,
             precision=precision,
             seed=job.seed,
-            versions={p: package_version(p) for p in ("torch", "onnx", "onnxruntime")} | {"opset": str(OPSET)},
-            tolerances={"float32": FLOAT32} | ({} if precision == "float32" else {precision: REDUCED}),
+            versions=export_versions(),
+            tolerances=tolerances_for(precision),
             outputs=[],
             recall=[],
         )
 
     def run(self, metrics: Metrics) -> Manifest:
         if self.precision != "float32":
-            with tempfile.TemporaryDirectory(prefix=f".{self.folder.name}.", dir=self.folder.parent) as whole:
-                self._stage(Path(whole), "float32", FLOAT32)
+            with tempfile.TemporaryDirectory(prefix=f".{self.folder.name}.", dir=self.folder.parent) as folder:
+                self._check(Path(folder), "float32", FLOAT32)
         tolerance = FLOAT32 if self.precision == "float32" else REDUCED
-        runtime, embedded = self._stage(self.folder, self.precision, tolerance)
+        runtime, embedded = self._check(self.folder, self.precision, tolerance)
         fitted = self._calibrate(runtime, embedded)
-        self.job.say("writing the card")
-        fields = self._fields(fitted, headline_metrics(metrics))
-        report = self.report.model_dump_json(indent=1) + "\n"
-        return finish(self.folder, fields, report, lambda draft: model_card(draft, self.report, metrics))
+        self.job.log("writing the model card")
+        fields = self._manifest_fields(fitted, headline_metrics(metrics))
+        return finish(self.folder, fields, self.report.to_json(), lambda draft: model_card(draft, self.report, metrics))
 
-    def _stage(self, folder: Path, precision: Precision, tolerance: Tolerance) -> tuple[Model, dict[str, Embedded]]:
+    def _check(self, folder: Path, precision: Precision, tolerance: Tolerance) -> tuple[Model, dict[str, Embedded]]:
         """Store the graphs at one precision, compare them, and open them as a bundle."""
-        self.job.say(f"checking graphs with weights stored as {precision}")
+        self.job.log(f"checking graphs with {precision}")
         files = store(self.graphs, folder, precision)
         paths = {graph: folder / files[graph] for graph in self.graphs}
+        loaded, notices = self.job.checkpoint, {NOTICE_NAME: notice(self.job.sources)}
         outputs = list(self.report.outputs)
-        outputs += check_outputs(graph_specs(self.job.held.model), paths, self.cases, precision, tolerance)
-        held, notices = self.job.held, {NOTICE_NAME: notice(self.job.sources)}
-        write_draft(folder, self._fields(Fitted(), {}), held.tokenizer.read_bytes(), held.answers, notices)
+        outputs += check_outputs(graph_specs(loaded.model), paths, self.cases, precision, tolerance)
+        fields = self._manifest_fields(FittedCalibration(), {})
+        write_draft(folder, fields, loaded.tokenizer.read_bytes(), loaded.answers, notices)
         runtime = Model.open(folder, device="cpu")
         recall, embedded = list(self.report.recall), {}
         for name, packed in self.job.corpora.items():
             expected = self.expected.get(name)
             if expected is None and precision != self.precision:
-                continue  # questions alone serve the calibration, which takes the graphs that are kept
-            self.job.say(f"embedding {name}/val with weights stored as {precision}")
+                continue  # without captions only used for calibration, which needs the final precision
+            self.job.log(f"embedding {name}/val with {precision}")
             embedded[name] = embed(runtime, packed)
             if expected is not None:
                 recall += check_recall(expected, embedded[name], name, precision, tolerance)
         self.report = self.report.model_copy(update={"outputs": outputs, "recall": recall})
         return runtime, embedded
 
-    def _calibrate(self, runtime: Model, embedded: Mapping[str, Embedded]) -> Fitted:
-        before = self.job.before
+    def _calibrate(self, runtime: Model, embedded: Mapping[str, Embedded]) -> FittedCalibration:
+        initial = self.job.initial
         if not embedded:
-            return Fitted(before.calibration or Calibration())
-        self.job.say("calibrating on validation splits")
-        logits = runtime.answer_logits if "answering" in runtime.tasks else None
+            return FittedCalibration(initial.calibration or Calibration())
+        self.job.log("calibrating on validation splits")
         return calibrate(
-            runtime, embedded, self.job.held.answers, logits, kept=before.calibration, fit_from=before.fit_from
+            runtime,
+            embedded,
+            self.job.checkpoint.answers,
+            runtime.answer_logits if "answering" in runtime.tasks else None,
+            previous=initial.calibration,
+            min_captioned=initial.min_captioned,
         )
 
-    def _fields(self, fitted: Fitted, metrics: Mapping[str, float]) -> dict[str, Any]:
-        job, cfg, recipe = self.job, self.job.held.model.cfg, self.job.held.recipe
+    def _manifest_fields(self, fitted: FittedCalibration, metrics: Mapping[str, float]) -> dict[str, Any]:
+        job, loaded = self.job, self.job.checkpoint
+        cfg, recipe = loaded.model.cfg, loaded.recipe
         tasks: list[Task] = ["retrieval", "matching", *(["answering"] if cfg.answers else [])]  # type: ignore[list-item]
         provenance = Provenance(
             recipe=recipe.name,
             seed=recipe.seed,
-            start="a model trained before" if job.held.lineage else recipe.start,
-            step=job.held.step,
+            start="a model trained before" if loaded.lineage else recipe.start,
+            step=loaded.step,
             config=cfg.model_dump(mode="json"),
             answers=cfg.answers,
             sources=job.sources,
             calibration=fitted.facts,
-            calibration_kept=job.before.calibration is not None and "match pairs" not in fitted.facts,
+            calibration_kept=job.initial.calibration is not None and "match pairs" not in fitted.facts,
         )
         return {
             "name": job.name,

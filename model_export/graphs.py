@@ -1,7 +1,7 @@
-"""The four graphs of a bundle, each a small wrapper around the training model with named inputs and outputs.
+"""Export of a bundle's four graphs: small wrappers around the training model with named inputs and outputs.
 
-Shape letters: B videos or texts, C clips, F frames, H W pixels, L text tokens, V visual tokens, K their
-width, D vector width, N answers.
+Shape letters: B videos or texts, C clips, F frames, H height, W width, L text tokens, V visual tokens, K their width,
+D embedding dim, N answers, M answer tokens.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK
 from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
 
 OPSET = 20
-"""The first with Gelu; ONNX Runtime and TensorRT both read it."""
+"""The first opset with Gelu; ONNX Runtime and TensorRT support it."""
 
 Arrays = dict[str, np.ndarray]
 ANSWER_AXES = {name: {0: "batch", 1: "answers", 2: "answer_tokens"} for name in (ANSWER_IDS, ANSWER_MASK)}
-"""Of a graph that is given the answers it weighs."""
+"""Dynamic axes of a graph that takes candidate answers."""
 
 
 class Sizes(Protocol):
-    """What inputs of a model's graphs are drawn by."""
+    """Sizes that the inputs of a model's graphs depend on."""
 
     @property
     def vocabulary(self) -> int: ...
@@ -46,8 +46,8 @@ class Sizes(Protocol):
 
 
 @dataclass(frozen=True)
-class StatedSizes:
-    """Those of a bundle, by its manifest; ``frame_streams`` where its pictures are others than the manifest's."""
+class ManifestSizes:
+    """Sizes stated in a manifest; `frame_streams` replaces its streams."""
 
     manifest: Manifest
     frame_streams: list[FrameStream] | None = None
@@ -82,8 +82,8 @@ class TextGraph(nn.Module):
 
 
 class VideoGraph(nn.Module):
-    """The model's streams, in their order, (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalized, and
-    visual_tokens (B, V, K)."""
+    """Streams in the model's order, (B, C, F, H, W, 3) uint8 -> vector (B, D), L2-normalized, and visual_tokens (B,
+    V, K)."""
 
     def __init__(self, model: FusedModel) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class AnswerGraph(nn.Module):
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What is exported under one name. `axes`: per input, which axes are free and what they are called."""
+    """A graph to export: module, outputs, and the dynamic axes of each input, {input: {axis: name}}."""
 
     name: GraphName
     module: nn.Module
@@ -134,12 +134,12 @@ class GraphSpec:
 def video_spec(
     module: nn.Module, streams: Sequence[FrameStream], outputs: tuple[str, ...] = ("vector", "visual_tokens")
 ) -> GraphSpec:
-    """The graph that sees: frame streams of any number of videos, of any number of clips each."""
+    """Return the spec of a video graph, for any number of videos and of clips each."""
     return GraphSpec("video", module, {stream.name: {0: "batch", 1: "clips"} for stream in streams}, outputs)
 
 
 def graph_specs(model: FusedModel) -> list[GraphSpec]:
-    """The graphs that this model can fill: all four, or three where it has no answer head."""
+    """Return the specs of a model's graphs: four, or three without an answer head."""
     text = {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}}
     fused = text | {"visual_tokens": {0: "batch"}}
     specs = [
@@ -153,44 +153,44 @@ def graph_specs(model: FusedModel) -> list[GraphSpec]:
 
 
 def random_streams(cfg: Sizes, rng: np.random.Generator, batch: int, clips: int) -> Arrays:
-    """Frame streams by name, uint8 (B, C, F, H, W, 3): a coarse random picture under fine noise.
+    """Return random streams by name, uint8 (B, C, F, H, W, 3): a coarse random image with fine noise.
 
-    Noise alone is flat after a few strides, and every clip would look the same to the model.
+    Noise alone averages out after a few strides, and all clips would look the same to the model.
     """
-    out = {}
+    streams = {}
     for s in cfg.streams():
         if s.shows == "cover":
-            out[s.name] = _random_cover(s, rng, (batch, clips, s.frames))
+            streams[s.name] = _random_mask(s, rng, (batch, clips, s.frames))
             continue
         coarse = rng.integers(0, 256, (batch, clips, s.frames, 4, 4, 3))
-        picture = coarse.repeat(-(-s.height // 4), axis=3).repeat(-(-s.width // 4), axis=4)
-        picture = picture[:, :, :, : s.height, : s.width]
-        out[s.name] = np.clip(picture + rng.integers(-40, 41, picture.shape), 0, 255).astype(np.uint8)
-    return out
+        image = coarse.repeat(-(-s.height // 4), axis=3).repeat(-(-s.width // 4), axis=4)
+        image = image[:, :, :, : s.height, : s.width]
+        streams[s.name] = np.clip(image + rng.integers(-40, 41, image.shape), 0, 255).astype(np.uint8)
+    return streams
 
 
-def _random_cover(stream: FrameStream, rng: np.random.Generator, frames: tuple[int, ...]) -> np.ndarray:
-    """Pictures of all shapes that lie in the corner."""
+def _random_mask(stream: FrameStream, rng: np.random.Generator, frames: tuple[int, ...]) -> np.ndarray:
+    """Masks of images of random shapes in the top left corner."""
     short, side = (stream.shortest_edge or 1) // stream.multiple, stream.height
     rows, columns = rng.integers(1, short + 1, frames), rng.integers(1, side + 1, frames)
-    turned = rng.random(frames) < 0.5
-    rows, columns = np.where(turned, columns, rows), np.where(turned, rows, columns)
-    numbers = np.arange(side)
-    lies = (numbers < rows[..., None])[..., None] & (numbers < columns[..., None])[..., None, :]
-    return np.repeat(np.where(lies, 255, 0).astype(np.uint8)[..., None], 3, axis=-1)
+    is_portrait = rng.random(frames) < 0.5
+    rows, columns = np.where(is_portrait, columns, rows), np.where(is_portrait, rows, columns)
+    positions = np.arange(side)
+    inside = (positions < rows[..., None])[..., None] & (positions < columns[..., None])[..., None, :]
+    return np.repeat(np.where(inside, 255, 0).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def random_tokens(cfg: Sizes, rng: np.random.Generator, batch: int, length: int) -> Arrays:
-    """input_ids and attention_mask (B, L) int64; the first row is full, the others are padded at random."""
+    """Return random input_ids and attention_mask (B, L) int64; the first row has full length, the others are padded."""
     ids = rng.integers(0, cfg.vocabulary, (batch, length))
-    kept = rng.integers(2, length + 1, batch)
-    kept[0] = length
-    mask = (np.arange(length) < kept[:, None]).astype(np.int64)
+    lengths = rng.integers(2, length + 1, batch)
+    lengths[0] = length
+    mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
     return {"input_ids": ids.astype(np.int64), "attention_mask": mask}
 
 
 def random_answers(cfg: Sizes, rng: np.random.Generator, batch: int, answers: int, length: int) -> Arrays:
-    """answer_ids and answer_mask (B, N, M) int64; as ``random_tokens``."""
+    """Return random answer_ids and answer_mask (B, N, M) int64."""
     tokens = random_tokens(cfg, rng, batch * answers, length)
     shape = (batch, answers, length)
     return {
@@ -200,16 +200,16 @@ def random_answers(cfg: Sizes, rng: np.random.Generator, batch: int, answers: in
 
 
 def export_graph(spec: GraphSpec, cfg: Sizes) -> onnx.ModelProto:
-    """One graph in float32, weights inside. The module is left in evaluation mode."""
-    example = _example(spec, cfg)
+    """Export one graph in float32 with its weights inside. Puts the module into evaluation mode."""
+    example = _example_inputs(spec, cfg)
     names = {name for axes in spec.axes.values() for name in axes.values()}
     tokens = {"min": 2, "max": cfg.text_length}
     limits = {"length": tokens, "answer_tokens": tokens}
     dims = {name: torch.export.Dim(name, **limits.get(name, {})) for name in names}
     shapes: tuple[Any, ...] = tuple({axis: dims[name] for axis, name in axes.items()} for axes in spec.axes.values())
     if spec.name == "video":
-        shapes = (shapes,)  # any number of streams is one argument
-    with torch.no_grad(), _quiet():
+        shapes = (shapes,)  # *streams is one argument
+    with torch.no_grad(), _silenced():
         program = torch.onnx.export(
             spec.module.eval().float(),
             example,
@@ -221,17 +221,17 @@ def export_graph(spec: GraphSpec, cfg: Sizes) -> onnx.ModelProto:
             verbose=False,
         )
     if program is None:
-        raise RuntimeError(f"{spec.name}: the exporter returned nothing; an ONNX program was expected")
-    return _without_traces(program.model_proto)
+        raise RuntimeError(f"{spec.name}: torch.onnx.export returned None; an ONNX program was expected")
+    return _strip_metadata(program.model_proto)
 
 
 def export_graphs(model: FusedModel) -> dict[GraphName, onnx.ModelProto]:
-    """All graphs of a model, float32, by name."""
+    """Export all graphs of a model in float32, by name."""
     return {spec.name: export_graph(spec, model.cfg) for spec in graph_specs(model)}
 
 
-def _example(spec: GraphSpec, cfg: Sizes) -> tuple[Tensor, ...]:
-    # No axis is 1: torch.export takes a 1 for a constant.
+def _example_inputs(spec: GraphSpec, cfg: Sizes) -> tuple[Tensor, ...]:
+    # No size is 1: torch.export specializes on it.
     rng = np.random.default_rng(0)
     if spec.name == "video":
         arrays = random_streams(cfg, rng, 2, 2)
@@ -243,8 +243,8 @@ def _example(spec: GraphSpec, cfg: Sizes) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(arrays[name]) for name in spec.inputs)
 
 
-def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes (stack traces name paths of this machine) and intermediate shapes."""
+def _strip_metadata(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove the exporter's metadata (stack traces contain local paths) and intermediate shapes."""
     graph = model.graph
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
@@ -254,8 +254,8 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter prints its progress and warns of its own deprecations; neither concerns the model."""
+def _silenced() -> Iterator[None]:
+    """Suppress the exporter's progress output and deprecation warnings."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,26 +1,28 @@
-"""What models are trained on and start from, and under which terms: the facts behind card and notices."""
+"""Training corpora and pretrained weights with their terms of use, for model cards and notices."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from training.data.packed import PACK_NAME
+from training.data.example import Example
+from training.data.packed import PACK_NAME, Media, Origin, write_packed
 from training.models import pretrained
-from vitascope.bundle.manifest import Strict
+from vitascope.bundle.manifest import FrameStream, Strict
+from vitascope.cli.output import ProgressBar
 from vitascope.errors import InvalidInput
 
 
 class Source(Strict):
-    """A corpus or a pretrained start."""
+    """A training corpus or pretrained weights."""
 
     name: str
     what: str
     origin: str
     terms: str
     research_only: bool
-    """Whether its terms stop short of free use; a model trained on it inherits that."""
+    """Whether its terms restrict use to research; a model trained on it inherits that."""
 
 
 CORPORA = {
@@ -84,9 +86,9 @@ STARTS = (
 
 
 def corpus_source(name: str, data: Path | None) -> Source:
-    """The facts about a corpus: known here, or stated in its pack.json below `data`.
+    """Return the source of a corpus: a known one, or as stated in its pack.json below `data`.
 
-    Raises InvalidInput when neither says under which terms it may be used.
+    Raises InvalidInput if its terms of use are unknown.
     """
     if name in CORPORA:
         return CORPORA[name]
@@ -102,16 +104,36 @@ def corpus_source(name: str, data: Path | None) -> Source:
     )
 
 
+def pack_clips(
+    folder: Path,
+    clips: Sequence[tuple[Example, Media]],
+    streams: Sequence[FrameStream],
+    origin: Origin,
+    *,
+    workers: int,
+    max_skipped: float,
+) -> None:
+    """Decode clips into a packed split, with a progress bar. Raises CorpusError."""
+    with ProgressBar(f"packing {folder.name}") as bar:
+
+        def with_progress() -> Iterator[tuple[Example, Media]]:
+            for index, clip in enumerate(clips):
+                bar.update(index, len(clips))
+                yield clip
+
+        write_packed(folder, streams, with_progress(), origin, workers=workers, max_skipped=max_skipped)
+
+
 def licence_of(sources: Sequence[Source]) -> str:
-    """The terms under which a model trained on these may be used: never more than any of them gives."""
-    narrow = [source.name for source in sources if source.research_only]
-    if not narrow:
+    """Return the licence of a model trained on these sources: the most restrictive of their terms."""
+    restricted = [source.name for source in sources if source.research_only]
+    if not restricted:
         return "Apache-2.0"
-    return f"Research and education only, by the terms of {', '.join(narrow)} (NOTICE.md). The code is Apache-2.0."
+    return f"Research and education only, by the terms of {', '.join(restricted)} (NOTICE.md). The code is Apache-2.0."
 
 
 def notice(sources: Sequence[Source]) -> str:
-    """NOTICE.md: whose work is in the weights, and on which terms. It counts towards the fingerprint, so no name."""
+    """Return NOTICE.md: the works that the weights derive from and their terms. Part of the fingerprint, so unnamed."""
     lines = [
         "# Notices",
         "",

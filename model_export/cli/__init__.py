@@ -1,1 +1,1 @@
-"""The commands that export, adapt, distil, reduce and optimize bundles."""
+"""Commands that export, adapt, distil, reduce and optimize bundles, and prepare them for TensorRT and Triton."""

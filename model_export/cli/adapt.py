@@ -1,24 +1,30 @@
-"""The `adapt` subcommand of `vitascope`: continued pre-training on one's own videos, in one go."""
+"""The `vitascope adapt` command: continued pre-training on the user's own videos."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from model_export.cli.options import add_bundle, add_work
+from model_export.cli.options import (
+    Commands,
+    add_bundle_output,
+    add_work,
+    check_max_skipped,
+    cleanup_on_sigterm,
+    log_progress,
+)
 from vitascope.cli.output import plain_table
 
 DESCRIPTION = """\
-Go on training a model with your own videos and their subtitles, and export it as a bundle of its own.
+Continue training a model on your own videos and subtitles, and export it as a new bundle.
 
-FOLDER holds videos with .srt or .vtt beside them, at any depth. What is said becomes the sentence of the clip in which
-it is said. Some videos are held out: on their clips the start and the new bundle are measured alike, by searching each
-clip with its own sentence. The same command goes on where it was stopped, at any step.
+FOLDER contains videos with .srt or .vtt files beside them, at any depth. Each clip is captioned with the words spoken
+in it. Some videos are held out; the initial model and the new bundle are both measured by searching each held-out
+clip with its own caption. Run the same command again to resume.
 """
 EPILOG = """\
 examples:
@@ -26,8 +32,10 @@ examples:
   vitascope adapt ~/Lessons --start-from bundles/hd-vila-tiny --out bundles/lessons --shortest 2 --longest 8 --steps 200
   vitascope adapt ~/Talks --start-from runs/soho-tiny/checkpoint --out bundles/talks-soho --workers 4
 
-Then: vitascope index ~/Talks --bundle bundles/talks --collection talks
+Next: vitascope index ~/Talks --bundle bundles/talks --collection talks
 """
+SMALL_SAMPLE = 100
+"""Held-out captions below which small differences are not significant."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,32 +44,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
     add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="videos with subtitles beside them")
-    add("--start-from", type=Path, required=True, metavar="MODEL", help="bundle or checkpoint folder to begin with")
-    add_bundle(parser)
+    add("folder", type=Path, metavar="FOLDER", help="videos with subtitle files beside them")
+    add("--start-from", type=Path, required=True, metavar="MODEL", help="bundle or checkpoint to continue from")
+    add_bundle_output(parser)
     add_work(parser, "adapt")
     add("--steps", type=int, metavar="N", help="training steps (default: by the number of clips, 60 to 2000)")
-    add("--seed", type=int, default=0, metavar="N", help="of the training (default: %(default)s)")
-    for option, effect, default in (
-        ("--shortest", "cues are merged until a clip lasts this long", SHORTEST),
-        ("--longest", "no clip lasts longer than this", LONGEST),
-    ):
-        add(option, type=float, default=default, metavar="SECONDS", help=f"{effect} (default: {default:g})")
+    add("--seed", type=int, default=0, metavar="N", help="training seed (default: %(default)s)")
+    add(
+        "--shortest",
+        type=float,
+        default=SHORTEST,
+        metavar="SECONDS",
+        help="merge subtitles until a clip has this length (default: %(default)g)",
+    )
+    add(
+        "--longest",
+        type=float,
+        default=LONGEST,
+        metavar="SECONDS",
+        help="maximum length of a clip (default: %(default)g)",
+    )
     add(
         "--data",
         type=Path,
         default=Path("data/packed"),
         metavar="DIR",
-        help="corpora that a checkpoint to start from was trained on, for their terms (default: %(default)s)",
+        help="training corpora of an initial checkpoint, for their terms of use (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    from model_export.adapt import Adaptation, adapt
-    from model_export.cli.termination import cleaned_up_when_terminated
+    from model_export.adapt import AdaptOptions, adapt
 
+    check_max_skipped(args.max_skipped)
     name = args.name or args.out.name
-    wanted = Adaptation(
+    options = AdaptOptions(
         folder=args.folder,
         start_from=args.start_from,
         out=args.out,
@@ -75,35 +92,38 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         max_skipped=args.max_skipped,
         data=args.data,
     )
-    with cleaned_up_when_terminated():
-        return adapt(wanted, lambda line: print(line, file=sys.stderr, flush=True))
+    with cleanup_on_sigterm():
+        return adapt(options, log_progress)
 
 
 def show(result: dict[str, Any], console: Console) -> None:
     before, after = result["before"], result["after"]
-    total = before["sentences"]
-    table = plain_table(f"of {total:g} held-out sentences find their clip", ">before", ">after")
+    table = plain_table(f"retrieval of {before['sentences']:g} held-out captions", ">before", ">after")
     for name in before:
         if name != "sentences":
             table.add_row(name, f"{before[name]:g}", f"{after[name]:g}")
     console.print(table)
-    console.print(_verdict(result), soft_wrap=True)
-    clips = result["clips"]["learned from"]
-    console.print(f"learned from {clips} clips in {result['steps']} steps", soft_wrap=True)
+    console.print(_describe_verdict(result), soft_wrap=True)
+    console.print(f"trained on {result['clips']['train']} clips in {result['steps']} steps", soft_wrap=True)
     console.print(f"calibration: {escape(result['calibration'])}", soft_wrap=True)
-    console.print(f"bundle {escape(result['bundle'])} (weights stored as {result['precision']})", soft_wrap=True)
+    console.print(f"bundle {escape(result['bundle'])} ({result['precision']})", soft_wrap=True)
 
 
-def _verdict(result: dict[str, Any]) -> str:
-    found = f"{result['before']['first']:g} sentences found their clip first, now {result['after']['first']:g} do"
-    rank = f"mean rank {result['before']['mean rank']:g}, now {result['after']['mean rank']:g}"
-    words = {
-        "better": f"Better: {found} ({rank}).",
-        "equal": f"No better and no worse: {found} ({rank}).",
-        "worse": f"WORSE: {found} ({rank}). The bundle is kept; the start is as it was. Which one serves is up to you.",
+def _describe_verdict(result: dict[str, Any]) -> str:
+    before, after = result["before"], result["after"]
+    change = (
+        f"{before['first']:g} captions found their clip first before, {after['first']:g} after "
+        f"(mean rank {before['mean rank']:g}, then {after['mean rank']:g})"
+    )
+    verdicts: dict[str, str] = {
+        "better": f"Better: {change}.",
+        "equal": f"Equal: {change}.",
+        "worse": f"WORSE: {change}. The bundle was written anyway; the initial model is unchanged.",
     }
-    few = " Of so few clips, a difference of a few is chance." if result["before"]["sentences"] < 100 else ""
-    return words[result["verdict"]] + few
+    verdict = verdicts[result["verdict"]]
+    if before["sentences"] < SMALL_SAMPLE:
+        verdict += " With so few clips, small differences are not significant."
+    return verdict
 
 
-COMMANDS = {"adapt": (add_arguments, run, show)}
+COMMANDS: Commands = {"adapt": (add_arguments, run, show)}

@@ -1,43 +1,45 @@
-"""The `export` subcommand of `vitascope`."""
+"""The `vitascope export` command: a checkpoint or a public model as a bundle."""
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from model_export.cli import optimize
-from model_export.cli.termination import cleaned_up_when_terminated
+from model_export.cli.optimize import add_budget, optimize_bundle, show_optimize
+from model_export.cli.options import (
+    PRECISIONS,
+    Commands,
+    add_name,
+    add_parity_seed,
+    cleanup_on_sigterm,
+    log_progress,
+)
 from vitascope.cli.output import print_mapping
 
-Add = Callable[[argparse.ArgumentParser], None]
-Run = Callable[[argparse.Namespace], dict[str, Any]]
-Show = Callable[[dict[str, Any], Console], None]
-
 DESCRIPTION = """\
-Turn a checkpoint, or a public model, into a bundle: a folder with ONNX graphs, tokenizer, answers, card and parity
-report, which the serving half opens without torch.
+Export a checkpoint or a public model as a bundle: a folder with ONNX graphs, tokenizer, answers, model card and parity
+report, which runs without torch.
 
-Before the bundle appears, every graph is run beside the trained model on fresh random inputs, and with --data also
-on real ones: float32 outputs may differ by 1e-4 at most and must find the same videos first (Recall@1). With
-smaller weights a vector must keep a cosine of 0.999 and Recall@1 may move by one point. If a check fails, the
-output and the difference are named, nothing is written, and a bundle that is already there stays.
+Before the bundle is written, the outputs of every graph are compared with the torch model's on random inputs, and with
+--data also on real ones: in float32 they may differ by at most 1e-4, and Recall@1 must be equal. With reduced weights
+embeddings must have a cosine of at least 0.999, and Recall@1 may change by one point. If a check fails, the error names
+the output and the difference, nothing is written, and an existing bundle is unchanged.
 
-A public model is a folder of transformers (CLIP, SigLIP, X-CLIP, BLIP, ViLT) or of open_clip, or the name of such a
-model on the Hugging Face hub, which is fetched first; or a folder of one released file of CLIP-ViP, HD-VILA or SOHO
-and the tokenizer it was trained with. Beside random inputs, the bundle is compared with the
-model in its own library, from texts and picture files on: a vector must keep a cosine of 0.99999. What was chosen
-here and is not stated by the model (such as frames of a clip) is said, and kept in the manifest.
+A public model is a folder of transformers (CLIP, SigLIP, X-CLIP, BLIP, ViLT) or open_clip, the name of such a model
+on the Hugging Face Hub, which is downloaded, or a folder with a released file of CLIP-ViP, HD-VILA or SOHO and its
+tokenizer. In addition, the bundle's results for texts and image files are compared with those of the model's own
+library: embeddings must have a cosine of at least 0.99999. Settings that the model does not state, such as the frames
+of a clip, are printed and kept in the manifest.
 
-MODEL may also be a bundle: then --metrics renews its card and stated metrics, and nothing else. With --budget, a
-checkpoint, public model or bundle becomes the fastest variant within it, as by `vitascope optimize`.
+If MODEL is a bundle, --metrics updates its model card and metrics only. With --budget, a checkpoint, public model or
+bundle is optimized as by `vitascope optimize`.
 """
 EPILOG = """\
-precision of the stored weights (arithmetic is always float32, and as fast):
+precision of the stored weights (arithmetic is float32, at the same speed):
   float32           as trained
   float16-weights   half the size
   int8-weights      about a third of the size: int8 per output channel where that is accurate, else float16
@@ -47,74 +49,75 @@ examples:
   vitascope export runs/mine/checkpoint --out /srv/models/mine --precision float32 --version 2.1.0
 
   vitascope export models/clip-vit-base-patch32 --out bundles/clip --licence MIT     a folder of transformers
-  vitascope export openai/clip-vit-base-patch32 --out bundles/clip --licence MIT     the same, fetched by name
+  vitascope export openai/clip-vit-base-patch32 --out bundles/clip --licence MIT     the same, downloaded
 
   vitascope evaluate bundles/hd-vila-tiny --data data/packed --out metrics.json
-  vitascope export bundles/hd-vila-tiny --metrics metrics.json     put the numbers into the card
+  vitascope export bundles/hd-vila-tiny --metrics metrics.json     update the model card
 
   vitascope export runs/mine/checkpoint --out bundles/mine-int8 --data data/packed --budget recall=0.5
 """
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = DESCRIPTION
     parser.epilog = EPILOG
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "model",
         type=Path,
         metavar="MODEL",
-        help="checkpoint folder of `train`, public model (a folder or a name), or a bundle",
+        help="checkpoint folder of `vitascope train`, public model (folder or name), or bundle",
     )
-    parser.add_argument("--out", type=Path, help="bundle folder to write (a bundle there is replaced at the end)")
-    parser.add_argument("--name", help="the bundle's name: lower case letters, digits, . _ - (default: of the folder)")
-    parser.add_argument("--version", default="1.0.0", help="the bundle's version (default: %(default)s)")
-    parser.add_argument(
+    add("--out", type=Path, metavar="FOLDER", help="output bundle; an existing bundle is replaced")
+    add_name(parser)
+    add("--version", default="1.0.0", help="version of the bundle (default: %(default)s)")
+    add(
         "--precision",
-        choices=("float32", "float16-weights", "int8-weights"),
-        help="how weights are stored (default: int8-weights; float32 for a public model)",
+        choices=PRECISIONS,
+        help="storage of weights (default: int8-weights; float32 for a public model)",
     )
-    parser.add_argument(
+    add(
         "--data",
         type=Path,
-        help="folder of packed corpora; their validation splits serve for real inputs, Recall@1 and calibration",
+        metavar="DIR",
+        help="folder of packed corpora; their validation splits are used for checks and calibration",
     )
-    parser.add_argument("--metrics", type=Path, help="JSON file of `vitascope evaluate --out`, for the card")
-    parser.add_argument(
-        "--licence",
-        help="terms of use (default: what the training data's terms leave, or what the model's README.md states)",
-    )
-    parser.add_argument(
+    add("--metrics", type=Path, metavar="FILE", help="JSON of `vitascope evaluate --out`, for the model card")
+    add("--licence", help="terms of use (default: from the training data's terms, or from the model's README.md)")
+    add(
         "--answers",
         type=Path,
-        help="JSON list of answers, for public models that weigh any (BLIP), where a question brings none",
+        metavar="FILE",
+        help="JSON list of default answers, for public models that score any answer (BLIP)",
     )
-    parser.add_argument("--frames", type=int, help="of a clip, for public models that know pictures only (default: 8)")
-    parser.add_argument(
+    add("--frames", type=int, metavar="N", help="frames per clip, for public image models (default: 8)")
+    add(
         "--allow-pickle",
         action="store_true",
-        help="read a public model's weights from pickles, where it has no others, by a reader that runs no code",
+        help="read a public model's pickled weights, with a reader that runs no code",
     )
-    parser.add_argument("--seed", type=int, help="of the random inputs of the checks (default: a fresh one)")
-    optimize.add_budget(parser, required=False)
+    add_parity_seed(parser)
+    add_budget(parser, required=False)
 
 
-def _export(args: argparse.Namespace) -> dict[str, Any]:
-    from model_export.export import restate_bundle
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    from model_export.export import update_metrics
     from vitascope.bundle.bundle import Bundle
     from vitascope.bundle.manifest import MANIFEST_NAME
     from vitascope.errors import InvalidInput
 
+    is_bundle = (args.model / MANIFEST_NAME).is_file()
     if args.budget is not None:
-        with cleaned_up_when_terminated():
-            return _variant(args)
-    if (args.model / MANIFEST_NAME).is_file():
+        with cleanup_on_sigterm():
+            return _export_optimized(args, is_bundle)
+    if is_bundle:
         if args.metrics is None or args.out not in (None, args.model):
             raise InvalidInput(f"{args.model} is a bundle: --metrics was expected, and no other --out")
-        bundle = Bundle.open(restate_bundle(args.model, args.metrics))
+        bundle = Bundle.open(update_metrics(args.model, args.metrics))
     else:
         _require_out(args)
-        with cleaned_up_when_terminated():
-            bundle = Bundle.open(_exported(args))
+        with cleanup_on_sigterm():
+            bundle = Bundle.open(_export(args, args.out))
     manifest = bundle.manifest
     return {
         "bundle": str(bundle.folder),
@@ -127,32 +130,34 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _variant(args: argparse.Namespace) -> dict[str, Any]:
-    """The fastest bundle within a budget, of a bundle as it is or of what is exported first."""
-    from vitascope.bundle.manifest import MANIFEST_NAME
+def show(result: dict[str, Any], console: Console) -> None:
+    (show_optimize if "variant" in result else print_mapping)(result, console)
+
+
+def _export_optimized(args: argparse.Namespace, is_bundle: bool) -> dict[str, Any]:
+    """Optimize a bundle, or a model after exporting it."""
     from vitascope.errors import InvalidInput
 
     _require_out(args)
     if args.metrics is not None:
-        raise InvalidInput("metrics: a variant is not what they were measured on; no --metrics was expected")
-    made = args.out, args.budget, args.data, args.name or args.out.name
-    if (args.model / MANIFEST_NAME).is_file():
-        return optimize.write_variant(args.model, *made)
+        raise InvalidInput("metrics: not available for a variant before it is evaluated; no --metrics was expected")
+    options = args.out, args.budget, args.data, args.name or args.out.name
+    if is_bundle:
+        return optimize_bundle(args.model, *options)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.", dir=args.out.parent) as folder:
-        whole = Path(folder) / args.out.name
-        return optimize.write_variant(_exported(argparse.Namespace(**vars(args) | {"out": whole})), *made)
+        return optimize_bundle(_export(args, Path(folder) / args.out.name), *options)
 
 
 def _require_out(args: argparse.Namespace) -> None:
     from vitascope.errors import InvalidInput
 
     if args.out is None:
-        raise InvalidInput("out: missing; the bundle folder to write was expected (--out FOLDER)")
+        raise InvalidInput("out: missing; the output bundle was expected (--out FOLDER)")
 
 
-def _exported(args: argparse.Namespace) -> Path:
-    """The bundle's folder, from a public model or a checkpoint of this project."""
+def _export(args: argparse.Namespace, out: Path) -> Path:
+    """Export a public model or a checkpoint to `out`."""
     from model_export.export import export_checkpoint
     from model_export.public.answers import read_answers
     from model_export.public.export import export_public
@@ -160,30 +165,36 @@ def _exported(args: argparse.Namespace) -> Path:
     from model_export.public.hub import find_model
     from vitascope.errors import InvalidInput
 
-    stated: dict[str, Any] = {
+    options: dict[str, Any] = {
         "name": args.name,
         "version": args.version,
         "licence": args.licence,
         "seed": args.seed,
-        "say": optimize.say,
+        "log": log_progress,
     }
-    found = find_model(args.model, allow_pickle=args.allow_pickle)
-    if found is not None and is_public(found.folder):
+    source = find_model(args.model, allow_pickle=args.allow_pickle)
+    if source is not None and is_public(source.folder):
         if (args.data is not None and args.budget is None) or args.metrics is not None:
             raise InvalidInput(f"{args.model} is a public model; neither --data nor --metrics was expected")
-        answers = None if args.answers is None else read_answers(args.answers)
-        more = {"frames": args.frames, "allow_pickle": args.allow_pickle, "answers": answers}
-        return export_public(found, args.out, precision=args.precision or "float32", **more, **stated)
+        return export_public(
+            source,
+            out,
+            precision=args.precision or "float32",
+            frames=args.frames,
+            allow_pickle=args.allow_pickle,
+            answers=None if args.answers is None else read_answers(args.answers),
+            **options,
+        )
     if args.frames is not None or args.allow_pickle or args.answers is not None:
-        raise InvalidInput(f"{args.model} is no public model; --frames, --answers and --allow-pickle are for those")
-    model = args.model if found is None else found.folder
-    stated |= {"precision": args.precision or "int8-weights", "data": args.data, "metrics": args.metrics}
-    return export_checkpoint(model, args.out, **stated)
+        raise InvalidInput(f"{args.model} is not a public model; --frames, --answers and --allow-pickle are for those")
+    return export_checkpoint(
+        args.model if source is None else source.folder,
+        out,
+        precision=args.precision or "int8-weights",
+        data=args.data,
+        metrics=args.metrics,
+        **options,
+    )
 
 
-def _show(result: dict[str, Any], console: Console) -> None:
-    show = optimize.show if "variant" in result else print_mapping
-    show(result, console)
-
-
-COMMANDS: dict[str, tuple[Add, Run, Show]] = {"export": (_arguments, _export, _show)}
+COMMANDS: Commands = {"export": (add_arguments, run, show)}

@@ -1,45 +1,96 @@
-"""Options of the commands that make a bundle out of another: `distil`, `adapt` and `reduce`."""
+"""Options and helpers shared by the commands that write bundles."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
 
 from vitascope.errors import InvalidInput
 
+Commands = dict[
+    str,
+    tuple[
+        Callable[[argparse.ArgumentParser], None],
+        Callable[[argparse.Namespace], dict[str, Any]],
+        Callable[[dict[str, Any], Console], None],
+    ],
+]
+"""{name: (add_arguments, run, show)}, see `vitascope.cli.main`."""
+PRECISIONS = ("float32", "float16-weights", "int8-weights")
 
-def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """--out and --name, of the bundle that is written."""
-    add = parser.add_argument
-    add("--out", type=Path, required=True, metavar="BUNDLE", help="bundle to write (one there is replaced at the end)")
-    add("--name", help="the bundle's name: lower case letters, digits, . _ - (default: of the folder)")
 
-
-def add_precision(parser: argparse.ArgumentParser, whose: str) -> None:
-    """--precision. whose: weights, in words."""
+def add_bundle_output(parser: argparse.ArgumentParser) -> None:
+    """Add --out and --name of the bundle to write."""
     parser.add_argument(
-        "--precision",
-        choices=("float32", "float16-weights", "int8-weights"),
-        default="int8-weights",
-        help=f"how {whose} weights are stored (default: %(default)s)",
+        "--out", type=Path, required=True, metavar="FOLDER", help="output bundle; an existing bundle is replaced"
+    )
+    add_name(parser)
+
+
+def add_name(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--name", help="name of the bundle: lower case letters, digits, . _ - (default: name of the output folder)"
     )
 
 
+def add_precision(parser: argparse.ArgumentParser, weights: str) -> None:
+    """Add --precision of these weights."""
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="int8-weights", help=f"storage of {weights} (default: %(default)s)"
+    )
+
+
+def add_packed_data(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add --data and --corpus."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help=f"folder of packed corpora {purpose}")
+    parser.add_argument("--corpus", action="append", metavar="NAME", help="corpus to use; repeatable (default: all)")
+
+
+def add_parity_seed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the random parity inputs (default: random)")
+
+
 def add_work(parser: argparse.ArgumentParser, command: str) -> None:
-    """--work, and --workers and --max-skipped of the decoding that fills it."""
+    """Add --work, and --workers and --max-skipped for decoding into it."""
     add = parser.add_argument
-    add("--work", type=Path, metavar="DIR", help=f"what is kept on the way (default: runs/{command}-NAME)")
+    add("--work", type=Path, metavar="DIR", help=f"folder of intermediate results (default: runs/{command}-NAME)")
     add("--workers", type=int, default=1, metavar="N", help="decoding processes (default: %(default)s)")
     add(
         "--max-skipped",
         type=float,
         default=0.01,
-        metavar="SHARE",
-        help="stop when a larger share of the clips cannot be decoded (default: %(default)s, one in a hundred)",
+        metavar="FRACTION",
+        help="maximum fraction of clips that fail to decode (default: %(default)s)",
     )
 
 
-def check_max_skipped(share: float) -> None:
-    """Raise InvalidInput for what is no share of the clips."""
-    if not 0 <= share <= 1:
-        raise InvalidInput(f"max-skipped: {share:g}; a share from 0 to 1 was expected")
+def check_max_skipped(fraction: float) -> None:
+    """Raise InvalidInput for a number that is no fraction."""
+    if not 0 <= fraction <= 1:
+        raise InvalidInput(f"max-skipped: {fraction:g}; a fraction from 0 to 1 was expected")
+
+
+def log_progress(message: str) -> None:
+    """Print a progress message on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def cleanup_on_sigterm() -> Iterator[None]:
+    """Exit on SIGTERM by an exception, so that temporary folders are removed."""
+
+    def exit_(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    previous = signal.signal(signal.SIGTERM, exit_)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

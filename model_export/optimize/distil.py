@@ -1,27 +1,27 @@
-"""A student of a bundle: packed, taught, trained and exported, each part kept so that the same call goes on.
+"""Distillation of a bundle into a smaller video encoder: pack, run the teacher, train and export.
 
-WORK/data/films/  the clips of a folder of videos, where those are learned from
-WORK/teacher/     what the teacher says of every clip
-WORK/run/         checkpoint, log and curves
+Everything is kept in a work folder, so that repeating the call resumes it:
+    data/films/  the clips of a folder of unlabelled videos
+    teacher/     the teacher's outputs for every clip
+    run/         checkpoint, log and curves
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model_export.assemble import check_name, check_replaceable
-from model_export.cli.options import check_max_skipped
-from model_export.export import LIMIT
-from model_export.optimize.replace_video import Exported, OtherVideo, export_other_video
-from model_export.parity.variants import named
-from model_export.sources import STARTS, corpus_source
+from model_export.assemble import Log, check_target
+from model_export.export import MAX_EXAMPLES
+from model_export.optimize.replace_video import VideoExport, VideoReplacement, export_with_video
+from model_export.parity.variants import SourceBundle
+from model_export.sources import STARTS, corpus_source, pack_clips
 from model_export.weights import Precision
 from training import checkpoint
-from training.data.films import ORIGIN, Clips, film_clips
-from training.data.packed import PACK_NAME, Packed, open_packed, write_packed
+from training.data.films import ORIGIN, film_clips
+from training.data.packed import PACK_NAME, open_packed
 from training.distillation.loop import Lessons, distil, load_student
 from training.distillation.recipe import DistilRecipe
 from training.distillation.student import Begin, Space
@@ -34,14 +34,25 @@ from vitascope.cli.output import ProgressBar
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-Say = Callable[[str], None]
-FILMS = "films"
-"""Name of the corpus that a folder of videos becomes."""
+VIDEOS_CORPUS = "films"
+"""Name of the corpus made from a folder of unlabelled videos."""
 
 
 @dataclass(frozen=True)
-class Distillation:
-    """What is asked for. Either `data` or `videos` is given."""
+class DistilOptions:
+    """Options of a distillation; either `data` or `videos` is required.
+
+    Attributes:
+        work: folder for intermediate results.
+        name, version: of the bundle to write.
+        data: packed corpora, of which the splits train and val are used.
+        corpora: names; empty: all that have a split train.
+        videos: folder of unlabelled videos.
+        clip_seconds: length of their clips.
+        limit: maximum clips per corpus.
+        init_from: initial weights of the student; None: the teacher's if available, else the pretrained CNN's.
+        stop_after: stop, resumable, after this many steps.
+    """
 
     teacher: Path
     recipe: DistilRecipe
@@ -50,198 +61,173 @@ class Distillation:
     name: str
     version: str = "1.0.0"
     data: Path | None = None
-    """Packed corpora, of which the splits train and val are used."""
     corpora: Sequence[str] = ()
-    """Empty: all that have a split train."""
     videos: Path | None = None
-    """A folder of videos of which nothing is said."""
     clip_seconds: float = 4.0
     limit: int | None = None
-    """Learn from the first so many clips of each corpus only."""
-    begin: Begin | None = None
-    """None: the teacher's own weights where they are known, else the public CNN."""
+    init_from: Begin | None = None
     precision: Precision = "int8-weights"
     workers: int = 1
     max_skipped: float = 0.01
     stop_after: int | None = None
 
 
-def distilled(wanted: Distillation, say: Say) -> dict[str, Any]:
-    """Do a distillation, or go on with it. Returns what it came to; `say` is told what happens meanwhile.
+def distil_bundle(options: DistilOptions, log: Log) -> dict[str, Any]:
+    """Run a distillation, or resume it. Returns a summary.
 
-    Raises InvalidInput (CorpusError among them) for what cannot be done, and ParityError when no bundle of the student
-    answers as it does. What was done by then stays in the work folder.
+    Raises InvalidInput (CorpusError among them) for unusable input, and ParityError if no bundle of the student passes
+    the checks. Intermediate results stay in the work folder.
     """
-    check_name(wanted.name)
-    check_replaceable(wanted.out)
-    if wanted.out.resolve() == wanted.teacher.resolve():
-        raise InvalidInput(f"out: {wanted.out} is the teacher itself; another folder was expected")
-    check_max_skipped(wanted.max_skipped)
-    if (wanted.data is None) == (wanted.videos is None):
-        raise InvalidInput("data, videos: one of them was expected, packed corpora or a folder of videos")
-    teacher = Model.open(wanted.teacher)
-    own = _own_weights(wanted, say)
-    begin: Begin = wanted.begin or ("pretrained" if own is None else "teacher")
-    data, corpora = _corpora(wanted, teacher, say)
-    learned = {name: _taught(wanted, teacher, data, name, "train", wanted.limit, say) for name in corpora}
+    check_target(options.teacher, options.out, options.name)
+    if (options.data is None) == (options.videos is None):
+        raise InvalidInput("data, videos: exactly one was expected, packed corpora or a folder of videos")
+    if options.limit is not None and options.limit < 1:
+        raise InvalidInput(f"limit: {options.limit}; at least 1 was expected")
+    teacher = Model.open(options.teacher)
+    weights = _teacher_weights(options, log)
+    init_from: Begin = options.init_from or ("pretrained" if weights is None else "teacher")
+    data, corpora = _select_corpora(options, teacher, log)
+    training = {name: _run_teacher(options, teacher, data, name, "train", options.limit, log) for name in corpora}
     held_out = {
-        name: _taught(wanted, teacher, data, name, "val", LIMIT, say)
+        name: _run_teacher(options, teacher, data, name, "val", MAX_EXAMPLES, log)
         for name in corpora
         if (data / name / "val" / PACK_NAME).is_file()
     }
-    stated = teacher.bundle.manifest
-    lessons = Lessons(teacher.bundle.fingerprint, learned, held_out, stated.temperature)
-    space = Space(stated.vector_width, stated.visual_tokens, stated.visual_width)
-    say(f"the student begins with {_begins(begin, wanted.recipe)} and learns for {wanted.recipe.steps} steps")
-    with ProgressBar(f"{wanted.recipe.name}: distilling") as bar:
-        found = distil(
-            wanted.recipe,
+    manifest = teacher.bundle.manifest
+    lessons = Lessons(teacher.bundle.fingerprint, training, held_out, manifest.temperature)
+    space = Space(manifest.vector_width, manifest.visual_tokens, manifest.visual_width)
+    log(f"distilling for {options.recipe.steps} steps, initial weights: {init_from}")
+    with ProgressBar(f"{options.recipe.name}: distilling") as bar:
+        student = distil(
+            options.recipe,
             lessons,
             space,
-            begin,
-            wanted.work / "run",
-            teacher=own,
-            stop_after=wanted.stop_after,
+            init_from,
+            options.work / "run",
+            teacher=weights,
+            stop_after=options.stop_after,
             progress=bar.update,
         )
-    done = checkpoint.steps_done(found)
-    if done < wanted.recipe.steps:
-        return {"checkpoint": str(found), "steps": done, "of": wanted.recipe.steps}
-    made = _exported(wanted, teacher.bundle, begin, found, learned, held_out, data, say)
+    steps_done = checkpoint.steps_done(student)
+    if steps_done < options.recipe.steps:
+        return {"checkpoint": str(student), "steps": steps_done, "total_steps": options.recipe.steps}
+    exported = _export(options, teacher.bundle, init_from, student, training, held_out, data, log)
     return {
-        "bundle": str(wanted.out),
-        "teacher": str(wanted.teacher),
-        "clips": {name: len(corpus) for name, corpus in learned.items()},
-        "steps": wanted.recipe.steps,
-        "begin": begin,
-        **made._asdict(),
-        "work": str(wanted.work),
+        "bundle": str(options.out),
+        "teacher": str(options.teacher),
+        "clips": {name: len(corpus) for name, corpus in training.items()},
+        "steps": options.recipe.steps,
+        "init_from": init_from,
+        **exported._asdict(),
+        "work": str(options.work),
     }
 
 
-def _own_weights(wanted: Distillation, say: Say) -> HdVila | None:
-    """The teacher's own weights; None where its graphs do not give them, which is said."""
-    if wanted.begin not in (None, "teacher"):
+def _teacher_weights(options: DistilOptions, log: Log) -> HdVila | None:
+    """Return the teacher's torch weights; None if they are not needed or cannot be read from its graphs."""
+    if options.init_from not in (None, "teacher"):
         return None
     try:
-        model = model_of_bundle(wanted.teacher).model
+        model = model_of_bundle(options.teacher).model
     except InvalidInput as error:
-        if wanted.begin == "teacher":
+        if options.init_from == "teacher":
             raise
-        say(f"the teacher's weights cannot be begun with: {error}")
+        log(f"the teacher's weights are not available: {error}")
         return None
     assert isinstance(model, HdVila)
     return model
 
 
-def _begins(begin: Begin, recipe: DistilRecipe) -> str:
-    words = {"teacher": "its teacher's weights", "pretrained": f"public weights of {recipe.video_config().backbone}"}
-    return words.get(begin, "random weights")
+def _select_corpora(options: DistilOptions, teacher: Model, log: Log) -> tuple[Path, list[str]]:
+    """Return the folder of packed corpora and the names of those to train on."""
+    if options.videos is not None:
+        _pack_videos(options, options.videos, teacher, log)
+        return options.work / "data", [VIDEOS_CORPUS]
+    assert options.data is not None
+    available = sorted(path.parent.parent.name for path in options.data.glob(f"*/train/{PACK_NAME}"))
+    if missing := sorted(set(options.corpora) - set(available)):
+        raise InvalidInput(f"corpus: {missing} have no split 'train' in {options.data}; available: {available}")
+    if not available:
+        raise InvalidInput(f"data: no corpus in {options.data} has a split 'train'; `vitascope prepare` packs some")
+    return options.data, list(dict.fromkeys(options.corpora)) or available
 
 
-def _corpora(wanted: Distillation, teacher: Model, say: Say) -> tuple[Path, list[str]]:
-    """The folder of packed corpora, and which of them are learned from."""
-    if wanted.videos is not None:
-        _pack_films(wanted, wanted.videos, teacher, say)
-        return wanted.work / "data", [FILMS]
-    assert wanted.data is not None
-    there = sorted(path.parent.parent.name for path in wanted.data.glob(f"*/train/{PACK_NAME}"))
-    if missing := sorted(set(wanted.corpora) - set(there)):
-        raise InvalidInput(f"corpus: {missing} have no split 'train' in {wanted.data}; some of {there} were expected")
-    if not there:
-        raise InvalidInput(f"data: no corpus in {wanted.data} has a split 'train'; `vitascope prepare` packs some")
-    return wanted.data, list(dict.fromkeys(wanted.corpora)) or there
-
-
-def _pack_films(wanted: Distillation, videos: Path, teacher: Model, say: Say) -> None:
-    """The films as teacher and student see them, by the decoder that serves; splits that are packed already stay."""
-    folders = {split: wanted.work / "data" / FILMS / split for split in ("train", "val")}
-    if (folders["train"] / PACK_NAME).is_file():
-        say(f"packed before: {wanted.work / 'data' / FILMS}")
+def _pack_videos(options: DistilOptions, videos: Path, teacher: Model, log: Log) -> None:
+    """Pack the streams of teacher and student from unlabelled videos, unless they are packed."""
+    folder = options.work / "data" / VIDEOS_CORPUS
+    if (folder / "train" / PACK_NAME).is_file():
+        log(f"{folder}: packed before")
         return
-    learned, held_out = film_clips(videos, wanted.clip_seconds, lambda line: say(f"left out: {line}"))
+    training, held_out = film_clips(videos, options.clip_seconds, lambda line: log(f"skipped: {line}"))
     if not held_out:
-        say("one video alone: none is held out, and nothing can be measured")
-    streams = _both(teacher.streams, wanted.recipe.video_config().streams())
-    for split, clips in (("val", held_out), ("train", learned)):  # the last one says that all is there
+        log("only one video: none is held out, and nothing can be measured")
+    streams = _merge_streams(teacher.streams, options.recipe.video_config().streams())
+    for split, clips in (("val", held_out), ("train", training)):  # train last: it marks both as complete
         if clips:
-            say(f"packing {len(clips)} clips, {split}")
-            with ProgressBar(f"packing {split}") as bar:
-                write_packed(
-                    folders[split],
-                    streams,
-                    _shown(clips, bar),
-                    ORIGIN,
-                    workers=wanted.workers,
-                    max_skipped=wanted.max_skipped,
-                )
+            log(f"packing {len(clips)} clips, {split}")
+            pack_clips(
+                folder / split,
+                clips,
+                streams,
+                ORIGIN,
+                workers=options.workers,
+                max_skipped=options.max_skipped,
+            )
 
 
-def _both(teacher: Sequence[FrameStream], student: Sequence[FrameStream]) -> list[FrameStream]:
-    """All streams of both; of one name the teacher's, of which the student's is made."""
-    by_name = {stream.name: stream for stream in [*student, *teacher]}
-    return list(by_name.values())
+def _merge_streams(teacher: Sequence[FrameStream], student: Sequence[FrameStream]) -> list[FrameStream]:
+    """Return all streams; of one name the teacher's, from which the student's is derived."""
+    return list({stream.name: stream for stream in [*student, *teacher]}.values())
 
 
-def _shown(clips: Clips, bar: ProgressBar) -> Iterable[Any]:
-    for number, clip in enumerate(clips):
-        bar.update(number, len(clips))
-        yield clip
-
-
-def _taught(
-    wanted: Distillation, teacher: Model, data: Path, corpus: str, split: str, limit: int | None, say: Say
+def _run_teacher(
+    options: DistilOptions, teacher: Model, data: Path, corpus: str, split: str, limit: int | None, log: Log
 ) -> Taught:
-    packed = _first(open_packed(data / corpus / split), limit)
-    say(f"the teacher looks at {len(packed)} clips of {corpus}/{split}")
+    packed = open_packed(data / corpus / split)
+    packed = replace(packed, examples=packed.examples[:limit])
+    log(f"running the teacher on {len(packed)} clips of {corpus}/{split}")
     with ProgressBar(f"teacher: {corpus}/{split}") as bar:
-        return taught(teacher, packed, wanted.work / "teacher" / corpus / split, bar.update)
+        return taught(teacher, packed, options.work / "teacher" / corpus / split, bar.update)
 
 
-def _first(packed: Packed, limit: int | None) -> Packed:
-    if limit is not None and limit < 1:
-        raise InvalidInput(f"limit: {limit}; at least 1 was expected")
-    return packed if limit is None else replace(packed, examples=packed.examples[:limit])
-
-
-def _exported(
-    wanted: Distillation,
+def _export(
+    options: DistilOptions,
     teacher: Bundle,
-    begin: Begin,
-    found: Path,
-    learned: dict[str, Taught],
-    held_out: dict[str, Taught],
+    init_from: Begin,
+    checkpoint_folder: Path,
+    training: Mapping[str, Taught],
+    held_out: Mapping[str, Taught],
     data: Path,
-    say: Say,
-) -> Exported:
-    """The bundle at `out`."""
-    student = load_student(found)
-    recipe, stated = wanted.recipe, teacher.manifest
-    sources = [corpus_source(name, data) for name in learned]
-    if begin == "pretrained":
+    log: Log,
+) -> VideoExport:
+    student = load_student(checkpoint_folder)
+    recipe, manifest = options.recipe, teacher.manifest
+    sources = [corpus_source(name, data) for name in training]
+    if init_from == "pretrained":
         sources.append(STARTS[0])
-    known = {entry.split(":")[0] for entry in stated.training_data}
-    other = OtherVideo(
+    known = {entry.split(":")[0] for entry in manifest.training_data}
+    clips = {name: len(corpus) for name, corpus in training.items()}
+    replacement = VideoReplacement(
         module=student,
         streams=student.eyes.streams(),
-        name=wanted.name,
-        version=wanted.version,
-        precision=wanted.precision,
+        name=options.name,
+        version=options.version,
+        precision=options.precision,
         extra={
-            "distilled_from": named(teacher).model_dump(),
+            "distilled_from": SourceBundle.from_bundle(teacher).model_dump(),
             "distillation": {
                 "recipe": recipe.model_dump(mode="json"),
-                "begin": begin,
-                "clips": {name: len(corpus) for name, corpus in learned.items()},
+                "begin": init_from,
+                "clips": clips,
                 "eyes": student.eyes.model_dump(mode="json", include=set(recipe.eyes) | {"backbone", "frozen_stages"}),
             },
         },
-        about=[
-            f"A student of {stated.name} {stated.version}: a smaller video encoder that was taught to give what the",
-            f"teacher gives, on {sum(map(len, learned.values()))} clips of {', '.join(learned)} and in {recipe.steps} "
-            f"steps (recipe `{recipe.name}`, seed {recipe.seed}).",
+        description=[
+            f"A student of {manifest.name} {manifest.version}: a smaller video encoder, distilled on",
+            f"{sum(clips.values())} clips of {', '.join(clips)} in {recipe.steps} steps (recipe `{recipe.name}`, seed "
+            f"{recipe.seed}).",
         ],
         sources=[source for source in sources if source.name not in known],
         seed=recipe.seed,
     )
-    return export_other_video(teacher, other, wanted.out, held_out=held_out, say=say)
+    return export_with_video(teacher, replacement, options.out, held_out=held_out, log=log)

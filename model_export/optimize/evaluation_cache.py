@@ -1,4 +1,4 @@
-"""Validation splits as a bundle sees them, and what is lost where some of its graphs compute otherwise."""
+"""Cached encodings of validation splits by a bundle, and its accuracy when some graphs run on other engines."""
 
 from __future__ import annotations
 
@@ -8,138 +8,175 @@ from pathlib import Path
 
 import numpy as np
 
-from model_export.export import LIMIT
-from model_export.optimize.compare import Side
-from model_export.optimize.swapped import with_graphs
+from model_export.export import MAX_EXAMPLES
 from model_export.optimize.validation_scores import (
+    CaptionPairs,
     Corpus,
-    Pairs,
-    Seen,
-    Shares,
-    answered,
-    hard_captions,
-    judged,
-    read,
-    retrieved,
-    seen,
+    EmbeddedVideos,
+    Scores,
+    answer_accuracy,
+    caption_accuracy,
+    embed_captions,
+    embed_videos,
+    hard_caption_pairs,
+    recall_at_1,
 )
-from model_export.parity.recall import Embedded
+from model_export.parity.checks import Embedded
+from model_export.parity.variants import BundleOutputs
 from training.data.packed import PACK_NAME, open_packed
 from training.evaluation.embedding import embed_corpus, streams_of
-from vitascope.engines.onnx_runtime import Array, Engine
+from vitascope.engines.graphs import GraphRunner
+from vitascope.engines.onnx_runtime import Array, Engine, Placement
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-CLIPS, TEXTS = 64, 256
-"""On whose values ranges are measured."""
-BATCH = 8
-SAMPLE = 8
-"""Clips, or texts, on which the harm of each node is measured."""
+CALIBRATION_CLIPS, CALIBRATION_TEXTS = 64, 256
+"""Inputs on which calibration ranges are measured."""
+BATCH_SIZE = 8
+SAMPLE_SIZE = 8
+"""Inputs on which the sensitivity of each node is measured."""
 
-Videos = dict[str, Seen]
+Videos = dict[str, EmbeddedVideos]
 """By corpus."""
 Texts = dict[str, np.ndarray]
-"""Vectors (captions, D) by corpus."""
+"""Caption embeddings (T, D) by corpus."""
 
 
 def open_corpora(model: Model, data: Path) -> list[Corpus]:
-    """The validation splits in `data` that the model can see. Raises InvalidInput where there are none."""
-    found = []
+    """Open the validation splits in `data` whose streams fit the model. Raises InvalidInput if there are none."""
+    corpora = []
     for path in sorted(data.glob(f"*/val/{PACK_NAME}")):
         packed = open_packed(path.parent)
         if not packed.stream_mismatches(model.streams):
-            found.append(Corpus.of(path.parent.parent.name, replace(packed, examples=packed.examples[:LIMIT])))
-    if not any(corpus.captions for corpus in found):
+            packed = replace(packed, examples=packed.examples[:MAX_EXAMPLES])
+            corpora.append(Corpus.from_packed(path.parent.parent.name, packed))
+    if not any(corpus.captions for corpus in corpora):
         raise InvalidInput(
-            f"data: {data} has no validation split with captions that this bundle can see; "
+            f"data: {data} has no validation split with captions whose streams fit this bundle; "
             f"{data}/CORPUS/val of `vitascope prepare` was expected"
         )
-    return found
+    return corpora
 
 
-class Evidence:
-    """Of one bundle. `model` runs its graphs as they are stored; other engines take their places by name."""
+class EvalCache:
+    """Encodings and scores of one bundle on its validation splits.
 
-    def __init__(self, model: Model, corpora: Sequence[Corpus], pairs: Mapping[str, Pairs] | None = None) -> None:
-        """pairs: what match graphs are asked, by corpus; None: what is hard for this model."""
+    Methods that take `engines` run those graphs on the given engines, and all others as the bundle stores them.
+    """
+
+    def __init__(
+        self, model: Model, corpora: Sequence[Corpus], pairs: Mapping[str, CaptionPairs] | None = None
+    ) -> None:
+        """Encode all corpora.
+
+        Args:
+            pairs: caption pairs by corpus for the match graph; by default those that are hard for this model.
+        """
         self.model, self.corpora = model, corpora
-        self.videos = self.see({})
-        self.texts = self.read({})
+        self.captioned = [corpus for corpus in corpora if corpus.captions]
+        self.videos = self.embed_videos({})
+        self.texts = self.embed_captions({})
         self.pairs = pairs or {
-            c.name: hard_captions(c, self.videos[c.name], self.texts[c.name]) for c in corpora if c.captions
+            c.name: hard_caption_pairs(c, self.videos[c.name], self.texts[c.name]) for c in self.captioned
         }
-        self.shares = self.retrieved(self.videos, self.texts) | self.judged({}, self.videos)
-        self.shares |= self.answered({}, self.videos)
+        self.scores = self.recall(self.videos, self.texts) | self.caption_accuracy({}, self.videos)
+        self.scores |= self.answer_accuracy({}, self.videos)
 
-    def see(self, engines: Mapping[str, Engine]) -> Videos:
-        model = with_graphs(self.model, engines)
-        return {corpus.name: seen(model, corpus) for corpus in self.corpora}
+    def embed_videos(self, engines: Mapping[str, Engine]) -> Videos:
+        model = with_engines(self.model, engines)
+        return {corpus.name: embed_videos(model, corpus) for corpus in self.corpora}
 
-    def read(self, engines: Mapping[str, Engine]) -> Texts:
-        model = with_graphs(self.model, engines)
-        return {corpus.name: read(model, corpus) for corpus in self.corpora if corpus.captions}
+    def embed_captions(self, engines: Mapping[str, Engine]) -> Texts:
+        model = with_engines(self.model, engines)
+        return {corpus.name: embed_captions(model, corpus) for corpus in self.captioned}
 
-    def retrieved(self, videos: Videos, texts: Texts) -> Shares:
-        told = [corpus for corpus in self.corpora if corpus.captions]
-        return _joined(retrieved(c, videos[c.name], texts[c.name]) for c in told)
+    def recall(self, videos: Videos, texts: Texts) -> Scores:
+        return _merge(recall_at_1(c, videos[c.name], texts[c.name]) for c in self.captioned)
 
-    def judged(self, engines: Mapping[str, Engine], videos: Videos) -> Shares:
+    def caption_accuracy(self, engines: Mapping[str, Engine], videos: Videos) -> Scores:
         if "matching" not in self.model.tasks:
             return {}
-        model = with_graphs(self.model, engines)
-        told = [corpus for corpus in self.corpora if corpus.captions]
-        return _joined(judged(model, c, videos[c.name], self.pairs[c.name]) for c in told)
+        model = with_engines(self.model, engines)
+        return _merge(caption_accuracy(model, c, videos[c.name], self.pairs[c.name]) for c in self.captioned)
 
-    def answered(self, engines: Mapping[str, Engine], videos: Videos) -> Shares:
+    def answer_accuracy(self, engines: Mapping[str, Engine], videos: Videos) -> Scores:
         if "answering" not in self.model.tasks:
             return {}
-        model = with_graphs(self.model, engines)
-        return _joined(answered(model, c, videos[c.name]) for c in self.corpora)
+        model = with_engines(self.model, engines)
+        return _merge(answer_accuracy(model, c, videos[c.name]) for c in self.corpora)
 
-    def side(self, corpus: Corpus) -> Side:
-        """What the bundle gives of a corpus, to be compared with what another gives."""
-        return Side(self.model, self.videos[corpus.name], self.texts.get(corpus.name))
+    def outputs(self, corpus: Corpus) -> BundleOutputs:
+        return BundleOutputs(self.model, self.videos[corpus.name], self.texts.get(corpus.name))
 
     def embedded(self) -> dict[str, Embedded]:
-        """All corpora, one vector a video, for fitting probabilities."""
-        out = {}
+        """Return all corpora with one embedding per video, for calibration."""
+        embedded = {}
         for corpus in self.corpora:
             vectors, tokens = self.videos[corpus.name].gallery.vectors, self.videos[corpus.name].tokens
-            if vectors.ndim == 3:  # of each clip; what is served with a match is one of the whole video
+            if vectors.ndim == 3:  # one per clip; fused scores combine the match with that of the whole video
                 vectors, _ = embed_corpus(self.model, corpus.packed)
-            out[corpus.name] = Embedded(corpus.packed, vectors, tokens, None)
-        return out
+            embedded[corpus.name] = Embedded(corpus.packed, vectors, tokens, None)
+        return embedded
 
-    def calibration(self, graph: str) -> Iterator[dict[str, Array]]:
-        """Inputs of a graph from all corpora alike."""
+    def calibration_inputs(self, graph: str) -> Iterator[dict[str, Array]]:
+        """Yield batches of inputs of a graph, as many from each corpus."""
         for corpus in self.corpora:
-            count = max(1, (CLIPS if graph == "video" else TEXTS) // len(self.corpora))
+            count = max(1, (CALIBRATION_CLIPS if graph == "video" else CALIBRATION_TEXTS) // len(self.corpora))
             rows = np.unique(np.linspace(0, len(corpus.packed.examples) - 1, count).astype(int))
-            for start in range(0, len(rows), BATCH):
-                yield self._inputs(graph, corpus, rows[start : start + BATCH])
+            for start in range(0, len(rows), BATCH_SIZE):
+                yield self._inputs(graph, corpus, rows[start : start + BATCH_SIZE])
 
-    def sample(self, graph: str) -> dict[str, Array]:
-        """Some inputs of a graph, from the first corpus with captions."""
-        corpus = next(corpus for corpus in self.corpora if corpus.captions)
-        rows = np.unique(np.linspace(0, len(corpus.packed.examples) - 1, SAMPLE).astype(int))
+    def sample_inputs(self, graph: str) -> dict[str, Array]:
+        """Return a few inputs of a graph, from the first corpus with captions."""
+        corpus = self.captioned[0]
+        rows = np.unique(np.linspace(0, len(corpus.packed.examples) - 1, SAMPLE_SIZE).astype(int))
         return self._inputs(graph, corpus, rows)
 
     def _inputs(self, graph: str, corpus: Corpus, rows: np.ndarray) -> dict[str, Array]:
         if graph == "video":
             return {**streams_of(corpus.packed, rows, self.model.streams)}
-        said = [_text(corpus, int(row)) for row in rows]
-        (batch,) = self.model.text_batches(said, len(said))
+        texts = [_first_text(corpus, int(row)) for row in rows]
+        (batch,) = self.model.text_batches(texts, len(texts))
         inputs = dict(batch.inputs)
         if graph != "text":
             inputs["visual_tokens"] = self.videos[corpus.name].tokens[rows[batch.rows]].astype(np.float32)
         return inputs
 
 
-def _text(corpus: Corpus, row: int) -> str:
+def with_engines(model: Model, engines: Mapping[str, Engine]) -> Model:
+    """Return `model` with the graphs of these names run by these engines."""
+    return model.through(lambda runner: _EngineOverride(runner, engines))
+
+
+class _EngineOverride:
+    """GraphRunner that runs some graphs on other engines."""
+
+    def __init__(self, runner: GraphRunner, engines: Mapping[str, Engine]) -> None:
+        self.runner, self.engines = runner, engines
+
+    @property
+    def names(self) -> list[str]:
+        return self.runner.names
+
+    @property
+    def placements(self) -> dict[str, Placement]:
+        return self.runner.placements | {graph: engine.placement for graph, engine in self.engines.items()}
+
+    def require(self, graph: str) -> None:
+        self.runner.require(graph)
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return self.engines[graph].run(inputs) if graph in self.engines else self.runner.run(graph, inputs)
+
+    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
+        return self.runner.stated_outputs(graph)
+
+
+def _first_text(corpus: Corpus, row: int) -> str:
     example = corpus.packed.examples[row]
-    said = [*example.captions[:1], *(question.question for question in example.questions[:1])]
-    return said[0] if said else "a video"
+    texts = [*example.captions[:1], *(question.question for question in example.questions[:1])]
+    return texts[0] if texts else "a video"
 
 
-def _joined(parts: Iterator[Shares]) -> Shares:
-    return {name: share for part in parts for name, share in part.items()}
+def _merge(parts: Iterator[Scores]) -> Scores:
+    return {name: score for part in parts for name, score in part.items()}

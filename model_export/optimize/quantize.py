@@ -1,15 +1,15 @@
-"""Graphs that compute in int8, with ranges measured on real inputs.
+"""Static int8 quantization of graphs, with calibration ranges from real inputs.
 
-* Convolutions are written as ONNX writes quantized operators, between DequantizeLinear and QuantizeLinear, and sums and
-  moves between them stay in 8 bits. Activations are uint8 with one range each; weights int8 with one scale per output
-  channel; biases int32.
-* Products with matrices become `com.microsoft.MatMulIntegerToFloat`. Some channels of a Transformer's activations are
-  many times as large as the others; each channel is divided by a number that its row of the matrix is multiplied with,
-  so that both are of like size (SmoothQuant, Xiao et al., 2023).
+* Convolutions use ONNX's QDQ form (DequantizeLinear, operator, QuantizeLinear); sums and data movement between them
+  stay
+  in 8 bits. Activations are uint8 with one range per tensor, weights int8 with one scale per output channel, biases
+  int32.
+* Matrix products become `com.microsoft.MatMulIntegerToFloat`. Activation channels of a Transformer differ in magnitude,
+  so each is divided by a factor that its row of the matrix is multiplied by (SmoothQuant, Xiao et al., 2023).
 
-All ranges are fixed: a row's result does not depend on the rows beside it, and a text has the same vector in any batch.
+Ranges are static, so the result of a row does not depend on the rest of the batch.
 
-Shape letters: K values that are summed up, N output channels.
+Shape letters: K reduced channels, N output channels.
 """
 
 from __future__ import annotations
@@ -21,266 +21,274 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from model_export.optimize.fold import CONTRIB, tidied
-from model_export.optimize.graph_index import Wiring, replace_nodes
+from model_export.onnx_graph import CONTRIB_DOMAIN, GraphIndex, copy_model, remove_unused, replace_nodes
 from model_export.weights import quantize as quantize_weight
 
 Range = tuple[np.ndarray, np.ndarray]
-"""Least and largest value of a tensor, () each, or of each channel of its last axis, (K,) each."""
+"""Smallest and largest value: of a tensor, () each, or of each channel of its last axis, (K,) each."""
 Ranges = Mapping[str, Range]
-"""By the tensor's name."""
+"""Range by tensor name."""
 
-MOVES = ("Concat", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
-"""Operators whose values are those of their first input (Concat: of all)."""
-MOVED = 0.8
-"""How much of the unlikeness of activations moves into the matrix: at 0 none, at 1 all. Of the default bundle's text
-graph, cosines are 0.9962 at 0.5, 0.9995 at 0.8, 0.9993 at 1."""
-LARGEST_BIAS = 2.0**30
-"""Steps. A channel of small weights has a larger step where its bias would not fit otherwise."""
+DATA_MOVEMENT = ("Concat", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
+"""Operators that only move the values of their first input (Concat: of all inputs)."""
+SMOOTHING = 0.8
+"""SmoothQuant's alpha: the share of the activations' magnitude that moves into the weights. The default bundle's text
+graph has cosines of 0.9962 at 0.5, 0.9995 at 0.8 and 0.9993 at 1."""
+MAX_BIAS = 2.0**30
+"""In quantization steps. A channel of small weights gets a larger scale if its bias would overflow int32."""
 
 
 def convolutions(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that fixed ranges can be given to."""
-    wiring = Wiring(model.graph)
-    return [n.name for n in model.graph.node if n.op_type == "Conv" and wiring.constant(n.input[1]) is not None]
+    """Return the names of convolutions with constant weights."""
+    index = GraphIndex(model.graph)
+    return [n.name for n in model.graph.node if n.op_type == "Conv" and index.constant(n.input[1]) is not None]
 
 
-def products(model: onnx.ModelProto) -> list[str]:
-    """Names of the products with a constant matrix."""
-    wiring = Wiring(model.graph)
-    weights = {n.name: wiring.constant(n.input[1]) for n in model.graph.node if n.op_type == "MatMul"}
+def matrix_products(model: onnx.ModelProto) -> list[str]:
+    """Return the names of products with a constant matrix."""
+    index = GraphIndex(model.graph)
+    weights = {n.name: index.constant(n.input[1]) for n in model.graph.node if n.op_type == "MatMul"}
     return [name for name, weight in weights.items() if weight is not None and weight.ndim == 2]
 
 
-def measured_tensors(model: onnx.ModelProto) -> dict[str, bool]:
-    """Tensors whose ranges `quantized` may ask for: what goes into and comes out of convolutions, their sums, and what
-    goes into products, which alone are measured channel by channel (True).
+def range_tensors(model: onnx.ModelProto) -> dict[str, bool]:
+    """Return {tensor: whether its range is per channel} for the tensors whose ranges `quantize_nodes` needs.
+
+    These are inputs and outputs of convolutions, sums, and inputs of matrix products; only the last are per channel.
     """
-    wiring = Wiring(model.graph)
-    multiplied = set(products(model))
-    names: dict[str, bool] = {}
+    index = GraphIndex(model.graph)
+    products = set(matrix_products(model))
+    tensors: dict[str, bool] = {}
     for node in model.graph.node:
         if node.op_type == "Conv":
-            names[node.input[0]] = names[_activated(wiring, node)[0]] = False
-        if node.op_type == "Add" and all(wiring.constant(name) is None for name in node.input):
-            names |= dict.fromkeys([*node.input, node.output[0]], False)
-    return names | {node.input[0]: True for node in model.graph.node if node.name in multiplied}
+            tensors[node.input[0]] = tensors[_activation(index, node)[0]] = False
+        if node.op_type == "Add" and all(index.constant(name) is None for name in node.input):
+            tensors |= dict.fromkeys([*node.input, node.output[0]], False)
+    return tensors | {node.input[0]: True for node in model.graph.node if node.name in products}
 
 
-def quantized(model: onnx.ModelProto, nodes: Collection[str], ranges: Ranges) -> onnx.ModelProto:
-    """A copy of a folded graph in which the nodes of these names, of `convolutions` and `products`, compute in int8.
+def quantize_nodes(model: onnx.ModelProto, nodes: Collection[str], ranges: Ranges) -> onnx.ModelProto:
+    """Return a copy in which these convolutions and matrix products compute in int8.
 
-    ranges: of `measured_tensors`.
+    Args:
+        model: a graph of `fold_constants` or `fuse`.
+        nodes: names from `convolutions` and `matrix_products`.
+        ranges: calibration ranges of `range_tensors`.
     """
-    copy = onnx.ModelProto.FromString(model.SerializeToString())
-    _Rewriting(copy.graph, frozenset(nodes), ranges).run()
-    return tidied(copy)
+    copy = copy_model(model)
+    _Quantizer(copy.graph, frozenset(nodes), ranges).run()
+    return remove_unused(copy)
 
 
-def steps(least: np.ndarray, largest: np.ndarray) -> tuple[np.float32, np.uint8]:
-    """Scale and zero point of uint8 values over a range, of all channels together; 0 is one of them."""
-    low, high = min(float(least.min()), 0.0), max(float(largest.max()), 0.0)
-    scale = np.float32((high - low) / 255.0 or 1.0)
-    return scale, np.uint8(np.clip(np.rint(-low / float(scale)), 0, 255))
+def uint8_params(low: np.ndarray, high: np.ndarray) -> tuple[np.float32, np.uint8]:
+    """Return scale and zero point of uint8 values over the range of all channels; 0 is representable."""
+    smallest, largest = min(float(low.min()), 0.0), max(float(high.max()), 0.0)
+    scale = np.float32((largest - smallest) / 255.0 or 1.0)
+    return scale, np.uint8(np.clip(np.rint(-smallest / float(scale)), 0, 255))
 
 
-def _activated(wiring: Wiring, convolution: NodeProto) -> tuple[str, float, float]:
-    """The tensor that a convolution's output is read as, and its bounds: of a Clip or Relu behind it, or its own."""
+def _activation(index: GraphIndex, convolution: NodeProto) -> tuple[str, float, float]:
+    """Return the output of a convolution with its Clip or Relu, if any, and the bounds of that activation."""
     (output,) = convolution.output
-    if (clip := wiring.only_reader(output, "Clip")) is not None:
-        bounds = [wiring.constant(name) if name else None for name in (*clip.input[1:], "", "")[:2]]
-        low, high = (None if b is None else float(b) for b in bounds)
+    if (clip := index.only_consumer(output, "Clip")) is not None:
+        bounds = [index.constant(name) if name else None for name in (*clip.input[1:], "", "")[:2]]
+        low, high = (None if bound is None else float(bound) for bound in bounds)
         return clip.output[0], -np.inf if low is None else low, np.inf if high is None else high
-    if (relu := wiring.only_reader(output, "Relu")) is not None:
+    if (relu := index.only_consumer(output, "Relu")) is not None:
         return relu.output[0], 0.0, np.inf
     return output, -np.inf, np.inf
 
 
 @dataclass(frozen=True)
-class _Small:
-    """A tensor in 8 bits."""
+class _Uint8Tensor:
+    """Name, scale and zero point of the quantized form of a tensor."""
 
     name: str
     scale: np.float32
-    zero: np.uint8
+    zero_point: np.uint8
 
 
-class _Rewriting:
-    """One pass over a graph. Each tensor is there as float32, in 8 bits, or, once both are asked for, as both."""
+class _Quantizer:
+    """One pass over a graph. A tensor exists in float32, as uint8, or in both forms once both are read."""
 
-    def __init__(self, graph: onnx.GraphProto, chosen: frozenset[str], ranges: Ranges) -> None:
-        self.graph, self.chosen, self.ranges = graph, chosen, ranges
-        self.wiring = Wiring(graph)
+    def __init__(self, graph: onnx.GraphProto, selected: frozenset[str], ranges: Ranges) -> None:
+        self.graph, self.selected, self.ranges = graph, selected, ranges
+        self.index = GraphIndex(graph)
         self.nodes: list[NodeProto] = []
-        self.small: dict[str, _Small] = {}
-        self.whole = {t.name for t in graph.initializer} | {t.name for t in graph.input} | {""}
+        self.as_uint8: dict[str, _Uint8Tensor] = {}
+        self.as_float = {t.name for t in graph.initializer} | {t.name for t in graph.input} | {""}
         self.constants: dict[str, onnx.TensorProto] = {}
-        self.skipped: set[str] = set()
-        """Outputs of nodes that another one stands for."""
+        self.fused_outputs: set[str] = set()
+        """Outputs of nodes that a quantized node already covers."""
 
     def run(self) -> None:
         for node in self.graph.node:
-            if node.output[0] in self.skipped:
+            if node.output[0] in self.fused_outputs:
                 continue
             if node.op_type == "DequantizeLinear":
-                self._already_small(node)
-            elif node.name in self.chosen and node.op_type == "Conv":
+                self._keep_quantized_input(node)
+            elif node.name in self.selected and node.op_type == "Conv":
                 self._convolution(node)
-            elif node.name in self.chosen:
-                self._product(node)
-            elif node.op_type == "Add" and any(name in self.small for name in node.input) and self._feeds(node):
+            elif node.name in self.selected:
+                self._matrix_product(node)
+            elif node.op_type == "Add" and any(name in self.as_uint8 for name in node.input) and self._feeds_int8(node):
                 self._sum(node)
-            elif node.op_type in MOVES and self._same_steps(node):
-                self._move(node)
+            elif node.op_type in DATA_MOVEMENT and self._has_common_scale(node):
+                self._data_movement(node)
             else:
-                self._as_it_is(node)
+                self._keep(node)
         for output in self.graph.output:
-            self._float(output.name)
+            self._ensure_float(output.name)
         self.graph.initializer.extend(self.constants.values())
         replace_nodes(self.graph, self.nodes)
 
-    def _feeds(self, node: NodeProto) -> bool:
-        """Whether a convolution in int8 reads a sum, directly or moved."""
-        waiting, seen = [node.output[0]], set()
-        while waiting:
-            name = waiting.pop()
-            for reader in self.wiring.readers[name]:
-                if reader.name in self.chosen and reader.op_type == "Conv":
-                    return all(self.wiring.constant(n) is None for n in node.input)
-                if reader.op_type in MOVES and reader.output[0] not in seen:
-                    seen.add(reader.output[0])
-                    waiting.append(reader.output[0])
+    def _feeds_int8(self, node: NodeProto) -> bool:
+        """Whether an int8 convolution reads this sum, directly or after data movement."""
+        pending, seen = [node.output[0]], set()
+        while pending:
+            name = pending.pop()
+            for consumer in self.index.consumers[name]:
+                if consumer.name in self.selected and consumer.op_type == "Conv":
+                    return all(self.index.constant(n) is None for n in node.input)
+                if consumer.op_type in DATA_MOVEMENT and consumer.output[0] not in seen:
+                    seen.add(consumer.output[0])
+                    pending.append(consumer.output[0])
         return False
 
-    def _same_steps(self, node: NodeProto) -> bool:
-        moved = node.input if node.op_type == "Concat" else node.input[:1]
-        found = [self.small.get(name) for name in moved]
-        return all(f is not None for f in found) and len({(f.scale, f.zero) for f in found if f is not None}) == 1
+    def _has_common_scale(self, node: NodeProto) -> bool:
+        names = node.input if node.op_type == "Concat" else node.input[:1]
+        tensors = [self.as_uint8[name] for name in names if name in self.as_uint8]
+        return len(tensors) == len(names) and len({(t.scale, t.zero_point) for t in tensors}) == 1
 
-    def _move(self, node: NodeProto) -> None:
+    def _data_movement(self, node: NodeProto) -> None:
         copy = NodeProto.FromString(node.SerializeToString())
         count = len(node.input) if node.op_type == "Concat" else 1
-        for i in range(count, len(node.input)):
-            self._float(node.input[i])
-        copy.input[:] = [self.small[name].name for name in node.input[:count]] + list(node.input[count:])
+        for name in node.input[count:]:
+            self._ensure_float(name)
+        copy.input[:] = [self.as_uint8[name].name for name in node.input[:count]] + list(node.input[count:])
         (output,) = node.output
-        copy.output[:] = [f"{output}__small"]
-        first = self.small[node.input[0]]
-        self.small[output] = _Small(f"{output}__small", first.scale, first.zero)
+        copy.output[:] = [f"{output}__uint8"]
+        first = self.as_uint8[node.input[0]]
+        self.as_uint8[output] = _Uint8Tensor(f"{output}__uint8", first.scale, first.zero_point)
         self.nodes.append(copy)
 
-    def _already_small(self, node: NodeProto) -> None:
-        scale, zero = (self.wiring.constant(name) for name in node.input[1:3])
-        if node.input[0] in self.whole and scale is not None and zero is not None and scale.ndim == 0:
-            self.small[node.output[0]] = _Small(node.input[0], np.float32(scale), np.uint8(zero))
+    def _keep_quantized_input(self, node: NodeProto) -> None:
+        """A graph input that is uint8 already."""
+        scale, zero_point = (self.index.constant(name) for name in node.input[1:3])
+        if node.input[0] in self.as_float and scale is not None and zero_point is not None and scale.ndim == 0:
+            self.as_uint8[node.output[0]] = _Uint8Tensor(node.input[0], np.float32(scale), np.uint8(zero_point))
         else:
-            self._as_it_is(node)
+            self._keep(node)
 
-    def _as_it_is(self, node: NodeProto) -> None:
+    def _keep(self, node: NodeProto) -> None:
         for name in node.input:
-            self._float(name)
+            self._ensure_float(name)
         self.nodes.append(node)
-        self.whole.update(node.output)
+        self.as_float.update(node.output)
 
     def _sum(self, node: NodeProto) -> None:
         copy = NodeProto.FromString(node.SerializeToString())
-        copy.input[:] = [self._rebuilt(name, f"{node.output[0]}__term{i}") for i, name in enumerate(node.input)]
-        self._shrunk(copy, node.output[0], self.ranges[node.output[0]])
+        copy.input[:] = [self._dequantized_copy(n, f"{node.output[0]}__term{i}") for i, n in enumerate(node.input)]
+        self._add_with_uint8_output(copy, node.output[0], self.ranges[node.output[0]])
 
     def _convolution(self, node: NodeProto) -> None:
-        output, low, high = _activated(self.wiring, node)
+        output, low, high = _activation(self.index, node)
         if output != node.output[0]:
-            self.skipped.add(output)
-        weight = self.wiring.constant(node.input[1])
+            self.fused_outputs.add(output)
+        weight = self.index.constant(node.input[1])
         assert weight is not None
         copy = NodeProto.FromString(node.SerializeToString())
         (name,) = node.output
-        inputs = [self._rebuilt(node.input[0], f"{name}__input")]
-        bias = self.wiring.constant(node.input[2]) if len(node.input) > 2 else None
-        values, scale = _weight_steps(weight, bias, self.small[node.input[0]].scale)
-        inputs.append(self._constant_rebuilt(f"{name}__weight", values, scale))
+        inputs = [self._dequantized_copy(node.input[0], f"{name}__input")]
+        bias = self.index.constant(node.input[2]) if len(node.input) > 2 else None
+        input_scale = self.as_uint8[node.input[0]].scale
+        values, scale = _quantize_conv_weight(weight, bias, input_scale)
+        inputs.append(self._dequantized_constant(f"{name}__weight", values, scale))
         if bias is not None:
-            both = self.small[node.input[0]].scale * scale
-            rounded = np.rint(bias.astype(np.float64) / both).astype(np.int32)
-            inputs.append(self._constant_rebuilt(f"{name}__bias", rounded, both))
+            bias_scale = input_scale * scale
+            rounded = np.rint(bias.astype(np.float64) / bias_scale).astype(np.int32)
+            inputs.append(self._dequantized_constant(f"{name}__bias", rounded, bias_scale))
         copy.input[:] = inputs
-        least, largest = self.ranges[output]
-        self._shrunk(copy, output, (np.maximum(least, low), np.minimum(largest, high)))
+        smallest, largest = self.ranges[output]
+        self._add_with_uint8_output(copy, output, (np.maximum(smallest, low), np.minimum(largest, high)))
 
-    def _product(self, node: NodeProto) -> None:
-        source, weight = node.input[0], self.wiring.constant(node.input[1])
+    def _matrix_product(self, node: NodeProto) -> None:
+        source, weight = node.input[0], self.index.constant(node.input[1])
         assert weight is not None
-        self._float(source)
-        biased = self.wiring.only_reader(node.output[0], "Add")
-        bias = next((n for n in biased.input if _is_row(self.wiring.constant(n))), None) if biased is not None else None
-        output = biased.output[0] if biased is not None and bias is not None else node.output[0]
+        self._ensure_float(source)
+        add = self.index.only_consumer(node.output[0], "Add")
+        bias = next((n for n in add.input if _is_row(self.index.constant(n))), None) if add is not None else None
+        output = add.output[0] if add is not None and bias is not None else node.output[0]
         if output != node.output[0]:
-            self.skipped.add(output)
-        factors = smoothing(self.ranges[source], weight)
-        even = f"{output}__even"
-        divided = [source, self._constant(f"{output}__factors", 1.0 / factors)]
-        self.nodes.append(helper.make_node("Mul", divided, [even], even))
-        self._quantize(even, even, (self.ranges[source][0] / factors, self.ranges[source][1] / factors))
+            self.fused_outputs.add(output)
+        low, high = self.ranges[source]
+        factors = smoothing_factors((low, high), weight)
+        smoothed = f"{output}__smoothed"
+        inputs = [source, self._constant(f"{output}__factors", 1.0 / factors)]
+        self.nodes.append(helper.make_node("Mul", inputs, [smoothed], smoothed))
+        self._quantize(smoothed, smoothed, (low / factors, high / factors))
         values, scale = quantize_weight(weight * factors[:, None], axis=1)
         stored = [self._constant(f"{output}__weight", values), self._constant(f"{output}__scale", scale.reshape(-1))]
-        small = self.small[even]
-        step, zero = self._steps(small.scale, small.zero)
-        inputs = [small.name, stored[0], step, stored[1], zero, "", bias if bias is not None else ""]
+        tensor = self.as_uint8[smoothed]
+        scale_name, zero_name = self._params(tensor.scale, tensor.zero_point)
+        inputs = [tensor.name, stored[0], scale_name, stored[1], zero_name, "", bias if bias is not None else ""]
         name = f"{node.name}__int8"
-        self.nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [output], name, domain=CONTRIB))
-        self.whole.add(output)
+        self.nodes.append(helper.make_node("MatMulIntegerToFloat", inputs, [output], name, domain=CONTRIB_DOMAIN))
+        self.as_float.add(output)
 
-    def _shrunk(self, node: NodeProto, output: str, values: Range) -> None:
-        """`node`, its result brought to 8 bits, which stands for `output` from here on."""
-        node.output[:] = [f"{output}__whole"]
+    def _add_with_uint8_output(self, node: NodeProto, output: str, values: Range) -> None:
+        """Add `node` and the quantization of its result, which replaces `output`."""
+        node.output[:] = [f"{output}__float"]
         self.nodes.append(node)
-        self._quantize(f"{output}__whole", output, values)
+        self._quantize(f"{output}__float", output, values)
 
-    def _rebuilt(self, name: str, output: str) -> str:
-        """A float32 tensor of its own, made from `name` in 8 bits: an operator is recognized by it."""
-        if name not in self.small:
-            self._float(name)
-            self._quantize(self._apart(name), name, self.ranges[name])
-        self._dequantize(self.small[name], output)
+    def _dequantized_copy(self, name: str, output: str) -> str:
+        """Add a DequantizeLinear for one reader only: ONNX Runtime recognizes QDQ operators by it."""
+        if name not in self.as_uint8:
+            self._ensure_float(name)
+            self._quantize(self._separate_from_float_conv(name), name, self.ranges[name])
+        self._dequantize(self.as_uint8[name], output)
         return output
 
-    def _apart(self, name: str) -> str:
-        """`name`, or a tensor of the same values where a convolution in float32 has made it.
+    def _separate_from_float_conv(self, name: str) -> str:
+        """Return `name`, or a copy of it behind a no-op Max if a float32 convolution produces it.
 
-        Between a DequantizeLinear and a QuantizeLinear ONNX Runtime would take it for one that only lacks an int8
-        weight, and would give it one with a single scale. A node between keeps it as it is.
+        Between DequantizeLinear and QuantizeLinear, ONNX Runtime would quantize that convolution's weight itself,
+        with a single scale. A node in between prevents it.
         """
-        maker = self.wiring.makers.get(name)
-        while maker is not None and maker.op_type in ("Clip", "Relu", *MOVES):
-            maker = self.wiring.makers.get(maker.input[0])
-        if maker is None or maker.op_type != "Conv":
+        producer = self.index.producers.get(name)
+        while producer is not None and producer.op_type in ("Clip", "Relu", *DATA_MOVEMENT):
+            producer = self.index.producers.get(producer.input[0])
+        if producer is None or producer.op_type != "Conv":
             return name
-        apart = f"{name}__apart"
+        separate = f"{name}__separate"
         lowest = self._constant("lowest", np.finfo(np.float32).min)
-        self.nodes.append(helper.make_node("Max", [name, lowest], [apart], apart))
-        return apart
+        self.nodes.append(helper.make_node("Max", [name, lowest], [separate], separate))
+        return separate
 
-    def _float(self, name: str) -> None:
-        """Makes sure that `name` is there in float32."""
-        if name not in self.whole and name in self.small:
-            self._dequantize(self.small[name], name)
-            self.whole.add(name)
+    def _ensure_float(self, name: str) -> None:
+        if name not in self.as_float and name in self.as_uint8:
+            self._dequantize(self.as_uint8[name], name)
+            self.as_float.add(name)
 
     def _quantize(self, source: str, output: str, values: Range) -> None:
-        scale, zero = steps(*values)
-        small = _Small(f"{output}__small", scale, zero)
-        inputs = [source, *self._steps(scale, zero)]
-        self.nodes.append(helper.make_node("QuantizeLinear", inputs, [small.name], f"{small.name}__Quantize"))
-        self.small[output] = small
+        scale, zero_point = uint8_params(*values)
+        tensor = _Uint8Tensor(f"{output}__uint8", scale, zero_point)
+        inputs = [source, *self._params(scale, zero_point)]
+        self.nodes.append(helper.make_node("QuantizeLinear", inputs, [tensor.name], f"{tensor.name}__Quantize"))
+        self.as_uint8[output] = tensor
 
-    def _dequantize(self, small: _Small, output: str) -> None:
-        inputs = [small.name, *self._steps(small.scale, small.zero)]
+    def _dequantize(self, tensor: _Uint8Tensor, output: str) -> None:
+        inputs = [tensor.name, *self._params(tensor.scale, tensor.zero_point)]
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [output], f"{output}__Dequantize"))
 
-    def _steps(self, scale: np.float32, zero: np.uint8) -> list[str]:
-        return [self._constant(f"scale_{float(scale)!r}", scale), self._constant(f"zero_{int(zero)}", zero)]
+    def _params(self, scale: np.float32, zero_point: np.uint8) -> list[str]:
+        return [
+            self._constant(f"scale_{float(scale)!r}", scale),
+            self._constant(f"zero_{int(zero_point)}", zero_point),
+        ]
 
-    def _constant_rebuilt(self, name: str, values: np.ndarray, scale: np.ndarray) -> str:
+    def _dequantized_constant(self, name: str, values: np.ndarray, scale: np.ndarray) -> str:
         parts = {"int": values, "scale": scale, "zero": np.zeros(scale.shape, values.dtype)}
         stored = [self._constant(f"{name}_{part}", value) for part, value in parts.items()]
         self.nodes.append(helper.make_node("DequantizeLinear", stored, [name], f"{name}__Dequantize", axis=0))
@@ -296,20 +304,27 @@ def _is_row(value: np.ndarray | None) -> bool:
     return value is not None and value.ndim == 1
 
 
-def smoothing(values: Range, weight: np.ndarray) -> np.ndarray:
-    """What each channel of the activations is divided by, (K,) float32. values: (K,) each. weight: (K, N)."""
+def smoothing_factors(values: Range, weight: np.ndarray) -> np.ndarray:
+    """Return SmoothQuant's divisor of each activation channel, (K,) float32.
+
+    Args:
+        values: range of each channel, (K,) each.
+        weight: (K, N).
+    """
     activations = np.maximum(np.abs(values[0]), np.abs(values[1]))
     rows = np.abs(weight).max(axis=1)
-    factors = np.maximum(activations, 1e-5) ** MOVED / np.maximum(rows, 1e-5) ** (1.0 - MOVED)
-    even: np.ndarray = factors / np.sqrt(factors.min() * factors.max())
-    return even.astype(np.float32)
+    factors = np.maximum(activations, 1e-5) ** SMOOTHING / np.maximum(rows, 1e-5) ** (1.0 - SMOOTHING)
+    centered: np.ndarray = factors / np.sqrt(factors.min() * factors.max())
+    return centered.astype(np.float32)
 
 
-def _weight_steps(weight: np.ndarray, bias: np.ndarray | None, step: np.float32) -> tuple[np.ndarray, np.ndarray]:
-    """A convolution's weight in int8 and its scales (N,), with which its bias fits into int32. step: of its input."""
+def _quantize_conv_weight(
+    weight: np.ndarray, bias: np.ndarray | None, input_scale: np.float32
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the int8 weight and its scales (N,), large enough that the bias fits into int32."""
     values, scale = quantize_weight(weight, axis=0)
     if bias is None:
         return values, scale.reshape(-1)
-    needed = (np.abs(bias) / (LARGEST_BIAS * step)).astype(np.float32).reshape(scale.shape)
+    needed = (np.abs(bias) / (MAX_BIAS * input_scale)).astype(np.float32).reshape(scale.shape)
     scale = np.maximum(scale, needed)
     return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale.reshape(-1)

@@ -1,17 +1,17 @@
-"""A cheaper variant of a bundle without training: fewer frames, smaller pictures, merged tokens."""
+"""Cheaper variants of a bundle without training: fewer frames, smaller images, merged tokens."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from model_export.assemble import check_name, check_replaceable
-from model_export.export import LIMIT
-from model_export.optimize.replace_video import OtherVideo, export_other_video
-from model_export.parity.variants import named
+from model_export.assemble import Log, check_target
+from model_export.export import MAX_EXAMPLES
+from model_export.optimize.replace_video import VideoReplacement, export_with_video
+from model_export.parity.variants import SourceBundle
 from model_export.weights import Precision
 from training.data.packed import PACK_NAME, open_packed
 from training.distillation.teacher import Taught, taught
@@ -22,78 +22,78 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True)
-class Reduction:
-    """What is asked for; None leaves a thing as it is."""
+class ReduceOptions:
+    """Options of a reduction; None leaves a size unchanged.
+
+    Attributes:
+        frames: low-resolution frames of a clip.
+        size: longer side of the high-resolution frame in pixels; the other sizes shrink in proportion.
+        tokens: visual tokens computed per frame; the most similar ones are merged.
+        data, corpora: packed corpora whose validation splits are used to measure and calibrate (default: all).
+    """
 
     bundle: Path
     out: Path
     name: str
     frames: int | None = None
-    """Low-resolution frames of a clip."""
     size: int | None = None
-    """Pixels of the longer side of the high-resolution frame; the others shrink alike."""
     tokens: int | None = None
-    """Visual tokens that are computed of each frame, of all that there are; the likest are merged."""
     data: Path | None = None
-    """Packed corpora, whose validation splits serve to measure and to calibrate."""
     corpora: Sequence[str] = ()
     precision: Precision = "int8-weights"
     seed: int | None = None
 
 
-def reduced(wanted: Reduction, say: Say) -> dict[str, Any]:
-    """Write the variant; returns what it came to.
+def reduce_bundle(options: ReduceOptions, log: Log) -> dict[str, Any]:
+    """Write the variant; returns a summary.
 
-    Raises InvalidInput for a bundle whose weights are not known here and for what cannot be reduced, and ParityError.
+    Raises InvalidInput for a bundle whose weights cannot be read back or invalid sizes, and ParityError.
     """
-    check_name(wanted.name)
-    check_replaceable(wanted.out)
-    what = {key: value for key in ("frames", "size", "tokens") if (value := getattr(wanted, key)) is not None}
-    if not what:
+    check_target(options.bundle, options.out, options.name)
+    changes = {key: value for key in ("frames", "size", "tokens") if (value := getattr(options, key)) is not None}
+    if not changes:
         raise InvalidInput("frames, size, tokens: none given; at least one was expected")
-    say(f"reading {wanted.bundle}")
-    bundle = Bundle.open(wanted.bundle)
-    model = model_of_bundle(wanted.bundle).model.eval()
+    log(f"reading {options.bundle}")
+    bundle = Bundle.open(options.bundle)
+    model = model_of_bundle(options.bundle).model.eval()
     assert isinstance(model, HdVila)
-    cfg = reduced_config(model.cfg, low_frames=wanted.frames, size=wanted.size)
-    video = ReducedVideo(model, cfg, wanted.tokens).eval()
-    words = {
-        "frames": f"{wanted.frames} low-resolution frames of {model.cfg.low_frames}",
-        "size": f"pictures of {wanted.size} pixels of {max(model.cfg.high_height, model.cfg.high_width)}",
-        "tokens": f"{wanted.tokens} tokens a frame of {cfg.visual_tokens} (the likest merged: Bolya et al., 2023)",
+    cfg = reduced_config(model.cfg, low_frames=options.frames, size=options.size)
+    descriptions = {
+        "frames": f"{options.frames} low-resolution frames instead of {model.cfg.low_frames}",
+        "size": f"images of {options.size} pixels instead of {max(model.cfg.high_height, model.cfg.high_width)}",
+        "tokens": f"{options.tokens} tokens per frame instead of {cfg.visual_tokens} (merged: Bolya et al., 2023)",
     }
-    stated = bundle.manifest
-    other = OtherVideo(
-        module=video,
+    manifest = bundle.manifest
+    summary = "; ".join(descriptions[key] for key in changes)
+    replacement = VideoReplacement(
+        module=ReducedVideo(model, cfg, options.tokens).eval(),
         streams=cfg.streams(),
-        name=wanted.name,
-        version=stated.version,
-        precision=wanted.precision,
-        extra={"variant_of": named(bundle).model_dump(), "reduced": what},
-        about=[f"{stated.name} {stated.version} with {'; '.join(words[key] for key in what)}. Nothing was trained."],
-        seed=wanted.seed,
+        name=options.name,
+        version=manifest.version,
+        precision=options.precision,
+        extra={"variant_of": SourceBundle.from_bundle(bundle).model_dump(), "reduced": changes},
+        description=[f"{manifest.name} {manifest.version} with {summary}. No weights were trained."],
+        seed=options.seed,
     )
     with tempfile.TemporaryDirectory(prefix="reduce-") as folder:
-        held_out = _held_out(wanted, bundle, Path(folder), say)
-        made = export_other_video(bundle, other, wanted.out, held_out=held_out, say=say)
-    return {"bundle": str(wanted.out), "variant_of": stated.name, **what, **made._asdict()}
+        held_out = _encode_validation_splits(options, bundle, Path(folder), log)
+        exported = export_with_video(bundle, replacement, options.out, held_out=held_out, log=log)
+    return {"bundle": str(options.out), "variant_of": manifest.name, **changes, **exported._asdict()}
 
 
-def _held_out(wanted: Reduction, bundle: Bundle, folder: Path, say: Say) -> dict[str, Taught]:
-    """What the bundle itself says of the validation splits."""
-    if wanted.data is None:
+def _encode_validation_splits(options: ReduceOptions, bundle: Bundle, folder: Path, log: Log) -> dict[str, Taught]:
+    """Encode the validation splits with the original bundle."""
+    if options.data is None:
         return {}
-    there = sorted(path.parent.parent.name for path in wanted.data.glob(f"*/val/{PACK_NAME}"))
-    if (missing := sorted(set(wanted.corpora) - set(there))) or not there:
-        raise InvalidInput(f"corpus: {missing or 'none'} with a split 'val' in {wanted.data}; there are {there}")
-    original, found = Model(bundle), {}
-    for name in list(dict.fromkeys(wanted.corpora)) or there:
-        packed = open_packed(wanted.data / name / "val")
-        packed = replace(packed, examples=packed.examples[:LIMIT])
-        say(f"the bundle itself looks at {len(packed)} clips of {name}/val")
-        found[name] = taught(original, packed, folder / name)
-    return found
+    available = sorted(path.parent.parent.name for path in options.data.glob(f"*/val/{PACK_NAME}"))
+    if (missing := sorted(set(options.corpora) - set(available))) or not available:
+        raise InvalidInput(f"corpus: {missing or 'none'} with a split 'val' in {options.data}; available: {available}")
+    original, outputs = Model(bundle), {}
+    for name in list(dict.fromkeys(options.corpora)) or available:
+        packed = open_packed(options.data / name / "val")
+        packed = replace(packed, examples=packed.examples[:MAX_EXAMPLES])
+        log(f"encoding {len(packed)} clips of {name}/val with the original bundle")
+        outputs[name] = taught(original, packed, folder / name)
+    return outputs

@@ -1,17 +1,15 @@
-"""A bundle with another video graph: text, match and answer graphs, tokenizer and answers stay the bundle's own.
+"""Export of a bundle with another video graph; all other graphs, tokenizer and answers stay the bundle's own.
 
-What takes the place of its video graph gives vectors of the same width and as many visual tokens of the same width, so
-that the other graphs read it as they read their own.
+The new video graph outputs embeddings of the same width, and as many visual tokens of the same width, so that the other
+graphs read them as before.
 """
 
 from __future__ import annotations
 
 import secrets
-import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version as package_version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,27 +17,48 @@ import numpy as np
 import onnx
 from torch import nn
 
-from model_export.adapt import PRECISIONS
 from model_export.assemble import (
     CARD_NAME,
     NOTICE_NAME,
     PARITY_NAME,
-    check_name,
+    Log,
+    check_target,
+    copy_files,
     finish,
-    folder_replaced_whole,
+    markdown_table,
+    no_log,
+    replace_bundle,
     write_documents,
     write_manifest,
 )
-from model_export.calibrate import Fitted, recalibrate, stated_calibration
-from model_export.graphs import OPSET, StatedSizes, export_graph, random_streams, video_spec
-from model_export.optimize.compare import Side, compared_bundles
-from model_export.optimize.validation_scores import Corpus, Seen
-from model_export.parity.checks import FLOAT32, REDUCED, Case, ParityError, ParityReport, Tolerance, check_outputs
-from model_export.parity.recall import Embedded
-from model_export.parity.variants import Beside, BesideCheck, beside_section, named, report_of
+from model_export.calibrate import FittedCalibration, calibration_record, recalibrate
+from model_export.card import describe_size, describe_streams, parity_table
+from model_export.graphs import ManifestSizes, export_graph, random_streams, video_spec
+from model_export.optimize.speed import clip_call, measure_latency
+from model_export.optimize.validation_scores import Corpus, EmbeddedVideos
+from model_export.parity.checks import (
+    FLOAT32,
+    REDUCED,
+    Case,
+    Embedded,
+    ParityReport,
+    Tolerance,
+    check_outputs,
+    export_versions,
+    export_with_fallback,
+    tolerances_for,
+)
+from model_export.parity.variants import (
+    BundleOutputs,
+    OutputComparison,
+    SourceBundle,
+    VariantComparison,
+    compare_outputs,
+    comparison_section,
+    read_report,
+)
 from model_export.sources import Source, licence_of, notice
 from model_export.weights import Precision, reduce, store
-from studies.frontier.latency import clip_call, milliseconds
 from training.data.other_streams import sight
 from training.distillation.agreement import Agreement, compared
 from training.distillation.teacher import Taught
@@ -48,43 +67,44 @@ from training.evaluation.gallery import Gallery
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.calibration_summary import calibrated
 from vitascope.bundle.manifest import FrameStream, GraphName, Manifest
-from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-Say = Callable[[str], None]
-ROUNDS = 20
-"""Clips by which both video graphs are timed."""
+TIMING_ROUNDS = 20
+"""Clips on which both video graphs are timed."""
 
 
 @dataclass(frozen=True)
-class OtherVideo:
-    """What takes the place of a bundle's video graph, and what is to be said of it."""
+class VideoReplacement:
+    """A video graph that replaces a bundle's own.
+
+    Attributes:
+        module: maps streams, uint8 (B, C, F, H, W, 3), in the order of `streams`, to embeddings and visual tokens.
+        extra: `extra` of the manifest; measurements are added.
+        description: sentences for the card.
+        sources: training data beyond that of the bundle.
+        seed: of the random parity inputs; None: random.
+    """
 
     module: nn.Module
-    """Frame streams, uint8 (B, C, F, H, W, 3), in the order of `streams` -> vector, visual tokens."""
     streams: list[FrameStream]
     name: str
     version: str
     precision: Precision
     extra: dict[str, Any]
-    """Of the manifest; what is measured is added under "measured"."""
-    about: list[str]
-    """For the card, one sentence each."""
+    description: list[str]
     sources: Sequence[Source] = ()
-    """What it was trained on besides what the bundle was."""
     seed: int | None = None
-    """Of the random inputs of the checks; None: a fresh one."""
 
 
-class Exported(NamedTuple):
-    """What an export came to."""
+class VideoExport(NamedTuple):
+    """Results of an export."""
 
     measured: dict[str, Agreement]
-    """By corpus, on held-out clips."""
+    """Agreement with the source bundle by corpus, on held-out clips."""
     precision: Precision
-    """How the weights are stored: larger than asked for where the checks ask for it."""
+    """Precision of the weights: larger than requested if a check failed."""
     clip_ms: dict[str, float]
-    """Milliseconds of one clip, of the bundle (`before`) and of this one (`after`), in turns, on one thread."""
+    """Median milliseconds per clip on one thread, of the source bundle (`before`) and of this one (`after`)."""
 
 
 @dataclass(frozen=True)
@@ -92,228 +112,238 @@ class _Job:
     """One export at one precision."""
 
     bundle: Bundle
-    other: OtherVideo
+    replacement: VideoReplacement
     held_out: Mapping[str, Taught]
-    say: Say
+    log: Log
     precision: Precision
     report: ParityReport
-    beside: Beside
+    comparison: VariantComparison
     measured: dict[str, Agreement] = field(default_factory=dict)
     clip_ms: dict[str, float] = field(default_factory=dict)
 
 
-def export_other_video(
+def export_with_video(
     bundle: Bundle,
-    other: OtherVideo,
+    replacement: VideoReplacement,
     out: Path,
     *,
     held_out: Mapping[str, Taught] | None = None,
-    say: Say = lambda _: None,
-) -> Exported:
+    log: Log = no_log,
+) -> VideoExport:
     """Write `bundle` with another video graph to `out`.
 
-    held_out: by corpus, what the bundle says of clips; they serve as real inputs of the checks, to measure by, and to
-    calibrate match, fused and answer probabilities anew.
-    Raises ParityError when the graph does not give what its module gives, InvalidInput for what cannot be written; in
-    both cases no bundle is written and one that was at `out` stays as it was.
+    Args:
+        held_out: outputs of the bundle for held-out clips, by corpus. Used as real parity inputs, to measure agreement,
+            and to calibrate match, fused and answer probabilities.
+
+    Raises:
+        ParityError: the graph's outputs differ from those of its module.
+        InvalidInput: invalid name or target folder.
+
+    After an error no bundle is written, and one that was at `out` is unchanged.
     """
-    check_name(other.name)
-    if out.resolve() == bundle.folder.resolve():
-        raise InvalidInput(f"out: {out} is the bundle that this one is made of; another folder was expected")
-    say("exporting the video graph (torch to ONNX)")
-    graph = export_graph(video_spec(other.module, other.streams), StatedSizes(bundle.manifest, other.streams))
-    seed = secrets.randbits(32) if other.seed is None else other.seed
-    *smaller, largest = PRECISIONS[other.precision]
-    for precision in smaller:
-        try:
-            return _exported(_job(bundle, other, held_out or {}, say, precision, seed), graph, out)
-        except ParityError as error:
-            say(f"weights are stored larger than as {precision}: {error}")
-    return _exported(_job(bundle, other, held_out or {}, say, largest, seed), graph, out)
+    check_target(bundle.folder, out, replacement.name)
+    log("exporting the video graph (torch to ONNX)")
+    sizes = ManifestSizes(bundle.manifest, replacement.streams)
+    graph = export_graph(video_spec(replacement.module, replacement.streams), sizes)
+    seed = secrets.randbits(32) if replacement.seed is None else replacement.seed
+
+    def export(precision: Precision) -> VideoExport:
+        return _export(_prepare(bundle, replacement, held_out or {}, log, precision, seed), graph, out)
+
+    return export_with_fallback(replacement.precision, export, log)
 
 
-def _job(
-    bundle: Bundle, other: OtherVideo, held_out: Mapping[str, Taught], say: Say, precision: Precision, seed: int
+def _prepare(
+    bundle: Bundle,
+    replacement: VideoReplacement,
+    held_out: Mapping[str, Taught],
+    log: Log,
+    precision: Precision,
+    seed: int,
 ) -> _Job:
-    unchanged: list[GraphName] = [name for name in bundle.manifest.graphs if name != "video"]
-    beside = Beside(of=named(bundle), outputs=[], unchanged=unchanged, report=report_of(bundle))
+    comparison = VariantComparison(
+        of=SourceBundle.from_bundle(bundle),
+        outputs=[],
+        unchanged=[name for name in bundle.manifest.graphs if name != "video"],
+        report=read_report(bundle),
+    )
     report = ParityReport(
-        model=other.name,
+        model=replacement.name,
         precision=precision,
         seed=seed,
-        versions={p: package_version(p) for p in ("torch", "onnx", "onnxruntime")} | {"opset": str(OPSET)},
-        tolerances={"float32": FLOAT32} | ({} if precision == "float32" else {precision: REDUCED}),
+        versions=export_versions(),
+        tolerances=tolerances_for(precision),
         outputs=[],
         recall=[],
-        beside=beside,
+        beside=comparison,
     )
-    return _Job(bundle, other, held_out, say, precision, report, beside)
+    return _Job(bundle, replacement, held_out, log, precision, report, comparison)
 
 
-def _exported(job: _Job, graph: onnx.ModelProto, out: Path) -> Exported:
-    stated, precision = job.bundle.manifest, job.precision
-    with folder_replaced_whole(out) as folder:
+def _export(job: _Job, graph: onnx.ModelProto, out: Path) -> VideoExport:
+    manifest, precision = job.bundle.manifest, job.precision
+    with replace_bundle(out) as folder:
         if precision != "float32":
-            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as whole:
-                _check(job, store({"video": graph}, Path(whole), "float32"), Path(whole), "float32", FLOAT32)
+            with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as float_folder:
+                path = Path(float_folder)
+                _check_parity(job, store({"video": graph}, path, "float32"), path, "float32", FLOAT32)
         graphs: dict[GraphName, onnx.ModelProto] = {"video": reduce(graph, precision)}
-        for name, file in stated.graphs.items():
+        for name, file in manifest.graphs.items():
             if name != "video":
                 graphs[name] = onnx.load(job.bundle.folder / file)
-        files = store(graphs, folder, "float32")  # the others stay as the bundle stores them
-        _check(job, files, folder, precision, FLOAT32 if precision == "float32" else REDUCED)
-        _write(job, files, folder)
-    return Exported(job.measured, precision, job.clip_ms)
+        files = store(graphs, folder, "float32")  # weights of the other graphs keep their types
+        _check_parity(job, files, folder, precision, FLOAT32 if precision == "float32" else REDUCED)
+        _write_files(job, files, folder)
+    return VideoExport(job.measured, precision, job.clip_ms)
 
 
-def _check(job: _Job, files: Mapping[GraphName, str], folder: Path, precision: Precision, tolerance: Tolerance) -> None:
-    """The stored video graph beside its module. Raises ParityError."""
-    job.say(f"checking the graph with weights stored as {precision}")
+def _check_parity(
+    job: _Job, files: Mapping[GraphName, str], folder: Path, precision: Precision, tolerance: Tolerance
+) -> None:
+    """Compare the stored video graph with its module. Raises ParityError."""
+    job.log(f"checking the video graph with {precision}")
     paths: dict[GraphName, Path] = {"video": folder / files["video"]}
-    specs = [video_spec(job.other.module, job.other.streams)]
-    checks = check_outputs(specs, paths, {"video": _cases(job)}, precision, tolerance)
-    job.report.outputs.extend(checks)
+    specs = [video_spec(job.replacement.module, job.replacement.streams)]
+    job.report.outputs.extend(check_outputs(specs, paths, {"video": _parity_cases(job)}, precision, tolerance))
 
 
-def _cases(job: _Job) -> list[Case]:
+def _parity_cases(job: _Job) -> list[Case]:
     rng = np.random.default_rng(job.report.seed)
-    sizes = StatedSizes(job.bundle.manifest, job.other.streams)
+    streams = job.replacement.streams
+    sizes = ManifestSizes(job.bundle.manifest, streams)
     cases = [Case("random", random_streams(sizes, rng, b, c)) for b, c in ((1, 1), (3, 2), (2, 1))]
-    for taught in job.held_out.values():
-        rows = np.arange(min(6, len(taught)))
-        streams = sight(taught.packed, job.other.streams)(streams_of(taught.packed, rows, job.other.streams))
-        cases.append(Case("real", streams))
+    for outputs in job.held_out.values():
+        rows = np.arange(min(6, len(outputs)))
+        adapter = sight(outputs.packed, streams)
+        cases.append(Case("real", adapter(streams_of(outputs.packed, rows, streams))))
     return cases
 
 
-def _write(job: _Job, files: Mapping[GraphName, str], folder: Path) -> None:
-    """Everything but the graphs."""
-    stated = job.bundle.manifest
-    for name in dict.fromkeys([stated.tokenizer, *([stated.answers] if stated.answers else [])]):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(job.bundle.folder / name, folder / name)
+def _write_files(job: _Job, files: Mapping[GraphName, str], folder: Path) -> None:
+    """Write everything but the graphs."""
+    manifest = job.bundle.manifest
+    copy_files(job.bundle, [manifest.tokenizer, *([manifest.answers] if manifest.answers else [])], folder)
     write_documents(folder, {CARD_NAME: "", PARITY_NAME: "", NOTICE_NAME: _notices(job)})
-    write_manifest(folder, _fields(job, files, Fitted(stated.calibration)))
+    write_manifest(folder, _manifest_fields(job, files, FittedCalibration(manifest.calibration)))
     runtime = Model.open(folder, device="cpu")
-    fitted = _measured(job, runtime)
-    job.clip_ms.update(_clip_ms(job, runtime.bundle))
-    fields = _fields(job, files, fitted)
-    finish(folder, fields, job.report.model_dump_json(indent=1) + "\n", lambda draft: _card(job, draft))
+    fitted = _measure(job, runtime)
+    job.clip_ms.update(_measure_clip_ms(job, runtime.bundle))
+    fields = _manifest_fields(job, files, fitted)
+    finish(folder, fields, job.report.to_json(), lambda draft: _card(job, draft))
 
 
-def _measured(job: _Job, runtime: Model) -> Fitted:
-    """How it agrees with the bundle, and probabilities calibrated by what it says of the held-out clips."""
+def _measure(job: _Job, runtime: Model) -> FittedCalibration:
+    """Measure agreement with the source bundle on held-out clips, and calibrate on them."""
     embedded, original = {}, Model(job.bundle, device="cpu")
-    for corpus, taught in job.held_out.items():
-        packed = taught.packed
-        job.say(f"measuring on {len(packed)} held-out clips of {corpus}")
+    for corpus, outputs in job.held_out.items():
+        packed = outputs.packed
+        job.log(f"measuring on {len(packed)} held-out clips of {corpus}")
         vectors, tokens = embed_corpus(runtime, packed, alter=sight(packed, runtime.streams))
-        job.measured[corpus] = {name: round(value, 4) for name, value in compared(vectors, taught).items()}
-        job.beside.outputs.extend(_beside(original, runtime, corpus, taught, Seen(Gallery(vectors), tokens)))
+        job.measured[corpus] = {name: round(value, 4) for name, value in compared(vectors, outputs).items()}
+        videos = EmbeddedVideos(Gallery(vectors), tokens)
+        job.comparison.outputs.extend(_compare(original, runtime, corpus, outputs, videos))
         embedded[corpus] = Embedded(packed, vectors, tokens, None)
     if embedded and "matching" in runtime.tasks:
-        job.say("calibrating on held-out clips")
+        job.log("calibrating on held-out clips")
     return recalibrate(runtime, embedded, job.bundle.manifest.calibration)
 
 
-def _beside(original: Model, runtime: Model, name: str, taught: Taught, seen: Seen) -> list[BesideCheck]:
-    captions = [caption for example in taught.packed.examples for caption in example.captions]
-    corpus, texts = Corpus(name, taught.packed, captions, taught.of), taught.texts if captions else None
-    tokens = np.zeros((len(taught), 0, 0)) if taught.tokens is None else taught.tokens
-    before = Side(original, Seen(Gallery(np.asarray(taught.vectors)), tokens), texts)
-    return compared_bundles(corpus, before, Side(runtime, seen, texts))
+def _compare(
+    original: Model, runtime: Model, name: str, outputs: Taught, videos: EmbeddedVideos
+) -> list[OutputComparison]:
+    captions = [caption for example in outputs.packed.examples for caption in example.captions]
+    corpus, texts = Corpus(name, outputs.packed, captions, outputs.of), outputs.texts if captions else None
+    tokens = np.zeros((len(outputs), 0, 0)) if outputs.tokens is None else outputs.tokens
+    source = BundleOutputs(original, EmbeddedVideos(Gallery(np.asarray(outputs.vectors)), tokens), texts)
+    return compare_outputs(corpus, source, BundleOutputs(runtime, videos, texts))
 
 
-def _clip_ms(job: _Job, made: Bundle) -> dict[str, float]:
+def _measure_clip_ms(job: _Job, variant: Bundle) -> dict[str, float]:
     rng = np.random.default_rng(job.report.seed)
     calls = {}
-    for name, bundle in (("before", job.bundle), ("after", made)):
-        sizes = StatedSizes(bundle.manifest)
-        calls[name] = clip_call(Model(bundle, 1, "cpu"), [random_streams(sizes, rng, 1, 1)])
-    return {name: round(float(np.median(times)), 2) for name, times in milliseconds(calls, ROUNDS).items()}
+    for label, bundle in (("before", job.bundle), ("after", variant)):
+        sizes = ManifestSizes(bundle.manifest)
+        calls[label] = clip_call(Model(bundle, 1, "cpu"), [random_streams(sizes, rng, 1, 1)])
+    latencies = measure_latency(calls, TIMING_ROUNDS)
+    return {label: round(float(np.median(times)), 2) for label, times in latencies.items()}
 
 
-def _fields(job: _Job, files: Mapping[GraphName, str], fitted: Fitted) -> dict[str, Any]:
-    stated, other = job.bundle.manifest, job.other
-    terms = licence_of(list(other.sources))
-    narrowed = any(source.research_only for source in other.sources)
-    precision = job.precision
-    told = stated_calibration(fitted, job.beside.of, stated.tasks)
-    own = precision if precision == stated.precision else f"video {precision}, others {stated.precision}"
-    return stated.model_dump() | {
-        "name": other.name,
-        "version": other.version,
-        "streams": other.streams,
+def _manifest_fields(job: _Job, files: Mapping[GraphName, str], fitted: FittedCalibration) -> dict[str, Any]:
+    manifest, replacement, precision = job.bundle.manifest, job.replacement, job.precision
+    terms = licence_of(list(replacement.sources))
+    is_restricted = any(source.research_only for source in replacement.sources) and terms not in manifest.licence
+    same_precision = precision == manifest.precision
+    measurements = {
+        "measured": job.measured,
+        "clip_ms": job.clip_ms,
+        "calibration": calibration_record(fitted, job.comparison.of, manifest.tasks),
+    }
+    return manifest.model_dump() | {
+        "name": replacement.name,
+        "version": replacement.version,
+        "streams": replacement.streams,
         "graphs": dict(files),
         "model_card": CARD_NAME,
         "parity_report": PARITY_NAME,
         "calibration": fitted.calibration,
-        "precision": own,
-        "training_data": [*stated.training_data, *(f"{s.name}: {s.terms}" for s in other.sources)],
+        "precision": precision if same_precision else f"video {precision}, others {manifest.precision}",
+        "training_data": [*manifest.training_data, *(f"{s.name}: {s.terms}" for s in replacement.sources)],
         "metrics": {},
-        "licence": f"{stated.licence} {terms}" if narrowed and terms not in stated.licence else stated.licence,
-        "extra": other.extra | {"measured": job.measured, "clip_ms": job.clip_ms, "calibration": told},
+        "licence": f"{manifest.licence} {terms}" if is_restricted else manifest.licence,
+        "extra": replacement.extra | measurements,
     }
 
 
 def _notices(job: _Job) -> str:
-    """The bundle's own notices, then those of what was learned from besides."""
-    path = job.bundle.folder / NOTICE_NAME
+    """Return the bundle's notices and those of further training data."""
+    path, sources = job.bundle.folder / NOTICE_NAME, job.replacement.sources
     own = path.read_text("utf-8") if NOTICE_NAME in job.bundle.manifest.files else ""
-    return "\n".join(part for part in (own, notice(job.other.sources) if job.other.sources else "") if part)
+    return "\n".join(part for part in (own, notice(sources) if sources else "") if part)
 
 
 def _card(job: _Job, manifest: Manifest) -> str:
-    """Markdown: what it is, what it keeps of the bundle, how closely it follows it."""
-    before, size = job.bundle.manifest, sum(entry.bytes for entry in manifest.files.values()) / 1e6
-    streams = "; ".join(f"{s.name}: {s.frames} of {s.width}x{s.height} pixels, {s.placement}" for s in manifest.streams)
+    source = job.comparison.of.label()
+    rows = [
+        ["tasks", ", ".join(manifest.tasks)],
+        ["frames of a clip", describe_streams(manifest)],
+        ["embedding", f"{manifest.vector_width} dimensions, length 1"],
+        ["visual tokens", f"{manifest.visual_tokens} of {manifest.visual_width} dimensions"],
+        ["size", describe_size(manifest)],
+        ["licence", manifest.licence],
+    ]
     lines = [
         f"# {manifest.name} {manifest.version}",
         "",
-        *job.other.about,
+        *job.replacement.description,
         "",
-        f"Text, match and answer graphs, tokenizer and answers are of {before.name} {before.version}; its vectors",
-        "lie in the same space. What that bundle's card says of uses, limits and data holds here too.",
+        f"Text, match and answer graphs, tokenizer and answers are those of {source}; embeddings are in the same",
+        "space. The uses, limitations and training data on that bundle's card apply here too.",
         "",
-        "| | |",
-        "|---|---|",
-        f"| tasks | {', '.join(manifest.tasks)} |",
-        f"| frames of a clip | {streams} |",
-        f"| vector | {manifest.vector_width} numbers, length 1 |",
-        f"| visual tokens | {manifest.visual_tokens} of {manifest.visual_width} numbers |",
-        f"| size | {size:.1f} MB, weights stored as {manifest.precision} |",
-        f"| licence | {manifest.licence} |",
+        *markdown_table(["", ""], rows),
         "",
         "## Agreement",
         "",
     ]
     if job.measured:
+        measures = [[c, name, f"{value:.4g}"] for c, values in job.measured.items() for name, value in values.items()]
         lines += [
-            f"On held-out clips, beside {before.name} {before.version}: the mean cosine of both vectors, the percent",
-            "of clips nearest to their own vector, and where there are captions how many find their clip.",
+            f"On held-out clips, compared with {source}: the mean cosine of both embeddings, the percent of clips",
+            "nearest to their own embedding, and Recall@1 where there are captions.",
             "",
-            "| corpus | measure | value |",
-            "|---|---|---|",
-            *(f"| {c} | {name} | {value:.4g} |" for c, found in job.measured.items() for name, value in found.items()),
+            *markdown_table(["corpus", "measure", "value"], measures),
         ]
     else:
-        lines += ["Nothing was measured: no held-out clips were given."]
+        lines += ["Nothing was measured: no held-out clips were available."]
     lines += [
         "",
-        f"One clip takes {job.clip_ms['after']:.1f} ms, beside {job.clip_ms['before']:.1f} ms of that bundle: medians,",
-        "one clip at a time on one thread of the machine that exported it, decoding left out.",
-    ]
-    lines += [
+        f"One clip takes {job.clip_ms['after']:.1f} ms, with that bundle {job.clip_ms['before']:.1f} ms: medians, one",
+        "clip at a time on one thread of the exporting machine, without decoding.",
         "",
-        *beside_section(job.beside, calibrated(manifest)),
+        *comparison_section(job.comparison, calibrated(manifest)),
         "",
         "The video graph was compared with the torch module that it was exported from (parity.json):",
         "",
-        "| weights | output | inputs | max difference | least cosine |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {o.precision} | {o.output} | {o.inputs} | {o.max_difference:.2g} | {o.cosine:.6f} |"
-        for o in job.report.outputs
+        *parity_table(job.report.outputs),
     ]
     return "\n".join([*lines, ""])

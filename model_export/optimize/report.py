@@ -1,104 +1,98 @@
-"""What was measured of a bundle's variants: in the new bundle's manifest, on its card, and on the screen."""
+"""Results of `vitascope optimize`: in the new bundle's manifest, on its card and in the terminal.
+
+Field names are those of the manifest, which older bundles have too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from model_export.assemble import markdown_table
 from model_export.optimize.speed import Speed
 from vitascope.bundle.manifest import Manifest, Strict
 
-ORIGIN_KEY, KEY = "variant_of", "variant"
-"""In the manifest's `extra`: the bundle that any variant was made from, and what was measured of this kind."""
+SOURCE_KEY, VARIANT_KEY = "variant_of", "variant"
+"""Keys of the manifest's `extra`: the bundle that a variant was made from, and the results of `vitascope optimize`."""
 
 
-class Way(Strict):
-    """One graph, computed in one way."""
+class CandidateResult(Strict):
+    """Measurements of one candidate implementation of a graph."""
 
     graph: str
     way: str
+    """Name of the candidate: as stored, fused, int8 or float16."""
     in_float32: int
     """Nodes of an int8 graph that stay in float32."""
     bytes: int
-    """Of its weights."""
+    """Size of its weights."""
     speeds: list[Speed]
     cosine: float | None
-    """The mean over validation splits, with the vectors of the graph as stored; None for logits."""
+    """Mean over validation splits of the cosine with the stored graph's embeddings; None for logits."""
     least_cosine: float | None
     lost: float | None
-    """Points, the other graphs as stored; None where it is not faster, so that nothing else was measured."""
+    """Accuracy loss in points, all other graphs as stored; None if it is not faster and so was not evaluated."""
     chosen: bool
 
 
 class Variant(Strict):
-    """How a bundle was made from another."""
+    """How a bundle was optimized."""
 
     name: str
-    """Of that bundle, with its version."""
+    """Name and version of the original bundle."""
     fingerprint: str
     recall: float
-    """The budget, points."""
+    """Budget in points."""
     lost: float
-    """Points, all chosen graphs together."""
+    """Accuracy loss of all selected graphs together, in points."""
     speedup: dict[str, float]
-    """By graph, the geometric mean over batch sizes."""
+    """By graph: geometric mean over batch sizes."""
     machine: str
-    ways: list[Way]
+    ways: list[CandidateResult]
     shares: dict[str, tuple[float, float]]
-    """Percent right by "corpus what": of the bundle it was made from, and of this one."""
+    """Percent correct by "CORPUS METRIC": of the original bundle and of this one."""
 
 
-def variant_of(manifest: Manifest) -> Variant | None:
-    """What a bundle says of being a variant, None where it is none."""
-    stated: Any = manifest.extra.get(KEY)
-    return None if stated is None else Variant.model_validate(stated)
+def read_variant(manifest: Manifest) -> Variant | None:
+    """Return the optimization results of a manifest; None if it has none."""
+    content: Any = manifest.extra.get(VARIANT_KEY)
+    return None if content is None else Variant.model_validate(content)
 
 
 def variant_section(variant: Variant) -> list[str]:
-    """Of the card, markdown."""
+    """Return the model card's section on the variant, as Markdown lines."""
+    scores = ([name, f"{before:.2f}", f"{after:.2f}"] for name, (before, after) in variant.shares.items())
     return [
         "## Variant",
         "",
-        f"Made from {variant.name} (fingerprint {variant.fingerprint[:12]}). Its vectors are others than those of that",
-        "bundle, so that it fills collections of its own. The fastest graphs were taken that lose at most",
-        f"{variant.recall:g} points on any validation split; all together they lose {variant.lost:.2f}.",
+        f"Made from {variant.name} (fingerprint {variant.fingerprint[:12]}). Its embeddings differ from those of that",
+        "bundle, so it needs collections of its own. The fastest graphs were selected that lose at most",
+        f"{variant.recall:g} points on any validation split; together they lose {variant.lost:.2f}.",
         f"Measured on {variant.machine}.",
         "",
-        *markdown(variant.ways),
+        *markdown_table(column_titles(variant.ways), map(cells, variant.ways)),
         "",
-        "| validation | before | this bundle |",
-        "|---|---|---|",
-        *(f"| {name} | {before:.2f} | {after:.2f} |" for name, (before, after) in variant.shares.items()),
+        *markdown_table(["validation", "before", "this bundle"], scores),
     ]
 
 
-def markdown(ways: Sequence[Way]) -> list[str]:
-    """The table of all ways, the chosen ones marked."""
-    names = titles(ways)
-    return [_row(names), "|" + "---|" * len(names), *(_row(cells(way)) for way in ways)]
+def column_titles(candidates: Sequence[CandidateResult]) -> list[str]:
+    batches = [speed.batch for speed in candidates[0].speeds]
+    timings = [*(f"ms at {b}" for b in batches), *(f"per s at {b}" for b in batches)]
+    return ["graph", "candidate", "MB", *timings, "cosine (min)", "points lost", "selected"]
 
 
-def titles(ways: Sequence[Way]) -> list[str]:
-    batches = [speed.batch for speed in ways[0].speeds]
-    timed = [*(f"ms at {b}" for b in batches), *(f"per s at {b}" for b in batches)]
-    return ["graph", "way", "MB", *timed, "cosine (least)", "points lost", "taken"]
-
-
-def cells(way: Way) -> list[str]:
-    """One row, in the order of `titles`."""
-    kept = f", {way.in_float32} nodes float32" if way.in_float32 else ""
-    cosine = "" if way.cosine is None else f"{way.cosine:.5f} ({way.least_cosine:.4f})"
+def cells(candidate: CandidateResult) -> list[str]:
+    """Return one table row, in the order of `column_titles`."""
+    float_nodes = f", {candidate.in_float32} nodes float32" if candidate.in_float32 else ""
+    cosine = "" if candidate.cosine is None else f"{candidate.cosine:.5f} ({candidate.least_cosine:.4f})"
     return [
-        way.graph,
-        way.way + kept,
-        f"{way.bytes / 1e6:.1f}",
-        *(f"{speed.milliseconds:.1f}" for speed in way.speeds),
-        *(f"{speed.per_second:.0f}" for speed in way.speeds),
+        candidate.graph,
+        candidate.way + float_nodes,
+        f"{candidate.bytes / 1e6:.1f}",
+        *(f"{speed.milliseconds:.1f}" for speed in candidate.speeds),
+        *(f"{speed.per_second:.0f}" for speed in candidate.speeds),
         cosine,
-        "" if way.lost is None else f"{way.lost:.2f}",
-        "yes" if way.chosen else "",
+        "" if candidate.lost is None else f"{candidate.lost:.2f}",
+        "yes" if candidate.chosen else "",
     ]
-
-
-def _row(values: Sequence[str]) -> str:
-    return f"| {' | '.join(values)} |"

@@ -1,16 +1,14 @@
-"""Bundle in, the fastest bundle out that finds, judges and answers nearly as well.
+"""Search for the fastest variant of a bundle within an accuracy budget.
 
-Each graph is made in several ways (see `ways`); each way is timed on this machine and measured on validation splits; of
-each graph one way is taken, the fastest that together lose at most what the budget allows. What is reported is
-measured again of the bundle as it is written.
+Every graph has several candidates (see `candidates`). Each candidate is timed on this machine and evaluated on
+validation splits; of each graph the fastest is selected such that together they stay within the budget. The reported
+numbers are measured again on the bundle as written.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version as package_version
 from itertools import product
 from pathlib import Path
 from typing import get_args
@@ -18,22 +16,54 @@ from typing import get_args
 import numpy as np
 import onnx
 
-from model_export.assemble import check_name, folder_replaced_whole, write_documents, write_manifest
-from model_export.calibrate import recalibrate, stated_calibration
+from model_export.assemble import (
+    Log,
+    check_target,
+    copy_files,
+    finish,
+    no_log,
+    replace_bundle,
+    write_documents,
+    write_manifest,
+)
+from model_export.calibrate import calibration_record, recalibrate
 from model_export.card import model_card
-from model_export.optimize.budget import Budget
-from model_export.optimize.candidates import FLOAT16, FUSED, INT8, STORED, Whole, fewer_in_int8, float16_graph, prepared
-from model_export.optimize.compare import compared_bundles
-from model_export.optimize.evaluation_cache import Evidence, Texts, Videos, open_corpora
-from model_export.optimize.fold import folded
-from model_export.optimize.fusion import fused
-from model_export.optimize.report import KEY, ORIGIN_KEY, Variant, Way, variant_section
-from model_export.optimize.running import THREADS, engine_of
-from model_export.optimize.speed import QUICK, THOROUGH, Effort, Speed, machine, speeds, speedup, timed_inputs
-from model_export.optimize.validation_scores import Shares, lost
-from model_export.parity.checks import FLOAT32, ParityError, ParityReport, compared
-from model_export.parity.variants import Beside, beside_section, named, report_of
-from model_export.weights import Precision, reduce, store, stored_kinds
+from model_export.onnx_graph import fold_constants
+from model_export.optimize.candidates import (
+    FLOAT16,
+    FUSED,
+    INT8,
+    STORED,
+    THREADS,
+    QuantizableGraph,
+    int8_node_sets,
+    open_engine,
+    prepare_for_int8,
+    to_float16,
+)
+from model_export.optimize.evaluation_cache import EvalCache, Texts, Videos, open_corpora
+from model_export.optimize.fusion import fuse
+from model_export.optimize.report import SOURCE_KEY, VARIANT_KEY, CandidateResult, Variant, variant_section
+from model_export.optimize.speed import (
+    QUICK,
+    THOROUGH,
+    Effort,
+    Speed,
+    describe_cpu,
+    measure_speeds,
+    speedup,
+    timing_inputs,
+)
+from model_export.optimize.validation_scores import Budget, Scores, accuracy_loss
+from model_export.parity.checks import FLOAT32, ParityError, ParityReport, compare_output, library_versions
+from model_export.parity.variants import (
+    SourceBundle,
+    VariantComparison,
+    compare_outputs,
+    comparison_section,
+    read_report,
+)
+from model_export.weights import Precision, bytes_by_type, reduce, store
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.calibration_summary import calibrated
 from vitascope.bundle.manifest import GraphName, Manifest
@@ -41,26 +71,24 @@ from vitascope.engines.onnx_runtime import Device, Engine, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-Say = Callable[[str], None]
-OF_ITS_GRAPHS = ("measured", "clip_ms", "calibration")
-"""What a manifest's `extra` says of the very graphs that are replaced here."""
+GRAPH_SPECIFIC_KEYS = ("measured", "clip_ms", "calibration")
+"""Keys of a manifest's `extra` that describe the replaced graphs."""
 
 
 @dataclass(eq=False)
-class _Option:
-    """One graph in one way, and what was measured of it."""
+class _Candidate:
+    """One implementation of a graph and its measurements. `model` has the weights as they will be stored."""
 
     graph: GraphName
-    way: str
+    kind: str
     model: onnx.ModelProto
-    """As it will be stored."""
     engine: Engine
-    in_float32: int = 0
+    float_nodes: int = 0
     speeds: list[Speed] = field(default_factory=list)
     videos: Videos | None = None
     texts: Texts | None = None
     cosines: np.ndarray | None = None
-    lost: float | None = None
+    loss: float | None = None
 
 
 def optimize(
@@ -71,281 +99,289 @@ def optimize(
     *,
     name: str | None = None,
     device: Device = "cpu",
-    say: Say = lambda _: None,
+    log: Log = no_log,
 ) -> Path:
-    """Write the fastest variant of the bundle `source` that keeps within the budget at `out`; returns `out`.
+    """Write the fastest variant of the bundle `source` within the budget to `out`; returns `out`.
 
-    data: folder of packed corpora, whose validation splits are measured on. name: of the new bundle, default the
-    folder's name. device: what it shall be fast on. Raises BundleError, InvalidInput, and ParityError where the bundle
-    as written loses more than was measured before; then nothing is written and a bundle at `out` stays.
+    Args:
+        data: folder of packed corpora whose validation splits are used.
+        name: of the new bundle; default: the folder name of `out`.
+        device: to optimize for.
+
+    Raises:
+        BundleError: the bundle cannot be opened.
+        InvalidInput: it is a variant, has no retrieval task, or no validation split fits it.
+        ParityError: the bundle as written loses more than the budget.
+
+    After an error nothing is written, and a bundle at `out` is unchanged.
     """
-    check_name(name or out.name)
+    check_target(source, out, name or out.name)
     bundle = Bundle.open(source)
-    if ORIGIN_KEY in bundle.manifest.extra:
+    if SOURCE_KEY in bundle.manifest.extra:
         raise InvalidInput(f"{source}: is a variant itself; the bundle it was made from was expected")
     if "retrieval" not in bundle.manifest.tasks:
         raise InvalidInput(
             f"{source}: its tasks are {', '.join(bundle.manifest.tasks)}; retrieval was expected among them"
         )
-    if out.resolve() == source.resolve():
-        raise InvalidInput(f"out: {out} is the bundle itself; another folder was expected")
     model = Model(bundle, THREADS, device)
     corpora = open_corpora(model, data)
-    with folder_replaced_whole(out) as folder:
-        say(f"measuring {bundle.manifest.name} on {', '.join(c.name for c in corpora)} (val)")
-        search = _Search(bundle, Evidence(model, corpora), budget, device, say)
-        _write(search, search.chosen(), folder, name or out.name)
+    with replace_bundle(out) as folder:
+        log(f"evaluating {bundle.manifest.name} on {', '.join(c.name for c in corpora)} (val)")
+        search = _Search(bundle, EvalCache(model, corpora), budget, device, log)
+        _write_variant(search, search.select(), folder, name or out.name)
     return out
 
 
 class _Search:
-    """All options of a bundle's graphs, measured."""
+    """All candidates of a bundle's graphs, measured."""
 
-    def __init__(self, bundle: Bundle, evidence: Evidence, budget: Budget, device: Device, say: Say) -> None:
-        self.bundle, self.evidence, self.budget, self.device, self.say = bundle, evidence, budget, device, say
-        self.options: dict[GraphName, list[_Option]] = {}
-        for graph in bundle.manifest.graphs:
-            self.options[graph] = self._options(graph)
-        self._beside: dict[tuple[_Option, GraphName], _Option | None] = {}
+    def __init__(self, bundle: Bundle, cache: EvalCache, budget: Budget, device: Device, log: Log) -> None:
+        self.bundle, self.cache, self.budget, self.device, self.log = bundle, cache, budget, device, log
+        self.candidates = {graph: self._measured_candidates(graph) for graph in bundle.manifest.graphs}
+        self._fastest: dict[tuple[_Candidate, GraphName], _Candidate | None] = {}
 
-    def chosen(self) -> dict[GraphName, _Option]:
-        """The fastest options that together keep within the budget."""
+    def select(self) -> dict[GraphName, _Candidate]:
+        """Return the fastest candidates that together stay within the budget."""
         pairs = sorted(
-            product(self._measured("text"), self._measured("video")),
+            product(self._evaluated("text"), self._evaluated("video")),
             key=lambda pair: -self.speedup(pair[0]) * self.speedup(pair[1]),
         )
         for text, video in pairs:
-            shares = self.evidence.retrieved(*self._vectors(text, video))
-            if not self.budget.allows(lost(self.evidence.shares, shares)):
+            videos, texts = video.videos or self.cache.videos, text.texts or self.cache.texts
+            if not self._within_budget(self.cache.recall(videos, texts)):
                 continue
-            beside = [self._fastest_beside(video, graph) for graph in self.options if graph not in ("text", "video")]
-            taken = [text, video, *(option for option in beside if option is not None)]
-            if len(taken) == len(self.options):
-                return {option.graph: option for option in taken}
-        raise AssertionError("the graphs as stored lose nothing")
+            fusion = [self._fastest_fusion(video, graph) for graph in self.candidates if graph not in ("text", "video")]
+            selected = [text, video, *(candidate for candidate in fusion if candidate is not None)]
+            if len(selected) == len(self.candidates):
+                return {candidate.graph: candidate for candidate in selected}
+        raise AssertionError("the stored graphs lose nothing")
 
-    def speedup(self, option: _Option, stored: _Option | None = None) -> float:
-        """Over the graph as stored."""
-        return speedup((stored or self.options[option.graph][0]).speeds, option.speeds)
+    def speedup(self, candidate: _Candidate, stored: _Candidate | None = None) -> float:
+        """Return the speedup over the stored graph."""
+        return speedup((stored or self.candidates[candidate.graph][0]).speeds, candidate.speeds)
 
-    def _measured(self, graph: GraphName) -> list[_Option]:
-        return [option for option in self.options[graph] if option.lost is not None]
+    def _within_budget(self, scores: Scores) -> bool:
+        return self.budget.allows(accuracy_loss(self.cache.scores, scores))
 
-    def _vectors(self, text: _Option, video: _Option) -> tuple[Videos, Texts]:
-        return video.videos or self.evidence.videos, text.texts or self.evidence.texts
+    def _evaluated(self, graph: GraphName) -> list[_Candidate]:
+        return [candidate for candidate in self.candidates[graph] if candidate.loss is not None]
 
-    def _fastest_beside(self, video: _Option, graph: GraphName) -> _Option | None:
-        """The fastest option of a graph that reads the visual tokens of `video`."""
-        key = video, graph
-        if key not in self._beside:
-            ordered = sorted(self._measured(graph), key=lambda option: -self.speedup(option))
-            fitting = (o for o in ordered if self.budget.allows(self._lost_beside(video, o)))
-            self._beside[key] = next(fitting, None)
-        return self._beside[key]
+    def _fastest_fusion(self, video: _Candidate, graph: GraphName) -> _Candidate | None:
+        """Return the fastest candidate of a match or answer graph within the budget, on `video`'s visual tokens."""
+        if (video, graph) not in self._fastest:
+            videos = video.videos or self.cache.videos
+            ordered = sorted(self._evaluated(graph), key=lambda candidate: -self.speedup(candidate))
+            fitting = (c for c in ordered if self._within_budget(self._fusion_scores(c, videos)))
+            self._fastest[video, graph] = next(fitting, None)
+        return self._fastest[video, graph]
 
-    def _lost_beside(self, video: _Option, option: _Option) -> float:
-        videos = video.videos or self.evidence.videos
-        return lost(self.evidence.shares, self._told(option, videos))
+    def _fusion_scores(self, candidate: _Candidate, videos: Videos) -> Scores:
+        evaluate = self.cache.caption_accuracy if candidate.graph == "match" else self.cache.answer_accuracy
+        return evaluate({candidate.graph: candidate.engine}, videos)
 
-    def _told(self, option: _Option, videos: Videos) -> Shares:
-        told = self.evidence.judged if option.graph == "match" else self.evidence.answered
-        return told({option.graph: option.engine}, videos)
-
-    def _options(self, graph: GraphName) -> list[_Option]:
+    def _measured_candidates(self, graph: GraphName) -> list[_Candidate]:
+        """Build, time and evaluate the candidates of a graph, the stored one first."""
         path = self.bundle.graph_path(graph)
         assert path is not None
-        self.say(f"{graph}: fusing, and measuring ranges for int8")
-        stored = _Option(graph, STORED, onnx.load(path), OnnxRuntimeEngine(path, THREADS, self.device), lost=0.0)
-        quick = fused(folded(path))
-        whole = prepared(quick, self.evidence.calibration(graph))
-        options = [stored, self._same(stored, quick), self._option(graph, FLOAT16, float16_graph(quick))]
-        if whole.nodes:
-            options.append(self._option(graph, INT8, whole.in_int8(whole.nodes)))
-        self._time(options, QUICK)
-        for option in options[2:]:
-            if self.speedup(option, stored) > 1.0:
-                self._measure(option)
-        options += self._more_in_float32(whole, options[-1])
-        self._time(options, THOROUGH)
-        return options
+        self.log(f"{graph}: fusing, measuring calibration ranges for int8")
+        engine = OnnxRuntimeEngine(path, THREADS, self.device)
+        stored = _Candidate(graph, STORED, onnx.load(path), engine, loss=0.0)
+        fused = fuse(fold_constants(path))
+        quantizable = prepare_for_int8(fused, self.cache.calibration_inputs(graph))
+        candidates = [stored, self._fused(stored, fused), self._candidate(graph, FLOAT16, to_float16(fused))]
+        if quantizable.nodes:
+            candidates.append(self._candidate(graph, INT8, quantizable.to_int8(quantizable.nodes)))
+        self._time(candidates, QUICK)
+        for candidate in candidates[2:]:
+            if self.speedup(candidate, stored) > 1.0:
+                self._evaluate(candidate)
+        candidates += self._partially_int8(quantizable, candidates[-1])
+        self._time(candidates, THOROUGH)
+        return candidates
 
-    def _same(self, stored: _Option, model: onnx.ModelProto) -> _Option:
-        """The fused graph, which gives what the stored one gives. Raises ParityError where it does not."""
-        option = self._option(stored.graph, FUSED, model)
-        given = self.evidence.sample(stored.graph)
-        found = option.engine.run(given)
-        for output, expected in stored.engine.run(given).items():
-            compared(stored.graph, output, "real", [expected], [found[output]], "float32", FLOAT32)
-        option.lost = 0.0
-        return option
+    def _fused(self, stored: _Candidate, model: onnx.ModelProto) -> _Candidate:
+        """Return the fused candidate, compared with the stored graph. Raises ParityError if its outputs differ."""
+        candidate = self._candidate(stored.graph, FUSED, model)
+        inputs = self.cache.sample_inputs(stored.graph)
+        outputs = candidate.engine.run(inputs)
+        for output, expected in stored.engine.run(inputs).items():
+            compare_output(stored.graph, output, "real", [expected], [outputs[output]], "float32", FLOAT32)
+        candidate.loss = 0.0
+        return candidate
 
-    def _more_in_float32(self, whole: Whole, first: _Option) -> list[_Option]:
-        """Graphs in int8 until one loses at most half of the budget: there is more than one graph that may lose."""
-        options: list[_Option] = []
-        if first.way != INT8 or first.lost is None or first.lost <= self.budget.recall / 2:
-            return options
-        self.say(f"{first.graph}: which nodes int8 harms")
-        for nodes in fewer_in_int8(whole, self.evidence.sample(first.graph)):
-            option = self._option(first.graph, INT8, whole.in_int8(nodes), len(whole.nodes) - len(nodes))
-            points = self._measure(option)
-            if self.budget.allows(points):
-                options.append(option)
-            if points <= self.budget.recall / 2:
+    def _partially_int8(self, quantizable: QuantizableGraph, full: _Candidate) -> list[_Candidate]:
+        """Keep ever more sensitive nodes in float32 until a graph loses at most half of the budget.
+
+        Half, because several graphs share the budget.
+        """
+        candidates: list[_Candidate] = []
+        if full.kind != INT8 or full.loss is None or full.loss <= self.budget.recall / 2:
+            return candidates
+        self.log(f"{full.graph}: measuring the sensitivity of its nodes to int8")
+        for nodes in int8_node_sets(quantizable, self.cache.sample_inputs(full.graph)):
+            float_nodes = len(quantizable.nodes) - len(nodes)
+            candidate = self._candidate(full.graph, INT8, quantizable.to_int8(nodes), float_nodes)
+            loss = self._evaluate(candidate)
+            if self.budget.allows(loss):
+                candidates.append(candidate)
+            if loss <= self.budget.recall / 2:
                 break
-        return options
+        return candidates
 
-    def _time(self, options: Sequence[_Option], effort: Effort) -> None:
-        graph = options[0].graph
-        engines = {str(number): option.engine for number, option in enumerate(options)}
-        timed = speeds(engines, lambda batch: timed_inputs(self.bundle.manifest, graph, batch), effort, self.device)
-        for number, option in enumerate(options):
-            option.speeds = timed[str(number)]
+    def _time(self, candidates: Sequence[_Candidate], effort: Effort) -> None:
+        graph = candidates[0].graph
+        engines = {str(index): candidate.engine for index, candidate in enumerate(candidates)}
+        speeds = measure_speeds(
+            engines, lambda batch: timing_inputs(self.bundle.manifest, graph, batch), effort, self.device
+        )
+        for index, candidate in enumerate(candidates):
+            candidate.speeds = speeds[str(index)]
 
-    def _option(self, graph: GraphName, way: str, model: onnx.ModelProto, in_float32: int = 0) -> _Option:
-        return _Option(graph, way, reduce(model, _precision(self.bundle)), engine_of(model, self.device), in_float32)
+    def _candidate(self, graph: GraphName, kind: str, model: onnx.ModelProto, float_nodes: int = 0) -> _Candidate:
+        stored_model = reduce(model, _weight_precision(self.bundle))
+        return _Candidate(graph, kind, stored_model, open_engine(model, self.device), float_nodes)
 
-    def _measure(self, option: _Option) -> float:
-        """Points that an option loses, all other graphs as stored; what it gives is kept."""
-        evidence = self.evidence
-        engines: dict[str, Engine] = {option.graph: option.engine}
-        if option.graph == "video":
-            option.videos = evidence.see(engines)
-            option.cosines = _cosines(
-                [(v.gallery.vectors, option.videos[n].gallery.vectors) for n, v in evidence.videos.items()]
+    def _evaluate(self, candidate: _Candidate) -> float:
+        """Measure the accuracy loss of a candidate with all other graphs as stored; keeps its embeddings."""
+        cache = self.cache
+        engines: dict[str, Engine] = {candidate.graph: candidate.engine}
+        if candidate.graph == "video":
+            candidate.videos = cache.embed_videos(engines)
+            candidate.cosines = _cosines(
+                [(v.gallery.vectors, candidate.videos[n].gallery.vectors) for n, v in cache.videos.items()]
             )
-            shares = evidence.retrieved(option.videos, evidence.texts)
-        elif option.graph == "text":
-            option.texts = evidence.read(engines)
-            option.cosines = _cosines([(v, option.texts[n]) for n, v in evidence.texts.items()])
-            shares = evidence.retrieved(evidence.videos, option.texts)
+            scores = cache.recall(candidate.videos, cache.texts)
+        elif candidate.graph == "text":
+            candidate.texts = cache.embed_captions(engines)
+            candidate.cosines = _cosines([(v, candidate.texts[n]) for n, v in cache.texts.items()])
+            scores = cache.recall(cache.videos, candidate.texts)
         else:
-            shares = self._told(option, evidence.videos)
-        option.lost = lost(evidence.shares, shares)
-        kept = f" with {option.in_float32} nodes in float32" if option.in_float32 else ""
-        self.say(f"{option.graph}: {option.way}{kept} loses {option.lost:.2f} points")
-        return option.lost
+            scores = self._fusion_scores(candidate, cache.videos)
+        candidate.loss = accuracy_loss(cache.scores, scores)
+        suffix = f" with {candidate.float_nodes} nodes in float32" if candidate.float_nodes else ""
+        self.log(f"{candidate.graph}: {candidate.kind}{suffix} loses {candidate.loss:.2f} points")
+        return candidate.loss
 
 
 def _cosines(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     return np.concatenate([(a * b).sum(axis=-1).ravel() for a, b in pairs])
 
 
-def _precision(bundle: Bundle) -> Precision:
-    """How weights that stay in float32 are stored: as those of the bundle."""
-    stated = bundle.manifest.precision
-    return next((known for known in get_args(Precision) if known == stated), "float32")
+def _weight_precision(bundle: Bundle) -> Precision:
+    """Return how float32 weights are stored: as in the bundle."""
+    return next((known for known in get_args(Precision) if known == bundle.manifest.precision), "float32")
 
 
-def _write(search: _Search, chosen: Mapping[GraphName, _Option], folder: Path, name: str) -> None:
-    """The new bundle's files, after it was measured as it is."""
+def _write_variant(search: _Search, selected: Mapping[GraphName, _Candidate], folder: Path, name: str) -> None:
+    """Write the new bundle, measure it again as written, and calibrate it."""
     source = search.bundle.manifest
-    search.say(f"writing {name}: {', '.join(f'{o.graph} {o.way}' for o in chosen.values())}")
-    files = store({graph: option.model for graph, option in chosen.items()}, folder, "float32")
-    kept = {source.tokenizer, *(n for n in source.files if n.endswith(".md"))}
-    for file in kept | ({source.answers} if source.answers else set()):
-        shutil.copyfile(search.bundle.folder / file, folder / file)
+    search.log(f"writing {name}: {', '.join(f'{c.graph} {c.kind}' for c in selected.values())}")
+    files = store({graph: candidate.model for graph, candidate in selected.items()}, folder, "float32")
+    documents = [n for n in source.files if n.endswith(".md")]
+    copy_files(search.bundle, [source.tokenizer, *documents, *([source.answers] if source.answers else [])], folder)
     write_documents(folder, {source.parity_report: ""})
-    fields = source.model_dump() | {"name": name, "graphs": files, "precision": _stated(chosen), "metrics": {}}
+    precision = _describe_precision(selected)
+    fields = source.model_dump() | {"name": name, "graphs": files, "precision": precision, "metrics": {}}
     write_manifest(folder, fields)
-    made = _measured_again(search, folder)
-    origin, before = named(search.bundle), search.evidence
-    search.say("comparing it with the bundle that it was made of, and calibrating")
-    report = _report(search, chosen, made, name)
-    fitted = recalibrate(made.model, made.embedded(), source.calibration)
-    variant = Variant(
-        name=f"{source.name} {source.version}",
-        fingerprint=origin.fingerprint,
-        recall=search.budget.recall,
-        lost=round(lost(before.shares, made.shares), 4),
-        speedup={graph: round(search.speedup(option), 3) for graph, option in chosen.items()},
-        machine=machine() if search.device == "cpu" else search.device,
-        ways=[_way(option, chosen) for options in search.options.values() for option in options],
-        shares={name: (round(before.shares[name], 4), round(share, 4)) for name, share in made.shares.items()},
-    )
-    fields["calibration"] = fitted.calibration
-    fields["extra"] = {key: value for key, value in source.extra.items() if key not in OF_ITS_GRAPHS} | {
-        ORIGIN_KEY: origin.model_dump(),
-        KEY: variant.model_dump(mode="json"),
-        "calibration": stated_calibration(fitted, origin, source.tasks),
-    }
-    write_documents(folder, {source.parity_report: report.model_dump_json(indent=1) + "\n", source.model_card: ""})
-    draft = write_manifest(folder, fields)
-    write_documents(folder, {source.model_card: _card(search.bundle, draft, report, variant)})
-    write_manifest(folder, fields)
-
-
-def _measured_again(search: _Search, folder: Path) -> Evidence:
-    """What the bundle as written finds, judges and answers. Raises ParityError where it loses too much."""
-    search.say("measuring it as it is written")
-    model = Model(Bundle.open(folder), THREADS, search.device)
-    made = Evidence(model, search.evidence.corpora, search.evidence.pairs)
-    if not search.budget.allows(points := lost(search.evidence.shares, made.shares)):
-        raise ParityError(f"as written it loses {points:.2f} points; at most {search.budget.recall:g} was expected")
-    return made
-
-
-def _report(search: _Search, chosen: Mapping[GraphName, _Option], made: Evidence, name: str) -> ParityReport:
-    before = search.evidence
-    checks = (compared_bundles(corpus, before.side(corpus), made.side(corpus)) for corpus in before.corpora)
-    return ParityReport(
+    written = _evaluate_written(search, folder)
+    origin, original = SourceBundle.from_bundle(search.bundle), search.cache
+    search.log("comparing it with the original bundle, and calibrating")
+    comparison = _compare(search, selected, written, origin)
+    report = ParityReport(
         model=name,
-        precision=_stated(chosen),
+        precision=precision,
         seed=None,
-        versions={package: package_version(package) for package in ("onnx", "onnxruntime")},
+        versions=library_versions("onnx", "onnxruntime"),
         tolerances={},
         outputs=[],
         recall=[],
-        beside=Beside(
-            of=named(search.bundle),
-            outputs=[check for found in checks for check in found],
-            unchanged=[graph for graph, option in chosen.items() if option.way == STORED],
-            lost=round(lost(before.shares, made.shares), 4),
-            budget=search.budget.recall,
-            report=report_of(search.bundle),
-        ),
+        beside=comparison,
+    )
+    fitted = recalibrate(written.model, written.embedded(), source.calibration)
+    variant = Variant(
+        name=origin.label(),
+        fingerprint=origin.fingerprint,
+        recall=search.budget.recall,
+        lost=round(accuracy_loss(original.scores, written.scores), 4),
+        speedup={graph: round(search.speedup(candidate), 3) for graph, candidate in selected.items()},
+        machine=describe_cpu() if search.device == "cpu" else search.device,
+        ways=[_result(c, selected) for candidates in search.candidates.values() for c in candidates],
+        shares={key: (round(original.scores[key], 4), round(score, 4)) for key, score in written.scores.items()},
+    )
+    fields["calibration"] = fitted.calibration
+    fields["extra"] = {key: value for key, value in source.extra.items() if key not in GRAPH_SPECIFIC_KEYS} | {
+        SOURCE_KEY: origin.model_dump(),
+        VARIANT_KEY: variant.model_dump(mode="json"),
+        "calibration": calibration_record(fitted, origin, source.tasks),
+    }
+    finish(folder, fields, report.to_json(), lambda draft: _card(search.bundle, draft, report, comparison, variant))
+
+
+def _evaluate_written(search: _Search, folder: Path) -> EvalCache:
+    """Evaluate the bundle as written. Raises ParityError if it loses more than the budget."""
+    search.log("evaluating it as written")
+    model = Model(Bundle.open(folder), THREADS, search.device)
+    written = EvalCache(model, search.cache.corpora, search.cache.pairs)
+    loss = accuracy_loss(search.cache.scores, written.scores)
+    if not search.budget.allows(loss):
+        raise ParityError(f"as written it loses {loss:.2f} points; at most {search.budget.recall:g} was expected")
+    return written
+
+
+def _compare(
+    search: _Search, selected: Mapping[GraphName, _Candidate], written: EvalCache, origin: SourceBundle
+) -> VariantComparison:
+    original = search.cache
+    comparisons = (compare_outputs(c, original.outputs(c), written.outputs(c)) for c in original.corpora)
+    return VariantComparison(
+        of=origin,
+        outputs=[output for outputs in comparisons for output in outputs],
+        unchanged=[graph for graph, candidate in selected.items() if candidate.kind == STORED],
+        lost=round(accuracy_loss(original.scores, written.scores), 4),
+        budget=search.budget.recall,
+        report=read_report(search.bundle),
     )
 
 
-def _card(source: Bundle, draft: Manifest, report: ParityReport, variant: Variant) -> str:
-    """Written anew where the manifest says how the model came about; else what the other bundle's card says follows."""
+def _card(
+    source: Bundle, draft: Manifest, report: ParityReport, comparison: VariantComparison, variant: Variant
+) -> str:
+    """Write a new card if the manifest has a provenance; else put the variant's sections before the original card."""
     if "provenance" in draft.extra:
         return model_card(draft, report, {})
-    assert report.beside is not None
-    before = (source.folder / source.manifest.model_card).read_text("utf-8").rstrip("\n")
-    of = f"{variant.name} (fingerprint {variant.fingerprint[:12]})"
+    original = (source.folder / source.manifest.model_card).read_text("utf-8").rstrip("\n")
     lines = [
         f"# {draft.name} {draft.version}",
         "",
         *variant_section(variant),
         "",
-        *beside_section(report.beside, calibrated(draft)),
+        *comparison_section(comparison, calibrated(draft)),
         "",
         f"## The card of {variant.name}",
         "",
-        f"What follows is the card of {of}, numbers and all. What it says of uses, limits, data and terms holds here,",
-        "too.",
+        f"The rest is the card of {variant.name} (fingerprint {variant.fingerprint[:12]}), with that bundle's numbers.",
+        "Its uses, limitations, data and terms apply here too.",
         "",
-        *(f"##{line}" if line.startswith("#") else line for line in before.splitlines()),
+        *(f"##{line}" if line.startswith("#") else line for line in original.splitlines()),
     ]
     return "\n".join([*lines, ""])
 
 
-def _stated(chosen: Mapping[GraphName, _Option]) -> str:
-    """The manifest's precision: of how graphs compute, where one does otherwise than in float32."""
-    ways = sorted({option.way for option in chosen.values()} - {STORED, FUSED})
-    return ", ".join(ways) or "float32"
+def _describe_precision(selected: Mapping[GraphName, _Candidate]) -> str:
+    """Return the manifest's precision: the arithmetic of the graphs if it is not float32."""
+    return ", ".join(sorted({candidate.kind for candidate in selected.values()} - {STORED, FUSED})) or "float32"
 
 
-def _way(option: _Option, chosen: Mapping[GraphName, _Option]) -> Way:
-    cosines = option.cosines
-    return Way(
-        graph=option.graph,
-        way=option.way,
-        in_float32=option.in_float32,
-        bytes=sum(stored_kinds(option.model).values()),
-        speeds=option.speeds,
+def _result(candidate: _Candidate, selected: Mapping[GraphName, _Candidate]) -> CandidateResult:
+    cosines = candidate.cosines
+    return CandidateResult(
+        graph=candidate.graph,
+        way=candidate.kind,
+        in_float32=candidate.float_nodes,
+        bytes=sum(bytes_by_type(candidate.model).values()),
+        speeds=candidate.speeds,
         cosine=None if cosines is None else round(float(cosines.mean()), 6),
         least_cosine=None if cosines is None else round(float(cosines.min()), 6),
-        lost=None if option.lost is None else round(option.lost, 4),
-        chosen=chosen.get(option.graph) is option,
+        lost=None if candidate.loss is None else round(candidate.loss, 4),
+        chosen=selected.get(candidate.graph) is candidate,
     )

@@ -1,4 +1,7 @@
-"""How long graphs take, measured side by side so that a busy machine slows all of them alike."""
+"""Speed of graphs and of whole models, measured in turns so that load on the machine affects all of them alike.
+
+Shape letters: B videos or texts, C clips, F frames, H height, W width.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ import numpy as np
 
 from vitascope.bundle.manifest import Manifest, Strict
 from vitascope.engines.onnx_runtime import Array, Device, Engine
+from vitascope.input_validation import Streams
+from vitascope.model import Model
 
-WORDS = 12
-"""Tokens of a measured text: a sentence of ten words and what the tokenizer puts around it."""
-
-
-INSTRUCTIONS = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8")
+TOKENS = 12
+"""Tokens of a timed text: a sentence of ten words and the two special tokens."""
+WARM_UP_CALLS = 3
+CPU_FLAGS = ("avx2", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 class Effort(NamedTuple):
-    """What a measurement may take."""
+    """Batch sizes, rounds per batch size, and the minimum seconds of one round of one graph."""
 
     batches: Sequence[int]
     rounds: int
     seconds: float
-    """A round of one graph runs at least so long, and at least once."""
 
 
 QUICK = Effort((8,), 3, 0.05)
@@ -35,84 +38,125 @@ THOROUGH = Effort((1, 8, 32), 5, 0.2)
 
 
 class Speed(Strict):
-    """Of one graph at one batch size."""
+    """Speed of one graph at one batch size."""
 
     batch: int
     milliseconds: float
-    """Of one run: the median over rounds of processor time, on a GPU of time."""
+    """Per run: median over rounds of CPU time; on a GPU, of wall-clock time."""
 
     @property
     def per_second(self) -> float:
-        """Clips, texts or pairs."""
+        """Clips, texts or pairs per second."""
         return 1000.0 * self.batch / self.milliseconds
 
 
-def speeds(
+def measure_speeds(
     engines: Mapping[str, Engine],
     inputs: Callable[[int], Mapping[str, Array]],
     effort: Effort = THOROUGH,
     device: Device = "cpu",
 ) -> dict[str, list[Speed]]:
-    """The speeds of each engine. inputs: of so many rows.
+    """Time engines in turns; returns their speeds by name.
 
-    On a CPU the engines are taken to run on the calling thread, whose processor time is counted: what else the machine
-    does then matters little.
+    On a CPU, only the CPU time of the calling thread is counted, so the engines must run on one thread.
+
+    Args:
+        inputs: makes the inputs of a batch size.
     """
     clock = time.thread_time if device == "cpu" else time.perf_counter
-    out: dict[str, list[Speed]] = {name: [] for name in engines}
-    for batch in effort.batches:
-        given = inputs(batch)
-        taken: dict[str, list[float]] = {name: [] for name in engines}
+    speeds: dict[str, list[Speed]] = {name: [] for name in engines}
+    for batch_size in effort.batches:
+        batch = inputs(batch_size)
+        seconds: dict[str, list[float]] = {name: [] for name in engines}
         for engine in engines.values():
-            engine.run(given)
+            engine.run(batch)
         for _ in range(effort.rounds):
             for name, engine in engines.items():
-                taken[name].append(_one_round(engine, given, effort.seconds, clock))
-        for name, values in taken.items():
-            out[name].append(Speed(batch=batch, milliseconds=round(1000.0 * median(values), 4)))
-    return out
+                seconds[name].append(_seconds_per_run(engine, batch, effort.seconds, clock))
+        for name, values in seconds.items():
+            speeds[name].append(Speed(batch=batch_size, milliseconds=round(1000.0 * median(values), 4)))
+    return speeds
 
 
-def _one_round(engine: Engine, given: Mapping[str, Array], seconds: float, clock: Callable[[], float]) -> float:
-    """Seconds of one run, the mean over a round."""
-    began, runs = clock(), 0
-    while runs == 0 or clock() - began < seconds:
-        engine.run(given)
+def _seconds_per_run(
+    engine: Engine, batch: Mapping[str, Array], min_seconds: float, clock: Callable[[], float]
+) -> float:
+    started_at, runs = clock(), 0
+    while runs == 0 or clock() - started_at < min_seconds:
+        engine.run(batch)
         runs += 1
-    return (clock() - began) / runs
+    return (clock() - started_at) / runs
 
 
-def timed_inputs(manifest: Manifest, graph: str, batch: int) -> dict[str, Array]:
-    """Inputs of a graph: `batch` videos of one clip, or sentences, with the visual tokens that the graph takes."""
+def timing_inputs(manifest: Manifest, graph: str, batch: int) -> dict[str, Array]:
+    """Return inputs of a graph: videos of one clip, or sentences with the visual tokens that the graph reads."""
     rng = np.random.default_rng(0)
     if graph == "video":
         return {
             s.name: rng.integers(0, 256, (batch, 1, s.frames, s.height, s.width, 3), dtype=np.uint8)
             for s in manifest.streams
         }
-    length = min(WORDS, manifest.text_length)
+    length = min(TOKENS, manifest.text_length)
     inputs: dict[str, Array] = {
         "input_ids": np.ones((batch, length), np.int64),
         "attention_mask": np.ones((batch, length), np.int64),
     }
     if graph != "text":
-        inputs["visual_tokens"] = rng.normal(size=(batch, manifest.visual_tokens, manifest.visual_width)).astype(
-            np.float32
-        )
+        tokens = rng.normal(size=(batch, manifest.visual_tokens, manifest.visual_width))
+        inputs["visual_tokens"] = tokens.astype(np.float32)
     return inputs
 
 
-def machine() -> str:
-    """The processor in words, with the instructions that int8 and bfloat16 depend on."""
+def speedup(reference: Sequence[Speed], speeds: Sequence[Speed]) -> float:
+    """Return the speedup over a reference, as the geometric mean over batch sizes."""
+    return geometric_mean([a.milliseconds / b.milliseconds for a, b in zip(reference, speeds, strict=True)])
+
+
+Call = Callable[[int], object]
+"""Processes the input of this index."""
+
+
+def measure_latency(calls: Mapping[str, Call], rounds: int) -> dict[str, np.ndarray]:
+    """Return wall-clock milliseconds (rounds,) of each call. Every round makes each call once, in random order."""
+    for call in calls.values():
+        for index in range(WARM_UP_CALLS):
+            call(index)
+    names, rng = list(calls), np.random.default_rng(0)
+    latencies = {name: np.empty(rounds) for name in names}
+    for index in range(rounds):
+        for position in rng.permutation(len(names)):
+            name = names[position]
+            started_at = time.perf_counter()
+            calls[name](index)
+            latencies[name][index] = 1000 * (time.perf_counter() - started_at)
+    return latencies
+
+
+def clip_call(model: Model, clips: Sequence[Streams]) -> Call:
+    """Return a call that embeds one decoded clip."""
+    return lambda index: model.embed_video(clips[index % len(clips)])
+
+
+def text_call(model: Model, texts: Sequence[str]) -> Call:
+    """Return a call that tokenizes and embeds one text."""
+    return lambda index: model.embed_text([texts[index % len(texts)]])
+
+
+def cpu_model() -> str:
+    """Return the name of the processor, as far as the system states it."""
+    return _cpu_info().get("model name") or platform.processor() or platform.machine()
+
+
+def describe_cpu() -> str:
+    """Return the name of the processor with the instruction sets that int8 and bfloat16 depend on."""
+    flags = _cpu_info().get("flags", "").split()
+    available = [flag for flag in CPU_FLAGS if flag in flags]
+    return f"{cpu_model()} ({', '.join(available) or 'no AVX2'}), one thread"
+
+
+def _cpu_info() -> dict[str, str]:
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:
-        return platform.processor() or platform.machine()
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    able = [flag for flag in INSTRUCTIONS if flag in facts.get("flags", "").split()]
-    return f"{facts.get('model name', platform.machine())} ({', '.join(able) or 'no AVX2'}), one thread"
-
-
-def speedup(reference: Sequence[Speed], speeds: Sequence[Speed]) -> float:
-    """How many times faster, the geometric mean over batch sizes."""
-    return geometric_mean([a.milliseconds / b.milliseconds for a, b in zip(reference, speeds, strict=True)])
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

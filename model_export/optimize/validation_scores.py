@@ -1,7 +1,11 @@
-"""What a model finds, judges and answers on validation splits, as percentages whose differences are points."""
+"""Accuracy of a model on validation splits, in percent, and the budget of what a variant may lose.
+
+Shape letters: N clips, T captions, D embedding dim, V visual tokens, K their width.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,20 +19,43 @@ from training.evaluation.gallery import Gallery
 from training.evaluation.metrics import pairwise_accuracy, retrieval
 from training.evaluation.retrieval import queries_of
 from training.evaluation.target import Subject
+from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-PAIRS = 250
-"""Examples of a corpus whose captions are judged, and questions that are asked, at most; spread evenly."""
+SAMPLE_SIZE = 250
+"""Maximum caption pairs, and questions, per corpus; spread evenly over its examples."""
 
-Shares = dict[str, float]
-"""Percent right, by "corpus what"."""
-Pairs = Sequence[tuple[int, str, str]]
-"""(example, its caption, the likest caption of another example)."""
+Scores = dict[str, float]
+"""Percent correct by "CORPUS METRIC"."""
+CaptionPairs = Sequence[tuple[int, str, str]]
+"""(example, its caption, the most similar caption of another example)."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A corpus through one video graph: vectors as texts meet them, visual tokens (N, V, W) float16."""
+class Budget:
+    """Maximum accuracy loss in points: of Recall@1 in either direction, caption choice and answers, on any corpus."""
+
+    recall: float
+
+    def allows(self, points: float) -> bool:
+        return points <= self.recall + 1e-9
+
+
+def parse_budget(text: str) -> Budget:
+    """Parse `recall=POINTS`. Raises InvalidInput."""
+    key, _, value = text.partition("=")
+    try:
+        points = float(value)
+    except ValueError:
+        points = math.nan
+    if key != "recall" or not 0.0 <= points <= 100.0:
+        raise InvalidInput(f"budget: {text!r}; recall=POINTS was expected, such as recall=0.5")
+    return Budget(points)
+
+
+@dataclass(frozen=True)
+class EmbeddedVideos:
+    """A corpus encoded by one video graph: a gallery of embeddings, and visual tokens (N, V, K) float16."""
 
     gallery: Gallery
     tokens: np.ndarray
@@ -36,86 +63,91 @@ class Seen:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A validation split, and what is asked of it."""
+    """A validation split with its captions (T) and the example (T,) that each belongs to."""
 
     name: str
     packed: Packed
     captions: list[str]
     owners: np.ndarray
-    """The example that each caption is of."""
 
     @classmethod
-    def of(cls, name: str, packed: Packed) -> Corpus:
-        own = [queries_of(example) for example in packed.examples]
-        return cls(name, packed, [c for some in own for c in some], np.repeat(np.arange(len(own)), [*map(len, own)]))
+    def from_packed(cls, name: str, packed: Packed) -> Corpus:
+        captions = [queries_of(example) for example in packed.examples]
+        owners = np.repeat(np.arange(len(captions)), [*map(len, captions)])
+        return cls(name, packed, [caption for group in captions for caption in group], owners)
 
 
-def seen(model: Model, corpus: Corpus) -> Seen:
-    """All videos of a corpus. Raises InvalidInput where the model sees other frames than are packed."""
+def embed_videos(model: Model, corpus: Corpus) -> EmbeddedVideos:
+    """Encode all videos of a corpus. Raises InvalidInput if the model's streams differ from the packed ones."""
     subject = Subject(model, corpus.packed.folder.parent.parent, corpus.packed.folder.name)
-    return Seen(*subject.embed(corpus.packed))
+    return EmbeddedVideos(*subject.embed(corpus.packed))
 
 
-def read(model: Model, corpus: Corpus) -> np.ndarray:
-    """Vectors (captions, D) of all captions of a corpus."""
+def embed_captions(model: Model, corpus: Corpus) -> np.ndarray:
+    """Return embeddings (T, D) of all captions."""
     return embed_texts(model, corpus.captions)
 
 
-def retrieved(corpus: Corpus, videos: Seen, texts: np.ndarray) -> Shares:
-    """Recall@1 in both directions: every caption among all videos, every video with captions among all captions."""
+def recall_at_1(corpus: Corpus, videos: EmbeddedVideos, texts: np.ndarray) -> Scores:
+    """Return Recall@1 of captions among all videos, and of videos with captions among all captions."""
     if len(corpus.captions) < 2:
         return {}
-    scores = videos.gallery.scores(texts)
+    similarity = videos.gallery.scores(texts)
     own = [np.flatnonzero(corpus.owners == i) for i in range(len(corpus.packed.examples))]
-    told = [i for i, columns in enumerate(own) if len(columns)]
+    captioned = [i for i, columns in enumerate(own) if len(columns)]
     return {
-        f"{corpus.name} t2v R@1": retrieval(scores, [np.array([i]) for i in corpus.owners])["R@1"],
-        f"{corpus.name} v2t R@1": retrieval(scores.T[told], [own[i] for i in told])["R@1"],
+        f"{corpus.name} t2v R@1": retrieval(similarity, [np.array([i]) for i in corpus.owners])["R@1"],
+        f"{corpus.name} v2t R@1": retrieval(similarity.T[captioned], [own[i] for i in captioned])["R@1"],
     }
 
 
-def hard_captions(corpus: Corpus, videos: Seen, texts: np.ndarray) -> Pairs:
-    """What match graphs must tell apart."""
-    scores = videos.gallery.scores(texts)
-    first = {int(owner): place for place, owner in reversed(list(enumerate(corpus.owners)))}
-    chosen = sorted(first)[:: max(1, len(first) // PAIRS)][:PAIRS]
+def hard_caption_pairs(corpus: Corpus, videos: EmbeddedVideos, texts: np.ndarray) -> CaptionPairs:
+    """Return each sampled example with its caption and the most similar caption of another example."""
+    similarity = videos.gallery.scores(texts)
+    first = {int(owner): position for position, owner in reversed(list(enumerate(corpus.owners)))}
+    sampled = sorted(first)[:: max(1, len(first) // SAMPLE_SIZE)][:SAMPLE_SIZE]
     pairs = []
-    for example in chosen:
-        right = corpus.captions[first[example]]
-        foreign = [i for i, text in enumerate(corpus.captions) if corpus.owners[i] != example and text != right]
-        if foreign:
-            wrong = foreign[int(np.argmax(scores[foreign, example]))]
-            pairs.append((example, right, corpus.captions[wrong]))
+    for example in sampled:
+        caption = corpus.captions[first[example]]
+        others = [i for i, text in enumerate(corpus.captions) if corpus.owners[i] != example and text != caption]
+        if others:
+            negative = others[int(np.argmax(similarity[others, example]))]
+            pairs.append((example, caption, corpus.captions[negative]))
     return pairs
 
 
-def judged(model: Model, corpus: Corpus, videos: Seen, pairs: Pairs) -> Shares:
-    """How often the right caption has the higher match logit."""
-    if not pairs:
-        return {}
+def pair_logits(model: Model, videos: EmbeddedVideos, pairs: CaptionPairs) -> tuple[np.ndarray, np.ndarray]:
+    """Return match logits (pairs,) of the right captions and of the wrong ones."""
     rows = [example for example, _, _ in pairs] * 2
     texts = [right for _, right, _ in pairs] + [wrong for _, _, wrong in pairs]
     logits = match_logits(model, texts, videos.tokens, rows)
-    return {f"{corpus.name} right caption": pairwise_accuracy(logits[: len(pairs)], logits[len(pairs) :])}
+    return logits[: len(pairs)], logits[len(pairs) :]
 
 
-def asked(corpus: Corpus) -> list[tuple[int, Question]]:
-    """(example, question) of the questions that are asked."""
-    every = [(row, question) for row, e in enumerate(corpus.packed.examples) for question in e.questions]
-    return every[:: max(1, len(every) // PAIRS)][:PAIRS]
+def caption_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos, pairs: CaptionPairs) -> Scores:
+    """Return how often the right caption has the higher match logit."""
+    if not pairs:
+        return {}
+    return {f"{corpus.name} right caption": pairwise_accuracy(*pair_logits(model, videos, pairs))}
 
 
-def answered(model: Model, corpus: Corpus, videos: Seen) -> Shares:
-    """How often the best answer is the right one."""
-    questions = asked(corpus)
+def sampled_questions(corpus: Corpus) -> list[tuple[int, Question]]:
+    """Return (example, question) of the questions that are evaluated."""
+    questions = [(row, question) for row, e in enumerate(corpus.packed.examples) for question in e.questions]
+    return questions[:: max(1, len(questions) // SAMPLE_SIZE)][:SAMPLE_SIZE]
+
+
+def answer_accuracy(model: Model, corpus: Corpus, videos: EmbeddedVideos) -> Scores:
+    """Return how often the best answer is the right one."""
+    questions = sampled_questions(corpus)
     if not questions:
         return {}
     tokens = videos.tokens[[row for row, _ in questions]].astype(np.float32)
     best = model.answer([question.question for _, question in questions], tokens, top=1)
-    right = [answer.text == whole_answer(question) for (_, question), (answer,) in zip(questions, best, strict=True)]
-    return {f"{corpus.name} exact": float(100 * np.mean(right))}
+    correct = [answer.text == whole_answer(question) for (_, question), (answer,) in zip(questions, best, strict=True)]
+    return {f"{corpus.name} exact": float(100 * np.mean(correct))}
 
 
-def lost(reference: Mapping[str, float], shares: Mapping[str, float]) -> float:
-    """The most points that any of `shares` is below its reference; below 0 where all are better."""
-    return max((reference[name] - value for name, value in shares.items()), default=0.0)
+def accuracy_loss(reference: Mapping[str, float], scores: Mapping[str, float]) -> float:
+    """Return the largest drop of any score below its reference, in points; negative if all are better."""
+    return max((reference[name] - value for name, value in scores.items()), default=0.0)

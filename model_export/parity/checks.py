@@ -1,20 +1,23 @@
-"""Do a bundle's graphs answer as the trained model does? Torch against ONNX Runtime, output by output.
+"""Parity of a bundle's graphs with the torch model: outputs by ONNX Runtime against torch, and Recall@1.
 
-Float32 graphs are always checked; graphs with reduced weights are checked besides, with wider tolerances.
-Shape letters: B samples, C clips, L text tokens, D vector width.
+Float32 graphs are always checked; graphs with reduced weights are checked in addition, with wider tolerances.
+Shape letters: B samples, C clips, F frames, H height, W width, L text tokens, N videos or answers, T texts, M answer
+tokens, V visual tokens, K their width, D embedding dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 
 from model_export.graphs import (
+    OPSET,
     Arrays,
     GraphSpec,
     Sizes,
@@ -23,10 +26,12 @@ from model_export.graphs import (
     random_streams,
     random_tokens,
 )
-from model_export.parity.variants import Beside
-from model_export.weights import Precision
+from model_export.parity.variants import NEAR_TIE, VariantComparison, row_cosines
+from model_export.weights import LARGER_PRECISIONS, Precision
 from training.data.packed import Packed
-from training.evaluation.embedding import streams_of
+from training.evaluation.embedding import embed_corpus, embed_texts, streams_of
+from training.evaluation.encoder import Encoder
+from training.evaluation.metrics import retrieval
 from training.models.fusion import FusedModel
 from vitascope.bundle.graph_spec import ANSWER_IDS
 from vitascope.bundle.manifest import Calibration, GraphName, Strict, Unwritten
@@ -35,31 +40,31 @@ from vitascope.errors import VitascopeError
 from vitascope.scores import match_probability
 from vitascope.tokenizer import Tokenizer
 
-Origin = Literal["random", "real"]
-_GIVEN = ((1, 2), (3, 5), (100, 4), (2, 9))
-"""(N, M) of answers that a graph is given. Few enough for all to be weighed: which of more are is decided by a
-difference as small as any."""
+T = TypeVar("T")
+InputKind = Literal["random", "real"]
+_ANSWER_SIZES = ((1, 2), (3, 5), (100, 4), (2, 9))
+"""(N, M) of candidate answers. Few enough that the graph scores all of them: which of more it scores can depend on
+arbitrarily small differences."""
 
 
 class ParityError(VitascopeError):
-    """A graph does not answer as the trained model does. No bundle is written."""
+    """A graph's outputs differ from the model's by more than the tolerance. No bundle is written."""
 
     code = "parity_error"
 
 
 class Tolerance(Strict):
-    """What may differ at one precision."""
+    """Allowed differences at one precision."""
 
     max_difference: float | None
-    """Largest absolute difference of any value; None: not limited, the cosine decides."""
+    """Of any value; None: not limited, the cosine decides."""
     cosine: float
-    """Least cosine of a sample's output with torch's."""
+    """Minimum cosine of a sample's output with torch's."""
     recall: float
-    """Largest difference of Recall@1, in points. 0: every query agrees, near ties aside."""
+    """Maximum difference of Recall@1 in points. 0: every query agrees, near ties aside."""
     probability_difference: float | None = None
-    """Instead of both, for outputs of one number per sample (a logit): largest difference of the probabilities that
-    they stand for. The cosine over a batch of logits that are nearly equal or near zero says nothing about any of
-    them, and a logit of 16 may differ by more than one of 0."""
+    """Instead of both, for logits (one number per sample): maximum difference of their sigmoids. The cosine over a
+    batch of nearly equal or nearly zero logits is meaningless, and a logit of 16 may differ by more than one of 0."""
 
 
 FLOAT32 = Tolerance(max_difference=1e-4, cosine=0.99999, recall=0.0)
@@ -67,19 +72,19 @@ REDUCED = Tolerance(max_difference=None, cosine=0.999, recall=1.0, probability_d
 
 
 class OutputCheck(Strict):
-    """One output of one graph over all inputs of one origin."""
+    """One output of one graph over all inputs of one kind."""
 
     precision: Precision
     graph: GraphName
     output: str
-    inputs: Origin
+    inputs: InputKind
     shapes: list[list[int]]
-    """Of the output, one per run: batch sizes, clip counts and text lengths vary."""
+    """Shape of the output in each run: batch sizes, clip counts and text lengths vary."""
     max_difference: float
     cosine: float
-    """The least over the samples; outputs of one number per sample are one vector over all samples."""
+    """Minimum over the samples; logits are one vector over all samples."""
     probability_difference: float | None = None
-    """Of outputs of one number per sample, taken as logits: the largest difference of their sigmoids."""
+    """Maximum difference of sigmoids, for outputs of one number per sample."""
 
 
 class RecallCheck(Strict):
@@ -92,37 +97,66 @@ class RecallCheck(Strict):
     torch: float
     runtime: float
     disagreeing: int
-    """Queries that are right with one and wrong with the other, near ties (1e-5) aside."""
+    """Queries that are correct with one and wrong with the other, near ties aside."""
 
 
 class ParityReport(Unwritten):
-    """`parity.json` of a bundle: all that was compared before it was written."""
+    """`parity.json` of a bundle: every comparison made before it was written."""
 
     _later: ClassVar[tuple[str, ...]] = ("beside",)
 
     model: str
     precision: str
-    """Of what was written, as its manifest states it."""
+    """As stated in the manifest."""
     seed: int | None
-    """Of the random inputs, None without such."""
+    """Of the random inputs; None without any."""
     versions: dict[str, str]
     tolerances: dict[str, Tolerance]
     outputs: list[OutputCheck]
     recall: list[RecallCheck]
-    beside: Beside | None = None
-    """Of a variant, whose graphs are not compared with torch, or not all of them."""
+    beside: VariantComparison | None = None
+    """For a variant, whose graphs are not all compared with torch."""
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
 
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of one run, by name."""
+    """Named inputs of one run."""
 
-    origin: Origin
+    kind: InputKind
     inputs: Arrays
 
 
+def library_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of installed packages."""
+    return {package: package_version(package) for package in packages}
+
+
+def export_versions() -> dict[str, str]:
+    """Return the versions of the libraries that export graphs, and the opset."""
+    return library_versions("torch", "onnx", "onnxruntime") | {"opset": str(OPSET)}
+
+
+def tolerances_for(precision: Precision) -> dict[str, Tolerance]:
+    """Return the tolerances by precision that an export at `precision` is checked with."""
+    return {"float32": FLOAT32} | ({} if precision == "float32" else {precision: REDUCED})
+
+
+def export_with_fallback(precision: Precision, export: Callable[[Precision], T], log: Callable[[str], None]) -> T:
+    """Export at `precision`, or at the next larger one while the parity check fails. Raises ParityError at float32."""
+    *smaller, largest = LARGER_PRECISIONS[precision]
+    for candidate in smaller:
+        try:
+            return export(candidate)
+        except ParityError as error:
+            log(f"{candidate} fails the parity check, trying a larger precision: {error}")
+    return export(largest)
+
+
 def random_cases(specs: Sequence[GraphSpec], cfg: Sizes, seed: int) -> dict[str, list[Case]]:
-    """Fresh inputs by graph: B 1, 2, 3, C 1, 2 and L 2 to the text length, so that no size can be baked in."""
+    """Return random inputs by graph: B 1 to 3, C 1 and 2, L 2 to the text length, so that no size can be baked in."""
     rng = np.random.default_rng(seed)
     videos = [random_streams(cfg, rng, batch, clips) for batch, clips in ((1, 1), (3, 2), (2, 1))]
     lengths = ((1, 2), (3, cfg.text_length), (2, max(2, cfg.text_length // 2)), (1, cfg.text_length - 1))
@@ -131,20 +165,20 @@ def random_cases(specs: Sequence[GraphSpec], cfg: Sizes, seed: int) -> dict[str,
     cases = _by_graph("random", videos, texts, visual)
     if any(ANSWER_IDS in spec.inputs for spec in specs):
         cases["answer"] = [
-            _with_answers(case, cfg, rng, *size) for case, size in zip(cases["answer"], _GIVEN, strict=True)
+            _with_answers(case, cfg, rng, *size) for case, size in zip(cases["answer"], _ANSWER_SIZES, strict=True)
         ]
     return cases
 
 
 def _with_answers(case: Case, cfg: Sizes, rng: np.random.Generator, answers: int, length: int) -> Case:
     batch = len(case.inputs["input_ids"])
-    return Case(case.origin, case.inputs | random_answers(cfg, rng, batch, answers, length))
+    return Case(case.kind, case.inputs | random_answers(cfg, rng, batch, answers, length))
 
 
 def real_cases(
     model: FusedModel, tokenizer: Tokenizer, corpora: Iterable[Packed], count: int = 6
 ) -> dict[str, list[Case]]:
-    """Inputs from the first examples of each corpus: its frames (also as two clips each), captions, questions."""
+    """Return inputs from the first examples of each corpus: frames (also as two clips each), captions, questions."""
     specs = graph_specs(model)
     videos, texts, visual = [], [], []
     for packed in corpora:
@@ -152,15 +186,20 @@ def real_cases(
         streams = streams_of(packed, rows, model.cfg.streams())
         videos.append(streams)
         if len(rows) >= 2 and packed.clips == 1:
-            pairs = {name: _two_clips(array) for name, array in streams.items()}
-            videos.append(pairs)
-        said = [text for row in rows for text in _texts(packed, int(row))][:count]
-        if said:
-            ids, mask = tokenizer.encode(said)
+            videos.append({name: _two_clips(array) for name, array in streams.items()})
+        captions = [text for row in rows for text in example_texts(packed, int(row))][:count]
+        if captions:
+            ids, mask = tokenizer.encode(captions)
             texts.append({"input_ids": ids, "attention_mask": mask})
             visual.append(_visual_tokens(specs, streams))
     tokens = np.concatenate(visual) if visual else np.zeros((0, 0, 0), np.float32)
     return _by_graph("real", videos, texts, tokens)
+
+
+def example_texts(packed: Packed, row: int) -> list[str]:
+    """Return the first caption and the first question of an example."""
+    example = packed.examples[row]
+    return [*example.captions[:1], *(question.question for question in example.questions[:1])]
 
 
 def check_outputs(
@@ -170,18 +209,18 @@ def check_outputs(
     precision: Precision,
     tolerance: Tolerance,
 ) -> list[OutputCheck]:
-    """Run every case through torch and through ONNX Runtime.
+    """Run every case through torch and ONNX Runtime and compare the outputs.
 
-    Raises ParityError naming graph, output, difference and tolerance at the first output that is off.
+    Raises ParityError naming graph, output, difference and tolerance at the first output that differs too much.
     """
-    out = []
+    checks = []
     for spec in specs:
         engine = OnnxRuntimeEngine(graphs[spec.name], device="cpu")
-        for origin in ("random", "real"):
-            chosen = [case for case in cases.get(spec.name, ()) if case.origin == origin]
-            if chosen:
-                out += _check_graph(spec, engine, chosen, precision, tolerance)
-    return out
+        for kind in ("random", "real"):
+            selected = [case for case in cases.get(spec.name, ()) if case.kind == kind]
+            if selected:
+                checks += _check_graph(spec, engine, selected, precision, tolerance)
+    return checks
 
 
 def _check_graph(
@@ -191,51 +230,51 @@ def _check_graph(
     precision: Precision,
     tolerance: Tolerance,
 ) -> list[OutputCheck]:
-    wanted: dict[str, list[np.ndarray]] = {name: [] for name in spec.outputs}
-    found: dict[str, list[np.ndarray]] = {name: [] for name in spec.outputs}
+    expected: dict[str, list[np.ndarray]] = {name: [] for name in spec.outputs}
+    actual: dict[str, list[np.ndarray]] = {name: [] for name in spec.outputs}
     for case in cases:
-        expected = run_torch(spec, case.inputs)
-        actual = engine.run(case.inputs)
+        by_torch, by_engine = run_torch(spec, case.inputs), engine.run(case.inputs)
         for name in spec.outputs:
-            if actual[name].shape != expected[name].shape:
+            if by_engine[name].shape != by_torch[name].shape:
+                shapes = {key: array.shape for key, array in case.inputs.items()}
                 raise ParityError(
-                    f"{spec.name}: output {name!r} is {actual[name].shape} for inputs {_shapes(case.inputs)}; "
-                    f"{expected[name].shape} was expected"
+                    f"{spec.name}: output {name!r} is {by_engine[name].shape} for inputs {shapes}; "
+                    f"{by_torch[name].shape} was expected"
                 )
-            wanted[name].append(expected[name])
-            found[name].append(actual[name])
+            expected[name].append(by_torch[name])
+            actual[name].append(by_engine[name])
     return [
-        compared(spec.name, name, cases[0].origin, wanted[name], found[name], precision, tolerance)
+        compare_output(spec.name, name, cases[0].kind, expected[name], actual[name], precision, tolerance)
         for name in spec.outputs
     ]
 
 
-def compared(
+def compare_output(
     graph: GraphName,
     output: str,
-    origin: Origin,
-    wanted: Sequence[np.ndarray],
-    found: Sequence[np.ndarray],
+    kind: InputKind,
+    expected: Sequence[np.ndarray],
+    actual: Sequence[np.ndarray],
     precision: Precision,
     tolerance: Tolerance,
 ) -> OutputCheck:
-    """One output over all runs, as torch and as the runtime give it. Raises ParityError where they differ too far."""
+    """Compare one output over all runs. Raises ParityError if it exceeds the tolerance."""
     check = OutputCheck(
         precision=precision,
         graph=graph,
         output=output,
-        inputs=origin,
-        shapes=[list(a.shape) for a in wanted],
-        max_difference=max(float(np.abs(a - b).max()) for a, b in zip(wanted, found, strict=True)),
-        cosine=_least_cosine(wanted, found),
-        probability_difference=_probability_difference(wanted, found),
+        inputs=kind,
+        shapes=[list(a.shape) for a in expected],
+        max_difference=max(float(np.abs(a - b).max()) for a, b in zip(expected, actual, strict=True)),
+        cosine=_min_cosine(expected, actual),
+        probability_difference=probability_difference(expected, actual) if expected[0].ndim == 1 else None,
     )
-    _require(check, tolerance)
+    _require_within(check, tolerance)
     return check
 
 
 def run_torch(spec: GraphSpec, inputs: Arrays) -> Arrays:
-    """The wrapper module itself on the same inputs, float32."""
+    """Run the torch module of a graph in float32."""
     module = spec.module.eval()
     with torch.no_grad():
         result = module(*(torch.from_numpy(inputs[name]) for name in spec.inputs))
@@ -243,9 +282,16 @@ def run_torch(spec: GraphSpec, inputs: Arrays) -> Arrays:
     return {name: r.numpy() for name, r in zip(spec.outputs, results, strict=True)}
 
 
-def _require(check: OutputCheck, tolerance: Tolerance) -> None:
+def probability_difference(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
+    """Return the largest difference of the sigmoids of logits (B,)."""
+    sigmoid = Calibration()  # scale 1, no bias
+    pairs = zip(expected, actual, strict=True)
+    return max(float(np.abs(match_probability(sigmoid, a) - match_probability(sigmoid, b)).max()) for a, b in pairs)
+
+
+def _require_within(check: OutputCheck, tolerance: Tolerance) -> None:
     where = f"{check.graph}: output {check.output!r} on {check.inputs} inputs at {check.precision}"
-    # Each comparison is written so that a NaN fails.
+    # Each comparison is written so that NaN fails.
     if tolerance.probability_difference is not None and check.probability_difference is not None:
         if not check.probability_difference <= tolerance.probability_difference:
             raise ParityError(
@@ -263,37 +309,22 @@ def _require(check: OutputCheck, tolerance: Tolerance) -> None:
         )
 
 
-def _probability_difference(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float | None:
-    if wanted[0].ndim != 1:
-        return None
-    plain = Calibration()  # scale 1, no bias: the sigmoid itself
-    pairs = zip(wanted, found, strict=True)
-    return max(float(np.abs(match_probability(plain, a) - match_probability(plain, b)).max()) for a, b in pairs)
-
-
-def _least_cosine(wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-    if wanted[0].ndim == 1:
-        return float(_cosines(np.concatenate(wanted)[None], np.concatenate(found)[None])[0])
-    return min(float(_cosines(a, b).min()) for a, b in zip(wanted, found, strict=True))
-
-
-def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    result: np.ndarray = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
-    return result
+def _min_cosine(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> float:
+    if expected[0].ndim == 1:
+        return float(row_cosines(np.concatenate(expected)[None], np.concatenate(actual)[None])[0])
+    return min(float(row_cosines(a, b).min()) for a, b in zip(expected, actual, strict=True))
 
 
 def _by_graph(
-    origin: Origin, videos: Sequence[Arrays], texts: Sequence[Arrays], visual: np.ndarray
+    kind: InputKind, videos: Sequence[Arrays], texts: Sequence[Arrays], visual: np.ndarray
 ) -> dict[str, list[Case]]:
     fused = []
     for text in texts:
         rows = np.arange(len(text["input_ids"])) % max(len(visual), 1)
-        fused.append(Case(origin, text | {"visual_tokens": visual[rows]}))
+        fused.append(Case(kind, text | {"visual_tokens": visual[rows]}))
     return {
-        "video": [Case(origin, streams) for streams in videos],
-        "text": [Case(origin, text) for text in texts],
+        "video": [Case(kind, streams) for streams in videos],
+        "text": [Case(kind, text) for text in texts],
         "match": fused,
         "answer": fused,
     }
@@ -305,15 +336,89 @@ def _visual_tokens(specs: Sequence[GraphSpec], streams: Arrays) -> np.ndarray:
 
 
 def _two_clips(array: np.ndarray) -> np.ndarray:
-    """(n, 1, F, H, W, 3) -> (n // 2, 2, F, H, W, 3): neighbouring examples as clips of one video."""
+    """Neighboring examples as clips of one video: (n, 1, F, H, W, 3) -> (n // 2, 2, F, H, W, 3)."""
     half = len(array) // 2
     return np.ascontiguousarray(array[: 2 * half].reshape(half, 2, *array.shape[2:]))
 
 
-def _texts(packed: Packed, row: int) -> list[str]:
-    example = packed.examples[row]
-    return [*example.captions[:1], *(q.question for q in example.questions[:1])]
+@dataclass(frozen=True)
+class Embedded:
+    """A corpus as one encoder embeds it: videos (N, D), visual tokens (N, V, K) float16, first captions (N, D).
+
+    `texts` is None for a corpus without captions.
+    """
+
+    packed: Packed
+    vectors: np.ndarray
+    tokens: np.ndarray
+    texts: np.ndarray | None
 
 
-def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in arrays.items()}
+def embed(encoder: Encoder, packed: Packed) -> Embedded:
+    """Embed every example's frames and first caption."""
+    vectors, tokens = embed_corpus(encoder, packed)
+    texts = embed_texts(encoder, [e.captions[0] for e in packed.examples]) if has_captions(packed) else None
+    return Embedded(packed, vectors, tokens, texts)
+
+
+def has_captions(packed: Packed) -> bool:
+    """Whether every example has a caption."""
+    return all(example.captions for example in packed.examples)
+
+
+def check_recall(
+    by_torch: Embedded, by_bundle: Embedded, corpus: str, precision: Precision, tolerance: Tolerance
+) -> list[RecallCheck]:
+    """Compare Recall@1 in both directions, one caption per video.
+
+    Raises ParityError naming corpus, direction and both numbers.
+    """
+    if by_torch.texts is None or by_bundle.texts is None:
+        return []
+    expected = by_torch.texts @ by_torch.vectors.T  # (T, N)
+    actual = by_bundle.texts @ by_bundle.vectors.T
+    relevant = [np.array([i]) for i in range(len(expected))]
+    directions: tuple[tuple[Literal["t2v", "v2t"], np.ndarray, np.ndarray], ...] = (
+        ("t2v", expected, actual),
+        ("v2t", expected.T, actual.T),
+    )
+    checks = []
+    for direction, a, b in directions:
+        check = RecallCheck(
+            precision=precision,
+            corpus=corpus,
+            direction=direction,
+            queries=len(a),
+            torch=retrieval(a, relevant)["R@1"],
+            runtime=retrieval(b, relevant)["R@1"],
+            disagreeing=_disagreeing(a, b, relevant),
+        )
+        _require_equal_recall(check, tolerance)
+        checks.append(check)
+    return checks
+
+
+def _require_equal_recall(check: RecallCheck, tolerance: Tolerance) -> None:
+    delta = abs(check.torch - check.runtime)
+    equal = check.disagreeing == 0 if tolerance.recall == 0 else delta <= tolerance.recall
+    if not equal:
+        raise ParityError(
+            f"{check.corpus}: {check.direction} R@1 at {check.precision} is {check.runtime:.2f} with the bundle and "
+            f"{check.torch:.2f} with torch ({check.disagreeing} of {check.queries} queries disagree); "
+            f"a difference of at most {tolerance.recall:g} was expected"
+        )
+
+
+def _disagreeing(a: np.ndarray, b: np.ndarray, relevant: Sequence[np.ndarray]) -> int:
+    first, second = _margins(a, relevant), _margins(b, relevant)
+    clear = np.maximum(np.abs(first), np.abs(second)) > NEAR_TIE
+    return int((((first > 0) != (second > 0)) & clear).sum())
+
+
+def _margins(scores: np.ndarray, relevant: Sequence[np.ndarray]) -> np.ndarray:
+    """Best relevant score minus best other score of each query; positive if the query is answered correctly."""
+    margins = np.empty(len(scores))
+    for query, columns in enumerate(relevant):
+        others = np.delete(scores[query], columns)
+        margins[query] = scores[query, columns].max() - (others.max() if len(others) else -np.inf)
+    return margins

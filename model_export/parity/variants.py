@@ -1,26 +1,53 @@
-"""The part of a parity report that a variant has: how far its outputs are from those of the bundle it was made of."""
+"""Comparison of a variant's outputs with those of the bundle it was made from, as stored in its parity report.
+
+Shape letters: N clips, T captions, P pairs, Q questions, D embedding dim, V visual tokens, K their width, A answers.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from model_export.assemble import markdown_table
+from model_export.optimize.validation_scores import (
+    Corpus,
+    EmbeddedVideos,
+    hard_caption_pairs,
+    pair_logits,
+    sampled_questions,
+)
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import GraphName, Strict
+from vitascope.model import Model
+
+NEAR_TIE = 1e-5
+"""Cosine difference below which rounding decides the order of two candidates, so that either may come first."""
+CHUNK_SIZE = 64
+"""Clips whose visual tokens are compared at once."""
 
 
-class Origin(Strict):
-    """A bundle, as those that are made of it name it."""
+class SourceBundle(Strict):
+    """Name, version and fingerprint of the bundle that a variant was made from."""
 
     name: str
     version: str
     fingerprint: str
 
+    @classmethod
+    def from_bundle(cls, bundle: Bundle) -> SourceBundle:
+        manifest = bundle.manifest
+        return cls(name=manifest.name, version=manifest.version, fingerprint=bundle.fingerprint)
 
-class BesideCheck(Strict):
-    """One output over some rows of a validation split, each bundle running all of its own graphs: what reads visual
-    tokens reads those of its own video graph."""
+    def label(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+class OutputComparison(Strict):
+    """One output on rows of a validation split. Each bundle runs all of its own graphs on its own visual tokens."""
 
     graph: GraphName
     output: str
@@ -28,77 +55,188 @@ class BesideCheck(Strict):
     rows: int
     """Clips, captions, pairs of clip and caption, or questions."""
     cosine: float | None
-    """The mean over rows; None of one number a row."""
+    """Mean over rows; None for outputs of one number per row."""
     least_cosine: float | None
     max_difference: float
-    """Of any value; of logits, in logits."""
     agreement: float | None
-    """Percent of rows with one and the same result in both bundles: the nearest caption of a clip, the nearest clip of
-    a caption, of a right and a wrong caption the better one, the best answer. None where nothing is chosen."""
+    """Percent of rows with the same result: nearest caption of a clip, nearest clip of a caption, preferred caption of
+    a pair, best answer. None if the output selects nothing."""
 
 
-class Beside(Strict):
-    """What a variant gives beside the bundle it was made of."""
+class VariantComparison(Strict):
+    """A variant compared with the bundle it was made from."""
 
-    of: Origin
-    outputs: list[BesideCheck]
-    """Empty where no clips were given to measure on."""
+    of: SourceBundle
+    outputs: list[OutputComparison]
+    """Empty without validation clips."""
     unchanged: list[GraphName]
-    """Graphs that are that bundle's own."""
+    """Graphs taken from that bundle as they are."""
     lost: float | None = None
-    """Points on the validation split where most is lost; None where there was no budget."""
+    """Largest accuracy loss on any validation split, in points; None without a budget."""
     budget: float | None = None
-    """Points that may be lost."""
+    """Allowed loss in points."""
     report: Any = None
-    """That bundle's own parity report: how far it is from the trained model. None where it has none."""
+    """That bundle's own parity report: its difference from the trained model. None if it has none."""
 
 
-def named(bundle: Bundle) -> Origin:
-    """How a bundle is named by those made of it."""
-    stated = bundle.manifest
-    return Origin(name=stated.name, version=stated.version, fingerprint=bundle.fingerprint)
-
-
-def report_of(bundle: Bundle) -> Any:
-    """The parity report as it is in the bundle; None where it is empty or no JSON."""
+def read_report(bundle: Bundle) -> Any:
+    """Return the bundle's parity report; None if it is empty or not JSON."""
     try:
         return json.loads((bundle.folder / bundle.manifest.parity_report).read_text("utf-8")) or None
     except ValueError:
         return None
 
 
-def beside_section(beside: Beside, calibrated: Sequence[str]) -> list[str]:
-    """Of a variant's card, markdown. calibrated: sentences on its probabilities."""
-    before = f"{beside.of.name} {beside.of.version}"
+@dataclass(frozen=True)
+class BundleOutputs:
+    """A validation split as one bundle encodes it; `texts` (T, D) is None for a split without captions."""
+
+    model: Model
+    videos: EmbeddedVideos
+    texts: np.ndarray | None
+
+
+def compare_outputs(corpus: Corpus, source: BundleOutputs, variant: BundleOutputs) -> list[OutputComparison]:
+    """Compare every output that both bundles have on one validation split."""
+    tasks = set(source.model.tasks)
+    comparisons = _compare_embeddings(corpus, source, variant)
+    if source.videos.tokens.size and tasks & {"matching", "answering"}:
+        comparisons.append(_compare_tokens(corpus, source.videos.tokens, variant.videos.tokens))
+    if "matching" in tasks and source.texts is not None:
+        comparisons += _compare_matches(corpus, source, variant, source.texts)
+    if "answering" in tasks:
+        comparisons += _compare_answers(corpus, source, variant)
+    return comparisons
+
+
+def row_cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the cosine (B,) of each pair of rows; further axes are flattened."""
+    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
+    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines: np.ndarray = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
+    return cosines
+
+
+def _compare_embeddings(corpus: Corpus, source: BundleOutputs, variant: BundleOutputs) -> list[OutputComparison]:
+    same_caption = same_clip = None
+    texts: list[OutputComparison] = []
+    if source.texts is not None and variant.texts is not None:
+        old, new = (side.videos.gallery.scores(side.texts) for side in (source, variant))  # type: ignore[arg-type]
+        same_caption, same_clip = _same_nearest(old.T, new.T), _same_nearest(old, new)
+        texts = [_compare_rows("text", "vector", corpus, source.texts, variant.texts, same_clip)]
+    clips = source.videos.gallery.vectors, variant.videos.gallery.vectors
+    return [_compare_rows("video", "vector", corpus, *clips, same_caption), *texts]
+
+
+def _same_nearest(old: np.ndarray, new: np.ndarray) -> float:
+    """Percent of queries whose nearest candidate is the same; both are (queries, candidates)."""
+    selected = np.take_along_axis(old, new.argmax(axis=1)[:, None], axis=1)[:, 0]
+    return float(100 * (selected >= old.max(axis=1) - NEAR_TIE).mean())
+
+
+def _compare_tokens(corpus: Corpus, old: np.ndarray, new: np.ndarray) -> OutputComparison:
+    chunks = [slice(start, start + CHUNK_SIZE) for start in range(0, len(old), CHUNK_SIZE)]
+    cosines = np.concatenate([row_cosines(old[chunk], new[chunk]) for chunk in chunks])
+    difference = max(_max_difference(old[chunk], new[chunk]) for chunk in chunks)
+    return _comparison("video", "visual_tokens", corpus, cosines, difference, None)
+
+
+def _compare_matches(
+    corpus: Corpus, source: BundleOutputs, variant: BundleOutputs, texts: np.ndarray
+) -> list[OutputComparison]:
+    pairs = hard_caption_pairs(corpus, source.videos, texts)
+    if not pairs:
+        return []
+    old, new = (pair_logits(side.model, side.videos, pairs) for side in (source, variant))
+    same = float(100 * ((old[0] > old[1]) == (new[0] > new[1])).mean())
+    difference = _max_difference(np.concatenate(old), np.concatenate(new))
+    return [_comparison("match", "match_logit", corpus, None, difference, same, rows=2 * len(pairs))]
+
+
+def _compare_answers(corpus: Corpus, source: BundleOutputs, variant: BundleOutputs) -> list[OutputComparison]:
+    questions = sampled_questions(corpus)
+    if not questions or not source.model.bundle.answers:
+        return []
+    rows, texts = [row for row, _ in questions], [question.question for _, question in questions]
+    old, new = (
+        side.model.answer_logits(texts, side.videos.tokens[rows].astype(np.float32), side.model.bundle.answers)
+        for side in (source, variant)
+    )
+    same = float(100 * (old.argmax(1) == new.argmax(1)).mean())
+    return [_compare_rows("answer", "answer_logits", corpus, old, new, same)]
+
+
+def _compare_rows(
+    graph: GraphName, output: str, corpus: Corpus, old: np.ndarray, new: np.ndarray, agreement: float | None
+) -> OutputComparison:
+    return _comparison(graph, output, corpus, row_cosines(old, new), _max_difference(old, new), agreement)
+
+
+def _comparison(
+    graph: GraphName,
+    output: str,
+    corpus: Corpus,
+    cosines: np.ndarray | None,
+    difference: float,
+    agreement: float | None,
+    rows: int = 0,
+) -> OutputComparison:
+    return OutputComparison(
+        graph=graph,
+        output=output,
+        corpus=corpus.name,
+        rows=rows if cosines is None else len(cosines),
+        cosine=None if cosines is None else round(float(cosines.mean()), 6),
+        least_cosine=None if cosines is None else round(float(cosines.min()), 6),
+        max_difference=float(f"{difference:.4g}"),
+        agreement=None if agreement is None else round(agreement, 3),
+    )
+
+
+def _max_difference(old: np.ndarray, new: np.ndarray) -> float:
+    return float(np.abs(old.astype(np.float32) - new.astype(np.float32)).max())
+
+
+def comparison_section(comparison: VariantComparison, calibration: Sequence[str]) -> list[str]:
+    """Return the model card's section on fidelity, as Markdown lines.
+
+    Args:
+        calibration: sentences on the calibration of the variant's probabilities.
+    """
     lines = [
         "## Fidelity and calibration",
         "",
-        f"Made of {before} (fingerprint {beside.of.fingerprint[:12]}). How far that bundle's graphs are from the",
-        "trained model is in its own report, which parity.json holds under `beside.report`. How far this bundle is",
-        "from that one:",
+        f"Made from {comparison.of.label()} (fingerprint {comparison.of.fingerprint[:12]}). The difference of that",
+        "bundle from the trained model is in its own report, kept in parity.json under `beside.report`. The difference",
+        "of this bundle from that one:",
         "",
     ]
-    if beside.outputs:
+    if comparison.outputs:
+        header = ["graph", "output", "split", "rows", "mean cosine", "min cosine", "max difference", "same result, %"]
         lines += [
-            "| graph | output | split | rows | mean cosine | least | max difference | same result, % |",
-            "|---|---|---|---|---|---|---|---|",
-            *(_row(check) for check in beside.outputs),
+            *markdown_table(header, map(_table_row, comparison.outputs)),
             "",
             "Each bundle runs all of its own graphs. Same result: the nearest caption of a clip, the nearest clip of a",
-            "caption, the better of a right and a hard wrong caption, the best answer.",
+            "caption, the preferred caption of a right and a hard wrong one, the best answer.",
         ]
     else:
-        lines += ["Nothing was measured: no validation clips were given."]
-    if beside.unchanged:
-        lines += ["", f"Graphs of that bundle, unchanged: {', '.join(beside.unchanged)}."]
-    return [*lines, "", *(f"{sentence}." for sentence in calibrated)]
+        lines += ["Nothing was measured: no validation clips were available."]
+    if comparison.unchanged:
+        lines += ["", f"Graphs taken from that bundle unchanged: {', '.join(comparison.unchanged)}."]
+    return [*lines, "", *(f"{sentence}." for sentence in calibration)]
 
 
-def _row(one: BesideCheck) -> str:
-    numbers = [_number(one.cosine, ".5f"), _number(one.least_cosine, ".4f"), f"{one.max_difference:.2g}"]
-    cells = [one.graph, one.output, f"{one.corpus}/val", f"{one.rows}", *numbers, _number(one.agreement, ".1f")]
-    return f"| {' | '.join(cells)} |"
+def _table_row(check: OutputComparison) -> list[str]:
+    numbers = [_format(check.cosine, ".5f"), _format(check.least_cosine, ".4f"), f"{check.max_difference:.2g}"]
+    return [
+        check.graph,
+        check.output,
+        f"{check.corpus}/val",
+        f"{check.rows}",
+        *numbers,
+        _format(check.agreement, ".1f"),
+    ]
 
 
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _format(value: float | None, spec: str) -> str:
+    return "" if value is None else format(value, spec)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model_export.parity.checks import OutputCheck, ParityError, Tolerance, compared
-from model_export.parity.recall import NEAR_TIE
+from model_export.parity.checks import OutputCheck, ParityError, Tolerance, compare_output
+from model_export.parity.variants import NEAR_TIE
 from model_export.public import probes
 from model_export.public.model import Original, OriginalAnswers, OriginalPairs, OriginalVectors
 from model_export.weights import Precision
@@ -49,7 +49,9 @@ def check_agreement(
         assert isinstance(original, OriginalPairs)
         found = np.stack([runtime.match(texts, np.repeat(one.visual_tokens, len(texts), 0)).logits for one in seen], 1)
         wanted = original.logits(texts, shown)
-        checks.append(compared("match", "match_logit", "real", [wanted.ravel()], [found.ravel()], precision, tolerance))
+        checks.append(
+            compare_output("match", "match_logit", "real", [wanted.ravel()], [found.ravel()], precision, tolerance)
+        )
         _check_first(found, wanted, tolerance)
     if "answering" in runtime.tasks:
         assert isinstance(original, OriginalAnswers)
@@ -72,8 +74,8 @@ def _check_vectors(
     if "matching" not in runtime.tasks:  # else its own logits decide what comes first
         _check_first(said @ ours.T, original.logits(texts, pictures), tolerance)
     return [
-        compared("video", "vector", "real", [wanted], [ours], precision, tolerance),
-        compared("text", "vector", "real", [expected], [said], precision, tolerance),
+        compare_output("video", "vector", "real", [wanted], [ours], precision, tolerance),
+        compare_output("text", "vector", "real", [expected], [said], precision, tolerance),
     ]
 
 
@@ -98,7 +100,7 @@ def _check_answers(
     wanted = original.answer_logits(questions, pictures[:2], candidates)
     rows = (-1, found.shape[2])
     _check_first(found.reshape(rows), wanted.reshape(rows), tolerance)
-    return compared(
+    return compare_output(
         "answer", "answer_logits", "real", [wanted.reshape(rows)], [found.reshape(rows)], precision, tolerance
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -17,9 +17,11 @@ from model_export.assemble import (
     CARD_NAME,
     PARITY_NAME,
     TOKENIZER_NAME,
+    Log,
     check_name,
     finish,
-    folder_replaced_whole,
+    no_log,
+    replace_bundle,
     write_draft,
 )
 from model_export.graphs import OPSET, export_graph
@@ -35,8 +37,6 @@ from vitascope.bundle.manifest import GraphName
 from vitascope.errors import InvalidInput
 from vitascope.model import Model
 
-Say = Callable[[str], None]
-
 FRAMES = 8
 """Of a clip, for models that know pictures only."""
 MOST_FRAMES = 256
@@ -50,7 +50,7 @@ class _Job:
     found: Found
     precision: Precision
     seed: int
-    say: Say
+    log: Log
 
 
 def export_public(
@@ -65,7 +65,7 @@ def export_public(
     frames: int | None = None,
     allow_pickle: bool = False,
     answers: Sequence[str] | None = None,
-    say: Say = lambda _: None,
+    log: Log = no_log,
 ) -> Path:
     """Export the public model that was ``found`` as a bundle at ``out``; returns ``out``.
 
@@ -79,13 +79,13 @@ def export_public(
     check_name(name or out.name)
     if frames is not None and not 1 <= frames <= MOST_FRAMES:
         raise InvalidInput(f"frames: {frames}; 1 to {MOST_FRAMES} was expected")
-    say(f"opening {found.name}")
+    log(f"opening {found.name}")
     model = open_public(found.folder, frames or FRAMES, allow_pickle=allow_pickle, answers=answers)
     for note in model.notes:
-        say(f"chosen: {note}")
+        log(f"chosen: {note}")
     terms = licence or licence_of_folder(found.folder)
     if terms is None:
-        say(f"licence: {NO_TERMS} (--licence states them)")
+        log(f"licence: {NO_TERMS} (--licence states them)")
     job = _Job(
         name=name or out.name,
         version=version,
@@ -93,10 +93,10 @@ def export_public(
         found=found,
         precision=precision,
         seed=secrets.randbits(32) if seed is None else seed,
-        say=say,
+        log=log,
     )
-    with folder_replaced_whole(out) as folder:
-        say("exporting graphs (torch to ONNX)")
+    with replace_bundle(out) as folder:
+        log("exporting graphs (torch to ONNX)")
         graphs = {spec.name: export_graph(spec, model) for spec in model.specs}
         _write(job, model, graphs, folder)
     return out
@@ -136,13 +136,13 @@ def _checked(
 
     ``tolerances``: towards the graphs in torch, and towards the original library.
     """
-    job.say(f"checking graphs with weights stored as {precision}")
+    job.log(f"checking graphs with weights stored as {precision}")
     files = store(graphs, folder, precision)
     paths = {graph: folder / file for graph, file in files.items()}
     cases = random_cases(model.specs, model, job.seed)
     outputs = check_outputs(model.specs, paths, cases, precision, tolerances[0])
     write_draft(folder, _fields(job, model, precision), model.tokenizer_json.encode(), model.answers, {})
-    job.say(f"comparing with the original library, weights stored as {precision}")
+    job.log(f"comparing with the original library, weights stored as {precision}")
     outputs += check_agreement(Model.open(folder, device="cpu"), model.original, precision, tolerances[1])
     return report.model_copy(update={"outputs": [*report.outputs, *outputs]})
 

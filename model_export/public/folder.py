@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from model_export.json_file import read_object
+from model_export.assemble import read_json_object
 from vitascope.errors import InvalidInput
 
 CONFIG_NAME = "config.json"
@@ -25,7 +25,7 @@ NO_TERMS = "Not stated by the model's folder; its authors' terms apply"
 
 def read_json(path: Path) -> dict[str, Any]:
     """Of a public model. Raises InvalidInput when the file is missing or holds no JSON object."""
-    return read_object("model", path)
+    return read_json_object("model", path)
 
 
 def load_model(kind: Any, folder: Path, *, allow_pickle: bool) -> Any:

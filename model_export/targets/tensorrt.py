@@ -1,51 +1,45 @@
-"""A bundle whose graphs TensorRT reads whole, computing in fewer bits: a variant of a bundle, with its own fingerprint.
+"""Float16 and int8 variants of a bundle for TensorRT.
 
-Every graph is checked against TensorRT's published table of operators, and run beside the original on ONNX Runtime, in
-the types that the engine will have. Only then does the variant's folder appear.
+Every graph is checked against TensorRT's supported operators, and its outputs are compared with the original's by ONNX
+Runtime. The variant's folder appears only after all checks have passed.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version as package_version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
 
-from model_export.assemble import CARD_NAME, PARITY_NAME, check_name, finish, folder_replaced_whole, write_documents
-from model_export.graphs import StatedSizes, random_streams, random_tokens
-from model_export.parity.checks import ParityError
-from model_export.parity.variants import named
-from model_export.targets.tensorrt_operators import SOURCE, unreadable
-from model_export.targets.tensorrt_types import Arrays, as_float16, as_int8
+from model_export.assemble import CARD_NAME, PARITY_NAME, Log, check_target, copy_files, finish, no_log, replace_bundle
+from model_export.graphs import Arrays, ManifestSizes, random_streams, random_tokens
+from model_export.onnx_graph import copy_model
+from model_export.parity.checks import ParityError, example_texts, library_versions, probability_difference
+from model_export.parity.variants import SourceBundle, row_cosines
+from model_export.targets.tensorrt_graphs import SOURCE, to_float16, to_int8, unsupported
 from model_export.weights import store
 from training.data.packed import PACK_NAME, Packed, open_packed
 from training.evaluation.embedding import streams_of
 from vitascope.bundle.bundle import Bundle
-from vitascope.bundle.manifest import Calibration, GraphName, Manifest
+from vitascope.bundle.manifest import GraphName, Manifest
 from vitascope.bundle.onnx_external_data import external_files
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
-from vitascope.integrations.tensorrt.onnx_rewrites import readable
-from vitascope.scores import match_probability
+from vitascope.integrations.tensorrt.onnx_rewrites import prepare_for_tensorrt
 
 Types = Literal["float16", "int8"]
-Say = Callable[[str], None]
 
-CALIBRATING = 64
-"""Examples of each corpus by which ranges are found; as many others are for the check."""
-_BATCH = 4
-
-
-LEAST_COSINE: Mapping[Types, float] = {"float16": 0.999, "int8": 0.98}
-"""Of a vector, a video's tokens or a question's logits with the original's."""
-PROBABILITY_LOST: Mapping[Types, float] = {"float16": 0.0125, "int8": 0.05}
-"""By which the probability that a match logit stands for may differ."""
+CALIBRATION_EXAMPLES = 64
+"""Examples of each corpus for calibration ranges; as many others are used for the comparison."""
+BATCH_SIZE = 4
+MIN_COSINE: Mapping[Types, float] = {"float16": 0.999, "int8": 0.98}
+"""Cosine of embeddings, visual tokens and answer logits with the original's."""
+MAX_PROBABILITY_DIFFERENCE: Mapping[Types, float] = {"float16": 0.0125, "int8": 0.05}
+"""Difference of the sigmoids of match logits."""
 
 
 def make_variant(
@@ -56,201 +50,188 @@ def make_variant(
     data: Path | None = None,
     name: str | None = None,
     seed: int | None = None,
-    say: Say = lambda _: None,
+    log: Log = no_log,
 ) -> dict[str, Types]:
-    """Write the variant of the bundle ``source`` to ``out``; the types that each graph has in the end.
+    """Write the variant of the bundle `source` to `out`; returns the types of each graph.
 
-    data: folder of packed corpora, whose validation splits give int8 its ranges; without, int8 is refused. With int8, a
-    graph that would lose too much is float16. seed: of the random inputs of the check, default a fresh one.
-    Raises BundleError, InvalidInput for a graph that TensorRT does not read, and ParityError; nothing is written then.
+    Args:
+        types: to compute in. With int8, a graph that would lose too much accuracy is float16.
+        data: folder of packed corpora whose validation splits give the calibration ranges; required for int8.
+        name: default: the bundle's name and the types.
+        seed: of the random inputs of the comparison; default: random.
+
+    Raises:
+        BundleError: the bundle cannot be opened.
+        InvalidInput: TensorRT does not support a graph, or int8 has no data.
+        ParityError: a graph's outputs differ too much.
+
+    After an error nothing is written.
     """
     bundle = Bundle.open(source)
-    check_name(name or f"{bundle.manifest.name}-{types}")
-    corpora = _validation_splits(data)
+    name = name or f"{bundle.manifest.name}-{types}"
+    check_target(source, out, name)
+    corpora = [open_packed(pack.parent) for pack in sorted(data.glob(f"*/val/{PACK_NAME}"))] if data else []
     if types == "int8" and not corpora:
         raise InvalidInput(f"data: {data}; a folder with CORPUS/val was expected: int8 needs real clips and captions")
     seed = secrets.randbits(32) if seed is None else seed
-    with folder_replaced_whole(out) as folder:
-        made = _Variant(bundle, types, corpora, seed, say)
-        made.write(folder, name or f"{bundle.manifest.name}-{types}")
-    return made.types
+    with replace_bundle(out) as folder:
+        variant = _Variant(bundle, types, corpora, seed, log)
+        variant.write(folder, name)
+    return variant.types
 
 
 class _Variant:
-    """One variant on its way: graphs, checks, documents."""
+    """One variant in progress."""
 
-    def __init__(self, bundle: Bundle, types: Types, corpora: Sequence[Packed], seed: int, say: Say) -> None:
-        self.bundle, self.say, self.seed, self.wanted = bundle, say, seed, types
+    def __init__(self, bundle: Bundle, types: Types, corpora: Sequence[Packed], seed: int, log: Log) -> None:
+        self.bundle, self.log, self.seed, self.requested = bundle, log, seed, types
         self.paths = {graph: bundle.folder / file for graph, file in bundle.manifest.graphs.items()}
-        self.plain: dict[GraphName, onnx.ModelProto] = {graph: readable(path) for graph, path in self.paths.items()}
+        self.graphs = {graph: prepare_for_tensorrt(path) for graph, path in self.paths.items()}
         self.engines = {graph: OnnxRuntimeEngine(path, device="cpu") for graph, path in self.paths.items()}
-        first, second = ([part[i] for part in map(_halves, corpora)] for i in (0, 1))
-        self.calibration = self._real_cases(corpora, first)
-        self.cases = self._random_cases()
-        for graph, cases in self._real_cases(corpora, second).items():
-            self.cases[graph] += cases
+        halves = [_sample_halves(packed) for packed in corpora]
+        self.calibration = self._real_inputs(corpora, [rows for rows, _ in halves])
+        self.inputs = self._random_inputs()
+        for graph, inputs in self._real_inputs(corpora, [rows for _, rows in halves]).items():
+            self.inputs[graph] += inputs
         self.types: dict[str, Types] = {}
         self.checks: list[dict[str, Any]] = []
 
     def write(self, folder: Path, name: str) -> None:
-        graphs = {graph: self._typed(graph, folder) for graph in self.plain}
-        files = store(graphs, folder, "float32")
-        stated = self.bundle.manifest
+        files = store({graph: self._converted(graph, folder) for graph in self.graphs}, folder, "float32")
+        manifest = self.bundle.manifest
         weights = {file for path in self.paths.values() for file in external_files(path)}
-        kept = set(stated.files) - {*stated.graphs.values(), *weights, stated.parity_report, stated.model_card}
-        for file in kept:
-            shutil.copyfile(self.bundle.folder / file, folder / file)
-        origin = named(self.bundle).model_dump()
+        replaced = {*manifest.graphs.values(), *weights, manifest.parity_report, manifest.model_card}
+        copy_files(self.bundle, sorted(set(manifest.files) - replaced), folder)
+        source = SourceBundle.from_bundle(self.bundle).model_dump()
         report = {
-            "variant_of": origin,
+            "variant_of": source,
             "types": self.types,
             "operators": SOURCE,
             "seed": self.seed,
-            "versions": {package: package_version(package) for package in ("onnx", "onnxruntime")},
-            "checked": "each graph beside the original, both by ONNX Runtime on a CPU",
+            "versions": library_versions("onnx", "onnxruntime"),
+            "checked": "outputs of each graph compared with the original's, both by ONNX Runtime on a CPU",
             "outputs": self.checks,
         }
-        extra = {key: value for key, value in stated.extra.items() if key != "provenance"}
-        fields = stated.model_dump() | {
+        extra = {key: value for key, value in manifest.extra.items() if key != "provenance"}
+        fields = manifest.model_dump() | {
             "name": name,
             "graphs": files,
-            "precision": self.wanted,
+            "precision": self.requested,
             "model_card": CARD_NAME,
             "parity_report": PARITY_NAME,
-            "extra": extra | {"variant_of": origin, "types": self.types},
+            "extra": extra | {"variant_of": source, "types": self.types},
         }
-        write_documents(folder, {CARD_NAME: ""})
         finish(folder, fields, json.dumps(report, indent=1) + "\n", self._card)
 
-    def _typed(self, graph: GraphName, folder: Path) -> onnx.ModelProto:
-        """The graph in the types that were asked for, checked; in float16 where int8 would lose too much."""
-        attempts: list[Types] = ["int8", "float16"] if self.wanted == "int8" else [self.wanted]
+    def _converted(self, graph: GraphName, folder: Path) -> onnx.ModelProto:
+        """Convert a graph and compare its outputs; falls back from int8 to float16."""
+        attempts: list[Types] = ["int8", "float16"] if self.requested == "int8" else [self.requested]
         for types in attempts:
-            model = self._converted(graph, types)
+            original = self.graphs[graph]
+            model = to_int8(original, self.calibration[graph]) if types == "int8" else to_float16(original)
             if types == "int8" and all(node.op_type != "QuantizeLinear" for node in model.graph.node):
-                self.say(f"{graph}: has nothing that int8 would compute; float16")
+                self.log(f"{graph}: no operator to quantize, using float16")
                 continue
-            self.say(f"{graph}: {types}")
-            if problems := unreadable(model):
-                raise InvalidInput(f"{graph}: TensorRT does not read it ({SOURCE}): {'; '.join(problems)}")
+            self.log(f"{graph}: {types}")
+            if problems := unsupported(model):
+                raise InvalidInput(f"{graph}: TensorRT does not support it ({SOURCE}): {'; '.join(problems)}")
             try:
-                checks = self._compared(graph, model, types, folder)
+                checks = self._compare(graph, model, types, folder)
             except ParityError as error:
                 if types == attempts[-1]:
                     raise
-                self.say(f"{error}; it stays {attempts[-1]}")
+                self.log(f"{error}; using {attempts[-1]}")
                 continue
             self.types[graph] = types
             self.checks += checks
             return model
         raise AssertionError("the last attempt returns or raises")
 
-    def _converted(self, graph: GraphName, types: Types) -> onnx.ModelProto:
-        if types == "int8":
-            return as_int8(self.plain[graph], self.calibration[graph])
-        return as_float16(self.plain[graph])
-
-    def _compared(self, graph: GraphName, model: onnx.ModelProto, types: Types, folder: Path) -> list[dict[str, Any]]:
+    def _compare(self, graph: GraphName, model: onnx.ModelProto, types: Types, folder: Path) -> list[dict[str, Any]]:
         path = folder / f"checked-{graph}.onnx"
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)  # saving takes the weights out of what is saved
         onnx.save_model(
-            copy, path, save_as_external_data=True, all_tensors_to_one_file=True, location=f"{path.stem}.bin"
+            copy_model(model),  # saving moves the weights out of the model
+            path,
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=f"{path.stem}.bin",
         )
-        engine = OnnxRuntimeEngine(path, device="cpu")
-        pairs = [(self.engines[graph].run(case), engine.run(case)) for case in self.cases[graph]]
+        original, converted = self.engines[graph], OnnxRuntimeEngine(path, device="cpu")
+        pairs = [(original.run(inputs), converted.run(inputs)) for inputs in self.inputs[graph]]
         path.unlink()
         (folder / f"{path.stem}.bin").unlink(missing_ok=True)
-        outputs = self.engines[graph].outputs
-        return [_check(graph, o, types, [a[o] for a, _ in pairs], [b[o] for _, b in pairs]) for o in outputs]
+        return [
+            _check_output(graph, name, types, [a[name] for a, _ in pairs], [b[name] for _, b in pairs])
+            for name in original.outputs
+        ]
 
-    def _random_cases(self) -> dict[str, list[Arrays]]:
-        """Fresh inputs by graph; B 1 to 3, C 1 and 2, L 2 to the text length."""
-        sizes = StatedSizes(self.bundle.manifest, vocabulary=self.bundle.tokenizer().vocabulary_size)
+    def _random_inputs(self) -> dict[str, list[Arrays]]:
+        """Random inputs by graph: B 1 to 3, C 1 and 2, L 2 to the text length."""
+        sizes = ManifestSizes(self.bundle.manifest, vocabulary=self.bundle.tokenizer().vocabulary_size)
         rng = np.random.default_rng(self.seed)
         videos = [random_streams(sizes, rng, batch, clips) for batch, clips in ((1, 1), (3, 1), (2, 2))]
         lengths = ((1, 2), (3, sizes.text_length), (2, max(2, sizes.text_length // 2)))
         texts = [random_tokens(sizes, rng, batch, length) for batch, length in lengths]
         return self._by_graph(videos, texts)
 
-    def _real_cases(self, corpora: Sequence[Packed], rows: Sequence[np.ndarray]) -> dict[str, list[Arrays]]:
+    def _real_inputs(self, corpora: Sequence[Packed], rows: Sequence[np.ndarray]) -> dict[str, list[Arrays]]:
         """Frames, captions and questions of these rows of each corpus, by graph."""
         tokenizer = self.bundle.tokenizer()
         videos, texts = [], []
-        for packed, chosen in zip(corpora, rows, strict=True):
-            for first in range(0, len(chosen), _BATCH):
-                piece = chosen[first : first + _BATCH]
-                videos.append(streams_of(packed, piece, self.bundle.manifest.streams))
-                said = [text for row in piece for text in _said(packed, int(row))]
-                if said:
-                    ids, mask = tokenizer.encode(said)
+        for packed, selected in zip(corpora, rows, strict=True):
+            for start in range(0, len(selected), BATCH_SIZE):
+                batch = selected[start : start + BATCH_SIZE]
+                videos.append(streams_of(packed, batch, self.bundle.manifest.streams))
+                captions = [text for row in batch for text in example_texts(packed, int(row))]
+                if captions:
+                    ids, mask = tokenizer.encode(captions)
                     texts.append({"input_ids": ids, "attention_mask": mask})
         return self._by_graph(videos, texts)
 
     def _by_graph(self, videos: list[Arrays], texts: list[Arrays]) -> dict[str, list[Arrays]]:
-        stated = self.bundle.manifest
-        seen = (
-            [self.engines["video"].run(streams)["visual_tokens"] for streams in videos] if "video" in self.paths else []
-        )
-        tokens = np.concatenate(seen) if seen else np.zeros((1, stated.visual_tokens, stated.visual_width), np.float32)
+        manifest = self.bundle.manifest
+        if "video" in self.paths and videos:
+            tokens = np.concatenate([self.engines["video"].run(streams)["visual_tokens"] for streams in videos])
+        else:
+            tokens = np.zeros((1, manifest.visual_tokens, manifest.visual_width), np.float32)
         fused = [text | {"visual_tokens": tokens[np.arange(len(text["input_ids"])) % len(tokens)]} for text in texts]
         return {"video": list(videos), "text": list(texts), "match": list(fused), "answer": list(fused)}
 
     def _card(self, draft: Manifest) -> str:
-        stated = self.bundle.manifest
-        original = (self.bundle.folder / stated.model_card).read_text("utf-8").rstrip()
-        told = ", ".join(f"{graph} {types}" for graph, types in sorted(self.types.items()))
+        manifest = self.bundle.manifest
+        original = (self.bundle.folder / manifest.model_card).read_text("utf-8").rstrip()
+        types = ", ".join(f"{graph} {types}" for graph, types in sorted(self.types.items()))
         return (
             f"{original}\n\n## A variant for TensorRT\n\n"
-            f"Made from {stated.name} {stated.version}, for engines that compute in fewer bits: {told}. Numbers above "
-            f"are of the original. How far its outputs are from the original's is in {draft.parity_report}.\n"
+            f"Made from {manifest.name} {manifest.version}, for engines of lower precision: {types}. The numbers above "
+            f"are the original's. The difference of its outputs from the original's is in {draft.parity_report}.\n"
         )
 
 
-def _check(
-    graph: GraphName, output: str, types: Types, wanted: Sequence[np.ndarray], found: Sequence[np.ndarray]
+def _check_output(
+    graph: GraphName, output: str, types: Types, expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]
 ) -> dict[str, Any]:
-    """One output over all cases. Raises ParityError where it loses more than these types may."""
+    """Compare one output over all inputs. Raises ParityError if it differs by more than these types may."""
     check: dict[str, Any] = {
         "graph": graph,
         "output": output,
         "types": types,
-        "max_difference": max(float(np.abs(a - b).max()) for a, b in zip(wanted, found, strict=True)),
+        "max_difference": max(float(np.abs(a - b).max()) for a, b in zip(expected, actual, strict=True)),
     }
     where = f"{graph}: output {output!r} in {types}"
-    # Each comparison is written so that a NaN fails.
-    if wanted[0].ndim == 1:
-        plain = Calibration()
-        pairs = zip(wanted, found, strict=True)
-        off = max(float(np.abs(match_probability(plain, a) - match_probability(plain, b)).max()) for a, b in pairs)
-        if not off <= PROBABILITY_LOST[types]:
-            raise ParityError(f"{where} is off by a probability of {off:.3g}; {PROBABILITY_LOST[types]:g} may be lost")
-        return check | {"probability_difference": off}
-    cosine = min(float(_cosines(a, b).min()) for a, b in zip(wanted, found, strict=True))
-    if not cosine >= LEAST_COSINE[types]:
-        raise ParityError(f"{where} has a cosine of {cosine:.5f}; at least {LEAST_COSINE[types]:g} was expected")
+    # Each comparison is written so that NaN fails.
+    if expected[0].ndim == 1:
+        difference, limit = probability_difference(expected, actual), MAX_PROBABILITY_DIFFERENCE[types]
+        if not difference <= limit:
+            raise ParityError(f"{where} differs by a probability of {difference:.3g}; at most {limit:g} was expected")
+        return check | {"probability_difference": difference}
+    cosine = min(float(row_cosines(a, b).min()) for a, b in zip(expected, actual, strict=True))
+    if not cosine >= MIN_COSINE[types]:
+        raise ParityError(f"{where} has a cosine of {cosine:.5f}; at least {MIN_COSINE[types]:g} was expected")
     return check | {"cosine": cosine}
 
 
-def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    a, b = (x.reshape(len(x), -1).astype(np.float64) for x in (a, b))
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    result: np.ndarray = (a * b).sum(axis=1) / np.maximum(norms, 1e-30)
-    return result
-
-
-def _validation_splits(data: Path | None) -> list[Packed]:
-    if data is None:
-        return []
-    return [open_packed(pack.parent) for pack in sorted(data.glob(f"*/val/{PACK_NAME}"))]
-
-
-def _halves(packed: Packed) -> tuple[np.ndarray, np.ndarray]:
-    """Rows for finding ranges, and others for the check, both spread evenly over the split."""
-    rows = np.unique(np.linspace(0, len(packed) - 1, min(len(packed), 2 * CALIBRATING)).astype(int))
+def _sample_halves(packed: Packed) -> tuple[np.ndarray, np.ndarray]:
+    """Return disjoint rows for calibration and for the comparison, both spread evenly over the split."""
+    rows = np.unique(np.linspace(0, len(packed) - 1, min(len(packed), 2 * CALIBRATION_EXAMPLES)).astype(int))
     return rows[::2], rows[1::2] if len(rows) > 1 else rows
-
-
-def _said(packed: Packed, row: int) -> list[str]:
-    example = packed.examples[row]
-    return [*example.captions[:1], *(question.question for question in example.questions[:1])]

@@ -1,33 +1,68 @@
-"""A bundle as a model repository of Triton: one model for each graph, which shares the bundle's files where it can."""
+"""Triton model repository of a bundle: one model per graph, whose files are hard links to the bundle's if possible."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 import posixpath
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from model_export.targets.triton_config import ONES, VERSION, Serving, model_config
+from model_export.assemble import swap_folder
 from vitascope.bundle.bundle import Bundle, file_sha256
-from vitascope.bundle.graph_spec import graph_of
+from vitascope.bundle.graph_spec import ANSWER_IDS, ANSWER_MASK, graph_of
 from vitascope.bundle.onnx_external_data import external_files
 from vitascope.engines.graphs import Graphs
+from vitascope.engines.onnx_runtime import ArraySpec
 from vitascope.errors import BundleUnsupported, InvalidInput, StorageError
 from vitascope.integrations.kserve.address import served_name
+from vitascope.integrations.kserve.engine import FINGERPRINT
 
 GRAPH_NAME = "model.onnx"
-SUMS_NAME = "SHA256SUMS"
-_UNLINKABLE = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP)
+CHECKSUMS_NAME = "SHA256SUMS"
+VERSION = 1
+"""Triton's model version. The model's name contains the fingerprint, so another bundle is another model."""
+ONES_NAME = "ones"
+"""File in `warmup` with the attention mask: a mask of zeros would leave nothing to attend to."""
+WARM_UP_ANSWERS = 3
+"""Candidate answers, and tokens of each, in warm-up requests: the shortest answer has as many tokens."""
+_DATA_TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32", "float16": "TYPE_FP16"}
+_INSTANCE_KINDS = {"auto": "KIND_AUTO", "cpu": "KIND_CPU", "gpu": "KIND_GPU"}
+_LINK_ERRORS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
-class Written:
-    """One model of the repository. ``bytes``: of its files; ``linked``: whether they are the bundle's own."""
+class TritonOptions:
+    """How Triton runs every graph of a bundle.
+
+    Attributes:
+        max_batch: maximum batch size.
+        device: auto is every GPU, or the CPU if there is none.
+        instances: concurrent instances per GPU, or on the CPU.
+        threads: threads of a CPU instance; 0: one per core.
+    """
+
+    max_batch: int = 32
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    instances: int = 1
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, minimum in (("max_batch", 1), ("instances", 1), ("threads", 0)):
+            if (value := getattr(self, name)) < minimum:
+                raise InvalidInput(f"{name}: {value}; at least {minimum} was expected")
+
+
+@dataclass(frozen=True)
+class WrittenModel:
+    """One model of the repository: its size in bytes, and whether its files are hard links to the bundle's."""
 
     graph: str
     name: str
@@ -35,89 +70,187 @@ class Written:
     linked: bool
 
 
-def write_repository(bundle: Bundle, out: Path, serving: Serving, *, copy: bool = False) -> list[Written]:
-    """Put the models of ``bundle`` into the repository ``out``, beside others that are there.
+def write_repository(bundle: Bundle, out: Path, options: TritonOptions, *, copy: bool = False) -> list[WrittenModel]:
+    """Write the models of `bundle` into the repository `out`; other models in it are kept.
 
-    Each appears whole, in place of one of its name. Files are hard links to those of the bundle unless ``copy`` is set
-    or another file system needs copies, whose SHA-256 are then compared. Raises BundleUnsupported, BundleCorrupt,
-    EngineError, InvalidInput for an ``out`` that is no folder, and StorageError.
+    Each model appears atomically and replaces one of its name.
+
+    Args:
+        copy: copy files instead of hard-linking them. Copies, also those forced by another file system, are verified.
+
+    Raises:
+        BundleUnsupported, BundleCorrupt, EngineError: a graph cannot be served.
+        InvalidInput: `out` is not a folder.
+        StorageError: it cannot be written.
     """
     if out.exists() and not out.is_dir():
-        raise InvalidInput(f"out: {str(out)!r} is no folder; a model repository, or nothing, was expected")
+        raise InvalidInput(f"out: {str(out)!r} is not a folder; a model repository, or nothing, was expected")
     graphs = Graphs(bundle, threads=1, device="cpu")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return [_write_model(bundle, graphs, graph, out, serving, copy) for graph in graphs.names]
+        return [_write_model(bundle, graphs, graph, out, options, copy) for graph in graphs.names]
     except OSError as error:
         raise StorageError(f"{out}: cannot be written: {error}") from error
 
 
-def _write_model(bundle: Bundle, graphs: Graphs, graph: str, out: Path, serving: Serving, copy: bool) -> Written:
-    stated = bundle.manifest
-    name = served_name(stated, graph)
+def _write_model(
+    bundle: Bundle, graphs: Graphs, graph: str, out: Path, options: TritonOptions, copy: bool
+) -> WrittenModel:
+    manifest = bundle.manifest
+    name = served_name(manifest, graph)
     inputs, outputs = graph_of(bundle, graph)
-    found = graphs.engine(graph).outputs
+    actual = graphs.engine(graph).outputs
     config = model_config(
-        name, inputs, {key: found[key] for key in outputs}, stated.text_length, bundle.fingerprint, serving
+        name, inputs, {key: actual[key] for key in outputs}, manifest.text_length, bundle.fingerprint, options
     )
-    # Outside of the repository: Triton may be looking into it.
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.resolve().parent))
+    # Outside of the repository, which Triton may be polling.
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.resolve().parent))
     try:
-        sums, linked = {}, True
-        for source, target in _files(bundle, graph).items():
-            place = f"{VERSION}/{target}"
-            linked &= _put(bundle.folder / source, part / place, stated.files[source].sha256, copy)
-            sums[place] = stated.files[source]
+        entries, linked = {}, True
+        for source, target in _graph_files(bundle, graph).items():
+            path = f"{VERSION}/{target}"
+            entries[path] = manifest.files[source]
+            linked &= _link_or_copy(bundle.folder / source, folder / path, entries[path].sha256, copy)
         if "attention_mask" in inputs:
-            (part / "warmup").mkdir()
-            (part / "warmup" / ONES).write_bytes(np.ones(stated.text_length, "<i8").tobytes())
-        (part / SUMS_NAME).write_text("".join(f"{entry.sha256}  {place}\n" for place, entry in sorted(sums.items())))
-        (part / "config.pbtxt").write_text(
-            f"# {stated.name} {stated.version}, graph {graph}. Written by `vitascope triton`.\n{config}", "utf-8"
-        )
-        part.chmod(0o755)
-        _place(part, out / name)
+            (folder / "warmup").mkdir()
+            (folder / "warmup" / ONES_NAME).write_bytes(np.ones(manifest.text_length, "<i8").tobytes())
+        checksums = "".join(f"{entry.sha256}  {path}\n" for path, entry in sorted(entries.items()))
+        (folder / CHECKSUMS_NAME).write_text(checksums)
+        comment = f"# {manifest.name} {manifest.version}, graph {graph}. Written by `vitascope triton`.\n"
+        (folder / "config.pbtxt").write_text(comment + config, "utf-8")
+        folder.chmod(0o755)
+        swap_folder(folder, out / name)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return Written(graph, name, sum(entry.bytes for entry in sums.values()), linked)
+        shutil.rmtree(folder, ignore_errors=True)
+    return WrittenModel(graph, name, sum(entry.bytes for entry in entries.values()), linked)
 
 
-def _files(bundle: Bundle, graph: str) -> dict[str, str]:
-    """What a graph is made of: the bundle's file, and its name beside the graph, as the graph says it."""
+def _graph_files(bundle: Bundle, graph: str) -> dict[str, str]:
+    """Return {file of the bundle: path in the version folder} of a graph and its external weights."""
     name = bundle.manifest.graphs[graph]  # type: ignore[index]
     files = {name: GRAPH_NAME}
     for location in sorted(external_files(bundle.folder / name)):
-        inside = posixpath.normpath(location)
-        if inside.startswith("..") or inside == GRAPH_NAME:
+        path = posixpath.normpath(location)
+        if path.startswith("..") or path == GRAPH_NAME:
             raise BundleUnsupported(
                 f"{name}: reads weights from {location!r}; a file below its own folder was expected"
             )
-        files[posixpath.normpath(posixpath.join(posixpath.dirname(name), location))] = inside
+        files[posixpath.normpath(posixpath.join(posixpath.dirname(name), location))] = path
     return files
 
 
-def _put(source: Path, target: Path, sha256: str, copy: bool) -> bool:
-    """Link or copy a file; whether it was linked."""
+def _link_or_copy(source: Path, target: Path, sha256: str, copy: bool) -> bool:
+    """Return whether the file was hard-linked."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    real = source.resolve()
+    resolved = source.resolve()
     if not copy:
         try:
-            os.link(real, target)
+            os.link(resolved, target)
             return True
         except OSError as error:
-            if error.errno not in _UNLINKABLE:
+            if error.errno not in _LINK_ERRORS:
                 raise
-    shutil.copyfile(real, target)
+    shutil.copyfile(resolved, target)
     if file_sha256(target) != sha256:
-        raise StorageError(f"{target.name}: the copy has another SHA-256 than the bundle states; nothing was written")
+        raise StorageError(f"{target.name}: the SHA-256 of the copy differs from the manifest's; nothing was written")
     return False
 
 
-def _place(part: Path, target: Path) -> None:
-    """The folder ``part`` as ``target``, in place of what is there."""
-    if target.exists():
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=part.parent) as old:
-            target.rename(Path(old) / target.name)
-            part.rename(target)
+class _Enumerator(str):
+    """An enumerator's name, which the protobuf text format does not quote."""
+
+
+def model_config(
+    name: str,
+    inputs: Mapping[str, ArraySpec],
+    outputs: Mapping[str, ArraySpec],
+    text_length: int,
+    fingerprint: str,
+    options: TritonOptions,
+) -> str:
+    """Return config.pbtxt: how Triton loads, batches and warms up a graph (model_config.proto).
+
+    Args:
+        inputs: as stated in the manifest.
+        outputs: as stated in the graph, since Triton compares them.
+
+    Raises BundleUnsupported for an output without a batch axis.
+    """
+    parameters = {FINGERPRINT: fingerprint}
+    if options.threads:
+        parameters["intra_op_thread_count"] = str(options.threads)
+    if options.instances > 1:
+        parameters["share_session_between_instances"] = "true"  # one copy of the weights per device
+    return _text_format(
+        {
+            "name": name,
+            "backend": "onnxruntime",
+            "max_batch_size": options.max_batch,
+            "input": [_tensor(key, spec) for key, spec in inputs.items()],
+            "output": [_output(name, key, spec) for key, spec in outputs.items()],
+            "version_policy": {"specific": {"versions": VERSION}},
+            # A smaller preferred size would split waiting requests; a delay of 0 does not wait for a full batch.
+            "dynamic_batching": {"preferred_batch_size": options.max_batch, "max_queue_delay_microseconds": 0},
+            "instance_group": {"count": options.instances, "kind": _Enumerator(_INSTANCE_KINDS[options.device])},
+            "model_warmup": [
+                {
+                    "name": f"rows-{rows}",
+                    "batch_size": rows,
+                    "inputs": [
+                        {"key": key, "value": _warm_up_input(key, spec, text_length)} for key, spec in inputs.items()
+                    ],
+                }
+                for rows in sorted({1, options.max_batch})
+            ],
+            "response_cache": {"enable": False},
+            "parameters": [{"key": key, "value": {"string_value": value}} for key, value in parameters.items()],
+        }
+    )
+
+
+def _tensor(name: str, spec: ArraySpec) -> dict[str, Any]:
+    """Without the batch axis, which Triton adds."""
+    return {
+        "name": name,
+        "data_type": _Enumerator(_DATA_TYPES[spec.dtype]),
+        "dims": [-1 if size is None else size for size in spec.shape[1:]],
+    }
+
+
+def _output(model: str, name: str, spec: ArraySpec) -> dict[str, Any]:
+    if not spec.shape or spec.shape[0] is not None:
+        raise BundleUnsupported(
+            f"{model}: output {name!r} has the shape {spec.shape}; a free batch axis was expected, as Triton requires"
+        )
+    tensor = _tensor(name, spec)
+    # Triton does not support outputs with a batch axis only.
+    return tensor if tensor["dims"] else tensor | {"dims": [1], "reshape": {"shape": []}}
+
+
+def _warm_up_input(name: str, spec: ArraySpec, text_length: int) -> dict[str, Any]:
+    """One row: a text of full length, one clip, or a few short answers."""
+    if name in (ANSWER_IDS, ANSWER_MASK):
+        free_size = WARM_UP_ANSWERS
     else:
-        part.rename(target)
+        free_size = text_length if name in ("input_ids", "attention_mask") else 1
+    dims = [free_size if size is None else size for size in spec.shape[1:]]
+    content = {"input_data_file": ONES_NAME} if name == "attention_mask" else {"zero_data": True}
+    return {"data_type": _Enumerator(_DATA_TYPES[spec.dtype]), "dims": dims, **content}
+
+
+def _text_format(fields: Mapping[str, Any], indent: str = "") -> str:
+    """Protobuf text format; a list of messages is a repeated field."""
+    lines = []
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            lines.append(f"{indent}{name} {{\n{_text_format(value, indent + '  ')}{indent}}}\n")
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            lines += [_text_format({name: item}, indent) for item in value]
+        else:
+            lines.append(f"{indent}{name}: {_scalar(value)}\n")
+    return "".join(lines)
+
+
+def _scalar(value: str | int | bool | Sequence[int]) -> str:
+    # JSON and the text format agree on numbers, booleans, lists of numbers and strings.
+    return str(value) if isinstance(value, _Enumerator) else json.dumps(value)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from studies.frontier.latency import clip_call, milliseconds, text_call
+from model_export.optimize.speed import clip_call, measure_latency, text_call
 from training.data.other_streams import Sight, sight
 from training.data.packed import Packed
 from training.evaluation.captions import wrong_caption_accuracy
@@ -153,8 +153,8 @@ def _times(
         ]
         for name, one in opened.items()
     }
-    by_clip = milliseconds({name: clip_call(one.model, clips[name]) for name, one in opened.items()}, rounds)
-    by_text = milliseconds({name: text_call(one.model, texts) for name, one in opened.items()}, rounds)
+    by_clip = measure_latency({name: clip_call(one.model, clips[name]) for name, one in opened.items()}, rounds)
+    by_text = measure_latency({name: text_call(one.model, texts) for name, one in opened.items()}, rounds)
     return by_clip, by_text
 
 

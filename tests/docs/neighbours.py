@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from model_export.targets.triton import write_repository
-from model_export.targets.triton_config import Serving
+from model_export.targets.triton import TritonOptions, write_repository
 from tests.docs.reader import BUNDLE
 from tests.index.milvus_server import MilvusUnderTest
 from tests.vitascope.integrations.kserve import protocol_server
@@ -32,7 +31,7 @@ def neighbours(folder: Path, text: str) -> Iterator[dict[str, str]]:
             stack.callback(milvus.end)
             found[MILVUS] = milvus.url
         if TRITON in text:
-            write_repository(Bundle.open(BUNDLE), folder / "repository", Serving(device="cpu"))
+            write_repository(Bundle.open(BUNDLE), folder / "repository", TritonOptions(device="cpu"))
             found[TRITON] = stack.enter_context(protocol_server.serving(folder / "repository")).url
         yield found
 

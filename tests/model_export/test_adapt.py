@@ -62,9 +62,9 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def asked(folder: Path, start: Path, root: Path, **changes: Any) -> adaptation.Adaptation:
+def asked(folder: Path, start: Path, root: Path, **changes: Any) -> adaptation.AdaptOptions:
     options: dict[str, Any] = {"shortest": 4.0, "longest": 16.0, "steps": 40, "name": "mine"} | changes
-    return adaptation.Adaptation(folder, start, root / "mine", root / "work", **options)
+    return adaptation.AdaptOptions(folder, start, root / "mine", root / "work", **options)
 
 
 @dataclass(frozen=True)
@@ -119,14 +119,14 @@ def test_the_bundle_finds_the_users_sentences_better_than_the_start(adapted: Ada
     assert adapted.result["before"] == found_by_sentence(Model.open(adapted.start, threads=1), held_out)
     assert adapted.result["verdict"] == "better"
     assert after["mean rank"] < adapted.result["before"]["mean rank"]
-    assert adapted.result["clips"] == {"learned from": 16, "held out": 4, "of test videos, untouched": 0}
+    assert adapted.result["clips"] == {"train": 16, "held_out": 4, "unused": 0}
 
 
 def test_it_goes_on_where_it_was_interrupted(adapted: Adapted) -> None:
     assert "training: 40 steps" in adapted.first
-    assert "packed before: 16 clips to learn from" in adapted.second
-    assert "training: goes on at step 25 of 40" in adapted.second
-    assert not any(line.startswith(("packed 16", "measuring the start")) for line in adapted.second)
+    assert "train: 16 clips, packed before" in adapted.second
+    assert "training: resuming at step 25 of 40" in adapted.second
+    assert not any(line.startswith(("train: packed", "measuring the initial")) for line in adapted.second)
     rows = [json.loads(line) for line in (adapted.root / "work" / "run" / "log.jsonl").open()]
     assert [row["step"] for row in rows] == list(range(40))
 
@@ -142,7 +142,7 @@ def test_done_once_more_it_does_nothing_again(adapted: Adapted, tmp_path: Path) 
     root, said = adapted.copied(tmp_path), []  # type: ignore[var-annotated]
     written = as_written(root / "mine" / "manifest.json")
     again = adaptation.adapt(asked(adapted.talks, adapted.start, root), said.append)
-    assert {"trained before: 40 steps", f"exported before: {root / 'mine'}"} < set(said)
+    assert {"training: finished before, 40 steps", f"{root / 'mine'}: exported before"} < set(said)
     assert as_written(root / "mine" / "manifest.json") == written
     moved = {"bundle": str(root / "mine"), "work": str(root / "work")}
     assert again == adapted.result | moved
@@ -185,10 +185,10 @@ def test_of_few_held_out_clips_the_calibration_is_that_of_the_start(adapted: Ada
     assert kept == Bundle.open(adapted.start).manifest.calibration
     assert kept.match_scale != 1.0
     assert (
-        "that of the start: 4 held-out clips are too few to fit it, 50 were expected" in adapted.result["calibration"]
+        "the initial model's: 4 held-out clips are too few to fit it, 50 were expected" in adapted.result["calibration"]
     )
     card = (adapted.root / "mine" / "MODEL_CARD.md").read_text()
-    assert "calibrated as those of the model before this one" in card
+    assert "calibration of match and fused probabilities is that of the initial model" in card
 
 
 def test_of_enough_held_out_clips_it_is_fitted(
@@ -196,10 +196,10 @@ def test_of_enough_held_out_clips_it_is_fitted(
 ) -> None:
     root = adapted.copied(tmp_path)
     shutil.rmtree(root / "mine")  # so that it is exported again
-    monkeypatch.setattr(adaptation, "FIT_FROM", 4)
+    monkeypatch.setattr(adaptation, "MIN_CAPTIONED", 4)
     monkeypatch.setattr(export, "export_graphs", lambda _: adapted.graphs)
     result = adaptation.adapt(asked(adapted.talks, adapted.start, root), lambda _: None)
-    assert result["calibration"] == "fitted on 4 held-out clips; that of answers is the start's"
+    assert result["calibration"] == "fitted on 4 held-out clips; answers keep the initial model's"
     fitted, start = (Bundle.open(folder).manifest.calibration for folder in (root / "mine", adapted.start))
     assert fitted.match_scale != start.match_scale
     assert fitted.answer_temperature == start.answer_temperature != 1.0
@@ -225,7 +225,7 @@ def test_weights_are_stored_larger_where_smaller_ones_would_find_other_clips(
     monkeypatch.setattr(export, "export_graphs", lambda _: adapted.graphs)
     result = adaptation.adapt(asked(adapted.talks, adapted.start, root), said.append)
     assert result["precision"] == Bundle.open(root / "mine").manifest.precision == "float16-weights"
-    assert any(line.startswith("weights are stored larger than as int8-weights: own: t2v R@1") for line in said)
+    assert any(line.startswith("int8-weights fails the parity check") and "own: t2v R@1" in line for line in said)
 
 
 # As a person or a script calls it.
@@ -256,12 +256,12 @@ def test_a_worse_model_is_called_worse_and_stays(
     monkeypatch.setattr(adaptation, "found_by_sentence", lambda *_: next(measured))
     assert call(adapted, root) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["of", "4", "held-out", "sentences", "find", "their", "clip", "before", "after"] in lines
+    assert ["retrieval", "of", "4", "held-out", "captions", "before", "after"] in lines
     assert ["first", "3", "1"] in lines
     assert ["mean", "rank", "1.25", "2.5"] in lines
     (said,) = [" ".join(line) for line in lines if line[0] == "WORSE:"]
-    assert "3 sentences found their clip first, now 1 do" in said
-    assert "The bundle is kept" in said
+    assert "3 captions found their clip first before, 1 after" in said
+    assert "The bundle was written anyway" in said
     assert Bundle.open(root / "mine").manifest.name == "mine"
     assert call(adapted, root, "--json") == 0
     printed = json.loads(capsys.readouterr().out)
@@ -285,13 +285,13 @@ def test_scripts_get_nothing_but_json_on_standard_output(
         (["{start}"], "no video in it"),
         (["{talks}", "--shortest", "9"], "too few clips to learn from: 6 with 6 different sentences; at least 16"),
         (["{talks}", "--out", "{talks}"], "is not a bundle; a new folder or a bundle was expected"),
-        (["{talks}", "--out", "{start}"], "is the start itself"),
+        (["{talks}", "--out", "{start}"], "is the source itself"),
         (["{talks}", "--out", "{root}/My videos"], "name: 'My videos'"),
         (["{talks}", "--start-from", "{talks}"], "is neither a bundle nor a checkpoint"),
-        (["{talks}", "--work", "{talks}"], "holds something else"),
-        (["{talks}", "--max-skipped", "1.5"], "max-skipped: 1.5; a share from 0 to 1 was expected"),
+        (["{talks}", "--work", "{talks}"], "contains other files"),
+        (["{talks}", "--max-skipped", "1.5"], "max-skipped: 1.5; a fraction from 0 to 1 was expected"),
         (["{talks}", "--steps", "0"], "steps: 0; at least 1 was expected"),
-        (["{talks}", "--work", "{work}", "--seed", "1"], "holds an adaptation with another --steps and another --seed"),
+        (["{talks}", "--work", "{work}", "--seed", "1"], "belongs to an adaptation with different --steps, --seed"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_done(
@@ -332,7 +332,7 @@ def test_a_checkpoint_of_soho_learns_its_masked_visual_tokens_too(
     wanted = asked(adapted.talks, start, tmp_path, steps=2, data=folders[1])
 
     def no_further(*_: Any, **options: Any) -> Path:
-        assert options["before"].calibration is None
+        assert options["initial"].calibration is None
         raise KeyboardInterrupt
 
     monkeypatch.setattr(adaptation, "export_checkpoint", no_further)

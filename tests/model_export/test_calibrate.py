@@ -9,7 +9,7 @@ from types import MappingProxyType
 import numpy as np
 
 from model_export.calibrate import calibrate
-from model_export.parity.recall import Embedded
+from model_export.parity.checks import Embedded
 from training.data.example import Example, Question
 from training.data.packed import Packed
 from training.evaluation.calibration import match_calibration_error, validation_pairs

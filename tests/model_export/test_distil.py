@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model_export.optimize import distil as distillation
-from model_export.optimize.distil import Distillation, distilled
+from model_export.optimize.distil import DistilOptions, distil_bundle
 from tests.small_bundle import make_small_bundle
 from tests.training.data.corpus_files import movie
 from tests.training.distillation.small_student import EYES, small_recipe
@@ -47,11 +47,11 @@ def test_a_student_of_unlabelled_films_goes_on_where_it_was_stopped(
     teacher = make_small_bundle(tmp_path / "teacher")
     films = write_films(tmp_path / "films")
     (tmp_path / "mine.toml").write_text(TOML)
-    command = ["distil", str(teacher), "--videos", str(films), "--clip-seconds", "0.5", "--begin", "scratch"]
+    command = ["distil", str(teacher), "--videos", str(films), "--clip-seconds", "0.5", "--init-from", "scratch"]
     command += ["--student", str(tmp_path / "mine.toml"), "--out", str(tmp_path / "student"), "--json"]
     command += ["--work", str(tmp_path / "work")]
     assert main([*command, "--max-skipped", "nan"]) == 2
-    assert "max-skipped: nan; a share from 0 to 1 was expected" in capsys.readouterr().err
+    assert "max-skipped: nan; a fraction from 0 to 1 was expected" in capsys.readouterr().err
     assert main([*command, "--stop-after", "25"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 25
     assert not (tmp_path / "student").exists()
@@ -82,7 +82,7 @@ def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
     said: list[str] = []
-    wanted = Distillation(
+    wanted = DistilOptions(
         teacher=bundles["float32"],
         recipe=small_recipe(eyes={**EYES, "hybrid_width": 32}, steps=2, learning_rate=1e-6),
         out=tmp_path / "student",
@@ -90,10 +90,10 @@ def test_a_student_begins_with_its_teachers_weights_where_they_are_known(
         name="student",
         data=folders[1],
     )
-    result = distilled(wanted, said.append)
-    assert result["begin"] == "teacher"
+    result = distil_bundle(wanted, said.append)
+    assert result["init_from"] == "teacher"
     assert result["measured"]["squares"]["cosine"] > 0.99  # it has all that its teacher has
-    assert any("begins with its teacher's weights" in line for line in said)
+    assert any("initial weights: teacher" in line for line in said)
     manifest = Bundle.open(tmp_path / "student").manifest
     assert manifest.training_data == Bundle.open(bundles["float32"]).manifest.training_data
     assert {"retrieval", "matching", "answering"} == set(manifest.tasks)
@@ -127,14 +127,14 @@ def test_a_variant_with_less_to_compute_is_measured_beside_its_bundle(
 def test_a_distillation_that_was_killed_keeps_what_the_teacher_said(
     bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = Distillation(
+    wanted = DistilOptions(
         teacher=bundles["float32"],
         recipe=small_recipe(),
         out=tmp_path / "student",
         work=tmp_path / "work",
         name="student",
         data=folders[1],
-        begin="scratch",
+        init_from="scratch",
     )
 
     def killed(*args: Any, **options: Any) -> Path:
@@ -144,9 +144,9 @@ def test_a_distillation_that_was_killed_keeps_what_the_teacher_said(
     with monkeypatch.context() as patch:
         patch.setattr(distillation, "distil", killed)
         with pytest.raises(KeyboardInterrupt):
-            distilled(wanted, lambda _: None)
+            distil_bundle(wanted, lambda _: None)
     said = json.loads((tmp_path / "work" / "teacher" / "squares" / "train" / "done.json").read_text())
     assert said["done"] == said["count"]
-    assert distilled(wanted, lambda _: None)["steps"] == 4
+    assert distil_bundle(wanted, lambda _: None)["steps"] == 4
     rows = [json.loads(line) for line in (tmp_path / "work" / "run" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(4))

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from model_export import export
-from model_export.export import export_checkpoint, restate_bundle
+from model_export.export import export_checkpoint, update_metrics
 from model_export.graphs import export_graph, graph_specs, random_streams, random_tokens
 from model_export.parity import checks
 from model_export.parity.checks import Case, ParityError, ParityReport, run_torch
@@ -217,7 +217,7 @@ def test_manifest_card_and_notices_state_origin_and_terms(bundles: dict[str, Pat
     assert "NOTICE.md" in bundle.manifest.files
     assert bundle.answers == ANSWERS
     assert bundle.manifest.training_data == ["squares: CC0-1.0"]
-    for text in ("## What it is not for", "made in the test", "CC0-1.0", "Nothing was measured", "vitascope train"):
+    for text in ("## Out of scope", "made in the test", "CC0-1.0", "Nothing was measured", "vitascope train"):
         assert text in card
     assert "made in the test" in notice
     assert "CC0-1.0" in notice
@@ -230,7 +230,7 @@ def test_numbers_of_an_evaluation_go_into_card_and_manifest_alone(bundles: dict[
     metrics.write_text(json.dumps(numbers))
     before = Bundle.open(bundles["float16-weights"])
     copy = shutil.copytree(before.folder, tmp_path / "bundle")
-    after = Bundle.open(restate_bundle(copy, metrics))
+    after = Bundle.open(update_metrics(copy, metrics))
     assert after.fingerprint == before.fingerprint
     assert after.manifest.metrics == {"scenes t2v R@1": 61.5, "scenes exact": 86.0}
     card = (after.folder / "MODEL_CARD.md").read_text()
@@ -243,7 +243,7 @@ def test_metrics_that_are_not_numbers_are_refused_by_name(bundles: dict[str, Pat
     metrics = tmp_path / "metrics.json"
     metrics.write_text('{"scenes": {"t2v R@1": "good"}}')
     with pytest.raises(InvalidInput, match=r"scenes: \{corpus: \{metric: number\}\} was expected"):
-        restate_bundle(bundles["float32"], metrics)
+        update_metrics(bundles["float32"], metrics)
 
 
 @only_by_chaos

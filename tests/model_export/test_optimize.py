@@ -14,7 +14,7 @@ import pytest
 
 from model_export import calibrate
 from model_export.optimize import quantize, search
-from model_export.optimize.report import variant_of
+from model_export.optimize.report import read_variant
 from model_export.optimize.speed import Effort
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
@@ -47,8 +47,8 @@ def optimized(
     faster = {"as stored": 1.0, "fused": 1.5, "float16": 2.0, "int8": 3.0}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         _quick(patch)
-        patch.setattr(search._Search, "speedup", lambda _, option, stored=None: faster[option.way])
-        patch.setattr(calibrate, "FIT_FROM", 4)
+        patch.setattr(search._Search, "speedup", lambda _, option, stored=None: faster[option.kind])
+        patch.setattr(calibrate, "MIN_CAPTIONED", 4)
         assert _optimize(source, out, folders[1]) == 0
     return source, out, json.loads(printed.getvalue())
 
@@ -64,7 +64,7 @@ def test_variant_is_a_measured_bundle_of_its_own(optimized: tuple[Path, Path, di
     assert printed["fingerprint"] == after.fingerprint != before.fingerprint
     assert after.manifest.name == "mine-int8"
     assert after.manifest.metrics == {}, "those of the other bundle do not hold"
-    variant = variant_of(after.manifest)
+    variant = read_variant(after.manifest)
     assert variant is not None
     assert variant.fingerprint == before.fingerprint
     assert {way.graph for way in variant.ways if way.chosen} == set(before.manifest.graphs)
@@ -142,11 +142,11 @@ def test_what_int8_breaks_stays_in_float32(
     monkeypatch.setattr(
         search._Search,
         "speedup",
-        lambda _, option, stored=None: 2.0 if option.way == "int8" and not option.in_float32 else 1.0,
+        lambda _, candidate, stored=None: 2.0 if candidate.kind == "int8" and not candidate.float_nodes else 1.0,
     )
     out = tmp_path / "variant"
     assert _optimize(make_small_bundle(tmp_path / "small"), out, folders[1], "recall=0") == 0
-    variant = variant_of(Bundle.open(out).manifest)
+    variant = read_variant(Bundle.open(out).manifest)
     assert variant is not None
     assert variant.lost <= 0
     tried = [way for way in variant.ways if (way.graph, way.way) == ("video", "int8")]
@@ -165,7 +165,7 @@ def test_export_within_a_budget_is_one_command(
     shown = capsys.readouterr().out
     assert "as stored" in shown
     assert "points, 20 allowed" in shown
-    variant = variant_of(Bundle.open(out).manifest)
+    variant = read_variant(Bundle.open(out).manifest)
     assert variant is not None
     assert variant.name == "fast 1.0.0"
     assert [path.name for path in tmp_path.iterdir()] == ["fast"]

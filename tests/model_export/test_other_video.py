@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from model_export import calibrate
 from model_export.graphs import VideoGraph
 from model_export.optimize import replace_video
-from model_export.optimize.replace_video import OtherVideo, export_other_video
+from model_export.optimize.replace_video import VideoReplacement, export_with_video
 from model_export.parity.checks import ParityError
-from model_export.parity.variants import named
+from model_export.parity.variants import SourceBundle
 from tests.small_bundle import make_small_bundle
 from training.data.packed import open_packed
 from training.distillation.teacher import Taught, taught
@@ -44,7 +44,7 @@ def held_out(bundles: dict[str, Path], folders: tuple[Path, Path], tmp_path: Pat
     return {"squares": taught(Model.open(bundles["int8-weights"], threads=1), packed, tmp_path / "said")}
 
 
-def other(model: HdVila, **changes: Any) -> OtherVideo:
+def other(model: HdVila, **changes: Any) -> VideoReplacement:
     fields: dict[str, Any] = {
         "module": VideoGraph(model),
         "streams": model.cfg.streams(),
@@ -52,10 +52,10 @@ def other(model: HdVila, **changes: Any) -> OtherVideo:
         "version": "2.0.0",
         "precision": "float32",
         "extra": {"variant_of": {"name": "small"}},
-        "about": ["Made in the test."],
+        "description": ["Made in the test."],
         "seed": 1,
     }
-    return OtherVideo(**fields | changes)
+    return VideoReplacement(**fields | changes)
 
 
 def test_the_other_graphs_are_the_bundles_own(
@@ -63,7 +63,7 @@ def test_the_other_graphs_are_the_bundles_own(
 ) -> None:
     """The bundle stores int8 weights; only its video graph is replaced, by one of float32."""
     before = Bundle.open(bundles["int8-weights"])
-    measured, precision, clip_ms = export_other_video(before, other(model), tmp_path / "other", held_out=held_out)
+    measured, precision, clip_ms = export_with_video(before, other(model), tmp_path / "other", held_out=held_out)
     after = Model.open(tmp_path / "other", threads=1)
     stated = after.bundle.manifest
     assert precision == "float32"
@@ -110,8 +110,8 @@ def test_of_enough_held_out_clips_probabilities_are_calibrated_anew(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(calibrate, "FIT_FROM", 4)
-    export_other_video(Bundle.open(bundles["int8-weights"]), other(model), tmp_path / "many", held_out=held_out)
+    monkeypatch.setattr(calibrate, "MIN_CAPTIONED", 4)
+    export_with_video(Bundle.open(bundles["int8-weights"]), other(model), tmp_path / "many", held_out=held_out)
     facts = Bundle.open(tmp_path / "many").manifest.extra["calibration"]
     assert facts["match error after"] <= facts["match error kept"]
     assert "Probabilities (match and fused) are fitted on" in (tmp_path / "many" / "MODEL_CARD.md").read_text()
@@ -135,19 +135,23 @@ def test_a_graph_that_gives_something_else_is_not_written(
     said: list[str] = []
     wrong = other(model, module=Otherwise(VideoGraph(model)), precision="float16-weights")
     with pytest.raises(ParityError, match="output 'vector' on random inputs at float32"):
-        export_other_video(Bundle.open(bundles["float32"]), wrong, tmp_path / "other", say=said.append)
+        export_with_video(Bundle.open(bundles["float32"]), wrong, tmp_path / "other", log=said.append)
     assert not (tmp_path / "other").exists()
-    assert any("stored larger than as float16-weights" in line for line in said)
+    assert any(line.startswith("float16-weights fails the parity check") for line in said)
 
 
 def test_a_bundle_is_not_replaced_by_what_is_made_of_it(bundles: dict[str, Path], model: HdVila) -> None:
-    with pytest.raises(InvalidInput, match="is the bundle that this one is made of"):
-        export_other_video(Bundle.open(bundles["float32"]), other(model), bundles["float32"])
+    with pytest.raises(InvalidInput, match="is the source itself"):
+        export_with_video(Bundle.open(bundles["float32"]), other(model), bundles["float32"])
 
 
 def test_a_bundle_is_named_so_that_it_is_found_again(bundles: dict[str, Path]) -> None:
     bundle = Bundle.open(bundles["float32"])
-    assert named(bundle).model_dump() == {"name": "float32", "version": "1.0.0", "fingerprint": bundle.fingerprint}
+    assert SourceBundle.from_bundle(bundle).model_dump() == {
+        "name": "float32",
+        "version": "1.0.0",
+        "fingerprint": bundle.fingerprint,
+    }
 
 
 @pytest.mark.parametrize(
@@ -158,11 +162,11 @@ def test_a_bundle_is_named_so_that_it_is_found_again(bundles: dict[str, Path]) -
         ("reduce {bundle} --frames 9 --out {out}", "frames: 9; 2 to 2 were expected"),
         ("reduce {bundle} --tokens 2 --out {out} --data {data} --corpus none", r"corpus: ['none'] with a split 'val'"),
         ("distil {small} --out {out} --student huge", "student: 'huge'"),
-        ("distil {small} --out {small}", "is the teacher itself"),
-        ("distil {small} --out {out} --data {data} --videos {data}", "data, videos: one of them was expected"),
+        ("distil {small} --out {small}", "is the source itself"),
+        ("distil {small} --out {out} --data {data} --videos {data}", "data, videos: exactly one was expected"),
         ("distil {small} --out {out} --data {out}", "no corpus in"),
         ("distil {small} --out {out} --data {data} --corpus none", "corpus: ['none'] have no split 'train'"),
-        ("distil {small} --out {out} --data {data} --begin teacher", "no provenance with config and sources"),
+        ("distil {small} --out {out} --data {data} --init-from teacher", "no provenance with config and sources"),
         ("distil {small} --out {out} --videos {out}", "no such folder"),
         ("distil {small} --out {out} --data {data} --steps 0", "steps: 0; at least 1 was expected"),
         ("distil {small} --out {out} --data {data} --limit 0", "limit: 0; at least 1 was expected"),

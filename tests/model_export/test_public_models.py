@@ -61,7 +61,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
         def make(folder: Path) -> None:
             said = list[str]()
             source = MAKERS[family](folder / "source")
-            export_public(Found(source, "them/small"), folder / "bundle", seed=1, frames=4, say=said.append)
+            export_public(Found(source, "them/small"), folder / "bundle", seed=1, frames=4, log=said.append)
             (folder / "said.json").write_text(json.dumps(said))
 
         folder = made_once(tmp_path_factory, f"public-{family}", make)

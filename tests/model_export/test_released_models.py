@@ -371,7 +371,7 @@ def test_a_released_checkpoint_is_exported_and_served(
     folder = write_folder(name, tmp_path / "source")
     (folder / "answers.json").write_text(json.dumps(ANSWERS))
     said: list[str] = []
-    export_public(Found(folder, "them/released"), tmp_path / "bundle", seed=1, say=said.append)
+    export_public(Found(folder, "them/released"), tmp_path / "bundle", seed=1, log=said.append)
     runtime = Model.open(tmp_path / "bundle")
     chosen = runtime.bundle.manifest.extra["public_model"]["chosen"]
     assert [f"chosen: {note}" for note in chosen] == [line for line in said if line.startswith("chosen: ")]

@@ -12,11 +12,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import gpu
-from model_export.flops import flops
 from model_export.parity.checks import ParityError
 from model_export.targets import tensorrt
 from model_export.targets.tensorrt import make_variant
-from model_export.targets.tensorrt_operators import unreadable
+from model_export.targets.tensorrt_graphs import unsupported
 from tests.chaos import is_chaos
 from tests.small_bundle import make_small_bundle
 from tests.vitascope.integrations.tensorrt.conftest import install
@@ -25,7 +24,7 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main
 from vitascope.engines.onnx_runtime import Array, OnnxRuntimeEngine
 from vitascope.errors import InvalidInput
-from vitascope.integrations.tensorrt.onnx_rewrites import readable
+from vitascope.integrations.tensorrt.onnx_rewrites import prepare_for_tensorrt
 from vitascope.model import Model
 
 DEFAULT = Path(__file__).parents[2] / "bundles" / "hd-vila-tiny"
@@ -35,10 +34,10 @@ DEFAULT = Path(__file__).parents[2] / "bundles" / "hd-vila-tiny"
 def test_tensorrt_reads_the_default_bundle(graph: str) -> None:
     """By the table that its makers publish; as the graphs are stored it would not."""
     path = DEFAULT / f"{graph}.onnx"
-    stored = " ".join(unreadable(onnx.load(path, load_external_data=False)))
-    assert "INT8; FP32, FP16, BF16, INT32, INT64, BOOL, UINT8 are read" in stored
+    stored = " ".join(unsupported(onnx.load(path, load_external_data=False)))
+    assert "INT8; FP32, FP16, BF16, INT32, INT64, BOOL, UINT8 are supported" in stored
     assert ("UINT8; FP32" in stored) == (graph == "video")
-    assert unreadable(readable(path)) == []
+    assert unsupported(prepare_for_tensorrt(path)) == []
 
 
 def test_the_table_bites() -> None:
@@ -47,13 +46,13 @@ def test_the_table_bites() -> None:
         out = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None)
         graph = helper.make_graph([node], "g", values, [out], list(more))
         opsets = [helper.make_opsetid("", opset), helper.make_opsetid("mine", 1)]
-        return "; ".join(unreadable(helper.make_model(graph, opset_imports=opsets)))
+        return "; ".join(unsupported(helper.make_model(graph, opset_imports=opsets)))
 
     assert problems(helper.make_node("Add", ["a", "b"], ["y"], "n")) == ""
     assert problems(helper.make_node("Add", ["a", "b"], ["y"], "n"), TensorProto.INT8).startswith("Add n: INT8; FP32")
-    assert "the operator is not read" in problems(helper.make_node("Det", ["a"], ["y"], "n"))
-    assert "the operator is not read" in problems(helper.make_node("Add", ["a", "b"], ["y"], "n", domain="mine"))
-    assert "opset 25; 9 to 24 are read" in problems(helper.make_node("Add", ["a", "b"], ["y"]), opset=25)
+    assert "the operator is not supported" in problems(helper.make_node("Det", ["a"], ["y"], "n"))
+    assert "the operator is not supported" in problems(helper.make_node("Add", ["a", "b"], ["y"], "n", domain="mine"))
+    assert "opset 25; 9 to 24 are supported" in problems(helper.make_node("Add", ["a", "b"], ["y"]), opset=25)
     assert "axes are computed" in problems(helper.make_node("ReduceMean", ["a", "b"], ["y"]))
     cubic = helper.make_node("Resize", ["a", "", "", "b"], ["y"], mode="cubic")
     assert "mode b'cubic'" in problems(cubic)
@@ -71,8 +70,8 @@ def test_what_tensorrt_reads_computes_the_same(bundles: dict[str, Path], tmp_pat
     """Weights in int8, a table of embeddings among them, and in float16."""
     bundle = Bundle.open(bundles["int8-weights"])
     for graph, file in bundle.manifest.graphs.items():
-        model = readable(bundle.folder / file)
-        assert unreadable(model) == []
+        model = prepare_for_tensorrt(bundle.folder / file)
+        assert unsupported(model) == []
         onnx.save_model(model, tmp_path / file)
         inputs = inputs_of(bundle, graph)
         wanted = OnnxRuntimeEngine(bundle.folder / file, 1, "cpu").run(inputs)
@@ -131,11 +130,11 @@ def test_an_int8_variant_is_calibrated_on_real_clips(
 ) -> None:
     """A graph that would lose too much is float16; and TensorRT's engine runs each as the graph says."""
     folder = small_bundle if source == "small" else request.getfixturevalue("bundles")["float32"]
-    monkeypatch.setattr(tensorrt, "CALIBRATING", 3)
-    monkeypatch.setattr(tensorrt, "LEAST_COSINE", {"float16": 0.999, "int8": 0.9})
-    monkeypatch.setattr(tensorrt, "PROBABILITY_LOST", {"float16": 0.0125, "int8": -1.0})
+    monkeypatch.setattr(tensorrt, "CALIBRATION_EXAMPLES", 3)
+    monkeypatch.setattr(tensorrt, "MIN_COSINE", {"float16": 0.999, "int8": 0.9})
+    monkeypatch.setattr(tensorrt, "MAX_PROBABILITY_DIFFERENCE", {"float16": 0.0125, "int8": -1.0})
     said: list[str] = []
-    types = make_variant(folder, tmp_path / "int8", "int8", data=folders[1], name="mine", seed=1, say=said.append)
+    types = make_variant(folder, tmp_path / "int8", "int8", data=folders[1], name="mine", seed=1, log=said.append)
     assert types["match"] == "float16"
     assert "match: output 'match_logit' in int8 is off by a probability" in " ".join(said)
     assert types["video"] == "int8"
@@ -162,11 +161,13 @@ def test_a_variant_that_cannot_be_made_leaves_nothing(
 ) -> None:
     with pytest.raises(InvalidInput, match="int8 needs real clips and captions"):
         make_variant(small_bundle, tmp_path / "out", "int8")
-    monkeypatch.setattr(tensorrt, "LEAST_COSINE", {"float16": 1.1})
+    monkeypatch.setattr(tensorrt, "MIN_COSINE", {"float16": 1.1})
     with pytest.raises(ParityError, match=r"in float16 has a cosine of .*; at least 1.1 was expected"):
         make_variant(small_bundle, tmp_path / "out", "float16", seed=1)
-    monkeypatch.setattr(tensorrt, "unreadable", lambda model: ["Det n: the operator is not read"])
-    with pytest.raises(InvalidInput, match=r"TensorRT does not read it .*10\.15\): Det n: the operator is not read"):
+    monkeypatch.setattr(tensorrt, "unsupported", lambda model: ["Det n: the operator is not supported"])
+    with pytest.raises(
+        InvalidInput, match=r"TensorRT does not support it .*: Det n: the operator is not supported"
+    ):
         make_variant(small_bundle, tmp_path / "out", "float16", seed=1)
     assert not list(tmp_path.iterdir())
 
@@ -213,7 +214,7 @@ def test_multiplications_and_additions_are_counted() -> None:
     graph = helper.make_graph(nodes, "g", values, outs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     inputs = {"a": np.ones((5, 3), np.float32), "p": np.ones((1, 4, 4, 4), np.float32)}
-    assert flops(model, inputs) == 2 * 5 * 3 * 4 + 2 * 5 * 4 * 2 + 2 * (6 * 3 * 3) * (2 * 2 * 2)
+    assert gpu.count_flops(model, inputs) == 2 * 5 * 3 * 4 + 2 * 5 * 4 * 2 + 2 * (6 * 3 * 3) * (2 * 2 * 2)
 
 
 def test_the_check_of_a_gpu_machine_runs_on_a_cpu(small_bundle: Path) -> None:

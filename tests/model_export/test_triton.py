@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 
-from model_export.targets.triton import write_repository
-from model_export.targets.triton_config import Serving
+from model_export.targets.triton import TritonOptions, write_repository
 from tests.small_bundle import TEXT_LENGTH, make_small_bundle, write_manifest
 from vitascope.bundle.bundle import Bundle
 from vitascope.cli.main import main
@@ -83,7 +82,7 @@ def folder_of(out: Path, graph: str) -> Path:
 
 def test_a_config_states_what_triton_needs_and_compares(small_bundle: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(small_bundle)
-    write_repository(bundle, tmp_path / "models", Serving(max_batch=8, device="gpu", instances=2))
+    write_repository(bundle, tmp_path / "models", TritonOptions(max_batch=8, device="gpu", instances=2))
     configs = read(tmp_path / "models")
     assert set(configs) == {"text", "video", "match", "answer"}
     for graph, config in configs.items():
@@ -117,7 +116,7 @@ def test_the_warming_inputs_fit_the_graphs(reads_answers: bool, small_bundle: Pa
     bundle = small_bundle
     if reads_answers:
         bundle = make_small_bundle(tmp_path / "bundle", tasks=["answering"], reads_answers=True)
-    write_repository(Bundle.open(bundle), tmp_path / "models", Serving(max_batch=2))
+    write_repository(Bundle.open(bundle), tmp_path / "models", TritonOptions(max_batch=2))
     numpy_types = {2: np.uint8, 3: np.int64, 5: np.float32}
     for graph, config in read(tmp_path / "models").items():
         folder = folder_of(tmp_path / "models", graph)
@@ -138,7 +137,7 @@ def test_the_warming_inputs_fit_the_graphs(reads_answers: bool, small_bundle: Pa
 @pytest.mark.parametrize("copy", [False, True])
 def test_files_are_shared_or_copied_and_their_sums_are_right(copy: bool, tmp_path: Path) -> None:
     bundle = Bundle.open(make_small_bundle(tmp_path / "bundle", external_data=True))
-    written = write_repository(bundle, tmp_path / "models", Serving(), copy=copy)
+    written = write_repository(bundle, tmp_path / "models", TritonOptions(), copy=copy)
     assert [one.linked for one in written] == [not copy] * 4
     for graph in ("text", "video"):  # these share their weights
         folder = folder_of(tmp_path / "models", graph)
@@ -152,11 +151,11 @@ def test_files_are_shared_or_copied_and_their_sums_are_right(copy: bool, tmp_pat
 
 def test_writing_again_replaces_and_leaves_others(tmp_path: Path) -> None:
     first, second = (Bundle.open(make_small_bundle(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
-    write_repository(first, tmp_path / "models", Serving(max_batch=8))
-    write_repository(second, tmp_path / "models", Serving(max_batch=8))
+    write_repository(first, tmp_path / "models", TritonOptions(max_batch=8))
+    write_repository(second, tmp_path / "models", TritonOptions(max_batch=8))
     (folder_of(tmp_path / "models", "text") / "1" / "old").touch()
-    write_repository(first, tmp_path / "models", Serving(max_batch=16))
-    write_repository(second, tmp_path / "models", Serving(max_batch=4))
+    write_repository(first, tmp_path / "models", TritonOptions(max_batch=16))
+    write_repository(second, tmp_path / "models", TritonOptions(max_batch=4))
     folders = list((tmp_path / "models").iterdir())
     assert len(folders) == 8
     sizes = {folder.name[: -len("-text")]: f"{folder}" for folder in folders if folder.name.endswith("-text")}
@@ -176,8 +175,8 @@ def test_what_triton_cannot_serve_is_refused(tmp_path: Path) -> None:
     graph.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(graph, folder / "text.onnx")
     write_manifest(folder, json.loads((folder / "manifest.json").read_text()))
-    with pytest.raises(BundleUnsupported, match=r"-text: output 'vector' .*\(1, 16\).*number of rows"):
-        write_repository(Bundle.open(folder), tmp_path / "models", Serving())
+    with pytest.raises(BundleUnsupported, match=r"-text: output 'vector' .*\(1, 16\).*free batch axis"):
+        write_repository(Bundle.open(folder), tmp_path / "models", TritonOptions())
     assert not [path for path in tmp_path.rglob("config.pbtxt") if "-text" in str(path)]
 
 
@@ -192,7 +191,7 @@ def test_the_command_says_what_it_wrote(small_bundle: Path, tmp_path: Path, caps
         (["--out", str(small_bundle / "text.onnx")], "out: "),
         ([], "out: missing"),
         (["--out", str(out), "--max-batch", "0"], "max_batch: 0"),
-        (["--check", "onnxruntime"], "engine: 'onnxruntime' is no server"),
+        (["--check", "onnxruntime"], "engine: 'onnxruntime' is not a server"),
     ):
         assert main(["triton", str(small_bundle), *asked]) == 2
         assert wrong in capsys.readouterr().err
@@ -200,4 +199,4 @@ def test_the_command_says_what_it_wrote(small_bundle: Path, tmp_path: Path, caps
 
 def test_more_instances_than_none() -> None:
     with pytest.raises(InvalidInput, match="instances: 0; at least 1"):
-        Serving(instances=0)
+        TritonOptions(instances=0)

@@ -12,13 +12,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_export.graphs import Arrays, random_streams, random_tokens
-from model_export.optimize.calibration_ranges import measured_ranges
-from model_export.optimize.candidates import fewer_in_int8, float16_graph, prepared
-from model_export.optimize.fold import folded
-from model_export.optimize.fusion import fused
-from model_export.optimize.quantize import convolutions, measured_tensors, products, quantized
-from model_export.optimize.running import engine_of
-from model_export.optimize.sensitivity import damage
+from model_export.onnx_graph import fold_constants
+from model_export.optimize.candidates import (
+    calibration_ranges,
+    int8_node_sets,
+    open_engine,
+    prepare_for_int8,
+    sensitivity,
+    to_float16,
+)
+from model_export.optimize.fusion import fuse
+from model_export.optimize.quantize import convolutions, matrix_products, quantize_nodes, range_tensors
 from tests.model_export.conftest import CONFIG
 
 
@@ -48,21 +52,21 @@ def _loaded_operators(model: onnx.ModelProto, folder: Path) -> Counter[str]:
 @pytest.mark.parametrize(("graph", "attentions"), [("text", 1), ("video", 2), ("match", 2), ("answer", 2)])
 def test_fused_graph_gives_the_same_in_fewer_steps(bundles: dict[str, Path], graph: str, attentions: int) -> None:
     """Padded rows among them: the mask of each row is its own."""
-    whole = folded(bundles["int8-weights"] / f"{graph}.onnx")
-    quick = fused(whole)
+    whole = fold_constants(bundles["int8-weights"] / f"{graph}.onnx")
+    quick = fuse(whole)
     operators = _operators(quick)
     assert operators["MultiHeadAttention"] == attentions
     assert operators["Softmax"] == 0
     assert len(quick.graph.node) < 0.8 * len(whole.graph.node)
     given = _inputs(graph)
-    expected, found = (engine_of(model).run(given) for model in (whole, quick))
+    expected, found = (open_engine(model).run(given) for model in (whole, quick))
     for name, values in expected.items():
         np.testing.assert_allclose(found[name], values, atol=2e-5)
 
 
 def test_folded_graph_is_the_stored_one_in_float32(bundles: dict[str, Path]) -> None:
     path = bundles["int8-weights"] / "text.onnx"
-    whole = folded(path)
+    whole = fold_constants(path)
     stored = {t.name: t for t in whole.graph.initializer}
     weights = [stored[n.input[1]] for n in whole.graph.node if n.op_type == "MatMul" and n.input[1] in stored]
     assert weights
@@ -71,15 +75,15 @@ def test_folded_graph_is_the_stored_one_in_float32(bundles: dict[str, Path]) -> 
 
 def test_text_in_int8_has_the_same_vector_in_any_company(bundles: dict[str, Path]) -> None:
     """A search may share its run with anybody's: what is found must not depend on that."""
-    quick = fused(folded(bundles["int8-weights"] / "text.onnx"))
-    whole = prepared(quick, [_inputs("text", seed=4, batch=16)])
-    engine = engine_of(whole.in_int8(products(quick)))
+    quick = fuse(fold_constants(bundles["int8-weights"] / "text.onnx"))
+    whole = prepare_for_int8(quick, [_inputs("text", seed=4, batch=16)])
+    engine = open_engine(whole.to_int8(matrix_products(quick)))
     together = _inputs("text", seed=5, batch=4)
     vectors = engine.run(together)["vector"]
     for row in range(4):
         alone = engine.run({name: array[row : row + 1] for name, array in together.items()})["vector"]
         np.testing.assert_allclose(alone[0], vectors[row], atol=1e-6)
-    exact = engine_of(quick).run(together)["vector"]
+    exact = open_engine(quick).run(together)["vector"]
     cosines = (exact * vectors).sum(axis=1)
     assert cosines.min() > 0.999
     assert cosines.min() < 1.0 - 1e-7, "nothing was computed in int8"
@@ -122,14 +126,14 @@ def test_convolutions_and_what_lies_between_them_run_in_int8(tmp_path: Path) -> 
     rng = np.random.default_rng(0)
     model = _convolutions(rng)
     given = {"x": rng.normal(size=(4, 8, 6, 6)).astype(np.float32)}
-    ranges = measured_ranges(model, measured_tensors(model), [given])
-    small = quantized(model, convolutions(model), ranges)
+    ranges = calibration_ranges(model, range_tensors(model), [given])
+    small = quantize_nodes(model, convolutions(model), ranges)
     operators = _loaded_operators(small, tmp_path)
     assert operators["QLinearConv"] == 3
     assert operators["QLinearAdd"] == 1
     assert operators["Conv"] == operators["Clip"] == operators["Add"] == 0
     assert operators["QuantizeLinear"] == operators["DequantizeLinear"] == 1, "values went to float32 and back"
-    expected, found = (engine_of(m).run(given)["y"] for m in (model, small))
+    expected, found = (open_engine(m).run(given)["y"] for m in (model, small))
     assert np.square(found - expected).mean() < 0.002 * np.square(expected).mean()
 
 
@@ -137,20 +141,20 @@ def test_node_that_int8_harms_most_is_the_first_to_stay_in_float32() -> None:
     rng = np.random.default_rng(1)
     model = _convolutions(rng, wild=True)
     given = {"x": rng.normal(size=(4, 8, 6, 6)).astype(np.float32)}
-    whole = prepared(model, [given])
-    worst = next(iter(damage(model, whole.in_int8, whole.nodes, given)))
-    ladder = [whole.nodes, *fewer_in_int8(whole, given)]
+    whole = prepare_for_int8(model, [given])
+    worst = next(iter(sensitivity(whole, given)))
+    ladder = [whole.nodes, *int8_node_sets(whole, given)]
     assert [len(chosen) for chosen in ladder] == [3, 2, 1]
     assert worst not in ladder[1]
-    exact = engine_of(model).run(given)["y"]
-    errors = [float(np.square(engine_of(whole.in_int8(chosen)).run(given)["y"] - exact).mean()) for chosen in ladder]
+    exact = open_engine(model).run(given)["y"]
+    errors = [float(np.square(open_engine(whole.to_int8(chosen)).run(given)["y"] - exact).mean()) for chosen in ladder]
     assert errors[1] < 0.5 * errors[0]
 
 
 def test_float16_graph_takes_and_gives_what_the_float32_graph_does(bundles: dict[str, Path]) -> None:
-    quick = fused(folded(bundles["int8-weights"] / "text.onnx"))
+    quick = fuse(fold_constants(bundles["int8-weights"] / "text.onnx"))
     given = _inputs("text")
-    expected, found = (engine_of(m).run(given)["vector"] for m in (quick, float16_graph(quick)))
+    expected, found = (open_engine(m).run(given)["vector"] for m in (quick, to_float16(quick)))
     assert found.dtype == np.float32
     assert (expected * found).sum(axis=1).min() > 0.999
 
@@ -158,4 +162,4 @@ def test_float16_graph_takes_and_gives_what_the_float32_graph_does(bundles: dict
 @pytest.mark.parametrize("graph", ["text", "video", "match", "answer"])
 def test_float16_graph_is_one_that_may_be_stored(bundles: dict[str, Path], graph: str) -> None:
     """Its nodes in order: ONNX Runtime would sort them, other readers and the export's last check refuse them."""
-    onnx.checker.check_model(float16_graph(fused(folded(bundles["int8-weights"] / f"{graph}.onnx"))))
+    onnx.checker.check_model(to_float16(fuse(fold_constants(bundles["int8-weights"] / f"{graph}.onnx"))))

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_export.graphs import random_streams, random_tokens
-from model_export.weights import Precision, quantize, store, stored_kinds
+from model_export.weights import Precision, bytes_by_type, quantize, store
 from tests.model_export.conftest import CONFIG
 from vitascope.bundle.manifest import GraphName
 from vitascope.engines.onnx_runtime import OnnxRuntimeEngine
@@ -27,7 +27,7 @@ def _bytes(folder: Path) -> int:
 def test_graphs_share_what_they_have_in_common(
     bundles: dict[str, Path], graphs: dict[GraphName, onnx.ModelProto]
 ) -> None:
-    alone = {name: sum(stored_kinds(graph).values()) for name, graph in graphs.items()}
+    alone = {name: sum(bytes_by_type(graph).values()) for name, graph in graphs.items()}
     shared = (bundles["float32"] / "weights.bin").stat().st_size
     # match and answer bring little besides text's weights and the fused layers that they share.
     assert shared < alone["video"] + 1.3 * alone["text"] < 0.6 * sum(alone.values())
@@ -112,7 +112,7 @@ def test_weight_with_outliers_is_kept_in_float16(tmp_path: Path) -> None:
     for name, weight in (("plain", plain), ("wild", wild)):
         model = _line(weight, [helper.make_node("MatMul", ["x", "w"], ["y"])])
         store({"text": model}, tmp_path, "int8-weights")
-        kinds[name] = set(stored_kinds(onnx.load(tmp_path / "text.onnx")))
+        kinds[name] = set(bytes_by_type(onnx.load(tmp_path / "text.onnx")))
     assert kinds == {"plain": {"int8", "float32"}, "wild": {"float16"}}
 
 
@@ -124,7 +124,7 @@ def test_weight_used_along_two_axes_stays_as_it_is(tmp_path: Path) -> None:
         helper.make_node("Gemm", ["h", "w"], ["y"], transB=1),
     ]
     store({"text": _line(weight, nodes)}, tmp_path, "int8-weights")
-    assert set(stored_kinds(onnx.load(tmp_path / "text.onnx"))) == {"float32"}
+    assert set(bytes_by_type(onnx.load(tmp_path / "text.onnx"))) == {"float32"}
 
 
 def test_a_linear_layer_that_is_called_twice_is_as_small_as_any(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_a_linear_layer_that_is_called_twice_is_as_small_as_any(tmp_path: Path) 
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     store({"text": model}, tmp_path, "int8-weights")
-    kinds = stored_kinds(onnx.load(tmp_path / "text.onnx"))
+    kinds = bytes_by_type(onnx.load(tmp_path / "text.onnx"))
     assert kinds["int8"] == weight.size
     a = rng.normal(size=(5, 128)).astype(np.float32)
     out = OnnxRuntimeEngine(tmp_path / "text.onnx", threads=1).run({"a": a, "b": -a})

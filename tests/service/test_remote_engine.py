@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.targets.triton import write_repository
-from model_export.targets.triton_config import Serving
+from model_export.targets.triton import TritonOptions, write_repository
 from tests.media_files import solid, write_picture
 from tests.service.conftest import fill, settings_for
 from tests.service.running import problem_of, serving
@@ -21,10 +20,10 @@ def test_it_waits_for_the_server_of_its_graphs_and_outlives_it(
 ) -> None:
     monkeypatch.setattr("service.inference.registry.AGAIN_SECONDS", 0.05)
     monkeypatch.setattr("service.worker.FAULT_SECONDS", 0.1)
-    monkeypatch.setattr("vitascope.integrations.kserve.server.KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr("vitascope.integrations.kserve.server.READY_CACHE_SECONDS", 0.0)
     repository, nothing = tmp_path / "models", tmp_path / "nothing"
     nothing.mkdir()
-    write_repository(Bundle.open(small_bundle), repository, Serving(device="cpu"))
+    write_repository(Bundle.open(small_bundle), repository, TritonOptions(device="cpu"))
     settings = settings_for(small_bundle, tmp_path / "data", engine=f"kserve:http://127.0.0.1:{port}")
     with serving(settings, ready=False) as running:
         client = running.client

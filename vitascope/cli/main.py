@@ -65,13 +65,13 @@ COMMANDS = {
     "train": CommandSpec("training.cli", "pre-train a model by a recipe"),
     "finetune": CommandSpec("training.cli", "fine-tune a checkpoint for a task"),
     "adapt": CommandSpec("model_export.cli.adapt", "continue training on your own videos and subtitles"),
-    "distil": CommandSpec("model_export.cli.distil", "distil a bundle into a smaller video encoder"),
-    "reduce": CommandSpec("model_export.cli.reduce", "derive a cheaper variant of a bundle without training"),
+    "distil": CommandSpec("model_export.cli.optimize", "distil a bundle into a smaller video encoder"),
+    "reduce": CommandSpec("model_export.cli.optimize", "derive a cheaper variant of a bundle without training"),
     "evaluate": CommandSpec("training.cli", "evaluate a checkpoint or bundle on a test split"),
     "inspect": CommandSpec("training.inspection", "visualise attention and the visual dictionary of a checkpoint"),
     "export": CommandSpec("model_export.cli.export", "export a checkpoint as a verified bundle"),
-    "triton": CommandSpec("model_export.cli.triton", "write a Triton model repository, or check a server"),
-    "tensorrt": CommandSpec("model_export.cli.tensorrt", "convert a bundle for TensorRT, build engines"),
+    "triton": CommandSpec("model_export.cli.targets", "write a Triton model repository, or check a server"),
+    "tensorrt": CommandSpec("model_export.cli.targets", "convert a bundle for TensorRT, build engines"),
     "optimize": CommandSpec("model_export.cli.optimize", "find the fastest variant of a bundle within a budget"),
 }
 

@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from model_export.optimize.speed import measure_latency
 from studies.frontier.__main__ import main
-from studies.frontier.latency import milliseconds
 from studies.frontier.measure import Point, undominated
 from studies.frontier.report import draw, renew_page, table
 from tests.chaos import is_chaos
@@ -38,7 +38,7 @@ def test_what_finds_as_much_in_less_time_beats(costs: list[float], gains: list[f
 def test_every_round_runs_each_once_in_changing_order() -> None:
     order: list[str] = []
     calls = {name: (lambda number, name=name: order.append(f"{name}{number}")) for name in ("a", "b")}
-    found = milliseconds(calls, 20)
+    found = measure_latency(calls, 20)
     assert {name: times.shape for name, times in found.items()} == {"a": (20,), "b": (20,)}
     rounds = [tuple(order[6 + 2 * i : 8 + 2 * i]) for i in range(20)]  # the first six are not measured
     assert all(sorted(pair) == [f"a{i}", f"b{i}"] for i, pair in enumerate(rounds))

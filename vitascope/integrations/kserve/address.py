@@ -1,4 +1,4 @@
-"""Who runs a model's graphs: ONNX Runtime in this process, or a server of the Open Inference Protocol."""
+"""Address of an engine: ONNX Runtime in this process, or a server of the Open Inference Protocol."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from vitascope.errors import InvalidInput
 ONNXRUNTIME = "onnxruntime"
 PREFIX = "kserve:"
 TOKEN_VARIABLE = "VITASCOPE_ENGINE_TOKEN"
-"""Of the environment: sent to the server as a bearer token. It is kept nowhere else."""
+"""Environment variable with the bearer token for the server; it is stored nowhere else."""
 _EXPECTED = f"{ONNXRUNTIME}, or {PREFIX} and the URL of a server such as {PREFIX}http://triton:8000, was expected"
 
 
 def server_url(engine: str) -> str | None:
-    """The URL of the server that ``engine`` names (``kserve:http://triton:8000``; the prefix may be left out), without
-    a slash at its end; None for ``onnxruntime``.
+    """Parse ``kserve:URL`` or ``URL`` into a URL without a trailing slash; returns None for ``onnxruntime``.
 
-    Raises InvalidInput, also for a URL with credentials, which it does not repeat.
+    Raises InvalidInput, also for a URL with credentials, which the message does not repeat.
     """
     if engine == ONNXRUNTIME:
         return None
@@ -38,5 +37,5 @@ def server_url(engine: str) -> str | None:
 
 
 def served_name(manifest: Manifest, graph: str) -> str:
-    """What a server calls a graph of this bundle. Two versions of a bundle may be there side by side."""
+    """Return a server's name for a graph of a bundle; unique for every version of the bundle."""
     return f"{manifest.name}-{manifest.fingerprint()[:12]}-{graph}"

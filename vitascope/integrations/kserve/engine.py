@@ -1,4 +1,4 @@
-"""A graph that a server of the Open Inference Protocol runs: Triton, MLServer, KServe, OpenVINO Model Server."""
+"""Engine that runs a graph on a server of the Open Inference Protocol (Triton, MLServer, KServe, OpenVINO)."""
 
 from __future__ import annotations
 
@@ -11,135 +11,148 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.engines.onnx_runtime import Array, ArraySpec, Placement
 from vitascope.errors import EngineError, EngineUnavailable
 from vitascope.integrations.kserve.address import served_name
-from vitascope.integrations.kserve.probe import agreements
+from vitascope.integrations.kserve.parity_check import compare_outputs
 from vitascope.integrations.kserve.server import InferenceServer
-from vitascope.integrations.kserve.wire import spec_of
+from vitascope.integrations.kserve.wire import parse_spec
 
 FINGERPRINT = "vitascope_fingerprint"
-"""The parameter of a model's configuration that states the bundle its graph is of."""
-MOST_BYTES = 32 * 2**20
-"""Of tensors in one request: half of what Triton takes by default."""
-_JSON_SIZE = 4
-"""How many bytes a byte of a frame may take as JSON."""
+"""Parameter of a model's configuration with the fingerprint of its bundle."""
+MAX_REQUEST_BYTES = 32 * 2**20
+"""Of tensors in one request: half of Triton's default limit."""
+_JSON_BYTES_PER_BYTE = 4
+"""Maximum JSON size of one byte of a frame."""
 
 
 class KServeEngine:
-    """One graph at a server; safe to share between threads."""
+    """One graph on a server; thread-safe."""
 
     def __init__(
         self,
         server: InferenceServer,
         model: str,
-        stated: tuple[Mapping[str, ArraySpec], Mapping[str, ArraySpec]],
-        max_rows: int = 0,
+        specs: tuple[Mapping[str, ArraySpec], Mapping[str, ArraySpec]],
+        max_batch: int = 0,
     ) -> None:
-        """``stated``: inputs and outputs by the manifest. ``max_rows`` the server takes at once; 0: any number."""
+        """Create an engine.
+
+        Args:
+            specs: inputs and outputs, from the manifest.
+            max_batch: maximum batch size of the server; 0: unlimited.
+        """
         self.server = server
         self.model = model
-        self.inputs, self.outputs = stated
+        self.inputs, self.outputs = specs
         self.placement = Placement(f"kserve {server.url}", "remote")
-        self._max_rows = max_rows
+        self._max_batch = max_batch
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name, in as many requests as their size asks for. Raises EngineError and EngineUnavailable."""
+        """Return all outputs by name, splitting large batches. Raises EngineError and EngineUnavailable."""
         rows = len(next(iter(inputs.values())))
-        at_once = self._rows_at_once(rows, sum(array.nbytes for array in inputs.values()))
+        batch_size = self._batch_size(rows, sum(array.nbytes for array in inputs.values()))
         parts = [
-            self._run({name: array[first : first + at_once] for name, array in inputs.items()})
-            for first in range(0, max(1, rows), at_once)
+            self._run({name: array[start : start + batch_size] for name, array in inputs.items()})
+            for start in range(0, max(1, rows), batch_size)
         ]
         return parts[0] if len(parts) == 1 else {n: np.concatenate([part[n] for part in parts]) for n in self.outputs}
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         results = self.server.infer(self.model, inputs, list(self.outputs))
-        return {name: self._without_ones(name, array) for name, array in results.items()}
+        return {name: self._squeeze_scalar(name, array) for name, array in results.items()}
 
-    def _without_ones(self, name: str, array: Array) -> Array:
-        """(B, 1) as (B,): Triton knows no output without a size besides B."""
+    def _squeeze_scalar(self, name: str, array: Array) -> Array:
+        """Return (B, 1) as (B,): Triton has no outputs with a batch axis only."""
         return array.reshape(-1) if len(self.outputs[name].shape) == 1 and array.shape[1:] == (1,) else array
 
-    def _rows_at_once(self, rows: int, size: int) -> int:
-        written = size if self.server.takes_bytes else size * _JSON_SIZE
-        fitting = max(1, rows * MOST_BYTES // max(1, written))
-        return min(fitting, self._max_rows) if self._max_rows else fitting
+    def _batch_size(self, rows: int, size: int) -> int:
+        request_bytes = size if self.server.supports_binary else size * _JSON_BYTES_PER_BYTE
+        fitting = max(1, rows * MAX_REQUEST_BYTES // max(1, request_bytes))
+        return min(fitting, self._max_batch) if self._max_batch else fitting
 
 
 def open_at_server(
     server: InferenceServer,
     bundle: Bundle,
     graph: str,
-    stated: tuple[Mapping[str, ArraySpec], Mapping[str, ArraySpec]],
+    specs: tuple[Mapping[str, ArraySpec], Mapping[str, ArraySpec]],
 ) -> KServeEngine:
-    """The graph of ``bundle`` at ``server``, known to be there, to fit ``stated``, and to be the bundle's.
+    """Open a graph of `bundle` at a server, after checking its inputs, its outputs and that it is the bundle's.
 
-    It is the bundle's where the server says so, by ``FINGERPRINT`` in its configuration or as its version; where it
-    says nothing, two rows are computed there and here. Raises EngineError, and EngineUnavailable also where the server
-    does not have it.
+    The server states the bundle's fingerprint by ``FINGERPRINT`` in the model's configuration or as its version. If it
+    states none, the outputs of two rows are compared with those of this process.
+
+    Args:
+        specs: inputs and outputs, from the manifest.
+
+    Raises:
+        EngineError: the graph does not fit the manifest or belongs to another bundle.
+        EngineUnavailable: the server does not respond or does not have the graph.
     """
     model = served_name(bundle.manifest, graph)
-    told = f"{server.url}: model {model!r}"
+    label = f"{server.url}: model {model!r}"
     try:
         metadata = server.metadata(model)
     except EngineUnavailable:
         raise
     except EngineError as error:
-        # Nobody knows whether it will be there in a moment: servers may answer before they have loaded their models.
-        raise EngineUnavailable(f"{error}; `vitascope triton` writes what Triton needs to have it") from error
-    _check_specs(told, "inputs", metadata, stated[0])
-    _check_specs(told, "outputs", metadata, stated[1])
+        # It may appear later: servers can respond before they have loaded their models.
+        raise EngineUnavailable(f"{error}; `vitascope triton` writes it for Triton") from error
+    _check_specs(label, "inputs", metadata, specs[0])
+    _check_specs(label, "outputs", metadata, specs[1])
     config = server.config(model)
-    engine = KServeEngine(server, model, stated, _count(config.get("max_batch_size")))
-    found = _fingerprints(config, metadata)
-    if not found:
+    engine = KServeEngine(server, model, specs, _positive_int(config.get("max_batch_size")))
+    fingerprints = _fingerprints(config, metadata)
+    if not fingerprints:
         try:
-            agreements(bundle, graph, engine)
+            compare_outputs(bundle, graph, engine)
         except EngineUnavailable:
             raise
         except EngineError as error:
-            raise EngineError(f"{told}: states no fingerprint, and is not the graph of this bundle: {error}") from error
-    elif bundle.fingerprint not in found:
+            raise EngineError(
+                f"{label}: states no fingerprint, and its outputs differ from this bundle's: {error}"
+            ) from error
+    elif bundle.fingerprint not in fingerprints:
         raise EngineError(
-            f"{told}: is of the bundle with fingerprint {found[0]}; {bundle.fingerprint} ({bundle.manifest.name} "
-            f"{bundle.manifest.version}) was expected"
+            f"{label}: belongs to the bundle with fingerprint {fingerprints[0]}; {bundle.fingerprint} "
+            f"({bundle.manifest.name} {bundle.manifest.version}) was expected"
         )
     return engine
 
 
-def _check_specs(told: str, kind: str, metadata: Mapping[str, Any], stated: Mapping[str, ArraySpec]) -> None:
-    """Inputs must be those of the manifest; outputs may be more. A size that the server leaves open fits any."""
+def _check_specs(label: str, kind: str, metadata: Mapping[str, Any], expected: Mapping[str, ArraySpec]) -> None:
+    """Inputs must equal the manifest's; further outputs are allowed. A free size at the server fits any size."""
     try:
-        found = {str(tensor["name"]): spec_of(tensor) for tensor in metadata.get(kind) or ()}
+        actual = {str(tensor["name"]): parse_spec(tensor) for tensor in metadata.get(kind) or ()}
     except (KeyError, TypeError, ValueError) as error:
-        raise EngineError(f"{told}: its {kind} cannot be read: {error}") from error
-    if set(stated) - set(found) or (kind == "inputs" and len(found) > len(stated)):
-        raise EngineError(f"{told}: {kind} {sorted(found)}; {sorted(stated)} were expected")
-    for name, spec in stated.items():
-        if not _fits(found[name], spec, is_output=kind == "outputs"):
-            raise EngineError(f"{told}: {kind[:-1]} {name!r} is {found[name]}; {spec} was expected from the manifest")
+        raise EngineError(f"{label}: {kind} cannot be read: {error}") from error
+    if set(expected) - set(actual) or (kind == "inputs" and len(actual) > len(expected)):
+        raise EngineError(f"{label}: {kind} {sorted(actual)}; {sorted(expected)} were expected")
+    for name, spec in expected.items():
+        if not _fits(actual[name], spec, is_output=kind == "outputs"):
+            raise EngineError(f"{label}: {kind[:-1]} {name!r} is {actual[name]}; {spec} was expected from the manifest")
 
 
-def _fits(found: ArraySpec, stated: ArraySpec, *, is_output: bool) -> bool:
-    shape = found.shape
-    if is_output and len(stated.shape) == 1 and shape[1:] == (1,):
+def _fits(actual: ArraySpec, expected: ArraySpec, *, is_output: bool) -> bool:
+    shape = actual.shape
+    if is_output and len(expected.shape) == 1 and shape[1:] == (1,):
         shape = shape[:1]
-    sizes = zip(shape, stated.shape, strict=False)
-    # What varies must not be fixed: a server that takes one row at a time is of no use.
+    sizes = zip(shape, expected.shape, strict=False)
+    # A size that is free in the manifest must be free at the server: batches vary.
     return (
-        found.dtype == stated.dtype
-        and len(shape) == len(stated.shape)
-        and all(have is None or have == want for have, want in sizes)
+        actual.dtype == expected.dtype
+        and len(shape) == len(expected.shape)
+        and all(size is None or size == required for size, required in sizes)
     )
 
 
 def _fingerprints(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> list[str]:
-    """What a server states of the bundle: the parameter of its configuration, and versions that look like one."""
+    """Return the fingerprints that a server states: of its configuration, and versions that have their form."""
     parameters = config.get("parameters")
     parameter = parameters.get(FINGERPRINT) if isinstance(parameters, dict) else None
-    stated = parameter.get("string_value") if isinstance(parameter, dict) else parameter
+    configured = parameter.get("string_value") if isinstance(parameter, dict) else parameter
     versions = metadata.get("versions")
-    named = [stated, *(versions if isinstance(versions, list) else [])]
-    return [one for one in named if isinstance(one, str) and len(one) == 64 and set(one) <= set("0123456789abcdef")]
+    candidates = [configured, *(versions if isinstance(versions, list) else [])]
+    return [c for c in candidates if isinstance(c, str) and len(c) == 64 and set(c) <= set("0123456789abcdef")]
 
 
-def _count(value: object) -> int:
+def _positive_int(value: object) -> int:
     return value if isinstance(value, int) and value > 0 else 0

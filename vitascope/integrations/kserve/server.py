@@ -1,4 +1,4 @@
-"""A server of the Open Inference Protocol, asked over HTTP: what it has, whether it is ready, one run of a graph."""
+"""HTTP client of a server of the Open Inference Protocol: metadata, readiness and inference."""
 
 from __future__ import annotations
 
@@ -17,55 +17,60 @@ from vitascope.client.retry import RetryConfig, retry
 from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
 from vitascope.integrations.kserve.address import TOKEN_VARIABLE
-from vitascope.integrations.kserve.wire import BINARY, HEADER_LENGTH, outputs_of, request_of
+from vitascope.integrations.kserve.wire import BINARY, HEADER_LENGTH, decode_response, encode_request
 
 CONNECT_SECONDS = 5.0
 RUN_SECONDS = 120.0
-"""For an answer to begin, and without a byte of it."""
+"""Timeout of an inference request: until the response begins, and between its bytes."""
 READY_SECONDS = 2.0
-"""For the answer to whether it is ready."""
-KNOWN_SECONDS = 1.0
-"""For which that answer is believed, so that many who ask cost one request."""
+"""Timeout of a readiness request."""
+READY_CACHE_SECONDS = 1.0
+"""How long readiness is cached, so that concurrent checks cost one request."""
 RETRIES = RetryConfig(max_attempts=4, max_elapsed=10.0, base_delay=0.1, max_delay=1.0)
-"""A run changes nothing at the server, so it may be sent again."""
-_BUSY = (429, 502, 503, 504)
+"""Inference has no side effects, so it can be retried."""
+_UNAVAILABLE_STATUSES = (429, 502, 503, 504)
 _log = logging.getLogger("vitascope.integrations.kserve")
 
 JSON = dict[str, Any]
 
 
 class InferenceServer:
-    """One server; safe to share between threads, which share its connections.
+    """One server; thread-safe, with a shared connection pool.
 
-    Every method raises EngineUnavailable where it does not answer, in time and after some tries, and EngineError where
-    it refuses or answers nonsense; both name the server and the model.
+    Methods raise EngineUnavailable if the server does not respond in time after retries, and EngineError if it rejects
+    the request or sends an invalid response; both name the server and the model.
     """
 
     def __init__(self, url: str, *, retries: RetryConfig = RETRIES, seconds: float = RUN_SECONDS) -> None:
-        """``url``: as ``server_url`` returns it. Nothing is connected yet. ``seconds``: for one run."""
+        """Create a client without connecting.
+
+        Args:
+            url: of `server_url`.
+            seconds: timeout of one inference request.
+        """
         self.url = url
         self._retries = retries
         self._http = httpx.Client(
             headers=_authorization(),
             timeout=httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
-            # As many as threads ask at a time: the lanes of a service bound them.
+            # Bounded by the number of inference threads.
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
         )
         weakref.finalize(self, self._http.close)
-        self._looking = threading.Lock()
-        self._looked: tuple[float, EngineUnavailable | None] = (-1e9, None)
+        self._ready_lock = threading.Lock()
+        self._last_check: tuple[float, EngineUnavailable | None] = (-1e9, None)
 
     @cached_property
-    def takes_bytes(self) -> bool:
-        """Whether tensors may be sent and asked for as bytes, in place of JSON."""
+    def supports_binary(self) -> bool:
+        """Whether tensors can be sent and received as bytes instead of JSON."""
         return BINARY in (self._get("").get("extensions") or ())
 
     def metadata(self, model: str) -> JSON:
-        """What the server states of a model: versions, inputs, outputs."""
+        """Return versions, inputs and outputs of a model."""
         return self._get(f"/models/{model}", model)
 
     def config(self, model: str) -> JSON:
-        """The configuration of a model, from servers that tell it (Triton); else nothing."""
+        """Return the configuration of a model; empty for servers without this extension (Triton has it)."""
         try:
             return self._get(f"/models/{model}/config", model)
         except EngineUnavailable:
@@ -74,69 +79,71 @@ class InferenceServer:
             return {}
 
     def infer(self, model: str, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """One run: these outputs by name."""
-        headers, body = request_of(inputs, outputs, binary=self.takes_bytes)
-        answer = self._ask(
+        """Run a model and return these outputs by name."""
+        headers, body = encode_request(inputs, outputs, binary=self.supports_binary)
+        response = self._send(
             model, lambda: self._http.post(f"{self.url}/v2/models/{model}/infer", content=body, headers=headers)
         )
         try:
-            found = outputs_of(answer.content, answer.headers.get(HEADER_LENGTH))
-            return {name: found[name] for name in outputs}
+            arrays = decode_response(response.content, response.headers.get(HEADER_LENGTH))
+            return {name: arrays[name] for name in outputs}
         except KeyError as error:
-            raise EngineError(f"{self._told(model)}: output {error} is missing; it gave {sorted(found)}") from error
+            raise EngineError(
+                f"{self._label(model)}: output {error} is missing; the response has {sorted(arrays)}"
+            ) from error
         except ValueError as error:
-            raise EngineError(f"{self._told(model)}: its answer cannot be read: {error}") from error
+            raise EngineError(f"{self._label(model)}: the response cannot be read: {error}") from error
 
     def check_ready(self, models: Sequence[str]) -> None:
-        """Raise EngineUnavailable unless the server and these models are ready; it is asked once a second at most."""
-        with self._looking:
-            at, trouble = self._looked
-            if time.monotonic() - at > KNOWN_SECONDS:
-                before, trouble = trouble, self._trouble(models)
-                self._looked = (time.monotonic(), trouble)
-                if trouble is not None and before is None:
-                    _log.warning("%s", trouble)
-                elif trouble is None and before is not None:
+        """Raise EngineUnavailable unless the server and these models are ready; checked at most once a second."""
+        with self._ready_lock:
+            checked_at, error = self._last_check
+            if time.monotonic() - checked_at > READY_CACHE_SECONDS:
+                previous, error = error, self._readiness_error(models)
+                self._last_check = (time.monotonic(), error)
+                if error is not None and previous is None:
+                    _log.warning("%s", error)
+                elif error is None and previous is not None:
                     _log.info("%s: is ready again", self.url)
-        if trouble is not None:
-            raise EngineUnavailable(str(trouble))
+        if error is not None:
+            raise EngineUnavailable(str(error))
 
-    def _trouble(self, models: Sequence[str]) -> EngineUnavailable | None:
+    def _readiness_error(self, models: Sequence[str]) -> EngineUnavailable | None:
         for model, path in [("", "/health/ready"), *((model, f"/models/{model}/ready") for model in models)]:
             try:
-                answer = self._http.get(f"{self.url}/v2{path}", timeout=READY_SECONDS)
+                response = self._http.get(f"{self.url}/v2{path}", timeout=READY_SECONDS)
             except httpx.HTTPError as error:
-                return EngineUnavailable(f"{self._told(model)}: does not answer: {_said(error)}")
-            if answer.is_error:
-                return EngineUnavailable(f"{self._told(model)}: is not ready: {_reason(answer)}")
+                return EngineUnavailable(f"{self._label(model)}: does not respond: {_describe_error(error)}")
+            if response.is_error:
+                return EngineUnavailable(f"{self._label(model)}: is not ready: {_describe_response(response)}")
         return None
 
     def _get(self, path: str, model: str = "") -> JSON:
-        answer = self._ask(model, lambda: self._http.get(f"{self.url}/v2{path}"))
+        response = self._send(model, lambda: self._http.get(f"{self.url}/v2{path}"))
         try:
-            stated = answer.json()
+            content = response.json()
         except ValueError as error:
-            raise EngineError(f"{self._told(model)}: {path or '/'} is no JSON: {error}") from error
-        if not isinstance(stated, dict):
-            raise EngineError(f"{self._told(model)}: {path or '/'} is no JSON object")
-        return stated
+            raise EngineError(f"{self._label(model)}: {path or '/'} is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise EngineError(f"{self._label(model)}: {path or '/'} is not a JSON object")
+        return content
 
-    def _ask(self, model: str, send: Callable[[], httpx.Response]) -> httpx.Response:
+    def _send(self, model: str, send: Callable[[], httpx.Response]) -> httpx.Response:
         def send_and_check() -> httpx.Response:
-            answer = send()
-            if answer.is_error:
-                answer.raise_for_status()
-            return answer
+            response = send()
+            if response.is_error:
+                response.raise_for_status()
+            return response
 
         try:
             return retry(send_and_check, self._retries, "always")
         except httpx.HTTPStatusError as error:
-            kind = EngineUnavailable if error.response.status_code in _BUSY else EngineError
-            raise kind(f"{self._told(model)}: {_reason(error.response)}") from error
+            kind = EngineUnavailable if error.response.status_code in _UNAVAILABLE_STATUSES else EngineError
+            raise kind(f"{self._label(model)}: {_describe_response(error.response)}") from error
         except httpx.HTTPError as error:
-            raise EngineUnavailable(f"{self._told(model)}: does not answer: {_said(error)}") from error
+            raise EngineUnavailable(f"{self._label(model)}: does not respond: {_describe_error(error)}") from error
 
-    def _told(self, model: str) -> str:
+    def _label(self, model: str) -> str:
         return f"{self.url}: model {model!r}" if model else self.url
 
 
@@ -147,15 +154,16 @@ def _authorization() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _said(error: httpx.HTTPError) -> str:
+def _describe_error(error: httpx.HTTPError) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _reason(answer: httpx.Response) -> str:
-    """The status, and what the server says of it in the protocol's form, or in its own."""
+def _describe_response(response: httpx.Response) -> str:
+    """Return the status and the error message, in the protocol's format or another one."""
     try:
-        said = answer.json()
-        words = str(said.get("error") or said) if isinstance(said, dict) else str(said)
+        content = response.json()
+        message = str(content.get("error") or content) if isinstance(content, dict) else str(content)
     except ValueError:
-        words = answer.text
-    return f"HTTP {answer.status_code}: {words.strip()[:500]}" if words.strip() else f"HTTP {answer.status_code}"
+        message = response.text
+    message = message.strip()[:500]
+    return f"HTTP {response.status_code}: {message}" if message else f"HTTP {response.status_code}"

@@ -1,4 +1,4 @@
-"""Tensors as the Open Inference Protocol (version 2, over HTTP) carries them: as JSON, or as bytes behind JSON."""
+"""Encoding of tensors in the Open Inference Protocol (version 2, over HTTP): as JSON, or as bytes after JSON."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import orjson
 from vitascope.engines.onnx_runtime import Array, ArraySpec
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-"""Bytes of JSON before the bytes of tensors; the header of messages that have such."""
+"""Header of messages with binary tensors: length of the JSON before them, in bytes."""
 BINARY = "binary_tensor_data"
-"""What a server that takes and gives bytes names among its extensions."""
+"""Name of the extension for binary tensors."""
 
 _DTYPE_OF = {
     "BOOL": "bool",
@@ -24,34 +24,39 @@ _DTYPE_OF = {
 _NAME_OF = {dtype: name for name, dtype in _DTYPE_OF.items()}
 
 
-def request_of(inputs: Mapping[str, Array], outputs: Sequence[str], *, binary: bool) -> tuple[dict[str, str], bytes]:
-    """(headers, body) of a request for one run. ``binary``: for a server that names ``BINARY``."""
+def encode_request(
+    inputs: Mapping[str, Array], outputs: Sequence[str], *, binary: bool
+) -> tuple[dict[str, str], bytes]:
+    """Return (headers, body) of an inference request; `binary` needs a server with the extension ``BINARY``."""
     arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-    stated: list[dict[str, Any]] = [
+    tensors: list[dict[str, Any]] = [
         {"name": name, "shape": array.shape, "datatype": _NAME_OF[array.dtype.name]} for name, array in arrays.items()
     ]
     if not binary:
-        for tensor, array in zip(stated, arrays.values(), strict=True):
+        for tensor, array in zip(tensors, arrays.values(), strict=True):
             tensor["data"] = array.reshape(-1)
-        message = {"inputs": stated, "outputs": [{"name": name} for name in outputs]}
+        message = {"inputs": tensors, "outputs": [{"name": name} for name in outputs]}
         return {"Content-Type": "application/json"}, orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
-    for tensor, array in zip(stated, arrays.values(), strict=True):
+    for tensor, array in zip(tensors, arrays.values(), strict=True):
         tensor["parameters"] = {"binary_data_size": array.nbytes}
-    wanted = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
-    head = orjson.dumps({"inputs": stated, "outputs": wanted})
-    little = (array.astype(array.dtype.newbyteorder("<"), copy=False) for array in arrays.values())
+    requested = [{"name": name, "parameters": {"binary_data": True}} for name in outputs]
+    head = orjson.dumps({"inputs": tensors, "outputs": requested})
+    little_endian = (array.astype(array.dtype.newbyteorder("<"), copy=False) for array in arrays.values())
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
-    return headers, b"".join([head, *(array.data.cast("B") for array in little if array.size)])
+    return headers, b"".join([head, *(array.data.cast("B") for array in little_endian if array.size)])
 
 
-def outputs_of(body: bytes, header_length: str | None) -> dict[str, Array]:
-    """The tensors of an answer by name; they may be written to. ``header_length``: its header ``HEADER_LENGTH``.
+def decode_response(body: bytes, header_length: str | None) -> dict[str, Array]:
+    """Return the tensors of an inference response by name, writable.
 
-    Raises ValueError where the answer is not of this protocol or does not hold what it states.
+    Args:
+        header_length: value of the header ``HEADER_LENGTH``.
+
+    Raises ValueError for a malformed response.
     """
     try:
         end = len(body) if header_length is None else int(header_length)
-        found, at = {}, end
+        arrays, offset = {}, end
         for tensor in orjson.loads(body[:end])["outputs"]:
             shape = tuple(int(size) for size in tensor["shape"])
             dtype = np.dtype(_DTYPE_OF[tensor["datatype"]])
@@ -59,17 +64,17 @@ def outputs_of(body: bytes, header_length: str | None) -> dict[str, Array]:
             if size is None:
                 array = np.array(tensor["data"], dtype)
             else:
-                _check_size(tensor["name"], shape, dtype, size, len(body) - at)
-                array = np.frombuffer(body, dtype.newbyteorder("<"), math.prod(shape), at).astype(dtype)
-                at += size
-            found[str(tensor["name"])] = array.reshape(shape)
+                _check_size(tensor["name"], shape, dtype, size, len(body) - offset)
+                array = np.frombuffer(body, dtype.newbyteorder("<"), math.prod(shape), offset).astype(dtype)
+                offset += size
+            arrays[str(tensor["name"])] = array.reshape(shape)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    return found
+    return arrays
 
 
-def spec_of(tensor: Mapping[str, Any]) -> ArraySpec:
-    """What the metadata of a model states of an input or output. Raises ValueError."""
+def parse_spec(tensor: Mapping[str, Any]) -> ArraySpec:
+    """Parse an input or output of a model's metadata. Raises ValueError."""
     try:
         shape = tuple(None if size < 0 else int(size) for size in tensor["shape"])
         return ArraySpec(_DTYPE_OF.get(tensor["datatype"], str(tensor["datatype"])), shape)
@@ -77,6 +82,6 @@ def spec_of(tensor: Mapping[str, Any]) -> ArraySpec:
         raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def _check_size(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], stated: int, left: int) -> None:
-    if not (min(shape, default=0) >= 0 and stated == math.prod(shape) * dtype.itemsize <= left):
-        raise ValueError(f"{name}: {stated} of {left} bytes are stated for {dtype} of shape {shape}")
+def _check_size(name: str, shape: tuple[int, ...], dtype: np.dtype[Any], size: int, remaining: int) -> None:
+    if not (min(shape, default=0) >= 0 and size == math.prod(shape) * dtype.itemsize <= remaining):
+        raise ValueError(f"{name}: {size} of {remaining} bytes are stated for {dtype} of shape {shape}")

@@ -1,5 +1,4 @@
-"""TensorRT: graphs built into engines for the GPU at hand, kept, and run.
+"""Engines that run graphs by TensorRT: built for the local GPU, cached on disk, and run.
 
-Everything here is imported when the device "tensorrt" is asked for, and not before. A `plan` is TensorRT's word for
-an engine as bytes; it fits one version of the library and one kind of GPU.
+Imported only for the device "tensorrt". A plan is a serialized engine, for one version of TensorRT and one GPU model.
 """

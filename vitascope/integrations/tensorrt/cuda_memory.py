@@ -1,4 +1,4 @@
-"""Memory of the GPU and a queue of work on it, by the CUDA runtime."""
+"""GPU memory and streams, by the CUDA runtime."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from vitascope.engines.onnx_runtime import Array
 from vitascope.errors import EngineError
 
 
-def check(cuda: Any, what: str, status: Any) -> None:
-    """Raise EngineError, naming ``what``, unless ``status`` is success."""
+def check(cuda: Any, operation: str, status: Any) -> None:
+    """Raise EngineError naming the operation unless `status` is success."""
     if int(status) == 0:
         return
-    _, told = cuda.cudaGetErrorString(status)
-    raise EngineError(f"CUDA: {what}: {told.decode() if isinstance(told, bytes) else told} (error {int(status)})")
+    _, message = cuda.cudaGetErrorString(status)
+    text = message.decode() if isinstance(message, bytes) else message
+    raise EngineError(f"CUDA: {operation}: {text} (error {int(status)})")
 
 
-class Stream:
-    """A queue: what is put into it is done in this order; ``wait`` returns when all of it is."""
+class CudaStream:
+    """A non-blocking stream, whose operations run in order."""
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
         status, self._stream = cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking)
-        check(cuda, "a stream", status)
+        check(cuda, "create a stream", status)
         weakref.finalize(self, cuda.cudaStreamDestroy, self._stream).atexit = False
 
     @property
@@ -31,27 +32,27 @@ class Stream:
         return int(self._stream)
 
     def to_gpu(self, address: int, array: Array) -> None:
-        """Copy ``array``, contiguous, which must stay as it is until ``wait`` returns."""
+        """Copy a contiguous array, which must not change until ``wait`` returns."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._copy(address, array.ctypes.data, array.nbytes, kind)
 
     def from_gpu(self, array: Array, address: int) -> None:
-        """Fill ``array``, contiguous; it is full when ``wait`` returns."""
+        """Copy to a contiguous array, which is complete when ``wait`` returns."""
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._copy(array.ctypes.data, address, array.nbytes, kind)
 
     def wait(self) -> None:
-        """Block until everything is done. Raises EngineError for whatever failed."""
+        """Block until all operations have finished. Raises EngineError if one failed."""
         (status,) = self._cuda.cudaStreamSynchronize(self._stream)
-        check(self._cuda, "waiting for the GPU", status)
+        check(self._cuda, "synchronize", status)
 
     def _copy(self, target: int, source: int, count: int, kind: Any) -> None:
         (status,) = self._cuda.cudaMemcpyAsync(target, source, count, kind, self._stream)
-        check(self._cuda, f"a copy of {count} bytes", status)
+        check(self._cuda, f"copy {count} bytes", status)
 
 
-class Room:
-    """Memory of the GPU that grows to the largest that was asked for; given back with the object."""
+class DeviceBuffer:
+    """GPU memory that grows to the largest requested size; freed with the object."""
 
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
@@ -59,18 +60,18 @@ class Room:
         self._address = 0
         self._free: Any = None
 
-    def of(self, size: int) -> int:
-        """The address of at least ``size`` bytes; what was there before is lost. Nothing may be using it."""
+    def reserve(self, size: int) -> int:
+        """Return the address of at least `size` bytes. Earlier content is lost; the buffer must not be in use."""
         if size > self._bytes or not self._address:
-            self.give_back()
+            self.free()
             status, address = self._cuda.cudaMalloc(max(size, 1))
-            check(self._cuda, f"{size} bytes of the GPU's memory", status)
+            check(self._cuda, f"allocate {size} bytes of GPU memory", status)
             self._address, self._bytes = int(address), size
             self._free = weakref.finalize(self, self._cuda.cudaFree, self._address)
             self._free.atexit = False
         return self._address
 
-    def give_back(self) -> None:
+    def free(self) -> None:
         if self._free is not None:
             self._free()
         self._address, self._bytes, self._free = 0, 0, None

@@ -1,4 +1,4 @@
-"""A graph run by TensorRT itself."""
+"""Engine that runs a graph by TensorRT."""
 
 from __future__ import annotations
 
@@ -16,57 +16,61 @@ from vitascope.bundle.bundle import Bundle
 from vitascope.engines.onnx_runtime import Array, ArraySpec, Placement
 from vitascope.errors import EngineError
 from vitascope.integrations.tensorrt.build import build_plan
-from vitascope.integrations.tensorrt.cuda_memory import Room, Stream
+from vitascope.integrations.tensorrt.cuda_memory import CudaStream, DeviceBuffer
 from vitascope.integrations.tensorrt.library import Library, load_library
-from vitascope.integrations.tensorrt.onnx_rewrites import REVISION, readable
-from vitascope.integrations.tensorrt.plan_cache import PlanFile, engine_cache, place_of
+from vitascope.integrations.tensorrt.onnx_rewrites import REVISION, prepare_for_tensorrt
+from vitascope.integrations.tensorrt.plan_cache import PlanFile, cache_key, engine_cache
 from vitascope.integrations.tensorrt.profiles import Profile, profile_for, profiles_of
 
 _log = logging.getLogger("vitascope.tensorrt")
 
-_INSIDE_BYTES = 1024
-"""Weights smaller than this stay in the graph's own file while it is built; protobuf holds no more than 2 GiB."""
+_EXTERNAL_BYTES = 1024
+"""Weights of this size are stored outside the graph's file during a build, as protobuf is limited to 2 GiB."""
 
 
 class TensorRTEngine:
-    """A graph on the first GPU; one run at a time, and safe to share between threads."""
+    """A graph on the first GPU; thread-safe, one run at a time."""
 
     def __init__(self, bundle: Bundle, graph: str, path: Path, cache: Path | None = None) -> None:
-        """Load the engine of ``graph``, whose file is ``path``, or build it first, which takes minutes.
+        """Load the engine of a graph, building it if needed, which takes minutes.
 
-        ``cache``: where built engines are kept, ``engine_cache()`` by default. Raises EngineError where a library, the
-        driver or a version does not fit, or TensorRT cannot build the graph; BundleCorrupt.
+        Args:
+            path: file of the graph.
+            cache: folder for built engines; default: `engine_cache()`.
+
+        Raises:
+            EngineError: a library, driver or version does not fit, or TensorRT cannot build the graph.
+            BundleCorrupt: the graph cannot be read.
         """
         library = load_library()
         self.path = path
         self.placement = Placement(f"tensorrt {library.version}", "tensorrt", library.card.name)
         self._profiles = profiles_of(bundle.manifest, graph)
-        self._engine = _engine(library, bundle, graph, path, self._profiles, cache or engine_cache())
+        self._engine = _load_engine(library, bundle, graph, path, self._profiles, cache or engine_cache())
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise EngineError(f"{path.name}: TensorRT cannot make a context; is there enough memory on the GPU?")
+            raise EngineError(f"{path.name}: TensorRT cannot create a context; check free GPU memory")
         self.inputs, self.outputs = _specs(library.trt, self._engine)
         if unknown := sorted(set(self.inputs) ^ set(self._profiles[0])):
-            raise EngineError(
-                f"{path.name}: inputs {sorted(self.inputs)}; {unknown} differ from what the bundle states"
-            )
-        self._stream = Stream(library.cuda)
-        self._rooms = {name: Room(library.cuda) for name in (*self.inputs, *self.outputs)}
-        self._active = 0
-        self._turn = threading.Lock()
+            raise EngineError(f"{path.name}: inputs {sorted(self.inputs)}; {unknown} differ from the manifest")
+        self._stream = CudaStream(library.cuda)
+        self._buffers = {name: DeviceBuffer(library.cuda) for name in (*self.inputs, *self.outputs)}
+        self._active_profile = 0
+        self._lock = threading.Lock()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        """All outputs by name. Rows beyond what a profile allows are run in pieces."""
+        """Return all outputs by name. Batches larger than a profile allows are split."""
         self._check(inputs)
         rows = len(next(iter(inputs.values())))
-        most = self._most_rows(inputs, rows)
-        pieces = []
-        with self._turn:
-            for first in range(0, rows, most):
-                pieces.append(self._run({name: array[first : first + most] for name, array in inputs.items()}))
-        if len(pieces) == 1:
-            return pieces[0]
-        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.outputs}
+        batch_size = self._batch_size(inputs, rows)
+        batches = []
+        with self._lock:
+            for start in range(0, rows, batch_size):
+                batch = {name: array[start : start + batch_size] for name, array in inputs.items()}
+                batches.append(self._run(batch))
+        if len(batches) == 1:
+            return batches[0]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in self.outputs}
 
     def _check(self, inputs: Mapping[str, Array]) -> None:
         if set(inputs) != set(self.inputs):
@@ -80,73 +84,73 @@ class TensorRTEngine:
         if len(rows) != 1 or rows <= {(), (0,)}:
             raise EngineError(
                 f"{self.path.name}: failed on inputs of shapes {_shapes(inputs)}; "
-                "at least one row, and as many of each, were expected"
+                "at least one row, and equally many of each, were expected"
             )
 
-    def _most_rows(self, inputs: Mapping[str, Array], rows: int) -> int:
-        """How many rows run together: all, or as many as the roomiest profile for the other sizes allows."""
+    def _batch_size(self, inputs: Mapping[str, Array], rows: int) -> int:
+        """Return how many rows run at once: all, or the maximum of the profiles that allow the other sizes."""
         tails = {name: array.shape[1:] for name, array in inputs.items()}
         fitting = [
-            min(profile[name].most[0] for name in tails)
+            min(profile[name].max[0] for name in tails)
             for profile in self._profiles
             if profile_for([profile], {name: (1, *tail) for name, tail in tails.items()}) is not None
         ]
         if not fitting:
-            limits = {name: [profile[name].most for profile in self._profiles] for name in tails}
+            limits = {name: [profile[name].max for profile in self._profiles] for name in tails}
             raise EngineError(
                 f"{self.path.name}: failed on inputs of shapes {_shapes(inputs)}; it was built for at most {limits}"
             )
         return min(rows, max(fitting))
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        number = profile_for(self._profiles, _shapes(inputs))
-        assert number is not None  # _most_rows has seen to it
-        entered = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        profile = profile_for(self._profiles, _shapes(inputs))
+        assert profile is not None  # by _batch_size
+        contiguous = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
         try:
-            return self._queued(number, entered)
-        except Exception as error:  # the library's errors share no base but Exception
-            with suppress(EngineError):  # what was queued may still read what is about to be given back
+            return self._execute(profile, contiguous)
+        except Exception as error:  # TensorRT's errors have no common base class
+            with suppress(EngineError):  # queued operations may still use the buffers
                 self._stream.wait()
             if isinstance(error, EngineError):
                 raise
             raise EngineError(f"{self.path.name}: failed on inputs of shapes {_shapes(inputs)}: {error}") from error
 
-    def _queued(self, number: int, inputs: dict[str, Array]) -> dict[str, Array]:
+    def _execute(self, profile: int, inputs: dict[str, Array]) -> dict[str, Array]:
         context, stream = self._context, self._stream
-        if number != self._active:
-            self._must(context.set_optimization_profile_async(number, stream.handle), "choose its profile", inputs)
+        if profile != self._active_profile:
+            self._check_done(context.set_optimization_profile_async(profile, stream.handle), "set the profile", inputs)
             stream.wait()
-            self._active = number
+            self._active_profile = profile
         for name, array in inputs.items():
-            self._must(context.set_input_shape(name, array.shape), f"take {name!r}", inputs)
+            self._check_done(context.set_input_shape(name, array.shape), f"set the shape of {name!r}", inputs)
         if missing := context.infer_shapes():
-            raise EngineError(f"{self.path.name}: the shapes of its outputs wait for {sorted(missing)}")
+            raise EngineError(f"{self.path.name}: its output shapes depend on {sorted(missing)}")
         results = {
             name: np.empty(tuple(context.get_tensor_shape(name)), spec.dtype) for name, spec in self.outputs.items()
         }
-        # All room before any work: memory that has to grow is given back first.
-        addresses = {name: self._rooms[name].of(array.nbytes) for name, array in (inputs | results).items()}
+        # Reserve everything before any operation, as a buffer that grows is freed first.
+        addresses = {name: self._buffers[name].reserve(array.nbytes) for name, array in (inputs | results).items()}
         for name, address in addresses.items():
-            self._must(context.set_tensor_address(name, address), f"use memory for {name!r}", inputs)
+            self._check_done(context.set_tensor_address(name, address), f"set the address of {name!r}", inputs)
         for name, array in inputs.items():
             stream.to_gpu(addresses[name], array)
-        self._must(context.execute_async_v3(stream.handle), "run", inputs)
+        self._check_done(context.execute_async_v3(stream.handle), "run", inputs)
         for name, array in results.items():
             stream.from_gpu(array, addresses[name])
         stream.wait()
         return results
 
-    def _must(self, done: bool, what: str, inputs: Mapping[str, Array]) -> None:
+    def _check_done(self, done: bool, operation: str, inputs: Mapping[str, Array]) -> None:
         if not done:
             raise EngineError(
-                f"{self.path.name}: failed on inputs of shapes {_shapes(inputs)}: TensorRT could not {what}; "
-                "the log says why"
+                f"{self.path.name}: failed on inputs of shapes {_shapes(inputs)}: TensorRT could not "
+                f"{operation}; see the log"
             )
 
 
-def _engine(library: Library, bundle: Bundle, graph: str, path: Path, profiles: list[Profile], cache: Path) -> Any:
-    """The engine of a kept plan, or of one that is built now: also where the library refuses the one that was kept."""
-    folder = cache / "tensorrt" / place_of(library.card.name, library.card.capability, library.version)
+def _load_engine(library: Library, bundle: Bundle, graph: str, path: Path, profiles: list[Profile], cache: Path) -> Any:
+    """Load the engine from a cached plan, or build it if there is none or TensorRT rejects it."""
+    folder = cache / "tensorrt" / cache_key(library.card.name, library.card.capability, library.version)
     plan_file = PlanFile(
         folder / f"{bundle.fingerprint[:16]}-{graph}.plan",
         {
@@ -162,45 +166,45 @@ def _engine(library: Library, bundle: Bundle, graph: str, path: Path, profiles: 
 
     def build() -> bytes:
         try:
-            with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as beside:
-                written = _written(path, Path(beside))
-                return build_plan(library, written, profiles, folder / "timings.cache")
+            with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as temp_folder:
+                rewritten = _write_rewritten(path, Path(temp_folder))
+                return build_plan(library, rewritten, profiles, folder / "timings.cache")
         except OSError as error:
             raise EngineError(f"{path.name}: cannot be built in {folder}: {error.strerror or error}") from error
 
     runtime = library.trt.Runtime(library.logger)
     engine = runtime.deserialize_cuda_engine(plan_file.get(build))
     if engine is None:
-        _log.warning("%s: is built anew: TensorRT %s does not take it", plan_file.path.name, library.version)
-        plan_file.forget()
+        _log.warning("%s: rebuilding: TensorRT %s rejects it", plan_file.path.name, library.version)
+        plan_file.invalidate()
         engine = runtime.deserialize_cuda_engine(plan_file.get(build))
     if engine is None:
-        raise EngineError(f"{path.name}: TensorRT {library.version} does not take what it has built; the log says why")
+        raise EngineError(f"{path.name}: TensorRT {library.version} rejects its own plan; see the log")
     return engine
 
 
-def _written(path: Path, folder: Path) -> Path:
-    """The graph as TensorRT reads it, as a file in ``folder``, its weights beside it."""
+def _write_rewritten(path: Path, folder: Path) -> Path:
+    """Write the graph rewritten for TensorRT into `folder`, with external weights."""
     import onnx
 
     target = folder / path.name
     onnx.save_model(
-        readable(path),
+        prepare_for_tensorrt(path),
         target,
         save_as_external_data=True,
         all_tensors_to_one_file=True,
         location=f"{path.stem}.weights",
-        size_threshold=_INSIDE_BYTES,
+        size_threshold=_EXTERNAL_BYTES,
     )
     return target
 
 
 def _specs(trt: Any, engine: Any) -> tuple[dict[str, ArraySpec], dict[str, ArraySpec]]:
-    """(inputs, outputs) of an engine."""
+    """Return (inputs, outputs) of an engine."""
     inputs: dict[str, ArraySpec] = {}
     outputs: dict[str, ArraySpec] = {}
-    for number in range(engine.num_io_tensors):
-        name = engine.get_tensor_name(number)
+    for index in range(engine.num_io_tensors):
+        name = engine.get_tensor_name(index)
         shape = tuple(None if size < 0 else int(size) for size in engine.get_tensor_shape(name))
         spec = ArraySpec(np.dtype(trt.nptype(engine.get_tensor_dtype(name))).name, shape)
         (inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs)[name] = spec

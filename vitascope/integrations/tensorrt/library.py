@@ -1,4 +1,4 @@
-"""The libraries that TensorRT needs, found and checked; nothing else imports them."""
+"""Import and check TensorRT and the CUDA bindings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from vitascope.errors import EngineError
 _log = logging.getLogger("vitascope.tensorrt")
 
 VERSIONS = (10, 11)
-"""Major ones, whose documented interface is used: both build from strongly typed networks."""
+"""Supported major versions: both build strongly typed networks."""
 
 
 @dataclass(frozen=True)
 class Library:
-    """``trt``: the module tensorrt; ``cuda``: cuda.bindings.runtime; ``logger``: one for all that ``trt`` makes."""
+    """The modules tensorrt and cuda.bindings.runtime, the shared TensorRT logger, and the GPU."""
 
     trt: Any
     cuda: Any
@@ -33,38 +33,38 @@ class Library:
 
 
 def load_library() -> Library:
-    """TensorRT on the first GPU. Raises EngineError, which says what library, driver or version does not fit."""
+    """Load TensorRT for the first GPU. Raises EngineError naming the library, driver or version that does not fit."""
     card = first_card()
-    trt: Any = _imported("tensorrt", "TensorRT's Python package")
+    trt: Any = _import("tensorrt", "TensorRT's Python package")
     version = str(getattr(trt, "__version__", "unknown"))
     if version.partition(".")[0] not in map(str, VERSIONS):
         raise EngineError(f"tensorrt: version {version}; {' or '.join(map(str, VERSIONS))} was expected")
-    cuda: Any = _imported("cuda.bindings.runtime", "the package cuda-bindings")
-    _imported("onnx", "the package onnx")  # to prepare graphs that have to be built
-    status, needed = cuda.cudaRuntimeGetVersion()
+    cuda: Any = _import("cuda.bindings.runtime", "the package cuda-bindings")
+    _import("onnx", "the package onnx")  # to rewrite graphs before building
+    status, required = cuda.cudaRuntimeGetVersion()
     if int(status) != 0:
         raise EngineError(f"cuda-bindings: cudaRuntimeGetVersion gives error {int(status)}")
-    if needed // 1000 > card.driver[0]:
+    if required // 1000 > card.driver[0]:
         raise EngineError(
-            f"cuda-bindings is of CUDA {needed // 1000} and the driver knows CUDA {card.driver[0]}.{card.driver[1]} at "
-            f"most; install a newer driver, or cuda-bindings=={card.driver[0]}.*"
+            f"cuda-bindings is for CUDA {required // 1000} and the driver supports at most CUDA {card.driver[0]}."
+            f"{card.driver[1]}; install a newer driver, or cuda-bindings=={card.driver[0]}.*"
         )
     return Library(trt, cuda, _logger(trt), card)
 
 
-def _imported(module: str, package: str) -> ModuleType:
+def _import(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError) as error:  # OSError: the package is there, and a library that it loads is not
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
         raise EngineError(f"{package} cannot be imported: {error}") from error
 
 
 def _logger(trt: Any) -> Any:
-    """What TensorRT tells goes to the log "vitascope.tensorrt", with its own severity."""
+    """Return a TensorRT logger that forwards messages to the log "vitascope.tensorrt"."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
-            trt.ILogger.__init__(self)  # the base class must be made explicitly
+            trt.ILogger.__init__(self)  # required by the base class
 
         def log(self, severity: Any, message: str) -> None:
             _log.log(levels.get(severity, logging.DEBUG), "%s", message)

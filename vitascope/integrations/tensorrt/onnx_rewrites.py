@@ -1,8 +1,9 @@
-"""A bundle's graph as TensorRT reads it: the same numbers, by operators and types that it has.
+"""Rewrite a bundle's graph to the operators and types that TensorRT supports, with the same results.
 
-What changes: weights that are stored in int8 or float16 are rebuilt here, not by nodes of the graph, since TensorRT
-takes weights of convolutions as constants and has int8 for quantized tensors alone; a table of embeddings in int8 is
-float16, which holds the same integers; and pixels become float where they enter, as uint8 may only come in or go out.
+* Weights stored in int8 or float16 are rebuilt here instead of by nodes of the graph: TensorRT requires constant
+  weights of convolutions and supports int8 for quantized tensors only.
+* An int8 embedding table becomes float16, which represents the same integers.
+* Pixels are cast to float at the input, as uint8 is supported for inputs and outputs only.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 REVISION = 1
-"""Of what is done here: engines that were built from an earlier one are stale."""
-_FOLDED = ("Cast", "Mul", "Transpose")
+"""Version of these rewrites: engines built with another one are stale."""
+_FOLDABLE = ("Cast", "Mul", "Transpose")
 
 
-def readable(path: Path) -> Any:
-    """The graph at ``path`` as an onnx.ModelProto with its weights inside, as TensorRT reads it.
+def prepare_for_tensorrt(path: Path) -> Any:
+    """Load the graph at `path` as an onnx.ModelProto with its weights inside, rewritten for TensorRT.
 
-    Raises BundleCorrupt where it cannot be read.
+    Raises BundleCorrupt if it cannot be read.
     """
     import onnx
 
@@ -31,46 +32,46 @@ def readable(path: Path) -> Any:
         model = onnx.load(path)
     except Exception as error:  # protobuf's errors and the system's share no base but Exception
         raise BundleCorrupt(f"{path.name}: not a readable ONNX graph: {error}") from error
-    _fold(model)
-    _tables(model)
-    _pixels(model)
+    _fold_constants(model)
+    _cast_int8_embeddings(model)
+    _cast_uint8_inputs(model)
     return model
 
 
-def _fold(model: Any) -> None:
-    """Compute what depends on initializers alone, and drop what nobody reads any more."""
+def _fold_constants(model: Any) -> None:
+    """Compute nodes that depend on initializers only, and remove unread initializers."""
     from onnx import numpy_helper
 
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    made: dict[str, NDArray[Any]] = {}
+    folded: dict[str, NDArray[Any]] = {}
     kept = []
     for node in graph.node:
-        is_constant = all(name in constants or name in made for name in node.input)
-        if node.op_type not in _FOLDED or node.domain or not is_constant:
+        is_constant = all(name in constants or name in folded for name in node.input)
+        if node.op_type not in _FOLDABLE or node.domain or not is_constant:
             kept.append(node)
             continue
-        arrays = [made[name] if name in made else numpy_helper.to_array(constants[name]) for name in node.input]
-        made[node.output[0]] = _computed(node, arrays)
-    read = _read(kept) | {value.name for value in graph.output}
+        arrays = [folded[name] if name in folded else numpy_helper.to_array(constants[name]) for name in node.input]
+        folded[node.output[0]] = _compute(node, arrays)
+    read = _read_names(kept) | {value.name for value in graph.output}
     tensors = [tensor for tensor in graph.initializer if tensor.name in read]
-    tensors += [numpy_helper.from_array(array, name) for name, array in made.items() if name in read]
+    tensors += [numpy_helper.from_array(array, name) for name, array in folded.items() if name in read]
     _replace(graph.node, kept)
     _replace(graph.initializer, tensors)
 
 
-def _read(nodes: Any) -> set[str]:
-    """What nodes and the graphs within them read."""
+def _read_names(nodes: Any) -> set[str]:
+    """Return the names that nodes and their subgraphs read."""
     names: set[str] = set()
     for node in nodes:
         names.update(node.input)
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
-                names |= _read(graph.node) | {value.name for value in graph.output}
+                names |= _read_names(graph.node) | {value.name for value in graph.output}
     return names
 
 
-def _computed(node: Any, arrays: list[NDArray[Any]]) -> NDArray[Any]:
+def _compute(node: Any, arrays: list[NDArray[Any]]) -> NDArray[Any]:
     from onnx import helper
 
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -81,8 +82,8 @@ def _computed(node: Any, arrays: list[NDArray[Any]]) -> NDArray[Any]:
     return np.asarray(arrays[0] * arrays[1])
 
 
-def _tables(model: Any) -> None:
-    """Initializers of int8 whose rows are gathered and then cast become float16, which holds the same integers."""
+def _cast_int8_embeddings(model: Any) -> None:
+    """Convert int8 initializers that are gathered and then cast to float16."""
     from onnx import TensorProto, numpy_helper
 
     readers: dict[str, list[Any]] = {}
@@ -98,8 +99,8 @@ def _tables(model: Any) -> None:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float16), tensor.name))
 
 
-def _pixels(model: Any) -> None:
-    """A Cast right behind each input of uint8, whose output takes its place in the graph."""
+def _cast_uint8_inputs(model: Any) -> None:
+    """Add a Cast after each uint8 input that its consumers read instead."""
     from onnx import TensorProto, helper
 
     graph = model.graph
@@ -108,17 +109,17 @@ def _pixels(model: Any) -> None:
         readers = {node.op_type for node in graph.node if value.name in node.input}
         if value.type.tensor_type.elem_type != TensorProto.UINT8 or readers <= {"Cast"}:
             continue
-        entered = f"{value.name}__entered"
+        cast = f"{value.name}__float"
         for node in graph.node:
             for position, name in enumerate(node.input):
                 if name == value.name:
-                    node.input[position] = entered
-        casts.append(helper.make_node("Cast", [value.name], [entered], f"{value.name}__Entered", to=TensorProto.FLOAT))
+                    node.input[position] = cast
+        casts.append(helper.make_node("Cast", [value.name], [cast], f"{value.name}__Cast", to=TensorProto.FLOAT))
     _replace(graph.node, [*casts, *graph.node])
 
 
 def _replace(field: Any, items: list[Any]) -> None:
-    # Copies first: clearing a protobuf list empties what was taken from it.
+    # `del` empties the originals.
     copies = [type(item).FromString(item.SerializeToString()) for item in items]
     del field[:]
     field.extend(copies)

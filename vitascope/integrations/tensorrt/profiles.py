@@ -1,4 +1,4 @@
-"""Which shapes an engine is built for: TensorRT's optimization profiles, from what a bundle's manifest states.
+"""TensorRT's optimization profiles of a graph, from the bundle's manifest.
 
 Shape letters: B videos or texts, C clips, F frames, H height, W width, L text tokens, V visual tokens, K their width.
 """
@@ -12,71 +12,71 @@ from vitascope.bundle.manifest import Manifest
 
 Shape = tuple[int, ...]
 
-MOST_ROWS = 32
-"""B of one run; more are run in pieces."""
-MOST_CLIPS = 8
-"""C of one video, with at most ``ROWS_OF_CLIPS`` such videos at a time."""
-ROWS_OF_CLIPS = 4
-USUAL_LENGTH = 16
+MAX_BATCH = 32
+"""Maximum B of one run; larger batches are split."""
+MAX_CLIPS = 8
+"""Maximum C of a video, in batches of at most ``MAX_MULTI_CLIP_BATCH``."""
+MAX_MULTI_CLIP_BATCH = 4
+TYPICAL_LENGTH = 16
 """Tokens of a search or a question."""
 
 
 class Range(NamedTuple):
-    """What a profile allows of one input, and the shape that it is fastest at."""
+    """Minimum, optimum and maximum shape of one input, by TensorRT's names."""
 
-    least: Shape
-    best: Shape
-    most: Shape
+    min: Shape
+    opt: Shape
+    max: Shape
 
-    def holds(self, shape: Shape) -> bool:
-        return len(shape) == len(self.least) and all(
-            low <= size <= high for low, size, high in zip(self.least, shape, self.most, strict=True)
+    def allows(self, shape: Shape) -> bool:
+        return len(shape) == len(self.min) and all(
+            low <= size <= high for low, size, high in zip(self.min, shape, self.max, strict=True)
         )
 
 
 Profile = Mapping[str, Range]
-"""By input."""
+"""Range by input."""
 
 
 def profiles_of(manifest: Manifest, graph: str) -> list[Profile]:
-    """The profiles of a graph, those for the smallest shapes first: one row at a time, as a search asks, and many.
+    """Return the profiles of a graph, smallest shapes first: single rows, as in a search, and batches.
 
-    ``video`` has one more, for videos of several clips.
+    ``video`` has another one for videos of several clips.
     """
     if graph == "video":
-        one, many = (1, 1), (MOST_ROWS, 1)
+        single = (1, 1)
         return [
-            _video(manifest, one, one, one),
-            _video(manifest, (1, 1), (MOST_ROWS // 2, 1), many),
-            _video(manifest, (1, 1), (1, MOST_CLIPS // 2), (ROWS_OF_CLIPS, MOST_CLIPS)),
+            _video(manifest, single, single, single),
+            _video(manifest, single, (MAX_BATCH // 2, 1), (MAX_BATCH, 1)),
+            _video(manifest, single, (1, MAX_CLIPS // 2), (MAX_MULTI_CLIP_BATCH, MAX_CLIPS)),
         ]
-    usual = min(USUAL_LENGTH, manifest.text_length)
+    length = min(TYPICAL_LENGTH, manifest.text_length)
     return [
-        _texts(manifest, graph, 1, 1, usual),
-        _texts(manifest, graph, MOST_ROWS // 2, MOST_ROWS, usual),
+        _texts(manifest, graph, 1, 1, length),
+        _texts(manifest, graph, MAX_BATCH // 2, MAX_BATCH, length),
     ]
 
 
 def profile_for(profiles: Sequence[Profile], shapes: Mapping[str, Shape]) -> int | None:
-    """The first profile that allows inputs of these shapes together; None: none does."""
-    for number, profile in enumerate(profiles):
-        if all(profile[name].holds(shape) for name, shape in shapes.items()):
-            return number
+    """Return the index of the first profile that allows inputs of these shapes; None if none does."""
+    for index, profile in enumerate(profiles):
+        if all(profile[name].allows(shape) for name, shape in shapes.items()):
+            return index
     return None
 
 
-def _video(manifest: Manifest, least: Shape, best: Shape, most: Shape) -> Profile:
-    """By (B, C) of each."""
+def _video(manifest: Manifest, minimum: Shape, optimum: Shape, maximum: Shape) -> Profile:
+    """Profile of the streams for these (B, C)."""
     return {
-        stream.name: Range(*((*rows, stream.frames, stream.height, stream.width, 3) for rows in (least, best, most)))
-        for stream in manifest.streams
+        s.name: Range(*((*size, s.frames, s.height, s.width, 3) for size in (minimum, optimum, maximum)))
+        for s in manifest.streams
     }
 
 
-def _texts(manifest: Manifest, graph: str, best_rows: int, most_rows: int, usual: int) -> Profile:
-    tokens = Range((1, 2), (best_rows, usual), (most_rows, manifest.text_length))
+def _texts(manifest: Manifest, graph: str, batch: int, max_batch: int, length: int) -> Profile:
+    tokens = Range((1, 2), (batch, length), (max_batch, manifest.text_length))
     profile = {"input_ids": tokens, "attention_mask": tokens}
     if graph != "text":
         tail = (manifest.visual_tokens, manifest.visual_width)
-        profile["visual_tokens"] = Range(*((rows, *tail) for rows in (1, best_rows, most_rows)))
+        profile["visual_tokens"] = Range(*((rows, *tail) for rows in (1, batch, max_batch)))
     return profile

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own way to TensorRT: what it is told so that it builds for the same shapes, once, and keeps it."""
+"""Options of ONNX Runtime's TensorRT provider: the same profiles, and an engine cache."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from vitascope.integrations.tensorrt.profiles import profiles_of
 
 
 def provider_options(manifest: Manifest, graph: str, cache: Path | None = None) -> dict[str, str]:
-    """Options of the TensorrtExecutionProvider for a graph: its profiles, and where built engines are kept.
+    """Return options of the TensorrtExecutionProvider for a graph.
 
-    ``cache``: ``engine_cache()`` by default; the folder is made. ONNX Runtime keys them by graph, version and GPU.
+    Args:
+        cache: folder for built engines, created if missing; default: `engine_cache()`. ONNX Runtime names them by
+            graph, version and GPU.
     """
     folder = (cache or engine_cache()) / "onnxruntime"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     profiles = profiles_of(manifest, graph)
 
-    def shapes(which: int) -> str:
+    def shapes(bound: int) -> str:
         return ",".join(
-            f"{name}:{'x'.join(map(str, profile[name][which]))}" for profile in profiles for name in profile
+            f"{name}:{'x'.join(map(str, profile[name][bound]))}" for profile in profiles for name in profile
         )
 
     return {

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.targets.triton import write_repository
-from model_export.targets.triton_config import Serving
+from model_export.targets.triton import TritonOptions, write_repository
 from tests.vitascope.integrations.kserve.protocol_server import serving
 from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
@@ -37,7 +36,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def repository(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The small bundle's models; treat it as read-only."""
     out = tmp_path_factory.mktemp("repository") / "models"
-    write_repository(Bundle.open(small_bundle), out, Serving(max_batch=MAX_BATCH, device="cpu"))
+    write_repository(Bundle.open(small_bundle), out, TritonOptions(max_batch=MAX_BATCH, device="cpu"))
     return out
 
 

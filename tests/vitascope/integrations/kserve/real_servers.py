@@ -21,8 +21,7 @@ from pathlib import Path
 
 import httpx
 
-from model_export.targets.triton import write_repository
-from model_export.targets.triton_config import Serving
+from model_export.targets.triton import TritonOptions, write_repository
 from vitascope.bundle.bundle import Bundle
 
 ROOT = Path(__file__).parents[4]
@@ -96,7 +95,7 @@ def main(kind: str, environment: Path, bundle: Path, command: Sequence[str]) -> 
     makers = {"triton": triton, "mlserver": mlserver}
     with tempfile.TemporaryDirectory() as named:
         folder = Path(named)
-        write_repository(Bundle.open(bundle), folder / "models", Serving(max_batch=8, device="cpu"), copy=True)
+        write_repository(Bundle.open(bundle), folder / "models", TritonOptions(max_batch=8, device="cpu"), copy=True)
         ports = [_free_port() for _ in range(3)]
         arguments, variables = makers[kind](environment.absolute(), folder / "models", folder, ports)
         with (folder / "log").open("w") as log:

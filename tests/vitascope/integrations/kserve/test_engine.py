@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_export.targets.triton import write_repository
-from model_export.targets.triton_config import Serving
+from model_export.targets.triton import TritonOptions, write_repository
 from tests.ports import reserved_port
 from tests.small_bundle import make_small_bundle
 from tests.vitascope.integrations.kserve.conftest import MAX_BATCH
@@ -22,7 +21,7 @@ from tests.vitascope.test_model import colour_streams
 from tests.waiting import PATIENCE
 from vitascope.bundle.bundle import Bundle
 from vitascope.errors import EngineError, EngineUnavailable, InvalidInput
-from vitascope.integrations.kserve.check import check_server
+from vitascope.integrations.kserve.parity_check import check_server
 from vitascope.integrations.kserve.server import InferenceServer
 from vitascope.model import Model
 
@@ -82,16 +81,16 @@ def test_without_a_fingerprint_two_rows_tell_whether_it_is_the_graph(
     Model.open(small_bundle, engine=server.url).warm()
     assert set(server.rows) == {1, 2}  # the probe, then the warming
     other = Bundle.open(make_small_bundle(tmp_path / "other", seed=1))
-    write_repository(other, tmp_path / "models", Serving())
+    write_repository(other, tmp_path / "models", TritonOptions())
     with serving(tmp_path / "models") as wrong:
         server.models[named(server, graph)].session = wrong.models[named(wrong, graph)].session
-    with pytest.raises(EngineError, match=f"-{graph}': states no fingerprint, and is not the graph .*: {graph}: "):
+    with pytest.raises(EngineError, match=f"-{graph}': states no fingerprint, and its outputs differ .*: {graph}: "):
         Model.open(small_bundle, engine=server.url).warm()
 
 
 def test_inputs_and_outputs_must_be_those_of_the_manifest(server: ProtocolServer, model: Model, tmp_path: Path) -> None:
     wide = Bundle.open(make_small_bundle(tmp_path / "wide", width=24))
-    write_repository(wide, tmp_path / "models", Serving())
+    write_repository(wide, tmp_path / "models", TritonOptions())
     with serving(tmp_path / "models") as wrong:
         text, match = named(server, "text"), named(server, "match")
         server.models[text].session = wrong.models[named(wrong, "text")].session
@@ -128,7 +127,7 @@ def test_check_finds_numbers_that_are_off_whatever_the_server_states(
 
 def test_answers_that_come_along_are_weighed_at_the_server(tmp_path: Path) -> None:
     folder = make_small_bundle(tmp_path / "bundle", tasks=["answering"], answers=None, reads_answers=True)
-    write_repository(Bundle.open(folder), tmp_path / "models", Serving(max_batch=4, device="cpu"))
+    write_repository(Bundle.open(folder), tmp_path / "models", TritonOptions(max_batch=4, device="cpu"))
     with serving(tmp_path / "models") as server:
         found = check_server(Bundle.open(folder), server.url)
         assert {one.output for one in found} == {"visual_tokens", "answer_logits"}
@@ -148,7 +147,7 @@ def test_large_frames_are_asked_in_pieces(
 ) -> None:
     frames = {s.name: np.zeros((4, 1, s.frames, s.height, s.width, 3), np.uint8) for s in model.streams}
     monkeypatch.setattr(
-        "vitascope.integrations.kserve.engine.MOST_BYTES", 2 * sum(array[0].nbytes for array in frames.values())
+        "vitascope.integrations.kserve.engine.MAX_REQUEST_BYTES", 2 * sum(array[0].nbytes for array in frames.values())
     )
     model.embed_video(frames)
     assert server.rows == [2, 2]
@@ -202,7 +201,7 @@ def test_a_server_that_is_not_there(small_bundle: Path) -> None:
     with reserved_port() as port:
         url = f"http://127.0.0.1:{port}"
         model = Model.open(small_bundle, engine=url)  # asks nothing yet
-        refused = f"{url}: model 'small-colours-.*-text': does not answer: ConnectError"
+        refused = f"{url}: model 'small-colours-.*-text': does not respond: ConnectError"
         with pytest.raises(EngineUnavailable, match=refused):
             model.embed_text(FEW)
         with pytest.raises(EngineUnavailable, match=url):
@@ -250,10 +249,10 @@ def test_a_server_that_takes_too_long_is_asked_once(server: ProtocolServer) -> N
         released.wait(PATIENCE)
 
     asked, name = InferenceServer(server.url, seconds=0.2), named(server, "text")
-    asked.takes_bytes = True  # known, so that nothing is asked but the run
+    asked.supports_binary = True  # known, so that nothing is asked but the run
     server.interfere = at_infer(slow)
     ids = np.ones((1, 3), np.int64)
-    with pytest.raises(EngineUnavailable, match="does not answer: ReadTimeout"):
+    with pytest.raises(EngineUnavailable, match="does not respond: ReadTimeout"):
         asked.infer(name, {"input_ids": ids, "attention_mask": ids}, ["vector"])
     assert arrived.wait(PATIENCE)
     released.set()
@@ -287,7 +286,7 @@ def test_answers_that_cannot_be_believed(body: bytes | str, said: str, server: P
 def test_whether_it_is_ready_is_not_asked_by_everyone_who_asks(
     server: ProtocolServer, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vitascope.integrations.kserve.server.KNOWN_SECONDS", PATIENCE)
+    monkeypatch.setattr("vitascope.integrations.kserve.server.READY_CACHE_SECONDS", PATIENCE)
     for _ in range(5):
         model.check_engine()
     assert server.asked["/v2/health/ready"] == 1

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vitascope.integrations.kserve.wire import outputs_of, request_of
+from vitascope.integrations.kserve.wire import decode_response, encode_request
 
 SPECIAL = np.array([[1.1, -0.0], [np.float32(1e-45), np.finfo(np.float32).max]], np.float32)
 
@@ -19,7 +19,7 @@ def answered(request: tuple[dict[str, str], bytes]) -> dict[str, np.ndarray]:
     length = headers.get("Inference-Header-Content-Length")
     end = len(body) if length is None else int(length)
     head = json.dumps({"outputs": json.loads(body[:end])["inputs"]}).encode()
-    return outputs_of(head + body[end:], None if length is None else str(len(head)))
+    return decode_response(head + body[end:], None if length is None else str(len(head)))
 
 
 @pytest.mark.parametrize("binary", [True, False])
@@ -38,7 +38,7 @@ def answered(request: tuple[dict[str, str], bytes]) -> dict[str, np.ndarray]:
 def test_what_is_sent_arrives_bit_by_bit(array: np.ndarray, binary: bool) -> None:
     if array.dtype.byteorder == ">" and not binary:
         array = array.astype("<f4")
-    found = answered(request_of({"first": array, "second": SPECIAL}, ["first"], binary=binary))
+    found = answered(encode_request({"first": array, "second": SPECIAL}, ["first"], binary=binary))
     assert found["first"].dtype == array.dtype.newbyteorder("=")
     np.testing.assert_array_equal(found["first"], array)
     np.testing.assert_array_equal(found["second"], SPECIAL)
@@ -68,4 +68,4 @@ def told(**tensor: Any) -> bytes:
 )
 def test_an_answer_that_is_not_what_it_states(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"Error: "):
-        outputs_of(body, str(len(body)))
+        decode_response(body, str(len(body)))

@@ -22,7 +22,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto
 
-from model_export.targets.tensorrt_operators import unreadable
+from model_export.targets.tensorrt_graphs import unsupported
 
 SECRET = b"\nplan\n"
 
@@ -307,7 +307,7 @@ class OnnxParser:
     def parse_from_file(self, model: str) -> bool:
         assert isinstance(model, str)
         read = onnx.load(model)  # with the weights that lie beside it
-        self._errors = unreadable(read)
+        self._errors = unsupported(read)
         if not self._errors:
             self._network.model, self._network.name = read, Path(model).stem
         return not self._errors

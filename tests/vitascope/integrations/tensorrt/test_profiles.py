@@ -8,7 +8,7 @@ import pytest
 
 from vitascope.bundle.bundle import Bundle
 from vitascope.bundle.manifest import Manifest
-from vitascope.integrations.tensorrt.profiles import MOST_CLIPS, MOST_ROWS, profile_for, profiles_of
+from vitascope.integrations.tensorrt.profiles import MAX_BATCH, MAX_CLIPS, profile_for, profiles_of
 
 BUNDLE = Path(__file__).parents[4] / "bundles" / "hd-vila-tiny"
 
@@ -24,9 +24,9 @@ def streams(rows: int, clips: int) -> dict[str, tuple[int, ...]]:
 
 def test_a_video_is_as_the_manifests_frame_streams_are(manifest: Manifest) -> None:
     one, many, clips = profiles_of(manifest, "video")
-    assert one["high"].least == one["high"].best == one["high"].most == (1, 1, 1, 224, 224, 3)
-    assert many["low"].most == (MOST_ROWS, 1, 6, 112, 112, 3)
-    assert clips["low"].most == (4, MOST_CLIPS, 6, 112, 112, 3)
+    assert one["high"].min == one["high"].opt == one["high"].max == (1, 1, 1, 224, 224, 3)
+    assert many["low"].max == (MAX_BATCH, 1, 6, 112, 112, 3)
+    assert clips["low"].max == (4, MAX_CLIPS, 6, 112, 112, 3)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_frames_of_another_size_fit_no_profile(manifest: Manifest) -> None:
 @pytest.mark.parametrize("graph", ["text", "match", "answer"])
 def test_texts_of_every_length_fit(graph: str, manifest: Manifest) -> None:
     profiles = profiles_of(manifest, graph)
-    for rows in (1, 2, MOST_ROWS):
+    for rows in (1, 2, MAX_BATCH):
         for length in range(2, manifest.text_length + 1):
             shapes = {"input_ids": (rows, length), "attention_mask": (rows, length)}
             if graph != "text":
