@@ -165,9 +165,7 @@ def test_a_variant_that_cannot_be_made_leaves_nothing(
     with pytest.raises(ParityError, match=r"in float16 has a cosine of .*; at least 1.1 was expected"):
         make_variant(small_bundle, tmp_path / "out", "float16", seed=1)
     monkeypatch.setattr(tensorrt, "unsupported", lambda model: ["Det n: the operator is not supported"])
-    with pytest.raises(
-        InvalidInput, match=r"TensorRT does not support it .*: Det n: the operator is not supported"
-    ):
+    with pytest.raises(InvalidInput, match=r"TensorRT does not support it .*: Det n: the operator is not supported"):
         make_variant(small_bundle, tmp_path / "out", "float16", seed=1)
     assert not list(tmp_path.iterdir())
 
