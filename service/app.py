@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from service import page
-from service.app_state import Service
+from service.app_state import AppState
 from service.http.idempotency import HEADER, REPLAYED
 from service.http.middleware import AccessLogMiddleware, AuthMiddleware, CommonMiddleware
 from service.http.openapi import openapi_of
@@ -26,7 +26,7 @@ from vitascope.version import installed_version
 CORS_HEADERS = ("Content-Type", "X-Request-ID", "Authorization", "X-API-Key", "Last-Event-ID")
 
 
-def create_app(settings: Settings, service: Service | None = None) -> FastAPI:
+def create_app(settings: Settings, service: AppState | None = None) -> FastAPI:
     """Create the application.
 
     Args:

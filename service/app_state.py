@@ -1,4 +1,4 @@
-"""What one running service holds: the models, the library, owned media, the job worker, and its threads."""
+"""State of a running service, and the dependencies by which routes get it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from service.events import Broadcaster
 from service.http.auth import Authenticator
 from service.http.idempotency import Idempotency
 from service.http.limits import ConcurrencyLimiter, RateLimiter
-from service.http.parameters import record_number
+from service.http.parameters import parse_id
 from service.http_client.client import SafeClient
-from service.inference.model_caches import Caches
-from service.inference.registry import Models
+from service.inference.embedding_caches import Caches
+from service.inference.registry import ModelRegistry
 from service.inference.scheduler import Scheduler
 from service.instrumentation import Observer
 from service.load_shedding import QueueLimiter
@@ -36,20 +36,19 @@ from vitascope.errors import CollectionNotFound, EngineUnavailable
 from vitascope.model import Model
 from vitascope.sandbox.pool import DecodingPool
 
-LOOP_SECONDS = 60.0
-"""Without a turn of the event loop, after which the service counts as dead."""
-LOOK_SECONDS = 1.0
-"""Between two of the turns that are noted."""
-LEAVING_SHARE = 0.2
-"""Of the time for stopping: what a job has at least to leave its files in order, however long requests took."""
+MAX_HEARTBEAT_AGE = 60.0
+"""Seconds without a heartbeat of the event loop after which the service is not alive."""
+HEARTBEAT_SECONDS = 1.0
+MIN_SHUTDOWN_FRACTION = 0.2
+"""Of ``shutdown_timeout``: left for a job to store its state, however long requests in flight took."""
 
 
 @dataclass
-class Service:
-    """Everything that routes work with; ``service.lifespan`` makes it."""
+class AppState:
+    """The parts of a service that routes use; opened by ``service.lifespan``."""
 
     settings: Settings
-    models: Models
+    models: ModelRegistry
     scheduler: Scheduler
     decoding: DecodingPool
     """Processes that read media files for requests and jobs."""
@@ -71,93 +70,91 @@ class Service:
     """None where the setting ``webhooks`` is off."""
     queue_limiter: QueueLimiter
     """Rejects interactive requests that would be queued for too long."""
-    heavy: Pool
-    """Threads for interactive requests that decode media or wait for the model."""
-    light: Pool
-    """Threads for requests that read the catalogue or files."""
-    searches: Pool
+    inference_pool: Pool
+    """Threads of interactive requests that decode media or wait for the model."""
+    io_pool: Pool
+    """Threads of requests that read the catalogue or files."""
+    search_pool: Pool
     """Threads that search in this process: few, since they compute, and the event loop shares the interpreter."""
-    writes: Pool
-    """Threads for requests that write to the catalogue, and for what arrives of uploads."""
-    ingestion: Pool
-    """Threads for uploads that are indexed while the client waits."""
+    write_pool: Pool
+    """Threads of requests that write to the catalogue or receive an upload."""
+    upload_pool: Pool
+    """Threads of requests that run the job of an upload."""
     resources: ExitStack
     """Closes what the fields above hold open."""
     stopping_since: float | None = None
-    """On the monotonic clock; None while the service stays."""
-    turned_at: float = field(default_factory=time.monotonic)
-    """When the event loop that answers requests was last seen to turn, on the monotonic clock."""
+    """When the shutdown began, on the monotonic clock."""
+    heartbeat_at: float = field(default_factory=time.monotonic)
+    """Last heartbeat of the event loop, on the monotonic clock."""
 
     @property
     def model(self) -> Model:
-        """The default, with engines of its own. Raises NotReady."""
-        return self.models.named(None).model
+        """The default model, not scheduled. Raises NotReady."""
+        return self.models.get(None).model
 
-    def begin_to_stop(self) -> None:
-        """Be not ready any more, and begin nothing new in the background; requests are answered as before."""
+    def request_shutdown(self) -> None:
+        """Report the service as not ready, and begin no background work; requests are still answered."""
         if self.stopping_since is None:
             self.stopping_since = time.monotonic()
-        self.worker.begin_to_stop()
-        self.operations.begin_to_stop()
-        self.models.begin_to_stop()
+        self.worker.request_shutdown()
+        self.operations.request_shutdown()
+        self.models.request_shutdown()
 
     def close(self) -> None:
         """End decoding processes and inference threads, and close all files."""
         self.resources.close()
 
-    async def note_turns(self) -> None:
-        """Note that the event loop turns, until cancelled."""
+    async def run_heartbeat(self) -> None:
+        """Note that the event loop runs, until cancelled."""
         while True:
-            self.turned_at = time.monotonic()
-            await asyncio.sleep(LOOK_SECONDS)
+            self.heartbeat_at = time.monotonic()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def check_loop(self) -> None:
-        """Raise NotReady where the event loop that answers requests stands still."""
-        seconds = time.monotonic() - self.turned_at
-        if seconds > LOOP_SECONDS:
-            raise NotReady(f"the loop that answers requests has stood still for {seconds:.0f} s")
+        """Raise NotReady if the event loop hangs."""
+        seconds = time.monotonic() - self.heartbeat_at
+        if seconds > MAX_HEARTBEAT_AGE:
+            raise NotReady(f"the event loop has not responded for {seconds:.0f} s")
 
     def check_ready(self) -> None:
-        """Raise NotReady while the default does not serve, or ``check_works`` does."""
-        self.models.named(None)
-        self.check_works()
+        """Raise NotReady if the default model is not ready, or background threads died."""
+        self.models.get(None)
+        self.check_threads()
 
     async def check_engine(self) -> None:
-        """Raise NotReady while the server that runs the graphs of the default, where one does, is not ready."""
-        model = self.models.named(None).model
+        """Raise NotReady if the inference server of the default model, where it has one, does not respond."""
+        model = self.models.get(None).model
         if model.is_remote:
             try:
                 await to_thread.run_sync(model.check_engine)
             except EngineUnavailable as error:
-                raise NotReady(
-                    "the server that runs the model does not answer; the log of the service says why"
-                ) from error
+                raise NotReady("the server that runs the model does not respond; see the log of the service") from error
 
-    def check_works(self) -> None:
-        """Raise NotReady while the thread that runs models, or the one that runs jobs, has died."""
+    def check_threads(self) -> None:
+        """Raise NotReady if an inference worker or a thread that runs jobs has died."""
         if not self.scheduler.is_alive:
-            raise NotReady("the thread that runs the model has ended and is being replaced")
+            raise NotReady("an inference worker has died and is being replaced")
         if not self.worker.is_alive and self.stopping_since is None:
-            raise NotReady("the thread that runs jobs has ended; the log of the service says why")
+            raise NotReady("a thread that runs jobs has died; see the log of the service")
 
     def remaining_shutdown_seconds(self) -> float:
         """Return what is left of ``shutdown_timeout``, of which requests in flight have used a part."""
-        most = self.settings.shutdown_timeout
+        timeout = self.settings.shutdown_timeout
         used = 0.0 if self.stopping_since is None else time.monotonic() - self.stopping_since
-        return max(most * LEAVING_SHARE, most - used)
+        return max(timeout * MIN_SHUTDOWN_FRACTION, timeout - used)
 
-    def check_staying(self) -> None:
-        """Raise NotReady once the service has been told to stop."""
+    def check_not_stopping(self) -> None:
+        """Raise NotReady during a shutdown."""
         if self.stopping_since is not None:
-            raise NotReady("the service is stopping; what comes now is answered still, by a connection that closes")
+            raise NotReady("the service is shutting down; send further requests elsewhere")
 
     def check_decoding(self) -> None:
-        """Raise NotReady while there is no process that decodes. Requests wait for the next one; it comes soon."""
+        """Raise NotReady if no decoding process runs. Requests wait for the next one."""
         if not self.decoding.alive:
-            raise NotReady("no process that decodes is running; they are being started again")
+            raise NotReady("no decoding process is running; new ones are being started")
 
     def collection(self, name: str, *, for_model: bool = False) -> Collection:
-        """An open collection; ``for_model``: only if the model that fills it serves.
+        """Return an open collection; ``for_model``: only if its model is ready.
 
         Raises CollectionNotFound, FingerprintMismatch, NotReady and StorageError.
         """
@@ -167,28 +164,28 @@ class Service:
         try:
             collection = self.library.open(name)
         except CollectionNotFound as error:
-            raise unknown from error  # whose text names a path of this machine
+            raise unknown from error  # whose text has a path of this machine
         if for_model:
-            self.models.of(collection)
+            self.models.for_collection(collection)
         return collection
 
     def video(self, name: str, video_id: str) -> Video:
-        """A video. Raises CollectionNotFound, VideoNotFound and StorageError."""
-        return self.collection(name).get_video(record_number(video_id))
+        """Return a video. Raises CollectionNotFound, VideoNotFound and StorageError."""
+        return self.collection(name).get_video(parse_id(video_id))
 
 
-# Not plain functions: those would each cost a request a way through a thread.
-async def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
+# Coroutines, since FastAPI calls plain functions in a thread.
+async def _app_state(request: Request) -> AppState:
+    state: AppState = request.app.state.service
+    return state
 
 
-async def _ready_service(request: Request) -> Service:
-    service = await _service(request)
-    service.check_works()
-    return service
+async def _ready_app_state(request: Request) -> AppState:
+    state = await _app_state(request)
+    state.check_threads()
+    return state
 
 
-ServiceState = Annotated[Service, Depends(_service)]
-ReadyService = Annotated[Service, Depends(_ready_service)]
-"""For routes that need a model: 503 while the threads that run models and jobs are not there."""
+AppStateDep = Annotated[AppState, Depends(_app_state)]
+ReadyAppStateDep = Annotated[AppState, Depends(_ready_app_state)]
+"""For routes that need a model or run jobs: 503 if threads for that have died."""

@@ -24,8 +24,8 @@ from index.jobs.records import Event, Job, StateEvent
 from service.connections import ABORT
 from service.errors import Overloaded, TooManyAtOnce
 from service.http.auth import Caller
-from service.job_views import item_view, job_view
 from service.pools import Pool
+from service.serializers import serialize_item, serialize_job
 from vitascope.errors import NotFound, VitascopeError
 from vitascope.job_states import FINAL_JOB_STATES
 
@@ -74,14 +74,16 @@ class ServerSentEvent:
 def to_event(event: Event) -> ServerSentEvent:
     """Encode an event of a job: ``state``, with the job as it was then, or ``item``."""
     if isinstance(event, StateEvent):
-        data = _encode("state", job_view(event.job).model_dump_json(), event.number)
+        data = _encode("state", serialize_job(event.job).model_dump_json(), event.number)
         return ServerSentEvent(event.number, data, event.job.state in FINAL_JOB_STATES)
-    return ServerSentEvent(event.number, _encode("item", item_view(event.item).model_dump_json(), event.number), False)
+    return ServerSentEvent(
+        event.number, _encode("item", serialize_item(event.item).model_dump_json(), event.number), False
+    )
 
 
 def _progress_event(job: Job) -> bytes:
     """Encode a job's progress, without an id, as it is not stored."""
-    return _encode("progress", job_view(job).model_dump_json())
+    return _encode("progress", serialize_job(job).model_dump_json())
 
 
 def _encode(kind: str, data: str, number: int | None = None) -> bytes:

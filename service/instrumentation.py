@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from opentelemetry.trace import Tracer
 
 from service.inference.call import Call
-from service.inference.loaded_model import parts_of
+from service.inference.loaded_model import split_call_name
 from service.metrics import Metrics
 from service.tracing import record_span
 
 
 class Observer:
-    """Counts in ``metrics`` and traces with ``tracer``; the scheduler's ``Watcher``."""
+    """Counts in ``metrics`` and traces with ``tracer``; observes the scheduler."""
 
     def __init__(self, metrics: Metrics, tracer: Tracer) -> None:
         self.metrics = metrics
@@ -27,12 +27,12 @@ class Observer:
             yield
 
     def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
-        model, graph = parts_of(calls[0].graph)
+        model, graph = split_call_name(calls[0].graph)
         rows = sum(call.rows for call in calls)
         self.metrics.record_batch(model, graph, rows, ended - began)
         for call in calls:
-            self.metrics.record_wait(model, graph, call.asker.bulk, began - call.arrived)
-            context = call.asker.context
+            self.metrics.record_wait(model, graph, call.context.bulk, began - call.arrived)
+            context = call.context.trace
             if context is not None:
                 record_span(
                     self.tracer, f"queue {graph}", context, call.arrived, began, {"model": model, "graph": graph}
@@ -47,7 +47,7 @@ class Observer:
                 record_span(self.tracer, f"inference {graph}", context, began, ended, facts)
 
     def dropped(self, call: Call, reason: str) -> None:
-        self.metrics.record_dropped(*parts_of(call.graph), reason)
+        self.metrics.record_dropped(*split_call_name(call.graph), reason)
 
     def failed(self, call: Call) -> None:
-        self.metrics.record_failed(*parts_of(call.graph))
+        self.metrics.record_failed(*split_call_name(call.graph))

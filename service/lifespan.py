@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 
 from index.collection_store import CollectionStore
-from service.app_state import Service
+from service.app_state import AppState
 from service.events import Broadcaster
 from service.http.api_keys import KeyStore
 from service.http.auth import Authenticator
@@ -17,18 +17,16 @@ from service.http.idempotency import Idempotency, IdempotencyStore
 from service.http.limits import ConcurrencyLimiter, RateLimiter
 from service.http_client.client import SafeClient
 from service.inference.batching import BatchLimits
-from service.inference.loaded_model import Engines
-from service.inference.model_caches import open_caches
-from service.inference.model_entry import entries_at_start
-from service.inference.registry import Models
-from service.inference.registry_state import read_record
+from service.inference.embedding_caches import open_caches
+from service.inference.loaded_model import GraphRouter
+from service.inference.model_entry import initial_entries, read_state
+from service.inference.registry import ModelRegistry
 from service.inference.scheduler import Scheduler
 from service.instrumentation import Observer
 from service.load_shedding import QueueLimiter
 from service.media_store import MediaStore
 from service.metrics import Metrics
-from service.operation_work import do, load_what_exports_need
-from service.operations import Operations
+from service.operations import Operations, preload_pyarrow, run_operation
 from service.pools import Pool
 from service.settings import Settings
 from service.tracing import create_tracer
@@ -48,7 +46,7 @@ LOADING_SECONDS = 5.0
 
 def open_service(
     settings: Settings, *, url_client: SafeClient | None = None, webhook_client: SafeClient | None = None
-) -> Service:
+) -> AppState:
     """Open bundles, data and databases, and complete what a killed service left unfinished.
 
     Args:
@@ -59,9 +57,9 @@ def open_service(
         BundleError, StorageError: A bundle or the data folder cannot be used.
         Busy: Another service uses the data folder.
     """
-    record = read_record(settings.data_dir)
-    entries = entries_at_start(settings, record)  # before anything is written, so that a broken bundle changes nothing
-    load_what_exports_need()
+    state = read_state(settings.data_dir)
+    entries = initial_entries(settings, state)  # before anything is written, so that a broken bundle changes nothing
+    preload_pyarrow()
     observer = Observer(Metrics(), create_tracer(settings))
     with ExitStack() as stack:
         media = MediaStore(settings.data_dir.absolute())
@@ -81,14 +79,14 @@ def open_service(
             stack.callback(webhook_store.close)
             webhook_client = webhook_client or SafeClient(settings.webhook_policy())
             webhooks = Dispatcher(webhook_store, library, webhook_client, settings.webhook_retry_seconds)
-        engines = Engines()
+        router = GraphRouter()
         scheduler = Scheduler(
-            engines.run,
+            router.run,
             observer,
             BatchLimits(settings.max_batch_size, settings.max_batch_tokens),
-            lanes=settings.inference_workers or 1,  # the registry adds as many as suit a model once it is loaded
-            max_waiting=settings.max_queue,
-            max_waiting_bytes=settings.max_queue_bytes,
+            workers=settings.inference_workers or 1,  # the registry adds as many as suit a model once it is loaded
+            max_queue=settings.max_queue,
+            max_queue_bytes=settings.max_queue_bytes,
         )
         stack.callback(scheduler.close)
         decoding = DecodingPool(
@@ -99,15 +97,15 @@ def open_service(
         )
         stack.callback(decoding.close)
         caches = open_caches(settings, observer.metrics)
-        models = Models(entries, record, engines, scheduler, decoding, caches, settings)
+        models = ModelRegistry(entries, state, router, scheduler, decoding, caches, settings)
         url_client = (url_client or SafeClient(settings.url_policy())) if settings.url_fetch == "on" else None
         worker = JobWorker(library, models, settings, None if url_client is None else url_client.fetch)
         operations = Operations(
             (settings.operations_dir or settings.data_dir / "operations").absolute(),
             settings.max_operations,
-            partial(do, library, models, worker, settings),
+            partial(run_operation, library, models, worker, settings),
         )
-        service = Service(
+        service = AppState(
             settings=settings,
             models=models,
             scheduler=scheduler,
@@ -128,11 +126,11 @@ def open_service(
             broadcaster=Broadcaster(library.open, settings.max_streams, settings.client_streams),
             webhooks=webhooks,
             queue_limiter=QueueLimiter(max(MIN_ACCEPTED, 2 * settings.decode_process_count()), settings.queue_timeout),
-            heavy=Pool("model", settings.request_threads, settings.max_queue),
-            light=Pool("files", settings.io_threads, settings.max_queue),
-            searches=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_queue),
-            writes=Pool("writes", settings.write_threads, settings.max_requests),
-            ingestion=Pool("ingestion", *settings.upload_pool_size()),
+            inference_pool=Pool("model", settings.request_threads, settings.max_queue),
+            io_pool=Pool("files", settings.io_threads, settings.max_queue),
+            search_pool=Pool("searches", (os.cpu_count() or 1) + 1, settings.max_queue),
+            write_pool=Pool("writes", settings.write_threads, settings.max_requests),
+            upload_pool=Pool("uploads", *settings.upload_pool_size()),
             resources=stack.pop_all(),
         )
     _bind_gauges(service)
@@ -140,7 +138,7 @@ def open_service(
 
 
 @asynccontextmanager
-async def run_service(service: Service) -> AsyncIterator[None]:
+async def run_service(service: AppState) -> AsyncIterator[None]:
     """Run the background work of a service in the context; then stop it and close the service.
 
     Parts are stopped in reverse order: first jobs and operations, then the models and decoding processes they need. The
@@ -163,17 +161,17 @@ async def run_service(service: Service) -> AsyncIterator[None]:
         )  # a loaded model submits its unfinished jobs
         await run(service.operations.start, service.operations.stop, OPERATION_SECONDS)
         await run(service.worker.start, service.worker.stop, service.settings.shutdown_timeout)
-        stack.callback(service.begin_to_stop)
-        heartbeat = asyncio.create_task(service.note_turns())
+        stack.callback(service.request_shutdown)
+        heartbeat = asyncio.create_task(service.run_heartbeat())
         stack.callback(heartbeat.cancel)
         yield
 
 
-def _bind_gauges(service: Service) -> None:
+def _bind_gauges(service: AppState) -> None:
     """Bind gauges to what they measure."""
     bind, scheduler, decoding = service.observer.metrics.bind_gauge, service.scheduler, service.decoding
-    bind("vitascope_calls_waiting", scheduler.waiting)
-    bind("vitascope_models_failed", service.models.failed)
+    bind("vitascope_calls_waiting", scheduler.queue_length)
+    bind("vitascope_models_failed", service.models.failed_count)
     bind("vitascope_inference_restarts", lambda: scheduler.restarts)
     bind("vitascope_body_bytes_in_flight", lambda: service.concurrency.bytes)
     bind("vitascope_decoding_processes", lambda: decoding.alive)

@@ -17,7 +17,7 @@ from service.http.auth import match_route, permission_of
 from service.http.problems import CONTENT_TYPE, SECURITY_HEADERS, problem_body
 
 if TYPE_CHECKING:  # which imports this module
-    from service.app_state import Service
+    from service.app_state import AppState
 
 MIN_WINDOW = 0.25
 """Seconds over which finished requests are counted at least."""
@@ -126,14 +126,14 @@ class LoadSheddingMiddleware:
             (b"x-request-id", request_id.encode()),
             (b"content-length", str(len(body)).encode()),
         ]
-        service: Service = scope["app"].state.service
+        service: AppState = scope["app"].state.service
         service.observer.metrics.record_request("POST", "none", 503, 0.0)
         await send({"type": "http.response.start", "status": 503, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
 
 def _is_rejected(scope: Scope) -> bool:
-    service: Service = scope["app"].state.service
+    service: AppState = scope["app"].state.service
     if service.concurrency.is_full:
         return _is_plain(scope)
     if not service.queue_limiter.is_full or not _is_plain(scope):

@@ -1,4 +1,4 @@
-"""What the C library and Python do with the memory of this process."""
+"""Memory settings of the C library and of Python's garbage collector."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ _ARENA_MAX = -8
 ARENAS = 2
 
 
-def use_few_arenas() -> None:
-    """Let threads share ``ARENAS`` heaps; to be called before there are many.
+def limit_arenas() -> None:
+    """Let threads share ``ARENAS`` heaps; call it before there are many threads.
 
-    glibc gives up to eight a core, each of which keeps what it once held: with the service's threads memory would go on
-    growing long after the load has stopped doing so. Other C libraries have no such option, or need none.
+    glibc creates up to eight a core, each of which keeps its largest size, so that memory grew with the service's
+    threads long after the load had stopped growing. Other C libraries have no such option.
     """
     if TRIM is not None and _OPTION is not None:
         _OPTION(_ARENA_MAX, ARENAS)
 
 
-def give_back() -> None:
-    """Return what is free in this process to the system.
+def trim_heap() -> None:
+    """Return free memory to the system.
 
-    The C library keeps most of what a model has freed: of 250 MB of the default bundle, 200 on glibc. Others have no
-    such function, or need none.
+    Of the 250 MB of the default bundle, glibc keeps 200 after the model was freed. Other C libraries have no such
+    function.
     """
     if TRIM is not None:
         TRIM(0)
 
 
-def set_aside() -> None:
-    """Let Python's search for unreachable objects pass over those of now, which live as long as the process.
+def freeze_gc() -> None:
+    """Exclude the objects that exist now from garbage collection.
 
-    There are more than 100,000 (routes, schemas, modules), and looking at all of them stops every thread for 70 ms,
-    again and again while requests are served.
+    More than 100,000 live as long as the process (routes, schemas, modules); a full collection would stop all
+    threads for 70 ms.
     """
     gc.collect()
     gc.freeze()

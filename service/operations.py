@@ -1,8 +1,7 @@
-"""Work on whole collections that takes long: backups, exports, embedding again. One after the other, in one thread.
+"""Operations on whole collections: backup, export, embedding again. They run one after the other in one thread.
 
-An operation is a file ``ID.json`` in a folder, durable before the work begins and when it has ended, and a folder
-``ID`` beside it with the files it made. What was under way when the service stopped or died is begun again at the next
-start; one at which it died ``MAX_TRIES`` times is given up.
+An operation is stored as ``ID.json``, written durably before and after it runs, and a folder ``ID`` with its files. One
+that was running when the service stopped or died runs again at the next start, at most ``MAX_ATTEMPTS`` times.
 """
 
 from __future__ import annotations
@@ -17,10 +16,21 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from index.collection_store import CollectionStore
+from index.transfer.backup import backup_collection
+from index.transfer.media import owned_media
+from index.transfer.reembed import reembed
 from service.http.problems import is_server_error
+from service.inference.call import CallContext
+from service.inference.loaded_model import LoadedModel
+from service.inference.registry import ModelRegistry
+from service.settings import Settings
+from service.worker import JobWorker
 from vitascope.durable_files import atomic_path, make_folders
 from vitascope.errors import Conflict, NotFound, StorageError, VitascopeError
 
@@ -28,20 +38,27 @@ _log = logging.getLogger("vitascope.service")
 
 Kind = Literal["backup", "export", "reembed"]
 State = Literal["queued", "running", "succeeded", "failed"]
-MAX_TRIES = 3
+MAX_ATTEMPTS = 3
+POLL_SECONDS = 0.1
+"""How often an operation checks whether its model is loaded."""
+MAX_NAMED = 5
+"""Videos that an error names."""
 _UNFINISHED = ("queued", "running")
 _ID = re.compile(r"[0-9a-f]{16}")
 
 OnStep = Callable[[int, int], None]
-"""Takes how much is done, and of how much."""
+"""Receives how many steps are done, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Work on a collection. ``model``: the fingerprint of the one to embed with; None where none was chosen.
+    """An operation on a collection. Times in Unix seconds.
 
-    ``error`` says why it failed; ``tries``: how often it was begun; ``media_not_included``: ``files`` and ``bytes`` of
-    the media that a backup or export lacks. Times in Unix seconds.
+    Attributes:
+        error: Why it failed.
+        tries: How often it was begun.
+        model: Fingerprint of the model to embed with.
+        media_not_included: ``files`` and ``bytes`` of the collection's media that a backup or export lacks.
     """
 
     id: str
@@ -61,116 +78,116 @@ class Operation:
 Work = Callable[[Operation, Path, OnStep], Mapping[str, int] | None]
 
 
-class _Ended(Exception):
-    """The service stops, or the operation was deleted. Never leaves this module."""
+class _Interrupted(Exception):
+    """The service stops, or the operation was deleted."""
 
 
 class Operations:
     """The operations of one service. Safe to use from many threads."""
 
-    def __init__(self, folder: Path, most: int, work: Work) -> None:
-        """Keep at most ``most`` in ``folder``, made if missing, which no other service may use.
+    def __init__(self, folder: Path, max_operations: int, work: Work) -> None:
+        """Read the operations in ``folder``, which is created if missing and which no other service may use.
 
-        ``work`` does one, with an empty folder for its files, and returns its ``media_not_included``. Raises
+        ``work`` runs one, with an empty folder for its files, and returns its ``media_not_included``. Raises
         StorageError.
         """
         self._folder = folder
-        self._most = most
+        self._max_operations = max_operations
         self._work = work
         self._changed = threading.Condition()
         self._stopping = False
-        self._shares: dict[str, float] = {}
+        self._progress: dict[str, float] = {}
         try:
             make_folders(folder)
-            ours = [path for path in folder.iterdir() if _ID.fullmatch(path.stem)]
-            records = {path.stem: _read(path) for path in ours if path.suffix == ".json"}
-            for path in ours:
+            paths = [path for path in folder.iterdir() if _ID.fullmatch(path.stem)]
+            records = {path.stem: _read(path) for path in paths if path.suffix == ".json"}
+            for path in paths:
                 if path.is_dir() and path.name not in records:
-                    shutil.rmtree(path, ignore_errors=True)  # deleted, but not to the end
+                    shutil.rmtree(path, ignore_errors=True)  # left by an interrupted deletion
         except OSError as error:
             raise StorageError(f"{folder}: cannot be used for operations: {error}") from error
-        self._known = {name: one for name, one in records.items() if one is not None}
+        self._operations = {name: operation for name, operation in records.items() if operation is not None}
         self._thread = threading.Thread(target=self._run_all, name="operations", daemon=True)
 
     def start(self) -> None:
-        """Begin with what is not finished."""
+        """Run the unfinished operations in a thread."""
         with self._changed:
             if not self._stopping:
                 self._thread.start()
 
-    def begin_to_stop(self) -> None:
-        """Break off what is under way; it is begun again at the next start."""
+    def request_shutdown(self) -> None:
+        """Interrupt the running operation; it runs again at the next start."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
 
     def stop(self, timeout: float) -> None:
-        """The same, and wait for it, at most ``timeout`` seconds."""
-        self.begin_to_stop()
+        """Interrupt the running operation, and wait up to ``timeout`` seconds for it."""
+        self.request_shutdown()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    def begin(self, kind: Kind, collection: str, options: Mapping[str, bool], model: str | None = None) -> Operation:
-        """A queued operation, durable. Raises Conflict where ``most`` are kept already, StorageError."""
+    def create(self, kind: Kind, collection: str, options: Mapping[str, bool], model: str | None = None) -> Operation:
+        """Return a queued operation, durably stored. Raises Conflict if there are too many, and StorageError."""
         with self._changed:
-            if len(self._known) >= self._most:
+            if len(self._operations) >= self._max_operations:
                 raise Conflict(
-                    f"operations: {len(self._known)} are kept, with their files; at most {self._most} are "
-                    "(VITASCOPE_MAX_OPERATIONS): delete one that is not needed any more"
+                    f"operations: there are {len(self._operations)}; at most {self._max_operations} are kept, with "
+                    "their files (VITASCOPE_MAX_OPERATIONS): delete one"
                 )
-            made = Operation(uuid.uuid4().hex[:16], kind, collection, dict(options), time.time(), model=model)
-            self._keep(made)
+            operation = Operation(uuid.uuid4().hex[:16], kind, collection, dict(options), time.time(), model=model)
+            self._store(operation)
             self._changed.notify()
-        return made
+        return operation
 
     def all(self) -> list[Operation]:
-        """Every operation, newest first."""
+        """Return all operations, newest first."""
         with self._changed:
-            return sorted(self._known.values(), key=lambda one: -one.created_at)
+            return sorted(self._operations.values(), key=lambda operation: -operation.created_at)
 
     def get(self, operation_id: str) -> Operation:
-        """The operation of this id. Raises NotFound."""
+        """Return an operation. Raises NotFound."""
         with self._changed:
             return self._find(operation_id)
 
-    def share_done(self, operation: Operation) -> float:
-        """How much of it is done, 0 to 1."""
-        return 1.0 if operation.state == "succeeded" else self._shares.get(operation.id, 0.0)
+    def progress(self, operation: Operation) -> float:
+        """Return how much of an operation is done, 0 to 1."""
+        return 1.0 if operation.state == "succeeded" else self._progress.get(operation.id, 0.0)
 
     def files(self, operation: Operation) -> list[tuple[Path, int]]:
-        """The files that it made and their bytes, by name; none before it has succeeded."""
+        """Return the files of an operation and their bytes, by name; none before it has succeeded."""
         if operation.state != "succeeded":
             return []
         folder = self._folder / operation.id
-        with self._changed:  # nobody deletes it meanwhile
+        with self._changed:  # not while it is deleted
             return [(file, file.stat().st_size) for file in sorted(folder.glob("*"))]
 
     def delete(self, operation_id: str) -> None:
-        """Break it off if it is under way, and remove its files. Raises NotFound and StorageError."""
+        """Interrupt an operation if it runs, and remove it with its files. Raises NotFound and StorageError."""
         with self._changed:
             self._find(operation_id)
             try:
                 self._record(operation_id).unlink(missing_ok=True)
             except OSError as error:
                 raise StorageError(f"operation {operation_id}: cannot be removed: {error}") from error
-            del self._known[operation_id]
+            del self._operations[operation_id]
             shutil.rmtree(self._folder / operation_id, ignore_errors=True)
 
     def _find(self, operation_id: str) -> Operation:
-        if operation_id not in self._known:
-            raise NotFound(f"operation {operation_id[:80]!r}: there is none of this id")
-        return self._known[operation_id]
+        if operation_id not in self._operations:
+            raise NotFound(f"operation {operation_id[:80]!r}: there is no operation with this id")
+        return self._operations[operation_id]
 
     def _record(self, operation_id: str) -> Path:
         return self._folder / f"{operation_id}.json"
 
-    def _keep(self, operation: Operation) -> None:
+    def _store(self, operation: Operation) -> None:
         try:
-            with atomic_path(self._record(operation.id)) as beside:
-                beside.write_text(json.dumps(asdict(operation)))
+            with atomic_path(self._record(operation.id)) as temporary:
+                temporary.write_text(json.dumps(asdict(operation)))
         except OSError as error:
-            raise StorageError(f"operation {operation.id}: cannot be written down: {error}") from error
-        self._known[operation.id] = operation
+            raise StorageError(f"operation {operation.id}: cannot be stored: {error}") from error
+        self._operations[operation.id] = operation
 
     # The thread
 
@@ -179,12 +196,12 @@ class Operations:
             self._run(operation)
 
     def _next(self) -> Operation | None:
-        """The oldest one that is not finished, as begun; None when the service stops."""
+        """Wait for an unfinished operation, and return the oldest; None when the service stops."""
         with self._changed:
             while not self._stopping:
-                waiting = [one for one in self._known.values() if one.state in _UNFINISHED]
-                if waiting:
-                    return min(waiting, key=lambda one: one.created_at)
+                unfinished = [each for each in self._operations.values() if each.state in _UNFINISHED]
+                if unfinished:
+                    return min(unfinished, key=lambda operation: operation.created_at)
                 self._changed.wait()
         return None
 
@@ -192,58 +209,142 @@ class Operations:
         begun = replace(operation, state="running", tries=operation.tries + 1, started_at=time.time())
         folder = self._folder / operation.id
         try:
-            if operation.tries >= MAX_TRIES:
-                raise Conflict(f"the service died {MAX_TRIES} times before it was finished")
+            if operation.tries >= MAX_ATTEMPTS:
+                raise Conflict(f"the service died {MAX_ATTEMPTS} times while it ran")
             self._update(begun)
-            shutil.rmtree(folder, ignore_errors=True)  # what an earlier try left
+            shutil.rmtree(folder, ignore_errors=True)  # left by an earlier attempt
             folder.mkdir()
-            left_out = self._work(begun, folder, lambda done, total: self._note(begun, done, total))
-            ended = replace(begun, state="succeeded", finished_at=time.time(), media_not_included=left_out)
+            missing_media = self._work(begun, folder, lambda done, total: self._on_step(begun, done, total))
+            ended = replace(begun, state="succeeded", finished_at=time.time(), media_not_included=missing_media)
             self._update(ended)
-        except _Ended:
-            with suppress(_Ended, StorageError):
-                self._update(operation)  # stopped in order: this try does not count
-        except Exception as error:  # whatever it is, the others go on
-            if operation.id in self._known:  # else it was deleted, and its folder with it
+        except _Interrupted:
+            with suppress(_Interrupted, StorageError):
+                self._update(operation)  # an orderly stop: this attempt does not count
+        except Exception as error:  # the other operations go on
+            if operation.id in self._operations:  # else it was deleted
                 self._fail(begun, error)
         with self._changed:
-            self._shares.pop(operation.id, None)
-            kept = self._known.get(operation.id)
-            if kept is None or kept.state != "succeeded":
+            self._progress.pop(operation.id, None)
+            current = self._operations.get(operation.id)
+            if current is None or current.state != "succeeded":
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _note(self, operation: Operation, done: int, total: int) -> None:
-        """Called by the work now and then. Raises what ends it where it is to end."""
-        if self._stopping or operation.id not in self._known:
-            raise _Ended
-        self._shares[operation.id] = done / total if total else 0.0
+    def _on_step(self, operation: Operation, done: int, total: int) -> None:
+        """Note the progress; raise if the work has to stop."""
+        if self._stopping or operation.id not in self._operations:
+            raise _Interrupted
+        self._progress[operation.id] = done / total if total else 0.0
 
     def _update(self, operation: Operation) -> None:
         with self._changed:
-            if operation.id not in self._known:
-                raise _Ended
-            self._keep(operation)
+            if operation.id not in self._operations:
+                raise _Interrupted
+            self._store(operation)
 
     def _fail(self, operation: Operation, error: Exception) -> None:
         reason = str(error)
         if not isinstance(error, VitascopeError) or is_server_error(error):
             _log.error("operation %s (%s of %s)", operation.id, operation.kind, operation.collection, exc_info=error)
-            reason = "the service could not do this; its log says why"
+            reason = "an internal error; see the log of the service"
         failed = replace(operation, state="failed", error=reason, finished_at=time.time())
         try:
             self._update(failed)
-        except _Ended:
+        except _Interrupted:
             pass
-        except StorageError as fault:  # a full disk: it is over all the same, and at the next start begun again
+        except StorageError as fault:  # a full disk, for example; it runs again at the next start
             _log.error("operation %s: %s", operation.id, fault)
             with self._changed:
-                self._known[operation.id] = failed
+                self._operations[operation.id] = failed
 
 
 def _read(path: Path) -> Operation | None:
-    """The operation that a record describes; None, and a word in the log, for one that cannot be read."""
+    """Return the operation in a file; None, and a log entry, if it cannot be parsed."""
     try:
         return Operation(**json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
-        _log.error("%s: no record of an operation: %s", path, error)
+        _log.error("%s: cannot be parsed as an operation: %s", path, error)
         return None
+
+
+def check_dependencies(kind: Kind) -> None:
+    """Raise Conflict if a package that an operation needs is not installed."""
+    if kind == "export" and find_spec("pyarrow") is None:
+        raise Conflict("kind: 'export'; pyarrow is not installed with the service: install the extra parquet")
+
+
+def preload_pyarrow() -> None:
+    """Import pyarrow at start-up, where it is installed: later, all threads would wait half a second for that."""
+    if find_spec("pyarrow") is not None:
+        import_module("index.transfer.parquet_export")
+
+
+def run_operation(
+    library: CollectionStore,
+    models: ModelRegistry,
+    worker: JobWorker,
+    settings: Settings,
+    operation: Operation,
+    folder: Path,
+    on_step: OnStep,
+) -> dict[str, int] | None:
+    """Run an operation, with the empty ``folder`` for its files.
+
+    Returns:
+        Files and bytes of the collection's media that a backup or export lacks; else None.
+
+    Raises:
+        Domain errors, and what ``on_step`` raises.
+    """
+    name, options = operation.collection, operation.options
+    if operation.kind == "reembed":
+        _reembed(library, models, worker, settings, operation, on_step)
+        return None
+    collection = library.open(name)
+    if operation.kind == "backup":
+        backup_collection(collection, folder / f"{name}.sqlite3", on_step)
+        return asdict(owned_media(collection))
+    from index.transfer.parquet_export import export_collection  # needs pyarrow
+
+    export = folder / "whole"
+    export_collection(
+        collection, export, tokens=options["tokens"], thumbnails=options["thumbnails"], on_progress=on_step
+    )
+    for file in list(export.iterdir()):
+        file.rename(folder / file.name)
+    export.rmdir()
+    return asdict(owned_media(collection))
+
+
+def _reembed(
+    library: CollectionStore,
+    models: ModelRegistry,
+    worker: JobWorker,
+    settings: Settings,
+    operation: Operation,
+    on_step: OnStep,
+) -> None:
+    loaded = _wait_for_model(operation, models, on_step)
+    if library.open(operation.collection).fingerprint != loaded.fingerprint:  # else killed after the replacement
+        result = reembed(
+            library,
+            operation.collection,
+            models.with_context(loaded, CallContext(bulk=True)),
+            skip_missing=operation.options["skip_missing"],
+            limits=settings.media_limits(),
+            on_video=lambda done, total, title: on_step(done, total),
+        )
+        if not result.replaced:
+            names = "; ".join(f"{failure.video.title}: {failure.reason}" for failure in result.failed[:MAX_NAMED])
+            raise Conflict(
+                f"{len(result.failed)} videos cannot be embedded again, so the collection is unchanged: restore their "
+                f"files, or repeat with skip_missing. {names}"
+            )
+    worker.submit_unfinished(operation.collection, loaded.fingerprint)  # jobs that waited for this model
+
+
+def _wait_for_model(operation: Operation, models: ModelRegistry, on_step: OnStep) -> LoadedModel:
+    """Return the model to embed with. Raises ModelNotFound and NotReady."""
+    while models.is_loading(operation.model):
+        on_step(0, 0)
+        time.sleep(POLL_SECONDS)
+    return models.get(operation.model)

@@ -1,4 +1,4 @@
-"""Bounded pools of threads for all that is not asynchronous."""
+"""Bounded thread pools for blocking functions."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _UNLIMITED = anyio.CapacityLimiter(math.inf)
-"""Of threads: how many there are is decided before one is asked for."""
+"""The limit of threads is checked before a function is submitted."""
 
 
 class Pool:
-    """At most ``size`` threads at work and ``waiting`` callers that wait for one; the event loop never waits."""
+    """At most ``size`` threads, and ``queue`` callers that wait for one; the event loop never waits."""
 
-    def __init__(self, name: str, size: int, waiting: int) -> None:
+    def __init__(self, name: str, size: int, queue: int) -> None:
         self.name = name
         self._threads = anyio.CapacityLimiter(size)
-        self._most = size + waiting
-        self._present = 0
+        self._max_active = size + queue
+        self._active = 0
 
     @property
-    def present(self) -> int:
-        """Callers at work or waiting."""
-        return self._present
+    def active(self) -> int:
+        """Callers that run or wait."""
+        return self._active
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``function`` in a thread as soon as one is free. Raises Overloaded at once, and what it raises."""
-        with self.place():
-            return await self.work(partial(function, *args, **kwargs))
+        """Run ``function`` in a thread. Raises Overloaded, and what it raises."""
+        with self.slot():
+            return await self.run_in_slot(partial(function, *args, **kwargs))
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place among the callers at work or waiting. Raises Overloaded at once where all are taken."""
-        if self._present >= self._most:
-            raise Overloaded(f"{self._present} requests are under way; come back in a moment")
-        self._present += 1
+    def slot(self) -> Iterator[None]:
+        """Count as an active caller in the block. Raises Overloaded at once if there are too many."""
+        if self._active >= self._max_active:
+            raise Overloaded(f"{self._active} requests are in progress; try again in a moment")
+        self._active += 1
         try:
             yield
         finally:
-            self._present -= 1
+            self._active -= 1
 
-    async def work(self, function: Callable[[], T], seconds: float = math.inf) -> T:
-        """Run ``function`` in a thread, for a caller that has a place.
+    async def run_in_slot(self, function: Callable[[], T], timeout: float = math.inf) -> T:
+        """Run ``function`` in a thread, for a caller that holds a slot.
 
-        Raises TimeoutError where no thread has become free for ``seconds``; ``function`` itself may take longer.
+        Raises TimeoutError if no thread becomes free within ``timeout`` seconds; ``function`` itself may take longer.
         """
         caller = object()
-        with anyio.fail_after(seconds):
+        with anyio.fail_after(timeout):
             await self._threads.acquire_on_behalf_of(caller)
         try:
             return await anyio.to_thread.run_sync(function, limiter=_UNLIMITED)

@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from service.app import create_app
 from service.lifespan import open_service
 from service.logs import configure_logging
-from service.memory import set_aside, use_few_arenas
+from service.memory import freeze_gc, limit_arenas
 from service.server import Server, serve_health
 from service.settings import Settings, read_settings
 from vitascope.errors import InvalidInput, VitascopeError
@@ -35,7 +35,7 @@ def serve(settings: Settings) -> None:
         BundleError: The bundle cannot be opened.
         StorageError: The data folder cannot be opened.
     """
-    use_few_arenas()
+    limit_arenas()
     raise_file_limit()
     settings.check_exposure()
     configure_logging(settings)
@@ -48,7 +48,7 @@ def serve(settings: Settings) -> None:
             service.close()
             raise InvalidInput(NO_KEYS)
         server = Server(create_app(settings, service), service, settings)
-        set_aside()
+        freeze_gc()
         note = "" if service.auth.requires_keys else " without authentication"
         print(f"Vitascope is at {_url_of(listener)}{note}", file=sys.stderr, flush=True)
         if threading.current_thread() is threading.main_thread():

@@ -1,20 +1,28 @@
-"""Records of the index as JSON schemas, with the addresses of their media."""
+"""Serialization of records of the index as JSON schemas, with the URLs of their media."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
 from urllib.parse import quote
 
+from pydantic import TypeAdapter
+
 from index.collection import Collection
+from index.jobs.records import Job, JobItem
+from index.jobs.sources.source_types import source_dict
 from index.records import Clip, Video
 from index.search.search import RankedHit, SearchResult
+from service.schemas import jobs as job_schemas
 from service.schemas import library as schemas
 from service.schemas import search as search_schemas
+from service.schemas.sources import JobSource
 from vitascope.media.formats import media_type
 
+_SOURCE: TypeAdapter[JobSource] = TypeAdapter(JobSource)
 
-def collection_view(collection: Collection, is_served: bool) -> schemas.Collection:
-    """A collection, whose model is loaded or not. Raises StorageError."""
+
+def serialize_collection(collection: Collection, is_served: bool) -> schemas.Collection:
+    """Serialize a collection; ``is_served``: whether its model is loaded. Raises StorageError."""
     stats, index = collection.stats(), collection.index_state()
     return schemas.Collection(
         name=collection.name,
@@ -31,8 +39,8 @@ def collection_view(collection: Collection, is_served: bool) -> schemas.Collecti
     )
 
 
-def video_view(collection: str, video: Video) -> schemas.Video:
-    """A video of the collection of this name."""
+def serialize_video(collection: str, video: Video) -> schemas.Video:
+    """Serialize a video of the collection with this name."""
     return schemas.Video(
         id=str(video.id),
         title=video.title,
@@ -49,8 +57,8 @@ def video_view(collection: str, video: Video) -> schemas.Video:
     )
 
 
-def video_with_clips(collection: str, video: Video, clips: list[Clip]) -> schemas.VideoWithClips:
-    """A video and its clips."""
+def serialize_video_with_clips(collection: str, video: Video, clips: list[Clip]) -> schemas.VideoWithClips:
+    """Serialize a video and its clips."""
     spans = [
         schemas.ClipSpan(
             id=str(clip.id),
@@ -62,29 +70,29 @@ def video_with_clips(collection: str, video: Video, clips: list[Clip]) -> schema
         )
         for clip in clips
     ]
-    return schemas.VideoWithClips(**dict(video_view(collection, video)), spans=spans)
+    return schemas.VideoWithClips(**dict(serialize_video(collection, video)), spans=spans)
 
 
-def result_view(collection: str, result: SearchResult) -> search_schemas.SearchResult:
-    """A clip, event or video that a search found."""
+def serialize_result(collection: str, result: SearchResult) -> search_schemas.SearchResult:
+    """Serialize a search result: a clip, an event or a video."""
     video = result.best.hit.video
     is_clip = not result.clips
-    clips = [found_clip(collection, clip) for clip in result.clips]
+    clips = [serialize_clip(collection, clip) for clip in result.clips]
     whole = {
         "start": result.start,
         "end": result.end,
         "media_url": media_url(collection, video, result.start, result.end),
     }
     return search_schemas.SearchResult(
-        **{**dict(found_clip(collection, result.best)), **whole},
-        video=video_view(collection, video),
+        **{**dict(serialize_clip(collection, result.best)), **whole},
+        video=serialize_video(collection, video),
         clips=None if is_clip else clips,
         clip_count=None if is_clip else result.clip_count,
     )
 
 
-def found_clip(collection: str, ranked: RankedHit) -> search_schemas.FoundClip:
-    """A clip that a search found, alone or as one of several."""
+def serialize_clip(collection: str, ranked: RankedHit) -> search_schemas.FoundClip:
+    """Serialize a clip of a search result."""
     hit = ranked.hit
     return search_schemas.FoundClip(
         clip_id=str(hit.clip_id),
@@ -101,20 +109,50 @@ def found_clip(collection: str, ranked: RankedHit) -> search_schemas.FoundClip:
 
 
 def media_url(collection: str, video: Video, start: float = 0.0, end: float = 0.0) -> str:
-    """Where the file is; with a span, it is played from start to end (a media fragment)."""
+    """Return the URL of the file; with a span, it is played from start to end (a media fragment)."""
     fragment = f"#t={start:.6g},{end:.6g}" if end > start else ""
-    return f"{_address(collection, video)}/media{fragment}"
+    return f"{_video_url(collection, video)}/media{fragment}"
 
 
 def thumbnail_url(collection: str, video: Video, start: float, end: float) -> str:
-    """The picture in the middle of a span."""
-    return f"{_address(collection, video)}/thumbnail?t={(start + end) / 2:.6g}"
+    """Return the URL of the frame in the middle of a span."""
+    return f"{_video_url(collection, video)}/thumbnail?t={(start + end) / 2:.6g}"
 
 
-def _address(collection: str, video: Video) -> str:
+def _video_url(collection: str, video: Video) -> str:
     return f"/v1/collections/{quote(collection, safe='')}/videos/{video.id}"
 
 
-def display_name(path: str) -> str:
-    """What a file is called in messages."""
-    return Path(path).name
+def serialize_job(job: Job) -> job_schemas.Job:
+    """Serialize a job."""
+    counts = job.counts
+    return job_schemas.Job(
+        id=str(job.id),
+        source=_SOURCE.validate_python(source_dict(job.source)),
+        metadata=dict(job.options.metadata),
+        state=job.state,
+        error=job.error,
+        requested=job.requested,
+        total=counts.total,
+        done=counts.done,
+        progress=job.progress,
+        counts=job_schemas.JobCounts(**asdict(counts)),
+        rate=None if job.rate is None else job_schemas.JobRate(**asdict(job.rate)),
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+    )
+
+
+def serialize_item(item: JobItem) -> job_schemas.JobItem:
+    """Serialize a file of a job."""
+    return job_schemas.JobItem(
+        path=item.path,
+        state=item.state,
+        reason=item.reason,
+        video_id=None if item.video_id is None else str(item.video_id),
+        title=item.title,
+        metadata=dict(item.metadata),
+        tries=item.attempts,
+        crashes=item.crashes,
+    )

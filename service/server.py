@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
-from service.app_state import Service
+from service.app_state import AppState
 from service.connections import ConnectionLimits, limit_connections
 from service.http.problems import add_exception_handlers
 from service.routes import health
@@ -35,7 +35,7 @@ class Server(uvicorn.Server):
     server stops listening, and requests in progress have ``shutdown_timeout``.
     """
 
-    def __init__(self, app: FastAPI, service: Service, settings: Settings) -> None:
+    def __init__(self, app: FastAPI, service: AppState, settings: Settings) -> None:
         self._service = service
         self._settings = settings
         self._limits = ConnectionLimits.from_settings(settings)
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
         )
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._service.begin_to_stop()
+        self._service.request_shutdown()
         self._limits.is_exiting = True
         await self._service.broadcaster.close()
         await self._delay_shutdown()
@@ -96,7 +96,7 @@ async def accept_pending(listeners: Sequence[socket.socket]) -> None:
 
 
 @contextmanager
-def serve_health(service: Service, listener: socket.socket) -> Iterator[None]:
+def serve_health(service: AppState, listener: socket.socket) -> Iterator[None]:
     """Answer ``/livez`` and ``/readyz`` on ``listener`` from a thread with an event loop of its own."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.service = service

@@ -1,10 +1,8 @@
-"""Uploaded files: each becomes a video by a job, which the request runs while its client waits."""
+"""Uploads: each is a job, which the request runs while its client waits."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -18,36 +16,37 @@ from index.jobs.records import Job, JobItem, JobOptions
 from index.jobs.sources.fetcher import FetchInterrupted
 from index.jobs.sources.source_types import UploadSource
 from index.records import Video
-from service.app_state import Service
+from service.app_state import AppState
 from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
+from service.file_access import rename_errors
 from service.http.multipart import Upload
-from service.inference.call import Asker
-from service.inference.request_context import Turn
+from service.inference.call import CallContext
+from service.inference.request_context import RequestContext
 from service.media_store import EXTENSION_OF
 from service.schemas.library import UploadFields
-from service.schemas.segmentation import asked_segmentation
-from vitascope.errors import Conflict, MediaError
+from service.schemas.segmentation import parse_segmentation
+from vitascope.errors import Conflict
 from vitascope.model import Model
 
 
 class UploadRun:
-    """The run of an upload's job in the thread of the request that waits for it; keeps what became of the file.
+    """Execution backend that runs the job of an upload in the thread of its request, and keeps the result.
 
-    Where the request's deadline passes first, the file is neither added nor failed, so that another run can begin anew.
+    If the deadline of the request passes first, the file is neither added nor failed, so that the job can run again.
     """
 
     is_local = True
 
-    def __init__(self, asker: Asker) -> None:
+    def __init__(self, context: CallContext) -> None:
         self.ingested: IngestResult | None = None
         self.error: Exception | None = None
-        self._asker = asker
+        self._call_context = context
         self._items: list[JobItem] = []
         self._is_interrupted = False
 
     def should_stop(self) -> bool:
         """Whether the request has stopped waiting."""
-        return self._is_interrupted or self._asker.cancellation_error(time.monotonic()) is not None
+        return self._is_interrupted or self._call_context.cancellation_error(time.monotonic()) is not None
 
     def executor(self, context: RunContext) -> Self:
         self._context = context
@@ -91,7 +90,12 @@ class UploadRun:
 
 
 def add_upload(
-    service: Service, context: Turn, name: str, upload: Upload, fields: UploadFields, wait_seconds: float | None = None
+    service: AppState,
+    context: RequestContext,
+    name: str,
+    upload: Upload,
+    fields: UploadFields,
+    wait_seconds: float | None = None,
 ) -> IngestResult | Job:
     """Create a job that makes a video of an uploaded file, and run it; or find the video of the same content.
 
@@ -111,7 +115,7 @@ def add_upload(
     limited = context if wait_seconds is None else context.within(wait_seconds)
     collection, model = limited.collection(name)
     title = Path(upload.name).stem if fields.title is None else fields.title
-    options = JobOptions(asked_segmentation(fields.segmentation), fields.metadata, confined=True)
+    options = JobOptions(parse_segmentation(fields.segmentation), fields.metadata, confined=True)
     with rename_errors(upload.path, upload.name):
         if (known := _find_known(collection, upload)) is not None:
             return IngestResult(known, created=False)
@@ -126,10 +130,17 @@ def add_upload(
 
 
 def _run(
-    service: Service, context: Turn, collection: Collection, model: Model, job: Job, name: str, *, hand_over: bool
+    service: AppState,
+    context: RequestContext,
+    collection: Collection,
+    model: Model,
+    job: Job,
+    name: str,
+    *,
+    hand_over: bool,
 ) -> IngestResult | Job:
     """Run the job of an upload in this thread until the deadline; then hand it over to the worker, or cancel it."""
-    run = UploadRun(context.asker)
+    run = UploadRun(context.call_context)
     try:
         state = service.worker.run_upload(collection, model, job.id, run).state
     except Conflict as error:  # the worker has begun with it, as it may when a model was loaded just now
@@ -145,7 +156,9 @@ def _run(
         service.worker.submit(collection.name, job)
         return job
     service.worker.cancel(collection, job.id)
-    raise context.asker.cancellation_error(time.monotonic()) or Conflict(f"job {job.id}: {state} by another request")
+    raise context.call_context.cancellation_error(time.monotonic()) or Conflict(
+        f"job {job.id}: {state} by another request"
+    )
 
 
 def _result(collection: Collection, job: Job, run: UploadRun, name: str) -> IngestResult:
@@ -164,12 +177,3 @@ def _find_known(collection: Collection, upload: Upload) -> Video | None:
     if known is None or not collection.owns(known) or collection.media_path(known).exists():
         return known
     return known if collection.media.replace_missing(upload.sha256, known.path, upload.path) else None
-
-
-@contextmanager
-def rename_errors(path: Path, name: str) -> Iterator[None]:
-    """Let media errors about ``path`` name the file as the client does."""
-    try:
-        yield
-    except MediaError as error:
-        raise type(error)(str(error).replace(str(path), name).replace(path.name, name)) from error

@@ -1,7 +1,7 @@
-"""Threads that run indexing jobs, beginning with those that an earlier service left unfinished.
+"""Threads that run indexing jobs, including those that an earlier process left unfinished.
 
-Two queues, each with one thread: jobs, and uploads that no request waits for, which so never wait for a large folder.
-The job of an upload that a request waits for runs in that request's thread.
+There are two queues with one thread each: jobs, and uploads that no request waits for, which never wait for a large
+folder. The job of an upload that a request waits for runs in the thread of that request.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from index.jobs.runner import run_job
 from index.jobs.sources.fetcher import UrlFetcher
 from index.jobs.sources.source_types import UploadSource
 from service.errors import NotReady
-from service.inference.call import Asker
-from service.inference.registry import Models
+from service.inference.call import CallContext
+from service.inference.registry import ModelRegistry
 from service.settings import Settings
 from vitascope.errors import Conflict, FingerprintMismatch, NotFound, StorageError, VitascopeError
 from vitascope.job_states import JobState
@@ -31,89 +31,88 @@ from vitascope.model import Model
 _log = logging.getLogger("vitascope.service")
 
 BUSY_SECONDS = 5.0
-"""Until a job that another process is running is looked at again."""
+"""Until a job that another thread or process runs is tried again."""
 FAULT_SECONDS = 30.0
 """Until a job that met a fault (disk full, engine failed) is tried again."""
-JOBS_AT_ONCE = 1000
-"""That are read together."""
-FINISHING_SHARE = 0.75
-"""Of the time for stopping, for files to be finished; the rest is for leaving them in order."""
+PAGE_SIZE = 1000
+FINISHING_FRACTION = 0.75
+"""Of the time for stopping: for files in progress. The rest is for storing the state of the jobs."""
 
 Key = tuple[str, int]
 """(collection, job id)"""
-Line = Literal["jobs", "uploads"]
+Queue = Literal["jobs", "uploads"]
 _LOCAL_BACKEND = LocalBackend()
 
 
 class UploadRun(ExecutionBackend, Protocol):
-    """A run of an upload's job that ends when its request stops waiting."""
+    """Runs the job of an upload until its request stops waiting."""
 
     def should_stop(self) -> bool: ...
 
 
 class JobWorker:
-    """Runs the jobs that it is told of. What is waiting is kept by the catalogue; here are only the
-    reminders.
-    """
+    """Runs submitted jobs in order. Only ids are queued; the catalogues hold the jobs."""
 
     def __init__(
-        self, library: CollectionStore, models: Models, settings: Settings, url_fetcher: UrlFetcher | None = None
+        self, library: CollectionStore, models: ModelRegistry, settings: Settings, url_fetcher: UrlFetcher | None = None
     ) -> None:
         """``url_fetcher``: fetches public URLs, where the settings allow them."""
         self._library = library
         self._models = models
         self._settings = settings
         self._url_fetcher = url_fetcher
-        self._due: dict[Line, dict[Key, float]] = {"jobs": {}, "uploads": {}}
+        self._due: dict[Queue, dict[Key, float]] = {"jobs": {}, "uploads": {}}
+        """When to run which job, on the monotonic clock."""
         self._cancelled: dict[Key, Collection] = {}
-        """Jobs to be cancelled as soon as their catalogue can be written."""
+        """Jobs to cancel once their catalogue can be written."""
         self._changed = threading.Condition()
         self._stopping = False
-        self._abandoning = False
+        self._aborting = False
         self._threads = [
-            threading.Thread(target=self._work, args=(line,), name=line, daemon=True) for line in self._due
+            threading.Thread(target=self._work, args=(queue,), name=queue, daemon=True) for queue in self._due
         ]
 
     @property
     def is_alive(self) -> bool:
-        """Whether jobs are being run."""
+        """Whether both threads run."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
     def is_stopping(self) -> bool:
-        """Whether no further file will be begun."""
+        """Whether no further file is begun."""
         return self._stopping
 
     def start(self) -> None:
-        """Begin with what is submitted; of jobs that are not finished, ``submit_for`` learns when they can be run."""
+        """Start the threads; a model that becomes ready submits its unfinished jobs."""
         with self._changed:
             if not self._stopping:
                 for thread in self._threads:
                     thread.start()
 
     def submit(self, collection: str, job: Job) -> None:
-        """Run this job when its turn comes."""
+        """Queue a job."""
         self._put("uploads" if isinstance(job.source, UploadSource) else "jobs", (collection, job.id), 0.0)
 
-    def _put(self, line: Line, key: Key, delay: float) -> None:
+    def _put(self, queue: Queue, key: Key, delay: float) -> None:
         with self._changed:
-            self._due[line][key] = time.monotonic() + delay
+            self._due[queue][key] = time.monotonic() + delay
             self._changed.notify_all()
 
-    def begin_to_stop(self) -> None:
+    def request_shutdown(self) -> None:
         """Begin no further file."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
 
     def stop(self, timeout: float) -> None:
-        """Let the files at hand be finished for most of ``timeout`` seconds, then leave them after the clips at
-        hand; their job goes on at the next start.
+        """Finish the files in progress if that takes less than most of ``timeout`` seconds; else abort them.
+
+        Their jobs continue at the next start.
         """
-        self.begin_to_stop()
+        self.request_shutdown()
         began = time.monotonic()
-        self._join(began + timeout * FINISHING_SHARE)
-        self._abandoning = True
+        self._join(began + timeout * FINISHING_FRACTION)
+        self._aborting = True
         self._join(began + timeout)
 
     def _join(self, until: float) -> None:
@@ -122,33 +121,30 @@ class JobWorker:
                 thread.join(max(0.0, until - time.monotonic()))
 
     def submit_for(self, fingerprint: str) -> None:
-        """Run the jobs that are not finished, of all collections that the model of this fingerprint fills.
-
-        Raises StorageError.
-        """
+        """Queue the unfinished jobs of all collections of a model. Raises StorageError."""
         for name in self._library.names():
             self.submit_unfinished(name, fingerprint)
 
     def submit_unfinished(self, name: str, fingerprint: str) -> None:
-        """Run the jobs of this collection that are not finished, oldest first, if this model fills it."""
+        """Queue the unfinished jobs of a collection, oldest first, if it belongs to this model."""
         try:
             collection = self._library.open(name)
             if collection.fingerprint != fingerprint:
                 return
-            found = [*_all(collection, "queued"), *_all(collection, "running")]
+            unfinished = [*_all(collection, "queued"), *_all(collection, "running")]
         except VitascopeError as error:
             _log.error("collection %s: its jobs cannot be read: %s", name, error)
             return
-        for job in sorted(found, key=lambda job: job.id):
+        for job in sorted(unfinished, key=lambda job: job.id):
             self.submit(name, job)
 
-    def _work(self, line: Line) -> None:
-        while (key := self._next(line)) is not None:
-            self._run(line, *key)
+    def _work(self, queue: Queue) -> None:
+        while (key := self._next(queue)) is not None:
+            self._run(queue, *key)
 
-    def _next(self, line: Line) -> Key | None:
-        """The next job whose time has come; None when the service stops."""
-        due = self._due[line]
+    def _next(self, queue: Queue) -> Key | None:
+        """Wait for the next job that is due; None when the service stops."""
+        due = self._due[queue]
         with self._changed:
             while not self._stopping:
                 now = time.monotonic()
@@ -160,11 +156,11 @@ class JobWorker:
         return None
 
     def run_upload(self, collection: Collection, model: Model, job_id: int, run: UploadRun) -> Job:
-        """Run the job of an upload in this thread, and return it. Raises what ``run_job`` raises."""
+        """Run the job of an upload in this thread, and return it. Raises as ``run_job``."""
         return self._run_job(collection, model, job_id, should_stop=run.should_stop, backend=run)
 
     def cancel(self, collection: Collection, job_id: int) -> None:
-        """Cancel a job that is not being run; where that cannot be written now, as soon as it can."""
+        """Cancel a job that does not run; if that cannot be written now, as soon as it can."""
         key = collection.name, job_id
         try:
             cancel(collection, job_id)
@@ -175,29 +171,29 @@ class JobWorker:
         except (NotFound, Conflict):
             pass  # the collection was dropped, or the job has finished
 
-    def _run(self, line: Line, name: str, job_id: int) -> None:
+    def _run(self, queue: Queue, name: str, job_id: int) -> None:
         if (cancelled := self._cancelled.pop((name, job_id), None)) is not None:
             self.cancel(cancelled, job_id)
             return
         try:
             collection = self._library.open(name)
             fingerprint = collection.fingerprint
-            model = self._models.model_for(self._models.of(collection), Asker(bulk=True))
+            model = self._models.with_context(self._models.for_collection(collection), CallContext(bulk=True))
             job = self._run_job(
                 collection,
                 model,
                 job_id,
-                should_stop=lambda: self._stopping or not self._models.has(fingerprint),
-                should_abort=lambda: self._abandoning,
+                should_stop=lambda: self._stopping or not self._models.is_available(fingerprint),
+                should_abort=lambda: self._aborting,
             )
             _log.info("collection %s: job %d is %s", name, job_id, job.state)
-        except (NotFound, FingerprintMismatch, NotReady) as error:  # a model that comes to serve brings its jobs
-            _log.warning("collection %s: job %d is not run now: %s", name, job_id, error)
+        except (NotFound, FingerprintMismatch, NotReady) as error:  # a model that becomes ready submits its jobs
+            _log.warning("collection %s: job %d cannot run now: %s", name, job_id, error)
         except Conflict:
-            self._put(line, (name, job_id), BUSY_SECONDS)
-        except Exception:  # whatever it is, the other jobs go on
-            _log.exception("collection %s: job %d is tried again in %g s", name, job_id, FAULT_SECONDS)
-            self._put(line, (name, job_id), FAULT_SECONDS)
+            self._put(queue, (name, job_id), BUSY_SECONDS)
+        except Exception:  # the other jobs go on
+            _log.exception("collection %s: job %d is retried in %g s", name, job_id, FAULT_SECONDS)
+            self._put(queue, (name, job_id), FAULT_SECONDS)
 
     def _run_job(
         self,
@@ -226,9 +222,9 @@ class JobWorker:
 
 
 def _all(collection: Collection, state: JobState) -> list[Job]:
-    """All jobs in this state, newest first. Raises StorageError."""
-    found = page = list_jobs(collection, JOBS_AT_ONCE, state=state)
-    while len(page) == JOBS_AT_ONCE:
-        page = list_jobs(collection, JOBS_AT_ONCE, page[-1].id, state)
-        found = [*found, *page]
-    return found
+    """Return all jobs in this state, newest first. Raises StorageError."""
+    result = page = list_jobs(collection, PAGE_SIZE, state=state)
+    while len(page) == PAGE_SIZE:
+        page = list_jobs(collection, PAGE_SIZE, page[-1].id, state)
+        result = [*result, *page]
+    return result

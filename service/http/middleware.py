@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.app_state import Service
+from service.app_state import AppState
 from service.errors import (
     BadRequest,
     EncodingUnsupported,
@@ -262,7 +262,7 @@ class AuthMiddleware:
         if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
             await self.app(scope, receive, send)
             return
-        service: Service = scope["app"].state.service
+        service: AppState = scope["app"].state.service
         endpoint, path_params = match_route(scope["app"].routes, scope)
         permission = permission_of(endpoint)
         is_public = permission.scope is None or (

@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.app_state import Service
+from service.app_state import AppState
 from service.errors import BadRequest, ContentTypeUnsupported, PayloadTooLarge
 from service.http.parsing import content_type, invalid, json_bytes, parse_json, parsing
 from service.pools import Pool
@@ -63,7 +63,7 @@ class _Part:
 
 
 @asynccontextmanager
-async def read_form(request: Request, service: Service, pool: Pool | None = None) -> AsyncIterator[Form]:
+async def read_form(request: Request, service: AppState, pool: Pool | None = None) -> AsyncIterator[Form]:
     """The form of a request, its file among the uploads until the end of the context (unless it was moved away).
 
     ``pool``: whose threads write the file, those for reading by default.
@@ -72,7 +72,7 @@ async def read_form(request: Request, service: Service, pool: Pool | None = None
     """
     target = service.media.new_upload()
     try:
-        yield await _receive(request, target, service.settings, pool or service.light)
+        yield await _receive(request, target, service.settings, pool or service.io_pool)
     finally:
         # Short, and must happen even when the request is being cancelled: not in a thread.
         target.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from service.settings import Settings
 from vitascope.errors import InvalidInput
 
 
-def read_cursor(cursor: str | None) -> int | None:
+def parse_cursor(cursor: str | None) -> int | None:
     """The place in a cursor. Raises BadRequest for one that was not given out here."""
     try:
         return pagination.decode_cursor(cursor)
@@ -20,16 +20,16 @@ def page_limit(limit: int | None, settings: Settings) -> int:
     """How many entries a page has. Raises InvalidInput beyond the limit."""
     if limit is None:
         return min(settings.page_size, settings.max_page_size)
-    return at_most("limit", limit, settings.max_page_size)
+    return check_max("limit", limit, settings.max_page_size)
 
 
-def at_most(name: str, value: int, most: int) -> int:
+def check_max(name: str, value: int, most: int) -> int:
     """``value`` if it is not beyond a limit that is a setting. Raises InvalidInput."""
     if value > most:
         raise InvalidInput(f"{name}: {value}; at most {most} was expected")
     return value
 
 
-def record_number(text: str) -> int:
+def parse_id(text: str) -> int:
     """The number in an id that came with a request; -1, which no record has, for what is none."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 19 else -1

@@ -1,4 +1,4 @@
-"""Which waiting calls go into one run of a graph, and how their rows are put together and taken apart."""
+"""Selection of the calls of one run of a graph, and merging and splitting of their rows."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from service.inference.call import Call, Outputs
 from vitascope.engines.onnx_runtime import Array
 
 RUN_TOKENS = 16
-"""What a run costs before its first row, in tokens: a graph reads all its weights for one row as it does for many.
-Measured with the default bundle's text graph on a CPU; it decides only who goes together.
+"""Fixed cost of a run in tokens: a graph reads all its weights for one row as for many. Measured with the text graph of
+the default bundle on a CPU; it only decides which calls are batched.
 """
 
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """How large one run of a graph may be. A single call that is larger runs by itself.
+    """How large one run of a graph may be. A single call that is larger runs alone.
 
-    ``tokens``: text tokens with padding, rows times the longest. ``bulk_wait``: seconds without a bulk run after which
-    a bulk call goes before interactive ones, so that bulk is delayed and never starved.
+    Attributes:
+        rows: Texts or clips.
+        tokens: Text tokens with padding: rows times the longest.
+        bulk_wait: Seconds without a bulk run after which a bulk call precedes interactive ones.
     """
 
     rows: int = 32
@@ -30,51 +32,55 @@ class BatchLimits:
     bulk_wait: float = 2.0
 
 
-def choose(
-    waiting: Sequence[Call], limits: BatchLimits, now: float, free: int = 1, *, bulk_ended: float = -math.inf
+def select_batch(
+    queue: Sequence[Call], limits: BatchLimits, now: float, idle_workers: int = 1, *, bulk_ended: float = -math.inf
 ) -> list[Call]:
-    """The calls, at least one, to run next out of ``waiting``, which is not empty and in order of arrival.
+    """Select the calls to run next, at least one.
 
-    First comes the oldest interactive call, or the oldest bulk call where there is none, or where that has waited for
-    ``bulk_wait`` and the last bulk run ended as long ago (``bulk_ended``): however many bulk calls wait, an interactive
-    one waits for one of them. Interactive calls of the same graph join an interactive one, those of the most similar
-    length first, as long as that makes a token cheaper: a short text beside a long one is padded, and padding is
-    computed; a run of its own costs ``RUN_TOKENS``. A call that joins no other runs by itself. Where ``free`` lanes
-    have nothing to do, each is left its share of the rows. Bulk calls run alone, so that each is over soon.
+    The oldest interactive call is first. A bulk call is first if there is no interactive one, or if it has waited
+    ``bulk_wait`` seconds and the last bulk run ended as long ago: an interactive call waits for at most one of them.
+    Interactive calls of the same graph join an interactive one, those of the most similar length first, as long as that
+    lowers the cost of a token: padding is computed, too, and a run of its own costs ``RUN_TOKENS``. Bulk calls run
+    alone, so that each ends soon.
+
+    Args:
+        queue: Waiting calls in order of arrival, not empty.
+        idle_workers: Workers to leave a share of the rows to.
+        bulk_ended: When the last bulk run ended, as ``now``.
     """
-    bulk = next((call for call in waiting if call.asker.bulk), None)
-    interactive = next((call for call in waiting if not call.asker.bulk), None)
+    bulk = next((call for call in queue if call.context.bulk), None)
+    interactive = next((call for call in queue if not call.context.bulk), None)
     is_overdue = bulk is not None and now - max(bulk.arrived, bulk_ended) >= limits.bulk_wait
     first = bulk if interactive is None or is_overdue else interactive
     assert first is not None
-    if first.asker.bulk or not first.joins:
+    if first.context.bulk or not first.is_batchable:
         return [first]
-    others = [call for call in waiting if call.graph == first.graph and not call.asker.bulk and call is not first]
+    others = [call for call in queue if call.graph == first.graph and not call.context.bulk and call is not first]
     others.sort(key=lambda call: (abs(call.length - first.length), call.number))
-    share = -(-(first.rows + sum(call.rows for call in others)) // free)
-    most = min(limits.rows, share)
-    batch, rows, longest, real = [first], first.rows, first.length, first.rows * first.length
+    share = -(-(first.rows + sum(call.rows for call in others)) // idle_workers)
+    max_rows = min(limits.rows, share)
+    batch, rows, length, tokens = [first], first.rows, first.length, first.rows * first.length
     for call in others:
-        joined, length = rows + call.rows, max(longest, call.length)
-        if joined > most or joined * length > limits.tokens:
+        new_rows, new_length = rows + call.rows, max(length, call.length)
+        if new_rows > max_rows or new_rows * new_length > limits.tokens:
             continue
-        useful = real + call.rows * call.length
-        if useful * (RUN_TOKENS + rows * longest) > real * (RUN_TOKENS + joined * length):
+        new_tokens = tokens + call.rows * call.length  # without padding
+        if new_tokens * (RUN_TOKENS + rows * length) > tokens * (RUN_TOKENS + new_rows * new_length):
             batch.append(call)
-            rows, longest, real = joined, length, useful
+            rows, length, tokens = new_rows, new_length, new_tokens
     return batch
 
 
 def merge(calls: Sequence[Call]) -> dict[str, Array]:
-    """The inputs of all calls as one run: rows below each other, texts padded to the longest."""
+    """Return the inputs of all calls as those of one run: rows concatenated, texts padded to the longest."""
     if len(calls) == 1:
         return dict(calls[0].inputs)
     length = max(call.length for call in calls)
-    return {name: _below_each_other([call.inputs[name] for call in calls], length) for name in calls[0].inputs}
+    return {name: _concatenate([call.inputs[name] for call in calls], length) for name in calls[0].inputs}
 
 
 def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
-    """What belongs to each call, out of the run of all."""
+    """Return the outputs of each call out of those of a merged run."""
     ends = np.cumsum([call.rows for call in calls]).tolist()
     # Copies: a view would keep the whole batch in memory for as long as its smallest part lives.
     return [
@@ -83,10 +89,8 @@ def split(calls: Sequence[Call], outputs: Outputs) -> list[Outputs]:
     ]
 
 
-def _below_each_other(arrays: Sequence[Array], length: int) -> Array:
-    """The rows of all; tokens (B, L) are padded to ``length`` with 0, whatever the tokeniser's padding is: the mask
-    says that they are not read.
-    """
+def _concatenate(arrays: Sequence[Array], length: int) -> Array:
+    """Concatenate rows; tokens (B, L) are padded to ``length`` with 0, which the mask excludes."""
     if arrays[0].ndim != 2 or all(array.shape[1] == length for array in arrays):
         return np.concatenate(arrays)
     rows = np.zeros((sum(len(array) for array in arrays), length), arrays[0].dtype)

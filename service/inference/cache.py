@@ -1,205 +1,205 @@
-"""Values that cost much to make: kept while there is room, and made once by those who want them at the same time."""
+"""Cache of computed values with a limit in bytes, and single flight: concurrent callers share one computation."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from service.inference.call import Asker
+from cachetools import LRUCache
 
-LOOK_SECONDS = 0.1
-"""Between two looks at whether the answer is still wanted, while another request makes a value."""
+from service.inference.call import CallContext
+
+POLL_SECONDS = 0.1
+"""How often a caller that waits for another one's value checks its own deadline."""
 ENTRY_BYTES = 600
-"""What an entry takes besides its key and value: places in two tables, tuples, the heads of arrays."""
+"""Memory of an entry besides its key and value: slots of tables, tuples, array headers."""
 
 
 class Key(Protocol):
-    """What a value is made of, all of it: equal keys have equal values."""
+    """Everything that a value depends on: equal keys have equal values."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the bundle that makes the value."""
+        """Fingerprint of the bundle that computes the value."""
 
     def __hash__(self) -> int: ...
 
 
-class Watcher(Protocol):
-    """Who counts what happens; called from any thread, briefly."""
+class CacheObserver(Protocol):
+    """Receives the events of a cache, in any thread."""
 
     def looked_up(self, cache: str, *, hits: int, shared: int, misses: int) -> None:
-        """So many values were there, were being made by another request, and had to be made."""
+        """Values were cached, were being computed by another caller, or have to be computed."""
 
     def evicted(self, cache: str, count: int) -> None:
-        """So many values went to make room."""
+        """Values were removed because the cache was full."""
 
 
 K = TypeVar("K", bound=Key)
 V = TypeVar("V")
-Promise = Future[V | None]
-"""Of a value that another is making; None where that was given up, for whatever reason of his own."""
 
 
-class Making(Generic[V]):
-    """A value that somebody is making. ``promise``: once others wait for it, which few do."""
+class InFlight(Generic[V]):
+    """A value that a caller computes. ``future``: for those that wait for it; None as its result: it was given up."""
 
-    __slots__ = ("promise",)
+    __slots__ = ("future",)
 
     def __init__(self) -> None:
-        self.promise: Promise[V] | None = None
+        self.future: Future[V | None] | None = None
 
 
 @dataclass
 class Claim(Generic[K, V]):
-    """Keys that one asker wants: ``known`` with their values, ``mine`` for it to make, ``shared`` that others make."""
+    """What a caller gets for its keys.
 
-    known: dict[K, V] = field(default_factory=dict)
-    mine: list[K] = field(default_factory=list)
-    shared: dict[K, Promise[V]] = field(default_factory=dict)
-    makings: dict[K, Making[V]] = field(default_factory=dict)
-    """Of what is mine and not made yet; the cache settles them."""
+    Attributes:
+        cached: Values that are in the cache.
+        missing: Keys that the caller computes.
+        shared: Futures of values that other callers compute.
+        in_flight: Of ``missing``, those that were not put into the cache yet.
+    """
+
+    cached: dict[K, V] = field(default_factory=dict)
+    missing: list[K] = field(default_factory=list)
+    shared: dict[K, Future[V | None]] = field(default_factory=dict)
+    in_flight: dict[K, InFlight[V]] = field(default_factory=dict)
+
+
+class _Entries(LRUCache[K, tuple[V, int]]):
+    """Values with their sizes; counts those that were evicted."""
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(max_bytes, getsizeof=lambda entry: entry[1])
+        self.evictions = 0
+
+    def popitem(self) -> tuple[K, tuple[V, int]]:
+        self.evictions += 1
+        return super().popitem()
 
 
 class Cache(Generic[K, V]):
-    """The values used last, at most ``max_bytes`` of them; safe to use from many threads.
+    """The values used last, at most ``max_bytes`` of them. Safe to use from many threads.
 
-    Nothing that failed is kept or shared: who waits for another's value takes it over where the other gives up.
+    Failures are neither cached nor shared: a caller that waits for another one's value computes it if that one fails.
     """
 
-    def __init__(self, name: str, max_bytes: int, size_of: Callable[[K, V], int], watcher: Watcher) -> None:
-        """``size_of`` a key and its value in bytes. ``max_bytes`` 0: nothing is kept and nothing shared."""
+    def __init__(self, name: str, max_bytes: int, size_of: Callable[[K, V], int], observer: CacheObserver) -> None:
+        """``size_of`` returns bytes of a key and its value. ``max_bytes`` 0: nothing is cached or shared."""
         self.name = name
-        self._max_bytes = max_bytes
         self._size_of = size_of
-        self._watcher = watcher
-        self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
-        self._making: dict[K, Making[V]] = {}
-        self._bytes = 0
+        self._observer = observer
+        self._entries: _Entries[K, V] = _Entries(max_bytes)
+        self._in_flight: dict[K, InFlight[V]] = {}
         self._lock = threading.Lock()
 
     @property
     def bytes(self) -> int:
-        """What the entries take."""
-        return self._bytes
+        """Size of the cached values and keys."""
+        return int(self._entries.currsize)
 
     @property
     def entries(self) -> int:
-        """Values that are kept."""
-        return len(self._kept)
+        """Number of cached values."""
+        return len(self._entries)
 
-    def recall(
-        self, keys: Iterable[K], make: Callable[[Sequence[K]], Iterable[tuple[K, V]]], asker: Asker
+    def get_or_create(
+        self, keys: Iterable[K], create: Callable[[Sequence[K]], Iterable[tuple[K, V]]], context: CallContext
     ) -> dict[K, V]:
-        """The values of all ``keys``. ``make`` gives those that are not there, and nobody else is making.
+        """Return the values of all ``keys``; ``create`` computes those that no other caller has or computes.
 
-        Blocks. Raises what ``make`` raises, DeadlineExceeded and RequestAbandoned.
+        Blocks. Raises what ``create`` raises, DeadlineExceeded and RequestAbandoned.
         """
-        found: dict[K, V] = {}
-        wanted = list(dict.fromkeys(keys))
-        while wanted:
-            with self.claim(wanted) as claim:
-                found |= claim.known
-                if claim.mine:
-                    for key, value in make(claim.mine):
-                        found[key] = value
-                        self.keep(claim, key, value)
-            # Only when all that is mine is made: so nobody waits for one who waits for him.
-            for key, promise in claim.shared.items():
-                if (kept := _result(promise, asker)) is not None:
-                    found[key] = kept
-            wanted = [key for key in wanted if key not in found]
-        return found
+        values: dict[K, V] = {}
+        missing = list(dict.fromkeys(keys))
+        while missing:
+            with self.claim(missing) as claim:
+                values |= claim.cached
+                if claim.missing:
+                    for key, value in create(claim.missing):
+                        values[key] = value
+                        self.put(claim, key, value)
+            # Only after all own values are computed, so that no two callers wait for each other.
+            for key, future in claim.shared.items():
+                if (value_or_none := _wait(future, context)) is not None:
+                    values[key] = value_or_none
+            missing = [key for key in missing if key not in values]
+        return values
 
     @contextmanager
     def claim(self, keys: Iterable[K]) -> Iterator[Claim[K, V]]:
-        """What is there of ``keys``, which are all different. What is mine and not kept at the end is given up."""
-        claim = self._claimed(keys)
-        self._watcher.looked_up(self.name, hits=len(claim.known), shared=len(claim.shared), misses=len(claim.mine))
+        """EmbeddedClip up ``keys``, which are all different, and claim the missing ones until the end of the block."""
+        claim = self._claim(keys)
+        self._observer.looked_up(self.name, hits=len(claim.cached), shared=len(claim.shared), misses=len(claim.missing))
         try:
             yield claim
         finally:
             self._give_up(claim)
 
-    def keep(self, claim: Claim[K, V], key: K, value: V) -> None:
-        """Give ``value``, which was mine to make, to all who wait for it and will ask."""
-        making = claim.makings.pop(key, None)
-        if making is None:  # the cache is off
+    def put(self, claim: Claim[K, V], key: K, value: V) -> None:
+        """Cache a value that was missing in ``claim``, and hand it to the callers that wait for it."""
+        in_flight = claim.in_flight.pop(key, None)
+        if in_flight is None:  # nothing is cached
             return
         size = self._size_of(key, value) + ENTRY_BYTES
         evicted = 0
         with self._lock:
-            if self._making.get(key) is making:  # else its bundle was forgotten meanwhile
-                del self._making[key]
-                if size <= self._max_bytes:
-                    self._kept[key] = (value, size)
-                    self._bytes += size
-                    evicted = self._make_room()
-            promise = making.promise
-        if promise is not None:
-            promise.set_result(value)
+            if self._in_flight.get(key) is in_flight:  # else the bundle was invalidated meanwhile
+                del self._in_flight[key]
+                if size <= self._entries.maxsize:
+                    before = self._entries.evictions
+                    self._entries[key] = value, size
+                    evicted = self._entries.evictions - before
+            future = in_flight.future
+        if future is not None:
+            future.set_result(value)
         if evicted:
-            self._watcher.evicted(self.name, evicted)
+            self._observer.evicted(self.name, evicted)
 
-    def forget(self, fingerprint: str) -> None:
-        """Drop what a bundle has made. What it is making is given to who waits for it, and not kept."""
+    def invalidate(self, fingerprint: str) -> None:
+        """Remove the values of a bundle. Those that are being computed reach their callers and are not cached."""
         with self._lock:
-            for key in [key for key in self._kept if key.fingerprint == fingerprint]:
-                self._bytes -= self._kept.pop(key)[1]
-            for key in [key for key in self._making if key.fingerprint == fingerprint]:
-                del self._making[key]
+            for table in (self._entries, self._in_flight):
+                for key in [key for key in table if key.fingerprint == fingerprint]:
+                    del table[key]
 
-    def _claimed(self, keys: Iterable[K]) -> Claim[K, V]:
-        if not self._max_bytes:
-            return Claim(mine=list(keys))
+    def _claim(self, keys: Iterable[K]) -> Claim[K, V]:
+        if not self._entries.maxsize:
+            return Claim(missing=list(keys))
         claim = Claim[K, V]()
         with self._lock:
             for key in keys:
-                if (kept := self._kept.get(key)) is not None:
-                    self._kept.move_to_end(key)
-                    claim.known[key] = kept[0]
-                elif (making := self._making.get(key)) is not None:
-                    if making.promise is None:
-                        making.promise = _new_promise()
-                    claim.shared[key] = making.promise
+                if (entry := self._entries.get(key)) is not None:
+                    claim.cached[key] = entry[0]
+                elif (in_flight := self._in_flight.get(key)) is not None:
+                    if in_flight.future is None:
+                        in_flight.future = Future()
+                        in_flight.future.set_running_or_notify_cancel()  # one waiting caller cannot cancel it for all
+                    claim.shared[key] = in_flight.future
                 else:
-                    claim.mine.append(key)
-                    claim.makings[key] = self._making[key] = Making()
+                    claim.missing.append(key)
+                    claim.in_flight[key] = self._in_flight[key] = InFlight()
         return claim
 
     def _give_up(self, claim: Claim[K, V]) -> None:
         with self._lock:
-            for key, making in claim.makings.items():
-                if self._making.get(key) is making:
-                    del self._making[key]
-        for making in claim.makings.values():
-            if making.promise is not None:
-                making.promise.set_result(None)
-
-    def _make_room(self) -> int:
-        evicted = 0
-        while self._bytes > self._max_bytes:
-            _, (_, size) = self._kept.popitem(last=False)
-            self._bytes -= size
-            evicted += 1
-        return evicted
+            for key, in_flight in claim.in_flight.items():
+                if self._in_flight.get(key) is in_flight:
+                    del self._in_flight[key]
+        for in_flight in claim.in_flight.values():
+            if in_flight.future is not None:
+                in_flight.future.set_result(None)
 
 
-def _new_promise() -> Promise[V]:
-    promise: Promise[V] = Future()
-    promise.set_running_or_notify_cancel()  # from now on, one who waits for it cannot cancel it for the others
-    return promise
-
-
-def _result(promise: Promise[V], asker: Asker) -> V | None:
+def _wait(future: Future[V | None], context: CallContext) -> V | None:
     while True:
         try:
-            return promise.result(LOOK_SECONDS)
-        except NotYet:
-            if (reason := asker.cancellation_error(time.monotonic())) is not None:
-                raise reason from None
+            return future.result(POLL_SECONDS)
+        except FutureTimeout:
+            if (error := context.cancellation_error(time.monotonic())) is not None:
+                raise error from None

@@ -1,4 +1,4 @@
-"""One call of a graph that waits for its turn, and what may end the wait."""
+"""Calls of a graph that wait in the scheduler, and what cancels them."""
 
 from __future__ import annotations
 
@@ -22,34 +22,44 @@ _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
-class Asker:
-    """For whom a call is made. ``deadline``: seconds of ``time.monotonic``, after which nobody waits any more.
+class CallContext:
+    """Priority and cancellation of the calls of one request or job.
 
-    ``gone``: set when nobody waits any more. ``bulk``: somebody who can wait, such as an indexing job. ``context``: of
-    the trace that the calls belong to.
+    Attributes:
+        bulk: Calls of uploads and jobs, which interactive calls precede.
+        deadline: Seconds of ``time.monotonic`` after which no result is needed; None: no deadline.
+        cancelled: Set when no result is needed any more.
+        trace: OpenTelemetry context of the spans of the calls.
     """
 
     bulk: bool = False
     deadline: float | None = None
-    gone: threading.Event = field(default_factory=threading.Event)
-    context: Context | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    trace: Context | None = None
 
     def cancellation_error(self, now: float) -> DeadlineExceeded | RequestAbandoned | None:
-        """The error that ends the wait, once there is one."""
-        if self.gone.is_set():
-            return RequestAbandoned("the client went away")
+        """Return the error that cancels the calls, or None. ``now``: ``time.monotonic``."""
+        if self.cancelled.is_set():
+            return RequestAbandoned("the client disconnected")
         if self.deadline is not None and now >= self.deadline:
-            return DeadlineExceeded("deadline: it passed before the model's turn came; ask for less, or later")
+            return DeadlineExceeded("deadline: it passed before the model was free; send a smaller request, or retry")
         return None
 
 
 @dataclass(eq=False)
 class Call:
-    """``inputs``: name -> array, all with the same first axis, the rows. Its result is that of ``future``."""
+    """A run of a graph on the rows of one caller.
+
+    Attributes:
+        inputs: Arrays by name, all with the same first axis, the rows.
+        future: Receives the outputs of these rows.
+        length: Text tokens of a row, padding included; 1 for a graph without text.
+        is_batchable: Whether the rows may share a run with those of other calls; candidate answers fill a run.
+    """
 
     graph: str
     inputs: Inputs
-    asker: Asker
+    context: CallContext
     future: Future[Outputs] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
     number: int = field(default_factory=lambda: next(_numbers))
@@ -58,13 +68,11 @@ class Call:
         self.rows = len(next(iter(self.inputs.values())))
         ids = self.inputs.get("input_ids")
         self.length = 1 if ids is None else ids.shape[1]
-        """Of its text in tokens, padding included; 1 for a graph without text."""
-        self.joins = ANSWER_IDS not in self.inputs
-        """Whether its rows may share a run with others': answers that come along fill one by themselves."""
+        self.is_batchable = ANSWER_IDS not in self.inputs
         self.bytes = sum(array.nbytes for array in self.inputs.values())
 
-    def end(self, result: Outputs | BaseException) -> None:
-        """Tell whoever waits; nothing happens where nobody does."""
+    def finish(self, result: Outputs | BaseException) -> None:
+        """Set the result or error of the future, unless it was cancelled."""
         if not self.future.set_running_or_notify_cancel():
             return
         if isinstance(result, BaseException):

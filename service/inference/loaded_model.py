@@ -1,19 +1,41 @@
-"""A bundle at work, and how calls that wait for their turn find back to it."""
+"""Loaded models, and their graphs as scheduled calls."""
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakValueDictionary
 
-from service.inference.call import Inputs, Outputs
+from service.errors import DeadlineExceeded, RequestAbandoned
+from service.inference.call import CallContext, Inputs, Outputs
+from service.inference.embedding_caches import TextCache, embed_texts
+from service.inference.scheduler import Scheduler
 from vitascope.bundle.bundle import Bundle
+from vitascope.engines.graphs import GraphRunner
+from vitascope.engines.onnx_runtime import Array, Placement
 from vitascope.errors import EngineError
 from vitascope.model import Model
+from vitascope.sandbox.decoder import PooledDecoder
+from vitascope.sandbox.pool import DecodingPool
+
+BULK_BATCH_SIZE = 4
+"""Clips of one run for an upload or job: an interactive request waits for at most one such run."""
+MAX_CPU_WORKERS = 4
+"""Inference workers on a CPU by default: more would exceed its caches with the weights of concurrent runs."""
+REMOTE_WORKERS = 4
+"""Inference workers where another server runs the graphs: the next batches are sent while it computes one. More workers
+would make smaller batches of mixed text lengths.
+"""
 
 
 @dataclass(eq=False)
-class Loaded:
-    """``model`` runs its graphs by engines of its own, at once; requests and jobs use ``Models.model_for``."""
+class LoadedModel:
+    """A model whose engines run graphs at once; requests and jobs use ``ModelRegistry.with_context``."""
 
     model: Model
 
@@ -27,39 +49,101 @@ class Loaded:
 
     @property
     def name(self) -> str:
-        """Of the bundle, as it is told to clients."""
+        """Name of the bundle."""
         return self.bundle.manifest.name
 
     def call_name(self, graph: str) -> str:
-        """What the scheduler knows a graph of this model by; ``parts_of`` takes it apart."""
-        stated = self.bundle.manifest
-        return f"{stated.name}@{stated.version}:{self.fingerprint[:12]}/{graph}"
+        """Return the name of a graph of this model in the scheduler."""
+        manifest = self.bundle.manifest
+        return f"{manifest.name}@{manifest.version}:{self.fingerprint[:12]}/{graph}"
 
 
-def parts_of(call_name: str) -> tuple[str, str]:
-    """(model, graph) of the name of a call; the model is '' where a graph has no other name."""
+def split_call_name(call_name: str) -> tuple[str, str]:
+    """Return (model, graph); the model is '' for a bare graph name."""
     model, _, graph = call_name.rpartition("/")
     return model, graph
 
 
-class Engines:
-    """Runs calls of graphs by their names. Safe to use from many threads.
+class GraphRouter:
+    """Runs calls on the models they name. Safe to use from many threads.
 
-    Nobody is kept alive here: a model that was removed is found for as long as a request or job works with it, and its
-    memory is free when the last of them is over.
+    References are weak: a removed model stays reachable while a request or job uses it, and is freed after that.
     """
 
     def __init__(self) -> None:
-        self._known: WeakValueDictionary[str, Loaded] = WeakValueDictionary()
+        self._models: WeakValueDictionary[str, LoadedModel] = WeakValueDictionary()
 
-    def add(self, loaded: Loaded) -> None:
-        """Run calls of this model from now on; of two with one fingerprint, which compute the same, the later."""
-        self._known[loaded.call_name("")] = loaded
+    def add(self, loaded: LoadedModel) -> None:
+        """Route the calls of this model to it; it replaces another one of the same fingerprint."""
+        self._models[loaded.call_name("")] = loaded
 
     def run(self, call_name: str, inputs: Inputs) -> Outputs:
-        """One run of a graph, as ``Model.run_graph``. Raises EngineError also where the model is gone."""
-        model, graph = parts_of(call_name)
-        loaded = self._known.get(f"{model}/")
+        """Run a graph, as ``Model.run_graph``. Raises EngineError, also if the model is gone."""
+        model, graph = split_call_name(call_name)
+        loaded = self._models.get(f"{model}/")
         if loaded is None:
-            raise EngineError(f"{call_name}: the model was removed, and nobody waits for this any more")
+            raise EngineError(f"{call_name}: the model was removed")
         return loaded.model.run_graph(graph, inputs)
+
+
+class ScheduledGraphs:
+    """The graphs of a model for one request or job: each run is a call in the scheduler."""
+
+    def __init__(
+        self, graphs: GraphRunner, scheduler: Scheduler, context: CallContext, call_name: Callable[[str], str]
+    ) -> None:
+        """``call_name`` returns the name of a graph in the scheduler, unique among all models."""
+        self._graphs = graphs
+        self._scheduler = scheduler
+        self._context = context
+        self._call_name = call_name
+
+    @property
+    def names(self) -> list[str]:
+        return self._graphs.names
+
+    @property
+    def placements(self) -> dict[str, Placement]:
+        return self._graphs.placements
+
+    def require(self, graph: str) -> None:
+        self._graphs.require(graph)
+
+    def stated_outputs(self, graph: str) -> dict[str, tuple[int, ...]]:
+        return self._graphs.stated_outputs(graph)
+
+    def run(self, graph: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run a graph; blocks. Raises as ``GraphRunner.run``, Overloaded, DeadlineExceeded and RequestAbandoned."""
+        future = self._scheduler.submit(self._call_name(graph), inputs, self._context)
+        deadline = self._context.deadline
+        try:
+            return future.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except FutureTimeout:
+            future.cancel()
+            raise DeadlineExceeded("deadline: it passed while the request waited for the model") from None
+        except CancelledError:
+            raise RequestAbandoned("the client disconnected") from None
+
+
+def with_context(
+    loaded: LoadedModel, scheduler: Scheduler, decoding: DecodingPool, context: CallContext, cache: TextCache
+) -> Model:
+    """Return the model with scheduled graphs, decoding processes, and cached text embeddings.
+
+    Bulk callers do not use the cache, which their many texts would flush.
+    """
+    return loaded.model.through(
+        # The bound method keeps the model reachable for the router.
+        lambda graphs: ScheduledGraphs(graphs, scheduler, context, loaded.call_name),
+        batch_size=BULK_BATCH_SIZE if context.bulk else None,
+        decoder=PooledDecoder(decoding, context),
+        text_vectors=None if context.bulk else partial(embed_texts, cache, context),
+    )
+
+
+def default_workers(placements: Iterable[Placement], threads: int) -> int:
+    """Return how many inference workers suit a model. ``threads``: within a run; 0: one per core."""
+    devices = {placement.device for placement in placements}
+    if "cpu" in devices:
+        return min(threads or os.cpu_count() or 1, MAX_CPU_WORKERS)
+    return REMOTE_WORKERS if "remote" in devices else 1

@@ -1,4 +1,4 @@
-"""Which models serve, and which of them is the default. Others are loaded and removed beside them."""
+"""Registry of models: which are loaded, and which is the default."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ from queue import Empty, SimpleQueue
 
 from index.collection import Collection
 from service.errors import ModelNotFound, NotReady
-from service.inference.call import Asker, Inputs, Outputs
-from service.inference.loaded_model import Engines, Loaded
-from service.inference.model_caches import Caches
-from service.inference.model_entry import Entry, open_entry, reason_of
-from service.inference.registry_state import Added, Record, write_record
-from service.inference.scheduled_model import for_asker, lanes_for
+from service.inference.call import CallContext, Inputs, Outputs
+from service.inference.embedding_caches import Caches
+from service.inference.loaded_model import GraphRouter, LoadedModel, default_workers, with_context
+from service.inference.model_entry import (
+    AddedModel,
+    ModelEntry,
+    RegistryState,
+    failure_reason,
+    open_entry,
+    write_state,
+)
 from service.inference.scheduler import Scheduler
-from service.memory import give_back
+from service.memory import trim_heap
 from service.settings import Settings
 from vitascope.engines.onnx_runtime import Placement
 from vitascope.errors import Conflict, EngineUnavailable, FingerprintMismatch, StorageError, VitascopeError
@@ -30,325 +35,324 @@ from vitascope.sandbox.pool import DecodingPool
 
 _log = logging.getLogger("vitascope.service")
 
-AGAIN_SECONDS = 3.0
-"""Until a model whose engine is a server that did not answer is tried again."""
+RETRY_SECONDS = 3.0
+"""Until a model whose remote engine did not answer is loaded again."""
 FREEING_SECONDS = 0.2
-"""From the moment at which nobody knows a model any more to that at which its engines are gone."""
+"""From the last reference to a removed model to the end of its engines."""
 
 OnReady = Callable[[str], None]
-"""Called with the fingerprint of a model that can be used from now on."""
+"""Receives the fingerprint of a model that has become ready."""
 
 
-class Models:
-    """The models of one service. Safe to use from many threads.
+class ModelRegistry:
+    """The models of a service. Safe to use from many threads.
 
-    The list is replaced as a whole, so a request that has looked at it once sees one state, whatever happens beside it.
+    The entries are replaced as a whole, so that a reader sees one consistent state.
     """
 
     def __init__(
         self,
-        entries: tuple[Entry, ...],
-        record: Record,
-        engines: Engines,
+        entries: tuple[ModelEntry, ...],
+        state: RegistryState,
+        router: GraphRouter,
         scheduler: Scheduler,
         decoding: DecodingPool,
         caches: Caches,
         settings: Settings,
     ) -> None:
-        """``entries`` and ``record`` as they are at the start; ``scheduler`` runs calls by ``engines``."""
+        """``entries`` and ``state``: at the start. ``scheduler`` runs calls by ``router``."""
         self._entries = entries
-        self._record = record
-        self._engines = engines
+        self._state = state
+        self._router = router
         self._scheduler = scheduler
         self._decoding = decoding
         self._caches = caches
         self._settings = settings
-        self._changing = threading.RLock()
+        self._lock = threading.RLock()
         self._stopping = False
         self._signals: SimpleQueue[str | None] = SimpleQueue()
-        """Wakes the thread that loads; with words, a model of this description has just become free."""
-        self._unreached: list[Loaded] = []
-        """Whose engine did not answer when they were to be loaded. Only the thread that loads uses this."""
-        self._last_told = ""
-        """What was logged of it last, so that waiting for hours is not a line every few seconds."""
+        """Wakes the loader thread; a label: that of a removed model that was just freed."""
+        self._unreached: list[LoadedModel] = []
+        """Models whose remote engine did not answer. Used by the loader thread only."""
+        self._last_warning = ""
+        """So that a long wait for an engine is not logged every few seconds."""
         self._on_ready: OnReady = lambda fingerprint: None
-        self._thread = threading.Thread(target=self._load_all, name="models", daemon=True)
+        self._thread = threading.Thread(target=self._run_loader, name="models", daemon=True)
 
     def start(self, on_ready: OnReady) -> None:
-        """Load what is not loaded, the default first, each graph run once; then whatever is added."""
+        """Load the models in a thread, the default first, and run each graph once; then those that are added."""
         self._on_ready = on_ready
-        with self._changing:
+        with self._lock:
             if not self._stopping:
                 self._thread.start()
 
-    def begin_to_stop(self) -> None:
-        """Load nothing further."""
-        with self._changing:
+    def request_shutdown(self) -> None:
+        """Load no further model."""
+        with self._lock:
             self._stopping = True
         self._signals.put(None)
 
     def stop(self, timeout: float) -> None:
-        """The same, and wait for what is being loaded, at most ``timeout`` seconds."""
-        self.begin_to_stop()
+        """Load no further model, and wait up to ``timeout`` seconds for the one that is being loaded."""
+        self.request_shutdown()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    # Who serves
+    # Lookup
 
-    def entries(self) -> list[Entry]:
-        """Every model, the default first, then in the order in which they came."""
+    def entries(self) -> list[ModelEntry]:
+        """Return all models, the default first, then in the order in which they were added."""
         return sorted(self._entries, key=lambda entry: not entry.is_default)
 
-    def entry(self, fingerprint: str) -> Entry:
-        """The model of this fingerprint, whatever its state. Raises ModelNotFound."""
+    def entry(self, fingerprint: str) -> ModelEntry:
+        """Return the model with this fingerprint, in any state. Raises ModelNotFound."""
         for entry in self._entries:
             if entry.fingerprint == fingerprint:
                 return entry
         known = ", ".join(entry.fingerprint for entry in self._entries if entry.fingerprint is not None)
         raise ModelNotFound(f"model: {fingerprint[:80]!r}; one of these fingerprints was expected: {known}")
 
-    def named(self, reference: str | None) -> Loaded:
-        """The model that a request names by fingerprint, name, or name@version; None: the default.
+    def get(self, reference: str | None) -> LoadedModel:
+        """Return the ready model with this fingerprint, name, or name@version; None: the default.
 
-        Of several, the default, else the one that came last. Raises ModelNotFound, and NotReady where the only one of
-        this name does not serve.
+        Of several, the default, else the one added last. Raises ModelNotFound, and NotReady if none of them is ready.
         """
-        return _ready(self._chosen(reference, ("ready",)))
+        return _loaded(self._find(reference, ("ready",)))
 
-    def stated(self, reference: str | None) -> Loaded:
-        """As ``named``, also while it is being loaded: for what its manifest is enough for."""
-        chosen = self._chosen(reference, ("ready", "loading"))
-        return chosen.loaded or _ready(chosen)
+    def get_open(self, reference: str | None) -> LoadedModel:
+        """Return a model as ``get``, also while it is loading: its manifest can be used."""
+        found = self._find(reference, ("ready", "loading"))
+        return found.loaded or _loaded(found)
 
-    def of(self, collection: Collection) -> Loaded:
-        """The model that fills a collection. Raises NotReady, and FingerprintMismatch where it is not there."""
-        found = next((entry for entry in self._entries if entry.fingerprint == collection.fingerprint), None)
-        if found is None:
+    def for_collection(self, collection: Collection) -> LoadedModel:
+        """Return the model of a collection. Raises NotReady, and FingerprintMismatch if it is not in the registry."""
+        entry = next((entry for entry in self._entries if entry.fingerprint == collection.fingerprint), None)
+        if entry is None:
             raise FingerprintMismatch(
-                f"collection {collection.name}: filled by bundle {collection.bundle_name}, fingerprint "
-                f"{collection.fingerprint}, which is not loaded: add it (POST /v1/models, `vitascope models add`), or "
-                "embed the collection again"
+                f"collection {collection.name}: its model {collection.bundle_name}, fingerprint "
+                f"{collection.fingerprint}, is not loaded; add it (POST /v1/models, `vitascope models add`), or embed "
+                "the collection again"
             )
-        return _ready(found)
+        return _loaded(entry)
 
-    def has(self, fingerprint: str) -> bool:
-        """Whether collections of this model can be used, or will be in a moment."""
+    def is_available(self, fingerprint: str) -> bool:
+        """Whether a model is ready or loading."""
         return any(entry.fingerprint == fingerprint and entry.loaded is not None for entry in self._entries)
 
     def is_loading(self, reference: str | None) -> bool:
-        """Whether ``named`` will give a model in a moment, and not yet. Raises ModelNotFound."""
-        return self._chosen(reference, ("ready",)).state == "loading"
+        """Whether ``get`` raises NotReady only until a model is loaded. Raises ModelNotFound."""
+        return self._find(reference, ("ready",)).state == "loading"
 
-    def failed(self) -> int:
-        """How many should serve and do not."""
+    def failed_count(self) -> int:
+        """Return how many models failed."""
         return sum(entry.state == "failed" for entry in self._entries)
 
-    def model_for(self, loaded: Loaded, asker: Asker) -> Model:
-        """A model as one asker uses it: graphs run when their turn comes, as long as the answer is wanted."""
-        # The bound method keeps the model findable for as long as this asker works with it.
-        return for_asker(loaded.model, loaded.call_name, self._scheduler, self._decoding, asker, self._caches.texts)
+    def with_context(self, loaded: LoadedModel, context: CallContext) -> Model:
+        """Return a model for one request or job: its graphs are calls in the scheduler."""
+        return with_context(loaded, self._scheduler, self._decoding, context, self._caches.texts)
 
-    def submit(self, loaded: Loaded, graph: str, inputs: Inputs, asker: Asker) -> Future[Outputs]:
-        """One run of a graph, as ``Scheduler.submit``."""
-        return self._scheduler.submit(loaded.call_name(graph), inputs, asker)
+    def submit(self, loaded: LoadedModel, graph: str, inputs: Inputs, context: CallContext) -> Future[Outputs]:
+        """Queue a run of a graph, as ``Scheduler.submit``."""
+        return self._scheduler.submit(loaded.call_name(graph), inputs, context)
 
-    # What changes that
+    # Changes
 
-    def add(self, folder: Path) -> Entry:
-        """Check the bundle in ``folder`` (a real path) and have it loaded; the others serve on meanwhile.
+    def add(self, folder: Path) -> ModelEntry:
+        """Verify the bundle in ``folder`` (a real path) and have it loaded in the background.
 
-        One that is there already, from this folder, is returned as it is; one that failed is tried again. It is part of
-        the record once it is ready. Raises BundleError and its kinds, and Conflict.
+        A model that is there already, from this folder, is returned; one that failed is loaded again. It is stored for
+        the next start once it is ready. Raises BundleError and its kinds, and Conflict.
         """
         opened = open_entry(folder, "added", self._settings)
-        with self._changing:
-            known = next((entry for entry in self._entries if _takes_place_of(opened, entry)), None)
+        with self._lock:
+            known = next((entry for entry in self._entries if _replaces(opened, entry)), None)
             if known is not None and known.state != "failed":
                 if known.folder != folder:
-                    raise Conflict(f"folder: {opened.shown!r}; its model is there already, from {known.shown!r}")
+                    raise Conflict(
+                        f"folder: {opened.shown_folder!r}; its model is there already, from {known.shown_folder!r}"
+                    )
                 return known
             if known is None and len(self._entries) >= self._settings.max_models:
                 raise Conflict(
-                    f"models: {len(self._entries)} are there; at most {self._settings.max_models} can be "
+                    f"models: there are {len(self._entries)}; at most {self._settings.max_models} were expected "
                     "(VITASCOPE_MAX_MODELS): remove one"
                 )
             if known is not None:
                 opened = replace(opened, origin=known.origin, is_default=known.is_default)
             self._replace(known, opened)
         self._signals.put(None)
-        _log.info("model %s: is being loaded from %s", opened.described, folder)
+        _log.info("model %s: loading from %s", opened.label, folder)
         return opened
 
-    def make_default(self, fingerprint: str) -> Entry:
-        """Serve by this model whoever names none, from now on and after a restart.
+    def make_default(self, fingerprint: str) -> ModelEntry:
+        """Make a model the default, also after a restart.
 
-        Raises ModelNotFound, Conflict for one that does not serve, and StorageError.
+        Raises ModelNotFound, Conflict if it is not ready, and StorageError.
         """
-        with self._changing:
+        with self._lock:
             chosen = self.entry(fingerprint)
             if chosen.state != "ready":
-                raise Conflict(f"model {chosen.described}: its state is {chosen.state}; one that is ready was expected")
-            stated = next((entry for entry in self._entries if entry.origin == "bundle"), None)
-            known = self._record.instead_of if stated is None or stated.fingerprint is None else stated.fingerprint
-            by_settings = chosen is stated
-            self._write(
-                self._record.model_copy(
-                    update={
-                        "default": None if by_settings else fingerprint,
-                        "instead_of": None if by_settings else known,
-                    }
-                )
-            )
+                raise Conflict(f"model {chosen.label}: its state is {chosen.state}; one that is ready was expected")
+            of_settings = next((entry for entry in self._entries if entry.origin == "bundle"), None)
+            if of_settings is None or of_settings.fingerprint is None:
+                instead_of = self._state.instead_of
+            else:
+                instead_of = of_settings.fingerprint
+            changes = {"default": fingerprint, "instead_of": instead_of}
+            if chosen is of_settings:
+                changes = {"default": None, "instead_of": None}
+            self._write(self._state.model_copy(update=changes))
             self._entries = tuple(replace(entry, is_default=entry is chosen) for entry in self._entries)
             chosen = self.entry(fingerprint)
-        _log.info("model %s: is the default now, fingerprint %s", chosen.described, fingerprint)
+        _log.info("model %s: is the default, fingerprint %s", chosen.label, fingerprint)
         return chosen
 
     def remove(self, fingerprint: str) -> None:
-        """Serve nobody further by this model, and forget it; who works with it now is served to the end.
+        """Remove a model; requests and jobs that use it are finished with it.
 
         Raises ModelNotFound, Conflict for the default, and StorageError.
         """
-        with self._changing:
-            gone = self.entry(fingerprint)
-            if gone.is_default:
-                raise Conflict(f"model {gone.described}: it is the default; make another one the default first")
-            kept = tuple(added for added in self._record.added if added.fingerprint != fingerprint)
-            if kept != self._record.added:
-                self._write(self._record.model_copy(update={"added": kept}))
-            self._entries = tuple(entry for entry in self._entries if entry is not gone)
-        self._caches.forget(fingerprint)
-        _log.info("model %s: removed, fingerprint %s", gone.described, fingerprint)
-        if gone.loaded is not None:
-            # A simple queue, since whoever comes to be the last may hold any lock.
-            weakref.finalize(gone.loaded, self._signals.put, gone.described).atexit = False
+        with self._lock:
+            removed = self.entry(fingerprint)
+            if removed.is_default:
+                raise Conflict(f"model {removed.label}: it is the default; make another one the default first")
+            kept = tuple(added for added in self._state.added if added.fingerprint != fingerprint)
+            if kept != self._state.added:
+                self._write(self._state.model_copy(update={"added": kept}))
+            self._entries = tuple(entry for entry in self._entries if entry is not removed)
+        self._caches.invalidate(fingerprint)
+        _log.info("model %s: removed, fingerprint %s", removed.label, fingerprint)
+        if removed.loaded is not None:
+            # A simple queue, since the last user may be in any thread, with any lock.
+            weakref.finalize(removed.loaded, self._signals.put, removed.label).atexit = False
 
-    def _chosen(self, reference: str | None, states: tuple[str, ...]) -> Entry:
-        """What ``reference`` names: one in these states where there is one."""
+    def _find(self, reference: str | None, states: tuple[str, ...]) -> ModelEntry:
+        """Return the entry that matches, preferably in one of ``states``."""
         if reference is None:
             return next(entry for entry in self._entries if entry.is_default)
-        named = [entry for entry in self._entries if entry.is_called(reference)]
-        if not named:
-            known = ", ".join(sorted({entry.described for entry in self._entries}))
+        matches = [entry for entry in self._entries if entry.matches(reference)]
+        if not matches:
+            known = ", ".join(sorted({entry.label for entry in self._entries}))
             raise ModelNotFound(f"model: {reference[:80]!r}; one of {known}, or a fingerprint, was expected")
-        usable = [entry for entry in named if entry.state in states] or named
+        usable = [entry for entry in matches if entry.state in states] or matches
         return next((entry for entry in usable if entry.is_default), usable[-1])
 
-    def _replace(self, old: Entry | None, new: Entry) -> None:
-        """``new`` in the place of ``old``, else at the end."""
+    def _replace(self, old: ModelEntry | None, new: ModelEntry) -> None:
+        """Put ``new`` in the place of ``old``, else at the end."""
         if old is None:
             self._entries = (*self._entries, new)
         else:
             self._entries = tuple(new if entry is old else entry for entry in self._entries)
 
-    def _write(self, record: Record) -> None:
-        write_record(self._settings.data_dir, record)
-        self._record = record
+    def _write(self, state: RegistryState) -> None:
+        write_state(self._settings.data_dir, state)
+        self._state = state
 
-    # The thread that loads
+    # The loader thread
 
-    def _load_all(self) -> None:
+    def _run_loader(self) -> None:
         while not self._stopping:
             if self._load_next():
                 continue
             try:
-                gone = self._signals.get(timeout=AGAIN_SECONDS if self._unreached else None)
+                freed = self._signals.get(timeout=RETRY_SECONDS if self._unreached else None)
             except Empty:
-                gone = None
+                freed = None
             self._unreached.clear()
-            if gone is not None:
+            if freed is not None:
                 time.sleep(FREEING_SECONDS)
-                give_back()
-                _log.info("model %s: nobody works with it any more, and its memory is free", gone)
+                trim_heap()
+                _log.info("model %s: not used any more, memory freed", freed)
 
     def _load_next(self) -> bool:
-        """Load one if there is one to be loaded now; nothing of it stays in this thread."""
-        due = (entry for entry in self.entries() if entry.state == "loading" and entry.loaded not in self._unreached)
-        entry = next(due, None)
+        """Load one model if there is one to load; this thread keeps no reference to it."""
+        loading = (entry for entry in self.entries() if entry.state == "loading")
+        entry = next((entry for entry in loading if entry.loaded not in self._unreached), None)
         if entry is not None:
             self._load(entry)
         return entry is not None
 
-    def _load(self, entry: Entry) -> None:
+    def _load(self, entry: ModelEntry) -> None:
         assert entry.loaded is not None
         try:
             entry.loaded.model.warm()
         except EngineUnavailable as error:
-            if str(error) != self._last_told:
-                _log.warning("model %s: waits for the server that runs it: %s", entry.described, error)
-                self._last_told = str(error)
+            if str(error) != self._last_warning:
+                _log.warning("model %s: waits for the server that runs it: %s", entry.label, error)
+                self._last_warning = str(error)
             self._unreached.append(entry.loaded)
             return
-        except Exception as error:  # an engine may raise anything; the models that serve do so on
+        except Exception as error:  # an engine may raise anything; the other models are not affected
             self._fail(entry, error)
             return
-        with self._changing:
-            present = self._present(entry)
-            if present is None:  # removed meanwhile
+        with self._lock:
+            current = self._current(entry)
+            if current is None:  # removed meanwhile
                 return
             try:
-                self._remember(present)
+                self._store(current)
             except StorageError as error:
-                self._fail(present, error)
+                self._fail(current, error)
                 return
-            self._engines.add(entry.loaded)
+            self._router.add(entry.loaded)
             if not self._settings.inference_workers:
-                self._scheduler.widen(lanes_for(entry.loaded.model.placements.values(), self._settings.threads))
-            self._replace(present, replace(present, state="ready"))
-        _log.info("model %s: is ready, fingerprint %s", entry.described, entry.fingerprint)
-        _tell_placements(entry.described, entry.loaded.model.placements)
+                placements = entry.loaded.model.placements.values()
+                self._scheduler.add_workers(default_workers(placements, self._settings.threads))
+            self._replace(current, replace(current, state="ready"))
+        _log.info("model %s: ready, fingerprint %s", entry.label, entry.fingerprint)
+        _log_placements(entry.label, entry.loaded.model.placements)
         try:
             self._on_ready(entry.loaded.fingerprint)
         except VitascopeError as error:
-            _log.error("model %s: its jobs cannot be looked for: %s", entry.described, error)
+            _log.error("model %s: its unfinished jobs cannot be read: %s", entry.label, error)
 
-    def _fail(self, entry: Entry, error: Exception) -> None:
-        _log.error("model %s in %s: cannot be loaded: %s", entry.described, entry.folder, error, exc_info=error)
-        reason = reason_of(error, entry.folder, self._settings)
-        with self._changing:
-            present = self._present(entry)
-            if present is not None:
-                self._replace(present, replace(present, state="failed", loaded=None, error=reason))
+    def _fail(self, entry: ModelEntry, error: Exception) -> None:
+        _log.error("model %s in %s: cannot be loaded: %s", entry.label, entry.folder, error, exc_info=error)
+        reason = failure_reason(error, entry.folder, self._settings)
+        with self._lock:
+            current = self._current(entry)
+            if current is not None:
+                self._replace(current, replace(current, state="failed", loaded=None, error=reason))
 
-    def _present(self, entry: Entry) -> Entry | None:
-        """What is in the list for it now: another default may have been chosen meanwhile."""
+    def _current(self, entry: ModelEntry) -> ModelEntry | None:
+        """Return the present entry of a model: another one may have become the default meanwhile."""
         return next((other for other in self._entries if other.loaded is entry.loaded), None)
 
-    def _remember(self, entry: Entry) -> None:
-        """Note one that was added, so that the next start loads it, too. Raises StorageError."""
+    def _store(self, entry: ModelEntry) -> None:
+        """Store an added model for the next start. Raises StorageError."""
         if entry.origin != "added" or entry.bundle is None:
             return
-        stated = entry.bundle.manifest
-        added = Added(
-            folder=entry.folder, fingerprint=entry.bundle.fingerprint, name=stated.name, version=stated.version
+        manifest = entry.bundle.manifest
+        added = AddedModel(
+            folder=entry.folder, fingerprint=entry.bundle.fingerprint, name=manifest.name, version=manifest.version
         )
-        if added not in self._record.added:
-            others = tuple(one for one in self._record.added if one.fingerprint != added.fingerprint)
-            self._write(self._record.model_copy(update={"added": (*others, added)}))
+        if added not in self._state.added:
+            others = tuple(other for other in self._state.added if other.fingerprint != added.fingerprint)
+            self._write(self._state.model_copy(update={"added": (*others, added)}))
 
 
-def _tell_placements(described: str, placements: Mapping[str, Placement]) -> None:
-    """Where the graphs of a model run, graphs of one place in one line; a warning where it is not what was tried."""
+def _log_placements(label: str, placements: Mapping[str, Placement]) -> None:
+    """Log where the graphs of a model run, one line per placement; a warning for a fallback."""
     for placement in dict.fromkeys(placements.values()):
         graphs = ", ".join(graph for graph, other in placements.items() if other == placement)
         device = placement.device if placement.card is None else f"{placement.device} ({placement.card})"
-        where = f"model {described}: {graphs}: on {device}, by {placement.engine}"
+        text = f"model {label}: {graphs}: on {device}, by {placement.engine}"
         if placement.fallback is None:
-            _log.info("%s", where)
+            _log.info("%s", text)
         else:
-            _log.warning("%s: %s", where, placement.fallback)
+            _log.warning("%s: %s", text, placement.fallback)
 
 
-def _takes_place_of(opened: Entry, entry: Entry) -> bool:
-    """Whether both are the same model, or the one could not be opened where the other one is now."""
+def _replaces(opened: ModelEntry, entry: ModelEntry) -> bool:
+    """Whether both are the same model, or ``entry`` failed in the same folder."""
     is_same = entry.fingerprint == opened.fingerprint
     return is_same or (entry.state == "failed" and entry.folder == opened.folder)
 
 
-def _ready(entry: Entry) -> Loaded:
+def _loaded(entry: ModelEntry) -> LoadedModel:
     if entry.state == "loading":
-        raise NotReady(f"model {entry.described}: it is being loaded; try again in a moment")
+        raise NotReady(f"model {entry.label}: it is being loaded; try again in a moment")
     if entry.loaded is None:
         code = (entry.error or "").partition(":")[0]
-        raise NotReady(f"model {entry.described}: it could not be loaded ({code}); /v1/models and the log say why")
+        raise NotReady(f"model {entry.label}: it could not be loaded ({code}); see /v1/models and the log")
     return entry.loaded

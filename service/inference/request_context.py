@@ -1,4 +1,4 @@
-"""A request as the model's queue sees it: until when its answer is wanted, and whether anybody still waits."""
+"""Context of a request: its deadline and cancellation, and the models and threads that it uses."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from opentelemetry.context import get_current
 
 from index.collection import Collection
 from index.vectors.interface import FAISS
-from service.app_state import Service
+from service.app_state import AppState
 from service.errors import BadRequest, DeadlineExceeded
-from service.inference.call import Asker, Outputs
-from service.inference.loaded_model import Loaded
+from service.inference.call import CallContext, Outputs
+from service.inference.loaded_model import LoadedModel
 from vitascope.engines.onnx_runtime import Array
 from vitascope.model import Model
 from vitascope.sandbox.decoder import Decoder, PooledDecoder
@@ -31,124 +31,126 @@ TIMEOUT_HEADER = "X-Request-Timeout"
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What one request works with: models that run graphs for it alone, as long as it is wanted."""
+class RequestContext:
+    """Models, threads and decoders of one request, which stop when it is cancelled or its deadline passes."""
 
-    service: Service
-    asker: Asker
+    service: AppState
+    call_context: CallContext
 
-    def model(self, loaded: Loaded) -> Model:
-        """A model as this request uses it."""
-        return self.service.models.model_for(loaded, self.asker)
+    def model(self, loaded: LoadedModel) -> Model:
+        """Return a model for this request."""
+        return self.service.models.with_context(loaded, self.call_context)
 
     def collection(self, name: str) -> tuple[Collection, Model]:
-        """A collection and the model that fills it. Raises as ``Service.collection`` with ``for_model``."""
+        """Return a collection and its model. Raises as ``AppState.collection`` with ``for_model``."""
         collection = self.service.collection(name)
-        return collection, self.model(self.service.models.of(collection))
+        return collection, self.model(self.service.models.for_collection(collection))
 
-    def within(self, seconds: float) -> Turn:
-        """The same, whose answer is wanted no longer than ``seconds`` from now."""
-        until = time.monotonic() + seconds
-        deadline = self.asker.deadline
-        return replace(self, asker=replace(self.asker, deadline=until if deadline is None else min(until, deadline)))
+    def within(self, seconds: float) -> RequestContext:
+        """Return a context with a deadline at most ``seconds`` from now."""
+        call_context = self.call_context
+        deadline = time.monotonic() + seconds
+        if call_context.deadline is not None:
+            deadline = min(deadline, call_context.deadline)
+        return replace(self, call_context=replace(call_context, deadline=deadline))
 
     @property
     def decoder(self) -> Decoder:
-        """What reads media files for this request where no model is needed."""
-        return PooledDecoder(self.service.decoding, self.asker)
-
-    async def ingest(self, function: Callable[[], T], seconds: float | None = None) -> T:
-        """``function`` in a thread of those for uploads, by a request that has a place there.
-
-        Raises DeadlineExceeded where none is free before the deadline, or for ``seconds``, RequestAbandoned and what
-        ``function`` raises.
-        """
-        asker = (self if seconds is None else self.within(seconds)).asker
-        left = math.inf if asker.deadline is None else max(0.0, asker.deadline - time.monotonic())
-        try:
-            return await self.service.ingestion.work(partial(self._if_wanted, function), left)
-        except TimeoutError:
-            raise DeadlineExceeded("deadline: it passed while the upload waited behind others") from None
-
-    async def write(self, function: Callable[[], T]) -> T:
-        """As ``run``, for what asks the model nothing: in a thread of those that write to the catalogue."""
-        return await self.service.writes.run(self._if_wanted, function)
+        """Decoder for media that no model needs."""
+        return PooledDecoder(self.service.decoding, self.call_context)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """``function`` in a thread of those that wait for the model, unless the request has become pointless before
-        one was free.
+        """Run ``function``, which waits for the model or decodes media, in a thread, unless cancelled before.
 
         Raises Overloaded, DeadlineExceeded, RequestAbandoned and what ``function`` raises.
         """
-        return await self.service.heavy.run(self._if_wanted, partial(function, *args, **kwargs))
+        return await self.service.inference_pool.run(self._unless_cancelled, partial(function, *args, **kwargs))
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As ``run``, for what asks the model nothing: in a thread of those that read the catalogue."""
-        return await self.service.light.run(self._if_wanted, partial(function, *args, **kwargs))
+        """Run ``function``, which reads the catalogue or files, in a thread. Raises as ``run``."""
+        return await self.service.io_pool.run(self._unless_cancelled, partial(function, *args, **kwargs))
+
+    async def write(self, function: Callable[[], T]) -> T:
+        """Run ``function``, which writes to the catalogue, in a thread. Raises as ``run``."""
+        return await self.service.write_pool.run(self._unless_cancelled, function)
 
     async def search(self, collection: Collection, function: Callable[[], T]) -> T:
-        """As ``read``, for what compares embeddings: in a thread of those that search, unless a server does it."""
-        pool = self.service.searches if collection.vector_backend == FAISS else self.service.light
-        return await pool.run(self._if_wanted, function)
+        """Run ``function``, which compares embeddings, in a thread of those for searches. Raises as ``run``."""
+        pool = self.service.search_pool if collection.vector_backend == FAISS else self.service.io_pool
+        return await pool.run(self._unless_cancelled, function)
 
-    def start(self, loaded: Loaded, graph: str, inputs: Mapping[str, Array]) -> asyncio.Future[Outputs]:
-        """A run of a graph, without a thread that waits for it; await it within ``time_left``.
+    async def upload(self, function: Callable[[], T], seconds: float | None = None) -> T:
+        """Run ``function``, which indexes an upload, in a thread, for a request that holds a slot of the upload pool.
 
-        Raises Overloaded at once; the future raises EngineError, DeadlineExceeded and RequestAbandoned.
+        Raises DeadlineExceeded if no thread becomes free before the deadline, or within ``seconds``, RequestAbandoned
+        and what ``function`` raises.
         """
-        return asyncio.wrap_future(self.service.models.submit(loaded, graph, inputs, self.asker))
+        deadline = (self if seconds is None else self.within(seconds)).call_context.deadline
+        left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            return await self.service.upload_pool.run_in_slot(partial(self._unless_cancelled, function), left)
+        except TimeoutError:
+            raise DeadlineExceeded("deadline: it passed while the upload waited for other uploads") from None
 
-    def _if_wanted(self, function: Callable[[], T]) -> T:
-        reason = self.asker.cancellation_error(time.monotonic())
-        if reason is not None:
-            raise reason
-        return function()
+    def submit(self, loaded: LoadedModel, graph: str, inputs: Mapping[str, Array]) -> asyncio.Future[Outputs]:
+        """Queue a run of a graph; await the result within ``deadline``. Needs no thread that waits.
+
+        Raises Overloaded; the future raises EngineError, DeadlineExceeded and RequestAbandoned.
+        """
+        return asyncio.wrap_future(self.service.models.submit(loaded, graph, inputs, self.call_context))
 
     @asynccontextmanager
-    async def time_left(self) -> AsyncIterator[None]:
-        """Until the deadline; what is awaited inside is cancelled then. Raises DeadlineExceeded."""
-        deadline = self.asker.deadline
+    async def deadline(self) -> AsyncIterator[None]:
+        """Cancel what is awaited in the block at the deadline. Raises DeadlineExceeded."""
+        deadline = self.call_context.deadline
         try:
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
                 yield
         except TimeoutError:
             raise DeadlineExceeded("deadline: it passed while the request waited for the model") from None
 
+    def _unless_cancelled(self, function: Callable[[], T]) -> T:
+        error = self.call_context.cancellation_error(time.monotonic())
+        if error is not None:
+            raise error
+        return function()
+
 
 @asynccontextmanager
-async def turn(request: Request, service: Service, *, bulk: bool = False) -> AsyncIterator[Turn]:
-    """A turn for a request whose body has been read; nothing of it reaches the model once the client has gone.
+async def request_context(request: Request, service: AppState, *, bulk: bool = False) -> AsyncIterator[RequestContext]:
+    """Return the context of a request whose body has been read; it is cancelled when the client disconnects.
 
-    Raises BadRequest for a timeout that is none, and Overloaded where the request would wait for too long, if it is
-    interactive: not ``bulk``.
+    Raises:
+        BadRequest: The timeout header is invalid.
+        Overloaded: An interactive request (not ``bulk``) would wait too long.
     """
-    asker = Asker(bulk, time.monotonic() + _seconds(request, service), context=get_current())
+    call_context = CallContext(bulk, time.monotonic() + _timeout(request, service), trace=get_current())
     with nullcontext() if bulk else service.queue_limiter.enter():
-        watching = asyncio.create_task(_watch(request, asker))
+        watcher = asyncio.create_task(_watch(request, call_context))
         try:
-            yield Turn(service, asker)
+            yield RequestContext(service, call_context)
         finally:
-            watching.cancel()
+            watcher.cancel()
             with suppress(asyncio.CancelledError):
-                await watching
+                await watcher
 
 
-async def _watch(request: Request, asker: Asker) -> None:
-    while not asker.gone.is_set():
+async def _watch(request: Request, call_context: CallContext) -> None:
+    while not call_context.cancelled.is_set():
         if (await request.receive())["type"] == "http.disconnect":
-            asker.gone.set()
+            call_context.cancelled.set()
 
 
-def _seconds(request: Request, service: Service) -> float:
-    """For how long the answer is wanted: what the client says, or what the service allows, whichever is shorter."""
-    most = service.settings.request_timeout
-    stated = request.headers.get(TIMEOUT_HEADER)
-    if stated is None:
-        return most
+def _timeout(request: Request, service: AppState) -> float:
+    """Return the seconds that a request may take: the shorter of its header and the setting."""
+    limit = service.settings.request_timeout
+    header = request.headers.get(TIMEOUT_HEADER)
+    if header is None:
+        return limit
     try:
-        seconds = float(stated)
+        seconds = float(header)
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise BadRequest(f"{TIMEOUT_HEADER}: {stated!r}; seconds, more than 0, were expected")
-    return min(seconds, most)
+        raise BadRequest(f"{TIMEOUT_HEADER}: {header!r}; seconds, more than 0, were expected")
+    return min(seconds, limit)

@@ -1,4 +1,4 @@
-"""The threads that run graphs: as soon as one is free it takes the next batch out of what waits."""
+"""Scheduler of graph runs: worker threads that take batches from a queue of calls."""
 
 from __future__ import annotations
 
@@ -14,121 +14,125 @@ from contextlib import suppress
 from typing import Protocol
 
 from service.errors import Overloaded
-from service.inference.batching import BatchLimits, choose, merge, split
-from service.inference.call import Asker, Call, Inputs, Outputs
+from service.inference.batching import BatchLimits, merge, select_batch, split
+from service.inference.call import Call, CallContext, Inputs, Outputs
 from vitascope.errors import EngineError, EngineUnavailable
 
 _log = logging.getLogger("vitascope.service")
 
 NICENESS = 3
-"""Of threads that compute: who reads requests and answers them has little to do, and goes first."""
+"""Of the workers, so that the threads that read requests and write responses run first."""
 
 Run = Callable[[str, Inputs], Outputs]
 """Runs a graph on rows; raises EngineError."""
 
 
-class Watcher(Protocol):
-    """Who counts what happens; called from the scheduler's thread, briefly."""
+class SchedulerObserver(Protocol):
+    """Receives the events of a scheduler, in its threads."""
 
     def ran(self, calls: Sequence[Call], began: float, ended: float) -> None:
-        """A graph ran once, for these calls together. Seconds of ``time.monotonic``."""
+        """A graph ran once for these calls. Seconds of ``time.monotonic``."""
 
     def dropped(self, call: Call, reason: str) -> None:
-        """A call went without reaching the model: refused, expired or abandoned."""
+        """A call was refused, or cancelled before it ran."""
 
     def failed(self, call: Call) -> None:
         """A call failed in the graph."""
 
 
 class Scheduler:
-    """Calls of graphs, from any thread, run in batches, as many at a time as there are lanes.
+    """Runs calls of graphs in batches, as many at a time as there are workers.
 
-    A CPU does more with a lane for each core than with one that has them all: cores that share the rows of one run wait
-    for each other, and for whoever else needs one of them. A GPU wants one lane and large batches. Nothing waits for
-    a batch to fill: while some run, the next gathers.
+    On a CPU, one worker a core does more than one worker with all cores, which wait for each other within a run. A GPU
+    needs one worker and large batches. No run waits for a batch to fill: the next one gathers while others run.
     """
 
     def __init__(
         self,
         run: Run,
-        watcher: Watcher,
+        observer: SchedulerObserver,
         limits: BatchLimits | None = None,
         *,
-        lanes: int = 1,
-        max_waiting: int = 256,
-        max_waiting_bytes: int = 2**30,
+        workers: int = 1,
+        max_queue: int = 256,
+        max_queue_bytes: int = 2**30,
     ) -> None:
-        """Calls of ``max_waiting`` interactive askers and ``max_waiting_bytes`` of inputs may wait; more are refused.
+        """Start the workers. Where there are several, the first never runs bulk calls.
 
-        Bulk callers wait for their result before they bring more, so they are bounded by themselves. Where there are
-        several lanes, the first is never given to bulk.
+        Args:
+            max_queue: Interactive requests whose calls may wait; bulk callers wait for a result before the next call.
+            max_queue_bytes: Inputs of interactive calls that may wait.
         """
         self._run = run
-        self._watcher = watcher
+        self._observer = observer
         self._limits = limits or BatchLimits()
-        self._max_waiting = max_waiting
-        self._max_bytes = max_waiting_bytes
-        self._waiting: list[Call] = []
-        self._askers: Counter[int] = Counter()
-        """Interactive askers that wait, by identity, with how many calls; and the bytes of those calls."""
-        self._bytes = 0
+        self._max_queue = max_queue
+        self._max_queue_bytes = max_queue_bytes
+        self._queue: list[Call] = []
+        self._contexts: Counter[int] = Counter()
+        """Waiting interactive calls by the identity of their context."""
+        self._queue_bytes = 0
         self._changed = threading.Condition()
         self._closed = False
         self.restarts = 0
-        """How often a thread died and was replaced."""
-        self._at_work = 0
+        """Workers that died and were replaced."""
+        self._active = 0
         self._bulk_ended = -math.inf
         """When the last bulk run ended."""
         self._threads: list[threading.Thread] = []
-        self.widen(lanes)
+        self.add_workers(workers)
 
     @property
     def is_alive(self) -> bool:
-        """Whether every lane runs batches."""
+        """Whether every worker runs."""
         return all(thread.is_alive() for thread in self._threads)
 
     @property
-    def lanes(self) -> int:
-        """How many runs there can be at a time."""
+    def workers(self) -> int:
+        """The number of workers."""
         return len(self._threads)
 
-    def widen(self, lanes: int) -> None:
-        """Have at least so many lanes from now on."""
+    def add_workers(self, count: int) -> None:
+        """Have at least ``count`` workers from now on."""
         with self._changed:
-            for lane in range(len(self._threads), 0 if self._closed else lanes):
+            for worker in range(len(self._threads), 0 if self._closed else count):
                 self._threads.append(threading.Thread())
-                self._start(lane)
+                self._start(worker)
 
-    def waiting(self) -> int:
-        """How many calls wait."""
+    def queue_length(self) -> int:
+        """Return the number of waiting calls."""
         with self._changed:
-            return len(self._waiting)
+            return len(self._queue)
 
-    def submit(self, graph: str, inputs: Inputs, asker: Asker) -> Future[Outputs]:
-        """Run ``graph`` on these rows when their turn comes. Raises Overloaded at once when too much waits.
+    def submit(self, graph: str, inputs: Inputs, context: CallContext) -> Future[Outputs]:
+        """Queue a run of ``graph`` on these rows.
 
-        The future raises EngineError, DeadlineExceeded and RequestAbandoned; cancelling it takes the call back
-        if it has not begun.
+        Returns:
+            A future that raises EngineError, DeadlineExceeded and RequestAbandoned. Cancelling it removes a call that
+            has not begun.
+
+        Raises:
+            Overloaded: The queue is full.
         """
-        call = Call(graph, inputs, asker)
+        call = Call(graph, inputs, context)
         with self._changed:
             if self._closed:
-                raise Overloaded("the service is stopping")
-            if not asker.bulk:
+                raise Overloaded("the service is shutting down")
+            if not context.bulk:
                 self._admit(call)
             self._count(call, 1)
-            self._waiting.append(call)
-            for lane, thread in enumerate(self._threads):
-                if not thread.is_alive():  # replaced by its own last act; here if even that failed
-                    self._revive(lane)
-            if asker.bulk:
-                self._changed.notify_all()  # the first that wakes up may be the lane that has no bulk
+            self._queue.append(call)
+            for worker, thread in enumerate(self._threads):
+                if not thread.is_alive():  # a dying worker replaces itself; here if even that failed
+                    self._replace(worker)
+            if context.bulk:
+                self._changed.notify_all()  # the first to wake up may be the worker that runs no bulk calls
             else:
                 self._changed.notify()
         return call.future
 
     def close(self) -> None:
-        """Run what waits, then end the threads."""
+        """Run what waits, then end the workers."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -136,112 +140,114 @@ class Scheduler:
             thread.join()
 
     def _admit(self, call: Call) -> None:
-        is_new = id(call.asker) not in self._askers  # who waits already is not turned away half way
-        if (is_new and len(self._askers) >= self._max_waiting) or self._bytes + call.bytes > self._max_bytes:
-            self._watcher.dropped(call, "refused")
-            raise Overloaded(f"{len(self._askers)} requests wait for the model; come back in a moment")
+        is_new = id(call.context) not in self._contexts  # a request with waiting calls may add more
+        if (is_new and len(self._contexts) >= self._max_queue) or (
+            self._queue_bytes + call.bytes > self._max_queue_bytes
+        ):
+            self._observer.dropped(call, "refused")
+            raise Overloaded(f"{len(self._contexts)} requests wait for the model; try again in a moment")
 
-    def _count(self, call: Call, calls: int) -> None:
-        """Note that an interactive call waits (1), or waits no longer (-1)."""
-        if call.asker.bulk:
+    def _count(self, call: Call, change: int) -> None:
+        """Count an interactive call in (1) or out of the queue (-1)."""
+        if call.context.bulk:
             return
-        asker = id(call.asker)
-        self._bytes += calls * call.bytes
-        self._askers[asker] += calls
-        if not self._askers[asker]:
-            del self._askers[asker]
+        context = id(call.context)
+        self._queue_bytes += change * call.bytes
+        self._contexts[context] += change
+        if not self._contexts[context]:
+            del self._contexts[context]
 
-    def _start(self, lane: int) -> None:
-        self._threads[lane] = threading.Thread(target=self._work, args=(lane,), name=f"inference {lane}", daemon=True)
-        self._threads[lane].start()
+    def _start(self, worker: int) -> None:
+        thread = threading.Thread(target=self._work, args=(worker,), name=f"inference {worker}", daemon=True)
+        self._threads[worker] = thread
+        thread.start()
 
-    def _revive(self, lane: int) -> None:
+    def _replace(self, worker: int) -> None:
         self.restarts += 1
-        self._start(lane)
+        self._start(worker)
 
-    def _work(self, lane: int) -> None:
+    def _work(self, worker: int) -> None:
         with suppress(OSError, AttributeError):  # not on every system
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         batch: list[Call] = []
         try:
-            while batch := self._next(lane):
+            while batch := self._next_batch(worker):
                 try:
-                    self._run_or_halve(batch)
+                    self._run_or_bisect(batch)
                 finally:
-                    self._leave(batch)
-        except BaseException as error:  # the thread dies of it; whoever waits must not wait for ever
-            _log.exception("a thread of the model died and is replaced")
+                    self._note_ended(batch)
+        except BaseException as error:  # the thread ends; no caller may wait forever
+            _log.exception("an inference worker died and is replaced")
             for call in batch:
                 if not call.future.done():
-                    call.end(EngineError(f"{call.graph}: the inference thread died: {error!r}"))
+                    call.finish(EngineError(f"{call.graph}: the inference worker died: {error!r}"))
             with self._changed:
-                self._revive(lane)
+                self._replace(worker)
 
-    def _next(self, lane: int) -> list[Call]:
-        """The next batch, counted as being at work; empty when all is done and the scheduler was closed."""
+    def _next_batch(self, worker: int) -> list[Call]:
+        """Wait for the next batch; empty when the scheduler was closed and nothing waits."""
         with self._changed:
             while True:
                 now = time.monotonic()
-                self._drop_unwanted(now)
-                eligible = self._eligible(lane)
+                self._drop_cancelled(now)
+                eligible = self._eligible(worker)
                 if eligible:
-                    free = len(self._threads) - self._at_work
-                    batch = choose(eligible, self._limits, now, free, bulk_ended=self._bulk_ended)
-                    chosen = set(map(id, batch))
-                    self._waiting = [call for call in self._waiting if id(call) not in chosen]
+                    idle = len(self._threads) - self._active
+                    batch = select_batch(eligible, self._limits, now, idle, bulk_ended=self._bulk_ended)
+                    selected = set(map(id, batch))
+                    self._queue = [call for call in self._queue if id(call) not in selected]
                     for call in batch:
                         self._count(call, -1)
-                    self._at_work += 1
+                    self._active += 1
                     return batch
-                if self._closed and not self._waiting:
+                if self._closed and not self._queue:
                     return []
                 self._changed.wait()
 
-    def _eligible(self, lane: int) -> list[Call]:
-        if lane or len(self._threads) == 1 or self._closed:
-            return self._waiting
-        return [call for call in self._waiting if not call.asker.bulk]
+    def _eligible(self, worker: int) -> list[Call]:
+        if worker or len(self._threads) == 1 or self._closed:
+            return self._queue
+        return [call for call in self._queue if not call.context.bulk]
 
-    def _leave(self, batch: Sequence[Call]) -> None:
+    def _note_ended(self, batch: Sequence[Call]) -> None:
         with self._changed:
-            self._at_work -= 1
-            if batch[0].asker.bulk:
+            self._active -= 1
+            if batch[0].context.bulk:
                 self._bulk_ended = time.monotonic()
 
-    def _drop_unwanted(self, now: float) -> None:
-        """Let go of calls that nobody waits for any more: they must not reach the model."""
+    def _drop_cancelled(self, now: float) -> None:
         kept = []
-        for call in self._waiting:
-            reason = call.asker.cancellation_error(now)
+        for call in self._queue:
+            error = call.context.cancellation_error(now)
             if call.future.cancelled():
                 self._count(call, -1)
-                self._watcher.dropped(call, "abandoned")
-            elif reason is not None:
+                self._observer.dropped(call, "abandoned")
+            elif error is not None:
                 self._count(call, -1)
-                self._watcher.dropped(call, reason.code)
-                call.end(reason)
+                self._observer.dropped(call, error.code)
+                call.finish(error)
             else:
                 kept.append(call)
-        self._waiting = kept
+        self._queue = kept
 
-    def _run_or_halve(self, calls: list[Call]) -> None:
-        """Run calls together. Where that fails each half is tried again, until only the guilty one fails."""
+    def _run_or_bisect(self, calls: list[Call]) -> None:
+        """Run calls together; if that fails, run each half again, until only the calls at fault fail."""
         began = time.monotonic()
         try:
             outputs = self._run(calls[0].graph, merge(calls))
             results = split(calls, outputs) if len(calls) > 1 else [outputs]
-        except Exception as error:  # an engine may raise anything; it is told to whoever asked
-            # Of an engine that is away no call is guilty, and all would wait for each that tries.
+        except Exception as error:  # an engine may raise anything
+            # No call is at fault where the engine is away, and each further try would take as long.
             if len(calls) == 1 or isinstance(error, EngineUnavailable):
                 for call in calls:
-                    self._watcher.failed(call)
-                    call.end(error)
+                    self._observer.failed(call)
+                    call.finish(error)
                 return
             _log.warning("%s: a batch of %d calls failed and is split: %s", calls[0].graph, len(calls), error)
             middle = len(calls) // 2
-            self._run_or_halve(calls[:middle])
-            self._run_or_halve(calls[middle:])
+            self._run_or_bisect(calls[:middle])
+            self._run_or_bisect(calls[middle:])
             return
-        self._watcher.ran(calls, began, time.monotonic())
+        self._observer.ran(calls, began, time.monotonic())
         for call, result in zip(calls, results, strict=True):
-            call.end(result)
+            call.finish(result)

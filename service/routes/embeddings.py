@@ -1,22 +1,46 @@
-"""Embeddings, for the clients of OpenAI's interface."""
+"""Embeddings, with the interface of OpenAI.
+
+Shape letters: N inputs, D embedding dim.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import orjson
 from fastapi import APIRouter, Request, Response
 
-from service.app_state import ReadyService, Service
-from service.embedding import FEW_VECTORS, check_inputs, embed_inputs, embedder, written
+from service.app_state import AppState, ReadyAppStateDep
 from service.http.auth import requires
-from service.http.multipart import body_kind, parse_fields, read_form, validated
+from service.http.multipart import Upload, body_kind, parse_fields, read_form, validated
 from service.http.openapi import errors, form_body
+from service.http.parameters import check_max
 from service.http.parsing import StrictRoute
-from service.inference.clip_embedding import Part, look_at_upload
-from service.inference.loaded_model import Loaded
-from service.inference.request_context import turn
-from service.schemas.embeddings import EmbeddingForm, EmbeddingOptions, EmbeddingRequest, Embeddings
-from vitascope.model import Floats
+from service.inference.embedding import ClipRange, check_text, embed_texts, embed_upload
+from service.inference.loaded_model import LoadedModel
+from service.inference.request_context import RequestContext, request_context
+from service.schemas.embeddings import (
+    EmbeddingForm,
+    EmbeddingOptions,
+    EmbeddingRequest,
+    Embeddings,
+    MediaInput,
+    TextInput,
+)
+from vitascope.errors import InvalidInput, StorageError, TaskMissing
+from vitascope.model import Floats, Model
 
 router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=StrictRoute)
+
+FEW_EMBEDDINGS = 32
+"""Up to so many are serialized on the event loop: a thread would cost more."""
+_DATA_URL = re.compile(r"data:[^,;]*(?:;[^,;]*)*;base64,", re.IGNORECASE)
 
 
 @router.post(
@@ -27,30 +51,122 @@ router = APIRouter(prefix="/v1", tags=["embeddings"], route_class=StrictRoute)
     openapi_extra=form_body(EmbeddingForm, also_json=EmbeddingRequest),
 )
 @requires("read")
-async def embed(request: Request, service: ReadyService) -> Response:
-    """Vectors of length 1 of texts, pictures and videos, all in one space: their inner product is `similarity`.
+async def embed(request: Request, service: ReadyAppStateDep) -> Response:
+    """Embeddings of length 1 of texts, pictures and videos, all in one space: their inner product is `similarity`.
 
-    The shape is OpenAI's, so its clients work. Inputs may also be pictures and videos, as data URLs in JSON or as the
-    file of a form. Token numbers are refused.
+    Requests and responses have the format of OpenAI, so its clients work. Inputs may also be pictures and videos, as
+    data URLs in JSON or as the file of a form. Token ids are rejected.
     """
     if body_kind(request, "texts, or files as data URLs", "a file") == "application/json":
-        asked = validated(EmbeddingRequest, await request.json())
-        loaded = embedder(service, asked)
-        check_inputs(service, asked)
-        async with turn(request, service) as mine:
-            vectors, tokens = await embed_inputs(service, mine, loaded, asked.input)
-        return await _answer(service, loaded, vectors, tokens, asked)
+        body = validated(EmbeddingRequest, await request.json())
+        loaded = _resolve_model(service, body)
+        _check_inputs(service, body)
+        async with request_context(request, service) as context:
+            embeddings, tokens = await _embed_inputs(service, context, loaded, body.input)
+        return await _respond(service, loaded, embeddings, tokens, body)
     async with read_form(request, service) as form:
         fields = parse_fields(EmbeddingForm, form)
-        loaded = embedder(service, fields)
-        async with turn(request, service) as mine:
-            part = Part(fields.start, fields.end)
-            look = await mine.run(look_at_upload, service, mine, mine.model(loaded), form.upload, part)
-    return await _answer(service, loaded, look.embedding.vectors, 0, fields)
+        loaded = _resolve_model(service, fields)
+        async with request_context(request, service) as context:
+            clip_range = ClipRange(fields.start, fields.end)
+            clip = await context.run(embed_upload, service, context, context.model(loaded), form.upload, clip_range)
+    return await _respond(service, loaded, clip.embedding.vectors, 0, fields)
 
 
-async def _answer(service: Service, loaded: Loaded, vectors: Floats, tokens: int, asked: EmbeddingOptions) -> Response:
-    """Written here and not by the framework, which would check every number again."""
-    stated = (vectors, tokens, loaded, asked.encoding_format)
-    body = written(*stated) if len(vectors) <= FEW_VECTORS else await service.light.run(written, *stated)
-    return Response(body, media_type="application/json")
+def _resolve_model(service: AppState, options: EmbeddingOptions) -> LoadedModel:
+    """Return the model of a request.
+
+    Raises ModelNotFound, NotReady, TaskMissing for a model without text embeddings, and InvalidInput for another number
+    of dimensions than its own.
+    """
+    loaded = service.models.get(options.model)
+    manifest = loaded.bundle.manifest
+    if "retrieval" not in manifest.tasks:
+        raise TaskMissing(f"{manifest.name}: it cannot embed; its tasks are {', '.join(manifest.tasks)}")
+    if options.dimensions not in (None, manifest.vector_width):
+        raise InvalidInput(
+            f"dimensions: {options.dimensions}; {manifest.vector_width} was expected, as of all of {manifest.name}"
+        )
+    return loaded
+
+
+def _check_inputs(service: AppState, body: EmbeddingRequest) -> None:
+    """Raise InvalidInput and TextError for invalid inputs before any is embedded."""
+    check_max("input", len(body.input), service.settings.max_inputs)
+    for index, item in enumerate(body.input):
+        if not isinstance(item, MediaInput):
+            check_text(service, f"input[{index}]", _text(item))
+
+
+async def _embed_inputs(
+    service: AppState, context: RequestContext, loaded: LoadedModel, inputs: Sequence[str | TextInput | MediaInput]
+) -> tuple[Floats, int]:
+    """Return the embeddings (N, D), and the number of text tokens. Raises media errors and as ``RequestContext``."""
+    texts = {index: _text(item) for index, item in enumerate(inputs) if not isinstance(item, MediaInput)}
+    media = {index: item for index, item in enumerate(inputs) if isinstance(item, MediaInput)}
+    embeddings = np.empty((len(inputs), loaded.bundle.manifest.vector_width), np.float32)
+    tokens = 0
+    if texts:
+        embeddings[list(texts)], tokens = await embed_texts(service, context, loaded, list(texts.values()))
+    for index, item in media.items():
+        model, name = context.model(loaded), f"input[{index}]"
+        embeddings[index] = await context.run(_embed_media, service, context, model, name, item)
+    return embeddings, tokens
+
+
+def _embed_media(service: AppState, context: RequestContext, model: Model, name: str, item: MediaInput) -> Floats:
+    with _decoded_file(service, name, item.data) as upload:
+        clip = embed_upload(service, context, model, upload, ClipRange(item.start, item.end))
+    embedding: Floats = clip.embedding.vectors[0]
+    return embedding
+
+
+@contextmanager
+def _decoded_file(service: AppState, name: str, data: str) -> Iterator[Upload]:
+    """Write a data URL to a temporary file. Raises InvalidInput and StorageError."""
+    match = _DATA_URL.match(data)
+    if match is None:
+        raise InvalidInput(f"{name}.data: {data[:40]!r}; a data URL (data:image/png;base64,…) was expected")
+    try:
+        content = base64.b64decode(data[match.end() :], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidInput(f"{name}.data: not base64 ({error})") from error
+    path = service.media.new_upload()
+    try:
+        try:
+            path.write_bytes(content)
+        except OSError as error:
+            raise StorageError(f"{path}: {error}") from error
+        yield Upload(path, name, hashlib.sha256(content).hexdigest(), len(content))
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _text(item: str | TextInput | MediaInput) -> str:
+    assert not isinstance(item, MediaInput)
+    return item if isinstance(item, str) else item.text
+
+
+async def _respond(
+    service: AppState, loaded: LoadedModel, embeddings: Floats, tokens: int, options: EmbeddingOptions
+) -> Response:
+    arguments = (embeddings, tokens, loaded, options.encoding_format)
+    if len(embeddings) <= FEW_EMBEDDINGS:
+        body = _encode_response(*arguments)
+    else:
+        body = await service.io_pool.run(_encode_response, *arguments)
+    return Response(body, media_type="application/json")  # not validated again by the framework, number by number
+
+
+def _encode_response(embeddings: Floats, tokens: int, loaded: LoadedModel, encoding: str) -> bytes:
+    data = [
+        {"object": "embedding", "index": index, "embedding": _base64(row) if encoding == "base64" else row}
+        for index, row in enumerate(embeddings)
+    ]
+    model = {"model": loaded.name, "fingerprint": loaded.fingerprint}
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return orjson.dumps({"object": "list", "data": data, **model, "usage": usage}, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _base64(embedding: Floats) -> str:
+    return base64.b64encode(embedding.astype("<f4").tobytes()).decode()

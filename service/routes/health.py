@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.app_state import ServiceState
+from service.app_state import AppStateDep
 from service.http.auth import requires
 from service.http.openapi import errors
 from service.http.parsing import StrictRoute
@@ -15,7 +15,7 @@ router = APIRouter(tags=["health"], route_class=StrictRoute)
 
 @router.get("/livez", summary="Liveness", responses=errors(503))
 @requires(None)
-async def livez(service: ServiceState) -> Health:
+async def livez(service: AppStateDep) -> Health:
     """200 while requests are processed. On the health port (`VITASCOPE_HEALTH_PORT`) 503 if none could be processed for
     a minute.
     """
@@ -25,13 +25,13 @@ async def livez(service: ServiceState) -> Health:
 
 @router.get("/readyz", summary="Readiness", responses=errors(503))
 @requires(None)
-async def readyz(service: ServiceState) -> Readiness:
+async def readyz(service: AppStateDep) -> Readiness:
     """200 once the default model is loaded, media files can be decoded and jobs run. 503 before that, if loading
     failed, if the server that runs the model does not answer, and during shutdown. `failed_models` counts the other
     models that could not be loaded.
     """
-    service.check_staying()
+    service.check_not_stopping()
     service.check_ready()
     await service.check_engine()
     service.check_decoding()
-    return Readiness(status="ok", failed_models=service.models.failed())
+    return Readiness(status="ok", failed_models=service.models.failed_count())

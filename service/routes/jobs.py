@@ -14,21 +14,21 @@ from index.jobs.events import current_job_event
 from index.jobs.records import Job as IndexJob
 from index.jobs.records import JobOptions
 from index.jobs.sources import source_types as sources
-from index.jobs.sources.access_policy import check_url
+from index.jobs.sources.access_policy import check_url, is_inside
 from index.pagination import paginate
-from service.allowed_paths import allowed_file, allowed_folder, is_inside
-from service.app_state import ReadyService, Service, ServiceState
+from service.app_state import AppState, AppStateDep, ReadyAppStateDep
 from service.errors import BadRequest, PathForbidden
 from service.events import EventStream
+from service.file_access import allowed_file, allowed_folder
 from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
 from service.http.openapi import errors, successes
-from service.http.parameters import page_limit, read_cursor, record_number
+from service.http.parameters import page_limit, parse_cursor, parse_id
 from service.http.parsing import StrictRoute
-from service.job_views import item_view, job_view
 from service.schemas import sources as schemas
 from service.schemas.jobs import Job, JobItems, Jobs, NewJob
-from service.schemas.segmentation import asked_segmentation
+from service.schemas.segmentation import parse_segmentation
+from service.serializers import serialize_item, serialize_job
 from vitascope.job_states import FINAL_JOB_STATES, ItemState, JobState
 
 router = APIRouter(prefix="/v1/collections/{name}/jobs", tags=["jobs"], route_class=StrictRoute)
@@ -51,24 +51,24 @@ EVENT = {
 @router.post("", status_code=202, summary="Index videos", responses=errors(403, 404, 409, 422, 503, 507))
 @requires("write")
 @accepts_idempotency_key
-async def create_job(name: str, body: NewJob, service: ReadyService, response: Response) -> Job:
+async def create_job(name: str, body: NewJob, service: ReadyAppStateDep, response: Response) -> Job:
     """Index a folder, files, a file list or shards on the service's machine, or a URL, in the background.
 
     Jobs run one after the other and survive a restart; files whose content the collection has already are
     skipped. Files stay where they are; members of shards and files behind URLs are copied into the collection.
     """
-    job, response.headers["Location"] = await begin_job(service, name, body)
+    job, response.headers["Location"] = await start_job(service, name, body)
     return job
 
 
-async def begin_job(service: Service, name: str, body: NewJob) -> tuple[Job, str]:
+async def start_job(service: AppState, name: str, body: NewJob) -> tuple[Job, str]:
     """A job, begun in the background, and its address. Raises what the route answers."""
-    job = await service.writes.run(_create, service, name, body)
+    job = await service.write_pool.run(_create, service, name, body)
     service.worker.submit(name, job)
-    return job_view(job), job_address(name, job.id)
+    return serialize_job(job), job_url(name, job.id)
 
 
-def job_address(name: str, job_id: int) -> str:
+def job_url(name: str, job_id: int) -> str:
     """Where a job is looked at."""
     return f"/v1/collections/{name}/jobs/{job_id}"
 
@@ -77,22 +77,22 @@ def job_address(name: str, job_id: int) -> str:
 @requires("read")
 async def list_jobs(
     name: str,
-    service: ServiceState,
+    service: AppStateDep,
     state: Annotated[JobState | None, Query(description="only jobs in this state")] = None,
     limit: Limit = None,
     cursor: Cursor = None,
 ) -> Jobs:
     """A page of jobs, newest first."""
     size = page_limit(limit, service.settings)
-    return await service.light.run(_page, service, name, state, size, read_cursor(cursor))
+    return await service.io_pool.run(_page, service, name, state, size, parse_cursor(cursor))
 
 
-@router.get("/{job_id}", summary="Look at a job", responses=errors(404, 507))
+@router.get("/{job_id}", summary="Get a job", responses=errors(404, 507))
 @requires("read")
-async def get_job(name: str, job_id: str, service: ServiceState) -> Job:
+async def get_job(name: str, job_id: str, service: AppStateDep) -> Job:
     """How far it is."""
-    return await service.light.run(
-        lambda: job_view(index_jobs.get_job(service.collection(name), record_number(job_id)))
+    return await service.io_pool.run(
+        lambda: serialize_job(index_jobs.get_job(service.collection(name), parse_id(job_id)))
     )
 
 
@@ -118,7 +118,7 @@ async def get_job(name: str, job_id: str, service: ServiceState) -> Job:
 async def follow_job(
     name: str,
     job_id: str,
-    service: ServiceState,
+    service: AppStateDep,
     last_event_id: Annotated[
         str | None, Header(max_length=20, description="`id` of the last event that the client had; 0: from the first")
     ] = None,
@@ -130,13 +130,13 @@ async def follow_job(
     stream begins with the job as it is; with it, by what happened since, also while nobody was connected.
     """
     number = _event_number(last_event_id)
-    key = name, record_number(job_id)
-    now = await service.light.run(lambda: current_job_event(service.collection(name), key[1]))
+    key = name, parse_id(job_id)
+    now = await service.io_pool.run(lambda: current_job_event(service.collection(name), key[1]))
     if number == now.number and now.job.state in FINAL_JOB_STATES:
         return Response(status_code=204)
     # A number that was never given out is of a collection that had this name before: begin anew.
     return EventStream(
-        service.broadcaster, service.light, key, now, None if number is None or number > now.number else number
+        service.broadcaster, service.io_pool, key, now, None if number is None or number > now.number else number
     )
 
 
@@ -145,52 +145,54 @@ async def follow_job(
 async def list_job_items(
     name: str,
     job_id: str,
-    service: ServiceState,
+    service: AppStateDep,
     state: Annotated[ItemState | None, Query(description="only files in this state")] = None,
     limit: Limit = None,
     cursor: Cursor = None,
 ) -> JobItems:
     """A page of the job's files, each with its state and, where it failed or was skipped, the reason."""
     size = page_limit(limit, service.settings)
-    return await service.light.run(_items, service, name, record_number(job_id), state, size, read_cursor(cursor))
+    return await service.io_pool.run(_items, service, name, parse_id(job_id), state, size, parse_cursor(cursor))
 
 
 @router.delete("/{job_id}", summary="Cancel a job", responses=errors(404, 409, 507))
 @requires("write")
-async def cancel_job(name: str, job_id: str, service: ServiceState) -> Job:
+async def cancel_job(name: str, job_id: str, service: AppStateDep) -> Job:
     """Cancel a job: at once, or after the files at hand. What was added stays."""
-    return await service.writes.run(
-        lambda: job_view(index_jobs.cancel(service.collection(name), record_number(job_id)))
+    return await service.write_pool.run(
+        lambda: serialize_job(index_jobs.cancel(service.collection(name), parse_id(job_id)))
     )
 
 
 @router.post("/{job_id}/pause", summary="Pause a job", responses=errors(404, 409, 507))
 @requires("write")
-async def pause_job(name: str, job_id: str, service: ServiceState) -> Job:
+async def pause_job(name: str, job_id: str, service: AppStateDep) -> Job:
     """Let a job rest, at once or after the files at hand; other jobs go on."""
-    return await service.writes.run(lambda: job_view(index_jobs.pause(service.collection(name), record_number(job_id))))
+    return await service.write_pool.run(
+        lambda: serialize_job(index_jobs.pause(service.collection(name), parse_id(job_id)))
+    )
 
 
 @router.post("/{job_id}/resume", summary="Resume a paused job", responses=errors(404, 409, 503, 507))
 @requires("write")
-async def resume_job(name: str, job_id: str, service: ReadyService) -> Job:
+async def resume_job(name: str, job_id: str, service: ReadyAppStateDep) -> Job:
     """Queue a paused job again, or take back a request to pause that was not followed yet."""
-    return await service.writes.run(_again, service, name, record_number(job_id), index_jobs.resume)
+    return await service.write_pool.run(_again, service, name, parse_id(job_id), index_jobs.resume)
 
 
 @router.post("/{job_id}/retry", summary="Try again what failed", responses=errors(404, 409, 503, 507))
 @requires("write")
-async def retry_job(name: str, job_id: str, service: ReadyService) -> Job:
+async def retry_job(name: str, job_id: str, service: ReadyAppStateDep) -> Job:
     """Queue a finished job again for the files that failed, were put aside or cancelled.
 
     What the source itself ruled out, such as a malformed line of a list, is not tried again.
     """
-    return await service.writes.run(_again, service, name, record_number(job_id), index_jobs.retry)
+    return await service.write_pool.run(_again, service, name, parse_id(job_id), index_jobs.retry)
 
 
-def _create(service: Service, name: str, body: NewJob) -> IndexJob:
+def _create(service: AppState, name: str, body: NewJob) -> IndexJob:
     collection = service.collection(name, for_model=True)
-    options = JobOptions(asked_segmentation(body.segmentation), body.metadata, confined=True)
+    options = JobOptions(parse_segmentation(body.segmentation), body.metadata, confined=True)
     source = body.source
     if source is None:
         source = schemas.FolderSource(kind="folder", folder=body.folder or "", recursive=body.recursive)
@@ -201,12 +203,12 @@ def _create(service: Service, name: str, body: NewJob) -> IndexJob:
 def _event_number(header: str | None) -> int | None:
     if not header:
         return None
-    if (number := record_number(header)) < 0:
+    if (number := parse_id(header)) < 0:
         raise BadRequest(f"Last-Event-ID: {header!r}; the id of an event of this job was expected")
     return number
 
 
-def _source(asked: schemas.Source, service: Service) -> sources.Source:
+def _source(asked: schemas.Source, service: AppState) -> sources.Source:
     """What is asked for, with the real paths. Raises PathForbidden, UrlRefused, NotFound and InvalidInput."""
     roots, policy = service.settings.roots(), service.settings.access_policy()
     match asked:
@@ -232,21 +234,21 @@ def _source(asked: schemas.Source, service: Service) -> sources.Source:
             return sources.UrlSource(asked.url, asked.title)
 
 
-def _again(service: Service, name: str, job_id: int, change: Callable[[Collection, int], IndexJob]) -> Job:
+def _again(service: AppState, name: str, job_id: int, change: Callable[[Collection, int], IndexJob]) -> Job:
     job = change(service.collection(name, for_model=True), job_id)
     service.worker.submit(name, job)
-    return job_view(job)
+    return serialize_job(job)
 
 
-def _page(service: Service, name: str, state: JobState | None, limit: int, before: int | None) -> Jobs:
+def _page(service: AppState, name: str, state: JobState | None, limit: int, before: int | None) -> Jobs:
     found = index_jobs.list_jobs(service.collection(name), limit + 1, before, state)
     page, more = paginate(found, limit, lambda job: job.id)
-    return Jobs(jobs=[job_view(job) for job in page], next_cursor=more)
+    return Jobs(jobs=[serialize_job(job) for job in page], next_cursor=more)
 
 
 def _items(
-    service: Service, name: str, job_id: int, state: ItemState | None, limit: int, after: int | None
+    service: AppState, name: str, job_id: int, state: ItemState | None, limit: int, after: int | None
 ) -> JobItems:
     found = index_jobs.list_items(service.collection(name), job_id, state, limit + 1, -1 if after is None else after)
     page, more = paginate(found, limit, lambda item: item.position)
-    return JobItems(items=[item_view(item) for item in page], next_cursor=more)
+    return JobItems(items=[serialize_item(item) for item in page], next_cursor=more)

@@ -6,7 +6,7 @@ import time
 
 from fastapi import APIRouter, Request, Response
 
-from service.app_state import Service, ServiceState
+from service.app_state import AppState, AppStateDep
 from service.errors import KeysOff
 from service.http.api_keys import KeyStore
 from service.http.auth import (
@@ -26,15 +26,15 @@ router = APIRouter(prefix="/v1", tags=["keys"], route_class=StrictRoute)
 
 @router.get("/keys", summary="List keys", responses=errors(409, 507))
 @requires("admin", all_collections=True)
-async def list_keys(service: ServiceState) -> Keys:
+async def list_keys(service: AppStateDep) -> Keys:
     """All keys that were ever made, without their texts, which nobody has but those who got them."""
     store = _store(service)
     return Keys(keys=[KeyInfo(**key.to_dict()) for key in store.all()])
 
 
-@router.get("/keys/self", summary="Look at the caller's key", responses=errors())
+@router.get("/keys/self", summary="Get the caller's key", responses=errors())
 @requires("read")
-async def get_rights(service: ServiceState, key: CallerKey) -> Rights:
+async def get_rights(service: AppStateDep, key: CallerKey) -> Rights:
     """What the key of this request may do, so that a program offers nothing that would be refused."""
     asks = service.auth.requires_keys
     shown = key.to_dict()
@@ -50,9 +50,9 @@ async def get_rights(service: ServiceState, key: CallerKey) -> Rights:
 
 @router.post("/keys", status_code=201, summary="Make a key", responses=errors(409, 422, 507))
 @requires("admin", all_collections=True)
-async def create_key(body: NewKey, service: ServiceState, response: Response) -> MadeKey:
+async def create_key(body: NewKey, service: AppStateDep, response: Response) -> MadeKey:
     """A new key. Its text is in this answer and nowhere else."""
-    key, text = await service.light.run(
+    key, text = await service.io_pool.run(
         _store(service).create,
         body.name,
         body.scopes,
@@ -68,15 +68,15 @@ async def create_key(body: NewKey, service: ServiceState, response: Response) ->
 
 @router.delete("/keys/{key_id}", summary="Revoke a key", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
-async def revoke_key(key_id: str, service: ServiceState) -> KeyInfo:
+async def revoke_key(key_id: str, service: AppStateDep) -> KeyInfo:
     """From this answer on the key is of no use. It stays in the list."""
-    key = await service.light.run(_store(service).revoke, key_id)
+    key = await service.io_pool.run(_store(service).revoke, key_id)
     return KeyInfo(**key.to_dict())
 
 
 @router.post("/media-cookie", status_code=204, summary="Get a cookie for media", responses=errors())
 @requires("read")
-async def make_media_cookie(request: Request, service: ServiceState, key: CallerKey, response: Response) -> None:
+async def make_media_cookie(request: Request, service: AppStateDep, key: CallerKey, response: Response) -> None:
     """A cookie for one hour that stands for the key in GET of media and thumbnails and nowhere else, for tags such as
     `<video>`, which cannot send a key.
     """
@@ -92,7 +92,7 @@ async def make_media_cookie(request: Request, service: ServiceState, key: Caller
         )
 
 
-def _store(service: Service) -> KeyStore:
+def _store(service: AppState) -> KeyStore:
     if not service.auth.requires_keys:
         raise KeysOff("this service asks nobody for a key; `vitascope keys`, on its machine, was expected")
     return service.auth.keys

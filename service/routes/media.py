@@ -1,4 +1,4 @@
-"""What is in a video: the file itself, in ranges, and pictures of it."""
+"""Media of stored videos: files, by ranges, and thumbnails."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from index.records import Video
-from service.app_state import Service, ServiceState
+from service.app_state import AppState, AppStateDep
 from service.errors import BadRequest, RangeNotSatisfiable
+from service.file_access import open_stored
 from service.http.auth import requires
 from service.http.openapi import errors, successes
 from service.http.parsing import StrictRoute
 from service.http.problems import domain_problem
-from service.inference.request_context import turn
+from service.inference.request_context import request_context
 from service.schemas.base import Seconds
-from service.stored_media import open_stored
 from vitascope.media.file import MediaFile
 from vitascope.media.formats import media_type
 from vitascope.media.frame import THUMBNAIL_SIDE
@@ -28,8 +28,8 @@ from vitascope.sandbox.decoder import Decoder
 
 router = APIRouter(prefix="/v1/collections/{name}/videos/{video_id}", tags=["videos"], route_class=StrictRoute)
 
-KEPT = "private, max-age=3600"
-"""Content never changes under an address: another content is another video."""
+CACHE_CONTROL = "private, max-age=3600"
+"""Another content is another video, with another URL."""
 SANDBOX = "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsafe-inline'; sandbox"
 
 
@@ -37,32 +37,32 @@ class FileRangeResponse(FileResponse):
     """A file or a part of it; impossible ranges become problems like every other error."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refused: list[Message] = []
+        rejected: list[Message] = []
 
-        async def watched(message: Message) -> None:
+        async def observe(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] in (400, 416):
-                refused.append(message)
-            if not refused:
+                rejected.append(message)
+            if not rejected:
                 await send(message)
 
-        await super().__call__(scope, receive, watched)
-        if refused:
-            wanted = MutableHeaders(scope=scope).get("range", "")
-            kind = RangeNotSatisfiable if refused[0]["status"] == 416 else BadRequest
+        await super().__call__(scope, receive, observe)
+        if rejected:
+            requested = MutableHeaders(scope=scope).get("range", "")
+            kind = RangeNotSatisfiable if rejected[0]["status"] == 416 else BadRequest
             problem = domain_problem(
-                scope, kind(f"Range: {wanted[:80]!r}; bytes=first-last inside the file was expected")
+                scope, kind(f"Range: {requested[:80]!r}; bytes=first-last inside the file was expected")
             )
-            content_range = MutableHeaders(scope=refused[0]).get("content-range")
+            content_range = MutableHeaders(scope=rejected[0]).get("content-range")
             if content_range is not None:
                 problem.headers["content-range"] = content_range
             await problem(scope, receive, send)
 
 
 class MediaResponse(FileRangeResponse):
-    """An open media file or a part of it; closed afterwards."""
+    """An open media file or a part of it; closes the file."""
 
     def __init__(self, file: MediaFile, headers: Mapping[str, str], media_type: str) -> None:
-        # Not a path that may lead elsewhere by now: these name the open file itself.
+        # The open file itself: its path may lead elsewhere by now.
         descriptors = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
         path = f"{descriptors}/{file.fileno()}"
         super().__init__(path, headers=headers, media_type=media_type, stat_result=file.status())
@@ -76,7 +76,7 @@ class MediaResponse(FileRangeResponse):
 @router.head("/media", include_in_schema=False)
 @router.get(
     "/media",
-    summary="Play a video",
+    summary="Get the media file",
     response_class=Response,
     responses=successes(
         _200={"content": {"video/*": {}, "image/*": {}}, "description": "The file."},
@@ -85,52 +85,52 @@ class MediaResponse(FileRangeResponse):
     | errors(400, 403, 404, 416, 507),
 )
 @requires("read", media_cookie=True)
-async def get_media(name: str, video_id: str, service: ServiceState) -> Response:
+async def get_media(name: str, video_id: str, service: AppStateDep) -> Response:
     """The file as it was added, with range requests (RFC 9110)."""
-    video, file = await service.light.run(_open, service, name, video_id)
-    headers = {"Cache-Control": KEPT, "Content-Security-Policy": SANDBOX, "Content-Disposition": "inline"}
+    video, file = await service.io_pool.run(_open, service, name, video_id)
+    headers = {"Cache-Control": CACHE_CONTROL, "Content-Security-Policy": SANDBOX, "Content-Disposition": "inline"}
     return MediaResponse(file, headers, media_type(video.path))
 
 
 @router.get(
     "/thumbnail",
-    summary="Picture of a video",
+    summary="Get a thumbnail",
     response_class=Response,
     responses=successes(
-        _200={"content": {"image/jpeg": {}}, "description": "A JPEG picture."},
-        _304={"description": "The client has it already."},
+        _200={"content": {"image/jpeg": {}}, "description": "A JPEG image."},
+        _304={"description": "Not modified."},
     )
     | errors(400, 403, 404, 413, 415, 422, 503, 507),
 )
 @requires("read", media_cookie=True)
 async def get_thumbnail(
-    name: str, video_id: str, request: Request, service: ServiceState, t: Annotated[Seconds, Query()] = 0.0
+    name: str, video_id: str, request: Request, service: AppStateDep, t: Annotated[Seconds, Query()] = 0.0
 ) -> Response:
     """The frame on screen at `t` seconds (the last one, beyond the end), as a small JPEG."""
-    video, file = await service.light.run(_open, service, name, video_id)
+    video, file = await service.io_pool.run(_open, service, name, video_id)
     with file:
         tag = f'"{video.content_sha256[:32]}-{t:.6g}-{service.settings.thumbnail_size}"'
-        headers = {"ETag": tag, "Cache-Control": KEPT}
+        headers = {"ETag": tag, "Cache-Control": CACHE_CONTROL}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
-        picture = await service.light.run(_stored_thumbnail, service, name, video, t)
+        picture = await service.io_pool.run(_stored_thumbnail, service, name, video, t)
         if picture is None:
-            async with turn(request, service) as mine:
-                picture = await mine.run(_thumbnail, service, mine.decoder, file, t)
+            async with request_context(request, service) as context:
+                picture = await context.run(_thumbnail, service, context.decoder, file, t)
     return Response(picture, headers=headers, media_type="image/jpeg")
 
 
-def _open(service: Service, name: str, video_id: str) -> tuple[Video, MediaFile]:
+def _open(service: AppState, name: str, video_id: str) -> tuple[Video, MediaFile]:
     video = service.video(name, video_id)
-    return video, open_stored(service, name, video)
+    return video, open_stored(service.collection(name), video, service.settings.roots())
 
 
-def _stored_thumbnail(service: Service, name: str, video: Video, time: float) -> bytes | None:
-    """The picture of the clip whose middle that is, where one of the size asked for was kept."""
+def _stored_thumbnail(service: AppState, name: str, video: Video, time: float) -> bytes | None:
+    """Return the stored thumbnail of the clip with its middle at ``time``, if it has the requested size."""
     if service.settings.thumbnail_size != THUMBNAIL_SIDE:
         return None
     return service.collection(name).thumbnail_at(video.id, time)
 
 
-def _thumbnail(service: Service, decoder: Decoder, file: MediaFile, time: float) -> bytes:
+def _thumbnail(service: AppState, decoder: Decoder, file: MediaFile, time: float) -> bytes:
     return decoder.thumbnail(file, time, service.settings.thumbnail_size, service.settings.media_limits())

@@ -1,44 +1,54 @@
-"""Caption scores and answers: about a stored video (JSON), or about a file that comes along (a form) and is
-not kept.
-"""
+"""Caption scores and answers: about a stored video (JSON), or about an uploaded file (a form), which is not stored."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import TypeVar
 
 from fastapi import APIRouter, Request
 
-from service.answering import answer
-from service.app_state import ReadyService, Service
+from service.app_state import AppState, ReadyAppStateDep
 from service.http.auth import caller_key, requires
 from service.http.multipart import body_kind, parse_fields, read_form, validated
 from service.http.openapi import errors, form_body
-from service.http.parameters import at_most
+from service.http.parameters import check_max
 from service.http.parsing import StrictRoute
-from service.inference.clip_embedding import Look, check_text, check_texts, look_at_upload, look_at_video
-from service.inference.clip_embedding import Part as FilePart
-from service.inference.request_context import Turn, turn
+from service.inference.embedding import (
+    ClipRange,
+    EmbeddedClip,
+    check_text,
+    check_texts,
+    embed_stored,
+    embed_upload,
+)
+from service.inference.request_context import RequestContext, request_context
 from service.schemas.tasks import (
+    Answer,
     AnswerFields,
     AnswerForm,
     AnswerRequest,
     AnswerResponse,
-    ClipOf,
-    Part,
+    CaptionScore,
+    EmScore,
     ScoreFields,
     ScoreForm,
     ScoreRequest,
     ScoreResponse,
+    StoredClip,
+    TimeRange,
+    WordEvidence,
 )
-from service.scoring import score
+from vitascope import answering, captions
 from vitascope.model import Model
 
 router = APIRouter(prefix="/v1", route_class=StrictRoute)
 
-Body = TypeVar("Body", bound=Part)
-Form = TypeVar("Form", bound=Part)
+Body = TypeVar("Body", bound=TimeRange)
+Form = TypeVar("Form", bound=TimeRange)
+EmbedClip = Callable[[RequestContext, Model], EmbeddedClip]
+"""Embeds the clip that a request is about; runs in a thread."""
 ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
 
 
@@ -50,24 +60,24 @@ ERRORS = errors(400, 403, 404, 409, 413, 415, 422, 503, 507)
     openapi_extra=form_body(ScoreForm, also_json=ScoreRequest),
 )
 @requires("read")
-async def score_captions(request: Request, service: ReadyService) -> ScoreResponse:
-    """How well each caption describes a clip: similarity, CLIPScore, match and fused score, with references
-    RefCLIPScore, with frames EMScore and its words; each for itself, null where it cannot be told.
+async def score_captions(request: Request, service: ReadyAppStateDep) -> ScoreResponse:
+    """How well each caption describes a clip: similarity, CLIPScore, match and fused score; with references also
+    RefCLIPScore; with frames also EMScore and its words. A score that the model cannot compute is null.
     """
 
     def check(fields: ScoreFields) -> None:
-        at_most("captions", len(fields.captions), service.settings.max_captions)
-        at_most("references", len(fields.references), service.settings.max_captions)
-        at_most("frames", fields.frames, service.settings.max_frames)
+        check_max("captions", len(fields.captions), service.settings.max_captions)
+        check_max("references", len(fields.references), service.settings.max_captions)
+        check_max("frames", fields.frames, service.settings.max_frames)
         check_texts(service, "captions", fields.captions)
         check_texts(service, "references", fields.references)
 
     async with (
-        _asked(request, service, ScoreRequest, ScoreForm, check) as (fields, look),
-        turn(request, service) as mine,
+        _parse(request, service, ScoreRequest, ScoreForm, check) as (fields, embed),
+        request_context(request, service) as context,
     ):
-        model = mine.model(service.models.named(fields.model))
-        return await mine.run(lambda: score(service, model, look(mine, model), fields.captions, fields.references))
+        model = context.model(service.models.get(fields.model))
+        return await context.run(lambda: _score(service, model, embed(context, model), fields))
 
 
 @router.post(
@@ -78,47 +88,92 @@ async def score_captions(request: Request, service: ReadyService) -> ScoreRespon
     openapi_extra=form_body(AnswerForm, also_json=AnswerRequest),
 )
 @requires("read")
-async def answer_question(request: Request, service: ReadyService) -> AnswerResponse:
-    """The likeliest answers to a question about a clip, out of the model's vocabulary or among candidates, with their
-    probabilities; none where the model is not sure enough.
+async def answer_question(request: Request, service: ReadyAppStateDep) -> AnswerResponse:
+    """The most probable answers to a question about a clip, from the model's vocabulary or from candidates, with their
+    probabilities; none if the model is not confident enough.
     """
 
     def check(fields: AnswerFields) -> None:
-        at_most("top", fields.top, service.settings.max_answers)
+        check_max("top", fields.top, service.settings.max_answers)
         check_text(service, "question", fields.question)
-        at_most("candidates", len(fields.candidates or ()), service.settings.max_candidate_answers)
+        check_max("candidates", len(fields.candidates or ()), service.settings.max_candidate_answers)
         check_texts(service, "candidates", fields.candidates or ())
 
     async with (
-        _asked(request, service, AnswerRequest, AnswerForm, check) as (fields, look),
-        turn(request, service) as mine,
+        _parse(request, service, AnswerRequest, AnswerForm, check) as (fields, embed),
+        request_context(request, service) as context,
     ):
-        model = mine.model(service.models.named(fields.model))
-        return await mine.run(lambda: answer(service, model, look(mine, model), fields))
+        model = context.model(service.models.get(fields.model))
+        return await context.run(lambda: _answer(service, model, embed(context, model), fields))
 
 
 @asynccontextmanager
-async def _asked(
+async def _parse(
     request: Request,
-    service: Service,
-    as_json: type[Body],
-    as_form: type[Form],
+    service: AppState,
+    json_schema: type[Body],
+    form_schema: type[Form],
     check: Callable[[Body | Form], None],
-) -> AsyncIterator[tuple[Body | Form, Callable[[Turn, Model], Look]]]:
-    """(what was asked, a function that looks at the clip it was asked about; it runs in a thread)."""
-    kind = body_kind(request, "a stored video", "a file")
-    if kind == "application/json":
-        body = validated(as_json, await request.json())
-        assert isinstance(body, ClipOf)
-        caller_key(request).require_collection(body.collection)
+) -> AsyncIterator[tuple[Body | Form, EmbedClip]]:
+    """Return the fields of a request, and a function that embeds the clip it is about."""
+    if body_kind(request, "a stored video", "a file") == "application/json":
+        body = validated(json_schema, await request.json())
+        assert isinstance(body, StoredClip)
+        stored: StoredClip = body
+        caller_key(request).require_collection(stored.collection)
         check(body)
-        yield body, lambda mine, model: look_at_video(service, mine, model, body.collection, body.video_id, _part(body))
+        yield (
+            body,
+            lambda context, model: embed_stored(
+                service, context, model, stored.collection, stored.video_id, _clip_range(stored)
+            ),
+        )
         return
     async with read_form(request, service) as form:
-        fields = parse_fields(as_form, form, lists=("captions", "references", "candidates"))
+        fields = parse_fields(form_schema, form, lists=("captions", "references", "candidates"))
         check(fields)
-        yield fields, lambda mine, model: look_at_upload(service, mine, model, form.upload, _part(fields))
+        yield fields, lambda context, model: embed_upload(service, context, model, form.upload, _clip_range(fields))
 
 
-def _part(asked: Part) -> FilePart:
-    return FilePart(asked.start, asked.end, asked.frames if isinstance(asked, ScoreFields) else 0)
+def _clip_range(fields: TimeRange) -> ClipRange:
+    return ClipRange(fields.start, fields.end, fields.frames if isinstance(fields, ScoreFields) else 0)
+
+
+def _score(service: AppState, model: Model, clip: EmbeddedClip, fields: ScoreFields) -> ScoreResponse:
+    """Raises TextError, TaskMissing and EngineError."""
+    with service.observer.stage("score"):
+        scores = captions.score_captions(model, clip.embedding, fields.captions, fields.references, clip.frames)
+    serialized = [_serialize_scores(each) for each in scores]
+    return ScoreResponse(video=clip.serialized_video(), start=clip.start, end=clip.end, scores=serialized)
+
+
+def _serialize_scores(scores: captions.CaptionScores) -> CaptionScore:
+    em = scores.emscore
+    fields = {**vars(scores), "emscore": None}
+    if em is not None:
+        words = [WordEvidence(**asdict(word)) for word in em.words]
+        fields["emscore"] = EmScore(**{**vars(em), "words": words})
+    return CaptionScore(**fields)
+
+
+def _answer(service: AppState, model: Model, clip: EmbeddedClip, fields: AnswerFields) -> AnswerResponse:
+    """Raises InvalidInput, TextError, TaskMissing and EngineError."""
+    with service.observer.stage("answer"):
+        result = answering.answer_question(
+            model,
+            fields.question,
+            clip.embedding.visual_tokens,
+            top=fields.top,
+            candidates=fields.candidates,
+            abstain_below=fields.abstain_below,
+        )
+    return AnswerResponse(
+        question=fields.question,
+        video=clip.serialized_video(),
+        start=clip.start,
+        end=clip.end,
+        answer=result.answer,
+        abstained=result.abstained,
+        answers=[Answer(text=answer.text, probability=answer.probability) for answer in result.answers],
+        unknown=result.unknown,
+    )

@@ -1,49 +1,201 @@
-"""Search: as JSON, or as a form with a picture or video to search with."""
+"""Search of a collection: by texts, clips and files, as JSON, or as a form with a picture or video."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
 from fastapi import APIRouter, Request, Response
 
-from service.app_state import ReadyService
+from index.collection import Collection
+from index.records import Float32
+from index.search.cursor import SearchCursor, decode_cursor, encode_cursor, request_hash
+from index.search.request import ClipPart, EmbeddingPart, QueryPart, SearchRequest, TextPart
+from index.search.rerank import pair_scorer
+from index.search.search import search as search_collection
+from index.storage.filters import parse_filter
+from service.app_state import AppState, ReadyAppStateDep
+from service.errors import BadRequest
 from service.http.auth import requires
-from service.http.multipart import body_kind, parse_fields, read_form, validated
+from service.http.multipart import Upload, body_kind, parse_fields, read_form, validated
 from service.http.openapi import errors, form_body
-from service.http.parsing import StrictRoute
-from service.inference.request_context import turn
-from service.schemas.search import SearchForm, SearchRequest, SearchResponse
-from service.searching import parse_search, run_search
+from service.http.parameters import check_max, parse_id
+from service.http.parsing import StrictRoute, invalid
+from service.inference.embedding import ClipRange, check_text, embed_texts, embed_upload
+from service.inference.loaded_model import LoadedModel
+from service.inference.request_context import RequestContext, request_context
+from service.schemas import search as schemas
+from service.serializers import serialize_result
+from vitascope.errors import InvalidInput
 
 router = APIRouter(prefix="/v1/collections/{name}", tags=["search"], route_class=StrictRoute)
+
+BodyParts = Sequence[schemas.TextQuery | schemas.ClipQuery | schemas.FileQuery]
+
+
+@dataclass(frozen=True)
+class ParsedSearch:
+    """A valid search: its parts and options, and the cursor of every page but the first."""
+
+    text: str | None
+    parts: BodyParts
+    options: schemas.SearchOptions
+    request_hash: str
+    cursor: SearchCursor | None
+
+    @property
+    def file(self) -> schemas.FileQuery | None:
+        """The part that is an uploaded file."""
+        return next((part for part in self.parts if isinstance(part, schemas.FileQuery)), None)
 
 
 @router.post(
     "/search",
-    summary="Find clips",
-    response_model=SearchResponse,
+    summary="Search",
+    response_model=schemas.SearchResponse,
     responses=errors(400, 404, 409, 413, 415, 422, 503, 507),
-    openapi_extra=form_body(SearchForm, also_json=SearchRequest),
+    openapi_extra=form_body(schemas.SearchForm, also_json=schemas.SearchRequest),
 )
 @requires("read")
-async def search(name: str, request: Request, service: ReadyService) -> Response:
-    """The clips that fit a sentence, a picture, a video, a stored clip or a mix of them best, each with the second at
-    which to play it; or the events or videos that they belong to.
+async def search(name: str, request: Request, service: ReadyAppStateDep) -> Response:
+    """The clips most similar to a text, a picture, a video, a stored clip or a mix of these, each with the second at
+    which it starts; or the events or videos that they belong to.
 
-    `hybrid` also looks for the sentence's words. `rerank` lets the fusion model look at that many of the best clips:
-    slower, better. Pages repeat and miss nothing, also while the collection changes; `changed` says that it
-    has, 409 `cursor_expired` that it was replaced.
+    `hybrid` also matches the words of the text. `rerank` scores that many of the best clips with the fusion model:
+    slower, better. Pages neither repeat nor miss results while the collection changes: `changed` says whether it has,
+    and 409 `cursor_expired` that it was replaced.
     """
     if body_kind(request, "a search", "a search with a file") == "application/json":
-        parsed = parse_search(service, validated(SearchRequest, await request.json()))
-        async with turn(request, service) as mine:
-            return _answer(await run_search(service, mine, name, parsed, None))
-    # Before a byte is taken in: is there such a collection, and does its model serve?
-    await service.light.run(service.collection, name, for_model=True)
+        parsed = _parse_search(service, validated(schemas.SearchRequest, await request.json()))
+        async with request_context(request, service) as context:
+            return _json(await _run_search(service, context, name, parsed, None))
+    # Checked before the file is received.
+    await service.io_pool.run(service.collection, name, for_model=True)
     async with read_form(request, service) as form:
-        parsed = parse_search(service, parse_fields(SearchForm, form, as_json=("query", "filter")))
-        async with turn(request, service) as mine:
-            return _answer(await run_search(service, mine, name, parsed, form.upload))
+        parsed = _parse_search(service, parse_fields(schemas.SearchForm, form, as_json=("query", "filter")))
+        async with request_context(request, service) as context:
+            return _json(await _run_search(service, context, name, parsed, form.upload))
 
 
-def _answer(body: bytes) -> Response:
-    """Written by the schema itself and not by the framework, which would go through it twice."""
-    return Response(body, media_type="application/json")
+def _parse_search(service: AppState, body: schemas.SearchRequest | schemas.SearchForm) -> ParsedSearch:
+    """Check a request body before any file is read. Raises InvalidInput, TextError and BadRequest."""
+    settings = service.settings
+    check_max("limit", body.limit, settings.max_results)
+    check_max("clips", body.clips, settings.max_results)
+    check_max("rerank", body.rerank, settings.max_rerank)
+    if body.candidates is not None:
+        check_max("candidates", body.candidates, settings.max_candidates)
+    parts: BodyParts = body.query or []
+    if body.query is None:
+        parts = [] if body.text is None else [schemas.TextQuery(kind="text", value=body.text)]
+        if isinstance(body, schemas.SearchForm):
+            parts = [*parts, schemas.FileQuery(kind="file")]
+    check_max("query", len(parts), settings.max_query_parts)
+    for index, part in enumerate(parts):
+        if isinstance(part, schemas.TextQuery):
+            check_text(service, "text" if body.query is None else f"query.{index}.value", part.value)
+    fields = body.model_dump(mode="json", exclude={"text", "query", "cursor", "limit", "clips"})
+    body_hash = request_hash({**fields, "parts": [part.model_dump(mode="json") for part in parts]})
+    try:
+        cursor = None if body.cursor is None else decode_cursor(body.cursor, body_hash)
+    except InvalidInput as error:
+        raise BadRequest(str(error)) from error
+    return ParsedSearch(body.text, parts, body, body_hash, cursor)
+
+
+async def _run_search(
+    service: AppState, context: RequestContext, collection_name: str, parsed: ParsedSearch, upload: Upload | None
+) -> bytes:
+    """Search with the model of the collection and return a ``SearchResponse`` as JSON.
+
+    Raises as ``search_collection``, ``ModelRegistry.for_collection`` and ``RequestContext``, media errors and
+    RequestValidationError.
+    """
+    file_embedding = None if parsed.cursor is None else parsed.cursor.embedding
+    if parsed.file is not None and upload is None and file_embedding is None:
+        raise invalid("query", 'a part of kind "file" needs a form with the file, or the cursor of a response to one')
+    collection = service.library.get_if_open(collection_name)
+    if collection is None:
+        collection = await context.read(service.collection, collection_name)
+    page = None
+    while page is None:  # repeated if the collection is replaced meanwhile by one of another model
+        loaded = service.models.for_collection(collection)
+        if parsed.file is not None and upload is not None:
+            clip_range = ClipRange(parsed.file.start, parsed.file.end)
+            clip = await context.run(embed_upload, service, context, context.model(loaded), upload, clip_range)
+            file_embedding = clip.embedding.vectors[0]
+        parts = await _embed_parts(service, context, loaded, parsed.parts, file_embedding)
+        search_page = partial(_search_page, service, context, collection_name, loaded, parsed, parts, file_embedding)
+        # Reranking waits for the model, which needs more threads than what computes.
+        run = context.run(search_page) if parsed.options.rerank else context.search(collection, search_page)
+        collection, page = await run
+    return page
+
+
+async def _embed_parts(
+    service: AppState, context: RequestContext, loaded: LoadedModel, parts: BodyParts, file_embedding: Float32 | None
+) -> list[QueryPart]:
+    texts = [part.value for part in parts if isinstance(part, schemas.TextQuery)]
+    embeddings = {}
+    if texts:
+        with service.observer.stage("embed"):
+            rows, _ = await embed_texts(service, context, loaded, texts)
+        embeddings = dict(zip(texts, rows, strict=True))
+    embedded: list[QueryPart] = []
+    for part in parts:
+        if isinstance(part, schemas.TextQuery):
+            embedded.append(TextPart(part.value, embeddings[part.value], part.weight))
+        elif isinstance(part, schemas.ClipQuery):
+            embedded.append(ClipPart(parse_id(part.value), part.weight))
+        elif file_embedding is not None:
+            embedded.append(EmbeddingPart(file_embedding, part.weight))
+    return embedded
+
+
+def _search_page(
+    service: AppState,
+    context: RequestContext,
+    collection_name: str,
+    loaded: LoadedModel,
+    parsed: ParsedSearch,
+    parts: Sequence[QueryPart],
+    file_embedding: Float32 | None,
+) -> tuple[Collection, bytes | None]:
+    """Return the collection and the page as JSON; None if the embeddings are not of the collection's model."""
+    collection = service.collection(collection_name)
+    if collection.fingerprint != loaded.fingerprint:
+        return collection, None
+    options = parsed.options
+    page = search_collection(
+        collection,
+        SearchRequest(
+            fingerprint=loaded.fingerprint,
+            parts=parts,
+            limit=options.limit,
+            after=None if parsed.cursor is None else parsed.cursor.position,
+            where=None if options.filter is None else parse_filter(options.filter),
+            rerank=options.rerank,
+            hybrid=options.hybrid,
+            group=options.group,
+            candidates=options.candidates,
+            clips_per_result=options.clips,
+            min_similarity=options.min_similarity,
+            include_query_clips=options.include_query_clips,
+        ),
+        pair_scorer(context.model(loaded)) if options.rerank else None,
+        service.observer.stage,
+    )
+    position = page.next_position
+    cursor = None if position is None else SearchCursor(parsed.request_hash, position, file_embedding)
+    response = schemas.SearchResponse(
+        text=parsed.text,
+        results=[serialize_result(collection_name, result) for result in page.results],
+        next_cursor=None if cursor is None else encode_cursor(cursor),
+        changed=page.changed,
+    )
+    return collection, response.model_dump_json(by_alias=True).encode()
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")  # not serialized again by the framework

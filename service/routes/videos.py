@@ -15,22 +15,21 @@ from index.jobs.ingest import IngestResult
 from index.jobs.records import Job as IndexJob
 from index.pagination import paginate
 from index.storage.filters import Filter, parse_filter
-from service.app_state import ReadyService, Service, ServiceState
+from service.app_state import AppState, AppStateDep, ReadyAppStateDep
 from service.errors import DeadlineExceeded, Overloaded
 from service.http.auth import requires
 from service.http.idempotency import accepts_idempotency_key
 from service.http.multipart import Upload, body_kind, parse_fields, read_form, validated
 from service.http.openapi import errors, form_body, successes
-from service.http.parameters import page_limit, read_cursor
+from service.http.parameters import page_limit, parse_cursor
 from service.http.parsing import StrictRoute, parse_json
 from service.http.prefer_header import APPLIED, PREFER, RESPOND_ASYNC, seconds_before_a_job
-from service.inference.request_context import Turn, turn
-from service.job_views import job_view
-from service.routes.jobs import begin_job, job_address
+from service.inference.request_context import RequestContext, request_context
+from service.routes.jobs import job_url, start_job
 from service.schemas.jobs import Job, NewJob
 from service.schemas.library import AddedVideo, UploadFields, VideoAtUrl, Videos, VideoWithClips
 from service.schemas.sources import UrlSource
-from service.serializers import video_view, video_with_clips
+from service.serializers import serialize_job, serialize_video, serialize_video_with_clips
 from service.settings import Settings
 from service.uploads import add_upload
 from vitascope.errors import FilterError
@@ -52,7 +51,9 @@ router = APIRouter(prefix="/v1/collections/{name}/videos", tags=["videos"], rout
 )
 @requires("write")
 @accepts_idempotency_key
-async def add_video(name: str, request: Request, response: Response, service: ReadyService) -> AddedVideo | Response:
+async def add_video(
+    name: str, request: Request, response: Response, service: ReadyAppStateDep
+) -> AddedVideo | Response:
     """Store a video or picture and index it. Once this answers 201, searches find it, and it survives a crash.
 
     The content decides what kind of file it is, not the name. Content that the collection has already is not indexed
@@ -67,27 +68,27 @@ async def add_video(name: str, request: Request, response: Response, service: Re
     or 403 where the service fetches none.
     """
     # Checked before the file is received.
-    await service.light.run(service.collection, name, for_model=True)
+    await service.io_pool.run(service.collection, name, for_model=True)
     if body_kind(request, "a URL", "a file") == "application/json":
         return await _add_at_url(service, name, validated(VideoAtUrl, await request.json()))
     with _upload_slot(service, seconds_before_a_job(request.headers.getlist(PREFER))) as wait_seconds:
-        async with read_form(request, service, service.writes) as form:
+        async with read_form(request, service, service.write_pool) as form:
             fields = parse_fields(UploadFields, form)
-            async with turn(request, service, bulk=True) as context:
+            async with request_context(request, service, bulk=True) as context:
                 added = await _add(service, context, name, form.upload, fields, wait_seconds)
     if not isinstance(added, IngestResult):
-        headers = {"Location": job_address(name, added.id), APPLIED: RESPOND_ASYNC}
-        return JSONResponse(job_view(added).model_dump(mode="json"), 202, headers)
+        headers = {"Location": job_url(name, added.id), APPLIED: RESPOND_ASYNC}
+        return JSONResponse(serialize_job(added).model_dump(mode="json"), 202, headers)
     response.status_code = 201 if added.created else 200
     response.headers["Location"] = f"/v1/collections/{name}/videos/{added.video.id}"
-    return AddedVideo(**dict(video_view(name, added.video)), notes=list(added.notes))
+    return AddedVideo(**dict(serialize_video(name, added.video)), notes=list(added.notes))
 
 
 @router.get("", summary="List videos", responses=errors(400, 404, 422, 507))
 @requires("read")
 async def list_videos(
     name: str,
-    service: ServiceState,
+    service: AppStateDep,
     limit: Annotated[int | None, Query(ge=1, description="videos on a page")] = None,
     cursor: Annotated[str | None, Query(max_length=200, description="next_cursor of the page before")] = None,
     filter: Annotated[
@@ -96,27 +97,27 @@ async def list_videos(
 ) -> Videos:
     """A page of videos, in the order in which they were added."""
     size = page_limit(limit, service.settings)
-    return await service.light.run(
-        _page, service, name, size, read_cursor(cursor), _query_filter(filter, service.settings)
+    return await service.io_pool.run(
+        _page, service, name, size, parse_cursor(cursor), _query_filter(filter, service.settings)
     )
 
 
-@router.get("/{video_id}", summary="Look at a video", responses=errors(404, 507))
+@router.get("/{video_id}", summary="Get a video", responses=errors(404, 507))
 @requires("read")
-async def get_video(name: str, video_id: str, service: ServiceState) -> VideoWithClips:
+async def get_video(name: str, video_id: str, service: AppStateDep) -> VideoWithClips:
     """A video, and the clips that it was paginate into."""
-    return await service.light.run(_with_clips, service, name, video_id)
+    return await service.io_pool.run(_with_clips, service, name, video_id)
 
 
 @router.delete("/{video_id}", status_code=204, summary="Delete a video", responses=errors(404, 507))
 @requires("write")
-async def delete_video(name: str, video_id: str, service: ServiceState) -> None:
+async def delete_video(name: str, video_id: str, service: AppStateDep) -> None:
     """Remove a video from the collection, and its file if it was uploaded; files in folders stay."""
-    await service.writes.run(_delete, service, name, video_id)
+    await service.write_pool.run(_delete, service, name, video_id)
 
 
 @contextmanager
-def _upload_slot(service: Service, wait_seconds: float | None) -> Iterator[float | None]:
+def _upload_slot(service: AppState, wait_seconds: float | None) -> Iterator[float | None]:
     """Hold one of the slots for uploads that a request waits for, before the file is received; for how long to wait.
 
     Raises Overloaded where all slots are taken and the client accepts no job instead.
@@ -124,7 +125,7 @@ def _upload_slot(service: Service, wait_seconds: float | None) -> Iterator[float
     with ExitStack() as slot:
         if wait_seconds != 0:
             try:
-                slot.enter_context(service.ingestion.place())
+                slot.enter_context(service.upload_pool.slot())
             except Overloaded:
                 if wait_seconds is None:
                     raise
@@ -133,7 +134,12 @@ def _upload_slot(service: Service, wait_seconds: float | None) -> Iterator[float
 
 
 async def _add(
-    service: Service, context: Turn, name: str, upload: Upload, fields: UploadFields, wait_seconds: float | None
+    service: AppState,
+    context: RequestContext,
+    name: str,
+    upload: Upload,
+    fields: UploadFields,
+    wait_seconds: float | None,
 ) -> IngestResult | IndexJob:
     """Run the job of an upload for at most ``wait_seconds``, queueing included, then leave it to the worker."""
     began = time.monotonic()
@@ -144,7 +150,7 @@ async def _add(
 
     if wait_seconds != 0:
         try:
-            return await context.ingest(add, wait_seconds)
+            return await context.upload(add, wait_seconds)
         except DeadlineExceeded as error:
             if wait_seconds is None:
                 hint = f"nothing of the file was kept; with {PREFER}: {RESPOND_ASYNC} a job would go on with it"
@@ -152,16 +158,16 @@ async def _add(
     return await context.write(add)
 
 
-async def _add_at_url(service: Service, name: str, video: VideoAtUrl) -> Response:
+async def _add_at_url(service: AppState, name: str, video: VideoAtUrl) -> Response:
     source = UrlSource(kind="url", url=video.url, title=video.title)
     body = NewJob(source=source, metadata=video.metadata, segmentation=video.segmentation)
-    job, address = await begin_job(service, name, body)
+    job, address = await start_job(service, name, body)
     return JSONResponse(job.model_dump(mode="json"), 202, {"Location": address})
 
 
-def _page(service: Service, name: str, limit: int, after: int | None, where: Filter | None) -> Videos:
+def _page(service: AppState, name: str, limit: int, after: int | None, where: Filter | None) -> Videos:
     page, more = paginate(service.collection(name).videos(limit + 1, after, where), limit, lambda video: video.id)
-    return Videos(videos=[video_view(name, video) for video in page], next_cursor=more)
+    return Videos(videos=[serialize_video(name, video) for video in page], next_cursor=more)
 
 
 def _query_filter(text: str | None, settings: Settings) -> Filter | None:
@@ -173,11 +179,11 @@ def _query_filter(text: str | None, settings: Settings) -> Filter | None:
         raise FilterError(f"filter: {error.errors()[0]['msg']}") from error
 
 
-def _with_clips(service: Service, name: str, video_id: str) -> VideoWithClips:
+def _with_clips(service: AppState, name: str, video_id: str) -> VideoWithClips:
     video = service.video(name, video_id)
-    return video_with_clips(name, video, service.collection(name).clips(video.id))
+    return serialize_video_with_clips(name, video, service.collection(name).clips(video.id))
 
 
-def _delete(service: Service, name: str, video_id: str) -> None:
+def _delete(service: AppState, name: str, video_id: str) -> None:
     video = service.video(name, video_id)
     service.collection(name).delete_video(video.id)

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Response
 
 from index.pagination import paginate
-from service.app_state import ServiceState
+from service.app_state import AppStateDep
 from service.errors import WebhooksOff
 from service.http.auth import requires
 from service.http.openapi import errors
-from service.http.parameters import page_limit, read_cursor
+from service.http.parameters import page_limit, parse_cursor
 from service.http.parsing import StrictRoute
 from service.schemas import webhooks as schemas
 from service.webhooks.dispatcher import Dispatcher
@@ -20,7 +20,7 @@ from service.webhooks.store import DeliveryState, Endpoint, WebhookStore
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=StrictRoute)
 
 
-async def _dispatcher(service: ServiceState) -> Dispatcher:
+async def _dispatcher(service: AppStateDep) -> Dispatcher:
     if service.webhooks is None:
         raise WebhooksOff("webhooks: 'off'; VITASCOPE_WEBHOOKS=on was expected")
     return service.webhooks
@@ -37,50 +37,50 @@ Store = Annotated[WebhookStore, Depends(_store)]
 @router.post("", status_code=201, summary="Make a webhook", responses=errors(403, 409, 422, 507))
 @requires("admin", all_collections=True)
 async def create_webhook(
-    body: schemas.NewWebhook, service: ServiceState, dispatcher: Webhooks, response: Response
+    body: schemas.NewWebhook, service: AppStateDep, dispatcher: Webhooks, response: Response
 ) -> schemas.MadeWebhook:
     """Have every job's end of these kinds told to a URL, from now on. The secret is in this answer and nowhere else."""
-    made = await service.light.run(_create, dispatcher, body)
+    made = await service.io_pool.run(_create, dispatcher, body)
     response.headers["Location"] = f"/v1/webhooks/{made.id}"
     return _with_secret(made, response)
 
 
 @router.get("", summary="List webhooks", responses=errors(409, 507))
 @requires("admin", all_collections=True)
-async def list_webhooks(service: ServiceState, store: Store) -> schemas.Webhooks:
+async def list_webhooks(service: AppStateDep, store: Store) -> schemas.Webhooks:
     """All endpoints, without their secrets."""
-    found = await service.light.run(store.endpoints)
+    found = await service.io_pool.run(store.endpoints)
     return schemas.Webhooks(webhooks=[schemas.Webhook(**_shown(each)) for each in found])
 
 
-@router.get("/{webhook_id}", summary="Look at a webhook", responses=errors(404, 409, 507))
+@router.get("/{webhook_id}", summary="Get a webhook", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
-async def get_webhook(webhook_id: str, service: ServiceState, store: Store) -> schemas.Webhook:
+async def get_webhook(webhook_id: str, service: AppStateDep, store: Store) -> schemas.Webhook:
     """One endpoint, without its secret."""
-    return schemas.Webhook(**_shown(await service.light.run(store.endpoint, webhook_id)))
+    return schemas.Webhook(**_shown(await service.io_pool.run(store.endpoint, webhook_id)))
 
 
 @router.delete("/{webhook_id}", status_code=204, summary="Delete a webhook", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
-async def delete_webhook(webhook_id: str, service: ServiceState, store: Store) -> None:
+async def delete_webhook(webhook_id: str, service: AppStateDep, store: Store) -> None:
     """Nothing more is sent there, also of what was to be."""
-    await service.light.run(store.delete, webhook_id)
+    await service.io_pool.run(store.delete, webhook_id)
 
 
 @router.post("/{webhook_id}/rotate", summary="Replace a webhook's secret", responses=errors(404, 409, 507))
 @requires("admin", all_collections=True)
 async def rotate_webhook(
-    webhook_id: str, service: ServiceState, store: Store, response: Response
+    webhook_id: str, service: AppStateDep, store: Store, response: Response
 ) -> schemas.MadeWebhook:
     """A new secret, in this answer and nowhere else. For 24 hours messages are signed with the present one, too."""
-    return _with_secret(await service.light.run(store.rotate, webhook_id), response)
+    return _with_secret(await service.io_pool.run(store.rotate, webhook_id), response)
 
 
 @router.get("/{webhook_id}/deliveries", summary="List what was sent", responses=errors(400, 404, 409, 422, 507))
 @requires("admin", all_collections=True)
 async def list_deliveries(
     webhook_id: str,
-    service: ServiceState,
+    service: AppStateDep,
     store: Store,
     state: Annotated[DeliveryState | None, Query(description="only messages in this state")] = None,
     limit: Annotated[int | None, Query(ge=1, description="entries on a page")] = None,
@@ -88,7 +88,7 @@ async def list_deliveries(
 ) -> schemas.Deliveries:
     """A page of messages to this endpoint, newest first. Those that are over are kept for 30 days, at most 1000."""
     size = page_limit(limit, service.settings)
-    found = await service.light.run(store.deliveries, webhook_id, size + 1, read_cursor(cursor), state)
+    found = await service.io_pool.run(store.deliveries, webhook_id, size + 1, parse_cursor(cursor), state)
     page, more = paginate(found, size, lambda delivery: delivery.number)
     views = [
         schemas.Delivery(

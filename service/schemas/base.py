@@ -18,7 +18,7 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+Int = Annotated[int, BeforeValidator(_whole)]
 """A whole number, which 5.0 is and ``true`` is not."""
 Id = Annotated[str, Field(min_length=1, max_length=32)]
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from service.schemas.base import FINGERPRINT, ModelName, Request, Response, Seconds, Whole, example
-from service.schemas.tasks import Part
+from service.schemas.base import FINGERPRINT, Int, ModelName, Request, Response, Seconds, example
+from service.schemas.tasks import TimeRange
 
 DATA = (
     "data:image/png;base64,"
@@ -68,7 +68,7 @@ class EmbeddingOptions(Request):
     encoding_format: Annotated[
         Literal["float", "base64"], Field(description="base64: of little-endian 32-bit floats, the shortest to send")
     ] = "float"
-    dimensions: Annotated[Whole | None, Field(ge=1, description="the model's own width; vectors are not shortened")] = (
+    dimensions: Annotated[Int | None, Field(ge=1, description="the model's own width; vectors are not shortened")] = (
         None
     )
     user: Annotated[str | None, Field(description="taken, since clients send it; not used")] = None
@@ -91,7 +91,7 @@ class EmbeddingRequest(EmbeddingOptions):
     ]
 
 
-class EmbeddingForm(EmbeddingOptions, Part):
+class EmbeddingForm(EmbeddingOptions, TimeRange):
     """A picture or video as a file: one vector."""
 
     model_config = example(model="hd-vila-tiny", encoding_format="float")

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from service.http.api_keys import Scope
-from service.schemas.base import Request, Response, Whole, example
+from service.schemas.base import Int, Request, Response, example
 
 EXAMPLE = {
     "id": "3f9c01d2a4b7",
@@ -39,7 +39,7 @@ class NewKey(Request):
         None
     )
     concurrency: Annotated[
-        Whole | None, Field(ge=1, le=1_000_000, description="requests under way; null: as the settings say")
+        Int | None, Field(ge=1, le=1_000_000, description="requests under way; null: as the settings say")
     ] = None
     expires_in: Annotated[float | None, Field(gt=0, lt=1e10, description="seconds from now; null: never")] = None
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from service.schemas.base import Id, Probability, Request, Response, Whole, example
+from service.schemas.base import Id, Int, Probability, Request, Response, example
 from service.schemas.search import FUSED, MATCH, Similarity
 
 
-class StoredPart(Request):
+class DocumentRef(Request):
     """A clip of the collection, or a video: the one of its clips that fits best."""
 
     model_config = example(clip_id="41")
@@ -35,13 +35,13 @@ class RerankRequest(Request):
         top_n=10,
     )
 
-    query: Annotated[str | StoredPart, Field(description="a text, or a stored clip or video")]
+    query: Annotated[str | DocumentRef, Field(description="a text, or a stored clip or video")]
     documents: Annotated[
-        Annotated[list[StoredPart], Field(fail_fast=True)] | Annotated[list[str], Field(fail_fast=True)],
+        Annotated[list[DocumentRef], Field(fail_fast=True)] | Annotated[list[str], Field(fail_fast=True)],
         Field(min_length=1, description="clips and videos where the query is a text, texts where it is not"),
     ]
     collection: Annotated[str, Field(description="where the clips and videos are")]
-    top_n: Annotated[Whole | None, Field(ge=1, description="how many results; all when not given")] = None
+    top_n: Annotated[Int | None, Field(ge=1, description="how many results; all when not given")] = None
     return_documents: Annotated[bool, Field(description="repeat each document in its result")] = False
     model: Annotated[
         str | None, Field(description="the collection's, which judges; to name it is not needed, another is refused")
@@ -68,7 +68,7 @@ RESULT: dict[str, Any] = {
 }
 
 
-class JudgedClip(Response):
+class RerankedClip(Response):
     """The clip that was judged: of a video the one that fits best."""
 
     model_config = example(**CLIP)
@@ -91,11 +91,11 @@ class RerankResult(Response):
     similarity: Similarity
     match: Annotated[Probability | None, Field(description=f"{MATCH}; null for a clip without visual tokens")]
     fused: Annotated[Probability | None, Field(description=f"{FUSED}; null where match is")]
-    clip: JudgedClip
-    document: Annotated[StoredPart | str | None, Field(description="with `return_documents`, else null")]
+    clip: RerankedClip
+    document: Annotated[DocumentRef | str | None, Field(description="with `return_documents`, else null")]
 
 
-class Reranked(Response):
+class RerankResponse(Response):
     """Results by relevance_score, best first; of equal ones the more similar, then the earlier."""
 
     model_config = example(id="63a3777712174aa7be6a6b4c38536e23", model="hd-vila-tiny", results=[RESULT])

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from index.search.cursor import MAX_LENGTH
 from index.search.request import CANDIDATES, MAX_WEIGHT
-from service.schemas.base import Id, Probability, Request, Response, Seconds, Whole, example
+from service.schemas.base import Id, Int, Probability, Request, Response, Seconds, example
 from service.schemas.library import VIDEO, Video
 
 SIMILARITY = "cosine of the query's and the clip's vectors, -1 to 1"
@@ -69,7 +69,7 @@ QueryPart = Annotated[TextQuery | ClipQuery | FileQuery, Field(discriminator="ki
 class SearchOptions(Request):
     """Among which clips to look, and what to make of those that are found."""
 
-    limit: Annotated[Whole, Field(ge=1, description="how many results")] = 10
+    limit: Annotated[Int, Field(ge=1, description="how many results")] = 10
     cursor: Annotated[
         str | None,
         Field(
@@ -79,7 +79,7 @@ class SearchOptions(Request):
         ),
     ] = None
     rerank: Annotated[
-        Whole,
+        Int,
         Field(
             ge=0,
             description="this many of the best clips get match and fused, and are ordered by fused; the query must "
@@ -110,9 +110,9 @@ class SearchOptions(Request):
             "to the last end; video: all clips of a video"
         ),
     ] = "clip"
-    clips: Annotated[Whole, Field(ge=1, description="event, video: how many of its clips are listed")] = 5
+    clips: Annotated[Int, Field(ge=1, description="event, video: how many of its clips are listed")] = 5
     candidates: Annotated[
-        Whole | None,
+        Int | None,
         Field(
             ge=1,
             description="event, video: of how many of the best clips results are made; when not given "

@@ -77,6 +77,6 @@ Segmentation = Annotated[
 ]
 
 
-def asked_segmentation(given: Segmentation | None) -> segmentation.Segmentation:
+def parse_segmentation(given: Segmentation | None) -> segmentation.Segmentation:
     """What was asked for, as the index has it. Raises InvalidInput for numbers that do not go together."""
     return segmentation.Segmentation() if given is None else segmentation.Segmentation(**given.model_dump())

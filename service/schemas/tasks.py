@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from service.schemas.base import Id, ModelName, Probability, Request, Response, Seconds, Whole, example
+from service.schemas.base import Id, Int, ModelName, Probability, Request, Response, Seconds, example
 from service.schemas.library import Video
 from service.schemas.search import FUSED, MATCH, SIMILARITY
 
@@ -19,7 +19,7 @@ REFCLIPSCORE = (
 )
 
 
-class Part(Request):
+class TimeRange(Request):
     """A part of a file; all of it when nothing is given."""
 
     start: Annotated[Seconds | None, Field(description="seconds; 0 when not given")] = None
@@ -33,7 +33,7 @@ class Part(Request):
         return self
 
 
-class ClipOf(Part):
+class StoredClip(TimeRange):
     """A stored video, or a part of it."""
 
     collection: str
@@ -53,13 +53,13 @@ class ScoreFields(Request):
         ),
     ]
     frames: Annotated[
-        Whole,
+        Int,
         Field(ge=0, description="frames of the clip that are looked at one by one for emscore; 0: no emscore"),
     ] = 0
     model: ModelName = None
 
 
-class ScoreRequest(ScoreFields, ClipOf):
+class ScoreRequest(ScoreFields, StoredClip):
     """Captions for a stored video or a part of it."""
 
     model_config = example(
@@ -71,7 +71,7 @@ class ScoreRequest(ScoreFields, ClipOf):
     )
 
 
-class ScoreForm(ScoreFields, Part):
+class ScoreForm(ScoreFields, TimeRange):
     """Captions for a file that comes along; `captions` and `references` once for each."""
 
     model_config = example(captions=["a dog runs", "a cat sleeps"])
@@ -166,7 +166,7 @@ class AnswerFields(Request):
     """A question."""
 
     question: str
-    top: Annotated[Whole, Field(ge=1, description="how many answers")] = 5
+    top: Annotated[Int, Field(ge=1, description="how many answers")] = 5
     candidates: Annotated[
         list[str] | None,
         Field(
@@ -182,7 +182,7 @@ class AnswerFields(Request):
     model: ModelName = None
 
 
-class AnswerRequest(AnswerFields, ClipOf):
+class AnswerRequest(AnswerFields, StoredClip):
     """A question about a stored video or a part of it."""
 
     model_config = example(
@@ -195,7 +195,7 @@ class AnswerRequest(AnswerFields, ClipOf):
     )
 
 
-class AnswerForm(AnswerFields, Part):
+class AnswerForm(AnswerFields, TimeRange):
     """A question about a file that comes along; `candidates` once for each."""
 
     model_config = example(question="what animal is it?", top=3)

@@ -24,7 +24,7 @@ from index.jobs.events import mark_delivered, undelivered_end_events
 from index.jobs.jobs import list_items
 from index.jobs.records import StateEvent
 from service.http_client.client import Cancelled, SafeClient
-from service.job_views import job_view
+from service.serializers import serialize_job
 from service.webhooks.store import EVENT_TYPES, Delivery, Endpoint, EventType, Message, WebhookStore
 from vitascope.errors import NotFound, VitascopeError
 from vitascope.job_states import FAILED_ITEM_STATES
@@ -198,7 +198,7 @@ def _message_body(collection: Collection, event_type: EventType, end: StateEvent
     ]
     data = {
         "collection": collection.name,
-        "job": job_view(end.job).model_dump(mode="json"),
+        "job": serialize_job(end.job).model_dump(mode="json"),
         "failures": [
             {"path": item.path, "state": item.state, "reason": (item.reason or "")[:MAX_REASON_LENGTH]}
             for item in failures[:MAX_FAILURES]

@@ -211,13 +211,13 @@ def _type(made: Schema, schema: Schema) -> str:
 
 def _limits(schema: Schema) -> str:
     at_least = schema.get("minimum", schema.get("minLength", schema.get("minItems")))
-    at_most = schema.get("maximum", schema.get("maxLength", schema.get("maxItems")))
+    check_max = schema.get("maximum", schema.get("maxLength", schema.get("maxItems")))
     unit = " characters" if "maxLength" in schema or "minLength" in schema else ""
-    if at_least is not None and at_most is not None:
-        return f", {at_least} to {at_most}{unit}"
+    if at_least is not None and check_max is not None:
+        return f", {at_least} to {check_max}{unit}"
     if at_least is not None:
         return f", at least {at_least}{unit}"
-    return "" if at_most is None else f", at most {at_most}{unit}"
+    return "" if check_max is None else f", at most {check_max}{unit}"
 
 
 def _example(made: Schema, schema: Schema) -> Any:

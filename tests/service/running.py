@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from service.app import create_app
-from service.app_state import Service
+from service.app_state import AppState
 from service.http_client.client import SafeClient
 from service.lifespan import open_service
 from service.run import listen
@@ -34,7 +34,7 @@ class Running:
     """A service that answers, and what is behind it."""
 
     client: httpx.Client
-    service: Service
+    service: AppState
     settings: Settings
 
 

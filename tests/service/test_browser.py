@@ -74,7 +74,7 @@ def test_videos_are_cut_as_the_form_says_and_what_is_said_is_shown(
     page: Page, running: Running, collection: str, tmp_path: Path
 ) -> None:
     """By keyboard alone, up to the choice of the file."""
-    cues = [(0.0, 3.0, "Look, all of it is red."), (3.0, 6.0, "And here it ends.")]
+    cues = [(0.0, 3.0, "EmbeddedClip, all of it is red."), (3.0, 6.0, "And here it ends.")]
     talk = write_subtitled_video(tmp_path / "talk.mkv", [solid((220, 10, 10))] * 60, [("subrip", "eng", cues)])
     page.goto(f"/?collection={collection}")
     expect(page.locator("#upload")).to_be_enabled()

@@ -28,7 +28,7 @@ def pictures(folder: Path, count: int) -> None:
         write_picture(folder / f"{number}.png", solid((number * 20, 255 - number, number), 48, 48))
 
 
-def begin_job(page: Page, folder: Path) -> None:
+def start_job(page: Page, folder: Path) -> None:
     """A job of a folder, begun on the page."""
     page.locator("#upload").click()
     page.get_by_label("Or a folder of the machine").fill(folder.name)
@@ -62,7 +62,7 @@ def test_a_job_is_seen_live_paused_resumed_and_tried_again(
     broken.write_text("no video")
     page.goto(f"/?collection={collection}")
     asked = job_requests(page)
-    begin_job(page, incoming)
+    start_job(page, incoming)
     expect(page.get_by_role("button", name="Jobs, 1 under way")).to_be_visible()
     page.get_by_role("button", name="Details").press("Enter")
     expect(page.get_by_role("tab", name="Jobs")).to_be_focused()
@@ -102,7 +102,7 @@ def test_a_tab_that_nobody_sees_holds_no_stream_and_misses_nothing(
     asked = job_requests(page)
     ended: list[str] = []
     page.on("requestfailed", lambda request: ended.append(request.url))
-    begin_job(page, incoming)
+    start_job(page, incoming)
     expect(page.locator("#uploads")).to_contain_text("0 of 3 files")
 
     def look(hidden: bool) -> None:
@@ -145,7 +145,7 @@ def test_a_stream_that_breaks_goes_on_where_it_was_and_one_that_is_refused_is_do
 
     page.route("**/events", stream)
     asked = job_requests(page)
-    begin_job(page, incoming)
+    start_job(page, incoming)
     expect(page.locator("#uploads")).to_contain_text("1 of 3 files")
     page.get_by_role("button", name="Details").click()
     expect(page.locator("#panel")).to_contain_text("broken.mp4: the content is text")

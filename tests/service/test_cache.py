@@ -14,7 +14,7 @@ import pytest
 
 from service.errors import DeadlineExceeded
 from service.inference.cache import ENTRY_BYTES, Cache
-from service.inference.call import Asker
+from service.inference.call import CallContext
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError
 
@@ -75,12 +75,12 @@ def keys(names: str, fingerprint: str = "f") -> list[Named]:
 def test_what_was_used_last_stays_and_the_rest_goes() -> None:
     counted, maker = Counted(), Maker()
     cache = cache_of(3, counted)
-    cache.recall(keys("abc"), maker, Asker())
-    assert cache.recall(keys("ca"), maker, Asker()) == {Named("f", "c"): "C", Named("f", "a"): "A"}
-    cache.recall(keys("d"), maker, Asker())  # in the place of b, which was not used since
-    cache.recall(keys("cad"), maker, Asker())
+    cache.get_or_create(keys("abc"), maker, CallContext())
+    assert cache.get_or_create(keys("ca"), maker, CallContext()) == {Named("f", "c"): "C", Named("f", "a"): "A"}
+    cache.get_or_create(keys("d"), maker, CallContext())  # in the place of b, which was not used since
+    cache.get_or_create(keys("cad"), maker, CallContext())
     assert maker.made == list("abcd")
-    cache.recall(keys("b"), maker, Asker())
+    cache.get_or_create(keys("b"), maker, CallContext())
     assert maker.made == list("abcdb")
     assert (cache.entries, cache.bytes) == (3, 3 * (ENTRY_BYTES + 100))
     assert counted == Counted(hits=5, shared=0, misses=5, evictions=2)
@@ -88,8 +88,8 @@ def test_what_was_used_last_stays_and_the_rest_goes() -> None:
 
 def test_only_what_is_not_there_is_made_and_equal_keys_once() -> None:
     cache, maker = cache_of(100), Maker()
-    cache.recall(keys("abcdefgh"), maker, Asker())
-    found = cache.recall(keys("xaxbya"), maker, Asker())
+    cache.get_or_create(keys("abcdefgh"), maker, CallContext())
+    found = cache.get_or_create(keys("xaxbya"), maker, CallContext())
     assert maker.made == list("abcdefghxy")
     assert {key.name for key in found} == set("abxy")
 
@@ -97,8 +97,8 @@ def test_only_what_is_not_there_is_made_and_equal_keys_once() -> None:
 def test_what_is_larger_than_the_cache_is_given_and_not_kept() -> None:
     cache, maker = cache_of(1), Maker()
     large: Cache[Named, str] = Cache("test", 1000, lambda key, value: 1001, Counted())
-    cache.recall(keys("a"), maker, Asker())
-    assert large.recall(keys("a"), maker, Asker()) == {Named("f", "a"): "A"}
+    cache.get_or_create(keys("a"), maker, CallContext())
+    assert large.get_or_create(keys("a"), maker, CallContext()) == {Named("f", "a"): "A"}
     assert (large.entries, large.bytes) == (0, 0)
 
 
@@ -106,24 +106,24 @@ def test_without_bytes_nothing_is_kept_or_shared() -> None:
     counted, maker = Counted(), Maker()
     cache = cache_of(0, counted)
     for _ in range(2):
-        assert cache.recall(keys("aa"), maker, Asker()) == {Named("f", "a"): "A"}
+        assert cache.get_or_create(keys("aa"), maker, CallContext()) == {Named("f", "a"): "A"}
     assert maker.made == ["a", "a"]
     assert counted == Counted(misses=2)
 
 
 def test_a_bundle_that_goes_takes_its_values_along_even_those_under_way() -> None:
     cache, maker = cache_of(100), Maker()
-    cache.recall(keys("abc", "old") + keys("a", "new"), maker, Asker())
+    cache.get_or_create(keys("abc", "old") + keys("a", "new"), maker, CallContext())
     maker.free.clear()
     maker.entered.clear()
     with ThreadPoolExecutor(1) as threads:
-        late = threads.submit(cache.recall, keys("d", "old"), maker, Asker())
+        late = threads.submit(cache.get_or_create, keys("d", "old"), maker, CallContext())
         assert maker.entered.wait(PATIENCE)
-        cache.forget("old")
+        cache.invalidate("old")
         maker.free.set()
         assert late.result(PATIENCE) == {Named("old", "d"): "D"}
     assert (cache.entries, cache.bytes) == (1, ENTRY_BYTES + 100)
-    cache.recall(keys("d", "old") + keys("a", "new"), maker, Asker())
+    cache.get_or_create(keys("d", "old") + keys("a", "new"), maker, CallContext())
     assert maker.made == list("abcadd")
 
 
@@ -132,7 +132,7 @@ def test_many_who_want_the_same_wait_for_one() -> None:
     cache = cache_of(100, counted)
     maker.free.clear()
     with ThreadPoolExecutor(8) as threads:
-        futures = [threads.submit(cache.recall, keys("ab"), maker, Asker()) for _ in range(8)]
+        futures = [threads.submit(cache.get_or_create, keys("ab"), maker, CallContext()) for _ in range(8)]
         wait_for(lambda: counted.shared == 14)
         maker.free.set()
         assert [future.result(PATIENCE) for future in futures] == [dict(zip(keys("ab"), "AB", strict=True))] * 8
@@ -145,9 +145,9 @@ def test_who_waits_takes_over_from_one_who_gives_up() -> None:
     cache = cache_of(100, counted)
     failing.free.clear()
     with ThreadPoolExecutor(4) as threads:
-        first = threads.submit(cache.recall, keys("a"), failing, Asker())
+        first = threads.submit(cache.get_or_create, keys("a"), failing, CallContext())
         assert failing.entered.wait(PATIENCE)
-        others = [threads.submit(cache.recall, keys("a"), maker, Asker()) for _ in range(3)]
+        others = [threads.submit(cache.get_or_create, keys("a"), maker, CallContext()) for _ in range(3)]
         wait_for(lambda: counted.shared == 3)
         failing.free.set()
         with pytest.raises(EngineError, match="not now"):
@@ -161,11 +161,11 @@ def test_who_waits_waits_no_longer_than_its_answer_is_wanted() -> None:
     cache = cache_of(100, counted)
     maker.free.clear()
     with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(cache.recall, keys("a"), maker, Asker())
+        first = threads.submit(cache.get_or_create, keys("a"), maker, CallContext())
         assert maker.entered.wait(PATIENCE)
         began = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            cache.recall(keys("a"), maker, Asker(deadline=began + 0.05))
+            cache.get_or_create(keys("a"), maker, CallContext(deadline=began + 0.05))
         assert time.monotonic() - began < PATIENCE / 2
         maker.free.set()
         assert first.result(PATIENCE)
@@ -179,15 +179,15 @@ def test_threads_that_ask_make_and_forget_at_random_end_with_exact_bytes() -> No
         for _ in range(200):
             names = "".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), 4))
             fingerprint = str(random.integers(2))
-            found = cache.recall(keys(names, fingerprint), maker, Asker())
+            found = cache.get_or_create(keys(names, fingerprint), maker, CallContext())
             assert {key.name: made for key, made in found.items()} == {name: name.upper() for name in names}
             if random.random() < 0.05:
-                cache.forget(fingerprint)
+                cache.invalidate(fingerprint)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(work, range(8)))
     assert cache.bytes == cache.entries * (ENTRY_BYTES + 100)
     assert 0 < cache.entries <= 20
-    cache.forget("0")
-    cache.forget("1")
+    cache.invalidate("0")
+    cache.invalidate("1")
     assert (cache.entries, cache.bytes) == (0, 0)

@@ -253,9 +253,9 @@ def test_a_bundle_that_goes_is_forgotten_and_small_caches_stay_small(small_bundl
         kept = looks("vitascope_cache_entries", cache="texts")
         assert 2 <= kept <= 8
         assert looks("vitascope_cache_evictions_total", cache="texts") == 20 - kept
-        running.service.caches.forget("another")
+        running.service.caches.invalidate("another")
         assert looks("vitascope_cache_entries", cache="texts") == kept
-        running.service.caches.forget(running.service.model.bundle.fingerprint)
+        running.service.caches.invalidate(running.service.model.bundle.fingerprint)
         assert looks("vitascope_cache_bytes", cache="texts") == 0
         embedded(running, ["text 19"])
         assert looks("vitascope_batch_rows_sum", graph="text") == 21

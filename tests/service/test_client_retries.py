@@ -83,7 +83,7 @@ def held(running: Running, graph: str, *keys: str) -> Iterator[threading.Event]:
 
     def is_held() -> bool:
         # Two that come at the same time may share a run.
-        return sum(entered) + running.service.scheduler.waiting() == len(keys) and bool(entered) == bool(keys)
+        return sum(entered) + running.service.scheduler.queue_length() == len(keys) and bool(entered) == bool(keys)
 
     engine.run = slow
     try:
@@ -160,13 +160,13 @@ def test_a_call_that_is_cancelled_never_reaches_the_model(busy: Running) -> None
     async def search_and_cancel() -> None:
         async with AsyncClient(f"http://127.0.0.1:{port_of(busy)}", api_key=ADMIN) as client:
             call = asyncio.create_task(client.search("palette", "nobody waits for this"))
-            await asyncio.to_thread(wait_for, busy.service.scheduler.waiting)
-            (queued,) = busy.service.scheduler._waiting
+            await asyncio.to_thread(wait_for, busy.service.scheduler.queue_length)
+            (queued,) = busy.service.scheduler._queue
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
             # The service has seen that the connection is gone.
-            await asyncio.to_thread(wait_for, queued.asker.gone.is_set)
+            await asyncio.to_thread(wait_for, queued.context.cancelled.is_set)
 
     before = dropped()
     with held(busy, "text", ADMIN):
@@ -220,7 +220,7 @@ def test_an_upload_that_is_still_under_way_when_it_is_repeated_is_waited_for(
     with forwarding(port_of(busy)) as between, client_of(busy, port=between.port) as client:
         with held(busy, "video") as go, ThreadPoolExecutor(1) as threads:
             added = threads.submit(client.add_video, "broken-off", files / "blue.mp4", title="Blue")
-            wait_for(lambda: busy.service.scheduler._at_work)  # on the upload, which it cannot be kept from any more
+            wait_for(lambda: busy.service.scheduler._active)  # on the upload, which it cannot be kept from any more
             between.cut()
             wait_for(lambda: answered(busy, 409) > before)
             go.set()

@@ -154,7 +154,7 @@ def test_concurrent_requests_share_batches(running: Running) -> None:
             assert began.wait(PATIENCE)
             # Of one length: who joins whom among others depends on who came first.
             rest = [pool.submit(embedded, running, input=f"a new ball {n}") for n in range(8)]
-            wait_for(lambda: running.service.scheduler.waiting() == 8)
+            wait_for(lambda: running.service.scheduler.queue_length() == 8)
             go.set()
             assert all(future.result()["data"] for future in (first, *rest))
     finally:

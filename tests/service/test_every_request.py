@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service import searching
 from service.inference.call import Inputs, Outputs
+from service.routes import search as search_route
 from tests.service.conftest import settings_for
 from tests.service.running import Running, problem_of, serving
 from tests.waiting import PATIENCE, wait_for
@@ -232,7 +232,7 @@ def test_server_errors_do_not_disclose_paths(
         raise fault
 
     with monkeypatch.context() as patch:
-        patch.setattr(searching, "embed_texts", fail)
+        patch.setattr(search_route, "embed_texts", fail)
         answer = running.client.post(f"/v1/collections/{palette}/search", json={"text": "a red thing"})
     problem_of(answer, status, code)
     assert "secret" not in answer.text

@@ -102,7 +102,7 @@ def check_interactive(running: Running) -> None:
 def test_uploads_jobs_and_deletes_that_stand_still_keep_no_search_and_no_answer_waiting(
     narrow: Running, files: Path, tmp_path: Path
 ) -> None:
-    client, uploads = narrow.client, narrow.service.ingestion
+    client, uploads = narrow.client, narrow.service.upload_pool
     (folder := narrow.settings.data_dir / "incoming" / "some").mkdir()
     (folder / "a.png").write_bytes(picture(tmp_path, 0))
     doomed = [upload(client, "palette", picture(tmp_path, n)).json()["id"] for n in range(1, 5)]
@@ -111,10 +111,10 @@ def test_uploads_jobs_and_deletes_that_stand_still_keep_no_search_and_no_answer_
     deletes = [lambda video=video: httpx.delete(f"{base}/videos/{video}", timeout=PATIENCE) for video in doomed]
     with all_at_once(*sends) as answers, held_ingestion(narrow) as is_held:
         wait_for(is_held)
-        wait_for(lambda: uploads.present == UPLOADS)
+        wait_for(lambda: uploads.active == UPLOADS)
         job = client.post("/v1/collections/palette/jobs", json={"folder": "some"}).headers["location"]
         with all_at_once(*deletes) as deleted, held_writes(narrow, "palette"):
-            wait_for(lambda: narrow.service.writes.present == len(deletes))
+            wait_for(lambda: narrow.service.write_pool.active == len(deletes))
             check_interactive(narrow)
             assert not any(answer.done() for answer in (*answers, *deleted))
         assert [answer.result().status_code for answer in deleted] == [204] * len(deletes)
@@ -127,11 +127,11 @@ def test_uploads_jobs_and_deletes_that_stand_still_keep_no_search_and_no_answer_
 def test_an_upload_beyond_those_that_may_wait_is_refused_and_one_by_a_job_is_not(
     narrow: Running, tmp_path: Path
 ) -> None:
-    client, uploads = narrow.client, narrow.service.ingestion
+    client, uploads = narrow.client, narrow.service.upload_pool
     sends = [lambda n=n: upload(client, "palette", picture(tmp_path, n)) for n in range(20, 20 + UPLOADS)]
     with all_at_once(*sends) as answers, held_ingestion(narrow) as is_held:
         wait_for(is_held)
-        wait_for(lambda: uploads.present == UPLOADS)
+        wait_for(lambda: uploads.active == UPLOADS)
         refused = upload(client, "palette", picture(tmp_path, 30))
         problem_of(refused, 503, "overloaded")
         assert int(refused.headers["retry-after"]) >= 1
@@ -154,11 +154,11 @@ def test_an_upload_beyond_those_that_may_wait_is_refused_and_one_by_a_job_is_not
 def test_an_upload_that_waits_behind_others_becomes_a_job_or_ends_when_its_time_has_passed(
     narrow: Running, tmp_path: Path
 ) -> None:
-    client, uploads = narrow.client, narrow.service.ingestion
+    client, uploads = narrow.client, narrow.service.upload_pool
     sends = [lambda n=n: upload(client, "palette", picture(tmp_path, n)) for n in range(40, 40 + WORKERS)]
     with all_at_once(*sends) as answers, held_ingestion(narrow) as is_held:
         wait_for(is_held)
-        wait_for(lambda: uploads.present == WORKERS)
+        wait_for(lambda: uploads.active == WORKERS)
         answer = client.post(
             "/v1/collections/palette/videos",
             files={"file": ("a.png", picture(tmp_path, 50))},

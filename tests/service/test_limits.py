@@ -18,13 +18,13 @@ from statistics import median
 import httpx
 import pytest
 
-from service import searching
-from service.app_state import Service
+from service.app_state import AppState
 from service.errors import Overloaded, TooManyAtOnce, TooManyRequests
 from service.http import middleware
 from service.http.limits import BURST_SECONDS, BodyTimeout, ClientLimit, ConcurrencyLimiter, RateLimiter
-from service.inference.loaded_model import Loaded
-from service.inference.request_context import Turn
+from service.inference.loaded_model import LoadedModel
+from service.inference.request_context import RequestContext
+from service.routes import search as search_route
 from tests.chaos import is_chaos
 from tests.service.conftest import fill, settings_for
 from tests.service.running import Running, problem_of, serving
@@ -216,16 +216,16 @@ def tight(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory, files: P
 def stalled(running: Running, monkeypatch: pytest.MonkeyPatch, count: int) -> Iterator[list[httpx.Response]]:
     """Run ``count`` searches that wait until the end of the context; yields their responses."""
     leave, entered = threading.Event(), list[int]()
-    embed = searching.embed_texts
+    embed = search_route.embed_texts
 
-    async def slow(service: Service, turn: Turn, loaded: Loaded, texts: Sequence[str]) -> object:
+    async def slow(service: AppState, turn: RequestContext, loaded: LoadedModel, texts: Sequence[str]) -> object:
         entered.append(len(texts))
         await asyncio.to_thread(leave.wait)
         return await embed(service, turn, loaded, texts)
 
     answers: list[httpx.Response] = []
     with monkeypatch.context() as patch, ThreadPoolExecutor(count) as threads:
-        patch.setattr(searching, "embed_texts", slow)
+        patch.setattr(search_route, "embed_texts", slow)
         for _ in range(count):
             threads.submit(lambda: answers.append(search(running)))
         try:

@@ -15,8 +15,8 @@ import pytest
 from index.collection_store import CollectionStore
 from index.transfer.backup import restore_collection
 from index.transfer.parquet_import import import_collection
-from service import operation_work
-from service.operations import MAX_TRIES, Operations
+from service import operations
+from service.operations import MAX_ATTEMPTS, Operations
 from tests.index.jobs.folder_jobs import create_folder_job
 from tests.index.numbered import allowed
 from tests.service.conftest import settings_for
@@ -133,7 +133,7 @@ def test_it_says_which_media_is_not_in_its_files(running: Running, colors: str, 
 def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
     """The first step of every backup sets the first event and waits for the second."""
     entered, leave = threading.Event(), threading.Event()
-    backup_collection = operation_work.backup_collection
+    backup_collection = operations.backup_collection
 
     def slow(collection: Any, file: Path, on_step: Callable[[int, int], None]) -> int:
         def step(done: int, total: int) -> None:
@@ -143,7 +143,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Ev
 
         return backup_collection(collection, file, step)
 
-    monkeypatch.setattr(operation_work, "backup_collection", slow)
+    monkeypatch.setattr(operations, "backup_collection", slow)
     return entered, leave
 
 
@@ -153,7 +153,7 @@ def test_a_failure_says_why_and_a_fault_says_it_to_the_log_only(
     def full(*args: object) -> int:
         raise StorageError("/secret/place: no space left on device")
 
-    monkeypatch.setattr(operation_work, "backup_collection", full)
+    monkeypatch.setattr(operations, "backup_collection", full)
     address = begin(running.client, "backup", colors)
     operation = ended(running.client, address)
     assert (operation["state"], operation["files"]) == ("failed", [])
@@ -186,7 +186,7 @@ def test_what_cannot_be_begun_is_named(running: Running, body: JSON, field: str)
 def test_without_pyarrow_an_export_is_refused_at_once(
     running: Running, colors: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operation_work, "find_spec", lambda name: None)
+    monkeypatch.setattr(operations, "find_spec", lambda name: None)
     answer = running.client.post("/v1/operations", json={"kind": "export", "collection": colors})
     assert "pyarrow is not installed" in problem_of(answer, 409, "conflict")["detail"]
 
@@ -218,8 +218,8 @@ def test_what_was_under_way_when_the_service_stopped_is_begun_again(
         entered, leave = held(patch)
         addresses = [begin(first.client, "backup", "a") for _ in range(2)]
         assert entered.wait(PATIENCE)
-        begin_to_stop = first.service.operations.begin_to_stop
-        patch.setattr(first.service.operations, "begin_to_stop", lambda: (begin_to_stop(), leave.set()))
+        request_shutdown = first.service.operations.request_shutdown
+        patch.setattr(first.service.operations, "request_shutdown", lambda: (request_shutdown(), leave.set()))
     with serving(settings) as second:
         for address in addresses:
             operation = ended(second.client, address)
@@ -240,7 +240,7 @@ def test_one_that_was_killed_half_way_is_begun_anew(tmp_path: Path) -> None:
         (folder / "whole").write_text("whole")
 
     first = Operations(tmp_path, 5, half)
-    made = first.begin("backup", "a", {})
+    made = first.create("backup", "a", {})
     first.start()
     wait_for((tmp_path / made.id / "half").exists)
     second = Operations(tmp_path, 5, whole)
@@ -267,8 +267,8 @@ def test_one_at_which_the_service_dies_again_and_again_is_given_up(tmp_path: Pat
         begun.append(args)
         gate.wait(PATIENCE)
 
-    made = Operations(tmp_path, 5, never).begin("backup", "a", {})
-    for tries in range(MAX_TRIES):
+    made = Operations(tmp_path, 5, never).create("backup", "a", {})
+    for tries in range(MAX_ATTEMPTS):
         life = Operations(tmp_path, 5, never)
         assert life.get(made.id).tries == tries
         life.start()
@@ -276,7 +276,7 @@ def test_one_at_which_the_service_dies_again_and_again_is_given_up(tmp_path: Pat
     last = Operations(tmp_path, 5, never)
     last.start()
     wait_for(lambda: last.get(made.id).state == "failed")
-    assert f"died {MAX_TRIES} times" in str(last.get(made.id).error)
+    assert f"died {MAX_ATTEMPTS} times" in str(last.get(made.id).error)
     gate.set()
 
 
@@ -285,7 +285,7 @@ def test_a_record_that_is_damaged_does_not_stop_the_service(tmp_path: Path, capl
     (tmp_path / ("a" * 16)).mkdir()
     assert Operations(tmp_path, 5, lambda *_: None).all() == []
     assert (tmp_path / ("a" * 16)).is_dir()  # what may be somebody's only backup is not removed
-    assert "no record of an operation" in caplog.text
+    assert "cannot be parsed as an operation" in caplog.text
 
 
 def test_a_collection_of_an_earlier_model_is_embedded_again_and_can_be_searched(

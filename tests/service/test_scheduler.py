@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from service.errors import DeadlineExceeded, Overloaded, RequestAbandoned
-from service.inference.batching import BatchLimits, choose, merge, split
-from service.inference.call import Asker, Call
+from service.inference.batching import BatchLimits, merge, select_batch, split
+from service.inference.call import Call, CallContext
 from service.inference.scheduler import Scheduler
 from tests.waiting import PATIENCE, wait_for
 from vitascope.errors import EngineError, EngineUnavailable
@@ -88,7 +88,7 @@ def counted() -> Counted:
 @pytest.fixture
 def scheduler(engine: Engine, counted: Counted) -> Iterator[Scheduler]:
     limits = BatchLimits(rows=8, tokens=64, bulk_wait=math.inf)  # a test may stand still for as long as it likes
-    made = Scheduler(engine, counted, limits, max_waiting=6, max_waiting_bytes=10_000)
+    made = Scheduler(engine, counted, limits, max_queue=6, max_queue_bytes=10_000)
     yield made
     engine.free.set()
     made.close()
@@ -97,26 +97,26 @@ def scheduler(engine: Engine, counted: Counted) -> Iterator[Scheduler]:
 def occupy(scheduler: Scheduler, engine: Engine) -> None:
     """Let the engine work on something until it is let free, so that what comes next has to wait."""
     engine.hold()
-    scheduler.submit("text", texts(1), Asker())
+    scheduler.submit("text", texts(1), CallContext())
     assert engine.entered.wait(PATIENCE)
 
 
 def test_what_waits_goes_together_and_each_gets_its_own(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
     occupy(scheduler, engine)
-    futures = [scheduler.submit("text", texts(3, value=n), Asker()) for n in (2, 3, 4)]
+    futures = [scheduler.submit("text", texts(3, value=n), CallContext()) for n in (2, 3, 4)]
     engine.free.set()
     assert [future.result(PATIENCE)["vector"].tolist() for future in futures] == [[[6]], [[9]], [[12]]]
     assert counted.batches == [("text", 1, 1), ("text", 3, 3)]
 
 
 def test_a_single_call_does_not_wait_for_company(scheduler: Scheduler) -> None:
-    assert scheduler.submit("text", texts(2, value=3), Asker()).result(PATIENCE)["vector"].tolist() == [[6]]
+    assert scheduler.submit("text", texts(2, value=3), CallContext()).result(PATIENCE)["vector"].tolist() == [[6]]
 
 
 def test_rows_of_different_lengths_are_padded_and_masked(scheduler: Scheduler, engine: Engine) -> None:
     occupy(scheduler, engine)
-    short = scheduler.submit("text", texts(2, value=5), Asker())
-    long = scheduler.submit("text", texts(4, 3, value=7), Asker())
+    short = scheduler.submit("text", texts(2, value=5), CallContext())
+    long = scheduler.submit("text", texts(4, 3, value=7), CallContext())
     engine.free.set()
     assert short.result(PATIENCE)["vector"].tolist() == [[10]]
     assert long.result(PATIENCE)["vector"].tolist() == [[28], [21]]
@@ -125,8 +125,8 @@ def test_rows_of_different_lengths_are_padded_and_masked(scheduler: Scheduler, e
 
 def test_interactive_calls_go_before_bulk(scheduler: Scheduler, engine: Engine) -> None:
     occupy(scheduler, engine)
-    bulk = [scheduler.submit("video", texts(1, value=9), Asker(bulk=True)) for _ in range(2)]
-    interactive = scheduler.submit("text", texts(1), Asker())
+    bulk = [scheduler.submit("video", texts(1, value=9), CallContext(bulk=True)) for _ in range(2)]
+    interactive = scheduler.submit("text", texts(1), CallContext())
     engine.free.set()
     interactive.result(PATIENCE)
     assert all(future.result(PATIENCE) for future in bulk)
@@ -134,62 +134,66 @@ def test_interactive_calls_go_before_bulk(scheduler: Scheduler, engine: Engine) 
 
 
 def test_bulk_is_never_starved() -> None:
-    old = Call("video", texts(1), Asker(bulk=True), arrived=0.0)
-    fresh = Call("text", texts(1), Asker(), arrived=9.0)
-    assert choose([old, fresh], BatchLimits(bulk_wait=2.0), now=1.0) == [fresh]
-    assert choose([old, fresh], BatchLimits(bulk_wait=2.0), now=2.0) == [old]
+    old = Call("video", texts(1), CallContext(bulk=True), arrived=0.0)
+    fresh = Call("text", texts(1), CallContext(), arrived=9.0)
+    assert select_batch([old, fresh], BatchLimits(bulk_wait=2.0), now=1.0) == [fresh]
+    assert select_batch([old, fresh], BatchLimits(bulk_wait=2.0), now=2.0) == [old]
 
 
 def test_bulk_calls_that_have_waited_long_have_one_turn_and_not_all_of_them_before_an_interactive_one() -> None:
-    bulk = [Call("video", texts(1), Asker(bulk=True), arrived=0.0) for _ in range(20)]
-    fresh = Call("text", texts(1), Asker(), arrived=9.0)
+    bulk = [Call("video", texts(1), CallContext(bulk=True), arrived=0.0) for _ in range(20)]
+    fresh = Call("text", texts(1), CallContext(), arrived=9.0)
     limits = BatchLimits(bulk_wait=2.0)
-    assert choose([*bulk, fresh], limits, now=10.0, bulk_ended=9.5) == [fresh]
-    assert choose([*bulk, fresh], limits, now=11.5, bulk_ended=9.5) == [bulk[0]]
+    assert select_batch([*bulk, fresh], limits, now=10.0, bulk_ended=9.5) == [fresh]
+    assert select_batch([*bulk, fresh], limits, now=11.5, bulk_ended=9.5) == [bulk[0]]
 
 
 def test_bulk_calls_make_no_interactive_run_longer() -> None:
-    calls = [Call("video", texts(1), Asker(bulk=bulk)) for bulk in (True, False, True, False)]
-    assert choose(calls, BatchLimits(), now=0.0) == [calls[1], calls[3]]
+    calls = [Call("video", texts(1), CallContext(bulk=bulk)) for bulk in (True, False, True, False)]
+    assert select_batch(calls, BatchLimits(), now=0.0) == [calls[1], calls[3]]
 
 
 def test_the_most_alike_in_length_join_first_within_the_bounds() -> None:
-    calls = [Call("text", texts(length), Asker()) for length in (4, 32, 5, 3, 30)]
-    batch = choose(calls, BatchLimits(rows=3, tokens=1000), now=0.0)
+    calls = [Call("text", texts(length), CallContext()) for length in (4, 32, 5, 3, 30)]
+    batch = select_batch(calls, BatchLimits(rows=3, tokens=1000), now=0.0)
     assert [call.length for call in batch] == [4, 5, 3]
-    batch = choose(calls, BatchLimits(rows=10, tokens=40), now=0.0)
+    batch = select_batch(calls, BatchLimits(rows=10, tokens=40), now=0.0)
     assert [call.length for call in batch] == [4, 5, 3]  # 32 would make 3 rows of 32 and more
-    assert choose(calls[1:], BatchLimits(rows=1, tokens=1), now=0.0) == [calls[1]]  # larger than the bound: alone
+    assert select_batch(calls[1:], BatchLimits(rows=1, tokens=1), now=0.0) == [calls[1]]  # larger than the bound: alone
 
 
 def test_a_text_that_padding_would_make_dear_runs_by_itself() -> None:
-    calls = [Call("text", texts(length), Asker()) for length in (8, 9, 60, 7)]
-    assert [call.length for call in choose(calls, BatchLimits(), now=0.0)] == [8, 9, 7]
-    few = [Call("text", texts(length), Asker()) for length in (8, 20)]
-    assert choose(few, BatchLimits(), now=0.0) == few  # two runs would cost more than twelve tokens of padding
+    calls = [Call("text", texts(length), CallContext()) for length in (8, 9, 60, 7)]
+    assert [call.length for call in select_batch(calls, BatchLimits(), now=0.0)] == [8, 9, 7]
+    few = [Call("text", texts(length), CallContext()) for length in (8, 20)]
+    assert select_batch(few, BatchLimits(), now=0.0) == few  # two runs would cost more than twelve tokens of padding
 
 
 def test_lanes_that_have_nothing_to_do_get_their_share() -> None:
-    calls = [Call("text", texts(5), Asker()) for _ in range(7)]
-    assert choose(calls, BatchLimits(), now=0.0, free=2) == calls[:4]
-    assert choose(calls[:1], BatchLimits(), now=0.0, free=2) == calls[:1]
+    calls = [Call("text", texts(5), CallContext()) for _ in range(7)]
+    assert select_batch(calls, BatchLimits(), now=0.0, idle_workers=2) == calls[:4]
+    assert select_batch(calls[:1], BatchLimits(), now=0.0, idle_workers=2) == calls[:1]
 
 
 def test_only_calls_of_one_graph_go_together() -> None:
-    calls = [Call(graph, texts(2), Asker()) for graph in ("text", "match", "text")]
-    assert choose(calls, BatchLimits(), now=0.0) == [calls[0], calls[2]]
+    calls = [Call(graph, texts(2), CallContext()) for graph in ("text", "match", "text")]
+    assert select_batch(calls, BatchLimits(), now=0.0) == [calls[0], calls[2]]
 
 
 def test_a_call_that_brings_its_answers_runs_by_itself() -> None:
     given = np.ones((1, 3, 4), np.int64)
-    calls = [Call("answer", {**texts(2), "answer_ids": given, "answer_mask": given}, Asker()) for _ in range(3)]
-    assert choose(calls, BatchLimits(), now=0.0) == calls[:1]
+    calls = [Call("answer", {**texts(2), "answer_ids": given, "answer_mask": given}, CallContext()) for _ in range(3)]
+    assert select_batch(calls, BatchLimits(), now=0.0) == calls[:1]
 
 
 def test_merge_and_split_are_inverse() -> None:
     random = np.random.default_rng(0)
     calls = [
-        Call("match", {**texts(*lengths), "visual_tokens": random.random((len(lengths), 2, 3), np.float32)}, Asker())
+        Call(
+            "match",
+            {**texts(*lengths), "visual_tokens": random.random((len(lengths), 2, 3), np.float32)},
+            CallContext(),
+        )
         for lengths in ((2, 5), (1,), (7, 7, 7))
     ]
     merged = merge(calls)
@@ -202,7 +206,7 @@ def test_merge_and_split_are_inverse() -> None:
 
 def test_only_the_poisoned_call_fails(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
     occupy(scheduler, engine)
-    futures = [scheduler.submit("text", texts(1, value=v), Asker()) for v in (1, 2, POISON, 4, 5)]
+    futures = [scheduler.submit("text", texts(1, value=v), CallContext()) for v in (1, 2, POISON, 4, 5)]
     engine.free.set()
     for value, future in zip((1, 2, POISON, 4, 5), futures, strict=True):
         if value == POISON:
@@ -225,7 +229,7 @@ def test_calls_that_meet_an_engine_that_is_away_fail_together(
         raise EngineUnavailable("http://triton:8000: does not answer")
 
     occupy(scheduler, engine)
-    futures = [scheduler.submit("text", texts(1), Asker()) for _ in range(4)]
+    futures = [scheduler.submit("text", texts(1), CallContext()) for _ in range(4)]
     scheduler._run = away
     engine.free.set()
     for future in futures:
@@ -236,12 +240,12 @@ def test_calls_that_meet_an_engine_that_is_away_fail_together(
 
 def test_who_waits_too_long_never_reaches_the_model(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
     occupy(scheduler, engine)
-    late = scheduler.submit("text", texts(1, value=41), Asker(deadline=time.monotonic()))
-    gone_asker = Asker()
-    gone = scheduler.submit("text", texts(1, value=42), gone_asker)
-    back = scheduler.submit("text", texts(1, value=43), Asker())
-    kept = scheduler.submit("text", texts(1, value=44), Asker())
-    gone_asker.gone.set()
+    late = scheduler.submit("text", texts(1, value=41), CallContext(deadline=time.monotonic()))
+    context = CallContext()
+    gone = scheduler.submit("text", texts(1, value=42), context)
+    back = scheduler.submit("text", texts(1, value=43), CallContext())
+    kept = scheduler.submit("text", texts(1, value=44), CallContext())
+    context.cancelled.set()
     assert back.cancel()
     engine.free.set()
     with pytest.raises(DeadlineExceeded):
@@ -255,10 +259,10 @@ def test_who_waits_too_long_never_reaches_the_model(scheduler: Scheduler, engine
 
 def test_more_than_may_wait_is_refused_at_once(scheduler: Scheduler, engine: Engine, counted: Counted) -> None:
     occupy(scheduler, engine)
-    futures = [scheduler.submit("text", texts(1), Asker()) for _ in range(6)]
+    futures = [scheduler.submit("text", texts(1), CallContext()) for _ in range(6)]
     with pytest.raises(Overloaded, match="6 requests wait"):
-        scheduler.submit("text", texts(1), Asker())
-    bulk = scheduler.submit("text", texts(1), Asker(bulk=True))  # bounded by itself
+        scheduler.submit("text", texts(1), CallContext())
+    bulk = scheduler.submit("text", texts(1), CallContext(bulk=True))  # bounded by itself
     engine.free.set()
     assert all(future.result(PATIENCE) for future in [*futures, bulk])
     assert counted.drops == ["refused"]
@@ -266,11 +270,11 @@ def test_more_than_may_wait_is_refused_at_once(scheduler: Scheduler, engine: Eng
 
 def test_who_waits_already_may_bring_more(scheduler: Scheduler, engine: Engine) -> None:
     occupy(scheduler, engine)
-    asker = Asker()
-    futures = [scheduler.submit("text", texts(1), one) for one in (asker, *(Asker() for _ in range(5)))]
-    futures += [scheduler.submit("text", texts(1), asker) for _ in range(3)]
+    context = CallContext()
+    futures = [scheduler.submit("text", texts(1), each) for each in (context, *(CallContext() for _ in range(5)))]
+    futures += [scheduler.submit("text", texts(1), context) for _ in range(3)]
     with pytest.raises(Overloaded):
-        scheduler.submit("text", texts(1), Asker())
+        scheduler.submit("text", texts(1), CallContext())
     engine.free.set()
     assert all(future.result(PATIENCE) for future in futures)
 
@@ -278,16 +282,16 @@ def test_who_waits_already_may_bring_more(scheduler: Scheduler, engine: Engine) 
 def test_more_bytes_than_may_wait_are_refused(scheduler: Scheduler, engine: Engine) -> None:
     occupy(scheduler, engine)
     with pytest.raises(Overloaded):
-        scheduler.submit("text", texts(1000), Asker())
+        scheduler.submit("text", texts(1000), CallContext())
     engine.free.set()
 
 
 def test_a_thread_that_dies_is_replaced_and_nobody_waits_for_ever(scheduler: Scheduler, engine: Engine) -> None:
     occupy(scheduler, engine)
-    deadly = scheduler.submit("video", texts(1, value=POISON + 1), Asker())
-    after = scheduler.submit("text", texts(1, value=3), Asker())
+    deadly = scheduler.submit("video", texts(1, value=POISON + 1), CallContext())
+    after = scheduler.submit("text", texts(1, value=3), CallContext())
     engine.free.set()
-    with pytest.raises(EngineError, match="thread died"):
+    with pytest.raises(EngineError, match="worker died"):
         deadly.result(PATIENCE)
     assert after.result(PATIENCE)["vector"].tolist() == [[3]]
     assert scheduler.restarts == 1
@@ -325,26 +329,26 @@ def test_lanes_that_come_later_run_at_the_same_time_too(counted: Counted) -> Non
     """A service does not know where its graphs run before the first model is loaded."""
     turnstile = Turnstile()
     scheduler = Scheduler(turnstile, counted)
-    scheduler.widen(2)
-    scheduler.widen(1)  # of a model on a GPU: the other one keeps its lanes
-    assert scheduler.lanes == 2
-    bulk = [scheduler.submit("video", texts(1), Asker(bulk=True)) for _ in range(2)]
+    scheduler.add_workers(2)
+    scheduler.add_workers(1)  # of a model on a GPU: the other one keeps its lanes
+    assert scheduler.workers == 2
+    bulk = [scheduler.submit("video", texts(1), CallContext(bulk=True)) for _ in range(2)]
     assert turnstile.holds("video")
-    search = scheduler.submit("text", texts(1), Asker())
+    search = scheduler.submit("text", texts(1), CallContext())
     assert turnstile.holds("text", "video")
     turnstile.let_all_through()
     assert all(future.result(PATIENCE) for future in [*bulk, search])
     scheduler.close()
-    scheduler.widen(3)  # a model that is ready as the service stops
+    scheduler.add_workers(3)  # a model that is ready as the service stops
     assert not scheduler.is_alive
 
 
 def test_lanes_run_at_the_same_time_and_bulk_never_has_the_first(counted: Counted) -> None:
     turnstile = Turnstile()
-    scheduler = Scheduler(turnstile, counted, lanes=2)
-    bulk = [scheduler.submit("video", texts(1), Asker(bulk=True)) for _ in range(3)]
+    scheduler = Scheduler(turnstile, counted, workers=2)
+    bulk = [scheduler.submit("video", texts(1), CallContext(bulk=True)) for _ in range(3)]
     assert turnstile.holds("video")
-    search = scheduler.submit("text", texts(1), Asker())
+    search = scheduler.submit("text", texts(1), CallContext())
     assert turnstile.holds("text", "video")
     turnstile.let_all_through()
     assert all(future.result(PATIENCE) for future in [*bulk, search])
@@ -353,12 +357,12 @@ def test_lanes_run_at_the_same_time_and_bulk_never_has_the_first(counted: Counte
 
 
 def test_a_lane_that_dies_leaves_the_other_at_work_and_is_replaced(engine: Engine, counted: Counted) -> None:
-    scheduler = Scheduler(engine, counted, lanes=2)
+    scheduler = Scheduler(engine, counted, workers=2)
     for _ in range(4):
-        deadly = scheduler.submit("text", texts(1, value=POISON + 1), Asker(bulk=True))
-        with pytest.raises(EngineError, match="thread died"):
+        deadly = scheduler.submit("text", texts(1, value=POISON + 1), CallContext(bulk=True))
+        with pytest.raises(EngineError, match="worker died"):
             deadly.result(PATIENCE)
-    kept = [scheduler.submit("text", texts(1, value=3), Asker(bulk=bulk)) for bulk in (True, False)]
+    kept = [scheduler.submit("text", texts(1, value=3), CallContext(bulk=bulk)) for bulk in (True, False)]
     assert [future.result(PATIENCE)["vector"].tolist() for future in kept] == [[[3]], [[3]]]
     wait_for(lambda: scheduler.restarts == 4)  # the last may still be on its way
     scheduler.close()
@@ -367,7 +371,7 @@ def test_a_lane_that_dies_leaves_the_other_at_work_and_is_replaced(engine: Engin
 def test_closing_runs_what_waits_and_takes_nothing_more(engine: Engine, counted: Counted) -> None:
     scheduler = Scheduler(engine, counted)
     occupy(scheduler, engine)
-    waiting = scheduler.submit("text", texts(1, value=8), Asker())
+    waiting = scheduler.submit("text", texts(1, value=8), CallContext())
     with ThreadPoolExecutor(1) as threads:
         closing = threads.submit(scheduler.close)
         wait_for(lambda: scheduler._closed)
@@ -375,4 +379,4 @@ def test_closing_runs_what_waits_and_takes_nothing_more(engine: Engine, counted:
         closing.result(PATIENCE)
     assert waiting.result(0)["vector"].tolist() == [[8]]
     with pytest.raises(Overloaded):
-        scheduler.submit("text", texts(1), Asker())
+        scheduler.submit("text", texts(1), CallContext())

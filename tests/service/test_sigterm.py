@@ -121,7 +121,7 @@ def stop_under_load(
     return seen.uploaded
 
 
-def begin_job(client: httpx.Client, films: Path) -> str:
+def start_job(client: httpx.Client, films: Path) -> str:
     """Where the job is, once it stands still; there is a collection for uploads, too."""
     for name in ("many", "uploads"):
         client.post("/v1/collections", json={"name": name}).raise_for_status()
@@ -147,7 +147,7 @@ def test_everybody_is_answered_and_the_job_goes_on_without_doing_anything_twice(
         folder.mkdir()
         with process(settings, "tests.service.stopping", str(folder / SEEN)) as (client, server):
             if stop == 0:
-                job = begin_job(client, films)
+                job = start_job(client, films)
             client.close()  # its connection would be waited for
             uploaded |= stop_under_load(str(client.base_url), server, folder, numbers)
         if stop == 0:

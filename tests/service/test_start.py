@@ -127,7 +127,7 @@ def test_a_model_that_fails_to_load_is_never_ready(
 
     monkeypatch.setattr("vitascope.model.Model.warm", fail)
     with serving(settings_for(small_bundle, tmp_path / "data"), ready=False) as running:
-        wait_for(lambda: running.service.models.failed())
+        wait_for(lambda: running.service.models.failed_count())
         detail = problem_of(running.client.get("/readyz"), 503, "not_ready")["detail"]
         assert "engine_error" in detail
         assert "secret" not in detail

@@ -153,6 +153,13 @@ class Delivery(TypedDict):
     type: Literal["job.succeeded", "job.failed", "job.cancelled"]
 
 
+class DocumentRef(TypedDict):
+    """A clip of the collection, or a video: the one of its clips that fits best."""
+
+    clip_id: NotRequired[str | None]
+    video_id: NotRequired[str | None]
+
+
 class EmScore(TypedDict):
     """EMScore without references (Shi and others, 2022), of as many frames as were asked for."""
 
@@ -372,17 +379,6 @@ class Jobs(TypedDict):
     next_cursor: str | None
 
 
-class JudgedClip(TypedDict):
-    """The clip that was judged: of a video the one that fits best."""
-
-    clip_id: str
-    end: float
-    """seconds"""
-    start: float
-    """seconds"""
-    video_id: str
-
-
 class KeyInfo(TypedDict):
     """A key, without its text."""
 
@@ -561,11 +557,20 @@ class Readiness(TypedDict):
     status: str
 
 
+class RerankResponse(TypedDict):
+    """Results by relevance_score, best first; of equal ones the more similar, then the earlier."""
+
+    id: str
+    """of the request"""
+    model: str
+    results: list[RerankResult]
+
+
 class RerankResult(TypedDict):
     """A document and its scores, each for itself."""
 
-    clip: JudgedClip
-    document: StoredPart | str | None
+    clip: RerankedClip
+    document: DocumentRef | str | None
     """with `return_documents`, else null"""
     fused: float | None
     """similarity and match together, 0 to 1; null where match is"""
@@ -580,13 +585,15 @@ class RerankResult(TypedDict):
     """cosine of the query's and the clip's vectors, -1 to 1"""
 
 
-class Reranked(TypedDict):
-    """Results by relevance_score, best first; of equal ones the more similar, then the earlier."""
+class RerankedClip(TypedDict):
+    """The clip that was judged: of a video the one that fits best."""
 
-    id: str
-    """of the request"""
-    model: str
-    results: list[RerankResult]
+    clip_id: str
+    end: float
+    """seconds"""
+    start: float
+    """seconds"""
+    video_id: str
 
 
 class Rights(TypedDict):
@@ -664,13 +671,6 @@ class ShardsSource(TypedDict):
     kind: Literal["shards"]
     shards: list[str]
     """in an allowed root"""
-
-
-class StoredPart(TypedDict):
-    """A clip of the collection, or a video: the one of its clips that fits best."""
-
-    clip_id: NotRequired[str | None]
-    video_id: NotRequired[str | None]
 
 
 class UploadSource(TypedDict):

@@ -119,12 +119,12 @@ def test_a_model_that_cannot_be_written_down_does_not_serve(several: Running, mo
 
     client = several.client
     with monkeypatch.context() as patch:
-        patch.setattr("service.inference.registry_state.atomic_path", full)
+        patch.setattr("service.inference.model_entry.atomic_path", full)
         fingerprint = added(client, "second", "failed")
         assert "storage_error" in client.get(f"/v1/models/{fingerprint}").json()["error"]
     assert added(client, "second") == fingerprint
     with monkeypatch.context() as patch:
-        patch.setattr("service.inference.registry_state.atomic_path", full)
+        patch.setattr("service.inference.model_entry.atomic_path", full)
         problem_of(client.post(f"/v1/models/{fingerprint}/default"), 507, "storage_error")
         problem_of(client.delete(f"/v1/models/{fingerprint}"), 507, "storage_error")
     assert listed(client)[1][1:] == ("2", "ready", False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from service.inference.scheduled_model import MOST_LANES, REMOTE_LANES, lanes_for
+from service.inference.loaded_model import MAX_CPU_WORKERS, REMOTE_WORKERS, default_workers
 from tests.service.conftest import settings_for
 from tests.service.running import serving
 from vitascope.cli.main import main
@@ -38,7 +38,7 @@ def test_where_each_graph_runs_and_why_it_is_not_the_gpu(
             assert engine["engine"] == f"onnxruntime {onnxruntime.__version__}"
             assert engine["device"] == "cpu"
             assert "no NVIDIA driver is installed: libnone.so.1" in engine["fallback"]
-        assert running.service.scheduler.lanes == 2
+        assert running.service.scheduler.workers == 2
         assert main(["models", "list", "--server", str(running.client.base_url)]) == 0
         assert "small-colours@1 runs on cpu: no NVIDIA driver is installed: libnone.so.1" in capsys.readouterr().out
     assert caplog.text.count("answer, match, text, video: on cpu") == 1
@@ -47,8 +47,8 @@ def test_where_each_graph_runs_and_why_it_is_not_the_gpu(
 
 def test_a_gpu_has_one_lane_and_each_core_one() -> None:
     on_gpu, on_cpu = Placement("onnxruntime 1.31.1", "cuda"), Placement("onnxruntime 1.31.1", "cpu")
-    assert lanes_for([on_gpu, Placement("tensorrt 10.15.1", "tensorrt")], threads=8) == 1
-    assert lanes_for([on_cpu], threads=3) == 3
-    assert lanes_for([on_gpu, on_cpu], threads=3) == 3  # what fell back must not wait for what did not
-    assert lanes_for([on_cpu], threads=64) == MOST_LANES
-    assert lanes_for([Placement("kserve http://triton:8000", "remote")], threads=1) == REMOTE_LANES
+    assert default_workers([on_gpu, Placement("tensorrt 10.15.1", "tensorrt")], threads=8) == 1
+    assert default_workers([on_cpu], threads=3) == 3
+    assert default_workers([on_gpu, on_cpu], threads=3) == 3  # what fell back must not wait for what did not
+    assert default_workers([on_cpu], threads=64) == MAX_CPU_WORKERS
+    assert default_workers([Placement("kserve http://triton:8000", "remote")], threads=1) == REMOTE_WORKERS

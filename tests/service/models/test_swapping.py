@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.memory import give_back
+from service.memory import trim_heap
 from tests.chaos import rounds
 from tests.service.conftest import fill, settings_for
 from tests.service.models.asking import TEXT, added, best, embedded, listed, width
@@ -66,7 +66,7 @@ def test_the_default_is_swapped_under_load_and_no_request_fails(
             one.result()
         running.client.post(f"/v1/models/{small}/default")
         weights = (DEFAULT_BUNDLE / "weights.bin").stat().st_size
-        give_back()  # what is free already is not the model's
+        trim_heap()  # what is free already is not the model's
         before = resident_bytes()
         assert running.client.delete(f"/v1/models/{tiny}").status_code == 204
         wait_for(lambda: resident_bytes() < before - 2 * weights)
@@ -104,13 +104,13 @@ def test_who_is_served_when_a_model_is_removed_is_served_to_the_end(
     refused = client.delete(f"/v1/models/{default}", params={"force": True})
     assert "it is the default" in problem_of(refused, 409, "conflict")["detail"]
     fingerprint = added(client, "second")
-    model = several.service.models.named(fingerprint).model
+    model = several.service.models.get(fingerprint).model
     engine = model._graphs.engine("text")  # type: ignore[attr-defined]
     memory = weakref.ref(model), weakref.ref(engine)
     began, go = hold(engine)
     del model, engine
-    named, asked_for = several.service.models.named, list[str | None]()
-    monkeypatch.setattr(several.service.models, "named", lambda which: (named(which), asked_for.append(which))[0])
+    named, asked_for = several.service.models.get, list[str | None]()
+    monkeypatch.setattr(several.service.models, "get", lambda which: (named(which), asked_for.append(which))[0])
     with ThreadPoolExecutor(4) as pool:
         # The first run holds up the others, which have not reached the model when it is removed.
         asking = [pool.submit(width, client, model=fingerprint, input="a big ball " * n) for n in range(1, 5)]
@@ -138,7 +138,7 @@ def test_a_search_that_waits_for_a_model_that_is_removed_is_answered(
     client = several.client
     client.post("/v1/collections", json={"name": "asked", "model": second})
     fill(several, "asked", files)
-    began, go = hold(several.service.models.named(second).model._graphs.engine("text"))  # type: ignore[attr-defined]
+    began, go = hold(several.service.models.get(second).model._graphs.engine("text"))  # type: ignore[attr-defined]
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(best, client, "asked", "a blue thing on the left")
         try:

@@ -135,7 +135,7 @@ class Inference(BaseClient):
         *,
         collection: str,
         top_n: int | None = None,
-    ) -> response_types.Reranked:
+    ) -> response_types.RerankResponse:
         """Order documents by relevance; each gets relevance_score (fused), similarity and match.
 
         Args:
@@ -146,4 +146,4 @@ class Inference(BaseClient):
         """
         body: dict[str, Any] = {"query": query, "documents": list(documents), "collection": collection}
         body |= drop_none(top_n=top_n)
-        return self._call(response_types.Reranked, "POST", api_path("rerank"), json=body, is_read_only=True)
+        return self._call(response_types.RerankResponse, "POST", api_path("rerank"), json=body, is_read_only=True)

@@ -1,0 +1,86 @@
+"""Files that requests may name or read: allowed folders, and the media of stored videos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from index.collection import Collection
+from index.jobs.sources.access_policy import is_inside
+from index.records import Video
+from service.errors import MediaMissing, PathForbidden
+from vitascope.errors import MediaError, NotFound, StorageError
+from vitascope.media.file import MediaFile, PathOutsideRoot
+
+JOB_ROOTS = "the folders that jobs may name", "VITASCOPE_ALLOWED_ROOTS"
+BUNDLE_ROOTS = "the folders that models may be added from", "VITASCOPE_BUNDLES_ROOT"
+"""Description of roots, and the setting that adds to them."""
+
+
+def allowed_folder(folder: str, roots: Sequence[Path], description: tuple[str, str] = JOB_ROOTS) -> Path:
+    """Return the real path of a folder that lies in one of ``roots``; a relative path is below the first.
+
+    Raises:
+        PathForbidden: It is outside, also by symbolic links, whether it exists or not.
+        NotFound: It is inside and does not exist.
+    """
+    real = _allowed("folder", folder, roots, description)
+    if not os.path.isdir(real):  # Path.is_dir raises for a name that is too long
+        raise NotFound(f"folder: {folder!r} does not exist or is no folder")
+    return real
+
+
+def allowed_file(field: str, file: str, roots: Sequence[Path]) -> Path:
+    """Return the real path of a file, as ``allowed_folder``. ``field``: of the request, for errors."""
+    real = _allowed(field, file, roots, JOB_ROOTS)
+    if not os.path.isfile(real):
+        raise NotFound(f"{field}: {file!r} does not exist or is no file")
+    return real
+
+
+def _allowed(field: str, path: str, roots: Sequence[Path], description: tuple[str, str]) -> Path:
+    folders, setting = description
+    forbidden = PathForbidden(
+        f"{field}: {path!r} is outside {folders}: {', '.join(map(str, roots))} ({setting} adds others)"
+    )
+    try:
+        real = (roots[0].resolve() / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
+        raise forbidden from error
+    if not is_inside(real, roots):
+        raise forbidden
+    return real
+
+
+def open_stored(collection: Collection, video: Video, roots: Sequence[Path]) -> MediaFile:
+    """Open the file of a stored video.
+
+    A file of the collection must lie in its media folder, any other in one of ``roots``, whatever the catalogue says:
+    a changed catalogue or link gives no access to other files.
+
+    Raises MediaMissing, PathForbidden and StorageError.
+    """
+    file = f"video {video.id}: its file {Path(video.path).name!r}"
+    is_owned = collection.owns(video)
+    try:
+        return collection.media.open(video.path, roots)
+    except PathOutsideRoot as error:
+        if is_owned:
+            raise PathForbidden(f"{file} leads out of the collection's media folder") from error
+        folders, setting = JOB_ROOTS
+        raise PathForbidden(f"{file} lies outside {folders} ({setting} adds others)") from error
+    except (FileNotFoundError, NotADirectoryError, ValueError, MediaError) as error:
+        raise MediaMissing(f"{file} is gone") from error
+    except OSError as error:
+        raise StorageError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
+def rename_errors(path: Path, name: str) -> Iterator[None]:
+    """Let media errors about ``path`` call the file ``name``, as the client does."""
+    try:
+        yield
+    except MediaError as error:
+        raise type(error)(str(error).replace(str(path), name).replace(path.name, name)) from error

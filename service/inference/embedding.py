@@ -1,0 +1,238 @@
+"""Embedding of texts, and of clips of stored videos and uploads, with caches.
+
+Shape letters: N texts, V visual tokens, D embedding dim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.records import Video
+from index.storage.removals import is_owned
+from service.app_state import AppState
+from service.file_access import open_stored, rename_errors
+from service.http.multipart import Upload
+from service.inference.embedding_caches import CachedClip, CachedText, ClipKey, TextKey, split_rows, stack, text_keys
+from service.inference.loaded_model import LoadedModel
+from service.inference.request_context import RequestContext
+from service.schemas import library as schemas
+from service.serializers import serialize_video
+from vitascope.captions import Frames, frame_times
+from vitascope.errors import TextError
+from vitascope.media.file import MediaFile, MediaSource
+from vitascope.media.sampling import Span, resolve_span
+from vitascope.model import Floats, Model, VideoEmbedding
+
+CALL_TEXTS = 4
+"""Texts of one call: few, so that the scheduler batches them with texts of the same length of other requests."""
+MAX_IN_FLIGHT = 16
+"""Calls of one request that wait for the model at a time: enough to keep it busy, and few for others to wait for."""
+FEW_CHARACTERS = 4096
+"""Up to so many are tokenised on the event loop: a thread would cost more."""
+
+
+@dataclass(frozen=True)
+class ClipRange:
+    """A part of a file: ``start`` to ``end`` (s; None: of the file), and so many ``frames`` to embed alone, too."""
+
+    start: float | None = None
+    end: float | None = None
+    frames: int = 0
+
+
+@dataclass(frozen=True)
+class EmbeddedClip:
+    """An embedded clip of a stored video, or of an upload (``video`` None).
+
+    Attributes:
+        start, end: Seconds.
+        embedding: Of one row.
+        frames: If they were requested.
+    """
+
+    collection: str
+    video: Video | None
+    start: float
+    end: float
+    embedding: VideoEmbedding
+    frames: Frames | None = None
+
+    def serialized_video(self) -> schemas.Video | None:
+        """Return the stored video as a schema."""
+        return None if self.video is None else serialize_video(self.collection, self.video)
+
+
+def embed_stored(
+    service: AppState, context: RequestContext, model: Model, name: str, video_id: str, clip: ClipRange
+) -> EmbeddedClip:
+    """Embed a clip of a stored video.
+
+    Raises VideoNotFound, as ``open_stored``, media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
+    """
+    video = service.video(name, video_id)
+    with open_stored(service.collection(name), video, service.settings.roots()) as file:
+        clips = _embed(service, context, model, file, _content_key(video, file), clip, video.duration)
+    return _to_embedded_clip(clips, name, video)
+
+
+def embed_upload(
+    service: AppState, context: RequestContext, model: Model, upload: Upload, clip: ClipRange
+) -> EmbeddedClip:
+    """Embed a clip of a file that is not stored.
+
+    Raises media errors, InvalidInput, DeadlineExceeded and RequestAbandoned.
+    """
+    with rename_errors(upload.path, upload.name):
+        return _to_embedded_clip(_embed(service, context, model, upload.path, upload.sha256, clip, None), "", None)
+
+
+def _to_embedded_clip(clips: Sequence[CachedClip], collection: str, video: Video | None) -> EmbeddedClip:
+    clip, *frames = clips
+    assert clip.visual_tokens is not None
+    embedding = VideoEmbedding(clip.embeddings, clip.visual_tokens)
+    embedded_frames = Frames(frames[0].times, frames[0].embeddings) if frames else None
+    return EmbeddedClip(collection, video, clip.start, clip.end, embedding, embedded_frames)
+
+
+def _embed(
+    service: AppState,
+    context: RequestContext,
+    model: Model,
+    file: MediaSource,
+    content: str,
+    clip: ClipRange,
+    duration: float | None,
+) -> list[CachedClip]:
+    """Return the clip, and its frames if they are requested; what is not cached is decoded in one pass.
+
+    ``duration``: seconds; None if it is not known.
+    """
+    key = ClipKey(model.bundle.fingerprint, content, clip.start or 0.0, clip.end)
+    keys = [key, key._replace(frames=clip.frames)] if clip.frames else [key]
+
+    def create(missing: Sequence[ClipKey]) -> Iterator[tuple[ClipKey, CachedClip]]:
+        with service.observer.stage("decode"):
+            counts = [key.frames for key in missing]
+            span, times, frames = _decode(service, model, file, clip, duration, counts)
+        embedded = model.embed_video({name: pixels[:, None] for name, pixels in frames.items()})
+        first = 0
+        for key, frame_seconds in zip(missing, times, strict=True):
+            rows = slice(first, first + max(1, len(frame_seconds)))
+            first = rows.stop
+            tokens = None if key.frames else _readonly_copy(embedded.visual_tokens[rows])
+            yield key, CachedClip(*span, _readonly_copy(embedded.vectors[rows]), tokens, frame_seconds)
+
+    clips = service.caches.clips.get_or_create(keys, create, context.call_context)
+    return [clips[key] for key in keys]
+
+
+def _decode(
+    service: AppState,
+    model: Model,
+    file: MediaSource,
+    clip: ClipRange,
+    duration: float | None,
+    counts: Sequence[int],
+) -> tuple[Span, list[list[float]], Mapping[str, NDArray[np.uint8]]]:
+    """Return (span, times in s, pixels by stream). A count of 0 is the clip as a whole, else so many of its frames."""
+    limits = service.settings.media_limits()
+    if duration is None and list(counts) == [0]:
+        span, pixels = model.decoder.sample_span(file, model.streams, clip.start, clip.end, limits)
+        return span, [[]], pixels
+    seconds = model.decoder.probe(file, limits).duration if duration is None else duration
+    span = resolve_span(seconds, clip.start, clip.end)
+    times = [frame_times(*span, count) if count else [] for count in counts]
+    spans = [each for frames in times for each in ([(time, time) for time in frames] or [span])]
+    return span, times, model.decoder.sample(file, model.streams, spans, limits).frames
+
+
+def _readonly_copy(rows: Floats) -> Floats:
+    """Copy rows, since a view would keep the whole array, and protect them, since cached values are shared."""
+    copied = rows.copy()
+    copied.flags.writeable = False
+    return copied
+
+
+def _content_key(video: Video, file: MediaFile) -> str:
+    """Return what identifies the bytes of a stored video.
+
+    A file that the collection does not own may have changed since it was indexed, so its status is part of the key.
+    """
+    if is_owned(video.path):
+        return video.content_sha256
+    status = file.status()
+    identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return f"{video.content_sha256} {' '.join(map(str, identity))}"
+
+
+async def embed_texts(
+    service: AppState, context: RequestContext, loaded: LoadedModel, texts: Sequence[str]
+) -> tuple[Floats, int]:
+    """Return embeddings (N, D) float32, and the number of tokens; cached texts cost no run.
+
+    Unlike ``embedding_caches.embed_texts``, no thread waits for the model. Raises as ``RequestContext.submit``.
+    """
+    cache = service.caches.texts
+    keys = text_keys(loaded.model, texts)
+    values: dict[TextKey, CachedText] = {}
+    async with context.deadline():
+        while missing := [key for key in dict.fromkeys(keys) if key not in values]:
+            with cache.claim(missing) as claim:
+                values |= claim.cached
+                async for key, value in _run_texts(service, context, loaded, claim.missing):
+                    values[key] = value
+                    cache.put(claim, key, value)
+            for key, future in claim.shared.items():
+                if (shared := await asyncio.wrap_future(future)) is not None:
+                    values[key] = shared
+    return stack(values, keys, loaded.bundle.manifest.vector_width)
+
+
+async def _run_texts(
+    service: AppState, context: RequestContext, loaded: LoadedModel, keys: Sequence[TextKey]
+) -> AsyncIterator[tuple[TextKey, CachedText]]:
+    """Yield the embeddings of texts as the text graph computes them."""
+    if not keys:
+        return
+    texts = [key.text for key in keys]
+    with service.observer.stage("preprocess"):
+        if sum(map(len, texts)) <= FEW_CHARACTERS:
+            batches = loaded.model.text_batches(texts, CALL_TEXTS)
+        else:
+            # Not in the inference pool: all its threads may be waiting for these very texts.
+            batches = await service.io_pool.run(loaded.model.text_batches, texts, CALL_TEXTS)
+    remaining = iter(batches)
+    in_flight = deque(
+        (batch, context.submit(loaded, "text", batch.inputs)) for batch in islice(remaining, MAX_IN_FLIGHT)
+    )
+    try:
+        while in_flight:
+            batch, future = in_flight.popleft()
+            for row in split_rows(keys, batch, await future):
+                yield row
+            in_flight.extend((batch, context.submit(loaded, "text", batch.inputs)) for batch in islice(remaining, 1))
+    finally:
+        for _, future in in_flight:
+            future.cancel()
+
+
+def check_texts(service: AppState, name: str, texts: Sequence[str]) -> None:
+    """Raise TextError for the first text that is blank or too long."""
+    for index, text in enumerate(texts):
+        check_text(service, f"{name}[{index}]", text)
+
+
+def check_text(service: AppState, name: str, text: str) -> None:
+    """Raise TextError for a text that is blank or too long."""
+    limit = service.settings.max_text_characters
+    if not text.strip():
+        raise TextError(f"{name}: it is empty; a text of 1 to {limit} characters was expected")
+    if len(text) > limit:
+        raise TextError(f"{name}: {len(text)} characters; at most {limit} were expected")
