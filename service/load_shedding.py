@@ -138,7 +138,7 @@ def _is_rejected(scope: Scope) -> bool:
         return _is_plain(scope)
     if not service.queue_limiter.is_full or not _is_plain(scope):
         return False
-    endpoint, _ = match_route(scope["app"].routes, scope)
+    endpoint, _ = match_route(scope["app"].routes, scope["method"], scope["path"])
     return permission_of(endpoint).scope == "read"
 
 

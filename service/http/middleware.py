@@ -263,7 +263,7 @@ class AuthMiddleware:
             await self.app(scope, receive, send)
             return
         service: AppState = scope["app"].state.service
-        endpoint, path_params = match_route(scope["app"].routes, scope)
+        endpoint, path_params = match_route(scope["app"].routes, scope["method"], scope["path"])
         permission = permission_of(endpoint)
         is_public = permission.scope is None or (
             permission.public_if is not None and getattr(self._settings, permission.public_if)

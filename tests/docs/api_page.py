@@ -123,7 +123,7 @@ def _lines(words: list[str]) -> Iterator[str]:
 
 
 def _operation(made: Schema, method: str, path: str, described: Schema) -> str:
-    endpoint, _ = match_route(ROUTES, {"type": "http", "method": method, "path": path})
+    endpoint, _ = match_route(ROUTES, method, path)
     scope = permission_of(endpoint).scope
     words = described["description"].strip()
     title = described["summary"]

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.routing import APIRoute
+from starlette.routing import Match
 
 from service.app import create_app
 from service.http.api_keys import FILE_NAME, Key, KeyStore, digest, key_id_of
@@ -159,8 +160,19 @@ def test_every_route_declares_its_permission(running: Running) -> None:
 def test_a_request_needs_the_scope_of_its_route_or_else_admin(
     running: Running, method: str, path: str, scope: str
 ) -> None:
-    endpoint, _ = match_route(create_app(running.settings).routes, {"type": "http", "method": method, "path": path})
+    endpoint, _ = match_route(create_app(running.settings).routes, method, path)
     assert permission_of(endpoint).scope == scope
+
+
+def test_permissions_are_found_by_the_same_route_that_handles_the_request(running: Running) -> None:
+    app = create_app(running.settings)
+    paths = [route.path.replace("{name}", "a").replace("{video_id}", "1") for route in app.routes]
+    for path in [*paths, "/", "/v1/collections/a\n", "/v1/collections/a/b/c", "/v1/collections//videos", "//v1/models"]:
+        for method in ("GET", "HEAD", "POST", "PATCH", "DELETE", "PUT"):
+            scope = {"type": "http", "method": method, "path": path}
+            handler = next((route for route in app.routes if route.matches(scope)[0] is Match.FULL), None)
+            endpoint, _ = match_route(app.routes, method, path)
+            assert endpoint is (None if handler is None else handler.endpoint), (method, path)
 
 
 def test_a_restricted_key_sees_no_other_collections(locked: Running) -> None:
