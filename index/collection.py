@@ -37,7 +37,7 @@ from index.storage.changes import write_meta
 from index.storage.filters import Filter
 from index.storage.removals import is_owned
 from index.vectors.faiss_kinds import INDEX_KIND_KEY, check_index_kind, read_requested_kind
-from index.vectors.interface import VectorSnapshot, backend_of, index_kinds_of, nearest_clips, open_vector_index
+from index.vectors.interface import VectorSnapshot, backend_of, index_kinds_of, open_vector_index
 from vitascope.errors import (
     CollectionNotFound,
     FilterError,
@@ -320,7 +320,8 @@ class Collection:
         query = check_embedding(embedding, self.embed_dim)
         with self.snapshot() as (connection, vectors):
             allowed = None if where is None else queries.allowed_clips(connection, where)
-            return queries.load_hits(connection, nearest_clips(vectors, query, k, allowed))
+            cosines, ids = vectors.search(query[None, :], k, allowed)
+            return queries.load_hits(connection, list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True)))
 
     def snapshot(self) -> AbstractContextManager[tuple[sqlite3.Connection, VectorSnapshot]]:
         """Open a read transaction and the vectors of the same state, with every write acknowledged before.

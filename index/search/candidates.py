@@ -15,7 +15,7 @@ import numpy.typing as npt
 from index.records import Float32
 from index.storage.fulltext import search_fulltext
 from index.storage.queries import ClipSpan, load_embeddings
-from index.vectors.interface import VectorSnapshot, nearest_clips
+from index.vectors.interface import VectorSnapshot
 
 FUSION_DEPTH = 1000
 """Length of the similarity and the full-text ranking that are fused."""
@@ -82,14 +82,18 @@ def vector_candidates(
     # Which of equally similar clips an index returns depends on k, and pages of different depth would not fit
     # together: search until the clips that tie with the k-th are complete.
     limit = k + 1
-    nearest = nearest_clips(vectors, query, limit, clip_filter.allowed)
-    while len(nearest) == limit and nearest[-1][1] == nearest[k - 1][1] and limit <= MAX_TIED:
+    cosines, ids = vectors.search(query[None, :], limit, clip_filter.allowed)
+    while len(ids[0]) == limit and cosines[0, -1] == cosines[0, k - 1] and limit <= MAX_TIED:
         limit *= 2
-        nearest = nearest_clips(vectors, query, limit, clip_filter.allowed)
-    accepted = [pair for pair in nearest if pair[1] >= clip_filter.min_similarity and pair[0] not in excluded]
+        cosines, ids = vectors.search(query[None, :], limit, clip_filter.allowed)
+    accepted = [
+        (clip_id, cosine)
+        for clip_id, cosine in zip(ids[0].tolist(), cosines[0].tolist(), strict=True)
+        if cosine >= clip_filter.min_similarity and clip_id not in excluded
+    ]
     return [
-        Candidate(clip_id, clip_cosine(similarity), Ranks(rank, None))
-        for rank, (clip_id, similarity) in enumerate(accepted[:depth], 1)
+        Candidate(clip_id, clip_cosine(cosine), Ranks(rank, None))
+        for rank, (clip_id, cosine) in enumerate(accepted[:depth], 1)
     ]
 
 

@@ -141,7 +141,8 @@ def query_embedding(connection: sqlite3.Connection, parts: Sequence[QueryPart], 
         NotFound: the collection has no clip of a ``ClipPart``.
         InvalidInput: an embedding is invalid, or the parts cancel each other out.
     """
-    stored = load_embeddings(connection, [part.clip_id for part in parts if isinstance(part, ClipPart)], dim)
+    clip_ids = [part.clip_id for part in parts if isinstance(part, ClipPart)]
+    stored = load_embeddings(connection, clip_ids, dim) if clip_ids else {}
     total = np.zeros(dim, np.float64)
     for index, part in enumerate(parts):
         if isinstance(part, ClipPart) and part.clip_id not in stored:

@@ -73,12 +73,6 @@ class VectorIndex(Protocol):
         """Stop work in the background. Raises nothing."""
 
 
-def nearest_clips(snapshot: VectorSnapshot, query: Float32, k: int, allowed: Mask | None) -> list[tuple[int, float]]:
-    """Return (clip id, cosine) of the at most ``k`` clips nearest to one query (D,); see ``VectorSnapshot.search``."""
-    cosines, ids = snapshot.search(query[None, :], k, allowed)
-    return list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True))
-
-
 def open_vector_index(catalogue: Catalogue, folder: Path, dim: int) -> VectorIndex:
     """Return the index of the collection in ``folder``, of embeddings (dim,). Nothing is read or connected yet."""
     backend = backend_of(catalogue.meta)

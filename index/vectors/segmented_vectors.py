@@ -57,7 +57,7 @@ class SegmentedVectors:
     @property
     def is_exact(self) -> bool:
         """Whether a search of any depth returns the very nearest."""
-        return self.kind == FLAT
+        return self._built is None or self._built.kind == FLAT
 
     @property
     def last_id(self) -> int:
@@ -138,8 +138,7 @@ class _Segment:
 
     def search(self, queries: Float32, k: int, allowed: Mask | None) -> tuple[Float32, Int64]:
         selection = self._live_selection if allowed is None else IdSelection(self._position_mask(allowed))
-        gpu_k = min(k, self.live_count)
-        if self._gpu is not None and selection is None and self._gpu.supports(gpu_k):
+        if self._gpu is not None and selection is None and self._gpu.supports(gpu_k := min(k, self.live_count)):
             cosines, positions = self._gpu.search(queries, gpu_k)
             if positions.min() >= 0:
                 return cosines, self.ids[positions]

@@ -11,13 +11,18 @@ import pytest
 
 from index.vectors import gpu
 from index.vectors.faiss_kinds import FLAT, HNSW, IVFPQ, build
-from index.vectors.interface import nearest_clips
 from index.vectors.segmented_vectors import SegmentedVectors
 from tests.index.clustered import WIDTH, clustered, exact, recall, use_kinds_when_small
 
 TOTAL = 1600
 VECTORS = clustered(2 * TOTAL, seed=3)
 QUERIES = clustered(20, seed=4)
+
+
+def nearest_clips(vectors: SegmentedVectors, query: Any, k: int, allowed: Any) -> list[tuple[int, float]]:
+    """(id, cosine) of the nearest to one query."""
+    cosines, ids = vectors.search(query[None, :], k, allowed)
+    return list(zip(ids[0].tolist(), cosines[0].tolist(), strict=True))
 
 
 @pytest.fixture(scope="module")
